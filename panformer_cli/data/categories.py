@@ -1,0 +1,118 @@
+"""The category table of a data set: which dataset id is which model label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from panformer_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Category:
+    """One row of the table.
+
+    id: the data set's own id (any non-negative integer, gaps allowed).
+    name: what people call it.
+    is_thing: True for countable objects, False for stuff.
+    color: RGB 0..255, or None where the annotation gives none.
+    """
+
+    id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int] | None = None
+
+
+class CategoryTable:
+    """Things first, then stuff, each group in ascending dataset id (spec, section 9).
+
+    A *label* is a position in this order: 0 .. num_things - 1 are things, num_things .. len - 1 are stuff. Models and
+    losses speak in labels, files in dataset ids.
+    """
+
+    def __init__(self, categories: Iterable[Category]) -> None:
+        ordered = sorted(categories, key=lambda category: (not category.is_thing, category.id))
+        if not ordered:
+            raise DataError("the category table is empty: expected at least one category with id, name and isthing")
+        self.categories: tuple[Category, ...] = tuple(ordered)
+        self._label_of_id = {category.id: label for label, category in enumerate(ordered)}
+        if len(self._label_of_id) != len(ordered):
+            ids = [category.id for category in ordered]
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise DataError(f"category ids {twice} appear more than once: every category needs an id of its own")
+
+    @property
+    def num_things(self) -> int:
+        return sum(category.is_thing for category in self.categories)
+
+    @property
+    def num_stuff(self) -> int:
+        return len(self.categories) - self.num_things
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CategoryTable) and self.categories == other.categories
+
+    def __hash__(self) -> int:
+        return hash(self.categories)
+
+    def __contains__(self, category_id: int) -> bool:
+        return category_id in self._label_of_id
+
+    def label(self, category_id: int) -> int:
+        """The label of a dataset id; KeyError when the table has no such id."""
+        return self._label_of_id[category_id]
+
+    def by_id(self, category_id: int) -> Category:
+        """The row of a dataset id; KeyError when the table has no such id."""
+        return self.categories[self._label_of_id[category_id]]
+
+    def by_label(self, label: int) -> Category:
+        return self.categories[label]
+
+    @classmethod
+    def from_coco(cls, rows: Any, where: str) -> CategoryTable:
+        """From the `categories` list of a COCO panoptic JSON.
+
+        rows: `[{"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]?}, ...]`.
+        where: what to call the file in an error.
+        """
+        if not isinstance(rows, list) or not rows:
+            raise DataError(f"{where}: the category table is empty; expected a list `categories` with id, name, isthing")
+        return cls(_category_of_row(row, where) for row in rows)
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """The `categories` list of a COCO panoptic JSON; `from_coco` reads it back to an equal table."""
+        rows = []
+        for category in self.categories:
+            row = asdict(category)
+            row["isthing"] = int(row.pop("is_thing"))
+            if row["color"] is None:
+                del row["color"]
+            else:
+                row["color"] = list(row["color"])
+            rows.append(row)
+        return rows
+
+
+def _category_of_row(row: Any, where: str) -> Category:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: a category is {row!r}; expected an object with id, name and isthing")
+    missing = [key for key in ("id", "name", "isthing") if key not in row]
+    if missing:
+        raise DataError(f"{where}: the category {dict(row)!r} lacks {', '.join(missing)}; expected id, name, isthing")
+    if not isinstance(row["id"], int) or isinstance(row["id"], bool) or row["id"] < 0:
+        raise DataError(f"{where}: a category has the id {row['id']!r}; expected a whole number of 0 or more")
+    if row["isthing"] not in (0, 1):
+        raise DataError(f"{where}: category {row['id']} has isthing {row['isthing']!r}; expected 1 (thing) or 0 (stuff)")
+    color = row.get("color")
+    return Category(
+        id=row["id"],
+        name=str(row["name"]),
+        is_thing=bool(row["isthing"]),
+        color=(int(color[0]), int(color[1]), int(color[2])) if color and len(color) == 3 else None,
+    )

@@ -1,0 +1,104 @@
+"""What flows from the files to the model, and back to the files.
+
+Letters for shapes: B batch, H x W image, N segments of an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+ImageArray = npt.NDArray[np.uint8]
+"""(H, W, 3) uint8, RGB."""
+
+IdMap = npt.NDArray[np.int32]
+"""(H, W) int32: the segment id of every pixel, 0 = void."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map: of an annotation, or predicted.
+
+    id: the value of its pixels in the panoptic map, 1 or more.
+    category_id: the data set's id of its category.
+    area: pixels.
+    bbox: (x, y, width, height) in pixels, x and y from the top-left corner.
+    is_crowd: a group of objects annotated as one; neither trained on nor scored.
+    score: confidence 0..1 of a prediction; None for ground truth.
+    """
+
+    id: int
+    category_id: int
+    area: int
+    bbox: tuple[float, float, float, float]
+    is_crowd: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class PanopticMap:
+    """A panoptic segmentation of one image: the id of every pixel, and what each id is."""
+
+    ids: IdMap
+    segments: tuple[Segment, ...]
+
+
+@dataclass
+class Sample:
+    """One image with its annotation, as read from disk.
+
+    image: (H, W, 3) uint8 RGB, EXIF orientation applied.
+    annotation: the ground truth at the same size.
+    image_id: the data set's id of the image.
+    file_name: the image's file name as the annotation writes it.
+    """
+
+    image: ImageArray
+    annotation: PanopticMap
+    image_id: int | str
+    file_name: str
+
+
+@dataclass
+class Targets:
+    """Ground truth of one image at the size the model sees it, crowd segments left out.
+
+    labels: (N,) int64, labels of the category table (things and stuff together).
+    boxes: (N, 4) float32, x1, y1, x2, y2 in pixels of the image without padding.
+    masks: (N, H, W) bool, size of the image without padding.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+    def to(self, device: torch.device | str) -> Targets:
+        return Targets(self.labels.to(device), self.boxes.to(device), self.masks.to(device))
+
+
+@dataclass
+class Batch:
+    """Images of one forward pass, each in the top-left corner of a zero canvas.
+
+    images: (B, 3, H, W) float32, normalised (spec, section 2).
+    padding_mask: (B, H, W) bool, True on the padding.
+    targets: one `Targets` an image.
+    image_ids: the data set's ids.
+    """
+
+    images: Tensor
+    padding_mask: Tensor
+    targets: list[Targets] = field(default_factory=list)
+    image_ids: list[int | str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(
+            self.images.to(device),
+            self.padding_mask.to(device),
+            [target.to(device) for target in self.targets],
+            self.image_ids,
+        )

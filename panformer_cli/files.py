@@ -1,0 +1,57 @@
+"""Writing without losing anything, and names that stay where they belong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from panformer_cli.errors import PanformerError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: filled by the caller, flushed to disk and renamed to `path` at the end.
+
+    Whatever goes wrong, `path` is the old file or the whole new one, and the temporary file is gone.
+
+    Raises:
+        PanformerError: the folder cannot be written, or the disk is full; an old file at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kept = "; the file that was there is unchanged" if path.exists() else ""
+        reason = error.strerror or str(error)
+        raise PanformerError(f"cannot write {path}: {reason}{kept}; free some space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, atomically; errors as `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def name_inside(folder: Path, name: str, where: str) -> Path:
+    """`folder / name`, for a name that came out of a file and is not to be trusted.
+
+    Raises:
+        PanformerError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
+            symbolic link. `where` is the file that holds the name.
+    """
+    pieces = PurePosixPath(name.replace("\\", "/")).parts
+    outside = not pieces or pieces[0] == "/" or ".." in pieces or bool(PureWindowsPath(name).drive)
+    path = folder.joinpath(*pieces) if not outside else folder
+    if outside or "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+        raise PanformerError(f"{where}: the file name {name!r} points outside {folder}; expected a name inside it")
+    return path
