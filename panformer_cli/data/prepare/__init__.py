@@ -1,0 +1,1 @@
+"""One module for each source of data that `panformer prepare-data` takes."""

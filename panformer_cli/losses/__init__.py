@@ -1,0 +1,1 @@
+"""What training minimises (spec, section 8)."""

@@ -1,0 +1,1 @@
+"""From masks to a panoptic map, and what that map is worth: merging, PQ, AP, drawing."""
