@@ -55,7 +55,7 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.embed_dim % 32 or self.embed_dim % self.heads:
+        if self.embed_dim < 32 or self.embed_dim % 32 or (self.heads > 0 and self.embed_dim % self.heads):
             problems.append(
                 f"model.embed_dim is {self.embed_dim}: expected a multiple of 32 (GroupNorm) and of "
                 f"model.heads ({self.heads})"

@@ -162,9 +162,9 @@ def _placed(queries: Tensor, position: Tensor | None) -> Tensor:
 
 
 def _enlarge(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, Q, h, w) bilinearly to (B, Q, *shape); Q may be 0, which `interpolate` refuses."""
+    """(B, Q, h, w) bilinearly to (B, Q, *shape)."""
     if mask.shape[-2:] == shape:
         return mask
-    if mask.shape[1] == 0:
-        return mask.new_zeros(*mask.shape[:2], *shape) + mask.sum()
+    if mask.shape[1] == 0:  # `interpolate` refuses it; the sum keeps it a function of `mask` for autograd
+        return mask.sum() + mask.new_zeros(*mask.shape[:2], *shape)
     return F.interpolate(mask, size=shape, mode="bilinear", align_corners=False)

@@ -30,6 +30,7 @@ class PanopticOutput:
     things: masks of the selected queries, in their order; images with fewer than the most are filled up at the end.
     stuff: masks of the stuff queries, in the order of the stuff labels.
     stuff_logits: (blocks, B, stuff), before the sigmoid, after each stuff block.
+    canvas: height and width of the padded images, pixels: the masks cover all of it.
     """
 
     location: LocationOutput
@@ -37,6 +38,7 @@ class PanopticOutput:
     things: MaskOutput
     stuff: MaskOutput
     stuff_logits: Tensor
+    canvas: tuple[int, int]
 
 
 class StuffQueries(nn.Module):
@@ -100,7 +102,9 @@ class PanopticSegFormer(nn.Module):
         content, position = self.stuff_queries.content_and_position()
         stuff_content = content.expand(len(images), -1, -1)
         stuff = self.stuff_mask_decoder(stuff_content, position, mask_memory, mask_shapes, self.training)
-        return PanopticOutput(location, selected, things, stuff, self.stuff_queries.class_logits(stuff.queries))
+        stuff_logits = self.stuff_queries.class_logits(stuff.queries)
+        canvas = (images.shape[-2], images.shape[-1])
+        return PanopticOutput(location, selected, things, stuff, stuff_logits, canvas)
 
 
 def gather_queries(queries: Tensor, selected: list[Tensor]) -> Tensor:

@@ -1,0 +1,47 @@
+# make demo    a first run on generated scenes, from nothing but Python; pictures at the end
+# make test    the whole test suite
+# make check   format, lint, types and the fast tests: before every commit
+# make lint    the same without tests
+# make fix     mends format and what ruff can mend
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check lint fix
+
+demo: $(STAMP)
+	$(BIN)/panformer demo
+
+test: $(STAMP)-test
+	$(BIN)/python -m pytest
+
+check: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(STAMP)-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(STAMP)-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# An interrupted `venv` has no pip yet, and is made again.
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp is younger than the files that say what to install; a larger install counts for the smaller ones.
+$(STAMP): setup.cfg pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable .
+	touch $(STAMP)
+
+$(STAMP)-test: setup.cfg pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable '.[test]'
+	touch $(STAMP) $(STAMP)-test
+
+$(STAMP)-dev: setup.cfg pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $(STAMP) $(STAMP)-test $(STAMP)-dev

@@ -1,0 +1,50 @@
+"""`panformer evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from panformer_cli.cli.options import Compute, compute_options
+
+METRICS = ("panoptic", "bbox", "segm")
+
+
+def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """The names in `--metrics`, in the order of `METRICS`."""
+    names = {name.strip() for name in value.split(",")}
+    unknown = sorted(names - set(METRICS))
+    if unknown:
+        text = ", ".join(repr(name) for name in unknown)
+        raise click.BadParameter(f"unknown {text}: expected some of {','.join(METRICS)}.", ctx, parameter)
+    return tuple(name for name in METRICS if name in names)
+
+
+@click.command()
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), metavar="ROOT", help="Data set folder [that of training].")
+@click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
+@click.option("--metrics", default="panoptic", show_default=True, callback=_metrics, help="Of panoptic,bbox,segm.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the results.")
+@compute_options
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def evaluate(
+    checkpoint: Path | None,
+    data: Path | None,
+    split: str | None,
+    metrics: tuple[str, ...],
+    out: Path | None,
+    compute: Compute,
+    as_json: bool,
+) -> None:
+    """Measure PQ, SQ and RQ of CHECKPOINT, for all categories, things, stuff and each one.
+
+    Without CHECKPOINT it takes the newest run. `--metrics panoptic,bbox,segm` adds box AP and mask AP of the things.
+    The predictions are written as panoptic PNGs and JSON in COCO's form.
+
+    \b
+    panformer evaluate
+    panformer evaluate runs/r50/best.pt --data /data/coco --split val2017
+    """
+    del checkpoint, data, split, metrics, out, compute, as_json

@@ -1,0 +1,203 @@
+"""What a person sees in the terminal: progress and messages on stderr, tables on stdout. All of rich is used here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Column, Table
+from rich.text import Text
+
+from panformer_cli.reporting import Progress
+
+Cell = str | int | float | None
+
+_QUIET_SECONDS = 1.0
+_LINE_SECONDS = 30.0
+_UNLIMITED_WIDTH = 100_000
+
+
+class RichReporter:
+    """A `reporting.Reporter` for a person: bars in a terminal, now and then a line where stderr is a file.
+
+    stream: where to write; stderr by default.
+    clock: seconds, ever growing.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = Console(file=stream or sys.stderr)
+        self._clock = clock
+        self._bars: Bars | None = None
+
+    def message(self, text: str) -> None:
+        """One line for a person."""
+        _write(self._console, Text(text))
+
+    def warn(self, text: str) -> None:
+        """One line about something that deserves a look."""
+        _write(self._console, Text.assemble(("Warning: ", "yellow"), text))
+
+    @contextmanager
+    def progress(self, what: str, total: int, done: int = 0) -> Iterator[Progress]:
+        """A bar with the time left; a bar begun inside another one stands below it and goes when it is done."""
+        if not self._console.is_terminal or self._console.is_dumb_terminal:
+            yield _LineProgress(self.message, self._clock, what, total, done)
+        elif self._bars is not None:
+            task = self._bars.add_task(what, total=total, completed=done, status="")
+            try:
+                yield _BarProgress(self._bars, task)
+            finally:
+                self._bars.remove_task(task)
+        else:
+            with Bars(*_columns(self._console.width), console=self._console, get_time=self._clock) as self._bars:
+                try:
+                    task = self._bars.add_task(what, total=total, completed=done, status="")
+                    yield _BarProgress(self._bars, task)
+                finally:
+                    self._bars = None
+
+
+class _BarProgress:
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        self._bars.update(self._task, advance=steps, status=status)
+
+
+class _LineProgress:
+    """A line each time another tenth is done, and at least every 30 seconds; not more than one a second."""
+
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float], what: str, total: int, done: int
+    ) -> None:
+        self._write, self._clock, self._what, self._total = write, clock, what, total
+        self._done = self._first = done
+        self._begin = self._last_time = clock()
+        self._last_tenth = self._tenth()
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        self._done += steps
+        now, tenth = self._clock(), self._tenth()
+        quiet = now - self._last_time
+        ends = self._done >= self._total > self._done - steps
+        if ends or quiet >= _LINE_SECONDS or (tenth > self._last_tenth and quiet >= _QUIET_SECONDS):
+            self._last_time, self._last_tenth = now, tenth
+            self._write(self._line(now - self._begin, status))
+
+    def _tenth(self) -> int:
+        return 10 * self._done // max(self._total, 1)
+
+    def _line(self, elapsed: float, status: str) -> str:
+        speed = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = max(self._total - self._done, 0)
+        pieces = [
+            f"{self._what}: {100 * self._done // max(self._total, 1)} %",
+            f"{self._done}/{self._total}",
+            _speed(speed),
+            f"{_duration(elapsed)} elapsed",
+            f"{_duration(left / speed)} left" if left and speed else "",
+            status,
+        ]
+        return ", ".join(piece for piece in pieces if piece)
+
+
+class _FactColumn(ProgressColumn):
+    """A few words about a task."""
+
+    max_refresh = 0.5  # seconds: numbers that change faster cannot be read
+
+    def __init__(self, fact: Callable[[Task], str]) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._fact = fact
+
+    def render(self, task: Task) -> Text:
+        return Text(self._fact(task))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """A table on stdout; in a terminal as wide as that, in a file or pipe as wide as its content.
+
+    rows: one cell for each of `columns`; a float is shown with one decimal, None as `-`. Columns of numbers are set to
+        the right.
+    """
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = _UNLIMITED_WIDTH
+    texts = [[_cell_text(cell) for cell in row] for row in rows]
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        is_number = bool(texts) and all(_is_number(row[index]) for row in texts)
+        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in texts:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table, crop=False)
+
+
+def print_error(message: str) -> None:
+    """`Error: message` on stderr."""
+    _write(Console(file=sys.stderr), Text.assemble(("Error: ", "bold red"), message))
+
+
+def _write(console: Console, text: Text) -> None:
+    # Soft wrap: the terminal breaks a long line by itself, so that a path can be copied whole.
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """What fits a terminal of `width` characters on one line."""
+    status = TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    name = TextColumn(
+        "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width // 4)
+    )
+    left = _FactColumn(lambda task: f"{_duration(task.time_remaining)} left" if task.time_remaining is not None else "")
+    if width < 60:
+        return [name, TaskProgressColumn(), left, status]
+    count = MofNCompleteColumn()
+    if width < 100:
+        return [name, BarColumn(10), TaskProgressColumn(), count, left, status]
+    speed = _FactColumn(lambda task: _speed(task.finished_speed or task.speed or 0.0))
+    elapsed = _FactColumn(lambda task: f"{_duration(task.elapsed or 0.0)} elapsed")
+    return [name, BarColumn(20), TaskProgressColumn(), count, speed, elapsed, left, status]
+
+
+def _speed(per_second: float) -> str:
+    if per_second <= 0:
+        return ""
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
+
+
+def _duration(seconds: float) -> str:
+    """`0:05`, `12:34`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return text == "-"
+    return True

@@ -1,0 +1,173 @@
+"""Where the parts of a COCO panoptic data set lie on disk.
+
+Three layouts are understood, `<split>` being a name such as `val2017`:
+
+    ROOT/images/<split>/*.jpg    ROOT/annotations/panoptic_<split>.json    ROOT/annotations/panoptic_<split>/*.png
+    ROOT/<split>/*.jpg           the same annotations
+    datasets/coco/<split>/*.jpg  datasets/annotations/..., with `datasets` or `datasets/coco` as ROOT
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from panformer_cli.errors import DataError
+
+OUTER_ZIPS = "panoptic_annotations*.zip"
+"""What COCO calls the download that holds the panoptic JSON files and the zips of their PNGs."""
+
+
+@dataclass(frozen=True)
+class SplitLayout:
+    """The parts of one split; all three exist.
+
+    images: folder of the image files.
+    annotation: the panoptic JSON.
+    pngs: folder of the panoptic PNGs.
+    """
+
+    images: Path
+    annotation: Path
+    pngs: Path
+
+
+def find_split(root: Path, split: str) -> SplitLayout:
+    """The parts of `split` in the data set folder `root`.
+
+    Raises:
+        DataError: `root` is no folder, has no such split, or the split lacks its images or PNGs.
+    """
+    check_root(root)
+    check_split_name(split)
+    annotation = find_annotation(root, split)
+    if annotation is None:
+        raise _no_annotation(root, split)
+    images = find_images(root, split)
+    if images is None:
+        raise _no_images(root, split, annotation)
+    pngs = annotation.with_suffix("")
+    if not pngs.is_dir():
+        raise _no_pngs(root, split, pngs)
+    return SplitLayout(images, annotation, pngs)
+
+
+def find_splits(root: Path) -> list[str]:
+    """Names of the splits in `root`, sorted: a panoptic JSON with images or PNGs, be it as folders or as zips.
+
+    Raises:
+        DataError: `root` is no folder.
+    """
+    check_root(root)
+    jsons = [path for folder in annotation_folders(root) for path in folder.glob("panoptic_*.json")]
+    # `panoptic_coco_categories.json` and our own `..._detection_format.json` match the pattern but have no images.
+    return sorted({split for split in map(_split_of, jsons) if _has_content(root, split)})
+
+
+def check_root(root: Path) -> None:
+    """DataError unless `root` is a folder."""
+    if not root.exists():
+        raise DataError(
+            f"the data folder {root} does not exist; expected a folder in COCO's layout with images/<split>/ and "
+            "annotations/panoptic_<split>.json; pass its path (--set data.root=DIR, or --root DIR in prepare-data)"
+        )
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is not a folder; expected the folder that holds annotations/panoptic_<split>.json and the "
+            "images; pass its path (--set data.root=DIR, or --root DIR in prepare-data)"
+        )
+
+
+def check_split_name(split: str) -> None:
+    """DataError unless `split` is one plain name: it becomes a part of paths."""
+    if split in ("", ".", "..") or any(mark in split for mark in "/\\\0"):
+        raise DataError(f"the name of a split is {split!r}; expected a plain name such as val2017, without a folder")
+
+
+def image_folders(root: Path, split: str) -> list[Path]:
+    """Where the images of `split` may lie, in the order of preference."""
+    return [folder for base in (root, root / "coco") for folder in (base / "images" / split, base / split)]
+
+
+def annotation_folders(root: Path) -> list[Path]:
+    """Where annotations may lie, in the order of preference."""
+    folders = [root / "annotations", root / "coco" / "annotations"]
+    absolute = root.absolute()  # `resolve` would leave `datasets` where `coco` is a symbolic link
+    if absolute.name == "coco":
+        folders.append(absolute.parent / "annotations")
+    return folders
+
+
+def find_annotation(root: Path, split: str) -> Path | None:
+    """The panoptic JSON of `split`, or None."""
+    return _first_file(folder / f"panoptic_{split}.json" for folder in annotation_folders(root))
+
+
+def find_images(root: Path, split: str) -> Path | None:
+    """The image folder of `split`, or None."""
+    return next((folder for folder in image_folders(root, split) if folder.is_dir()), None)
+
+
+def find_image_zip(root: Path, split: str) -> Path | None:
+    """`<split>.zip` beside one of the places of the image folder, or None."""
+    return _first_file(folder.with_name(f"{split}.zip") for folder in image_folders(root, split))
+
+
+def find_outer_zips(root: Path) -> list[Path]:
+    """Downloads such as `panoptic_annotations_trainval2017.zip`, in an annotation folder or beside one."""
+    places = [place for folder in annotation_folders(root) for place in (folder, folder.parent)]
+    return sorted({path for place in places for path in place.glob(OUTER_ZIPS)})
+
+
+def _split_of(annotation: Path) -> str:
+    return annotation.stem.removeprefix("panoptic_")
+
+
+def _has_content(root: Path, split: str) -> bool:
+    pngs = [folder / f"panoptic_{split}" for folder in annotation_folders(root)]
+    return (
+        find_images(root, split) is not None
+        or find_image_zip(root, split) is not None
+        or any(folder.is_dir() or folder.with_name(f"{folder.name}.zip").is_file() for folder in pngs)
+    )
+
+
+def _first_file(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _no_annotation(root: Path, split: str) -> DataError:
+    looked = ", ".join(str(folder / f"panoptic_{split}.json") for folder in annotation_folders(root))
+    start = f"no split {split!r} in {root}: looked for {looked}"
+    outer = find_outer_zips(root)
+    if outer:
+        return DataError(f"{start}; {outer[0].name} is not unpacked yet: run `{_prepare(root)}`")
+    splits = find_splits(root)
+    if not splits:
+        return DataError(f"{start}; no other split is there either; expected a folder in COCO's layout (docs/data.md)")
+    close = get_close_matches(split, splits, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    return DataError(f"{start}; splits there: {', '.join(splits)}{guess}")
+
+
+def _no_images(root: Path, split: str, annotation: Path) -> DataError:
+    zipped = find_image_zip(root, split)
+    if zipped is not None:
+        return DataError(f"the images of {split} are still packed in {zipped}: run `{_prepare(root)}`")
+    looked = ", ".join(str(folder) for folder in image_folders(root, split))
+    return DataError(f"{annotation} has no images: looked for the folders {looked}; put the images into one of them")
+
+
+def _no_pngs(root: Path, split: str, pngs: Path) -> DataError:
+    if pngs.with_name(f"{pngs.name}.zip").is_file():
+        return DataError(f"the PNGs of {split} are still packed in {pngs}.zip: run `{_prepare(root)}`")
+    return DataError(
+        f"the folder of panoptic PNGs {pngs} is missing; expected one PNG for each image of {pngs.name}.json; "
+        f"put the folder or COCO's {pngs.name}.zip there"
+    )
+
+
+def _prepare(root: Path) -> str:
+    return f"panformer prepare-data coco --root {root}"

@@ -1,0 +1,129 @@
+"""What generated scenes are made of: outlines of the things, textures of the stuff, and their categories.
+
+Outlines are in a unit circle around the origin. Textures are functions of two coordinates that count periods.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from panformer_cli.data.categories import Category, CategoryTable
+
+Floats = npt.NDArray[np.float32]
+
+Random = np.random.Generator
+
+Outline = tuple[Floats, ...]
+"""Closed polygons, each (K, 2) x, y; a second one is a hole."""
+
+Texture = Callable[[Floats, Floats], Floats]
+"""From u and v, (H, W) in periods, to (H, W) in 0..1."""
+
+
+def _polar(radii: list[float], start: float = -0.25) -> Floats:
+    """A polygon with its corners at even angles; `start` is the first one's, in turns."""
+    angles = 2 * np.pi * (start + np.arange(len(radii)) / len(radii))
+    return _floats(np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array(radii)[:, None])
+
+
+def _cross(arm: float) -> Floats:
+    """A plus sign whose arms are 2 `arm` wide."""
+    reach = (1 - arm**2) ** 0.5
+    quarter = np.array([[arm, -reach], [arm, -arm], [reach, -arm]], np.float32)
+    turn = np.array([[0, 1], [-1, 0]], np.float32)
+    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+
+
+def _stripes(u: Floats, v: Floats) -> Floats:
+    del v
+    return _step(np.sin(2 * np.pi * u))
+
+
+def _checks(u: Floats, v: Floats) -> Floats:
+    return _step(2 * np.sin(np.pi * u) * np.sin(np.pi * v))
+
+
+def _dots(u: Floats, v: Floats) -> Floats:
+    return _step(8 * (0.32 - np.hypot(u - np.round(u), v - np.round(v))))
+
+
+def _waves(u: Floats, v: Floats) -> Floats:
+    return _step(np.sin(2 * np.pi * (u + 0.4 * np.sin(2 * np.pi * 0.6 * v))))
+
+
+def _clouds(u: Floats, v: Floats) -> Floats:
+    """Blotches: waves of unrelated directions and lengths."""
+    waves = ((0.9, 0.3, 0.1), (-0.4, 0.8, 0.6), (0.2, -0.5, 0.3), (0.55, 0.65, 0.8), (-0.75, 0.15, 0.45))
+    return _step(sum((np.sin(2 * np.pi * (0.7 * a * u + 0.7 * b * v + c)) for a, b, c in waves), np.zeros_like(u)))
+
+
+def _step(signed: npt.NDArray[np.floating[Any]]) -> Floats:
+    """0 below zero, 1 above, soft between."""
+    return _floats(0.5 + 0.5 * np.tanh(3 * signed))
+
+
+def _floats(values: npt.NDArray[np.floating[Any]]) -> Floats:
+    return np.asarray(values, np.float32)
+
+
+OUTLINES: dict[str, Outline] = {
+    "disc": (_polar([0.9] * 64),),
+    "square": (_polar([1.0] * 4, start=0.125),),
+    "triangle": (_polar([1.0] * 3),),
+    "star": (_polar([1.0, 0.52] * 5),),
+    "ring": (_polar([1.0] * 64), _polar([0.45] * 64)),
+    "cross": (_cross(0.38),),
+}
+
+TEXTURES: dict[str, Texture] = {
+    "stripes": _stripes,
+    "checks": _checks,
+    "dots": _dots,
+    "waves": _waves,
+    "clouds": _clouds,
+}
+
+# Ids with gaps, as COCO's: nobody may take a category id for a position.
+THING_IDS = dict(zip(OUTLINES, (1, 2, 3, 5, 8, 13), strict=True))
+STUFF_IDS = dict(zip(TEXTURES, (20, 21, 24, 27, 40), strict=True))
+
+
+def draw_texture(name: str, random: Random, height: int, width: int, period: float) -> Floats:
+    """A texture at a random angle and phase, (height, width), 0..1; `period` in pixels."""
+    x, y = turned_grid(random, height, width)
+    return TEXTURES[name](x / period + np.float32(random.random()), y / period + np.float32(random.random()))
+
+
+def turned_grid(random: Random, height: int, width: int) -> tuple[Floats, Floats]:
+    """Coordinates of every pixel from the middle, in pixels, along two axes turned by a random angle."""
+    angle = random.uniform(0, 2 * np.pi)
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    x = np.arange(width, dtype=np.float32) - width / 2
+    y = np.arange(height, dtype=np.float32)[:, None] - height / 2
+    return x * cosine + y * sine, y * cosine - x * sine
+
+
+def mean_hue(name: str) -> float:
+    """The hue that objects of a class are drawn around, in turns, 0..1."""
+    return list(OUTLINES).index(name) / len(OUTLINES)
+
+
+def rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+    """0..255 each; hue in turns."""
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def scene_categories() -> CategoryTable:
+    """The category table of the generated scenes."""
+    things = [Category(id_, name, True, rgb(mean_hue(name), 0.75, 0.92)) for name, id_ in THING_IDS.items()]
+    stuff = [
+        Category(id_, name, False, rgb(0.08 + place / len(STUFF_IDS), 0.3, 0.62))
+        for place, (name, id_) in enumerate(STUFF_IDS.items())
+    ]
+    return CategoryTable(things + stuff)

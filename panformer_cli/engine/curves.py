@@ -1,0 +1,84 @@
+"""A run's curves, from the `metrics.jsonl` that training writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.errors import PanformerError
+from panformer_cli.panoptic.chart import Chart, Series
+
+Row = Mapping[str, Any]
+
+_QUALITY = {"pq": "PQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff", "sq": "SQ", "rq": "RQ"}
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.jsonl`, in the order of steps; a step that a resumed run repeated counts once, the last.
+
+    A last line that is cut short, as a killed run leaves it, is passed over.
+
+    Raises:
+        PanformerError: the file is missing, or another line is no row of metrics.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise PanformerError(
+            f"the metrics {path} cannot be read: {error.strerror}; expected the metrics.jsonl in a folder of `train`"
+        ) from error
+    rows: dict[tuple[str, float], Row] = {}
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is not None:
+            rows[row["kind"], row["step"]] = row
+        elif line.strip() and number < len(lines):
+            raise PanformerError(
+                f'{path}, line {number} is no row of metrics; expected JSON with "kind" and "step"; remove that line'
+            )
+    return sorted(rows.values(), key=lambda row: float(row["step"]))
+
+
+def curves(rows: Sequence[Row]) -> list[Chart]:
+    """Charts of the loss, its parts, the learning rate and the panoptic quality; those without a value are left out."""
+    train = [row for row in rows if row["kind"] == "train"]
+    evaluated = [row for row in rows if row["kind"] == "eval"]
+    parts = list(dict.fromkeys(name for row in train for name in _losses(row)))
+    part_series = [
+        Series(name, [(row["step"], _losses(row)[name]) for row in train if name in _losses(row)]) for name in parts
+    ]
+    charts = [
+        Chart("Panoptic quality", _series(evaluated, _QUALITY), "step", "percent"),
+        Chart("Loss", _series(train, {"loss": "loss"}), "step", "loss"),
+        Chart("Parts of the loss", part_series, "step", "loss", log_y=True),
+        Chart("Learning rate", _series(train, {"lr": "learning rate"}), "step", "learning rate"),
+    ]
+    return [chart for chart in charts if chart.series]
+
+
+def _row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    usable = isinstance(row, dict) and isinstance(row.get("kind"), str) and _is_number(row.get("step"))
+    return row if usable else None
+
+
+def _losses(row: Row) -> dict[str, float]:
+    parts = row.get("losses")
+    return {name: value for name, value in parts.items() if _is_number(value)} if isinstance(parts, dict) else {}
+
+
+def _series(rows: Sequence[Row], names: Mapping[str, str]) -> list[Series]:
+    series = [
+        Series(shown, [(row["step"], row[name]) for row in rows if _is_number(row.get(name))])
+        for name, shown in names.items()
+    ]
+    return [one for one in series if one.points]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

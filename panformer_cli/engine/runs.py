@@ -1,0 +1,128 @@
+"""The folder of a run: what lies where, and which one is meant."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.files import atomic_write, write_json
+from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_to_dict
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: `recipe.yaml`, `environment.json`, `metrics.jsonl`, `last.safetensors`, `best.safetensors`, `evaluation/`."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The best checkpoint, else the last, else None."""
+        return next((path for path in (self.best, self.last) if path.is_file()), None)
+
+    def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
+        """Make the folder and say in it what will be run, and where."""
+        with atomic_write(self.recipe) as temporary:
+            temporary.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+        write_json(self.path / "environment.json", environment)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl that lie after `step`: a resumed run will write them again."""
+        if not self.metrics.is_file():
+            return
+        kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        with atomic_write(self.metrics) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
+    """A folder for a new run: `out`, or runs/<recipe>/<time>.
+
+    Raises:
+        PanformerError: `out` holds something already.
+    """
+    if out is None:
+        return RunFolder(RUNS / recipe.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    if out.exists() and not out.is_dir():
+        raise PanformerError(f"--out {out} is a file; expected a folder, new or empty")
+    if out.is_dir() and any(out.iterdir()):
+        what = "holds another run" if RunFolder(out).recipe.exists() else "is not empty"
+        raise PanformerError(f"--out {out} {what}; go on with that run with --resume, or choose a new folder")
+    return RunFolder(out)
+
+
+def run_to_resume(recipe: Recipe, out: Path | None) -> RunFolder:
+    """The run in `out`, or the newest of this recipe that has a last checkpoint.
+
+    Raises:
+        PanformerError: there is none.
+    """
+    if out is not None:
+        run = RunFolder(out)
+        if not run.last.is_file():
+            raise PanformerError(f"--resume: {out} holds no last.safetensors; give a run's folder, or start without it")
+        return run
+    candidates = sorted((RUNS / recipe.name).glob("*/last.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not candidates:
+        raise PanformerError(
+            f"--resume: there is no run of {recipe.name} in {RUNS / recipe.name}; start without it, or name the run's "
+            "folder with --out"
+        )
+    return RunFolder(candidates[-1].parent)
+
+
+def find_checkpoint(given: str | None) -> Path:
+    """A checkpoint file from what the user gave: a file, a run's folder, or nothing for the newest run.
+
+    Raises:
+        CheckpointError: nothing was given and there is no run.
+    """
+    if given is not None:
+        path = Path(given)
+        return (RunFolder(path).checkpoint or path) if path.is_dir() else path
+    checkpoints = sorted(RUNS.glob("*/*/*.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise CheckpointError(
+            f"no checkpoint was given and there is no run in {RUNS.resolve()}; give one, or train first: "
+            "panformer train RECIPE"
+        )
+    newest = RunFolder(checkpoints[-1].parent).checkpoint
+    assert newest is not None, "the folder was found by its checkpoint"
+    return newest
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut short when the run was stopped

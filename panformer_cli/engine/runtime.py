@@ -1,0 +1,222 @@
+"""Devices and processes: the same engine code runs alone, on several GPUs, or in several CPU processes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from panformer_cli import __version__
+from panformer_cli.errors import PanformerError
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """What a user asks for on the command line.
+
+    gpus: processes, one a GPU. cpu_processes: processes on the CPU. Both None: one process on `device`.
+    device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
+    """
+
+    gpus: int | None = None
+    cpu_processes: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and self.cpu_processes is not None:
+            raise PanformerError("--gpus and --cpu-processes are both given; choose one of them")
+        for name, count in (("--gpus", self.gpus), ("--cpu-processes", self.cpu_processes)):
+            if count is not None and count < 1:
+                raise PanformerError(f"{name} is {count}: expected 1 or more")
+        there = torch.cuda.device_count()
+        if self.gpus is not None and self.gpus > there:
+            raise PanformerError(
+                f"--gpus is {self.gpus}, but this machine has {there} GPUs that torch can use; ask for at most {there}"
+                + ("" if there else ", or leave the option out to run on the CPU")
+            )
+        check_device(self.device)
+
+    @property
+    def processes(self) -> int:
+        return self.gpus or self.cpu_processes or 1
+
+
+def check_device(name: str) -> None:
+    """Raises PanformerError unless `name` is `auto` or a device of this machine."""
+    if name == "auto":
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise PanformerError(f"--device is {name!r}, which is not available here; expected auto, cpu or cuda") from error
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a stage.
+
+    rank: 0 .. world_size - 1; process 0 talks to the person and writes the files that are written once.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, on every process; dtype and shape are kept."""
+        if self.world_size == 1:
+            return values
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of ranks, on every process; small picklable values only."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments: Any) -> None:
+    """Call `work(process, *arguments)` in as many processes as asked for, and wait for them.
+
+    One process is this one. More are started by torch's elastic launcher on this machine; a failure of one ends all.
+    Under a running `torchrun` this process is one of its workers. `work` and its arguments have to be picklable.
+
+    Raises:
+        PanformerError: what `work` raised, from any process.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _worker(options, work, arguments)
+    elif options.processes == 1:
+        work(Process(0, 1, _device(options, 0)), *arguments)
+    else:
+        _launch(options, work, arguments)
+
+
+def _launch(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=options.processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method="spawn",
+        run_id=f"panformer-{os.getpid()}",
+    )
+    try:
+        failures = elastic_launch(config, _worker_reporting)(options, work, arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise PanformerError(
+            f"process {rank} of {options.processes} ended with exit code {failure.exitcode}; its own message is above. "
+            "Where it was killed, memory is short: use fewer processes or smaller images"
+        ) from error
+    for message in failures.values():
+        if message:
+            raise PanformerError(message)
+
+
+def _worker_reporting(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> str:
+    """A worker whose PanformerError comes back as text; the elastic launcher would print a traceback."""
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    try:
+        _worker(options, work, arguments)
+    except PanformerError as error:
+        return str(error)
+    return ""
+
+
+def _worker(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = _device(options, int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        work(Process(rank, world_size, device), *arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(options: ProcessOptions, local_rank: int) -> torch.device:
+    if options.cpu_processes is not None:
+        return torch.device("cpu")
+    if options.gpus is not None or ("LOCAL_RANK" in os.environ and torch.cuda.is_available()):
+        return torch.device("cuda", local_rank)
+    if options.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(options.device)
+
+
+class StopRequest:
+    """Set by Ctrl-C or a termination signal, so that a loop can save before it ends. A second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Inside, SIGINT and SIGTERM only set the `StopRequest`; outside of the main thread nothing changes."""
+    request = StopRequest()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, request._handle) for number in numbers}
+    except ValueError:  # not the main thread
+        yield request
+        return
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def environment() -> dict[str, Any]:
+    """What a run's figures depend on besides its recipe."""
+    return {
+        "panformer": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "command": sys.argv,
+    }

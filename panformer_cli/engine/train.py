@@ -1,0 +1,301 @@
+"""Training: the loop, and what surrounds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.loading import TrainLoader, train_loader
+from panformer_cli.data.structures import Batch
+from panformer_cli.engine.checkpoint import (
+    TrainingState,
+    TrainProgress,
+    load_optimizer_state,
+    load_weights,
+    optimizer_state,
+    read_checkpoint,
+    read_training_state,
+    save_checkpoint,
+)
+from panformer_cli.engine.evaluate import Evaluation, evaluate_model
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
+from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
+from panformer_cli.engine.runtime import Process, ProcessOptions, StopRequest, environment, run_processes, stop_on_signals
+from panformer_cli.errors import CheckpointError, DataError, RecipeError
+from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
+from panformer_cli.losses.matcher import TrainingSelection
+from panformer_cli.models.build import build_model
+from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_to_dict
+from panformer_cli.reporting import Progress, Reporter, SilentReporter
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line says beside the recipe.
+
+    out: folder of the run; None for runs/<recipe>/<time>.
+    resume: go on with the run in `out`, or with the newest one of the recipe.
+    init_from: a checkpoint whose weights to start from.
+    """
+
+    out: Path | None = None
+    resume: bool = False
+    init_from: Path | None = None
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
+
+
+def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolder:
+    """Train a recipe to its end, or until a stop is asked for; everything is in the run's folder.
+
+    Raises:
+        PanformerError: recipe, data, checkpoint or folder cannot be used, or training diverged.
+        KeyboardInterrupt: a stop was asked for; the last step is saved.
+    """
+    if not recipe.data.root:
+        raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    run = run_to_resume(recipe, options.out) if options.resume else new_run(recipe, options.out)
+    if options.resume:
+        _check_same_recipe(recipe, run)
+    CocoPanoptic(Path(recipe.data.root), recipe.data.train_split)  # what is wrong is said before any process starts
+    CocoPanoptic(Path(recipe.data.root), recipe.data.val_split)
+    run.start(recipe, environment())
+    reporter.message(f"Run folder: {run.path}")
+    run_processes(options.processes, _train_process, recipe, run, options, reporter)
+    if read_checkpoint(run.last).progress.step < _steps_of(recipe):
+        raise KeyboardInterrupt
+    return run
+
+
+def _train_process(process: Process, recipe: Recipe, run: RunFolder, options: TrainOptions, reporter: Reporter) -> None:
+    with stop_on_signals() as stop:
+        Trainer(process, recipe, run, reporter if process.is_first else SilentReporter()).run(options, stop)
+
+
+class Trainer:
+    """One process of a training run."""
+
+    def __init__(self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter) -> None:
+        self.process, self.recipe, self.run_folder, self.reporter = process, recipe, run, reporter
+        root = Path(recipe.data.root)
+        data = CocoPanoptic(root, recipe.data.train_split)
+        self.validation = CocoPanoptic(root, recipe.data.val_split)
+        self.categories: CategoryTable = data.categories
+        _check_same_categories(self.categories, self.validation.categories, root)
+        self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
+        self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
+        self.progress = TrainProgress()
+
+        torch.manual_seed(recipe.train.seed)
+        self.model: PanopticSegFormer = build_model(recipe.model, self.categories).to(process.device)
+        self.optimizer = build_optimizer(self.model, recipe.train)
+        self.criterion = PanopticCriterion(self.categories.num_things)
+        self.parallel: nn.Module = self.model
+        if process.world_size > 1:
+            # Dropout has to differ between processes; everything up to here had to be equal.
+            torch.manual_seed(recipe.train.seed + process.rank)
+            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.log = _LossLog()
+
+    def run(self, options: TrainOptions, stop: StopRequest) -> None:
+        """From the first step, or the one after the last that was saved, to the end or to a stop."""
+        if options.resume:
+            self._resume()
+        elif options.init_from is not None:
+            load_weights(self.model, read_checkpoint(options.init_from))
+        with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
+            for batches in self._steps():
+                if self.process.sum(torch.tensor([int(bool(stop))])).item():
+                    self._save()
+                    return
+                self._step(batches, bar)
+                if self._evaluation_is_due():
+                    self._evaluate()
+        for problem in self.loader.skipped:
+            self.reporter.warn(f"left out: {problem}")
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The batches of every step that is still to be done."""
+        per_epoch = self.loader.steps_per_epoch
+        while self.progress.step < self.total_steps:
+            epoch, first = divmod(self.progress.step, per_epoch)
+            for batches in self.loader.epoch(epoch, first):
+                yield batches
+                if self.progress.step >= self.total_steps:
+                    return
+
+    def _step(self, batches: list[Batch], bar: Progress) -> None:
+        """One optimiser step over all images of all processes."""
+        began = time.monotonic()
+        self.parallel.train()
+        recipe = self.recipe.train
+        factor = learning_rate_factor(recipe, self.progress.step, self.loader.steps_per_epoch)
+        set_learning_rate(self.optimizer, factor)
+        counts = self._count(batches)
+        self.optimizer.zero_grad()
+        for index, batch in enumerate(batches):
+            with self._synchronised(last=index == len(batches) - 1):
+                losses = self._losses(batch.to(self.process.device), counts)
+                torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+            self.log.add(losses, 1 / len(batches))
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        self.progress.step += 1
+        self.progress.seconds += time.monotonic() - began
+        bar.advance(status=f"loss {self.log.running:.2f}")
+        if self.progress.step % recipe.log_every == 0 or self.progress.step == self.total_steps:
+            self._log_losses(recipe.lr * factor)
+
+    def _losses(self, batch: Batch, counts: SegmentCounts) -> dict[str, Tensor]:
+        selection = TrainingSelection(batch.targets, self.categories.num_things)
+        device = self.process.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
+            output = self.parallel(batch.images, batch.padding_mask, selection)
+        return self.criterion(output, batch.targets, selection, counts)
+
+    def _count(self, batches: list[Batch]) -> SegmentCounts:
+        """Segments per image, the mean over the whole step, as the normalisation of the losses wants it."""
+        own = [count_segments(batch.targets, self.categories.num_things) for batch in batches]
+        total = self.process.sum(torch.tensor(own, dtype=torch.int64).sum(0))
+        things, stuff = (total.double() / self.recipe.train.batch_size).tolist()
+        return SegmentCounts(things, stuff)
+
+    def _synchronised(self, last: bool) -> Any:
+        """Gradients travel between processes only with the last batch of a step."""
+        if isinstance(self.parallel, DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
+        return nullcontext()
+
+    def _evaluation_is_due(self) -> bool:
+        step, per_epoch = self.progress.step, self.loader.steps_per_epoch
+        if step == self.total_steps:
+            return True
+        return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
+
+    def _evaluate(self) -> None:
+        self._save()  # an evaluation can take long: whatever happens to it, the step is safe
+        self.model.eval()
+        predictor = Predictor(self.model, self.recipe, self.categories, self.process.device)
+        evaluation = evaluate_model(predictor, self.validation, self.process, self.reporter)
+        self._log_evaluation(evaluation)
+        pq = evaluation.panoptic.all.pq
+        if self.progress.best_pq is None or pq > self.progress.best_pq:
+            self.progress.best_pq = pq
+            self._save_best()
+        self._save()
+
+    def _save(self) -> None:
+        """The last checkpoint, with all that is needed to go on."""
+        device = self.process.device
+        random = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(device)
+        of_all = self.process.gather({name: state.cpu() for name, state in random.items()})
+        if self.process.is_first:
+            by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
+            state = TrainingState(optimizer_state(self.model, self.optimizer), by_rank)
+            save_checkpoint(self.run_folder.last, self.model, self.recipe, self.categories, self.progress, state)
+
+    def _save_best(self) -> None:
+        if self.process.is_first:
+            save_checkpoint(self.run_folder.best, self.model, self.recipe, self.categories, self.progress)
+
+    def _resume(self) -> None:
+        checkpoint = read_checkpoint(self.run_folder.last)
+        load_weights(self.model, checkpoint)
+        state = read_training_state(checkpoint)
+        load_optimizer_state(self.model, self.optimizer, state.optimizer)
+        self.progress = checkpoint.progress
+        own = {name.partition(".")[2]: value for name, value in state.random.items() if name.startswith(f"{self.process.rank}.")}
+        if "cpu" in own:  # a run that goes on with more processes has no state for the new ones
+            torch.set_rng_state(own["cpu"])
+        if "cuda" in own and self.process.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.process.device)
+        if self.process.is_first:
+            self.run_folder.forget_after(self.progress.step)
+        self.reporter.message(f"Going on after step {self.progress.step} of {self.total_steps}")
+
+    def _log_losses(self, lr: float) -> None:
+        losses = self.log.take()
+        if self.process.is_first:
+            total = sum(losses.values())
+            self._log_row("train", {"lr": lr, "loss": total, "losses": losses, "seconds": self.progress.seconds})
+
+    def _log_evaluation(self, evaluation: Evaluation) -> None:
+        if self.process.is_first:
+            groups = evaluation.panoptic
+            figures = asdict(groups.all) | {"pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
+            self._log_row("eval", figures)
+            self.reporter.message(
+                f"Step {self.progress.step}: PQ {groups.all.pq:.1f} (things {groups.things.pq:.1f}, "
+                f"stuff {groups.stuff.pq:.1f}), SQ {groups.all.sq:.1f}, RQ {groups.all.rq:.1f}"
+            )
+
+    def _log_row(self, kind: str, figures: dict[str, Any]) -> None:
+        step = self.progress.step
+        epoch = (step - 1) // self.loader.steps_per_epoch
+        self.run_folder.log({"kind": kind, "step": step, "epoch": epoch, **figures})
+
+
+class _LossLog:
+    """Means of the losses since they were last taken, and a running mean for the progress bar.
+
+    Tensors are added up on their device; they are brought over only when somebody looks.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weight = 0.0
+
+    @property
+    def running(self) -> float:
+        """Mean total loss since the last `take`."""
+        return float(sum(self._sums.values())) / max(self._weight, 1e-12)
+
+    def add(self, losses: dict[str, Tensor], weight: float) -> None:
+        for name, value in losses.items():
+            term = name.split("/")[0]
+            self._sums[term] = self._sums.get(term, 0) + value.detach() * weight
+        self._weight += weight
+
+    def take(self) -> dict[str, float]:
+        """Mean of each term, all layers together, and begin again."""
+        means = {term: float(total) / self._weight for term, total in self._sums.items()}
+        self._sums, self._weight = {}, 0.0
+        return means
+
+
+def _steps_of(recipe: Recipe) -> int:
+    data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split)
+    return total_steps(recipe.train, max(1, len(data) // recipe.train.batch_size))
+
+
+def _check_same_recipe(recipe: Recipe, run: RunFolder) -> None:
+    """A run goes on with the model it began with; data place, schedule and the like may change."""
+    checkpoint = read_checkpoint(run.last)
+    before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
+    changed = [f"model.{key} was {before[key]!r} and is {now[key]!r}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise CheckpointError(
+            f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "
+            f"{'; '.join(changed[:3])}; use its own recipe, {run.recipe}"
+        )
+
+
+def _check_same_categories(train: CategoryTable, validation: CategoryTable, root: Path) -> None:
+    if [row.id for row in train.categories] != [row.id for row in validation.categories]:
+        raise DataError(f"{root}: the training and validation annotations have different categories; expected one table")
+
+

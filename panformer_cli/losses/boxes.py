@@ -1,0 +1,44 @@
+"""Box arithmetic on tensors whose last dimension is 4."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPS = 1e-6
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size to the top-left and bottom-right corners."""
+    center, size = boxes.split(2, dim=-1)
+    return torch.cat([center - size / 2, center + size / 2], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """The top-left and bottom-right corners to centre and size."""
+    low, high = boxes.split(2, dim=-1)
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of boxes x1, y1, x2, y2 (Rezatofighi et al. 2019, algorithm 1), -1..1.
+
+    a, b: (..., 4), broadcast against each other; empty boxes give no division by zero.
+    """
+    union, overlap = _union_and_overlap(a, b)
+    low = torch.minimum(a[..., :2], b[..., :2])
+    high = torch.maximum(a[..., 2:], b[..., 2:])
+    hull = (high - low).clamp(min=0).prod(-1).clamp(min=EPS)
+    return overlap / union - (hull - union) / hull
+
+
+def _union_and_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., 2:], b[..., 2:])
+    overlap = (high - low).clamp(min=0).prod(-1)
+    union = _area(a) + _area(b) - overlap
+    return union.clamp(min=EPS), overlap
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)

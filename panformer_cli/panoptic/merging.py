@@ -1,0 +1,127 @@
+"""Mask-wise merging: overlapping masks with scores become one panoptic map (paper, section 3.6; spec, section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.panoptic_writer import segments_of
+from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.losses.boxes import cxcywh_to_xyxy
+from panformer_cli.models.location_decoder import LocationOutput
+from panformer_cli.models.panoptic_segformer import PanopticOutput
+from panformer_cli.recipe import InferenceRecipe
+
+MASK_THRESHOLD = 0.5
+
+
+class InferenceSelection:
+    """A `SelectQueries` for inference: the top (query, class) pairs of the last location layer.
+
+    A query may be chosen several times, each time with another class.
+
+    Attributes:
+        labels: (k,) int64 of each image, and scores: (k,) 0..1, in the order of the chosen queries; set by the call.
+    """
+
+    def __init__(self, top_k: int) -> None:
+        self.top_k = top_k
+        self.labels: list[Tensor] = []
+        self.scores: list[Tensor] = []
+
+    def __call__(self, location: LocationOutput) -> list[Tensor]:
+        logits = location.class_logits[-1].float()  # (B, Q, things)
+        num_things = logits.shape[-1]
+        scores = logits.sigmoid().flatten(1)
+        top = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+        self.scores = list(top.values)
+        self.labels = list(top.indices % max(num_things, 1))
+        return list(top.indices // max(num_things, 1))
+
+
+@dataclass
+class Candidates:
+    """Masks that compete for the pixels of one image: things first, then every stuff class.
+
+    labels: (n,) int64 of the category table. class_scores: (n,) 0..1.
+    masks: (n, H, W) float, 0 or more, at the image's original size.
+    boxes: (things, 4) float, x1, y1, x2, y2 in pixels of the original image, clipped to it.
+    """
+
+    labels: Tensor
+    class_scores: Tensor
+    masks: Tensor
+    boxes: Tensor
+
+    def binary(self) -> Tensor:
+        """(n, H, W) bool."""
+        return self.masks > MASK_THRESHOLD
+
+    def scores(self, binary: Tensor) -> Tensor:
+        """(n,) class score x squared mean of the mask over its binary part."""
+        inside = (self.masks * binary).flatten(1).sum(1)
+        quality = inside / (binary.flatten(1).sum(1) + 1)
+        return self.class_scores * quality**2
+
+
+def candidates_of(
+    output: PanopticOutput, selection: InferenceSelection, image: int, size: tuple[int, int], num_things: int
+) -> Candidates:
+    """The candidates of one image of a batch of images of equal size, without padding.
+
+    size: height and width of the original image, to which masks and boxes are brought.
+    """
+    things = output.things.masks[-1][image, : len(output.selected[image])].float()
+    stuff = output.stuff.masks[-1][image].float()
+    stuff_labels = torch.arange(len(stuff), device=stuff.device) + num_things
+    small = torch.cat([things, stuff])
+    masks = F.interpolate(small[None], size=size, mode="bilinear", align_corners=False)[0]
+    height, width = size
+    limit = masks.new_tensor([width, height, width, height])
+    boxes = cxcywh_to_xyxy(output.location.boxes[-1, image, output.selected[image]].float()) * limit
+    return Candidates(
+        labels=torch.cat([selection.labels[image], stuff_labels]),
+        class_scores=torch.cat([selection.scores[image], output.stuff_logits[-1, image].float().sigmoid()]),
+        masks=masks,
+        boxes=torch.minimum(boxes.clamp(min=0), limit),
+    )
+
+
+def merge_masks(candidates: Candidates, categories: CategoryTable, recipe: InferenceRecipe) -> PanopticMap:
+    """Candidates in descending score take the pixels that are still free; what nobody takes is void.
+
+    Things of one class are segments of their own, stuff of one class is one segment. Segment ids count from 1.
+    """
+    binary = candidates.binary()
+    scores = candidates.scores(binary)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] >= recipe.score_threshold]
+    ids = np.zeros(tuple(binary.shape[1:]), dtype=np.int32)
+    segments: dict[int, tuple[int, float]] = {}  # id -> label, score
+    stuff_ids: dict[int, int] = {}
+    for index in order.tolist():
+        label, score = int(candidates.labels[index]), float(scores[index])
+        is_thing = label < categories.num_things
+        mask = binary[index].cpu().numpy()
+        free = mask & (ids == 0)
+        area, left = int(mask.sum()), int(free.sum())
+        allowed = recipe.thing_overlap if is_thing else recipe.stuff_overlap
+        if area == 0 or (area - left) / area > allowed or left == 0:
+            continue
+        segment_id = len(segments) + 1 if is_thing else stuff_ids.setdefault(label, len(segments) + 1)
+        segments.setdefault(segment_id, (label, score))
+        ids[free] = segment_id
+    return PanopticMap(ids, _segments(ids, segments, categories))
+
+
+def _segments(ids: IdMap, found: dict[int, tuple[int, float]], categories: CategoryTable) -> tuple[Segment, ...]:
+    category_of_id = {segment_id: categories.by_label(label).id for segment_id, (label, _) in found.items()}
+    return tuple(
+        Segment(segment.id, segment.category_id, segment.area, segment.bbox, score=found[segment.id][1])
+        for segment in segments_of(ids, category_of_id)
+    )

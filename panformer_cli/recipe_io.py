@@ -1,0 +1,283 @@
+"""From a YAML file and `key=value` overrides to a checked `Recipe`, and back."""
+
+from __future__ import annotations
+
+import math
+import stat
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from panformer_cli import plain_yaml
+from panformer_cli.errors import RecipeError
+from panformer_cli.recipe import Recipe
+
+Section = TypeVar("Section")
+
+# In a wheel and in an editable install the recipes are the package `panformer_cli.recipes`; a checkout that is run in
+# place has them beside the package.
+_RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes")
+
+_YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, or a built-in one, with `overrides` applied.
+
+    name_or_path: a YAML file, or a built-in recipe as `r50`, `r50.yaml` or `recipes/r50.yaml`; an existing file wins.
+    overrides: `key=value` with dotted keys, such as `train.lr=1e-4` or `data.train_short_sides=[320]`. The value is
+        YAML, except where the setting is text: that is taken as it stands.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, or settings that cannot be used, all of them listed.
+    """
+    path = find_recipe(name_or_path)
+    content = _read(path)
+    problems: list[str] = []
+    for override in overrides:
+        _apply_override(content, override, problems)
+    where = f"{path} with {' '.join(f'--set {override}' for override in overrides)}" if overrides else str(path)
+    return _checked_recipe(content, where, problems)
+
+
+def recipe_from_dict(mapping: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from nested dictionaries such as `recipe_to_dict` gives; what is left out has its default.
+
+    where: what to call the source of `mapping` in an error.
+
+    Raises:
+        RecipeError: unknown keys, wrong types and values out of range, all of them listed.
+    """
+    return _checked_recipe(mapping, where, [])
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Every setting, as nested dictionaries of str, int, float, bool, None and lists: fit for JSON and YAML."""
+    return {key: _plain(value) for key, value in asdict(recipe).items()}
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """Every setting, as YAML that `load_recipe` reads back to an equal recipe."""
+    return plain_yaml.write(recipe_to_dict(recipe))
+
+
+def built_in_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with panformer, sorted by name."""
+    for folder in _RECIPE_FOLDERS:
+        found = sorted(folder.glob("*.yaml"))
+        if found:
+            return {path.stem: path for path in found}
+    return {}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe; see `load_recipe`.
+
+    Raises:
+        RecipeError: there is no such file and no such built-in recipe.
+    """
+    path = Path(name_or_path)
+    built_in = built_in_recipes()
+    obstacle = _obstacle(path)
+    if not obstacle:
+        return path
+    is_plain_name = name_or_path == path.name or path.parent == Path("recipes")
+    name = path.stem if path.suffix == ".yaml" else path.name
+    if is_plain_name and name in built_in:
+        return built_in[name]
+    close = get_close_matches(name, built_in, n=1)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    raise RecipeError(
+        f"the recipe {name_or_path!r} {obstacle}: expected a YAML file or one of the built-in recipes "
+        f"{', '.join(built_in)}{guess}"
+    )
+
+
+def _obstacle(path: Path) -> str:
+    """Why there is no file at `path`; empty where there is one."""
+    try:
+        return "is a folder" if stat.S_ISDIR(path.stat().st_mode) else ""
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start}): expected a recipe in YAML") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+    try:
+        content = plain_yaml.parse(text)
+    except ValueError as error:
+        raise RecipeError(f"{path} is not a recipe in YAML: {error}") from error
+    if content is None:
+        raise RecipeError(f"{path} is empty: expected a recipe with settings such as `name: my_run`")
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds {_received(content)}: expected a recipe with settings such as `name: my_run`")
+    return content
+
+
+def _apply_override(content: dict[Any, Any], override: str, problems: list[str]) -> None:
+    """Put `override` into `content`, or say in `problems` why not."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        problems.append(f"--set {override}: expected key=value, such as train.lr=1e-4")
+        return
+    hint = _settings().get(key)
+    if hint is None:
+        problems.append(_unknown_key(key))
+        return
+    try:
+        value = text if _is_text(hint) else plain_yaml.parse(text)
+    except ValueError as error:
+        problems.append(f"{key} is {text!r}: {error}; expected {_expected(hint)}")
+        return
+    section, _, leaf = key.rpartition(".")
+    # A section that is not a mapping stays as it is: the check of the whole recipe names it.
+    inner = _opened(content, section) if section else content
+    if isinstance(inner, dict):
+        inner[leaf] = value
+
+
+def _opened(content: dict[Any, Any], section: str) -> Any:
+    if content.get(section) is None:
+        content[section] = {}
+    return content[section]
+
+
+def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str]) -> Recipe:
+    """The recipe; or one error with `problems` and whatever else is wrong."""
+    recipe = _section(Recipe, mapping, "", problems)
+    if len(problems) == 1:
+        raise RecipeError(f"{where}: {problems[0]}")
+    if problems:
+        raise RecipeError("\n  ".join([f"{where} has {len(problems)} mistakes:", *problems]))
+    return recipe
+
+
+def _section(kind: Callable[..., Section], mapping: Any, prefix: str, problems: list[str]) -> Section:
+    """An object of the dataclass `kind`; what is wrong goes to `problems` and gets its default."""
+    if mapping is None:
+        mapping = {}
+    if not isinstance(mapping, Mapping):
+        problems.append(f"{prefix.rstrip('.') or 'the recipe'} is {_received(mapping)}: expected keys with values")
+        return kind()
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for key, value in mapping.items():
+        dotted = f"{prefix}{key}"
+        if key not in hints:
+            problems.append(_unknown_key(dotted))
+        elif is_dataclass(hints[key]):
+            values[key] = _section(hints[key], value, f"{dotted}.", problems)
+        else:
+            try:
+                values[key] = _convert(value, hints[key])
+            except TypeError:
+                wrong.append(dotted)
+                problems.append(f"{dotted} is {_received(value)}: expected {_expected(hints[key])}")
+    try:
+        return kind(**values)
+    except RecipeError as error:
+        # A setting of a wrong type has its default here; nothing may be said about that.
+        problems += [line for line in str(error).splitlines() if line.split(" ")[0] not in wrong]
+        return kind()
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint` says; TypeError where it is of another."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else _convert(value, inner)
+    if origin is Literal:
+        return _accept(value, isinstance(value, str) and value in arguments)
+    if origin is tuple:
+        _accept(value, isinstance(value, (list, tuple)))
+        inner = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+        _accept(value, len(value) == len(inner))
+        return tuple(_convert(item, kind) for item, kind in zip(value, inner, strict=True))
+    if hint is bool:
+        value = _YES_NO.get(value.lower(), value) if isinstance(value, str) else value
+        return _accept(value, isinstance(value, bool))
+    if hint is float:
+        _accept(value, isinstance(value, (int, float)) and not isinstance(value, bool))
+        return float(_accept(value, math.isfinite(value)))
+    return _accept(value, isinstance(value, hint) and not isinstance(value, bool))
+
+
+def _accept(value: Any, fits: bool) -> Any:
+    if not fits:
+        raise TypeError
+    return value
+
+
+def _expected(hint: Any) -> str:
+    """What `_convert` takes for `hint`, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return f"{_expected(arguments[0])}, or null"
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return "a list of whole numbers such as [320, 480]"
+    if origin is tuple:
+        return f"a list of {len(arguments)} whole numbers"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if need be)"}[hint]
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or get_origin(hint) is Literal
+
+
+def _received(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _settings() -> dict[str, Any]:
+    """Dotted keys of all settings, with their types; sections themselves are left out."""
+    found: dict[str, Any] = {}
+    for key, hint in get_type_hints(Recipe).items():
+        if is_dataclass(hint):
+            inner = get_type_hints(hint)
+            found |= {f"{key}.{item.name}": inner[item.name] for item in fields(hint)}
+        else:
+            found[key] = hint
+    return found
+
+
+def _unknown_key(dotted: str) -> str:
+    """The problem, with the keys that may have been meant: of the same section, or of the same name in another."""
+    known = list(_settings())
+    sections = sorted({key.split(".")[0] for key in known if "." in key})
+    if dotted in sections:
+        return f"{dotted} is a section: set one of its keys, such as {_keys_of(dotted, known)[0]}"
+    section, _, leaf = dotted.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in _keys_of(section, known)}
+    if not section:
+        siblings |= {name: name for name in sections}
+    close = [siblings[name] for name in get_close_matches(leaf, siblings, n=1)]
+    close = close or [key for key in known if key.rpartition(".")[2] == leaf] or get_close_matches(dotted, known, n=1)
+    if section in sections and not close:
+        return f"unknown key {dotted}; {section} has {', '.join(siblings)}"
+    advice = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(siblings)}"
+    return f"unknown key {dotted}; {advice}"
+
+
+def _keys_of(section: str, known: list[str]) -> list[str]:
+    return [key for key in known if key.rpartition(".")[0] == section]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,139 @@
+"""Reading images: every kind that people have, and what is damaged."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panformer_cli.data import images
+from panformer_cli.data.images import read_image
+from panformer_cli.errors import DataError, PanformerError
+
+
+def picture(height: int = 24, width: int = 32) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_lossless_files_are_read_as_written_in_rgb_order(tmp_path: Path, suffix: str) -> None:
+    picture().save(tmp_path / f"a.{suffix}")
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.dtype == np.uint8 and np.array_equal(image, np.asarray(picture()))
+
+
+def test_jpeg_is_close_to_what_was_written(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 24), (200, 100, 50)).save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - [200, 100, 50]).max() <= 3
+
+
+def test_grayscale_becomes_three_equal_channels(tmp_path: Path) -> None:
+    gray = picture().convert("L")
+    gray.save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.repeat(np.asarray(gray)[..., None], 3, axis=2))
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    transparent = picture().convert("RGBA")
+    transparent.putalpha(7)
+    transparent.save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.asarray(picture()))
+
+
+def test_16_bits_are_reduced_to_8(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 200 * 257, np.uint16)).save(tmp_path / "a.png")
+    assert np.unique(read_image(tmp_path / "a.png")).tolist() == [200]
+
+
+def test_palette_images_are_read_in_colour(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (6, 4), (10, 20, 30))
+    flat.quantize(4).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [10, 20, 30]
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    stored = Image.new("RGB", (32, 16), (255, 255, 255))
+    stored.paste((0, 0, 0), (0, 0, 8, 16))  # the left edge of the stored picture is the top edge of the upright one
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == (32, 16, 3)
+    assert image[:6].max() < 30 and image[10:].min() > 225
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_file_cut_short_is_an_error(tmp_path: Path, suffix: str, share: float) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    picture(200, 300).save(whole)
+    read_image(whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"cut\.\w+ .*(damaged|cut short)"):
+        read_image(cut)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_what_an_older_opencv_fills_with_grey_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    picture(200, 300).save(tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(images, "decode", lambda data, flags: np.full((200, 300, 3), 128, np.uint8))
+    read_image(tmp_path / f"a.{suffix}")
+    (tmp_path / f"a.{suffix}").write_bytes((tmp_path / f"a.{suffix}").read_bytes()[:-3000])
+    with pytest.raises(DataError, match="damaged or cut short"):
+        read_image(tmp_path / f"a.{suffix}")
+
+
+def test_what_follows_the_end_of_a_jpeg_does_no_harm(tmp_path: Path) -> None:
+    picture(200, 300).save(tmp_path / "a.jpg")
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(b"a camera's own notes" * 10)
+    assert read_image(tmp_path / "a.jpg").shape == (200, 300, 3)
+
+
+def test_missing_empty_folder_and_text_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    for name, said in [("none.jpg", "missing"), ("empty.jpg", "empty"), ("text.jpg", "no image"), ("", "directory")]:
+        with pytest.raises(DataError, match=f"(?i){said}") as caught:
+            read_image(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_real_photos(shared: Path) -> None:
+    sizes = {
+        "dog_and_person.jpg": (534, 800),
+        "camera_gray.png": (512, 512),
+        "cat.png": (300, 451),
+        "dice_rgba.png": (150, 200),
+        "cmyk.jpg": (100, 100),
+        "portrait_exif_orientation_6.jpg": (1800, 1200),
+    }
+    for name, size in sizes.items():
+        assert read_image(shared / "data" / "photos" / name).shape == (*size, 3), name
+    with pytest.raises(DataError, match=r"truncated\.jpg"):
+        read_image(shared / "data" / "photos" / "truncated.jpg")
+
+
+def test_a_system_without_libgl_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def without_libgl(name: str, *rest: Any) -> Any:
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+        return real_import(name, *rest)
+
+    monkeypatch.delitem(sys.modules, "panformer_cli.data.opencv")
+    monkeypatch.setattr(builtins, "__import__", without_libgl)
+    with pytest.raises(PanformerError, match="opencv-python-headless") as caught:
+        importlib.import_module("panformer_cli.data.opencv")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from panformer_cli.cli.visualize import visualize as command
+from panformer_cli.engine.curves import curves, read_metrics
+from panformer_cli.engine.visualize import VisualizeRequest, visualize
+from panformer_cli.errors import PanformerError
+from panformer_cli.reporting import SilentReporter
+from tests.data.coco_files import write_coco
+from tests.panoptic.test_page import Page
+
+TRAIN = [
+    {"kind": "train", "step": 10, "epoch": 0, "lr": 1e-3, "loss": 3.0, "losses": {"thing_mask": 2.0, "<i>": 1.0}},
+    {"kind": "train", "step": 20, "epoch": 0, "lr": 5e-4, "loss": 2.0, "losses": {"thing_mask": 1.5, "<i>": 0.5}},
+]
+EVAL = {"kind": "eval", "step": 20, "epoch": 0, "pq": 43.2, "pq_things": 40.0, "pq_stuff": None, "sq": 80.0, "rq": 50.0}
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]], end: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+    return path
+
+
+def write_predictions(annotation: Path, folder: Path) -> Path:
+    """What `predict` writes, with the ground truth for predictions: DIR/panoptic.json and DIR/panoptic/."""
+    shutil.copytree(annotation.with_suffix(""), folder / "panoptic")
+    shutil.copy(annotation, folder / "panoptic.json")
+    return folder / "panoptic.json"
+
+
+def change(path: Path, change_content: Any) -> None:
+    content = json.loads(path.read_text())
+    change_content(content)
+    path.write_text(json.dumps(content))
+
+
+def run(out: Path, **settings: Any) -> tuple[Page, list[str]]:
+    """Visualize; the page and the sizes of the pictures as WIDTHxHEIGHT."""
+    result = visualize(VisualizeRequest(out, **settings), SilentReporter())
+    assert result.page == out / "index.html"
+    sizes = []
+    for path in result.pictures:
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        sizes.append(f"{picture.shape[1]}x{picture.shape[0]}")
+    return Page(result.page), sizes
+
+
+def test_ground_truth(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data")
+    page, sizes = run(tmp_path / "out", data_root=tmp_path / "data", split="val")
+    assert sizes == ["60x40"] * 3
+    assert [image["src"] for image in page.all("img")[:3]] == [f"overlays/{i}.jpg" for i in range(3)]
+    assert page.text.count("3 segments") == 3
+    assert page.text.index("sky 3") and "box 3" in page.text and "ball 3" in page.text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.html", "overlays"]
+
+
+def test_limit(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data")
+    _, sizes = run(tmp_path / "out", data_root=tmp_path / "data", split="val", limit=2)
+    assert len(sizes) == 2 == len(list((tmp_path / "out" / "overlays").iterdir()))
+    _, sizes = run(tmp_path / "out", data_root=tmp_path / "data", split="val", limit=99)
+    assert len(sizes) == 3
+
+
+def test_predictions_on_a_folder_of_images(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    predictions = write_predictions(annotation, tmp_path / "out")
+    page, sizes = run(tmp_path / "viz", predictions=predictions, images=tmp_path / "data" / "images" / "val")
+    assert sizes == ["60x40"] * 3 and page.text.count("prediction: 3 segments") == 3
+
+
+def test_both_side_by_side(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    predictions = write_predictions(annotation, tmp_path / "out")
+
+    def renumber(content: Any) -> None:
+        for rows in (content["images"], content["annotations"]):
+            rows.reverse()
+        for image, row in zip(content["images"], content["annotations"], strict=True):
+            image["id"] = row["image_id"] = f"p{image['id']}"
+        content["annotations"][0]["segments_info"] = []
+
+    change(predictions, renumber)
+    page, sizes = run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
+    assert all(int(size.split("x")[0]) > 120 and int(size.split("x")[1]) > 50 for size in sizes)
+    assert page.text.count("ground truth: 3 segments, prediction: 3 segments") == 2
+    assert "2.pngground truth: 3 segments, prediction: 0 segments" in page.text
+    # Equal maps of one image are drawn alike; the emptied one is not.
+    for number, alike in (("0", True), ("2", False)):
+        picture = cv2.imread(str(tmp_path / "viz" / "overlays" / f"{number}.jpg"))
+        assert picture is not None
+        difference = np.abs(picture[-38:-2, 4:56].astype(int) - picture[-38:-2, -56:-4]).mean()
+        assert (difference < 4) == alike
+
+
+def test_equal_names_in_two_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data", images=2)
+    images = tmp_path / "data" / "images" / "val"
+    cv2.imwrite(str(images / "0.jpg"), np.zeros((40, 60, 3), np.uint8))
+    change(annotation, lambda content: content["images"][1].update(file_name="0.jpg"))
+    page, _ = run(tmp_path / "out", data_root=tmp_path / "data", split="val")
+    assert [image["src"] for image in page.all("img")[:2]] == ["overlays/0.jpg", "overlays/0_2.jpg"]
+
+
+def test_nasty_names_are_escaped(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data", images=1)
+    (tmp_path / "data" / "images" / "val" / "0.png").rename(tmp_path / "data" / "images" / "val" / "<b>&#.png")
+
+    def rename(content: Any) -> None:
+        content["images"][0]["file_name"] = "<b>&#.png"
+        content["categories"][0]["name"] = "<script>x</script>"
+
+    change(annotation, rename)
+    page, _ = run(tmp_path / "out", data_root=tmp_path / "data", split="val")
+    assert "<b>&#.png" in page.text and "<script>x</script>" in page.text
+    assert page.all("img")[0]["src"] == "overlays/%3Cb%3E%26%23.jpg"
+
+
+def test_curves_of_a_run(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "run", [*TRAIN, EVAL])
+    page, pictures = run(tmp_path / "out", run=tmp_path / "run")
+    assert not pictures and not page.all("figure")
+    labels = [chart["aria-label"] for chart in page.all("svg") if chart.get("aria-label")]
+    assert labels == ["Panoptic quality", "Loss", "Parts of the loss", "Learning rate"]
+    assert "<i>" in page.text and "PQ 43.2" in page.text
+
+
+def test_curves_have_the_values_of_the_rows(tmp_path: Path) -> None:
+    charts = curves(read_metrics(write_metrics(tmp_path, [*TRAIN, EVAL])))
+    points = {series.name: list(series.points) for chart in charts for series in chart.series}
+    assert points["loss"] == [(10, 3.0), (20, 2.0)]
+    assert points["<i>"] == [(10, 1.0), (20, 0.5)]
+    assert points["learning rate"] == [(10, 1e-3), (20, 5e-4)]
+    assert points["PQ"] == [(20, 43.2)] and "PQ stuff" not in points
+
+
+def test_a_half_written_last_line_is_passed_over(tmp_path: Path) -> None:
+    whole = json.dumps(EVAL)
+    for length in range(len(whole)):
+        rows = read_metrics(write_metrics(tmp_path, TRAIN, whole[:length]))
+        assert [row["step"] for row in rows] == [10, 20]
+    assert len(read_metrics(write_metrics(tmp_path, TRAIN, whole))) == 3
+
+
+def test_steps_that_a_resumed_run_repeats_count_once(tmp_path: Path) -> None:
+    again = {**TRAIN[1], "loss": 1.0}
+    rows = read_metrics(write_metrics(tmp_path, [*TRAIN, EVAL, TRAIN[0], again]))
+    assert [(row["kind"], row["step"], row.get("loss")) for row in rows if row["kind"] == "train"] == [
+        ("train", 10, 3.0),
+        ("train", 20, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("line", ["{", "7", '{"step": 3}', '{"kind": "train", "step": "x"}', "[" * 100_000])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    path = write_metrics(tmp_path, TRAIN, line + "\n" + json.dumps(EVAL) + "\n")
+    with pytest.raises(PanformerError, match=r"metrics.jsonl, line 3 is no row of metrics; expected JSON"):
+        read_metrics(path)
+
+
+def test_a_run_without_metrics_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PanformerError, match="metrics .*cannot be read: No such file"):
+        run(tmp_path / "out", run=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nothing to draw"),
+        ({"predictions": Path("p.json")}, "give one of --data and --images"),
+        (
+            {"predictions": Path("p.json"), "images": Path("i"), "data_root": Path("d")},
+            "give one of --data and --images",
+        ),
+        ({"run": Path("r"), "images": Path("i")}, "add --predictions"),
+        ({"run": Path("r"), "limit": 0}, "expected 1 or more"),
+    ],
+)
+def test_requests_that_cannot_be_met(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PanformerError, match=message):
+        VisualizeRequest(Path("out"), **settings)
+
+
+def test_predictions_that_do_not_match_their_images(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data", images=1)
+    predictions = write_predictions(annotation, tmp_path / "out")
+    images = tmp_path / "data" / "images" / "val"
+    cv2.imwrite(str(images / "0.png"), np.zeros((20, 60, 3), np.uint8))
+    with pytest.raises(PanformerError, match=r"expected the image that was predicted on"):
+        run(tmp_path / "viz", predictions=predictions, images=images)
+    change(predictions, lambda content: content["images"][0].update(file_name="other.png"))
+    with pytest.raises(PanformerError, match=r"other.png, which .*panoptic_val.json does not list"):
+        run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
+    shutil.rmtree(tmp_path / "out" / "panoptic")
+    with pytest.raises(PanformerError, match=r"folder of panoptic PNGs .*panoptic is missing"):
+        run(tmp_path / "viz", predictions=predictions, images=images)
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png"])
+def test_names_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+    annotation = write_coco(tmp_path / "data", images=1)
+    predictions = write_predictions(annotation, tmp_path / "out")
+    change(predictions, lambda content: content["images"][0].update(file_name=name))
+    with pytest.raises(PanformerError, match="points outside"):
+        run(tmp_path / "viz", predictions=predictions, images=tmp_path / "data" / "images" / "val")
+    change(predictions, lambda content: content["images"][0].update(file_name="0.png"))
+    change(predictions, lambda content: content["annotations"][0].update(file_name=name))
+    with pytest.raises(PanformerError, match="points outside"):
+        run(tmp_path / "viz", predictions=predictions, images=tmp_path / "data" / "images" / "val")
+
+
+def test_the_command_says_where_the_page_lies(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data")
+    arguments = ["--data", str(tmp_path / "data"), "--split", "val", "--out", str(tmp_path / "viz"), "--no-labels"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert f"3 pictures; open {tmp_path / 'viz' / 'index.html'}" in result.output
+
+
+def test_real_ground_truth(tmp_path: Path, shared: Path) -> None:
+    page, sizes = run(tmp_path, data_root=shared / "data" / "coco_mini", split="val2017")
+    assert sizes == ["640x426", "586x640", "640x480", "640x427", "640x360"]
+    counts = [30, 2, 6, 18, 32]
+    for count in counts:
+        assert f"ground truth: {count} segments" in page.text

@@ -1,0 +1,232 @@
+"""Box AP and mask AP against hand-worked examples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.structures import PanopticMap, Segment
+from panformer_cli.errors import DataError
+from panformer_cli.panoptic.detection import FIGURES, DetectionQuality, InstancePrediction, encode_mask
+
+DOG, CAT, SKY = 18, 3, 187
+TABLE = CategoryTable([Category(DOG, "dog", True), Category(CAT, "cat", True), Category(SKY, "sky", False)])
+Box = tuple[int, int, int, int]
+"""x1, y1, x2, y2."""
+SIZE = (150, 200)
+SMALL_BOX: Box = (10, 20, 40, 40)  # 600 pixels
+MEDIUM_BOX: Box = (50, 20, 150, 60)  # 4000 pixels
+LARGE_BOX: Box = (60, 10, 160, 110)  # 10000 pixels
+
+
+def filled(box: Box, size: tuple[int, int] = SIZE) -> np.ndarray:
+    mask = np.zeros(size, dtype=bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+def truth_of(*objects: tuple[int, Box], crowd: tuple[int, ...] = (), size: tuple[int, int] = SIZE) -> PanopticMap:
+    """Boxes filled with segments 1, 2, ... of the given category ids; `crowd` names segments."""
+    ids = np.zeros(size, dtype=np.int32)
+    rows = []
+    for number, (category_id, box) in enumerate(objects, start=1):
+        ids[filled(box, size)] = number
+        width, height = box[2] - box[0], box[3] - box[1]
+        rows.append(
+            Segment(number, category_id, width * height, (box[0], box[1], width, height), is_crowd=number in crowd)
+        )
+    return PanopticMap(ids, tuple(rows))
+
+
+def guess(
+    *objects: tuple[int, Box, float], image_id: int | str = 1, size: tuple[int, int] = SIZE
+) -> InstancePrediction:
+    """Filled boxes of the given category ids and scores."""
+    return InstancePrediction(
+        image_id=image_id,
+        scores=np.array([score for _, _, score in objects], dtype=np.float32),
+        labels=np.array([TABLE.label(category_id) for category_id, _, _ in objects], dtype=np.int64),
+        boxes=np.array([box for _, box, _ in objects], dtype=np.float32).reshape(-1, 4),
+        masks=[encode_mask(filled(box, size)) for _, box, _ in objects],
+    )
+
+
+def measure(*pairs: tuple[InstancePrediction, PanopticMap]) -> dict[str, dict[str, float | None]]:
+    quality = DetectionQuality(TABLE)
+    for prediction, truth in pairs:
+        quality.update(prediction, truth)
+    return quality.result()
+
+
+def both(AP: float | None, **others: float | None) -> dict[str, Any]:
+    """Figures that boxes and masks have in common; those not named equal `AP`."""
+    figures = {name: {"AP": AP, **others}.get(name, AP) for name in FIGURES}
+    expected = {name: None if value is None else pytest.approx(value, abs=1e-9) for name, value in figures.items()}
+    return {"bbox": expected, "segm": expected}
+
+
+def test_perfect_predictions_give_100() -> None:
+    truth = truth_of((DOG, SMALL_BOX), (CAT, MEDIUM_BOX), (SKY, (0, 140, 200, 150)))
+    prediction = guess((CAT, MEDIUM_BOX, 0.9), (DOG, SMALL_BOX, 0.3))
+    assert measure((prediction, truth)) == both(100, APl=None)
+
+
+def test_a_wrong_one_between_two_right_ones() -> None:
+    truth = truth_of((DOG, SMALL_BOX), (DOG, MEDIUM_BOX))
+    prediction = guess((DOG, SMALL_BOX, 0.9), (DOG, (160, 100, 190, 120), 0.8), (DOG, MEDIUM_BOX, 0.7))
+    # precision 1 up to recall 0.5 (51 of the 101 recall points), then 2/3; the wrong one is small: APm is spared
+    expected = 100 * (51 + 50 * 2 / 3) / 101
+    assert measure((prediction, truth)) == both(expected, APs=100, APm=100, APl=None)
+
+
+def test_the_overlap_decides_at_which_thresholds_a_match_counts() -> None:
+    truth = truth_of((DOG, LARGE_BOX))
+    prediction = guess((DOG, (60, 10, 160, 72), 0.9))  # IoU 0.62: right at 0.50, 0.55 and 0.60 of ten thresholds
+    assert measure((prediction, truth)) == both(30, AP50=100, AP75=0, APs=None, APm=None)
+
+
+def test_boxes_and_masks_are_scored_apart() -> None:
+    prediction = replace(guess((DOG, LARGE_BOX, 0.9)), masks=[encode_mask(filled((60, 10, 160, 82)))])
+    result = measure((prediction, truth_of((DOG, LARGE_BOX))))
+    assert result["bbox"]["AP"] == pytest.approx(100)
+    assert result["segm"]["AP"] == pytest.approx(50)  # IoU 0.72
+
+
+def test_boxes_areas_and_masks_of_the_ground_truth_come_from_the_annotation() -> None:
+    truth = truth_of((DOG, LARGE_BOX))
+    told = replace(truth, segments=(replace(truth.segments[0], bbox=(0, 0, 20, 20), area=400),))
+    result = measure((guess((DOG, LARGE_BOX, 0.9)), told))
+    assert result["bbox"]["AP"] == 0
+    assert result["segm"]["APs"] == pytest.approx(100)
+    assert result["segm"]["APl"] is None
+
+
+def test_the_mean_runs_over_categories_with_ground_truth() -> None:
+    truth = truth_of((DOG, SMALL_BOX))
+    assert measure((guess((DOG, SMALL_BOX, 0.5), (CAT, MEDIUM_BOX, 0.9)), truth))["bbox"]["AP"] == pytest.approx(100)
+    truth = truth_of((DOG, SMALL_BOX), (CAT, MEDIUM_BOX))
+    assert measure((guess((DOG, SMALL_BOX, 0.5)), truth))["segm"]["AP"] == pytest.approx(50)
+
+
+def test_a_prediction_in_a_crowd_is_neither_right_nor_wrong() -> None:
+    objects = ((DOG, SMALL_BOX), (DOG, LARGE_BOX))
+    prediction = guess((DOG, (70, 20, 100, 50), 0.9), (DOG, SMALL_BOX, 0.8))
+    assert measure((prediction, truth_of(*objects, crowd=(2,)))) == both(100, APm=None, APl=None)
+    without = measure((prediction, truth_of(*objects)))["bbox"]["AP"]
+    assert without == pytest.approx(100 * 51 * 0.5 / 101)
+
+
+def test_stuff_is_left_out() -> None:
+    truth = truth_of((SKY, LARGE_BOX))
+    assert measure((guess(), truth)) == both(None)
+    everything_stuff = DetectionQuality(CategoryTable([Category(SKY, "sky", False)]))
+    everything_stuff.update(guess(), truth)
+    assert everything_stuff.result() == both(None)
+
+
+def test_no_prediction_gives_0_and_no_image_gives_none() -> None:
+    assert measure((guess(), truth_of((DOG, SMALL_BOX)))) == both(0, APm=None, APl=None)
+    assert measure() == both(None)
+    assert DetectionQuality(TABLE).result(["segm"]) == {"segm": dict.fromkeys(FIGURES)}
+
+
+def scattered(count: int, image_ids: list[int | str]) -> list[tuple[InstancePrediction, PanopticMap]]:
+    """Images of different sizes, with equal scores across images so that the order of images could matter."""
+    generator = np.random.default_rng(0)
+    pairs = []
+    for image_id in image_ids[:count]:
+        size = (int(generator.integers(150, 170)), int(generator.integers(200, 220)))
+        found, objects = [], []
+        for left in (0, 60, 120):
+            box = (left, 10, left + int(generator.integers(20, 55)), int(generator.integers(40, 140)))
+            category_id = int(generator.choice([DOG, CAT]))
+            objects.append((category_id, box))
+            shifted = (box[0], box[1], box[2] + int(generator.integers(0, 30)), box[3])
+            found.append((category_id, shifted, float(generator.choice([0.25, 0.5]))))
+        pairs.append((guess(*found, image_id=image_id, size=size), truth_of(*objects, size=size)))
+    return pairs
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("image_ids", [[*range(5, 17)], [f"town_{i}" for i in range(12)], [7, "b", 3, "a", 9, "c"]])
+def test_parts_of_any_number_of_processes_join_to_the_same_digits(
+    processes: int, image_ids: list[int | str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = scattered(12, image_ids)
+    whole = measure(*pairs)
+    ap = whole["segm"]["AP"]
+    assert ap is not None and 10 < ap < 90
+    joined = DetectionQuality(TABLE)
+    for rank in range(processes):
+        part = DetectionQuality(TABLE)
+        for prediction, truth in reversed(pairs[rank::processes]):
+            part.update(prediction, truth)
+        joined.merge(DetectionQuality.from_state(TABLE, json.loads(json.dumps(part.state()))))
+    assert joined.result() == whole
+    assert joined.result() == whole  # a second look changes nothing
+    assert capsys.readouterr() == ("", "")
+
+
+def test_masks_may_come_with_text_or_bytes() -> None:
+    prediction, truth = guess((DOG, SMALL_BOX, 0.5)), truth_of((DOG, SMALL_BOX))
+    mask = prediction.masks[0]
+    assert isinstance(mask["counts"], str)
+    as_bytes = replace(prediction, masks=[{**mask, "counts": mask["counts"].encode()}])
+    assert measure((as_bytes, truth)) == measure((prediction, truth))
+
+
+PREDICTION = guess((DOG, SMALL_BOX, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [
+        (replace(PREDICTION, scores=np.zeros(2)), r"lengths \[2, 1, 1, 1\]"),
+        (replace(PREDICTION, labels=np.array([2])), r"labels \[2\]; expected things, 0 to 1"),
+        (replace(PREDICTION, labels=np.array([-1])), r"labels \[-1\]"),
+        (guess((DOG, SMALL_BOX, 0.5), size=(60, 70)), r"another size than the ground truth, \[150, 200\]"),
+    ],
+)
+def test_predictions_that_cannot_be_counted(prediction: InstancePrediction, message: str) -> None:
+    quality = DetectionQuality(TABLE)
+    with pytest.raises(DataError, match=rf"^image 1: .*{message}"):
+        quality.update(prediction, truth_of((DOG, SMALL_BOX)))
+    assert quality.state() == {"images": []}
+
+
+def test_an_unknown_category_cannot_be_counted() -> None:
+    with pytest.raises(DataError, match=r"image 1: categories \[99\] are unknown"):
+        DetectionQuality(TABLE).update(PREDICTION, truth_of((99, SMALL_BOX)))
+
+
+def test_an_image_counts_once() -> None:
+    first, second = DetectionQuality(TABLE), DetectionQuality(TABLE)
+    first.update(PREDICTION, truth_of((DOG, SMALL_BOX)))
+    second.update(PREDICTION, truth_of((DOG, SMALL_BOX)))
+    with pytest.raises(DataError, match="image 1 was counted before"):
+        first.update(PREDICTION, truth_of((DOG, SMALL_BOX)))
+    with pytest.raises(DataError, match=r"images \['1'\] are in two parts"):
+        first.merge(second)
+    with pytest.raises(DataError, match="different category tables"):
+        first.merge(DetectionQuality(CategoryTable(TABLE.categories[:1])))
+
+
+def test_real_ground_truth_predicts_itself(shared: Path) -> None:
+    coco_panoptic = pytest.importorskip("panformer_cli.data.coco_panoptic")
+    data = coco_panoptic.CocoPanoptic(shared / "data" / "coco_mini", "val2017")
+    quality = DetectionQuality(data.categories)
+    for number in range(len(data)):
+        truth = data.annotation(number)
+        things = [s for s in truth.segments if data.categories.by_id(s.category_id).is_thing and not s.is_crowd]
+        corners = [(s.bbox[0], s.bbox[1], s.bbox[0] + s.bbox[2], s.bbox[1] + s.bbox[3]) for s in things]
+        labels = [data.categories.label(s.category_id) for s in things]
+        masks = [encode_mask(truth.ids == s.id) for s in things]
+        quality.update(InstancePrediction(number, [1.0] * len(things), labels, corners, masks), truth)
+    for figures in quality.result().values():
+        assert figures == {name: pytest.approx(100) for name in FIGURES}
