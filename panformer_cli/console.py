@@ -166,6 +166,8 @@ def _columns(width: int) -> list[ProgressColumn]:
         "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width // 4)
     )
     left = _FactColumn(lambda task: f"{_duration(task.time_remaining)} left" if task.time_remaining is not None else "")
+    if width < 40:
+        return [name, TaskProgressColumn(), left]
     if width < 60:
         return [name, TaskProgressColumn(), left, status]
     count = MofNCompleteColumn()

@@ -262,11 +262,16 @@ def _unknown_key(dotted: str) -> str:
     if dotted in sections:
         return f"{dotted} is a section: set one of its keys, such as {_keys_of(dotted, known)[0]}"
     section, _, leaf = dotted.rpartition(".")
-    siblings = {key.rpartition(".")[2]: key for key in _keys_of(section, known)}
-    if not section:
-        siblings |= {name: name for name in sections}
-    close = [siblings[name] for name in get_close_matches(leaf, siblings, n=1)]
-    close = close or [key for key in known if key.rpartition(".")[2] == leaf] or get_close_matches(dotted, known, n=1)
+    if section in sections:
+        siblings = {key.rpartition(".")[2]: key for key in _keys_of(section, known)}
+    else:
+        siblings = {name: name for name in [*_keys_of("", known), *sections]}
+    close = (
+        get_close_matches(dotted, known, n=1, cutoff=0.9)
+        or [siblings[name] for name in get_close_matches(leaf, siblings, n=1)]
+        or [key for key in known if key.rpartition(".")[2] == leaf]
+        or ([] if section in sections else get_close_matches(dotted, known, n=1))
+    )
     if section in sections and not close:
         return f"unknown key {dotted}; {section} has {', '.join(siblings)}"
     advice = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(siblings)}"

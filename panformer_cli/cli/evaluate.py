@@ -45,6 +45,6 @@ def evaluate(
 
     \b
     panformer evaluate
-    panformer evaluate runs/r50/best.pt --data /data/coco --split val2017
+    panformer evaluate best.safetensors --data /data/coco --split val2017
     """
     del checkpoint, data, split, metrics, out, compute, as_json

@@ -32,6 +32,6 @@ def predict(
 
     \b
     panformer predict photos --out predictions
-    panformer predict a.jpg 'more/*.png' --out predictions --checkpoint runs/r50/best.pt
+    panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     """
     del inputs, out, checkpoint, compute, as_json

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +11,55 @@ import click
 
 from panformer_cli.cli import SuggestingGroup
 
-# Field, default and help of every `SceneOptions` field: stated again here because that class imports NumPy, which
-# `--help` should not wait for; a test holds the two equal.
-SCENE_OPTIONS: tuple[tuple[str, int | float | str, str], ...] = (
-    ("train_images", 2000, "Images to train on."),
-    ("val_images", 100, "Images held out."),
-    ("height", 128, "Height of an image, pixels."),
-    ("width", 128, "Width of an image, pixels."),
-    ("seed", 0, "Equal seeds give equal scenes."),
-    ("image_format", "jpg", "jpg or png."),
-    ("min_objects", 2, "Fewest objects tried in an image."),
-    ("max_objects", 7, "Most objects tried in an image."),
-    ("smallest_object", 0.1, "Diameter, share of the short side."),
-    ("largest_object", 0.55, "Diameter, share of the short side."),
-    ("min_visible_pixels", 40, "Least that shows of an object, pixels."),
-    ("min_visible_share", 0.25, "Least that shows of an object, share of it."),
-    ("min_stuff", 2, "Fewest textured regions in an image."),
-    ("max_stuff", 4, "Most textured regions in an image."),
-    ("hue_spread", 35.0, "How far an object's hue strays from its class's, degrees."),
-    ("void_probability", 0.35, "How often a region is not annotated."),
-    ("crowd_probability", 0.15, "How often there is a crowd segment."),
-    ("min_crowd", 8, "Fewest objects in a crowd."),
-    ("max_crowd", 14, "Most objects in a crowd."),
-)
+SCENE_HELP = {
+    "train_images": "Images to train on.",
+    "val_images": "Images held out.",
+    "height": "Height of an image, pixels.",
+    "width": "Width of an image, pixels.",
+    "seed": "Equal seeds give equal scenes.",
+    "image_format": "jpg or png.",
+    "min_objects": "Fewest objects tried in an image.",
+    "max_objects": "Most objects tried in an image.",
+    "smallest_object": "Diameter, share of the short side.",
+    "largest_object": "Diameter, share of the short side.",
+    "min_visible_pixels": "Least that shows of an object, pixels.",
+    "min_visible_share": "Least that shows of an object, share of it.",
+    "min_stuff": "Fewest textured regions in an image.",
+    "max_stuff": "Most textured regions in an image.",
+    "hue_spread": "How far an object's hue strays from its class's, degrees.",
+    "void_probability": "How often a region is not annotated.",
+    "crowd_probability": "How often there is a crowd segment.",
+    "min_crowd": "Fewest objects in a crowd.",
+    "max_crowd": "Most objects in a crowd.",
+}
 
 
-def _scene_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for name, default, text in reversed(SCENE_OPTIONS):
-        flag = f"--{name.replace('_', '-')}"
-        function = click.option(flag, type=type(default), default=default, show_default=True, help=text)(function)
-    return function
+class SceneCommand(click.Command):
+    """A command with an option for every field of `SceneOptions`.
+
+    They are made when they are needed, because that class imports NumPy, and `panformer prepare-data --help` should not
+    wait for it.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """As click's, with the options of the scenes before `--help`."""
+        *own, help_option = super().get_params(ctx)
+        return [*own, *self._scene_options, help_option]
+
+    @cached_property
+    def _scene_options(self) -> list[click.Option]:
+        from panformer_cli.data.scene_options import SceneOptions
+
+        return [
+            click.Option(
+                [f"--{field.name.replace('_', '-')}"],
+                type=type(field.default),
+                default=field.default,
+                show_default=True,
+                help=SCENE_HELP[field.name],
+            )
+            for field in fields(SceneOptions)
+        ]
 
 
 @click.group(cls=SuggestingGroup)
@@ -47,9 +67,8 @@ def prepare_data() -> None:
     """Bring a data set into the form that panformer reads."""
 
 
-@prepare_data.command()
+@prepare_data.command(cls=SceneCommand)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the data set.")
-@_scene_options
 def scenes(out: Path, **settings: Any) -> None:
     """Write a data set of generated scenes to DIR, with the splits `train` and `val`.
 

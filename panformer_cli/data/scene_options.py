@@ -8,6 +8,9 @@ from typing import Literal
 from panformer_cli.data.scene_patterns import TEXTURES
 from panformer_cli.errors import PanformerError
 
+LARGEST_SIDE = 8192
+"""Pixels."""
+
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -57,15 +60,18 @@ class SceneOptions:
             raise PanformerError("\n".join(problems))
 
     def _count_problems(self) -> list[str]:
-        least = {"train_images": 0, "val_images": 0, "height": 32, "width": 32, "seed": 0, "min_visible_pixels": 1}
+        least = {"train_images": 1, "val_images": 1, "height": 32, "width": 32, "seed": 0, "min_visible_pixels": 1}
         least |= {"min_objects": 0, "min_stuff": 1, "min_crowd": 1}
         problems = [
             f"{name} is {getattr(self, name)}: expected {smallest} or more"
             for name, smallest in least.items()
             if getattr(self, name) < smallest
         ]
-        if max(self.train_images, self.val_images) < 1:
-            problems.append("train_images and val_images are both 0: expected at least one image")
+        problems += [
+            f"{name} is {getattr(self, name)}: expected at most {LARGEST_SIDE}"
+            for name in ("height", "width")
+            if getattr(self, name) > LARGEST_SIDE
+        ]
         if self.max_stuff > len(TEXTURES):
             problems.append(f"max_stuff is {self.max_stuff}: expected at most {len(TEXTURES)}, the number of textures")
         if self.image_format not in ("jpg", "png"):

@@ -205,7 +205,7 @@ def _new_id(random: Random, category_id: int, taken: dict[int, int]) -> int:
     """An id that looks, in the annotation's PNG, close to the category's colour."""
     mean = np.array(CATEGORIES.by_id(category_id).color)
     while True:
-        red, green, blue = np.clip(mean + random.integers(-30, 31, 3), 0, 255).tolist()
+        red, green, blue = np.clip(mean + random.integers(-45, 46, 3), 0, 255).tolist()
         segment_id: int = red + 256 * green + 256 * 256 * blue
         if segment_id and segment_id not in taken:
             return segment_id

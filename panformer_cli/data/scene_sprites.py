@@ -185,5 +185,5 @@ def _with_shadow(colour: Floats, coverage: Floats, distance: int, left: int, top
     shadow = np.float32(0.4) * blurred * (1 - coverage)
     opacity: Floats = coverage + shadow
     # The shadow is black, so it adds opacity and no colour.
-    mixed: Floats = colour * (coverage / np.maximum(opacity, np.float32(1e-6)))[..., None]
-    return Sprite(mixed, opacity, coverage >= 0.5, left, top)
+    mixed = colour * (coverage / np.maximum(opacity, np.float32(1e-6)))[..., None]
+    return Sprite(mixed.astype(np.float32), opacity, coverage >= 0.5, left, top)

@@ -31,9 +31,10 @@ DRAWING_VERSION = 1
 def write_scenes(out: Path, options: SceneOptions, reporter: Reporter) -> None:
     """Write the data set to `out`.
 
-    `images/<split>/000000.jpg`, `annotations/panoptic_<split>/000000.png` and `annotations/panoptic_<split>.json` for the
-    splits `train` and `val`, and `scenes.json`, the options. The annotation JSONs come last: a folder that has them is
-    whole. A folder that already holds the data set of these options is left as it is; an interrupted one is written again.
+    For the splits `train` and `val`: `images/<split>/000000.jpg` and on, `annotations/panoptic_<split>/000000.png` and
+    on, `annotations/panoptic_<split>.json`; and `scenes.json`, the options. The annotation JSONs come last: a folder
+    that has both is whole. A folder that already holds the scenes of these options is left as it is; where their
+    writing was interrupted it begins again.
 
     Raises:
         PanformerError: `out` holds something else, or cannot be written.
@@ -61,8 +62,6 @@ def generate_scene(options: SceneOptions, split: str, index: int) -> tuple[Image
 def _write_split(out: Path, split: str, count: int, options: SceneOptions, progress: Progress) -> dict[str, Any]:
     """Write the pictures and PNGs of a split; returns the content of its annotation JSON."""
     images, annotations = [], []
-    for folder in (out / "images" / split, out / "annotations" / f"panoptic_{split}"):
-        folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         stem = f"{index:06d}"
         name = f"{stem}.{options.image_format}"
@@ -81,6 +80,7 @@ def _write_picture(path: Path, image: ImageArray) -> None:
     settings = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
     _, encoded = cv2.imencode(path.suffix, image[..., ::-1], settings)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
     except OSError as error:
         raise PanformerError(
@@ -94,12 +94,15 @@ def _is_complete(out: Path, options: SceneOptions) -> bool:
     Raises:
         PanformerError: `out` is in use for something else.
     """
-    if not out.exists():
+    try:
+        if not any(out.iterdir()):
+            return False
+    except FileNotFoundError:
         return False
-    if not out.is_dir():
-        raise PanformerError(f"{out} is a file: expected a folder for the scenes; choose another name")
-    if not any(out.iterdir()):
-        return False
+    except OSError as error:
+        raise PanformerError(
+            f"cannot write scenes to {out}: {error.strerror}; expected a new or empty folder; choose another one"
+        ) from error
     different = _differences(out / RECORD_NAME, options)
     if different:
         raise PanformerError(f"{out} {different}; choose another folder for these scenes, or delete that one")

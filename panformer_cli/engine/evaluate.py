@@ -14,6 +14,7 @@ from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.engine.checkpoint import Checkpoint, load_model, read_checkpoint
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.results import PanopticResults
+from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
@@ -72,6 +73,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
         PanformerError: checkpoint or data cannot be used, or do not go together.
     """
     checkpoint = read_checkpoint(request.checkpoint)
+    check_results_folder(request.out)
     open_split(checkpoint, request)  # what is wrong with it is said before any process starts
     run_processes(request.processes, _evaluate_process, request, reporter)
     return read_metrics(request.out)

@@ -27,7 +27,7 @@ def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> AdamW:
         {"params": fast, "lr": recipe.lr, "base_lr": recipe.lr},
         {"params": slow, "lr": slow_lr, "base_lr": slow_lr},
     ]
-    return AdamW(groups, weight_decay=recipe.weight_decay)
+    return AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
 
 
 def learning_rate_factor(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:

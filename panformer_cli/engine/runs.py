@@ -101,6 +101,14 @@ def run_to_resume(recipe: Recipe, out: Path | None) -> RunFolder:
     return RunFolder(candidates[-1].parent)
 
 
+def check_results_folder(out: Path) -> None:
+    """Raises PanformerError where `out` is a file, or the folder of a training run, which results would clutter."""
+    if out.exists() and not out.is_dir():
+        raise PanformerError(f"--out {out} is a file; expected a folder")
+    if RunFolder(out).recipe.exists():
+        raise PanformerError(f"--out {out} holds a training run; choose another folder, such as {out / 'results'}")
+
+
 def find_checkpoint(given: str | None) -> Path:
     """A checkpoint file from what the user gave: a file, a run's folder, or nothing for the newest run.
 

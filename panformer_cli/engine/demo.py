@@ -1,0 +1,73 @@
+"""A first run of everything, on scenes that the package draws itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.data.scene_options import SceneOptions
+from panformer_cli.data.scenes import write_scenes
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.visualize import VisualizeRequest, visualize
+from panformer_cli.recipe import Recipe
+from panformer_cli.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class DemoFolders:
+    """What the demo leaves behind."""
+
+    out: Path
+
+    @property
+    def scenes(self) -> Path:
+        return self.out / "scenes"
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.out / "run")
+
+    @property
+    def evaluation(self) -> Path:
+        return self.out / "evaluation"
+
+    @property
+    def predictions(self) -> Path:
+        return self.out / "predictions"
+
+    @property
+    def page(self) -> Path:
+        return self.out / "page" / "index.html"
+
+
+def demo(recipe: Recipe, folders: DemoFolders, options: SceneOptions, reporter: Reporter) -> dict[str, Any]:
+    """Write scenes, train on them, evaluate and predict on held-out ones, and draw it all on a page.
+
+    Stopped and called again, it goes on where it stopped. Returns the figures of `evaluate`.
+    """
+    write_scenes(folders.scenes, options, reporter)
+    recipe = replace(recipe, data=replace(recipe.data, root=str(folders.scenes)))
+    train(recipe, TrainOptions(out=folders.run.path, resume=folders.run.last.is_file()), reporter)
+    checkpoint = folders.run.checkpoint
+    assert checkpoint is not None, "training ends with a checkpoint"
+    figures = evaluate(EvaluateRequest(checkpoint, folders.evaluation, folders.scenes), reporter)
+    held_out = sorted((folders.scenes / "images" / recipe.data.val_split).iterdir())[:PICTURES]
+    predict(PredictRequest([str(path) for path in held_out], checkpoint, folders.predictions), reporter)
+    request = VisualizeRequest(
+        folders.page.parent,
+        data_root=folders.scenes,
+        split=recipe.data.val_split,
+        predictions=folders.evaluation / "panoptic.json",
+        run=folders.run.path,
+        limit=PICTURES,
+    )
+    visualize(request, reporter)
+    return figures
+
+
+PICTURES = 24
+"""Held-out scenes that are predicted one by one and shown on the page."""

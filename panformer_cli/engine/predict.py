@@ -1,0 +1,160 @@
+"""Segment a person's images: overlays to look at, panoptic PNGs and one JSON to go on with."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
+from panformer_cli.data.structures import PanopticMap
+from panformer_cli.engine.checkpoint import load_model, read_checkpoint
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.results import PanopticResults
+from panformer_cli.engine.runs import check_results_folder
+from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.errors import DataError
+from panformer_cli.files import write_json
+from panformer_cli.panoptic.drawing import DrawOptions, draw_panoptic, save_picture
+from panformer_cli.reporting import Reporter, SilentReporter
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What to segment.
+
+    inputs: image files, folders (searched with all their subfolders) and glob patterns.
+    out: folder of the results.
+    """
+
+    inputs: Sequence[str]
+    checkpoint: Path
+    out: Path
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What came out.
+
+    content: of `OUT/panoptic.json`. failures: one sentence for each image that could not be used.
+    """
+
+    content: dict[str, Any]
+    failures: list[str]
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """An image to segment.
+
+    id: in the JSON: the file's own number where all names are different numbers, as in COCO, else counted from 1.
+    name: its file name in the results, relative; no two images have the same name without its ending.
+    """
+
+    path: Path
+    id: int
+    name: str
+
+
+def predict(request: PredictRequest, reporter: Reporter) -> PredictResult:
+    """Segment images and write `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and `OUT/panoptic.json`.
+
+    A damaged image is told of and left out; the others go on.
+
+    Raises:
+        PanformerError: no image is found, or the checkpoint or the folder cannot be used.
+    """
+    read_checkpoint(request.checkpoint)
+    find_images(request.inputs)
+    check_results_folder(request.out)
+    run_processes(request.processes, _predict_process, request, reporter)
+    report = request.out / ".report.json"
+    content = json.loads((request.out / "panoptic.json").read_text(encoding="utf-8"))
+    failures: list[str] = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
+    return PredictResult(content, failures)
+
+
+def find_images(inputs: Sequence[str]) -> list[InputImage]:
+    """The images that `inputs` mean, in the order given, folders and patterns sorted.
+
+    Raises:
+        DataError: an input does not exist, or a folder holds no image.
+    """
+    found: dict[Path, str] = {}
+    for given in inputs:
+        for path, name in _expand(given):
+            found.setdefault(path, name)
+    names = _distinct([Path(name) for name in found.values()])
+    numbers = [path.stem for path in found]
+    numbered = all(number.isdecimal() for number in numbers) and len(set(map(int, numbers))) == len(numbers)
+    return [
+        InputImage(path, int(path.stem) if numbered else position, name)
+        for position, (path, name) in enumerate(zip(found, names, strict=True), start=1)
+    ]
+
+
+def _expand(given: str) -> list[tuple[Path, str]]:
+    """The image files behind one input, each with its name in the results."""
+    path = Path(given)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        if not files:
+            raise DataError(f"the folder {path} holds no image; expected files such as {', '.join(IMAGE_SUFFIXES[:3])}")
+        return [(file, file.relative_to(path).as_posix()) for file in files]
+    if path.is_file():
+        return [(path, path.name)]
+    matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207 (absolute patterns)
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise DataError(f"no such image, folder or pattern: {given}; give image files, folders or patterns such as 'photos/*.jpg'")
+    return [(file, file.name) for file in files]
+
+
+def _distinct(names: list[Path]) -> list[str]:
+    """The names, with a number where two would give the same result file."""
+    taken: set[str] = set()
+    distinct = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate.with_suffix("").as_posix().lower() in taken:
+            number += 1
+            candidate = name.with_stem(f"{name.stem}_{number}")
+        taken.add(candidate.with_suffix("").as_posix().lower())
+        distinct.append(candidate.as_posix())
+    return distinct
+
+
+def _predict_process(process: Process, request: PredictRequest, reporter: Reporter) -> None:
+    checkpoint = read_checkpoint(request.checkpoint)
+    predictor = Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, process.device)
+    images = find_images(request.inputs)
+    own = range(process.rank, len(images), process.world_size)
+    results = PanopticResults(request.out, checkpoint.categories, process)
+    failures: list[str] = []
+    told = reporter if process.is_first else SilentReporter()
+    with told.progress("Predicting", len(own)) as progress:
+        for index in own:
+            try:
+                _predict_one(predictor, images[index], index, results)
+            except DataError as error:
+                failures.append(str(error))
+                reporter.warn(f"{error}")
+            progress.advance(status=images[index].name)
+    all_failures = [failure for part in process.gather(failures) for failure in part]
+    results.finish()
+    if process.is_first:
+        write_json(request.out / ".report.json", all_failures)
+
+
+def _predict_one(predictor: Predictor, source: InputImage, index: int, results: PanopticResults) -> None:
+    image = read_image(source.path)
+    panoptic: PanopticMap = predictor(image).panoptic
+    overlay = draw_panoptic(image, panoptic, predictor.categories, DrawOptions(scores=True))
+    save_picture(results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
+    results.add(index, source.id, source.name, panoptic)
+

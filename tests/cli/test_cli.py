@@ -1,0 +1,221 @@
+"""The program as a user meets it: help, exit codes, and one line for each mistake."""
+
+from __future__ import annotations
+
+import errno
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from panformer_cli import __version__, cli
+from panformer_cli.cli.prepare_data import SCENE_HELP
+from panformer_cli.data.scene_options import SceneOptions
+from panformer_cli.errors import PanformerError
+from tests.conftest import REPOSITORY
+
+HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "pycocotools", "rich", "yaml", "einops")
+
+
+def run(*arguments: str) -> int:
+    """The exit code of the program with `arguments`."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def use(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+    """Make `function` what `panformer train` does."""
+    command = click.Command("train", callback=function)
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: command)
+
+
+def in_new_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["prepare-data", "--help"], []])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    loaded = in_new_process(
+        "import sys\nfrom panformer_cli import cli\n"
+        f"try:\n    cli.main({arguments})\nexcept SystemExit as exit:\n    assert not exit.code\n"
+        f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "loaded: []"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for name, summary in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{summary[:20]}", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name, "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"Usage: panformer {name} ")
+    assert "--help" in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["prepare-data"]])
+def test_no_command_is_a_call_for_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 0
+    out, err = capsys.readouterr()
+    assert "Commands:" in out
+    assert err == ""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"panformer {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'? See `panformer --help`."),
+        (["xyz"], "No such command 'xyz'. Expected one of demo, prepare-data, train, evaluate, predict, visualize."),
+        (["prepare-data", "coc"], "No such command 'coc'. Did you mean 'coco'? See `panformer prepare-data --help`."),
+        (["--verison"], "No such option"),
+        (["train", "r50", "--gpu"], "--gpus"),
+        (["train"], "Missing argument 'RECIPE'. See `panformer train --help`."),
+        (["train", "r50", "--gpus", "0"], "0 is not in the range x>=1"),
+        (["train", "r50", "--gpus", "many"], "'many' is not a valid integer"),
+        (["train", "r50", "--gpus", "2", "--cpu-processes", "2"], "--gpus and --cpu-processes exclude each other"),
+        (["train", "r50", "--gpus", "2", "--device", "cpu"], "--device names one device"),
+        (["train", "r5O"], "the recipe 'r5O' does not exist"),
+        (["train", "r50", "--set", "train.lrr=1"], "unknown key train.lrr; did you mean train.lr?"),
+        (["train", "r50", "--set", "train.lr"], "--set train.lr: expected key=value"),
+        (["evaluate", "--metrics", "panoptic,ap"], "unknown 'ap': expected some of panoptic,bbox,segm."),
+        (["predict", "--out", "x"], "Missing argument 'INPUT...'"),
+        (["predict", "a.jpg"], "Missing option '--out'"),
+        (["prepare-data", "scenes"], "Missing option '--out'"),
+        (["prepare-data", "coco", "--root", "/no/such"], "the data folder /no/such does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_no_traceback_from_the_program_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {lr: fast}\nmodel: {headz: 8}\n")
+    command = [sys.executable, "-m", "panformer_cli", "train", str(tmp_path / "mine.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stdout) == (2, "")
+    heading, *problems = done.stderr.splitlines()
+    assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 mistakes:"
+    assert sorted(problems) == [
+        "  train.lr is 'fast': expected a number",
+        "  unknown key model.headz; did you mean model.heads?",
+    ]
+
+
+def test_an_error_of_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise PanformerError("a [b] c")
+
+    use(monkeypatch, fail)
+    assert run("train") == 2
+    assert capsys.readouterr() == ("", "Error: a [b] c\n")
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c(
+    interrupt: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        raise interrupt
+
+    use(monkeypatch, stop)
+    assert run("train") == 130
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("", "Stopped.")
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    use(monkeypatch, fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+    use(monkeypatch, lambda: (_ for _ in ()).throw(OSError(errno.EIO, "input/output error")))
+    with pytest.raises(OSError, match="input/output"):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (1, 1), ("text", 0)])
+def test_a_command_returns_its_exit_code(result: object, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, lambda: result)
+    assert run("train") == code
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = (
+        "import click; from panformer_cli import cli\n"
+        "cli.LazyGroup.get_command = lambda *_: click.Command('train', callback=lambda: print('x' * 1_000_000))\n"
+        "cli.main(['train'])"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    with writer:
+        writer.stdout.read(10)
+        writer.stdout.close()
+        assert writer.stderr.read() == ""
+    assert writer.returncode == 1
+
+
+def test_every_scene_option_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(SCENE_HELP) == [field.name for field in fields(SceneOptions)]
+    assert run("prepare-data", "scenes", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in fields(SceneOptions):
+        assert re.search(
+            rf"--{field.name.replace('_', '-')} \S+ {SCENE_HELP[field.name]} \[default: {field.default}\]", text
+        )
+
+
+def test_prepare_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "scenes"
+    arguments = ["--out", str(out), "--train-images", "2", "--val-images", "1", "--height", "64", "--width", "80"]
+    assert run("prepare-data", "scenes", *arguments) == 0
+    assert len(list(out.glob("images/train/*.jpg"))) == 2
+    assert capsys.readouterr().out == f"Next: panformer train tiny --set data.root={out}\n"
+
+
+def test_prepare_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = tmp_path / "scenes"
+    run("prepare-data", "scenes", "--out", str(scenes), "--train-images", "2", "--val-images", "1")
+    capsys.readouterr()
+    assert run("prepare-data", "coco", "--root", str(scenes), "--split", "val", "--out", str(tmp_path / "json")) == 0
+    written = tmp_path / "json" / "panoptic_val_detection_format.json"
+    assert written.is_file()
+    out = capsys.readouterr().out
+    assert str(written) in out
+    assert "train" not in out.replace(str(tmp_path), "")
+
+
+def test_metrics_keep_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from panformer_cli.cli.evaluate import evaluate
+
+    asked = evaluate.make_context("evaluate", ["--metrics", "segm, panoptic"]).params["metrics"]
+    assert asked == ("panoptic", "segm")

@@ -1,0 +1,194 @@
+"""What a person sees: bars in a terminal, lines in a file, tables."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from panformer_cli.console import Cell, RichReporter, print_error, print_table
+from panformer_cli.reporting import Reporter
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def lines_of(total: int, seconds_per_step: float, done: int = 0) -> list[str]:
+    """What a file gets while `total` steps pass."""
+    stream, clock = io.StringIO(), Clock()
+    reporter: Reporter = RichReporter(stream, clock)
+    with reporter.progress("train", total, done) as progress:
+        for step in range(done, total):
+            clock.now += seconds_per_step
+            progress.advance(1, f"loss {step}")
+    return stream.getvalue().splitlines()
+
+
+def test_a_line_for_each_tenth_where_there_is_no_terminal() -> None:
+    lines = lines_of(100, 2.0)
+    assert [line.split(", ")[1] for line in lines] == [f"{count}/100" for count in range(10, 101, 10)]
+    assert lines[0] == "train: 10 %, 10/100, 2.0 s each, 0:20 elapsed, 3:00 left, loss 9"
+    assert lines[-1] == "train: 100 %, 100/100, 2.0 s each, 3:20 elapsed, loss 99"
+
+
+def test_a_line_every_half_minute_where_a_tenth_takes_longer() -> None:
+    lines = lines_of(100, 15.0)
+    assert [line.split(", ")[1] for line in lines[:3]] == ["2/100", "4/100", "6/100"]
+    assert lines[0].endswith("0:30 elapsed, 24:30 left, loss 1")
+
+
+def test_what_passes_within_a_second_is_one_line() -> None:
+    assert lines_of(50, 0.01) == ["train: 100 %, 50/50, 100.0/s, 0:01 elapsed, loss 49"]
+
+
+def test_steps_of_an_earlier_run_do_not_count_as_speed() -> None:
+    first = lines_of(100, 3.0, done=60)[0]
+    assert first == "train: 70 %, 70/100, 3.0 s each, 0:30 elapsed, 1:30 left, loss 69"
+
+
+def test_hours() -> None:
+    assert ", 3:20:00 elapsed," in lines_of(10, 1200.0)[-1]
+
+
+def test_nothing_to_do() -> None:
+    assert lines_of(0, 1.0) == []
+
+
+def test_messages_are_whole_lines_without_markup_or_colour() -> None:
+    stream = io.StringIO()
+    reporter = RichReporter(stream)
+    reporter.message("wrote [red]a[/red] " + "x" * 300)
+    reporter.warn("12 images [left out]")
+    assert stream.getvalue().splitlines() == ["wrote [red]a[/red] " + "x" * 300, "Warning: 12 images [left out]"]
+
+
+def bars(width: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[Reporter, Clock], None]) -> str:
+    """What a terminal of `width` characters gets, control codes and all."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "30")
+    stream, clock = Terminal(), Clock()
+    work(RichReporter(stream, clock), clock)
+    return stream.getvalue()
+
+
+def rows_of(text: str) -> list[str]:
+    return [row for row in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)) if row.strip()]
+
+
+def a_few_steps(reporter: Reporter, clock: Clock) -> None:
+    with reporter.progress("training the model [a]", 200, 20) as progress:
+        for _ in range(30):
+            clock.now += 2.0
+            progress.advance(3, "loss 1.234")
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 200])
+def test_a_bar_is_one_row_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(bars(width, monkeypatch, a_few_steps))
+    assert all(row.startswith("train") and len(row) <= width for row in rows)
+    assert "55%" in rows[-1]
+    assert "left" in rows[-1] or width < 40
+
+
+def test_a_wide_bar_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = rows_of(bars(120, monkeypatch, a_few_steps))[-1]
+    for piece in ("training the model [a]", "━", "55%", "110/200", "1.5/s", "1:00 elapsed", "1:00 left", "loss 1.234"):
+        assert piece in last
+
+
+def test_a_bar_inside_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(reporter: Reporter, clock: Clock) -> None:
+        with reporter.progress("train", 2) as outer:
+            outer.advance()
+            with reporter.progress("evaluate", 2) as inner:
+                clock.now += 10
+                inner.advance()
+                reporter.message("half way")
+            outer.advance()
+        with reporter.progress("again", 1) as last:
+            last.advance()
+
+    rows = rows_of(bars(80, monkeypatch, work))
+    assert "half way" in [row.strip() for row in rows]
+    assert any(row.startswith("evaluate") for row in rows)
+    assert any(row.startswith("train") and "100%" in row for row in rows)
+    assert rows[-1].startswith("again")
+    assert "100%" in rows[-1]
+
+
+def test_an_error_under_a_bar_passes_and_the_reporter_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(reporter: Reporter, clock: Clock) -> None:
+        del clock
+        for _ in range(2):
+            with pytest.raises(KeyError), reporter.progress("a", 2), reporter.progress("b", 2):
+                raise KeyError
+
+    text = bars(80, monkeypatch, work)
+    assert text.count("\x1b[?25h") == 2, "the cursor is shown again"
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = bars(80, monkeypatch, a_few_steps)
+    assert "\x1b" not in text
+    assert "train" in text
+
+
+ROWS: list[list[Cell]] = [["person", 49.64, 12], ["a [b] " + "c" * 150, None, 3]]
+
+
+def test_a_table_in_a_file_is_as_wide_as_its_content(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("PQ [x]", ["class", "PQ", "count"], ROWS)
+    out, err = capsys.readouterr()
+    title, _, head, _, first, second = [line.rstrip() for line in out.splitlines()][:6]
+    assert (title, err) == ("PQ [x]", "")
+    assert head.split() == ["class", "PQ", "count"]
+    assert first.split() == ["person", "49.6", "12"]
+    assert second.split() == ["a", "[b]", "c" * 150, "-", "3"]
+    assert "\x1b" not in out
+    assert len(first) == len(second), "numbers end at one column"
+
+
+def test_a_table_fits_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    print_table("PQ", ["class", "PQ", "count"], ROWS)
+    rows = rows_of(terminal.getvalue())
+    assert max(len(row.rstrip()) for row in rows) <= 60
+    assert sum(row.count("c") for row in rows[2:]) == 150, "a long cell is folded, not cut"
+
+
+def test_a_table_without_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("PQ", ["class", "PQ"], [])
+    assert capsys.readouterr().out.split()[:3] == ["PQ", "class", "PQ"]
+
+
+def test_errors_go_to_stderr_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("cannot read [a/b]: " + "x" * 200)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "Error: cannot read [a/b]: " + "x" * 200 + "\n")

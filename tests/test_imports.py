@@ -1,0 +1,110 @@
+"""Who may import whom: `cli -> engine -> {models, losses, data, panoptic} -> base`, and what is imported when."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "panformer_cli"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MIDDLE = ("models", "losses", "data", "panoptic")
+RANKS = {"cli": 3, "__main__": 4, "console": 2, "engine": 2, **dict.fromkeys(MIDDLE, 1)}
+BASE_IMPORTS_ONLY = {"yaml"}
+HOMES = {"click": {"cli"}, "rich": {"console"}, "cv2": {"data/opencv"}, "yaml": {"plain_yaml"}}
+"""Third-party packages that one place wraps, by the path of that place without `.py`."""
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of all modules that `tree` imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_once(tree: ast.Module) -> Iterator[str]:
+    """As `imported`, of what runs when the module is imported."""
+    for statement in tree.body:
+        is_typing = isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test)
+        if not is_typing and not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            yield from imported(statement)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def part(path: Path) -> str:
+    """The subpackage, or the module of the base: `models`, `recipe`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def inner_part(name: str) -> str | None:
+    """The part that an imported name belongs to; None outside the package."""
+    pieces = name.split(".")
+    return pieces[1] if pieces[0] == "panformer_cli" and len(pieces) > 1 else None
+
+
+def test_the_parts_are_there() -> None:
+    assert {"cli", "engine", *MIDDLE} <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    assert len(MODULES) > 20
+
+
+@every_module
+def test_imports_go_one_way(path: Path) -> None:
+    own = part(path)
+    for name in imported(parse(path)):
+        other = inner_part(name)
+        if other is None or other == own or other == "__version__":
+            continue
+        rank = RANKS.get(own, 0)
+        lower = RANKS.get(other, 0) < rank or RANKS.get(other, 0) == rank == 0 or (own in MIDDLE and other in MIDDLE)
+        assert lower, f"{own} imports {name}"
+
+
+def test_the_middle_has_no_circle() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in MIDDLE}
+    for path in MODULES:
+        if part(path) in MIDDLE:
+            others = {inner_part(name) for name in imported(parse(path))} & set(MIDDLE) - {part(path)}
+            graph[part(path)] |= {other for other in others if other}
+    assert set(TopologicalSorter(graph).static_order()) == set(MIDDLE)
+    assert not graph["data"], "data imports none of its siblings"
+
+
+@every_module
+def test_wrapped_packages_stay_at_home(path: Path) -> None:
+    place = path.relative_to(PACKAGE).with_suffix("").as_posix()
+    for name in imported(parse(path)):
+        homes = HOMES.get(name.split(".")[0])
+        allowed = homes is None or place in homes or part(path) in homes
+        assert allowed, f"{place} imports {name}; {sorted(homes or ())} wraps it"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "cli"], ids=lambda path: path.stem)
+def test_commands_import_what_is_heavy_when_they_run(path: Path) -> None:
+    import sys
+
+    light = {"click", *sys.stdlib_module_names}
+    for name in at_once(parse(path)):
+        ours = inner_part(name) in {"cli", "errors", "__version__"}
+        assert ours or name.split(".")[0] in light, f"{path.name} imports {name} at once"
+
+
+@every_module
+def test_the_engine_and_below_never_print_or_exit(path: Path) -> None:
+    if part(path) in {"cli", "console", "__main__"}:
+        pytest.skip("speaks to the user")
+    called = {ast.unparse(node.func) for node in ast.walk(parse(path)) if isinstance(node, ast.Call)}
+    assert not called & {"print", "exit", "quit", "sys.exit", "os._exit"}

@@ -1,0 +1,100 @@
+"""What an installation gets."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from panformer_cli import __version__
+from panformer_cli.recipe_io import built_in_recipes
+from tests.conftest import REPOSITORY
+
+IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+NOT_IMPORTED = {"torchvision": "timm needs it, and the tests compare with it", "tqdm": "timm's downloads show it"}
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> ConfigParser:
+    parser = ConfigParser(inline_comment_prefixes=None)
+    parser.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def rows(text: str) -> list[str]:
+    return [row.strip() for row in text.splitlines() if row.strip() and not row.strip().startswith("#")]
+
+
+def names(text: str) -> set[str]:
+    return {re.split(r"[ ><=\[;]", row)[0].lower() for row in rows(text)}
+
+
+def test_every_package_is_listed(setup_cfg: ConfigParser) -> None:
+    package = REPOSITORY / "panformer_cli"
+    tree = {".".join(path.parent.relative_to(REPOSITORY).parts) for path in package.rglob("*.py")}
+    assert set(rows(setup_cfg["options"]["packages"])) == tree | {"panformer_cli.recipes"}
+    assert not list((REPOSITORY / "recipes").glob("*.py"))
+
+
+def test_every_requirement_is_used_and_every_import_is_required(setup_cfg: ConfigParser) -> None:
+    required = {IMPORT_NAMES.get(name, name) for name in names(setup_cfg["options"]["install_requires"])}
+    imported = set()
+    for path in (REPOSITORY / "panformer_cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    outside = imported - set(sys.stdlib_module_names) - {"panformer_cli"}
+    assert outside == required - set(NOT_IMPORTED)
+
+
+def test_every_requirement_has_a_floor(setup_cfg: ConfigParser) -> None:
+    for row in rows(setup_cfg["options"]["install_requires"]):
+        assert re.fullmatch(r"[a-z-]+ >= [0-9.]+", row), row
+
+
+def test_no_fact_stands_in_both_files() -> None:
+    sections = re.findall(r"^\[+([\w.-]+)\]", (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "project" not in sections
+    assert all(name == "build-system" or name.split(".")[:2][0] == "tool" for name in sections)
+    assert "tool.setuptools" not in sections
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    _copy_checkout(source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*command, str(tmp_path), str(source)], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"panformer-{__version__}-py3-none-any")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {f"panformer_cli/recipes/{name}.yaml" for name in built_in_recipes()} <= inside
+    assert any(name.endswith("LICENSE") for name in inside)
+    assert not [name for name in inside if name.startswith(("tests", "recipes", "docs"))]
+    found = subprocess.run(
+        [sys.executable, "-c", "import panformer_cli.recipe_io as io; print(io.find_recipe('recipes/r50.yaml'))"],
+        cwd=tmp_path / "site",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(found.stdout.strip()) == tmp_path / "site" / "panformer_cli" / "recipes" / "r50.yaml"
+
+
+def _copy_checkout(target: Path) -> None:
+    """What a build needs, so that it leaves no folders in the checkout."""
+    for pattern in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md", "recipes/*", "panformer_cli/**/*.py"):
+        for path in REPOSITORY.glob(pattern):
+            copy = target / path.relative_to(REPOSITORY)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())

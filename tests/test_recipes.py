@@ -1,0 +1,144 @@
+"""The recipes that come with panformer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from panformer_cli import plain_yaml
+from panformer_cli.recipe import DataRecipe, InferenceRecipe, ModelRecipe, Recipe, TrainRecipe
+from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_to_dict
+
+PUBLISHED = {
+    "r50_1x": 48.0,
+    "r50": 49.6,
+    "r101": 50.6,
+    "pvtv2b0": 49.5,
+    "pvtv2b2": 52.5,
+    "pvtv2b5": 55.6,
+    "swinl": 55.8,
+}
+OURS = ("tiny", "coco_mini")
+
+every_recipe = pytest.mark.parametrize("path", built_in_recipes().values(), ids=str)
+
+
+def test_the_list() -> None:
+    assert set(built_in_recipes()) == {*PUBLISHED, *OURS}
+
+
+@every_recipe
+def test_loads_and_is_named_as_its_file(path: Path) -> None:
+    recipe = load_recipe(str(path))
+    assert recipe.name == path.stem
+    assert recipe.published_pq == PUBLISHED.get(path.stem)
+
+
+@every_recipe
+def test_header_says_how_to_use_it(path: Path) -> None:
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert re.match(rf"# {path.stem}: \S.*\.\n", header)
+    for entry in ("command", "data", "hardware", "published"):
+        assert re.search(rf"^# {entry}: +\S", header, re.MULTILINE), entry
+    assert f"panformer train {path.stem} " in header
+    if path.stem in PUBLISHED:
+        assert f"PQ {PUBLISHED[path.stem]} on COCO val2017" in header
+        assert "not measured here" in header
+    else:
+        assert "nothing" in header
+
+
+@every_recipe
+def test_states_only_what_differs_from_the_defaults(path: Path) -> None:
+    defaults = recipe_to_dict(Recipe())
+    for key, value in plain_yaml.parse(path.read_text()).items():
+        stated = value.items() if isinstance(value, dict) else [(None, value)]
+        same = [name for name, item in stated if item == (defaults[key][name] if name else defaults[key])]
+        assert not same, f"{key}: {same}"
+
+
+def test_the_published_settings() -> None:
+    """Sections 1, 3, 7 and 8 of the specification, setting by setting."""
+    r50 = load_recipe("r50")
+    assert r50.model == ModelRecipe(
+        backbone="resnet50",
+        backbone_weights="imagenet",
+        frozen_stages=2,
+        frozen_batch_norm=True,
+        drop_path=0.0,
+        embed_dim=256,
+        heads=8,
+        feedforward_dim=1024,
+        points=4,
+        encoder_layers=6,
+        location_layers=6,
+        thing_mask_layers=4,
+        stuff_mask_layers=6,
+        thing_queries=300,
+        dropout=0.1,
+        mask_bias=None,
+        mask_backward_slope=0.0,
+    )
+    assert r50.data == DataRecipe(
+        short_side=800,
+        long_side=1333,
+        train_short_sides=tuple(range(480, 801, 32)),
+        flip_probability=0.5,
+        crop_probability=0.5,
+        crop_short_sides=(400, 500, 600),
+        crop_range=(384, 600),
+    )
+    assert r50.train == TrainRecipe(
+        epochs=24,
+        max_steps=None,
+        batch_size=8,
+        images_per_forward=1,
+        lr=1.4e-4,
+        weight_decay=1e-4,
+        slow_lr_factor=0.1,
+        clip_norm=0.1,
+        schedule="step",
+        drop_epochs=(18,),
+        warmup_steps=0,
+        precision="fp32",
+    )
+    assert r50.inference == InferenceRecipe(top_k=100, score_threshold=0.25, thing_overlap=0.4, stuff_overlap=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "frozen_stages", "drop_path", "threshold"),
+    [
+        ("r50_1x", "resnet50", 2, 0.0, 0.25),
+        ("r101", "resnet101", 2, 0.0, 0.25),
+        ("pvtv2b0", "pvt_v2_b0", 0, 0.1, 0.3),
+        ("pvtv2b2", "pvt_v2_b2", 0, 0.1, 0.3),
+        ("pvtv2b5", "pvt_v2_b5", 0, 0.1, 0.3),
+        ("swinl", "swin_large", 0, 0.3, 0.3),
+    ],
+)
+def test_how_the_others_differ_from_r50(
+    name: str, backbone: str, frozen_stages: int, drop_path: float, threshold: float
+) -> None:
+    r50, other = load_recipe("r50"), load_recipe(name)
+    assert other.model.backbone == backbone
+    assert (other.model.frozen_stages, other.model.drop_path) == (frozen_stages, drop_path)
+    assert replace(other.model, backbone="resnet50", frozen_stages=2, drop_path=0.0) == r50.model
+    assert other.inference == replace(r50.inference, score_threshold=threshold)
+    assert other.data == r50.data
+    expected = replace(r50.train, epochs=12, drop_epochs=(8,)) if name == "r50_1x" else r50.train
+    assert other.train == expected
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_small_recipes_need_no_download_and_freeze_nothing(name: str) -> None:
+    model = load_recipe(name).model
+    assert (model.backbone_weights, model.frozen_stages, model.frozen_batch_norm) == ("none", 0, False)
+
+
+@every_recipe
+def test_limits_that_the_command_line_gives(path: Path) -> None:
+    recipe = load_recipe(str(path), ["data.root=DIR", "train.max_steps=3"])
+    assert (recipe.data.root, recipe.train.max_steps) == ("DIR", 3)
