@@ -44,6 +44,10 @@ class RichReporter:
         self._clock = clock
         self._bars: Bars | None = None
 
+    def __reduce__(self) -> tuple[type[RichReporter], tuple[()]]:
+        """Sent to another process, it becomes a reporter to that process's stderr."""
+        return RichReporter, ()
+
     def message(self, text: str) -> None:
         """One line for a person."""
         _write(self._console, Text(text))

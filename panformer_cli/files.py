@@ -31,7 +31,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         kept = "; the file that was there is unchanged" if path.exists() else ""
         reason = error.strerror or str(error)
-        raise PanformerError(f"cannot write {path}: {reason}{kept}; free some space or choose another folder") from error
+        raise PanformerError(
+            f"cannot write {path}: {reason}{kept}; free some space or choose another folder"
+        ) from error
     finally:
         with suppress(OSError):  # it may never have been made: a missing file, or a parent that is no folder
             temporary.unlink()

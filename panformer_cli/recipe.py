@@ -6,6 +6,7 @@ reads it. Nothing but `build_model`, the data pipeline and the engine sees a rec
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,10 +49,11 @@ class ModelRecipe:
     dropout: float = 0.1
     """In the deformable encoder and the location decoder, 0..1; the mask decoders have none."""
     mask_bias: float | None = None
-    """Initial bias of the last mask linear; None is torch's default, as published. About +0.5 keeps random masks alive."""
+    """Initial bias of the last mask linear; None is torch's default, as published. About +0.5 keeps random masks
+    alive."""
     mask_backward_slope: float = 0.0
-    """Slope, in the backward pass only, of the mask decoders' ReLUs below zero. 0 is as published; above 0 a mask that is
-    0 everywhere still learns. The forward pass, and so every result of given weights, does not depend on it."""
+    """Slope, in the backward pass only, of the mask decoders' ReLUs below zero. 0 is as published; above 0 a mask that
+    is 0 everywhere still learns. The forward pass, and so every result of given weights, does not depend on it."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -202,6 +204,12 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
     inference: InferenceRecipe = field(default_factory=InferenceRecipe)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise RecipeError(
+                f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', since it becomes a folder"
+            )
 
 
 def raise_together(problems: list[str]) -> None:

@@ -6,15 +6,33 @@ from pathlib import Path
 
 import click
 
+from panformer_cli.cli.figures import print_figures
+
 
 @click.command()
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder of all results."
 )
-def demo(out: Path) -> None:
+@click.option("--images", type=click.IntRange(min=4), default=4000, show_default=True, help="Scenes to train on.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe tiny.")
+def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
     """A first run on this machine, without a download.
 
     Writes a data set of generated scenes, trains the recipe `tiny` on it, evaluates, predicts on images it has not
     seen, and draws pictures and an HTML page. Prints the PQ table and where everything lies.
     """
-    del out
+    from panformer_cli.console import RichReporter
+    from panformer_cli.data.scene_options import SceneOptions
+    from panformer_cli.engine.demo import DemoFolders
+    from panformer_cli.engine.demo import demo as run_demo
+    from panformer_cli.recipe_io import load_recipe
+
+    folders = DemoFolders(out)
+    scenes = SceneOptions(train_images=images)
+    figures = run_demo(load_recipe("tiny", overrides), folders, scenes, RichReporter())
+    print_figures(figures, per_class=True)
+    click.echo(f"Scenes:       {folders.scenes}")
+    click.echo(f"Run:          {folders.run.path}")
+    click.echo(f"Evaluation:   {folders.evaluation}")
+    click.echo(f"Predictions:  {folders.predictions / 'overlays'}")
+    click.echo(f"Page to open: {folders.page}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from panformer_cli.cli.figures import print_figures
 from panformer_cli.cli.options import Compute, compute_options
 
 METRICS = ("panoptic", "bbox", "segm")
@@ -47,4 +49,19 @@ def evaluate(
     panformer evaluate
     panformer evaluate best.safetensors --data /data/coco --split val2017
     """
-    del checkpoint, data, split, metrics, out, compute, as_json
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.evaluate import EvaluateRequest
+    from panformer_cli.engine.evaluate import evaluate as run_evaluation
+    from panformer_cli.engine.runs import find_checkpoint
+
+    found = find_checkpoint(checkpoint)
+    folder = out or found.parent / "evaluation"
+    figures = run_evaluation(
+        EvaluateRequest(found, folder, data, split, metrics, compute.processes()),
+        RichReporter(),
+    )
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    print_figures(figures, per_class=True)
+    click.echo(f"Predictions and figures: {folder}")

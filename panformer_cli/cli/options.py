@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from panformer_cli.engine.runtime import ProcessOptions
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,12 @@ class Compute:
     gpus: int | None
     cpu_processes: int | None
     device: str | None
+
+    def processes(self) -> ProcessOptions:
+        """The same for the engine, checked against this machine."""
+        from panformer_cli.engine.runtime import ProcessOptions
+
+        return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto")
 
 
 def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:

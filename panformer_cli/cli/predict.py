@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,4 +38,24 @@ def predict(
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     """
-    del inputs, out, checkpoint, compute, as_json
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.predict import PredictRequest
+    from panformer_cli.engine.predict import predict as run_prediction
+    from panformer_cli.engine.runs import find_checkpoint
+
+    request = PredictRequest(inputs, find_checkpoint(checkpoint), out, compute.processes())
+    result = run_prediction(request, RichReporter())
+    if as_json:
+        click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
+    else:
+        _print(result.content, len(result.failures), out)
+    sys.exit(1 if result.failures else 0)
+
+
+def _print(content: dict[str, Any], failed: int, out: Path) -> None:
+    """One line an image, and a summary."""
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        names = Counter(segment["category_name"] for segment in annotation["segments_info"])
+        listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in names.most_common())
+        click.echo(f"{image['file_name']}: {listed or 'nothing found'}")
+    click.echo(f"{len(content['images'])} images segmented, {failed} failed; overlays: {out / 'overlays'}")

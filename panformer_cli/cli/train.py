@@ -34,7 +34,11 @@ def train(
     The run goes to runs/<recipe>/<time>/: the resolved recipe, metrics.jsonl, environment.json and the checkpoints
     `last` and `best` (by PQ). Ctrl-C saves first; --resume goes on from there.
     """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.train import TrainOptions
+    from panformer_cli.engine.train import train as run_training
     from panformer_cli.recipe_io import load_recipe
 
-    load_recipe(recipe, overrides)
-    del compute, out, resume, init_from
+    options = TrainOptions(out, resume, init_from, compute.processes())
+    run = run_training(load_recipe(recipe, overrides), options, RichReporter())
+    click.echo(f"Best checkpoint: {run.checkpoint}")

@@ -82,7 +82,9 @@ class CategoryTable:
         where: what to call the file in an error.
         """
         if not isinstance(rows, list) or not rows:
-            raise DataError(f"{where}: the category table is empty; expected a list `categories` with id, name, isthing")
+            raise DataError(
+                f"{where}: the category table is empty; expected a list `categories` with id, name, isthing"
+            )
         return cls(_category_of_row(row, where) for row in rows)
 
     def to_coco(self) -> list[dict[str, Any]]:
@@ -108,7 +110,9 @@ def _category_of_row(row: Any, where: str) -> Category:
     if not isinstance(row["id"], int) or isinstance(row["id"], bool) or row["id"] < 0:
         raise DataError(f"{where}: a category has the id {row['id']!r}; expected a whole number of 0 or more")
     if row["isthing"] not in (0, 1):
-        raise DataError(f"{where}: category {row['id']} has isthing {row['isthing']!r}; expected 1 (thing) or 0 (stuff)")
+        raise DataError(
+            f"{where}: category {row['id']} has isthing {row['isthing']!r}; expected 1 (thing) or 0 (stuff)"
+        )
     color = row.get("color")
     return Category(
         id=row["id"],

@@ -43,9 +43,9 @@ class SceneOptions:
     min_stuff: int = 2
     """Textured regions in an image, each of its own class."""
     max_stuff: int = 4
-    hue_spread: float = 35.0
-    """Standard deviation, degrees, of an object's hue around the mean of its class. The means of the classes lie 60
-    degrees apart: at 35 the colour leans on the class, above 100 it says nothing."""
+    hue_spread: float = 20.0
+    """Standard deviation, degrees, of the hue of an object or region around the mean of its class. The means lie 60
+    (things) and 72 (stuff) degrees apart: at 20 the colour leans on the class, above 100 it says nothing."""
     void_probability: float = 0.35
     """How often an image has a region that is not annotated."""
     crowd_probability: float = 0.15

@@ -108,7 +108,7 @@ def _paint_ground(random: Random, options: SceneOptions) -> Canvas:
         canvas.category_of[owner] = STUFF_IDS[name]
     for owner, name in enumerate(names, start=1):
         mixture = draw_texture(name, random, height, width, min(height, width) * random.uniform(0.08, 0.16))
-        dark, bright = _ground_colours(random)
+        dark, bright = _ground_colours(draw_hue(name, options.hue_spread, random), random)
         region = canvas.owner == owner
         canvas.picture[region] = dark + mixture[region, None] * (bright - dark)
     return canvas
@@ -125,11 +125,11 @@ def _beyond_curve(random: Random, height: int, width: int) -> npt.NDArray[np.boo
     return beyond
 
 
-def _ground_colours(random: Random) -> tuple[Floats, Floats]:
-    """Two muted colours, the darker one first."""
-    hue, value = random.random(), random.uniform(0.35, 0.65)
-    dark = rgb(hue, random.uniform(0.15, 0.5), value)
-    bright = rgb(hue + random.normal(0, 0.08), random.uniform(0.1, 0.4), value + random.uniform(0.2, 0.35))
+def _ground_colours(hue: float, random: Random) -> tuple[Floats, Floats]:
+    """Two muted colours of about this hue, in turns; the darker one first."""
+    value = random.uniform(0.35, 0.65)
+    dark = rgb(hue, random.uniform(0.25, 0.5), value)
+    bright = rgb(hue + random.normal(0, 0.03), random.uniform(0.2, 0.4), value + random.uniform(0.2, 0.35))
     return np.array(dark, np.float32), np.array(bright, np.float32)
 
 

@@ -109,8 +109,9 @@ def turned_grid(random: Random, height: int, width: int) -> tuple[Floats, Floats
 
 
 def mean_hue(name: str) -> float:
-    """The hue that objects of a class are drawn around, in turns, 0..1."""
-    return list(OUTLINES).index(name) / len(OUTLINES)
+    """The hue that a class of things or stuff is drawn around, in turns, 0..1; evenly apart within each group."""
+    group = list(OUTLINES if name in OUTLINES else STUFF_IDS)
+    return group.index(name) / len(group)
 
 
 def rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
@@ -122,8 +123,5 @@ def rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
 def scene_categories() -> CategoryTable:
     """The category table of the generated scenes."""
     things = [Category(id_, name, True, rgb(mean_hue(name), 0.75, 0.92)) for name, id_ in THING_IDS.items()]
-    stuff = [
-        Category(id_, name, False, rgb(0.08 + place / len(STUFF_IDS), 0.3, 0.62))
-        for place, (name, id_) in enumerate(STUFF_IDS.items())
-    ]
+    stuff = [Category(id_, name, False, rgb(mean_hue(name), 0.3, 0.62)) for name, id_ in STUFF_IDS.items()]
     return CategoryTable(things + stuff)

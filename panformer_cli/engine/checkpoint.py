@@ -182,21 +182,23 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[
     for name, value in state.items():
         parameter, _, key = name.rpartition(".")
         by_parameter.setdefault(parameter, {})[key] = value
-    for name, parameter in model.named_parameters():
-        for key, value in by_parameter.get(name, {}).items():
-            # AdamW keeps its step count on the CPU.
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    for parameter_name, parameter in model.named_parameters():
+        own = by_parameter.get(parameter_name, {})
+        optimizer.state[parameter] |= {key: value.to(parameter.device) for key, value in own.items()}
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors whose name starts with `prefix`, by the rest of the name."""
     with safe_open(path, framework="pt") as file:
-        return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no dict)
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def _header(path: Path) -> tuple[dict[str, str], list[str]]:
     if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder without best.safetensors or last.safetensors; give a file")
+        raise CheckpointError(
+            f"checkpoint {path} is a folder without best.safetensors or last.safetensors; give a file"
+        )
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: no such file; give a checkpoint, a run's folder, or train one first")
     try:

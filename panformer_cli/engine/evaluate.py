@@ -29,8 +29,8 @@ MetricName = Literal["panoptic", "bbox", "segm"]
 class EvaluateRequest:
     """What to measure.
 
-    data_root, split: None for those of the checkpoint's recipe.
     out: folder of predictions and metrics.json.
+    data_root, split: None for those of the checkpoint's recipe.
     metrics: `panoptic` is always measured; `bbox` and `segm` add the AP of the things.
     """
 
@@ -54,13 +54,9 @@ class Evaluation:
     detection: dict[str, dict[str, float | None]]
 
     def to_json(self) -> dict[str, Any]:
-        """`{"images", "panoptic": {"all": {"pq", "sq", "rq", "n"}, ..., "per_class": {"<id>": {...}}}, "bbox": ...}`."""
-        panoptic: dict[str, Any] = {
-            name: asdict(getattr(self.panoptic, name)) for name in ("all", "things", "stuff")
-        }
-        panoptic["per_class"] = {
-            str(row.category_id): asdict(row) for row in self.panoptic.categories if row.counts
-        }
+        """`{"images": n, "panoptic": {"all": {"pq", ...}, ..., "per_class": {"<id>": {...}}}, "bbox": {...}}`."""
+        panoptic: dict[str, Any] = {name: asdict(getattr(self.panoptic, name)) for name in ("all", "things", "stuff")}
+        panoptic["per_class"] = {str(row.category_id): asdict(row) for row in self.panoptic.categories if row.counts}
         return {"images": self.images, "panoptic": panoptic, **self.detection}
 
 
@@ -96,8 +92,8 @@ def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic
     theirs = {(row.id, row.is_thing) for row in dataset.categories.categories}
     if ours != theirs:
         raise DataError(
-            f"the checkpoint {checkpoint.path} knows {len(ours)} categories and {root} has {len(theirs)}, and their ids or "
-            "isthing differ; evaluate on the data set the model was trained for"
+            f"the checkpoint {checkpoint.path} knows {len(ours)} categories and {root} has {len(theirs)}, "
+            "and their ids or isthing differ; evaluate on the data set the model was trained for"
         )
     return dataset
 

@@ -18,7 +18,8 @@ def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> AdamW:
 
     Each group has the key `base_lr`, which `set_learning_rate` scales.
     """
-    slow, fast = [], []
+    slow: list[nn.Parameter] = []
+    fast: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (slow if any(part in name for part in SLOW_PARTS) else fast).append(parameter)

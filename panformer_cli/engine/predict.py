@@ -104,14 +104,18 @@ def _expand(given: str) -> list[tuple[Path, str]]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         if not files:
-            raise DataError(f"the folder {path} holds no image; expected files such as {', '.join(IMAGE_SUFFIXES[:3])}")
+            raise DataError(
+                f"the folder {path} holds no image; expected files of the kinds {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
         return [(file, file.relative_to(path).as_posix()) for file in files]
     if path.is_file():
         return [(path, path.name)]
     matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207 (absolute patterns)
     files = [match for match in matches if match.is_file()]
     if not files:
-        raise DataError(f"no such image, folder or pattern: {given}; give image files, folders or patterns such as 'photos/*.jpg'")
+        raise DataError(
+            f"no such image, folder or pattern: {given}; give image files, folders or patterns such as 'photos/*.jpg'"
+        )
     return [(file, file.name) for file in files]
 
 
@@ -157,4 +161,3 @@ def _predict_one(predictor: Predictor, source: InputImage, index: int, results: 
     overlay = draw_panoptic(image, panoptic, predictor.categories, DrawOptions(scores=True))
     save_picture(results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
     results.add(index, source.id, source.name, panoptic)
-

@@ -8,19 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.files import atomic_write, write_json
 from panformer_cli.recipe import Recipe
-from panformer_cli.recipe_io import recipe_to_dict
+from panformer_cli.recipe_io import recipe_to_yaml
 
 RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run: `recipe.yaml`, `environment.json`, `metrics.jsonl`, `last.safetensors`, `best.safetensors`, `evaluation/`."""
+    """One run: recipe.yaml, environment.json, metrics.jsonl, last.safetensors, best.safetensors, evaluation/."""
 
     path: Path
 
@@ -48,7 +46,7 @@ class RunFolder:
     def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Make the folder and say in it what will be run, and where."""
         with atomic_write(self.recipe) as temporary:
-            temporary.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+            temporary.write_text(recipe_to_yaml(recipe), encoding="utf-8")
         write_json(self.path / "environment.json", environment)
 
     def log(self, row: dict[str, Any]) -> None:
@@ -109,15 +107,14 @@ def check_results_folder(out: Path) -> None:
         raise PanformerError(f"--out {out} holds a training run; choose another folder, such as {out / 'results'}")
 
 
-def find_checkpoint(given: str | None) -> Path:
+def find_checkpoint(given: Path | None) -> Path:
     """A checkpoint file from what the user gave: a file, a run's folder, or nothing for the newest run.
 
     Raises:
         CheckpointError: nothing was given and there is no run.
     """
     if given is not None:
-        path = Path(given)
-        return (RunFolder(path).checkpoint or path) if path.is_dir() else path
+        return (RunFolder(given).checkpoint or given) if given.is_dir() else given
     checkpoints = sorted(RUNS.glob("*/*/*.safetensors"), key=lambda path: path.stat().st_mtime)
     if not checkpoints:
         raise CheckpointError(

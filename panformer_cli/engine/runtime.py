@@ -60,7 +60,9 @@ def check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise PanformerError(f"--device is {name!r}, which is not available here; expected auto, cpu or cuda") from error
+        raise PanformerError(
+            f"--device is {name!r}, which is not available here; expected auto, cpu or cuda"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,14 @@ from panformer_cli.engine.evaluate import Evaluation, evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
-from panformer_cli.engine.runtime import Process, ProcessOptions, StopRequest, environment, run_processes, stop_on_signals
+from panformer_cli.engine.runtime import (
+    Process,
+    ProcessOptions,
+    StopRequest,
+    environment,
+    run_processes,
+    stop_on_signals,
+)
 from panformer_cli.errors import CheckpointError, DataError, RecipeError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.losses.matcher import TrainingSelection
@@ -218,7 +225,11 @@ class Trainer:
         state = read_training_state(checkpoint)
         load_optimizer_state(self.model, self.optimizer, state.optimizer)
         self.progress = checkpoint.progress
-        own = {name.partition(".")[2]: value for name, value in state.random.items() if name.startswith(f"{self.process.rank}.")}
+        own = {
+            name.partition(".")[2]: value
+            for name, value in state.random.items()
+            if name.startswith(f"{self.process.rank}.")
+        }
         if "cpu" in own:  # a run that goes on with more processes has no state for the new ones
             torch.set_rng_state(own["cpu"])
         if "cuda" in own and self.process.device.type == "cuda":
@@ -296,6 +307,6 @@ def _check_same_recipe(recipe: Recipe, run: RunFolder) -> None:
 
 def _check_same_categories(train: CategoryTable, validation: CategoryTable, root: Path) -> None:
     if [row.id for row in train.categories] != [row.id for row in validation.categories]:
-        raise DataError(f"{root}: the training and validation annotations have different categories; expected one table")
-
-
+        raise DataError(
+            f"{root}: the training and validation annotations have different categories; expected one table"
+        )

@@ -39,7 +39,7 @@ def count_segments(targets: list[Targets], num_things: int) -> tuple[int, int]:
     """How many things and stuff classes are in these images: (things, stuff), sums."""
     labels = [target.labels for target in targets]
     things = sum(int((image < num_things).sum()) for image in labels)
-    stuff = sum(len(image[image >= num_things].unique()) for image in labels)
+    stuff = sum(image[image >= num_things].unique().numel() for image in labels)
     return things, stuff
 
 
@@ -57,8 +57,8 @@ class PanopticCriterion:
     ) -> dict[str, Tensor]:
         """Weighted losses by name, `<term>/<layer>`: their sum is what is minimised.
 
-        Terms: location_class, location_l1, location_giou (after each location layer); thing_mask, stuff_mask (each block,
-        then the tail); stuff_class (each stuff block).
+        Terms: location_class, location_l1, location_giou (after each location layer); thing_mask, stuff_mask (each
+        block, then the tail); stuff_class (each stuff block).
         """
         losses: dict[str, Tensor] = {}
         for image, things in enumerate(selection.things):

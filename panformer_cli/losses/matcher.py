@@ -125,8 +125,8 @@ def _assign(cost: Tensor) -> Match:
     """(layers, Q, n) costs to the cheapest matching of each layer."""
     if not torch.isfinite(cost).all():
         raise PanformerError(
-            "training diverged: the matching costs are no longer finite; go on from an earlier checkpoint with a smaller "
-            "learning rate (--set train.lr=...)"
+            "training diverged: the matching costs are no longer finite; go on from an earlier checkpoint with a "
+            "smaller learning rate (--set train.lr=...)"
         )
     pairs = [linear_sum_assignment(layer) for layer in cost.cpu().numpy()]
     queries = torch.tensor([pair[0].tolist() for pair in pairs], dtype=torch.int64, device=cost.device)

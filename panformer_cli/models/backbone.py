@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ BACKBONES = {
     "swin_large": BackboneSpec("swin_large_patch4_window7_224", "swin_large_patch4_window7_224.ms_in22k", (1, 2, 3)),
 }
 
+BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
+"""Ends of names that hold no knowledge; files have them or not."""
+
+SWIN_PATCH = 4
+"""Pixels; timm's Swin refuses inputs that are no multiple of it."""
+
 
 class Backbone(nn.Module):
     """A timm feature pyramid, with the published freezing and output norms.
@@ -60,18 +67,23 @@ class Backbone(nn.Module):
         options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         if self.spec.is_swin:
             options["strict_img_size"] = False
-        self.body = timm.create_model(
+        body: Any = timm.create_model(
             self.spec.architecture, features_only=True, out_indices=self.spec.out_indices, **options
         )
-        self.channels: list[int] = self.body.feature_info.channels()
+        self.body: nn.Module = body
+        self.channels: list[int] = body.feature_info.channels()
         if self.spec.is_swin:
             with_published_blocks(self.body)
             self.norms = nn.ModuleList([nn.LayerNorm(channels) for channels in self.channels])
-        self.frozen_batch_norm = frozen_batch_norm
-        self._freeze(frozen_stages)
+        self._frozen = self._stages(frozen_stages) + (self._batch_norms() if frozen_batch_norm else [])
+        for module in self._frozen:
+            module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised images to C3, C4, C5: (B, channels, ~H/8.., ~W/8..)."""
+        if self.spec.is_swin:
+            height, width = images.shape[-2:]
+            images = nn.functional.pad(images, (0, -width % SWIN_PATCH, 0, -height % SWIN_PATCH))
         features: list[Tensor] = self.body(images)
         if self.spec.is_swin:  # timm's Swin keeps channels last
             features = [norm(feature) for norm, feature in zip(self.norms, features, strict=True)]
@@ -80,32 +92,30 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        if self.frozen_batch_norm:
-            for module in self._batch_norms():
-                module.eval()
+        for module in self._frozen:
+            module.eval()
         return self
 
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
 
-    def _freeze(self, stages: int) -> None:
-        frozen: list[nn.Module] = list(self._batch_norms()) if self.frozen_batch_norm else []
-        if stages:
-            if not hasattr(self.body, "layer1"):
-                raise PanformerError(
-                    f"model.frozen_stages is {stages}, but only ResNet backbones can be frozen by stages; set it to 0"
-                )
-            names = ["conv1 bn1", "layer1", "layer2", "layer3", "layer4"][:stages]
-            frozen += [getattr(self.body, name) for stage in names for name in stage.split()]
-        for module in frozen:
-            module.requires_grad_(False)
+    def _stages(self, count: int) -> list[nn.Module]:
+        """The modules of the stem and the first stages."""
+        if not count:
+            return []
+        if not hasattr(self.body, "layer1"):
+            raise PanformerError(
+                f"model.frozen_stages is {count}, but only ResNet backbones can be frozen by stages; set it to 0"
+            )
+        names = ["conv1 bn1", "layer1", "layer2", "layer3", "layer4"][:count]
+        return [getattr(self.body, name) for stage in names for name in stage.split()]
 
 
 def load_backbone_weights(backbone: Backbone, source: str) -> None:
     """Fill the backbone with ImageNet weights.
 
-    source: `imagenet` (through timm, which downloads and caches), `none` (nothing is loaded), or a file: a state dict of
-        the same architecture by torchvision's or timm's names (.safetensors, or .pth read with weights_only).
+    source: `imagenet` (through timm, which downloads and caches), `none` (nothing is loaded), or a file: a state dict
+        of the same architecture by torchvision's or timm's names (.safetensors, or .pth read with weights_only).
 
     Raises:
         CheckpointError: the weights cannot be had or do not fit.
@@ -116,14 +126,32 @@ def load_backbone_weights(backbone: Backbone, source: str) -> None:
     own = backbone.body.state_dict()
     # timm's feature pyramid flattens `stages.0` to `stages_0`, `layers.0` (Swin) to `layers_0`.
     state = {_flattened(name): tensor for name, tensor in state.items()}
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or wrong:
-        what = f"lacks {len(missing)} tensors ({', '.join(missing[:3])} ...)" if missing else f"has {wrong[0]} of another shape"
+    problem = _misfit(own, state)
+    if problem:
         raise CheckpointError(
-            f"backbone weights {source}: the file {what}; expected ImageNet weights of {backbone.spec.architecture}"
+            f"backbone weights {source}: the file {problem}; expected ImageNet weights of {backbone.spec.architecture}"
         )
     backbone.body.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """What keeps `given` from being the tensors of a model that has `own`; None where they fit.
+
+    A classifier's head may be there too. A deeper architecture has every tensor of ours and more in the same parts.
+    """
+    parts = {name.partition(".")[0] for name in own}
+    missing = [name for name in own if name not in given and not name.endswith(BUFFERS)]
+    surplus = [
+        name for name in given if name not in own and name.partition(".")[0] in parts and not name.endswith(BUFFERS)
+    ]
+    wrong = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if missing:
+        return f"lacks {len(missing)} tensors ({', '.join(missing[:3])} ...)"
+    if wrong:
+        return f"has {wrong[0]} of another shape"
+    if surplus:
+        return f"is of a larger model: {len(surplus)} tensors have no place ({', '.join(surplus[:3])} ...)"
+    return None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -20,8 +20,8 @@ class DeformableSampling(Protocol):
         """Weighted sum of bilinear samples of every level.
 
         values: (B, L, heads, D), the levels' cells one after the other, row by row; L = sum of H x W over `shapes`.
-        locations: (B, Q, heads, levels, points, 2), x and y in 0..1 of each level (0, 0 is the outer corner of the first
-            cell, not its centre). Outside of 0..1 the value is 0 (bilinear with zeros beyond the border).
+        locations: (B, Q, heads, levels, points, 2), x and y in 0..1 of each level (0, 0 is the outer corner of the
+            first cell, not its centre). Outside of 0..1 the value is 0 (bilinear with zeros beyond the border).
         weights: (B, Q, heads, levels, points).
         Returns (B, Q, heads * D).
         """
@@ -94,7 +94,8 @@ class DeformableAttention(nn.Module):
         weights = rearrange(self.attention_weights(query), "b q (h lp) -> b q h lp", h=self.heads).softmax(-1)
         weights = rearrange(weights, "b q h (l p) -> b q h l p", l=self.levels)
         locations = self._locations(references, offsets, shapes)
-        sampled = self.sampling(value, shapes, locations.to(value.dtype), weights.to(value.dtype))
+        # Under autocast too, places are float32: bfloat16 has but 256 of them along a side.
+        sampled = self.sampling(value.float(), shapes, locations.float(), weights.float())
         projected: Tensor = self.output_proj(sampled)
         return projected
 

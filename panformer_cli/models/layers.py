@@ -20,8 +20,9 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        hidden: Tensor = self.dropout(F.relu(self.linear1(tokens)))
-        return self.dropout(self.linear2(hidden))
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        output: Tensor = self.dropout(self.linear2(hidden))
+        return output
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

@@ -67,25 +67,16 @@ class LocationDecoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.query_embedding = nn.Embedding(num_queries, 2 * dim)
         self.reference_points = nn.Linear(dim, 2)
-        self.class_branches = nn.ModuleList([nn.Linear(dim, num_things) for _ in layers])
-        self.box_branches = nn.ModuleList([_box_branch(dim) for _ in layers])
-        self._initialise(layers)
-
-    def _initialise(self, layers: list[LocationDecoderLayer]) -> None:
+        self.class_branches = nn.ModuleList([prior_linear(dim, num_things) for _ in layers])
+        # The first references are points; -2 starts their boxes at sigmoid(-2) = 0.12 of the image.
+        sizes = [-2.0] + [0.0] * (len(layers) - 1)
+        self.box_branches = nn.ModuleList([_box_branch(dim, size) for size in sizes])
         for layer in layers:
             xavier_matrices(layer)
             layer.cross_attention.reset_parameters()
         nn.init.normal_(self.query_embedding.weight)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
-        for branch in self.class_branches:
-            nn.init.constant_(branch.bias, prior_bias())
-        for index, branch in enumerate(self.box_branches):
-            nn.init.zeros_(branch[-1].weight)
-            nn.init.zeros_(branch[-1].bias)
-            if index == 0:
-                # The first references are points; -2 starts their boxes at sigmoid(-2) = 0.12 of the image.
-                nn.init.constant_(branch[-1].bias.data[2:], -2.0)
 
     def forward(self, memory: Memory) -> LocationOutput:
         batch = memory.tokens.shape[0]
@@ -102,13 +93,20 @@ class LocationDecoder(nn.Module):
         return LocationOutput(torch.stack(class_logits), torch.stack(boxes), queries)
 
 
-def prior_bias() -> float:
-    """The bias at which a sigmoid gives `PRIOR_PROBABILITY`."""
-    return -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+def prior_linear(dim: int, classes: int) -> nn.Linear:
+    """A class branch: its bias makes every class start at `PRIOR_PROBABILITY`."""
+    branch = nn.Linear(dim, classes)
+    nn.init.constant_(branch.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+    return branch
 
 
-def _box_branch(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
+def _box_branch(dim: int, size: float) -> nn.Sequential:
+    """An MLP that begins by changing nothing but width and height, by `size` before the sigmoid."""
+    last = nn.Linear(dim, 4)
+    nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([0.0, 0.0, size, size]))
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), last)
 
 
 def _refine(references: Tensor, change: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class MaskHead(nn.Module):
         """(B, heads, Q, L) logits to (B, Q, *shapes[0]) masks of 0 or more."""
         lengths = [height * width for height, width in shapes]
         output_weights = self.output.weight[0].chunk(len(shapes))
-        mask = self.output.bias
+        mask: Tensor = self.output.bias
         for level, part, weight, shape in zip(
             self.levels, logits.split(lengths, dim=-1), output_weights, shapes, strict=True
         ):
@@ -73,7 +73,8 @@ class MaskCrossAttention(nn.Module):
         """queries (B, Q, C), memory (B, L, C) -> (B, heads, Q, L) before the softmax."""
         q = rearrange(self.q(queries), "b q (h d) -> b h q d", h=self.heads)
         k = rearrange(self.k(memory), "b l (h d) -> b h d l", h=self.heads)
-        return (q @ k) * self.scale
+        logits: Tensor = (q @ k) * self.scale
+        return logits
 
     def attend(self, logits: Tensor, memory: Tensor) -> Tensor:
         """What the queries gather: (B, Q, C)."""
@@ -148,6 +149,7 @@ class MaskDecoder(nn.Module):
         """
         output = MaskOutput(masks=[], queries=[])
         for block in self.blocks:
+            assert isinstance(block, MaskDecoderBlock)
             queries, logits = block(_placed(queries, position), memory)
             output.queries.append(queries)
             if every_mask:

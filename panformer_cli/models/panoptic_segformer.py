@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from panformer_cli.models.backbone import Backbone
 from panformer_cli.models.deformable_encoder import DeformableEncoder
-from panformer_cli.models.location_decoder import LocationDecoder, LocationOutput, prior_bias
+from panformer_cli.models.location_decoder import LocationDecoder, LocationOutput, prior_linear
 from panformer_cli.models.mask_decoder import MASK_LEVELS, MaskDecoder, MaskOutput
 from panformer_cli.models.neck import Neck
 
@@ -47,9 +47,7 @@ class StuffQueries(nn.Module):
     def __init__(self, num_stuff: int, dim: int, blocks: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_stuff, 2 * dim)
-        self.class_branches = nn.ModuleList([nn.Linear(dim, 1) for _ in range(blocks)])
-        for branch in self.class_branches:
-            nn.init.constant_(branch.bias, prior_bias())
+        self.class_branches = nn.ModuleList([prior_linear(dim, 1) for _ in range(blocks)])
 
     def content_and_position(self) -> tuple[Tensor, Tensor]:
         """Both (stuff, C); here the content comes first, unlike in the thing queries (spec, section 6)."""
@@ -108,7 +106,7 @@ class PanopticSegFormer(nn.Module):
 
 
 def gather_queries(queries: Tensor, selected: list[Tensor]) -> Tensor:
-    """(B, Q, C) -> (B, most selected, C); the thing mask decoder treats queries one by one, so filling up is harmless."""
+    """(B, Q, C) -> (B, most selected, C); the thing mask decoder treats queries one by one: filling up is harmless."""
     most = max(len(indices) for indices in selected)
     filled = torch.stack([nn.functional.pad(indices, (0, most - len(indices))) for indices in selected])
     return queries.gather(1, filled[..., None].expand(-1, -1, queries.shape[-1]))

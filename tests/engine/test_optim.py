@@ -1,0 +1,130 @@
+"""Groups, learning rates and schedules, against the authors' optimiser where it was recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
+from panformer_cli.models.release_names import own_name
+from panformer_cli.recipe import TrainRecipe
+from tests.models.small import small_model
+from tests.release import unfilled_model
+
+PUBLISHED = TrainRecipe()
+
+
+def settings_of(model: nn.Module, optimizer: AdamW) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter that is trained, by name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rows = [
+        (names[id(parameter)], (group["lr"], group["weight_decay"]))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    assert len({name for name, _ in rows}) == len(rows)
+    return dict(rows)
+
+
+def test_every_parameter_learns_as_in_the_authors_run(shared: Path) -> None:
+    recorded = json.loads((shared / "golden" / "optim_r50.json").read_text())
+    with torch.device("meta"):
+        model = unfilled_model("r50")
+    optimizer = build_optimizer(model, PUBLISHED)
+    ours = settings_of(model, optimizer)
+    theirs, frozen = {}, set()
+    for name, lr, weight_decay, trained in recorded["rows"]:
+        own = own_name(name, is_swin=False)
+        if own is not None and trained:
+            theirs[own] = (lr, weight_decay)
+        elif own is not None:
+            frozen.add(own)
+    assert len(theirs) > 500
+    assert len(frozen) > 100
+    assert set(ours) == set(theirs)
+    for name, expected in theirs.items():
+        assert ours[name] == pytest.approx(expected, rel=1e-6), name
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
+    defaults = recorded["defaults"]
+    for group in optimizer.param_groups:
+        assert list(group["betas"]) == defaults["betas"]
+        assert group["eps"] == defaults["eps"]
+        assert group["amsgrad"] == defaults["amsgrad"]
+
+
+@pytest.mark.parametrize(("epochs", "drop"), [(24, 18), (12, 8)])
+def test_the_step_schedule_is_that_of_the_authors(epochs: int, drop: int, shared: Path) -> None:
+    recorded = json.loads((shared / "golden" / "optim_r50.json").read_text())
+    assert recorded[f"lr_config_{epochs}e"]["step"] == [drop]
+    recipe = replace(PUBLISHED, epochs=epochs, drop_epochs=(drop,))
+    for epoch, lr in enumerate(recorded[f"lr_per_epoch_{epochs}e"]):
+        for step in (10 * epoch, 10 * epoch + 9):
+            assert recipe.lr * learning_rate_factor(recipe, step, steps_per_epoch=10) == pytest.approx(lr, rel=1e-9)
+
+
+def test_slow_parts_have_their_factor_and_decay_is_for_all() -> None:
+    model = small_model()
+    ours = settings_of(model, build_optimizer(model, TrainRecipe(lr=2e-3, slow_lr_factor=0.25, weight_decay=0.05)))
+    slow = {name for name, (lr, _) in ours.items() if lr == pytest.approx(5e-4)}
+    fast = {name for name, (lr, _) in ours.items() if lr == pytest.approx(2e-3)}
+    assert slow | fast == set(ours) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all(decay == 0.05 for _, decay in ours.values())
+    assert "backbone.body.layer4.0.conv1.weight" in slow
+    assert "encoder.layers.0.attention.sampling_offsets.bias" in slow
+    assert "location_decoder.layers.1.cross_attention.sampling_offsets.weight" in slow
+    assert "location_decoder.reference_points.weight" in slow
+    assert "location_decoder.query_embedding.weight" in fast
+    assert "encoder.layers.0.attention.attention_weights.weight" in fast
+    assert "neck.levels.0.conv.weight" in fast
+
+
+def test_every_drop_is_a_tenth_and_counts_from_its_epoch() -> None:
+    recipe = replace(PUBLISHED, epochs=10, drop_epochs=(3, 7))
+    factors = [learning_rate_factor(recipe, step, steps_per_epoch=2) for step in range(20)]
+    assert factors == pytest.approx([1.0] * 6 + [0.1] * 8 + [0.01] * 6)
+
+
+def test_the_cosine_goes_down_to_nothing_at_the_end() -> None:
+    recipe = replace(PUBLISHED, schedule="cosine", epochs=5, drop_epochs=())
+    factors = [learning_rate_factor(recipe, step, steps_per_epoch=8) for step in range(41)]
+    assert factors[0] == 1.0
+    assert factors[10] == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
+    assert factors[20] == pytest.approx(0.5)
+    assert factors[40] == pytest.approx(0.0, abs=1e-12)
+    assert factors == sorted(factors, reverse=True)
+    assert learning_rate_factor(recipe, 45, steps_per_epoch=8) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_shorter_run_has_a_shorter_cosine() -> None:
+    recipe = replace(PUBLISHED, schedule="cosine", epochs=5, max_steps=20)
+    assert learning_rate_factor(recipe, 10, steps_per_epoch=8) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_warmup_rises_linearly_to_the_full_rate(schedule: str) -> None:
+    recipe = replace(PUBLISHED, schedule=schedule, epochs=1000, warmup_steps=4)  # type: ignore[arg-type]
+    factors = [learning_rate_factor(recipe, step, steps_per_epoch=1000) for step in range(6)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0], rel=1e-6)
+
+
+def test_without_warmup_the_first_step_is_a_full_one() -> None:
+    assert learning_rate_factor(PUBLISHED, 0, steps_per_epoch=100) == 1.0
+
+
+@pytest.mark.parametrize(("max_steps", "expected"), [(None, 48), (30, 30), (100, 48)])
+def test_total_steps(max_steps: int | None, expected: int) -> None:
+    assert total_steps(replace(PUBLISHED, epochs=6, max_steps=max_steps), steps_per_epoch=8) == expected
+
+
+def test_a_factor_scales_what_each_group_began_with() -> None:
+    optimizer = build_optimizer(small_model(), TrainRecipe(lr=1e-3, slow_lr_factor=0.1))
+    for factor in (0.5, 0.1, 1.0):
+        set_learning_rate(optimizer, factor)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])

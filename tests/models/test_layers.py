@@ -1,0 +1,59 @@
+"""The small shared pieces against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from panformer_cli.models.layers import FeedForward, inverse_sigmoid, relu, xavier_matrices
+
+
+def test_relu_with_a_backward_slope_has_the_same_values_bit_by_bit() -> None:
+    x = torch.cat(
+        [torch.randn(10_000, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, -0.0, 1e30, -1e30])]
+    )
+    for slope in (0.0, 0.1, 0.5):
+        assert torch.equal(relu(x.clone().requires_grad_(), slope), F.relu(x))
+        assert torch.equal(relu(x, slope), F.relu(x))
+
+
+def test_relu_passes_the_slope_back_below_zero() -> None:
+    x = torch.tensor([-3.0, -1e-3, 1e-3, 2.0], requires_grad=True)
+    upstream = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for slope, expected in ((0.25, [0.25, 0.5, 3.0, 4.0]), (0.0, [0.0, 0.0, 3.0, 4.0])):
+        (gradient,) = torch.autograd.grad(relu(x, slope), x, upstream)
+        torch.testing.assert_close(gradient, torch.tensor(expected))
+
+
+def test_inverse_sigmoid_goes_back_and_stops_at_the_edges() -> None:
+    x = torch.tensor([0.2, 0.5, 0.9])
+    torch.testing.assert_close(inverse_sigmoid(x), torch.tensor([math.log(0.25), 0.0, math.log(9.0)]))
+    edge = math.log(1e5)
+    torch.testing.assert_close(
+        inverse_sigmoid(torch.tensor([0.0, -1.0, 1.0, 2.0])), torch.tensor([-edge, -edge, edge, edge])
+    )
+
+
+def test_feedforward_is_two_linears_with_dropout_after_both() -> None:
+    torch.manual_seed(0)
+    feedforward = FeedForward(4, 6, dropout=0.5)
+    x = torch.randn(3, 4)
+    hidden = (x @ feedforward.linear1.weight.T + feedforward.linear1.bias).clamp(min=0)
+    expected = hidden @ feedforward.linear2.weight.T + feedforward.linear2.bias
+    torch.testing.assert_close(feedforward.eval()(x), expected)
+    seen: list[torch.Tensor] = []
+    feedforward.dropout.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    feedforward.train()(x)
+    assert [tuple(values.shape) for values in seen] == [(3, 6), (3, 4)]
+    torch.testing.assert_close(seen[0], hidden)
+
+
+def test_xavier_fills_matrices_and_leaves_vectors() -> None:
+    linear = torch.nn.Linear(30, 50)
+    bias = linear.bias.clone()
+    xavier_matrices(linear)
+    limit = math.sqrt(6 / 80)
+    assert 0.95 * limit < linear.weight.abs().max() <= limit
+    torch.testing.assert_close(linear.bias, bias, rtol=0, atol=0)
