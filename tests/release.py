@@ -92,3 +92,25 @@ def fill_rule(path: Path) -> tuple[Callable[..., np.ndarray | None], dict[str, s
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.fill, module.SALT
+
+
+class Recording:
+    """One pair of `<name>.npz` and `<name>.json`."""
+
+    def __init__(self, shared: Path, name: str) -> None:
+        self.arrays = np.load(shared / "golden" / f"{name}.npz")
+        self.notes: dict[str, Any] = json.loads((shared / "golden" / f"{name}.json").read_text())
+
+    def distance(self, name: str, ours: Tensor) -> float:
+        """The largest difference, as a share of the largest recorded value."""
+        theirs = self.arrays[name].reshape(-1)
+        note = self.notes[name]
+        assert list(ours.squeeze().shape) == [side for side in note["shape"] if side != 1], name
+        mine = ours.detach().reshape(-1)[:: note.get("stride", 1)].double().numpy()
+        return float(np.abs(mine - theirs).max() / max(np.abs(theirs).max(), 1e-12))
+
+
+def recorded_inputs(shared: Path) -> dict[str, Tensor]:
+    """Two normalised images, (3, H, W)."""
+    arrays = np.load(shared / "golden" / "inputs.npz")
+    return {name: torch.from_numpy(arrays[f"{name}.input"]) for name in ("a", "b_small")}

@@ -100,8 +100,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(f"{error.format_message()} See `{command} --help`.")
     except click.ClickException as error:
         return _fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        interrupt = (error.__cause__ or "") if isinstance(error, click.Abort) else error  # click wraps Ctrl-C
+        click.echo(str(interrupt) or "Stopped.", err=True)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does. Python would complain when it flushes at exit.

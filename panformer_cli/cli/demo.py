@@ -29,7 +29,10 @@ def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
 
     folders = DemoFolders(out)
     scenes = SceneOptions(train_images=images)
-    figures = run_demo(load_recipe("tiny", overrides), folders, scenes, RichReporter())
+    try:
+        figures = run_demo(load_recipe("tiny", overrides), folders, scenes, RichReporter())
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("Stopped; the same command goes on from here.") from error
     print_figures(figures, per_class=True)
     click.echo(f"Scenes:       {folders.scenes}")
     click.echo(f"Run:          {folders.run.path}")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from panformer_cli.cli.figures import print_figures
 from panformer_cli.cli.options import Compute, compute_options
 
-METRICS = ("panoptic", "bbox", "segm")
+if TYPE_CHECKING:
+    from panformer_cli.engine.evaluate import MetricName
+
+METRICS: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
 
 
-def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[MetricName, ...]:
     """The names in `--metrics`, in the order of `METRICS`."""
     names = {name.strip() for name in value.split(",")}
-    unknown = sorted(names - set(METRICS))
+    unknown = sorted(names.difference(METRICS))
     if unknown:
         text = ", ".join(repr(name) for name in unknown)
         raise click.BadParameter(f"unknown {text}: expected some of {','.join(METRICS)}.", ctx, parameter)
@@ -35,7 +39,7 @@ def evaluate(
     checkpoint: Path | None,
     data: Path | None,
     split: str | None,
-    metrics: tuple[str, ...],
+    metrics: tuple[MetricName, ...],
     out: Path | None,
     compute: Compute,
     as_json: bool,

@@ -180,10 +180,10 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[
     """The reverse of `optimizer_state`."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
-        parameter, _, key = name.rpartition(".")
-        by_parameter.setdefault(parameter, {})[key] = value
-    for parameter_name, parameter in model.named_parameters():
-        own = by_parameter.get(parameter_name, {})
+        of, _, key = name.rpartition(".")
+        by_parameter.setdefault(of, {})[key] = value
+    for name, parameter in model.named_parameters():
+        own = by_parameter.get(name, {})
         optimizer.state[parameter] |= {key: value.to(parameter.device) for key, value in own.items()}
 
 
@@ -205,7 +205,21 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, list(file.keys())
     except (SafetensorError, OSError) as error:
+        if _is_pickle(path):
+            raise CheckpointError(
+                f"checkpoint {path}: the file holds a pickle, which can run code when it is read; it was not opened; "
+                "expected a .safetensors checkpoint that `panformer train` wrote"
+            ) from error
         raise CheckpointError(
             f"checkpoint {path}: the file is damaged, cut short or not in safetensors form; expected a checkpoint that "
             "`panformer train` wrote; copy it again or use another"
         ) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether the file begins as `torch.save` (a zip, formerly a bare pickle) and `pickle.dump` write it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+    except OSError:
+        return False

@@ -27,6 +27,10 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -44,15 +48,30 @@ class RunFolder:
         return next((path for path in (self.best, self.last) if path.is_file()), None)
 
     def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Make the folder and say in it what will be run, and where."""
+        """Make the folder and say in it what will be run, and where.
+
+        Raises:
+            PanformerError: the folder cannot be written.
+        """
+        if not self.last.is_file():
+            self.forget_after(-1)
         with atomic_write(self.recipe) as temporary:
             temporary.write_text(recipe_to_yaml(recipe), encoding="utf-8")
-        write_json(self.path / "environment.json", environment)
+        write_json(self.environment, environment)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add a line to metrics.jsonl.
+
+        Raises:
+            PanformerError: it cannot be written.
+        """
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise PanformerError(
+                f"cannot write {self.metrics}: {error.strerror}; free some space and go on with --resume"
+            ) from error
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl that lie after `step`: a resumed run will write them again."""
@@ -66,6 +85,8 @@ class RunFolder:
 def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
     """A folder for a new run: `out`, or runs/<recipe>/<time>.
 
+    A run that ended before its first checkpoint, be it for a mistake in its settings, leaves `out` free for another.
+
     Raises:
         PanformerError: `out` holds something already.
     """
@@ -73,10 +94,13 @@ def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
         return RunFolder(RUNS / recipe.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if out.exists() and not out.is_dir():
         raise PanformerError(f"--out {out} is a file; expected a folder, new or empty")
-    if out.is_dir() and any(out.iterdir()):
-        what = "holds another run" if RunFolder(out).recipe.exists() else "is not empty"
-        raise PanformerError(f"--out {out} {what}; go on with that run with --resume, or choose a new folder")
-    return RunFolder(out)
+    run = RunFolder(out)
+    there = set(out.iterdir()) if out.is_dir() else set()
+    if run.last in there:
+        raise PanformerError(f"--out {out} holds another run; go on with that one with --resume, or choose a new folder")
+    if there - {run.recipe, run.metrics, run.environment}:
+        raise PanformerError(f"--out {out} is not empty; expected a new or empty folder; choose another one")
+    return run
 
 
 def run_to_resume(recipe: Recipe, out: Path | None) -> RunFolder:

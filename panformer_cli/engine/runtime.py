@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -20,6 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from panformer_cli import __version__
 from panformer_cli.errors import PanformerError
+from panformer_cli.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments
     Under a running `torchrun` this process is one of its workers. `work` and its arguments have to be picklable.
 
     Raises:
-        PanformerError: what `work` raised, from any process.
+        PanformerError: what `work` raised, from any process; or a process was killed.
+        KeyboardInterrupt: SIGINT or SIGTERM came, and `work` did not end by itself.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _worker(options, work, arguments)
@@ -132,27 +139,65 @@ def _launch(options: ProcessOptions, work: Callable[..., None], arguments: tuple
         start_method="spawn",
         run_id=f"panformer-{os.getpid()}",
     )
-    try:
-        failures = elastic_launch(config, _worker_reporting)(options, work, arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise PanformerError(
-            f"process {rank} of {options.processes} ended with exit code {failure.exitcode}; its own message is above. "
-            "Where it was killed, memory is short: use fewer processes or smaller images"
-        ) from error
-    for message in failures.values():
-        if message:
-            raise PanformerError(message)
+    # In a thread of its own torch's launcher leaves the signals of this process to us: a stop has to reach the workers
+    # as a request, and they need the time to save.
+    with TemporaryDirectory(prefix="panformer-") as folder, _stop_of_children() as stop, ThreadPoolExecutor(1) as pool:
+        launched = pool.submit(elastic_launch(config, _worker_reporting), options, work, arguments, Path(folder))
+        try:
+            launched.result()
+        except ChildFailedError as error:
+            if stop:
+                raise KeyboardInterrupt from error
+            raise _failure_of(error, Path(folder), options.processes) from error
 
 
-def _worker_reporting(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> str:
-    """A worker whose PanformerError comes back as text; the elastic launcher would print a traceback."""
+def _failure_of(error: ChildFailedError, folder: Path, processes: int) -> Exception:
+    """What to raise: the PanformerError of a worker; else what befell it, which is no mistake of the user."""
+    told = sorted(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
+    if told:  # the first to fail: the others only lost their partner
+        return PanformerError(told[0].read_text(encoding="utf-8"))
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        return PanformerError(
+            f"process {rank} of {processes} was ended from outside by signal {-failure.exitcode}, most often because "
+            "memory ran short; use fewer processes or smaller images"
+        )
+    content = failure.error_file_data.get("message", {})
+    details = content.get("extraInfo", {}).get("py_callstack", content) if isinstance(content, dict) else content
+    return RuntimeError(f"process {rank} of {processes} failed with exit code {failure.exitcode}:\n{details}")
+
+
+def _worker_reporting(
+    options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
+) -> None:
+    """A worker that leaves the text of its PanformerError in `folder`, and ends so that the others end too."""
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    try:
-        _worker(options, work, arguments)
-    except PanformerError as error:
-        return str(error)
-    return ""
+
+    def work_or_tell(process: Process, *given: Any) -> None:
+        try:
+            work(process, *given)
+        except PanformerError as error:
+            with atomic_write(folder / f"{process.rank}.txt") as temporary:
+                temporary.write_text(str(error), encoding="utf-8")
+            sys.exit(2)
+
+    _worker(options, work_or_tell, arguments)
+
+
+@contextlib.contextmanager
+def _stop_of_children() -> Iterator[StopRequest]:
+    """Inside, SIGINT and SIGTERM become a SIGTERM to the child processes; a second SIGINT ends them at once."""
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        del frame
+        at_once = bool(request) and number == signal.SIGINT
+        request.requested = True
+        for child in multiprocessing.active_children():
+            (child.kill if at_once else child.terminate)()
+
+    request = StopRequest()
+    with _handled(tell):
+        yield request
 
 
 def _worker(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -197,17 +242,22 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Inside, SIGINT and SIGTERM only set the `StopRequest`; outside of the main thread nothing changes."""
     request = StopRequest()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, request._handle) for number in numbers}
-    except ValueError:  # not the main thread
+    with _handled(request._handle):
         yield request
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, `handler` gets SIGINT and SIGTERM, where this is the main thread: others may not set handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def environment() -> dict[str, Any]:

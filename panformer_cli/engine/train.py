@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_panoptic import CocoPanoptic
-from panformer_cli.data.loading import TrainLoader, train_loader
+from panformer_cli.data.loading import EpochOrder, TrainLoader, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoint import (
     TrainingState,
@@ -39,7 +40,7 @@ from panformer_cli.engine.runtime import (
     run_processes,
     stop_on_signals,
 )
-from panformer_cli.errors import CheckpointError, DataError, RecipeError
+from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.losses.matcher import TrainingSelection
 from panformer_cli.models.build import build_model
@@ -63,26 +64,40 @@ class TrainOptions:
     init_from: Path | None = None
     processes: ProcessOptions = field(default_factory=ProcessOptions)
 
+    def __post_init__(self) -> None:
+        if self.resume and self.init_from is not None:
+            raise PanformerError(
+                "--resume and --init-from are both given: a run goes on with its own weights; choose one of them"
+            )
+
 
 def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolder:
     """Train a recipe to its end, or until a stop is asked for; everything is in the run's folder.
 
     Raises:
         PanformerError: recipe, data, checkpoint or folder cannot be used, or training diverged.
-        KeyboardInterrupt: a stop was asked for; the last step is saved.
+        KeyboardInterrupt: a stop was asked for; the last step is saved. Its text says how to go on.
     """
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
     run = run_to_resume(recipe, options.out) if options.resume else new_run(recipe, options.out)
-    if options.resume:
-        _check_same_recipe(recipe, run)
-    CocoPanoptic(Path(recipe.data.root), recipe.data.train_split)  # what is wrong is said before any process starts
+    # What is wrong is said before any process starts.
+    data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split)
     CocoPanoptic(Path(recipe.data.root), recipe.data.val_split)
+    if options.resume:
+        _check_same_model(recipe, data.categories, run)
+    if options.init_from is not None:
+        read_checkpoint(options.init_from)
+    per_epoch = EpochOrder(len(data), recipe.train.batch_size, recipe.train.seed).steps
+    steps = total_steps(recipe.train, per_epoch)
     run.start(recipe, environment())
     reporter.message(f"Run folder: {run.path}")
-    run_processes(options.processes, _train_process, recipe, run, options, reporter)
-    if read_checkpoint(run.last).progress.step < _steps_of(recipe):
-        raise KeyboardInterrupt
+    try:
+        run_processes(options.processes, _train_process, recipe, run, options, reporter)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_to_go_on(run, steps)) from error
+    if read_checkpoint(run.last).progress.step < steps:
+        raise KeyboardInterrupt(_how_to_go_on(run, steps))
     return run
 
 
@@ -288,13 +303,16 @@ class _LossLog:
         return means
 
 
-def _steps_of(recipe: Recipe) -> int:
-    data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split)
-    return total_steps(recipe.train, max(1, len(data) // recipe.train.batch_size))
+def _how_to_go_on(run: RunFolder, steps: int) -> str:
+    if not run.last.is_file():
+        return "Stopped before a checkpoint was saved; the same command starts again"
+    done = read_checkpoint(run.last).progress.step
+    command = shlex.join(["panformer", "train", str(run.recipe), "--resume", "--out", str(run.path)])
+    return f"Stopped; step {done} of {steps} is saved; go on with: {command}"
 
 
-def _check_same_recipe(recipe: Recipe, run: RunFolder) -> None:
-    """A run goes on with the model it began with; data place, schedule and the like may change."""
+def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder) -> None:
+    """A run goes on with the model and categories it began with; data place, schedule and the like may change."""
     checkpoint = read_checkpoint(run.last)
     before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
     changed = [f"model.{key} was {before[key]!r} and is {now[key]!r}" for key in now if before.get(key) != now[key]]
@@ -303,10 +321,20 @@ def _check_same_recipe(recipe: Recipe, run: RunFolder) -> None:
             f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "
             f"{'; '.join(changed[:3])}; use its own recipe, {run.recipe}"
         )
+    if _ids(checkpoint.categories) != _ids(categories):
+        raise CheckpointError(
+            f"--resume: the run in {run.path} was trained on other categories than those of {recipe.data.root} "
+            f"({len(checkpoint.categories)} and {len(categories)}, or other ids); use its own data set"
+        )
 
 
 def _check_same_categories(train: CategoryTable, validation: CategoryTable, root: Path) -> None:
-    if [row.id for row in train.categories] != [row.id for row in validation.categories]:
+    if _ids(train) != _ids(validation):
         raise DataError(
             f"{root}: the training and validation annotations have different categories; expected one table"
         )
+
+
+def _ids(table: CategoryTable) -> list[tuple[int, bool]]:
+    """What has to be equal for a label to mean the same: ids and kinds, in order."""
+    return [(row.id, row.is_thing) for row in table.categories]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import name_inside
 from panformer_cli.panoptic.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
-from panformer_cli.panoptic.page import Gallery, Legend, LegendEntry, Picture, Section, Text, write_page
+from panformer_cli.panoptic.page import Gallery, Legend, LegendEntry, Picture, Section, Table, Text, write_page
 from panformer_cli.reporting import Reporter
 
 
@@ -81,7 +82,8 @@ def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
     Raises:
         PanformerError: an input is missing or damaged, or something cannot be written.
     """
-    sections: list[Section] = list(curves(read_metrics(_metrics(request.run)))) if request.run else []
+    sections: list[Section] = _figures(request.predictions) if request.predictions else []
+    sections += list(curves(read_metrics(_metrics(request.run)))) if request.run else []
     paths: list[Path] = []
     if request.data_root is not None or request.predictions is not None:
         source = _Predictions(request) if request.predictions is not None else _GroundTruth(request)
@@ -210,6 +212,24 @@ def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
         path = wanted.with_stem(f"{wanted.stem}_{number}")
     taken.add(path)
     return path
+
+
+def _figures(predictions: Path) -> list[Section]:
+    """Tables of the metrics.json that `evaluate` leaves beside its predictions; none for those of `predict`."""
+    path = predictions.with_name("metrics.json")
+    if not path.is_file():
+        return []
+    panoptic = json.loads(path.read_text(encoding="utf-8"))["panoptic"]
+    groups = [(name, panoptic[name]) for name in ("all", "things", "stuff")]
+    quality = [(name, row["pq"], row["sq"], row["rq"], row["n"]) for name, row in groups]
+    classes = [
+        (row["name"], "thing" if row["is_thing"] else "stuff", row["pq"], row["sq"], row["rq"])
+        for row in panoptic["per_class"].values()
+    ]
+    return [
+        Table(("", "PQ", "SQ", "RQ", "classes"), quality, "Panoptic quality, percent"),
+        Table(("class", "kind", "PQ", "SQ", "RQ"), classes, "Per class"),
+    ]
 
 
 def _metrics(run: Path) -> Path:

@@ -1,0 +1,23 @@
+"""One data set and one trained run for all tests of the engine; they only read from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from panformer_cli.engine.runs import RunFolder
+from tests.engine.small import run_small, small_recipe, small_scenes
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 8 training and 4 validation images."""
+    return small_scenes(tmp_path_factory.mktemp("data") / "scenes")
+
+
+@pytest.fixture(scope="session")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of 4 steps, 2 an epoch, evaluated after each epoch; dropout is on, so that random state matters."""
+    out = tmp_path_factory.mktemp("run") / "trained"
+    return RunFolder(run_small(small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2"), out))

@@ -1,0 +1,217 @@
+"""Predictions on a person's own images: what is found, what is written, and what happens to a damaged one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panformer_cli.engine.predict import PredictRequest, PredictResult, find_images, predict
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.errors import CheckpointError, DataError, PanformerError
+from panformer_cli.reporting import SilentReporter
+from tests.engine.small import StopAfter
+
+
+def picture(path: Path, size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any) -> Path:
+    """An image of noise of `size` (width, height)."""
+    rng = np.random.default_rng(sum(map(ord, path.name)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), np.uint8), "RGBA")
+    noise.convert(mode).save(path, **options)
+    return path
+
+
+def rotated(path: Path, size: tuple[int, int]) -> Path:
+    """An image of `size` that says in its EXIF data that it has to be turned by 90 degrees."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return picture(path, size, exif=exif)
+
+
+def run(trained: RunFolder, out: Path, *inputs: Path | str) -> PredictResult:
+    return predict(PredictRequest([str(given) for given in inputs], trained.best, out), SilentReporter())
+
+
+def decoded(path: Path) -> np.ndarray[Any, Any]:
+    """The ids of a panoptic PNG, by its definition."""
+    image = Image.open(path)
+    assert image.mode == "RGB"
+    red, green, blue = np.moveaxis(np.asarray(image).astype(int), -1, 0)
+    return np.asarray(red + 256 * green + 256 * 256 * blue)
+
+
+def names(inputs: Sequence[str | Path]) -> list[str]:
+    return [image.name for image in find_images([str(given) for given in inputs])]
+
+
+@pytest.fixture(scope="module")
+def result(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The out folder and the JSON of images of several kinds and sizes."""
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("out")
+    picture(photos / "plain.png", (70, 50))
+    picture(photos / "gray.png", (33, 65), "L")
+    picture(photos / "clear.png", (64, 64), "RGBA")
+    picture(photos / "deep" / "down" / "PHOTO.JPG", (90, 40))
+    rotated(photos / "turned.jpg", (50, 30))
+    return out, run(trained, out, photos).content
+
+
+def test_every_image_has_its_own_size(result: tuple[Path, dict[str, Any]]) -> None:
+    out, content = result
+    sizes = {image["file_name"]: (image["width"], image["height"]) for image in content["images"]}
+    assert sizes == {
+        "clear.png": (64, 64),
+        "deep/down/PHOTO.JPG": (90, 40),
+        "gray.png": (33, 65),
+        "plain.png": (70, 50),
+        "turned.jpg": (30, 50),
+    }
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        assert annotation["image_id"] == image["id"]
+        for folder, suffix in (("overlays", ".jpg"), ("panoptic", ".png")):
+            path = (out / folder / image["file_name"]).with_suffix(suffix)
+            assert Image.open(path).size == (image["width"], image["height"])
+    assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
+
+
+def test_the_png_holds_what_the_json_says(result: tuple[Path, dict[str, Any]]) -> None:
+    out, content = result
+    found = 0
+    for annotation in content["annotations"]:
+        ids = decoded(out / "panoptic" / annotation["file_name"])
+        segments = {segment["id"]: segment for segment in annotation["segments_info"]}
+        assert set(np.unique(ids)) - {0} == set(segments)
+        for number, segment in segments.items():
+            rows, columns = np.nonzero(ids == number)
+            x, y, width, height = segment["bbox"]
+            assert segment["area"] == len(rows)
+            assert (x, x + width, y, y + height) == (
+                columns.min(), columns.max() + 1, rows.min(), rows.max() + 1,
+            )  # fmt: skip
+            assert 0 <= segment["score"] <= 1
+        found += len(segments)
+    assert found, "without any segment nothing was tested"
+
+
+def test_segments_name_their_category(result: tuple[Path, dict[str, Any]]) -> None:
+    out, content = result
+    table = {row["id"]: (row["name"], row["isthing"]) for row in content["categories"]}
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            assert (segment["category_name"], segment["isthing"]) == table[segment["category_id"]]
+    assert json.loads((out / "panoptic.json").read_text()) == content
+
+
+def test_nothing_else_is_left_in_the_folder(result: tuple[Path, dict[str, Any]]) -> None:
+    assert {path.name for path in result[0].iterdir()} == {"overlays", "panoptic", "panoptic.json"}
+
+
+def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp_path: Path) -> None:
+    photos, reporter = tmp_path / "photos", StopAfter()
+    picture(photos / "a.png")
+    whole = picture(photos / "b.png").read_bytes()
+    (photos / "b.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "c.jpg").write_bytes(b"")
+    (photos / "d.jpg").write_text("not an image")
+    picture(photos / "e.png")
+    result = predict(PredictRequest([str(photos)], trained.best, tmp_path / "out"), reporter)
+    assert [image["file_name"] for image in result.content["images"]] == ["a.png", "e.png"]
+    assert [image["id"] for image in result.content["images"]] == [1, 5]
+    assert len(result.failures) == 3
+    for failure, name in zip(result.failures, ("b.png", "c.jpg", "d.jpg"), strict=True):
+        assert str(photos / name) in failure
+        assert "\n" not in failure
+    assert reporter.warnings == result.failures
+    assert sorted(path.name for path in (tmp_path / "out" / "panoptic").iterdir()) == ["a.png", "e.png"]
+
+
+def test_folders_files_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x/b.png", "x/a.JPEG", "x/in/c.webp", "x/notes.txt", "y/d.png"):
+        picture(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert names(["x"]) == ["a.JPEG", "b.png", "in/c.webp"]
+    assert names(["y/d.png", "x"]) == ["d.png", "a.JPEG", "b.png", "in/c.webp"]
+    assert names(["x/*.png", "*/*.png"]) == ["b.png", "d.png"]
+    assert names(["**/*.webp"]) == ["c.webp"]
+    assert names(["../" + tmp_path.name + "/x/b.png"]) == ["b.png"]
+
+
+def test_a_file_may_have_the_name_of_a_pattern(tmp_path: Path) -> None:
+    picture(tmp_path / "a[1].png")
+    assert names([tmp_path / "a[1].png"]) == ["a[1].png"]
+
+
+def test_equal_names_get_results_of_their_own(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "A.bmp", "other/a.png", "a_2.png"):
+        picture(tmp_path / name)
+    inputs = [tmp_path / name for name in ("a.png", "a.jpg", "A.bmp", "other/a.png", "a_2.png")]
+    found = names(inputs)
+    stems = {str(Path(name).with_suffix("")).lower() for name in found}
+    assert len(stems) == 5, "also where capitals do not count"
+    assert found[0] == "a.png"
+
+
+def test_an_image_given_twice_is_predicted_once(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert names([tmp_path / "a.png", tmp_path]) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["000000000139.png", "7.png"], [7, 139]),
+        (["007.png", "7.png"], [1, 2]),
+        (["12.png", "b.png"], [1, 2]),
+    ],
+)
+def test_numbers_in_names_are_ids_where_all_differ(files: list[str], ids: list[int], tmp_path: Path) -> None:
+    for name in files:
+        picture(tmp_path / name)
+    assert sorted(image.id for image in find_images([str(tmp_path)])) == ids
+
+
+@pytest.mark.parametrize("given", ["none.png", "*.nothing", "empty", "x" * 400])
+def test_inputs_without_an_image_are_named(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=r"no such image, folder or pattern|the folder empty holds no image"):
+        find_images([given])
+
+
+def test_results_stay_in_the_out_folder(trained: RunFolder, tmp_path: Path) -> None:
+    """However an image is reached, its results have a name inside."""
+    picture(tmp_path / "here" / "a.png")
+    out = tmp_path / "there" / "out"
+    before = set(tmp_path.rglob("*"))
+    result = run(trained, out, tmp_path / "here" / ".." / "here" / "a.png")
+    assert [image["file_name"] for image in result.content["images"]] == ["a.png"]
+    new = set(tmp_path.rglob("*")) - before - {out.parent}
+    assert all(path.is_relative_to(out) for path in new)
+    assert (out / "panoptic" / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "out", "error", "said"),
+    [
+        (lambda run: run.path / "none.safetensors", lambda run: run.path / "x", CheckpointError, "no such file"),
+        (lambda run: run.best, lambda run: run.path, PanformerError, "holds a training run; choose another folder"),
+        (lambda run: run.best, lambda run: run.recipe, PanformerError, r"recipe\.yaml is a file; expected a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_said_first(
+    checkpoint: Callable[[RunFolder], Path],
+    out: Callable[[RunFolder], Path],
+    error: type[PanformerError],
+    said: str,
+    trained: RunFolder,
+    tmp_path: Path,
+) -> None:
+    image = picture(tmp_path / "a.png")
+    with pytest.raises(error, match=said):
+        predict(PredictRequest([str(image)], checkpoint(trained), out(trained)), SilentReporter())

@@ -1,0 +1,129 @@
+"""Which folder is meant, and what may be written into it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from panformer_cli.engine.runs import RunFolder, check_results_folder, find_checkpoint, new_run, run_to_resume
+from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.recipe import Recipe
+
+RECIPE = Recipe(name="mine")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`runs/` is sought where the user stands."""
+    monkeypatch.chdir(tmp_path)
+
+
+def file(path: Path, age: int = 0) -> Path:
+    """An empty file, `age` seconds old."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+def test_a_run_has_a_folder_of_its_recipe_and_time() -> None:
+    path = new_run(RECIPE, None).path
+    assert path.parent == Path("runs/mine")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("files", [[], ["recipe.yaml", "environment.json"], ["recipe.yaml", "metrics.jsonl"]])
+def test_a_folder_without_a_checkpoint_is_free(files: list[str]) -> None:
+    Path("out").mkdir()
+    for name in files:
+        file(Path("out") / name)
+    assert new_run(RECIPE, Path("out")).path == Path("out")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("out/last.safetensors", "--out out holds another run; go on with that one with --resume, or choose a new"),
+        ("out/letter.txt", "--out out is not empty; expected a new or empty folder; choose another one"),
+        ("out", "--out out is a file; expected a folder, new or empty"),
+    ],
+)
+def test_a_folder_in_use_is_refused(name: str, said: str) -> None:
+    file(Path(name))
+    with pytest.raises(PanformerError, match=f"^{said}"):
+        new_run(RECIPE, Path("out"))
+
+
+def test_a_run_that_begins_again_forgets_the_lines_of_the_first_try() -> None:
+    run = RunFolder(Path("out"))
+    run.start(RECIPE, {})
+    run.log({"kind": "train", "step": 1})
+    run.start(RECIPE, {})
+    assert run.metrics.read_text() == ""
+
+
+def test_a_resumed_run_keeps_its_lines_and_drops_those_it_will_repeat() -> None:
+    run = RunFolder(Path("out"))
+    file(run.last)
+    for step in (1, 2, 3):
+        run.log({"kind": "train", "step": step})
+    run.start(RECIPE, {})
+    with run.metrics.open("a") as metrics:
+        metrics.write('{"kind": "train", "st')  # cut short when the run was killed
+    run.forget_after(2)
+    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence() -> None:
+    run = RunFolder(Path("out"))
+    run.metrics.mkdir(parents=True)
+    with pytest.raises(PanformerError, match=r"cannot write out/metrics\.jsonl: Is a directory"):
+        run.log({"step": 1})
+
+
+def test_the_newest_run_of_the_recipe_is_resumed() -> None:
+    file(Path("runs/mine/a/last.safetensors"), age=20)
+    file(Path("runs/mine/b/last.safetensors"), age=30)
+    file(Path("runs/mine/c/best.safetensors"))
+    file(Path("runs/other/d/last.safetensors"))
+    assert run_to_resume(RECIPE, None).path == Path("runs/mine/a")
+    assert run_to_resume(RECIPE, Path("runs/mine/b")).path == Path("runs/mine/b")
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (None, "--resume: there is no run of mine in runs/mine; start without it, or name the run's folder with --out"),
+        (Path("nowhere"), "--resume: nowhere holds no last.safetensors; give a run's folder, or start without it"),
+    ],
+)
+def test_nothing_to_resume(out: Path | None, said: str) -> None:
+    with pytest.raises(PanformerError, match=f"^{said}"):
+        run_to_resume(RECIPE, out)
+
+
+def test_the_checkpoint_of_the_newest_run_is_its_best() -> None:
+    file(Path("runs/mine/a/last.safetensors"))
+    best = file(Path("runs/mine/a/best.safetensors"), age=60)
+    last = file(Path("runs/other/b/last.safetensors"), age=10)
+    assert find_checkpoint(None) == best
+    assert find_checkpoint(Path("runs/mine/a")) == best
+    assert find_checkpoint(Path("runs/other/b")) == last
+    assert find_checkpoint(last) == last
+
+
+def test_no_run_means_no_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint was given and there is no run in .*: panformer train REC"):
+        find_checkpoint(None)
+
+
+def test_results_do_not_go_into_a_run() -> None:
+    file(Path("runs/mine/a/recipe.yaml"))
+    with pytest.raises(PanformerError, match=r"holds a training run; choose another folder, such as runs/mine/a/res"):
+        check_results_folder(Path("runs/mine/a"))
+    with pytest.raises(PanformerError, match="is a file; expected a folder"):
+        check_results_folder(Path("runs/mine/a/recipe.yaml"))
+    check_results_folder(Path("runs/mine/a/results"))

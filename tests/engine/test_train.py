@@ -1,0 +1,275 @@
+"""A run as a whole: what it leaves behind, and that stopping, sharing and accumulating change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from panformer_cli.engine.checkpoint import MODEL, OPTIMIZER, RANDOM, read_checkpoint, read_tensors
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
+from panformer_cli.recipe_io import load_recipe
+from panformer_cli.reporting import SilentReporter
+from tests.engine.small import StopAfter, run_small, small_checkpoint, small_recipe, small_scenes
+
+
+def rows(run: RunFolder, kind: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Everything in a checkpoint: weights, optimiser, random state."""
+    return {prefix + name: value for prefix in (MODEL, OPTIMIZER, RANDOM) for name, value in read_tensors(path, prefix).items()}
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_what_a_run_leaves_behind(trained: RunFolder, scenes: Path) -> None:
+    assert {path.name for path in trained.path.iterdir()} == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "last.safetensors",
+        "best.safetensors",
+    }
+    recipe = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2")
+    assert load_recipe(str(trained.recipe)) == recipe
+    environment = json.loads((trained.path / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    last, best = read_checkpoint(trained.last), read_checkpoint(trained.best)
+    assert last.recipe == best.recipe == recipe
+    assert (last.progress.step, last.training_state, best.training_state) == (4, True, False)
+    assert last.progress.best_pq == max(row["pq"] for row in rows(trained, "eval"))
+
+
+def test_the_log_has_a_line_for_each_step_and_each_evaluation(trained: RunFolder) -> None:
+    train_rows, eval_rows = rows(trained, "train"), rows(trained, "eval")
+    assert [(row["step"], row["epoch"]) for row in train_rows] == [(1, 0), (2, 0), (3, 1), (4, 1)]
+    assert [row["step"] for row in eval_rows] == [2, 4]
+    for row in train_rows:
+        assert row["loss"] == pytest.approx(sum(row["losses"].values()))  # type: ignore[attr-defined]
+        assert row["loss"] > 0
+    assert {"pq", "sq", "rq", "pq_things", "pq_stuff"} <= set(eval_rows[0])
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_stopped_and_resumed_is_as_never_stopped(stop_after: int, trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2")
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, TrainOptions(run.path), StopAfter(stop_after, interrupt))
+    assert read_checkpoint(run.last).progress.step == stop_after
+    torch.manual_seed(12345)  # a new process would not have our random state
+    run_small(recipe, run.path, resume=True)
+    resumed, straight = tensors(run.last), tensors(trained.last)
+    assert resumed.keys() == straight.keys()
+    assert any(name.startswith(OPTIMIZER) for name in straight)
+    assert any(name.startswith(RANDOM) for name in straight)
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+    assert [row["loss"] for row in rows(run, "train")] == pytest.approx([row["loss"] for row in rows(trained, "train")])
+
+
+def test_the_random_state_is_needed_for_that(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    """The test above would be worth nothing if dropout did not draw."""
+    other = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.0")
+    without_dropout = tensors(run_small(other, tmp_path / "run") / "last.safetensors")
+    name = "model.neck.projections.0.0.weight"
+    same = [torch.equal(value, without_dropout[key]) for key, value in tensors(trained.last).items() if "weight" in key]
+    assert not all(same), name
+
+
+def test_an_extended_run_goes_on_where_it_ended(scenes: Path, tmp_path: Path) -> None:
+    run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run"))
+    run_small(small_recipe(scenes, "train.max_steps=2"), run.path, resume=True)
+    assert [row["step"] for row in rows(run, "train")] == [1, 2]
+    assert read_checkpoint(run.last).progress.step == 2
+
+
+def test_accumulated_gradients_are_those_of_one_forward_pass(scenes: Path, tmp_path: Path) -> None:
+    weights = []
+    for together in (1, 2, 4):
+        recipe = small_recipe(
+            scenes, "train.max_steps=2", f"train.images_per_forward={together}", "model.frozen_batch_norm=true"
+        )
+        weights.append(read_tensors(run_small(recipe, tmp_path / str(together)) / "last.safetensors", MODEL))
+    start = read_tensors(small_start(scenes, tmp_path), MODEL)
+    for name, value in weights[0].items():
+        for other in weights[1:]:
+            torch.testing.assert_close(other[name], value, rtol=0, atol=2e-5, msg=name)
+    moved = max(float((weights[0][name] - value).abs().max()) for name, value in start.items() if value.is_floating_point())
+    assert moved > 1e-3, "the weights have to move for the comparison to mean anything"
+
+
+def small_start(scenes: Path, tmp_path: Path) -> Path:
+    """A checkpoint of the weights that every run of the recipe starts from."""
+    torch.manual_seed(0)
+    return small_checkpoint(tmp_path / "start.safetensors", scenes, "model.frozen_batch_norm=true")
+
+
+def test_a_run_may_begin_with_the_weights_of_another(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(scenes, "train.max_steps=1", "model.dropout=0.2", "train.lr=1e-12", "train.weight_decay=0")
+    run = train(recipe, TrainOptions(tmp_path / "run", init_from=trained.best), SilentReporter())
+    before, after = read_tensors(trained.best, MODEL), read_tensors(run.last, MODEL)
+    learnt = [name for name in before if "running" not in name and "num_batches" not in name]
+    for name in learnt:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-7, msg=name)
+    assert read_checkpoint(run.last).progress.step == 1
+
+
+def test_weights_of_another_model_are_refused_and_the_folder_stays_free(scenes: Path, tmp_path: Path) -> None:
+    other = small_checkpoint(tmp_path / "other.safetensors", scenes, "model.thing_queries=7")
+    options = TrainOptions(tmp_path / "run", init_from=other)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors .*does not fit this model: .*expected \[10, "):
+        train(small_recipe(scenes), options, SilentReporter())
+    run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
+
+
+def test_missing_weights_are_said_before_the_folder_is_made(scenes: Path, tmp_path: Path) -> None:
+    options = TrainOptions(tmp_path / "run", init_from=tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="none.safetensors: no such file"):
+        train(small_recipe(scenes), options, SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_and_other_weights_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(PanformerError, match="--resume and --init-from are both given"):
+        TrainOptions(tmp_path, resume=True, init_from=tmp_path / "a.safetensors")
+
+
+def test_resume_with_another_model_is_refused(trained: RunFolder, scenes: Path) -> None:
+    recipe = small_recipe(scenes, "model.dropout=0.2", "model.thing_queries=11", "train.max_steps=5")
+    before = trained.recipe.read_text()
+    with pytest.raises(CheckpointError, match=r"model\.thing_queries was 10 and is 11; use its own recipe, .*recipe\.yaml"):
+        run_small(recipe, trained.path, resume=True)
+    assert trained.recipe.read_text() == before
+
+
+def test_resume_with_other_categories_is_refused(trained: RunFolder, tmp_path: Path) -> None:
+    other = small_scenes(tmp_path / "other", 1, 1)
+    for split in ("train", "val"):
+        path = other / "annotations" / f"panoptic_{split}.json"
+        content = json.loads(path.read_text())
+        unused = max(category["id"] for category in content["categories"]) + 1
+        content["categories"].append({"id": unused, "name": "more", "isthing": 1})
+        path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="was trained on other categories"):
+        run_small(small_recipe(other, "model.dropout=0.2"), trained.path, resume=True)
+
+
+def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
+    data = small_scenes(tmp_path / "data", 4, 1)
+    path = data / "annotations" / "panoptic_val.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 999, "name": "more", "isthing": 0})
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="different categories; expected one table"):
+        run_small(small_recipe(data), tmp_path / "run")
+
+
+def test_a_folder_with_another_run_is_refused(trained: RunFolder, scenes: Path) -> None:
+    before = trained.last.read_bytes()
+    with pytest.raises(PanformerError, match="holds another run; go on with that one with --resume, or choose a new"):
+        run_small(small_recipe(scenes), trained.path)
+    assert trained.last.read_bytes() == before
+
+
+def test_no_data_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="data.root is not set"):
+        run_small(load_recipe("tiny"), tmp_path / "run")
+
+
+def test_a_stop_is_saved_and_says_how_to_go_on(scenes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(scenes, "train.max_steps=4")
+    run = RunFolder(tmp_path / "a run")
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(recipe, TrainOptions(run.path), StopAfter(1, interrupt))
+    assert str(stopped.value) == (
+        f"Stopped; step 1 of 4 is saved; go on with: panformer train '{run.recipe}' --resume --out '{run.path}'"
+    )
+    assert load_recipe(str(run.recipe)) == recipe
+
+
+def test_the_signals_are_as_before_after_a_run(trained: RunFolder) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt, match="Stopped before a checkpoint was saved; the same command starts again"):
+        train(small_recipe(scenes, "train.max_steps=4"), TrainOptions(tmp_path / "run"), StopAfter(1, twice))
+    run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
+    assert len(rows(RunFolder(tmp_path / "run"), "train")) == 1
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run"))
+    before = run.last.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PanformerError, match=r"cannot write .*No space left on device; the file that was there is unch"):
+        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path, resume=True), SilentReporter())
+    monkeypatch.undo()
+    assert run.last.read_bytes() == before
+    assert [path.name for path in run.path.iterdir() if path.suffix == ".tmp"] == []
+    run_small(small_recipe(scenes, "train.max_steps=2"), run.path, resume=True)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """4 training images, of which the second is cut short."""
+    data = small_scenes(tmp_path / "damaged", 4, 1)
+    image = data / "images" / "train" / "000001.png"
+    image.write_bytes(image.read_bytes()[:200])
+    return data
+
+
+def test_a_damaged_image_ends_training(damaged: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"000001\.png .*damaged"):
+        run_small(small_recipe(damaged), tmp_path / "run")
+
+
+def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: Path) -> None:
+    reporter = StopAfter()
+    recipe = small_recipe(damaged, "train.max_steps=1", "data.skip_bad_images=true")
+    run = train(recipe, TrainOptions(tmp_path / "run"), reporter)
+    assert read_checkpoint(run.last).progress.step == 1
+    assert [warning for warning in reporter.warnings if "000001.png" in warning] == reporter.warnings
+    assert len(reporter.warnings) == 1
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of 3"):
+        run_small(small_recipe(scenes, "train.images_per_forward=3"), tmp_path / "run")
+
+
+def test_the_checkpoint_holds_nothing_but_tensors_and_text(trained: RunFolder) -> None:
+    with safe_open(trained.last, framework="pt") as file:
+        assert {name.split(".")[0] + "." for name in file.keys()} == {MODEL, OPTIMIZER, RANDOM}  # noqa: SIM118
+        assert set(file.metadata()) == {"format", "version", "torch", "recipe", "categories", "progress"}
+
+
+def test_fewer_images_than_a_step_takes(tmp_path: Path) -> None:
+    data = small_scenes(tmp_path / "data", 1, 1)
+    recipe = replace(small_recipe(data, "train.max_steps=2"), name="one_image")
+    assert [row["epoch"] for row in rows(RunFolder(run_small(recipe, tmp_path / "run")), "train")] == [0, 1]

@@ -1,0 +1,44 @@
+"""What only a GPU can show; skipped, saying so, where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from panformer_cli.data.scenes import SceneOptions, write_scenes
+from panformer_cli.engine.runtime import ProcessOptions
+from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.models.build import build_model
+from panformer_cli.panoptic.merging import InferenceSelection
+from panformer_cli.recipe_io import load_recipe
+from panformer_cli.reporting import SilentReporter
+from tests.models.small import table
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
+]
+
+
+def test_a_gpu_computes_what_the_cpu_computes() -> None:
+    torch.manual_seed(0)
+    model = build_model(load_recipe("tiny").model, table(things=3, stuff=2)).eval()
+    images, padding_mask = torch.randn(1, 3, 96, 128), torch.zeros(1, 96, 128, dtype=torch.bool)
+    with torch.inference_mode():
+        on_cpu = model(images, padding_mask, InferenceSelection(20))
+        on_gpu = model.cuda()(images.cuda(), padding_mask.cuda(), InferenceSelection(20))
+    torch.testing.assert_close(on_gpu.location.boxes.cpu(), on_cpu.location.boxes, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(on_gpu.stuff.masks[-1].cpu(), on_cpu.stuff.masks[-1], rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_runs_on_a_gpu_and_goes_on(tmp_path: Path, precision: str) -> None:
+    write_scenes(tmp_path / "scenes", SceneOptions(train_images=8, val_images=2), SilentReporter())
+    overrides = [f"data.root={tmp_path / 'scenes'}", f"train.precision={precision}", "data.workers=0"]
+    options = TrainOptions(out=tmp_path / "run", processes=ProcessOptions(gpus=1))
+    train(load_recipe("tiny", [*overrides, "train.max_steps=2"]), options, SilentReporter())
+    more = TrainOptions(out=tmp_path / "run", resume=True, processes=ProcessOptions(gpus=1))
+    run = train(load_recipe("tiny", [*overrides, "train.max_steps=4"]), more, SilentReporter())
+    assert run.best.is_file()
