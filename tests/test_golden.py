@@ -147,20 +147,20 @@ def test_the_hundred_detections(evaluation: Evaluation) -> None:
 
 def test_masks_scores_and_areas_at_the_original_size(evaluation: Evaluation) -> None:
     recording, places, candidates = evaluation.recording, places_of(evaluation), evaluation.candidates()
-    binary = candidates.binary()
-    assert recording.distance("a.masks_ori", candidates.masks[places]) <= 1e-4
+    masks = candidates.enlarged(candidates.masks)
+    assert recording.distance("a.masks_ori", masks[places]) <= 1e-4
     theirs = recording.arrays["a.post.scores_presort"]
     assert (theirs > 0.25).sum() >= 3
-    np.testing.assert_allclose(candidates.scores(binary).numpy()[places], theirs, atol=1e-4)
-    areas = binary.flatten(1).sum(1).numpy()[places]
+    np.testing.assert_allclose(candidates.scores().numpy()[places], theirs, atol=1e-4)
+    areas = (masks > 0.5).flatten(1).sum(1).numpy()[places]
     np.testing.assert_allclose(areas, recording.arrays["a.post.mask_area"], rtol=1e-3, atol=1)
 
 
 def test_instance_results_by_final_score(evaluation: Evaluation) -> None:
     """The results with a score; the many of score 0 have no order."""
     arrays, candidates = evaluation.recording.arrays, evaluation.candidates()
-    binary = candidates.binary()[:100]
-    scores = candidates.scores(candidates.binary())[:100]
+    binary = torch.stack([candidates.binary(index) for index in range(100)])
+    scores = candidates.scores()[:100]
     theirs = arrays["a.result.bboxes"]
     order = scores.argsort(descending=True)[: int((theirs[:, 4] > 0).sum())]
     assert len(order) >= 3

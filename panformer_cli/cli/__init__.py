@@ -6,6 +6,7 @@ Ctrl-C.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ COMMANDS = {
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions, or the curves of a run.",
 }
+
+
+# What the system refuses for a reason outside of the program, wherever a path is first touched.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
 
 
 class SuggestingGroup(click.Group):
@@ -108,6 +113,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         # Whoever read our output has gone, as `head` does. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in REFUSALS or error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}; check the path, its permissions and the space on the disk")
     return result if isinstance(result, int) else 0
 
 

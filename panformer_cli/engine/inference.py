@@ -28,8 +28,7 @@ class Prediction:
 
     def instances(self, image_id: int | str, num_things: int) -> InstancePrediction:
         """The thing candidates as instances, for box and mask AP."""
-        binary = self.candidates.binary()
-        scores = self.candidates.scores(binary)
+        scores = self.candidates.scores()
         things = len(self.candidates.boxes)
         assert bool((self.candidates.labels[:things] < num_things).all()), "things come first"
         return InstancePrediction(
@@ -37,7 +36,7 @@ class Prediction:
             scores[:things].tolist(),
             self.candidates.labels[:things].tolist(),
             self.candidates.boxes.cpu().numpy(),
-            [encode_mask(mask) for mask in binary[:things].cpu().numpy()],
+            [encode_mask(self.candidates.binary(index).cpu().numpy()) for index in range(things)],
         )
 
 

@@ -18,6 +18,8 @@ from panformer_cli.models.panoptic_segformer import PanopticOutput
 from panformer_cli.recipe import InferenceRecipe
 
 MASK_THRESHOLD = 0.5
+PIXELS_AT_ONCE = 2**24
+"""Of enlarged masks in memory, all together: 64 MB of float32."""
 
 
 class InferenceSelection:
@@ -49,24 +51,39 @@ class Candidates:
     """Masks that compete for the pixels of one image: things first, then every stuff class.
 
     labels: (n,) int64 of the category table. class_scores: (n,) 0..1.
-    masks: (n, H, W) float, 0 or more, at the image's original size.
+    masks: (n, h, w) float, 0 or more, as the mask decoders give them.
     boxes: (things, 4) float, x1, y1, x2, y2 in pixels of the original image, clipped to it.
+    size: height and width of the original image, H and W, at which masks compete.
     """
 
     labels: Tensor
     class_scores: Tensor
     masks: Tensor
     boxes: Tensor
+    size: tuple[int, int]
 
-    def binary(self) -> Tensor:
-        """(n, H, W) bool."""
-        return self.masks > MASK_THRESHOLD
+    def binary(self, index: int) -> Tensor:
+        """(H, W) bool: where candidate `index` wants to be."""
+        return self.enlarged(self.masks[index : index + 1])[0] > MASK_THRESHOLD
 
-    def scores(self, binary: Tensor) -> Tensor:
-        """(n,) class score x squared mean of the mask over its binary part."""
-        inside = (self.masks * binary).flatten(1).sum(1)
-        quality = inside / (binary.flatten(1).sum(1) + 1)
-        return self.class_scores * quality**2
+    def scores(self) -> Tensor:
+        """(n,) class score x squared mean of the mask over its binary part.
+
+        A few masks at a time are enlarged: all of them at the size of a 12-megapixel photograph are 7 GB.
+        """
+        at_once = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
+        qualities = [_quality(self.enlarged(part)) for part in self.masks.split(at_once)]
+        return self.class_scores * torch.cat(qualities) ** 2
+
+    def enlarged(self, masks: Tensor) -> Tensor:
+        """Some of the masks, (k, h, w), at the size of the image: (k, H, W)."""
+        return F.interpolate(masks[None], size=self.size, mode="bilinear", align_corners=False)[0]
+
+
+def _quality(masks: Tensor) -> Tensor:
+    """(n, H, W) to (n,): the mean of each mask over its binary part, an empty one's is 0."""
+    binary = masks > MASK_THRESHOLD
+    return (masks * binary).flatten(1).sum(1) / (binary.flatten(1).sum(1) + 1)
 
 
 def candidates_of(
@@ -79,16 +96,15 @@ def candidates_of(
     things = output.things.masks[-1][image, : len(output.selected[image])].float()
     stuff = output.stuff.masks[-1][image].float()
     stuff_labels = torch.arange(len(stuff), device=stuff.device) + num_things
-    small = torch.cat([things, stuff])
-    masks = F.interpolate(small[None], size=size, mode="bilinear", align_corners=False)[0]
     height, width = size
-    limit = masks.new_tensor([width, height, width, height])
+    limit = things.new_tensor([width, height, width, height])
     boxes = cxcywh_to_xyxy(output.location.boxes[-1, image, output.selected[image]].float()) * limit
     return Candidates(
         labels=torch.cat([selection.labels[image], stuff_labels]),
         class_scores=torch.cat([selection.scores[image], output.stuff_logits[-1, image].float().sigmoid()]),
-        masks=masks,
+        masks=torch.cat([things, stuff]),
         boxes=torch.minimum(boxes.clamp(min=0), limit),
+        size=size,
     )
 
 
@@ -97,17 +113,16 @@ def merge_masks(candidates: Candidates, categories: CategoryTable, recipe: Infer
 
     Things of one class are segments of their own, stuff of one class is one segment. Segment ids count from 1.
     """
-    binary = candidates.binary()
-    scores = candidates.scores(binary)
+    scores = candidates.scores()
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= recipe.score_threshold]
-    ids = np.zeros(tuple(binary.shape[1:]), dtype=np.int32)
+    ids = np.zeros(candidates.size, dtype=np.int32)
     segments: dict[int, tuple[int, float]] = {}  # id -> label, score
     stuff_ids: dict[int, int] = {}
     for index in order.tolist():
         label, score = int(candidates.labels[index]), float(scores[index])
         is_thing = label < categories.num_things
-        mask = binary[index].cpu().numpy()
+        mask = candidates.binary(index).cpu().numpy()
         free = mask & (ids == 0)
         area, left = int(mask.sum()), int(free.sum())
         allowed = recipe.thing_overlap if is_thing else recipe.stuff_overlap

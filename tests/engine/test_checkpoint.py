@@ -96,7 +96,8 @@ def test_the_optimiser_goes_on_as_if_nothing_had_happened() -> None:
     step(model, optimizer)
     step(copy, fresh)  # its own state, to be overwritten
     copy.load_state_dict(model.state_dict())
-    load_optimizer_state(copy, fresh, optimizer_state(model, optimizer))
+    state = {name: value.clone() for name, value in optimizer_state(model, optimizer).items()}
+    load_optimizer_state(copy, fresh, state)
     step(model, optimizer)
     step(copy, fresh)
     torch.testing.assert_close(copy.state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -121,7 +122,9 @@ class _Trap:
 def test_a_pickle_is_refused_and_not_run(dump: Callable[[Any, Path], Any], tmp_path: Path) -> None:
     path, ran = tmp_path / "model.pth", tmp_path / "ran"
     dump({"state_dict": _Trap(ran)}, path)
-    with pytest.raises(CheckpointError, match=r"model\.pth: the file holds a pickle, .* not opened; expected a \.safet"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.pth: the file holds a pickle, .* not opened; expected a \.safet"
+    ):
         read_checkpoint(path)
     assert not ran.exists()
     torch.load(path, weights_only=False) if dump is torch.save else pickle.loads(path.read_bytes())
@@ -192,7 +195,8 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(other, checkpoint)
     said = str(caught.value)
-    assert "(recipe mine, 3 categories) does not fit this model: 2.weight is not in this model; " in said
+    assert "(recipe mine, 3 categories) does not fit this model: 2." in said
+    assert "is not in this model; " in said
     assert said.endswith("more; use the recipe and the categories that it was trained with")
 
 

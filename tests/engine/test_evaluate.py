@@ -112,7 +112,7 @@ def test_another_split_and_another_root(trained: RunFolder, tmp_path: Path) -> N
 def test_data_of_other_categories_are_refused(trained: RunFolder, tmp_path: Path) -> None:
     write_coco(tmp_path / "coco")
     request = EvaluateRequest(trained.best, tmp_path / "out", tmp_path / "coco")
-    with pytest.raises(DataError, match=r"best\.safetensors knows 10 categories and .*coco has 3, and their ids or"):
+    with pytest.raises(DataError, match=r"best\.safetensors knows 11 categories and .*coco has 3, and their ids or"):
         evaluate(request, SilentReporter())
     assert not (tmp_path / "out").exists()
 

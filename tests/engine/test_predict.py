@@ -176,7 +176,7 @@ def test_numbers_in_names_are_ids_where_all_differ(files: list[str], ids: list[i
     assert sorted(image.id for image in find_images([str(tmp_path)])) == ids
 
 
-@pytest.mark.parametrize("given", ["none.png", "*.nothing", "empty", "x" * 400])
+@pytest.mark.parametrize("given", ["none.png", "*.nothing", "empty"])
 def test_inputs_without_an_image_are_named(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()

@@ -29,7 +29,11 @@ def rows(run: RunFolder, kind: str) -> list[dict[str, float]]:
 
 def tensors(path: Path) -> dict[str, Tensor]:
     """Everything in a checkpoint: weights, optimiser, random state."""
-    return {prefix + name: value for prefix in (MODEL, OPTIMIZER, RANDOM) for name, value in read_tensors(path, prefix).items()}
+    return {
+        prefix + name: value
+        for prefix in (MODEL, OPTIMIZER, RANDOM)
+        for name, value in read_tensors(path, prefix).items()
+    }
 
 
 def interrupt() -> None:
@@ -65,7 +69,9 @@ def test_the_log_has_a_line_for_each_step_and_each_evaluation(trained: RunFolder
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_stopped_and_resumed_is_as_never_stopped(stop_after: int, trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed_is_as_never_stopped(
+    stop_after: int, trained: RunFolder, scenes: Path, tmp_path: Path
+) -> None:
     recipe = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2")
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
@@ -83,12 +89,11 @@ def test_stopped_and_resumed_is_as_never_stopped(stop_after: int, trained: RunFo
 
 
 def test_the_random_state_is_needed_for_that(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
-    """The test above would be worth nothing if dropout did not draw."""
-    other = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.0")
-    without_dropout = tensors(run_small(other, tmp_path / "run") / "last.safetensors")
-    name = "model.neck.projections.0.0.weight"
-    same = [torch.equal(value, without_dropout[key]) for key, value in tensors(trained.last).items() if "weight" in key]
-    assert not all(same), name
+    """The test above would be worth nothing if nothing were drawn at random while training."""
+    run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1", "model.dropout=0.2"), tmp_path / "run"))
+    weights = read_tensors(run.last, RANDOM)
+    torch.manual_seed(0)
+    assert not torch.equal(weights["0.cpu"], read_tensors(trained.last, RANDOM)["0.cpu"])
 
 
 def test_an_extended_run_goes_on_where_it_ended(scenes: Path, tmp_path: Path) -> None:
@@ -99,24 +104,19 @@ def test_an_extended_run_goes_on_where_it_ended(scenes: Path, tmp_path: Path) ->
 
 
 def test_accumulated_gradients_are_those_of_one_forward_pass(scenes: Path, tmp_path: Path) -> None:
-    weights = []
+    """Compared in AdamW's first moment after one step, a tenth of the gradient: the step itself is little but its sign,
+    and magnifies the rounding of gradients near zero."""
+    gradients = []
     for together in (1, 2, 4):
         recipe = small_recipe(
-            scenes, "train.max_steps=2", f"train.images_per_forward={together}", "model.frozen_batch_norm=true"
+            scenes, "train.max_steps=1", f"train.images_per_forward={together}", "model.frozen_batch_norm=true"
         )
-        weights.append(read_tensors(run_small(recipe, tmp_path / str(together)) / "last.safetensors", MODEL))
-    start = read_tensors(small_start(scenes, tmp_path), MODEL)
-    for name, value in weights[0].items():
-        for other in weights[1:]:
-            torch.testing.assert_close(other[name], value, rtol=0, atol=2e-5, msg=name)
-    moved = max(float((weights[0][name] - value).abs().max()) for name, value in start.items() if value.is_floating_point())
-    assert moved > 1e-3, "the weights have to move for the comparison to mean anything"
-
-
-def small_start(scenes: Path, tmp_path: Path) -> Path:
-    """A checkpoint of the weights that every run of the recipe starts from."""
-    torch.manual_seed(0)
-    return small_checkpoint(tmp_path / "start.safetensors", scenes, "model.frozen_batch_norm=true")
+        moments = read_tensors(run_small(recipe, tmp_path / str(together)) / "last.safetensors", OPTIMIZER)
+        gradients.append({name: value for name, value in moments.items() if name.endswith("exp_avg")})
+    for name, value in gradients[0].items():
+        for other in gradients[1:]:
+            torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5 * float(value.abs().max()), msg=name)
+    assert sum(float(value.square().sum()) for value in gradients[0].values()) ** 0.5 == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_run_may_begin_with_the_weights_of_another(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
@@ -152,7 +152,9 @@ def test_resume_and_other_weights_exclude_each_other(tmp_path: Path) -> None:
 def test_resume_with_another_model_is_refused(trained: RunFolder, scenes: Path) -> None:
     recipe = small_recipe(scenes, "model.dropout=0.2", "model.thing_queries=11", "train.max_steps=5")
     before = trained.recipe.read_text()
-    with pytest.raises(CheckpointError, match=r"model\.thing_queries was 10 and is 11; use its own recipe, .*recipe\.yaml"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.thing_queries was 10 and is 11; use its own recipe, .*recipe\.yaml"
+    ):
         run_small(recipe, trained.path, resume=True)
     assert trained.recipe.read_text() == before
 
@@ -202,8 +204,11 @@ def test_a_stop_is_saved_and_says_how_to_go_on(scenes: Path, tmp_path: Path) -> 
     assert load_recipe(str(run.recipe)) == recipe
 
 
-def test_the_signals_are_as_before_after_a_run(trained: RunFolder) -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_the_signals_are_as_before_after_a_run(scenes: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(tmp_path / "run"), StopAfter(1, interrupt))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
@@ -227,7 +232,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(PanformerError, match=r"cannot write .*No space left on device; the file that was there is unch"):
+    with pytest.raises(
+        PanformerError, match=r"cannot write .*No space left on device; the file that was there is unch"
+    ):
         train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path, resume=True), SilentReporter())
     monkeypatch.undo()
     assert run.last.read_bytes() == before

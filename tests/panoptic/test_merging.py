@@ -32,6 +32,7 @@ def candidates(*rows: Row, value: float = 1.0, height: int = 1) -> Candidates:
         class_scores=torch.tensor([score for _, score, _ in rows]),
         masks=torch.tensor(masks).view(len(rows), height, -1),
         boxes=torch.zeros(len(rows), 4),
+        size=(height, len(rows[0][2]) // height if rows else 1),
     )
 
 
@@ -48,8 +49,8 @@ def test_the_score_is_class_times_squared_mean_mask() -> None:
     made.masks[0, 0, 9] = 0.5  # 0.5 is the threshold, and not above it
     made.masks[0, 0, 0] = 3.0  # masks have no upper end
     quality = (3.0 + 4 * 0.9) / (5 + 1)
-    torch.testing.assert_close(made.scores(made.binary()), torch.tensor([0.8 * quality**2, 0.0]))
-    assert made.binary().tolist()[0] == [[True] * 5 + [False] * 5]
+    torch.testing.assert_close(made.scores(), torch.tensor([0.8 * quality**2, 0.0]))
+    assert made.binary(0).tolist() == [[True] * 5 + [False] * 5]
 
 
 def test_things_come_in_descending_score_and_each_is_a_segment() -> None:
@@ -69,7 +70,7 @@ def test_things_come_in_descending_score_and_each_is_a_segment() -> None:
 
 def test_a_score_at_the_threshold_is_in_and_one_below_is_out() -> None:
     made = candidates((CAT, 0.7, "######...."))
-    score = float(made.scores(made.binary())[0])
+    score = float(made.scores()[0])
     above = math.nextafter(score, 1.0)
     assert drawn(merge_masks(made, TABLE, InferenceRecipe(score_threshold=score))) == "1111110000"
     assert drawn(merge_masks(made, TABLE, InferenceRecipe(score_threshold=above + 1e-6))) == "0000000000"
@@ -83,7 +84,7 @@ def test_a_score_at_the_threshold_is_in_and_one_below_is_out() -> None:
 ])  # fmt: skip
 def test_what_is_taken_too_much_is_dropped(label: int, first: str, merged: str) -> None:
     made = candidates((CAT, 1.0, first), (label, 0.4, "##########"))
-    assert float(made.scores(made.binary())[0]) > float(made.scores(made.binary())[1]) > 0.25
+    assert float(made.scores()[0]) > float(made.scores()[1]) > 0.25
     assert drawn(merge_masks(made, TABLE, RECIPE)) == merged
 
 
@@ -193,9 +194,10 @@ def test_candidates_are_the_chosen_things_and_every_stuff_class_at_the_original_
     scores = torch.cat([selection.scores[image], output.stuff_logits[-1, image].sigmoid()])
     torch.testing.assert_close(made.class_scores, scores)
     small = torch.cat([output.things.masks[-1][image], output.stuff.masks[-1][image]])
-    for mask, source in zip(made.masks, small, strict=True):
+    for index, (mask, source) in enumerate(zip(made.enlarged(made.masks), small, strict=True)):
         expected = F.interpolate(source[None, None], size=(20, 25), mode="bilinear", align_corners=False)[0, 0]
         torch.testing.assert_close(mask, expected)
+        assert torch.equal(made.binary(index), mask > 0.5)
 
 
 def test_boxes_are_in_pixels_of_the_original_image_and_clipped() -> None:

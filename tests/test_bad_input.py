@@ -1,0 +1,474 @@
+"""What a user can get wrong: one sentence on stderr that names the place and the way out, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from panformer_cli import cli
+from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.runs import RunFolder
+from tests.conftest import REPOSITORY
+from tests.engine.small import SMALL, run_small, small_checkpoint, small_recipe, small_scenes
+
+ANNOTATION, IMAGE, PNG = (
+    "annotations/panoptic_val.json",
+    "images/val/000000.png",
+    "annotations/panoptic_val/000000.png",
+)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, a checkpoint of it and a run with both checkpoints; tests work on copies."""
+    folder = tmp_path_factory.mktemp("original")
+    data = small_scenes(folder / "data", 4, 2)
+    small_checkpoint(folder / "model.safetensors", data)
+    run_small(small_recipe(data, "train.max_steps=1"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the user stands: `data` and `model.safetensors` are copies, `run` is the trained run."""
+    for path in (original / "data").rglob("*"):
+        if path.is_file():
+            target = tmp_path / "data" / path.relative_to(original / "data")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((original / "model.safetensors").read_bytes())
+    (tmp_path / "run").symlink_to(original / "run")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def train(*more: str, data: str = "data") -> list[str]:
+    """`panformer train tiny` for one step, made small."""
+    settings = [*SMALL, f"data.root={data}", "train.max_steps=1", "model.dropout=0.0"]
+    return ["train", "tiny", *(word for setting in settings for word in ("--set", setting)), *more]
+
+
+EVALUATE = ["evaluate", "model.safetensors", "--data", "data", "--split", "val", "--out", "out"]
+PREDICT = ["predict", "data/images/val", "--checkpoint", "model.safetensors", "--out", "out"]
+VISUALIZE = ["visualize", "--data", "data", "--split", "val", "--out", "out"]
+
+
+def assert_refused(
+    arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str], problems: int = 1
+) -> str:
+    """One `Error:` sentence that has all of `expected` in it, or a heading and a line for each of several problems."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("Run folder: ")]
+    assert len(lines) == (1 if problems == 1 else 1 + problems), err
+    assert lines[0].startswith("Error: ")
+    assert "Traceback" not in err
+    assert lines[0].count("Error") == 1
+    for words in expected:
+        assert words in "\n".join(lines)
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian", "tiny"], ["No such command 'trian'", "Did you mean 'train'?", "See `panformer --help`."]),
+        (["fly"], ["No such command 'fly'", "Expected one of demo, prepare-data, train"]),
+        (["prepare-data", "scene"], ["No such command 'scene'", "Did you mean 'scenes'?"]),
+        (["train", "tiny", "--gpuss", "2"], ["No such option", "--gpuss", "--gpus", "See `panformer train --help`."]),
+        (["train"], ["Missing argument 'RECIPE'", "See `panformer train --help`."]),
+        (["train", "tiny", "more"], ["unexpected extra argument", "more"]),
+        (["train", "tiny", "--cpu-processes", "zwei"], ["'zwei' is not a valid integer"]),
+        (["visualize"], ["nothing to draw", "--data, --predictions, --run"]),
+    ],
+)
+def test_commands_and_options(
+    arguments: list[str], expected: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(arguments, expected, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected", "problems"),
+    [
+        (None, ["the recipe 'mine.yaml' does not exist", "built-in recipes", "tiny"], 1),
+        ("model: [1, 2", ["mine.yaml is not a recipe in YAML", "line"], 1),
+        ("", ["mine.yaml is empty", "expected a recipe with settings"], 1),
+        ("- a\n- b\n", ["mine.yaml holds", "expected a recipe with settings"], 1),
+        ("train: {lr_ratee: 1}", ["mine.yaml: unknown key train.lr_ratee"], 1),
+        ("train: {epochz: 1}", ["unknown key train.epochz; did you mean train.epochs?"], 1),
+        ("model: {embed_dim: big}", ["model.embed_dim is 'big': expected a whole number"], 1),
+        ("data: {flip_probability: 2}", ["data.flip_probability is 2.0: expected 0 to 1"], 1),
+        ("model: {backbone: resnet5}", ["model.backbone is 'resnet5': expected one of resnet18, resnet50"], 1),
+        (
+            "model: {headz: 8, dropout: 7}\ntrain: {lr: fast, epochs: 0}\n",
+            [
+                "mine.yaml has 4 mistakes:",
+                "did you mean model.heads?",
+                "model.dropout is 7",
+                "train.lr is",
+                "train.epo",
+            ],
+            4,
+        ),
+    ],
+)
+def test_recipes(
+    content: str | None, expected: list[str], problems: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        Path("mine.yaml").write_text(content)
+    assert_refused(["train", "mine.yaml"], expected, capsys, problems)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("train.lrr=1", ["unknown key train.lrr; did you mean train.lr?"]),
+        ("train.lr", ["--set train.lr: expected key=value, such as"]),
+        ("train.lr=fast", ["train.lr is 'fast': expected a number"]),
+        ("model=3", ["model is a section: set one of its keys, such as model."]),
+        ("model.backbone_weights=none.pth", ["none.pth: no such file"]),
+        (
+            "train.images_per_forward=3",
+            ["train.batch_size is 4: expected a multiple of 3", "set train.batch_size to 3"],
+        ),
+        ("data.train_split=vall", ["no split 'vall' in data", "splits there: train, val", "did you mean 'val'?"]),
+        ("data.root=", ["data.root is not set", "--set data.root=DIR"]),
+    ],
+)
+def test_settings(setting: str, expected: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(train("--out", "new", "--set", setting), expected, capsys)
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda data: (data / name).unlink()
+
+
+def cut(name: str, kept: int) -> Callable[[Path], None]:
+    return lambda data: (data / name).write_bytes((data / name).read_bytes()[:kept])
+
+
+def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(data: Path) -> None:
+        content = json.loads((data / ANNOTATION).read_text())
+        change(content)
+        (data / ANNOTATION).write_text(json.dumps(content))
+
+    return apply
+
+
+def as_palette(data: Path) -> None:
+    Image.open(data / PNG).convert("P").save(data / PNG)
+
+
+def of_another_size(name: str) -> Callable[[Path], None]:
+    return lambda data: Image.open(data / name).resize((32, 48), Image.Resampling.NEAREST).save(data / name)
+
+
+def with_another_id(data: Path) -> None:
+    pixels = np.array(Image.open(data / PNG))
+    pixels[0, 0] = (9, 9, 9)
+    Image.fromarray(pixels).save(data / PNG)
+
+
+def first_segment(content: dict[str, Any]) -> dict[str, Any]:
+    segment: dict[str, Any] = content["annotations"][0]["segments_info"][0]
+    return segment
+
+
+DATA_MISTAKES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "splits there: train"]),
+    "JSON truncated": (cut(ANNOTATION, 500), ["panoptic_val.json is no JSON, or is cut short", "expected a COCO pan"]),
+    "JSON empty": (cut(ANNOTATION, 0), ["panoptic_val.json is empty (0 bytes)"]),
+    "PNG missing": (remove(PNG), ["the panoptic PNG data/" + PNG + " is missing"]),
+    "PNG truncated": (cut(PNG, 60), [PNG, "damaged or cut short"]),
+    "PNG palette": (as_palette, [PNG, "is a 8-bit palette PNG; expected an 8-bit RGB PNG"]),
+    "PNG of another size": (of_another_size(PNG), [PNG + " is 32x48", "gives 64x64", "expected equal sizes"]),
+    "PNG with another id": (
+        with_another_id,
+        [PNG, "disagree: segment ids 592137 only in the PNG", "expected the same"],
+    ),
+    "image missing": (remove(IMAGE), ["the image data/" + IMAGE + " is missing"]),
+    "image truncated": (cut(IMAGE, 100), [IMAGE, "damaged"]),
+    "image of another size": (of_another_size(IMAGE), [IMAGE + " is 32x48", "is 64x64", "expected equal sizes"]),
+    "category unknown": (
+        edit(lambda content: first_segment(content).update(category_id=777)),
+        ["panoptic_val.json: image 0: segment", "has the category_id 777; expected an id of `categories`"],
+    ),
+    "category table empty": (
+        edit(lambda content: content["categories"].clear()),
+        ["panoptic_val.json: the category table is empty; expected a list `categories`"],
+    ),
+    "category without a name": (
+        edit(lambda content: content["categories"][0].pop("name")),
+        ["panoptic_val.json: the category", "lacks name; expected id, name, isthing"],
+    ),
+    "no image": (edit(lambda content: content["annotations"].clear()), ["annotates no image; expected at least one"]),
+    "image name outside": (
+        edit(lambda content: content["images"][0].update(file_name="../../../secret.png")),
+        ["panoptic_val.json: the file name '../../../secret.png' points outside data/images/val; expected a name insi"],
+    ),
+    "PNG name outside": (
+        edit(lambda content: content["annotations"][0].update(file_name="/etc/passwd")),
+        ["panoptic_val.json: the file name '/etc/passwd' points outside data/annotations/panoptic_val"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", DATA_MISTAKES)
+@pytest.mark.parametrize("command", [EVALUATE, VISUALIZE], ids=["evaluate", "visualize"])
+def test_data(command: list[str], mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, expected = DATA_MISTAKES[mistake]
+    spoil(place / "data")
+    assert_refused(command, expected, capsys)
+    assert not Path("secret.png").exists()
+
+
+@pytest.mark.parametrize("mistake", ["JSON truncated", "PNG palette", "image truncated", "image name outside"])
+def test_data_in_training(mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, expected = DATA_MISTAKES[mistake]
+    spoil(place / "data")
+    assert_refused(train("--out", "new", "--set", "data.train_split=val", "--set", "train.batch_size=2",
+                         "--set", "train.images_per_forward=2"), expected, capsys)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        train("--out", "new", data="nowhere"),
+        ["evaluate", "model.safetensors", "--data", "nowhere", "--out", "out"],
+        ["prepare-data", "coco", "--root", "nowhere"],
+        ["visualize", "--data", "nowhere"],
+    ],
+    ids=["train", "evaluate", "prepare-data", "visualize"],
+)
+def test_no_data_folder(arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(arguments, ["nowhere does not exist; expected a folder in COCO's layout", "pass its path"], capsys)
+    assert not Path("new").exists()
+
+
+class _Trap:
+    """A pickle of this creates the file `ran` when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("ran", "w")
+
+
+def make_pickle(path: Path) -> None:
+    torch.save({"state_dict": _Trap()}, path)
+
+
+def make_old_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"state_dict": _Trap()}))
+
+
+CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "missing": (Path.unlink, ["model.safetensors: no such file; give a checkpoint"]),
+    "truncated": (
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        ["damaged, cut short or not in safetensors"],
+    ),
+    "empty": (lambda path: path.write_bytes(b""), ["damaged, cut short or not in safetensors form; expected a check"]),
+    "pickle": (
+        make_pickle,
+        ["model.safetensors: the file holds a pickle", "not opened", "expected a .safetensors che"],
+    ),
+    "old pickle": (make_old_pickle, ["the file holds a pickle"]),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), ["is a folder without best.safetensors or last.safeten"]),
+}
+
+
+@pytest.mark.parametrize("mistake", CHECKPOINT_MISTAKES)
+@pytest.mark.parametrize(
+    "command",
+    [EVALUATE, PREDICT, train("--out", "new", "--init-from", "model.safetensors")],
+    ids=["evaluate", "predict", "train"],
+)
+def test_checkpoints(command: list[str], mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, expected = CHECKPOINT_MISTAKES[mistake]
+    spoil(Path("model.safetensors"))
+    assert_refused(command, ["checkpoint model.safetensors", *expected], capsys)
+    assert not Path("ran").exists()
+    assert not Path("out").exists()
+
+
+def test_a_pickle_of_backbone_weights_is_not_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pickle(Path("backbone.pth"))
+    arguments = train("--out", "new", "--set", "model.backbone_weights=backbone.pth")
+    assert_refused(arguments, ["backbone.pth: the pickle holds more than tensors and was not run"], capsys)
+    assert not Path("ran").exists()
+
+
+def test_no_checkpoint_at_all(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(["evaluate"], ["no checkpoint was given and there is no run in", "panformer train RECIPE"], capsys)
+
+
+def test_a_checkpoint_of_another_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_checkpoint(Path("other.safetensors"), Path("data"), "model.encoder_layers=2")
+    expected = [
+        "checkpoint other.safetensors (recipe tiny, 11 categories) does not fit this model: ",
+        "is not in this ",
+    ]
+    assert_refused(train("--out", "new", "--init-from", "other.safetensors"), expected, capsys)
+    assert_refused(
+        train("--resume", "--out", "run", "--set", "model.encoder_layers=2"),
+        [
+            "--resume: the run in run is of recipe tiny and another model: model.encoder_layers was 1 and is 2",
+            "use its",
+        ],
+        capsys,
+    )
+
+
+def test_nothing_to_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(train("--resume"), ["--resume: there is no run of tiny in runs/tiny; start without it"], capsys)
+    assert_refused(train("--resume", "--out", "new"), ["--resume: new holds no last.safetensors"], capsys)
+    both = train("--resume", "--out", "run", "--init-from", "model.safetensors")
+    assert_refused(both, ["--resume and --init-from are both given"], capsys)
+
+
+def test_a_folder_with_another_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = RunFolder(place / "run").last.read_bytes()
+    assert_refused(train("--out", "run"), ["--out run holds another run; go on with that one with --resume"], capsys)
+    for command in (EVALUATE, PREDICT):
+        assert_refused([*command, "--out", "run"], ["--out run holds a training run; choose another folder"], capsys)
+    assert_refused(
+        ["prepare-data", "scenes", "--out", "run"], ["run already holds other files; choose another"], capsys
+    )
+    assert RunFolder(place / "run").last.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (train("--out", "file"), ["--out file is a file; expected a folder, new or empty"]),
+        (train("--out", "file/new"), ["cannot write file/new/recipe.yaml: Not a directory"]),
+        ([*EVALUATE, "--out", "file"], ["--out file is a file; expected a folder"]),
+        ([*EVALUATE, "--out", "file/new"], ["cannot write file/new/", "Not a directory", "choose another folder"]),
+        ([*PREDICT, "--out", "file/new"], ["cannot write file/new/", "Not a directory", "choose another folder"]),
+        ([*VISUALIZE, "--out", "file/new"], ["file/new", "Not a directory"]),
+        ([*VISUALIZE, "--out", "file"], ["'file'", "is a file"]),
+        (["prepare-data", "scenes", "--out", "file"], ["cannot write scenes to file: Not a directory"]),
+        (["predict", "none.jpg", *PREDICT[2:]], ["no such image, folder or pattern: none.jpg; give image files"]),
+        (["predict", "x" * 300, *PREDICT[2:]], ["xxx: File name too long; check the path"]),
+        (["predict", "empty", *PREDICT[2:]], ["the folder empty holds no image; expected files of the kinds .bmp"]),
+        (["visualize", "--run", "empty"], ["empty/metrics.jsonl cannot be read: No such file"]),
+        (["evaluate", "x" * 300], ["xxx: File name too long; check the path"]),
+        (train("--out", "x" * 300), ["xxx: File name too long; check the path"]),
+        (train(data="x" * 300), ["xxx: File name too long; check the path"]),
+    ],
+)
+def test_files_and_folders(
+    arguments: list[str], expected: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("")
+    Path("empty").mkdir()
+    assert_refused(arguments, expected, capsys)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+@pytest.mark.parametrize("command", [train("--out", "shut/new"), [*EVALUATE, "--out", "shut/new"]])
+def test_no_permission(command: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("shut").mkdir(mode=0o500)
+    assert_refused(command, ["cannot write shut/new/", "Permission denied", "choose another folder"], capsys)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(original: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_small(small_recipe(place / "data", "train.max_steps=1"), place / "mine")
+    mine = RunFolder(Path("mine"))
+    before = mine.last.read_bytes()
+    with files_of_at_most(1_000_000):
+        arguments = train("--resume", "--out", "mine", "--set", "train.max_steps=2")
+        expected = ["cannot write mine/last.safetensors: ", "the file that was there is unchanged", "free some space"]
+        capsys.readouterr()
+        assert run(*arguments) == 2
+    err = capsys.readouterr().err
+    said = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(said) == 1
+    for words in expected:
+        assert words in said[0]
+    assert "Traceback" not in err
+    assert mine.last.read_bytes() == before
+    assert [path for path in Path("mine").iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_names_in_saved_predictions_stay_inside(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*EVALUATE) == 0
+    saved = Path("out/panoptic.json")
+    content = json.loads(saved.read_text())
+    for key, name in (("images", "../../stolen"), ("annotations", "../../../etc/passwd")):
+        changed = json.loads(json.dumps(content))
+        changed[key][0]["file_name"] = name
+        saved.write_text(json.dumps(changed))
+        arguments = ["visualize", "--predictions", str(saved), "--images", "data/images/val", "--out", "viz"]
+        assert_refused(arguments, [f"the file name '{name}' points outside", "expected a name inside it"], capsys)
+    assert not Path("stolen.jpg").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_in_training_saves_and_says_how_to_go_on(processes: int, place: Path) -> None:
+    many = ["--set", "train.max_steps=100000", "--set", "train.epochs=100000", "--out", "mine"]
+    if processes > 1:
+        many += ["--cpu-processes", str(processes), "--set", "train.images_per_forward=1"]
+    command = [sys.executable, "-m", "panformer_cli", *train(), *many]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # In a session of its own, as in a terminal: Ctrl-C reaches all processes of it.
+    training = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    assert training.stderr is not None
+    try:
+        for line in training.stderr:  # an evaluation after the first epoch: steps have been done
+            if line.startswith("Step "):
+                break
+        os.killpg(training.pid, signal.SIGINT)
+        rest = training.stderr.read()
+        assert training.wait() == 130, rest
+    finally:
+        if training.poll() is None:
+            os.killpg(training.pid, signal.SIGKILL)
+    mine = RunFolder(Path("mine"))
+    step = read_checkpoint(mine.last).progress.step
+    assert step >= 1
+    assert rest.splitlines()[-1] == (
+        f"Stopped; step {step} of 100000 is saved; go on with: panformer train mine/recipe.yaml --resume --out mine"
+    )
+    assert "Traceback" not in rest
+    # The advice works, word for word.
+    resumed = run("train", "mine/recipe.yaml", "--resume", "--out", "mine", "--set", f"train.max_steps={step + 1}")
+    assert resumed == 0
+    assert read_checkpoint(mine.last).progress.step == step + 1

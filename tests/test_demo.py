@@ -1,0 +1,44 @@
+"""`panformer demo`: everything in one command, small enough for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from panformer_cli import cli
+from panformer_cli.engine.checkpoint import read_checkpoint
+from tests.engine.small import SMALL
+
+pytestmark = pytest.mark.slow
+
+
+def demo(out: Path, *settings: str) -> int:
+    overrides = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", "--out", str(out), "--images", "8", *overrides])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_the_demo_shows_everything_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert demo(out, "train.max_steps=2") == 0
+    said, told = capsys.readouterr()
+    for line in (f"Scenes:       {out}/scenes", f"Page to open: {out}/page/index.html"):
+        assert line in said
+    assert "PQ" in said
+    for name in ("scenes/annotations/panoptic_val.json", "run/best.safetensors", "evaluation/metrics.json"):
+        assert (out / name).is_file()
+    page = (out / "page" / "index.html").read_text(encoding="utf-8")
+    assert "Panoptic quality" in page
+    shown = list((out / "page" / "overlays").glob("*.jpg"))
+    assert len(shown) == len(list((out / "predictions" / "overlays").glob("*.jpg"))) == 24
+    assert "validation scenes are in" in told
+
+    scene = out / "scenes" / "images" / "train" / "000000.jpg"
+    written = scene.stat().st_mtime_ns
+    assert demo(out, "train.max_steps=3") == 0
+    assert "Going on after step 2 of 3" in capsys.readouterr().err
+    assert read_checkpoint(out / "run" / "last.safetensors").progress.step == 3
+    assert scene.stat().st_mtime_ns == written, "the scenes are kept"
