@@ -51,9 +51,9 @@ class ModelRecipe:
     mask_bias: float | None = None
     """Initial bias of the last mask linear; None is torch's default, as published. About +0.5 keeps random masks
     alive."""
-    mask_backward_slope: float = 0.0
-    """Slope, in the backward pass only, of the mask decoders' ReLUs below zero. 0 is as published; above 0 a mask that
-    is 0 everywhere still learns. The forward pass, and so every result of given weights, does not depend on it."""
+    mask_waking_slope: float = 0.0
+    """Below zero, the mask decoders' ReLUs pass on gradients that would raise them, times this slope. 0 is as
+    published; above 0 a mask that is 0 everywhere still learns. The forward pass does not depend on it."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -69,7 +69,7 @@ class ModelRecipe:
                 problems.append(f"model.{name} is {getattr(self, name)}: expected 1 or more")
         if self.frozen_stages < 0:
             problems.append(f"model.frozen_stages is {self.frozen_stages}: expected 0 or more")
-        for name in ("dropout", "drop_path", "mask_backward_slope"):
+        for name in ("dropout", "drop_path", "mask_waking_slope"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"model.{name} is {getattr(self, name)}: expected 0 or more and less than 1")
         raise_together(problems)

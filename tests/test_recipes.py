@@ -80,7 +80,7 @@ def test_the_published_settings() -> None:
         thing_queries=300,
         dropout=0.1,
         mask_bias=None,
-        mask_backward_slope=0.0,
+        mask_waking_slope=0.0,
     )
     assert r50.data == DataRecipe(
         short_side=800,

@@ -88,4 +88,4 @@ def _feedforward(recipe: ModelRecipe) -> FeedForward:
 
 
 def _mask_head(recipe: ModelRecipe) -> MaskHead:
-    return MaskHead(recipe.heads, MASK_LEVELS, recipe.mask_backward_slope)
+    return MaskHead(recipe.heads, MASK_LEVELS, recipe.mask_waking_slope)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,16 +33,32 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def relu(x: Tensor, backward_slope: float) -> Tensor:
-    """ReLU whose gradient below zero is `backward_slope` instead of 0; the value is always that of a plain ReLU.
+def relu(x: Tensor, waking_slope: float) -> Tensor:
+    """ReLU; below zero, a gradient that would raise `x` is passed on, times `waking_slope`, instead of dropped.
 
     A mask that is 0 on the whole of its target has no gradient through a plain ReLU and can never come back (spec,
-    section 11); with a slope in the backward pass alone it can, and inference stays the published computation.
+    section 11). The value is always that of a plain ReLU, so inference stays the published computation. A gradient that
+    would lower `x` further is dropped as usual: it changes nothing that the loss sees, and passed on it would drive
+    the weights away without end.
     """
-    if backward_slope == 0 or not torch.is_grad_enabled():
+    if waking_slope == 0:
         return F.relu(x)
-    below = x.clamp(max=0)
-    return F.relu(x) + backward_slope * (below - below.detach())
+    woken: Tensor = _WakingReLU.apply(x, waking_slope)
+    return woken
+
+
+class _WakingReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, waking_slope: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.waking_slope = waking_slope
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return torch.where(x > 0, gradient, ctx.waking_slope * gradient.clamp(max=0)), None
 
 
 def xavier_matrices(module: nn.Module) -> None:

@@ -31,14 +31,14 @@ class MaskOutput:
 class MaskHead(nn.Module):
     """Attention logits of all heads and levels to one mask.
 
-    heads: attention heads. levels: feature levels. backward_slope: see `layers.relu`.
+    heads: attention heads. levels: feature levels. waking_slope: see `layers.relu`.
     """
 
-    def __init__(self, heads: int, levels: int, backward_slope: float) -> None:
+    def __init__(self, heads: int, levels: int, waking_slope: float) -> None:
         super().__init__()
         self.levels = nn.ModuleList([nn.Linear(heads, heads) for _ in range(levels)])
         self.output = nn.Linear(levels * heads, 1)
-        self.backward_slope = backward_slope
+        self.waking_slope = waking_slope
 
     def forward(self, logits: Tensor, shapes: LevelShapes) -> Tensor:
         """(B, heads, Q, L) logits to (B, Q, *shapes[0]) masks of 0 or more."""
@@ -48,11 +48,11 @@ class MaskHead(nn.Module):
         for level, part, weight, shape in zip(
             self.levels, logits.split(lengths, dim=-1), output_weights, shapes, strict=True
         ):
-            mixed = relu(level(part.permute(0, 2, 3, 1)), self.backward_slope)  # (B, Q, length, heads)
+            mixed = relu(level(part.permute(0, 2, 3, 1)), self.waking_slope)  # (B, Q, length, heads)
             # The output linear sums over levels, so it may come before the resize: one channel to enlarge, not eight.
             single = rearrange(mixed @ weight, "b q (y x) -> b q y x", y=shape[0])
             mask = mask + _enlarge(single, shapes[0])
-        return relu(mask, self.backward_slope)
+        return relu(mask, self.waking_slope)
 
 
 class MaskCrossAttention(nn.Module):

@@ -30,7 +30,7 @@ SMALL = ModelRecipe(
     thing_queries=7,
     dropout=0.0,
     mask_bias=0.5,
-    mask_backward_slope=0.1,
+    mask_waking_slope=0.1,
 )
 
 

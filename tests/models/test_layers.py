@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from panformer_cli.models.layers import FeedForward, inverse_sigmoid, relu, xavier_matrices
 
 
-def test_relu_with_a_backward_slope_has_the_same_values_bit_by_bit() -> None:
+def test_relu_with_a_waking_slope_has_the_same_values_bit_by_bit() -> None:
     x = torch.cat(
         [torch.randn(10_000, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, -0.0, 1e30, -1e30])]
     )
@@ -19,10 +19,10 @@ def test_relu_with_a_backward_slope_has_the_same_values_bit_by_bit() -> None:
         assert torch.equal(relu(x, slope), F.relu(x))
 
 
-def test_relu_passes_the_slope_back_below_zero() -> None:
-    x = torch.tensor([-3.0, -1e-3, 1e-3, 2.0], requires_grad=True)
-    upstream = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    for slope, expected in ((0.25, [0.25, 0.5, 3.0, 4.0]), (0.0, [0.0, 0.0, 3.0, 4.0])):
+def test_relu_passes_on_below_zero_only_what_would_raise() -> None:
+    x = torch.tensor([-3.0, -1e-3, -2.0, 1e-3, 2.0], requires_grad=True)
+    upstream = torch.tensor([1.0, -2.0, -4.0, 3.0, -4.0])
+    for slope, expected in ((0.25, [0.0, -0.5, -1.0, 3.0, -4.0]), (0.0, [0.0, 0.0, 0.0, 3.0, -4.0])):
         (gradient,) = torch.autograd.grad(relu(x, slope), x, upstream)
         torch.testing.assert_close(gradient, torch.tensor(expected))
 

@@ -172,7 +172,7 @@ def test_things_are_treated_one_by_one() -> None:
     torch.testing.assert_close(together[:, 1:2], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_backward_slope_leaves_the_masks_as_they_are_bit_by_bit() -> None:
+def test_a_waking_slope_leaves_the_masks_as_they_are_bit_by_bit() -> None:
     queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)
     outputs = [decoder(2, True, slope)(queries, None, memory, SHAPES, every_mask=True).masks for slope in (0.0, 0.1)]
     for published, sloped in zip(*outputs, strict=True):
@@ -181,16 +181,18 @@ def test_a_backward_slope_leaves_the_masks_as_they_are_bit_by_bit() -> None:
 
 
 @pytest.mark.parametrize(("slope", "learns"), [(0.0, False), (0.1, True)])
-def test_a_dead_mask_learns_with_a_backward_slope_only(slope: float, learns: bool) -> None:
+def test_a_dead_mask_learns_to_rise_with_a_waking_slope_only(slope: float, learns: bool) -> None:
     head = mask_head(slope)
     nn.init.constant_(head.output.bias, -100.0)
     logits = noise(1, HEADS, QUERIES, LENGTH).requires_grad_()
     mask = head(logits, SHAPES)
     assert not mask.any()
-    gradients = torch.autograd.grad(mask.sum(), [logits, head.output.bias])
-    assert all(bool(gradient.any()) == learns for gradient in gradients)
+    rising = torch.autograd.grad(-mask.sum(), [logits, head.output.bias], retain_graph=True)
+    assert all(bool(gradient.any()) == learns for gradient in rising)
     if learns:
-        torch.testing.assert_close(gradients[1], torch.tensor([slope * mask.numel()]))
+        torch.testing.assert_close(rising[1], torch.tensor([-slope * mask.numel()]))
+    falling = torch.autograd.grad(mask.sum(), [logits, head.output.bias])
+    assert not any(gradient.any() for gradient in falling), "a dead mask cannot fall any further"
 
 
 def test_mask_bias_sets_every_output_and_none_keeps_torchs_range() -> None:
