@@ -21,6 +21,9 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 """Of the channels R, G, B, 0..255."""
 
+LEAST_SIDE = 32
+"""Pixels; the coarsest feature map of every backbone has one cell."""
+
 CROP_LONG_SIDE = 4200
 """The long side is at most this before a crop, pixels."""
 
@@ -32,11 +35,13 @@ _NORMALISED = (np.arange(256, dtype=np.float32) - _MEAN) / _STD
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
     """Height and width after resizing: the aspect ratio kept, the sides at most `short_side` and `long_side`.
 
+    A banner so narrow that a side would fall below `LEAST_SIDE` is made wider: no backbone could take it.
+
     >>> resized_size(480, 640, 800, 1333)
     (800, 1067)
     """
     scale = min(long_side / max(height, width), short_side / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    return max(LEAST_SIDE, int(height * scale + 0.5)), max(LEAST_SIDE, int(width * scale + 0.5))
 
 
 def resize_image(image: ImageArray, height: int, width: int) -> ImageArray:

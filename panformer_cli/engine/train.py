@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -128,7 +129,7 @@ class Trainer:
         if process.world_size > 1:
             # Dropout has to differ between processes; everything up to here had to be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
-            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self.parallel = _distributed(self.model)
         self.log = _LossLog()
 
     def run(self, options: TrainOptions, stop: StopRequest) -> None:
@@ -220,6 +221,7 @@ class Trainer:
 
     def _save(self) -> None:
         """The last checkpoint, with all that is needed to go on."""
+        self.process.spread(self.model.buffers())  # running statistics: of each process its own until now
         device = self.process.device
         random = {"cpu": torch.get_rng_state()}
         if device.type == "cuda":
@@ -301,6 +303,13 @@ class _LossLog:
         means = {term: float(total) / self._weight for term, total in self._sums.items()}
         self._sums, self._weight = {}, 0.0
         return means
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        # Newer releases of torch rename `broadcast_buffers`, older ones know no other name.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def _how_to_go_on(run: RunFolder, steps: int) -> str:

@@ -67,7 +67,7 @@ def test_two_processes_with_an_image_each_give_the_gradients_of_one_with_two(
 ) -> None:
     assert set(gradients) == {"1_0", "2_0", "2_1"}
     assert_equal_gradients(gradients["1_0"], gradients["2_0"])
-    assert float(gradients["1_0"]["neck.projections.0.0.weight"].abs().max()) > 0
+    assert all(float(value.abs().max()) > 0 for name, value in gradients["1_0"].items() if "backbone" in name)
 
 
 def test_all_processes_have_the_same_gradients(gradients: dict[str, dict[str, Tensor]]) -> None:
@@ -127,27 +127,23 @@ def test_a_whole_run_in_two_processes(scenes: Path, tmp_path: Path) -> None:
     assert read_checkpoint(two.best).progress.step == 1
 
 
-@pytest.mark.parametrize("missing", ["things", "stuff", "everything"])
-def test_an_image_without_a_kind_of_segment(missing: str, scenes: Path, tmp_path: Path) -> None:
+def test_images_without_things_or_stuff(scenes: Path, tmp_path: Path) -> None:
     """Every parameter still takes part: a process that waited for a gradient would wait for ever."""
-    path = scenes / "annotations" / "panoptic_train.json"
-    content = json.loads(path.read_text())
-    is_thing = {row["id"]: bool(row["isthing"]) for row in content["categories"]}
-    dropped = {"things": {True}, "stuff": {False}, "everything": {True, False}}[missing]
-    for annotation in content["annotations"][::2]:
-        for segment in annotation["segments_info"]:
-            segment["iscrowd"] = int(is_thing[segment["category_id"]] in dropped)
     data = tmp_path / "data"
     (data / "annotations").mkdir(parents=True)
     (data / "images").symlink_to(scenes / "images")
     for split in ("train", "val"):
         (data / "annotations" / f"panoptic_{split}").symlink_to(scenes / "annotations" / f"panoptic_{split}")
-        (data / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content if split == "train" else {
-            **json.loads((scenes / "annotations" / "panoptic_val.json").read_text())
-        }))  # fmt: skip
-    recipe = small_recipe(data, "train.max_steps=3", "train.batch_size=2", "train.images_per_forward=1")
+        content = json.loads((scenes / "annotations" / f"panoptic_{split}.json").read_text())
+        is_thing = {row["id"]: bool(row["isthing"]) for row in content["categories"]}
+        for index, annotation in enumerate(content["annotations"]):
+            for segment in annotation["segments_info"]:
+                # 8 images: things and stuff, only stuff, only things, nothing; and again
+                segment["iscrowd"] = int(index % 4 == 3 or index % 4 == (1 if is_thing[segment["category_id"]] else 2))
+        (data / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
+    recipe = small_recipe(data, "train.max_steps=4", "train.batch_size=2", "train.images_per_forward=1")
     run = train(recipe, TrainOptions(tmp_path / "run", processes=TWO), SilentReporter())
-    assert read_checkpoint(run.last).progress.step == 3
+    assert read_checkpoint(run.last).progress.step == 4
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -161,12 +157,6 @@ def test_evaluation_does_not_depend_on_the_processes(trained: RunFolder, tmp_pat
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
     assert {"metrics.json", "panoptic.json", "panoptic/000003.png"} <= set(one)
     assert one == two
-
-
-def test_more_processes_than_images(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
-    image = scenes / "images" / "val" / "000000.png"
-    result = predict(PredictRequest([str(image)], trained.best, tmp_path, TWO), SilentReporter())
-    assert len(result.content["images"]) == 1
 
 
 def test_prediction_does_not_depend_on_the_processes(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
@@ -189,11 +179,10 @@ def fail_in_one(process: Process, rank: int) -> None:
     process.wait()  # for ever, if nobody ends it
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_mistake_in_one_process_is_the_one_sentence(rank: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_in_one_process_is_the_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PanformerError) as caught:
-        run_processes(TWO, fail_in_one, rank)
-    assert str(caught.value) == f"process {rank} found a mistake: a [b] 'c'"
+        run_processes(TWO, fail_in_one, 1)
+    assert str(caught.value) == "process 1 found a mistake: a [b] 'c'"
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -277,18 +266,21 @@ def test_work_that_does_not_listen_is_ended() -> None:
         run_processes(TWO, interrupt_the_launcher)
 
 
-def sums_and_parts(process: Process, out: Path) -> None:
+def share(process: Process, out: Path) -> None:
     values = torch.tensor([process.rank + 1, 10])
     content: dict[str, Any] = {"sum": process.sum(values).tolist(), "own": values.tolist()}
     content["parts"] = process.gather(f"part {process.rank}")
+    process.spread([values])
+    content["spread"] = values.tolist()
     (out / f"{process.rank}.json").write_text(json.dumps(content))
 
 
-def test_sums_and_parts(tmp_path: Path) -> None:
-    run_processes(TWO, sums_and_parts, tmp_path)
+def test_what_processes_share(tmp_path: Path) -> None:
+    run_processes(TWO, share, tmp_path)
     for rank in (0, 1):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
             "sum": [3, 20],
             "own": [rank + 1, 10],
             "parts": ["part 0", "part 1"],
+            "spread": [1, 10],
         }
