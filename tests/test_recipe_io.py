@@ -282,7 +282,7 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20) | s
 )
 recipes = st.builds(
     Recipe,
-    name=texts,
+    name=st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", fullmatch=True),
     published_pq=st.none() | numbers,
     model=st.builds(ModelRecipe, mask_bias=st.none() | numbers, dropout=numbers, backbone=st.just("swin_tiny")),
     data=st.builds(DataRecipe, root=texts, skip_bad_images=st.booleans(), flip_probability=numbers, workers=st.just(0)),

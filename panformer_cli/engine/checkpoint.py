@@ -33,10 +33,12 @@ MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
 class TrainProgress:
     """How far a run is.
 
-    step: optimiser steps done. best_pq: highest PQ of an evaluation so far, percent, or None. seconds: spent training.
+    step: optimiser steps done. evaluated_step: after which the model was last evaluated.
+    best_pq: highest PQ of an evaluation so far, percent, or None. seconds: spent training.
     """
 
     step: int = 0
+    evaluated_step: int = 0
     best_pq: float | None = None
     seconds: float = 0.0
 

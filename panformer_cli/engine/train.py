@@ -51,6 +51,10 @@ from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 
 
+SAVE_SECONDS = 600.0
+"""The last checkpoint is never older than this, and a step."""
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """What the command line says beside the recipe.
@@ -131,6 +135,8 @@ class Trainer:
             torch.manual_seed(recipe.train.seed + process.rank)
             self.parallel = _distributed(self.model)
         self.log = _LossLog()
+        self._saved_at = time.monotonic()
+        self._status = ""
 
     def run(self, options: TrainOptions, stop: StopRequest) -> None:
         """From the first step, or the one after the last that was saved, to the end or to a stop."""
@@ -139,15 +145,18 @@ class Trainer:
         elif options.init_from is not None:
             load_weights(self.model, read_checkpoint(options.init_from))
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
+            if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
+                self._evaluate()
             for batches in self._steps():
-                if self.process.sum(torch.tensor([int(bool(stop))])).item():
+                stopping, saving = self._agree(bool(stop), time.monotonic() - self._saved_at > SAVE_SECONDS)
+                if stopping or saving:
                     self._save()
+                if stopping:
                     return
                 self._step(batches, bar)
                 if self._evaluation_is_due():
                     self._evaluate()
-        for problem in self.loader.skipped:
-            self.reporter.warn(f"left out: {problem}")
+        self._tell_skipped()
 
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of every step that is still to be done."""
@@ -177,7 +186,7 @@ class Trainer:
         self.optimizer.step()
         self.progress.step += 1
         self.progress.seconds += time.monotonic() - began
-        bar.advance(status=f"loss {self.log.running:.2f}")
+        self._show(bar)
         if self.progress.step % recipe.log_every == 0 or self.progress.step == self.total_steps:
             self._log_losses(recipe.lr * factor)
 
@@ -201,8 +210,14 @@ class Trainer:
             return self.parallel.no_sync()
         return nullcontext()
 
+    def _agree(self, *wishes: bool) -> list[bool]:
+        """Of each wish, whether any process has it: all of them save and stop at the same step, or none."""
+        return (self.process.sum(torch.tensor(wishes, dtype=torch.int64)) > 0).tolist()
+
     def _evaluation_is_due(self) -> bool:
         step, per_epoch = self.progress.step, self.loader.steps_per_epoch
+        if step == self.progress.evaluated_step:
+            return False
         if step == self.total_steps:
             return True
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
@@ -213,6 +228,7 @@ class Trainer:
         predictor = Predictor(self.model, self.recipe, self.categories, self.process.device)
         evaluation = evaluate_model(predictor, self.validation, self.process, self.reporter)
         self._log_evaluation(evaluation)
+        self.progress.evaluated_step = self.progress.step
         pq = evaluation.panoptic.all.pq
         if self.progress.best_pq is None or pq > self.progress.best_pq:
             self.progress.best_pq = pq
@@ -221,6 +237,7 @@ class Trainer:
 
     def _save(self) -> None:
         """The last checkpoint, with all that is needed to go on."""
+        self._saved_at = time.monotonic()
         self.process.spread(self.model.buffers())  # running statistics: of each process its own until now
         device = self.process.device
         random = {"cpu": torch.get_rng_state()}
@@ -254,6 +271,19 @@ class Trainer:
         if self.process.is_first:
             self.run_folder.forget_after(self.progress.step)
         self.reporter.message(f"Going on after step {self.progress.step} of {self.total_steps}")
+
+    def _show(self, bar: Progress) -> None:
+        """One step on the bar. The loss is read now and then only: on a GPU, reading waits for all that is under way."""
+        if self.progress.step % 10 == 0 or not self._status:
+            self._status = f"loss {self.log.running:.2f}"
+        bar.advance(status=self._status)
+
+    def _tell_skipped(self) -> None:
+        problems = sorted({problem for part in self.process.gather(self.loader.skipped) for problem in part})
+        if problems:
+            self.reporter.warn(f"training images left out, since they cannot be used: {len(problems)}")
+        for problem in problems:
+            self.reporter.warn(problem)
 
     def _log_losses(self, lr: float) -> None:
         losses = self.log.take()
