@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -137,12 +138,13 @@ class TrainLoader:
         share = train.batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
         self._forwards = _Forwards()
+        workers = min(recipe.data.workers, os.cpu_count() or 1)  # more only wait for each other
         self._loader: DataLoader[_Loaded] = DataLoader(
             _ForwardDataset(TrainDataset(dataset, recipe)),
             batch_size=None,
             sampler=self._forwards,
-            num_workers=recipe.data.workers,
-            persistent_workers=recipe.data.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             collate_fn=_unchanged,
             worker_init_fn=_start_worker,
             # Otherwise every epoch would take a number from torch's own generator, and a resumed run another one.

@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,9 +49,9 @@ class ProcessOptions:
                 raise PanformerError(f"{name} is {count}: expected 1 or more")
         there = torch.cuda.device_count()
         if self.gpus is not None and self.gpus > there:
+            way_out = f"ask for at most {there}" if there else "leave the option out to run on the CPU"
             raise PanformerError(
-                f"--gpus is {self.gpus}, but this machine has {there} GPUs that torch can use; ask for at most {there}"
-                + ("" if there else ", or leave the option out to run on the CPU")
+                f"--gpus is {self.gpus}, but torch finds {there or 'no'} GPUs on this machine; {way_out}"
             )
         check_device(self.device)
 
@@ -159,35 +160,47 @@ def _launch(options: ProcessOptions, work: Callable[..., None], arguments: tuple
 
 def _failure_of(error: ChildFailedError, folder: Path, processes: int) -> Exception:
     """What to raise: the PanformerError of a worker; else what befell it, which is no mistake of the user."""
-    told = sorted(folder.glob("*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    if told:  # the first to fail: the others only lost their partner
-        return PanformerError(told[0].read_text(encoding="utf-8"))
     rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
+    # The first to fail left its text first; the others only lost their partner.
+    mistakes, traces = (_oldest_text(folder, pattern) for pattern in ("*.mistake", "*.trace"))
+    if mistakes:
+        return PanformerError(mistakes)
+    if failure.exitcode == -signal.SIGKILL:
         return PanformerError(
-            f"process {rank} of {processes} was ended from outside by signal {-failure.exitcode}, most often because "
-            "memory ran short; use fewer processes or smaller images"
+            f"process {rank} of {processes} was killed from outside, most often because memory ran short; use fewer "
+            "processes or smaller images"
         )
-    content = failure.error_file_data.get("message", {})
-    details = content.get("extraInfo", {}).get("py_callstack", content) if isinstance(content, dict) else content
-    return RuntimeError(f"process {rank} of {processes} failed with exit code {failure.exitcode}:\n{details}")
+    return RuntimeError(f"process {rank} of {processes} failed with exit code {failure.exitcode}\n{traces}")
+
+
+def _oldest_text(folder: Path, pattern: str) -> str:
+    """The text of the file written first; empty where there is none."""
+    files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    return files[0].read_text(encoding="utf-8") if files else ""
 
 
 def _worker_reporting(
     options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
 ) -> None:
-    """A worker that leaves the text of its PanformerError in `folder`, and ends so that the others end too."""
+    """A worker that leaves in `folder` what went wrong, and ends so that the others end too."""
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
 
     def work_or_tell(process: Process, *given: Any) -> None:
         try:
             work(process, *given)
         except PanformerError as error:
-            with atomic_write(folder / f"{process.rank}.txt") as temporary:
-                temporary.write_text(str(error), encoding="utf-8")
+            _leave_text(folder / f"{process.rank}.mistake", str(error))
             sys.exit(2)
+        except Exception:
+            _leave_text(folder / f"{process.rank}.trace", traceback.format_exc())
+            raise
 
     _worker(options, work_or_tell, arguments)
+
+
+def _leave_text(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

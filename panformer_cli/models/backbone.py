@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,8 @@ def _why_unreadable(error: Exception) -> str:
 
 
 def _imagenet_state(spec: BackboneSpec) -> dict[str, Tensor]:
+    # The hub tells of every retry; one sentence at the end is enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         model = timm.create_model(spec.pretrained, pretrained=True)
     except Exception as error:  # timm, huggingface_hub and the network each raise their own

@@ -67,7 +67,7 @@ def test_two_processes_with_an_image_each_give_the_gradients_of_one_with_two(
 ) -> None:
     assert set(gradients) == {"1_0", "2_0", "2_1"}
     assert_equal_gradients(gradients["1_0"], gradients["2_0"])
-    assert all(float(value.abs().max()) > 0 for name, value in gradients["1_0"].items() if "backbone" in name)
+    assert any(float(value.abs().max()) > 0 for name, value in gradients["1_0"].items() if "backbone" in name)
 
 
 def test_all_processes_have_the_same_gradients(gradients: dict[str, dict[str, Tensor]]) -> None:
@@ -193,7 +193,7 @@ def break_one(process: Process) -> None:
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)process 1 of 2 failed with exit code 1:.*break_one.*our own mistake"):
+    with pytest.raises(RuntimeError, match=r"(?s)failed with exit code 1\nTraceback.*break_one.*our own mistake"):
         run_processes(TWO, break_one)
 
 

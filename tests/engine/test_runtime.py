@@ -20,7 +20,7 @@ from panformer_cli.errors import PanformerError
         ({"gpus": 0}, "--gpus is 0: expected 1 or more"),
         ({"cpu_processes": 0}, "--cpu-processes is 0: expected 1 or more"),
         ({"cpu_processes": -2}, "--cpu-processes is -2: expected 1 or more"),
-        ({"gpus": 1000}, r"--gpus is 1000, but this machine has \d+ GPUs that torch can use; ask for at most"),
+        ({"gpus": 1000}, r"--gpus is 1000, but torch finds (no|\d+) GPUs on this machine; (ask|leave)"),
         ({"device": "cuda:1000"}, "--device is 'cuda:1000', which is not available here; expected auto, cpu or cuda"),
         ({"device": "gpu"}, "--device is 'gpu', which is not available here"),
         ({"device": ""}, "--device is '', which is not available here"),
@@ -33,7 +33,9 @@ def test_what_this_machine_cannot_do_is_refused(options: dict[str, Any], said: s
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_the_way_out_is_named() -> None:
-    with pytest.raises(PanformerError, match="at most 0, or leave the option out to run on the CPU"):
+    with pytest.raises(
+        PanformerError, match="torch finds no GPUs on this machine; leave the option out to run on the CPU"
+    ):
         ProcessOptions(gpus=1)
 
 
