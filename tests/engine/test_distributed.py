@@ -205,7 +205,7 @@ def kill_one(process: Process) -> None:
 
 def test_a_killed_process_is_explained() -> None:
     with pytest.raises(
-        PanformerError, match="process 1 of 2 was ended from outside by signal 9, most often because mem"
+        PanformerError, match="process 1 of 2 was killed from outside, most often because memory ran short"
     ):
         run_processes(TWO, kill_one)
 
@@ -222,7 +222,7 @@ def signal_to_self() -> None:
 
 
 def test_a_stop_in_one_process_stops_all(scenes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(scenes, "train.max_steps=50")
+    recipe = small_recipe(scenes, "train.max_steps=50", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt, match="step 1 of 50 is saved; go on with: panformer train "):
         train(recipe, TrainOptions(run.path, processes=TWO), StopInOneProcess())
@@ -245,7 +245,7 @@ def signal_to_parent() -> None:
 
 
 def test_a_stop_of_the_launcher_reaches_all(scenes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(scenes, "train.max_steps=5000")
+    recipe = small_recipe(scenes, "train.max_steps=5000", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"step \d+ of 5000 is saved; go on with: panformer train "):
