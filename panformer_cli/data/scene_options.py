@@ -22,7 +22,7 @@ class SceneOptions:
         PanformerError: settings that cannot be drawn, all of them listed.
     """
 
-    train_images: int = 2000
+    train_images: int = 4000
     val_images: int = 100
     height: int = 128
     """Pixels."""

@@ -222,7 +222,7 @@ def signal_to_self() -> None:
 
 
 def test_a_stop_in_one_process_stops_all(scenes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(scenes, "train.max_steps=50", "train.images_per_forward=2")
+    recipe = small_recipe(scenes, "train.max_steps=50", "train.epochs=1000", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt, match="step 1 of 50 is saved; go on with: panformer train "):
         train(recipe, TrainOptions(run.path, processes=TWO), StopInOneProcess())
@@ -245,7 +245,7 @@ def signal_to_parent() -> None:
 
 
 def test_a_stop_of_the_launcher_reaches_all(scenes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(scenes, "train.max_steps=5000", "train.images_per_forward=2")
+    recipe = small_recipe(scenes, "train.max_steps=5000", "train.epochs=5000", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"step \d+ of 5000 is saved; go on with: panformer train "):
