@@ -168,7 +168,7 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda data: (data / name).unlink()
 
 
-def cut(name: str, kept: int) -> Callable[[Path], None]:
+def cut(name: str, kept: int) -> Callable[[Path], Any]:
     return lambda data: (data / name).write_bytes((data / name).read_bytes()[:kept])
 
 
@@ -200,7 +200,7 @@ def first_segment(content: dict[str, Any]) -> dict[str, Any]:
     return segment
 
 
-DATA_MISTAKES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "splits there: train"]),
     "JSON truncated": (cut(ANNOTATION, 500), ["panoptic_val.json is no JSON, or is cut short", "expected a COCO pan"]),
     "JSON empty": (cut(ANNOTATION, 0), ["panoptic_val.json is empty (0 bytes)"]),
@@ -286,6 +286,11 @@ def make_old_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"state_dict": _Trap()}))
 
 
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing": (Path.unlink, ["model.safetensors: no such file; give a checkpoint"]),
     "truncated": (
@@ -298,7 +303,7 @@ CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["model.safetensors: the file holds a pickle", "not opened", "expected a .safetensors che"],
     ),
     "old pickle": (make_old_pickle, ["the file holds a pickle"]),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), ["is a folder without best.safetensors or last.safeten"]),
+    "a folder": (make_folder, ["is a folder without best.safetensors or last.safeten"]),
 }
 
 

@@ -50,7 +50,6 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 
-
 SAVE_SECONDS = 600.0
 """The last checkpoint is never older than this, and a step."""
 
@@ -273,7 +272,7 @@ class Trainer:
         self.reporter.message(f"Going on after step {self.progress.step} of {self.total_steps}")
 
     def _show(self, bar: Progress) -> None:
-        """One step on the bar. The loss is read now and then only: on a GPU, reading waits for all that is under way."""
+        """One step on the bar. The loss is read now and then only: on a GPU, reading it waits for all pending work."""
         if self.progress.step % 10 == 0 or not self._status:
             self._status = f"loss {self.log.running:.2f}"
         bar.advance(status=self._status)

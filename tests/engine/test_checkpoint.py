@@ -40,7 +40,9 @@ def random_model(seed: int = 0) -> nn.Module:
 
 
 def write(path: Path, state: TrainingState | None = None) -> Path:
-    save_checkpoint(path, random_model(), Recipe(name="mine"), CATEGORIES, TrainProgress(5, 12.5, 3.0), state)
+    save_checkpoint(
+        path, random_model(), Recipe(name="mine"), CATEGORIES, TrainProgress(step=5, best_pq=12.5, seconds=3.0), state
+    )
     return path
 
 
@@ -61,7 +63,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     state = TrainingState({"0.weight.exp_avg": torch.randn(2)}, {"0.cpu": torch.get_rng_state()})
     checkpoint = read_checkpoint(write(tmp_path / "a.safetensors", state))
     assert (checkpoint.recipe, checkpoint.categories) == (Recipe(name="mine"), CATEGORIES)
-    assert checkpoint.progress == TrainProgress(5, 12.5, 3.0)
+    assert checkpoint.progress == TrainProgress(step=5, best_pq=12.5, seconds=3.0)
     assert checkpoint.training_state
     back = read_training_state(checkpoint)
     torch.testing.assert_close(back.optimizer, state.optimizer)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.engine.checkpoint import OPTIMIZER, read_checkpoint, read_tensors
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluate import EvaluateRequest, MetricName, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
@@ -151,7 +151,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_evaluation_does_not_depend_on_the_processes(trained: RunFolder, tmp_path: Path) -> None:
-    metrics = ("panoptic", "bbox", "segm")
+    metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
     for name, options in (("one", ProcessOptions()), ("two", TWO)):
         evaluate(EvaluateRequest(trained.best, tmp_path / name, metrics=metrics, processes=options), SilentReporter())
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")

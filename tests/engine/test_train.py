@@ -103,6 +103,7 @@ def test_an_extended_run_goes_on_where_it_ended(scenes: Path, tmp_path: Path) ->
     assert read_checkpoint(run.last).progress.step == 2
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_one_forward_pass(scenes: Path, tmp_path: Path) -> None:
     """Compared in AdamW's first moment after one step, a tenth of the gradient: the step itself is little but its sign,
     and magnifies the rounding of gradients near zero."""
