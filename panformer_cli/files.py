@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import DataError, PanformerError
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:  # Windows flushes only what may be written
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -49,12 +49,12 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
     """`folder / name`, for a name that came out of a file and is not to be trusted.
 
     Raises:
-        PanformerError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
+        DataError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
             symbolic link. `where` is the file that holds the name.
     """
     pieces = PurePosixPath(name.replace("\\", "/")).parts
     outside = not pieces or pieces[0] == "/" or ".." in pieces or bool(PureWindowsPath(name).drive)
     path = folder.joinpath(*pieces) if not outside else folder
     if outside or "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
-        raise PanformerError(f"{where}: the file name {name!r} points outside {folder}; expected a name inside it")
+        raise DataError(f"{where}: the file name {name!r} points outside {folder}; expected a name inside it")
     return path

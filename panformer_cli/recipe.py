@@ -67,8 +67,11 @@ class ModelRecipe:
         for name in counts + layers:
             if getattr(self, name) < 1:
                 problems.append(f"model.{name} is {getattr(self, name)}: expected 1 or more")
-        if self.frozen_stages < 0:
-            problems.append(f"model.frozen_stages is {self.frozen_stages}: expected 0 or more")
+        most = 5 if self.backbone.startswith("resnet") else 0
+        if not 0 <= self.frozen_stages <= most:
+            problems.append(
+                f"model.frozen_stages is {self.frozen_stages}: expected 0 to {most} with the backbone {self.backbone}"
+            )
         for name in ("dropout", "drop_path", "mask_waking_slope"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"model.{name} is {getattr(self, name)}: expected 0 or more and less than 1")
@@ -128,7 +131,7 @@ class TrainRecipe:
     """Stop, save and evaluate after this many optimiser steps, whatever `epochs` says."""
     batch_size: int = 8
     """Images per optimiser step, all processes together. With fewer processes than images, gradients are accumulated:
-    the step is the same."""
+    the step is the same (where BatchNorm is frozen). A multiple of processes x `images_per_forward`."""
     images_per_forward: int = 1
     """Images that one process sends through the model at once. Images of different sizes are padded, which
     changes the result a little; the published runs used 1."""

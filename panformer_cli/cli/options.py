@@ -43,8 +43,8 @@ def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def with_compute(gpus: int | None, cpu_processes: int | None, device: str | None, **others: Any) -> Any:
         if gpus is not None and cpu_processes is not None:
             raise click.UsageError("--gpus and --cpu-processes exclude each other: give one of them.")
-        if device is not None and (gpus or cpu_processes or 1) > 1:
-            raise click.UsageError("--device names one device: leave it out with several GPUs or processes.")
+        if device is not None and (gpus is not None or cpu_processes is not None):
+            raise click.UsageError("--device names one device: leave it out with --gpus or --cpu-processes.")
         return function(compute=Compute(gpus, cpu_processes, device), **others)
 
     return with_compute

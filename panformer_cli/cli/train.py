@@ -35,10 +35,12 @@ def train(
     `last` and `best` (by PQ). Ctrl-C saves first; --resume goes on from there.
     """
     from panformer_cli.console import RichReporter
+    from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.engine.train import TrainOptions
     from panformer_cli.engine.train import train as run_training
     from panformer_cli.recipe_io import load_recipe
 
-    options = TrainOptions(out, resume, init_from, compute.processes())
+    weights = find_checkpoint(init_from) if init_from is not None else None
+    options = TrainOptions(out, resume, weights, compute.processes())
     run = run_training(load_recipe(recipe, overrides), options, RichReporter())
     click.echo(f"Best checkpoint: {run.checkpoint}")

@@ -113,10 +113,23 @@ def _category_of_row(row: Any, where: str) -> Category:
         raise DataError(
             f"{where}: category {row['id']} has isthing {row['isthing']!r}; expected 1 (thing) or 0 (stuff)"
         )
-    color = row.get("color")
     return Category(
         id=row["id"],
         name=str(row["name"]),
         is_thing=bool(row["isthing"]),
-        color=(int(color[0]), int(color[1]), int(color[2])) if color and len(color) == 3 else None,
+        color=_color_of(row, where),
     )
+
+
+def _color_of(row: Mapping[str, Any], where: str) -> tuple[int, int, int] | None:
+    color = row.get("color")
+    if color is None:
+        return None
+    if (
+        not isinstance(color, list)
+        or len(color) != 3
+        or not all(type(part) is int and part in range(256) for part in color)
+    ):
+        raise DataError(f"{where}: category {row['id']} has the color {color!r}; expected [red, green, blue], 0 to 255")
+    red, green, blue = color
+    return red, green, blue

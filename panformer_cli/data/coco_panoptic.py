@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ class PanopticAnnotation:
 
     images: those that have an annotation, in the order of the JSON.
     rows, starts: the segments of image i are rows starts[i] .. starts[i + 1].
+    unannotated: file names of the images that the JSON lists but does not annotate.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class PanopticAnnotation:
     images: tuple[ImageInfo, ...]
     rows: npt.NDArray[np.void]
     starts: npt.NDArray[np.int64]
+    unannotated: tuple[str, ...] = ()
 
     def segments(self, index: int) -> tuple[Segment, ...]:
         """The segments of an image; area -1 and bbox NaN where the JSON gives none."""
@@ -66,17 +69,29 @@ class CocoPanoptic:
     """A split of a data set in COCO's panoptic form: a sequence of `Sample`.
 
     root, split: as `layout.find_split`, which says what lies where.
+    skip_unannotated: leave out images that the JSON lists but does not annotate, and say so in `skipped`.
+
+    Attributes:
+        skipped: one sentence for each image that was left out.
 
     Raises:
-        DataError: the folder or the JSON cannot be used, or holds no annotated image. Reading an item raises it when
-            the files of that image are missing or damaged, or do not agree with each other or with the JSON.
+        DataError: the folder or the JSON cannot be used, holds no annotated image, or lists one that it does not
+            annotate. Reading an item raises it when the files of that image are missing or damaged, or do not agree
+            with each other or with the JSON.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: str, skip_unannotated: bool = False) -> None:
         self.layout = find_split(root, split)
         self._annotation = read_annotation(self.layout.annotation)
+        without = self._annotation.unannotated
+        self.skipped = [f"{self.layout.annotation} lists {name} but does not annotate it" for name in without]
         if not self._annotation.images:
             raise DataError(f"{self.layout.annotation} annotates no image; expected at least one")
+        if without and not skip_unannotated:
+            raise DataError(
+                f"{self.layout.annotation} lists {len(without)} images that it does not annotate, first {without[0]}; "
+                "annotate them or take them out of `images` (training leaves them out with data.skip_bad_images=true)"
+            )
 
     @property
     def categories(self) -> CategoryTable:
@@ -157,12 +172,14 @@ def read_annotation(path: Path) -> PanopticAnnotation:
             raise DataError(f"{path}: image {image_id!r} {problem}; expected one annotation for a listed image")
         annotated[image_id] = (png_name, _segment_rows(annotation, categories, f"{path}: image {image_id!r}"))
     kept = [image_id for image_id in images if image_id in annotated]
+    unannotated = tuple(str(row.get("file_name", number)) for number, row in images.items() if number not in annotated)
     return PanopticAnnotation(
         path,
         categories,
         tuple(_image_info(images[image_id], annotated[image_id][0], path) for image_id in kept),
         np.array([row for image_id in kept for row in annotated[image_id][1]], _ROW),
         np.cumsum([0] + [len(annotated[image_id][1]) for image_id in kept], dtype=np.int64),
+        unannotated,
     )
 
 
@@ -233,8 +250,8 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
     """Area (-1: not given), bbox (NaN: not given) and the crowd flag."""
     area, bbox, crowd = segment.get("area"), segment.get("bbox"), segment.get("iscrowd", 0)
     box = (np.nan,) * 4 if bbox is None else tuple(bbox) if isinstance(bbox, list) else ()
-    good = len(box) == 4 and all(isinstance(number, (int, float)) for number in box)
-    if not good or not (area is None or isinstance(area, (int, float))) or crowd not in (0, 1):
+    good = len(box) == 4 and (bbox is None or all(_is_finite(number) for number in box))
+    if not good or not (area is None or _is_finite(area)) or crowd not in (0, 1):
         raise DataError(
             f"{where}: segment {segment['id']} has area {area!r}, bbox {bbox!r}, iscrowd {crowd!r}; "
             "expected pixels, [x, y, width, height] and 0 or 1"
@@ -251,6 +268,10 @@ def _measured(segment: Segment, ids: IdMap) -> Segment:
     size = float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1)
     bbox = segment.bbox if segment.bbox[0] == segment.bbox[0] else (float(columns[0]), float(rows[0]), *size)
     return replace(segment, area=segment.area if segment.area >= 0 else int(mask.sum()), bbox=bbox)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _is_id(value: Any) -> bool:

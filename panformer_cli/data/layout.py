@@ -18,6 +18,7 @@ from panformer_cli.errors import DataError
 
 OUTER_ZIPS = "panoptic_annotations*.zip"
 """What COCO calls the download that holds the panoptic JSON files and the zips of their PNGs."""
+HOW_TO_NAME = "pass its path (train: --set data.root=DIR; evaluate, visualize: --data DIR; prepare-data: --root DIR)"
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ def check_root(root: Path) -> None:
     if not root.exists():
         raise DataError(
             f"the data folder {root} does not exist; expected a folder in COCO's layout with images/<split>/ and "
-            "annotations/panoptic_<split>.json; pass its path (--set data.root=DIR, or --root DIR in prepare-data)"
+            f"annotations/panoptic_<split>.json; {HOW_TO_NAME}"
         )
     if not root.is_dir():
         raise DataError(
             f"{root} is not a folder; expected the folder that holds annotations/panoptic_<split>.json and the "
-            "images; pass its path (--set data.root=DIR, or --root DIR in prepare-data)"
+            f"images; {HOW_TO_NAME}"
         )
 
 

@@ -133,7 +133,8 @@ def evaluate_model(
                 instances = prediction.instances(sample.image_id, predictor.categories.num_things)
                 detection.update(instances, sample.annotation)
             if results is not None:
-                results.add(index, sample.image_id, sample.file_name, prediction.panoptic)
+                names = (sample.file_name, dataset.image_info(index).png_name)
+                results.add(index, sample.image_id, names, prediction.panoptic)
             progress.advance()
     total = process.sum(torch.from_numpy(panoptic.state()))
     figures = PanopticQuality.from_state(predictor.categories, total.numpy()).result()
@@ -146,6 +147,8 @@ def _detection_figures(
     if not metrics:
         return {}
     first, *others = process.gather(detection.state())
+    if not process.is_first:
+        return {}
     joined = DetectionQuality.from_state(detection.categories, first)
     for part in others:
         joined.merge(DetectionQuality.from_state(detection.categories, part))

@@ -38,7 +38,7 @@ def learning_rate_factor(recipe: TrainRecipe, step: int, steps_per_epoch: int) -
         progress = step / total_steps(recipe, steps_per_epoch)
         return warmup * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     drops = sum(step // steps_per_epoch >= epoch for epoch in recipe.drop_epochs)
-    return warmup * float(f"1e-{drops}")
+    return warmup * float(f"1e-{drops}")  # 0.1**2 is not 0.01
 
 
 def total_steps(recipe: TrainRecipe, steps_per_epoch: int) -> int:

@@ -69,9 +69,9 @@ def predict(request: PredictRequest, reporter: Reporter) -> PredictResult:
         PanformerError: no image is found, or the checkpoint or the folder cannot be used.
     """
     read_checkpoint(request.checkpoint)
-    find_images(request.inputs)
+    images = find_images(request.inputs, request.out)
     check_results_folder(request.out)
-    run_processes(request.processes, _predict_process, request, reporter)
+    run_processes(request.processes, _predict_process, request, images, reporter)
     report = request.out / ".report.json"
     content = json.loads((request.out / "panoptic.json").read_text(encoding="utf-8"))
     failures: list[str] = json.loads(report.read_text(encoding="utf-8"))
@@ -79,15 +79,17 @@ def predict(request: PredictRequest, reporter: Reporter) -> PredictResult:
     return PredictResult(content, failures)
 
 
-def find_images(inputs: Sequence[str]) -> list[InputImage]:
+def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
     """The images that `inputs` mean, in the order given, folders and patterns sorted.
+
+    out: the folder of results; what a folder or pattern finds in it is left out.
 
     Raises:
         DataError: an input does not exist, or a folder holds no image.
     """
     found: dict[Path, str] = {}
     for given in inputs:
-        for path, name in _expand(given):
+        for path, name in _expand(given, out.resolve()):
             found.setdefault(path, name)
     names = _distinct([Path(name) for name in found.values()])
     numbers = [path.stem for path in found]
@@ -98,11 +100,12 @@ def find_images(inputs: Sequence[str]) -> list[InputImage]:
     ]
 
 
-def _expand(given: str) -> list[tuple[Path, str]]:
+def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
     """The image files behind one input, each with its name in the results."""
     path = Path(given)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        files = sorted(file for file in inside if not file.resolve().is_relative_to(out))
         if not files:
             raise DataError(
                 f"the folder {path} holds no image; expected files of the kinds {', '.join(sorted(IMAGE_SUFFIXES))}"
@@ -111,7 +114,7 @@ def _expand(given: str) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, path.name)]
     matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207 (absolute patterns)
-    files = [match for match in matches if match.is_file()]
+    files = [match for match in matches if match.is_file() and not match.resolve().is_relative_to(out)]
     if not files:
         raise DataError(
             f"no such image, folder or pattern: {given}; give image files, folders or patterns such as 'photos/*.jpg'"
@@ -133,10 +136,9 @@ def _distinct(names: list[Path]) -> list[str]:
     return distinct
 
 
-def _predict_process(process: Process, request: PredictRequest, reporter: Reporter) -> None:
+def _predict_process(process: Process, request: PredictRequest, images: list[InputImage], reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
     predictor = Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, process.device)
-    images = find_images(request.inputs)
     own = range(process.rank, len(images), process.world_size)
     results = PanopticResults(request.out, checkpoint.categories, process)
     failures: list[str] = []
@@ -160,4 +162,5 @@ def _predict_one(predictor: Predictor, source: InputImage, index: int, results: 
     panoptic: PanopticMap = predictor(image).panoptic
     overlay = draw_panoptic(image, panoptic, predictor.categories, DrawOptions(scores=True))
     save_picture(results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
-    results.add(index, source.id, source.name, panoptic)
+    png_name = Path(source.name).with_suffix(".png").as_posix()
+    results.add(index, source.id, (source.name, png_name), panoptic)

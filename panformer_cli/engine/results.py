@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
@@ -35,12 +35,12 @@ class PanopticResults:
     def json(self) -> Path:
         return self.out / "panoptic.json"
 
-    def add(self, index: int, image_id: int | str, file_name: str, panoptic: PanopticMap) -> None:
+    def add(self, index: int, image_id: int | str, names: tuple[str, str], panoptic: PanopticMap) -> None:
         """Write the PNG of an image.
 
-        index: the image's place in the JSON. file_name: relative, as the JSON will say; its PNG has the same stem.
+        index: the image's place in the JSON. names: of the image and of its PNG, relative, as the JSON will say.
         """
-        png_name = str(PurePosixPath(file_name.replace("\\", "/")).with_suffix(".png"))
+        file_name, png_name = names
         path = name_inside(self.pngs, png_name, "the list of images")
         write_panoptic_png(path, panoptic.ids)
         height, width = panoptic.ids.shape

@@ -59,6 +59,14 @@ class ProcessOptions:
     def processes(self) -> int:
         return self.gpus or self.cpu_processes or 1
 
+    def words(self) -> list[str]:
+        """The options that say the same on the command line."""
+        if self.gpus is not None:
+            return ["--gpus", str(self.gpus)]
+        if self.cpu_processes is not None:
+            return ["--cpu-processes", str(self.cpu_processes)]
+        return [] if self.device == "auto" else ["--device", self.device]
+
 
 def check_device(name: str) -> None:
     """Raises PanformerError unless `name` is `auto` or a device of this machine."""
@@ -119,15 +127,13 @@ def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments
     """Call `work(process, *arguments)` in as many processes as asked for, and wait for them.
 
     One process is this one. More are started by torch's elastic launcher on this machine; a failure of one ends all.
-    Under a running `torchrun` this process is one of its workers. `work` and its arguments have to be picklable.
+    `work` and its arguments have to be picklable.
 
     Raises:
         PanformerError: what `work` raised, from any process; or a process was killed.
         KeyboardInterrupt: SIGINT or SIGTERM came, and `work` did not end by itself.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        _worker(options, work, arguments)
-    elif options.processes == 1:
+    if options.processes == 1:
         work(Process(0, 1, _device(options, 0)), *arguments)
     else:
         _launch(options, work, arguments)
@@ -234,7 +240,7 @@ def _worker(options: ProcessOptions, work: Callable[..., None], arguments: tuple
 def _device(options: ProcessOptions, local_rank: int) -> torch.device:
     if options.cpu_processes is not None:
         return torch.device("cpu")
-    if options.gpus is not None or ("LOCAL_RANK" in os.environ and torch.cuda.is_available()):
+    if options.gpus is not None:
         return torch.device("cuda", local_rank)
     if options.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

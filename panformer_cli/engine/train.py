@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 
+DIVERGED = (
+    "training diverged: a gradient is no longer finite; the last checkpoint is from before it; go on from there with "
+    "--resume and a smaller learning rate (--set train.lr=...)"
+)
 SAVE_SECONDS = 600.0
 """The last checkpoint is never older than this, and a step."""
 
@@ -84,9 +88,11 @@ def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolde
     """
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    # The run and its checkpoints are to be of use from any folder.
+    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
     run = run_to_resume(recipe, options.out) if options.resume else new_run(recipe, options.out)
     # What is wrong is said before any process starts.
-    data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split)
+    data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split, recipe.data.skip_bad_images)
     CocoPanoptic(Path(recipe.data.root), recipe.data.val_split)
     if options.resume:
         _check_same_model(recipe, data.categories, run)
@@ -99,24 +105,32 @@ def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolde
     try:
         run_processes(options.processes, _train_process, recipe, run, options, reporter)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_how_to_go_on(run, steps)) from error
+        raise KeyboardInterrupt(_how_to_go_on(run, steps, options.processes)) from error
     if read_checkpoint(run.last).progress.step < steps:
-        raise KeyboardInterrupt(_how_to_go_on(run, steps))
+        raise KeyboardInterrupt(_how_to_go_on(run, steps, options.processes))
     return run
 
 
 def _train_process(process: Process, recipe: Recipe, run: RunFolder, options: TrainOptions, reporter: Reporter) -> None:
     with stop_on_signals() as stop:
-        Trainer(process, recipe, run, reporter if process.is_first else SilentReporter()).run(options, stop)
+        told = reporter if process.is_first else SilentReporter()
+        pretrained = not options.resume and options.init_from is None
+        Trainer(process, recipe, run, told, pretrained).run(options, stop)
 
 
 class Trainer:
-    """One process of a training run."""
+    """One process of a training run.
 
-    def __init__(self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter) -> None:
+    pretrained: start the backbone as the recipe says; False where other weights will be loaded anyway.
+    """
+
+    def __init__(
+        self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter, pretrained: bool = True
+    ) -> None:
         self.process, self.recipe, self.run_folder, self.reporter = process, recipe, run, reporter
         root = Path(recipe.data.root)
-        data = CocoPanoptic(root, recipe.data.train_split)
+        data = CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images)
+        self._skipped = data.skipped
         self.validation = CocoPanoptic(root, recipe.data.val_split)
         self.categories: CategoryTable = data.categories
         _check_same_categories(self.categories, self.validation.categories, root)
@@ -125,7 +139,8 @@ class Trainer:
         self.progress = TrainProgress()
 
         torch.manual_seed(recipe.train.seed)
-        self.model: PanopticSegFormer = build_model(recipe.model, self.categories).to(process.device)
+        model = build_model(recipe.model, self.categories, pretrained)
+        self.model: PanopticSegFormer = model.to(process.device)
         self.optimizer = build_optimizer(self.model, recipe.train)
         self.criterion = PanopticCriterion(self.categories.num_things)
         self.parallel: nn.Module = self.model
@@ -151,7 +166,7 @@ class Trainer:
                 if stopping or saving:
                     self._save()
                 if stopping:
-                    return
+                    break
                 self._step(batches, bar)
                 if self._evaluation_is_due():
                     self._evaluate()
@@ -181,7 +196,9 @@ class Trainer:
                 losses = self._losses(batch.to(self.process.device), counts)
                 torch.stack(list(losses.values())).sum().div(len(batches)).backward()
             self.log.add(losses, 1 / len(batches))
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        if not torch.isfinite(norm):  # gradients are averaged over processes, so all of them see it
+            raise PanformerError(DIVERGED)
         self.optimizer.step()
         self.progress.step += 1
         self.progress.seconds += time.monotonic() - began
@@ -278,14 +295,15 @@ class Trainer:
         bar.advance(status=self._status)
 
     def _tell_skipped(self) -> None:
-        problems = sorted({problem for part in self.process.gather(self.loader.skipped) for problem in part})
+        found = self.process.gather(self._skipped + self.loader.skipped)
+        problems = sorted({problem for part in found for problem in part})
         if problems:
             self.reporter.warn(f"training images left out, since they cannot be used: {len(problems)}")
         for problem in problems:
             self.reporter.warn(problem)
 
     def _log_losses(self, lr: float) -> None:
-        losses = self.log.take()
+        losses = self.log.take(self.process)
         if self.process.is_first:
             total = sum(losses.values())
             self._log_row("train", {"lr": lr, "loss": total, "losses": losses, "seconds": self.progress.seconds})
@@ -327,9 +345,10 @@ class _LossLog:
             self._sums[term] = self._sums.get(term, 0) + value.detach() * weight
         self._weight += weight
 
-    def take(self) -> dict[str, float]:
-        """Mean of each term, all layers together, and begin again."""
-        means = {term: float(total) / self._weight for term, total in self._sums.items()}
+    def take(self, process: Process) -> dict[str, float]:
+        """Mean of each term over all processes, all layers together, and begin again."""
+        total = process.sum(torch.stack(list(self._sums.values())).cpu()) / process.world_size
+        means = dict(zip(self._sums, (total / self._weight).tolist(), strict=True))
         self._sums, self._weight = {}, 0.0
         return means
 
@@ -341,11 +360,13 @@ def _distributed(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def _how_to_go_on(run: RunFolder, steps: int) -> str:
+def _how_to_go_on(run: RunFolder, steps: int, processes: ProcessOptions) -> str:
     if not run.last.is_file():
         return "Stopped before a checkpoint was saved; the same command starts again"
     done = read_checkpoint(run.last).progress.step
-    command = shlex.join(["panformer", "train", str(run.recipe), "--resume", "--out", str(run.path)])
+    command = shlex.join(
+        ["panformer", "train", str(run.recipe), "--resume", "--out", str(run.path), *processes.words()]
+    )
     return f"Stopped; step {done} of {steps} is saved; go on with: {command}"
 
 
@@ -353,7 +374,8 @@ def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder)
     """A run goes on with the model and categories it began with; data place, schedule and the like may change."""
     checkpoint = read_checkpoint(run.last)
     before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
-    changed = [f"model.{key} was {before[key]!r} and is {now[key]!r}" for key in now if before.get(key) != now[key]]
+    lasting = [key for key in now if key not in ("backbone_weights", "mask_bias")]  # these two are for the start only
+    changed = [f"model.{key} was {before[key]!r} and is {now[key]!r}" for key in lasting if before[key] != now[key]]
     if changed:
         raise CheckpointError(
             f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "

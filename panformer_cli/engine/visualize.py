@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_panoptic import CocoPanoptic, PanopticAnnotation, read_annotation
@@ -219,7 +220,14 @@ def _figures(predictions: Path) -> list[Section]:
     path = predictions.with_name("metrics.json")
     if not path.is_file():
         return []
-    panoptic = json.loads(path.read_text(encoding="utf-8"))["panoptic"]
+    try:
+        panoptic = json.loads(path.read_text(encoding="utf-8"))["panoptic"]
+        return _tables(panoptic)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no metrics.json of `panformer evaluate` ({error!r}); move it away") from error
+
+
+def _tables(panoptic: dict[str, Any]) -> list[Section]:
     groups = [(name, panoptic[name]) for name in ("all", "things", "stuff")]
     quality = [(name, row["pq"], row["sq"], row["rq"], row["n"]) for name, row in groups]
     classes = [
@@ -237,7 +245,7 @@ def _metrics(run: Path) -> Path:
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def _segments(panoptic: PanopticMap) -> str:

@@ -61,10 +61,13 @@ def test_geometry_that_the_json_lacks_is_measured(tmp_path: Path) -> None:
     assert CocoPanoptic(tmp_path, "val").annotation(0).segments == expected.segments
 
 
-def test_images_without_annotation_are_left_out(tmp_path: Path) -> None:
+def test_images_without_annotation_are_left_out_on_request_only(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     change(path, lambda content: content["annotations"].pop(1))
-    data = CocoPanoptic(tmp_path, "val")
+    with pytest.raises(DataError, match="lists 1 images that it does not annotate, first "):
+        CocoPanoptic(tmp_path, "val")
+    data = CocoPanoptic(tmp_path, "val", skip_unannotated=True)
+    assert len(data.skipped) == 1 and "does not annotate it" in data.skipped[0]
     assert [data.image_info(number).id for number in range(len(data))] == [100, 102]
     assert [data[number].image_id for number in range(len(data))] == [100, 102]
     change(path, lambda content: content["annotations"].clear())

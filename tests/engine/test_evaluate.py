@@ -136,3 +136,19 @@ def test_a_damaged_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path)
     with pytest.raises(DataError, match=r"000001\.png"):
         evaluate(EvaluateRequest(trained.best, tmp_path / "out", data), SilentReporter())
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_images_of_one_name_and_two_kinds_keep_a_png_each(tmp_path: Path) -> None:
+    data = small_scenes(tmp_path / "data", 1, 2)
+    images, path = data / "images" / "val", data / "annotations" / "panoptic_val.json"
+    Image.open(images / "000001.png").save(images / "000000.jpg")
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = "000000.jpg"
+    path.write_text(json.dumps(content))
+    out = tmp_path / "out"
+    evaluate(EvaluateRequest(small_checkpoint(tmp_path / "c.safetensors", data), out), SilentReporter())
+    written = json.loads((out / "panoptic.json").read_text())
+    assert [row["file_name"] for row in written["images"]] == ["000000.png", "000000.jpg"]
+    pngs = [row["file_name"] for row in written["annotations"]]
+    assert len(set(pngs)) == 2
+    assert all((out / "panoptic" / name).is_file() for name in pngs)

@@ -47,7 +47,7 @@ def decoded(path: Path) -> np.ndarray[Any, Any]:
 
 
 def names(inputs: Sequence[str | Path]) -> list[str]:
-    return [image.name for image in find_images([str(given) for given in inputs])]
+    return [image.name for image in find_images([str(given) for given in inputs], Path("nowhere"))]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_an_image_given_twice_is_predicted_once(tmp_path: Path) -> None:
 def test_numbers_in_names_are_ids_where_all_differ(files: list[str], ids: list[int], tmp_path: Path) -> None:
     for name in files:
         picture(tmp_path / name)
-    assert sorted(image.id for image in find_images([str(tmp_path)])) == ids
+    assert sorted(image.id for image in find_images([str(tmp_path)], tmp_path / "out")) == ids
 
 
 @pytest.mark.parametrize("given", ["none.png", "*.nothing", "empty"])
@@ -181,7 +181,14 @@ def test_inputs_without_an_image_are_named(given: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     with pytest.raises(DataError, match=r"no such image, folder or pattern|the folder empty holds no image"):
-        find_images([given])
+        find_images([given], tmp_path / "out")
+
+
+def test_results_of_before_are_no_inputs(tmp_path: Path) -> None:
+    for name in ("a.png", "out/overlays/a.jpg", "out/panoptic/a.png"):
+        picture(tmp_path / name)
+    for given in (str(tmp_path), str(tmp_path / "**" / "*.*g")):
+        assert [image.name for image in find_images([given], tmp_path / "out")] == ["a.png"]
 
 
 def test_results_stay_in_the_out_folder(trained: RunFolder, tmp_path: Path) -> None:

@@ -282,3 +282,54 @@ def test_fewer_images_than_a_step_takes(tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 1)
     recipe = replace(small_recipe(data, "train.max_steps=2"), name="one_image")
     assert [row["epoch"] for row in rows(RunFolder(run_small(recipe, tmp_path / "run")), "train")] == [0, 1]
+
+
+def test_a_diverged_step_is_not_saved(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 images in steps of 4: saved after step 2; the gradient of step 3 is no number."""
+    norms = iter([torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float("nan"))])
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: next(norms))
+    with pytest.raises(PanformerError, match="training diverged: a gradient is no longer finite"):
+        run_small(small_recipe(scenes, "train.max_steps=4"), tmp_path / "run")
+    last = RunFolder(tmp_path / "run").last
+    assert read_checkpoint(last).progress.step == 2
+    assert all(bool(tensor.isfinite().all()) for name, tensor in tensors(last).items() if tensor.is_floating_point())
+
+
+def test_a_stop_between_a_step_and_its_evaluation_loses_neither(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("panformer_cli.engine.train.evaluate_model", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run_small(small_recipe(scenes, "train.max_steps=2"), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert read_checkpoint(run.last).progress.step == 2
+    assert not run.best.is_file()
+    monkeypatch.undo()
+    run_small(small_recipe(scenes, "train.max_steps=2"), tmp_path / "run", resume=True)
+    assert run.best.is_file()
+    assert len(rows(run, "eval")) == 1
+
+
+def test_images_without_annotation_may_be_left_out_and_are_listed(tmp_path: Path) -> None:
+    data = small_scenes(tmp_path / "data", 5, 1)
+    path = data / "annotations" / "panoptic_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="lists 1 images that it does not annotate, first 000004.png"):
+        run_small(small_recipe(data), tmp_path / "run")
+    reporter = StopAfter()
+    recipe = small_recipe(data, "train.max_steps=1", "data.skip_bad_images=true")
+    train(recipe, TrainOptions(tmp_path / "run"), reporter)
+    assert any("000004.png" in warning for warning in reporter.warnings)
+
+
+def test_resuming_needs_no_backbone_weights(scenes: Path, tmp_path: Path) -> None:
+    """They were for the start; the file may be gone."""
+    run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run"))
+    gone = ["train.max_steps=2", f"model.backbone_weights={tmp_path / 'gone.pth'}"]
+    run_small(small_recipe(scenes, *gone), run.path, resume=True)
+    assert read_checkpoint(run.last).progress.step == 2
