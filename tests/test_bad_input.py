@@ -230,7 +230,10 @@ DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no image": (edit(lambda content: content["annotations"].clear()), ["annotates no image; expected at least one"]),
     "image name outside": (
         edit(lambda content: content["images"][0].update(file_name="../../../secret.png")),
-        ["panoptic_val.json: the file name '../../../secret.png' points outside data/images/val; expected a name insi"],
+        [
+            "panoptic_val.json: the file name '../../../secret.png' points outside ",
+            "data/images/val; expected a name insi",
+        ],
     ),
     "PNG name outside": (
         edit(lambda content: content["annotations"][0].update(file_name="/etc/passwd")),
@@ -449,8 +452,8 @@ def test_names_in_saved_predictions_stay_inside(place: Path, capsys: pytest.Capt
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_in_training_saves_and_says_how_to_go_on(processes: int, place: Path) -> None:
     many = ["--set", "train.max_steps=100000", "--set", "train.epochs=100000", "--out", "mine"]
-    if processes > 1:
-        many += ["--cpu-processes", str(processes), "--set", "train.images_per_forward=1"]
+    share = ["--cpu-processes", str(processes)] if processes > 1 else []
+    many += [*share, "--set", "train.images_per_forward=1"]
     command = [sys.executable, "-m", "panformer_cli", *train(), *many]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     # In a session of its own, as in a terminal: Ctrl-C reaches all processes of it.
@@ -469,11 +472,11 @@ def test_ctrl_c_in_training_saves_and_says_how_to_go_on(processes: int, place: P
     mine = RunFolder(Path("mine"))
     step = read_checkpoint(mine.last).progress.step
     assert step >= 1
+    advice = ["train", "mine/recipe.yaml", "--resume", "--out", "mine", *share]
     assert rest.splitlines()[-1] == (
-        f"Stopped; step {step} of 100000 is saved; go on with: panformer train mine/recipe.yaml --resume --out mine"
+        f"Stopped; step {step} of 100000 is saved; go on with: panformer {' '.join(advice)}"
     )
     assert "Traceback" not in rest
     # The advice works, word for word.
-    resumed = run("train", "mine/recipe.yaml", "--resume", "--out", "mine", "--set", f"train.max_steps={step + 1}")
-    assert resumed == 0
+    assert run(*advice, "--set", f"train.max_steps={step + 1}") == 0
     assert read_checkpoint(mine.last).progress.step == step + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,10 +124,14 @@ def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
 
 
 def _distinct(names: list[Path]) -> list[str]:
-    """The names, with a number where two would give the same result file."""
+    """The names, with a number where two would give the same result file.
+
+    `:` and `\\` become `_`: on some systems they name a drive and a folder.
+    """
     taken: set[str] = set()
     distinct = []
     for name in names:
+        name = Path(*(re.sub(r"[:\\]", "_", part) for part in name.parts))
         candidate, number = name, 1
         while candidate.with_suffix("").as_posix().lower() in taken:
             number += 1

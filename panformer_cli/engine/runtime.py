@@ -134,9 +134,21 @@ def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments
         KeyboardInterrupt: SIGINT or SIGTERM came, and `work` did not end by itself.
     """
     if options.processes == 1:
-        work(Process(0, 1, _device(options, 0)), *arguments)
+        with _short_memory_told():
+            work(Process(0, 1, _device(options, 0)), *arguments)
     else:
         _launch(options, work, arguments)
+
+
+@contextlib.contextmanager
+def _short_memory_told() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise PanformerError(
+            "the memory of the GPU ran out; use --set train.images_per_forward=1, smaller images "
+            "(--set data.train_short_sides=[...], data.long_side=...), --set train.precision=bf16, or the CPU"
+        ) from error
 
 
 def _launch(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -193,10 +205,11 @@ def _worker_reporting(
 
     def work_or_tell(process: Process, *given: Any) -> None:
         try:
-            work(process, *given)
+            with _short_memory_told():
+                work(process, *given)
         except PanformerError as error:
             _leave_text(folder / f"{process.rank}.mistake", str(error))
-            sys.exit(2)
+            raise SystemExit(2) from error  # of this worker; the launcher then ends the others
         except Exception:
             _leave_text(folder / f"{process.rank}.trace", traceback.format_exc())
             raise

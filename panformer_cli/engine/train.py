@@ -88,8 +88,6 @@ def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolde
     """
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
-    # The run and its checkpoints are to be of use from any folder.
-    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
     run = run_to_resume(recipe, options.out) if options.resume else new_run(recipe, options.out)
     # What is wrong is said before any process starts.
     data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split, recipe.data.skip_bad_images)
@@ -100,6 +98,8 @@ def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolde
         read_checkpoint(options.init_from)
     per_epoch = EpochOrder(len(data), recipe.train.batch_size, recipe.train.seed).steps
     steps = total_steps(recipe.train, per_epoch)
+    # The run and its checkpoints are to be of use from any folder.
+    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
     run.start(recipe, environment())
     reporter.message(f"Run folder: {run.path}")
     try:

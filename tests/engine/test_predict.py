@@ -222,3 +222,10 @@ def test_what_cannot_be_used_is_said_first(
     image = picture(tmp_path / "a.png")
     with pytest.raises(error, match=said):
         predict(PredictRequest([str(image)], checkpoint(trained), out(trained)), SilentReporter())
+
+
+def test_names_that_other_systems_read_as_drives_or_folders(tmp_path: Path) -> None:
+    picture(tmp_path / "a:b.png")
+    picture(tmp_path / "c\\d.png")
+    found = find_images([str(tmp_path)], tmp_path / "out")
+    assert [(image.path.name, image.name) for image in found] == [("a:b.png", "a_b.png"), ("c\\d.png", "c_d.png")]
