@@ -46,7 +46,7 @@ def test_values_of_every_type_and_defaults_for_the_rest() -> None:
     recipe = load(
         """
         name: mine
-        model: {backbone: swin_large, mask_bias: 0.5}
+        model: {backbone: swin_large, frozen_stages: 0, mask_bias: 0.5}
         data: {root: here, train_short_sides: [320, 480], crop_range: [100, 200], skip_bad_images: true}
         train:
           lr: 1e-4
@@ -57,7 +57,7 @@ def test_values_of_every_type_and_defaults_for_the_rest() -> None:
     )
     assert recipe == Recipe(
         name="mine",
-        model=ModelRecipe(backbone="swin_large", mask_bias=0.5),
+        model=ModelRecipe(backbone="swin_large", frozen_stages=0, mask_bias=0.5),
         data=DataRecipe(root="here", train_short_sides=(320, 480), crop_range=(100, 200), skip_bad_images=True),
         train=TrainRecipe(lr=0.0001, clip_norm=1.0, max_steps=10),
     )
@@ -152,6 +152,7 @@ def test_one_mistake_is_one_line(text: str, expected: str) -> None:
         ("train.lr.x=3", "unknown key train.lr.x; did you mean train.lr?"),
         ("train.lr=[1", "train.lr is '[1': line 1, column 3"),
         ("train.lr=", "train.lr is null: expected a number"),
+        ("model.backbone=swin_tiny", "model.frozen_stages is 2: expected 0 to 0 with the backbone swin_tiny"),
         ("model.backbone=resnet5", "model.backbone is 'resnet5': expected one of resnet18,"),
     ],
 )
@@ -284,7 +285,13 @@ recipes = st.builds(
     Recipe,
     name=st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", fullmatch=True),
     published_pq=st.none() | numbers,
-    model=st.builds(ModelRecipe, mask_bias=st.none() | numbers, dropout=numbers, backbone=st.just("swin_tiny")),
+    model=st.builds(
+        ModelRecipe,
+        mask_bias=st.none() | numbers,
+        dropout=numbers,
+        backbone=st.just("swin_tiny"),
+        frozen_stages=st.just(0),
+    ),
     data=st.builds(DataRecipe, root=texts, skip_bad_images=st.booleans(), flip_probability=numbers, workers=st.just(0)),
     train=st.builds(
         TrainRecipe,

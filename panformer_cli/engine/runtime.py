@@ -127,7 +127,8 @@ def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments
     """Call `work(process, *arguments)` in as many processes as asked for, and wait for them.
 
     One process is this one. More are started by torch's elastic launcher on this machine; a failure of one ends all.
-    `work` and its arguments have to be picklable.
+    `work` and its arguments have to be picklable. CPU processes share the cores, unless OMP_NUM_THREADS says how many
+    threads each has; with equal threads, what is computed does not depend on the number of processes to the last digit.
 
     Raises:
         PanformerError: what `work` raised, from any process; or a process was killed.

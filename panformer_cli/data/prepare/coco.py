@@ -73,7 +73,12 @@ def prepare_coco(
     summaries = []
     for split in splits or _splits_with_images(root, reporter):
         unpack_split(root, split, reporter)
-        summaries.append(_convert(CocoPanoptic(root, split), split, reporter, out))
+        data = CocoPanoptic(root, split, skip_unannotated=True)
+        if data.skipped:
+            reporter.warn(
+                f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}"
+            )
+        summaries.append(_convert(data, split, reporter, out))
     return summaries
 
 
