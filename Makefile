@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make check   format, lint, types and the fast tests: before every commit
 # make lint    the same without tests
+# make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
 # make fix     mends format and what ruff can mend
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint fix
+.PHONY: demo test check lint fix golden
 
 demo: $(STAMP)
 	$(BIN)/panformer demo
@@ -24,6 +25,9 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+golden: $(STAMP)-test
+	$(BIN)/python -m pytest tests/golden --fidelity-table docs/fidelity.md
 
 fix: $(STAMP)-dev
 	$(BIN)/ruff format .

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.file_server import CLOSED, FileServer, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,3 +21,26 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the recorded data: {folder} is missing (set PANFORMER_SHARED to its place)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stay_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reaches the internet for published weights or touches the cache of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PANFORMER_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PANFORMER_WEIGHTS_URL", CLOSED)
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    """A web server with a file of 5000 bytes, all parts of it different."""
+    with serving(random.Random(0).randbytes(5000)) as files:
+        yield files
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the golden tests; `make golden` uses them."""
+    parser.addoption("--recordings", metavar="DIR", help="folder of recorded numbers [tests/golden/data]")
+    parser.addoption("--fidelity-table", metavar="FILE", help="write the measured differences into this page")

@@ -24,6 +24,7 @@ from panformer_cli.engine.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.engine.small import SMALL, run_small, small_checkpoint, small_recipe, small_scenes
+from tests.release_files import save_as_mmcv, stub_state
 
 ANNOTATION, IMAGE, PNG = (
     "annotations/panoptic_val.json",
@@ -294,19 +295,68 @@ def make_folder(path: Path) -> None:
     path.mkdir()
 
 
+def make_release_file(path: Path, **options: Any) -> None:
+    save_as_mmcv(stub_state("r50"), path, **options)
+
+
+def make_cut_release_file(path: Path, **options: Any) -> None:
+    make_release_file(path, **options)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def make_state(*names: str) -> Callable[[Path], Any]:
+    return lambda path: save_as_mmcv({name: torch.zeros(1) for name in names}, path)
+
+
+def make_release_file_of_few_categories(path: Path) -> None:
+    save_as_mmcv(stub_state("r50") | {"bbox_head.stuff_query.weight": torch.zeros(7, 512)}, path)
+
+
 CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "missing": (Path.unlink, ["model.safetensors: no such file; give a checkpoint"]),
+    "missing": (Path.unlink, ["checkpoint model.safetensors: no such file; give a checkpoint"]),
     "truncated": (
         lambda path: path.write_bytes(path.read_bytes()[:1000]),
-        ["damaged, cut short or not in safetensors"],
+        ["weights model.safetensors: the file is damaged or cut short; download or copy it again"],
     ),
-    "empty": (lambda path: path.write_bytes(b""), ["damaged, cut short or not in safetensors form; expected a check"]),
+    "truncated archive": (make_cut_release_file, ["weights model.safetensors: the file is damaged or cut short"]),
+    "truncated legacy file": (
+        lambda path: make_cut_release_file(path, _use_new_zipfile_serialization=False),
+        ["weights model.safetensors: the file is damaged or cut short"],
+    ),
+    "empty": (lambda path: path.write_bytes(b""), ["weights model.safetensors: the file is empty (0 bytes); download"]),
+    "PDF": (lambda path: path.write_bytes(b"%PDF-1.7\n"), ["the file is a PDF document, not weights; give a .safe"]),
+    "web page": (
+        lambda path: path.write_bytes(b"<!doctype html>\n<html>Not Found</html>"),
+        ["the file is a web page (HTML or XML), not weights: the download went wrong; fetch the file itself again"],
+    ),
+    "something else": (lambda path: path.write_bytes(b"hello"), ["is neither in safetensors form nor one that torch."]),
     "pickle": (
         make_pickle,
-        ["model.safetensors: the file holds a pickle", "not opened", "expected a .safetensors che"],
+        ["the pickle holds more than tensors and plain containers: it wants io.open, and was not run; give a file of"],
     ),
-    "old pickle": (make_old_pickle, ["the file holds a pickle"]),
-    "a folder": (make_folder, ["is a folder without best.safetensors or last.safeten"]),
+    "old pickle": (
+        make_old_pickle,
+        ["is a pickle that torch.save did not write; a pickle can run code, so it was not"],
+    ),
+    "a folder": (make_folder, ["checkpoint model.safetensors is a folder without best, last or model.safetensors"]),
+    "no state dict": (lambda path: torch.save([1, 2], path), ["the file holds no state dict; expected tensors by na"]),
+    "K-Net": (
+        make_state("backbone.conv1.weight", "rpn_head.init_kernels.weight", "roi_head.mask_head.0.fc_cls.weight"),
+        ["checkpoint model.safetensors is a checkpoint of K-Net, which is another model (some copies of the results "],
+    ),
+    "another detector": (
+        make_state("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.bbox_head.fc_cls.weight"),
+        ["is a checkpoint of another model of MMDetection", "its names are backbone.conv1.weight, rpn_head.rpn_conv.w"],
+    ),
+    "ImageNet weights": (
+        make_state("conv1.weight", "layer1.0.conv1.weight"),
+        ["holds the weights of a backbone alone", "--set model.backbone_weights=FILE", "its names are conv1.weight"],
+    ),
+    "unknown tensors": (make_state("weight"), ["holds tensors but is no checkpoint of Panoptic SegFormer: its names"]),
+    "other categories than COCO's": (
+        make_release_file_of_few_categories,
+        ["trained on 80 things and 7 stuff classes, not on COCO's 80 and 53", "`panformer weights import model.safet"],
+    ),
 }
 
 
@@ -319,7 +369,7 @@ CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 def test_checkpoints(command: list[str], mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoil, expected = CHECKPOINT_MISTAKES[mistake]
     spoil(Path("model.safetensors"))
-    assert_refused(command, ["checkpoint model.safetensors", *expected], capsys)
+    assert_refused(command, expected, capsys)
     assert not Path("ran").exists()
     assert not Path("out").exists()
 
@@ -327,19 +377,66 @@ def test_checkpoints(command: list[str], mistake: str, place: Path, capsys: pyte
 def test_a_pickle_of_backbone_weights_is_not_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_pickle(Path("backbone.pth"))
     arguments = train("--out", "new", "--set", "model.backbone_weights=backbone.pth")
-    assert_refused(arguments, ["backbone.pth: the pickle holds more than tensors and was not run"], capsys)
+    expected = ["backbone.pth: the pickle holds more than tensors and plain containers: it wants io.open, and was not"]
+    assert_refused(arguments, expected, capsys)
     assert not Path("ran").exists()
 
 
+def test_a_release_file_that_lacks_tensors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = stub_state("r50")
+    lost = "bbox_head.transformer.encoder.layers.3.ffns.0.layers.1.bias"
+    del state[lost]
+    save_as_mmcv(state | {"bbox_head.more.weight": torch.ones(1)}, Path("r50.pth"))
+    expected = [
+        f"checkpoint r50.pth (recipe r50, 133 categories) does not fit this model: missing: {lost}; not in this"
+    ]
+    arguments = ["predict", "data/images/val", "--checkpoint", "r50.pth", "--out", "out"]
+    assert_refused(arguments, [*expected, "not in this model: bbox_head.more.weight; use a whole checkpoint"], capsys)
+
+
+def test_a_release_file_of_another_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_release_file(Path("r50.pth"))
+    expected = [
+        "checkpoint r50.pth is of recipe r50, with the backbone resnet50, but the model to be filled has resnet18"
+    ]
+    assert_refused(train("--out", "new", "--init-from", "r50.pth"), expected, capsys)
+    expected = [
+        "checkpoint r50.pth has the backbone resnet50 (recipe r50), but the recipe swinl has swin_large; leave --recip"
+    ]
+    assert_refused(["weights", "import", "r50.pth", "--out", "new2", "--recipe", "swinl"], expected, capsys)
+    assert not Path("new2").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["model.safetensors", "--out", "new"], "model.safetensors is a checkpoint of panformer already; use it as it"),
+        (["r50.pth", "--out", "run"], "--out run holds something else than an earlier import; expected a new or emp"),
+        (["r50.pth", "--out", "r50.pth"], "--out r50.pth is a file; expected a folder, new or empty"),
+        (["r50.pth", "--out", "r50.pth/new"], "cannot write r50.pth/new/model.safetensors: Not a directory"),
+        (["r50.pth", "--out", "new", "--categories", "none.json"], "the panoptic JSON none.json is missing; check the"),
+        (
+            ["r50.pth", "--out", "new", "--categories", f"data/{ANNOTATION}"],
+            "checkpoint r50.pth was trained on 80 things and 53 stuff classes, but the categories given are 6 things",
+        ),
+    ],
+)
+def test_imports(arguments: list[str], expected: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_release_file(Path("r50.pth"))
+    assert_refused(["weights", "import", *arguments], [expected], capsys)
+    assert not Path("new").exists()
+
+
 def test_no_checkpoint_at_all(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(["evaluate"], ["no checkpoint was given and there is no run in", "panformer train RECIPE"], capsys)
+    expected = ["no checkpoint was given and there is no run in", "published weights (r50_1x, r50", "panformer train R"]
+    assert_refused(["evaluate"], expected, capsys)
 
 
 def test_a_checkpoint_of_another_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_checkpoint(Path("other.safetensors"), Path("data"), "model.encoder_layers=2")
     expected = [
         "checkpoint other.safetensors (recipe tiny, 11 categories) does not fit this model: ",
-        "is not in this ",
+        "not in this model: encoder.layers.1.",
     ]
     assert_refused(train("--out", "new", "--init-from", "other.safetensors"), expected, capsys)
     assert_refused(

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "Measure PQ, and AP if asked, of a checkpoint.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions, or the curves of a run.",
+    "weights": "List the published weights; import a .pth file.",
 }
 
 

@@ -33,6 +33,14 @@ def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
 @click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
 @click.option("--metrics", default="panoptic", show_default=True, callback=_metrics, help="Of panoptic,bbox,segm.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the results.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Images of one size that share a forward pass; the results stay the same.",
+)
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(
@@ -41,29 +49,32 @@ def evaluate(
     split: str | None,
     metrics: tuple[MetricName, ...],
     out: Path | None,
+    batch_size: int,
     compute: Compute,
     as_json: bool,
 ) -> None:
     """Measure PQ, SQ and RQ of CHECKPOINT, for all categories, things, stuff and each one.
 
-    Without CHECKPOINT it takes the newest run. `--metrics panoptic,bbox,segm` adds box AP and mask AP of the things.
-    The predictions are written as panoptic PNGs and JSON in COCO's form.
+    CHECKPOINT is a file, a run's folder or a published name; without it the newest run is taken.
+    `--metrics panoptic,bbox,segm` adds box AP and mask AP of the things. The predictions are written as panoptic PNGs
+    and JSON in COCO's form.
 
     \b
     panformer evaluate
     panformer evaluate best.safetensors --data /data/coco --split val2017
+    panformer evaluate r50 --data /data/coco
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluate import EvaluateRequest
     from panformer_cli.engine.evaluate import evaluate as run_evaluation
-    from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.runs import find_checkpoint, results_folder
 
-    found = find_checkpoint(checkpoint)
-    folder = out or found.parent / "evaluation"
-    figures = run_evaluation(
-        EvaluateRequest(found, folder, data, split, metrics, compute.processes()),
-        RichReporter(),
-    )
+    reporter = RichReporter()
+    processes = compute.processes()
+    found = find_checkpoint(checkpoint, reporter)
+    folder = out or results_folder(found)
+    request = EvaluateRequest(found, folder, data, split, metrics, processes, batch_size)
+    figures = run_evaluation(request, reporter)
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return

@@ -17,7 +17,18 @@ from panformer_cli.cli.options import Compute, compute_options
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the results.")
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), metavar="C", help="Checkpoint file [best of the newest run]."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="C",
+    help="File, run's folder or published name [newest run, else r50].",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Images of one size that share a forward pass; the results stay the same.",
 )
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -25,6 +36,7 @@ def predict(
     inputs: tuple[str, ...],
     out: Path,
     checkpoint: Path | None,
+    batch_size: int,
     compute: Compute,
     as_json: bool,
 ) -> None:
@@ -37,14 +49,18 @@ def predict(
     \b
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
+    panformer predict photos --out predictions --checkpoint swinl
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.predict import PredictRequest
+    from panformer_cli.engine.predict import PredictRequest, find_images
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
-    request = PredictRequest(inputs, find_checkpoint(checkpoint), out, compute.processes())
-    result = run_prediction(request, RichReporter())
+    reporter = RichReporter()
+    processes = compute.processes()
+    find_images(inputs, out)  # a mistake in them is told before weights are downloaded
+    found = find_checkpoint(checkpoint, reporter, default="r50")
+    result = run_prediction(PredictRequest(inputs, found, out, processes, batch_size), reporter)
     if as_json:
         click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
     else:

@@ -14,7 +14,12 @@ from panformer_cli.cli.options import Compute, compute_options
 @compute_options
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the run [runs/<recipe>/<time>].")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, or with the newest one of this recipe.")
-@click.option("--init-from", type=click.Path(path_type=Path), metavar="CHECKPOINT", help="Begin with these weights.")
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT",
+    help="Begin with the weights of a file, a run's folder or a published name.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-4.")
 def train(
     recipe: str,
@@ -40,7 +45,8 @@ def train(
     from panformer_cli.engine.train import train as run_training
     from panformer_cli.recipe_io import load_recipe
 
-    weights = find_checkpoint(init_from) if init_from is not None else None
+    reporter = RichReporter()
+    weights = find_checkpoint(init_from, reporter) if init_from is not None else None
     options = TrainOptions(out, resume, weights, compute.processes())
-    run = run_training(load_recipe(recipe, overrides), options, RichReporter())
+    run = run_training(load_recipe(recipe, overrides), options, reporter)
     click.echo(f"Best checkpoint: {run.checkpoint}")

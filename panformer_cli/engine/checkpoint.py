@@ -1,6 +1,7 @@
 """Checkpoints that describe themselves: one safetensors file with weights, recipe, categories and progress.
 
-No pickle is involved in either direction, and the weights can be read without the optimiser's state beside them.
+Ours hold no pickle, and their weights can be read without the optimiser's state beside them. The files of the authors'
+release are taken in their place; what they do not say of themselves is told from their names and shapes.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ from torch.optim import Optimizer
 
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.engine.release_description import describe_release, with_recipe
 from panformer_cli.errors import CheckpointError
 from panformer_cli.files import atomic_write
 from panformer_cli.models.build import build_model
 from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.models.release_names import BUFFERS, from_release, is_swin_state, release_name
+from panformer_cli.models.weight_files import kind_of, read_header, read_state
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 
 FORMAT = "panformer 1"
 MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
+LISTED = 20
+"""Tensors of one kind that an error lists."""
 
 
 @dataclass
@@ -48,6 +54,7 @@ class Checkpoint:
     """What a checkpoint file says, weights apart.
 
     training_state: whether optimiser and random state are in the file, so that a run can go on from it.
+    version: of panformer. is_release: whether the file is one of the authors', with tensors by their names.
     """
 
     path: Path
@@ -56,6 +63,7 @@ class Checkpoint:
     progress: TrainProgress
     training_state: bool
     version: str
+    is_release: bool = False
 
 
 @dataclass
@@ -101,17 +109,15 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """What the file says; its tensors stay on disk.
+    """What the file says, ours or one of the authors'; its tensors stay on disk.
 
     Raises:
-        CheckpointError: missing, damaged, or not a checkpoint of panformer.
+        CheckpointError: missing, damaged, or no checkpoint of Panoptic SegFormer.
     """
-    metadata, names = _header(path)
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path}: the file holds tensors but is no panformer checkpoint; expected a file that "
-            "`panformer train` wrote, such as runs/<recipe>/<time>/best.safetensors"
-        )
+    _check_is_file(path)
+    if not is_own_checkpoint(path):
+        return release_checkpoint(path)
+    metadata, names = read_header(path)
     where = f"checkpoint {path}"
     try:
         recipe = recipe_from_dict(json.loads(metadata["recipe"]), where)
@@ -123,6 +129,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, recipe, categories, progress, has_state, metadata.get("version", "unknown"))
 
 
+def is_own_checkpoint(path: Path) -> bool:
+    """Whether the file has the description that `save_checkpoint` writes.
+
+    Raises:
+        CheckpointError: missing, damaged, or no file of weights.
+    """
+    return kind_of(path) == "safetensors" and read_header(path)[0].get("format") == FORMAT
+
+
+def release_checkpoint(
+    path: Path, recipe_name: str | None = None, categories: CategoryTable | None = None
+) -> Checkpoint:
+    """An authors' file as a checkpoint; arguments and errors as of `describe_release`."""
+    recipe, table = describe_release(path, recipe_name, categories)
+    return Checkpoint(path, recipe, table, TrainProgress(), False, "the authors' release", is_release=True)
+
+
 def load_model(checkpoint: Checkpoint) -> PanopticSegFormer:
     """The checkpoint's model with its weights, in evaluation mode, on the CPU."""
     model = build_model(checkpoint.recipe.model, checkpoint.categories, pretrained=False)
@@ -131,27 +154,70 @@ def load_model(checkpoint: Checkpoint) -> PanopticSegFormer:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Fill `model` with the checkpoint's weights.
+    """Fill `model` with the checkpoint's weights; errors as `fill_model`."""
+    fill_model(model, checkpoint, read_weights(checkpoint))
+
+
+def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The model's tensors by our names."""
+    if checkpoint.is_release:
+        return from_release(read_state(checkpoint.path))
+    return read_tensors(checkpoint.path, MODEL)
+
+
+def fill_model(model: nn.Module, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+    """Fill `model` with `weights`, which are the checkpoint's.
 
     Raises:
         CheckpointError: a tensor is missing, surplus or of another shape: the checkpoint is of another model.
     """
-    weights = read_tensors(checkpoint.path, MODEL)
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not in this model" for name in weights if name not in own]
-    problems += [
-        f"{name} has the shape {list(weights[name].shape)}, expected {list(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
+    if isinstance(model, PanopticSegFormer):
+        check_backbone(model.backbone.name, checkpoint)
+    problems = _misfits(model.state_dict(), weights, checkpoint.is_release)
     if problems:
-        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise CheckpointError(
             f"checkpoint {checkpoint.path} (recipe {checkpoint.recipe.name}, {len(checkpoint.categories)} categories) "
-            f"does not fit this model: {shown}; use the recipe and the categories that it was trained with"
+            f"does not fit this model: {problems}; use a whole checkpoint, with the recipe and the categories that it "
+            "was trained with"
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)  # the authors' files may lack BatchNorm's counters
+
+
+def check_backbone(wanted: str, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError where the checkpoint has another backbone than a model that it is to fill."""
+    given = checkpoint.recipe.model.backbone
+    if wanted != given:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is of recipe {checkpoint.recipe.name}, with the backbone {given}, but the "
+            f"model to be filled has {with_recipe(wanted)}; give a checkpoint of the same recipe"
+        )
+
+
+def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], is_release: bool) -> str:
+    """What keeps `given` from being the tensors of a model that has `own`, in words; empty where they fit.
+
+    is_release: name the tensors as the authors do, and do without BatchNorm's counters.
+    """
+    is_swin = is_swin_state(own)
+
+    def called(name: str) -> str:
+        return release_name(name, is_swin) if is_release else name
+
+    groups = {
+        "missing": [called(name) for name in own if name not in given and not (is_release and name.endswith(BUFFERS))],
+        "not in this model": [called(name) for name in given if name not in own],
+        "of another shape": [
+            f"{called(name)} ({list(given[name].shape)}, expected {list(own[name].shape)})"
+            for name in own
+            if name in given and given[name].shape != own[name].shape
+        ],
+    }
+    return "; ".join(f"{what}: {_listed(names)}" for what, names in groups.items() if names)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:
@@ -196,32 +262,10 @@ def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
-def _header(path: Path) -> tuple[dict[str, str], list[str]]:
+def _check_is_file(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(
-            f"checkpoint {path} is a folder without best.safetensors or last.safetensors; give a file"
+            f"checkpoint {path} is a folder without best, last or model.safetensors; give a file, or a run's folder"
         )
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: no such file; give a checkpoint, a run's folder, or train one first")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, list(file.keys())
-    except (SafetensorError, OSError) as error:
-        if _is_pickle(path):
-            raise CheckpointError(
-                f"checkpoint {path}: the file holds a pickle, which can run code when it is read; it was not opened; "
-                "expected a .safetensors checkpoint that `panformer train` wrote"
-            ) from error
-        raise CheckpointError(
-            f"checkpoint {path}: the file is damaged, cut short or not in safetensors form; expected a checkpoint that "
-            "`panformer train` wrote; copy it again or use another"
-        ) from error
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether the file begins as `torch.save` (a zip, formerly a bare pickle) and `pickle.dump` write it."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
-    except OSError:
-        return False

@@ -32,6 +32,7 @@ class EvaluateRequest:
     out: folder of predictions and metrics.json.
     data_root, split: None for those of the checkpoint's recipe.
     metrics: `panoptic` is always measured; `bbox` and `segm` add the AP of the things.
+    batch_size: images in one forward pass, 1 or more; only images of one size share it, so the figures stay.
     """
 
     checkpoint: Path
@@ -40,6 +41,7 @@ class EvaluateRequest:
     split: str | None = None
     metrics: Sequence[MetricName] = ("panoptic",)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
     dataset = open_split(checkpoint, request)
     predictor = Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, process.device)
     results = PanopticResults(request.out, checkpoint.categories, process)
-    evaluation = evaluate_model(predictor, dataset, process, reporter, request.metrics, results)
+    evaluation = evaluate_model(predictor, dataset, process, reporter, request.metrics, results, request.batch_size)
     results.finish()
     if process.is_first:
         names = {"checkpoint": str(request.checkpoint), "annotation": str(dataset.layout.annotation)}
@@ -117,6 +119,7 @@ def evaluate_model(
     reporter: Reporter,
     metrics: Sequence[MetricName] = ("panoptic",),
     results: PanopticResults | None = None,
+    batch_size: int = 1,
 ) -> Evaluation:
     """Predict this process's share of the images, count, and add up the counts of all processes."""
     panoptic = PanopticQuality(predictor.categories)
@@ -125,9 +128,9 @@ def evaluate_model(
     own = range(process.rank, len(dataset), process.world_size)
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Evaluating", len(own)) as progress:
-        for index in own:
-            sample = dataset[index]
-            prediction = predictor(sample.image)
+        samples = ((index, dataset[index]) for index in own)
+        pairs = (((index, sample), sample.image) for index, sample in samples)
+        for (index, sample), prediction in predictor.stream(pairs, batch_size):
             panoptic.update(prediction.panoptic, sample.annotation, sample.file_name)
             if detection_metrics:
                 instances = prediction.instances(sample.image_id, predictor.categories.num_things)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
-from panformer_cli.data.structures import PanopticMap
+from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoint import load_model, read_checkpoint
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.results import PanopticResults
@@ -20,7 +20,7 @@ from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
 from panformer_cli.errors import DataError
 from panformer_cli.files import write_json
 from panformer_cli.panoptic.drawing import DrawOptions, draw_panoptic, save_picture
-from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.reporting import Progress, Reporter, SilentReporter
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class PredictRequest:
 
     inputs: image files, folders (searched with all their subfolders) and glob patterns.
     out: folder of the results.
+    batch_size: images in one forward pass, 1 or more; only images of one size share it, so the results stay.
     """
 
     inputs: Sequence[str]
     checkpoint: Path
     out: Path
     processes: ProcessOptions = field(default_factory=ProcessOptions)
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,28 +146,58 @@ def _distinct(names: list[Path]) -> list[str]:
 def _predict_process(process: Process, request: PredictRequest, images: list[InputImage], reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
     predictor = Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, process.device)
-    own = range(process.rank, len(images), process.world_size)
     results = PanopticResults(request.out, checkpoint.categories, process)
-    failures: list[str] = []
+    own = range(process.rank, len(images), process.world_size)
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Predicting", len(own)) as progress:
-        for index in own:
-            try:
-                _predict_one(predictor, images[index], index, results)
-            except DataError as error:
-                failures.append(str(error))
-                reporter.warn(f"{error}")
-            progress.advance(status=images[index].name)
-    all_failures = [failure for part in process.gather(failures) for failure in part]
+        share = _Share(images, results, reporter, progress)
+        for (index, image), prediction in predictor.stream(share.read(own), request.batch_size):
+            share.write(index, image, prediction.panoptic)
+    all_failures = [failure for part in process.gather(share.failures) for failure in part]
     results.finish()
     if process.is_first:
         write_json(request.out / ".report.json", all_failures)
 
 
-def _predict_one(predictor: Predictor, source: InputImage, index: int, results: PanopticResults) -> None:
-    image = read_image(source.path)
-    panoptic: PanopticMap = predictor(image).panoptic
-    overlay = draw_panoptic(image, panoptic, predictor.categories, DrawOptions(scores=True))
-    save_picture(results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
-    png_name = Path(source.name).with_suffix(".png").as_posix()
-    results.add(index, source.id, (source.name, png_name), panoptic)
+class _Share:
+    """What one process reads and writes; an image with a problem is told of, and the others go on.
+
+    failures: one sentence for each such image, in the order of meeting it.
+    """
+
+    def __init__(
+        self, images: Sequence[InputImage], results: PanopticResults, reporter: Reporter, progress: Progress
+    ) -> None:
+        self._images = images
+        self._results = results
+        self._reporter = reporter
+        self._progress = progress
+        self.failures: list[str] = []
+
+    def read(self, indices: Iterable[int]) -> Iterator[tuple[tuple[int, ImageArray], ImageArray]]:
+        """The images that can be read, for `Predictor.stream`; the key is the place in the list, and the image."""
+        for index in indices:
+            try:
+                image = read_image(self._images[index].path)
+            except DataError as error:
+                self._fail(index, error)
+            else:
+                yield (index, image), image
+
+    def write(self, index: int, image: ImageArray, panoptic: PanopticMap) -> None:
+        """Overlay, PNG and row of an image."""
+        source = self._images[index]
+        overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
+        try:
+            save_picture(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
+            png_name = Path(source.name).with_suffix(".png").as_posix()
+            self._results.add(index, source.id, (source.name, png_name), panoptic)
+        except DataError as error:
+            self._fail(index, error)
+        else:
+            self._progress.advance(status=source.name)
+
+    def _fail(self, index: int, error: DataError) -> None:
+        self.failures.append(str(error))
+        self._reporter.warn(str(error))
+        self._progress.advance(status=self._images[index].name)

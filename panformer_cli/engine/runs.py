@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.engine.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.files import atomic_write, write_json
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
+from panformer_cli.reporting import Reporter
 
 RUNS = Path("runs")
+
+IMPORTED = "model.safetensors"
+"""The checkpoint in a folder that `panformer weights import` wrote."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The best checkpoint, else the last, else None."""
-        return next((path for path in (self.best, self.last) if path.is_file()), None)
+        """The best checkpoint, else the last, else what `panformer weights import` wrote, else None."""
+        return next((path for path in (self.best, self.last, self.path / IMPORTED) if path.is_file()), None)
 
     def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Make the folder and say in it what will be run, and where.
@@ -133,23 +139,51 @@ def check_results_folder(out: Path) -> None:
         raise PanformerError(f"--out {out} holds a training run; choose another folder, such as {out / 'results'}")
 
 
-def find_checkpoint(given: Path | None) -> Path:
-    """A checkpoint file from what the user gave: a file, a run's folder, or nothing for the newest run.
+def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None = None) -> Path:
+    """A checkpoint file from what the user gave; an existing path wins over a published name.
+
+    given: a file, a run's folder, the name of published weights, which are fetched, or None for the newest run.
+    default: published weights to use where nothing was given and there is no run.
 
     Raises:
-        CheckpointError: nothing was given and there is no run.
+        CheckpointError: there is no such file and there are no such weights, or nothing was given and there is no run.
+        DownloadError: the published weights cannot be fetched.
     """
-    if given is not None:
-        return (RunFolder(given).checkpoint or given) if given.is_dir() else given
+    if given is None:
+        return _newest_checkpoint(reporter, default)
+    if given.is_dir():
+        return RunFolder(given).checkpoint or given
+    if given.exists():
+        return given
+    if str(given) in PUBLISHED:
+        return fetch_published(PUBLISHED[str(given)], reporter)
+    close = get_close_matches(str(given).lower(), PUBLISHED, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise CheckpointError(
+        f"checkpoint {given}: no such file; {guess}give a checkpoint, a run's folder or published weights "
+        f"({', '.join(PUBLISHED)})"
+    )
+
+
+def results_folder(checkpoint: Path) -> Path:
+    """Where an evaluation of `checkpoint` is put: beside it, but not into the cache of published weights."""
+    weights = published_at(checkpoint)
+    return Path("evaluation", weights.name) if weights else checkpoint.parent / "evaluation"
+
+
+def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
     checkpoints = sorted(RUNS.glob("*/*/*.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
-        raise CheckpointError(
-            f"no checkpoint was given and there is no run in {RUNS.resolve()}; give one, or train first: "
-            "panformer train RECIPE"
-        )
-    newest = RunFolder(checkpoints[-1].parent).checkpoint
-    assert newest is not None, "the folder was found by its checkpoint"
-    return newest
+    if checkpoints:
+        newest = RunFolder(checkpoints[-1].parent).checkpoint
+        assert newest is not None, "the folder was found by its checkpoint"
+        return newest
+    if default is not None:
+        reporter.message(f"There is no run in {RUNS.resolve()}: the published weights {default} are used")
+        return fetch_published(PUBLISHED[default], reporter)
+    raise CheckpointError(
+        f"no checkpoint was given and there is no run in {RUNS.resolve()}; give one, or the name of published weights "
+        f"({', '.join(PUBLISHED)}), or train first: panformer train RECIPE"
+    )
 
 
 def _step_of(line: str) -> float:

@@ -22,6 +22,7 @@ from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoint import (
     TrainingState,
     TrainProgress,
+    check_backbone,
     load_optimizer_state,
     load_weights,
     optimizer_state,
@@ -41,6 +42,7 @@ from panformer_cli.engine.runtime import (
     run_processes,
     stop_on_signals,
 )
+from panformer_cli.engine.transfer import start_from
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.losses.matcher import TrainingSelection
@@ -64,7 +66,7 @@ class TrainOptions:
 
     out: folder of the run; None for runs/<recipe>/<time>.
     resume: go on with the run in `out`, or with the newest one of the recipe.
-    init_from: a checkpoint whose weights to start from.
+    init_from: a checkpoint whose weights to start from; its categories may be others.
     """
 
     out: Path | None = None
@@ -95,7 +97,7 @@ def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolde
     if options.resume:
         _check_same_model(recipe, data.categories, run)
     if options.init_from is not None:
-        read_checkpoint(options.init_from)
+        check_backbone(recipe.model.backbone, read_checkpoint(options.init_from))
     per_epoch = EpochOrder(len(data), recipe.train.batch_size, recipe.train.seed).steps
     steps = total_steps(recipe.train, per_epoch)
     # The run and its checkpoints are to be of use from any folder.
@@ -157,7 +159,7 @@ class Trainer:
         if options.resume:
             self._resume()
         elif options.init_from is not None:
-            load_weights(self.model, read_checkpoint(options.init_from))
+            start_from(self.model, self.categories, read_checkpoint(options.init_from), self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.models.backbone import Backbone, load_backbone_weights
+from panformer_cli.models.backbone import Backbone
 from panformer_cli.models.deformable_attention import DeformableAttention
 from panformer_cli.models.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
+from panformer_cli.models.imagenet_weights import load_backbone_weights
 from panformer_cli.models.layers import FeedForward
 from panformer_cli.models.location_decoder import LocationDecoder, LocationDecoderLayer
 from panformer_cli.models.mask_decoder import (

@@ -1,82 +1,185 @@
-"""The authors' checkpoints in our names (spec, section 10)."""
+"""The authors' checkpoint names in ours, and ours in theirs (spec, section 10)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-UNUSED = re.compile(r"bbox_head\.(reg_branches2|cls_thing_branches)\.|.*(num_batches_tracked|relative_position_index)$")
-"""Branches whose losses the release multiplies by zero, and buffers that hold no knowledge."""
+from panformer_cli.errors import CheckpointError
 
-OLD_NAMES = ((r"\.mask_head\.", ".things_mask_head."), (r"\.mask_head2\.", ".stuff_mask_head."))
+Pairs = list[tuple[str, str]]
+"""Beginnings of names, theirs and ours; `#` is a number that both have."""
 
-BACKBONE = (
-    # ResNet: the same names below `backbone.`. PVTv2: one list a kind and stage -> one module a stage.
-    (r"^backbone\.patch_embed1\.", "backbone.patch_embed."),
-    (r"^backbone\.patch_embed(\d)\.", lambda m: f"backbone.stages_{int(m[1]) - 1}.downsample."),
-    (r"^backbone\.block(\d)\.", lambda m: f"backbone.stages_{int(m[1]) - 1}.blocks."),
-    (r"\.dwconv\.dwconv\.", ".dwconv."),
-    # Swin: patch merging sits at the start of timm's next stage.
-    (r"^backbone\.layers\.(\d)\.downsample\.", lambda m: f"backbone.layers_{int(m[1]) + 1}.downsample."),
-    (r"^backbone\.layers\.(\d)\.", r"backbone.layers_\1."),
+UNUSED = ("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches.")
+"""Branches whose losses the release multiplies by zero."""
+
+BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
+"""Ends of names that hold no knowledge; files have them or not."""
+
+OLD_NAMES = (
+    ("bbox_head.mask_head.", "bbox_head.things_mask_head."),
+    ("bbox_head.mask_head2.", "bbox_head.stuff_mask_head."),
+    ("bbox_head.cls_branches2.", "bbox_head.cls_thing_branches."),
 )
-PVT_NORM = (r"^backbone\.norm(\d)\.", lambda m: f"backbone.stages_{int(m[1]) - 1}.norm.")
-SWIN_NORM = (r"^backbone\.norm(\d)\.", lambda m: f"backbone_norms.{int(m[1]) - 1}.")
 
-HEAD = (
-    (r"^backbone\.", "backbone.body."),
-    (r"^backbone_norms\.", "backbone.norms."),
-    (r"^neck\.convs\.(\d)\.", r"neck.levels.\1."),
-    (r"^neck\.extra_convs\.0\.", "neck.levels.3."),
-    (r"^(neck\..*)\.gn\.", r"\1.norm."),
-    (r"^bbox_head\.transformer\.level_embeds$", "encoder.level_embedding"),
-    (r"^bbox_head\.transformer\.encoder\.(layers\.\d)\.attentions\.0\.", r"encoder.\1.attention."),
-    (r"^bbox_head\.transformer\.encoder\.(layers\.\d)\.", r"encoder.\1."),
-    (r"^bbox_head\.transformer\.decoder\.(layers\.\d)\.attentions\.0\.attn\.", r"location_decoder.\1.self_attention."),
-    (r"^bbox_head\.transformer\.decoder\.(layers\.\d)\.attentions\.1\.", r"location_decoder.\1.cross_attention."),
-    (r"^bbox_head\.transformer\.decoder\.(layers\.\d)\.", r"location_decoder.\1."),
-    (r"\.ffns\.0\.layers\.0\.0\.", ".feedforward.linear1."),
-    (r"\.ffns\.0\.layers\.1\.", ".feedforward.linear2."),
-    (r"(er\.layers\.\d)\.norms\.(\d)\.", lambda m: f"{m[1]}.norm{int(m[2]) + 1}."),
-    (r"^bbox_head\.transformer\.reference_points\.", "location_decoder.reference_points."),
-    (r"^bbox_head\.query_embedding\.", "location_decoder.query_embedding."),
-    (r"^bbox_head\.cls_branches\.", "location_decoder.class_branches."),
-    (r"^bbox_head\.reg_branches\.", "location_decoder.box_branches."),
-    (r"^bbox_head\.stuff_query\.", "stuff_queries.embedding."),
-    (r"^bbox_head\.cls_stuff_branches\.", "stuff_queries.class_branches."),
-    (r"^bbox_head\.things_mask_head\.", "thing_mask_decoder."),
-    (r"^bbox_head\.stuff_mask_head\.", "stuff_mask_decoder."),
-    (r"^(\w+_mask_decoder)\.attnen\.", r"\1.tail."),
-    (r"^(\w+_mask_decoder\.blocks\.\d)\.attn\.", r"\1.attention."),
-    (r"^(\w+_mask_decoder\..*)\.linear_l(\d)\.0\.", lambda m: f"{m[1]}.mask_head.levels.{int(m[2]) - 1}."),
-    (r"^(\w+_mask_decoder\..*)\.linear\.0\.", r"\1.mask_head.output."),
-    (r"^(\w+_mask_decoder\..*)\.head_norm(\d)\.", r"\1.norm\2."),
-    (r"^(\w+_mask_decoder\..*)\.mlp\.fc1\.", r"\1.mlp.0."),
-    (r"^(\w+_mask_decoder\..*)\.mlp\.fc2\.", r"\1.mlp.2."),
-)
+
+def _pvt_stage(stage: int) -> Pairs:
+    """Theirs has one list of stages for each kind of layer, ours one module a stage."""
+    ours = f"backbone.body.stages_{stage - 1}"
+    return [
+        (f"backbone.patch_embed{stage}.", f"{ours}.downsample."),
+        (f"backbone.block{stage}.#.mlp.dwconv.dwconv.", f"{ours}.blocks.#.mlp.dwconv."),
+        (f"backbone.block{stage}.", f"{ours}.blocks."),
+        (f"backbone.norm{stage}.", f"{ours}.norm."),
+    ]
+
+
+PVT: Pairs = [
+    ("backbone.patch_embed1.", "backbone.body.patch_embed."),
+    *(pair for stage in range(1, 5) for pair in _pvt_stage(stage)),
+]
+
+# Swin: patch merging ends a stage of theirs and begins the next one of ours.
+SWIN: Pairs = [
+    *((f"backbone.layers.{stage}.downsample.", f"backbone.body.layers_{stage + 1}.downsample.") for stage in range(3)),
+    *((f"backbone.layers.{stage}.", f"backbone.body.layers_{stage}.") for stage in range(4)),
+    *((f"backbone.norm{stage}.", f"backbone.norms.{stage - 1}.") for stage in range(1, 4)),
+]
+
+# ResNet has the same names, and so has all that is not said above.
+BACKBONE: Pairs = [("backbone.", "backbone.body.")]
+
+NECK: Pairs = [
+    ("neck.extra_convs.0.conv.", "neck.levels.3.conv."),
+    ("neck.extra_convs.0.gn.", "neck.levels.3.norm."),
+    ("neck.convs.#.conv.", "neck.levels.#.conv."),
+    ("neck.convs.#.gn.", "neck.levels.#.norm."),
+]
+
+FEEDFORWARD: Pairs = [("ffns.0.layers.0.0.", "feedforward.linear1."), ("ffns.0.layers.1.", "feedforward.linear2.")]
+
+ENCODER_LAYER: Pairs = [
+    ("attentions.0.", "attention."),
+    *FEEDFORWARD,
+    ("norms.0.", "norm1."),
+    ("norms.1.", "norm2."),
+]
+
+DECODER_LAYER: Pairs = [
+    ("attentions.0.attn.", "self_attention."),
+    ("attentions.1.", "cross_attention."),
+    *FEEDFORWARD,
+    ("norms.0.", "norm1."),
+    ("norms.1.", "norm2."),
+    ("norms.2.", "norm3."),
+]
+
+MASK_ATTENTION: Pairs = [
+    ("linear_l1.0.", "mask_head.levels.0."),
+    ("linear_l2.0.", "mask_head.levels.1."),
+    ("linear_l3.0.", "mask_head.levels.2."),
+    ("linear.0.", "mask_head.output."),
+    ("", ""),
+]
+
+
+def _inside(theirs: str, ours: str, pairs: Pairs) -> Pairs:
+    """`pairs` within the modules `theirs` and `ours`."""
+    return [(theirs + inner_theirs, ours + inner_ours) for inner_theirs, inner_ours in pairs]
+
+
+MASK_DECODER: Pairs = [
+    *_inside("attnen.", "tail.", MASK_ATTENTION),
+    *_inside("blocks.#.attn.", "blocks.#.attention.", MASK_ATTENTION),
+    ("blocks.#.head_norm1.", "blocks.#.norm1."),
+    ("blocks.#.head_norm2.", "blocks.#.norm2."),
+    ("blocks.#.norm3.", "blocks.#.norm3."),
+    ("blocks.#.self_attention.", "blocks.#.self_attention."),
+    ("blocks.#.mlp.fc1.", "blocks.#.mlp.0."),
+    ("blocks.#.mlp.fc2.", "blocks.#.mlp.2."),
+]
+
+HEAD: Pairs = [
+    ("bbox_head.transformer.level_embeds", "encoder.level_embedding"),
+    *_inside("bbox_head.transformer.encoder.layers.#.", "encoder.layers.#.", ENCODER_LAYER),
+    *_inside("bbox_head.transformer.decoder.layers.#.", "location_decoder.layers.#.", DECODER_LAYER),
+    ("bbox_head.transformer.reference_points.", "location_decoder.reference_points."),
+    ("bbox_head.query_embedding.", "location_decoder.query_embedding."),
+    ("bbox_head.cls_branches.", "location_decoder.class_branches."),
+    ("bbox_head.reg_branches.", "location_decoder.box_branches."),
+    ("bbox_head.stuff_query.", "stuff_queries.embedding."),
+    ("bbox_head.cls_stuff_branches.", "stuff_queries.class_branches."),
+    *_inside("bbox_head.things_mask_head.", "thing_mask_decoder.", MASK_DECODER),
+    *_inside("bbox_head.stuff_mask_head.", "stuff_mask_decoder.", MASK_DECODER),
+]
+
+
+class _Renaming:
+    """Replaces the beginning of a name; the first pair that fits counts."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._rules = [(re.compile(_pattern(old)), new) for old, new in pairs]
+
+    def __call__(self, name: str) -> str:
+        for pattern, new in self._rules:
+            found = pattern.match(name)
+            if found:
+                return new.replace("#", "{}").format(*found.groups()) + name[found.end() :]
+        return name
+
+
+def _pattern(beginning: str) -> str:
+    return re.escape(beginning).replace(r"\#", r"(\d+)")
+
+
+# Swin and PVTv2 call different things `backbone.norm1`.
+_PAIRS = {is_swin: [*(SWIN if is_swin else PVT), *BACKBONE, *NECK, *HEAD] for is_swin in (False, True)}
+_TO_OURS = {is_swin: _Renaming(pairs) for is_swin, pairs in _PAIRS.items()}
+_TO_THEIRS = {
+    is_swin: _Renaming([(ours, theirs) for theirs, ours in pairs])
+    for is_swin, pairs in _PAIRS.items()
+}  # fmt: skip
 
 
 def own_name(release_name: str, is_swin: bool) -> str | None:
     """Our name of a tensor of the release's state dict; None where we have no use for it.
 
-    is_swin: Swin and PVTv2 call different things `backbone.norm1`.
+    A name that the release does not have comes back as it is, except that all below `backbone.` is moved.
     """
     name = release_name.removeprefix("module.")
-    for pattern, replacement in OLD_NAMES:
-        name = re.sub(pattern, replacement, name)
-    name = name.replace(".cls_branches2.", ".cls_thing_branches.")
-    if UNUSED.match(name):
+    for old, new in OLD_NAMES:
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    if name.startswith(UNUSED) or name.endswith(BUFFERS):
         return None
-    norm = SWIN_NORM if is_swin else PVT_NORM
-    for pattern, replace in (norm, *BACKBONE, *HEAD):
-        name = re.sub(pattern, replace, name)
-    return name
+    return _TO_OURS[is_swin](name)
+
+
+def release_name(own: str, is_swin: bool) -> str:
+    """The reverse of `own_name`: what the release calls a tensor of ours."""
+    return _TO_THEIRS[is_swin](own)
+
+
+def is_swin_state(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict, by anybody's names, has the position biases that only Swin has."""
+    return any(name.endswith("relative_position_bias_table") for name in state)
 
 
 def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A release state dict under our names, unused tensors dropped."""
-    is_swin = any("relative_position_bias_table" in name for name in state)
-    named = {own_name(name, is_swin): tensor for name, tensor in state.items()}
-    return {name: tensor for name, tensor in named.items() if name is not None}
+    """A release state dict under our names, unused tensors dropped.
+
+    Raises:
+        CheckpointError: two tensors, of an older and a newer name, claim to be the same.
+    """
+    is_swin = is_swin_state(state)
+    named: dict[str, Tensor] = {}
+    for theirs, tensor in state.items():
+        ours = own_name(theirs, is_swin)
+        if ours is None:
+            continue
+        if ours in named:
+            raise CheckpointError(f"the weights hold {release_name(ours, is_swin)} twice, once as {theirs}")
+        named[ours] = tensor
+    return named

@@ -41,7 +41,9 @@ def in_new_process(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["prepare-data", "--help"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["prepare-data", "--help"], ["weights", "--help"], []]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     loaded = in_new_process(
         "import sys\nfrom panformer_cli import cli\n"
@@ -83,7 +85,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "expected"),
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'? See `panformer --help`."),
-        (["xyz"], "No such command 'xyz'. Expected one of demo, prepare-data, train, evaluate, predict, visualize."),
+        (["xyz"], "No such command 'xyz'. Expected one of demo, prepare-data, train, evaluate, predict, visualize, we"),
         (["prepare-data", "coc"], "No such command 'coc'. Did you mean 'coco'? See `panformer prepare-data --help`."),
         (["--verison"], "No such option"),
         (["train", "r50", "--gpu"], "--gpus"),
@@ -96,8 +98,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "r50", "--set", "train.lrr=1"], "unknown key train.lrr; did you mean train.lr?"),
         (["train", "r50", "--set", "train.lr"], "--set train.lr: expected key=value"),
         (["evaluate", "--metrics", "panoptic,ap"], "unknown 'ap': expected some of panoptic,bbox,segm."),
+        (["evaluate", "--batch-size", "0"], "0 is not in the range x>=1"),
+        (["predict", "a.jpg", "--out", "x", "--batch-size", "-1"], "-1 is not in the range x>=1"),
         (["predict", "--out", "x"], "Missing argument 'INPUT...'"),
         (["predict", "a.jpg"], "Missing option '--out'"),
+        (["evaluate", "swin-l"], "checkpoint swin-l: no such file; did you mean swinl? give a checkpoint, a run's"),
+        (["weights", "lst"], "No such command 'lst'. Did you mean 'list'? See `panformer weights --help`."),
+        (["weights", "import", "r50"], "Missing option '--out'"),
         (["prepare-data", "scenes"], "Missing option '--out'"),
         (["prepare-data", "coco", "--root", "/no/such"], "the data folder /no/such does not exist"),
     ],
@@ -219,3 +226,25 @@ def test_metrics_keep_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = evaluate.make_context("evaluate", ["--metrics", "segm, panoptic"]).params["metrics"]
     assert asked == ("panoptic", "segm")
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize(("given", "expected"), [([], 1), (["--batch-size", "8"], 8)])
+def test_the_batch_size_reaches_the_engine(
+    name: str, given: list[str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[Any] = []
+
+    def keep(request: Any, reporter: object) -> None:
+        del reporter
+        requests.append(request)
+        raise PanformerError("this is enough")
+
+    monkeypatch.setattr(f"panformer_cli.engine.{name}.{name}", keep)
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.touch()
+    image = tmp_path / "a.jpg"
+    image.touch()
+    inputs = [str(image), "--checkpoint", str(checkpoint)] if name == "predict" else [str(checkpoint)]
+    assert run(name, *inputs, "--out", str(tmp_path / "out"), *given) == 2
+    assert [request.batch_size for request in requests] == [expected]

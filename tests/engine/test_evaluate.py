@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from PIL import Image
 
 from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.scene_options import SceneOptions
+from panformer_cli.data.scenes import write_scenes
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoint import read_checkpoint
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate, evaluate_model
-from panformer_cli.engine.inference import Prediction, Predictor
+from panformer_cli.engine.evaluate import EvaluateRequest, MetricName, evaluate, evaluate_model
+from panformer_cli.engine.inference import Key, Prediction, Predictor
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import Process
@@ -23,6 +26,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco_files import write_coco
 from tests.engine.small import small_checkpoint, small_scenes
+from tests.engine.test_predict import batches_seen
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
@@ -82,11 +86,11 @@ class _Oracle(Predictor):
         self.categories = data.categories
         self._maps = iter([sample.annotation for sample in data])
 
-    def __call__(self, image: ImageArray) -> Prediction:
-        annotation = next(self._maps)
-        kept = tuple(segment for segment in annotation.segments if not segment.is_crowd)
-        ids = np.where(np.isin(annotation.ids, [segment.id for segment in kept]), annotation.ids, 0)
-        return Prediction(PanopticMap(ids.astype(np.int32), kept), None)  # type: ignore[arg-type]
+    def stream(self, images: Iterable[tuple[Key, ImageArray]], batch_size: int = 1) -> Iterator[tuple[Key, Prediction]]:
+        for (key, _), annotation in zip(images, self._maps, strict=True):
+            kept = tuple(segment for segment in annotation.segments if not segment.is_crowd)
+            ids = np.where(np.isin(annotation.ids, [segment.id for segment in kept]), annotation.ids, 0)
+            yield key, Prediction(PanopticMap(ids.astype(np.int32), kept), None)  # type: ignore[arg-type]
 
 
 def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:
@@ -101,6 +105,56 @@ def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:
         ids = np.asarray(Image.open(tmp_path / "panoptic" / f"{index:06d}.png")).astype(int) @ [1, 256, 65536]
         crowd = [segment.id for segment in sample.annotation.segments if segment.is_crowd]
         assert np.array_equal(ids, np.where(np.isin(sample.annotation.ids, crowd), 0, sample.annotation.ids))
+
+
+def mixed_scenes(root: Path) -> Path:
+    """A split `val` of scenes of three sizes, in turn."""
+    sizes = [(64, 64), (48, 64), (128, 96)]
+    parts = [root / f"{height}x{width}" for height, width in sizes]
+    for seed, (part, (height, width)) in enumerate(zip(parts, sizes, strict=True)):
+        write_scenes(part, SceneOptions(1, 3, height, width, seed, "png"), SilentReporter())
+    contents = [json.loads((part / "annotations" / "panoptic_val.json").read_text()) for part in parts]
+    joined: dict[str, Any] = {**contents[0], "images": [], "annotations": []}
+    for folder in ("images/val", "annotations/panoptic_val"):
+        (root / folder).mkdir(parents=True)
+    for place in range(9):
+        part, content, row = parts[place % 3], contents[place % 3], place // 3
+        image, annotation = content["images"][row], content["annotations"][row]
+        (part / "images/val" / image["file_name"]).rename(root / "images/val" / f"{place}.png")
+        (part / "annotations/panoptic_val" / annotation["file_name"]).rename(
+            root / "annotations/panoptic_val" / f"{place}.png"
+        )
+        joined["images"].append({**image, "id": place, "file_name": f"{place}.png"})
+        joined["annotations"].append({**annotation, "image_id": place, "file_name": f"{place}.png"})
+    (root / "annotations" / "panoptic_val.json").write_text(json.dumps(joined))
+    return root
+
+
+def test_figures_and_files_do_not_depend_on_the_batch_size(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, figures, contents, seen = mixed_scenes(tmp_path / "data"), [], [], batches_seen(monkeypatch)
+    for batch_size in (1, 3, 8):
+        out = tmp_path / str(batch_size)
+        metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
+        request = EvaluateRequest(trained.best, out, data, metrics=metrics, batch_size=batch_size)
+        figures.append(evaluate(request, SilentReporter()))
+        contents.append(json.loads((out / "panoptic.json").read_text()))
+    assert seen == 9 * [1] + 3 * [3] + 3 * [3]
+    assert figures[0]["images"] == 9
+    assert sum(row["tp"] + row["fp"] for row in figures[0]["panoptic"]["per_class"].values()) > 0
+    assert [image["file_name"] for image in contents[0]["images"]] == [f"{place}.png" for place in range(9)]
+    rows = [
+        [segment for annotation in content["annotations"] for segment in annotation["segments_info"]]
+        for content in contents
+    ]
+    scores = [[segment.pop("score") for segment in part] for part in rows]
+    for other in (1, 2):
+        assert contents[other] == contents[0]
+        assert scores[other] == pytest.approx(scores[0], abs=1e-5)
+        assert figures[other]["panoptic"] == figures[0]["panoptic"]
+        for metric in ("bbox", "segm"):
+            assert figures[other][metric] == pytest.approx(figures[0][metric], abs=1e-6)
 
 
 def test_another_split_and_another_root(trained: RunFolder, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from torch.optim import AdamW
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.models.release_names import own_name
 from panformer_cli.recipe import TrainRecipe
+from tests.golden.release import DATA, unfilled_model
 from tests.models.small import small_model
-from tests.release import unfilled_model
 
 PUBLISHED = TrainRecipe()
 
@@ -33,8 +32,8 @@ def settings_of(model: nn.Module, optimizer: AdamW) -> dict[str, tuple[float, fl
     return dict(rows)
 
 
-def test_every_parameter_learns_as_in_the_authors_run(shared: Path) -> None:
-    recorded = json.loads((shared / "golden" / "optim_r50.json").read_text())
+def test_every_parameter_learns_as_in_the_authors_run() -> None:
+    recorded = json.loads((DATA / "optim_r50.json").read_text())
     with torch.device("meta"):
         model = unfilled_model("r50")
     optimizer = build_optimizer(model, PUBLISHED)
@@ -60,8 +59,8 @@ def test_every_parameter_learns_as_in_the_authors_run(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "drop"), [(24, 18), (12, 8)])
-def test_the_step_schedule_is_that_of_the_authors(epochs: int, drop: int, shared: Path) -> None:
-    recorded = json.loads((shared / "golden" / "optim_r50.json").read_text())
+def test_the_step_schedule_is_that_of_the_authors(epochs: int, drop: int) -> None:
+    recorded = json.loads((DATA / "optim_r50.json").read_text())
     assert recorded[f"lr_config_{epochs}e"]["step"] == [drop]
     recipe = replace(PUBLISHED, epochs=epochs, drop_epochs=(drop,))
     for epoch, lr in enumerate(recorded[f"lr_per_epoch_{epochs}e"]):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from panformer_cli.engine.predict import PredictRequest, PredictResult, find_images, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
-from panformer_cli.reporting import SilentReporter
+from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer
+from panformer_cli.reporting import Progress, SilentReporter
 from tests.engine.small import StopAfter
 
 
@@ -34,8 +37,9 @@ def rotated(path: Path, size: tuple[int, int]) -> Path:
     return picture(path, size, exif=exif)
 
 
-def run(trained: RunFolder, out: Path, *inputs: Path | str) -> PredictResult:
-    return predict(PredictRequest([str(given) for given in inputs], trained.best, out), SilentReporter())
+def run(trained: RunFolder, out: Path, *inputs: Path | str, batch_size: int = 1) -> PredictResult:
+    request = PredictRequest([str(given) for given in inputs], trained.best, out, batch_size=batch_size)
+    return predict(request, SilentReporter())
 
 
 def decoded(path: Path) -> np.ndarray[Any, Any]:
@@ -129,6 +133,81 @@ def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp
         assert "\n" not in failure
     assert reporter.warnings == result.failures
     assert sorted(path.name for path in (tmp_path / "out" / "panoptic").iterdir()) == ["a.png", "e.png"]
+
+
+class _Counting(StopAfter):
+    """Keeps what the bar `Predicting` was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.totals: list[int] = []
+        self.done: list[str] = []
+
+    def progress(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Progress]:
+        del what, done
+        self.totals.append(total)
+        return nullcontext(self)
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        self.done += steps * [status]
+
+
+def scores_apart(content: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
+    """What a JSON says without its scores, and the scores."""
+    rest: dict[str, Any] = json.loads(json.dumps(content))
+    rows = [segment for annotation in rest["annotations"] for segment in annotation["segments_info"]]
+    return rest, [segment.pop("score") for segment in rows]
+
+
+def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images in every batch that a model is given from now on."""
+    seen: list[int] = []
+    forward = PanopticSegFormer.forward
+
+    def counted(model: PanopticSegFormer, images: Tensor, *others: Any) -> PanopticOutput:
+        seen.append(len(images))
+        return forward(model, images, *others)
+
+    monkeypatch.setattr(PanopticSegFormer, "forward", counted)
+    return seen
+
+
+def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mixed sizes, with damaged images in between; the model sees at most 64 pixels."""
+    photos, results, seen = tmp_path / "photos", {}, batches_seen(monkeypatch)
+    sizes = [(70, 50), (64, 64), (40, 40), (50, 70), (140, 100), (64, 64), (30, 30), (90, 40), (50, 70), (64, 64)]
+    for number, size in enumerate(sizes):
+        picture(photos / f"{number}.png", size)
+    for name in ("0_damaged.png", "4_damaged.png", "9_damaged.png"):
+        (photos / name).write_text("no image")
+    for batch_size, batches in ((1, [1] * 10), (3, [1, 2, 2, 2, 3]), (8, [1, 2, 2, 5])):
+        out, reporter = tmp_path / str(batch_size), _Counting()
+        request = PredictRequest([str(photos)], trained.best, out, batch_size=batch_size)
+        results[batch_size] = predict(request, reporter)
+        assert sorted(seen) == batches
+        seen.clear()
+        assert reporter.totals == [13]
+        assert sorted(reporter.done) == sorted(path.name for path in photos.iterdir())
+        assert json.loads((out / "panoptic.json").read_text()) == results[batch_size].content
+    rest, scores = scores_apart(results[1].content)
+    assert [image["file_name"] for image in rest["images"]] == [f"{number}.png" for number in range(10)]
+    assert scores, "without any segment nothing was tested"
+    for batch_size in (3, 8):
+        other_rest, other_scores = scores_apart(results[batch_size].content)
+        assert other_rest == rest
+        assert other_scores == pytest.approx(scores, abs=1e-5)
+        assert results[batch_size].failures == results[1].failures
+        for annotation in rest["annotations"]:
+            png = Path("panoptic", annotation["file_name"])
+            assert np.array_equal(decoded(tmp_path / str(batch_size) / png), decoded(tmp_path / "1" / png))
+        overlays = {path.name for path in (tmp_path / str(batch_size) / "overlays").iterdir()}
+        assert overlays == {f"{number}.jpg" for number in range(10)}
+
+
+def test_only_damaged_images_in_a_batch(trained: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    result = run(trained, tmp_path / "out", tmp_path / "a.png", batch_size=8)
+    assert (result.content["images"], len(result.failures)) == ([], 1)
 
 
 def test_folders_files_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

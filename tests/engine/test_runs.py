@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from panformer_cli.engine.runs import RunFolder, check_results_folder, find_checkpoint, new_run, run_to_resume
+from panformer_cli.engine.published import PUBLISHED
+from panformer_cli.engine.runs import (
+    RunFolder,
+    check_results_folder,
+    find_checkpoint,
+    new_run,
+    results_folder,
+    run_to_resume,
+)
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.recipe import Recipe
+from panformer_cli.reporting import SilentReporter
+from tests.engine.small import StopAfter
 
 RECIPE = Recipe(name="mine")
 
@@ -19,6 +30,19 @@ RECIPE = Recipe(name="mine")
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`runs/` is sought where the user stands."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that has all published weights."""
+    monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
+    for weights in PUBLISHED.values():
+        file(tmp_path / "home" / "weights" / weights.file)
+    return tmp_path / "home" / "weights"
+
+
+def find(given: str | Path | None) -> Path:
+    return find_checkpoint(None if given is None else Path(given), SilentReporter())
 
 
 def file(path: Path, age: int = 0) -> Path:
@@ -109,15 +133,71 @@ def test_the_checkpoint_of_the_newest_run_is_its_best() -> None:
     file(Path("runs/mine/a/last.safetensors"))
     best = file(Path("runs/mine/a/best.safetensors"), age=60)
     last = file(Path("runs/other/b/last.safetensors"), age=10)
-    assert find_checkpoint(None) == best
-    assert find_checkpoint(Path("runs/mine/a")) == best
-    assert find_checkpoint(Path("runs/other/b")) == last
-    assert find_checkpoint(last) == last
+    assert find(None) == best
+    assert find("runs/mine/a") == best
+    assert find("runs/other/b") == last
+    assert find(last) == last
+
+
+def test_an_imported_checkpoint_is_found_by_its_folder() -> None:
+    imported = file(Path("weights/model.safetensors"))
+    assert find("weights") == imported
+    last = file(Path("weights/last.safetensors"))
+    assert find("weights") == last
 
 
 def test_no_run_means_no_checkpoint() -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint was given and there is no run in .*: panformer train REC"):
-        find_checkpoint(None)
+    expected = (
+        f"no checkpoint was given and there is no run in {Path('runs').resolve()}; give one, or the name of published "
+        "weights (r50_1x, r50, r101, pvtv2b5, swinl), or train first: panformer train RECIPE"
+    )
+    with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
+        find(None)
+
+
+@pytest.mark.parametrize("name", ["r50_1x", "r50", "r101", "pvtv2b5", "swinl"])
+def test_published_weights_are_found_by_name(name: str, cached: Path) -> None:
+    assert find(name) == cached / PUBLISHED[name].file
+
+
+def test_without_a_run_the_default_is_used_and_told(cached: Path) -> None:
+    told = StopAfter()
+    assert find_checkpoint(None, told, default="r50") == cached / "panoptic_segformer_r50_2x.pth"
+    assert told.messages == [f"There is no run in {Path('runs').resolve()}: the published weights r50 are used"]
+    last = file(Path("runs/mine/a/last.safetensors"))
+    assert find_checkpoint(None, told, default="r50") == last
+
+
+def test_what_lies_here_wins_over_a_published_name(cached: Path) -> None:
+    own = file(Path("r50"))
+    assert find("r50") == own
+    run = file(Path("swinl/best.safetensors"))
+    assert find("swinl") == run
+
+
+@pytest.mark.parametrize(
+    ("given", "guess"),
+    [
+        ("r5O", "did you mean r50? "),
+        ("swin-l", "did you mean swinl? "),
+        ("R50", "did you mean r50? "),
+        ("pvt2b5", "did you mean pvtv2b5? "),
+        ("model.safetensors", ""),
+        ("runs/mine/x/best.safetensors", ""),
+    ],
+)
+def test_what_is_neither_a_file_nor_a_name(given: str, guess: str, cached: Path) -> None:
+    expected = (
+        f"checkpoint {given}: no such file; {guess}give a checkpoint, a run's folder or published weights "
+        "(r50_1x, r50, r101, pvtv2b5, swinl)"
+    )
+    with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
+        find(given)
+
+
+def test_results_lie_beside_the_checkpoint_but_not_in_the_cache(cached: Path) -> None:
+    assert results_folder(Path("runs/mine/a/best.safetensors")) == Path("runs/mine/a/evaluation")
+    assert results_folder(find("r101")) == Path("evaluation/r101")
 
 
 def test_results_do_not_go_into_a_run() -> None:

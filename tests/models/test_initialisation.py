@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from panformer_cli.models.release_names import own_name
+from tests.golden.release import DATA, unfilled_model
 from tests.models.small import naming
-from tests.release import unfilled_model
 
 
 def is_mask_bias(name: str) -> bool:
@@ -27,9 +26,9 @@ def ours() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def recorded(shared: Path) -> dict[str, list[float]]:
+def recorded() -> dict[str, list[float]]:
     """By our names, the backbone left out: its weights come from ImageNet."""
-    rows = json.loads((shared / "golden" / "init_r50.json").read_text())
+    rows = json.loads((DATA / "init_r50.json").read_text())
     names = {name: own_name(name, False) for name in rows if not name.startswith("backbone.")}
     return {ours: rows[name] for name, ours in names.items() if ours is not None}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-from panformer_cli.models.release_names import from_release, own_name
-from tests.release import VARIANTS, release_keys, unfilled_model
+from panformer_cli.errors import CheckpointError
+from panformer_cli.models.release_names import from_release, own_name, release_name
+from tests.golden.release import VARIANTS, release_keys, unfilled_model
 
 UNUSED_BRANCHES = ("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches.")
 COUNTERS = ("num_batches_tracked", "relative_position_index")
@@ -22,12 +22,12 @@ def is_unused(name: str) -> bool:
 
 
 @every_variant
-def test_every_tensor_has_its_place_and_nothing_of_ours_is_left(variant: str, shared: Path) -> None:
+def test_every_tensor_has_its_place_and_nothing_of_ours_is_left(variant: str) -> None:
     with torch.device("meta"):
         own = {name: tuple(tensor.shape) for name, tensor in unfilled_model(variant).state_dict().items()}
     is_swin = variant == "swinl"
     given: dict[str, tuple[int, ...]] = {}
-    for name, shape, _ in release_keys(shared, variant):
+    for name, shape, _ in release_keys(variant):
         ours = own_name(name, is_swin)
         if is_unused(name) or name.endswith(COUNTERS):
             assert ours is None, name
@@ -39,10 +39,18 @@ def test_every_tensor_has_its_place_and_nothing_of_ours_is_left(variant: str, sh
 
 
 @every_variant
-def test_parameter_counts_are_the_published_ones(variant: str, shared: Path) -> None:
+def test_names_lead_back_to_the_release(variant: str) -> None:
+    is_swin = variant == "swinl"
+    for theirs, _, _ in release_keys(variant):
+        ours = own_name(theirs, is_swin)
+        assert ours is None or release_name(ours, is_swin) == theirs
+
+
+@every_variant
+def test_parameter_counts_are_the_published_ones(variant: str) -> None:
     with torch.device("meta"):
         parameters = list(unfilled_model(variant).parameters())
-    rows = release_keys(shared, variant)
+    rows = release_keys(variant)
     unused = sum(torch.Size(shape).numel() for name, shape, _ in rows if is_unused(name))
     published = VARIANTS[variant]
     assert unused > 0
@@ -52,8 +60,8 @@ def test_parameter_counts_are_the_published_ones(variant: str, shared: Path) -> 
 
 
 @every_variant
-def test_floats_go_to_floats(variant: str, shared: Path) -> None:
-    kinds = {kind for name, _, kind in release_keys(shared, variant) if own_name(name, variant == "swinl")}
+def test_floats_go_to_floats(variant: str) -> None:
+    kinds = {kind for name, _, kind in release_keys(variant) if own_name(name, variant == "swinl")}
     assert kinds == {"float32"}
 
 
@@ -81,8 +89,19 @@ def test_swin_and_pvt_mean_different_things_by_norm1() -> None:
     assert "backbone.norms.0.weight" in from_release(swin)
 
 
-def test_no_name_of_the_release_survives(shared: Path) -> None:
+def test_numbers_beyond_nine_are_kept() -> None:
+    theirs = "bbox_head.transformer.encoder.layers.12.attentions.0.value_proj.bias"
+    assert own_name(theirs, False) == "encoder.layers.12.attention.value_proj.bias"
+
+
+def test_one_tensor_by_an_older_and_a_newer_name_is_an_error() -> None:
+    both = ("bbox_head.mask_head.attnen.q.bias", "bbox_head.things_mask_head.attnen.q.bias")
+    with pytest.raises(CheckpointError, match=rf"hold {re.escape(both[1])} twice, once as {re.escape(both[1])}"):
+        from_release({name: torch.ones(1) for name in both})
+
+
+def test_no_name_of_the_release_survives() -> None:
     for variant in VARIANTS:
-        for name, _, _ in release_keys(shared, variant):
+        for name, _, _ in release_keys(variant):
             ours = own_name(name, variant == "swinl") or ""
             assert not re.search(r"bbox_head|attentions|ffns|_convs|convs|attnen|linear_l\d|mask_head\.\d", ours), ours

@@ -1,0 +1,79 @@
+"""Starting from weights that were trained on other categories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.engine.checkpoint import Checkpoint, fill_model, read_weights
+from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.reporting import Reporter
+
+PER_THING = re.compile(r"location_decoder\.class_branches\.\d+\.(weight|bias)")
+"""A row for every thing class."""
+PER_STUFF = re.compile(r"stuff_queries\.embedding\.weight")
+"""A row for every stuff class; the stuff class branches serve all classes alike."""
+
+
+def start_from(model: PanopticSegFormer, categories: CategoryTable, checkpoint: Checkpoint, reporter: Reporter) -> None:
+    """Fill `model` with a checkpoint's weights; of other categories, what belongs to a class goes by its name.
+
+    A class that the checkpoint knows by the same name (letter case apart) and kind begins with its weights there; a
+    class that it does not know begins as `model` has it, at random. Everything else has to fit.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model.
+    """
+    weights = read_weights(checkpoint)
+    if categories.categories != checkpoint.categories.categories:
+        known = checkpoint.categories
+        own = model.state_dict()
+        for name in own:
+            for rows, is_thing in ((PER_THING, True), (PER_STUFF, False)):
+                if rows.fullmatch(name) and name in weights and weights[name].shape[1:] == own[name].shape[1:]:
+                    sources = _places(_of_kind(categories, is_thing), _of_kind(known, is_thing))
+                    weights[name] = _rows_by_name(own[name], weights[name], sources)
+        reporter.message(_what_begins_anew(categories, checkpoint))
+    fill_model(model, checkpoint, weights)
+
+
+def _of_kind(table: CategoryTable, is_thing: bool) -> list[Category]:
+    return [row for row in table.categories if row.is_thing == is_thing]
+
+
+def _places(own: Sequence[Category], known: Sequence[Category]) -> list[int | None]:
+    """For each of our classes of one kind its place among the known ones of that kind."""
+    place = {row.name.casefold(): number for number, row in enumerate(known)}
+    return [place.get(row.name.casefold()) for row in own]
+
+
+def _rows_by_name(own: Tensor, known: Tensor, places: list[int | None]) -> Tensor:
+    rows = own.detach().cpu().clone()
+    for number, place in enumerate(places):
+        if place is not None:
+            rows[number] = known[place]
+    return rows
+
+
+def _what_begins_anew(categories: CategoryTable, checkpoint: Checkpoint) -> str:
+    new = [
+        row.name
+        for is_thing in (True, False)
+        for row, place in zip(
+            _of_kind(categories, is_thing),
+            _places(_of_kind(categories, is_thing), _of_kind(checkpoint.categories, is_thing)),
+            strict=True,
+        )
+        if place is None
+    ]
+    total = len(categories)
+    if not new:
+        return f"All {total} categories are known to {checkpoint.path} by name and begin with its weights"
+    shown = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+    return (
+        f"{total - len(new)} of {total} categories are known to {checkpoint.path} by name and begin with its weights; "
+        f"the others begin anew: {shown}"
+    )

@@ -1,0 +1,210 @@
+"""`panformer weights`, and published names where other commands take a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from panformer_cli import cli
+from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.runs import find_checkpoint
+from panformer_cli.reporting import SilentReporter
+from tests.conftest import REPOSITORY
+from tests.file_server import CLOSED, FileServer, serve
+from tests.release_files import save_as_mmcv, stub_state
+
+R50 = "panoptic_segformer_r50_2x.pth"
+PQ = {"r50_1x": 48.0, "r50": 49.6, "r101": 50.6, "pvtv2b5": 55.6, "swinl": 55.8}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, a mirror of the release, and a folder without runs to stand in."""
+    monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PANFORMER_WEIGHTS_URL", server.url)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()  # looked for, never opened
+    return tmp_path / "home"
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@dataclass
+class Stopped(Exception):
+    """What the engine was asked, in place of doing it."""
+
+    request: Any
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predicting, evaluating and training stop at once and tell what they were asked."""
+
+    def stop(request: Any, *others: Any) -> None:
+        raise Stopped(others[0] if hasattr(others[0], "init_from") else request)
+
+    for name in ("predict", "evaluate", "train"):
+        monkeypatch.setattr(f"panformer_cli.engine.{name}.{name}", stop)
+
+
+def asked(*arguments: str) -> Any:
+    with pytest.raises(Stopped) as caught:
+        cli.main(arguments)
+    return caught.value.request
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The rows of the table, by name."""
+    found = [line.split() for line in out.splitlines()]
+    return {row[0]: row for row in found if row and row[0] in PQ}
+
+
+def test_the_list(home: Path, server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("weights", "list") == 0
+    out, err = capsys.readouterr()
+    assert {name: float(row[2]) for name, row in rows(out).items()} == PQ
+    assert rows(out)["r50"] == ["r50", "ResNet-50", "49.6", "54.4", "42.4", "-", "no", R50]
+    assert out.splitlines()[-2:] == [f"From: {server.url}", f"Cache: {home / 'weights'}"]
+    assert err == ""
+    assert server.paths == []
+
+
+def test_the_list_knows_what_is_cached(server: FileServer, engine: None, capsys: pytest.CaptureFixture[str]) -> None:
+    server.content = bytes(2_400_000)
+    asked("evaluate", "r50")
+    run("weights", "list")
+    table = rows(capsys.readouterr().out)
+    assert table["r50"][5:7] == ["2", "yes"]
+    assert table["r101"][5:7] == ["-", "no"]
+
+
+def test_the_list_as_json(home: Path, server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    file = home / "weights" / R50
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    assert run("weights", "list", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["pq"] for row in content} == PQ
+    assert content[1] == {
+        "name": "r50",
+        "backbone": "ResNet-50",
+        "pq": 49.6,
+        "pq_things": 54.4,
+        "pq_stuff": 42.4,
+        "size": None,
+        "cached": True,
+        "address": f"{server.url}/{R50}",
+        "path": str(file),
+    }
+
+
+def test_the_list_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom panformer_cli import cli\ntry:\n    cli.main(['weights', 'list'])\n"
+        "except SystemExit as exit:\n    assert not exit.code\n"
+        "print([name for name in ('torch', 'numpy', 'timm', 'cv2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_predict_without_a_run_uses_r50(
+    home: Path, server: FileServer, engine: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = asked("predict", "photos", "--out", "viz")
+    assert request.checkpoint == home / "weights" / R50
+    assert request.checkpoint.read_bytes() == server.content
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"There is no run in {Path('runs').resolve()}: the published weights r50 are used"
+    assert said[1] == f"Downloading {server.url}/{R50} to {home / 'weights' / R50}"
+
+
+def test_predict_with_a_run_uses_the_run(server: FileServer, engine: None) -> None:
+    checkpoint = Path("runs/mine/a/best.safetensors")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert asked("predict", "photos", "--out", "viz").checkpoint == checkpoint
+    assert server.paths == []
+
+
+def test_a_name_stands_for_a_checkpoint_everywhere(home: Path, engine: None) -> None:
+    file = home / "weights" / R50
+    assert asked("predict", "photos", "--out", "viz", "--checkpoint", "r50").checkpoint == file
+    assert asked("train", "tiny", "--init-from", "r50").init_from == file
+    request = asked("evaluate", "r50")
+    assert (request.checkpoint, request.out) == (file, Path("evaluation/r50"))
+    assert asked("evaluate", "r50", "--out", "here").out == Path("here")
+
+
+def test_a_wrong_device_is_told_before_the_download(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", "photos", "--out", "viz", "--device", "cudda") == 2
+    assert "cudda" in capsys.readouterr().err
+    assert server.paths == []
+
+
+@pytest.mark.parametrize("command", [["evaluate", "swinl"], ["predict", "photos", "--out", "viz"]])
+def test_offline_is_one_sentence(
+    command: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PANFORMER_WEIGHTS_URL", CLOSED)
+    assert run(*command) == 2
+    [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    file = "panoptic_segformer_swinl_2x.pth" if "swinl" in command else R50
+    assert error.startswith(f"Error: cannot download {CLOSED}/{file}: ")
+    assert f"put the file by hand at {home / 'weights' / file}, or " in error
+
+
+@pytest.mark.parametrize(("source", "recipe"), [("r50", "r50"), ("mine.pth", None)])
+def test_import_hands_over_what_was_said(
+    source: str, recipe: str | None, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.pth").touch()
+    calls: list[tuple[Any, ...]] = []
+
+    def import_weights(*arguments: Any) -> Path:
+        calls.append(arguments[:-1])
+        return Path("out/model.safetensors")
+
+    monkeypatch.setitem(
+        sys.modules, "panformer_cli.engine.import_weights", SimpleNamespace(import_weights=import_weights)
+    )
+    file = home / "weights" / R50 if source == "r50" else Path("mine.pth")
+    assert run("weights", "import", source, "--out", "out") == 0
+    assert capsys.readouterr().out == "Checkpoint: out/model.safetensors\n"
+    assert run("weights", "import", source, "--out", "out", "--recipe", "r101", "--categories", "a.json") == 0
+    assert calls == [(file, Path("out"), recipe, None), (file, Path("out"), "r101", Path("a.json"))]
+
+
+def test_a_name_is_imported_from_a_download_that_broke_off(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("panformer_cli.download.RETRY_WAITS", (0.0,))
+    server.content = save_as_mmcv(stub_state("r50"), Path("release.pth")).read_bytes()
+    server.answers = [serve(cut=100_000)]
+    assert run("weights", "import", "r50_1x", "--out", "mine") == 0
+    assert server.ranges == [None, "bytes=100000-"]
+    assert server.paths == ["/release/panoptic_segformer_r50_1x.pth"] * 2
+    assert capsys.readouterr().out == "Checkpoint: mine/model.safetensors\n"
+    checkpoint = read_checkpoint(find_checkpoint(Path("mine"), SilentReporter()))
+    assert (checkpoint.recipe.name, len(checkpoint.categories)) == ("r50_1x", 133)
+
+
+def test_inputs_are_looked_for_before_weights_are_downloaded(
+    server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("predict", "fotos", "--out", "viz") == 2
+    assert capsys.readouterr().err.startswith("Error: no such image, folder or pattern: fotos")
+    assert server.paths == []

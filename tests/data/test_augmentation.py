@@ -1,0 +1,216 @@
+"""The random augmentation of training: what is drawn, and how often (spec, section 8)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from panformer_cli.data import transforms
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.structures import PanopticMap, Sample
+from panformer_cli.data.transforms import TrainTransform, _random_crop, _Scene, resized_size
+from panformer_cli.recipe import DataRecipe
+from tests.data.test_transforms import CATEGORIES, marked
+
+SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+CROP_SHORT_SIDES = (400, 500, 600)
+
+
+def assert_uniform(values: Sequence[Hashable], choices: Iterable[Hashable]) -> None:
+    """Every choice equally often: chi-square within 4 standard deviations of its mean, the degrees of freedom."""
+    counts, known = Counter(values), list(choices)
+    assert values
+    assert set(counts) <= set(known)
+    expected, freedom = len(values) / len(known), len(known) - 1
+    chi_square = sum((counts[choice] - expected) ** 2 / expected for choice in known)
+    assert chi_square <= freedom + 4 * (2 * freedom) ** 0.5
+
+
+@dataclass
+class Draw:
+    """What one call of the transform drew.
+
+    resizes: height and width before it, and the largest short and long side, of each resize.
+    size: height and width of the image that came out.
+    """
+
+    flips: int = 0
+    resizes: list[tuple[int, int, int, int]] = field(default_factory=list)
+    size: tuple[int, ...] = ()
+
+
+class Recorder:
+    """Draws with the published settings, which are the defaults, and computes no pixel: thousands take a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._draw = Draw()
+        monkeypatch.setattr(transforms, "resized_size", self._resized_size)
+        monkeypatch.setattr(transforms, "normalise", lambda image: torch.empty(3, *image.shape[:2], device="meta"))
+        monkeypatch.setattr(cv2, "resize", self._resize)
+        monkeypatch.setattr(_Scene, "flipped", lambda scene: self._flipped(scene))
+
+    def draws(self, height: int, width: int, number: int) -> list[Draw]:
+        image, ids = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
+        sample = Sample(image, PanopticMap(ids, ()), 1, "a.png")
+        transform, rng = TrainTransform(DataRecipe(), CATEGORIES), np.random.default_rng(0)
+        found = []
+        for _ in range(number):
+            self._draw = Draw()
+            self._draw.size = tuple(transform(sample, rng)[0].shape[1:])
+            found.append(self._draw)
+        return found
+
+    def _resized_size(self, height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+        self._draw.resizes.append((height, width, short_side, long_side))
+        return resized_size(height, width, short_side, long_side)
+
+    @staticmethod
+    def _resize(image: npt.NDArray[Any], size: tuple[int, int], interpolation: int) -> npt.NDArray[Any]:
+        del interpolation
+        return np.broadcast_to(np.zeros((), image.dtype), (size[1], size[0], *image.shape[2:]))
+
+    def _flipped(self, scene: _Scene) -> _Scene:
+        self._draw.flips += 1
+        return scene
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    return Recorder(monkeypatch)
+
+
+def test_two_thousand_draws_at_the_published_settings(recorder: Recorder) -> None:
+    draws = recorder.draws(427, 640, 2000)
+    whole = [draw for draw in draws if len(draw.resizes) == 1]
+    cropped = [draw for draw in draws if len(draw.resizes) == 2]
+    assert len(whole) + len(cropped) == 2000
+    assert_uniform([(draw.flips, len(draw.resizes)) for draw in draws], product((0, 1), (1, 2)))
+    for draw in whole:
+        ((height, width, short, long),) = draw.resizes
+        assert (height, width, long) == (427, 640, 1333)
+        assert draw.size == (short, int(640 * short / 427 + 0.5))
+    assert_uniform([draw.resizes[0][2] for draw in whole], SHORT_SIDES)
+    assert_uniform(
+        [(draw.resizes[0][2], draw.resizes[1][2]) for draw in cropped], product(CROP_SHORT_SIDES, SHORT_SIDES)
+    )
+    for draw in cropped:
+        assert draw.resizes[0][:2] == (427, 640)
+        assert (draw.resizes[0][3], draw.resizes[1][3]) == (4200, 1333)
+        height, width, short, _ = draw.resizes[1]
+        scale = short / min(height, width)
+        assert draw.size == (int(height * scale + 0.5), int(width * scale + 0.5))
+        assert max(draw.size) <= 1333
+        assert min(draw.size) == short
+
+
+def test_two_thousand_crops_at_the_published_settings(recorder: Recorder) -> None:
+    """427 x 640 becomes 400 x 600, 500 x 749 or 600 x 899; no side of a crop exceeds the image or 600."""
+    cropped = [draw.resizes for draw in recorder.draws(427, 640, 4000) if len(draw.resizes) == 2]
+    for short in CROP_SHORT_SIDES:
+        crops = [crop[:2] for first, crop in cropped if first[2] == short]
+        assert_uniform([height for height, _ in crops], range(384, short + 1))
+        assert_uniform([width for _, width in crops], range(384, 600 + 1))
+    # Height and width are drawn each for itself: 492 is the middle of 384 and 600.
+    assert_uniform([(height > 492, width > 492) for height, width in crops], product((False, True), (False, True)))
+
+
+def test_the_long_side_is_capped(recorder: Recorder) -> None:
+    whole = [draw for draw in recorder.draws(300, 900, 200) if len(draw.resizes) == 1]
+    assert {draw.size for draw in whole} == {(444, 1333)}, "480 x 1440 is too long, and so is every larger one"
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes_before_the_crop", "heights", "widths"),
+    [
+        ((50, 40), {(500, 400), (625, 500), (750, 600)}, (384, 600), (384, 600)),  # small images are enlarged
+        ((300, 900), {(400, 1200), (500, 1500), (600, 1800)}, (384, 600), (384, 600)),
+        ((30, 640), {(197, 4200)}, (197, 197), (384, 600)),  # here the long side is at most 4200
+        ((640, 30), {(4200, 197)}, (384, 600), (197, 197)),
+    ],
+)
+def test_images_of_other_shapes(
+    size: tuple[int, int],
+    sizes_before_the_crop: set[tuple[int, int]],
+    heights: tuple[int, int],
+    widths: tuple[int, int],
+    recorder: Recorder,
+) -> None:
+    draws = recorder.draws(*size, 400)
+    firsts = [draw.resizes[0] for draw in draws if len(draw.resizes) == 2]
+    assert {resized_size(*first) for first in firsts} == sizes_before_the_crop
+    for draw in draws:
+        height, width, short, long = draw.resizes[-1]
+        assert long == 1333
+        assert max(draw.size) == 1333 or (max(draw.size) < 1333 and min(draw.size) == short)
+        if len(draw.resizes) == 2:
+            assert heights[0] <= height <= heights[1]
+            assert widths[0] <= width <= widths[1]
+
+
+def test_sizes_and_rates_are_drawn_as_specified() -> None:
+    recipe = DataRecipe(
+        train_short_sides=(40, 48),
+        long_side=100,
+        crop_short_sides=(50, 60, 70),
+        crop_range=(38, 60),
+        flip_probability=0.5,
+    )
+    transform, rng = TrainTransform(recipe, CATEGORIES), np.random.default_rng(0)
+    sample = marked(64, 96, 4, 4, 20, 20)  # near the left edge, so that a flip shows
+    whole: Counter[tuple[int, int]] = Counter()
+    flips = crops = 0
+    for _ in range(2000):
+        image, targets = transform(sample, rng)
+        height, width = image.shape[1:]
+        assert min(height, width) in (40, 48) or max(height, width) == 100
+        assert max(height, width) <= 100
+        if (height, width) in ((40, 60), (48, 72)) and float(targets.masks[0].float().mean()) == pytest.approx(
+            400 / 6144, rel=0.1
+        ):
+            whole[(height, width)] += 1
+            flips += bool(targets.boxes[0, 0] > width / 2)
+        else:
+            crops += 1
+    kept = sum(whole.values())
+    # 4 standard deviations of a fair coin.
+    assert abs(crops / 2000 - 0.5) < 4 * 0.5 / 2000**0.5
+    assert abs(flips / kept - 0.5) < 4 * 0.5 / kept**0.5
+    assert abs(whole[(40, 60)] / kept - 0.5) < 4 * 0.5 / kept**0.5
+
+
+def test_crop_sides_are_uniform_between_the_limits_of_the_image() -> None:
+    sample = marked(64, 96, 4, 4, 20, 20)
+    scene = _Scene.of(sample.image, sample.annotation, CATEGORIES)
+    rng = np.random.default_rng(0)
+    sizes = [_random_crop(scene, (50, 80), rng).numbers.shape for _ in range(500)]
+    heights, widths = np.array(sizes).T
+    assert set(heights) == set(range(50, 65))  # the image is 64 high
+    assert set(widths) == set(range(50, 81))
+    assert abs(widths.mean() - 65) < 4 * (31**2 / 12 / 500) ** 0.5  # 4 standard deviations of the mean
+
+
+def test_a_crop_lies_anywhere_with_equal_chance() -> None:
+    rows, columns = np.mgrid[:64, :96]
+    image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)  # a pixel says where it is
+    scene = _Scene.of(image, PanopticMap(np.zeros((64, 96), np.int32), ()), CATEGORIES)
+    rng = np.random.default_rng(0)
+    crops = [_random_crop(scene, (20, 20), rng).image for _ in range(2000)]
+    assert_uniform([int(crop[0, 0, 0]) for crop in crops], range(64 - 20 + 1))
+    assert_uniform([int(crop[0, 0, 1]) for crop in crops], range(96 - 20 + 1))
+
+
+def test_equal_generators_draw_equal_items() -> None:
+    transform = TrainTransform(DataRecipe(train_short_sides=(40, 48, 56)), CATEGORIES)
+    sample = marked(64, 96, 8, 16, 20, 24)
+    (one, targets), (two, again) = (transform(sample, np.random.default_rng(5)) for _ in range(2))
+    assert torch.equal(one, two) and torch.equal(targets.masks, again.masks) and torch.equal(targets.boxes, again.boxes)
+    others = [transform(sample, np.random.default_rng(seed))[0] for seed in range(6, 12)]
+    assert any(other.shape != one.shape or not torch.equal(other, one) for other in others)

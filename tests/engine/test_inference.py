@@ -1,0 +1,197 @@
+"""Batches at inference: images of one input size share one, nobody waits for ever, and nobody's result changes."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.images import read_image
+from panformer_cli.data.structures import ImageArray
+from panformer_cli.engine.checkpoint import load_model, read_checkpoint
+from panformer_cli.engine.inference import WAITING_BATCHES, Prediction, Predictor
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.recipe_io import load_recipe
+from tests.golden.release import filled_model
+
+PORTRAIT, LANDSCAPE, SQUARE = (64, 40), (40, 64), (50, 50)
+SIZES = [SQUARE, LANDSCAPE, LANDSCAPE, PORTRAIT, (128, 80), SQUARE, LANDSCAPE, (33, 64), (25, 25), LANDSCAPE, (80, 128)]
+"""Heights and widths; the model of `predictor` sees 64 x 40, 40 x 64, 64 x 64 and 33 x 64 pixels."""
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> ImageArray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor(trained: RunFolder) -> Predictor:
+    """A small model that sees images at a long side of 64 pixels."""
+    checkpoint = read_checkpoint(trained.best)
+    return Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, torch.device("cpu"))
+
+
+@pytest.fixture
+def batches(predictor: Predictor) -> Iterator[list[tuple[int, int, int]]]:
+    """Images, height and width of every batch that the model is given from now on."""
+    seen: list[tuple[int, int, int]] = []
+
+    def see(model: nn.Module, inputs: tuple[Tensor, Tensor, object]) -> None:
+        del model
+        images, padding_mask, _ = inputs
+        assert not padding_mask.any(), "padding changes the results"
+        assert padding_mask.shape == (len(images), *images.shape[-2:])
+        seen.append((len(images), images.shape[-2], images.shape[-1]))
+
+    handle = predictor.model.register_forward_pre_hook(see)
+    yield seen
+    handle.remove()
+
+
+def assert_same(one: Prediction, other: Prediction) -> None:
+    """Equal segments; float sums over a batch of another size may differ in their last digits.
+
+    A mask value at the threshold may then fall on the other side: a pixel changes hands, and a score moves by about
+    the inverse of the mask's area.
+    """
+    assert one.panoptic.ids.shape == other.panoptic.ids.shape
+    equal = one.panoptic.ids == other.panoptic.ids
+    assert equal.mean() >= 0.9999
+    rows = [[(s.id, s.category_id) for s in prediction.panoptic.segments] for prediction in (one, other)]
+    assert rows[0] == rows[1]
+    scores = [[s.score for s in prediction.panoptic.segments] for prediction in (one, other)]
+    assert scores[0] == pytest.approx(scores[1], rel=0, abs=1e-5 if equal.all() else 1e-4)
+    chosen = [prediction.candidates.class_scores.sort().values for prediction in (one, other)]
+    torch.testing.assert_close(chosen[0], chosen[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path) -> None:
+    """The whole R-50 with made-up weights, which see several segments in every one of these images."""
+    coco = shared / "data" / "coco_mini"
+    annotation = coco / "annotations" / "panoptic_val2017.json"
+    categories = CategoryTable.from_coco(json.loads(annotation.read_text())["categories"], str(annotation))
+    recipe = load_recipe("r50", ["data.short_side=192", "data.long_side=320"])
+    predictor = Predictor(filled_model("r50", train=False), recipe, categories, torch.device("cpu"))
+    sizes: list[tuple[int, ...]] = []
+    predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    names = {
+        "val2017": (139, 285, 39769, 142238),
+        "train2017": (9, 185639, 247360, 313434),
+    }
+    images = [read_image(coco / "images" / split / f"{number:012d}.jpg") for split in names for number in names[split]]
+    together = predictor.predict_all(images)
+    assert sorted(sizes) == [(1, 3, 210, 192), (2, 3, 192, 256), (2, 3, 288, 192), (3, 3, 192, 288)]
+    for image, prediction in zip(images, together, strict=True):
+        assert prediction.panoptic.ids.shape == image.shape[:2]
+        assert len(prediction.panoptic.segments) >= 3, "without segments nothing was tested"
+        assert_same(prediction, predictor(image))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_mixed_sizes_give_what_each_gives_alone(
+    batch_size: int, predictor: Predictor, batches: list[tuple[int, int, int]]
+) -> None:
+    images = [noise(size, seed) for seed, size in enumerate(SIZES)]
+    alone = [predictor(image) for image in images]
+    assert any(prediction.panoptic.segments for prediction in alone)
+    batches.clear()
+    found = list(predictor.stream(((f"image {n}", image) for n, image in enumerate(images)), batch_size))
+    assert sorted(key for key, _ in found) == sorted(f"image {n}" for n in range(len(images)))
+    for key, prediction in found:
+        assert_same(prediction, alone[int(key.split()[1])])
+    # By hand from SIZES: five times 40 x 64, three times 64 x 64, twice 64 x 40, once 33 x 64.
+    expected = {
+        1: [(1, 33, 64)] + 5 * [(1, 40, 64)] + 2 * [(1, 64, 40)] + 3 * [(1, 64, 64)],
+        3: [(1, 33, 64), (2, 40, 64), (2, 64, 40), (3, 40, 64), (3, 64, 64)],
+        8: [(1, 33, 64), (2, 64, 40), (3, 64, 64), (5, 40, 64)],
+    }
+    assert sorted(batches) == sorted(expected[batch_size])
+
+
+def test_all_at_once_keeps_the_order(predictor: Predictor, batches: list[tuple[int, int, int]]) -> None:
+    images = [noise(size, seed) for seed, size in enumerate(SIZES)]
+    predictions = predictor.predict_all(images)
+    assert sorted(batches) == [(1, 33, 64), (2, 64, 40), (3, 64, 64), (5, 40, 64)]
+    assert [prediction.panoptic.ids.shape for prediction in predictions] == SIZES
+    for image, prediction in zip(images, predictions, strict=True):
+        assert_same(prediction, predictor(image))
+    assert predictor.predict_all([]) == []
+
+
+def test_instances_of_a_batch_are_those_of_each_image(predictor: Predictor) -> None:
+    images = [noise(SQUARE, 1), noise((100, 100), 2)]
+    for image, together in zip(images, predictor.predict_all(images), strict=True):
+        things = predictor.categories.num_things
+        one, other = (prediction.instances(1, things) for prediction in (predictor(image), together))
+        assert one.labels == other.labels
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+        assert one.boxes == pytest.approx(other.boxes, abs=1e-3)
+        assert {tuple(mask["size"]) for mask in other.masks} == {image.shape[:2]}
+
+
+def keys_of(predictor: Predictor, sizes: Sequence[tuple[int, int]], batch_size: int) -> list[int]:
+    """The order in which results come."""
+    return [key for key, _ in predictor.stream(((n, noise(size)) for n, size in enumerate(sizes)), batch_size)]
+
+
+def test_a_result_comes_when_its_batch_is_full(predictor: Predictor) -> None:
+    assert keys_of(predictor, [SQUARE, LANDSCAPE, PORTRAIT], 1) == [0, 1, 2]
+    assert keys_of(predictor, [SQUARE, LANDSCAPE, SQUARE, LANDSCAPE, PORTRAIT], 2) == [0, 2, 1, 3, 4]
+    assert keys_of(predictor, [SQUARE, LANDSCAPE, SQUARE, LANDSCAPE, PORTRAIT], 3) == [0, 2, 1, 3, 4]
+
+
+def test_one_image_at_a_time_reads_none_ahead(predictor: Predictor) -> None:
+    read: list[int] = []
+
+    def images() -> Iterator[tuple[int, ImageArray]]:
+        for number in range(3):
+            read.append(number)
+            yield number, noise(SQUARE)
+
+    for number, (key, _) in enumerate(predictor.stream(images())):
+        assert key == number
+        assert read == list(range(number + 1))
+
+
+def many_sizes(number: int) -> list[tuple[int, int]]:
+    """All of different input sizes."""
+    return [(64, 32 + step) for step in range(number)]
+
+
+def test_the_size_that_waits_the_longest_makes_room(predictor: Predictor, batches: list[tuple[int, int, int]]) -> None:
+    sizes = many_sizes(16)
+    assert len(sizes) == WAITING_BATCHES * 2
+    order = keys_of(predictor, [*sizes[:-1], sizes[1], sizes[-1], (64, 64)], 2)
+    # 0 .. 14 wait; 15 fills the batch of 1; 16 is the 15th and 17 the 16th that waits: then 0 has to go.
+    assert order[:3] == [1, 15, 0]
+    assert sorted(order) == list(range(18))
+    assert [size for size in batches if size[0] > 1] == [(2, 64, 33)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_images_in_memory_are_bounded(batch_size: int, predictor: Predictor) -> None:
+    """Counted are the arrays that are alive, whoever holds them."""
+    given: list[weakref.ref[ImageArray]] = []
+    sizes = [*many_sizes(30), *([SQUARE, LANDSCAPE] * 5)]
+
+    def images() -> Iterator[tuple[int, ImageArray]]:
+        for number, size in enumerate(sizes):
+            image = noise(size)
+            given.append(weakref.ref(image))
+            yield number, image
+            del image
+
+    alive, found = [], []
+    for key, _ in predictor.stream(images(), batch_size):
+        alive.append(sum(reference() is not None for reference in given))
+        found.append(key)
+    assert sorted(found) == list(range(len(sizes))), "a result was lost at the end"
+    assert max(alive) == (WAITING_BATCHES * batch_size if batch_size > 1 else 1)
+    assert all(reference() is None for reference in given)

@@ -1,0 +1,125 @@
+"""A web server on this machine that serves one file, as well or as badly as a test wants it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+CLOSED = "http://127.0.0.1:9/release"
+"""An address where nobody listens."""
+
+
+@dataclass
+class FileServer:
+    """What is served at every path, and what has been asked.
+
+    headers: name the version of the file, which is what makes a resumption safe.
+    answers: what to do with the first requests, one after the other; the others are served as they should be.
+    """
+
+    content: bytes
+    url: str = ""
+    headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
+    answers: list[Answer] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    ranges: list[str | None] = field(default_factory=list)
+    conditions: list[str | None] = field(default_factory=list)
+    sent: list[tuple[int, int]] = field(default_factory=list)
+    """First and end position of the bytes of each answer."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    files: FileServer
+
+    def do_GET(self) -> None:
+        self.files.paths.append(self.path)
+        self.files.ranges.append(self.headers["Range"])
+        self.files.conditions.append(self.headers["If-Range"])
+        answer = self.files.answers.pop(0) if self.files.answers else serve()
+        answer(self)
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+Answer = Callable[[Handler], None]
+
+
+def serve(
+    cut: int | None = None, use_range: bool = True, use_condition: bool = True, length: int | None = None
+) -> Answer:
+    """The file, or the range of it that is asked for.
+
+    cut: hang up after so many bytes. use_range, use_condition: heed Range, and If-Range. length: what to say that the
+        size is, if not the truth; -1 to say nothing.
+    """
+
+    def answer(handler: Handler) -> None:
+        files = handler.files
+        content = files.content
+        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"] or "")
+        condition = handler.headers["If-Range"]
+        same = not use_condition or condition in (None, *files.headers.values())
+        start = int(asked[1]) if asked and use_range and same else 0
+        if start >= len(content):
+            return status(416)(handler)
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if length != -1:
+            handler.send_header("Content-Length", str(len(content) - start if length is None else length))
+        for name, value in files.headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        body = content[start:] if cut is None else content[start : start + cut]
+        handler.wfile.write(body)
+        files.sent.append((start, start + len(body)))
+        return None
+
+    return answer
+
+
+def status(code: int, **headers: str) -> Answer:
+    """An empty answer of this code."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(code)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+
+    return answer
+
+
+def hang(until: threading.Event, asked: threading.Event | None = None) -> Answer:
+    """The file, but not before `until` is set; `asked` is set when the request is there."""
+
+    def answer(handler: Handler) -> None:
+        if asked is not None:
+            asked.set()
+        until.wait(60)
+        serve()(handler)
+
+    return answer
+
+
+@contextmanager
+def serving(content: bytes) -> Iterator[FileServer]:
+    """A server that runs meanwhile; `url` is the address of a folder."""
+    files = FileServer(content)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Mine", (Handler,), {"files": files}))
+    files.url = f"http://127.0.0.1:{server.server_address[1]}/release"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield files
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,60 @@
+"""What the golden tests share: the folder of recordings, and the table that `make golden` writes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.golden.recordings import FidelityTable, recorded_inputs
+from tests.golden.release import DATA
+
+TABLES = {
+    "inference": ["r50", "r101", "pvtv2b5", "swinl", "r50, padded batch of 2"],
+    "training": ["plain", "padded", "no_things", "no_stuff"],
+    "two-processes": ["plain+padded", "plain_padded+padded", "no_things+padded"],
+}
+"""By mark in docs/fidelity.md, the columns."""
+
+_table = pytest.StashKey[FidelityTable]()
+
+
+def recordings_folder(config: pytest.Config) -> Path:
+    """Where the recordings are: those of the project, or `--recordings`."""
+    given: str | None = config.getoption("--recordings")
+    return Path(given) if given else DATA
+
+
+@pytest.fixture(scope="session")
+def recordings(pytestconfig: pytest.Config) -> Path:
+    return recordings_folder(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def inputs(recordings: Path) -> dict[str, Tensor]:
+    return recorded_inputs(recordings)
+
+
+@pytest.fixture(scope="session")
+def fidelity(pytestconfig: pytest.Config) -> FidelityTable:
+    """Where measured differences are kept and held to their limits."""
+    return pytestconfig.stash.setdefault(_table, FidelityTable())
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Put the measured tables between their marks in the file of `--fidelity-table`, if every test passed."""
+    path: str | None = session.config.getoption("--fidelity-table")
+    table = session.config.stash.get(_table, None)
+    if path is None or table is None or exitstatus:
+        return
+    text = Path(path).read_text(encoding="utf-8")
+    for mark, columns in TABLES.items():
+        begin, end = f"<!-- {mark} -->\n", f"\n<!-- end {mark} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = before + begin + table.markdown(columns) + end + after
+    text = re.sub(r"(?<=measured with torch )\S+?(?=[ ,])", torch.__version__, text)
+    Path(path).write_text(text, encoding="utf-8")

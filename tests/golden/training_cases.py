@@ -1,0 +1,194 @@
+"""The recorded training steps: an image and its targets, our forward pass over it, and names on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from panformer_cli.data.structures import Targets
+from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
+from panformer_cli.losses.matcher import TrainingSelection
+from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer
+from panformer_cli.models.release_names import own_name
+from tests.golden.recordings import Recording
+from tests.golden.release import THINGS
+
+CASES = ("plain", "padded", "no_things", "no_stuff")
+LAST = {"cls": ("location_class", 5), "bbox": ("location_l1", 5), "iou": ("location_giou", 5)}
+LAST |= {"mask_things": ("thing_mask", 4), "mask_stuff": ("stuff_mask", 6), "cls_stuff": ("stuff_class", 6)}
+TINY = 1e-6
+"""A gradient norm below this is the noise of what cancels exactly: a key's bias does not change a softmax."""
+
+
+def own_loss(name: str) -> str | None:
+    """Our name of a recorded loss; None for the branches whose losses are multiplied by zero."""
+    head, _, tail = name.rpartition(".")
+    term = tail.removeprefix("loss_").removesuffix("_f")
+    if tail.endswith("_f") and term in ("cls", "bbox", "iou"):
+        return None
+    ours, last = LAST[term]
+    return f"{ours}/{head.removeprefix('d') or last}"
+
+
+def is_of_location_class(name: str) -> bool:
+    """Whether one of our losses is left out where the recordings say `nocls`."""
+    return name.startswith("location_class/")
+
+
+@dataclass
+class TrainingCase:
+    """One recorded image of training, and our forward pass over it."""
+
+    name: str
+    variant: str
+    recording: Recording
+    model: PanopticSegFormer
+    images: Tensor
+    padding: Tensor
+    targets: Targets
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        variant: str,
+        recording: Recording,
+        model: PanopticSegFormer,
+        inputs: dict[str, Tensor],
+        canvas: tuple[int, int] | None = None,
+    ) -> TrainingCase:
+        """canvas: height and width that the image is padded to, other than recorded."""
+        note, arrays = recording.notes[f"{name}.case"], recording.arrays
+        (height, width, _), canvas = note["img_shape"], canvas or tuple(note["batch_input_shape"])
+        images, padding = torch.zeros(1, 3, *canvas), torch.ones(1, *canvas, dtype=torch.bool)
+        images[0, :, :height, :width] = inputs[note["input"].split(".")[0]]
+        padding[0, :height, :width] = False
+        labels = torch.from_numpy(arrays[f"{name}.gt.labels"]).long()
+        bits = np.unpackbits(arrays[f"{name}.gt.masks_packbits"], axis=-1)
+        masks = bits[:, : height * width].reshape(len(labels), height, width).astype(bool)
+        targets = Targets(labels, torch.from_numpy(arrays[f"{name}.gt.boxes"]), torch.from_numpy(masks))
+        return cls(name, variant, recording, model, images, padding, targets)
+
+    @property
+    def column(self) -> str:
+        """Of the table: R-50 is the variant that was recorded in full."""
+        return self.name if self.variant == "r50" else f"{self.variant} {self.name}"
+
+    @property
+    def is_swin(self) -> bool:
+        return self.variant == "swinl"
+
+    @property
+    def drops_stuff_classes(self) -> bool:
+        """The release gives no stuff class loss to an image without things, by accident (spec, section 8)."""
+        return not bool((self.targets.labels < THINGS).any())
+
+    @cached_property
+    def forward(self) -> tuple[PanopticOutput, TrainingSelection]:
+        selection = TrainingSelection([self.targets], THINGS)
+        return self.model(self.images, self.padding, selection), selection
+
+    @property
+    def counts(self) -> SegmentCounts:
+        return SegmentCounts(*count_segments([self.targets], THINGS))
+
+    def losses(self, counts: SegmentCounts) -> dict[str, Tensor]:
+        """Without those that the release drops by accident."""
+        output, selection = self.forward
+        return self.without_dropped(PanopticCriterion(THINGS)(output, [self.targets], selection, counts))
+
+    def without_dropped(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses that the release has too."""
+        dropped = "stuff_class/" if self.drops_stuff_classes else "none"
+        return {name: loss for name, loss in losses.items() if not name.startswith(dropped)}
+
+    def gradients(self, without_class_losses: bool) -> dict[str, Tensor | None]:
+        """By our names."""
+        losses = self.losses(self.counts)
+        kept = [x for name, x in losses.items() if not (without_class_losses and is_of_location_class(name))]
+        self.model.zero_grad()
+        torch.stack(kept).sum().backward(retain_graph=True)
+        gradients = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        self.model.zero_grad()
+        return gradients
+
+
+def recorded_by_own_name(
+    notes: dict[str, float | None], is_swin: bool = False
+) -> Iterator[tuple[str, str, float | None]]:
+    """Recorded name, our name and value; of the unused branches nothing but zeros was recorded."""
+    for name, value in notes.items():
+        ours = own_name(name, is_swin)
+        if ours is None:
+            assert not value, name
+        else:
+            yield name, ours, value
+
+
+def norm_of(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else float(gradient.double().norm())
+
+
+def loss_differences(recorded: dict[str, float], ours: dict[str, Tensor]) -> dict[str, float]:
+    """The relative difference of every recorded loss; what we do not have was recorded as 0."""
+    differences = {}
+    for name, theirs in recorded.items():
+        own = own_loss(name)
+        if own is None or own not in ours:
+            assert theirs == 0, name
+        else:
+            differences[name] = abs(ours[own].item() - theirs) / max(abs(theirs), 1e-3)
+    assert len(differences) == len(ours)
+    return differences
+
+
+def norm_differences(
+    recorded: dict[str, float | None], gradients: dict[str, Tensor | None], is_swin: bool = False
+) -> dict[str, float]:
+    """The relative difference of the gradient norm of every parameter; a missing gradient is one of zeros."""
+    differences = {}
+    for name, ours, norm in recorded_by_own_name(recorded, is_swin):
+        theirs, own = norm or 0.0, norm_of(gradients[ours])
+        differences[name] = abs(own - theirs) / theirs if theirs > TINY else max(0.0, own - TINY)
+    assert len(differences) >= 400
+    return differences
+
+
+def sample_differences(
+    recording: Recording, prefix: str, gradients: dict[str, Tensor | None], is_swin: bool = False
+) -> dict[str, float]:
+    """Every parameter's gradient at the recorded places: the largest difference / the largest recorded number."""
+    places: dict[str, list[int]] = recording.notes[f"{prefix}grad_sample_offset_stride"]
+    samples = recording.arrays[f"{prefix}grad_samples"]
+    norms = recording.notes[f"{prefix}grad_norms"]
+    differences = {}
+    for name, (offset, stride) in places.items():
+        ours = own_name(name, is_swin)
+        gradient = None if ours is None else gradients[ours]
+        if gradient is None or (norms[name] or 0.0) <= TINY:
+            continue
+        mine = gradient.reshape(-1)[::stride].numpy()
+        theirs = samples[offset : offset + len(mine)]
+        # Where the places happen to hold next to nothing, the noise is measured against a usual number.
+        usual = norms[name] / gradient.numel() ** 0.5
+        differences[name] = float(np.abs(mine - theirs).max()) / max(float(np.abs(theirs).max()), usual)
+    return differences
+
+
+def whole_differences(
+    recording: Recording, prefix: str, gradients: dict[str, Tensor | None], scale: float = 1.0, is_swin: bool = False
+) -> dict[str, float]:
+    """The small gradients that were recorded whole; `scale`: what the recording had multiplied them by."""
+    differences = {}
+    for key in recording.arrays.files:
+        name = key.removeprefix(f"{prefix}grad:")
+        ours = None if name == key else own_name(name, is_swin)
+        gradient = None if ours is None else gradients[ours]
+        if gradient is not None and recording.notes[key]["absmax"] > 10 * TINY * scale:
+            differences[name] = recording.distance(key, gradient * scale)
+    return differences
