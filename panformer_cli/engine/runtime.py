@@ -147,8 +147,9 @@ def _short_memory_told() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise PanformerError(
-            "the memory of the GPU ran out; use a smaller --batch-size, or in training "
-            "--set train.images_per_forward=1, smaller images (--set data.train_short_sides=[...], data.long_side=...), --set train.precision=bf16, or the CPU"
+            "the memory of the GPU ran out; use a smaller --batch-size, or in training one image at a time "
+            "(--set train.images_per_forward=1), smaller images (--set data.train_short_sides=[...], "
+            "data.long_side=...), --set train.precision=bf16, or the CPU"
         ) from error
 
 
