@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -53,6 +53,7 @@ def download(
     reporter: Reporter,
     size: int | None = None,
     sha256: str | None = None,
+    check: Callable[[Path, DownloadedFile], None] | None = None,
     waits: Sequence[float] | None = None,
 ) -> DownloadedFile:
     """Fetch `url` to `target`, which appears there whole or not at all; a file that is there already is not fetched.
@@ -61,10 +62,13 @@ def download(
 
     url: http or https; proxies are those of the environment (`https_proxy`, `no_proxy`).
     size, sha256: bytes and hash that the file must have, where they are known.
+    check: is shown what came before it appears at `target`, while other processes that want it wait; where it raises
+        a PanformerError, such as "what came is no image", the file is deleted.
     waits: seconds before each further attempt [RETRY_WAITS].
 
     Raises:
-        DownloadError: no connection, a refusal of the server, or a connection that breaks again and again.
+        DownloadError: no connection, a refusal of the server, a connection that breaks again and again, or a file that
+            `check` refuses.
         PanformerError: no room, no permission, or a file of another size or hash.
     """
     wanted, partial = _Wanted(url, target, size), PartialFile(target)
@@ -76,11 +80,12 @@ def download(
         try:
             _fetch(wanted, partial, reporter, RETRY_WAITS if waits is None else waits)
         except KeyboardInterrupt:
-            kept = f"{_megabytes(partial.size)} MB of {target.name} are kept"
-            raise KeyboardInterrupt(f"Stopped; {kept}, and the same command goes on from there.") from None
+            raise KeyboardInterrupt(_how_to_go_on(wanted, partial)) from None
         found = DownloadedFile(partial.size, sha256_of(partial.path, reporter))
         try:
             check_file(f"what came from {url}", found, size, sha256, f"it was deleted; put the right file at {target}")
+            if check is not None:
+                _show(found, partial, wanted, check)
         except PanformerError:
             partial.discard()
             raise
@@ -126,6 +131,22 @@ class _BrokenOff(Exception):
     def __init__(self, reason: str, passing: bool = True) -> None:
         super().__init__(reason)
         self.passing = passing
+
+
+def _show(
+    found: DownloadedFile, partial: PartialFile, wanted: _Wanted, check: Callable[[Path, DownloadedFile], None]
+) -> None:
+    try:
+        check(partial.path, found)
+    except PanformerError as error:
+        raise wanted.refusal(f"{error}, and was deleted") from error
+
+
+def _how_to_go_on(wanted: _Wanted, partial: PartialFile) -> str:
+    if not partial.can_go_on(wanted.url):
+        return f"Stopped; the same command downloads {wanted.target.name} from its beginning."
+    kept = f"{_megabytes(partial.size)} MB of {wanted.target.name} are kept"
+    return f"Stopped; {kept}, and the same command goes on from there."
 
 
 def _fetch(wanted: _Wanted, partial: PartialFile, reporter: Reporter, waits: Sequence[float]) -> None:

@@ -52,6 +52,10 @@ class PartialFile:
         origin = self.origin
         return origin is not None and origin.url == url and origin.size == self.size
 
+    def can_go_on(self, url: str) -> bool:
+        """Whether what is here spares a part of `url`."""
+        return self.is_whole(url) or bool(self.range_headers(url))
+
     def range_headers(self, url: str) -> dict[str, str]:
         """Ask for the rest, or, if the server has another version by now, for all; empty where all is to be asked."""
         origin = self.origin

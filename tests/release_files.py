@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,6 +22,13 @@ def stub_state(variant: str) -> dict[str, Tensor]:
         value = zlib.crc32(name.encode()) / 2**32 if kind == "float32" else 7
         state[name] = torch.tensor(value, dtype=getattr(torch, kind)).expand(shape)
     return state
+
+
+def small_file(value: float = 0.0, numbers: int = 1000) -> bytes:
+    """A whole file of weights, of no model; its size does not depend on `value`."""
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.full((numbers,), value)}, buffer)
+    return buffer.getvalue()
 
 
 def save_as_mmcv(state: Mapping[str, Tensor], path: Path, **options: Any) -> Path:

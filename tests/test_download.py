@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -70,10 +70,12 @@ def get(
     size: int | None = None,
     sha256: str | None = None,
     reporter: SilentReporter | None = None,
+    check: Callable[[Path, DownloadedFile], None] | None = None,
 ) -> DownloadedFile:
     """Download the server's file, with so many further attempts, without a pause between them."""
     url, waits = f"{server.url}/model.pth", (0.0,) * retries
-    return download(url, target, reporter=reporter or SilentReporter(), size=size, sha256=sha256, waits=waits)
+    told = reporter or SilentReporter()
+    return download(url, target, reporter=told, size=size, sha256=sha256, check=check, waits=waits)
 
 
 def assert_whole(server: FileServer, target: Path, found: DownloadedFile) -> None:
@@ -122,6 +124,19 @@ def test_ctrl_c_leaves_what_a_later_call_goes_on_with(server: FileServer, target
         get(server, target, reporter=Told(KeyboardInterrupt()))
     assert_whole(server, target, get(server, target))
     assert server.sent == [(0, 1000), (1000, 5000)]
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"one"'}])
+def test_ctrl_c_promises_nothing_where_the_server_names_no_version(
+    headers: dict[str, str], server: FileServer, target: Path
+) -> None:
+    server.headers, server.answers = headers, [serve(cut=1000)]
+    with pytest.raises(
+        KeyboardInterrupt, match=r"^Stopped; the same command downloads model\.pth from its beginning\.$"
+    ):
+        get(server, target, reporter=Told(KeyboardInterrupt()))
+    assert_whole(server, target, get(server, target))
+    assert server.ranges == [None, None]
 
 
 def test_a_file_that_was_whole_but_not_renamed_is_not_fetched_again(server: FileServer, target: Path) -> None:
@@ -294,6 +309,33 @@ def test_a_file_that_is_there_is_not_fetched(server: FileServer, target: Path) -
         get(server, target, sha256="0" * 64)
     assert target.read_bytes() == b"mine"
     assert server.paths == []
+
+
+def test_a_check_sees_the_whole_file_before_it_has_its_name(server: FileServer, target: Path) -> None:
+    seen: list[tuple[bytes, DownloadedFile, bool]] = []
+
+    def check(path: Path, found: DownloadedFile) -> None:
+        seen.append((path.read_bytes(), found, target.exists()))
+
+    found = get(server, target, check=check)
+    assert_whole(server, target, found)
+    assert seen == [(server.content, found, False)]
+    get(server, target, check=check)  # it is there: nothing came that could be checked
+    assert len(seen) == 1
+
+
+def test_what_a_check_refuses_is_deleted(server: FileServer, target: Path) -> None:
+    def check(path: Path, found: DownloadedFile) -> None:
+        raise PanformerError("what came is no image")
+
+    with pytest.raises(DownloadError) as caught:
+        get(server, target, 3, check=check)
+    assert str(caught.value) == (
+        f"cannot download {server.url}/model.pth: what came is no image, and was deleted; try again later, or put the "
+        f"file by hand at {target}"
+    )
+    assert {path.name for path in target.parent.iterdir()} <= {"model.pth.lock"}
+    assert len(server.paths) == 1
 
 
 def free(count: int, monkeypatch: pytest.MonkeyPatch) -> None:

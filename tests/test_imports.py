@@ -16,7 +16,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MIDDLE = ("models", "losses", "data", "panoptic")
 RANKS = {"cli": 3, "__main__": 4, "console": 2, "engine": 2, **dict.fromkeys(MIDDLE, 1)}
 BASE_IMPORTS_ONLY = {"yaml"}
-HOMES = {"click": {"cli"}, "rich": {"console"}, "cv2": {"data/opencv"}, "yaml": {"plain_yaml"}}
+SAMPLING = "models/sampling"
+COMPILERS = {
+    "numba": {f"{SAMPLING}/cpu_kernels"},
+    "llvmlite": {f"{SAMPLING}/cpu_kernels"},
+    "triton": {f"{SAMPLING}/triton_kernels"},
+}
+HOMES = {"click": {"cli"}, "rich": {"console"}, "cv2": {"data/opencv"}, "yaml": {"plain_yaml"}, **COMPILERS}
 """Third-party packages that one place wraps, by the path of that place without `.py`."""
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -90,6 +96,13 @@ def test_wrapped_packages_stay_at_home(path: Path) -> None:
         homes = HOMES.get(name.split(".")[0])
         allowed = homes is None or place in homes or part(path) in homes
         assert allowed, f"{place} imports {name}; {sorted(homes or ())} wraps it"
+
+
+@every_module
+def test_what_a_compiler_wants_is_imported_when_it_is_used(path: Path) -> None:
+    kernels = {f"panformer_cli/{home}".replace("/", ".") for homes in COMPILERS.values() for home in homes}
+    for name in at_once(parse(path)):
+        assert not any(name == home or name.startswith(f"{home}.") for home in kernels), f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "cli"], ids=lambda path: path.stem)

@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions, or the curves of a run.",
     "weights": "List the published weights; import a .pth file.",
+    "benchmark": "Measure speed and memory of a model, stage by stage.",
 }
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from panformer_cli.cli.figures import print_figures
-from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.cli.options import Compute, compute_options, speed_options
 
 if TYPE_CHECKING:
     from panformer_cli.engine.evaluate import MetricName
+    from panformer_cli.engine.precision import PrecisionChoice
 
 METRICS: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
 
@@ -33,14 +34,7 @@ def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
 @click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
 @click.option("--metrics", default="panoptic", show_default=True, callback=_metrics, help="Of panoptic,bbox,segm.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the results.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Images of one size that share a forward pass; the results stay the same.",
-)
+@speed_options
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(
@@ -50,6 +44,7 @@ def evaluate(
     metrics: tuple[MetricName, ...],
     out: Path | None,
     batch_size: int,
+    precision: PrecisionChoice,
     compute: Compute,
     as_json: bool,
 ) -> None:
@@ -73,7 +68,7 @@ def evaluate(
     processes = compute.processes()
     found = find_checkpoint(checkpoint, reporter)
     folder = out or results_folder(found)
-    request = EvaluateRequest(found, folder, data, split, metrics, processes, batch_size)
+    request = EvaluateRequest(found, folder, data, split, metrics, processes, batch_size, precision)
     figures = run_evaluation(request, reporter)
     if as_json:
         click.echo(json.dumps(figures, indent=2))

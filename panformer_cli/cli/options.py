@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from panformer_cli.engine.runtime import ProcessOptions
+    from panformer_cli.models.sampling import SamplingName
 
 
 @dataclass(frozen=True)
@@ -20,31 +21,67 @@ class Compute:
     gpus: GPUs, one process each; None where the user did not say.
     cpu_processes: processes on the CPU; None where the user did not say. Not together with `gpus`.
     device: a torch device such as `cpu` or `cuda:1`; None for the GPU where there is one, else the CPU.
+    sampling: who computes the inner step of deformable attention.
     """
 
     gpus: int | None
     cpu_processes: int | None
     device: str | None
+    sampling: SamplingName
 
     def processes(self) -> ProcessOptions:
         """The same for the engine, checked against this machine."""
         from panformer_cli.engine.runtime import ProcessOptions
 
-        return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto")
+        return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
 
 
 def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--gpus`, `--cpu-processes` and `--device`; the function gets them as `compute`, a `Compute`."""
+    """Adds `--gpus`, `--cpu-processes`, `--device`, `--sampling`; the function gets them as `compute`, a `Compute`."""
 
     @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process each.")
     @click.option("--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Use N processes on the CPU.")
     @click.option("--device", metavar="D", help="cpu, cuda or cuda:1; by default the GPU where there is one.")
+    @click.option(
+        "--sampling",
+        type=click.Choice(["auto", "portable", "gather", "cpu", "triton"]),
+        default="auto",
+        help="Force an implementation of deformable attention; auto takes the fastest.",
+    )
     @functools.wraps(function)
-    def with_compute(gpus: int | None, cpu_processes: int | None, device: str | None, **others: Any) -> Any:
+    def with_compute(
+        gpus: int | None, cpu_processes: int | None, device: str | None, sampling: SamplingName, **others: Any
+    ) -> Any:
         if gpus is not None and cpu_processes is not None:
             raise click.UsageError("--gpus and --cpu-processes exclude each other: give one of them.")
         if device is not None and (gpus is not None or cpu_processes is not None):
             raise click.UsageError("--device names one device: leave it out with --gpus or --cpu-processes.")
-        return function(compute=Compute(gpus, cpu_processes, device), **others)
+        return function(compute=Compute(gpus, cpu_processes, device, sampling), **others)
 
     return with_compute
+
+
+def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--batch-size`, `--precision` and `--fast`; the function gets `batch_size` and `precision`."""
+
+    @click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Images of one size that share a forward pass; the results stay the same.",
+    )
+    @click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        help="Of the network [fp32]; the others are faster where the hardware has them, and change results a little.",
+    )
+    @click.option("--fast", is_flag=True, help="The fastest precision of this device that keeps PQ within 0.1.")
+    @functools.wraps(function)
+    def with_speed(precision: str | None, fast: bool, **others: Any) -> Any:
+        if fast and precision is not None:
+            raise click.UsageError("--fast chooses a precision: leave it out with --precision.")
+        return function(precision="fast" if fast else precision or "fp32", **others)
+
+    return with_speed

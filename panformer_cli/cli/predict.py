@@ -6,11 +6,14 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.cli.options import Compute, compute_options, speed_options
+
+if TYPE_CHECKING:
+    from panformer_cli.engine.precision import PrecisionChoice
 
 
 @click.command()
@@ -22,14 +25,7 @@ from panformer_cli.cli.options import Compute, compute_options
     metavar="C",
     help="File, run's folder or published name [newest run, else r50].",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Images of one size that share a forward pass; the results stay the same.",
-)
+@speed_options
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def predict(
@@ -37,6 +33,7 @@ def predict(
     out: Path,
     checkpoint: Path | None,
     batch_size: int,
+    precision: PrecisionChoice,
     compute: Compute,
     as_json: bool,
 ) -> None:
@@ -60,7 +57,7 @@ def predict(
     processes = compute.processes()
     find_images(inputs, out)  # a mistake in them is told before weights are downloaded
     found = find_checkpoint(checkpoint, reporter, default="r50")
-    result = run_prediction(PredictRequest(inputs, found, out, processes, batch_size), reporter)
+    result = run_prediction(PredictRequest(inputs, found, out, processes, batch_size, precision), reporter)
     if as_json:
         click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
     else:

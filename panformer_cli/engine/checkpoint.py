@@ -7,6 +7,8 @@ release are taken in their place; what they do not say of themselves is told fro
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch.optim import Optimizer
 
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.engine.release_description import describe_release, with_recipe
+from panformer_cli.engine.release_description import describe_release
 from panformer_cli.errors import CheckpointError
 from panformer_cli.files import atomic_write
 from panformer_cli.models.build import build_model
@@ -104,8 +106,27 @@ def save_checkpoint(
     with atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # its own wrapping of what the system said
-            raise OSError(str(error)) from error
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
+        _sort_description(temporary)
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """What the system said, out of the wording of safetensors."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def _sort_description(path: Path) -> None:
+    """Put the entries of the description in order: safetensors writes them in a new one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size, "the same entries take the same room"
+        file.seek(8)
+        file.write(text)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -169,7 +190,7 @@ def fill_model(model: nn.Module, checkpoint: Checkpoint, weights: Mapping[str, T
     """Fill `model` with `weights`, which are the checkpoint's.
 
     Raises:
-        CheckpointError: a tensor is missing, surplus or of another shape: the checkpoint is of another model.
+        CheckpointError: a tensor is missing, surplus, of another shape, or sparse, quantised or the like.
     """
     if isinstance(model, PanopticSegFormer):
         check_backbone(model.backbone.name, checkpoint)
@@ -189,7 +210,7 @@ def check_backbone(wanted: str, checkpoint: Checkpoint) -> None:
     if wanted != given:
         raise CheckpointError(
             f"checkpoint {checkpoint.path} is of recipe {checkpoint.recipe.name}, with the backbone {given}, but the "
-            f"model to be filled has {with_recipe(wanted)}; give a checkpoint of the same recipe"
+            f"model to be filled has {wanted}; give a checkpoint of the same recipe"
         )
 
 
@@ -211,8 +232,17 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], is_release:
             for name in own
             if name in given and given[name].shape != own[name].shape
         ],
+        "not plain floating-point numbers": [
+            called(name) for name in own if name in given and not is_plain(name, given[name])
+        ],
     }
     return "; ".join(f"{what}: {_listed(names)}" for what, names in groups.items() if names)
+
+
+def is_plain(name: str, tensor: Tensor) -> bool:
+    """Whether the tensor `name` holds all its values, one by one, as floating-point numbers; of buffers as any."""
+    stored = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return stored and (tensor.is_floating_point() or name.endswith(BUFFERS))
 
 
 def _listed(names: list[str]) -> str:

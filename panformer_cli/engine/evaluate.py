@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from panformer_cli.data.coco_panoptic import CocoPanoptic
-from panformer_cli.engine.checkpoint import Checkpoint, load_model, read_checkpoint
+from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
@@ -33,6 +34,7 @@ class EvaluateRequest:
     data_root, split: None for those of the checkpoint's recipe.
     metrics: `panoptic` is always measured; `bbox` and `segm` add the AP of the things.
     batch_size: images in one forward pass, 1 or more; only images of one size share it, so the figures stay.
+    precision: of the network; anything but fp32 changes the figures a little.
     """
 
     checkpoint: Path
@@ -42,6 +44,7 @@ class EvaluateRequest:
     metrics: Sequence[MetricName] = ("panoptic",)
     processes: ProcessOptions = field(default_factory=ProcessOptions)
     batch_size: int = 1
+    precision: PrecisionChoice = "fp32"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic
 def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
     dataset = open_split(checkpoint, request)
-    predictor = Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, process.device)
+    predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
     evaluation = evaluate_model(predictor, dataset, process, reporter, request.metrics, results, request.batch_size)
     results.finish()

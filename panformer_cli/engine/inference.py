@@ -15,6 +15,10 @@ import torch
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.data.transforms import prepare_image, resized_size
+from panformer_cli.engine.checkpoint import Checkpoint, load_model
+from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast, resolve_precision
+from panformer_cli.engine.runtime import Process
+from panformer_cli.models.inference_form import for_inference
 from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer
 from panformer_cli.panoptic.detection import InstancePrediction, encode_mask
 from panformer_cli.panoptic.merging import Candidates, InferenceSelection, candidates_of, merge_masks
@@ -31,7 +35,7 @@ class Prediction:
     """What the model sees in one image.
 
     panoptic: the merged map at the image's own size.
-    candidates: the masks and scores it was merged from, on the model's device.
+    candidates: the masks and scores it was merged from.
     """
 
     panoptic: PanopticMap
@@ -41,13 +45,13 @@ class Prediction:
         """The thing candidates as instances, for box and mask AP."""
         scores = self.candidates.scores()
         things = len(self.candidates.boxes)
-        assert bool((self.candidates.labels[:things] < num_things).all()), "things come first"
+        assert (self.candidates.labels[:things] < num_things).all(), "things come first"
         return InstancePrediction(
             image_id,
             scores[:things].tolist(),
             self.candidates.labels[:things].tolist(),
-            self.candidates.boxes.cpu().numpy(),
-            [encode_mask(self.candidates.binary(index).cpu().numpy()) for index in range(things)],
+            self.candidates.boxes,
+            [encode_mask(self.candidates.binary(index)) for index in range(things)],
         )
 
 
@@ -55,15 +59,33 @@ class Predictor:
     """A model on its device, ready for images of any size.
 
     model: its weights are used as they are; it has to be in evaluation mode when the predictor is called.
+    precision: of its matrix products and convolutions.
     """
 
     def __init__(
-        self, model: PanopticSegFormer, recipe: Recipe, categories: CategoryTable, device: torch.device
+        self,
+        model: PanopticSegFormer,
+        recipe: Recipe,
+        categories: CategoryTable,
+        device: torch.device,
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model.to(device)
         self.recipe = recipe
         self.categories = categories
         self.device = device
+        self.precision = precision
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, process: Process, choice: PrecisionChoice = "fp32") -> Predictor:
+        """A checkpoint's model in its fastest form, on the device of `process`.
+
+        Raises:
+            PanformerError: the weights do not fit, or the device is no good at the precision.
+        """
+        precision = resolve_precision(choice, process)
+        model = for_inference(load_model(checkpoint))
+        return cls(model, checkpoint.recipe, checkpoint.categories, process.device, precision)
 
     def __call__(self, image: ImageArray) -> Prediction:
         """image: (H, W, 3) uint8 RGB."""
@@ -120,10 +142,11 @@ class Predictor:
     def _forward(self, images: Sequence[ImageArray]) -> tuple[PanopticOutput, InferenceSelection]:
         data = self.recipe.data
         prepared = [prepare_image(image, data.short_side, data.long_side) for image in images]
-        batch = torch.stack(prepared).to(self.device)
+        batch = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
         padding_mask = torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
         selection = InferenceSelection(self.recipe.inference.top_k)
-        return self.model(batch, padding_mask, selection), selection
+        with autocast(self.precision, self.device):
+            return self.model(batch, padding_mask, selection), selection
 
     @torch.inference_mode()
     def _merged(

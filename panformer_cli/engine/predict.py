@@ -12,8 +12,9 @@ from typing import Any
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.engine.checkpoint import load_model, read_checkpoint
+from panformer_cli.engine.checkpoint import read_checkpoint
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
@@ -30,6 +31,7 @@ class PredictRequest:
     inputs: image files, folders (searched with all their subfolders) and glob patterns.
     out: folder of the results.
     batch_size: images in one forward pass, 1 or more; only images of one size share it, so the results stay.
+    precision: of the network; anything but fp32 changes the results a little.
     """
 
     inputs: Sequence[str]
@@ -37,6 +39,7 @@ class PredictRequest:
     out: Path
     processes: ProcessOptions = field(default_factory=ProcessOptions)
     batch_size: int = 1
+    precision: PrecisionChoice = "fp32"
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _distinct(names: list[Path]) -> list[str]:
 
 def _predict_process(process: Process, request: PredictRequest, images: list[InputImage], reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
-    predictor = Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, process.device)
+    predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
     own = range(process.rank, len(images), process.world_size)
     told = reporter if process.is_first else SilentReporter()

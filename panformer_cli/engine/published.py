@@ -15,7 +15,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from panformer_cli.download import DownloadedFile, DownloadError, check_file, download, sha256_of
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.files import write_json
 from panformer_cli.reporting import Reporter
 
@@ -113,17 +113,15 @@ def fetch_published(weights: PublishedWeights, reporter: Reporter) -> Path:
     """The file of `weights` in the cache, downloaded where it is not there yet.
 
     Raises:
-        DownloadError: it is not there and cannot be fetched.
-        PanformerError: no room, no permission, or a file of another size or hash than `weights` says.
+        DownloadError: it is not there and cannot be fetched, or what came is no whole file of weights.
+        PanformerError: no room, no permission, no whole file of weights, or one of another size or hash than `weights`
+            says.
     """
     if weights.path.is_file():
-        found = _look_at(weights, reporter)
+        _look_at(weights, reporter)
     else:
         reporter.message(f"Downloading {weights.address} to {weights.path}")
-        found = _download(weights, reporter)
-    advice = "delete it, and it will be downloaded again"
-    check_file(str(weights.path), DownloadedFile(found.size, found.sha256), weights.size, weights.sha256, advice)
-    _compare_with_record(weights, found, reporter)
+        _download(weights, reporter)
     return weights.path
 
 
@@ -132,21 +130,42 @@ def published_at(path: Path) -> PublishedWeights | None:
     return next((weights for weights in PUBLISHED.values() if weights.path == path), None)
 
 
-def _download(weights: PublishedWeights, reporter: Reporter) -> WeightsRecord:
+def _download(weights: PublishedWeights, reporter: Reporter) -> None:
     url = weights.address
+
+    def check(path: Path, found: DownloadedFile) -> None:
+        """The record is written before the file is to be seen, so that no other process can write another one."""
+        if not _is_whole(path):
+            raise PanformerError("what came is no whole file of weights")
+        record = WeightsRecord(url, found.size, found.sha256, _today(), path.stat().st_mtime_ns)
+        _compare_with_record(weights, record, reporter)
+
     try:
-        found = download(url, weights.path, reporter=reporter, size=weights.size, sha256=weights.sha256)
+        download(url, weights.path, reporter=reporter, size=weights.size, sha256=weights.sha256, check=check)
     except DownloadError as error:
         raise DownloadError(f"{error}, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL") from error
-    return WeightsRecord(url, found.size, found.sha256, _today(), weights.path.stat().st_mtime_ns)
 
 
-def _look_at(weights: PublishedWeights, reporter: Reporter) -> WeightsRecord:
-    """The file that is there; hashed if it is not the one of its record, by size and time of change."""
+def _look_at(weights: PublishedWeights, reporter: Reporter) -> None:
+    """Check the file that is there; hashed if it is not the one of its record, by size and time of change."""
     record, now = weights.record, weights.path.stat()
-    if record is not None and (record.size, record.mtime_ns) == (now.st_size, now.st_mtime_ns):
-        return record
-    return WeightsRecord(None, now.st_size, sha256_of(weights.path, reporter), _today(), now.st_mtime_ns)
+    advice = "delete it, and it will be downloaded again"
+    if record is None or (record.size, record.mtime_ns) != (now.st_size, now.st_mtime_ns):
+        if not _is_whole(weights.path):
+            raise CheckpointError(f"{weights.path} is no whole file of weights; {advice}")
+        record = WeightsRecord(None, now.st_size, sha256_of(weights.path, reporter), _today(), now.st_mtime_ns)
+    check_file(str(weights.path), DownloadedFile(record.size, record.sha256), weights.size, weights.sha256, advice)
+    _compare_with_record(weights, record, reporter)
+
+
+def _is_whole(path: Path) -> bool:
+    from panformer_cli.models.weight_files import check_whole  # torch; the list of weights does without it
+
+    try:
+        check_whole(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _compare_with_record(weights: PublishedWeights, found: WeightsRecord, reporter: Reporter) -> None:

@@ -140,7 +140,8 @@ def check_results_folder(out: Path) -> None:
 
 
 def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None = None) -> Path:
-    """A checkpoint file from what the user gave; an existing path wins over a published name.
+    """A checkpoint file from what the user gave; an existing path wins over a published name, but for a
+    folder without a checkpoint.
 
     given: a file, a run's folder, the name of published weights, which are fetched, or None for the newest run.
     default: published weights to use where nothing was given and there is no run.
@@ -151,12 +152,12 @@ def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None 
     """
     if given is None:
         return _newest_checkpoint(reporter, default)
-    if given.is_dir():
-        return RunFolder(given).checkpoint or given
+    if given.is_dir() and (found := RunFolder(given).checkpoint):
+        return found
+    if str(given) in PUBLISHED and not given.is_file():
+        return fetch_published(PUBLISHED[str(given)], reporter)
     if given.exists():
         return given
-    if str(given) in PUBLISHED:
-        return fetch_published(PUBLISHED[str(given)], reporter)
     close = get_close_matches(str(given).lower(), PUBLISHED, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     raise CheckpointError(

@@ -27,6 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from panformer_cli import __version__
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import atomic_write
+from panformer_cli.models.sampling import SamplingName, sampling_by
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class ProcessOptions:
 
     gpus: processes, one a GPU. cpu_processes: processes on the CPU. Both None: one process on `device`.
     device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
+    sampling: who computes the inner step of deformable attention.
     """
 
     gpus: int | None = None
     cpu_processes: int | None = None
     device: str = "auto"
+    sampling: SamplingName = "auto"
 
     def __post_init__(self) -> None:
         if self.gpus is not None and self.cpu_processes is not None:
@@ -62,10 +65,12 @@ class ProcessOptions:
     def words(self) -> list[str]:
         """The options that say the same on the command line."""
         if self.gpus is not None:
-            return ["--gpus", str(self.gpus)]
-        if self.cpu_processes is not None:
-            return ["--cpu-processes", str(self.cpu_processes)]
-        return [] if self.device == "auto" else ["--device", self.device]
+            where = ["--gpus", str(self.gpus)]
+        elif self.cpu_processes is not None:
+            where = ["--cpu-processes", str(self.cpu_processes)]
+        else:
+            where = [] if self.device == "auto" else ["--device", self.device]
+        return where if self.sampling == "auto" else [*where, "--sampling", self.sampling]
 
 
 def check_device(name: str) -> None:
@@ -135,7 +140,7 @@ def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments
         KeyboardInterrupt: SIGINT or SIGTERM came, and `work` did not end by itself.
     """
     if options.processes == 1:
-        with _short_memory_told():
+        with _short_memory_told(), sampling_by(options.sampling):
             work(Process(0, 1, _device(options, 0)), *arguments)
     else:
         _launch(options, work, arguments)
@@ -207,7 +212,7 @@ def _worker_reporting(
 
     def work_or_tell(process: Process, *given: Any) -> None:
         try:
-            with _short_memory_told():
+            with _short_memory_told(), sampling_by(options.sampling):
                 work(process, *given)
         except PanformerError as error:
             _leave_text(folder / f"{process.rank}.mistake", str(error))

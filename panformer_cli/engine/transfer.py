@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.engine.checkpoint import Checkpoint, fill_model, read_weights
+from panformer_cli.engine.checkpoint import Checkpoint, fill_model, is_plain, read_weights
 from panformer_cli.models.panoptic_segformer import PanopticSegFormer
 from panformer_cli.reporting import Reporter
 
@@ -33,7 +33,7 @@ def start_from(model: PanopticSegFormer, categories: CategoryTable, checkpoint: 
         own = model.state_dict()
         for name in own:
             for rows, is_thing in ((PER_THING, True), (PER_STUFF, False)):
-                if rows.fullmatch(name) and name in weights and weights[name].shape[1:] == own[name].shape[1:]:
+                if rows.fullmatch(name) and name in weights and _fits_by_rows(name, own[name], weights[name]):
                     sources = _places(_of_kind(categories, is_thing), _of_kind(known, is_thing))
                     weights[name] = _rows_by_name(own[name], weights[name], sources)
         reporter.message(_what_begins_anew(categories, checkpoint))
@@ -48,6 +48,10 @@ def _places(own: Sequence[Category], known: Sequence[Category]) -> list[int | No
     """For each of our classes of one kind its place among the known ones of that kind."""
     place = {row.name.casefold(): number for number, row in enumerate(known)}
     return [place.get(row.name.casefold()) for row in own]
+
+
+def _fits_by_rows(name: str, own: Tensor, known: Tensor) -> bool:
+    return known.shape[1:] == own.shape[1:] and is_plain(name, known)
 
 
 def _rows_by_name(own: Tensor, known: Tensor, places: list[int | None]) -> Tensor:

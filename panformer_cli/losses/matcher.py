@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -74,21 +76,18 @@ class TrainingSelection:
         self.matches: list[Match] = []
 
     def __call__(self, location: LocationOutput) -> list[Tensor]:
-        self.matches = [
-            match_locations(location.class_logits[:, image], location.boxes[:, image], things)
-            for image, things in enumerate(self.things)
-        ]
+        self.matches = match_locations(location.class_logits, location.boxes, self.things)
         return [match.queries[-1] for match in self.matches]
 
 
 @torch.no_grad()
-def match_locations(class_logits: Tensor, boxes: Tensor, things: Things) -> Match:
-    """Match queries and things at every location layer.
+def match_locations(class_logits: Tensor, boxes: Tensor, things: list[Things]) -> list[Match]:
+    """Match queries and things at every location layer, image by image.
 
-    class_logits: (layers, Q, num_things). boxes: (layers, Q, 4), cx, cy, w, h in 0..1.
+    class_logits: (layers, B, Q, num_things). boxes: (layers, B, Q, 4), cx, cy, w, h in 0..1.
     """
-    cost = location_cost(class_logits.float(), boxes.float(), things, CLASS_COST)
-    return _assign(cost)
+    images = zip(class_logits.float().unbind(1), boxes.float().unbind(1), things, strict=True)
+    return _assign([location_cost(*image, CLASS_COST) for image in images])
 
 
 @torch.no_grad()
@@ -100,7 +99,7 @@ def match_masks(class_logits: Tensor, boxes: Tensor, masks: Tensor, things: Thin
     """
     cost = location_cost(class_logits.float(), boxes.float(), things, MASK_CLASS_COST)
     cost = cost + DICE_COST * _dice_cost(masks.float(), target_masks)
-    return _assign(cost[None])
+    return _assign([cost[None]])[0]
 
 
 def location_cost(class_logits: Tensor, boxes: Tensor, things: Things, class_weight: float) -> Tensor:
@@ -121,14 +120,23 @@ def _dice_cost(masks: Tensor, targets: Tensor) -> Tensor:
     return 1 - 2 * (masks @ targets.T) / squares
 
 
-def _assign(cost: Tensor) -> Match:
-    """(layers, Q, n) costs to the cheapest matching of each layer."""
-    if not torch.isfinite(cost).all():
+def _assign(costs: list[Tensor]) -> list[Match]:
+    """(layers, Q, n) costs of each image to the cheapest matching of each layer.
+
+    All of them leave the device together: a GPU is waited for once, not once an image. The matchings themselves, some
+    30 microseconds each, take longer in threads than one after the other.
+    """
+    together = torch.cat([cost.flatten() for cost in costs]).cpu()
+    if not torch.isfinite(together).all():
         raise PanformerError(
             "training diverged: the matching costs are no longer finite; go on from an earlier checkpoint with a "
             "smaller learning rate (--set train.lr=...)"
         )
-    pairs = [linear_sum_assignment(layer) for layer in cost.cpu().numpy()]
-    queries = torch.tensor([pair[0].tolist() for pair in pairs], dtype=torch.int64, device=cost.device)
-    objects = torch.tensor([pair[1].tolist() for pair in pairs], dtype=torch.int64, device=cost.device)
+    parts = together.split([cost.numel() for cost in costs])
+    return [_cheapest(part.view(cost.shape).numpy(), cost.device) for part, cost in zip(parts, costs, strict=True)]
+
+
+def _cheapest(cost: npt.NDArray[np.float32], device: torch.device) -> Match:
+    pairs = np.array([linear_sum_assignment(layer) for layer in cost], np.int64)  # (layers, 2, n)
+    queries, objects = torch.from_numpy(pairs).to(device).unbind(1)
     return Match(queries, objects)

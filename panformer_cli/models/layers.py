@@ -12,17 +12,43 @@ LevelShapes = list[tuple[int, int]]
 """(height, width) of each feature level, finest first."""
 
 
+class TokenLinear(nn.Linear):
+    """A linear over many tokens.
+
+    On a CPU, where no gradient is wanted, it runs as the 1x1 convolution that it is: PyTorch gives linears to MKL and
+    convolutions to oneDNN, and on processors that are not Intel's the second is twice as fast in float32.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, in) -> (B, L, out)."""
+        if torch.is_grad_enabled() or tokens.device.type != "cpu" or tokens.numel() == 0:
+            return super().forward(tokens)
+        image = tokens.transpose(1, 2)[:, :, None]  # (B, in, 1, L), channels last in memory as tokens are
+        row = F.conv2d(image, self.weight[:, :, None, None], self.bias)
+        return row[:, :, 0].transpose(1, 2)
+
+
+TOKENS_AT_ONCE = 2048
+"""Of a feed-forward on the CPU without gradients; their hidden channels, 8 MB of float32, stay in the cache."""
+
+
 class FeedForward(nn.Module):
     """Linear, ReLU, Linear with dropout after both (spec, section 4). The residual is the caller's."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.linear1 = TokenLinear(dim, hidden_dim)
+        self.linear2 = TokenLinear(hidden_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        """(B, L, C) -> (B, L, C)."""
+        if torch.is_grad_enabled() or tokens.device.type != "cpu":
+            return self._apply_to(tokens)
+        return torch.cat([self._apply_to(part) for part in tokens.split(TOKENS_AT_ONCE, dim=1)], dim=1)
+
+    def _apply_to(self, tokens: Tensor) -> Tensor:
+        hidden = self.dropout(self.linear1(tokens).relu_())
         output: Tensor = self.dropout(self.linear2(hidden))
         return output
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from panformer_cli.models.layers import LevelShapes, relu, xavier_matrices
+from panformer_cli.models.layers import LevelShapes, TokenLinear, relu, xavier_matrices
 
 EPS = 1e-6
 MASK_LEVELS = 3
 """The mask decoders read the levels of strides 8, 16 and 32."""
+QUERIES_AT_ONCE = 10
+"""Of which the tail draws masks at a time; one query's logits at 800 x 1333 pixels are 0.7 MB."""
 
 
 @dataclass
@@ -40,17 +44,19 @@ class MaskHead(nn.Module):
         self.output = nn.Linear(levels * heads, 1)
         self.waking_slope = waking_slope
 
-    def forward(self, logits: Tensor, shapes: LevelShapes) -> Tensor:
-        """(B, heads, Q, L) logits to (B, Q, *shapes[0]) masks of 0 or more."""
-        lengths = [height * width for height, width in shapes]
-        output_weights = self.output.weight[0].chunk(len(shapes))
+    def forward(self, logits: Sequence[Tensor], shapes: LevelShapes) -> Tensor:
+        """(B, heads, Q, h * w) logits of each level to (B, Q, *shapes[0]) masks of 0 or more."""
+        output_weights = self.output.weight.chunk(len(shapes), dim=1)  # (1, heads) each
         mask: Tensor = self.output.bias
-        for level, part, weight, shape in zip(
-            self.levels, logits.split(lengths, dim=-1), output_weights, shapes, strict=True
-        ):
-            mixed = relu(level(part.permute(0, 2, 3, 1)), self.waking_slope)  # (B, Q, length, heads)
+        for level, part, weight, shape in zip(self.levels, logits, output_weights, shapes, strict=True):
+            # The heads are mixed by matrices that multiply from the left, so that the logits stay where they are.
+            assert isinstance(level, nn.Linear)
+            weights = level.weight.expand(len(part), -1, -1)
+            mixed = torch.baddbmm(level.bias[None, :, None], weights, part.flatten(2))  # (B, heads, Q * length)
             # The output linear sums over levels, so it may come before the resize: one channel to enlarge, not eight.
-            single = rearrange(mixed @ weight, "b q (y x) -> b q y x", y=shape[0])
+            single = rearrange(
+                weight @ relu(mixed, self.waking_slope), "b 1 (q y x) -> b q y x", y=shape[0], x=shape[1]
+            )
             mask = mask + _enlarge(single, shapes[0])
         return relu(mask, self.waking_slope)
 
@@ -63,24 +69,47 @@ class MaskCrossAttention(nn.Module):
         self.heads = heads
         self.scale = (dim // heads) ** -0.5
         self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
+        self.k = TokenLinear(dim, dim)
         self.mask_head = mask_head
         if not is_tail:
-            self.v = nn.Linear(dim, dim)
+            self.v = TokenLinear(dim, dim)
             self.proj = nn.Linear(dim, dim)
 
-    def logits(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """queries (B, Q, C), memory (B, L, C) -> (B, heads, Q, L) before the softmax."""
-        q = rearrange(self.q(queries), "b q (h d) -> b h q d", h=self.heads)
-        k = rearrange(self.k(memory), "b l (h d) -> b h d l", h=self.heads)
-        logits: Tensor = (q @ k) * self.scale
+    def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """What the queries (B, Q, C) gather from the memory (B, L, C): (B, Q, C). No mask is asked for."""
+        q, k, v = (self._by_head(part) for part in (self.q(queries), self.k(memory), self.v(memory)))
+        return self._projected(F.scaled_dot_product_attention(q, k, v))
+
+    def attend_with_mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
+        """The same, and the mask (B, Q, *shapes[0]) of the logits that led to it."""
+        logits = self._logits(self.q(queries), self.k(memory))
+        gathered = self._projected(logits.softmax(-1) @ self._by_head(self.v(memory)))
+        return gathered, self.mask_head(logits.split(_lengths(shapes), dim=-1), shapes)
+
+    def mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> Tensor:
+        """The mask alone: queries (B, Q, C), memory (B, L, C) to (B, Q, *shapes[0]).
+
+        Where no gradient is wanted, a few queries at a time: their logits then stay in the cache.
+        """
+        keys = self.k(memory).split(_lengths(shapes), dim=1)
+        at_once = queries.shape[1] if torch.is_grad_enabled() else QUERIES_AT_ONCE
+        parts = [
+            self.mask_head([self._logits(some, level) for level in keys], shapes)
+            for some in self.q(queries).split(max(at_once, 1), dim=1)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _logits(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, Q, C) and (B, L, C) -> (B, heads, Q, L) before the softmax."""
+        logits: Tensor = (self._by_head(q) * self.scale) @ self._by_head(k).transpose(2, 3)
         return logits
 
-    def attend(self, logits: Tensor, memory: Tensor) -> Tensor:
-        """What the queries gather: (B, Q, C)."""
-        v = rearrange(self.v(memory), "b l (h d) -> b h l d", h=self.heads)
-        gathered: Tensor = self.proj(rearrange(logits.softmax(-1) @ v, "b h q d -> b q (h d)"))
-        return gathered
+    def _by_head(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+    def _projected(self, gathered: Tensor) -> Tensor:
+        projected: Tensor = self.proj(rearrange(gathered, "b h q d -> b q (h d)"))
+        return projected
 
 
 class QuerySelfAttention(nn.Module):
@@ -115,13 +144,18 @@ class MaskDecoderBlock(nn.Module):
         if self_attention is not None:
             self.norm3 = nn.LayerNorm(dim, EPS)
 
-    def forward(self, queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """queries (B, Q, C), memory (B, L, C) -> the new queries and the attention logits (B, heads, Q, L)."""
+    def forward(
+        self, queries: Tensor, memory: Tensor, shapes: LevelShapes, with_mask: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """queries (B, Q, C), memory (B, L, C) -> the new queries, and the block's mask (B, Q, *shapes[0]) if wanted."""
         if self.self_attention is not None:
             queries = self.norm3(queries + self.self_attention(queries))
-        logits = self.attention.logits(queries, memory)
-        queries = self.norm1(queries + self.attention.attend(logits, memory))
-        return self.norm2(queries + self.mlp(queries)), logits
+        if with_mask:
+            gathered, mask = self.attention.attend_with_mask(queries, memory, shapes)
+        else:
+            gathered, mask = self.attention.attend(queries, memory), None
+        queries = self.norm1(queries + gathered)
+        return self.norm2(queries + self.mlp(queries)), mask
 
 
 class MaskDecoder(nn.Module):
@@ -150,17 +184,20 @@ class MaskDecoder(nn.Module):
         output = MaskOutput(masks=[], queries=[])
         for block in self.blocks:
             assert isinstance(block, MaskDecoderBlock)
-            queries, logits = block(_placed(queries, position), memory)
+            queries, mask = block(_placed(queries, position), memory, shapes, every_mask)
             output.queries.append(queries)
-            if every_mask:
-                output.masks.append(block.attention.mask_head(logits, shapes))
-        logits = self.tail.logits(_placed(queries, position), memory)
-        output.masks.append(self.tail.mask_head(logits, shapes))
+            if mask is not None:
+                output.masks.append(mask)
+        output.masks.append(self.tail.mask(_placed(queries, position), memory, shapes))
         return output
 
 
 def _placed(queries: Tensor, position: Tensor | None) -> Tensor:
     return queries if position is None else queries + position
+
+
+def _lengths(shapes: LevelShapes) -> list[int]:
+    return [height * width for height, width in shapes]
 
 
 def _enlarge(mask: Tensor, shape: tuple[int, int]) -> Tensor:

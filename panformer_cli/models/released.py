@@ -38,16 +38,16 @@ RESNET = Family("ResNet", "backbone.conv1.weight", re.compile(r"backbone\.layer(
 PVT = Family("PVTv2", "backbone.patch_embed1.proj.weight", re.compile(r"backbone\.block(\d+)\.(\d+)\."))
 SWIN = Family("Swin", "backbone.patch_embed.proj.weight", re.compile(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\."))
 
-VARIANTS: dict[tuple[Family, int, tuple[int, ...]], BackboneName] = {
-    (RESNET, 64, (3, 4, 6, 3)): "resnet50",
-    (RESNET, 64, (3, 4, 23, 3)): "resnet101",
-    (PVT, 32, (2, 2, 2, 2)): "pvt_v2_b0",
-    (PVT, 64, (3, 4, 6, 3)): "pvt_v2_b2",
-    (PVT, 64, (3, 6, 40, 3)): "pvt_v2_b5",
-    (SWIN, 96, (2, 2, 6, 2)): "swin_tiny",
-    (SWIN, 192, (2, 2, 18, 2)): "swin_large",
+VARIANTS: dict[tuple[Family, int, int], BackboneName] = {
+    (RESNET, 64, 6): "resnet50",
+    (RESNET, 64, 23): "resnet101",
+    (PVT, 32, 2): "pvt_v2_b0",
+    (PVT, 64, 6): "pvt_v2_b2",
+    (PVT, 64, 40): "pvt_v2_b5",
+    (SWIN, 96, 6): "swin_tiny",
+    (SWIN, 192, 18): "swin_large",
 }
-"""Width, and blocks of each stage."""
+"""Width, and blocks of the third stage, which tell them apart; what else is amiss shows when the weights are loaded."""
 
 RECIPES: dict[str, str] = {
     "resnet50": "r50",
@@ -77,6 +77,12 @@ OTHER_MODELS = (
      "--set model.backbone_weights=FILE"),
 )  # fmt: skip
 """Beginnings of names of what else may be given, and what to say of it."""
+
+
+PREFIXED_BACKBONE = (
+    "holds the weights of a backbone alone; take `backbone.` off its names and train from them with "
+    "--set model.backbone_weights=FILE"
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _backbone(state: Mapping[str, Tensor], path: Path) -> BackboneName:
         depths = _depths(family, state)
         if depths:
             width = _first_side(state, family.stem, path)
-            known = VARIANTS.get((family, width, depths))
+            known = _variant(family, width, depths)
             if known is None:
                 raise CheckpointError(
                     f"checkpoint {path} is a Panoptic SegFormer with a {family.name} of width {width} and "
@@ -124,6 +130,16 @@ def _backbone(state: Mapping[str, Tensor], path: Path) -> BackboneName:
     )
 
 
+def _variant(family: Family, width: int, depths: tuple[int, ...]) -> BackboneName | None:
+    """The backbone of this kind and width with such a third stage, give or take one block."""
+    near = [
+        name
+        for (of, wide, blocks), name in VARIANTS.items()
+        if (of, wide) == (family, width) and len(depths) > 2 and abs(blocks - depths[2]) <= 1
+    ]
+    return near[0] if near else None
+
+
 def _depths(family: Family, names: Iterable[str]) -> tuple[int, ...]:
     """How many blocks each stage has; empty where no name is of this family."""
     found = {match.groups() for match in map(family.block.match, names) if match}
@@ -132,9 +148,10 @@ def _depths(family: Family, names: Iterable[str]) -> tuple[int, ...]:
 
 
 def _first_side(state: Mapping[str, Tensor], name: str, path: Path) -> int:
-    if name not in state or not state[name].dim():
+    if name not in state or state[name].dim() < 2:
         raise CheckpointError(
-            f"checkpoint {path} is a Panoptic SegFormer that lacks {name}; use a whole file, such as the authors' own"
+            f"checkpoint {path} is a Panoptic SegFormer that lacks {name}, or has it in fewer than two "
+            "dimensions; use a whole file, such as the authors' own"
         )
     return state[name].shape[0]
 
@@ -146,6 +163,8 @@ def _what_else(state: Mapping[str, Tensor], path: Path) -> str:
     for beginnings, what in OTHER_MODELS:
         if any(name.startswith(beginnings) for name in state):
             return f"{what}: its names are {names} ...; expected a checkpoint of Panoptic SegFormer"
+    if all(name.startswith("backbone.") for name in state):
+        return f"{PREFIXED_BACKBONE}: its names are {names} ...; expected a checkpoint of Panoptic SegFormer"
     return (
         f"holds tensors but is no checkpoint of Panoptic SegFormer: its names are {names} ...; expected a file that "
         "`panformer train` wrote, or one of the authors' with names such as bbox_head.stuff_query.weight"

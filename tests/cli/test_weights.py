@@ -18,7 +18,7 @@ from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
 from tests.file_server import CLOSED, FileServer, serve
-from tests.release_files import save_as_mmcv, stub_state
+from tests.release_files import save_as_mmcv, small_file, stub_state
 
 R50 = "panoptic_segformer_r50_2x.pth"
 PQ = {"r50_1x": 48.0, "r50": 49.6, "r101": 50.6, "pvtv2b5": 55.6, "swinl": 55.8}
@@ -27,6 +27,7 @@ PQ = {"r50_1x": 48.0, "r50": 49.6, "r101": 50.6, "pvtv2b5": 55.6, "swinl": 55.8}
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, a mirror of the release, and a folder without runs to stand in."""
+    server.content = small_file()
     monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", server.url)
     monkeypatch.chdir(tmp_path)
@@ -83,7 +84,7 @@ def test_the_list(home: Path, server: FileServer, capsys: pytest.CaptureFixture[
 
 
 def test_the_list_knows_what_is_cached(server: FileServer, engine: None, capsys: pytest.CaptureFixture[str]) -> None:
-    server.content = bytes(2_400_000)
+    server.content = small_file(numbers=600_000)
     asked("evaluate", "r50")
     run("weights", "list")
     table = rows(capsys.readouterr().out)

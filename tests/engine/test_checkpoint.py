@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -17,6 +20,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.checkpoint import (
     TrainingState,
     TrainProgress,
+    fill_model,
     load_model,
     load_optimizer_state,
     load_weights,
@@ -219,6 +223,27 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
         load_weights(random_model(), checkpoint)
 
 
+def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
+    """Each file is written with another order of the entries, unless that is seen to."""
+    files = {write(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
+    assert len(files) == 1
+
+
+def test_what_the_system_says_is_said_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[str] = []
+
+    def full(*_: object) -> None:
+        raised.append("I/O error: whatever (os error 28)")
+        raise SafetensorError(f"Error while serializing: {raised[0]}")
+
+    monkeypatch.setattr("panformer_cli.engine.checkpoint.save_file", full)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(PanformerError, match=f"^cannot write {path}: {os.strerror(errno.ENOSPC)}; free some space"):
+        write(path)
+    assert raised
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PanformerError, match=r"cannot write .*a\.safetensors: "):
@@ -323,6 +348,47 @@ def test_missing_surplus_and_misshapen_tensors_are_listed_by_the_names_of_the_re
     assert "of another shape: bbox_head.cls_branches.3.bias ([81], expected [80]); use" in said
 
 
+ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    "without values": lambda tensor: tensor.to("meta"),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "whole": lambda tensor: tensor.to(torch.int64),
+    "boolean": lambda tensor: tensor.to(torch.bool),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_not_plain_numbers_is_refused(odd: str, tmp_path: Path) -> None:
+    model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
+    weights = model.state_dict()
+    weights["2.weight"] = ODD[odd](weights["2.weight"])
+    with pytest.raises(CheckpointError, match=r"this model: not plain floating-point numbers: 2\.weight; use"):
+        fill_model(model, checkpoint, weights)
+
+
+def test_half_precision_and_whole_counters_are_plain(tmp_path: Path) -> None:
+    model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
+    weights = model.state_dict()
+    weights |= {"2.bias": torch.ones(2, dtype=torch.float16), "1.num_batches_tracked": torch.tensor(9)}
+    fill_model(model, checkpoint, weights)
+    filled = model.state_dict()
+    assert filled["2.bias"].dtype == torch.float32
+    assert (filled["2.bias"].tolist(), int(filled["1.num_batches_tracked"])) == ([1, 1], 9)
+
+
+def test_single_blocks_that_are_lost_or_added_are_listed(tmp_path: Path) -> None:
+    def change(state: State) -> None:
+        for name in [name for name in state if name.startswith("backbone.layer3.5.")]:
+            del state[name]
+        state["backbone.layer9.0.conv1.weight"] = torch.ones(1)
+
+    said = misfit(change, tmp_path)
+    assert "this model: missing: backbone.layer3.5.conv1.weight, backbone.layer3.5.bn1.weight, " in said
+    assert "not in this model: backbone.layer9.0.conv1.weight; use" in said
+
+
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     def change(state: State) -> None:
         for name in [name for name in state if name.startswith("bbox_head.transformer.encoder.")]:
@@ -340,6 +406,6 @@ def test_a_file_of_the_release_for_another_recipe_names_both(r50: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, read_checkpoint(r50))
     assert str(caught.value) == (
-        f"checkpoint {r50} is of recipe r50, with the backbone resnet50, but the model to be filled has swin_large "
-        "(recipe swinl); give a checkpoint of the same recipe"
+        f"checkpoint {r50} is of recipe r50, with the backbone resnet50, but the model to be filled has "
+        "swin_large; give a checkpoint of the same recipe"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,8 @@ def test_categories_come_from_an_annotation(tmp_path: Path) -> None:
     written = import_weights(source, tmp_path / "out", None, table, SilentReporter())
     checkpoint = read_checkpoint(written)
     assert [row.id for row in checkpoint.categories.categories] == [10, 11, 12, 13, 14]
+    for recipe in (checkpoint.recipe, load_recipe(str(RunFolder(tmp_path / "out").recipe))):
+        assert recipe == replace(load_recipe("r50"), published_pq=None)  # that of COCO
     weights = load_model(checkpoint).state_dict()
     assert len(weights["location_decoder.class_branches.5.weight"]) == 3
     assert len(weights["stuff_queries.embedding.weight"]) == 2
@@ -135,7 +138,8 @@ def test_a_folder_with_anything_else_is_left_alone(stub: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "annotation.json is missing"),
+        (None, "the panoptic JSON {path} is missing; check the path"),
+        ("", "the panoptic JSON {path} is empty (0 bytes); restore"),
         ("{", "annotation.json is no JSON, or is cut short"),
         ("{}", "annotation.json: the category table is empty; expected a list `categories`"),
         ('{"categories": [{"id": 1}]}', "annotation.json: the category {'id': 1} lacks name"),
@@ -145,7 +149,9 @@ def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, s
     path = tmp_path / "annotation.json"
     if content is not None:
         path.write_text(content)
-    assert expected in refused(stub, tmp_path / "out", path)
+    said = refused(stub, tmp_path / "out", path)
+    assert expected.replace("{path}", str(path)) in said
+    assert ("is no JSON" in said) == (content == "{")
     assert not (tmp_path / "out").exists()
 
 
@@ -162,4 +168,27 @@ def test_a_file_that_does_not_fit_writes_nothing(tmp_path: Path) -> None:
     del state["neck.convs.0.gn.bias"]
     source = save_as_mmcv(state, tmp_path / "r50.pth")
     assert "missing: neck.convs.0.gn.bias; " in refused(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    name = "bbox_head.stuff_mask_head.blocks.0.norm3.bias"
+    spoilt = torch.zeros(256)
+    spoilt[-1] = value
+    source = save_as_mmcv(stub_state("r50") | {name: spoilt}, tmp_path / "r50.pth")
+    expected = f"{source} has values that are not finite (NaN or infinity) in 1 tensors, the first of which is {name}: "
+    assert expected in refused(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_inside_a_tensor_is_seen(tmp_path: Path) -> None:
+    name, value = "bbox_head.stuff_mask_head.blocks.0.norm3.bias", 0.123456
+    source = save_as_mmcv(stub_state("r50") | {name: torch.full((256,), value)}, tmp_path / "r50.pth")
+    load_model(read_checkpoint(source))
+    content = source.read_bytes()
+    place = content.index(torch.tensor(value).numpy().tobytes() * 256)
+    source.write_bytes(content[:place] + b"\0" * 1024 + content[place + 1024 :])
+    load_model(read_checkpoint(source))  # the numbers are others, and nothing else tells of it
+    assert "r50.pth: the file is damaged or cut short; download or copy it again" in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -16,10 +18,12 @@ import pytest
 from panformer_cli.download import DownloadError
 from panformer_cli.engine import published
 from panformer_cli.engine.published import PUBLISHED, fetch_published, published_at, release_folder, weights_folder
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.partial_file import PartialFile
 from panformer_cli.recipe_io import built_in_recipes
 from tests.engine.small import StopAfter
 from tests.file_server import CLOSED, FileServer
+from tests.release_files import small_file
 
 R50 = PUBLISHED["r50"]
 
@@ -27,6 +31,7 @@ R50 = PUBLISHED["r50"]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and a mirror of the release."""
+    server.content = small_file()
     monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", f"{server.url}/")
     return tmp_path / "home"
@@ -75,27 +80,29 @@ def test_what_was_first_seen_is_recorded(server: FileServer, home: Path) -> None
     file = home / "weights" / "panoptic_segformer_r50_2x.pth"
     assert json.loads(file.with_name(f"{file.name}.json").read_text()) == {
         "url": f"{server.url}/{file.name}",
-        "size": 5000,
+        "size": len(server.content),
         "sha256": sha256(server.content),
         "first_seen": date.today().isoformat(),
         "mtime_ns": file.stat().st_mtime_ns,
     }
-    assert R50.known_size == 5000
+    assert R50.known_size == len(server.content)
     assert PUBLISHED["r101"].known_size is None
 
 
 def test_a_file_put_there_by_hand_is_taken(server: FileServer) -> None:
     R50.path.parent.mkdir(parents=True)
-    R50.path.write_bytes(b"mine")
+    mine = small_file(5.0)
+    R50.path.write_bytes(mine)
     assert fetch().warnings == []
     assert server.paths == []
     assert R50.record is not None
-    assert (R50.record.url, R50.record.size, R50.record.sha256) == (None, 4, sha256(b"mine"))
+    assert (R50.record.url, R50.record.size, R50.record.sha256) == (None, len(mine), sha256(mine))
 
 
 def test_an_exchanged_file_is_told_of_until_it_is_accepted(server: FileServer) -> None:
     fetch()
-    other = server.content[::-1]  # of the same size
+    other = small_file(7.0)  # of the same size
+    assert len(other) == len(server.content)
     R50.path.write_bytes(other)
     for _ in range(2):
         [warning] = fetch().warnings
@@ -113,11 +120,66 @@ def test_an_exchanged_file_is_told_of_until_it_is_accepted(server: FileServer) -
 def test_a_release_that_changed_is_told_of(server: FileServer) -> None:
     fetch()
     R50.path.unlink()
-    server.content, before = b"new", server.content
+    server.content, before = small_file(7.0), server.content
     [warning] = fetch().warnings
-    assert sha256(b"new") in warning
+    assert sha256(server.content) in warning
     assert sha256(before) in warning
-    assert R50.path.read_bytes() == b"new"
+    assert R50.path.read_bytes() == server.content
+
+
+SPOILT = {
+    "random": lambda whole: random.Random(1).randbytes(3000),
+    "a page": lambda whole: b"<!doctype html><html></html>",
+    "cut short": lambda whole: whole[:-500],
+    "one bit": lambda whole: whole.replace(bytes(64), bytes(63) + b"\1", 1),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_what_is_no_whole_file_of_weights_is_neither_kept_nor_recorded(
+    spoil: Callable[[bytes], bytes], server: FileServer
+) -> None:
+    whole = server.content
+    server.content = spoil(whole)
+    assert server.content != whole
+    with pytest.raises(DownloadError) as caught:
+        fetch()
+    address = f"{server.url}/{R50.file}"
+    assert str(caught.value) == (
+        f"cannot download {address}: what came is no whole file of weights, and was deleted; try again later, or put "
+        f"the file by hand at {R50.path}, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL"
+    )
+    assert {path.name for path in R50.path.parent.iterdir()} <= {f"{R50.file}.lock"}
+    server.content = whole
+    assert fetch().warnings == []
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_file_put_there_that_is_no_whole_file_of_weights_is_not_recorded(
+    spoil: Callable[[bytes], bytes], server: FileServer
+) -> None:
+    R50.path.parent.mkdir(parents=True)
+    R50.path.write_bytes(spoil(server.content))
+    with pytest.raises(CheckpointError) as caught:
+        fetch()
+    assert str(caught.value) == (f"{R50.path} is no whole file of weights; delete it, and it will be downloaded again")
+    assert R50.record is None
+
+
+def test_the_record_is_there_as_soon_as_the_file_is(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sees the file sees where it came from."""
+    finish, records = PartialFile.finish, []
+
+    def spy(partial: PartialFile) -> None:
+        records.append(R50.record)
+        finish(partial)
+
+    monkeypatch.setattr(PartialFile, "finish", spy)
+    fetch()
+    [record] = records
+    assert record == R50.record
+    assert record is not None
+    assert (record.url, record.mtime_ns) == (f"{server.url}/{R50.file}", R50.path.stat().st_mtime_ns)
 
 
 def test_an_equal_copy_is_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,13 +204,13 @@ def test_a_damaged_record_is_written_anew() -> None:
 
 def test_a_cache_that_can_only_be_read_still_serves() -> None:
     R50.path.parent.mkdir(parents=True)
-    R50.path.write_bytes(b"mine")
+    R50.path.write_bytes(small_file())
     R50.record_path.mkdir()
     [warning] = fetch().warnings
     assert warning.startswith(f"cannot write {R50.record_path}: ")
 
 
-@pytest.mark.parametrize("known", [{"size": 4999}, {"sha256": "0" * 64}])
+@pytest.mark.parametrize("known", [{"size": 4000}, {"sha256": "0" * 64}])
 def test_a_file_that_is_known_must_be_that_file(known: dict[str, int | str], server: FileServer, home: Path) -> None:
     strict = replace(R50, **known)  # type: ignore[arg-type]
     with pytest.raises(PanformerError, match="expected"):
@@ -158,7 +220,7 @@ def test_a_file_that_is_known_must_be_that_file(known: dict[str, int | str], ser
     with pytest.raises(PanformerError, match=f"^{R50.path} has .*, expected .*; delete it, and it will be downloaded"):
         fetch_published(strict, StopAfter())
     assert R50.record is None
-    fits = replace(R50, size=5000, sha256=sha256(server.content))
+    fits = replace(R50, size=len(server.content), sha256=sha256(server.content))
     assert fetch_published(fits, StopAfter()).read_bytes() == server.content
 
 

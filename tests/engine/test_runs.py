@@ -22,6 +22,7 @@ from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import StopAfter
+from tests.release_files import small_file
 
 RECIPE = Recipe(name="mine")
 
@@ -37,7 +38,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that has all published weights."""
     monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
     for weights in PUBLISHED.values():
-        file(tmp_path / "home" / "weights" / weights.file)
+        file(tmp_path / "home" / "weights" / weights.file).write_bytes(small_file())
     return tmp_path / "home" / "weights"
 
 
@@ -173,6 +174,13 @@ def test_what_lies_here_wins_over_a_published_name(cached: Path) -> None:
     assert find("r50") == own
     run = file(Path("swinl/best.safetensors"))
     assert find("swinl") == run
+
+
+def test_a_folder_without_a_checkpoint_gives_way_to_a_published_name(cached: Path) -> None:
+    file(Path("r50/2030-01-31/last.safetensors"))  # as in runs/
+    assert find("r50") == cached / PUBLISHED["r50"].file
+    Path("mine").mkdir()
+    assert find("mine") == Path("mine")  # the sentence on it is that of reading
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.engine.checkpoint import Checkpoint, TrainProgress, read_checkpoint, save_checkpoint
+from panformer_cli.engine.checkpoint import Checkpoint, TrainProgress, read_checkpoint, read_weights, save_checkpoint
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.engine.transfer import start_from
 from panformer_cli.errors import CheckpointError
@@ -96,6 +96,18 @@ def test_another_model_is_refused_whatever_its_categories(checkpoint: Checkpoint
     ours = small_model(things=3, stuff=3, thing_queries=9)
     with pytest.raises(CheckpointError, match=r"does not fit this model: .*query_embedding.weight \(\[7, 64\]"):
         start_from(ours, OURS, checkpoint, SilentReporter())
+
+
+def test_classes_that_are_not_plain_numbers_are_refused(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "location_decoder.class_branches.0.weight"
+    weights = read_weights(checkpoint)
+    monkeypatch.setattr(
+        "panformer_cli.engine.transfer.read_weights", lambda _: weights | {name: weights[name].to_sparse()}
+    )
+    with pytest.raises(CheckpointError, match=rf"not plain floating-point numbers: {name}"):
+        start_from(model_of(OURS, 2), OURS, checkpoint, SilentReporter())
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.golden.recordings import FidelityTable, recorded_inputs
-from tests.golden.release import DATA
+from tests.golden.release import DATA, VARIANTS
 
 TABLES = {
-    "inference": ["r50", "r101", "pvtv2b5", "swinl", "r50, padded batch of 2"],
+    "inference": ["r50", "r101", "pvtv2b5", "swinl", "r50, as evaluated", "r50, padded batch of 2"],
     "training": ["plain", "padded", "no_things", "no_stuff"],
     "two-processes": ["plain+padded", "plain_padded+padded", "no_things+padded"],
 }
@@ -26,6 +26,20 @@ def recordings_folder(config: pytest.Config) -> Path:
     """Where the recordings are: those of the project, or `--recordings`."""
     given: str | None = config.getoption("--recordings")
     return Path(given) if given else DATA
+
+
+def variants_recorded(config: pytest.Config, form: str) -> list[str]:
+    """The variants with a recording called `form`: those of the project have to be there, others may be.
+
+    form: such as `eval_{}`.
+    """
+    folder = recordings_folder(config)
+    expected = {"eval_{}": list(VARIANTS), "train_{}": ["r50"]}[form] if folder == DATA else []
+    there = [variant for variant in VARIANTS if (folder / f"{form.format(variant)}.npz").exists()]
+    missing = [variant for variant in expected if variant not in there]
+    if missing or not there:
+        raise pytest.UsageError(f"{folder} lacks recordings {form}.npz of {', '.join(missing) or 'any variant'}")
+    return there
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,14 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_categories import COCO
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.models.deformable_encoder import resize_padding_mask
+from panformer_cli.models.inference_form import for_inference
 from panformer_cli.models.layers import inverse_sigmoid
 from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer, gather_queries
 from panformer_cli.panoptic.merging import Candidates, InferenceSelection, candidates_of, merge_masks
 from panformer_cli.recipe import InferenceRecipe
-from tests.golden.conftest import recordings_folder
+from tests.golden.conftest import recordings_folder, variants_recorded
 from tests.golden.recordings import Array, FidelityTable, Recording, relative
-from tests.golden.release import STUFF, THINGS, VARIANTS, filled_model
+from tests.golden.release import STUFF, THINGS, filled_model
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +112,9 @@ def decode_every_mask(model: PanopticSegFormer, output: PanopticOutput, stages: 
 
 def before_relu(tail: Any, queries: Tensor, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
     """The tail's mask as it would be without its last ReLU: spec, section 6, written out once more."""
-    levels = tail.logits(queries, memory).split([height * width for height, width in shapes], dim=-1)
+    q, k = (x.unflatten(-1, (tail.heads, -1)).transpose(1, 2) for x in (tail.q(queries), tail.k(memory)))
+    logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+    levels = logits.split([height * width for height, width in shapes], dim=-1)
     channels = []
     for linear, logits, shape in zip(tail.mask_head.levels, levels, shapes, strict=True):
         mixed = linear(logits.permute(0, 2, 3, 1)).relu()  # (B, Q, length, heads)
@@ -148,8 +151,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "single" in metafunc.fixturenames:
         folder = recordings_folder(metafunc.config)
         rounds = []
-        for variant in VARIANTS:
-            notes = Recording(folder, f"eval_{variant}").notes if (folder / f"eval_{variant}.npz").exists() else {}
+        for variant in variants_recorded(metafunc.config, "eval_{}"):
+            notes = Recording(folder, f"eval_{variant}").notes
             rounds += [(variant, name.removesuffix(".meta")) for name in notes if name.endswith(".meta")]
         metafunc.parametrize("single", rounds, indirect=True, scope="module", ids="-".join)
 
@@ -224,20 +227,20 @@ class Merging:
 
 def measure_detections(fidelity: FidelityTable, merging: Merging) -> None:
     theirs, places, candidates = merging.recorded("det.bboxes"), merging.places[:100], merging.candidates
-    boxes = np.abs(candidates.boxes.numpy()[places] - theirs[:, :4]).max()
-    scores = np.abs(candidates.class_scores.numpy()[places] - theirs[:, 4]).max()
+    boxes = np.abs(candidates.boxes[places] - theirs[:, :4]).max()
+    scores = np.abs(candidates.class_scores[places] - theirs[:, 4]).max()
     merging.measure(fidelity, "100 detections: boxes, pixels", float(boxes), 1e-2)
     merging.measure(fidelity, "100 detections: class scores", float(scores), CLOSE)
 
 
 def measure_masks_and_scores(fidelity: FidelityTable, merging: Merging) -> None:
     places, candidates = merging.places, merging.candidates
-    masks = candidates.enlarged(candidates.masks)
-    distance = merging.evaluation.recording.distance(f"{merging.prefix}masks_ori", masks[places])
+    masks = np.stack([candidates.enlarged(index) for index in places])
+    distance = merging.evaluation.recording.distance(f"{merging.prefix}masks_ori", torch.from_numpy(masks))
     merging.measure(fidelity, "masks at the image's size", distance, CLOSE)
-    areas, theirs = (masks > 0.5).flatten(1).sum(1).numpy()[places], merging.recorded("post.mask_area")
+    areas, theirs = (masks > 0.5).sum((1, 2)), merging.recorded("post.mask_area")
     merging.measure(fidelity, "mask areas", relative(areas, theirs), 1e-3)
-    scores, theirs = candidates.scores().numpy()[places], merging.recorded("post.scores_presort")
+    scores, theirs = candidates.scores()[places], merging.recorded("post.scores_presort")
     assert (theirs > 0.25).sum() >= 3
     merging.measure(fidelity, "scores", float(np.abs(scores - theirs).max()), CLOSE)
 
@@ -246,17 +249,15 @@ def measure_instances(fidelity: FidelityTable, merging: Merging) -> None:
     """The results with a score, by score; the many of score 0 have no order."""
     candidates, theirs = merging.candidates, merging.recorded("result.bboxes")
     scores = candidates.scores()[:100]
-    order = scores.argsort(descending=True)[: int((theirs[:, 4] > 0).sum())]
+    order = np.argsort(-scores)[: int((theirs[:, 4] > 0).sum())]
     count = len(order)
     assert count >= 3
     assert int((scores > 0).sum()) == count
     assert candidates.labels[order].tolist() == merging.recorded("result.labels")[:count].tolist()
-    boxes = np.abs(candidates.boxes[order].numpy() - theirs[:count, :4]).max()
+    boxes = np.abs(candidates.boxes[order] - theirs[:count, :4]).max()
     merging.measure(fidelity, "instances: boxes, pixels", float(boxes), 1e-2)
-    merging.measure(
-        fidelity, "instances: scores", float(np.abs(scores[order].numpy() - theirs[:count, 4]).max()), CLOSE
-    )
-    binary = torch.stack([candidates.binary(int(index)) for index in order]).numpy()
+    merging.measure(fidelity, "instances: scores", float(np.abs(scores[order] - theirs[:count, 4]).max()), CLOSE)
+    binary = np.stack([candidates.binary(int(index)) for index in order])
     areas = merging.recorded("result.segm_areas")[:count]
     assert np.abs(binary.sum((1, 2)) - areas).max() <= 1e-3 * areas.max()
     if f"{merging.prefix}result.segm_packbits" in merging.evaluation.recording:
@@ -308,6 +309,21 @@ def thresholds(recording: Recording) -> InferenceRecipe:
 def test_from_masks_to_results(single: tuple[Evaluation, str], fidelity: FidelityTable) -> None:
     evaluation, prefix = single
     measure_merging(fidelity, Merging.of(evaluation, 0, prefix), thresholds(evaluation.recording))
+
+
+def test_in_the_form_for_inference(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:
+    """As `evaluate` and `predict` run it: BatchNorm folded, channels last, fused attention, masks in parts."""
+    images = inputs["a"][None].contiguous(memory_format=torch.channels_last)
+    model, selection = for_inference(filled_model("r50", train=False)), InferenceSelection(top_k=100)
+    with torch.inference_mode():
+        output = model(images, torch.zeros(1, *images.shape[-2:], dtype=torch.bool), selection)
+    recording, stages = Recording(recordings, "eval_r50"), dict[str, Tensor]()
+    evaluation = Evaluation("r50, as evaluated", recording, output, selection, stages)
+    masks = {"a.things.mask": output.things.masks[-1], "a.stuff.mask": output.stuff.masks[-1]}
+    found = {name: recording.distance(name, mask.flatten(2)) for name, mask in masks.items()}
+    found["a.bbox_preds"] = recording.distance("a.bbox_preds", output.location.boxes)
+    fidelity.measure("boxes of 6 layers and masks of the tail", evaluation.name, found, CLOSE)
+    measure_merging(fidelity, Merging.of(evaluation, 0, "a."), thresholds(recording))
 
 
 def test_a_padded_batch_of_two(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:

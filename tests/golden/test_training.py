@@ -15,9 +15,9 @@ from panformer_cli.losses.matcher import match_masks
 from panformer_cli.models.panoptic_segformer import PanopticSegFormer
 from panformer_cli.models.release_names import own_name
 from panformer_cli.recipe import TrainRecipe
-from tests.golden.conftest import recordings_folder
+from tests.golden.conftest import variants_recorded
 from tests.golden.recordings import FidelityTable, Recording
-from tests.golden.release import VARIANTS, filled_model
+from tests.golden.release import filled_model
 from tests.golden.training_cases import (
     CASES,
     TrainingCase,
@@ -41,8 +41,7 @@ NORM_LIMIT, WHOLE_LIMIT = 1.8e-4, 2.4e-4
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One round for every case of every `train_<variant>` in the folder of recordings."""
     if "case" in metafunc.fixturenames:
-        folder = recordings_folder(metafunc.config)
-        there = [variant for variant in VARIANTS if (folder / f"train_{variant}.npz").exists()]
+        there = variants_recorded(metafunc.config, "train_{}")
         rounds = [(variant, name) for variant in there for name in CASES]
         metafunc.parametrize("case", rounds, indirect=True, scope="module", ids="-".join)
 

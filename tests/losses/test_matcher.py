@@ -82,7 +82,7 @@ def test_the_matching_is_the_cheapest_of_all(queries: int, objects: int) -> None
     for seed in range(5):
         logits, boxes = guesses(queries, seed)
         things = things_of(objects)
-        match = match_locations(logits, boxes, things)
+        (match,) = match_locations(logits[:, None], boxes[:, None], [things])
         assert match.queries.shape == match.objects.shape == (LAYERS, min(queries, objects))
         assert match.queries.dtype == match.objects.dtype == torch.int64
         for layer in range(LAYERS):
@@ -127,7 +127,8 @@ def test_masks_alone_can_decide() -> None:
 
 
 def test_no_object_gives_an_empty_matching() -> None:
-    match = match_locations(*guesses(4), things_of(0))
+    logits, boxes = guesses(4)
+    (match,) = match_locations(logits[:, None], boxes[:, None], [things_of(0)])
     assert match.queries.shape == match.objects.shape == (LAYERS, 0)
     assert match.queries.dtype == torch.int64
 
@@ -137,7 +138,7 @@ def test_numbers_that_are_not_finite_end_the_training_with_a_sentence(value: flo
     logits, boxes = guesses(4)
     boxes[1, 2, 0] = value
     with pytest.raises(PanformerError, match=r"training diverged.*--set train\.lr="):
-        match_locations(logits, boxes, things_of(2))
+        match_locations(logits[:, None], boxes[:, None], [things_of(2)])
 
 
 def test_things_are_the_targets_whose_label_is_below_the_number_of_things() -> None:
@@ -158,7 +159,7 @@ def test_training_selects_the_queries_of_the_last_layer_and_remembers_every_laye
     targets = [targets_of(SIZE, (0, BOXES[0]), (9, BOXES[1]), (1, BOXES[2])), targets_of(SIZE, (9, BOXES[1]))]
     selection = TrainingSelection(targets, CLASSES)
     selected = selection(location)
-    expected = match_locations(logits, boxes, selection.things[0])
+    (expected,) = match_locations(logits[:, None], boxes[:, None], selection.things[:1])
     assert [len(indices) for indices in selected] == [2, 0]
     assert torch.equal(selected[0], expected.queries[-1])
     assert torch.equal(selection.matches[0].objects, expected.objects)

@@ -1,97 +1,14 @@
-"""Deformable attention against a plain loop and against hand-made numbers."""
+"""What deformable attention asks its sampling for, against plain loops. The sampling itself: tests/models/sampling."""
 
 from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from torch import Tensor
 
-from panformer_cli.models.deformable_attention import DeformableAttention, grid_sampling
+from panformer_cli.models.deformable_attention import DeformableAttention
 from panformer_cli.models.layers import LevelShapes
-
-
-def cell_value(level: Tensor, row: int, column: int) -> Tensor:
-    """level: (H, W, D). Zero beyond the border."""
-    height, width, channels = level.shape
-    if 0 <= row < height and 0 <= column < width:
-        return level[row, column]
-    return torch.zeros(channels, dtype=level.dtype)
-
-
-def bilinear(level: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The value at x, y in 0..1 of the level, cell centres at (i + 0.5) / size."""
-    height, width, _ = level.shape
-    column, row = x * width - 0.5, y * height - 0.5
-    left, top = math.floor(column.item()), math.floor(row.item())
-    right_share, bottom_share = column - left, row - top
-    return (
-        cell_value(level, top, left) * (1 - right_share) * (1 - bottom_share)
-        + cell_value(level, top, left + 1) * right_share * (1 - bottom_share)
-        + cell_value(level, top + 1, left) * (1 - right_share) * bottom_share
-        + cell_value(level, top + 1, left + 1) * right_share * bottom_share
-    )
-
-
-def plain_loop(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    batch, queries, heads, levels, points, _ = locations.shape
-    starts = [sum(height * width for height, width in shapes[:level]) for level in range(levels)]
-    rows = []
-    for b in range(batch):
-        for q in range(queries):
-            for h in range(heads):
-                total = torch.zeros(values.shape[-1], dtype=values.dtype)
-                for level, (height, width) in enumerate(shapes):
-                    cells = values[b, starts[level] : starts[level] + height * width, h].view(height, width, -1)
-                    for p in range(points):
-                        x, y = locations[b, q, h, level, p]
-                        total = total + weights[b, q, h, level, p] * bilinear(cells, x, y)
-                rows.append(total)
-    return torch.stack(rows).view(batch, queries, -1)
-
-
-def random_case(shapes: LevelShapes, reach: float) -> tuple[Tensor, LevelShapes, Tensor, Tensor]:
-    """Two images, three queries, two heads of four channels, two points; locations in 0.5 +- reach."""
-    generator = torch.Generator().manual_seed(5)
-    length = sum(height * width for height, width in shapes)
-    values = torch.randn(2, length, 2, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    locations = torch.rand(2, 3, 2, len(shapes), 2, 2, generator=generator, dtype=torch.float64)
-    locations = ((locations - 0.5) * 2 * reach + 0.5).requires_grad_()
-    weights = torch.randn(2, 3, 2, len(shapes), 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    return values, shapes, locations, weights
-
-
-@pytest.mark.parametrize(
-    ("shapes", "reach"),
-    [
-        pytest.param([(5, 7), (3, 4), (1, 2), (1, 1)], 0.5, id="four levels of odd sizes"),
-        pytest.param([(5, 7), (3, 4)], 1.5, id="many points outside"),
-        pytest.param([(4, 9)], 0.6, id="one level"),
-    ],
-)
-def test_values_and_gradients_equal_a_plain_loop(shapes: LevelShapes, reach: float) -> None:
-    case = random_case(shapes, reach)
-    values, _, locations, weights = case
-    ours, theirs = grid_sampling(*case), plain_loop(*case)
-    assert ours.shape == (2, 3, 8)
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    inputs = (values, locations, weights)
-    for mine, other in zip(
-        torch.autograd.grad(ours, inputs, direction), torch.autograd.grad(theirs, inputs, direction), strict=True
-    ):
-        assert other.abs().max() > 0.1
-        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
-
-
-def test_the_outer_corner_is_zero_zero_and_cells_have_their_centre_in_the_middle() -> None:
-    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1)  # two rows, three columns
-    places = [(0.5 / 3, 0.25), (2.5 / 3, 0.75), (0.5, 0.5), (0.0, 0.0), (-0.2, 0.5), (3.0, 3.0)]
-    locations = torch.tensor(places).view(1, 6, 1, 1, 1, 2)
-    sampled = grid_sampling(values, [(2, 3)], locations, torch.ones(1, 6, 1, 1, 1)).flatten()
-    # Centre of the first and the last cell; between rows; the corner is a quarter cell; outside by over half a cell.
-    torch.testing.assert_close(sampled, torch.tensor([1.0, 6.0, 3.5, 0.25, 0.0, 0.0]), rtol=0, atol=1e-6)
 
 
 class Recorder:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from panformer_cli.models.layers import FeedForward, inverse_sigmoid, relu, xavier_matrices
+from panformer_cli.models.layers import FeedForward, TokenLinear, inverse_sigmoid, relu, xavier_matrices
 
 
 def test_relu_with_a_waking_slope_has_the_same_values_bit_by_bit() -> None:
@@ -57,3 +58,29 @@ def test_xavier_fills_matrices_and_leaves_vectors() -> None:
     limit = math.sqrt(6 / 80)
     assert 0.95 * limit < linear.weight.abs().max() <= limit
     torch.testing.assert_close(linear.bias, bias, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 8), (2, 7, 8), (3, 0, 8), (0, 4, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_token_linear_is_a_linear_with_and_without_gradients(shape: tuple[int, int, int], bias: bool) -> None:
+    layer = TokenLinear(8, 3, bias=bias)
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.einsum("blc,oc->blo", tokens, layer.weight) + (layer.bias if bias else 0)
+    torch.testing.assert_close(layer(tokens), expected)
+    with torch.inference_mode():
+        ours = layer(tokens)
+    torch.testing.assert_close(ours, expected.detach())
+    assert ours.shape == (*shape[:2], 3)
+    strided = tokens.flip(0).transpose(0, 1).contiguous().transpose(0, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(strided), layer(strided.contiguous()))
+
+
+def test_a_feedforward_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = FeedForward(8, 12, dropout=0.0)
+    tokens = torch.randn(2, 11, 8)
+    whole = layer(tokens)
+    for at_once in (1, 4, 11, 50):
+        monkeypatch.setattr("panformer_cli.models.layers.TOKENS_AT_ONCE", at_once)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(tokens), whole)

@@ -21,7 +21,8 @@ from tests.models.small import scramble
 
 DIM, HEADS, QUERIES = 16, 4, 3
 SHAPES: LevelShapes = [(7, 10), (4, 5), (2, 3)]
-LENGTH = sum(height * width for height, width in SHAPES)
+LENGTHS = [height * width for height, width in SHAPES]
+LENGTH = sum(LENGTHS)
 
 
 def mask_head(slope: float = 0.0) -> MaskHead:
@@ -118,7 +119,7 @@ def test_the_mask_head_equals_the_literal_one_in_values_and_gradients() -> None:
     head = mask_head()
     scramble(head, seed=2)
     logits = noise(2, HEADS, QUERIES, LENGTH).requires_grad_()
-    ours, theirs = head(logits, SHAPES), literal_mask(head, logits)
+    ours, theirs = head(logits.split(LENGTHS, dim=-1), SHAPES), literal_mask(head, logits)
     assert ours.shape == (2, QUERIES, *SHAPES[0])
     assert 0.1 < (theirs == 0).float().mean() < 0.9  # both sides of the last ReLU are met
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -154,7 +155,17 @@ def test_inference_needs_only_the_mask_of_the_tail() -> None:
         every = made(queries, None, memory, SHAPES, every_mask=True)
         last = made(queries, None, memory, SHAPES, every_mask=False)
     assert len(last.masks) == 1
-    torch.testing.assert_close(last.masks[0], every.masks[-1], rtol=0, atol=0)
+    torch.testing.assert_close(last.masks[0], every.masks[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mask_does_not_depend_on_how_many_queries_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = decoder(0, self_attention=False)
+    queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)
+    at_once = made.tail.mask(queries, memory, SHAPES)  # with gradients: all together
+    for count in (1, 2, 7):
+        monkeypatch.setattr("panformer_cli.models.mask_decoder.QUERIES_AT_ONCE", count)
+        with torch.no_grad():
+            torch.testing.assert_close(made.tail.mask(queries, memory, SHAPES), at_once, rtol=1e-5, atol=1e-5)
 
 
 def test_the_tail_has_only_query_and_key() -> None:
@@ -185,7 +196,7 @@ def test_a_dead_mask_learns_to_rise_with_a_waking_slope_only(slope: float, learn
     head = mask_head(slope)
     nn.init.constant_(head.output.bias, -100.0)
     logits = noise(1, HEADS, QUERIES, LENGTH).requires_grad_()
-    mask = head(logits, SHAPES)
+    mask = head(logits.split(LENGTHS, dim=-1), SHAPES)
     assert not mask.any()
     rising = torch.autograd.grad(-mask.sum(), [logits, head.output.bias], retain_graph=True)
     assert all(bool(gradient.any()) == learns for gradient in rising)

@@ -94,8 +94,25 @@ def test_other_backbones_are_described(backbone: Callable[[], State], expected: 
 def test_a_lack_of_what_tells_the_variant_is_named(name: str) -> None:
     state = stub_state("r50")
     del state[name]
-    assert f"is a Panoptic SegFormer that lacks {name}; use a whole file" in refused(state)
-    assert f"that lacks {name}" in refused({**state, name: torch.tensor(1.0)})
+    expected = f"is a Panoptic SegFormer that lacks {name}, or has it in fewer than two dimensions; use a whole file"
+    assert expected in refused(state)
+    for tensor in (torch.tensor(1.0), torch.ones(256)):
+        assert expected in refused({**state, name: tensor})
+
+
+def blocks(stage: int, block: int, state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name.startswith(f"backbone.layer{stage}.{block}.")}
+
+
+@pytest.mark.parametrize(("variant", "backbone"), [("r50", "resnet50"), ("r101", "resnet101")])
+def test_single_blocks_that_are_lost_or_added_make_no_other_backbone(variant: str, backbone: str) -> None:
+    state = stub_state(variant)
+    assert recognise({**state, "backbone.layer9.0.conv1.weight": ONE}, PATH).backbone == backbone
+    assert recognise({**state, "backbone.layer3.99.conv1.weight": ONE}, PATH).backbone == backbone
+    for stage, block in ((2, 3), (3, 4)):
+        lost = blocks(stage, block, state)
+        assert lost
+        assert recognise({name: state[name] for name in state if name not in lost}, PATH).backbone == backbone
 
 
 def test_counts_come_from_the_shapes() -> None:
@@ -175,6 +192,16 @@ def test_other_models_are_told_apart(names: list[str], expected: str) -> None:
 def test_imagenet_weights_are_no_checkpoint(state: Callable[[], State]) -> None:
     expected = "holds the weights of a backbone alone, such as ImageNet weights; train from them with --set"
     assert expected in refused(state())
+
+
+def test_a_backbone_by_the_names_it_has_in_a_detector() -> None:
+    state = {f"backbone.{name}": tensor for name, tensor in torchvision.models.resnet18().state_dict().items()}
+    expected = (
+        "holds the weights of a backbone alone; take `backbone.` off its names and train from them with --set "
+        "model.backbone_weights=FILE: its names are backbone.conv1.weight, "
+    )
+    assert expected in refused(state)
+    assert "holds tensors but is no checkpoint of Panoptic SegFormer" in refused({**state, "strange_head.weight": ONE})
 
 
 # The tables

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.weight_files import kind_of, read_header, read_state
+from panformer_cli.models.weight_files import check_whole, kind_of, read_header, read_state
 from tests.release_files import save_as_mmcv
 
 STATE = {"conv.weight": torch.arange(12.0).reshape(3, 4), "norm.bias": torch.ones(3)}
@@ -209,6 +209,47 @@ def test_a_file_of_which_little_is_left(way: str, kept: int, tmp_path: Path) -> 
     WAYS[way][1](STATE, path)
     path.write_bytes(path.read_bytes()[:kept])
     assert "again" in refused(path) or "it was not run" in refused(path)
+
+
+DAMAGED = "the file is damaged or cut short; download or copy it again"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_whole_file_is_whole(way: str, tmp_path: Path) -> None:
+    WAYS[way][1](STATE, tmp_path / "a.pth")
+    check_whole(tmp_path / "a.pth")
+
+
+def test_one_bit_that_reading_does_not_see_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"weight": torch.full((64,), 7.0)}, path)
+    seven, other = torch.tensor(7.0).numpy().tobytes() * 64, torch.tensor(7.5).numpy().tobytes()
+    path.write_bytes(path.read_bytes().replace(seven, seven[:-4] + other))
+    assert read_state(path)["weight"][-1] == 7.5
+    with pytest.raises(CheckpointError, match=f"a.pth: {DAMAGED}"):
+        check_whole(path)
+
+
+@pytest.mark.parametrize("way", ["plain", "mmcv", "safetensors"])
+@pytest.mark.parametrize("kept", [20, 100, -1])
+def test_a_file_cut_short_is_not_whole(way: str, kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    WAYS[way][1](STATE, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=f"a.pth: {DAMAGED}"):
+        check_whole(path)
+
+
+def test_an_archive_without_sums_cannot_be_checked_by_them(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert archive.testzip() is not None
+    check_whole(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ Row = tuple[int, float, str]
 def candidates(*rows: Row, value: float = 1.0, height: int = 1) -> Candidates:
     masks = [[value if letter == "#" else 0.0 for letter in drawing] for _, _, drawing in rows]
     return Candidates(
-        labels=torch.tensor([label for label, _, _ in rows], dtype=torch.int64),
-        class_scores=torch.tensor([score for _, score, _ in rows]),
-        masks=torch.tensor(masks).view(len(rows), height, -1),
-        boxes=torch.zeros(len(rows), 4),
+        labels=np.array([label for label, _, _ in rows], np.int64),
+        class_scores=np.array([score for _, score, _ in rows], np.float32),
+        masks=np.array(masks, np.float32).reshape(len(rows), height, -1),
+        boxes=np.zeros((len(rows), 4), np.float32),
         size=(height, len(rows[0][2]) // height if rows else 1),
     )
 
@@ -49,7 +49,7 @@ def test_the_score_is_class_times_squared_mean_mask() -> None:
     made.masks[0, 0, 9] = 0.5  # 0.5 is the threshold, and not above it
     made.masks[0, 0, 0] = 3.0  # masks have no upper end
     quality = (3.0 + 4 * 0.9) / (5 + 1)
-    torch.testing.assert_close(made.scores(), torch.tensor([0.8 * quality**2, 0.0]))
+    np.testing.assert_allclose(made.scores(), [0.8 * quality**2, 0.0], rtol=1e-6)
     assert made.binary(0).tolist() == [[True] * 5 + [False] * 5]
 
 
@@ -136,6 +136,25 @@ def test_areas_and_boxes_are_those_of_the_pixels_left() -> None:
     assert [(segment.area, segment.bbox) for segment in panoptic.segments] == [(4, (1, 1, 2, 2)), (12, (0, 0, 4, 4))]
 
 
+# The bound that saves work
+
+
+@pytest.mark.parametrize("size", [(40, 60), (37, 23), (5, 7), (4, 6)])
+def test_no_score_is_above_its_bound_and_what_is_left_out_changes_nothing(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    masks = (rng.random((60, 5, 7)) * rng.random((60, 1, 1)) * 2).astype(np.float32)
+    labels, boxes = rng.integers(0, 4, 60), np.zeros((60, 4), np.float32)
+    made = Candidates(labels, rng.random(60).astype(np.float32), masks, boxes, size)
+    scores = made.scores()
+    assert (scores <= made.score_bounds).all()
+    assert (made.score_bounds[scores > 0] < 4 * scores[scores > 0] + 1).all(), "a bound that is of use"
+    for least in (0.1, 0.25, 0.6):
+        fewer = made.scores(least)
+        assert (fewer[scores >= least] == scores[scores >= least]).all()
+        assert (fewer[scores < least] < least).all()
+    assert (made.scores(0.6) == 0).sum() > (scores == 0).sum()
+
+
 # Selection
 
 
@@ -192,12 +211,13 @@ def test_candidates_are_the_chosen_things_and_every_stuff_class_at_the_original_
     made = candidates_of(output, selection, image, size=(20, 25), num_things=2)
     assert made.labels.tolist() == [*selection.labels[image].tolist(), 2, 3]
     scores = torch.cat([selection.scores[image], output.stuff_logits[-1, image].sigmoid()])
-    torch.testing.assert_close(made.class_scores, scores)
+    np.testing.assert_allclose(made.class_scores, scores.numpy(), rtol=1e-6)
     small = torch.cat([output.things.masks[-1][image], output.stuff.masks[-1][image]])
-    for index, (mask, source) in enumerate(zip(made.enlarged(made.masks), small, strict=True)):
+    assert len(made.masks) == len(small)
+    for index, source in enumerate(small):
         expected = F.interpolate(source[None, None], size=(20, 25), mode="bilinear", align_corners=False)[0, 0]
-        torch.testing.assert_close(mask, expected)
-        assert torch.equal(made.binary(index), mask > 0.5)
+        np.testing.assert_allclose(made.enlarged(index), expected.numpy(), atol=1e-6)
+        assert (made.binary(index) == (made.enlarged(index) > 0.5)).all()
 
 
 def test_boxes_are_in_pixels_of_the_original_image_and_clipped() -> None:
@@ -209,4 +229,4 @@ def test_boxes_are_in_pixels_of_the_original_image_and_clipped() -> None:
     assert len(boxes) == 3
     for number, expected in ((0, [30.0, 8.0, 70.0, 12.0]), (1, [0.0, 18.0, 20.0, 20.0])):
         if query[number] not in query[:number]:
-            torch.testing.assert_close(boxes[number], torch.tensor(expected))
+            np.testing.assert_allclose(boxes[number], expected, rtol=1e-6)

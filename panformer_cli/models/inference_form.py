@@ -1,0 +1,44 @@
+"""A trained model made ready for inference: the same function, in fewer and faster operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+
+
+def for_inference(model: PanopticSegFormer) -> PanopticSegFormer:
+    """Change `model` in place, and return it in evaluation mode; it cannot be trained or saved any more.
+
+    Every BatchNorm is folded into the convolution before it, and convolutional backbones keep their channels last in
+    memory, as CPUs and GPUs compute them fastest. Outputs stay the same to the rounding of float32.
+    """
+    model.eval().requires_grad_(False)
+    if fold_batch_norms(model.backbone):
+        model.backbone.to(memory_format=torch.channels_last)
+    return model
+
+
+def fold_batch_norms(root: nn.Module) -> int:
+    """Fold every BatchNorm below `root` that follows a convolution; returns how many."""
+    pairs = [(module, *pair) for module in root.modules() for pair in _pairs(module)]
+    for module, (conv_name, conv), (norm_name, norm) in pairs:
+        setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+        setattr(module, norm_name, nn.Identity())
+    return len(pairs)
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[tuple[str, nn.Conv2d], tuple[str, nn.BatchNorm2d]]]:
+    """The children that are a convolution and the BatchNorm after it: neighbours in a row, or `conv1` and `bn1`."""
+    children = dict(module.named_children())
+    in_a_row = list(children) if isinstance(module, nn.Sequential) else []
+    follower = dict(zip(in_a_row, in_a_row[1:], strict=False))
+    for name, conv in children.items():
+        after = follower.get(name, name.replace("conv", "bn"))
+        norm = children.get(after)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            yield (name, conv), (after, norm)

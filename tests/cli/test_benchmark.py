@@ -1,0 +1,76 @@
+"""`panformer benchmark` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from panformer_cli.cli.benchmark import LABELS
+from panformer_cli.engine.benchmark_passes import STAGES
+from panformer_cli.recipe import DataRecipe, Recipe
+from panformer_cli.recipe_io import recipe_to_yaml
+from tests.cli.test_cli import HEAVY, in_new_process, run
+from tests.models.small import SMALL
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(recipe_to_yaml(Recipe("small", model=SMALL, data=DataRecipe())), encoding="utf-8")
+    return str(path)
+
+
+def test_the_table_has_every_stage(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(LABELS) == list(STAGES)
+    assert run("benchmark", recipe_file, "--size", "64x80", "--repeat", "1", "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{recipe_file}, random weights: 64x80, batch 1, fp32")
+    firsts = [line.strip() for line in out.splitlines()]
+    for label in [*LABELS.values(), "network alone", "file to result"]:
+        assert any(line.startswith(label) for line in firsts), label
+    assert "segments an image of 64x80" in out
+    assert "MiB (of the process" in out
+
+
+def test_json_alone_on_stdout(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--size", "64x64", "--batch", "2", "--repeat", "1", "--device", "cpu", "--precision", "bf16", "--json"]
+    assert run("benchmark", recipe_file, *arguments) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["batch"], content["precision"], content["input_size"]) == (2, "bf16", [64, 64])
+    assert list(content["stages"]) == list(STAGES)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = in_new_process(
+        "import sys\nfrom panformer_cli import cli\n"
+        "try:\n    cli.main(['benchmark', '--help'])\nexcept SystemExit as exit:\n    assert not exit.code\n"
+        f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "Missing argument 'RECIPE|CHECKPOINT'"),
+        (["r5O"], "did you mean r50?"),
+        (["tiny", "--size", "800"], "--size is '800': expected HEIGHTxWIDTH in pixels, such as 800x1333"),
+        (["tiny", "--size", "8x1333"], "--size is 8x1333: expected sides of 32 to 8192 pixels"),
+        (["tiny", "--batch", "0"], "0 is not in the range x>=1"),
+        (["tiny", "--repeat", "0"], "0 is not in the range x>=1"),
+        (["tiny", "--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        (["tiny", "--sampling", "cuda"], "'cuda' is not one of 'auto', 'portable'"),
+        (["tiny", "--device", "gpu"], "--device is 'gpu', which is not available here; expected auto, cpu or cuda"),
+        (["tiny", "--device", "cpu", "--precision", "fp16"], "--precision fp16 needs a GPU"),
+        (["tiny", "--image", "/no/such.jpg"], "the image /no/such.jpg is missing"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("benchmark", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert expected in err
+    assert err.count("\n") == 1

@@ -1,0 +1,47 @@
+"""Which number format the network computes in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from panformer_cli.engine import precision
+from panformer_cli.engine.precision import Precision, autocast, fast_precision, resolve_precision
+from panformer_cli.engine.runtime import Process
+from panformer_cli.errors import PanformerError
+
+CPU = torch.device("cpu")
+ALONE = Process(0, 1, CPU)
+
+
+@pytest.mark.parametrize(
+    ("choice", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_products_inside_are_of_the_precision(choice: Precision, dtype: torch.dtype) -> None:
+    layer = torch.nn.Linear(4, 4)
+    with autocast(choice, CPU):
+        assert layer(torch.ones(2, 4)).dtype == dtype
+    assert layer(torch.ones(2, 4)).dtype == layer.weight.dtype == torch.float32
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(PanformerError, match="fp16 needs a GPU: .*use bf16 or fp32"):
+        resolve_precision("fp16", ALONE)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [((1.0, 0.4), "bf16"), ((1.0, 0.9), "fp32"), ((1.0, 20.0), "fp32")])
+def test_fast_is_bf16_where_it_pays(
+    seconds: tuple[float, float], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
+    monkeypatch.setattr(precision, "_product_seconds", times.__getitem__)
+    assert fast_precision(CPU) == resolve_precision("fast", ALONE) == expected
+
+
+def test_the_times_are_of_this_machine() -> None:
+    assert fast_precision(CPU) in ("fp32", "bf16")
+
+
+def test_all_processes_follow_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Process, "gather", lambda self, value: ["bf16", value])
+    assert resolve_precision("fp32", Process(1, 2, CPU)) == "bf16"

@@ -1,0 +1,61 @@
+"""Ready for inference is the same function."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from panformer_cli.models.inference_form import fold_batch_norms, for_inference
+from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.panoptic.merging import InferenceSelection
+from tests.models.small import scramble, small_model
+
+
+def with_statistics(model: nn.Module) -> None:
+    """Running means and variances as after training."""
+    generator = torch.Generator().manual_seed(5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+
+
+def outputs(model: PanopticSegFormer, images: Tensor) -> list[Tensor]:
+    selection = InferenceSelection(top_k=5)
+    padding = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
+    with torch.inference_mode():
+        output = model(images, padding, selection)
+    return [output.location.boxes, output.location.class_logits, output.things.masks[-1], output.stuff.masks[-1]]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "pvt_v2_b0", "swin_tiny"])
+def test_the_outputs_stay(backbone: str) -> None:
+    model = small_model(backbone=backbone).eval()
+    scramble(model)
+    with_statistics(model)
+    images = torch.randn(2, 3, 70, 90, generator=torch.Generator().manual_seed(1))
+    before = outputs(model, images)
+    after = outputs(for_inference(copy.deepcopy(model)), images.contiguous(memory_format=torch.channels_last))
+    for one, other in zip(before, after, strict=True):
+        assert one.abs().max() > 0.1
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize(("backbone", "count"), [("resnet18", 20), ("resnet50", 53), ("pvt_v2_b0", 0)])
+def test_every_batch_norm_is_folded(backbone: str, count: int) -> None:
+    model = small_model(backbone=backbone).eval()
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == count
+    assert fold_batch_norms(model) == count
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_convolutions_keep_their_channels_last() -> None:
+    model: Any = for_inference(small_model())
+    assert model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
