@@ -53,6 +53,17 @@ class FeedForward(nn.Module):
         return output
 
 
+def ready_for_products(tokens: Tensor) -> Tensor:
+    """The tokens in the precision that autocast computes products in; unchanged without autocast or with gradients.
+
+    Autocast converts them anew for every product otherwise. With gradients it has to: they are summed in float32 then.
+    """
+    device = tokens.device.type
+    if torch.is_grad_enabled() or not torch.is_autocast_enabled(device):
+        return tokens
+    return tokens.to(torch.get_autocast_dtype(device))
+
+
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """log(x / (1 - x)) of values in 0..1, both sides kept at `eps` or more (spec, section 5)."""
     x = x.clamp(0, 1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from panformer_cli.models.backbone import Backbone
 from panformer_cli.models.deformable_encoder import DeformableEncoder
+from panformer_cli.models.layers import ready_for_products
 from panformer_cli.models.location_decoder import LocationDecoder, LocationOutput, prior_linear
 from panformer_cli.models.mask_decoder import MASK_LEVELS, MaskDecoder, MaskOutput
 from panformer_cli.models.neck import Neck
@@ -89,6 +90,7 @@ class PanopticSegFormer(nn.Module):
         padding_mask: (B, H, W) bool, True on the padding.
         """
         memory = self.encoder(self.neck(self.backbone(images)), padding_mask)
+        memory.tokens = ready_for_products(memory.tokens)  # nearly thirty products read them
         location = self.location_decoder(memory)
         selected = select_queries(location)
 

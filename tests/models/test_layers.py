@@ -8,7 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from panformer_cli.models.layers import FeedForward, TokenLinear, inverse_sigmoid, relu, xavier_matrices
+from panformer_cli.models.layers import (
+    FeedForward,
+    TokenLinear,
+    inverse_sigmoid,
+    ready_for_products,
+    relu,
+    xavier_matrices,
+)
 
 
 def test_relu_with_a_waking_slope_has_the_same_values_bit_by_bit() -> None:
@@ -84,3 +91,14 @@ def test_a_feedforward_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("panformer_cli.models.layers.TOKENS_AT_ONCE", at_once)
         with torch.no_grad():
             torch.testing.assert_close(layer(tokens), whole)
+
+
+def test_tokens_are_made_ready_only_for_products_of_lower_precision_without_gradients() -> None:
+    tokens = torch.randn(1, 3, 4)
+    assert ready_for_products(tokens) is tokens
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ready_for_products(tokens) is tokens
+        with torch.no_grad():
+            assert torch.equal(ready_for_products(tokens), tokens.bfloat16())
+    with torch.no_grad():
+        assert ready_for_products(tokens) is tokens

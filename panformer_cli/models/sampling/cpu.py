@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from panformer_cli.models.layers import LevelShapes
+from panformer_cli.models.sampling.operator import check_shapes, make_differentiable
 
 Array = np.ndarray[Any, Any]
 
@@ -88,28 +89,7 @@ def _backward(
     )
 
 
-def _without_data(values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]) -> Tensor:
-    return values.new_empty(values.shape[0], locations.shape[1], values.shape[2] * values.shape[3])
-
-
-def _backward_without_data(
-    gradient: Tensor, values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return values.new_empty(values.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, list[int]], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.sides = inputs[3]
-
-
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    return *_backward(gradient, *ctx.saved_tensors, ctx.sides), None
-
-
-_sampling.register_fake(_without_data)
-_backward.register_fake(_backward_without_data)
-_sampling.register_autograd(_differentiate, setup_context=_remember)
+make_differentiable(_sampling, _backward)
 
 
 class _Inputs(NamedTuple):
@@ -126,7 +106,7 @@ class _Inputs(NamedTuple):
 
 
 def _inputs(values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]) -> _Inputs:
-    _check(values, locations, weights, sides)
+    check_shapes(values, locations, weights, sides)
     dtype = torch.promote_types(values.dtype, torch.float32)
     height, width = np.array(sides).reshape(-1, 2).T
     first = np.cumsum(height * width) - height * width
@@ -153,15 +133,6 @@ def _with_heads(blocks: Tensor, shape: torch.Size) -> Tensor:
     if blocks.shape[2] == channels:
         return blocks.view(batch, heads, length, channels).transpose(1, 2)
     return blocks.view(shape)
-
-
-def _check(values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]) -> None:
-    """The kernels look at no bounds."""
-    cells = sum(height * width for height, width in zip(sides[::2], sides[1::2], strict=True))
-    fits = locations.shape == (*weights.shape, 2) and weights.shape[3] == len(sides) // 2 and min(sides) > 0
-    if not fits or values.shape[:3] != (weights.shape[0], cells, weights.shape[2]):
-        given = [tuple(tensor.shape) for tensor in (values, locations, weights)]
-        raise ValueError(f"values, locations and weights of shapes {given} do not fit levels of height, width {sides}")
 
 
 def _threads(weights: Tensor) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from panformer_cli.models.layers import LevelShapes
+from panformer_cli.models.sampling.operator import check_shapes, empty_gradients, empty_output, make_differentiable
 
 # How a launch is cut; fixed rather than tuned at run time, since a trial costs more than the kernels of many images.
 # `benchmarks/deformable_attention_gpu.py --sweep` measures other values.
@@ -75,7 +76,7 @@ def _sampling(values: Tensor, locations: Tensor, weights: Tensor, sides: Sequenc
     from panformer_cli.models.sampling.triton_kernels import forward_kernel
 
     inputs = _inputs(values, locations, weights, sides)
-    output = _without_data(*inputs[:3], sides)
+    output = empty_output(*inputs[:3], sides)
     _launch(forward_kernel, FORWARD_ELEMENTS, (*inputs, output), inputs)
     return output
 
@@ -92,7 +93,7 @@ def _backward(
     from panformer_cli.models.sampling.triton_kernels import backward_kernel
 
     inputs = _inputs(values, locations, weights, sides)
-    _, of_locations, of_weights = _backward_without_data(gradient, *inputs[:3], sides)
+    _, of_locations, of_weights = empty_gradients(gradient, *inputs[:3], sides)
     of_values = torch.zeros_like(inputs[0], dtype=_sum_dtype(values))
     outputs = (of_values, of_locations, of_weights)
     _launch(backward_kernel, BACKWARD_ELEMENTS, (gradient.contiguous(), *inputs, *outputs), inputs)
@@ -134,18 +135,9 @@ def _sum_dtype(values: Tensor) -> torch.dtype:
 
 
 def _inputs(values: Tensor, locations: Tensor, weights: Tensor, sides: Sequence[int]) -> _Inputs:
-    _check(values, locations, weights, sides)
+    check_shapes(values, locations, weights, sides)
     levels = _level_table(tuple(sides), values.device)
     return values.contiguous(), locations.contiguous(), weights.contiguous(), levels
-
-
-def _check(values: Tensor, locations: Tensor, weights: Tensor, sides: Sequence[int]) -> None:
-    """The kernels look at no bounds."""
-    cells = sum(height * width for height, width in zip(sides[::2], sides[1::2], strict=True))
-    fits = locations.shape == (*weights.shape, 2) and weights.shape[3] == len(sides) // 2 and min(sides) > 0
-    if not fits or values.shape[:3] != (weights.shape[0], cells, weights.shape[2]):
-        given = [tuple(tensor.shape) for tensor in (values, locations, weights)]
-        raise ValueError(f"values, locations and weights of shapes {given} do not fit levels of height, width {sides}")
 
 
 @lru_cache(maxsize=64)
@@ -158,26 +150,4 @@ def _level_table(sides: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(rows, dtype=torch.int32).to(device, non_blocking=True)
 
 
-def _without_data(values: Tensor, locations: Tensor, weights: Tensor, sides: Sequence[int]) -> Tensor:
-    return values.new_empty(values.shape[0], locations.shape[1], values.shape[2] * values.shape[3])
-
-
-def _backward_without_data(
-    gradient: Tensor, values: Tensor, locations: Tensor, weights: Tensor, sides: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return values.new_empty(values.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
-
-
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Sequence[int]], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.sides = inputs[3]
-
-
-def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    of_values, of_locations, of_weights = _backward(gradient, *ctx.saved_tensors, ctx.sides)
-    return of_values, of_locations, of_weights, None
-
-
-_sampling.register_fake(_without_data)
-_backward.register_fake(_backward_without_data)
-_sampling.register_autograd(_differentiate, setup_context=_remember)
+make_differentiable(_sampling, _backward)

@@ -21,6 +21,7 @@ from torch import Tensor
 from panformer_cli.models.layers import LevelShapes
 from panformer_cli.models.sampling import DeformableSampling
 from panformer_cli.models.sampling import triton as ours
+from panformer_cli.models.sampling.operator import check_shapes
 from panformer_cli.models.sampling.portable import grid_sampling
 from tests.conftest import REPOSITORY
 from tests.test_imports import at_once, parse
@@ -185,10 +186,10 @@ def test_without_triton_or_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     values, shapes, locations, weights = Case(ODD).inputs()
     with pytest.raises(ValueError, match="do not fit levels"):
-        ours._check(values[:, 1:], locations, weights, [side for shape in shapes for side in shape])
+        check_shapes(values[:, 1:], locations, weights, [side for shape in shapes for side in shape])
     with pytest.raises(ValueError, match="do not fit levels"):
-        ours._check(values, locations[:, 1:], weights, [side for shape in shapes for side in shape])
-    ours._check(values, locations, weights, [side for shape in shapes for side in shape])
+        check_shapes(values, locations[:, 1:], weights, [side for shape in shapes for side in shape])
+    check_shapes(values, locations, weights, [side for shape in shapes for side in shape])
 
 
 def test_its_file_can_be_imported_without_triton() -> None:
