@@ -77,7 +77,7 @@ def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(["fp32", "bf16", "fp16"]),
         help="Of the network [fp32]; the others are faster where the hardware has them, and change results a little.",
     )
-    @click.option("--fast", is_flag=True, help="The fastest precision of this device that keeps PQ within 0.1.")
+    @click.option("--fast", is_flag=True, help="The fastest precision of this device: bf16 where the hardware has it.")
     @functools.wraps(function)
     def with_speed(precision: str | None, fast: bool, **others: Any) -> Any:
         if fast and precision is not None:
