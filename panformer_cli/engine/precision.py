@@ -13,7 +13,7 @@ from panformer_cli.errors import PanformerError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice = Literal["fp32", "bf16", "fp16", "fast"]
-"""What a person may ask for; `fast` is the fastest on the device that keeps results within 0.1 PQ."""
+"""What a person may ask for; `fast` is bf16 where the device has it in hardware (docs/performance.md has the PQ)."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORTH_IT = 1.3
 """bf16 has to be this many times as fast as fp32 in a matrix product to be the fast precision."""

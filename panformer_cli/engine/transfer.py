@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from torch import Tensor
 
-from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoint import Checkpoint, fill_model, is_plain, read_weights
 from panformer_cli.models.panoptic_segformer import PanopticSegFormer
 from panformer_cli.reporting import Reporter
@@ -28,26 +27,26 @@ def start_from(model: PanopticSegFormer, categories: CategoryTable, checkpoint: 
         CheckpointError: the checkpoint is of another model.
     """
     weights = read_weights(checkpoint)
-    if categories.categories != checkpoint.categories.categories:
-        known = checkpoint.categories
+    if categories != checkpoint.categories:
         own = model.state_dict()
-        for name in own:
-            for rows, is_thing in ((PER_THING, True), (PER_STUFF, False)):
-                if rows.fullmatch(name) and name in weights and _fits_by_rows(name, own[name], weights[name]):
-                    sources = _places(_of_kind(categories, is_thing), _of_kind(known, is_thing))
-                    weights[name] = _rows_by_name(own[name], weights[name], sources)
-        reporter.message(_what_begins_anew(categories, checkpoint))
+        places = {is_thing: _places(categories, checkpoint.categories, is_thing) for is_thing in (True, False)}
+        for rows, is_thing in ((PER_THING, True), (PER_STUFF, False)):
+            for name in filter(rows.fullmatch, own):
+                if name in weights and _fits_by_rows(name, own[name], weights[name]):
+                    weights[name] = _rows_by_name(own[name], weights[name], places[is_thing])
+        known = [place is not None for place in places[True] + places[False]]  # labels: things first, then stuff
+        reporter.message(_what_begins_anew(categories, known, checkpoint))
     fill_model(model, checkpoint, weights)
 
 
-def _of_kind(table: CategoryTable, is_thing: bool) -> list[Category]:
-    return [row for row in table.categories if row.is_thing == is_thing]
-
-
-def _places(own: Sequence[Category], known: Sequence[Category]) -> list[int | None]:
+def _places(own: CategoryTable, known: CategoryTable, is_thing: bool) -> list[int | None]:
     """For each of our classes of one kind its place among the known ones of that kind."""
-    place = {row.name.casefold(): number for number, row in enumerate(known)}
-    return [place.get(row.name.casefold()) for row in own]
+    place = {name.casefold(): number for number, name in enumerate(_names(known, is_thing))}
+    return [place.get(name.casefold()) for name in _names(own, is_thing)]
+
+
+def _names(table: CategoryTable, is_thing: bool) -> list[str]:
+    return [row.name for row in table.categories if row.is_thing == is_thing]
 
 
 def _fits_by_rows(name: str, own: Tensor, known: Tensor) -> bool:
@@ -62,17 +61,8 @@ def _rows_by_name(own: Tensor, known: Tensor, places: list[int | None]) -> Tenso
     return rows
 
 
-def _what_begins_anew(categories: CategoryTable, checkpoint: Checkpoint) -> str:
-    new = [
-        row.name
-        for is_thing in (True, False)
-        for row, place in zip(
-            _of_kind(categories, is_thing),
-            _places(_of_kind(categories, is_thing), _of_kind(checkpoint.categories, is_thing)),
-            strict=True,
-        )
-        if place is None
-    ]
+def _what_begins_anew(categories: CategoryTable, known: list[bool], checkpoint: Checkpoint) -> str:
+    new = [row.name for row, is_known in zip(categories.categories, known, strict=True) if not is_known]
     total = len(categories)
     if not new:
         return f"All {total} categories are known to {checkpoint.path} by name and begin with its weights"

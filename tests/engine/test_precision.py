@@ -38,8 +38,17 @@ def test_fast_is_bf16_where_it_pays(
     assert fast_precision(CPU) == resolve_precision("fast", ALONE) == expected
 
 
-def test_the_times_are_of_this_machine() -> None:
-    assert fast_precision(CPU) in ("fp32", "bf16")
+def test_a_product_is_timed_in_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    linear = torch.nn.functional.linear
+
+    def spy(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        seen.add((tokens.dtype, weights.dtype))
+        return linear(tokens, weights)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    assert 0 < precision._product_seconds(torch.bfloat16) < float("inf")
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
 
 
 def test_all_processes_follow_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

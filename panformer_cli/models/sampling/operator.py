@@ -1,6 +1,6 @@
 """What the compiled implementations of deformable sampling share: their checks, and how PyTorch sees them.
 
-Letters: the operators take `sides`, height and width of every level one after the other, in place of a list of pairs.
+The operators take `sides`, height and width of every level one after the other, in place of a list of pairs.
 """
 
 from __future__ import annotations
