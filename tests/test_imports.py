@@ -1,4 +1,4 @@
-"""Who may import whom: `cli -> engine -> {models, losses, data, panoptic} -> base`, and what is imported when."""
+"""Who may import whom, `cli -> engine -> {models, losses, data, panoptic, metrics} -> base`, and what when."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MIDDLE = ("models", "losses", "data", "panoptic")
+MIDDLE = ("models", "losses", "data", "panoptic", "metrics")
 RANKS = {"cli": 3, "__main__": 4, "console": 2, "engine": 2, **dict.fromkeys(MIDDLE, 1)}
 BASE_IMPORTS_ONLY = {"yaml"}
 SAMPLING = "models/sampling"

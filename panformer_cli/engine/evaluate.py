@@ -19,8 +19,9 @@ from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
-from panformer_cli.panoptic.detection import DetectionQuality
-from panformer_cli.panoptic.quality import PanopticQuality, PanopticResult
+from panformer_cli.metrics.detection import DetectionQuality
+from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
+from panformer_cli.metrics.records import compare
 from panformer_cli.reporting import Reporter, SilentReporter
 
 MetricName = Literal["panoptic", "bbox", "segm"]
@@ -134,7 +135,7 @@ def evaluate_model(
         samples = ((index, dataset[index]) for index in own)
         pairs = (((index, sample), sample.image) for index, sample in samples)
         for (index, sample), prediction in predictor.stream(pairs, batch_size):
-            panoptic.update(prediction.panoptic, sample.annotation, sample.file_name)
+            panoptic.update(compare(prediction.panoptic, sample.annotation, sample.image_id, sample.file_name))
             if detection_metrics:
                 instances = prediction.instances(sample.image_id, predictor.categories.num_things)
                 detection.update(instances, sample.annotation)

@@ -1,1 +1,1 @@
-"""From masks to a panoptic map, and what that map is worth: merging, PQ, AP, drawing."""
+"""From masks to a panoptic map, and what it looks like: merging, drawing, pages."""

@@ -13,7 +13,7 @@ import pytest
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.panoptic.detection import FIGURES, DetectionQuality, InstancePrediction, encode_mask
+from panformer_cli.metrics.detection import FIGURES, DetectionQuality, InstancePrediction, encode_mask
 
 DOG, CAT, SKY = 18, 3, 187
 TABLE = CategoryTable([Category(DOG, "dog", True), Category(CAT, "cat", True), Category(SKY, "sky", False)])

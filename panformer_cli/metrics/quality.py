@@ -1,0 +1,158 @@
+"""Panoptic quality (PQ) by the rules of COCO's panoptic evaluation.
+
+PQ = SQ x RQ of one category: SQ is the mean IoU of its matched pairs, RQ the F1 score of the matching.
+Letter for shapes: L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import fsum
+
+import numpy as np
+import numpy.typing as npt
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.errors import DataError
+from panformer_cli.metrics.matching import Matching, match_segments
+from panformer_cli.metrics.records import ImageRecord, IntArray
+
+# A float64 above 0.5 is a whole multiple of 2^-53. So IoUs are summed as whole numbers of this unit: the sum is exact,
+# and does not depend on the order of the images or on the number of processes.
+_UNITS = 2**53
+
+
+@dataclass(frozen=True)
+class GroupQuality:
+    """Means over the categories of a group that have a segment in the ground truth or in the predictions.
+
+    pq, sq, rq: percent; 0 where no category counts.
+    n: categories that count.
+    """
+
+    pq: float
+    sq: float
+    rq: float
+    n: int
+
+
+@dataclass(frozen=True)
+class CategoryQuality:
+    """The quality of one category.
+
+    pq, sq, rq: percent; 0 where the category has no segment at all.
+    tp, fp, fn: matched pairs, predictions without a match, ground truth segments without a match.
+    """
+
+    category_id: int
+    name: str
+    is_thing: bool
+    pq: float
+    sq: float
+    rq: float
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def counts(self) -> bool:
+        """Whether the category takes part in the means."""
+        return self.tp + self.fp + self.fn > 0
+
+
+@dataclass(frozen=True)
+class PanopticResult:
+    """Means over all categories, the things, the stuff; and every category in the order of the table."""
+
+    all: GroupQuality
+    things: GroupQuality
+    stuff: GroupQuality
+    categories: tuple[CategoryQuality, ...]
+
+
+class PanopticQuality:
+    """Counts images one by one; processes that share the images add their `state()`s."""
+
+    def __init__(self, categories: CategoryTable) -> None:
+        self.categories = categories
+        self._iou_units = [0] * len(categories)
+        self._counts: IntArray = np.zeros((len(categories), 3), dtype=np.int64)  # tp, fp, fn
+
+    def update(self, record: ImageRecord) -> None:
+        """Count one image by the rules of `match_segments`, which also says what it raises."""
+        self.add(match_segments(record, self.categories))
+
+    def add(self, matching: Matching) -> None:
+        """Count matched, wrong and missed segments of one image."""
+        matched = matching.labels[matching.columns]
+        for label, value in zip(matched.tolist(), matching.iou.tolist(), strict=True):
+            self._iou_units[label] += int(value * _UNITS)  # exact: only the exponent changes
+        wrong, missed = matching.labels[matching.wrong], matching.truth_labels[matching.missed]
+        for column, labels in enumerate((matched, wrong, missed)):
+            self._counts[:, column] += np.bincount(labels, minlength=len(self.categories))
+
+    def merge(self, other: PanopticQuality) -> None:
+        """Add the images that `other` has counted; it must have an equal category table."""
+        if other.categories != self.categories:
+            raise DataError("two panoptic qualities have different category tables; expected one table for both")
+        self._iou_units = [a + b for a, b in zip(self._iou_units, other._iou_units, strict=True)]
+        self._counts += other._counts
+
+    def state(self) -> IntArray:
+        """All counts, as (L, 5) int64: sum of IoUs (whole part, fraction in units of 2^-53), tp, fp, fn.
+
+        The states of up to 1023 processes may be added element by element, as `all_reduce` does: `from_state` of the
+        sum is exactly what one process would have counted.
+        """
+        sums = np.array([divmod(units, _UNITS) for units in self._iou_units], dtype=np.int64)
+        return np.concatenate([sums, self._counts], axis=1)
+
+    @classmethod
+    def from_state(cls, categories: CategoryTable, state: npt.ArrayLike) -> PanopticQuality:
+        """A quality that goes on from `state`, (L, 5) int64: one `state()` or a sum of several."""
+        counts = np.asarray(state, dtype=np.int64)
+        if counts.shape != (len(categories), 5):
+            raise DataError(f"the state has the shape {counts.shape}; expected ({len(categories)}, 5) for this table")
+        quality = cls(categories)
+        quality._iou_units = [whole * _UNITS + fraction for whole, fraction in counts[:, :2].tolist()]
+        quality._counts = counts[:, 2:].copy()
+        return quality
+
+    def result(self) -> PanopticResult:
+        """PQ, SQ and RQ of what was counted so far."""
+        rows = tuple(self._category_quality(label) for label in range(len(self.categories)))
+        return PanopticResult(
+            all=_mean(rows),
+            things=_mean(row for row in rows if row.is_thing),
+            stuff=_mean(row for row in rows if not row.is_thing),
+            categories=rows,
+        )
+
+    def _category_quality(self, label: int) -> CategoryQuality:
+        category = self.categories.by_label(label)
+        tp, fp, fn = (int(count) for count in self._counts[label])
+        iou = self._iou_units[label] / _UNITS  # rounded once
+        segments = tp + fp / 2 + fn / 2
+        return CategoryQuality(
+            category_id=category.id,
+            name=category.name,
+            is_thing=category.is_thing,
+            pq=100 * (iou / segments) if segments else 0.0,
+            sq=100 * (iou / tp) if tp else 0.0,
+            rq=100 * (tp / segments) if segments else 0.0,
+            tp=tp,
+            fp=fp,
+            fn=fn,
+        )
+
+
+def _mean(rows: Iterable[CategoryQuality]) -> GroupQuality:
+    counted = [row for row in rows if row.counts]
+    n = len(counted)
+    return GroupQuality(
+        pq=fsum(row.pq for row in counted) / n if n else 0.0,
+        sq=fsum(row.sq for row in counted) / n if n else 0.0,
+        rq=fsum(row.rq for row in counted) / n if n else 0.0,
+        n=n,
+    )
