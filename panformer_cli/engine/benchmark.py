@@ -28,6 +28,7 @@ from panformer_cli.engine.benchmark_passes import (
 from panformer_cli.engine.checkpoint import load_model, read_checkpoint
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.measuring import device_name, matrix_shape
+from panformer_cli.engine.memory import keep_freed_memory
 from panformer_cli.engine.precision import Precision, resolve_precision
 from panformer_cli.engine.random_weights import random_model
 from panformer_cli.engine.runs import find_checkpoint
@@ -180,6 +181,8 @@ def _device(request: BenchmarkRequest) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise PanformerError(f"--device is {request.device!r}, which cannot be timed; expected auto, cpu or cuda")
     resolve_precision(request.precision, Process(0, 1, device))
+    if device.type == "cpu":
+        keep_freed_memory()  # as every command that computes does
     return device
 
 

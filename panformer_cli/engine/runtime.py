@@ -25,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from panformer_cli import __version__
+from panformer_cli.engine.memory import keep_freed_memory
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import atomic_write
 from panformer_cli.models.sampling import SamplingName, sampling_by
@@ -258,6 +259,14 @@ def _worker(options: ProcessOptions, work: Callable[..., None], arguments: tuple
 
 
 def _device(options: ProcessOptions, local_rank: int) -> torch.device:
+    """The device of one process; a process that computes on the CPU is made ready for it."""
+    device = _chosen_device(options, local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def _chosen_device(options: ProcessOptions, local_rank: int) -> torch.device:
     if options.cpu_processes is not None:
         return torch.device("cpu")
     if options.gpus is not None:

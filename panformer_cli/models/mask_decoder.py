@@ -78,6 +78,9 @@ class MaskCrossAttention(nn.Module):
     def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
         """What the queries (B, Q, C) gather from the memory (B, L, C): (B, Q, C). No mask is asked for."""
         q, k, v = (self._by_head(part) for part in (self.q(queries), self.k(memory), self.v(memory)))
+        if q.device.type == "cpu" and q.dtype != torch.float32:
+            # Fused attention is no faster than in float32 there; the products alone are.
+            return self._projected(((q * self.scale) @ k.transpose(2, 3).contiguous()).softmax(-1).to(v.dtype) @ v)
         return self._projected(F.scaled_dot_product_attention(q, k, v))
 
     def attend_with_mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
@@ -91,11 +94,14 @@ class MaskCrossAttention(nn.Module):
 
         Where no gradient is wanted, a few queries at a time: their logits then stay in the cache.
         """
-        keys = self.k(memory).split(_lengths(shapes), dim=1)
+        keys = self._by_head(self.k(memory)).transpose(2, 3)  # (B, heads, channels of a head, L)
+        if keys.dtype != torch.float32:
+            keys = keys.contiguous()  # once; products in lower precision would do it for every part
+        levels = keys.split(_lengths(shapes), dim=3)
         at_once = queries.shape[1] if torch.is_grad_enabled() else QUERIES_AT_ONCE
         parts = [
-            self.mask_head([self._logits(some, level) for level in keys], shapes)
-            for some in self.q(queries).split(max(at_once, 1), dim=1)
+            self.mask_head([some @ level for level in levels], shapes)
+            for some in (self._by_head(self.q(queries)) * self.scale).split(max(at_once, 1), dim=2)
         ]
         return torch.cat(parts, dim=1)
 

@@ -1,0 +1,42 @@
+"""Freed memory stays with the process: counted in page faults, in a process of its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+from panformer_cli.engine.memory import keep_freed_memory
+kept = keep_freed_memory() if {keep} else False
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(20_000_000)
+before = faults()
+for _ in range(5):
+    torch.ones(20_000_000)
+print(kept, faults() - before)
+"""
+
+
+def run(keep: bool, **environment: str) -> tuple[bool, int]:
+    """Whether memory is kept, and the page faults of five tensors of 80 MB that are freed at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(keep=keep)], capture_output=True, text=True, check=True, env=environment
+    )
+    kept, faults = done.stdout.split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc hands memory back and can be told not to")
+def test_freed_memory_is_used_again() -> None:
+    pages = 5 * 80_000_000 // 4096
+    assert run(keep=False)[1] > pages // 600, "with huge pages of 2 MB at least"
+    kept, faults = run(keep=True)
+    assert kept
+    assert faults < pages // 600
+    assert run(keep=True, MALLOC_TRIM_THRESHOLD_="1000000")[0] is False, "the environment decides"
