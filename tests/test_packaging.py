@@ -72,6 +72,10 @@ def test_no_fact_stands_in_both_files() -> None:
 
 
 @pytest.mark.slow
+PAGE_PARTS = {".css", ".js", ".html"}
+"""What the report's page is put together from."""
+
+
 def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
     source = tmp_path / "source"
     _copy_checkout(source)
@@ -83,6 +87,9 @@ def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
         inside = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert {f"panformer_cli/recipes/{name}.yaml" for name in built_in_recipes()} <= inside
+    page = [path for path in (REPOSITORY / "panformer_cli/panoptic/report").iterdir() if path.suffix in PAGE_PARTS]
+    assert {f"panformer_cli/panoptic/report/{path.name}" for path in page} <= inside
+    assert {path.suffix for path in page} == PAGE_PARTS
     assert any(name.endswith("LICENSE") for name in inside)
     assert not [name for name in inside if name.startswith(("tests", "recipes", "docs"))]
     found = subprocess.run(
@@ -97,7 +104,8 @@ def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
 
 def _copy_checkout(target: Path) -> None:
     """What a build needs, so that it leaves no folders in the checkout."""
-    for pattern in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md", "recipes/*", "panformer_cli/**/*.py"):
+    patterns = ["setup.cfg", "pyproject.toml", "LICENSE", "README.md", "recipes/*"]
+    for pattern in [*patterns, *(f"panformer_cli/**/*.{kind}" for kind in ("py", "css", "js", "html"))]:
         for path in REPOSITORY.glob(pattern):
             copy = target / path.relative_to(REPOSITORY)
             copy.parent.mkdir(parents=True, exist_ok=True)

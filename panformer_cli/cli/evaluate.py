@@ -1,77 +1,187 @@
-"""`panformer evaluate`."""
+"""`panformer evaluate`, and what belongs to it: `compare`, `tune`, `check-submission`."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.figures import print_figures
+from panformer_cli.cli.evaluate_options import (
+    Corruptions,
+    Offline,
+    Outputs,
+    corruption_options,
+    metrics_option,
+    offline_options,
+    output_options,
+)
+from panformer_cli.cli.figures import print_causes, print_figures, print_robustness
 from panformer_cli.cli.options import Compute, compute_options, speed_options
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.evaluate import MetricName
-    from panformer_cli.engine.precision import PrecisionChoice
+    from panformer_cli.engine.evaluate import EvaluateRequest
+    from panformer_cli.metrics.tally import MetricName
+    from panformer_cli.reporting import Reporter
 
-METRICS: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
-
-
-def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[MetricName, ...]:
-    """The names in `--metrics`, in the order of `METRICS`."""
-    names = {name.strip() for name in value.split(",")}
-    unknown = sorted(names.difference(METRICS))
-    if unknown:
-        text = ", ".join(repr(name) for name in unknown)
-        raise click.BadParameter(f"unknown {text}: expected some of {','.join(METRICS)}.", ctx, parameter)
-    return tuple(name for name in METRICS if name in names)
+ACTIONS = {"compare": "evaluate_compare", "tune": "evaluate_tune", "check-submission": "evaluate_submission"}
+"""Names that mean more than a checkpoint, and the module of this package with the command `action`."""
 
 
-@click.command()
+class WithActions(click.Command):
+    """A command whose first argument may also name one of `ACTIONS`, imported when it does."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click's, for the command that the arguments mean."""
+        if args and args[0] in ACTIONS:
+            action: click.Command = import_module(f"panformer_cli.cli.{ACTIONS[args[0]]}").action
+            return action.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=WithActions)
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), metavar="ROOT", help="Data set folder [that of training].")
 @click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
-@click.option("--metrics", default="panoptic", show_default=True, callback=_metrics, help="Of panoptic,bbox,segm.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the results.")
+@metrics_option
+@click.option("--bootstrap", default=1000, show_default=True, metavar="N", help="Resamples for intervals; 0: none.")
+@click.option("--resume", is_flag=True, help="Go on from what an interrupted evaluation left.")
+@output_options
+@offline_options
+@corruption_options
 @speed_options
 @compute_options
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def evaluate(
     checkpoint: Path | None,
-    data: Path | None,
-    split: str | None,
     metrics: tuple[MetricName, ...],
-    out: Path | None,
-    batch_size: int,
-    precision: PrecisionChoice,
-    compute: Compute,
-    as_json: bool,
+    outputs: Outputs,
+    offline: Offline | None,
+    corruptions: Corruptions | None,
+    **how: Any,
 ) -> None:
-    """Measure PQ, SQ and RQ of CHECKPOINT, for all categories, things, stuff and each one.
+    """Measure CHECKPOINT: PQ, SQ and RQ for all categories, things, stuff, each one and by size, and why.
 
-    CHECKPOINT is a file, a run's folder or a published name; without it the newest run is taken.
-    `--metrics panoptic,bbox,segm` adds box AP and mask AP of the things. The predictions are written as panoptic PNGs
-    and JSON in COCO's form.
+    CHECKPOINT is a file, a run's folder or a published name; without it the newest run is taken. The predictions are
+    written as panoptic PNGs and JSON in COCO's form. With --predictions and --annotations no model is run.
 
     \b
     panformer evaluate
-    panformer evaluate best.safetensors --data /data/coco --split val2017
-    panformer evaluate r50 --data /data/coco
+    panformer evaluate r50 --data /data/coco --metrics all --report report/
+    panformer evaluate --predictions PRED.json --annotations GT.json
+    panformer evaluate best.safetensors --corruptions all --severity 1-5
+    panformer evaluate compare A B
+    panformer evaluate tune CHECKPOINT
+    panformer evaluate check-submission FILE.zip --images INFO.json
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.evaluate import EvaluateRequest
-    from panformer_cli.engine.evaluate import evaluate as run_evaluation
-    from panformer_cli.engine.runs import find_checkpoint, results_folder
 
     reporter = RichReporter()
+    if offline is not None:
+        _check_offline(checkpoint, corruptions, outputs)
+        _evaluate_offline(offline, metrics, outputs, reporter, **how)
+        return
+    from panformer_cli.engine.evaluate import EvaluateRequest
+    from panformer_cli.engine.runs import find_checkpoint, results_folder
+
+    compute: Compute = how["compute"]
     processes = compute.processes()
     found = find_checkpoint(checkpoint, reporter)
-    folder = out or results_folder(found)
-    request = EvaluateRequest(found, folder, data, split, metrics, processes, batch_size, precision)
+    request = EvaluateRequest(
+        checkpoint=found,
+        out=outputs.out or results_folder(found),
+        data_root=how["data"],
+        split=how["split"],
+        metrics=metrics,
+        processes=processes,
+        batch_size=how["batch_size"],
+        precision=how["precision"],
+        resume=how["resume"],
+        resamples=how["bootstrap"],
+    )
+    if corruptions is None:
+        _evaluate_checkpoint(request, outputs, reporter)
+    else:
+        _measure_robustness(request, corruptions, outputs, reporter)
+
+
+def _evaluate_checkpoint(request: EvaluateRequest, outputs: Outputs, reporter: Reporter) -> None:
+    from panformer_cli.data.submission.forms import FORMS
+    from panformer_cli.engine.evaluate import evaluate as run_evaluation
+    from panformer_cli.engine.submission import write_submission
+
+    form = FORMS[outputs.form]
+    if outputs.submission:
+        form.check_name(outputs.submission)
     figures = run_evaluation(request, reporter)
-    if as_json:
+    _finish(figures, request.out, outputs, reporter)
+    if outputs.submission:
+        write_submission(request.out, outputs.submission, form, reporter)
+    if not outputs.as_json:
+        click.echo(f"Predictions and figures: {request.out}")
+
+
+def _check_offline(checkpoint: Path | None, corruptions: Corruptions | None, outputs: Outputs) -> None:
+    given = {"CHECKPOINT": checkpoint, "--corruptions": corruptions, "--submission": outputs.submission}
+    surplus = [name for name, value in given.items() if value is not None]
+    if surplus:
+        raise click.UsageError(f"{surplus[0]} needs a model: leave it out with --predictions.")
+
+
+def _evaluate_offline(
+    offline: Offline, metrics: tuple[MetricName, ...], outputs: Outputs, reporter: Reporter, **how: Any
+) -> None:
+    from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
+
+    if {"bbox", "segm"} & set(metrics):
+        raise click.UsageError("bbox and segm need a model's instances: leave them out of --metrics.")
+    with TemporaryDirectory() as folder:
+        request = PredictionsRequest(
+            offline.predictions,
+            offline.annotations,
+            outputs.out or Path(folder),
+            offline.pred_folder,
+            offline.gt_folder,
+            metrics,
+            how["compute"].processes(),
+            how["bootstrap"],
+        )
+        figures = evaluate_predictions(request, reporter)
+        _finish(figures, request.out, outputs, reporter)
+
+
+def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
+    """What both ways of evaluating make of their figures."""
+    from panformer_cli.engine.evaluation_report import check_against_panopticapi, report_on
+
+    if outputs.cross_check:
+        check_against_panopticapi(folder)
+        reporter.message("panopticapi gives the same figures")
+    page = report_on(folder, outputs.report, reporter) if outputs.report else None
+    if outputs.as_json:
         click.echo(json.dumps(figures, indent=2))
         return
     print_figures(figures, per_class=True)
-    click.echo(f"Predictions and figures: {folder}")
+    print_causes(json.loads((folder / "analysis.json").read_text(encoding="utf-8")))
+    if page:
+        click.echo(f"Report: {page}")
+
+
+def _measure_robustness(
+    request: EvaluateRequest, corruptions: Corruptions, outputs: Outputs, reporter: Reporter
+) -> None:
+    from panformer_cli.engine.evaluate_robustness import RobustnessRequest, evaluate_robustness
+
+    wanted = RobustnessRequest.parse(
+        request, corruptions.names, corruptions.severity, corruptions.images, corruptions.seed
+    )
+    figures = evaluate_robustness(wanted, reporter)
+    if outputs.as_json:
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        print_robustness(figures)
+        click.echo(f"Figures: {request.out / 'robustness.json'}")

@@ -111,6 +111,12 @@ def find_images(root: Path, split: str) -> Path | None:
     return next((folder for folder in image_folders(root, split) if folder.is_dir()), None)
 
 
+def photo_folder(annotation: Path) -> Path:
+    """Where the images of a panoptic JSON lie in one of the layouts; if nowhere, the folder of the JSON itself."""
+    root = annotation.absolute().parent.parent
+    return find_images(root, _split_of(annotation)) or annotation.parent
+
+
 def find_image_zip(root: Path, split: str) -> Path | None:
     """`<split>.zip` beside one of the places of the image folder, or None."""
     return _first_file(folder.with_name(f"{split}.zip") for folder in image_folders(root, split))

@@ -33,8 +33,7 @@ def encode_ids(ids: IdMap) -> ImageArray:
 
 def decode_ids(rgb: ImageArray) -> IdMap:
     """Segment ids (H, W) int32 of colours (H, W, 3) uint8 RGB: the inverse of `encode_ids`."""
-    rgba = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
-    return (rgba.view("<u4")[..., 0] & MAX_ID).astype(np.int32)
+    return _ids_of(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), np.uint8))
 
 
 def write_panoptic_png(path: Path, ids: IdMap) -> None:
@@ -60,7 +59,14 @@ def read_panoptic_png(path: Path) -> IdMap:
     bgr = decode(data, _NO_EXIF) if b"IEND" in data[-64:] else None
     if bgr is None:
         raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")
-    return decode_ids(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8))
+    return _ids_of(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA), np.uint8))
+
+
+def _ids_of(rgba: npt.NDArray[np.uint8]) -> IdMap:
+    """(H, W) int32 of (H, W, 4), in the same memory: new memory would take more time than the arithmetic."""
+    ids = rgba.view("<i4")[..., 0]
+    ids &= MAX_ID  # without alpha
+    return ids.astype(np.int32, copy=False)
 
 
 def id_runs(ids: IdMap) -> tuple[IdMap, npt.NDArray[np.intp]]:

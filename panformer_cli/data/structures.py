@@ -55,12 +55,14 @@ class Sample:
     annotation: the ground truth at the same size.
     image_id: the data set's id of the image.
     file_name: the image's file name as the annotation writes it.
+    png_name: of its panoptic PNG, likewise.
     """
 
     image: ImageArray
     annotation: PanopticMap
     image_id: int | str
     file_name: str
+    png_name: str
 
 
 @dataclass

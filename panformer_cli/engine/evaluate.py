@@ -1,41 +1,42 @@
-"""How good a model is: PQ, and box and mask AP, of a split of a data set."""
+"""How good a model is: every figure of a split of a data set, from one pass over its images."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any, Protocol
 
 from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
-from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inference import Prediction, Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
-from panformer_cli.metrics.detection import DetectionQuality
-from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import compare
+from panformer_cli.metrics.average_precision import ImageDetections
+from panformer_cli.metrics.boundary import with_boundaries
+from panformer_cli.metrics.detection import match_instances
+from panformer_cli.metrics.records import ImageRecord, compare
+from panformer_cli.metrics.tally import MetricName, Tally
 from panformer_cli.reporting import Reporter, SilentReporter
-
-MetricName = Literal["panoptic", "bbox", "segm"]
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
     """What to measure.
 
-    out: folder of predictions and metrics.json.
+    out: folder of predictions and figures.
     data_root, split: None for those of the checkpoint's recipe.
-    metrics: `panoptic` is always measured; `bbox` and `segm` add the AP of the things.
+    metrics: as `metrics.tally.Tally`.
     batch_size: images in one forward pass, 1 or more; only images of one size share it, so the figures stay.
     precision: of the network; anything but fp32 changes the figures a little.
+    resume: go on from what an interrupted evaluation left in `out`.
+    resamples: draws of the bootstrap; 0 for no intervals.
     """
 
     checkpoint: Path
@@ -46,39 +47,39 @@ class EvaluateRequest:
     processes: ProcessOptions = field(default_factory=ProcessOptions)
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
+    resume: bool = False
+    resamples: int = 1000
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of a split, in percent.
+class Samples(Protocol):
+    """A split of a data set, as far as counting needs it; `CocoPanoptic` is one."""
 
-    detection: `{"bbox": {"AP": ...}, "segm": {...}}`, as far as asked for.
-    """
+    def __len__(self) -> int:
+        """Images."""
 
-    images: int
-    panoptic: PanopticResult
-    detection: dict[str, dict[str, float | None]]
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"images": n, "panoptic": {"all": {"pq", ...}, ..., "per_class": {"<id>": {...}}}, "bbox": {...}}`."""
-        panoptic: dict[str, Any] = {name: asdict(getattr(self.panoptic, name)) for name in ("all", "things", "stuff")}
-        panoptic["per_class"] = {str(row.category_id): asdict(row) for row in self.panoptic.categories if row.counts}
-        return {"images": self.images, "panoptic": panoptic, **self.detection}
+    def __getitem__(self, index: int, /) -> Sample:
+        """An image with its annotation; IndexError beyond the last."""
 
 
 def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate a checkpoint and write `OUT/panoptic.json`, `OUT/panoptic/*.png` and `OUT/metrics.json`.
+    """Evaluate a checkpoint.
 
-    Returns the content of metrics.json, `Evaluation.to_json` with the names of checkpoint and annotation.
+    Writes `OUT/panoptic.json` and `OUT/panoptic/*.png`, the predictions; `OUT/metrics.json`, `OUT/analysis.json` and
+    `OUT/records.jsonl`, of which all figures are made.
+
+    Returns the content of metrics.json, `Tally.figures` with the names of checkpoint and annotation.
 
     Raises:
         PanformerError: checkpoint or data cannot be used, or do not go together.
     """
     checkpoint = read_checkpoint(request.checkpoint)
     check_results_folder(request.out)
-    open_split(checkpoint, request)  # what is wrong with it is said before any process starts
+    dataset = open_split(checkpoint, request)  # what is wrong with it is said before any process starts
+    PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
     run_processes(request.processes, _evaluate_process, request, reporter)
-    return read_metrics(request.out)
+    figures = read_metrics(request.out)
+    warn_of_disagreements(figures, reporter)
+    return figures
 
 
 def read_metrics(out: Path) -> dict[str, Any]:
@@ -104,59 +105,112 @@ def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic
     return dataset
 
 
+def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
+    """What the lines of an evaluation depend on."""
+    files = {"checkpoint": request.checkpoint, "annotation": dataset.layout.annotation}
+    stats = {name: (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
+    return {**{name: list(value) for name, value in stats.items()}, **_choices(request)}
+
+
+def _choices(request: EvaluateRequest) -> dict[str, Any]:
+    return {"metrics": sorted(request.metrics), "precision": request.precision}
+
+
 def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
     dataset = open_split(checkpoint, request)
     predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
-    evaluation = evaluate_model(predictor, dataset, process, reporter, request.metrics, results, request.batch_size)
+    tally = evaluate_model(predictor, dataset, process, reporter, request.metrics, results, request.batch_size)
     results.finish()
     if process.is_first:
-        names = {"checkpoint": str(request.checkpoint), "annotation": str(dataset.layout.annotation)}
-        write_json(request.out / "metrics.json", {**names, **evaluation.to_json()})
+        layout = dataset.layout
+        names = {
+            "checkpoint": request.checkpoint,
+            "annotation": layout.annotation,
+            "truth_pngs": layout.pngs,
+            "photos": layout.images,
+            "predictions": results.json,
+            "predicted_pngs": results.pngs,
+        }
+        write_figures(request.out, names, tally, request.resamples)
+
+
+def write_figures(out: Path, names: dict[str, Path], tally: Tally, resamples: int) -> None:
+    """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`."""
+    write_json(out / "analysis.json", tally.analysis.to_json())
+    write_json(out / "metrics.json", {**{name: str(path) for name, path in names.items()}, **tally.figures(resamples)})
 
 
 def evaluate_model(
     predictor: Predictor,
-    dataset: CocoPanoptic,
+    dataset: Samples,
     process: Process,
     reporter: Reporter,
     metrics: Sequence[MetricName] = ("panoptic",),
     results: PanopticResults | None = None,
     batch_size: int = 1,
-) -> Evaluation:
-    """Predict this process's share of the images, count, and add up the counts of all processes."""
-    panoptic = PanopticQuality(predictor.categories)
-    detection = DetectionQuality(predictor.categories)
-    detection_metrics = [metric for metric in metrics if metric != "panoptic"]
-    own = range(process.rank, len(dataset), process.world_size)
+) -> Tally:
+    """Predict this process's share of the images and count; the tally of all processes.
+
+    results: where predictions go; its images from before are counted and not predicted again.
+    """
+    tally = Tally(predictor.categories, metrics)
+    done = _count_done(tally, results) if results else set()
+    own = [index for index in range(process.rank, len(dataset), process.world_size) if index not in done]
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Evaluating", len(own)) as progress:
         samples = ((index, dataset[index]) for index in own)
         pairs = (((index, sample), sample.image) for index, sample in samples)
         for (index, sample), prediction in predictor.stream(pairs, batch_size):
-            panoptic.update(compare(prediction.panoptic, sample.annotation, sample.image_id, sample.file_name))
-            if detection_metrics:
-                instances = prediction.instances(sample.image_id, predictor.categories.num_things)
-                detection.update(instances, sample.annotation)
+            record, detections = _counted(tally, prediction, sample)
             if results is not None:
-                names = (sample.file_name, dataset.image_info(index).png_name)
-                results.add(index, sample.image_id, names, prediction.panoptic)
+                more = {"record": record.to_json(), "detections": detections and detections.to_json()}
+                names = sample.file_name, sample.png_name
+                results.add(index, sample.image_id, names, prediction.panoptic, more)
             progress.advance()
-    total = process.sum(torch.from_numpy(panoptic.state()))
-    figures = PanopticQuality.from_state(predictor.categories, total.numpy()).result()
-    return Evaluation(len(dataset), figures, _detection_figures(detection, detection_metrics, process))
+    return joined(tally, process)
 
 
-def _detection_figures(
-    detection: DetectionQuality, metrics: Sequence[Any], process: Process
-) -> dict[str, dict[str, float | None]]:
-    if not metrics:
-        return {}
-    first, *others = process.gather(detection.state())
-    if not process.is_first:
-        return {}
-    joined = DetectionQuality.from_state(detection.categories, first)
-    for part in others:
-        joined.merge(DetectionQuality.from_state(detection.categories, part))
-    return joined.result(metrics)
+def _count_done(tally: Tally, results: PanopticResults) -> set[int]:
+    """Count the images whose lines are there, and give their places."""
+    done = set()
+    for line in results.done():
+        detections = line["detections"] and ImageDetections.from_json(line["detections"])
+        tally.add(ImageRecord.from_json(line["record"]), detections)
+        done.add(line["index"])
+    return done
+
+
+def _counted(tally: Tally, prediction: Prediction, sample: Sample) -> tuple[ImageRecord, ImageDetections | None]:
+    truth = sample.annotation
+    record = compare(prediction.panoptic, truth, sample.image_id, sample.file_name)
+    if "boundary" in tally.metrics:
+        record = with_boundaries(record, prediction.panoptic, truth)
+    detections = None
+    if tally.detection_metrics:
+        instances = prediction.instances(sample.image_id, tally.categories.num_things)
+        detections = match_instances(instances, truth, tally.categories, tally.detection_metrics)
+    tally.add(record, detections)
+    return record, detections
+
+
+def joined(tally: Tally, process: Process) -> Tally:
+    """What all processes counted, on every process; counts alone travel."""
+    total: Tally
+    total, *others = process.gather(tally)
+    for other in others:
+        total.merge(other)
+    return total
+
+
+def warn_of_disagreements(figures: dict[str, Any], reporter: Reporter) -> None:
+    """Say which images' ground truth contradicts itself: COCO's rule takes the listed areas, right or wrong."""
+    count, first = figures["disagreements"]["images"], figures["disagreements"]["first"]
+    if count:
+        named = "; ".join(f"{name}: {phrase}" for name, phrase in first[:3])
+        reporter.warn(
+            f"{figures['annotation']} contradicts its PNGs in {count} image{'s' * (count > 1)}; PQ takes the listed "
+            f"areas, as COCO's rule says, so it may be wrong, even above 100 ({named}); find them all with "
+            "`panformer prepare-data verify`, mend them with its --fix"
+        )

@@ -77,6 +77,7 @@ def predict(request: PredictRequest, reporter: Reporter) -> PredictResult:
     read_checkpoint(request.checkpoint)
     images = find_images(request.inputs, request.out)
     check_results_folder(request.out)
+    PanopticResults.begin(request.out, {})
     run_processes(request.processes, _predict_process, request, images, reporter)
     report = request.out / ".report.json"
     content = json.loads((request.out / "panoptic.json").read_text(encoding="utf-8"))

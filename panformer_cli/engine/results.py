@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.panoptic_png import write_panoptic_png
-from panformer_cli.data.panoptic_writer import annotation_row, panoptic_json
+from panformer_cli.data.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
+from panformer_cli.engine.image_lines import ImageLines, Line
 from panformer_cli.engine.runtime import Process
-from panformer_cli.files import name_inside, write_json
+from panformer_cli.files import atomic_write, name_inside
+
+LINES = ".parts"
+"""The folder of what is not yet joined, inside the folder of results."""
 
 
 class PanopticResults:
-    """`OUT/panoptic/<name>.png` and, at the end, `OUT/panoptic.json`.
+    """`OUT/panoptic/<name>.png` as they come and, at the end, `OUT/panoptic.json` and `OUT/records.jsonl`.
 
-    Every process writes the PNGs of its own images and one part of the rows; the first process joins the parts.
+    Every process writes the PNGs and the lines of its own images; the first process joins the lines.
     """
 
     def __init__(self, out: Path, categories: CategoryTable, process: Process) -> None:
         self.out = out
         self.categories = categories
         self.process = process
-        self._rows: list[tuple[int, dict[str, Any], dict[str, Any]]] = []
+        self.lines = ImageLines(out / LINES, process)
+
+    @staticmethod
+    def begin(out: Path, settings: dict[str, Any], resume: bool = False) -> None:
+        """Forget what was left there without an end, or keep it for `resume`; as `ImageLines.begin`."""
+        ImageLines.begin(out / LINES, settings, resume)
 
     @property
     def pngs(self) -> Path:
@@ -35,32 +44,60 @@ class PanopticResults:
     def json(self) -> Path:
         return self.out / "panoptic.json"
 
-    def add(self, index: int, image_id: int | str, names: tuple[str, str], panoptic: PanopticMap) -> None:
-        """Write the PNG of an image.
+    def done(self) -> Iterator[Line]:
+        """The lines from before that are this process's and whose PNG is there too."""
+        return (line for line in self.lines.done() if (self.pngs / line["annotation"]["file_name"]).is_file())
+
+    def add(
+        self,
+        index: int,
+        image_id: int | str,
+        names: tuple[str, str],
+        panoptic: PanopticMap,
+        more: Line | None = None,
+    ) -> None:
+        """Write the PNG of an image, and its line.
 
         index: the image's place in the JSON. names: of the image and of its PNG, relative, as the JSON will say.
+        more: what else the line says; a `record` gets into records.jsonl.
         """
         file_name, png_name = names
-        path = name_inside(self.pngs, png_name, "the list of images")
-        write_panoptic_png(path, panoptic.ids)
+        write_panoptic_png(name_inside(self.pngs, png_name, "the list of images"), panoptic.ids)
         height, width = panoptic.ids.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
-        self._rows.append((index, image, annotation_row(image_id, png_name, panoptic, self.categories)))
+        annotation = annotation_row(image_id, png_name, panoptic, self.categories)
+        self.lines.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
-    def finish(self) -> dict[str, Any] | None:
-        """Join what all processes wrote to the JSON, and give its content; None on all but the first process."""
-        parts = self.out / ".parts"
-        write_json(parts / f"{self.process.rank}.json", self._rows)
+    def finish(self) -> None:
+        """Join what all processes wrote; done by the first of them."""
         self.process.wait()
-        if not self.process.is_first:
-            return None
-        rows = [
-            row
-            for rank in range(self.process.world_size)
-            for row in json.loads((parts / f"{rank}.json").read_text(encoding="utf-8"))
-        ]
-        rows.sort(key=lambda row: row[0])
-        content = panoptic_json([row[1] for row in rows], [row[2] for row in rows], self.categories)
-        write_json(self.json, content)
-        shutil.rmtree(parts)
-        return content
+        if self.process.is_first:
+            self._write_json()
+            write_records(self.out / "records.jsonl", self.lines)
+            self.lines.remove()
+
+    def _write_json(self) -> None:
+        """As `panoptic_writer.panoptic_json`, one row in memory at a time."""
+        with atomic_write(self.json) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for key in ("image", "annotation"):
+                file.write('{"images": [' if key == "image" else '], "annotations": [')
+                file.writelines(_joined(json.dumps(line[key]) for line in self.lines.in_order()))
+            file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
+
+
+def write_records(path: Path, lines: ImageLines) -> None:
+    """Write the records of all lines that have one, a line each, in the order of the images; no file without any."""
+    records = (line["record"] for line in lines.in_order() if "record" in line)
+    first = next(records, None)
+    if first is None:
+        path.unlink(missing_ok=True)  # of another evaluation: it would not belong to these predictions
+        return
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(first) + "\n")
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _joined(texts: Iterable[str]) -> Iterator[str]:
+    """The texts with commas between them."""
+    for number, text in enumerate(texts):
+        yield f"{', ' if number else ''}{text}"

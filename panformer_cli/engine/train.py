@@ -30,7 +30,7 @@ from panformer_cli.engine.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.evaluate import Evaluation, evaluate_model
+from panformer_cli.engine.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
@@ -46,6 +46,7 @@ from panformer_cli.engine.transfer import start_from
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.losses.matcher import TrainingSelection
+from panformer_cli.metrics.quality import PanopticResult
 from panformer_cli.models.build import build_model
 from panformer_cli.models.panoptic_segformer import PanopticSegFormer
 from panformer_cli.recipe import Recipe
@@ -244,10 +245,10 @@ class Trainer:
         self._save()  # an evaluation can take long: whatever happens to it, the step is safe
         self.model.eval()
         predictor = Predictor(self.model, self.recipe, self.categories, self.process.device)
-        evaluation = evaluate_model(predictor, self.validation, self.process, self.reporter)
-        self._log_evaluation(evaluation)
+        groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
+        self._log_evaluation(groups)
         self.progress.evaluated_step = self.progress.step
-        pq = evaluation.panoptic.all.pq
+        pq = groups.all.pq
         if self.progress.best_pq is None or pq > self.progress.best_pq:
             self.progress.best_pq = pq
             self._save_best()
@@ -310,9 +311,8 @@ class Trainer:
             total = sum(losses.values())
             self._log_row("train", {"lr": lr, "loss": total, "losses": losses, "seconds": self.progress.seconds})
 
-    def _log_evaluation(self, evaluation: Evaluation) -> None:
+    def _log_evaluation(self, groups: PanopticResult) -> None:
         if self.process.is_first:
-            groups = evaluation.panoptic
             figures = asdict(groups.all) | {"pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
             self._log_row("eval", figures)
             self.reporter.message(

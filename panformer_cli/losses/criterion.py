@@ -11,7 +11,7 @@ from torch import Tensor
 from panformer_cli.data.structures import Targets
 from panformer_cli.losses.boxes import cxcywh_to_xyxy, generalised_iou
 from panformer_cli.losses.functional import dice_loss, focal_loss, resize_masks
-from panformer_cli.losses.matcher import Match, Things, TrainingSelection, match_masks
+from panformer_cli.losses.matcher import Match, Things, TrainingSelection, match_masks, without_waiting
 from panformer_cli.models.panoptic_segformer import PanopticOutput
 
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0
@@ -65,7 +65,7 @@ class PanopticCriterion:
             terms = {
                 **self._location_losses(output, image, things, selection.matches[image]),
                 **self._thing_mask_loss(output, image, things),
-                **self._stuff_losses(output, image, targets[image]),
+                **self._stuff_losses(output, image, targets[image], selection.labels[image]),
             }
             for term, per_layer in terms.items():
                 for layer, value in enumerate(per_layer.unbind()):
@@ -104,20 +104,27 @@ class PanopticCriterion:
         matched = masks[:, match.queries[0]]
         return {"thing_mask": _mask_loss(matched, target_masks[match.objects[0]])}
 
-    def _stuff_losses(self, output: PanopticOutput, image: int, targets: Targets) -> dict[str, Tensor]:
+    def _stuff_losses(
+        self, output: PanopticOutput, image: int, targets: Targets, labels: list[int]
+    ) -> dict[str, Tensor]:
+        """labels: those of the targets, on the CPU."""
         logits = output.stuff_logits[:, image].float()  # (blocks, stuff)
-        stuff_labels = targets.labels - self.num_things
-        present = stuff_labels[stuff_labels >= 0].unique()
+        kinds = sorted({label for label in labels if label >= self.num_things})
+        present = without_waiting(torch.tensor(kinds, dtype=torch.int64), logits.device) - self.num_things
         wanted = torch.zeros_like(logits)
-        wanted[:, present] = 1.0
-        # A class that was annotated in several segments is one region all the same.
-        class_masks = [targets.masks[stuff_labels == label].any(0) for label in present]
-        target_masks = torch.stack(class_masks) if class_masks else targets.masks[:0]
+        wanted.index_fill_(1, present, 1.0)
         masks = torch.stack([mask[image, present] for mask in output.stuff.masks]).float()
         return {
-            "stuff_mask": _mask_loss(masks, _on_canvas(target_masks, output.canvas)),
+            "stuff_mask": _mask_loss(masks, _on_canvas(_regions(targets.masks, labels, kinds), output.canvas)),
             "stuff_class": focal_loss(logits, wanted).sum(1),
         }
+
+
+def _regions(masks: Tensor, labels: list[int], kinds: list[int]) -> Tensor:
+    """(N, H, W) to (kinds, H, W): a class that was annotated in several segments is one region all the same."""
+    places = [[place for place, label in enumerate(labels) if label == kind] for kind in kinds]
+    regions = [torch.stack([masks[place] for place in of_kind]).any(0) for of_kind in places]
+    return torch.stack(regions) if regions else masks[:0]
 
 
 def _scales(counts: SegmentCounts, images: int) -> dict[str, float]:

@@ -50,10 +50,16 @@ class Things:
 
     @classmethod
     def of(cls, targets: Targets, num_things: int) -> Things:
-        is_thing = targets.labels < num_things
+        places = [place for place, label in enumerate(targets.labels.tolist()) if label < num_things]
+        chosen = without_waiting(torch.tensor(places, dtype=torch.int64), targets.labels.device)
         height, width = targets.masks.shape[-2:]
-        size = targets.boxes.new_tensor([width, height, width, height])
-        return cls(targets.labels[is_thing], targets.boxes[is_thing], size, targets.masks[is_thing])
+        size = torch.tensor([width, height, width, height], dtype=torch.float32)
+        return cls(
+            targets.labels[chosen],
+            targets.boxes[chosen],
+            without_waiting(size, targets.boxes.device),
+            targets.masks[chosen],
+        )
 
     @property
     def normalised_boxes(self) -> Tensor:
@@ -67,11 +73,13 @@ class TrainingSelection:
     targets: one `Targets` an image.
 
     Attributes:
+        labels: of all segments, one list an image; they leave the device here, before the forward pass.
         things: the thing part of the targets, one an image.
         matches: one `Match` an image, once it has been called.
     """
 
     def __init__(self, targets: list[Targets], num_things: int) -> None:
+        self.labels: list[list[int]] = [target.labels.tolist() for target in targets]
         self.things = [Things.of(target, num_things) for target in targets]
         self.matches: list[Match] = []
 
@@ -126,17 +134,22 @@ def _assign(costs: list[Tensor]) -> list[Match]:
     All of them leave the device together: a GPU is waited for once, not once an image. The matchings themselves, some
     30 microseconds each, take longer in threads than one after the other.
     """
-    together = torch.cat([cost.flatten() for cost in costs]).cpu()
-    if not torch.isfinite(together).all():
+    together = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
+    if not np.isfinite(together).all():
         raise PanformerError(
             "training diverged: the matching costs are no longer finite; go on from an earlier checkpoint with a "
             "smaller learning rate (--set train.lr=...)"
         )
-    parts = together.split([cost.numel() for cost in costs])
-    return [_cheapest(part.view(cost.shape).numpy(), cost.device) for part, cost in zip(parts, costs, strict=True)]
+    parts = np.split(together, np.cumsum([cost.numel() for cost in costs])[:-1])
+    return [_cheapest(part.reshape(cost.shape), cost.device) for part, cost in zip(parts, costs, strict=True)]
 
 
 def _cheapest(cost: npt.NDArray[np.float32], device: torch.device) -> Match:
     pairs = np.array([linear_sum_assignment(layer) for layer in cost], np.int64)  # (layers, 2, n)
-    queries, objects = torch.from_numpy(pairs).to(device).unbind(1)
+    queries, objects = without_waiting(torch.from_numpy(pairs), device).unbind(1)
     return Match(queries, objects)
+
+
+def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the CPU on `device`; a GPU takes its copy when it comes to it, and is not waited for."""
+    return tensor.to(device, non_blocking=True)

@@ -1,5 +1,7 @@
 """Box AP and mask AP of the things, by pycocotools, against the panoptic annotation.
 
+Every image is matched when it comes, by pycocotools' own code on that image alone. Scores and flags are kept of it, no
+masks; `average_precision` makes the figures of them.
 Letters for shapes: N instances of an image.
 """
 
@@ -9,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +22,18 @@ from pycocotools.cocoeval import COCOeval
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.metrics.average_precision import (
+    AREAS,
+    METRICS,
+    THRESHOLDS,
+    Flags,
+    ImageDetections,
+    Metric,
+    average_precisions,
+    pack_flags,
+)
 
-Metric = Literal["bbox", "segm"]
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-"""Names of pycocotools' first six figures, in its order."""
+Row = dict[str, Any]
 
 
 @dataclass
@@ -45,29 +55,29 @@ class InstancePrediction:
 
 
 class DetectionQuality:
-    """Gathers images one by one; processes that share the images `merge` their parts before `result`."""
+    """Gathers images one by one; processes that share the images `merge` their parts before `result`.
 
-    def __init__(self, categories: CategoryTable) -> None:
+    metrics: what images are matched by; each takes its time.
+    """
+
+    def __init__(self, categories: CategoryTable, metrics: Sequence[Metric] = METRICS) -> None:
         self.categories = categories
-        self._images: dict[int | str, dict[str, Any]] = {}
+        self.metrics = tuple(metrics)
+        self._images: dict[int | str, ImageDetections] = {}
 
     def update(self, prediction: InstancePrediction, truth: PanopticMap) -> None:
-        """Add one image. The stuff of `truth` is left out; boxes and areas are those of its rows.
+        """Match and add one image; raises as `match_instances` and `add`."""
+        self.add(match_instances(prediction, truth, self.categories, self.metrics))
+
+    def add(self, image: ImageDetections) -> None:
+        """Add an image that was matched by the metrics of this quality.
 
         Raises:
-            DataError: the image came before, the lists of the prediction differ in length, a label is not that of a
-                thing, a mask has another size than the ground truth, or a category is not in the table.
+            DataError: the image came before.
         """
-        where = f"image {prediction.image_id}"
-        if prediction.image_id in self._images:
-            raise DataError(f"{where} was counted before; expected every image once")
-        size = [int(side) for side in truth.ids.shape]
-        self._images[prediction.image_id] = {
-            "id": prediction.image_id,
-            "size": size,
-            "truth": self._truth_rows(truth, where),
-            "predictions": self._prediction_rows(prediction, size, where),
-        }
+        if image.image_id in self._images:
+            raise DataError(f"image {image.image_id} was counted before; expected every image once")
+        self._images[image.image_id] = image
 
     def merge(self, other: DetectionQuality) -> None:
         """Add the images of `other`, which must have an equal category table and none of the same images."""
@@ -80,127 +90,144 @@ class DetectionQuality:
 
     def state(self) -> dict[str, Any]:
         """All images, for JSON; `from_state` reads it back without loss."""
-        return {"images": list(self._images.values())}
+        return {"images": [image.to_json() for image in self._images.values()]}
 
     @classmethod
-    def from_state(cls, categories: CategoryTable, state: dict[str, Any]) -> DetectionQuality:
+    def from_state(
+        cls, categories: CategoryTable, state: dict[str, Any], metrics: Sequence[Metric] = METRICS
+    ) -> DetectionQuality:
         """A quality that goes on from a `state()`."""
-        quality = cls(categories)
-        quality._images = {image["id"]: image for image in state["images"]}
+        quality = cls(categories, metrics)
+        for content in state["images"]:
+            quality.add(ImageDetections.from_json(content))
         return quality
 
-    def result(self, metrics: Iterable[Metric] = ("bbox", "segm")) -> dict[str, dict[str, float | None]]:
-        """`{"bbox": {"AP": 41.2, "AP50": ...}, "segm": {...}}` in percent, keys as `FIGURES`.
+    def result(self, metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, float | None]]:
+        """`{"bbox": {"AP": 41.2, "AP50": ...}, "segm": {...}}` in percent, keys as `average_precision.FIGURES`.
 
         None stands where there is no ground truth to find. The order in which images came does not matter.
+
+        metrics: some of those of this quality; None: all of them.
         """
-        ordered = sorted(self._images.values(), key=lambda image: (isinstance(image["id"], str), image["id"]))
-        return {metric: self._evaluate(ordered, metric) for metric in metrics}
+        ordered = sorted(self._images.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
+        chosen = self.metrics if metrics is None else metrics
+        return {metric: average_precisions(ordered, metric, self.categories.num_things) for metric in chosen}
 
-    def _truth_rows(self, truth: PanopticMap, where: str) -> list[dict[str, Any]]:
-        unknown = sorted({s.category_id for s in truth.segments if s.category_id not in self.categories})
-        if unknown:
-            raise DataError(f"{where}: categories {unknown} are unknown; expected ids of the category table")
-        ids = np.asfortranarray(truth.ids)  # the order in which masks are encoded: transposed once, not for every mask
-        things = [segment for segment in truth.segments if self.categories.by_id(segment.category_id).is_thing]
-        return [
-            {
-                "category_id": segment.category_id,
-                "bbox": [float(side) for side in segment.bbox],
-                "area": float(segment.area),
-                "iscrowd": int(segment.is_crowd),
-                "counts": encode_mask(ids == segment.id)["counts"],
-            }
-            for segment in things
-        ]
 
-    def _prediction_rows(self, prediction: InstancePrediction, size: list[int], where: str) -> list[dict[str, Any]]:
-        scores = np.asarray(prediction.scores, dtype=np.float64)
-        labels = np.asarray(prediction.labels, dtype=np.int64)
-        boxes = np.asarray(prediction.boxes, dtype=np.float64).reshape(-1, 4)
-        lengths = [len(scores), len(labels), len(boxes), len(prediction.masks)]
-        if len(set(lengths)) > 1:
-            raise DataError(f"{where}: scores, labels, boxes, masks have the lengths {lengths}; expected equal lengths")
-        if len(labels) and not (labels.min() >= 0 and labels.max() < self.categories.num_things):
-            raise DataError(
-                f"{where}: labels {labels.tolist()}; expected things, 0 to {self.categories.num_things - 1}"
-            )
-        if any(list(mask["size"]) != size for mask in prediction.masks):
-            raise DataError(
-                f"{where}: a predicted mask has another size than the ground truth, {size}; expected equal sizes"
-            )
-        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        return [
-            {
-                "category_id": self.categories.by_label(label).id,
-                "bbox": box,
-                "score": score,
-                "counts": _text(mask["counts"]),
-            }
-            for label, box, score, mask in zip(
-                labels.tolist(), xywh.tolist(), scores.tolist(), prediction.masks, strict=True
-            )
-        ]
+def match_instances(
+    prediction: InstancePrediction, truth: PanopticMap, categories: CategoryTable, metrics: Sequence[Metric] = METRICS
+) -> ImageDetections:
+    """Match the instances of one image. The stuff of `truth` is left out; boxes and areas are those of its rows.
 
-    def _evaluate(self, images: list[dict[str, Any]], metric: Metric) -> dict[str, float | None]:
-        with redirect_stdout(StringIO()):  # pycocotools prints its progress and its table
-            evaluation = COCOeval(
-                self._coco(images, "truth", metric), self._coco(images, "predictions", metric), metric
-            )
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return {
-            name: None if value < 0 else 100 * float(value)
-            for name, value in zip(FIGURES, evaluation.stats[: len(FIGURES)], strict=True)
-        }
-
-    def _coco(self, images: list[dict[str, Any]], rows: Literal["truth", "predictions"], metric: Metric) -> COCO:
-        """The table of pycocotools: all ground truth, or all predictions.
-
-        Images are numbered anew, since pycocotools takes no mixture of texts and numbers for ids. Rows are numbered
-        from 1, since it takes the id 0 for `unmatched`.
-        """
-        annotations = [
-            _annotation(row, number, image["size"], metric)
-            for number, image in enumerate(images)
-            for row in image[rows]
-        ]
-        coco = COCO()
-        coco.dataset = {
-            "images": [
-                {"id": number, "height": image["size"][0], "width": image["size"][1]}
-                for number, image in enumerate(images)
-            ],
-            "annotations": [{"id": place, **annotation} for place, annotation in enumerate(annotations, start=1)],
-            "categories": [{"id": row.id} for row in self.categories.categories if row.is_thing],
-        }
-        coco.createIndex()
-        return coco
+    Raises:
+        DataError: the lists of the prediction differ in length, a label is not that of a thing, a mask has another size
+            than the ground truth, or a category is not in the table.
+    """
+    where = f"image {prediction.image_id}"
+    true = _truth_rows(truth, categories, where)
+    guessed = _prediction_rows(prediction, truth, categories.num_things, where)
+    matches = {metric: _match(true, guessed, metric) for metric in metrics}
+    by_label = next(iter(matches.values()), {})  # labels, scores and objects are the same for every metric
+    scores = [rows[0]["dtScores"] for rows in by_label.values()]
+    counts = [[int(np.sum(row["gtIgnore"] == 0)) for row in rows] for rows in by_label.values()]
+    labels = np.array(list(by_label), np.int64)
+    return ImageDetections(
+        image_id=prediction.image_id,
+        labels=np.repeat(labels, [len(of_label) for of_label in scores]),
+        scores=np.array([score for of_label in scores for score in of_label], np.float64),
+        flags={metric: _flags(found.values()) for metric, found in matches.items()},
+        truth_labels=labels,
+        truth_counts=np.array(counts, np.int64).reshape(len(labels), AREAS),
+    )
 
 
 def encode_mask(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """COCO's compressed run-length encoding `{"size": [H, W], "counts": text}` of an (H, W) bool mask."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": _text(encoded["counts"])}
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
-def _annotation(row: dict[str, Any], image: int, size: list[int], metric: Metric) -> dict[str, Any]:
-    """A row of pycocotools' table. A prediction's area is that of its box for `bbox`, of its mask for `segm`."""
-    mask = {"size": size, "counts": row["counts"]}
-    area = row.get("area")
-    if area is None:
-        area = row["bbox"][2] * row["bbox"][3] if metric == "bbox" else float(coco_mask.area(mask))
+def _truth_rows(truth: PanopticMap, categories: CategoryTable, where: str) -> list[Row]:
+    """The things as pycocotools' rows."""
+    unknown = sorted({s.category_id for s in truth.segments if s.category_id not in categories})
+    if unknown:
+        raise DataError(f"{where}: categories {unknown} are unknown; expected ids of the category table")
+    ids = np.asfortranarray(truth.ids)  # the order in which masks are encoded: transposed once, not for every mask
+    return [
+        {
+            "category_id": categories.label(segment.category_id),
+            "bbox": [float(side) for side in segment.bbox],
+            "area": float(segment.area),
+            "iscrowd": int(segment.is_crowd),
+            "segmentation": encode_mask(ids == segment.id),
+        }
+        for segment in truth.segments
+        if categories.by_id(segment.category_id).is_thing
+    ]
+
+
+def _prediction_rows(prediction: InstancePrediction, truth: PanopticMap, num_things: int, where: str) -> list[Row]:
+    """The instances as pycocotools' rows, without areas."""
+    scores = np.asarray(prediction.scores, dtype=np.float64)
+    labels = np.asarray(prediction.labels, dtype=np.int64)
+    boxes = np.asarray(prediction.boxes, dtype=np.float64).reshape(-1, 4)
+    lengths = [len(scores), len(labels), len(boxes), len(prediction.masks)]
+    if len(set(lengths)) > 1:
+        raise DataError(f"{where}: scores, labels, boxes, masks have the lengths {lengths}; expected equal lengths")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_things):
+        raise DataError(f"{where}: labels {labels.tolist()}; expected things, 0 to {num_things - 1}")
+    size = [int(side) for side in truth.ids.shape]
+    if any(list(mask["size"]) != size for mask in prediction.masks):
+        raise DataError(
+            f"{where}: a predicted mask has another size than the ground truth, {size}; expected equal sizes"
+        )
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    columns = zip(labels.tolist(), xywh.tolist(), scores.tolist(), prediction.masks, strict=True)
+    return [
+        {"category_id": label, "bbox": box, "score": score, "segmentation": mask, "iscrowd": 0}
+        for label, box, score, mask in columns
+    ]
+
+
+def _match(true: list[Row], guessed: list[Row], metric: Metric) -> dict[int, list[Row]]:
+    """pycocotools' matches by label, ascending: one for every range of area."""
+    if not true and not guessed:
+        return {}
+    areas = [_predicted_area(row, metric) for row in guessed]
+    sized = [{**row, "area": area} for row, area in zip(guessed, areas, strict=True)]
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
+        evaluation = COCOeval(_one_image(true), _one_image(sized), metric)
+        evaluation.params.imgIds = [0]
+        evaluation.params.catIds = sorted({row["category_id"] for row in true + guessed})
+        evaluation.evaluate()
     return {
-        "image_id": image,
-        "category_id": row["category_id"],
-        "bbox": row["bbox"],
-        "area": area,
-        "iscrowd": row.get("iscrowd", 0),
-        "score": row.get("score", 0.0),
-        "segmentation": mask,
+        int(label): evaluation.evalImgs[place * AREAS : (place + 1) * AREAS]
+        for place, label in enumerate(evaluation.params.catIds)
     }
 
 
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+def _predicted_area(row: Row, metric: Metric) -> float:
+    if metric == "bbox":
+        return float(row["bbox"][2] * row["bbox"][3])
+    return float(coco_mask.area(row["segmentation"]))
+
+
+def _one_image(rows: list[Row]) -> COCO:
+    """pycocotools' table of image 0. Rows are numbered from 1, since it takes the id 0 for `unmatched`."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": 0, "height": None, "width": None}],  # it asks for the size, but only polygons need it
+        "annotations": [{**row, "id": number, "image_id": 0} for number, row in enumerate(rows, start=1)],
+        "categories": [{"id": label} for label in {row["category_id"] for row in rows}],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _flags(matches: Iterable[list[Row]]) -> Flags:
+    """The flags of `ImageDetections`, of pycocotools' matches of one label after another."""
+    none = np.zeros((AREAS, THRESHOLDS, 0), dtype=bool)
+    by_label = list(matches)
+    matched = [np.stack([row["dtMatches"] > 0 for row in rows]) for rows in by_label]
+    ignored = [np.stack([row["dtIgnore"] for row in rows]) for rows in by_label]
+    return pack_flags(np.concatenate([none, *matched], axis=-1), np.concatenate([none, *ignored], axis=-1))

@@ -103,8 +103,10 @@ def reference_points(shapes: LevelShapes, valid_ratios: Tensor) -> Tensor:
             torch.arange(0.5, width, device=valid_ratios.device),
             indexing="ij",
         )
-        size = valid_ratios[:, None, level] * valid_ratios.new_tensor([width, height])  # (B, 1, 2)
-        points.append(torch.stack([x, y], -1).flatten(0, 1)[None] / size)
+        valid = valid_ratios[:, level, :, None, None]  # (B, 2, 1, 1)
+        # Width and height stay plain numbers: to copy a tensor of them to a GPU is to wait for it.
+        point = torch.stack([x / (valid[:, 0] * width), y / (valid[:, 1] * height)], -1)
+        points.append(point.flatten(1, 2))
     return torch.cat(points, 1)[:, :, None] * valid_ratios[:, None]
 
 

@@ -59,7 +59,7 @@ class Recorder:
 
     def draws(self, height: int, width: int, number: int) -> list[Draw]:
         image, ids = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
-        sample = Sample(image, PanopticMap(ids, ()), 1, "a.png")
+        sample = Sample(image, PanopticMap(ids, ()), 1, "a.jpg", "a.png")
         transform, rng = TrainTransform(DataRecipe(), CATEGORIES), np.random.default_rng(0)
         found = []
         for _ in range(number):

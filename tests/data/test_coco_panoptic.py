@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic, read_annotation
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.panoptic_json import read_annotation
 from panformer_cli.data.structures import Segment
 from panformer_cli.errors import DataError, PanformerError
 from tests.data.coco_files import BALL, BOX, SKY, colours, scene, write_coco

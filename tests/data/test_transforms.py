@@ -36,7 +36,7 @@ def marked(height: int, width: int, top: int, left: int, tall: int, wide: int) -
         Segment(8, 1, 5 * width, (0, height - 5, width, 5), is_crowd=True),
         Segment(4, 9, (height - 5) * width - tall * wide, (0, 0, width, height - 5)),
     )
-    return Sample(image, PanopticMap(ids, segments), 1, "a.png")
+    return Sample(image, PanopticMap(ids, segments), 1, "a.jpg", "a.png")
 
 
 def coloured(image: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_targets_of_an_annotation_leave_out_the_crowd() -> None:
 
 
 def test_an_image_without_segments_has_empty_targets() -> None:
-    sample = Sample(np.zeros((40, 50, 3), np.uint8), PanopticMap(np.zeros((40, 50), np.int32), ()), 1, "a")
+    sample = Sample(np.zeros((40, 50, 3), np.uint8), PanopticMap(np.zeros((40, 50), np.int32), ()), 1, "a", "a")
     image, targets = TrainTransform(PLAIN, CATEGORIES)(sample, np.random.default_rng(0))
     assert targets.labels.shape == (0,) and targets.boxes.shape == (0, 4)
     assert targets.masks.shape == (0, *image.shape[1:])

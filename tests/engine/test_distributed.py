@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.engine.checkpoint import OPTIMIZER, read_checkpoint, read_tensors
-from panformer_cli.engine.evaluate import EvaluateRequest, MetricName, evaluate
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
@@ -22,6 +22,7 @@ from panformer_cli.engine.train import Trainer, TrainOptions, train
 from panformer_cli.errors import PanformerError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts
 from panformer_cli.losses.matcher import TrainingSelection
+from panformer_cli.metrics.tally import MetricName
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import StopAfter, run_small, small_recipe

@@ -17,12 +17,13 @@ from panformer_cli.data.scene_options import SceneOptions
 from panformer_cli.data.scenes import write_scenes
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoint import read_checkpoint
-from panformer_cli.engine.evaluate import EvaluateRequest, MetricName, evaluate, evaluate_model
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate, evaluate_model
 from panformer_cli.engine.inference import Key, Prediction, Predictor
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.tally import MetricName
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco_files import write_coco
 from tests.engine.small import small_checkpoint, small_scenes
@@ -64,7 +65,13 @@ def test_what_an_evaluation_leaves_behind(
     evaluated: tuple[Path, dict[str, Any]], trained: RunFolder, scenes: Path
 ) -> None:
     out, figures = evaluated
-    assert {path.name for path in out.iterdir()} == {"panoptic", "panoptic.json", "metrics.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "panoptic",
+        "panoptic.json",
+        "metrics.json",
+        "analysis.json",
+        "records.jsonl",
+    }
     assert json.loads((out / "metrics.json").read_text()) == figures
     assert figures["checkpoint"] == str(trained.best)
     assert figures["annotation"] == str(scenes / "annotations" / "panoptic_val.json")
@@ -97,8 +104,9 @@ def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:
     data = CocoPanoptic(scenes, "val")
     results = PanopticResults(tmp_path, data.categories, ALONE)
     evaluation = evaluate_model(_Oracle(data), data, ALONE, SilentReporter(), results=results)
-    assert results.finish() is not None
-    groups = evaluation.panoptic
+    results.finish()
+    assert (tmp_path / "panoptic.json").is_file()
+    groups = evaluation.panoptic.result()
     assert (groups.all.pq, groups.things.pq, groups.stuff.pq) == (100, 100, 100)
     # What was written is a data set in itself, and its maps are the ground truth's.
     for index, sample in enumerate(data):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from panformer_cli.data.structures import Targets
@@ -236,6 +239,7 @@ def test_a_perfect_output_costs_nothing() -> None:
     assert all(abs(float(loss)) < 1e-5 for loss in losses.values()), losses
     # And it is not perfect for another picture.
     run.targets = [targets_of(SIZE, (2, FULL), (6, FULL))]
+    run.selection.labels = [[2, 6]]
     changed = run.losses()
     assert {name for name, loss in changed.items() if loss > 1e-3} == {name for name in ALL_TERMS if "stuff" in name}
 
@@ -269,3 +273,45 @@ def test_nothing_to_learn_leaves_the_class_losses_and_a_gradient_for_everything(
     assert {name for name, loss in losses.items() if loss > 0} == {n for n in ALL_TERMS if "class" in n}
     gradients = torch.autograd.grad(torch.stack(list(losses.values())).sum(), leaves)  # raises for an unused one
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+class Waits(TorchDispatchMode):
+    """Collects the operations for whose result, or its size, a GPU would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            place is not None and place.dtype in (torch.bool, torch.uint8) for place in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "_unique2", "masked_select"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wait", [lambda x: x[x > 0], lambda x: x.sum().item(), lambda x: x.unique(), torch.nonzero])
+def test_what_waits_is_found(wait: Any) -> None:
+    with Waits() as waits:
+        wait(torch.ones(3))
+    assert len(waits.found) == 1
+
+
+def test_only_the_costs_of_matchings_leave_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the first matching of all images and layers, then once an image for the second."""
+    run, to_cpu, copies = Run([BUSY, QUIET]), Tensor.cpu, list[Tensor]()
+
+    def counted(tensor: Tensor) -> Tensor:
+        copies.append(tensor)
+        return to_cpu(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", counted)
+    monkeypatch.setattr(Tensor, "tolist", None)
+    with Waits() as waits:
+        run.selection(run.output.location)
+        first = len(copies)
+        PanopticCriterion(THINGS)(run.output, run.targets, run.selection, SegmentCounts(2.0, 1.5))
+    assert waits.found == []
+    assert (first, len(copies)) == (1, 3)

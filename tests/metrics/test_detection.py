@@ -9,11 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch.nn import functional
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap, Segment
+from panformer_cli.engine.inference import Prediction
 from panformer_cli.errors import DataError
-from panformer_cli.metrics.detection import FIGURES, DetectionQuality, InstancePrediction, encode_mask
+from panformer_cli.metrics.average_precision import FIGURES, METRICS, Metric
+from panformer_cli.metrics.detection import DetectionQuality, InstancePrediction, encode_mask, match_instances
+from panformer_cli.panoptic.merging import Candidates
 
 DOG, CAT, SKY = 18, 3, 187
 TABLE = CategoryTable([Category(DOG, "dog", True), Category(CAT, "cat", True), Category(SKY, "sky", False)])
@@ -173,12 +181,135 @@ def test_parts_of_any_number_of_processes_join_to_the_same_digits(
     assert capsys.readouterr() == ("", "")
 
 
+# --- pycocotools on all images together, as its own documentation has it
+
+Pair = tuple[InstancePrediction, PanopticMap]
+
+
+def crowded(seed: int, instances: int = 30) -> Pair:
+    """Things of all sizes, some of them crowds, sky, and `instances` guesses, of which several have equal scores."""
+    rng = np.random.default_rng(seed)
+    boxes = [random_box(rng) for _ in range(int(rng.integers(0, 9)))]
+    objects = [(int(rng.choice([DOG, CAT, SKY], p=[0.5, 0.3, 0.2])), box) for box in boxes]
+    truth = truth_of(*objects, crowd=tuple(n for n in range(1, 9) if rng.random() < 0.2))
+    truth = replace(truth, segments=tuple(s for s in truth.segments if (truth.ids == s.id).any()))
+    guesses = []
+    for _ in range(instances):
+        near = boxes[int(rng.integers(len(boxes)))] if boxes and rng.random() < 0.7 else random_box(rng)
+        left, top, right, bottom = (int(side) for side in np.array(near) + rng.integers(-6, 7, 4))
+        box = (max(left, 0), max(top, 0), min(max(right, left + 1), SIZE[1]), min(max(bottom, top + 1), SIZE[0]))
+        guesses.append((int(rng.choice([DOG, CAT])), box, float(rng.integers(1, 20)) / 20))
+    return guess(*guesses, image_id=seed), truth
+
+
+def random_box(rng: np.random.Generator) -> Box:
+    width, height = int(rng.integers(5, 150)), int(rng.integers(5, 120))
+    left, top = int(rng.integers(SIZE[1] - width)), int(rng.integers(SIZE[0] - height))
+    return (left, top, left + width, top + height)
+
+
+CROWDED = [*(crowded(seed) for seed in range(40)), crowded(40, instances=0), crowded(41, instances=400)]
+
+
+def coco_rows(pairs: list[Pair], metric: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The JSON of the ground truth and that of the results, as users of pycocotools write them."""
+    true: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for prediction, truth in pairs:
+        for segment in truth.segments:
+            if segment.category_id != SKY:
+                row: dict[str, Any] = {
+                    "id": len(true) + 1,
+                    "image_id": prediction.image_id,
+                    "category_id": segment.category_id,
+                }
+                row |= {"area": segment.area, "bbox": list(segment.bbox), "iscrowd": int(segment.is_crowd)}
+                true.append({**row, "segmentation": encode_mask(truth.ids == segment.id)})
+        columns = (np.asarray(column).tolist() for column in (prediction.labels, prediction.scores, prediction.boxes))
+        for label, score, (left, top, right, bottom), mask in zip(*columns, prediction.masks, strict=True):
+            row = {"image_id": prediction.image_id, "category_id": TABLE.by_label(label).id, "score": score}
+            box = [left, top, right - left, bottom - top]
+            results.append({**row, **({"bbox": box} if metric == "bbox" else {"segmentation": mask})})
+    images = [{"id": prediction.image_id, "height": SIZE[0], "width": SIZE[1]} for prediction, _ in pairs]
+    return {"info": {}, "images": images, "annotations": true, "categories": [{"id": CAT}, {"id": DOG}]}, results
+
+
+def six_figures(coco: Any, evaluation: Any, metric: Metric) -> list[float | None]:
+    """In percent, by pycocotools or a library with its interface."""
+    content, results = coco_rows(CROWDED, metric)
+    truth = coco()
+    truth.dataset = content
+    truth.createIndex()
+    measured = evaluation(truth, truth.loadRes(results), metric)
+    measured.evaluate()
+    measured.accumulate()
+    measured.summarize()
+    return [100 * float(value) for value in measured.stats[:6]]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equals_pycocotools_on_all_images_together(metric: Metric) -> None:
+    plain = six_figures(COCO, COCOeval, metric)
+    assert min(figure or 0 for figure in plain) > 0.1
+    mixed = CROWDED[::2] + CROWDED[1::2]
+    assert list(measure(*mixed)[metric].values()) == plain
+    alone = DetectionQuality(TABLE, [metric])
+    for pair in CROWDED:
+        alone.update(*pair)
+    assert list(alone.result()[metric].values()) == plain
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equals_faster_coco_eval(metric: Metric) -> None:
+    faster = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed; it is compared with")
+    theirs = six_figures(faster.COCO, faster.COCOeval_faster, metric)
+    assert list(measure(*CROWDED)[metric].values()) == pytest.approx(theirs, abs=1e-10)
+
+
+def test_the_best_100_of_an_image_count() -> None:
+    prediction, truth = CROWDED[-1]
+    image = match_instances(prediction, truth, TABLE)
+    assert np.bincount(image.labels).tolist() == [100, 100]
+    labels, scores = np.asarray(prediction.labels), np.asarray(prediction.scores)
+    for label in (0, 1):
+        assert image.scores[image.labels == label].tolist() == sorted(scores[labels == label], reverse=True)[:100]
+
+
+def test_what_is_kept_of_an_image_is_small() -> None:
+    image = match_instances(*CROWDED[-1], TABLE)
+    columns: list[np.ndarray] = [image.labels, image.scores, image.truth_labels, image.truth_counts]
+    columns += image.flags.values()
+    assert sum(column.nbytes for column in columns) < 40 * len(image.scores)
+
+
 def test_masks_may_come_with_text_or_bytes() -> None:
     prediction, truth = guess((DOG, SMALL_BOX, 0.5)), truth_of((DOG, SMALL_BOX))
     mask = prediction.masks[0]
     assert isinstance(mask["counts"], str)
     as_bytes = replace(prediction, masks=[{**mask, "counts": mask["counts"].encode()}])
     assert measure((as_bytes, truth)) == measure((prediction, truth))
+
+
+def test_all_thing_queries_are_instances_whatever_their_score() -> None:
+    rng = np.random.default_rng(0)
+    things, stuff, size = 100, 3, (33, 47)
+    masks = rng.uniform(0, 1, (things + stuff, 5, 6)).astype(np.float32)
+    masks[7] = 0.3  # nowhere over one half: an empty mask
+    labels = np.concatenate([rng.integers(0, 80, things), np.arange(80, 80 + stuff)])
+    class_scores = rng.uniform(0.01, 1, things + stuff).astype(np.float32)
+    corners = np.sort(rng.uniform(0, 33, (things, 2, 2)), axis=1).reshape(things, 4).astype(np.float32)
+    candidates = Candidates(labels, class_scores, masks, corners, size)
+    found = Prediction(PanopticMap(np.zeros(size, np.int32), ()), candidates).instances("a", 80)
+    assert (found.image_id, found.labels) == ("a", labels[:things].tolist())
+    np.testing.assert_array_equal(found.boxes, corners)
+    large = functional.interpolate(torch.from_numpy(masks)[None], size, mode="bilinear")[0, :things].double().numpy()
+    binary = large > 0.5
+    quality = (large * binary).sum((1, 2)) / (binary.sum((1, 2)) + 1)
+    assert found.scores == pytest.approx((class_scores[:things] * quality**2).tolist(), abs=1e-3)
+    assert (np.asarray(found.scores) < 0.25).sum() > 20 and np.asarray(found.scores)[7] == 0
+    areas = [coco_mask.area(mask) for mask in found.masks]
+    assert areas == pytest.approx(binary.sum((1, 2)).tolist(), abs=2)  # a pixel at one half may fall on either side
+    assert {tuple(mask["size"]) for mask in found.masks} == {size}
 
 
 PREDICTION = guess((DOG, SMALL_BOX, 0.5))

@@ -47,14 +47,14 @@ def test_inverse_sigmoid_goes_back_and_stops_at_the_edges() -> None:
 def test_feedforward_is_two_linears_with_dropout_after_both() -> None:
     torch.manual_seed(0)
     feedforward = FeedForward(4, 6, dropout=0.5)
-    x = torch.randn(3, 4)
+    x = torch.randn(1, 3, 4)
     hidden = (x @ feedforward.linear1.weight.T + feedforward.linear1.bias).clamp(min=0)
     expected = hidden @ feedforward.linear2.weight.T + feedforward.linear2.bias
     torch.testing.assert_close(feedforward.eval()(x), expected)
     seen: list[torch.Tensor] = []
     feedforward.dropout.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     feedforward.train()(x)
-    assert [tuple(values.shape) for values in seen] == [(3, 6), (3, 4)]
+    assert [tuple(values.shape) for values in seen] == [(1, 3, 6), (1, 3, 4)]
     torch.testing.assert_close(seen[0], hidden)
 
 
@@ -81,6 +81,31 @@ def test_a_token_linear_is_a_linear_with_and_without_gradients(shape: tuple[int,
     strided = tokens.flip(0).transpose(0, 1).contiguous().transpose(0, 1)
     with torch.no_grad():
         torch.testing.assert_close(layer(strided), layer(strided.contiguous()))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 8), (2, 8, 8), (1, 33, 8), (3, 50, 8), (2, 0, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_of_a_token_linear_are_those_of_the_product(shape: tuple[int, int, int], bias: bool) -> None:
+    """Fewer tokens than `ROWS`, as many, some left over; a gradient that is not contiguous."""
+    torch.manual_seed(0)
+    layer = TokenLinear(8, 3, bias=bias)
+    tokens, gradient = torch.randn(shape), torch.randn(3, *shape[:2]).permute(1, 2, 0)
+    exact = [value.detach().double().requires_grad_() for value in (tokens, *layer.parameters())]
+    expected = torch.einsum("blc,oc->blo", exact[0], exact[1]) + (exact[2] if bias else 0)
+    tokens.requires_grad_()
+    wanted = torch.autograd.grad(expected, exact, gradient.double())
+    found = torch.autograd.grad(layer(tokens), [tokens, *layer.parameters()], gradient)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs.float())
+
+
+def test_a_frozen_token_linear_passes_gradients_on_and_its_output_may_be_changed_in_place() -> None:
+    layer = TokenLinear(8, 3).requires_grad_(False)
+    tokens = torch.randn(1, 20, 8, requires_grad=True)
+    output = layer(tokens).relu_()
+    (ours,) = torch.autograd.grad(output.sum(), tokens)
+    torch.testing.assert_close(ours, (output > 0).float() @ layer.weight)
+    assert not layer(tokens.detach()).requires_grad
 
 
 def test_a_feedforward_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,170 @@
+"""PQ here against panopticapi, COCO's own code, on generated pairs of maps of 640 x 480 in one run.
+
+    python benchmarks/panoptic_quality.py --panopticapi FOLDER
+    python benchmarks/panoptic_quality.py --pairs 5000 --json
+
+FOLDER is a checkout of panopticapi; where it is installed, nothing need be given. Ground truths are generated scenes;
+predictions are the same with bent contours, lost segments and wrong categories. Both count the same PNGs in a process,
+50 pairs at a time in turn, so that a busy machine slows both alike. Here pairs are also counted from memory, as
+evaluation does with a fresh prediction. The times are those of the processor; the figures of both have to agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from panformer_cli.console import print_table
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.panoptic_png import read_panoptic_png, write_panoptic_png
+from panformer_cli.data.panoptic_writer import annotation_row, segments_of
+from panformer_cli.data.scene_painter import CATEGORIES
+from panformer_cli.data.scenes import SceneOptions, generate_scene
+from panformer_cli.data.structures import PanopticMap
+from panformer_cli.metrics.quality import PanopticQuality
+from panformer_cli.metrics.records import compare
+
+SCENES = SceneOptions(height=480, width=640, min_objects=6, max_objects=14, max_stuff=5)
+BEND = 24.0
+"""Pixels; the largest shift of a contour."""
+PART = 50
+"""Pairs that are made, written, and counted by everyone, before the next ones."""
+
+
+class Pair(NamedTuple):
+    """One image, and the name of its PNG on both sides."""
+
+    name: str
+    prediction: PanopticMap
+    truth: PanopticMap
+
+
+def generated(index: int) -> Pair:
+    """Pair number `index`, the same in every run."""
+    _, truth = generate_scene(SCENES, "val", index)
+    rng = np.random.default_rng(index)
+    shift = cv2.resize(rng.uniform(-BEND, BEND, (12, 16, 2)), (SCENES.width, SCENES.height))
+    rows, columns = np.indices(truth.ids.shape)
+    bent = truth.ids[
+        np.clip(rows + shift[..., 0].astype(int), 0, SCENES.height - 1),
+        np.clip(columns + shift[..., 1].astype(int), 0, SCENES.width - 1),
+    ]
+    category_of_id = {
+        segment.id: segment.category_id if rng.random() < 0.85 else CATEGORIES.by_label(int(rng.integers(5))).id
+        for segment in truth.segments
+        if rng.random() < 0.9
+    }
+    ids = np.where(np.isin(bent, list(category_of_id)), bent, 0).astype(np.int32)
+    return Pair(f"{index:06d}.png", PanopticMap(ids, segments_of(ids, category_of_id)), truth)
+
+
+class Contest:
+    """The counts and the seconds of everyone. `rival` is the module `panopticapi.evaluation`, or None."""
+
+    def __init__(self, folder: Path, rival: Any | None) -> None:
+        self.folder = folder
+        self.rival = rival
+        self.statistics = rival.PQStat() if rival else None
+        self.from_png, self.from_memory = PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)
+        self.seconds = {"panopticapi, PNGs": 0.0, "panformer, PNGs": 0.0, "panformer, memory": 0.0}
+
+    def run(self, pairs: list[Pair]) -> None:
+        """Everyone counts `pairs`, one after another."""
+        for pair in pairs:
+            write_panoptic_png(self.folder / "truth" / pair.name, pair.truth.ids)
+            write_panoptic_png(self.folder / "prediction" / pair.name, pair.prediction.ids)
+        for name, count in zip(self.seconds, (self._rival, self._from_png, self._from_memory), strict=True):
+            start = time.process_time()
+            count(pairs)
+            self.seconds[name] += time.process_time() - start
+
+    def _rival(self, pairs: list[Pair]) -> None:
+        if self.rival is None:
+            return
+        rows = [tuple(annotation_row(p.name, p.name, side) for side in (p.truth, p.prediction)) for p in pairs]
+        categories = {row["id"]: row for row in CATEGORIES.to_coco()}
+        with redirect_stdout(StringIO()):
+            self.statistics += self.rival.pq_compute_single_core(
+                0, rows, str(self.folder / "truth"), str(self.folder / "prediction"), categories
+            )
+
+    def _from_png(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            truth = PanopticMap(read_panoptic_png(self.folder / "truth" / pair.name), pair.truth.segments)
+            guess = PanopticMap(read_panoptic_png(self.folder / "prediction" / pair.name), pair.prediction.segments)
+            self.from_png.update(compare(guess, truth))
+
+    def _from_memory(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self.from_memory.update(compare(pair.prediction, pair.truth))
+
+    def check(self) -> float:
+        """PQ in percent, the same for everyone."""
+        result = self.from_png.result()
+        assert result == self.from_memory.result(), "PNGs and memory give different figures"
+        if self.rival is not None:
+            theirs, _ = self.statistics.pq_average({row["id"]: row for row in CATEGORIES.to_coco()}, None)
+            assert abs(theirs["pq"] - result.all.pq / 100) < 1e-12, "the figures differ"
+        return result.all.pq
+
+
+def panopticapi(folder: Path | None) -> Any | None:
+    """The module `panopticapi.evaluation`, of a checkout or installed; None where there is none."""
+    if folder is not None:
+        sys.path.insert(0, str(folder))
+    try:
+        from panopticapi import evaluation
+    except ImportError:
+        return None
+    return evaluation
+
+
+def measure(count: int, rival: Any | None) -> dict[str, Any]:
+    """Milliseconds of the processor for a pair, and how many times as long panopticapi takes."""
+    with TemporaryDirectory() as folder:
+        for side in ("truth", "prediction"):
+            (Path(folder) / side).mkdir()
+        contest = Contest(Path(folder), rival)
+        contest.run([generated(count)])  # first calls load and prepare; neither their time nor their counts stay
+        contest = Contest(Path(folder), rival)
+        for start in range(0, count, PART):
+            contest.run([generated(index) for index in range(start, min(start + PART, count))])
+        pq = contest.check()
+    milliseconds = {name: 1000 * seconds / count for name, seconds in contest.seconds.items()}
+    theirs = milliseconds["panopticapi, PNGs"]
+    ratios = {name: theirs / own if rival else None for name, own in milliseconds.items()}
+    return {"pairs": count, "pq": pq, "numpy": np.__version__, "milliseconds": milliseconds, "times as fast": ratios}
+
+
+def main() -> None:
+    """Parse, measure, show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=300, metavar="N", help="generated pairs, 1 or more [300]")
+    parser.add_argument("--panopticapi", type=Path, metavar="FOLDER", help="a checkout of panopticapi")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args()
+    if arguments.pairs < 1:
+        parser.error(f"--pairs is {arguments.pairs}; expected 1 or more")
+    rival = panopticapi(arguments.panopticapi)
+    if rival is None:
+        print("panopticapi was not found, so there is nothing to compare with: give --panopticapi", file=sys.stderr)
+    content = measure(arguments.pairs, rival)
+    if arguments.json:
+        print(json.dumps(content, indent=2))
+        return
+    rows = [[name, ms or None, content["times as fast"][name]] for name, ms in content["milliseconds"].items()]
+    title = f"PQ {content['pq']:.2f} of {content['pairs']} pairs, 640 x 480, NumPy {content['numpy']}"
+    print_table(title, ["", "ms a pair", "times as fast"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""One step of training, stage by stage: forward, losses, backward and optimiser.
+
+    python benchmarks/training_step.py
+    python benchmarks/training_step.py --recipe r50 --size 800x1333 --batch 1 --repeat 5 --device cuda --json
+
+The steps that are compared take turns on one model: one samples as panformer chooses for the device (`auto`), the other
+in plain PyTorch (`portable`). Images are noise, weights are random, and every image has ten things and six stuff
+classes, rectangles all over it. In the backward pass the stages come in the order in which it goes through them; those
+of the decoders hold the losses' backward pass too. On a GPU the clock is read when all that was asked of it is done, so
+that the stages together take longer than a step that nobody watches: `step` is measured without reading it in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from panformer_cli.console import print_table
+from panformer_cli.data.coco_categories import COCO
+from panformer_cli.data.structures import Batch, Targets
+from panformer_cli.engine.benchmark import parse_size
+from panformer_cli.engine.measuring import PeakMemory, Spread, clock_of, device_name
+from panformer_cli.engine.optim import build_optimizer
+from panformer_cli.errors import PanformerError
+from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts
+from panformer_cli.losses.matcher import TrainingSelection
+from panformer_cli.models.build import build_model
+from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.models.sampling import SamplingName, sampling_by
+from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import load_recipe
+
+SAMPLINGS: tuple[SamplingName, SamplingName] = ("auto", "portable")
+WARM_UP = 1
+THINGS, STUFF = 10, 6
+"""Of every image."""
+FORWARD = ("backbone", "neck", "encoder", "location_decoder", "matching", "thing_mask_decoder", "stuff_mask_decoder")
+BACKWARD = ("backward decoders", "backward encoder", "backward neck, backbone")
+STAGES = (*FORWARD, "losses", *BACKWARD, "optimiser")
+
+
+class TrainingStep:
+    """A model, its optimiser and a batch to learn, as `panformer train` has them."""
+
+    def __init__(self, recipe: Recipe, size: tuple[int, int], batch: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.recipe, self.device = recipe, device
+        self.model: PanopticSegFormer = build_model(recipe.model, COCO, pretrained=False).to(device).train()
+        self.optimizer = build_optimizer(self.model, recipe.train)
+        self.criterion = PanopticCriterion(COCO.num_things)
+        targets = [random_targets(size) for _ in range(batch)]
+        padding_mask = torch.zeros(batch, *size, dtype=torch.bool)
+        self.batch = Batch(torch.randn(batch, 3, *size), padding_mask, targets).to(device)
+
+    def __call__(self, mark: Callable[[str], None]) -> None:
+        """One step; `mark` is told what has just ended."""
+        selection = TrainingSelection(self.batch.targets, COCO.num_things)
+
+        def select(*location: Any) -> list[Tensor]:
+            mark("location_decoder")
+            selected = selection(*location)
+            mark("matching")
+            return selected
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
+            output = self.model(self.batch.images, self.batch.padding_mask, select)
+        losses = self.criterion(output, self.batch.targets, selection, SegmentCounts(THINGS, STUFF))
+        mark("losses")
+        torch.stack(list(losses.values())).sum().backward()
+        mark(BACKWARD[2])
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        mark("optimiser")
+
+
+def random_targets(size: tuple[int, int]) -> Targets:
+    """Rectangles of up to half of the image's sides, each with a label of its own."""
+    height, width = size
+    things = torch.randperm(COCO.num_things)[:THINGS]
+    stuff = COCO.num_things + torch.randperm(COCO.num_stuff)[:STUFF]
+    extent = torch.tensor([width, height])
+    low = (torch.rand(THINGS + STUFF, 2) * 0.5 * extent).floor()
+    high = low + 1 + (torch.rand(THINGS + STUFF, 2) * 0.5 * (extent - 2)).floor()
+    masks = torch.zeros(THINGS + STUFF, *size, dtype=torch.bool)
+    boxes = torch.cat([low, high], 1)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[top:bottom, left:right] = True
+    return Targets(torch.cat([things, stuff]), boxes, masks)
+
+
+def whole_step(step: TrainingStep) -> float:
+    """Seconds of a step in which the clock is read at its ends only."""
+    read = clock_of(step.device)
+    begin = read()
+    step(lambda _: None)
+    return read() - begin
+
+
+def staged_step(step: TrainingStep) -> dict[str, float]:
+    """Seconds of each of `STAGES`."""
+    read = clock_of(step.device)
+    marks: list[tuple[str, float]] = [("begin", read())]
+    handles = watch(step.model, lambda name: marks.append((name, read())))
+    try:
+        step(lambda name: marks.append((name, read())))
+    finally:
+        for handle in handles:
+            handle.remove()
+    pairs = zip(marks, marks[1:], strict=False)
+    return {name: now - before for (_, before), (name, now) in pairs}
+
+
+def watch(model: PanopticSegFormer, mark: Callable[[str], None]) -> list[Any]:
+    """Hooks that tell when a part has ended, and when the backward pass is through with what follows a part."""
+
+    def ended(part: str, output: Any) -> None:
+        mark(part)
+        if part == "encoder":
+            output.tokens.register_hook(lambda _: mark(BACKWARD[0]))
+        elif part == "neck":
+            output[0].register_hook(lambda _: mark(BACKWARD[1]))
+
+    parts = [part for part in FORWARD if part not in ("location_decoder", "matching")]  # the step itself marks these
+    return [
+        model.get_submodule(part).register_forward_hook(lambda _, __, output, part=part: ended(part, output))
+        for part in parts
+    ]
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is measured, fit for JSON; seconds."""
+    device = torch.device(arguments.device)
+    recipe = load_recipe(arguments.recipe, [f"train.precision={arguments.precision}", "model.backbone_weights=none"])
+    step = TrainingStep(recipe, arguments.size, arguments.batch, device)
+    memory = PeakMemory(device)
+    whole: dict[SamplingName, list[float]] = {name: [] for name in SAMPLINGS}
+    staged: dict[SamplingName, list[dict[str, float]]] = {name: [] for name in SAMPLINGS}
+    peaks: dict[SamplingName, float | None] = {}
+    for turn in range(WARM_UP + arguments.repeat):
+        for name in SAMPLINGS:
+            with sampling_by(name):
+                memory.reset()
+                seconds, stages = whole_step(step), staged_step(step)
+                peaks[name] = memory.mib()
+            if turn >= WARM_UP:
+                whole[name].append(seconds)
+                staged[name].append(stages)
+    return {
+        **{key: getattr(arguments, key) for key in ("recipe", "size", "batch", "precision", "repeat", "device")},
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("panformer", "torch", "timm")},
+        "samplings": {name: _figures(whole[name], staged[name], peaks[name]) for name in SAMPLINGS},
+        "ratio": asdict(Spread.of([one / other for one, other in zip(*whole.values(), strict=True)])),
+    }
+
+
+def _figures(whole: list[float], staged: list[dict[str, float]], memory: float | None) -> dict[str, Any]:
+    stages = {stage: asdict(Spread.of([seconds[stage] for seconds in staged])) for stage in STAGES}
+    return {"step": asdict(Spread.of(whole)), "stages": stages, "peak_memory_mib": memory}
+
+
+def show(content: dict[str, Any]) -> None:
+    """The same for a person."""
+    height, width = content["size"]
+    auto, portable = content["samplings"].values()
+    total = sum(stage["median"] for stage in auto["stages"].values())
+    rows = [
+        [stage, 1e3 * figure["median"], 100 * figure["median"] / total, 1e3 * portable["stages"][stage]["median"]]
+        for stage, figure in auto["stages"].items()
+    ]
+    rows.append(["step", 1e3 * auto["step"]["median"], None, 1e3 * portable["step"]["median"]])
+    title = (
+        f"{content['recipe']}, {height}x{width}, batch {content['batch']}, {content['precision']}, random weights, "
+        f"{content['repeat']} turns"
+    )
+    print_table(title, ["stage", "ms", "% of stages", "portable, ms"], rows)
+    ratio = content["ratio"]
+    spread = f"{ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f}"
+    print(f"step, auto / portable: {ratio['median']:.2f} ({spread})")
+    if auto["peak_memory_mib"]:
+        print(f"peak memory: {auto['peak_memory_mib']:.0f} MiB")
+    versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    print(f"{content['device']} ({content['device_name']}), {content['threads']} threads, {versions}")
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr, and the exit code 2."""
+    print(f"Error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Parse, compare, show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="r50", help="name or YAML file [r50]")
+    parser.add_argument("--size", default="480x640", metavar="HxW", help="size of the images [480x640]")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images of a step [1]")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the matrix products [fp32]")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="turns of each [3]")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda [cpu]")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args()
+    if min(arguments.repeat, arguments.batch) < 1:
+        fail("--repeat and --batch: expected 1 or more")
+    try:
+        arguments.size = parse_size(arguments.size)
+        content = compare(arguments)
+    except PanformerError as error:
+        fail(str(error))
+    if arguments.json:
+        print(json.dumps(content, indent=2))
+    else:
+        show(content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Two sets of predictions on disk, compared on one ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from panformer_cli.data.panoptic_pairs import PanopticPairs
+from panformer_cli.engine.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
+from panformer_cli.metrics.records import ImageRecord, compare
+from panformer_cli.reporting import Reporter
+
+
+def compare_predictions(
+    predictions: tuple[Path, Path],
+    annotations: Path,
+    gt_folder: Path | None,
+    options: CompareOptions,
+    reporter: Reporter,
+) -> Comparison:
+    """Compare two panoptic JSONs of predictions; their PNGs lie in folders of the same names.
+
+    Raises:
+        DataError: as `PanopticPairs`, `records.compare` and `compare_sets`.
+    """
+    first, second = (PanopticPairs(annotations, path, gt_folder) for path in predictions)
+    sets = [
+        EvaluatedSet(str(path), pairs.categories, _records(pairs, reporter))
+        for path, pairs in zip(predictions, (first, second), strict=True)
+    ]
+    return compare_sets(sets[0], sets[1], options)
+
+
+def _records(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageRecord]:
+    with reporter.progress("Counting", len(pairs)) as progress:
+        for index in range(len(pairs)):
+            prediction, truth = pairs[index]
+            info = pairs.image_info(index)
+            yield compare(prediction, truth, info.id, info.file_name)
+            progress.advance()

@@ -1,0 +1,98 @@
+"""Figures of predictions on disk: two panoptic JSONs with their PNGs, no model and no images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.data.layout import photo_folder
+from panformer_cli.data.panoptic_pairs import PanopticPairs
+from panformer_cli.engine.evaluate import joined, read_metrics, warn_of_disagreements, write_figures
+from panformer_cli.engine.image_lines import ImageLines
+from panformer_cli.engine.results import LINES, write_records
+from panformer_cli.engine.runs import check_results_folder
+from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.metrics.boundary import with_boundaries
+from panformer_cli.metrics.records import compare
+from panformer_cli.metrics.tally import MetricName, Tally
+from panformer_cli.reporting import Reporter, SilentReporter
+
+
+@dataclass(frozen=True)
+class PredictionsRequest:
+    """What to measure.
+
+    predictions, annotations: panoptic JSONs. pred_folder, gt_folder: their PNGs; None: beside them, as
+        `PanopticPairs`.
+    out: folder of the figures.
+    metrics: as `metrics.tally.Tally`, without those of instances, which panoptic predictions do not have.
+    resamples: draws of the bootstrap; 0 for no intervals.
+    """
+
+    predictions: Path
+    annotations: Path
+    out: Path
+    pred_folder: Path | None = None
+    gt_folder: Path | None = None
+    metrics: Sequence[MetricName] = ("panoptic",)
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
+    resamples: int = 1000
+
+    def open(self) -> PanopticPairs:
+        """The pairs to compare; errors as `PanopticPairs`."""
+        return PanopticPairs(self.annotations, self.predictions, self.gt_folder, self.pred_folder)
+
+
+def evaluate_predictions(request: PredictionsRequest, reporter: Reporter) -> dict[str, Any]:
+    """Count and write `OUT/metrics.json`, `OUT/analysis.json` and `OUT/records.jsonl`; gives the first.
+
+    Raises:
+        PanformerError: JSONs or PNGs cannot be used, or do not go together; the sentence names the image.
+    """
+    check_results_folder(request.out)
+    request.open()
+    ImageLines.begin(request.out / LINES, {}, resume=False)
+    run_processes(request.processes, _count_process, request, reporter)
+    figures = read_metrics(request.out)
+    warn_of_disagreements(figures, reporter)
+    return figures
+
+
+def _count_process(process: Process, request: PredictionsRequest, reporter: Reporter) -> None:
+    pairs = request.open()
+    lines = ImageLines(request.out / LINES, process)
+    tally = joined(_count(pairs, lines, process, request, reporter), process)
+    process.wait()
+    if process.is_first:
+        write_records(request.out / "records.jsonl", lines)
+        lines.remove()
+        names = {
+            "annotation": request.annotations,
+            "truth_pngs": pairs.truth_pngs,
+            "photos": photo_folder(request.annotations),
+            "predictions": request.predictions,
+            "predicted_pngs": pairs.predicted_pngs,
+        }
+        write_figures(request.out, names, tally, request.resamples)
+
+
+def _count(
+    pairs: PanopticPairs, lines: ImageLines, process: Process, request: PredictionsRequest, reporter: Reporter
+) -> Tally:
+    """Count this process's share of the images."""
+    tally = Tally(pairs.categories, request.metrics)
+    own = range(process.rank, len(pairs), process.world_size)
+    told = reporter if process.is_first else SilentReporter()
+    with told.progress("Counting", len(own)) as progress:
+        for index in own:
+            prediction, truth = pairs[index]
+            info = pairs.image_info(index)
+            record = compare(prediction, truth, info.id, info.file_name)
+            if "boundary" in tally.metrics:
+                record = with_boundaries(record, prediction, truth)
+            tally.add(record)
+            lines.append(index, {"record": record.to_json()})
+            progress.advance()
+    return tally

@@ -1,0 +1,90 @@
+"""PQ of small, medium and large segments, by COCO's limits of area.
+
+Letter for shapes: L labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.errors import DataError
+from panformer_cli.metrics.matching import Matching, match_segments
+from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
+from panformer_cli.metrics.records import ImageRecord, IntArray
+
+SIZES = ("small", "medium", "large")
+LIMITS = (32**2, 96**2)
+"""Areas in pixels from which on a segment is medium, and large."""
+
+
+class SizeQuality:
+    """Counts images one by one; processes that share the images add their `state()`s.
+
+    A pair and a missed segment belong to the size of the ground truth, by its listed area; a wrong prediction belongs
+    to its own. So every segment is counted in one size, and the counts of the three add up to those of PQ.
+    """
+
+    def __init__(self, categories: CategoryTable) -> None:
+        self.categories = categories
+        self._qualities = tuple(PanopticQuality(categories) for _ in SIZES)
+
+    def update(self, record: ImageRecord) -> None:
+        """Count one image by the rules of `match_segments`, which also says what it raises."""
+        self.add(match_segments(record, self.categories), record)
+
+    def add(self, matching: Matching, record: ImageRecord) -> None:
+        """Count matched, wrong and missed segments of one image; `matching` is that of `record`."""
+        truth_sizes = _sizes(np.array([segment.area for segment in record.truth], np.int64))
+        sizes = _sizes(record.predicted_pixels)
+        for size, quality in enumerate(self._qualities):
+            quality.add(_of_size(matching, truth_sizes == size, sizes == size))
+
+    def merge(self, other: SizeQuality) -> None:
+        """Add the images that `other` has counted; it must have an equal category table."""
+        for mine, theirs in zip(self._qualities, other._qualities, strict=True):
+            mine.merge(theirs)
+
+    def state(self) -> IntArray:
+        """(3, L, 5) int64: the `PanopticQuality.state` of every size. States may be added likewise."""
+        return np.stack([quality.state() for quality in self._qualities])
+
+    @classmethod
+    def from_state(cls, categories: CategoryTable, state: npt.ArrayLike) -> SizeQuality:
+        """A quality that goes on from `state`, (3, L, 5) int64: one `state()` or a sum of several."""
+        counts = np.asarray(state, np.int64)
+        if len(counts) != len(SIZES):
+            raise DataError(f"the state has {len(counts)} parts; expected {len(SIZES)}, one for each size")
+        quality = cls(categories)
+        quality._qualities = tuple(PanopticQuality.from_state(categories, part) for part in counts)
+        return quality
+
+    def result(self) -> dict[str, PanopticResult]:
+        """PQ, SQ and RQ by the names of `SIZES`."""
+        return {name: quality.result() for name, quality in zip(SIZES, self._qualities, strict=True)}
+
+
+def _sizes(areas: IntArray) -> npt.NDArray[np.intp]:
+    """Place in `SIZES` of every area.
+
+    >>> _sizes(np.array([1023, 1024, 9215, 9216])).tolist()
+    [0, 1, 1, 2]
+    """
+    return np.searchsorted(LIMITS, areas, side="right")
+
+
+def _of_size(matching: Matching, truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> Matching:
+    """What of a matching belongs to the size that `truth` (T,) and `predicted` (P,) say."""
+    pairs = truth[matching.rows]
+    return replace(
+        matching,
+        rows=matching.rows[pairs],
+        columns=matching.columns[pairs],
+        iou=matching.iou[pairs],
+        missed=matching.missed[truth[matching.missed]],
+        wrong=matching.wrong[predicted[matching.wrong]],
+        ignored=matching.ignored[predicted[matching.ignored]],
+    )

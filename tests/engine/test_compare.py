@@ -1,0 +1,150 @@
+"""Comparing two sets of records: the figures, what changed, and sets that cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.engine.compare import CompareOptions, EvaluatedSet, compare_folders, compare_sets
+from panformer_cli.errors import DataError
+from panformer_cli.metrics.bootstrap import ImageCounts, paired_intervals
+from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
+from panformer_cli.metrics.records import ImageRecord
+from tests.metrics.test_bootstrap import TABLE, record_of
+
+OPTIONS = CompareOptions(resamples=30, seed=2, listed=3)
+
+
+def records_of(noise: float, count: int = 12) -> list[ImageRecord]:
+    return [record_of(seed, 100 + seed, noise) for seed in range(count)]
+
+
+def result_of(records: Sequence[ImageRecord]) -> PanopticResult:
+    quality = PanopticQuality(TABLE)
+    for record in records:
+        quality.update(record)
+    return quality.result()
+
+
+def counts_of(records: Sequence[ImageRecord]) -> ImageCounts:
+    counts = ImageCounts(TABLE)
+    for record in records:
+        counts.update(record)
+    return counts
+
+
+def folder_of(path: Path, records: Sequence[ImageRecord]) -> Path:
+    """As an evaluation leaves it."""
+    path.mkdir()
+    (path / "records.jsonl").write_text("".join(json.dumps(record.to_json()) + "\n" for record in records))
+    (path / "metrics.json").write_text(json.dumps({"images": len(records), "categories": TABLE.to_coco()}))
+    return path
+
+
+A, B = records_of(noise=0.4), records_of(noise=0.15)
+
+
+def test_figures_intervals_and_shares(tmp_path: Path) -> None:
+    found = compare_folders(folder_of(tmp_path / "a", A), folder_of(tmp_path / "b", B[::-1]), OPTIONS)
+    before, after = result_of(A), result_of(B)
+    assert (found.first, found.second, found.images) == (before, after, 12)
+    assert found.paired == paired_intervals(counts_of(A), counts_of(B), 30, 2)
+    assert found.difference()["stuff"]["rq"] == after.stuff.rq - before.stuff.rq
+    content = json.loads(json.dumps(found.to_json()))
+    assert (content["a"]["name"], content["b"]["name"]) == (str(tmp_path / "a"), str(tmp_path / "b"))
+    assert content["a"]["all"]["pq"] == before.all.pq < content["b"]["all"]["pq"] == after.all.pq
+    low, high = content["difference"]["intervals"]["all"]["pq"]
+    assert low < content["difference"]["all"]["pq"] < high
+    assert content["better"]["all"] == 1.0
+    assert (content["resamples"], content["seed"], content["images"]) == (30, 2, 12)
+
+
+def test_what_changed_most() -> None:
+    found = compare_sets(EvaluatedSet("A", TABLE, A), EvaluatedSet("B", TABLE, B), OPTIONS)
+    alone = {
+        one.file_name: result_of([other]).all.pq - result_of([one]).all.pq for one, other in zip(A, B, strict=True)
+    }
+    ordered = sorted(alone, key=lambda name: alone[name], reverse=True)
+    assert [change.file_name for change in found.gained] == ordered[:3]
+    assert [change.file_name for change in found.lost] == [name for name in ordered[:-4:-1] if alone[name] < 0]
+    for change in (*found.gained, *found.lost):
+        assert change.difference == pytest.approx(alone[change.file_name])
+        assert change.difference == change.second - change.first
+    differences = [row.difference for row in found.classes]
+    assert differences == sorted(differences, key=lambda value: -(value or 0))
+    by_id = {row.category_id: row.pq for row in result_of(B).categories}
+    assert {row.category_id: row.second for row in found.classes} == by_id
+    assert len(found.classes) == 5
+
+
+def test_swapping_the_sets_turns_every_sign() -> None:
+    sets = EvaluatedSet("A", TABLE, A), EvaluatedSet("B", TABLE, B)
+    forth, back = compare_sets(*sets, OPTIONS), compare_sets(*sets[::-1], OPTIONS)
+    assert forth.gained[0].difference == -back.lost[0].difference
+    low, high = forth.paired.difference.all.pq
+    assert back.paired.difference.all.pq == pytest.approx((-high, -low))
+    assert back.classes[-1].category_id == forth.classes[0].category_id
+
+
+def test_a_class_that_only_one_side_predicts_has_no_difference() -> None:
+    one = A[0]
+    new = Category(77, "new", True)
+    categories = CategoryTable([*TABLE.categories, new])
+    renamed = tuple(replace(segment, category_id=77) for segment in one.predictions)
+    first, second = ([one], [replace(one, predictions=renamed)])
+    found = compare_sets(EvaluatedSet("A", categories, first), EvaluatedSet("B", categories, second), OPTIONS)
+    assert found.classes[-1].category_id == 77
+    assert (found.classes[-1].first, found.classes[-1].second, found.classes[-1].difference) == (None, 0.0, None)
+
+
+@pytest.mark.parametrize(("first", "second", "message"), [
+    (A, B[:10], r"^A has 2 images \(110\.jpg, 111\.jpg\) that B lacks; expected the same images; evaluate both on one"),
+    (A[3:], B[:11], r"^A has 1 image .*\(111\.jpg\) that B lacks and B has 3 images \(100\.jpg, 101\.jpg, 102\.jpg\) "),
+    (A, [], r"A has 12 images \(100\.jpg, .*, 104\.jpg, \.\.\.\) that B lacks"),
+    (A, [*B[:-1], replace(B[-1], truth=B[-1].truth[::-1])], r"different ground truth for 1 image \(111"),
+    (A, [*B, B[0]], r"^B: image 100 \(100\.jpg\) comes twice; expected every image once"),
+    ([], [], "of 0 images"),
+])  # fmt: skip
+def test_sets_that_do_not_go_together(first: list[ImageRecord], second: list[ImageRecord], message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        compare_sets(EvaluatedSet("A", TABLE, first), EvaluatedSet("B", TABLE, second), OPTIONS)
+    assert "\n" not in str(error.value)
+
+
+def test_other_categories_are_refused() -> None:
+    fewer = CategoryTable(TABLE.categories[1:])
+    with pytest.raises(DataError, match="^A and B have different categories"):
+        compare_sets(EvaluatedSet("A", TABLE, A), EvaluatedSet("B", fewer, B), OPTIONS)
+
+
+def _spoil(folder: Path, **content: Any) -> None:
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+def test_folders_that_hold_no_evaluation(tmp_path: Path) -> None:
+    good = folder_of(tmp_path / "good", A)
+    with pytest.raises(DataError, match=r"none holds no metrics\.json; expected the folder of an evaluation; make one"):
+        compare_folders(good, tmp_path / "none", OPTIONS)
+    no_records = folder_of(tmp_path / "old", A)
+    (no_records / "records.jsonl").unlink()
+    with pytest.raises(DataError, match=r"old holds no records\.jsonl"):
+        compare_folders(no_records, good, OPTIONS)
+    damaged = folder_of(tmp_path / "damaged", A)
+    _spoil(damaged, images=12)
+    with pytest.raises(DataError, match=r"damaged.metrics\.json is damaged or of another version: KeyError.*evaluate"):
+        compare_folders(good, damaged, OPTIONS)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"image_id": 3}', "null", '"text"'])
+def test_a_damaged_record_is_named(line: str, tmp_path: Path) -> None:
+    good, damaged = folder_of(tmp_path / "good", A), folder_of(tmp_path / "damaged", A[:4])
+    with (damaged / "records.jsonl").open("a") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=r"records\.jsonl, line 5 is damaged or cut short: .*; evaluate again"):
+        compare_folders(good, damaged, OPTIONS)

@@ -1,0 +1,186 @@
+"""The report of an evaluation, from records and files to the page and its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.panoptic_png import write_panoptic_png
+from panformer_cli.data.structures import PanopticMap, Segment
+from panformer_cli.engine.report import THUMBNAIL_WIDTH, ImageFiles, ReportRequest, write_report
+from panformer_cli.errors import PanformerError
+from panformer_cli.metrics.analysis import PanopticAnalysis
+from panformer_cli.metrics.quality import PanopticQuality
+from panformer_cli.metrics.records import ImageRecord, compare
+from panformer_cli.reporting import SilentReporter
+from tests.data.coco_files import BALL, BOX, SKY, write_coco
+from tests.panoptic.test_report import Html
+
+
+class Evaluated:
+    """Scenes of tests.data.coco_files with predictions: in image 0 all is right, the box of image 1 is taken for a ball
+    and image 2 has nothing but a sky that is too small."""
+
+    def __init__(self, folder: Path) -> None:
+        write_coco(folder / "data")
+        data = CocoPanoptic(folder / "data", "val")
+        self.categories = data.categories
+        self.files: dict[int | str, ImageFiles] = {}
+        self.records: list[ImageRecord] = []
+        for index, sample in enumerate(data):
+            png = folder / "predictions" / f"{index}.png"
+            prediction = self.prediction(index, sample.annotation)
+            write_panoptic_png(png, prediction.ids)
+            self.files[sample.image_id] = ImageFiles(data.image_path(index), data.png_path(index), png)
+            self.records.append(compare(prediction, sample.annotation, sample.image_id, sample.file_name))
+
+    def prediction(self, index: int, truth: PanopticMap) -> PanopticMap:
+        ids = np.select([truth.ids == 300, truth.ids > 300], [1, 2]).astype(np.int32)
+        if index == 2:
+            ids = np.where(np.arange(60) < 45, ids == 1, 0).astype(np.int32)
+        categories = {1: SKY, 2: BALL if index == 1 else BOX}
+        found = sorted(set(np.unique(ids).tolist()) - {0})
+        rows = (Segment(i, categories[i], int((ids == i).sum()), (0, 0, 1, 1), score=i / 4) for i in found)
+        return PanopticMap(ids, tuple(rows))
+
+    def figures(self) -> dict[str, Any]:
+        quality = PanopticQuality(self.categories)
+        for record in self.records:
+            quality.update(record)
+        result = quality.result()
+        groups = {name: asdict(getattr(result, name)) for name in ("all", "things", "stuff")}
+        per_class = {str(row.category_id): asdict(row) for row in result.categories if row.counts}
+        intervals = {"all": {"pq": [1.5, 99.5], "sq": [1.0, 2.0], "rq": [1.0, 2.0]}}
+        return {"images": 3, "panoptic": {**groups, "per_class": per_class}, "intervals": intervals}
+
+    def analysis(self) -> dict[str, Any]:
+        analysis = PanopticAnalysis(self.categories)
+        for record in self.records:
+            analysis.update(record)
+        content: dict[str, Any] = json.loads(json.dumps(analysis.to_json()))
+        return content
+
+    def write(self, out: Path, records: Iterator[ImageRecord] | None = None, **changes: Any) -> Path:
+        request = ReportRequest(out, self.figures(), self.categories, self.files.__getitem__, self.analysis())
+        return write_report(replace(request, **changes), records or iter(self.records), 3, SilentReporter())
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Evaluated:
+    return Evaluated(tmp_path)
+
+
+def page_of(path: Path) -> tuple[Html, list[dict[str, Any]]]:
+    page = Html(path.read_text(encoding="utf-8"))
+    return page, json.loads(page.raw["application/json"])
+
+
+def test_the_page_and_its_pictures(evaluated: Evaluated, tmp_path: Path) -> None:
+    path = evaluated.write(tmp_path / "out")
+    assert path == tmp_path / "out" / "index.html"
+    page, images = page_of(path)
+    pictures = {image["src"] for image in page.all("img") if image.get("src")}
+    written = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.jpg")}
+    assert pictures == written and len(written) == 6
+    small = cv2.imread(str(tmp_path / "out" / "images" / "small" / "000001.jpg"))
+    assert small is not None and small.shape == (85, THUMBNAIL_WIDTH, 3) and abs(int(small.mean()) - 30) <= 2
+    large = cv2.imread(str(tmp_path / "out" / "images" / "large" / "000002.jpg"))
+    assert large is not None and large.shape == (40, 60, 3)
+    # Image 2 loses the box and a quarter of the sky, image 1 a box and a ball; image 0 nothing.
+    assert [image["name"] for image in images] == ["1.png", "2.png", "0.png"]
+    assert "PQ 100.0, 2 matched, 0 false, 0 missed" in page.text
+    headings = [name for name, attributes in page.elements if name == "h2"]
+    assert len(headings) == 10 and "1.5 to 99.5" in page.text
+    for heading in ("Where the points of PQ went", "What was taken for what", "Whether scores mean what they say"):
+        assert heading in page.text
+
+
+def test_layers_hold_the_maps_that_were_evaluated(evaluated: Evaluated, tmp_path: Path) -> None:
+    _, images = page_of(evaluated.write(tmp_path / "out"))
+    image = images[0]
+    assert image["size"] == [40, 60]
+    decoded = {
+        side: np.repeat(image[side]["runs"][::2], image[side]["runs"][1::2]).reshape(40, 60)
+        for side in ("truth", "prediction")
+    }
+    truth = [
+        (row["name"], row["state"], int((decoded["truth"] == i + 1).sum()))
+        for i, row in enumerate(image["truth"]["segments"])
+    ]
+    box = 10 * 21
+    assert sorted(truth) == [("ball", "crowd", 50), ("box", "missed", box), ("sky", "matched", 1200 - box)]
+    found = [(row["name"], row["state"], row["score"]) for row in image["prediction"]["segments"]]
+    assert sorted(found) == [("ball", "false", 0.5), ("sky", "matched", 0.25)]
+    assert (decoded["prediction"] > 0).sum() == 1200
+
+
+def test_as_many_close_ups_as_asked_for(evaluated: Evaluated, tmp_path: Path) -> None:
+    _, images = page_of(evaluated.write(tmp_path / "one", closeups=1))
+    assert [image["name"] for image in images] == ["1.png", "0.png"]
+    page, images = page_of(evaluated.write(tmp_path / "none", closeups=0))
+    assert images == [] and page.text.count("2.png") == 2  # in the list, and in the table of the worst
+    with pytest.raises(PanformerError, match="expected 0 or more"):
+        evaluated.write(tmp_path / "out", closeups=-1)
+
+
+def test_without_photos_maps_are_shown_and_without_maps_the_list(evaluated: Evaluated, tmp_path: Path) -> None:
+    everything = dict(evaluated.files)
+    evaluated.files = {key: replace(files, photo=None) for key, files in everything.items()}
+    page, images = page_of(evaluated.write(tmp_path / "maps"))
+    assert [image["photo"] for image in images] == [""] * 3 and not [i for i in page.all("img") if "src" in i]
+    evaluated.files = {key: replace(files, prediction=None) for key, files in everything.items()}
+    page, images = page_of(evaluated.write(tmp_path / "list"))
+    assert images == [] and len(page.all("img")) == 3
+
+
+def test_without_an_analysis(evaluated: Evaluated, tmp_path: Path) -> None:
+    page, _ = page_of(evaluated.write(tmp_path / "out", analysis=None))
+    assert "Where the points" not in page.text and "PQ by class" in page.text
+
+
+def test_hostile_names_stay_text(evaluated: Evaluated, tmp_path: Path) -> None:
+    name = '</script><script>alert("1")</script>/../../x.jpg'
+    evaluated.records[1] = replace(evaluated.records[1], file_name=name)
+    path = evaluated.write(tmp_path / "out", title=name)
+    page, images = page_of(path)
+    assert images[0]["name"] == name and name in page.text and len(page.all("script")) == 2
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["images", "index.html"]
+
+
+def test_files_that_do_not_fit_are_named(evaluated: Evaluated, tmp_path: Path) -> None:
+    files = evaluated.files[101]
+    assert files.photo and files.prediction
+    write_panoptic_png(files.prediction, np.ones((20, 60), np.int32))
+    with pytest.raises(PanformerError, match=r"1.png is 60x20 and 1.png was evaluated at 60x40; expected the file"):
+        evaluated.write(tmp_path / "out")
+    files.prediction.unlink()
+    with pytest.raises(PanformerError, match=r"the panoptic PNG .*1.png is missing"):
+        evaluated.write(tmp_path / "out")
+    files.photo.write_bytes(b"no picture")
+    with pytest.raises(PanformerError, match=r"1.png cannot be decoded"):
+        evaluated.write(tmp_path / "out")
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_five_thousand_images_are_read_once_and_fit_a_page(evaluated: Evaluated, tmp_path: Path) -> None:
+    wrong = evaluated.records[1]
+
+    def stream() -> Iterator[ImageRecord]:
+        for number in range(5000):
+            yield replace(wrong, image_id=number, file_name=f"folder/{number:012}.jpg")
+
+    files = replace(evaluated.files[101], photo=None)
+    path = evaluated.write(tmp_path / "out", stream(), files=lambda _: files)
+    page, images = page_of(path)
+    assert len(page.all("tr")) > 5000 and len(images) == 24
+    assert [image["name"][-8:] for image in images[:2]] == ["0000.jpg", "0001.jpg"]  # equally bad: the first come first
+    assert path.stat().st_size < 5e6

@@ -1,0 +1,221 @@
+"""Tuning: what is kept gives the live results, the search finds the best, and gains are judged on other images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.structures import PanopticMap, Sample, Segment
+from panformer_cli.engine import tune as tuning_module
+from panformer_cli.engine.checkpoint import load_model, read_checkpoint, read_training_state
+from panformer_cli.engine.compare import CompareOptions
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.regions import Regions, regions_of
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.runtime import Process, ProcessOptions
+from panformer_cli.engine.tune import (
+    GRID,
+    Search,
+    TuneRequest,
+    cached_images,
+    halves,
+    save_thresholds,
+    search_and_judge,
+    tune,
+    tuned_path,
+)
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.quality import PanopticQuality
+from panformer_cli.metrics.records import compare
+from panformer_cli.panoptic.merging import Candidates, merge_masks
+from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.reporting import SilentReporter
+from tests.engine.small import small_scenes
+from tests.engine.test_regions import SIZE, candidates_of, sample_of, without_boxes
+from tests.models.small import table
+from tests.release_files import save_as_mmcv, stub_state
+
+TABLE = table(things=3, stuff=2)
+QUIET = SilentReporter()
+OTHER = InferenceRecipe(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0.1)
+
+
+def test_what_is_kept_gives_the_live_results(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    request = TuneRequest(trained.best, tmp_path / "out", options=CompareOptions(resamples=20))
+    tuning = tune(request, QUIET)
+    checkpoint, data = read_checkpoint(trained.best), CocoPanoptic(scenes, "val")
+    predictor = Predictor.of(checkpoint, Process(0, 1, torch.device("cpu")))
+    files = cached_images(checkpoint, data, request, QUIET)
+    segments = 0
+    for sample, file in zip(data, files, strict=True):
+        live = compare(predictor(sample.image).panoptic, sample.annotation, sample.image_id, sample.file_name)
+        kept = Regions.load(file).merged(checkpoint.recipe.inference, checkpoint.categories)
+        assert without_boxes(kept) == without_boxes(live)
+        segments += len(live.predictions)
+    assert segments > 0
+    assert tuning.cache_bytes == sum(file.stat().st_size for file in files)
+    content = json.loads((tmp_path / "out" / "tune.json").read_text())
+    assert content == json.loads(json.dumps(tuning.to_json()))
+    assert content["before"] == {"top_k": 100, "score_threshold": 0.0, "thing_overlap": 0.4, "stuff_overlap": 0.2}
+    assert content["searched"]["images"] == content["held_out"]["images"] == 2
+    assert content["searched"]["pq_after"] >= content["searched"]["pq_before"]
+
+
+def test_an_interrupted_run_goes_on(
+    trained: RunFolder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = TuneRequest(trained.best, tmp_path, options=CompareOptions(resamples=5))
+    first = tune(request, QUIET)
+    files = cached_images(read_checkpoint(trained.best), CocoPanoptic(scenes, "val"), request, QUIET)
+    before = [file.stat().st_mtime_ns for file in files]
+    files[2].unlink()
+    assert tune(request, QUIET).to_json() == first.to_json()
+    assert [old == file.stat().st_mtime_ns for old, file in zip(before, files, strict=True)] == [1, 1, 0, 1]
+    monkeypatch.setattr(tuning_module, "run_processes", None)  # nothing is left to predict
+    assert tune(request, QUIET).to_json() == first.to_json()
+
+
+def test_the_kept_files_belong_to_checkpoint_and_split(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    checkpoint, request = read_checkpoint(trained.best), TuneRequest(trained.best, tmp_path)
+    val, train = CocoPanoptic(scenes, "val"), CocoPanoptic(scenes, "train")
+    folders = [
+        cached_images(checkpoint, val, request, QUIET)[0].parent,
+        cached_images(checkpoint, train, request, QUIET)[0].parent,
+        cached_images(read_checkpoint(trained.last), val, request, QUIET)[0].parent,
+        cached_images(checkpoint, val, replace(request, precision="bf16"), QUIET)[0].parent,
+    ]
+    assert len(set(folders)) == 4
+
+
+@pytest.mark.slow
+def test_processes_share_the_images(trained: RunFolder, tmp_path: Path) -> None:
+    options = CompareOptions(resamples=5)
+    one = tune(TuneRequest(trained.best, tmp_path / "1", options=options), QUIET)
+    two = tune(
+        TuneRequest(trained.best, tmp_path / "2", processes=ProcessOptions(cpu_processes=2), options=options), QUIET
+    )
+    assert two.after == one.after
+    assert two.held_out.to_json() == one.held_out.to_json()
+
+
+def blobs(folder: Path, count: int) -> tuple[list[Path], list[tuple[Candidates, Sample]]]:
+    """Images as files and as they are; the truth is about what other thresholds than the recipe's would give."""
+    images = []
+    for seed in range(count):
+        candidates, sample = candidates_of(seed), sample_of(seed)
+        merged = merge_masks(candidates, TABLE, InferenceRecipe(score_threshold=0.2, thing_overlap=0.6))
+        images.append((candidates, replace(sample, annotation=replace(merged, ids=np.roll(merged.ids, 1, axis=1)))))
+    files = [folder / f"{place:06d}.npz" for place in range(count)]
+    for file, (candidates, sample) in zip(files, images, strict=True):
+        regions_of(candidates, sample, 0.05).save(file)
+    return files, images
+
+
+def test_no_single_threshold_could_be_better(tmp_path: Path) -> None:
+    files, images = blobs(tmp_path, 4)
+
+    def quality_at(recipe: InferenceRecipe) -> float:
+        quality = PanopticQuality(TABLE)
+        for candidates, sample in images:
+            merged = merge_masks(candidates, TABLE, recipe)
+            quality.update(compare(merged, sample.annotation, sample.image_id, sample.file_name))
+        return quality.result().all.pq
+
+    start = InferenceRecipe(score_threshold=0.6, thing_overlap=0.1, stuff_overlap=0.1)
+    search = Search(files, TABLE, QUIET)
+    best = search.best_from(start)
+    assert search.known[best] == quality_at(best) > search.known[start] == quality_at(start)
+    for name, values in GRID.items():
+        for value in values:
+            changed = replace(best, **{name: value})  # type: ignore[arg-type]
+            assert quality_at(changed) <= search.known[best]
+
+
+def faint_objects(folder: Path, count: int, score: float) -> list[Path]:
+    """Images with one object each, found exactly by a candidate of about this score."""
+    files = [folder / f"{place:06d}.npz" for place in range(count)]
+    for place, file in enumerate(files):
+        mask = np.zeros((1, *SIZE), np.float32)
+        mask[0, 2 : 12 + place % 5, 3:20] = 1
+        candidates = Candidates(np.array([0]), np.array([score], np.float32), mask, np.zeros((1, 4), np.float32), SIZE)
+        segment = Segment(1, TABLE.by_label(0).id, int(mask.sum()), (0, 0, 1, 1))
+        truth = PanopticMap(mask[0].astype(np.int32), (segment,))
+        sample = Sample(np.zeros((*SIZE, 3), np.uint8), truth, place, f"{place}.jpg", f"{place}.png")
+        regions_of(candidates, sample, 0.05).save(file)
+    return files
+
+
+def test_a_gain_is_reported_with_its_interval(tmp_path: Path) -> None:
+    files = faint_objects(tmp_path, 9, score=0.22)
+    tuning = search_and_judge(files, InferenceRecipe(), TABLE, CompareOptions(resamples=50), QUIET)
+    assert tuning.after == InferenceRecipe(score_threshold=0.05)
+    assert tuning.searched_pq == (0.0, 100.0)
+    assert (tuning.searched, tuning.held_out.images) == (4, 5)
+    assert tuning.held_out.paired.difference.all.pq == (100.0, 100.0)
+    assert tuning.is_gain
+    assert tuning.to_json()["gain"] is True
+
+
+def test_what_cannot_be_mended_is_no_gain(tmp_path: Path) -> None:
+    files = faint_objects(tmp_path, 6, score=0.9)
+    tuning = search_and_judge(files, OTHER, TABLE, CompareOptions(resamples=50), QUIET)
+    assert tuning.after == tuning.before == OTHER, "of equal settings the old one stays"
+    assert not tuning.is_gain
+
+
+def test_the_halves_are_drawn_by_the_seed() -> None:
+    images = [Path(str(place)) for place in range(101)]
+    searched, held_out = halves(images, seed=1)
+    assert (len(searched), len(held_out)) == (50, 51)
+    assert sorted([*searched, *held_out]) == sorted(images)
+    assert halves(images, 1) == (searched, held_out)
+    assert halves(images, 2) != (searched, held_out)
+    assert 10 < sum(int(path.name) < 50 for path in searched) < 40, "neither half is the first"
+
+
+def test_only_the_thresholds_of_a_saved_checkpoint_change(trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.safetensors"
+    save_thresholds(trained.last, OTHER, out)
+    old, new = read_checkpoint(trained.last), read_checkpoint(out)
+    assert new.recipe == replace(old.recipe, inference=OTHER)
+    assert (new.categories, new.progress) == (old.categories, old.progress)
+    weights, same = load_model(old).state_dict(), load_model(new).state_dict()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    state = read_training_state(old)
+    assert state.optimizer and read_training_state(new).optimizer.keys() == state.optimizer.keys()
+
+
+def test_no_checkpoint_is_overwritten_unasked(trained: RunFolder, tmp_path: Path) -> None:
+    own = tmp_path / "a.safetensors"
+    own.write_bytes(trained.best.read_bytes())
+    with pytest.raises(PanformerError, match=r"a\.safetensors is there already; expected a new file"):
+        save_thresholds(own, OTHER, own)
+    assert own.read_bytes() == trained.best.read_bytes()
+    save_thresholds(own, OTHER, own, overwrite=True)
+    assert read_checkpoint(own).recipe.inference == OTHER
+    assert tuned_path(own) == tmp_path / "a-tuned.safetensors"
+
+
+@pytest.mark.slow
+def test_an_authors_file_becomes_a_checkpoint_of_ours_and_stays(tmp_path: Path) -> None:
+    source = save_as_mmcv(stub_state("r50"), tmp_path / "r50.pth")
+    content = source.read_bytes()
+    with pytest.raises(PanformerError, match=r"r50\.pth is there already"):
+        save_thresholds(source, OTHER, source, overwrite=True)
+    save_thresholds(source, OTHER, tuned_path(source))
+    saved = read_checkpoint(tmp_path / "r50-tuned.safetensors")
+    assert saved.recipe == replace(read_checkpoint(source).recipe, inference=OTHER)
+    assert not saved.is_release
+    assert source.read_bytes() == content
+
+
+def test_one_image_cannot_be_halved(trained: RunFolder, tmp_path: Path) -> None:
+    data = small_scenes(tmp_path / "data", 1, 1)
+    with pytest.raises(DataError, match="has 1 image; expected 2 or more"):
+        tune(TuneRequest(trained.best, tmp_path / "out", data), QUIET)
