@@ -71,11 +71,11 @@ def test_no_fact_stands_in_both_files() -> None:
     assert "tool.setuptools" not in sections
 
 
-@pytest.mark.slow
 PAGE_PARTS = {".css", ".js", ".html"}
 """What the report's page is put together from."""
 
 
+@pytest.mark.slow
 def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
     source = tmp_path / "source"
     _copy_checkout(source)
