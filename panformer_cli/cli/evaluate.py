@@ -20,7 +20,14 @@ from panformer_cli.cli.evaluate_options import (
     output_options,
 )
 from panformer_cli.cli.figures import print_causes, print_figures, print_robustness
-from panformer_cli.cli.options import Compute, compute_options, speed_options
+from panformer_cli.cli.options import (
+    Compute,
+    Submission,
+    compute_options,
+    speed_options,
+    submission_options,
+    write_submission,
+)
 
 if TYPE_CHECKING:
     from panformer_cli.engine.evaluate import EvaluateRequest
@@ -49,9 +56,17 @@ class WithActions(click.Command):
 @click.option("--data", type=click.Path(path_type=Path), metavar="ROOT", help="Data set folder [that of training].")
 @click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
 @metrics_option
-@click.option("--bootstrap", default=1000, show_default=True, metavar="N", help="Resamples for intervals; 0: none.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Resamples for intervals; 0: none.",
+)
 @click.option("--resume", is_flag=True, help="Go on from what an interrupted evaluation left.")
 @output_options
+@submission_options
 @offline_options
 @corruption_options
 @speed_options
@@ -62,6 +77,7 @@ def evaluate(
     outputs: Outputs,
     offline: Offline | None,
     corruptions: Corruptions | None,
+    submission: Submission | None,
     **how: Any,
 ) -> None:
     """Measure CHECKPOINT: PQ, SQ and RQ for all categories, things, stuff, each one and by size, and why.
@@ -82,7 +98,14 @@ def evaluate(
 
     reporter = RichReporter()
     if offline is not None:
-        _check_offline(checkpoint, corruptions, outputs)
+        _check_offline(
+            {
+                "CHECKPOINT": checkpoint,
+                "--corruptions": corruptions,
+                "--submission": submission,
+                **{f"--{name}": how[name] for name in ("data", "split", "resume")},
+            }
+        )
         _evaluate_offline(offline, metrics, outputs, reporter, **how)
         return
     from panformer_cli.engine.evaluate import EvaluateRequest
@@ -104,30 +127,26 @@ def evaluate(
         resamples=how["bootstrap"],
     )
     if corruptions is None:
-        _evaluate_checkpoint(request, outputs, reporter)
+        _evaluate_checkpoint(request, outputs, submission, reporter)
     else:
         _measure_robustness(request, corruptions, outputs, reporter)
 
 
-def _evaluate_checkpoint(request: EvaluateRequest, outputs: Outputs, reporter: Reporter) -> None:
-    from panformer_cli.data.submission.forms import FORMS
+def _evaluate_checkpoint(
+    request: EvaluateRequest, outputs: Outputs, submission: Submission | None, reporter: Reporter
+) -> None:
     from panformer_cli.engine.evaluate import evaluate as run_evaluation
-    from panformer_cli.engine.submission import write_submission
 
-    form = FORMS[outputs.form]
-    if outputs.submission:
-        form.check_name(outputs.submission)
     figures = run_evaluation(request, reporter)
     _finish(figures, request.out, outputs, reporter)
-    if outputs.submission:
-        write_submission(request.out, outputs.submission, form, reporter)
+    if submission:
+        write_submission(submission, request.out, reporter)
     if not outputs.as_json:
         click.echo(f"Predictions and figures: {request.out}")
 
 
-def _check_offline(checkpoint: Path | None, corruptions: Corruptions | None, outputs: Outputs) -> None:
-    given = {"CHECKPOINT": checkpoint, "--corruptions": corruptions, "--submission": outputs.submission}
-    surplus = [name for name, value in given.items() if value is not None]
+def _check_offline(given: dict[str, Any]) -> None:
+    surplus = [name for name, value in given.items() if value]
     if surplus:
         raise click.UsageError(f"{surplus[0]} needs a model: leave it out with --predictions.")
 

@@ -43,6 +43,8 @@ def action(
     from panformer_cli.engine.compare import CompareOptions, compare_folders
     from panformer_cli.engine.compare_predictions import compare_predictions
 
+    if gt_folder is not None and annotations is None:
+        raise click.UsageError("--gt-folder belongs to --annotations: give both.")
     options = CompareOptions(resamples=bootstrap, seed=seed)
     if annotations is None:
         comparison = compare_folders(first, second, options)

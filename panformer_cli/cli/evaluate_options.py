@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from panformer_cli.data.submission.forms import FormName
     from panformer_cli.metrics.tally import MetricName
 
 METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
-FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 PATH = click.Path(path_type=Path)
 
 
@@ -35,8 +33,6 @@ class Outputs:
 
     out: Path | None
     report: Path | None
-    submission: Path | None
-    form: FormName
     cross_check: bool
     as_json: bool
 
@@ -104,21 +100,17 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--out", type=PATH, metavar="DIR", help="Folder of the results.")
     @click.option("--report", type=PATH, metavar="DIR", help="Write a page with all figures and the telling images.")
-    @click.option("--submission", type=PATH, metavar="FILE.zip", help="Pack the predictions for a test server.")
-    @click.option("--form", type=click.Choice(FORMS), default="coco", show_default=True, help="Of --submission.")
     @click.option("--cross-check", is_flag=True, help="Run panopticapi as well, and fail where it differs.")
     @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
     @functools.wraps(function)
     def with_outputs(
         out: Path | None,
         report: Path | None,
-        submission: Path | None,
-        form: FormName,
         cross_check: bool,
         as_json: bool,
         **others: Any,
     ) -> Any:
-        return function(outputs=Outputs(out, report, submission, form, cross_check, as_json), **others)
+        return function(outputs=Outputs(out, report, cross_check, as_json), **others)
 
     return with_outputs
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.evaluate_options import FORMS
+from panformer_cli.cli.options import FORMS
 
 if TYPE_CHECKING:
     from panformer_cli.data.submission.forms import FormName

@@ -5,13 +5,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from panformer_cli.data.submission.forms import FormName
     from panformer_cli.engine.runtime import ProcessOptions
     from panformer_cli.models.sampling import SamplingName
+    from panformer_cli.reporting import Reporter
+
+
+FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A zip to write for a test server, and the server's form."""
+
+    path: Path
+    form: FormName
 
 
 @dataclass(frozen=True)
@@ -85,3 +99,34 @@ def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(precision="fast" if fast else precision or "fp32", **others)
 
     return with_speed
+
+
+def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--submission` and `--form`; the function gets `submission`, a `Submission` or None, its name checked."""
+
+    @click.option(
+        "--submission",
+        "archive",
+        type=click.Path(path_type=Path),
+        metavar="FILE.zip",
+        help="Pack the predictions for a test server.",
+    )
+    @click.option("--form", type=click.Choice(FORMS), default="coco", show_default=True, help="Of --submission.")
+    @functools.wraps(function)
+    def with_submission(archive: Path | None, form: FormName, **others: Any) -> Any:
+        if archive is None:
+            return function(submission=None, **others)
+        from panformer_cli.data.submission.forms import FORMS as KNOWN
+
+        KNOWN[form].check_name(archive)
+        return function(submission=Submission(archive, form), **others)
+
+    return with_submission
+
+
+def write_submission(submission: Submission, results: Path, reporter: Reporter) -> None:
+    """Pack what is in the folder of results, as the options say."""
+    from panformer_cli.data.submission.forms import FORMS as KNOWN
+    from panformer_cli.engine.submission import write_submission as write
+
+    write(results, submission.path, KNOWN[submission.form], reporter)

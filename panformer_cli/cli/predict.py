@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import Compute, compute_options, speed_options
+from panformer_cli.cli.options import (
+    Compute,
+    Submission,
+    compute_options,
+    speed_options,
+    submission_options,
+    write_submission,
+)
 
 if TYPE_CHECKING:
     from panformer_cli.engine.precision import PrecisionChoice
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     metavar="C",
     help="File, run's folder or published name [newest run, else r50].",
 )
+@submission_options
 @speed_options
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -32,6 +40,7 @@ def predict(
     inputs: tuple[str, ...],
     out: Path,
     checkpoint: Path | None,
+    submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
     compute: Compute,
@@ -47,6 +56,7 @@ def predict(
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
+    panformer predict test2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.predict import PredictRequest, find_images
@@ -58,6 +68,8 @@ def predict(
     find_images(inputs, out)  # a mistake in them is told before weights are downloaded
     found = find_checkpoint(checkpoint, reporter, default="r50")
     result = run_prediction(PredictRequest(inputs, found, out, processes, batch_size, precision), reporter)
+    if submission:
+        write_submission(submission, out, reporter)
     if as_json:
         click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
     else:

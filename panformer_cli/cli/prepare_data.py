@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from panformer_cli.cli import SuggestingGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from panformer_cli.data.verify.check import SplitReport
 
 SCENE_HELP = {
     "train_images": "Images to train on.",
@@ -107,3 +113,58 @@ def coco(root: Path, splits: tuple[str, ...], out: Path | None) -> None:
         for s in summaries
     ]
     print_table(f"COCO in {root}", columns, rows)
+
+
+@prepare_data.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--split", "splits", multiple=True, metavar="S", help="Only this split; may be repeated [all].")
+@click.option("--fix", is_flag=True, help="Repair what has one right answer; the old JSON is kept.")
+@click.option("--decode-images", is_flag=True, help="Decode the images too, not only their headers.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [one a core].")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def verify(
+    root: Path, splits: tuple[str, ...], fix: bool, decode_images: bool, workers: int | None, as_json: bool
+) -> int:
+    """Check every image, PNG and annotation of the data set in the folder ROOT.
+
+    docs/data.md lists what is checked and what --fix repairs. The exit code is 1 where an error is left; warnings do
+    not count.
+
+    \b
+    panformer prepare-data verify /data/coco
+    panformer prepare-data verify data/mine --split val --fix
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.data.verify.check import VerifyOptions, available_cores
+    from panformer_cli.data.verify.check import verify as check
+
+    options = VerifyOptions(workers or available_cores(), decode_images, fix)
+    reports = check(root, splits, options, RichReporter())
+    if as_json:
+        click.echo(json.dumps({"root": str(root), "splits": [report.to_json() for report in reports]}, indent=2))
+    else:
+        _print_findings(root, reports)
+    return 0 if all(report.is_good for report in reports) else 1
+
+
+def _print_findings(root: Path, reports: Sequence[SplitReport]) -> None:
+    """A table of what was found, the first examples of it, and what became of it."""
+    from panformer_cli.console import print_table
+
+    found = [(report, problem) for report in reports for problem in report.problems]
+    if found:
+        columns = ("split", "severity", "count", "can be fixed", "problem")
+        rows = [(r.split, p.problem.severity, p.count, p.fixable, p.problem.value) for r, p in found]
+        print_table(f"Findings in {root}", columns, rows)
+        for _, problem in found:
+            click.echo(f"{problem.problem.value}:")
+            for sentence in problem.examples[:3]:
+                click.echo(f"  {sentence}")
+        click.echo()
+    for report in reports:
+        errors = "no error" if report.is_good else "errors"
+        state = "left" if report.fixed else "found"
+        click.echo(f"{report.split}: {report.images} images, {report.segments} segments, {errors} {state}")
+        if report.fixed:
+            changes = "1 change" if report.fixed.changes == 1 else f"{report.fixed.changes} changes"
+            click.echo(f"  {changes}, listed in {report.fixed.listed_in}; the old JSON is {report.fixed.backup}")

@@ -85,7 +85,11 @@ class CategoryTable:
             raise DataError(
                 f"{where}: the category table is empty; expected a list `categories` with id, name, isthing"
             )
-        return cls(_category_of_row(row, where) for row in rows)
+        categories = [_category_of_row(row, where) for row in rows]
+        try:
+            return cls(categories)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
 
     def to_coco(self) -> list[dict[str, Any]]:
         """The `categories` list of a COCO panoptic JSON; `from_coco` reads it back to an equal table."""

@@ -23,6 +23,9 @@ _ROW = np.dtype(
     [("id", "i4"), ("label", "i4"), ("area", "i8"), ("bbox", "f8", (4,)), ("is_crowd", "?"), ("score", "f8")]
 )
 
+_LARGEST = 2**53
+"""Of the numbers in an annotation: up to here a float holds every whole one, and int64 any sum of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
@@ -180,10 +183,10 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
     area, bbox, crowd = segment.get("area"), segment.get("bbox"), segment.get("iscrowd", 0)
     box = (np.nan,) * 4 if bbox is None else tuple(bbox) if isinstance(bbox, list) else ()
     good = len(box) == 4 and (bbox is None or all(_is_finite(number) for number in box))
-    if not good or not (area is None or _is_finite(area)) or crowd not in (0, 1):
+    if not good or not (area is None or _is_area(area)) or crowd not in (0, 1):
         raise DataError(
-            f"{where}: segment {segment['id']} has area {area!r}, bbox {bbox!r}, iscrowd {crowd!r}; "
-            "expected pixels, [x, y, width, height] and 0 or 1"
+            f"{where}: segment {segment['id']} has area {_short(area)}, bbox {_short(bbox)}, iscrowd {_short(crowd)}; "
+            "expected a whole number of pixels, [x, y, width, height] and 0 or 1"
         )
     return -1 if area is None else int(area), box, bool(crowd)
 
@@ -191,8 +194,8 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
 def _score(segment: Mapping[str, Any], where: str) -> float:
     """The confidence of a prediction, NaN where none is given."""
     score = segment.get("score")
-    if score is not None and not (_is_finite(score) and 0 <= score <= 1):
-        raise DataError(f"{where}: segment {segment['id']} has the score {score!r}; expected a number of 0 to 1")
+    if score is not None and not (_is_finite(score) and score >= 0):
+        raise DataError(f"{where}: segment {segment['id']} has the score {score!r}; expected a number of 0 or more")
     return math.nan if score is None else float(score)
 
 
@@ -201,7 +204,11 @@ def _or_none(number: float) -> float | None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) <= _LARGEST  # false of NaN
+
+
+def _is_area(value: Any) -> bool:
+    return _is_finite(value) and value >= 0 and value == int(value)
 
 
 def _is_id(value: Any) -> bool:
@@ -209,7 +216,8 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+    """Whether a file may be called so; JSON can also write halves of characters, which no file system takes."""
+    return isinstance(value, str) and bool(value) and not any("\ud800" <= mark <= "\udfff" for mark in value)
 
 
 def _is_count(value: Any, least: int) -> TypeGuard[int]:

@@ -28,7 +28,8 @@ class Segment:
     area: pixels.
     bbox: (x, y, width, height) in pixels, x and y from the top-left corner.
     is_crowd: a group of objects annotated as one; neither trained on nor scored.
-    score: confidence 0..1 of a prediction; None for ground truth.
+    score: confidence of a prediction, 0 or more and seldom above 1: the quality of a mask has no upper end (spec,
+        section 7). None for ground truth.
     """
 
     id: int

@@ -7,7 +7,8 @@ import os
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Numbers of glibc's `mallopt`."""
-_NEVER = 2**31 - 1
+_NEVER = -1
+"""As threshold: no amount of free memory is handed back. Any number would be reached by some image, 2 GB by 16 Mpx."""
 
 
 def keep_freed_memory() -> bool:

@@ -103,10 +103,10 @@ class Calibration:
         self.stuff = Reliability()
 
     def add(self, record: ImageRecord, matching: Matching) -> None:
-        """Count one image.
+        """Count one image. A score above 1 counts as 1: the quality of a mask has no upper end (spec, section 7).
 
         Raises:
-            DataError: a score is not within 0..1.
+            DataError: a score is negative or no number.
         """
         iou_of: dict[int, float | None] = dict.fromkeys(matching.wrong.tolist())
         iou_of.update(zip(matching.columns.tolist(), matching.iou.tolist(), strict=True))
@@ -115,13 +115,13 @@ class Calibration:
             segment = record.predictions[column]
             if segment.score is None:
                 continue
-            if not (isfinite(segment.score) and 0 <= segment.score <= 1):
+            if not (isfinite(segment.score) and segment.score >= 0):
                 raise DataError(
                     f"{record.file_name}, prediction: segment {segment.id} has the score {segment.score}; "
-                    "expected 0 to 1, or no score at all"
+                    "expected 0 or more, or no score at all"
                 )
             group = self.things if is_thing[column] else self.stuff
-            group.add(segment.score, iou)
+            group.add(min(segment.score, 1.0), iou)
 
     def merge(self, other: Calibration) -> None:
         """Add the images that `other` has counted."""

@@ -13,20 +13,20 @@ import resource, torch
 from panformer_cli.engine.memory import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use(): torch.empty({numbers})[:20_000_000].fill_(1)
 for _ in range(3):
-    torch.ones(20_000_000)
+    use()
 before = faults()
 for _ in range(5):
-    torch.ones(20_000_000)
+    use()
 print(kept, faults() - before)
 """
 
 
-def run(keep: bool, **environment: str) -> tuple[bool, int]:
-    """Whether memory is kept, and the page faults of five tensors of 80 MB that are freed at once."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(keep=keep)], capture_output=True, text=True, check=True, env=environment
-    )
+def run(keep: bool, numbers: int = 20_000_000, **environment: str) -> tuple[bool, int]:
+    """Whether memory is kept, and the page faults of five tensors that are freed at once; 80 MB of each are filled."""
+    program = PROGRAM.format(keep=keep, numbers=numbers)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     kept, faults = done.stdout.split()
     return kept == "True", int(faults)
 
@@ -39,4 +39,5 @@ def test_freed_memory_is_used_again() -> None:
     kept, faults = run(keep=True)
     assert kept
     assert faults < pages // 600
+    assert run(keep=True, numbers=600_000_000)[1] < pages // 600, "2.4 GB, more than an int counts, are kept too"
     assert run(keep=True, MALLOC_TRIM_THRESHOLD_="1000000")[0] is False, "the environment decides"

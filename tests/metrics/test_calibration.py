@@ -63,8 +63,18 @@ def test_equals_numpy() -> None:
     assert result["ece"] == pytest.approx(error)
 
 
-@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), float("inf")])
-def test_a_score_must_be_a_share(score: float) -> None:
+def test_a_score_above_1_counts_as_1() -> None:
+    truth = panoptic([[1, 1]], {1: DOG})
+    bins = [
+        calibrate(scored(panoptic([[5, 5]], {5: DOG}), {5: score}), truth).to_json()["things"]["bins"]
+        for score in (1.0, 1.7)
+    ]
+    assert bins[0] == bins[1]
+    assert (bins[1][-1]["n"], bins[1][-1]["score"]) == (1, 1.0)
+
+
+@pytest.mark.parametrize("score", [-0.1, float("nan"), float("inf")])
+def test_a_score_must_be_a_number_of_0_or_more(score: float) -> None:
     truth = panoptic([[1, 1]], {1: DOG})
     with pytest.raises(DataError, match=r"^a\.png, prediction: segment 5 has the score"):
         calibrate(scored(panoptic([[5, 5]], {5: DOG}), {5: score}), truth)

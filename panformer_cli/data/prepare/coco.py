@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.image_header import read_header
 from panformer_cli.data.layout import (
     check_root,
     check_split_name,
@@ -30,8 +30,6 @@ from panformer_cli.reporting import Reporter
 
 PROBLEMS_NAMED = 5
 """How many unusable images an error describes; the others are counted."""
-
-_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -212,17 +210,7 @@ def _rows_of_image(panoptic: PanopticMap, annotation: Mapping[str, Any]) -> Iter
 
 def _check_image(path: Path, expected: tuple[int, ...]) -> None:
     """DataError unless the image is there and of the expected height and width. Its pixels are not decoded."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
-                width, height = height, width
-    except FileNotFoundError as error:
-        raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no image that can be recognised; restore the file") from error
-    except OSError as error:
-        raise DataError(f"the image {path} cannot be read: {error.strerror or error}; restore the file") from error
+    height, width = read_header(path).shown
     if (height, width) != expected:
         raise DataError(
             f"{path} is {width}x{height} but its panoptic PNG is {expected[1]}x{expected[0]} (width x height); "

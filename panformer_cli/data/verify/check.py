@@ -1,0 +1,239 @@
+"""Checking a data set: every image of every split, in several processes, in memory that does not grow with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
+from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
+from panformer_cli.data.verify.fix import ChangeLog, FixedFile
+from panformer_cli.data.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
+from panformer_cli.data.verify.outline import Outline, is_image_id, read_outline, short
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.reporting import Reporter
+
+BATCH = 8
+"""Images that go to a process together."""
+
+_Batches = TypeVar("_Batches")
+_Results = TypeVar("_Results")
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to check.
+
+    workers: processes; 1 works in this one.
+    decodes_images: read the pixels of images, not only their headers.
+    fixes: repair what has one right answer.
+    """
+
+    workers: int = 1
+    decodes_images: bool = False
+    fixes: bool = False
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What was found in a split.
+
+    images, segments: how many were looked at.
+    problems: by kind; empty where all is well.
+    fixed: what was repaired; None where nothing was.
+    """
+
+    split: str
+    images: int
+    segments: int
+    problems: tuple[ProblemReport, ...]
+    fixed: FixedFile | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether no error is left; warnings do not count."""
+        return all(
+            found.problem.is_warning or (self.fixed is not None and found.fixable == found.count)
+            for found in self.problems
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for a program; problems by the name of their kind."""
+        problems = {
+            found.problem.name.lower(): {
+                "severity": found.problem.severity,
+                "count": found.count,
+                "fixable": found.fixable,
+                "examples": list(found.examples),
+            }
+            for found in self.problems
+        }
+        content = {"split": self.split, "images": self.images, "segments": self.segments, "is_good": self.is_good}
+        return {**content, "problems": problems, "fixed": self.fixed.to_json() if self.fixed else None}
+
+
+def verify(root: Path, splits: Sequence[str], options: VerifyOptions, reporter: Reporter) -> list[SplitReport]:
+    """Check the splits of a data set in COCO's panoptic form, one report for each.
+
+    splits: names such as `val2017`; none stands for all splits with annotations and images. Images are compared between
+        the splits that are checked together.
+
+    With `options.fixes` a repaired JSON takes the place of the old one, see `fix.ChangeLog.apply`.
+
+    Raises:
+        DataError: no such folder or split, or one without its images or PNGs.
+        PanformerError: a repaired JSON cannot be written, or a process was ended from outside.
+    """
+    layouts = {split: find_split(root, split) for split in splits or _complete_splits(root, reporter)}
+    owners = _ImageOwners() if len(layouts) > 1 else None
+    return [_verify_split(split, layout, options, owners, reporter) for split, layout in layouts.items()]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
+    known = find_splits(root)
+    complete = [split for split in known if find_images(root, split) is not None]
+    if not complete:
+        found = f"annotations of {', '.join(known)} but no folder of images" if known else "no panoptic JSON"
+        raise DataError(
+            f"{root} has {found}; expected images/<split>/ or <split>/ and annotations/panoptic_<split>.json "
+            f"(`panformer prepare-data coco --root {root}` unpacks COCO's zips)"
+        )
+    for split in sorted(set(known) - set(complete)):
+        reporter.warn(f"{split} is left out: {root} has its annotations but no folder of its images")
+    return complete
+
+
+class _ImageOwners:
+    """Which split an image was first seen in, by the digest of its bytes."""
+
+    def __init__(self) -> None:
+        self._owners: dict[bytes, tuple[str, str]] = {}
+
+    def claim(self, result: ImageResult, split: str) -> Iterator[Finding]:
+        """A finding where another split has the same image."""
+        if result.digest is None or result.task.listed is None:
+            return
+        name = result.task.listed.file_name
+        other, other_name = self._owners.setdefault(result.digest, (split, name))
+        if other != split:
+            sentence = f"{short(name)} of {split} is the same file as {short(other_name)} of {other}"
+            yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
+
+
+def _verify_split(
+    split: str, layout: SplitLayout, options: VerifyOptions, owners: _ImageOwners | None, reporter: Reporter
+) -> SplitReport:
+    findings = Findings()
+    outline = read_outline(layout.annotation, findings)
+    if outline is None:
+        return SplitReport(split, 0, 0, findings.report())
+    setting = Setting(layout, outline.is_thing, options.decodes_images, owners is not None)
+    batches = _batches(_tasks(layout.annotation, outline, findings))
+    total, images, segments = max(len(outline.images or ()), outline.annotations or 0), 0, 0
+    with ChangeLog() as log, reporter.progress(f"Checking {split}", total) as progress:
+        for results in _in_order(partial(_check_batch, setting), batches, options.workers):
+            for result in results:
+                found = [*result.findings, *(owners.claim(result, split) if owners else ())]
+                for finding in found:
+                    findings.add(finding)
+                    log.add(finding.changes if options.fixes else ())
+                images += 1
+                segments += len(result.task.annotation.segments) if result.task.annotation else 0
+            progress.advance(len(results))
+        fixed = log.apply(layout.annotation) if log else None
+    return SplitReport(split, images, segments, findings.report(), fixed)
+
+
+def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
+    """Every image that is annotated, in the order of the annotations, and then every other one."""
+    annotated: set[int | str] = set()
+    images, all_usable = outline.images, True
+    for key, rows in read_members(annotation):
+        if key != "annotations" or outline.annotations is None:
+            continue
+        for index, row in enumerate(rows):
+            problem = _row_problem(row, annotated, outline)
+            if problem is None or problem.problem is Problem.ANNOTATION_UNLISTED:
+                annotated.add(row["image_id"])
+                listed = images.get(row["image_id"]) if images else None
+                yield ImageTask(row["image_id"], listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
+            all_usable &= problem is None or problem.problem is not Problem.ANNOTATION_ROW
+            if problem is not None:
+                findings.add(Finding(problem.problem, f"{annotation}: {problem.sentence}"))
+    for image_id, listed in (images or {}).items():
+        if image_id not in annotated:
+            if all_usable and outline.annotations is not None:
+                sentence = (
+                    f"{annotation} lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
+                )
+                findings.add(Finding(Problem.IMAGE_UNANNOTATED, f"{sentence}; annotate it, or take it out of images"))
+            yield ImageTask(image_id, listed, None)
+
+
+def _row_problem(row: Any, annotated: set[int | str], outline: Outline) -> Finding | None:
+    """What is wrong with a row of `annotations` as a whole."""
+    if (
+        not isinstance(row, dict)
+        or not is_image_id(row.get("image_id"))
+        or not (isinstance(row.get("file_name"), str) and row["file_name"])
+        or not isinstance(row.get("segments_info"), list)
+    ):
+        sentence = f"an annotation is {short(row)}; expected image_id, file_name and a list segments_info"
+        return Finding(Problem.ANNOTATION_ROW, sentence)
+    image_id = row["image_id"]
+    if image_id in annotated:
+        return Finding(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
+    if outline.images is not None and image_id not in outline.images and not outline.has_bad_images:
+        sentence = f"image {short(image_id)} is annotated but not listed in images; list it, or take the annotation out"
+        return Finding(Problem.ANNOTATION_UNLISTED, sentence)
+    return None
+
+
+def _batches(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
+    while batch := list(islice(tasks, BATCH)):
+        yield batch
+
+
+def _check_batch(setting: Setting, tasks: list[ImageTask]) -> list[ImageResult]:
+    return [check_image(setting, task) for task in tasks]
+
+
+def _in_order(work: Callable[[_Batches], _Results], batches: Iterable[_Batches], workers: int) -> Iterator[_Results]:
+    """`map` in several processes, with a few batches under way and no more."""
+    if workers == 1:
+        yield from map(work, batches)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_first_process)
+    pending: deque[Future[_Results]] = deque()
+    try:
+        for batch in batches:
+            pending.append(pool.submit(work, batch))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PanformerError(
+            "a process of the check was ended from outside, perhaps for want of memory; try --workers 1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_ctrl_c_to_the_first_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
