@@ -12,6 +12,7 @@ from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.inference import Prediction, Predictor
+from panformer_cli.engine.overlap import ahead, behind, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
@@ -122,7 +123,6 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
     predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
     tally = evaluate_model(predictor, dataset, process, reporter, request.metrics, results, request.batch_size)
-    results.finish()
     if process.is_first:
         layout = dataset.layout
         names = {
@@ -134,6 +134,7 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
             "predicted_pngs": results.pngs,
         }
         write_figures(request.out, names, tally, request.resamples)
+    results.finish()  # last, as it ends what `resume` can go on from
 
 
 def write_figures(out: Path, names: dict[str, Path], tally: Tally, resamples: int) -> None:
@@ -161,13 +162,20 @@ def evaluate_model(
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Evaluating", len(own)) as progress:
         samples = ((index, dataset[index]) for index in own)
-        pairs = (((index, sample), sample.image) for index, sample in samples)
-        for (index, sample), prediction in predictor.stream(pairs, batch_size):
-            record, detections = _counted(tally, prediction, sample)
+        pairs = (((index, sample), sample.image) for index, sample in ahead(samples))
+
+        def count(found: tuple[tuple[int, Sample], Prediction]) -> tuple[ImageRecord, ImageDetections | None]:
+            (index, sample), prediction = found
+            record, detections = _compared(tally, prediction, sample)
             if results is not None:
                 more = {"record": record.to_json(), "detections": detections and detections.to_json()}
                 names = sample.file_name, sample.png_name
                 results.add(index, sample.image_id, names, prediction.panoptic, more)
+            return record, detections
+
+        found = predictor.stream(pairs, batch_size)
+        for record, detections in behind(found, count, workers_beside(predictor.device)):
+            tally.add(record, detections)
             progress.advance()
     return joined(tally, process)
 
@@ -182,7 +190,7 @@ def _count_done(tally: Tally, results: PanopticResults) -> set[int]:
     return done
 
 
-def _counted(tally: Tally, prediction: Prediction, sample: Sample) -> tuple[ImageRecord, ImageDetections | None]:
+def _compared(tally: Tally, prediction: Prediction, sample: Sample) -> tuple[ImageRecord, ImageDetections | None]:
     truth = sample.annotation
     record = compare(prediction.panoptic, truth, sample.image_id, sample.file_name)
     if "boundary" in tally.metrics:
@@ -191,7 +199,6 @@ def _counted(tally: Tally, prediction: Prediction, sample: Sample) -> tuple[Imag
     if tally.detection_metrics:
         instances = prediction.instances(sample.image_id, tally.categories.num_things)
         detections = match_instances(instances, truth, tally.categories, tally.detection_metrics)
-    tally.add(record, detections)
     return record, detections
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from panformer_cli.data.layout import photo_folder
 from panformer_cli.data.panoptic_pairs import PanopticPairs
 from panformer_cli.engine.evaluate import joined, read_metrics, warn_of_disagreements, write_figures
 from panformer_cli.engine.image_lines import ImageLines
-from panformer_cli.engine.results import LINES, write_records
+from panformer_cli.engine.results import write_records
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
 from panformer_cli.metrics.boundary import with_boundaries
@@ -52,22 +53,21 @@ def evaluate_predictions(request: PredictionsRequest, reporter: Reporter) -> dic
         PanformerError: JSONs or PNGs cannot be used, or do not go together; the sentence names the image.
     """
     check_results_folder(request.out)
-    request.open()
-    ImageLines.begin(request.out / LINES, {}, resume=False)
-    run_processes(request.processes, _count_process, request, reporter)
+    request.open()  # what is wrong with the JSONs is said before any process starts
+    with TemporaryDirectory(prefix="panformer-") as folder:
+        run_processes(request.processes, _count_process, request, Path(folder), reporter)
     figures = read_metrics(request.out)
     warn_of_disagreements(figures, reporter)
     return figures
 
 
-def _count_process(process: Process, request: PredictionsRequest, reporter: Reporter) -> None:
+def _count_process(process: Process, request: PredictionsRequest, folder: Path, reporter: Reporter) -> None:
     pairs = request.open()
-    lines = ImageLines(request.out / LINES, process)
+    lines = ImageLines(folder, process)  # not in OUT, where a failure leaves what was there before
     tally = joined(_count(pairs, lines, process, request, reporter), process)
     process.wait()
     if process.is_first:
         write_records(request.out / "records.jsonl", lines)
-        lines.remove()
         names = {
             "annotation": request.annotations,
             "truth_pngs": pairs.truth_pngs,

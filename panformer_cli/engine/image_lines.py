@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from panformer_cli.engine.runtime import Process
@@ -26,6 +27,7 @@ class ImageLines:
     def __init__(self, folder: Path, process: Process) -> None:
         self.folder = folder
         self.process = process
+        self._writing = Lock()
 
     @staticmethod
     def begin(folder: Path, settings: dict[str, Any], resume: bool) -> None:
@@ -57,10 +59,10 @@ class ImageLines:
                     yield _line_at(file, place)
 
     def append(self, index: int, content: Line) -> None:
-        """Write the line of an image."""
+        """Write the line of an image; any thread may."""
         path = self.folder / f"{self.process.rank}.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
+        with self._writing, path.open("ab+") as file:
             file.seek(max(file.tell() - 1, 0))
             torn = file.read(1) not in (b"", b"\n")  # a line that a kill cut short stays alone
             file.write(b"\n" * torn + json.dumps({"index": index, **content}).encode() + b"\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from panformer_cli.metrics.detection import InstancePrediction, encode_mask
 from panformer_cli.models.inference_form import for_inference
 from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer
 from panformer_cli.panoptic.merging import Candidates, InferenceSelection, candidates_of, merge_masks
-from panformer_cli.recipe import Recipe
+from panformer_cli.recipe import InferenceRecipe, Recipe
 
 Key = TypeVar("Key")
 
@@ -34,12 +35,17 @@ WAITING_BATCHES = 8
 class Prediction:
     """What the model sees in one image.
 
-    panoptic: the merged map at the image's own size.
-    candidates: the masks and scores it was merged from.
+    candidates: masks and scores. categories, thresholds: by which they are merged.
     """
 
-    panoptic: PanopticMap
     candidates: Candidates
+    categories: CategoryTable
+    thresholds: InferenceRecipe
+
+    @cached_property
+    def panoptic(self) -> PanopticMap:
+        """The merged map at the image's own size; merged when first asked for, so that another thread may do it."""
+        return merge_masks(self.candidates, self.categories, self.thresholds)
 
     def instances(self, image_id: int | str, num_things: int) -> InstancePrediction:
         """The thing candidates as instances, for box and mask AP."""
@@ -136,7 +142,7 @@ class Predictor:
         """
         output, selection = self._forward(images)
         for number, image in enumerate(images):
-            yield self._merged(output, selection, number, image)
+            yield self._prediction(output, selection, number, image)
 
     @torch.inference_mode()
     def _forward(self, images: Sequence[ImageArray]) -> tuple[PanopticOutput, InferenceSelection]:
@@ -149,10 +155,10 @@ class Predictor:
             return self.model(batch, padding_mask, selection), selection
 
     @torch.inference_mode()
-    def _merged(
+    def _prediction(
         self, output: PanopticOutput, selection: InferenceSelection, number: int, image: ImageArray
     ) -> Prediction:
         """The prediction of image `number` of a batch."""
         size = (image.shape[0], image.shape[1])
         candidates = candidates_of(output, selection, number, size, self.categories.num_things)
-        return Prediction(merge_masks(candidates, self.categories, self.recipe.inference), candidates)
+        return Prediction(candidates, self.categories, self.recipe.inference)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from panformer_cli.models.deformable_attention import DeformableAttention
 
@@ -91,6 +91,17 @@ def clock_of(device: torch.device) -> Meter:
     return read
 
 
+def _convolution_flops(
+    images: Sequence[int], kernel: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+) -> int:
+    """Of oneDNN's convolution, from shapes alone."""
+    return int(conv_flop_count(list(images), list(kernel), list(out_shape), transposed=False))
+
+
+_ALSO_COUNTED = {torch.ops.aten.mkldnn_convolution: _convolution_flops}
+"""What torch's counter does not know; linears of tokens run through it (`models.layers`)."""
+
+
 @contextmanager
 def flop_meter(model: nn.Module) -> Iterator[Meter]:
     """Inside, the result tells the floating-point operations so far; a multiplication and an addition are two.
@@ -111,7 +122,7 @@ def flop_meter(model: nn.Module) -> Iterator[Meter]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.requires_grad_(False)  # without gradients the counter cannot follow a parameter that wants one
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED) as counter:
             yield lambda: float(counter.get_total_flops() + sampling)
     finally:
         for handle in handles:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
-from panformer_cli.data.structures import ImageArray, PanopticMap
+from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoint import read_checkpoint
-from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inference import Prediction, Predictor
+from panformer_cli.engine.overlap import ahead, behind, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
@@ -155,8 +156,9 @@ def _predict_process(process: Process, request: PredictRequest, images: list[Inp
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Predicting", len(own)) as progress:
         share = _Share(images, results, reporter, progress)
-        for (index, image), prediction in predictor.stream(share.read(own), request.batch_size):
-            share.write(index, image, prediction.panoptic)
+        found = predictor.stream(ahead(share.read(own)), request.batch_size)
+        for index, problem in behind(found, share.write, workers_beside(process.device)):
+            share.finish(index, problem)
     all_failures = [failure for part in process.gather(share.failures) for failure in part]
     results.finish()
     if process.is_first:
@@ -184,24 +186,26 @@ class _Share:
             try:
                 image = read_image(self._images[index].path)
             except DataError as error:
-                self._fail(index, error)
+                self.finish(index, error)
             else:
                 yield (index, image), image
 
-    def write(self, index: int, image: ImageArray, panoptic: PanopticMap) -> None:
-        """Overlay, PNG and row of an image."""
-        source = self._images[index]
+    def write(self, found: tuple[tuple[int, ImageArray], Prediction]) -> tuple[int, DataError | None]:
+        """Overlay, PNG and row of an image; its place in the list, and what went wrong."""
+        (index, image), prediction = found
+        source, panoptic = self._images[index], prediction.panoptic
         overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
         try:
             save_picture(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
             png_name = Path(source.name).with_suffix(".png").as_posix()
             self._results.add(index, source.id, (source.name, png_name), panoptic)
         except DataError as error:
-            self._fail(index, error)
-        else:
-            self._progress.advance(status=source.name)
+            return index, error
+        return index, None
 
-    def _fail(self, index: int, error: DataError) -> None:
-        self.failures.append(str(error))
-        self._reporter.warn(str(error))
+    def finish(self, index: int, problem: DataError | None) -> None:
+        """Tell of an image that is done, or could not be used."""
+        if problem is not None:
+            self.failures.append(str(problem))
+            self._reporter.warn(str(problem))
         self._progress.advance(status=self._images[index].name)

@@ -73,7 +73,7 @@ class PanopticResults:
         self.process.wait()
         if self.process.is_first:
             self._write_json()
-            write_records(self.out / "records.jsonl", self.lines)
+            self._write_records()
             self.lines.remove()
 
     def _write_json(self) -> None:
@@ -84,17 +84,18 @@ class PanopticResults:
                 file.writelines(_joined(json.dumps(line[key]) for line in self.lines.in_order()))
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
 
+    def _write_records(self) -> None:
+        path = self.out / "records.jsonl"
+        if "record" in next(self.lines.in_order(), {}):
+            write_records(path, self.lines)
+        else:
+            path.unlink(missing_ok=True)  # of an evaluation: it would not belong to these predictions
+
 
 def write_records(path: Path, lines: ImageLines) -> None:
-    """Write the records of all lines that have one, a line each, in the order of the images; no file without any."""
-    records = (line["record"] for line in lines.in_order() if "record" in line)
-    first = next(records, None)
-    if first is None:
-        path.unlink(missing_ok=True)  # of another evaluation: it would not belong to these predictions
-        return
+    """Write the records of all lines, a line each, in the order of the images; errors as `atomic_write`."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(first) + "\n")
-        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.writelines(json.dumps(line["record"]) + "\n" for line in lines.in_order())
 
 
 def _joined(texts: Iterable[str]) -> Iterator[str]:

@@ -27,7 +27,7 @@ CONFIDENCE = 95
 """Percent of the resamples inside an interval."""
 FIGURES = ("pq", "sq", "rq")
 GROUPS = ("all", "things", "stuff")
-_DRAWS_AT_ONCE = 2**22
+_DRAWS_AT_ONCE = 2**19
 """Numbers in a matrix of draws, 8 bytes each: large sets take several matrices, not more memory."""
 
 

@@ -24,6 +24,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.tally import MetricName
+from panformer_cli.recipe import InferenceRecipe
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco_files import write_coco
 from tests.engine.small import small_checkpoint, small_scenes
@@ -91,13 +92,16 @@ class _Oracle(Predictor):
 
     def __init__(self, data: CocoPanoptic) -> None:
         self.categories = data.categories
+        self.device = torch.device("cpu")
         self._maps = iter([sample.annotation for sample in data])
 
     def stream(self, images: Iterable[tuple[Key, ImageArray]], batch_size: int = 1) -> Iterator[tuple[Key, Prediction]]:
         for (key, _), annotation in zip(images, self._maps, strict=True):
             kept = tuple(segment for segment in annotation.segments if not segment.is_crowd)
             ids = np.where(np.isin(annotation.ids, [segment.id for segment in kept]), annotation.ids, 0)
-            yield key, Prediction(PanopticMap(ids.astype(np.int32), kept), None)  # type: ignore[arg-type]
+            prediction = Prediction(None, self.categories, InferenceRecipe())  # type: ignore[arg-type]
+            prediction.panoptic = PanopticMap(ids.astype(np.int32), kept)  # in place of merging
+            yield key, prediction
 
 
 def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:

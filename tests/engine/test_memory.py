@@ -14,7 +14,7 @@ from panformer_cli.engine.memory import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def use(): torch.empty({numbers})[:20_000_000].fill_(1)
-for _ in range(3):
+for _ in range(10):  # the heap settles after some
     use()
 before = faults()
 for _ in range(5):
