@@ -23,8 +23,8 @@ class TokenLinear(nn.Linear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, in) -> (B, L, out)."""
-        if tokens.device.type != "cpu" or tokens.numel() == 0:
-            return super().forward(tokens)
+        if tokens.device.type != "cpu" or tokens.numel() == 0 or torch.compiler.is_compiling():
+            return super().forward(tokens)  # a compiler, or an exporter, chooses by itself
         if not torch.is_grad_enabled():
             return _convolve(tokens, self.weight, self.bias)
         if not _is_full_precision(tokens):

@@ -108,6 +108,15 @@ def test_a_frozen_token_linear_passes_gradients_on_and_its_output_may_be_changed
     assert not layer(tokens.detach()).requires_grad
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_token_linear_is_traced_as_one_graph(with_gradients: bool) -> None:
+    layer = TokenLinear(8, 3)
+    tokens = torch.randn(1, 40, 8)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(with_gradients):
+        torch.testing.assert_close(compiled(tokens), layer(tokens))
+
+
 def test_a_feedforward_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = FeedForward(8, 12, dropout=0.0)
     tokens = torch.randn(2, 11, 8)
