@@ -1,0 +1,134 @@
+"""Memory of `panformer evaluate --predictions` with few and with ten times as many images.
+
+    python benchmarks/evaluation_memory.py
+    python benchmarks/evaluation_memory.py --images 500 5000 --bootstrap 1000 --json
+
+Pairs of maps of 128 x 96 with about ten segments are generated; COCO's lists are as long, and only one pair is in
+memory at a time, whatever its size. Every count runs in a process of its own, which first evaluates 20 pairs, so that
+libraries are loaded; told is by how much the peak of the process grows beyond that, and for comparison the size of the
+two JSONs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from panformer_cli.console import print_table
+from panformer_cli.data.coco_categories import COCO
+from panformer_cli.data.panoptic_png import encode_ids
+from panformer_cli.data.structures import IdMap
+from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
+from panformer_cli.reporting import SilentReporter
+
+HEIGHT, WIDTH, SEGMENTS = 96, 128, 10
+WARM_UP = 20
+MIB = 2**20
+
+
+def write_side(folder: Path, name: str, images: int, shift: int) -> None:
+    """A panoptic JSON with the keys of COCO's, and its PNGs."""
+    (folder / name).mkdir(parents=True)
+    rows = []
+    for number in range(images):
+        ids = stripes(number, shift)
+        Image.fromarray(encode_ids(ids)).save(folder / name / f"{number:012d}.png")  # no flush, as thousands follow
+        segments = [segment_row(ids, int(segment_id), number) for segment_id in np.unique(ids)]
+        rows.append({"segments_info": segments, "file_name": f"{number:012d}.png", "image_id": number})
+    listed = [{"id": k, "file_name": f"{k:012d}.jpg", "height": HEIGHT, "width": WIDTH} for k in range(images)]
+    content = {"images": listed, "annotations": rows, "categories": COCO.to_coco()}
+    (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def stripes(number: int, shift: int) -> IdMap:
+    """A map of ten upright stripes with other ids in every image, moved by `shift` pixels."""
+    columns = (np.arange(WIDTH) + shift) % WIDTH * SEGMENTS // WIDTH
+    ids = 1 + columns + 1000 * (1 + number % 1000)
+    return np.tile(ids.astype(np.int32), (HEIGHT, 1))
+
+
+def segment_row(ids: IdMap, segment_id: int, number: int) -> dict[str, Any]:
+    """An entry of `segments_info`; every image has other categories."""
+    columns = np.flatnonzero((ids == segment_id).any(0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    category_id = COCO.by_label((segment_id + 7 * number) % len(COCO)).id
+    area = int((ids == segment_id).sum())
+    bbox = [left, 0, right - left, HEIGHT]
+    return {"id": segment_id, "category_id": category_id, "iscrowd": 0, "bbox": bbox, "area": area}
+
+
+def write_pairs(folder: Path, images: int) -> Path:
+    """Ground truth and predictions of `images` images; the folder that holds both."""
+    write_side(folder, "truth", images, 0)
+    write_side(folder, "prediction", images, 3)
+    return folder
+
+
+def evaluate_pairs(folder: Path, bootstrap: int) -> float:
+    """PQ of the pairs in `folder`, percent."""
+    jsons = folder / "prediction.json", folder / "truth.json"
+    request = PredictionsRequest(*jsons, folder / "out", metrics=("panoptic", "semantic"), resamples=bootstrap)
+    pq: float = evaluate_predictions(request, SilentReporter())["panoptic"]["all"]["pq"]
+    return pq
+
+
+def peak() -> float:
+    """The most memory that this process ever had, MiB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / MIB if sys.platform == "darwin" else most / 1024
+
+
+def measure_here(folder: Path, bootstrap: int) -> dict[str, float]:
+    """Of the pairs in `folder`, in this process."""
+    evaluate_pairs(folder / "warm-up", bootstrap)
+    before = peak()
+    pq = evaluate_pairs(folder, bootstrap)
+    return {"pq": pq, "before_mib": before, "grown_mib": peak() - before}
+
+
+def measure(images: int, bootstrap: int) -> dict[str, float]:
+    """The same in a process of its own, with pairs made for it."""
+    with TemporaryDirectory() as folder:
+        write_pairs(Path(folder) / "warm-up", WARM_UP)
+        write_pairs(Path(folder), images)
+        command = [sys.executable, __file__, "--bootstrap", str(bootstrap), "--pairs", folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        jsons = sum(path.stat().st_size for path in Path(folder).glob("*.json")) / MIB
+    return {"images": images, "jsons_mib": jsons, **json.loads(done.stdout)}
+
+
+def main() -> None:
+    """Parse, measure, show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[500, 5000], metavar="N", help="images [500 5000]")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for intervals [1000]")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--pairs", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.pairs:
+        print(json.dumps(measure_here(arguments.pairs, arguments.bootstrap)))
+        return
+    rows = [measure(images, arguments.bootstrap) for images in arguments.images]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    columns = ("images", "jsons_mib", "before_mib", "grown_mib", "pq")
+    titles = ("images", "both JSONs, MiB", "peak before, MiB", "grown by, MiB", "PQ")
+    print_table(
+        "Memory of an evaluation of predictions", titles, [tuple(row[name] for name in columns) for row in rows]
+    )
+    difference = rows[-1]["grown_mib"] - rows[0]["grown_mib"]
+    print(f"{rows[-1]['images']} images take {difference:.1f} MiB more than {rows[0]['images']}")
+
+
+if __name__ == "__main__":
+    main()

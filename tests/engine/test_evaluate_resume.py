@@ -1,0 +1,255 @@
+"""An evaluation that was stopped and begun again: nothing done is done twice, and no byte differs."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.results import LINES, PanopticResults
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.runtime import ProcessOptions
+from panformer_cli.errors import PanformerError
+from panformer_cli.metrics.tally import MetricName
+from panformer_cli.reporting import SilentReporter
+from tests.conftest import REPOSITORY
+from tests.engine.test_predict import batches_seen
+
+METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
+IMAGES = 4
+QUIET = SilentReporter()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below `folder`, the hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all evaluations go, as metrics.json names it; emptied before each."""
+    return tmp_path_factory.mktemp("evaluations") / "out"
+
+
+@pytest.fixture(scope="module")
+def whole(trained: RunFolder, place: Path) -> dict[str, bytes]:
+    """The files of an evaluation that nothing interrupted."""
+    figures = evaluate(request_of(trained, place), QUIET)
+    assert sum(row["tp"] + row["fp"] for row in figures["panoptic"]["per_class"].values()) > 0, "nothing was predicted"
+    return contents(place)
+
+
+@pytest.fixture
+def out(place: Path, whole: dict[str, bytes]) -> Path:
+    assert {"metrics.json", "analysis.json", "records.jsonl", "panoptic.json"} < whole.keys()
+    assert len(whole) == 4 + IMAGES
+    shutil.rmtree(place, ignore_errors=True)
+    return place
+
+
+def request_of(trained: RunFolder, out: Path, **others: Any) -> EvaluateRequest:
+    return EvaluateRequest(trained.best, out, metrics=METRICS, resamples=20, **others)
+
+
+def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ctrl-C as soon as `images` are written; the places of those that were, in a list that goes on growing."""
+    added: list[int] = []
+    add = PanopticResults.add
+
+    def counted(self: PanopticResults, index: int, *others: Any) -> None:
+        if len(added) == images:
+            raise KeyboardInterrupt
+        add(self, index, *others)
+        added.append(index)
+
+    monkeypatch.setattr(PanopticResults, "add", counted)
+    return added
+
+
+def interrupt(trained: RunFolder, out: Path, images: int, **others: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(images, patch)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(request_of(trained, out, **others), QUIET)
+
+
+@pytest.mark.parametrize("images", range(IMAGES))
+def test_done_images_are_not_predicted_again(
+    images: int, trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(trained, out, images)
+    assert not (out / "metrics.json").exists()
+    seen = batches_seen(monkeypatch)
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert seen == (IMAGES - images) * [1]
+    assert contents(out) == whole
+
+
+def test_stopped_twice(trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(trained, out, 1)
+    interrupt(trained, out, 2, resume=True)
+    seen = batches_seen(monkeypatch)
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert seen == [1]
+    assert contents(out) == whole
+
+
+def test_without_resume_all_is_done_anew(
+    trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(trained, out, 3)
+    seen = batches_seen(monkeypatch)
+    evaluate(request_of(trained, out), QUIET)
+    assert seen == IMAGES * [1]
+    assert contents(out) == whole
+
+
+def test_stopped_while_the_figures_are_made(
+    trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All images are counted; whatever is stopped then, none of them is predicted again."""
+    for name in ("panformer_cli.engine.evaluate.write_figures", "panformer_cli.engine.results.write_records"):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def stop(*_: Any) -> None:
+                raise KeyboardInterrupt
+
+            patch.setattr(name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(request_of(trained, out, resume=True), QUIET)
+    seen = batches_seen(monkeypatch)
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert seen == []
+    assert contents(out) == whole
+
+
+def last_line_torn(out: Path) -> None:
+    path = out / LINES / "0.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
+
+
+def last_line_of_zeros(out: Path) -> None:
+    with (out / LINES / "0.jsonl").open("ab") as file:
+        file.write(bytes(100))
+
+
+def without_newline(out: Path) -> None:
+    path = out / LINES / "0.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def without_a_png(out: Path) -> None:
+    min((out / "panoptic").iterdir()).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "predicted"),
+    [(last_line_torn, 2), (last_line_of_zeros, 1), (without_newline, 1), (without_a_png, 2)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_crash_leaves_is_mended(
+    damage: Callable[[Path], None],
+    predicted: int,
+    trained: RunFolder,
+    out: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt(trained, out, 3)
+    damage(out)
+    seen = batches_seen(monkeypatch)
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert seen == predicted * [1]
+    assert contents(out) == whole
+
+
+def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Path) -> None:
+    interrupt(trained, out, 2)
+    request = request_of(trained, out, resume=True)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(trained.best.read_bytes())
+    before = contents(out)
+    for named, changed in (
+        ("checkpoint", replace(request, checkpoint=copy)),
+        ("annotation", replace(request, split="train")),
+        ("metrics", replace(request, metrics=("panoptic",))),
+        ("precision", replace(request, precision="bf16")),
+        ("annotation, metrics", replace(request, split="train", metrics=("panoptic",))),
+    ):
+        with pytest.raises(PanformerError) as caught:
+            evaluate(changed, QUIET)
+        assert f"{out} was begun with another {named}; --resume goes on only with the same" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert contents(out) == before
+
+
+def test_resuming_what_was_never_begun_begins_it(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert contents(out) == whole
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.image_lines import ImageLines
+from panformer_cli.reporting import SilentReporter
+
+append = ImageLines.append
+count = 0
+
+def killed(self, index, content):
+    global count
+    if count == 2:  # the PNG of the third image is there, half of its line too
+        self.folder.joinpath("0.jsonl").open("ab").write(b'{"index": 2, "ima')
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(self, index, content)
+    count += 1
+
+ImageLines.append = killed
+checkpoint, out = map(Path, sys.argv[1:3])
+evaluate(EvaluateRequest(checkpoint, out, metrics=tuple(sys.argv[3:]), resamples=20), SilentReporter())
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(
+    trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", KILLED, str(trained.best), str(out), *METRICS]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    seen = batches_seen(monkeypatch)
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert seen == 2 * [1]
+    assert contents(out) == whole
+
+
+@pytest.mark.slow
+def test_begun_by_one_process_and_ended_by_two(trained: RunFolder, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have one thread: then equal digits are promised."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        evaluate(request_of(trained, out), QUIET)
+        alone = contents(out)
+        shutil.rmtree(out)
+        interrupt(trained, out, 1)
+        written = {path.name: path.stat().st_mtime_ns for path in (out / "panoptic").iterdir()}
+        evaluate(request_of(trained, out, resume=True, processes=ProcessOptions(cpu_processes=2)), QUIET)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(written) == 1
+    assert all((out / "panoptic" / name).stat().st_mtime_ns == time for name, time in written.items())
+    assert contents(out) == alone

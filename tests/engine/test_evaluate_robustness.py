@@ -1,0 +1,96 @@
+"""PQ of a checkpoint under corruptions: against a plain evaluation of the same images, and what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.corruptions import corrupt
+from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluate_robustness import RobustnessRequest, evaluate_robustness
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.runtime import ProcessOptions
+from panformer_cli.errors import PanformerError
+from panformer_cli.metrics.quality import PanopticQuality
+from panformer_cli.metrics.records import compare
+from panformer_cli.reporting import SilentReporter
+from tests.engine.test_evaluate import ALONE
+from tests.engine.test_predict import batches_seen
+
+QUIET = SilentReporter()
+
+
+def measure(trained: RunFolder, out: Path, corruptions: str = "fog", severity: str = "2", **how: Any) -> dict[str, Any]:
+    options = {"images": None, "seed": 3, **how}
+    processes = options.pop("processes", ProcessOptions())
+    request = EvaluateRequest(trained.best, out, processes=processes)
+    return evaluate_robustness(RobustnessRequest.parse(request, corruptions, severity, **options), QUIET)
+
+
+def test_clean_images_give_the_pq_of_an_evaluation(trained: RunFolder, tmp_path: Path) -> None:
+    content = measure(trained, tmp_path / "corrupted")
+    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "clean", resamples=0), QUIET)
+    assert content["clean"] == figures["panoptic"]["all"]["pq"]
+    assert content["images"] == 4
+    assert content["paper"] is None
+
+
+def test_corrupted_images_give_the_pq_of_a_plain_loop(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    content = measure(trained, tmp_path, "gaussian_noise", "1,3")
+    checkpoint, data = read_checkpoint(trained.best), CocoPanoptic(scenes, "val")
+    predictor = Predictor.of(checkpoint, ALONE)
+    expected = {}
+    for severity in (1, 3):
+        quality = PanopticQuality(checkpoint.categories)
+        for sample in data:
+            image = corrupt(sample.image, "gaussian_noise", severity, 3, sample.image_id)
+            quality.update(compare(predictor(image).panoptic, sample.annotation))
+        expected[str(severity)] = quality.result().all.pq
+    (row,) = content["rows"]
+    assert row["by_severity"] == expected
+    assert row["pq"] == content["mean"] == pytest.approx(sum(expected.values()) / 2)
+    assert json.loads((tmp_path / "robustness.json").read_text()) == content
+
+
+def test_what_is_measured_is_not_measured_again(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = measure(trained, tmp_path, "fog")
+    seen = batches_seen(monkeypatch)
+    assert measure(trained, tmp_path, "fog") == before
+    assert seen == []
+    more = measure(trained, tmp_path, "fog,snow")
+    assert seen == 4 * [1]  # the snow alone
+    assert [row["corruption"] for row in more["rows"]] == ["fog", "snow"]
+
+
+def test_figures_of_other_images_are_not_mixed(trained: RunFolder, tmp_path: Path) -> None:
+    assert measure(trained, tmp_path, images=2)["images"] == 2
+    with pytest.raises(PanformerError, match="choose another folder, or delete this one's figures"):
+        measure(trained, tmp_path, images=3)
+
+
+def test_a_run_is_no_place_for_figures(trained: RunFolder) -> None:
+    with pytest.raises(PanformerError, match="holds a training run; choose another folder"):
+        measure(trained, trained.path)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(
+    trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        content = [measure(trained, tmp_path / str(n), processes=ProcessOptions(cpu_processes=n)) for n in (1, 2)]
+    finally:
+        torch.set_num_threads(threads)
+    assert content[1] == content[0]
