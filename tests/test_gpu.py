@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from panformer_cli.data.scenes import SceneOptions, write_scenes
+from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model
@@ -42,3 +43,27 @@ def test_training_runs_on_a_gpu_and_goes_on(tmp_path: Path, precision: str) -> N
     more = TrainOptions(out=tmp_path / "run", resume=True, processes=ProcessOptions(gpus=1))
     run = train(load_recipe("tiny", [*overrides, "train.max_steps=4"]), more, SilentReporter())
     assert run.best.is_file()
+
+
+def test_an_evaluation_on_a_gpu_has_the_figures_of_the_cpu(tmp_path: Path) -> None:
+    """Results are finished by several threads beside a GPU, by one beside the CPU."""
+    write_scenes(tmp_path / "scenes", SceneOptions(train_images=8, val_images=6), SilentReporter())
+    recipe = load_recipe("tiny", [f"data.root={tmp_path / 'scenes'}", "data.workers=0", "train.max_steps=2"])
+    run = train(recipe, TrainOptions(out=tmp_path / "run", processes=ProcessOptions(device="cpu")), SilentReporter())
+    figures = [
+        evaluate(
+            EvaluateRequest(
+                run.best,
+                tmp_path / device,
+                metrics=("panoptic", "boundary", "semantic"),
+                processes=ProcessOptions(device=device),
+                batch_size=4,
+            ),
+            SilentReporter(),
+        )
+        for device in ("cpu", "cuda")
+    ]
+    assert figures[0]["images"] == figures[1]["images"] == 6
+    for group in ("all", "things", "stuff"):
+        assert figures[1]["panoptic"][group]["pq"] == pytest.approx(figures[0]["panoptic"][group]["pq"], abs=1)
+    assert figures[1]["semantic"]["accuracy"] == pytest.approx(figures[0]["semantic"]["accuracy"], abs=1)
