@@ -12,7 +12,7 @@ from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.inference import Prediction, Predictor
-from panformer_cli.engine.overlap import ahead, behind, workers_beside
+from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
@@ -162,7 +162,7 @@ def evaluate_model(
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Evaluating", len(own)) as progress:
         samples = ((index, dataset[index]) for index in own)
-        pairs = (((index, sample), sample.image) for index, sample in ahead(samples))
+        pairs = (((index, sample), sample.image) for index, sample in ahead(samples, images_ahead(predictor.device)))
 
         def count(found: tuple[tuple[int, Sample], Prediction]) -> tuple[ImageRecord, ImageDetections | None]:
             (index, sample), prediction = found

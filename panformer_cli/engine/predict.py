@@ -14,7 +14,7 @@ from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoint import read_checkpoint
 from panformer_cli.engine.inference import Prediction, Predictor
-from panformer_cli.engine.overlap import ahead, behind, workers_beside
+from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
@@ -156,7 +156,7 @@ def _predict_process(process: Process, request: PredictRequest, images: list[Inp
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Predicting", len(own)) as progress:
         share = _Share(images, results, reporter, progress)
-        found = predictor.stream(ahead(share.read(own)), request.batch_size)
+        found = predictor.stream(ahead(share.read(own), images_ahead(process.device)), request.batch_size)
         for index, problem in behind(found, share.write, workers_beside(process.device)):
             share.finish(index, problem)
     all_failures = [failure for part in process.gather(share.failures) for failure in part]
