@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli.evaluate_options import (
+    METRICS,
+    OFFLINE,
     Corruptions,
     Offline,
     Outputs,
@@ -97,14 +99,20 @@ def evaluate(
     from panformer_cli.console import RichReporter
 
     reporter = RichReporter()
+    if corruptions is not None:
+        _check_surplus(
+            {"--report": outputs.report, "--cross-check": outputs.cross_check, "--submission": submission},
+            "belongs to an evaluation of the images as they are: leave it out with --corruptions.",
+        )
     if offline is not None:
-        _check_offline(
+        _check_surplus(
             {
                 "CHECKPOINT": checkpoint,
                 "--corruptions": corruptions,
                 "--submission": submission,
                 **{f"--{name}": how[name] for name in ("data", "split", "resume")},
-            }
+            },
+            "needs a model: leave it out with --predictions.",
         )
         _evaluate_offline(offline, metrics, outputs, reporter, **how)
         return
@@ -145,10 +153,10 @@ def _evaluate_checkpoint(
         click.echo(f"Predictions and figures: {request.out}")
 
 
-def _check_offline(given: dict[str, Any]) -> None:
-    surplus = [name for name, value in given.items() if value]
+def _check_surplus(given: dict[str, Any], why: str) -> None:
+    surplus = [name for name, value in given.items() if value is not None and value is not False]
     if surplus:
-        raise click.UsageError(f"{surplus[0]} needs a model: leave it out with --predictions.")
+        raise click.UsageError(f"{surplus[0]} {why}")
 
 
 def _evaluate_offline(
@@ -156,7 +164,9 @@ def _evaluate_offline(
 ) -> None:
     from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
 
-    if {"bbox", "segm"} & set(metrics):
+    if metrics == METRICS:  # as `all` is
+        metrics = OFFLINE
+    if not set(metrics) <= set(OFFLINE):
         raise click.UsageError("bbox and segm need a model's instances: leave them out of --metrics.")
     with TemporaryDirectory() as folder:
         request = PredictionsRequest(
@@ -171,6 +181,8 @@ def _evaluate_offline(
         )
         figures = evaluate_predictions(request, reporter)
         _finish(figures, request.out, outputs, reporter)
+    if outputs.out and not outputs.as_json:
+        click.echo(f"Figures: {outputs.out}")
 
 
 def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:

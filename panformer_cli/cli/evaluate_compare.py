@@ -20,7 +20,7 @@ from panformer_cli.cli.figures import print_comparison
 @click.option(
     "--bootstrap", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Resamples."
 )
-@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the resamples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def action(
     first: Path,

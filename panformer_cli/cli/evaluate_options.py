@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from panformer_cli.metrics.tally import MetricName
 
 METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
+OFFLINE = METRICS[:3]
+"""What can be told from predictions on disk, which have no instances with scores."""
 PATH = click.Path(path_type=Path)
 
 
@@ -54,7 +57,7 @@ def metrics_option(function: Callable[..., Any]) -> Callable[..., Any]:
         default="panoptic,semantic",
         show_default=True,
         callback=_metrics,
-        help=f"Of {','.join(METRICS)}; or all.",
+        help=f"Of {','.join(METRICS)}; or all that can be measured.",
     )(function)
 
 
@@ -110,6 +113,12 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         as_json: bool,
         **others: Any,
     ) -> Any:
+        if report is not None and report.exists() and not report.is_dir():
+            raise click.BadParameter(f"{report} is a file; expected a folder, new or not.", param_hint="'--report'")
+        if cross_check:
+            from panformer_cli.metrics.cross_check import panopticapi
+
+            panopticapi()  # told before an hour of evaluation, not after
         return function(outputs=Outputs(out, report, cross_check, as_json), **others)
 
     return with_outputs
@@ -123,10 +132,15 @@ def corruption_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--severity", default="1-5", show_default=True, metavar="S", help="Of the corruptions: 3, 1-5 or 1,3."
     )
     @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Corrupt N images drawn by --seed [all].")
-    @click.option("--seed", default=0, show_default=True, metavar="N", help="Of every draw.")
+    @click.option("--seed", default=0, show_default=True, metavar="N", help="Of the images drawn and the corruptions.")
     @functools.wraps(function)
     def with_corruptions(names: str | None, severity: str, images: int | None, seed: int, **others: Any) -> Any:
-        chosen = Corruptions(names, severity, images, seed) if names else None
-        return function(corruptions=chosen, **others)
+        if names is not None:
+            return function(corruptions=Corruptions(names, severity, images, seed), **others)
+        context = click.get_current_context()
+        for option in ("severity", "images", "seed"):
+            if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{option} belongs to --corruptions: give both, or neither.")
+        return function(corruptions=None, **others)
 
     return with_corruptions

@@ -44,7 +44,9 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     rows = [(group, *(causes[group][name] for name in names)) for group in GROUPS]
     print_table("Where PQ was lost, points", ("", *(name.replace("_", " ") for name in names)), rows)
     gains = [(row["name"], row["pq"], row["mend"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
-    print_table("What mending a class would gain", ("class", "PQ", "what", "points of the whole PQ"), gains[:classes])
+    worth = [row for row in gains[:classes] if row[-1] > 0]
+    if worth:
+        print_table("What mending a class would gain", ("class", "PQ", "what", "points of the whole PQ"), worth)
 
 
 def _print_classes(title: str, panoptic: dict[str, Any]) -> None:

@@ -129,4 +129,5 @@ def write_submission(submission: Submission, results: Path, reporter: Reporter) 
     from panformer_cli.data.submission.forms import FORMS as KNOWN
     from panformer_cli.engine.submission import write_submission as write
 
-    write(results, submission.path, KNOWN[submission.form], reporter)
+    images = write(results, submission.path, KNOWN[submission.form], reporter)
+    reporter.message(f"{images} images packed in {submission.path}")

@@ -14,6 +14,7 @@ from panformer_cli.data.layout import find_split
 from panformer_cli.data.panoptic_json import ImageInfo, read_annotation
 from panformer_cli.data.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
+from panformer_cli.data.wording import some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 
@@ -99,9 +100,9 @@ class CocoPanoptic:
         if drawn != listed:
             differences = []
             if drawn - listed:
-                differences.append(f"{_some(drawn - listed)} only in the PNG")
+                differences.append(f"{some(drawn - listed)} only in the PNG")
             if listed - drawn:
-                differences.append(f"{_some(listed - drawn)} only in the segments_info")
+                differences.append(f"{some(listed - drawn)} only in the segments_info")
             raise DataError(
                 f"{path} and {self.layout.annotation} disagree: segment ids {' and '.join(differences)}; "
                 "expected the same ids in both (0 in the PNG is void)"
@@ -120,11 +121,6 @@ def measured(segment: Segment, ids: IdMap) -> Segment:
         bbox = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1) if drawn else (0, 0, 0, 0)
         bbox = (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
     return replace(segment, area=segment.area if segment.area >= 0 else int(mask.sum()), bbox=bbox)
-
-
-def _some(ids: Iterable[int]) -> str:
-    ordered = sorted(ids)
-    return ", ".join(map(str, ordered[:8])) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
 
 
 def _size(shape: tuple[int | None, ...]) -> str:

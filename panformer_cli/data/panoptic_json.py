@@ -16,6 +16,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.panoptic_png import MAX_ID
 from panformer_cli.data.structures import Segment
+from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 
 # One row a segment. Area -1, a bbox of NaN and a score of NaN stand for what the JSON does not give.
@@ -133,7 +134,7 @@ def _images_by_id(rows: list[Any], path: Path) -> dict[int | str, Mapping[str, A
     images: dict[int | str, Mapping[str, Any]] = {}
     for row in rows:
         if not isinstance(row, dict) or not _is_id(row.get("id")) or not _is_name(row.get("file_name")):
-            raise DataError(f"{path}: an image is {_short(row)}; expected an object with id and file_name")
+            raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
         if row["id"] in images:
             raise DataError(f"{path}: image id {row['id']!r} appears twice; expected an id of its own for every image")
         images[row["id"]] = row
@@ -156,7 +157,7 @@ def _annotation_head(annotation: Any, path: Path) -> tuple[int | str, str]:
         or not isinstance(annotation.get("segments_info"), list)
     ):
         raise DataError(
-            f"{path}: an annotation is {_short(annotation)}; expected image_id, file_name and a list segments_info"
+            f"{path}: an annotation is {short(annotation)}; expected image_id, file_name and a list segments_info"
         )
     return annotation["image_id"], annotation["file_name"]
 
@@ -165,7 +166,7 @@ def _segment_rows(annotation: Mapping[str, Any], categories: CategoryTable, wher
     rows, seen = [], set()
     for segment in annotation["segments_info"]:
         if not isinstance(segment, dict) or not _is_count(segment.get("id"), 1) or segment["id"] > MAX_ID:
-            raise DataError(f"{where} has the segment {_short(segment)}; expected an object with an id 1 to {MAX_ID}")
+            raise DataError(f"{where} has the segment {short(segment)}; expected an object with an id 1 to {MAX_ID}")
         number, category_id = segment["id"], segment.get("category_id")
         if number in seen:
             raise DataError(f"{where} has two segments of id {number}; expected an id of its own for each")
@@ -185,7 +186,7 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
     good = len(box) == 4 and (bbox is None or all(_is_finite(number) for number in box))
     if not good or not (area is None or _is_area(area)) or crowd not in (0, 1):
         raise DataError(
-            f"{where}: segment {segment['id']} has area {_short(area)}, bbox {_short(bbox)}, iscrowd {_short(crowd)}; "
+            f"{where}: segment {segment['id']} has area {short(area)}, bbox {short(bbox)}, iscrowd {short(crowd)}; "
             "expected a whole number of pixels, [x, y, width, height] and 0 or 1"
         )
     return -1 if area is None else int(area), box, bool(crowd)
@@ -222,8 +223,3 @@ def _is_name(value: Any) -> bool:
 
 def _is_count(value: Any, least: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -104,10 +104,13 @@ def save_checkpoint(
         "progress": json.dumps(asdict(progress)),
     }
     with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:
             raise _as_os_error(error) from error
+        temporary.chmod(mode)  # safetensors keeps what it writes from everybody else
         _sort_description(temporary)
 
 

@@ -160,11 +160,17 @@ def read_evaluation(folder: Path) -> EvaluatedSet:
     Raises:
         DataError: it holds no evaluation, or a damaged one; of the records, when they are read.
     """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(
+            f"{folder} {what}; expected a folder that `panformer evaluate` wrote; for JSONs of predictions name their "
+            "ground truth with --annotations GT.json"
+        )
     metrics, records = folder / "metrics.json", folder / "records.jsonl"
     for path in (metrics, records):
         if not path.is_file():
             raise DataError(
-                f"{folder} holds no {path.name}; expected the folder of an evaluation; make one with "
+                f"{folder} holds no {path.name}; expected the folder of an evaluation by this version; make one with "
                 f"panformer evaluate CHECKPOINT --out {folder}"
             )
     try:
@@ -180,11 +186,12 @@ def read_records(path: Path) -> Iterator[ImageRecord]:
     Raises:
         DataError: a line is none.
     """
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = ImageRecord.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+                hash((record.image_id, record.truth, record.predictions))  # ids are no lists or objects
+            except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
                 raise DataError(
                     f"{path}, line {number} is damaged or cut short: {error!r}; expected the record of an image; "
                     "evaluate again"

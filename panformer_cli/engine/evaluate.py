@@ -108,13 +108,13 @@ def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic
 
 def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
     """What the lines of an evaluation depend on."""
+    return {**file_stamps(request, dataset), "metrics": sorted(request.metrics), "precision": request.precision}
+
+
+def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
+    """Path, bytes and time of checkpoint and annotation: another file at the same place has other figures."""
     files = {"checkpoint": request.checkpoint, "annotation": dataset.layout.annotation}
-    stats = {name: (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
-    return {**{name: list(value) for name, value in stats.items()}, **_choices(request)}
-
-
-def _choices(request: EvaluateRequest) -> dict[str, Any]:
-    return {"metrics": sorted(request.metrics), "precision": request.precision}
+    return {name: [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for name, path in files.items()}
 
 
 def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Reporter) -> None:
@@ -138,9 +138,16 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
 
 
 def write_figures(out: Path, names: dict[str, Path], tally: Tally, resamples: int) -> None:
-    """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`."""
+    """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`.
+
+    What lies in OUT is named from there, everything else by its whole path.
+    """
     write_json(out / "analysis.json", tally.analysis.to_json())
-    write_json(out / "metrics.json", {**{name: str(path) for name, path in names.items()}, **tally.figures(resamples)})
+    paths = {name: path.absolute() for name, path in names.items()}
+    home = out.absolute()
+    inside = {name: path.relative_to(home) for name, path in paths.items() if path.is_relative_to(home)}
+    named = {name: str(path) for name, path in (paths | inside).items()}
+    write_json(out / "metrics.json", {**named, **tally.figures(resamples)})
 
 
 def evaluate_model(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from panformer_cli.engine.checkpoint import read_checkpoint
-from panformer_cli.engine.evaluate import EvaluateRequest, Samples, evaluate_model, open_split
+from panformer_cli.engine.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.result_store import Figures, ResultStore
 from panformer_cli.engine.robustness import (
@@ -67,11 +67,7 @@ def _measure_process(process: Process, request: RobustnessRequest, reporter: Rep
         tally = evaluate_model(predictor, samples, process, told, batch_size=wanted.batch_size)
         return asdict(tally.panoptic.result().all)
 
-    settings = {
-        "checkpoint": str(wanted.checkpoint),
-        "annotation": str(dataset.layout.annotation),
-        "precision": wanted.precision,
-    }
+    settings = {**file_stamps(wanted, dataset), "precision": wanted.precision}
     store = ResultStore(wanted.out / "robustness", settings, process.is_first)
     paper = PAPER.get(checkpoint.recipe.name) if checkpoint.is_release else None
     measured = measure_robustness(dataset, measure, request.options, store, told, paper)

@@ -24,12 +24,12 @@ def report_on(evaluation: Path, out: Path, reporter: Reporter) -> Path:
     """
     figures = read_metrics(evaluation)
     truth = read_annotation(Path(figures["annotation"]))
-    predictions = read_predictions(Path(figures["predictions"]), truth.categories)
+    predictions = read_predictions(evaluation / figures["predictions"], truth.categories)
     request = ReportRequest(
         out,
         figures,
         truth.categories,
-        _Files(figures, truth, predictions),
+        _Files(evaluation, figures, truth, predictions),
         json.loads((evaluation / "analysis.json").read_text(encoding="utf-8")),
     )
     return write_report(request, read_records(evaluation / "records.jsonl"), figures["images"], reporter)
@@ -38,10 +38,12 @@ def report_on(evaluation: Path, out: Path, reporter: Reporter) -> Path:
 class _Files:
     """The files of an image by its id."""
 
-    def __init__(self, figures: dict[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation) -> None:
+    def __init__(
+        self, evaluation: Path, figures: dict[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
+    ) -> None:
         self._truth = {info.id: info for info in truth.images}
         self._predicted = {info.id: info.png_name for info in predictions.images}
-        self._folders = {name: Path(figures[name]) for name in ("photos", "truth_pngs", "predicted_pngs")}
+        self._folders = {name: evaluation / figures[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
         self._where = figures["annotation"]
 
     def __call__(self, image_id: int | str) -> ImageFiles:
@@ -59,5 +61,6 @@ def check_against_panopticapi(evaluation: Path) -> None:
     quality = PanopticQuality(truth.categories)
     for record in read_records(evaluation / "records.jsonl"):
         quality.update(record)
-    pngs = Path(figures["truth_pngs"]), Path(figures["predicted_pngs"])
-    cross_check(Path(figures["annotation"]), pngs[0], Path(figures["predictions"]), pngs[1], quality.result())
+    names = ("annotation", "truth_pngs", "predictions", "predicted_pngs")
+    annotation, truth_pngs, predictions, predicted_pngs = (evaluation / figures[name] for name in names)
+    cross_check(annotation, truth_pngs, predictions, predicted_pngs, quality.result())

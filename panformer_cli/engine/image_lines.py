@@ -36,11 +36,11 @@ class ImageLines:
         settings: what the lines depend on, for JSON.
 
         Raises:
-            PanformerError: there are lines to go on from, made with other settings.
+            PanformerError: there are lines to go on from, made with other settings, or nobody can tell with which.
         """
         path = folder / "settings.json"
         if resume and path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = _settings_of(path)
             other = sorted(name for name in known.keys() | settings.keys() if known.get(name) != settings.get(name))
             if other:
                 raise PanformerError(
@@ -92,6 +92,13 @@ class ImageLines:
                         places[index] = path, place
                     place += len(line)
         return places
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise PanformerError(f"{path} is damaged ({error}); leave --resume out to begin anew") from error
 
 
 def _index_of(line: bytes) -> int | None:

@@ -259,7 +259,7 @@ def save_thresholds(checkpoint: Path, thresholds: InferenceRecipe, out: Path, ov
     old = read_checkpoint(checkpoint)
     if out.exists() and (not overwrite or (old.is_release and out.samefile(checkpoint))):
         raise PanformerError(
-            f"{out} is there already; expected a new file for the tuned checkpoint; choose another name"
+            f"{out} is there already; expected a new file for the tuned checkpoint; move the old one away"
         )
     state = read_training_state(old) if old.training_state else None
     recipe = replace(old.recipe, inference=thresholds)

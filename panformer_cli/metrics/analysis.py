@@ -40,7 +40,7 @@ class PanopticAnalysis:
         """Count one image that was matched already.
 
         Raises:
-            DataError: the score of a prediction is not within 0..1.
+            DataError: the score of a prediction is negative or no number.
         """
         causes = find_causes(record, matching, self.categories)
         image = Attribution(self.categories)

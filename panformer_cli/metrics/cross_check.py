@@ -71,7 +71,7 @@ def _statistics(
     Images are paired and counted as by its `pq_compute`, which itself fails on a data set without stuff or things, and
     prints. Threads take the place of its processes.
     """
-    evaluation = _panopticapi()
+    evaluation = panopticapi()
     content = json.loads(annotation.read_text(encoding="utf-8"))
     categories = {row["id"]: row for row in content["categories"]}
     predicted = {row["image_id"]: row for row in json.loads(predictions.read_text(encoding="utf-8"))["annotations"]}
@@ -88,7 +88,8 @@ def _statistics(
     return total, categories
 
 
-def _panopticapi() -> Any:
+def panopticapi() -> Any:
+    """Its module of the evaluation; PanformerError where it is not installed."""
     try:
         return import_module("panopticapi.evaluation")
     except ImportError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.data.wording import some
 from panformer_cli.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
@@ -74,8 +75,8 @@ class ImageRecord:
         areas = [s.id for s, count in zip(self.truth, pixels, strict=True) if 0 < count != s.area]
         absent = [s.id for s, count in zip(self.truth, pixels, strict=True) if count == 0]
         unlisted = int(self.overlap[UNLISTED_ROW].sum())
-        phrases = [f"areas of segments {_some(areas)} are not those of their pixels"] if areas else []
-        phrases += [f"segments {_some(absent)} have no pixel"] if absent else []
+        phrases = [f"areas of segments {some(areas)} are not those of their pixels"] if areas else []
+        phrases += [f"segments {some(absent)} have no pixel"] if absent else []
         phrases += [f"{unlisted} pixels belong to no listed segment"] if unlisted else []
         return phrases
 
@@ -187,7 +188,3 @@ def _places(ids: IntArray, values: IdMap) -> IntArray:
 
 def _size(ids: IdMap) -> str:
     return " x ".join(str(side) for side in ids.shape)
-
-
-def _some(ids: Sequence[int]) -> str:
-    return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

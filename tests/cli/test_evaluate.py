@@ -234,8 +234,10 @@ def test_cross_check_without_panopticapi_says_how_to_get_it(
     pairs: Pairs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
-    assert run("evaluate", *pairs.words, "--cross-check") == 2
+    out = pairs.prediction.json.parent / "out"
+    assert run("evaluate", *pairs.words, "--out", str(out), "--cross-check") == 2
     assert "panopticapi, which is not installed; get it with" in capsys.readouterr().err
+    assert not out.exists(), "it is told before anything is counted"
 
 
 # --- what does not go together
@@ -256,8 +258,16 @@ def test_cross_check_without_panopticapi_says_how_to_get_it(
         (["--predictions", "p", "--annotations", "g", "--resume"], "--resume needs a model"),
         (["--predictions", "p", "--annotations", "g", "--data", "d"], "--data needs a model"),
         (["--predictions", "p", "--annotations", "g", "--split", "val"], "--split needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--metrics", "all"], "bbox and segm need a model's instances"),
+        (
+            ["--predictions", "p", "--annotations", "g", "--metrics", "panoptic,bbox"],
+            "bbox and segm need a model's instances",
+        ),
         (["--predictions", "p", "--annotations", "g", "--bootstrap", "-1"], "-1 is not in the range x>=0"),
+        (["--images", "3"], "--images belongs to --corruptions"),
+        (["--severity", "1-5"], "--severity belongs to --corruptions"),
+        (["--corruptions", "fog", "--report", "r"], "--report belongs to an evaluation of the images as they are"),
+        (["--report", __file__], "is a file; expected a folder"),
+        (["compare", "a", "b", "--seed", "-1"], "-1 is not in the range x>=0"),
         (["compare", "a", "b", "--gt-folder", "g"], "--gt-folder belongs to --annotations"),
     ],
 )

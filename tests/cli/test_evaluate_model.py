@@ -46,7 +46,14 @@ def test_the_report_is_written_beside_the_figures(made: Path) -> None:
 
 def test_what_was_written_is_evaluated_alike_offline(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live = json.loads((made / "evaluation" / "metrics.json").read_text())
-    words = ("--predictions", live["predictions"], "--annotations", live["annotation"], "--bootstrap", "50")
+    words = (
+        "--predictions",
+        str(made / "evaluation" / live["predictions"]),
+        "--annotations",
+        live["annotation"],
+        "--bootstrap",
+        "50",
+    )
     again = json.loads(printed(capsys, *words, "--metrics", "panoptic,boundary,semantic", "--json"))
     for name in ("images", "panoptic", "boundary", "semantic", "intervals", "disagreements", "categories"):
         assert again[name] == live[name]
@@ -54,7 +61,7 @@ def test_what_was_written_is_evaluated_alike_offline(made: Path, capsys: pytest.
 
 def test_an_offline_report_shows_the_photos(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live = json.loads((made / "evaluation" / "metrics.json").read_text())
-    words = ("--predictions", live["predictions"], "--annotations", live["annotation"])
+    words = ("--predictions", str(made / "evaluation" / live["predictions"]), "--annotations", live["annotation"])
     out = printed(capsys, *words, "--report", str(tmp_path / "report"))
     assert f"Report: {tmp_path / 'report' / 'index.html'}" in out
     names = {str(path.relative_to(made / "report")) for path in (made / "report").rglob("*")}

@@ -129,8 +129,13 @@ def _spoil(folder: Path, **content: Any) -> None:
 
 def test_folders_that_hold_no_evaluation(tmp_path: Path) -> None:
     good = folder_of(tmp_path / "good", A)
-    with pytest.raises(DataError, match=r"none holds no metrics\.json; expected the folder of an evaluation; make one"):
+    with pytest.raises(DataError, match=r"none does not exist; expected a folder that .* --annotations GT\.json"):
         compare_folders(good, tmp_path / "none", OPTIONS)
+    with pytest.raises(DataError, match=r"metrics\.json is a file; expected a folder"):
+        compare_folders(good / "metrics.json", good, OPTIONS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no metrics\.json; expected the folder of an evaluation by this"):
+        compare_folders(good, tmp_path / "empty", OPTIONS)
     no_records = folder_of(tmp_path / "old", A)
     (no_records / "records.jsonl").unlink()
     with pytest.raises(DataError, match=r"old holds no records\.jsonl"):

@@ -193,6 +193,14 @@ def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Pat
         assert contents(out) == before
 
 
+@pytest.mark.parametrize("content", ["", "x", "[1]", "\xff"])
+def test_damaged_settings_are_told(content: str, trained: RunFolder, out: Path) -> None:
+    interrupt(trained, out, 2)
+    (out / ".parts" / "settings.json").write_text(content, encoding="latin-1")
+    with pytest.raises(PanformerError, match=r"settings\.json is damaged .*; leave --resume out to begin anew"):
+        evaluate(request_of(trained, out, resume=True), QUIET)
+
+
 def test_resuming_what_was_never_begun_begins_it(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
     evaluate(request_of(trained, out, resume=True), QUIET)
     assert contents(out) == whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_figures_of_other_images_are_not_mixed(trained: RunFolder, tmp_path: Pat
     assert measure(trained, tmp_path, images=2)["images"] == 2
     with pytest.raises(PanformerError, match="choose another folder, or delete this one's figures"):
         measure(trained, tmp_path, images=3)
+
+
+def test_figures_of_a_checkpoint_that_was_trained_on_are_not_kept(trained: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.best.write_bytes(trained.best.read_bytes())
+    measure(run, tmp_path / "out")
+    os.utime(run.best, ns=(0, 0))
+    with pytest.raises(PanformerError, match="was measured with checkpoint"):
+        measure(run, tmp_path / "out")
 
 
 def test_a_run_is_no_place_for_figures(trained: RunFolder) -> None:

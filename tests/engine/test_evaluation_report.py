@@ -81,6 +81,19 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
         report_on(out, tmp_path / "report", QUIET)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(b'"image_id": ', b'"image_id": []}\xff'), (b'"image_id": 100', b'"image_id": [100]')]
+)
+def test_records_that_cannot_be_read_are_named(before: bytes, after: bytes, tmp_path: Path) -> None:
+    _, out = offline(tmp_path)
+    records = out / "records.jsonl"
+    content = records.read_bytes()
+    assert before in content
+    records.write_bytes(content.replace(before, after))
+    with pytest.raises(PanformerError, match=r"records\.jsonl, line \d is damaged or cut short"):
+        report_on(out, tmp_path / "report", QUIET)
+
+
 def test_panopticapi_agrees_with_a_checkpoints_figures(evaluated: Path) -> None:
     pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
     check_against_panopticapi(evaluated)

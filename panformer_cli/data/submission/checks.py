@@ -11,6 +11,7 @@ from panformer_cli.data.submission.archive import Archive, open_archive
 from panformer_cli.data.submission.findings import Findings, Problem, SubmissionReport
 from panformer_cli.data.submission.forms import Form, ImageId, ImageList, is_image_id, read_image_list
 from panformer_cli.data.submission.segments import SegmentChecks
+from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
 
@@ -126,7 +127,7 @@ class _AnnotationChecks:
             self._all_whole = False
             image = annotation.get("image_id") if isinstance(annotation, Mapping) else None
             sentence = (
-                f"the annotation {_short(annotation)} lacks {lacking}; expected image_id, file_name, segments_info"
+                f"the annotation {short(annotation)} lacks {lacking}; expected image_id, file_name, segments_info"
             )
             self._findings.add(Problem.KEYS, image, sentence)
             return
@@ -201,8 +202,3 @@ def _lacking(annotation: Any) -> str:
         "segments_info": isinstance(annotation.get("segments_info"), list),
     }
     return ", ".join(key for key, is_good in good.items() if not is_good)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco_categories import COCO
 from panformer_cli.data.images import read_bytes
+from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 
 FormName = Literal["coco", "cityscapes", "ade20k", "mapillary"]
@@ -124,8 +125,9 @@ def read_image_list(path: Path, form: Form) -> ImageList:
     Raises:
         DataError: the file is missing or damaged, lists an image twice, or shows neither categories nor ids.
     """
+    data = read_bytes(path, "image info")
     try:
-        content = json.loads(read_bytes(path, "image info"))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}); expected an image info with `images`") from error
     rows = content.get("images") if isinstance(content, dict) else None
@@ -147,7 +149,7 @@ def is_image_id(value: Any) -> bool:
 
 def _image_of_row(row: Any, path: Path, form: Form) -> tuple[ImageId, ImageInfo]:
     if not isinstance(row, Mapping) or not is_image_id(row.get("id")) or not isinstance(row.get("file_name"), str):
-        raise DataError(f"{path}: an image is {str(row)[:120]}; expected an object with id and file_name")
+        raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
     width, height = row.get("width"), row.get("height")
     size = (width, height) if type(width) is int and type(height) is int else None
     return form.server_id(row["id"], row["file_name"]), ImageInfo(row["file_name"], size)

@@ -15,6 +15,7 @@ from panformer_cli.data.panoptic_png import MAX_ID, decode_ids, segment_ids
 from panformer_cli.data.submission.archive import Archive
 from panformer_cli.data.submission.findings import Findings, Problem
 from panformer_cli.data.submission.forms import ImageId
+from panformer_cli.data.wording import short, some
 
 MAX_PIXELS = 2**27
 """A PNG that declares more is not decoded, even where the image info gives no size."""
@@ -44,10 +45,10 @@ class SegmentChecks:
         self._check_categories(where, image_id, category_of_id)
         listed = set(category_of_id)
         if drawn - listed:
-            sentence = f"{where}: {png} holds the segment ids {_some(drawn - listed)}, which segments_info lacks"
+            sentence = f"{where}: {png} holds the segment ids {some(drawn - listed)}, which segments_info lacks"
             self._findings.add(Problem.SEGMENT_UNLISTED, image_id, f"{sentence}; expected the same ids in both")
         if listed - drawn:
-            sentence = f"{where}: segments_info lists the segment ids {_some(listed - drawn)}, which {png} lacks"
+            sentence = f"{where}: segments_info lists the segment ids {some(listed - drawn)}, which {png} lacks"
             self._findings.add(Problem.SEGMENT_NOT_DRAWN, image_id, f"{sentence}; expected the same ids in both")
 
     def _read_rows(self, where: str, image_id: ImageId, rows: list[Any]) -> dict[int, int] | None:
@@ -57,7 +58,7 @@ class SegmentChecks:
             problem = _problem_of(row, category_of_id)
             if problem is not None:
                 kind, expected = problem
-                self._findings.add(kind, image_id, f"{where} has the segment {str(row)[:120]}; expected {expected}")
+                self._findings.add(kind, image_id, f"{where} has the segment {short(row)}; expected {expected}")
                 return None
             category_of_id[row["id"]] = row["category_id"]
         return category_of_id
@@ -114,8 +115,3 @@ def _problem_of(row: Any, known: Mapping[int, int]) -> tuple[Problem, str] | Non
     if row["id"] in known:
         return Problem.SEGMENT_TWICE, "an id of its own for every segment of the image"
     return None
-
-
-def _some(ids: set[int]) -> str:
-    ordered = sorted(ids)
-    return ", ".join(map(str, ordered[:8])) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")

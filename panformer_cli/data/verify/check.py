@@ -19,7 +19,8 @@ from panformer_cli.data.layout import SplitLayout, find_images, find_split, find
 from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.data.verify.fix import ChangeLog, FixedFile
 from panformer_cli.data.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
-from panformer_cli.data.verify.outline import Outline, is_image_id, read_outline, short
+from panformer_cli.data.verify.outline import Outline, is_image_id, read_outline
+from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import Reporter
 

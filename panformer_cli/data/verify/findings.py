@@ -147,12 +147,6 @@ class ProblemReport:
     examples: tuple[str, ...]
 
 
-def some(ids: Iterable[int]) -> str:
-    """The smallest ids in words, and how many more there are."""
-    ordered = sorted(ids)
-    return ", ".join(map(str, ordered[:8])) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "")
-
-
 def twice(values: Iterable[Any]) -> list[Any]:
     """The values that come more than once, in the order of their first time.
 

@@ -13,8 +13,9 @@ from panformer_cli.data.layout import SplitLayout
 from panformer_cli.data.panoptic_png import read_panoptic_png
 from panformer_cli.data.structures import IdMap
 from panformer_cli.data.verify.findings import Change, Finding, Problem
-from panformer_cli.data.verify.outline import ImageId, ListedImage, is_count, short
+from panformer_cli.data.verify.outline import ImageId, ListedImage, is_count
 from panformer_cli.data.verify.segments import SegmentChecks
+from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.verify.findings import Finding, Findings, Problem
+from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 
 ImageId = int | str
@@ -74,12 +75,6 @@ def is_image_id(value: Any) -> TypeGuard[ImageId]:
 def is_count(value: Any, least: int) -> TypeGuard[int]:
     """Whether a value of a JSON is a whole number of `least` or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def short(value: Any) -> str:
-    """A value of a JSON in at most 120 characters, all of them printable."""
-    text = ascii(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _read_images(rows: Iterable[Any], path: Path, outline: Outline, findings: Findings) -> dict[ImageId, ListedImage]:

@@ -9,8 +9,9 @@ from typing import Any
 from panformer_cli.data.panoptic_png import MAX_ID
 from panformer_cli.data.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, Segment
-from panformer_cli.data.verify.findings import Change, Finding, Problem, some, twice
-from panformer_cli.data.verify.outline import ImageId, is_count, short
+from panformer_cli.data.verify.findings import Change, Finding, Problem, twice
+from panformer_cli.data.verify.outline import ImageId, is_count
+from panformer_cli.data.wording import short, some
 
 TINY_PIXELS = 10
 """A segment of fewer pixels is told of: most are slips of the annotation tool."""

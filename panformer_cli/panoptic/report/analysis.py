@@ -11,7 +11,7 @@ from panformer_cli.panoptic.report.generic import tables_of, title_of
 from panformer_cli.panoptic.report.page import Part
 from panformer_cli.panoptic.report.tables import Cell, DataTable
 
-MOST_CONFUSIONS = 200
+MOST_CONFUSIONS = 40
 """Pairs of categories in a table; the largest come first, the rest is in the JSON."""
 
 

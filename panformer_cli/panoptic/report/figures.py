@@ -13,7 +13,7 @@ from panformer_cli.panoptic.report.page import Headline, Part
 from panformer_cli.panoptic.report.tables import Cell, DataTable
 
 GROUPS = ("all", "things", "stuff")
-_SHOWN_APART = {"panoptic", "intervals", "analysis"}
+_SHOWN_APART = {"categories", "panoptic", "intervals", "analysis"}
 _LABELS = {"pq": "PQ", "sq": "SQ", "rq": "RQ", "bbox": "Box AP", "segm": "Mask AP"}
 
 
@@ -46,7 +46,11 @@ def parts(figures: Mapping[str, Any], analysis: Mapping[str, Any] | None, catego
     if panoptic.get("per_class"):
         shown.insert(min(1, len(shown)), _classes(list(panoptic["per_class"].values())))
     tables = [_groups(panoptic, figures.get("intervals", {}))] if panoptic else []
+    sizes = {size: groups["all"] for size, groups in panoptic.get("sizes", {}).items()}
+    tables += tables_of("PQ by size", sizes)
     for key, value in figures.items():
+        if key == "disagreements" and not value["images"]:
+            continue
         if key not in _SHOWN_APART and not isinstance(value, (str, int, float)):
             tables += tables_of(_LABELS.get(key, title_of(key)), value)
     return [*shown, Part("Figures", "All figures", "Values are percent where nothing else is said.", tables=tables)]
