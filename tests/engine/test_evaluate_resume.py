@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -235,7 +236,8 @@ def test_a_killed_evaluation_goes_on(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [sys.executable, "-c", KILLED, str(trained.best), str(out), *METRICS]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # equal digits need equally many
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **threads})
     assert done.returncode == -signal.SIGKILL, done.stderr
     seen = batches_seen(monkeypatch)
     evaluate(request_of(trained, out, resume=True), QUIET)

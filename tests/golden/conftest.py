@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,6 @@ def variants_recorded(config: pytest.Config, form: str) -> list[str]:
     if missing or not there:
         raise pytest.UsageError(f"{folder} lacks recordings {form}.npz of {', '.join(missing) or 'any variant'}")
     return there
-
-
-@pytest.fixture(scope="package", autouse=True)
-def two_threads() -> Iterator[None]:
-    """As many threads as all figures were measured with.
-
-    On one, with torch 2.15, float sums have another order and a gradient of R-50's sampling offsets is off by three
-    times its limit; most likely a place at the edge of a cell, where the gradient of bilinear sampling jumps.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
