@@ -159,6 +159,10 @@ def norm_differences(
     return differences
 
 
+KINK = 0.1
+"""The most that rounding at one edge has moved a gradient of sampling offsets; a wrong gradient is off by more."""
+
+
 def but_for_a_kink(differences: dict[str, float], limit: float) -> dict[str, float]:
     """The differences without the sampling offsets of one layer, if those alone are above the limit.
 
@@ -168,7 +172,8 @@ def but_for_a_kink(differences: dict[str, float], limit: float) -> dict[str, flo
     """
     above = {name for name, difference in differences.items() if difference > limit}
     layers = {name.rpartition(".")[0] for name in above}
-    if len(layers) == 1 and layers.pop().endswith("sampling_offsets"):
+    is_small = all(differences[name] < KINK for name in above)
+    if is_small and len(layers) == 1 and layers.pop().endswith("sampling_offsets"):
         return {name: difference for name, difference in differences.items() if name not in above}
     return differences
 
