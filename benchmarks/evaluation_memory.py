@@ -27,7 +27,7 @@ from panformer_cli.console import print_table
 from panformer_cli.data.coco_categories import COCO
 from panformer_cli.data.panoptic_png import encode_ids
 from panformer_cli.data.structures import IdMap
-from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
+from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.reporting import SilentReporter
 
 HEIGHT, WIDTH, SEGMENTS = 96, 128, 10

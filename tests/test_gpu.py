@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from panformer_cli.data.scenes import SceneOptions, write_scenes
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model

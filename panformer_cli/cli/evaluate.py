@@ -32,7 +32,7 @@ from panformer_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.evaluate import EvaluateRequest
+    from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
     from panformer_cli.metrics.tally import MetricName
     from panformer_cli.reporting import Reporter
 
@@ -116,7 +116,7 @@ def evaluate(
         )
         _evaluate_offline(offline, metrics, outputs, reporter, **how)
         return
-    from panformer_cli.engine.evaluate import EvaluateRequest
+    from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
     from panformer_cli.engine.runs import find_checkpoint, results_folder
 
     compute: Compute = how["compute"]
@@ -143,7 +143,7 @@ def evaluate(
 def _evaluate_checkpoint(
     request: EvaluateRequest, outputs: Outputs, submission: Submission | None, reporter: Reporter
 ) -> None:
-    from panformer_cli.engine.evaluate import evaluate as run_evaluation
+    from panformer_cli.engine.evaluation.evaluate import evaluate as run_evaluation
 
     figures = run_evaluation(request, reporter)
     _finish(figures, request.out, outputs, reporter)
@@ -162,7 +162,7 @@ def _check_surplus(given: dict[str, Any], why: str) -> None:
 def _evaluate_offline(
     offline: Offline, metrics: tuple[MetricName, ...], outputs: Outputs, reporter: Reporter, **how: Any
 ) -> None:
-    from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
+    from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 
     if metrics == METRICS:  # as `all` is
         metrics = OFFLINE
@@ -187,7 +187,7 @@ def _evaluate_offline(
 
 def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
     """What both ways of evaluating make of their figures."""
-    from panformer_cli.engine.evaluation_report import check_against_panopticapi, report_on
+    from panformer_cli.engine.evaluation.evaluation_report import check_against_panopticapi, report_on
 
     if outputs.cross_check:
         check_against_panopticapi(folder)
@@ -205,7 +205,7 @@ def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: R
 def _measure_robustness(
     request: EvaluateRequest, corruptions: Corruptions, outputs: Outputs, reporter: Reporter
 ) -> None:
-    from panformer_cli.engine.evaluate_robustness import RobustnessRequest, evaluate_robustness
+    from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 
     wanted = RobustnessRequest.parse(
         request, corruptions.names, corruptions.severity, corruptions.images, corruptions.seed

@@ -40,8 +40,8 @@ def action(
     panformer evaluate compare a.json b.json --annotations GT.json
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.compare import CompareOptions, compare_folders
-    from panformer_cli.engine.compare_predictions import compare_predictions
+    from panformer_cli.engine.evaluation.compare import CompareOptions, compare_folders
+    from panformer_cli.engine.evaluation.compare_predictions import compare_predictions
 
     if gt_folder is not None and annotations is None:
         raise click.UsageError("--gt-folder belongs to --annotations: give both.")

@@ -45,8 +45,8 @@ def action(
     panformer evaluate tune r50 --data /data/coco --split val2017
     """
     from panformer_cli.console import RichReporter
+    from panformer_cli.engine.evaluation.tune import TuneRequest, save_thresholds, tune, tuned_path
     from panformer_cli.engine.runs import find_checkpoint, results_folder
-    from panformer_cli.engine.tune import TuneRequest, save_thresholds, tune, tuned_path
 
     reporter = RichReporter()
     processes = compute.processes()

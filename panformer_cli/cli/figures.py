@@ -69,7 +69,7 @@ def _interval(bounds: list[float] | None) -> str | None:
 
 
 def print_comparison(content: dict[str, Any]) -> None:
-    """Print a comparison (`engine.compare.Comparison.to_json`)."""
+    """Print a comparison (`engine.evaluation.compare.Comparison.to_json`)."""
     from panformer_cli.console import print_table
 
     first, second, difference = content["a"], content["b"], content["difference"]
@@ -98,7 +98,7 @@ def print_comparison(content: dict[str, Any]) -> None:
 
 
 def print_tuning(content: dict[str, Any]) -> None:
-    """Print a search of thresholds (`engine.tune.Tuning.to_json`)."""
+    """Print a search of thresholds (`engine.evaluation.tune.Tuning.to_json`)."""
     from panformer_cli.console import print_table
 
     names = ("score_threshold", "thing_overlap", "stuff_overlap")
@@ -116,7 +116,7 @@ def print_tuning(content: dict[str, Any]) -> None:
 
 
 def print_robustness(content: dict[str, Any]) -> None:
-    """Print what corruptions leave (`engine.robustness.Robustness.to_json`)."""
+    """Print what corruptions leave (`engine.evaluation.robustness.Robustness.to_json`)."""
     from panformer_cli.console import print_table
 
     severities = list(content["rows"][0]["by_severity"])

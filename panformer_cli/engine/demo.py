@@ -8,7 +8,7 @@ from typing import Any
 
 from panformer_cli.data.scene_options import SceneOptions
 from panformer_cli.data.scenes import write_scenes
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.train import TrainOptions, train

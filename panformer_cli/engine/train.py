@@ -30,7 +30,7 @@ from panformer_cli.engine.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.evaluate import evaluate_model
+from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.engine.checkpoint import OPTIMIZER, read_checkpoint, read_tensors
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.results import LINES, PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.runtime import ProcessOptions
@@ -118,7 +118,10 @@ def test_stopped_while_the_figures_are_made(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All images are counted; whatever is stopped then, none of them is predicted again."""
-    for name in ("panformer_cli.engine.evaluate.write_figures", "panformer_cli.engine.results.write_records"):
+    for name in (
+        "panformer_cli.engine.evaluation.evaluate.write_figures",
+        "panformer_cli.engine.results.write_records",
+    ):
         with pytest.MonkeyPatch.context() as patch:
 
             def stop(*_: Any) -> None:
@@ -210,7 +213,7 @@ def test_resuming_what_was_never_begun_begins_it(trained: RunFolder, out: Path, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.image_lines import ImageLines
 from panformer_cli.reporting import SilentReporter
 

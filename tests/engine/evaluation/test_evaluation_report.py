@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
-from panformer_cli.engine.evaluation_report import check_against_panopticapi, report_on
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
+from panformer_cli.engine.evaluation.evaluation_report import check_against_panopticapi, report_on
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter

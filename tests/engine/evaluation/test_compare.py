@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.engine.compare import CompareOptions, EvaluatedSet, compare_folders, compare_sets
+from panformer_cli.engine.evaluation.compare import CompareOptions, EvaluatedSet, compare_folders, compare_sets
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import ImageCounts, paired_intervals
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult

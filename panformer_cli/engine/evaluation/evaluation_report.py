@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.panoptic_json import PanopticAnnotation, read_annotation, read_predictions
-from panformer_cli.engine.compare import read_records
-from panformer_cli.engine.evaluate import read_metrics
-from panformer_cli.engine.report import ImageFiles, ReportRequest, write_report
+from panformer_cli.engine.evaluation.compare import read_records
+from panformer_cli.engine.evaluation.evaluate import read_metrics
+from panformer_cli.engine.evaluation.report import ImageFiles, ReportRequest, write_report
 from panformer_cli.files import name_inside
 from panformer_cli.metrics.cross_check import cross_check
 from panformer_cli.metrics.quality import PanopticQuality

@@ -10,7 +10,7 @@ from typing import Any
 
 from panformer_cli.data.layout import photo_folder
 from panformer_cli.data.panoptic_pairs import PanopticPairs
-from panformer_cli.engine.evaluate import joined, read_metrics, warn_of_disagreements, write_figures
+from panformer_cli.engine.evaluation.evaluate import joined, read_metrics, warn_of_disagreements, write_figures
 from panformer_cli.engine.image_lines import ImageLines
 from panformer_cli.engine.results import write_records
 from panformer_cli.engine.runs import check_results_folder

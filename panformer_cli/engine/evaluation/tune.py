@@ -24,11 +24,11 @@ from panformer_cli.engine.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
-from panformer_cli.engine.evaluate import EvaluateRequest, open_split
+from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, open_split
+from panformer_cli.engine.evaluation.regions import Regions, regions_of
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.regions import Regions, regions_of
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
 from panformer_cli.errors import DataError, PanformerError

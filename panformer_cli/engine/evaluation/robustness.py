@@ -22,8 +22,8 @@ from panformer_cli.data.corruptions import (
 )
 from panformer_cli.data.corruptions.frost_texture import frost_source
 from panformer_cli.data.structures import Sample
-from panformer_cli.engine.evaluate import Samples
-from panformer_cli.engine.result_store import Figures, ResultStore
+from panformer_cli.engine.evaluation.evaluate import Samples
+from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import Reporter
 

@@ -14,10 +14,9 @@ from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from panformer_cli.data.corruptions.frost_texture import frost_source
 from panformer_cli.data.structures import PanopticMap, Sample
-from panformer_cli.engine.evaluate import Samples
-from panformer_cli.engine.published import PUBLISHED
-from panformer_cli.engine.result_store import ResultStore
-from panformer_cli.engine.robustness import (
+from panformer_cli.engine.evaluation.evaluate import Samples
+from panformer_cli.engine.evaluation.result_store import ResultStore
+from panformer_cli.engine.evaluation.robustness import (
     PAPER,
     CorruptedImages,
     Robustness,
@@ -27,6 +26,7 @@ from panformer_cli.engine.robustness import (
     parse_corruptions,
     parse_severities,
 )
+from panformer_cli.engine.published import PUBLISHED
 from panformer_cli.errors import PanformerError
 from tests.data.coco_files import write_coco
 from tests.engine.small import StopAfter
@@ -163,7 +163,7 @@ def test_frost_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     measure(tmp_path, options, MeanGrey())
     now = frost_source()
     other = "generated" if now == "photographs" else "photographs"
-    monkeypatch.setattr("panformer_cli.engine.result_store.frost_source", lambda: other)
+    monkeypatch.setattr("panformer_cli.engine.evaluation.result_store.frost_source", lambda: other)
     model = MeanGrey()
     with pytest.raises(PanformerError, match=f"frost_1.json was measured with frost {now!r}"):
         measure(tmp_path, options, model)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from panformer_cli.data.panoptic_pairs import PanopticPairs
-from panformer_cli.engine.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
+from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
 from panformer_cli.metrics.records import ImageRecord, compare
 from panformer_cli.reporting import Reporter
 

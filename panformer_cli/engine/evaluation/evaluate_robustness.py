@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from panformer_cli.engine.checkpoint import read_checkpoint
-from panformer_cli.engine.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
-from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.result_store import Figures, ResultStore
-from panformer_cli.engine.robustness import (
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
+from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
+from panformer_cli.engine.evaluation.robustness import (
     PAPER,
     RobustnessOptions,
     measure_robustness,
     parse_corruptions,
     parse_severities,
 )
+from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process, run_processes
 from panformer_cli.files import write_json

@@ -10,7 +10,7 @@ import pytest
 from panformer_cli.panoptic.report.images import ImageScore
 from panformer_cli.panoptic.report.page import ReportContent, page_html
 from tests.browser import Browser, browsing, find_browser
-from tests.engine.test_report import Evaluated
+from tests.engine.evaluation.test_report import Evaluated
 
 pytestmark = pytest.mark.slow  # a browser takes seconds to start
 

@@ -15,7 +15,7 @@ import pytest
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.panoptic_png import write_panoptic_png
 from panformer_cli.data.structures import PanopticMap, Segment
-from panformer_cli.engine.report import THUMBNAIL_WIDTH, ImageFiles, ReportRequest, write_report
+from panformer_cli.engine.evaluation.report import THUMBNAIL_WIDTH, ImageFiles, ReportRequest, write_report
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.analysis import PanopticAnalysis
 from panformer_cli.metrics.quality import PanopticQuality

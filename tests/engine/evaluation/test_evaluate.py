@@ -17,7 +17,7 @@ from panformer_cli.data.scene_options import SceneOptions
 from panformer_cli.data.scenes import write_scenes
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoint import read_checkpoint
-from panformer_cli.engine.evaluate import EvaluateRequest, evaluate, evaluate_model
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model
 from panformer_cli.engine.inference import Key, Prediction, Predictor
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder

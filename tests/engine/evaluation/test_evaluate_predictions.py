@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.engine.evaluate_predictions import PredictionsRequest, evaluate_predictions
+from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.records import ImageRecord

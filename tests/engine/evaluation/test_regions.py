@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
-from panformer_cli.engine.regions import Regions, regions_of
+from panformer_cli.engine.evaluation.regions import Regions, regions_of
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.records import ImageRecord, compare
 from panformer_cli.panoptic.merging import Candidates, merge_masks

@@ -1,0 +1,1 @@
+"""One checkpoint or one set of predictions to numbers, pages and comparisons."""
