@@ -13,8 +13,11 @@ from panformer_cli.errors import DataError, PanformerError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`: filled by the caller, flushed to disk and renamed to `path` at the end.
+
+    waits_for_disk: False leaves the flushing to the system. Of many files that another file vouches for, each would
+        take longer to be flushed than to be made; a failure of the machine, not of the program, may then damage it.
 
     Whatever goes wrong, `path` is the old file or the whole new one, and the temporary file is gone.
 
@@ -25,8 +28,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "r+b") as written:  # Windows flushes only what may be written
-            os.fsync(written.fileno())
+        if waits_for_disk:
+            with open(temporary, "r+b") as written:  # Windows flushes only what may be written
+                os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
         kept = "; the file that was there is unchanged" if path.exists() else ""

@@ -135,7 +135,8 @@ def verify(
     panformer prepare-data verify data/mine --split val --fix
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.data.verify.check import VerifyOptions, available_cores
+    from panformer_cli.data.parallel import available_cores
+    from panformer_cli.data.verify.check import VerifyOptions
     from panformer_cli.data.verify.check import verify as check
 
     options = VerifyOptions(workers or available_cores(), decode_images, fix)

@@ -36,10 +36,10 @@ def decode_ids(rgb: ImageArray) -> IdMap:
     return _ids_of(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), np.uint8))
 
 
-def write_panoptic_png(path: Path, ids: IdMap) -> None:
-    """Write segment ids (H, W), atomically; errors as `encode_ids` and `files.atomic_write`."""
+def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> None:
+    """Write segment ids (H, W), atomically; errors and `waits_for_disk` as `encode_ids` and `files.atomic_write`."""
     _, data = cv2.imencode(".png", cv2.cvtColor(encode_ids(ids), cv2.COLOR_RGB2BGR))
-    with atomic_write(path) as temporary:
+    with atomic_write(path, waits_for_disk) as temporary:
         temporary.write_bytes(data.tobytes())
 
 

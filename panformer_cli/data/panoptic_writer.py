@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.files import atomic_write
 
 IntArray = npt.NDArray[np.int64]
 
@@ -104,3 +107,25 @@ def panoptic_json(
     content["annotations"] = [dict(row) for row in annotations]
     content["categories"] = categories.to_coco()
     return content
+
+
+def write_panoptic_json(
+    path: Path,
+    images: Iterable[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+    categories: CategoryTable,
+    info: Mapping[str, Any],
+) -> None:
+    """Write what `panoptic_json` makes row by row, atomically: memory for one row, however many there are.
+
+    Raises:
+        PanformerError: as `files.atomic_write`.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"info": dict(info), "categories": categories.to_coco()}).removesuffix("}"))
+        for key, rows in (("images", images), ("annotations", annotations)):
+            file.write(f', "{key}": [')
+            for number, row in enumerate(rows):
+                file.write((", " if number else "") + json.dumps(dict(row)))
+            file.write("]")
+        file.write("}")

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
+from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.data.verify.fix import ChangeLog, FixedFile
 from panformer_cli.data.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
 from panformer_cli.data.verify.outline import Outline, is_image_id, read_outline
 from panformer_cli.data.wording import short
-from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
-
-BATCH = 8
-"""Images that go to a process together."""
-
-_Batches = TypeVar("_Batches")
-_Results = TypeVar("_Results")
 
 
 @dataclass(frozen=True)
@@ -100,11 +89,6 @@ def verify(root: Path, splits: Sequence[str], options: VerifyOptions, reporter: 
     return [_verify_split(split, layout, options, owners, reporter) for split, layout in layouts.items()]
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
     known = find_splits(root)
     complete = [split for split in known if find_images(root, split) is not None]
@@ -144,18 +128,16 @@ def _verify_split(
     if outline is None:
         return SplitReport(split, 0, 0, findings.report())
     setting = Setting(layout, outline.is_thing, options.decodes_images, owners is not None)
-    batches = _batches(_tasks(layout.annotation, outline, findings))
+    tasks = _tasks(layout.annotation, outline, findings)
     total, images, segments = max(len(outline.images or ()), outline.annotations or 0), 0, 0
     with ChangeLog() as log, reporter.progress(f"Checking {split}", total) as progress:
-        for results in _in_order(partial(_check_batch, setting), batches, options.workers):
-            for result in results:
-                found = [*result.findings, *(owners.claim(result, split) if owners else ())]
-                for finding in found:
-                    findings.add(finding)
-                    log.add(finding.changes if options.fixes else ())
-                images += 1
-                segments += len(result.task.annotation.segments) if result.task.annotation else 0
-            progress.advance(len(results))
+        for result in map_in_order(partial(check_image, setting), tasks, options.workers):
+            for finding in [*result.findings, *(owners.claim(result, split) if owners else ())]:
+                findings.add(finding)
+                log.add(finding.changes if options.fixes else ())
+            images += 1
+            segments += len(result.task.annotation.segments) if result.task.annotation else 0
+            progress.advance()
         fixed = log.apply(layout.annotation) if log else None
     return SplitReport(split, images, segments, findings.report(), fixed)
 
@@ -203,38 +185,3 @@ def _row_problem(row: Any, annotated: set[int | str], outline: Outline) -> Findi
         sentence = f"image {short(image_id)} is annotated but not listed in images; list it, or take the annotation out"
         return Finding(Problem.ANNOTATION_UNLISTED, sentence)
     return None
-
-
-def _batches(tasks: Iterator[ImageTask]) -> Iterator[list[ImageTask]]:
-    while batch := list(islice(tasks, BATCH)):
-        yield batch
-
-
-def _check_batch(setting: Setting, tasks: list[ImageTask]) -> list[ImageResult]:
-    return [check_image(setting, task) for task in tasks]
-
-
-def _in_order(work: Callable[[_Batches], _Results], batches: Iterable[_Batches], workers: int) -> Iterator[_Results]:
-    """`map` in several processes, with a few batches under way and no more."""
-    if workers == 1:
-        yield from map(work, batches)
-        return
-    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_first_process)
-    pending: deque[Future[_Results]] = deque()
-    try:
-        for batch in batches:
-            pending.append(pool.submit(work, batch))
-            if len(pending) >= 4 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise PanformerError(
-            "a process of the check was ended from outside, perhaps for want of memory; try --workers 1"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_ctrl_c_to_the_first_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

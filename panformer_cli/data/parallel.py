@@ -1,0 +1,74 @@
+"""Work on many images in several processes, with the results in order and only a few images under way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from panformer_cli.errors import PanformerError
+
+BATCH = 8
+"""Images that go to a process together: what is sent with each call is shared by so many."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+    """`map(work, tasks)` in `workers` processes; 1 works in this one.
+
+    `work`, tasks and results have to pickle where `workers` is more than 1. Tasks are drawn as they are needed, so
+    memory does not grow with their number.
+
+    Raises:
+        PanformerError: a process was ended from outside. Whatever `work` raises is raised here.
+    """
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    for results in _in_processes(work, _batches(iter(tasks)), workers):
+        yield from results
+
+
+def _batches(tasks: Iterator[Task]) -> Iterator[list[Task]]:
+    while batch := list(islice(tasks, BATCH)):
+        yield batch
+
+
+def _in_processes(
+    work: Callable[[Task], Result], batches: Iterable[list[Task]], workers: int
+) -> Iterator[list[Result]]:
+    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_first_process)
+    pending: deque[Future[list[Result]]] = deque()
+    try:
+        for batch in batches:
+            pending.append(pool.submit(_work_on, work, batch))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PanformerError(
+            "a process that reads images was ended from outside, perhaps for want of memory; try --workers 1"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _work_on(work: Callable[[Task], Result], batch: list[Task]) -> list[Result]:
+    return [work(task) for task in batch]
+
+
+def _leave_ctrl_c_to_the_first_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

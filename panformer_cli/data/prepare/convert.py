@@ -1,0 +1,253 @@
+"""Bring a source into COCO's panoptic layout: PNGs, images, JSON, manifest and summary, image by image in processes.
+
+    OUT/images/<split>/<name>.jpg           linked where the disk allows it, else copied
+    OUT/annotations/panoptic_<split>/<name>.png
+    OUT/annotations/panoptic_<split>.json
+    OUT/manifest.json  OUT/summary.json  OUT/summary.html
+
+The JSON of a split appears when all its images are done; until then a file of finished images lies beside it, from
+which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from panformer_cli.data.image_header import ImageHeader, read_header
+from panformer_cli.data.panoptic_png import write_panoptic_png
+from panformer_cli.data.panoptic_writer import annotation_row, write_panoptic_json
+from panformer_cli.data.parallel import map_in_order
+from panformer_cli.data.prepare.manifest import SplitManifest, finished_split, write_split
+from panformer_cli.data.prepare.parts import ImageParts, Line
+from panformer_cli.data.prepare.source import Source, SourceImage
+from panformer_cli.data.prepare.summary import SplitSummary
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.files import name_inside
+from panformer_cli.reporting import Reporter
+
+MAX_PIXELS = 2**28
+"""An image that declares more is not converted: its map alone would take gigabytes."""
+
+PROBLEMS_NAMED = 5
+"""How many unusable images an error describes; the others are counted."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to convert.
+
+    workers: processes; 1 works in this one.
+    skips_bad_images: leave out images that cannot be used, and say so in the summary, instead of an error at the end.
+    """
+
+    workers: int = 1
+    skips_bad_images: bool = False
+
+
+class Folders(NamedTuple):
+    """Where the parts of a split are written."""
+
+    images: Path
+    pngs: Path
+    annotation: Path
+    parts: Path
+
+    @classmethod
+    def of(cls, out: Path, split: str) -> Folders:
+        pngs = out / "annotations" / f"panoptic_{split}"
+        return cls(
+            out / "images" / split, pngs, pngs.with_name(f"{pngs.name}.json"), pngs.with_name(f".{pngs.name}.parts")
+        )
+
+
+def convert(
+    source: Source, out: Path, splits: Sequence[str], options: ConvertOptions, reporter: Reporter
+) -> list[SplitSummary]:
+    """Convert `splits` of `source` (none: all of them) into the folder `out`; returns what each holds.
+
+    A split that `out` holds already, made of the same files in the same way, is left as it is.
+
+    Raises:
+        DataError: the source cannot be used, or images of it cannot: the first are described, and nothing but the
+            finished images is kept. `out` holds another data set.
+        PanformerError: `out` cannot be written, the disk is full, or a process was ended from outside.
+    """
+    return [_convert_split(source, out, split, options, reporter) for split in splits or source.splits()]
+
+
+def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
+    images = source.images(split)
+    _check_names(images, source.root)
+    manifest = SplitManifest.begin(source, split, [_stamp(image) for image in images], options.skips_bad_images)
+    folders = Folders.of(out, split)
+    finished = finished_split(out, manifest, folders.annotation)
+    if finished is not None:
+        reporter.message(f"{split} is in {out} already, made of these files; nothing was done")
+        return finished
+    with ImageParts(folders.parts, len(images), manifest.setting) as parts:
+        _work_out(source, images, folders, parts, options, reporter)
+        problems = [line["problem"] for line in parts if "problem" in line]
+        if problems and not (options.skips_bad_images and len(problems) < len(images)):
+            raise DataError(_told(problems, len(images), source.root, split))
+        summary = _write_split(source, split, out, manifest, parts)
+        parts.remove()
+    _sweep(folders)
+    return summary
+
+
+def _work_out(
+    source: Source,
+    images: Sequence[SourceImage],
+    folders: Folders,
+    parts: ImageParts,
+    options: ConvertOptions,
+    reporter: Reporter,
+) -> None:
+    """Bring every image that `parts` lacks into place, and its line into `parts`."""
+    for index, image in enumerate(images):
+        if index in parts and (parts[index]["stamp"] != _stamp(image) or "problem" in parts[index]):
+            parts.forget(index)
+    missing = [index for index in range(len(images)) if index not in parts]
+    work = partial(_convert_image, source, folders)
+    lines = map_in_order(work, (images[index] for index in missing), options.workers)
+    with reporter.progress(f"{source.name} {folders.images.name}", len(images), len(images) - len(missing)) as progress:
+        for index, line in zip(missing, lines, strict=True):
+            parts.add(index, line)
+            progress.advance()
+
+
+def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line:
+    """Write PNG and image; returns the rows of the JSON, or what is wrong with the image."""
+    stamp = _stamp(image)
+    try:
+        header = _usable_header(image.picture)
+        panoptic = source.read(image, header.shown)
+        _check_size(image, header, panoptic.ids.shape)
+        png_name = str(PurePosixPath(image.file_name).with_suffix(".png"))
+        png = name_inside(folders.pngs, png_name, str(source.root))
+        picture = name_inside(folders.images, image.file_name, str(source.root))
+    except DataError as error:
+        return {"stamp": stamp, "problem": str(error)}
+    write_panoptic_png(png, panoptic.ids, waits_for_disk=False)
+    _place(image.picture, picture)
+    height, width = header.shown
+    row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
+    hashes = {"picture": _sha256(picture), "png": _sha256(png)}
+    return {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
+
+
+def _usable_header(picture: Path) -> ImageHeader:
+    header = read_header(picture)
+    height, width = header.shown
+    if height * width > MAX_PIXELS:
+        raise DataError(f"{picture} declares {width}x{height} pixels; expected {MAX_PIXELS} or fewer; scale it down")
+    return header
+
+
+def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+    if found == header.shown:
+        return
+    labels = image.labels[0] if image.labels else f"the annotation of {image.file_name}"
+    turned = f", as its EXIF orientation {header.orientation} turns it" if found == header.stored else ""
+    raise DataError(
+        f"{labels} is {found[1]}x{found[0]} but {image.picture} is shown as {header.shown[1]}x{header.shown[0]} "
+        f"(width x height{turned}); expected equal sizes"
+    )
+
+
+def _place(source: Path, target: Path) -> None:
+    """`source` at `target`: a second name of the same file, or a copy where the disk has no such names."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise PanformerError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stamp(image: SourceImage) -> list[Any]:
+    """What tells that an image and its labels are those of before: id, name, sizes and times of its files."""
+    stamp: list[Any] = [image.id, image.file_name]
+    for path in (image.picture, *image.labels):
+        try:
+            status = path.stat()
+        except OSError:
+            stamp.append(None)  # reading it will say what is wrong
+        else:
+            stamp += [status.st_size, status.st_mtime_ns]
+    return stamp
+
+
+def _check_names(images: Sequence[SourceImage], root: Path) -> None:
+    """DataError where there is no image, or two would be written to the same place or have one id."""
+    if not images:
+        raise DataError(f"{root} has no image in this split; expected at least one (docs/data.md shows the folders)")
+    seen: dict[str, SourceImage] = {}
+    for image in images:
+        for key in (f"name {PurePosixPath(image.file_name).with_suffix('')}", f"id {image.id}"):
+            other = seen.setdefault(key, image)
+            if other is not image:
+                raise DataError(
+                    f"{root}: {other.picture} and {image.picture} have the same {key}; expected a PNG for each image; "
+                    "rename one of them"
+                )
+
+
+def _told(problems: Sequence[str], images: int, root: Path, split: str) -> str:
+    named = [f"  {problem}" for problem in problems[:PROBLEMS_NAMED]]
+    if len(problems) > len(named):
+        named.append(f"  and {len(problems) - len(named)} more")
+    first = (
+        f"{root}: {len(problems)} of {images} images of {split} cannot be used, so its JSON was not written; mend them "
+        "and run the same command again, or leave them out with --skip-bad-images:"
+    )
+    return "\n".join([first, *named])
+
+
+def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest, parts: ImageParts) -> SplitSummary:
+    """The JSON out of the lines, one at a time; then manifest and summary."""
+    summary = SplitSummary(split, source.categories)
+    for line in parts:
+        if "problem" in line:
+            summary.left_out.append(line["problem"])
+        else:
+            summary.add((line["image"]["height"], line["image"]["width"]), line["annotation"])
+            manifest.add(line["picture"], line["png"])
+    annotation = Folders.of(out, split).annotation
+    info = {"description": f"{source.name}, {split}, in COCO's panoptic form", "made_by": "panformer prepare-data"}
+    write_panoptic_json(annotation, _rows(parts, "image"), _rows(parts, "annotation"), source.categories, info)
+    write_split(out, manifest.finish(annotation), summary)
+    return summary
+
+
+def _rows(parts: ImageParts, key: str) -> Iterator[dict[str, Any]]:
+    return (line[key] for line in parts if key in line)
+
+
+def _sweep(folders: Folders) -> None:
+    """Remove what processes that were killed in the midst of a file left."""
+    for folder in (folders.images, folders.pngs):
+        for path in folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""What a data set in a form of its own has to tell, so that `convert` can bring it into COCO's panoptic layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.images import IMAGE_SUFFIXES
+from panformer_cli.data.structures import PanopticMap
+from panformer_cli.errors import DataError
+from panformer_cli.files import name_inside
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image of a source, before anything of it is read; it travels to another process.
+
+    id: of the image in the JSON that is written.
+    picture: the image file.
+    file_name: its name below `images/<split>/` of the result, with `/` between folders. The PNG is called the same,
+        with `.png`.
+    labels: the files that its annotation is read from, in an order that the source knows.
+    extra: whatever else the source needs to read the annotation (a row of a JSON, say).
+    """
+
+    id: int | str
+    picture: Path
+    file_name: str
+    labels: tuple[Path, ...] = ()
+    extra: Any = None
+
+
+class Source(Protocol):
+    """A data set in a form of its own; one module of this package for each. It travels to other processes."""
+
+    @property
+    def name(self) -> str:
+        """As the command is called: `cityscapes`."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that is read."""
+
+    @property
+    def categories(self) -> CategoryTable:
+        """The full table, classes without a segment included."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Whatever else decides the result, as JSON: how overlaps are resolved, say."""
+
+    def splits(self) -> Sequence[str]:
+        """Names of the splits that are there; DataError where there is none."""
+
+    def images(self, split: str) -> Sequence[SourceImage]:
+        """The images of a split in a fixed order, each with an id and a file name of its own.
+
+        Nothing is decoded here. DataError where the split is not there, or a picture lacks its labels.
+        """
+
+    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+        """The annotation of an image, of the height and width `size`, which are those of the picture as it is shown.
+
+        Raises:
+            DataError: the labels are missing or damaged, or do not fit.
+        """
+
+
+def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
+    """Files of the lower-case `suffixes` in `folder` and the folders below it, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: `folder` is no folder, or a file in it is a link that leads out of it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"the folder {folder} does not exist; check the path (docs/data.md shows the folders expected)")
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inner.parts):
+            yield name_inside(folder, inner.as_posix(), str(folder))

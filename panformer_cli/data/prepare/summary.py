@@ -1,0 +1,127 @@
+"""What a prepared split holds: counted while its rows go by, shown as a table, JSON or a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from panformer_cli.data.categories import CategoryTable
+
+SMALL, MEDIUM = 32**2, 96**2
+"""Pixels; COCO's borders between small, medium and large segments."""
+
+
+@dataclass
+class CategoryCount:
+    """Of one category: segments (crowds among them), images that have it, pixels."""
+
+    segments: int = 0
+    crowd: int = 0
+    images: int = 0
+    pixels: int = 0
+
+
+@dataclass
+class SplitSummary:
+    """Counts over the images of a split; `add` takes one image after another.
+
+    categories: the table, also of classes without a segment.
+    image_sizes: images by (height, width).
+    segment_sizes: thing segments by size, crowds left out: small below 32 x 32 pixels, medium below 96 x 96, large.
+    void: pixels without a segment, of `pixels` in all.
+    left_out: one sentence for each image that could not be used.
+    """
+
+    split: str
+    categories: CategoryTable
+    images: int = 0
+    pixels: int = 0
+    void: int = 0
+    image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    segments_per_image: Counter[int] = field(default_factory=Counter)
+    segment_sizes: Counter[str] = field(default_factory=Counter)
+    by_category: dict[int, CategoryCount] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
+
+    def add(self, size: tuple[int, int], annotation: Mapping[str, Any]) -> None:
+        """Count an image of height and width `size`, annotated as a row of `annotations` says, areas included."""
+        segments = annotation["segments_info"]
+        self.images += 1
+        self.pixels += size[0] * size[1]
+        self.void += size[0] * size[1] - sum(segment["area"] for segment in segments)
+        self.image_sizes[size] += 1
+        self.segments_per_image[len(segments)] += 1
+        for category_id in {segment["category_id"] for segment in segments}:
+            self.by_category[category_id].images += 1
+        for segment in segments:
+            self._add_segment(segment)
+
+    def _add_segment(self, segment: Mapping[str, Any]) -> None:
+        count = self.by_category[segment["category_id"]]
+        count.segments += 1
+        count.crowd += segment["iscrowd"]
+        count.pixels += segment["area"]
+        if self.categories.by_id(segment["category_id"]).is_thing and not segment["iscrowd"]:
+            area = segment["area"]
+            self.segment_sizes["small" if area < SMALL else "medium" if area < MEDIUM else "large"] += 1
+
+    @property
+    def segments(self) -> int:
+        return self.things + self.stuff
+
+    @property
+    def things(self) -> int:
+        """Segments of thing categories, crowds included."""
+        return sum(count.segments for id_, count in self.by_category.items() if self.categories.by_id(id_).is_thing)
+
+    @property
+    def stuff(self) -> int:
+        return sum(count.segments for id_, count in self.by_category.items() if not self.categories.by_id(id_).is_thing)
+
+    @property
+    def crowd(self) -> int:
+        return sum(count.crowd for count in self.by_category.values())
+
+    @property
+    def void_share(self) -> float:
+        """Pixels without a segment, 0..1 of all pixels."""
+        return self.void / max(self.pixels, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts for a program: totals, then `categories`, `image_sizes`, `segments_per_image`, `segment_sizes`."""
+        rows = [row | vars(self.by_category[row["id"]]) for row in self.categories.to_coco()]
+        return {
+            "images": self.images,
+            "segments": self.segments,
+            "things": self.things,
+            "stuff": self.stuff,
+            "crowd": self.crowd,
+            "pixels": self.pixels,
+            "void": self.void,
+            "void_share": self.void_share,
+            "categories": rows,
+            "image_sizes": [[*size, count] for size, count in self.image_sizes.most_common()],
+            "segments_per_image": sorted(self.segments_per_image.items()),
+            "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
+            "left_out": self.left_out,
+        }
+
+    @classmethod
+    def from_json(cls, split: str, content: Mapping[str, Any]) -> SplitSummary:
+        """The summary that `to_json` wrote."""
+        keys = ("id", "name", "isthing", "color")
+        rows = [{key: row[key] for key in keys if row.get(key) is not None} for row in content["categories"]]
+        summary = cls(split, CategoryTable.from_coco(rows, split), content["images"], left_out=content["left_out"])
+        summary.pixels, summary.void = content["pixels"], content["void"]
+        for row in content["categories"]:
+            counts = {key: row[key] for key in ("segments", "crowd", "images", "pixels")}
+            summary.by_category[row["id"]] = CategoryCount(**counts)
+        summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
+        summary.segments_per_image.update(dict(content["segments_per_image"]))
+        summary.segment_sizes.update(content["segment_sizes"])
+        return summary

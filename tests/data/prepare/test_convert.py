@@ -1,0 +1,262 @@
+"""The pipeline that all sources share, with a source whose annotation is known without reading it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.panoptic_writer import segments_of
+from panformer_cli.data.prepare import convert as convert_module
+from panformer_cli.data.prepare.convert import ConvertOptions, convert
+from panformer_cli.data.prepare.source import SourceImage, listed_files
+from panformer_cli.data.structures import PanopticMap
+from panformer_cli.data.verify.check import VerifyOptions, verify
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.reporting import SilentReporter
+
+TABLE = CategoryTable([Category(4, "car", True), Category(9, "road", False), Category(2, "never seen", True)])
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A source whose images have a car (category 4) as many columns wide as their label file says, and road below."""
+
+    root: Path
+    name: str = "columns"
+    categories: CategoryTable = TABLE
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def splits(self) -> Sequence[str]:
+        return ["train"]
+
+    def images(self, split: str) -> Sequence[SourceImage]:
+        assert split == "train"
+        return [
+            SourceImage(number, path, path.relative_to(self.root).as_posix(), (path.with_suffix(".txt"),))
+            for number, path in enumerate(listed_files(self.root))
+        ]
+
+    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+        try:
+            width = int(image.labels[0].read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{image.labels[0]} is no number; write one") from error
+        ids = np.zeros(size, np.int32)
+        ids[:4, :width] = 70000
+        ids[6:] = 3
+        return PanopticMap(ids, segments_of(ids, {70000: 4, 3: 9}))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twenty images of 10 x 16 pixels, the last two in a folder; the car of image k is k % 8 + 3 columns wide."""
+    folder = tmp_path / "in"
+    for number in range(20):
+        write(folder, f"town/{number:02d}" if number > 17 else f"{number:02d}", number)
+    return folder
+
+
+def write(folder: Path, name: str, number: int) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 10), (number, 5, 200)).save(folder / f"{name}.jpg")
+    (folder / f"{name}.txt").write_text(str(number % 8 + 3))
+
+
+def converted(root: Path, **options: Any) -> Path:
+    out = root.parent / "out"
+    convert(Columns(root), out, (), ConvertOptions(**options), SilentReporter())
+    return out
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_result_is_the_source_in_cocos_form(root: Path) -> None:
+    out = converted(root)
+    data = CocoPanoptic(out, "train")
+    assert len(data) == 20 and data.categories == TABLE
+    assert verify(out, (), VerifyOptions(), SilentReporter())[0].problems == ()
+    sample = data[19]
+    assert (sample.file_name, sample.png_name) == ("town/19.jpg", "town/19.png")
+    assert [(s.id, s.category_id, s.area, s.bbox) for s in sample.annotation.segments] == [
+        (3, 9, 64, (0, 6, 16, 4)),
+        (70000, 4, 24, (0, 0, 6, 4)),
+    ]
+    assert (out / "images/train/00.jpg").read_bytes() == (root / "00.jpg").read_bytes()
+
+
+def test_the_summary_counts_what_was_drawn(root: Path) -> None:
+    (summary,) = convert(Columns(root), root.parent / "out", (), ConvertOptions(), SilentReporter())
+    cars = sum(4 * (number % 8 + 3) for number in range(20))
+    assert (summary.images, summary.things, summary.stuff, summary.crowd) == (20, 20, 20, 0)
+    assert summary.by_category[4].pixels == cars
+    assert summary.void == 20 * 160 - 20 * 64 - cars
+    assert summary.segment_sizes == {"small": 20} and summary.by_category[2].segments == 0
+    assert json.loads((root.parent / "out/summary.json").read_text())["train"] == json.loads(
+        json.dumps(summary.to_json())
+    )
+
+
+def test_the_manifest_has_the_digests_of_what_lies_there(root: Path) -> None:
+    out = converted(root)
+    record = json.loads((out / "manifest.json").read_text())["train"]
+    annotation = out / "annotations/panoptic_train.json"
+    assert record["annotation"]["sha256"] == hashlib.sha256(annotation.read_bytes()).hexdigest()
+    for key, folder in (("images_sha256", "images/train"), ("pngs_sha256", "annotations/panoptic_train")):
+        files = sorted(path for path in (out / folder).rglob("*") if path.is_file())
+        digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+        assert record[key] == hashlib.sha256(digests.encode()).hexdigest()
+    assert record["setting"]["source"] == "columns" and record["images"] == 20
+
+
+def test_several_processes_write_the_same(root: Path, tmp_path: Path) -> None:
+    alone = content_of(converted(root))
+    (root.parent / "out").rename(tmp_path / "alone")
+    assert content_of(converted(root, workers=3)) == alone
+
+
+def test_a_stopped_conversion_goes_on_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Columns.read
+    seen: list[int | str] = []
+
+    def stop_at_7(self: Columns, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+        seen.append(image.id)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return read(self, image, size)
+
+    monkeypatch.setattr(Columns, "read", stop_at_7)
+    with pytest.raises(KeyboardInterrupt):
+        converted(root)
+    out = root.parent / "out"
+    assert not (out / "annotations/panoptic_train.json").exists()
+    parts = out / "annotations/.panoptic_train.parts"
+    parts.write_bytes(parts.read_bytes()[:-20])  # the last line is torn
+    write(root, "02", 5)  # and one image is another now
+    converted(root)
+    assert seen[7:] == [2, *range(5, 20)]
+    assert not parts.exists() and not list(out.rglob(".*"))
+    resumed = content_of(out)
+    out.rename(root.parent / "resumed")
+    assert content_of(converted(root)) == resumed
+
+
+def test_a_finished_split_is_left_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = converted(root)
+    monkeypatch.setattr(convert_module, "_work_out", None)
+    (again,) = convert(Columns(root), out, (), ConvertOptions(), SilentReporter())
+    assert again.images == 20 and again.to_json() == json.loads((out / "summary.json").read_text())["train"] | {
+        "segments_per_image": [(2, 20)]
+    }
+    with pytest.raises(DataError, match="is there already, and was not made of these files"):
+        convert(Columns(root, settings={"overlap": "first"}), out, (), ConvertOptions(), SilentReporter())
+    write(root, "new", 1)
+    with pytest.raises(DataError, match="is there already"):
+        converted(root)
+
+
+def test_bad_images_are_told_together_and_nothing_is_published(root: Path) -> None:
+    for number in (1, 3, 4, 5, 6, 7):
+        (root / f"{number:02d}.txt").write_text("wide")
+    with pytest.raises(DataError) as caught:
+        converted(root)
+    told = str(caught.value)
+    assert "6 of 20 images of train cannot be used" in told and "01.txt is no number" in told and "1 more" in told
+    assert not (root.parent / "out/annotations/panoptic_train.json").exists()
+    for number in (1, 3, 4, 5, 6, 7):
+        write(root, f"{number:02d}", number)
+    assert len(CocoPanoptic(converted(root), "train")) == 20
+
+
+def test_bad_images_can_be_left_out(root: Path) -> None:
+    (root / "01.txt").write_text("wide")
+    (root / "02.jpg").write_bytes(b"no picture")
+    out = converted(root, skips_bad_images=True)
+    assert len(CocoPanoptic(out, "train")) == 18
+    left_out = json.loads((out / "summary.json").read_text())["train"]["left_out"]
+    assert [Path(sentence.split()[0]).name for sentence in left_out] == ["01.txt", "02.jpg"]
+
+
+def test_all_images_bad_is_an_error_all_the_same(root: Path) -> None:
+    for path in root.rglob("*.txt"):
+        path.write_text("wide")
+    with pytest.raises(DataError, match="20 of 20 images"):
+        converted(root, skips_bad_images=True)
+
+
+def test_a_map_of_another_size_than_its_photo_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (16, 10)).save(root / "00.jpg", exif=turned)
+    read = Columns.read
+    monkeypatch.setattr(Columns, "read", lambda self, image, size: read(self, image, (10, 16)))
+    with pytest.raises(DataError, match=r"00.txt is 16x10 but .*00.jpg is shown as 10x16 .*EXIF orientation 6"):
+        converted(root)
+
+
+def test_an_image_of_a_senseless_size_is_not_drawn(root: Path) -> None:
+    picture = bytearray((root / "00.jpg").read_bytes())
+    place = picture.index(b"\xff\xc0") + 5
+    picture[place : place + 4] = (60000).to_bytes(2, "big") * 2
+    (root / "00.jpg").write_bytes(picture)
+    with pytest.raises(DataError, match="00.jpg declares"):
+        converted(root)
+
+
+def test_two_images_of_one_name_are_refused(root: Path) -> None:
+    Image.new("RGB", (16, 10)).save(root / "00.png")
+    with pytest.raises(DataError, match=r"00\.jpg and .*00\.png have the same name 00"):
+        converted(root)
+
+
+def test_links_out_of_the_folder_are_refused(root: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 10)).save(tmp_path / "outside.jpg")
+    (root / "20.jpg").symlink_to(tmp_path / "outside.jpg")
+    with pytest.raises(DataError, match="points outside"):
+        converted(root)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(root: Path) -> None:
+    (root.parent / "out").write_text("a file")
+    with pytest.raises(PanformerError, match="cannot write"):
+        converted(root)
+
+
+def test_a_full_disk_keeps_what_was_done(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def full(source: Any, target: Any) -> None:
+        if "05" in str(target):
+            raise OSError(28, "No space left on device")
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(PanformerError, match="No space left on device"):
+            converted(root)
+    out = root.parent / "out"
+    assert not (out / "annotations/panoptic_train.json").exists() and not list(out.rglob("*.tmp"))
+    assert len(CocoPanoptic(converted(root), "train")) == 20
+
+
+def test_where_the_disk_has_no_hard_links_images_are_copied(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: Any, target: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    out = converted(root)
+    assert (out / "images/train/03.jpg").read_bytes() == (root / "03.jpg").read_bytes()
