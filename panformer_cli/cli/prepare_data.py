@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli import SuggestingGroup
+from panformer_cli.cli.prepare_coco import coco, custom
+from panformer_cli.cli.prepare_options import splits_option, workers_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +75,10 @@ def prepare_data() -> None:
     """Bring a data set into the form that panformer reads."""
 
 
+for source in (coco, custom):
+    prepare_data.add_command(source)
+
+
 @prepare_data.command(cls=SceneCommand)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the data set.")
 def scenes(out: Path, **settings: Any) -> None:
@@ -90,37 +96,11 @@ def scenes(out: Path, **settings: Any) -> None:
 
 
 @prepare_data.command()
-@click.option("--root", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of COCO.")
-@click.option("--split", "splits", multiple=True, metavar="S", help="Only this split; may be repeated [all].")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the JSON [beside the panoptic one]."
-)
-def coco(root: Path, splits: tuple[str, ...], out: Path | None) -> None:
-    """Check the COCO folder DIR, unpack its zips, and write panoptic_<split>_detection_format.json.
-
-    docs/data.md shows the layouts that are understood.
-
-    \b
-    panformer prepare-data coco --root /data/coco
-    """
-    from panformer_cli.console import RichReporter, print_table
-    from panformer_cli.data.prepare.coco import prepare_coco
-
-    summaries = prepare_coco(root, splits or None, RichReporter(), out)
-    columns = ("split", "images", "segments", "things", "stuff", "crowd", "void %", "written")
-    rows = [
-        (s.split, s.images, s.segments, s.things, s.stuff, s.crowd, 100 * s.void_share, str(s.written))
-        for s in summaries
-    ]
-    print_table(f"COCO in {root}", columns, rows)
-
-
-@prepare_data.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--split", "splits", multiple=True, metavar="S", help="Only this split; may be repeated [all].")
+@splits_option
 @click.option("--fix", is_flag=True, help="Repair what has one right answer; the old JSON is kept.")
 @click.option("--decode-images", is_flag=True, help="Decode the images too, not only their headers.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [one a core].")
+@workers_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def verify(
     root: Path, splits: tuple[str, ...], fix: bool, decode_images: bool, workers: int | None, as_json: bool

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from panformer_cli.data.prepare.source import Source
     from panformer_cli.data.prepare.summary import SplitSummary
 
+LEFT_OUT_NAMED = 3
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 root_option = click.option(
@@ -24,6 +26,9 @@ splits_option = click.option(
     "--split", "splits", multiple=True, metavar="S", help="Only this split; may be repeated [all]."
 )
 workers_option = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [one a core].")
+skip_bad_images_option = click.option(
+    "--skip-bad-images", is_flag=True, help="Leave out images that cannot be used, and list them."
+)
 overlap_option = click.option(
     "--overlap",
     type=click.Choice(["last", "first", "smallest", "error"]),
@@ -36,7 +41,7 @@ overlap_option = click.option(
 def conversion_options(command: Command) -> Command:
     """`--root`, `--out`, `--split`, `--workers` and `--skip-bad-images`: the arguments of `run_conversion`."""
     for option in (
-        click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be used, and list them."),
+        skip_bad_images_option,
         workers_option,
         splits_option,
         click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."),
@@ -65,9 +70,6 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     options = ConvertOptions(conversion.workers or available_cores(), conversion.skip_bad_images)
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
-    for summary in summaries:
-        for sentence in summary.left_out[:3]:
-            click.echo(f"left out of {summary.split}: {sentence}")
     named = " ".join(f"--set data.{key}_split={name}" for key, name in _train_and_val(summaries))
     click.echo(f"Next: panformer prepare-data verify {conversion.out}")
     click.echo(f"      panformer train r50 --set data.root={conversion.out} {named}".rstrip())
@@ -89,3 +91,6 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
         for s in summaries
     ]
     print_table(title, columns, rows)
+    for summary in summaries:
+        for sentence in summary.left_out[:LEFT_OUT_NAMED]:
+            click.echo(f"left out of {summary.split}: {sentence}")

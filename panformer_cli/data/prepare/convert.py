@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.panoptic_png import write_panoptic_png
 from panformer_cli.data.panoptic_writer import annotation_row, write_panoptic_json
-from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.prepare.manifest import SplitManifest, finished_split, write_split
-from panformer_cli.data.prepare.parts import ImageParts, Line
+from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.data.prepare.source import Source, SourceImage
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.errors import DataError, PanformerError
@@ -86,42 +85,22 @@ def convert(
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = source.images(split)
     _check_names(images, source.root)
-    manifest = SplitManifest.begin(source, split, [_stamp(image) for image in images], options.skips_bad_images)
+    manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
+    for image in images:
+        manifest.add_stamp(_stamp(image))
     folders = Folders.of(out, split)
     finished = finished_split(out, manifest, folders.annotation)
     if finished is not None:
         reporter.message(f"{split} is in {out} already, made of these files; nothing was done")
         return finished
     with ImageParts(folders.parts, len(images), manifest.setting) as parts:
-        _work_out(source, images, folders, parts, options, reporter)
-        problems = [line["problem"] for line in parts if "problem" in line]
-        if problems and not (options.skips_bad_images and len(problems) < len(images)):
-            raise DataError(_told(problems, len(images), source.root, split))
+        with reporter.progress(f"{source.name} {split}", len(images)) as progress:
+            work_out(parts, lambda: images, _stamp, partial(_convert_image, source, folders), options.workers, progress)
+        refuse_bad_images(parts, len(images), f"{source.root}, {split}", options.skips_bad_images)
         summary = _write_split(source, split, out, manifest, parts)
         parts.remove()
     _sweep(folders)
     return summary
-
-
-def _work_out(
-    source: Source,
-    images: Sequence[SourceImage],
-    folders: Folders,
-    parts: ImageParts,
-    options: ConvertOptions,
-    reporter: Reporter,
-) -> None:
-    """Bring every image that `parts` lacks into place, and its line into `parts`."""
-    for index, image in enumerate(images):
-        if index in parts and (parts[index]["stamp"] != _stamp(image) or "problem" in parts[index]):
-            parts.forget(index)
-    missing = [index for index in range(len(images)) if index not in parts]
-    work = partial(_convert_image, source, folders)
-    lines = map_in_order(work, (images[index] for index in missing), options.workers)
-    with reporter.progress(f"{source.name} {folders.images.name}", len(images), len(images) - len(missing)) as progress:
-        for index, line in zip(missing, lines, strict=True):
-            parts.add(index, line)
-            progress.advance()
 
 
 def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line:
@@ -137,7 +116,7 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
     except DataError as error:
         return {"stamp": stamp, "problem": str(error)}
     write_panoptic_png(png, panoptic.ids, waits_for_disk=False)
-    _place(image.picture, picture)
+    link_or_copy(image.picture, picture)
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": _sha256(picture), "png": _sha256(png)}
@@ -163,7 +142,7 @@ def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...])
     )
 
 
-def _place(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """`source` at `target`: a second name of the same file, or a copy where the disk has no such names."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -188,16 +167,7 @@ def _sha256(path: Path) -> str:
 
 
 def _stamp(image: SourceImage) -> list[Any]:
-    """What tells that an image and its labels are those of before: id, name, sizes and times of its files."""
-    stamp: list[Any] = [image.id, image.file_name]
-    for path in (image.picture, *image.labels):
-        try:
-            status = path.stat()
-        except OSError:
-            stamp.append(None)  # reading it will say what is wrong
-        else:
-            stamp += [status.st_size, status.st_mtime_ns]
-    return stamp
+    return [image.id, image.file_name, *stamp_of(image.picture, *image.labels)]
 
 
 def _check_names(images: Sequence[SourceImage], root: Path) -> None:
@@ -215,15 +185,19 @@ def _check_names(images: Sequence[SourceImage], root: Path) -> None:
                 )
 
 
-def _told(problems: Sequence[str], images: int, root: Path, split: str) -> str:
+def refuse_bad_images(parts: ImageParts, images: int, where: str, may_be_left_out: bool) -> None:
+    """DataError where images have problems, unless they may be left out and others remain."""
+    problems = parts.problems
+    if not problems or (may_be_left_out and len(problems) < images):
+        return
     named = [f"  {problem}" for problem in problems[:PROBLEMS_NAMED]]
     if len(problems) > len(named):
         named.append(f"  and {len(problems) - len(named)} more")
     first = (
-        f"{root}: {len(problems)} of {images} images of {split} cannot be used, so its JSON was not written; mend them "
-        "and run the same command again, or leave them out with --skip-bad-images:"
+        f"{where}: {len(problems)} of {images} images cannot be used, so no JSON was written; mend them and run "
+        "the same command again, or leave them out with --skip-bad-images:"
     )
-    return "\n".join([first, *named])
+    raise DataError("\n".join([first, *named]))
 
 
 def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest, parts: ImageParts) -> SplitSummary:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,44 +18,38 @@ if TYPE_CHECKING:
 MANIFEST, SUMMARY, PAGE = "manifest.json", "summary.json", "summary.html"
 
 
-@dataclass
 class SplitManifest:
-    """The record of one split.
+    """The record of one split, taken down while its images go by.
 
     setting: source, root, and everything else that decides the result, as JSON.
-    inputs: sha256 of names, sizes and times of all files that were read.
     """
 
-    split: str
-    setting: dict[str, Any]
-    inputs: str
-    images: int = 0
-    annotation: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._pictures, self._pngs = hashlib.sha256(), hashlib.sha256()
+    def __init__(self, split: str, setting: dict[str, Any]) -> None:
+        self.split = split
+        self.setting = setting
+        self._images = 0
+        self._annotation: dict[str, Any] = {}
+        self._inputs, self._pictures, self._pngs = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
 
     @classmethod
-    def begin(
-        cls, source: Source, split: str, stamps: Sequence[Sequence[Any]], skips_bad_images: bool = False
-    ) -> SplitManifest:
-        """For a split of `source` with these stamps, one for each image."""
+    def of_source(cls, source: Source, split: str, skips_bad_images: bool) -> SplitManifest:
+        """For a split of `source`."""
         setting = {
             "source": source.name,
             "root": str(source.root.resolve()),
-            "split": split,
             "skip_bad_images": skips_bad_images,
             **source.settings,
             "categories": source.categories.to_coco(),
         }
-        digest = hashlib.sha256()
-        for stamp in stamps:
-            digest.update(json.dumps(stamp).encode())
-        return cls(split, setting, digest.hexdigest())
+        return cls(split, setting)
+
+    def add_stamp(self, stamp: Any) -> None:
+        """What tells that the files of the next image are those of before."""
+        self._inputs.update(json.dumps(stamp).encode())
 
     def add(self, picture: str, png: str) -> None:
         """The next image's sha256, and that of its PNG, in hexadecimal."""
-        self.images += 1
+        self._images += 1
         self._pictures.update(picture.encode())
         self._pngs.update(png.encode())
 
@@ -67,16 +59,16 @@ class SplitManifest:
         with annotation.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-        self.annotation = {"name": annotation.name, "bytes": annotation.stat().st_size, "sha256": digest.hexdigest()}
+        self._annotation = {"name": annotation.name, "bytes": annotation.stat().st_size, "sha256": digest.hexdigest()}
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Setting, inputs, and the sha256 of the JSON, of all images and of all PNGs (of their own sha256 in order)."""
+        """Setting; the sha256 of all stamps, of the JSON, and of the sha256 of all images and of all PNGs in order."""
         return {
             "setting": self.setting,
-            "inputs_sha256": self.inputs,
-            "images": self.images,
-            "annotation": self.annotation,
+            "inputs_sha256": self._inputs.hexdigest(),
+            "images": self._images,
+            "annotation": self._annotation,
             "images_sha256": self._pictures.hexdigest(),
             "pngs_sha256": self._pngs.hexdigest(),
         }
@@ -95,7 +87,7 @@ def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> Spli
     if (
         isinstance(record, dict)
         and isinstance(summary, dict)
-        and (record.get("setting"), record.get("inputs_sha256")) == (manifest.setting, manifest.inputs)
+        and all(record.get(key) == manifest.to_json()[key] for key in ("setting", "inputs_sha256"))
         and record["annotation"]["bytes"] == annotation.stat().st_size
     ):
         return SplitSummary.from_json(manifest.split, summary)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import PanformerError
+from panformer_cli.reporting import Progress
 
 Line = dict[str, Any]
+"""What is known of one image: `stamp`, and either `problem`, a sentence, or whatever was worked out."""
+
+Task = TypeVar("Task")
 
 _MISSING = -1
 
@@ -56,6 +61,20 @@ class ImageParts:
         self._file.seek(self._places[index])
         line: Line = json.loads(self._file.readline())
         return line
+
+    def __len__(self) -> int:
+        """How many lines there are."""
+        return sum(place != _MISSING for place in self._places)
+
+    @property
+    def missing(self) -> Iterator[int]:
+        """The images without a line, in their order."""
+        return (index for index, place in enumerate(self._places) if place == _MISSING)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the images that cannot be used."""
+        return [line["problem"] for line in self if "problem" in line]
 
     def __iter__(self) -> Iterator[Line]:
         """The lines that are there, in the order of the images."""
@@ -104,6 +123,43 @@ class ImageParts:
             f"cannot write {self.path}: {error.strerror}; free some space or choose another folder, then run the same "
             "command again, which goes on from here"
         )
+
+
+def stamp_of(*paths: Path) -> list[int | None]:
+    """Sizes and times of files: what tells that they are those of before. None for a file that is not there."""
+    stamp: list[int | None] = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            stamp.append(None)
+        else:
+            stamp += [status.st_size, status.st_mtime_ns]
+    return stamp
+
+
+def work_out(
+    parts: ImageParts,
+    tasks: Callable[[], Iterable[Task]],
+    stamp: Callable[[Task], Any],
+    work: Callable[[Task], Line],
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Add `work(task)` to `parts` for each of `tasks()` that has no line, or one of a problem or of another stamp.
+
+    Lines that stay are told to `progress` first, then every new one. `work` has to pickle if `workers` is not 1; it
+    puts `stamp(task)` into its line.
+    """
+    if len(parts):
+        for index, task in enumerate(tasks()):
+            if index in parts and ("problem" in parts[index] or parts[index]["stamp"] != stamp(task)):
+                parts.forget(index)
+        progress.advance(len(parts))
+    missing = (task for index, task in enumerate(tasks()) if index not in parts)
+    for index, line in zip(parts.missing, map_in_order(work, missing, workers), strict=True):
+        parts.add(index, line)
+        progress.advance()
 
 
 def _parsed(text: bytes) -> Line | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,13 +11,18 @@ import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from panformer_cli.data.prepare.coco import SplitSummary, prepare_coco
+from panformer_cli.data.prepare import in_place
+from panformer_cli.data.prepare.coco import prepare_coco, prepare_custom
+from panformer_cli.data.prepare.convert import ConvertOptions
+from panformer_cli.data.prepare.in_place import Prepared
+from panformer_cli.data.prepare.rle import encode_segments
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import SilentReporter
 
@@ -75,16 +81,21 @@ def save(root: Path, content: dict[str, Any], split: str = "val2017") -> None:
     (root / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
 
 
-def prepare(root: Path, *splits: str, out: Path | None = None) -> list[SplitSummary]:
-    return prepare_coco(root, splits or None, SilentReporter(), out)
+def prepare(root: Path, *splits: str, out: Path | None = None, **options: Any) -> list[Prepared]:
+    return prepare_coco(root, splits, ConvertOptions(**options), SilentReporter(), out=out)
+
+
+def detection_of(prepared: Prepared) -> Any:
+    assert prepared.detection is not None
+    return json.loads(prepared.detection.read_text())
 
 
 def refusal(root: Path, *splits: str) -> str:
-    """What is said; no detection JSON and no temporary file may be left."""
+    """What is said; nothing may be left but the lines of images that were checked, which a rerun goes on from."""
     before = files_below(root)
     with pytest.raises(PanformerError) as raised:
         prepare(root, *splits)
-    assert files_below(root) == before
+    assert files_below(root) - {"annotations/.panoptic_val2017.parts"} == before
     return str(raised.value)
 
 
@@ -103,9 +114,9 @@ def pack(path: Path, *sources: Path) -> None:
 
 
 def test_equal_to_the_authors_converter(shared: Path, tmp_path: Path) -> None:
-    (summary,) = prepare(shared / "data" / "coco_mini", "val2017", out=tmp_path / "new")
-    assert summary.written == tmp_path / "new" / "panoptic_val2017_detection_format.json"
-    found = json.loads(summary.written.read_text())
+    (prepared,) = prepare(shared / "data" / "coco_mini", "val2017", out=tmp_path / "new")
+    assert prepared.detection == tmp_path / "new" / "panoptic_val2017_detection_format.json"
+    found = detection_of(prepared)
     expected = json.loads((shared / "golden" / "detection_val2017.json").read_text())
     assert len(expected["annotations"]) == 88
     for ours, theirs in zip(found["annotations"], expected["annotations"], strict=True):
@@ -114,12 +125,13 @@ def test_equal_to_the_authors_converter(shared: Path, tmp_path: Path) -> None:
 
 
 def test_summary_of_the_real_sample(shared: Path, tmp_path: Path) -> None:
-    train, val = prepare(shared / "data" / "coco_mini", out=tmp_path)
+    both = prepare(shared / "data" / "coco_mini", out=tmp_path)
+    train, val = (prepared.summary for prepared in both)
     assert (train.split, train.images, train.segments, train.crowd) == ("train2017", 14, 133, 0)
     assert (val.split, val.images, val.segments, val.crowd) == ("val2017", 5, 88, 3)
     assert 0.08 < train.void_share < 0.1
     table = {row["id"]: row["isthing"] for row in _panoptic_json(shared)["categories"]}
-    flags = [table[row["category_id"]] for row in json.loads(val.written.read_text())["annotations"]]
+    flags = [table[row["category_id"]] for row in detection_of(both[1])["annotations"]]
     assert (val.things, val.stuff) == (flags.count(1), flags.count(0))
 
 
@@ -131,10 +143,12 @@ def _panoptic_json(shared: Path) -> dict[str, Any]:
 
 def test_result_of_a_small_split(tmp_path: Path) -> None:
     content = make_split(tmp_path)
-    (summary,) = prepare(tmp_path)
-    written = tmp_path / "annotations" / "panoptic_val2017_detection_format.json"
-    assert summary == SplitSummary("val2017", 2, 6, 4, 2, 2, 2 / 12, written)
-    found = json.loads(written.read_text())
+    (prepared,) = prepare(tmp_path)
+    summary = prepared.summary
+    assert (summary.split, summary.images, summary.segments) == ("val2017", 2, 6)
+    assert (summary.things, summary.stuff, summary.crowd, summary.void_share) == (4, 2, 2, 4 / 24)
+    assert prepared.detection == tmp_path / "annotations" / "panoptic_val2017_detection_format.json"
+    found = detection_of(prepared)
     assert {key: found[key] for key in ("info", "licenses", "images")} == {
         key: content[key] for key in ("info", "licenses", "images")
     }
@@ -147,8 +161,8 @@ def test_result_of_a_small_split(tmp_path: Path) -> None:
 
 def test_pycocotools_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_split(tmp_path)
-    (summary,) = prepare(tmp_path)
-    coco = COCO(summary.written)
+    (prepared,) = prepare(tmp_path)
+    coco = COCO(prepared.detection)
     rows = coco.loadAnns(coco.getAnnIds(imgIds=[2], iscrowd=None))
     assert len(rows) == 3
     for row, segment in zip(rows, SEGMENTS, strict=True):
@@ -163,10 +177,10 @@ def test_annotations_in_another_order_than_images(tmp_path: Path) -> None:
     content["annotations"].reverse()
     content["images"].append({"id": 3, "file_name": "3.jpg"})  # not annotated
     save(tmp_path, content)
-    (summary,) = prepare(tmp_path)
-    rows = json.loads(summary.written.read_text())["annotations"]
+    (prepared,) = prepare(tmp_path)
+    rows = detection_of(prepared)["annotations"]
     assert [row["image_id"] for row in rows] == [2, 2, 2, 1, 1, 1]
-    assert summary.images == 2
+    assert prepared.summary.images == 2
 
 
 def test_what_own_data_leaves_out_is_measured(tmp_path: Path) -> None:
@@ -176,8 +190,8 @@ def test_what_own_data_leaves_out_is_measured(tmp_path: Path) -> None:
     ]
     del content["info"], content["licenses"]
     save(tmp_path, content)
-    (summary,) = prepare(tmp_path)
-    found = json.loads(summary.written.read_text())
+    (prepared,) = prepare(tmp_path)
+    found = detection_of(prepared)
     assert set(found) == {"images", "annotations", "categories"}
     assert [(row["bbox"], row["area"], row["iscrowd"]) for row in found["annotations"]] == [
         (row["bbox"], row["area"], 0) for row in SEGMENTS
@@ -187,16 +201,17 @@ def test_what_own_data_leaves_out_is_measured(tmp_path: Path) -> None:
 def test_only_the_splits_asked_for(tmp_path: Path) -> None:
     for split in ("val2017", "train2017"):
         make_split(tmp_path, split)
-    assert [summary.split for summary in prepare(tmp_path, "train2017")] == ["train2017"]
-    assert [summary.split for summary in prepare(tmp_path)] == ["train2017", "val2017"]
+    assert [prepared.summary.split for prepared in prepare(tmp_path, "train2017")] == ["train2017"]
+    assert [prepared.summary.split for prepared in prepare(tmp_path)] == ["train2017", "val2017"]
 
 
 def test_twice_gives_the_same(tmp_path: Path) -> None:
     make_split(tmp_path)
     (first,) = prepare(tmp_path)
-    content = first.written.read_bytes()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     (second,) = prepare(tmp_path)
-    assert second == first and second.written.read_bytes() == content
+    assert second == first
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 def test_progress_reaches_the_total(tmp_path: Path) -> None:
@@ -204,7 +219,7 @@ def test_progress_reaches_the_total(tmp_path: Path) -> None:
     (tmp_path / "images" / "val2017" / "2.jpg").unlink()
     reporter = Listening()
     with pytest.raises(DataError):
-        prepare_coco(tmp_path, None, reporter)
+        prepare_coco(tmp_path, (), ConvertOptions(), reporter)
     assert list(reporter.totals.values()) == [3] and reporter.steps == 3
 
 
@@ -219,11 +234,11 @@ def test_zips_as_downloaded(tmp_path: Path, image_zip: str, outer: str | None) -
         inside = annotations / "panoptic_val2017.json", annotations / "panoptic_val2017.zip"
         pack(tmp_path / outer / "panoptic_annotations_trainval2017.zip", *inside)
     zips = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zip")}
-    (summary,) = prepare(tmp_path)
-    assert summary.segments == 6
+    (prepared,) = prepare(tmp_path)
+    assert prepared.summary.segments == 6
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zip")} == zips  # downloads stay, nothing else
     assert not [name for name in files_below(tmp_path) if "/." in name or name.startswith(".")]
-    assert prepare(tmp_path) == [summary]
+    assert prepare(tmp_path) == [prepared]
 
 
 def test_the_release_layout_with_the_download_in_datasets(tmp_path: Path) -> None:
@@ -233,8 +248,9 @@ def test_the_release_layout_with_the_download_in_datasets(tmp_path: Path) -> Non
     pack(annotations / "panoptic_val2017.zip", annotations / "panoptic_val2017")
     inside = annotations / "panoptic_val2017.json", annotations / "panoptic_val2017.zip"
     pack(tmp_path / "panoptic_annotations_trainval2017.zip", *inside)
-    (summary,) = prepare(tmp_path / "coco")
-    assert summary.written.samefile(annotations / "panoptic_val2017_detection_format.json")
+    (prepared,) = prepare(tmp_path / "coco")
+    assert prepared.detection is not None
+    assert prepared.detection.samefile(annotations / "panoptic_val2017_detection_format.json")
 
 
 def test_annotations_without_images_are_left_out_and_named(tmp_path: Path) -> None:
@@ -242,7 +258,7 @@ def test_annotations_without_images_are_left_out_and_named(tmp_path: Path) -> No
         make_split(tmp_path, split)
     shutil.rmtree(tmp_path / "images" / "train2017")
     reporter = Listening()
-    assert [summary.split for summary in prepare_coco(tmp_path, None, reporter)] == ["val2017"]
+    assert [one.summary.split for one in prepare_coco(tmp_path, (), ConvertOptions(), reporter)] == ["val2017"]
     assert len(reporter.warnings) == 1 and "train2017 is left out" in reporter.warnings[0]
     assert "has no images" in refusal(tmp_path, "train2017")
 
@@ -276,7 +292,7 @@ def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> N
     (images / "6.jpg").write_bytes(b"no image")
     (pngs / "7.png").write_bytes((pngs / "7.png").read_bytes()[:50])
     head, *named = refusal(tmp_path).splitlines()
-    assert "7 of 8 images cannot be used, so no detection JSON was written" in head
+    assert "7 of 8 images cannot be used, so no JSON was written" in head
     assert str(tmp_path / "annotations" / "panoptic_val2017.json") in head
     for line, (bad, words) in zip(
         named[:5],
@@ -308,7 +324,7 @@ def test_a_turned_photo_is_taken_as_it_is_shown(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (3, 4)).save(tmp_path / "images" / "val2017" / "1.jpg", exif=turned)
-    assert prepare(tmp_path)[0].images == 1
+    assert prepare(tmp_path)[0].summary.images == 1
 
 
 @pytest.mark.parametrize("part", ["images", "annotations"])
@@ -328,11 +344,11 @@ def test_truncated_json(tmp_path: Path) -> None:
 
 def test_an_old_result_survives_a_failure(tmp_path: Path) -> None:
     make_split(tmp_path)
-    (summary,) = prepare(tmp_path)
-    before = summary.written.read_bytes()
+    (prepared,) = prepare(tmp_path)
+    before = detection_of(prepared)
     (tmp_path / "images" / "val2017" / "2.jpg").unlink()
     refusal(tmp_path)
-    assert summary.written.read_bytes() == before
+    assert detection_of(prepared) == before
 
 
 def test_a_truncated_zip_leaves_nothing(tmp_path: Path) -> None:
@@ -379,7 +395,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "annotations").chmod(0o555)
     try:
         assert "Permission denied" in refusal(tmp_path)
-        assert prepare(tmp_path, out=tmp_path / "elsewhere")[0].segments == 6
+        assert prepare(tmp_path, out=tmp_path / "elsewhere")[0].summary.segments == 6
     finally:
         (tmp_path / "annotations").chmod(0o755)
 
@@ -389,3 +405,75 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PanformerError, match="cannot write"):
         prepare(tmp_path, out=tmp_path / "file")
+
+
+def test_things_only_as_the_authors_converter_has_it(shared: Path, tmp_path: Path) -> None:
+    coco = shared / "data" / "coco_mini"
+    (prepared,) = prepare_coco(coco, ["val2017"], ConvertOptions(), SilentReporter(), "things", tmp_path)
+    assert prepared.detection == tmp_path / "panoptic_val2017_things_detection_format.json"
+    found = detection_of(prepared)
+    everything = json.loads((shared / "golden" / "detection_val2017.json").read_text())
+    things = {row["id"] for row in _panoptic_json(shared)["categories"] if row["isthing"]}
+    expected = [row for row in everything["annotations"] if row["category_id"] in things]
+    assert found["annotations"] == [{**row, "id": number} for number, row in enumerate(expected)]
+    assert {row["id"] for row in found["categories"]} == things and len(things) == 80
+
+
+def test_processes_and_a_stop_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_split(tmp_path, images=30)
+    (prepared,) = prepare(tmp_path)
+    alone = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    prepare(tmp_path, workers=2)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == alone
+    seen: list[Path] = []
+
+    def stop_at_20(ids: Any) -> Any:
+        seen.append(ids)
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return encode_segments(ids)
+
+    monkeypatch.setattr(in_place, "encode_segments", stop_at_20)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path)
+    assert {path: path.read_bytes() for path in alone} == alone
+    prepare(tmp_path)
+    assert len(seen) == 20 + 11
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == alone
+
+
+def test_mended_images_only_are_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_split(tmp_path, images=5)
+    image = tmp_path / "images" / "val2017" / "4.jpg"
+    good = image.read_bytes()
+    image.write_bytes(b"no image")
+    assert "1 of 5 images" in refusal(tmp_path)
+    image.write_bytes(good)
+    seen = Mock(side_effect=encode_segments)
+    monkeypatch.setattr(in_place, "encode_segments", seen)
+    assert prepare(tmp_path)[0].summary.images == 5 and seen.call_count == 1
+
+
+def test_bad_images_can_be_left_out(tmp_path: Path) -> None:
+    content = make_split(tmp_path, images=3)
+    content["annotations"][0]["file_name"] = "../1.png"
+    save(tmp_path, content)
+    (tmp_path / "images" / "val2017" / "3.jpg").write_bytes(b"no image")
+    (prepared,) = prepare(tmp_path, skips_bad_images=True)
+    assert [row["image_id"] for row in detection_of(prepared)["annotations"]] == [2, 2, 2]
+    assert prepared.summary.images == 1 and len(prepared.summary.left_out) == 2
+
+
+def test_custom_checks_and_sums_up_without_a_detection_json(tmp_path: Path) -> None:
+    make_split(tmp_path, split="mine")
+    (prepared,) = prepare_custom(tmp_path, (), ConvertOptions(), SilentReporter())
+    assert prepared.detection is None and not list(tmp_path.rglob("*detection*"))
+    summary = json.loads((tmp_path / "summary.json").read_text())["mine"]
+    assert [(row["name"], row["segments"], row["pixels"]) for row in summary["categories"]] == [
+        ("cat", 4, 12),
+        ("grass", 2, 8),
+    ]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())["mine"]
+    pngs = [(tmp_path / f"annotations/panoptic_mine/{number}.png").read_bytes() for number in (1, 2)]
+    digests = "".join(hashlib.sha256(png).hexdigest() for png in pngs)
+    assert manifest["pngs_sha256"] == hashlib.sha256(digests.encode()).hexdigest()

@@ -156,7 +156,7 @@ def test_a_stopped_conversion_goes_on_where_it_was(root: Path, monkeypatch: pyte
 
 def test_a_finished_split_is_left_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = converted(root)
-    monkeypatch.setattr(convert_module, "_work_out", None)
+    monkeypatch.setattr(convert_module, "work_out", None)
     (again,) = convert(Columns(root), out, (), ConvertOptions(), SilentReporter())
     assert again.images == 20 and again.to_json() == json.loads((out / "summary.json").read_text())["train"] | {
         "segments_per_image": [(2, 20)]
@@ -174,7 +174,7 @@ def test_bad_images_are_told_together_and_nothing_is_published(root: Path) -> No
     with pytest.raises(DataError) as caught:
         converted(root)
     told = str(caught.value)
-    assert "6 of 20 images of train cannot be used" in told and "01.txt is no number" in told and "1 more" in told
+    assert "train: 6 of 20 images cannot be used" in told and "01.txt is no number" in told and "1 more" in told
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
     for number in (1, 3, 4, 5, 6, 7):
         write(root, f"{number:02d}", number)

@@ -1,0 +1,195 @@
+"""A split that is in COCO's panoptic layout already: every image checked, summary and manifest written.
+
+On request the annotation is also written in detection form, as the converter of the authors does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.image_header import read_header
+from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
+from panformer_cli.data.prepare.manifest import SplitManifest, write_split
+from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
+from panformer_cli.data.prepare.rle import encode_segments
+from panformer_cli.data.prepare.summary import SplitSummary
+from panformer_cli.data.structures import PanopticMap
+from panformer_cli.errors import DataError
+from panformer_cli.files import atomic_write
+from panformer_cli.reporting import Reporter
+
+Detection = Literal["none", "all", "things"]
+"""Whether the annotation is also written in detection form, and of which segments."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a split holds, and the detection JSON that was written of it."""
+
+    summary: SplitSummary
+    detection: Path | None = None
+
+
+class Row(NamedTuple):
+    """A row of `annotations` as it stands in the JSON, and the place of its image in the data set."""
+
+    image: int
+    annotation: Mapping[str, Any]
+
+
+def prepare_in_place(
+    root: Path, split: str, options: ConvertOptions, reporter: Reporter, detection: Detection, out: Path | None = None
+) -> Prepared:
+    """Check all images of a split of the data set in `root`; write its summary, manifest and detection JSON.
+
+    detection: the JSON is called `panoptic_<split>_detection_format.json`, with `things`
+        `panoptic_<split>_things_detection_format.json`.
+    out: folder for all that is written; None: the detection JSON beside the panoptic one, the rest in `root`.
+
+    Raises:
+        DataError: an image or a PNG is missing or damaged, or image, PNG and JSON disagree. Nothing is written then but
+            the lines of the images that were checked, from which the same command goes on.
+        PanformerError: no disk space, or a folder that cannot be written.
+    """
+    data = CocoPanoptic(root, split, skip_unannotated=True)
+    if data.skipped:
+        reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
+    annotation = data.layout.annotation
+    folder = out or annotation.parent
+    with ImageParts(folder / f".{annotation.stem}.parts", len(data), _setting(data, detection)) as parts:
+        work = partial(_check_image, data, detection)
+        with reporter.progress(f"checking {annotation.stem}", len(data)) as progress:
+            work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
+        refuse_bad_images(parts, len(data), str(annotation), options.skips_bad_images)
+        written = _write_detection(parts, annotation, folder, detection) if detection != "none" else None
+        summary = _finish(parts, data, split, out or root, options)
+        parts.remove()
+    return Prepared(summary, written)
+
+
+def _setting(data: CocoPanoptic, detection: Detection) -> Line:
+    return {"annotation": [str(data.layout.annotation.resolve()), *stamp_of(data.layout.annotation)], "for": detection}
+
+
+def _rows(data: CocoPanoptic) -> Iterator[Row]:
+    """The annotated images in the order of `annotations`, one row at a time."""
+    index_of = {data.image_info(index).id: index for index in range(len(data))}
+    for key, rows in read_members(data.layout.annotation):
+        if key == "annotations":
+            for row in rows:
+                yield Row(index_of[row["image_id"]], row)
+
+
+def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:
+    return stamp_of(data.image_path(row.image), data.png_path(row.image))
+
+
+def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
+    try:
+        panoptic = data.annotation(row.image)
+        picture = data.image_path(row.image)
+        _check_size(picture, panoptic.ids.shape)
+    except DataError as error:
+        # A name that leads out of the folder has no stamp of its own.
+        return {"stamp": None, "problem": str(error)}
+    digests = {"picture": _sha256(picture), "png": _sha256(data.png_path(row.image))}
+    line = {"stamp": _stamp(data, row), "size": panoptic.ids.shape, "segments_info": _measured(panoptic), **digests}
+    if detection != "none":
+        line["detection"] = list(_detection_rows(panoptic, row.annotation, data, detection == "things"))
+    return line
+
+
+def _check_size(picture: Path, expected: tuple[int, ...]) -> None:
+    """DataError unless the image is there and of the expected height and width. Its pixels are not decoded."""
+    height, width = read_header(picture).shown
+    if (height, width) != expected:
+        raise DataError(
+            f"{picture} is {width}x{height} but its panoptic PNG is {expected[1]}x{expected[0]} (width x height); "
+            "expected equal sizes"
+        )
+
+
+def _measured(panoptic: PanopticMap) -> list[dict[str, Any]]:
+    return [
+        {"category_id": segment.category_id, "area": segment.area, "iscrowd": int(segment.is_crowd)}
+        for segment in panoptic.segments
+    ]
+
+
+def _detection_rows(
+    panoptic: PanopticMap, annotation: Mapping[str, Any], data: CocoPanoptic, things_only: bool
+) -> Iterator[dict[str, Any]]:
+    """The `segments_info` as they are, each with `image_id` and `segmentation` and without its panoptic id."""
+    encoded = encode_segments(panoptic.ids)
+    for segment, given in zip(panoptic.segments, annotation["segments_info"], strict=True):
+        if things_only and not data.categories.by_id(segment.category_id).is_thing:
+            continue
+        measured = {"iscrowd": int(segment.is_crowd), "bbox": list(segment.bbox), "area": segment.area}
+        # COCO gives all three. Where other data sets do not, they are taken from the pixels.
+        row = measured | {key: value for key, value in given.items() if value is not None}
+        yield row | {"image_id": annotation["image_id"], "segmentation": encoded[segment.id]}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_detection(parts: ImageParts, annotation: Path, folder: Path, detection: Detection) -> Path:
+    """The panoptic JSON with other annotations, numbered from 0, and its categories without `isthing`."""
+    things_only = detection == "things"
+    written = folder / f"{annotation.stem}{'_things' if things_only else ''}_detection_format.json"
+    with atomic_write(written) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("{")
+        for key, value in read_members(annotation):
+            if key == "categories":
+                value = [row for row in value if row["isthing"] or not things_only]
+                value = [{name: row[name] for name in row if name != "isthing"} for row in value]
+            if key != "annotations":
+                file.write(f"{json.dumps(key)}: ")
+                _write_value(file, value)
+                file.write(", ")
+        file.write('"annotations": ')
+        _write_value(file, _numbered(parts))
+        file.write("}")
+    return written
+
+
+def _numbered(parts: ImageParts) -> Iterator[dict[str, Any]]:
+    rows = (row for line in parts for row in line.get("detection", ()))
+    return ({**row, "id": number} for number, row in enumerate(rows))
+
+
+def _write_value(file: TextIO, value: Any) -> None:
+    """As JSON; the items of an iterator one after another."""
+    if not isinstance(value, Iterator):
+        file.write(json.dumps(value))
+        return
+    file.write("[")
+    for number, item in enumerate(value):
+        file.write((", " if number else "") + json.dumps(item))
+    file.write("]")
+
+
+def _finish(parts: ImageParts, data: CocoPanoptic, split: str, folder: Path, options: ConvertOptions) -> SplitSummary:
+    """Summary and manifest out of the lines."""
+    summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
+    setting = {"source": "in place", "root": str(data.layout.images.resolve())}
+    manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
+    for line in parts:
+        manifest.add_stamp(line["stamp"])
+        if "problem" in line:
+            summary.left_out.append(line["problem"])
+        else:
+            height, width = line["size"]
+            summary.add((height, width), line)
+            manifest.add(line["picture"], line["png"])
+    write_split(folder, manifest.finish(data.layout.annotation), summary)
+    return summary
