@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from panformer_cli.errors import PanformerError
 
@@ -28,8 +28,8 @@ def available_cores() -> int:
 def map_in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
     """`map(work, tasks)` in `workers` processes; 1 works in this one.
 
-    `work`, tasks and results have to pickle where `workers` is more than 1. Tasks are drawn as they are needed, so
-    memory does not grow with their number.
+    Where `workers` is more than 1, tasks and results have to pickle; `work` goes to every process once, when it starts.
+    Tasks are drawn as they are needed, so memory does not grow with their number.
 
     Raises:
         PanformerError: a process was ended from outside. Whatever `work` raises is raised here.
@@ -49,11 +49,11 @@ def _batches(tasks: Iterator[Task]) -> Iterator[list[Task]]:
 def _in_processes(
     work: Callable[[Task], Result], batches: Iterable[list[Task]], workers: int
 ) -> Iterator[list[Result]]:
-    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_first_process)
+    pool = ProcessPoolExecutor(workers, initializer=_start_process, initargs=(work,))
     pending: deque[Future[list[Result]]] = deque()
     try:
         for batch in batches:
-            pending.append(pool.submit(_work_on, work, batch))
+            pending.append(pool.submit(_work_on, batch))
             if len(pending) >= 4 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -66,9 +66,15 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _work_on(work: Callable[[Task], Result], batch: list[Task]) -> list[Result]:
-    return [work(task) for task in batch]
+_work: Callable[[Any], Any]
+"""Of a process of the pool: what it does with a task."""
 
 
-def _leave_ctrl_c_to_the_first_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_process(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
+
+
+def _work_on(batch: list[Any]) -> list[Any]:
+    return [_work(task) for task in batch]
