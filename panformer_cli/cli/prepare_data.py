@@ -13,6 +13,7 @@ import click
 from panformer_cli.cli import SuggestingGroup
 from panformer_cli.cli.prepare_coco import coco, custom
 from panformer_cli.cli.prepare_options import splits_option, workers_option
+from panformer_cli.cli.prepare_sets import merge, remap, split, subset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ def prepare_data() -> None:
     """Bring a data set into the form that panformer reads."""
 
 
-for source in (coco, custom):
+for source in (coco, custom, subset, split, merge, remap):
     prepare_data.add_command(source)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,6 +59,10 @@ class Conversion:
     splits: tuple[str, ...]
     workers: int | None
     skip_bad_images: bool
+
+    def of_all_splits(self) -> Conversion:
+        """The same for all splits of the source, where `--split` chose from another set."""
+        return replace(self, splits=())
 
 
 def run_conversion(source: Source, conversion: Conversion) -> None:
