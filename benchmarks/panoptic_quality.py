@@ -5,8 +5,9 @@
 
 FOLDER is a checkout of panopticapi; where it is installed, nothing need be given. Ground truths are generated scenes;
 predictions are the same with bent contours, lost segments and wrong categories. Both count the same PNGs in a process,
-50 pairs at a time in turn, so that a busy machine slows both alike. Here pairs are also counted from memory, as
-evaluation does with a fresh prediction. The times are those of the processor; the figures of both have to agree.
+50 pairs at a time in turn, so that a busy machine slows both alike. The PNGs are written by Pillow, as COCO's are, and
+by panformer. Here pairs are also counted from memory, as evaluation does with a fresh prediction. The times are those
+of the processor; the figures of all have to agree.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ import argparse
 import json
 import sys
 import time
-from contextlib import redirect_stdout
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from panformer_cli.console import print_table
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.panoptic_png import read_panoptic_png, write_panoptic_png
+from panformer_cli.data.panoptic_png import OPENCV_READS, encode_ids, read_panoptic_png, write_panoptic_png
 from panformer_cli.data.panoptic_writer import annotation_row, segments_of
 from panformer_cli.data.scene_painter import CATEGORIES
 from panformer_cli.data.scenes import SceneOptions, generate_scene
-from panformer_cli.data.structures import PanopticMap
+from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.metrics.records import compare
 
@@ -67,53 +71,72 @@ def generated(index: int) -> Pair:
     return Pair(f"{index:06d}.png", PanopticMap(ids, segments_of(ids, category_of_id)), truth)
 
 
+def by_pillow(path: Path, ids: IdMap) -> None:
+    """Write a panoptic PNG as panopticapi's converters do; the files of COCO are such."""
+    Image.fromarray(encode_ids(ids)).save(path)
+
+
+def by_panformer(path: Path, ids: IdMap) -> None:
+    """Write a panoptic PNG as panformer does, but for waiting for the disk."""
+    write_panoptic_png(path, ids, waits_for_disk=False)
+
+
+WRITERS = {"Pillow": by_pillow, "panformer": by_panformer}
+MEMORY = "panformer from memory"
+SIDES = ("truth", "prediction")
+
+
 class Contest:
     """The counts and the seconds of everyone. `rival` is the module `panopticapi.evaluation`, or None."""
 
     def __init__(self, folder: Path, rival: Any | None) -> None:
         self.folder = folder
         self.rival = rival
-        self.statistics = rival.PQStat() if rival else None
-        self.from_png, self.from_memory = PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)
-        self.seconds = {"panopticapi, PNGs": 0.0, "panformer, PNGs": 0.0, "panformer, memory": 0.0}
+        self.theirs = {writer: rival.PQStat() if rival else None for writer in WRITERS}
+        self.ours = {name: PanopticQuality(CATEGORIES) for name in (*WRITERS, MEMORY)}
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def run(self, pairs: list[Pair]) -> None:
         """Everyone counts `pairs`, one after another."""
-        for pair in pairs:
-            write_panoptic_png(self.folder / "truth" / pair.name, pair.truth.ids)
-            write_panoptic_png(self.folder / "prediction" / pair.name, pair.prediction.ids)
-        for name, count in zip(self.seconds, (self._rival, self._from_png, self._from_memory), strict=True):
-            start = time.process_time()
-            count(pairs)
-            self.seconds[name] += time.process_time() - start
+        for writer, write in WRITERS.items():
+            for pair in pairs:
+                write(self.folder / "truth" / pair.name, pair.truth.ids)
+                write(self.folder / "prediction" / pair.name, pair.prediction.ids)
+            if self.rival is not None:
+                with self._clock(f"panopticapi from PNGs by {writer}"):
+                    self._count_theirs(pairs, writer)
+            with self._clock(f"panformer from PNGs by {writer}"):
+                for pair in pairs:
+                    truth = PanopticMap(read_panoptic_png(self.folder / "truth" / pair.name), pair.truth.segments)
+                    ids = read_panoptic_png(self.folder / "prediction" / pair.name)
+                    self.ours[writer].update(compare(PanopticMap(ids, pair.prediction.segments), truth))
+        with self._clock(MEMORY):
+            for pair in pairs:
+                self.ours[MEMORY].update(compare(pair.prediction, pair.truth))
 
-    def _rival(self, pairs: list[Pair]) -> None:
-        if self.rival is None:
-            return
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.seconds[name] += time.process_time() - start
+
+    def _count_theirs(self, pairs: list[Pair], writer: str) -> None:
+        assert self.rival is not None
         rows = [tuple(annotation_row(p.name, p.name, side) for side in (p.truth, p.prediction)) for p in pairs]
         categories = {row["id"]: row for row in CATEGORIES.to_coco()}
         with redirect_stdout(StringIO()):
-            self.statistics += self.rival.pq_compute_single_core(
+            self.theirs[writer] += self.rival.pq_compute_single_core(
                 0, rows, str(self.folder / "truth"), str(self.folder / "prediction"), categories
             )
 
-    def _from_png(self, pairs: list[Pair]) -> None:
-        for pair in pairs:
-            truth = PanopticMap(read_panoptic_png(self.folder / "truth" / pair.name), pair.truth.segments)
-            guess = PanopticMap(read_panoptic_png(self.folder / "prediction" / pair.name), pair.prediction.segments)
-            self.from_png.update(compare(guess, truth))
-
-    def _from_memory(self, pairs: list[Pair]) -> None:
-        for pair in pairs:
-            self.from_memory.update(compare(pair.prediction, pair.truth))
-
     def check(self) -> float:
         """PQ in percent, the same for everyone."""
-        result = self.from_png.result()
-        assert result == self.from_memory.result(), "PNGs and memory give different figures"
-        if self.rival is not None:
-            theirs, _ = self.statistics.pq_average({row["id"]: row for row in CATEGORIES.to_coco()}, None)
-            assert abs(theirs["pq"] - result.all.pq / 100) < 1e-12, "the figures differ"
+        result = self.ours[MEMORY].result()
+        assert all(quality.result() == result for quality in self.ours.values()), "PNGs and memory differ"
+        for statistics in self.theirs.values():
+            if statistics is not None:
+                theirs, _ = statistics.pq_average({row["id"]: row for row in CATEGORIES.to_coco()}, None)
+                assert abs(theirs["pq"] - result.all.pq / 100) < 1e-12, "the figures differ"
         return result.all.pq
 
 
@@ -129,20 +152,31 @@ def panopticapi(folder: Path | None) -> Any | None:
 
 
 def measure(count: int, rival: Any | None) -> dict[str, Any]:
-    """Milliseconds of the processor for a pair, and how many times as long panopticapi takes."""
+    """Milliseconds of the processor for a pair, and how many times as long panopticapi takes from the same PNGs.
+
+    What is counted from memory is compared with panopticapi from the PNGs by Pillow.
+    """
     with TemporaryDirectory() as folder:
-        for side in ("truth", "prediction"):
+        for side in SIDES:
             (Path(folder) / side).mkdir()
-        contest = Contest(Path(folder), rival)
-        contest.run([generated(count)])  # first calls load and prepare; neither their time nor their counts stay
+        warm_up = generated(count)  # first calls load and prepare; neither their time nor their counts stay
+        Contest(Path(folder), rival).run([warm_up])
+        for _ in range(OPENCV_READS):
+            read_panoptic_png(Path(folder) / "truth" / warm_up.name)
         contest = Contest(Path(folder), rival)
         for start in range(0, count, PART):
             contest.run([generated(index) for index in range(start, min(start + PART, count))])
         pq = contest.check()
     milliseconds = {name: 1000 * seconds / count for name, seconds in contest.seconds.items()}
-    theirs = milliseconds["panopticapi, PNGs"]
-    ratios = {name: theirs / own if rival else None for name, own in milliseconds.items()}
+    ratios = {name: times_as_fast(name, milliseconds) for name in milliseconds}
     return {"pairs": count, "pq": pq, "numpy": np.__version__, "milliseconds": milliseconds, "times as fast": ratios}
+
+
+def times_as_fast(name: str, milliseconds: dict[str, float]) -> float | None:
+    """Than panopticapi; None without it."""
+    files = "from PNGs by Pillow" if name == MEMORY else name.split(maxsplit=1)[1]
+    theirs = milliseconds.get(f"panopticapi {files}")
+    return theirs / milliseconds[name] if theirs else None
 
 
 def main() -> None:
@@ -161,7 +195,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(content, indent=2))
         return
-    rows = [[name, ms or None, content["times as fast"][name]] for name, ms in content["milliseconds"].items()]
+    rows = [[name, ms, content["times as fast"][name]] for name, ms in content["milliseconds"].items()]
     title = f"PQ {content['pq']:.2f} of {content['pairs']} pairs, 640 x 480, NumPy {content['numpy']}"
     print_table(title, ["", "ms a pair", "times as fast"], rows)
 

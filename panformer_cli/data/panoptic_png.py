@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,19 @@ import numpy.typing as npt
 
 from panformer_cli.data.images import decode, read_bytes
 from panformer_cli.data.opencv import cv2
+from panformer_cli.data.png_codec import decode_plain, encode_plain
 from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
 from panformer_cli.files import atomic_write
 
 MAX_ID = 256**3 - 1
 """The largest segment id that a colour can hold."""
+OPENCV_READS = 250
+"""The PNGs that a process reads with OpenCV at first: loading what is faster takes about as long as it saves there."""
 
 _COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 _NO_EXIF = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_read = count()
 
 
 def encode_ids(ids: IdMap) -> ImageArray:
@@ -28,7 +33,10 @@ def encode_ids(ids: IdMap) -> ImageArray:
     """
     if ids.size and not (ids.min() >= 0 and ids.max() <= MAX_ID):
         raise DataError(f"segment ids reach from {ids.min()} to {ids.max()}: a panoptic PNG holds 0 to {MAX_ID}")
-    return np.ascontiguousarray(ids.astype("<u4")[..., None].view(np.uint8)[..., :3])
+    if not ids.size:
+        return np.zeros((*ids.shape, 3), np.uint8)
+    rgba = np.ascontiguousarray(ids, "<i4")[..., None].view(np.uint8)
+    return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
 
 
 def decode_ids(rgb: ImageArray) -> IdMap:
@@ -38,9 +46,12 @@ def decode_ids(rgb: ImageArray) -> IdMap:
 
 def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> None:
     """Write segment ids (H, W), atomically; errors and `waits_for_disk` as `encode_ids` and `files.atomic_write`."""
-    _, data = cv2.imencode(".png", cv2.cvtColor(encode_ids(ids), cv2.COLOR_RGB2BGR))
+    rgb = encode_ids(ids)
+    data = encode_plain(rgb)
+    if data is None:
+        data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
     with atomic_write(path, waits_for_disk) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
 
 
 def read_panoptic_png(path: Path) -> IdMap:
@@ -56,6 +67,9 @@ def read_panoptic_png(path: Path) -> IdMap:
     if (depth, colour_type) != (8, 2):
         found = f"{depth}-bit {_COLOUR_TYPES.get(colour_type, 'unknown')}"
         raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
+    ids = decode_plain(data) if next(_read) >= OPENCV_READS else None
+    if ids is not None:
+        return ids
     bgr = decode(data, _NO_EXIF) if b"IEND" in data[-64:] else None
     if bgr is None:
         raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")

@@ -1,0 +1,98 @@
+"""Undoing the filters of PNG, compiled by numba when it is first called, straight into segment ids.
+
+Every line of a PNG is stored as differences from a prediction, one of five (PNG specification, section 9). Three of
+them need the pixel at the left, so no array arithmetic can undo them; a third of the lines of COCO's panoptic PNGs are
+such.
+
+A pixel is one number here, R + 256 G + 65536 B, and its three bytes are computed side by side within it: 0x7F7F7F and
+its like are masks that keep what one byte carries over from the next.
+"""
+
+# mypy: ignore-errors
+# What numba compiles looks like Python, but its types are numba's.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+OPTIONS: dict[str, Any] = {"nogil": True}
+"""Threads run side by side."""
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Machine code is kept in a folder of numba's for the next process, where there is one that can be written to."""
+    try:
+        return njit(**OPTIONS, cache=True)(function)
+    except RuntimeError:
+        return njit(**OPTIONS)(function)
+
+
+@_compiled
+def added(one, other):
+    """The sums of the bytes of two pixels, each modulo 256."""
+    return np.int32(((one & 0x7F7F7F) + (other & 0x7F7F7F)) ^ ((one ^ other) & 0x808080))
+
+
+@_compiled
+def halfway(left, above):
+    """Filter 3, Average: half the sum of each byte, rounded down."""
+    return (left & above) + (((left ^ above) & 0xFEFEFE) >> 1)
+
+
+@_compiled
+def nearest(left, above, corner):
+    """Filter 4, Paeth, of one byte: whichever is nearest to left + above - corner; ties in this order."""
+    to_left, to_above, to_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
+    if to_left <= to_above and to_left <= to_corner:
+        return left
+    return above if to_above <= to_corner else corner
+
+
+@_compiled
+def nearest_bytes(left, above, corner):
+    """Filter 4 of a pixel. Where two of the three agree, as nearly everywhere in a map of segments, it is the third."""
+    if above == corner:
+        return left
+    if left == corner:
+        return above
+    red = nearest(left & 255, above & 255, corner & 255)
+    green = nearest(left >> 8 & 255, above >> 8 & 255, corner >> 8 & 255)
+    return red | green << 8 | nearest(left >> 16, above >> 16, corner >> 16) << 16
+
+
+@_compiled
+def unfilter(lines, ids, first):
+    """Fill rows of `ids`, from number `first` on; False where a line has a filter that PNG does not know.
+
+    lines: (n * (1 + 3 W),) uint8, whole lines: number of the filter, then the filtered bytes. ids: (H, W) int32, whose
+    rows before `first` are done.
+    """
+    width = ids.shape[1]
+    above = ids[first - 1] if first else np.zeros(width, np.int32)
+    for number in range(len(lines) // (1 + 3 * width)):
+        start = number * (1 + 3 * width)
+        kind, line, row = lines[start], lines[start + 1 : start + 1 + 3 * width], ids[first + number]
+        for x in range(width):
+            row[x] = np.int32(line[3 * x]) | np.int32(line[3 * x + 1]) << 8 | np.int32(line[3 * x + 2]) << 16
+        left = corner = np.int32(0)
+        if kind == 1:
+            for x in range(width):
+                row[x] = left = added(row[x], left)
+        elif kind == 2:
+            for x in range(width):
+                row[x] = added(row[x], above[x])
+        elif kind == 3:
+            for x in range(width):
+                row[x] = left = added(row[x], halfway(left, above[x]))
+        elif kind == 4:
+            for x in range(width):
+                row[x] = left = added(row[x], nearest_bytes(left, above[x], corner))
+                corner = above[x]
+        elif kind != 0:
+            return False
+        above = row
+    return True
