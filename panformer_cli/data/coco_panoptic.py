@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from panformer_cli.data.annotation_index import open_annotation
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
-from panformer_cli.data.panoptic_json import ImageInfo, read_annotation
+from panformer_cli.data.panoptic_annotation import ImageInfo
 from panformer_cli.data.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
 from panformer_cli.data.wording import some
@@ -36,7 +37,7 @@ class CocoPanoptic:
 
     def __init__(self, root: Path, split: str, skip_unannotated: bool = False) -> None:
         self.layout = find_split(root, split)
-        self._annotation = read_annotation(self.layout.annotation)
+        self._annotation = open_annotation(self.layout.annotation)
         without = self._annotation.unannotated
         self.skipped = [f"{self.layout.annotation} lists {name} but does not annotate it" for name in without]
         if not self._annotation.images:
@@ -80,6 +81,10 @@ class CocoPanoptic:
 
     def png_path(self, index: int) -> Path:
         return name_inside(self.layout.pngs, self.image_info(index).png_name, str(self.layout.annotation))
+
+    def category_ids(self, index: int) -> set[int]:
+        """The categories in an image, as the JSON has them; no file is opened."""
+        return {segment.category_id for segment in self._annotation.segments(index)}
 
     def annotation(self, index: int) -> PanopticMap:
         """The ground truth of an image, checked against the JSON; the image itself is not opened."""

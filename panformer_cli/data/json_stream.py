@@ -29,17 +29,24 @@ def read_members(path: Path) -> Iterator[tuple[str, Any]]:
             raised where the damage is met.
     """
     try:
-        with path.open("rb") as head:
-            encoding = json.detect_encoding(head.read(4))
-        with path.open(encoding=encoding, errors="surrogatepass") as file:
+        with path.open("rb") as binary:
+            head = binary.read(4)
+        if not head:
+            raise DataError(f"the panoptic JSON {path} is empty (0 bytes); restore the file")
+        with path.open(encoding=json.detect_encoding(head), errors="surrogatepass") as file:
             yield from _members(_Text(file, path))
+    except FileNotFoundError as error:
+        raise DataError(f"the panoptic JSON {path} is missing; check the path, or restore the file") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; expected a readable JSON") from error
+        raise DataError(
+            f"the panoptic JSON {path} cannot be read: {error.strerror}; expected a readable file"
+        ) from error
 
 
 def _members(text: _Text) -> Iterator[tuple[str, Any]]:
     if text.peek() != "{":
-        raise DataError(f"{text.path} holds no JSON object; expected a file that begins with {{")
+        kind = type(text.value()).__name__
+        raise DataError(f"{text.path} holds a {kind}; expected an object, as in a COCO panoptic JSON")
     text.take("{")
     seen = set()
     while text.peek() != "}":
@@ -112,6 +119,8 @@ class _Text:
                 near_end = error.pos >= len(self._text) - _LONGEST_WORD or error.msg.startswith("Unterminated")
                 if not near_end or not self._read_more():
                     self.fail(error.msg, error.pos)
+            except ValueError as error:  # a number with thousands of digits
+                self.fail(str(error))
             except RecursionError:
                 self.fail("the value is nested too deeply")
             else:

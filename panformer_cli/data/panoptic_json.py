@@ -2,82 +2,61 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.images import read_bytes
+from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.panoptic_annotation import (
+    SEGMENT_ROW,
+    ImageInfo,
+    JsonRows,
+    PanopticAnnotation,
+    SegmentRows,
+    narrowed,
+)
 from panformer_cli.data.panoptic_png import MAX_ID
-from panformer_cli.data.structures import Segment
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 
-# One row a segment. Area -1, a bbox of NaN and a score of NaN stand for what the JSON does not give.
-_ROW = np.dtype(
-    [("id", "i4"), ("label", "i4"), ("area", "i8"), ("bbox", "f8", (4,)), ("is_crowd", "?"), ("score", "f8")]
-)
+ImageId = int | str
 
 _LARGEST = 2**53
 """Of the numbers in an annotation: up to here a float holds every whole one, and int64 any sum of them."""
+_BLOCK = 2**13
+"""Segments that are gathered as Python objects before they go into an array."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """What the JSON says about an annotated image.
+class _ImageRow(NamedTuple):
+    """What is kept of a row of `images`; height and width are not checked yet."""
 
-    file_name: of the image, relative to the folder of images.
-    png_name: of its panoptic PNG, relative to the folder of PNGs.
-    height, width: pixels; None where the JSON gives none.
-    """
-
-    id: int | str
     file_name: str
-    png_name: str
-    height: int | None = None
-    width: int | None = None
-
-
-@dataclass(frozen=True)
-class PanopticAnnotation:
-    """A checked panoptic JSON, kept as flat arrays: 57 bytes a segment, shared by forked worker processes.
-
-    images: those that have an annotation, in the order of the JSON.
-    rows, starts: the segments of image i are rows starts[i] .. starts[i + 1].
-    unannotated: file names of the images that the JSON lists but does not annotate.
-    """
-
-    path: Path
-    categories: CategoryTable
-    images: tuple[ImageInfo, ...]
-    rows: npt.NDArray[np.void]
-    starts: npt.NDArray[np.int64]
-    unannotated: tuple[str, ...] = ()
-
-    def segments(self, index: int) -> tuple[Segment, ...]:
-        """The segments of an image; area -1 and bbox NaN where the JSON gives none."""
-        rows = self.rows[self.starts[index] : self.starts[index + 1]].tolist()
-        return tuple(
-            Segment(number, self.categories.by_label(label).id, area, tuple(bbox), is_crowd, _or_none(score))
-            for number, label, area, bbox, is_crowd, score in rows
-        )
+    height: Any = None
+    width: Any = None
 
 
 def read_annotation(path: Path) -> PanopticAnnotation:
-    """Read and check a panoptic JSON.
+    """Read and check a panoptic JSON, an image at a time: memory for what is kept, not for the file.
 
     Raises:
         DataError: the file is missing, is no JSON or not a panoptic one, or contradicts itself.
     """
-    content = _read_json(path, ("images", "annotations", "categories"))
-    categories = CategoryTable.from_coco(content["categories"], str(path))
-    return _annotation_of(content, _images_by_id(content["images"], path), categories, path)
+    lists = _read_lists(
+        path,
+        {
+            "images": lambda rows: _images_by_id(rows, path),
+            "annotations": lambda rows: _Annotations(rows, path),
+            "categories": list,
+        },
+    )
+    categories = CategoryTable.from_coco(lists["categories"], str(path))
+    annotations: _Annotations = lists["annotations"]
+    return annotations.checked(lists["images"], categories)
 
 
 def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotation:
@@ -88,67 +67,118 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
     Raises:
         DataError: as `read_annotation`.
     """
-    content = _read_json(path, ("annotations",))
-    heads = [_annotation_head(annotation, path) for annotation in content["annotations"]]
-    images = {image_id: {"id": image_id, "file_name": png_name} for image_id, png_name in heads}
-    return _annotation_of(content, images, categories, path)
+    annotations: _Annotations = _read_lists(path, {"annotations": lambda rows: _Annotations(rows, path)})["annotations"]
+    images = {image_id: _ImageRow(png_name) for image_id, png_name in annotations.png_names.items()}
+    return annotations.checked(images, categories)
 
 
-def _annotation_of(
-    content: dict[str, Any], images: Mapping[int | str, Mapping[str, Any]], categories: CategoryTable, path: Path
-) -> PanopticAnnotation:
-    annotated: dict[int | str, tuple[str, list[tuple[Any, ...]]]] = {}
-    for annotation in content["annotations"]:
-        image_id, png_name = _annotation_head(annotation, path)
-        if image_id not in images or image_id in annotated:
-            problem = "is annotated twice" if image_id in annotated else "is annotated but not listed in `images`"
-            raise DataError(f"{path}: image {image_id!r} {problem}; expected one annotation for a listed image")
-        annotated[image_id] = (png_name, _segment_rows(annotation, categories, f"{path}: image {image_id!r}"))
-    kept = [image_id for image_id in images if image_id in annotated]
-    unannotated = tuple(str(row.get("file_name", number)) for number, row in images.items() if number not in annotated)
-    return PanopticAnnotation(
-        path,
-        categories,
-        tuple(_image_info(images[image_id], annotated[image_id][0], path) for image_id in kept),
-        np.array([row for image_id in kept for row in annotated[image_id][1]], _ROW),
-        np.cumsum([0] + [len(annotated[image_id][1]) for image_id in kept], dtype=np.int64),
-        unannotated,
-    )
-
-
-def _read_json(path: Path, lists: Sequence[str]) -> dict[str, Any]:
-    data = read_bytes(path, "panoptic JSON")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON, or is cut short: {error}; expected a COCO panoptic JSON") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}; expected an object, as in a COCO panoptic JSON")
-    lacking = [key for key in lists if not isinstance(content.get(key), list)]
+def _read_lists(path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]]) -> dict[str, Any]:
+    """The lists that are named in `parsers`, each as its parser makes it of the rows, which come one by one."""
+    lists = {
+        key: parsers[key](value) for key, value in read_members(path) if key in parsers and isinstance(value, Iterator)
+    }
+    lacking = [key for key in parsers if key not in lists]
     if lacking:
         raise DataError(f"{path} lacks the lists {', '.join(lacking)}; expected a COCO panoptic JSON")
-    return content
+    return lists
 
 
-def _images_by_id(rows: list[Any], path: Path) -> dict[int | str, Mapping[str, Any]]:
-    images: dict[int | str, Mapping[str, Any]] = {}
+def _images_by_id(rows: Iterator[Any], path: Path) -> dict[ImageId, _ImageRow]:
+    images: dict[ImageId, _ImageRow] = {}
     for row in rows:
         if not isinstance(row, dict) or not _is_id(row.get("id")) or not _is_name(row.get("file_name")):
             raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
         if row["id"] in images:
             raise DataError(f"{path}: image id {row['id']!r} appears twice; expected an id of its own for every image")
-        images[row["id"]] = row
+        images[row["id"]] = _ImageRow(row["file_name"], row.get("height"), row.get("width"))
     return images
 
 
-def _image_info(row: Mapping[str, Any], png_name: str, path: Path) -> ImageInfo:
-    for side in ("height", "width"):
-        if row.get(side) is not None and not _is_count(row[side], 1):
-            raise DataError(f"{path}: image {row['id']!r} has the {side} {row[side]!r}; expected pixels, 1 or more")
-    return ImageInfo(row["id"], row["file_name"], png_name, row.get("height"), row.get("width"))
+class _Annotations:
+    """The list `annotations`, checked as far as it can be by itself: images and categories may follow it in the file.
+
+    png_names: of every annotated image by its id, in the order of the file.
+    """
+
+    def __init__(self, rows: Iterator[Any], path: Path) -> None:
+        self.png_names: dict[ImageId, str] = {}
+        self._path = path
+        self._codes: dict[int, int] = {}  # category ids, numbered as they are met
+        self._counts: list[int] = []
+        self._pending: list[tuple[Any, ...]] = []
+        self._blocks: list[SegmentRows] = []
+        for annotation in rows:
+            self._add(annotation)
+            if len(self._pending) >= _BLOCK:
+                self._finish_block()
+        self._finish_block()
+
+    def _add(self, annotation: Any) -> None:
+        image_id, png_name = _annotation_head(annotation, self._path)
+        if image_id in self.png_names:
+            raise self._misplaced(image_id, "is annotated twice")
+        segments = _segment_rows(annotation, self._codes, f"{self._path}: image {image_id!r}")
+        self.png_names[image_id] = png_name
+        self._counts.append(len(segments))
+        self._pending += segments
+
+    def _finish_block(self) -> None:
+        self._blocks.append(np.array(self._pending, SEGMENT_ROW))
+        self._pending = []
+
+    def checked(self, images: Mapping[ImageId, _ImageRow], categories: CategoryTable) -> PanopticAnnotation:
+        """The annotation of `images`, in their order."""
+        for image_id in self.png_names:
+            if image_id not in images:
+                raise self._misplaced(image_id, "is annotated but not listed in `images`")
+        kept = [image_id for image_id in images if image_id in self.png_names]
+        rows, starts = self._rows_of(kept, categories)
+        return PanopticAnnotation(
+            self._path,
+            categories,
+            JsonRows.of(ImageInfo, (_image_info(i, self.png_names[i], images[i], self._path) for i in kept)),
+            rows,
+            starts,
+            JsonRows.of(str, ([row.file_name] for image_id, row in images.items() if image_id not in self.png_names)),
+        )
+
+    def _rows_of(
+        self, image_ids: Sequence[ImageId], categories: CategoryTable
+    ) -> tuple[SegmentRows, npt.NDArray[np.int64]]:
+        """The rows in the order of `image_ids`, which are all there are, and where those of each image start."""
+        rows, counts = np.concatenate(self._blocks), np.array(self._counts, np.int64)
+        ends = np.cumsum(counts)
+        rows["label"] = self._labels(rows, ends, categories)[rows["label"]]
+        place = {image_id: number for number, image_id in enumerate(self.png_names)}
+        order = np.array([place[image_id] for image_id in image_ids], np.int64)
+        starts = np.concatenate([[0], np.cumsum(counts[order])])
+        moved_by = (ends - counts)[order] - starts[:-1]
+        return narrowed(rows[np.repeat(moved_by, counts[order]) + np.arange(len(rows))]), starts
+
+    def _labels(
+        self, rows: SegmentRows, ends: npt.NDArray[np.int64], categories: CategoryTable
+    ) -> npt.NDArray[np.int64]:
+        """The label of each code."""
+        for category_id, code in self._codes.items():
+            if category_id not in categories:
+                first = int(np.argmax(rows["label"] == code))
+                image_id = list(self.png_names)[int(np.searchsorted(ends, first, side="right"))]
+                raise _unknown_category(f"{self._path}: image {image_id!r}", int(rows["id"][first]), category_id)
+        return np.array([categories.label(category_id) for category_id in self._codes], np.int64)
+
+    def _misplaced(self, image_id: ImageId, problem: str) -> DataError:
+        return DataError(f"{self._path}: image {image_id!r} {problem}; expected one annotation for a listed image")
 
 
-def _annotation_head(annotation: Any, path: Path) -> tuple[int | str, str]:
+def _image_info(image_id: ImageId, png_name: str, row: _ImageRow, path: Path) -> tuple[Any, ...]:
+    """What makes an `ImageInfo`."""
+    for side, pixels in (("height", row.height), ("width", row.width)):
+        if pixels is not None and not _is_count(pixels, 1):
+            raise DataError(f"{path}: image {image_id!r} has the {side} {pixels!r}; expected pixels, 1 or more")
+    return image_id, row.file_name, png_name, row.height, row.width
+
+
+def _annotation_head(annotation: Any, path: Path) -> tuple[ImageId, str]:
     """Image id and PNG name."""
     if (
         not isinstance(annotation, dict)
@@ -162,7 +192,8 @@ def _annotation_head(annotation: Any, path: Path) -> tuple[int | str, str]:
     return annotation["image_id"], annotation["file_name"]
 
 
-def _segment_rows(annotation: Mapping[str, Any], categories: CategoryTable, where: str) -> list[tuple[Any, ...]]:
+def _segment_rows(annotation: Mapping[str, Any], codes: dict[int, int], where: str) -> list[tuple[Any, ...]]:
+    """What makes rows of `SEGMENT_ROW`, but for the label: its place has the code of the category id in `codes`."""
     rows, seen = [], set()
     for segment in annotation["segments_info"]:
         if not isinstance(segment, dict) or not _is_count(segment.get("id"), 1) or segment["id"] > MAX_ID:
@@ -170,13 +201,16 @@ def _segment_rows(annotation: Mapping[str, Any], categories: CategoryTable, wher
         number, category_id = segment["id"], segment.get("category_id")
         if number in seen:
             raise DataError(f"{where} has two segments of id {number}; expected an id of its own for each")
-        if not _is_count(category_id, 0) or category_id not in categories:
-            raise DataError(
-                f"{where}: segment {number} has the category_id {category_id!r}; expected an id of `categories`"
-            )
+        if not _is_count(category_id, 0):
+            raise _unknown_category(where, number, category_id)
         seen.add(number)
-        rows.append((number, categories.label(category_id), *_segment_geometry(segment, where), _score(segment, where)))
+        code = codes.setdefault(category_id, len(codes))
+        rows.append((number, code, *_segment_geometry(segment, where), _score(segment, where)))
     return rows
+
+
+def _unknown_category(where: str, number: int, category_id: Any) -> DataError:
+    return DataError(f"{where}: segment {number} has the category_id {category_id!r}; expected an id of `categories`")
 
 
 def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tuple[float, ...], bool]:
@@ -198,10 +232,6 @@ def _score(segment: Mapping[str, Any], where: str) -> float:
     if score is not None and not (_is_finite(score) and score >= 0):
         raise DataError(f"{where}: segment {segment['id']} has the score {score!r}; expected a number of 0 or more")
     return math.nan if score is None else float(score)
-
-
-def _or_none(number: float) -> float | None:
-    return None if math.isnan(number) else number
 
 
 def _is_finite(value: Any) -> bool:

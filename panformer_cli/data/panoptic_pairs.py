@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from panformer_cli.data.annotation_index import open_annotation
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_panoptic import measured
-from panformer_cli.data.panoptic_json import ImageInfo, PanopticAnnotation, read_annotation, read_predictions
+from panformer_cli.data.panoptic_annotation import ImageInfo, PanopticAnnotation
+from panformer_cli.data.panoptic_json import read_predictions
 from panformer_cli.data.panoptic_png import read_panoptic_png
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -32,7 +34,7 @@ class PanopticPairs:
         truth_pngs: Path | None = None,
         predicted_pngs: Path | None = None,
     ) -> None:
-        self.truth = read_annotation(truth)
+        self.truth = open_annotation(truth)
         self.predictions = read_predictions(predictions, self.truth.categories)
         self.truth_pngs = _folder(truth_pngs, truth, "--gt-folder")
         self.predicted_pngs = _folder(predicted_pngs, predictions, "--pred-folder")

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from panformer_cli.data.images import read_bytes
-from panformer_cli.data.panoptic_json import PanopticAnnotation, read_annotation
+from panformer_cli.data.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.panoptic_json import read_annotation
 from panformer_cli.data.submission.forms import Form
 from panformer_cli.errors import DataError
 from panformer_cli.files import atomic_write, name_inside

@@ -12,7 +12,8 @@ from typing import Any
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.images import read_image
-from panformer_cli.data.panoptic_json import PanopticAnnotation, read_annotation
+from panformer_cli.data.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.panoptic_json import read_annotation
 from panformer_cli.data.panoptic_png import read_panoptic_png
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.curves import curves, read_metrics

@@ -49,7 +49,7 @@ def test_it_reads_what_json_reads(
 
 
 @settings(deadline=None, max_examples=60)
-@given(cut=st.integers(0, 50), chunk=st.integers(1, 40))
+@given(cut=st.integers(1, 50), chunk=st.integers(1, 40))
 def test_a_file_that_is_cut_short_is_told(path: Path, cut: int, chunk: int) -> None:
     text = json.dumps({"a": [1, {"b": "cdé"}, -2.5e7], "c": True, "d": [], "e": "xyz"})
     assert len(text) > 50
@@ -58,6 +58,32 @@ def test_a_file_that_is_cut_short_is_told(path: Path, cut: int, chunk: int) -> N
         patch.setattr(json_stream, "CHUNK", chunk)
         with pytest.raises(DataError, match="no JSON"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", r"the panoptic JSON .*x\.json is empty \(0 bytes\)"),
+        (b"[1]", "holds a list; expected an object"),
+        (b"null", "holds a NoneType; expected an object"),
+        (b"words", "is no JSON, or is cut short: Expecting value at character 0"),
+        (b'{"a": ' + 5000 * b"7" + b"}", "is no JSON.*digits"),
+        (b'{"a": 1, "a": 2}', "the key 'a' comes twice"),
+    ],
+    ids=["empty", "list", "null", "words", "too many digits", "key twice"],
+)
+def test_other_files_are_refused(path: Path, content: bytes, said: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the panoptic JSON .*none\.json is missing; check the path"):
+        read(tmp_path / "none.json")
+    with pytest.raises(DataError, match="the panoptic JSON .* cannot be read: .*; expected a readable file"):
+        read(tmp_path)
 
 
 def test_what_is_left_of_a_list_is_skipped(path: Path) -> None:

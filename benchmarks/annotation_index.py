@@ -1,0 +1,190 @@
+"""Start and memory of the processes that read a large panoptic annotation, with and without its index.
+
+    python benchmarks/annotation_index.py
+    python benchmarks/annotation_index.py --images 118287 --workers 2 --json
+
+An annotation of the size of COCO's train2017 is generated: its keys, sizes and numbers of segments, no pictures. Of
+every way to read it, `--workers` processes at once import what a worker of the data loader needs, open the annotation
+and ask for 1000 random images. Told is how long the first image took, and by how much a process has grown: resident
+memory, that with shared pages divided among their users (PSS), and what is the process's own. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from panformer_cli.console import print_table
+from panformer_cli.data.annotation_index import index_places, open_annotation
+from panformer_cli.data.coco_categories import COCO
+from panformer_cli.data.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.panoptic_json import read_annotation
+
+SEGMENTS = 11.02  # an image of train2017, on average
+READS = 1000
+LONGEST = 300  # seconds
+MIB = 2**20
+KEPT: list[Any] = []
+
+
+def write_annotation(path: Path, images: int) -> Path:
+    """A panoptic JSON with the keys of COCO's."""
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(5 * images)[:images].tolist()
+    counts = np.maximum(rng.poisson(SEGMENTS, images), 1).tolist()
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"info": {"year": 2017}, "images": [')
+        file.writelines((", " if k else "") + json.dumps(image_row(i)) for k, i in enumerate(ids))
+        file.write('], "annotations": [')
+        for k, (image_id, count) in enumerate(zip(ids, counts, strict=True)):
+            row = {"segments_info": segments(rng, count), "file_name": f"{image_id:012d}.png", "image_id": image_id}
+            file.write((", " if k else "") + json.dumps(row))
+        file.write(f'], "categories": {json.dumps(COCO.to_coco())}}}')
+    return path
+
+
+def image_row(image_id: int) -> dict[str, Any]:
+    """An entry of `images`."""
+    name = f"{image_id:012d}.jpg"
+    return {
+        "license": 3,
+        "file_name": name,
+        "coco_url": f"http://images.cocodataset.org/train2017/{name}",
+        "height": 480,
+        "width": 640,
+        "date_captured": "2013-11-14 11:18:45",
+        "flickr_url": f"http://farm9.staticflickr.com/8186/{image_id:010d}_e43b71f8d1_z.jpg",
+        "id": image_id,
+    }
+
+
+def segments(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
+    """The `segments_info` of an image; ids, areas and boxes are random."""
+    ids = (1 + rng.choice(2**24 - 1, count, replace=False)).tolist()
+    areas = rng.integers(1, 640 * 480, count).tolist()
+    labels, boxes = rng.integers(0, len(COCO), count).tolist(), rng.integers(0, 480, (count, 4)).tolist()
+    return [
+        {"id": number, "category_id": COCO.by_label(label).id, "iscrowd": 0, "bbox": box, "area": area}
+        for number, label, box, area in zip(ids, labels, boxes, areas, strict=True)
+    ]
+
+
+def memory() -> dict[str, float]:
+    """Of this process, MiB: resident, with shared pages divided, and of its own."""
+    lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
+    kib = {row[0]: int(row[1]) for row in lines}
+    own = kib["Private_Clean:"] + kib["Private_Dirty:"]
+    return {"resident": kib["Rss:"] / 1024, "pss": kib["Pss:"] / 1024, "own": own / 1024}
+
+
+def read_some(annotation: PanopticAnnotation) -> float:
+    """Ask for random images; microseconds an image, the median."""
+    generator, times = random.Random(os.getpid()), []
+    for _ in range(READS):
+        index, began = generator.randrange(len(annotation.images)), time.perf_counter()
+        annotation.images[index], annotation.segments(index)
+        times.append(1e6 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def parse_all(path: Path) -> None:
+    """The whole JSON as Python's objects, kept while memory is measured."""
+    KEPT.append(json.loads(path.read_bytes()))
+
+
+def handed_over(annotation: PanopticAnnotation) -> PanopticAnnotation:
+    """Nothing to do: the process that started this one had opened it."""
+    return annotation
+
+
+def work(source: Any, opens: Callable[[Any], PanopticAnnotation | None], barrier: Any, answers: Any) -> None:
+    """In a worker: open the annotation and read; measure while the other workers have it open, too."""
+    before, began = memory(), time.perf_counter()
+    annotation = opens(source)
+    if annotation is not None:
+        annotation.images[0], annotation.segments(0)
+    seconds = time.perf_counter() - began
+    access = None if annotation is None else read_some(annotation)
+    barrier.wait()
+    after = memory()
+    barrier.wait()
+    grown = {f"grown_{name}": after[name] - before[name] for name in after}
+    answers.put({"first_s": seconds, "access_us": access, **grown, **after})
+
+
+def measure(method: str, workers: int, *arguments: Any) -> dict[str, Any]:
+    """`work` in several processes at once, started by `method`: the figures of the one that was slowest to open."""
+    context: Any = multiprocessing.get_context(method)
+    barrier, answers = context.Barrier(workers), context.Queue()
+    processes = [context.Process(target=work, args=(*arguments, barrier, answers)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    rows: list[dict[str, Any]] = [answers.get(timeout=LONGEST) for _ in processes]
+    for process in processes:
+        process.join()
+    return max(rows, key=lambda row: row["first_s"])
+
+
+def build(path: Path, answers: Any) -> None:
+    """In a process of its own: build the index."""
+    before, began = memory()["resident"], time.perf_counter()
+    open_annotation(path)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answers.put({"build_s": seconds, "grown_peak": peak - before})
+
+
+def measure_build(path: Path) -> dict[str, float]:
+    """Time and memory of building the index, and the size of both files."""
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    process = context.Process(target=build, args=(path, answers))
+    process.start()
+    found: dict[str, float] = answers.get(timeout=LONGEST)
+    process.join()
+    sizes = {"json_mib": path.stat().st_size / MIB, "index_mib": index_places(path)[0].stat().st_size / MIB}
+    return sizes | found
+
+
+def main() -> None:
+    """Generate, measure, show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=118_287, metavar="N", help="images, 12000 or more [118287]")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes at once [2]")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        path = write_annotation(Path(folder) / "panoptic_train.json", arguments.images)
+        built = measure_build(path)
+        ways = {
+            "json.loads": measure("spawn", arguments.workers, path, parse_all),
+            "without index": measure("spawn", arguments.workers, path, read_annotation),
+            "with index": measure("spawn", arguments.workers, path, open_annotation),
+            "forked with index": measure("fork", arguments.workers, open_annotation(path), handed_over),
+        }
+        part = write_annotation(Path(folder) / "panoptic_part.json", arguments.images // 8)
+        access = {str(len(found.images)): read_some(found) for found in map(open_annotation, (part, path))}
+    if arguments.json:
+        print(json.dumps({"build": built, "ways": ways, "access_us": access}, indent=2))
+        return
+    print_table("The index", ("JSON, MiB", "index, MiB", "built in, s", "peak grown by, MiB"), [tuple(built.values())])
+    sizes = [f"{what}{name}, MiB" for what in ("grown by: ", "") for name in memory()]
+    rows = [(name, f"{row.pop('first_s'):.3f}", *row.values()) for name, row in ways.items()]
+    print_table(f"One of {arguments.workers} processes", ("", "first image, s", "an image, us", *sizes), rows)
+    print_table("A random image", ("of images", "us"), list(access.items()))
+
+
+if __name__ == "__main__":
+    main()
