@@ -59,6 +59,15 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
     pieces = PurePosixPath(name.replace("\\", "/")).parts
     outside = not pieces or pieces[0] == "/" or ".." in pieces or bool(PureWindowsPath(name).drive)
     path = folder.joinpath(*pieces) if not outside else folder
-    if outside or "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+    if outside or "\0" in name or _is_led_out(folder, path):
         raise DataError(f"{where}: the file name {name!r} points outside {folder}; expected a name inside it")
     return path
+
+
+def _is_led_out(folder: Path, path: Path) -> bool:
+    """Whether a symbolic link between `folder` and `path` leads out of `folder`. Most paths have none to follow."""
+    place, has_link = path, False
+    while place != folder and not has_link:
+        has_link = place.is_symlink()
+        place = place.parent
+    return has_link and not path.resolve().is_relative_to(folder.resolve())

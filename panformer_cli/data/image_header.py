@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -32,14 +33,16 @@ class ImageHeader:
         return (width, height) if self.orientation in _TURNED else (height, width)
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     """Read the header of an image.
+
+    data: the content of the file, where it has been read already.
 
     Raises:
         DataError: the file is missing, cannot be read, is no image, or declares a senseless size.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
             warnings.simplefilter("ignore")  # Pillow warns of large images; whoever decodes them may refuse
             return ImageHeader((image.height, image.width), _orientation(image))
     except FileNotFoundError as error:

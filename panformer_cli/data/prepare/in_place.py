@@ -5,16 +5,17 @@ On request the annotation is also written in detection form, as the converter of
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.image_header import read_header
+from panformer_cli.data.images import read_bytes
 from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
 from panformer_cli.data.prepare.manifest import SplitManifest, write_split
@@ -95,21 +96,27 @@ def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:
 def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
     try:
         panoptic = data.annotation(row.image)
-        picture = data.image_path(row.image)
-        _check_size(picture, panoptic.ids.shape)
+        picture, png = data.image_path(row.image), data.png_path(row.image)
+        content = read_bytes(picture, "image")
+        _check_size(picture, content, panoptic.ids.shape)
     except DataError as error:
         # A name that leads out of the folder has no stamp of its own.
         return {"stamp": None, "problem": str(error)}
-    digests = {"picture": _sha256(picture), "png": _sha256(data.png_path(row.image))}
-    line = {"stamp": _stamp(data, row), "size": panoptic.ids.shape, "segments_info": _measured(panoptic), **digests}
+    digests = {"picture": sha256(content).hexdigest(), "png": sha256(png.read_bytes()).hexdigest()}
+    line = {
+        "stamp": stamp_of(picture, png),
+        "size": panoptic.ids.shape,
+        "segments_info": _measured(panoptic),
+        **digests,
+    }
     if detection != "none":
         line["detection"] = list(_detection_rows(panoptic, row.annotation, data, detection == "things"))
     return line
 
 
-def _check_size(picture: Path, expected: tuple[int, ...]) -> None:
-    """DataError unless the image is there and of the expected height and width. Its pixels are not decoded."""
-    height, width = read_header(picture).shown
+def _check_size(picture: Path, content: bytes, expected: tuple[int, ...]) -> None:
+    """DataError unless the image is of the expected height and width. Its pixels are not decoded."""
+    height, width = read_header(picture, content).shown
     if (height, width) != expected:
         raise DataError(
             f"{picture} is {width}x{height} but its panoptic PNG is {expected[1]}x{expected[0]} (width x height); "
@@ -138,10 +145,6 @@ def _detection_rows(
         yield row | {"image_id": annotation["image_id"], "segmentation": encoded[segment.id]}
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _write_detection(parts: ImageParts, annotation: Path, folder: Path, detection: Detection) -> Path:
     """The panoptic JSON with other annotations, numbered from 0, and its categories without `isthing`."""
     things_only = detection == "things"
@@ -153,29 +156,24 @@ def _write_detection(parts: ImageParts, annotation: Path, folder: Path, detectio
                 value = [row for row in value if row["isthing"] or not things_only]
                 value = [{name: row[name] for name in row if name != "isthing"} for row in value]
             if key != "annotations":
-                file.write(f"{json.dumps(key)}: ")
-                _write_value(file, value)
-                file.write(", ")
-        file.write('"annotations": ')
-        _write_value(file, _numbered(parts))
-        file.write("}")
+                value = list(value) if isinstance(value, Iterator) else value
+                file.write(f"{json.dumps(key)}: {json.dumps(value)}, ")
+        file.write('"annotations": [')
+        _write_rows(file, parts)
+        file.write("]}")
     return written
 
 
-def _numbered(parts: ImageParts) -> Iterator[dict[str, Any]]:
-    rows = (row for line in parts for row in line.get("detection", ()))
-    return ({**row, "id": number} for number, row in enumerate(rows))
-
-
-def _write_value(file: TextIO, value: Any) -> None:
-    """As JSON; the items of an iterator one after another."""
-    if not isinstance(value, Iterator):
-        file.write(json.dumps(value))
-        return
-    file.write("[")
-    for number, item in enumerate(value):
-        file.write((", " if number else "") + json.dumps(item))
-    file.write("]")
+def _write_rows(file: TextIO, parts: ImageParts) -> None:
+    """The rows of all images, numbered; those of an image at once, which is quicker than one after another."""
+    number = 0
+    for line in parts:
+        rows = line.get("detection", ())
+        for row in rows:
+            row["id"] = number
+            number += 1
+        if rows:
+            file.write((", " if number > len(rows) else "") + json.dumps(rows)[1:-1])
 
 
 def _finish(parts: ImageParts, data: CocoPanoptic, split: str, folder: Path, options: ConvertOptions) -> SplitSummary:

@@ -34,6 +34,7 @@ class ImageParts:
     def __init__(self, path: Path, total: int, setting: Line) -> None:
         self.path = path
         self._places = array("q", [_MISSING]) * total
+        self._bad: set[int] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
@@ -74,7 +75,7 @@ class ImageParts:
     @property
     def problems(self) -> list[str]:
         """What is wrong with the images that cannot be used."""
-        return [line["problem"] for line in self if "problem" in line]
+        return [self[index]["problem"] for index in sorted(self._bad)]
 
     def __iter__(self) -> Iterator[Line]:
         """The lines that are there, in the order of the images."""
@@ -83,18 +84,26 @@ class ImageParts:
     def add(self, index: int, line: Line) -> None:
         """Write the line of an image. It is safe from an end of this process when this returns."""
         try:
-            self._places[index] = self._append({"index": index, **line})
+            self._place(index, line, self._append({"index": index, **line}))
         except OSError as error:
             raise self._cannot_write(error) from error
 
     def forget(self, index: int) -> None:
         """Count an image as not worked out; its next line takes the place of the old one."""
         self._places[index] = _MISSING
+        self._bad.discard(index)
 
     def remove(self) -> None:
         """Close and delete the file."""
         self._file.close()
         self.path.unlink(missing_ok=True)
+
+    def _place(self, index: int, line: Line, place: int) -> None:
+        self._places[index] = place
+        if "problem" in line:
+            self._bad.add(index)
+        else:
+            self._bad.discard(index)
 
     def _append(self, line: Line) -> int:
         place = self._file.seek(0, 2)
@@ -114,7 +123,7 @@ class ImageParts:
             if number == 0 and line != setting:
                 return False
             if number > 0:
-                self._places[line["index"]] = place
+                self._place(line["index"], line, place)
             place += len(text)
         return place > 0
 

@@ -1,0 +1,175 @@
+"""`prepare-data coco` and `prepare-data verify` against the method of the authors' converter, in turns in one run.
+
+    python benchmarks/prepare_data.py
+    python benchmarks/prepare_data.py --root /data/coco --split val2017 --images 1000 --json
+
+The authors' converter opens a PNG with Pillow, makes a mask of the whole image for each segment, and encodes it with
+pycocotools; here stands that method, also measuring area and box of each mask for the check. It writes nothing and
+looks at no photo. Ours do all that the commands do: conversion checks image, PNG and JSON against each other, hashes
+both files and writes detection JSON, summary and manifest.
+
+Images are generated scenes of 640 x 480, or those of ROOT, repeated. Told are milliseconds of the processors (this one
+and its children) and of the clock for an image, with one and with two processes, and how often ours go into theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from panformer_cli.console import print_table
+from panformer_cli.data.prepare.coco import prepare_coco
+from panformer_cli.data.prepare.convert import ConvertOptions
+from panformer_cli.data.scene_options import SceneOptions
+from panformer_cli.data.scenes import write_scenes
+from panformer_cli.data.verify.check import VerifyOptions, verify
+from panformer_cli.reporting import SilentReporter
+
+SCENES = {"height": 480, "width": 640, "min_objects": 6, "max_objects": 14, "max_stuff": 5, "train_images": 1, "val_images": 25}
+QUIET = SilentReporter()
+Pair = tuple[Path, list[dict[str, Any]]]
+
+
+def repeated(root: Path, split: str, images: int, target: Path) -> list[Pair]:
+    """A data set of `images` images in `target`, those of a split again and again; its PNGs with their segments."""
+    source = root / "annotations" / f"panoptic_{split}"
+    content = json.loads(source.with_suffix(".json").read_bytes())
+    photos = next(folder for folder in (root / "images" / split, root / split) if folder.is_dir())
+    names = {row["id"]: row["file_name"] for row in content["images"]}
+    pngs = target / "annotations" / "panoptic_val"
+    for folder in (target / "images" / "val", pngs):
+        folder.mkdir(parents=True)
+    listed, rows = [], []
+    for number in range(images):
+        row = content["annotations"][number % len(content["annotations"])]
+        photo = photos / names[row["image_id"]]
+        name = f"{number:06d}"
+        shutil.copyfile(photo, target / "images" / "val" / f"{name}{photo.suffix}")
+        shutil.copyfile(source / row["file_name"], pngs / f"{name}.png")
+        listed.append({"id": number, "file_name": f"{name}{photo.suffix}"})
+        rows.append({**row, "image_id": number, "file_name": f"{name}.png"})
+    content |= {"images": listed, "annotations": rows}
+    pngs.with_suffix(".json").write_text(json.dumps(content))
+    return [(pngs / row["file_name"], row["segments_info"]) for row in rows]
+
+
+def masks_of(pair: Pair) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The authors' way to the masks: a full one for each segment."""
+    colours = np.array(Image.open(pair[0]), dtype=np.uint32)
+    ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+    for segment in pair[1]:
+        yield segment, (ids == segment["id"]).astype(np.uint8)
+
+
+def convert_by_masks(pair: Pair) -> int:
+    """Run lengths of every segment of an image."""
+    return sum(len(coco_mask.encode(np.asfortranarray(mask[..., None]))[0]["counts"]) for _, mask in masks_of(pair))
+
+
+def verify_by_masks(pair: Pair) -> int:
+    """How many segments have another area or box than their pixels."""
+    wrong = 0
+    for segment, mask in masks_of(pair):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+        wrong += int(mask.sum()) != segment["area"] or list(map(int, box)) != list(segment["bbox"])
+    return wrong
+
+
+def by_masks(work: Callable[[Pair], int], pairs: list[Pair], workers: int) -> None:
+    """The authors' converter shares the images among processes, too."""
+    if workers == 1:
+        sum(map(work, pairs))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            sum(pool.map(work, pairs, chunksize=25))
+
+
+class Clock:
+    """Seconds by name: of the processors, and of the wall."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add what passes inside."""
+        before = self._now()
+        yield
+        used = (now - then for now, then in zip(self._now(), before, strict=True))
+        known = self.seconds.get(name, (0.0, 0.0))
+        self.seconds[name] = tuple(map(sum, zip(known, used, strict=True)))  # type: ignore[assignment]
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        used = os.times()
+        return used.user + used.system + used.children_user + used.children_system, time.perf_counter()
+
+
+def measure(root: Path | None, split: str, images: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds an image of everyone."""
+    clock = Clock()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if root is None:
+            root = folder / "scenes"
+            write_scenes(root, SceneOptions(**SCENES), QUIET)  # type: ignore[arg-type]
+        pairs = repeated(root, split, images, folder / "set")
+        _run(folder / "set", pairs, 1, Clock())  # loads and prepares; not counted
+        for _ in range(rounds):
+            for workers in (1, 2):
+                _run(folder / "set", pairs, workers, clock)
+    return {
+        name: {"processor ms": 1000 * processor / images / rounds, "wall ms": 1000 * wall / images / rounds}
+        for name, (processor, wall) in clock.seconds.items()
+    }
+
+
+def _run(folder: Path, pairs: list[Pair], workers: int, clock: Clock) -> None:
+    with clock.measure(f"conversion, masks, {workers}"):
+        by_masks(convert_by_masks, pairs, workers)
+    with clock.measure(f"conversion, panformer, {workers}"):
+        prepare_coco(folder, ["val"], ConvertOptions(workers), QUIET, out=folder.parent / "out")
+    with clock.measure(f"verification, masks, {workers}"):
+        by_masks(verify_by_masks, pairs, workers)
+    with clock.measure(f"verification, panformer, {workers}"):
+        (report,) = verify(folder, ["val"], VerifyOptions(workers), QUIET)
+    assert report.is_good, report.problems
+
+
+def main() -> None:
+    """Parse, measure, show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, metavar="ROOT", help="a COCO panoptic set [generated scenes]")
+    parser.add_argument("--split", default="val", metavar="S", help="split of ROOT [val]")
+    parser.add_argument("--images", type=int, default=300, metavar="N", help="images in a round [300]")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds [3]")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args()
+    found = measure(arguments.root, arguments.split, arguments.images, arguments.rounds)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    rows = []
+    for name, figures in found.items():
+        theirs = found[name.replace("panformer", "masks")]
+        rows.append([name, *figures.values(), *(theirs[key] / figures[key] for key in figures)])
+    columns = ["what, who, processes", "processor, ms an image", "wall, ms an image", "x, processor", "x, wall"]
+    print_table(f"{arguments.images} images, {arguments.rounds} rounds in turn", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
