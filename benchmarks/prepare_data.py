@@ -38,7 +38,15 @@ from panformer_cli.data.scenes import write_scenes
 from panformer_cli.data.verify.check import VerifyOptions, verify
 from panformer_cli.reporting import SilentReporter
 
-SCENES = {"height": 480, "width": 640, "min_objects": 6, "max_objects": 14, "max_stuff": 5, "train_images": 1, "val_images": 25}
+SCENES = {
+    "height": 480,
+    "width": 640,
+    "min_objects": 6,
+    "max_objects": 14,
+    "max_stuff": 5,
+    "train_images": 1,
+    "val_images": 25,
+}
 QUIET = SilentReporter()
 Pair = tuple[Path, list[dict[str, Any]]]
 

@@ -12,8 +12,10 @@ import click
 
 from panformer_cli.cli import SuggestingGroup
 from panformer_cli.cli.prepare_coco import coco, custom
+from panformer_cli.cli.prepare_masks import coco_instances, masks, png_pairs
 from panformer_cli.cli.prepare_options import splits_option, workers_option
 from panformer_cli.cli.prepare_sets import merge, remap, split, subset
+from panformer_cli.cli.prepare_street import ade20k, cityscapes, mapillary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +78,10 @@ def prepare_data() -> None:
     """Bring a data set into the form that panformer reads."""
 
 
-for source in (coco, custom, subset, split, merge, remap):
+SOURCES = (coco, custom, cityscapes, ade20k, mapillary, coco_instances, png_pairs, masks)
+RESHAPING = (subset, split, merge, remap)
+
+for source in (*SOURCES, *RESHAPING):
     prepare_data.add_command(source)
 
 

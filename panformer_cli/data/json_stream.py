@@ -18,11 +18,11 @@ _LONGEST_WORD = 16
 """No literal or escape of JSON is longer: an error further from the end of the text is no matter of missing text."""
 
 
-def read_members(path: Path) -> Iterator[tuple[str, Any]]:
+def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str, Any]]:
     """The members of the object in a JSON file, in their order: `(key, value)`.
 
     A list at the top comes as an iterator over its items, each decoded when it is asked for; what is left of it when
-    the next member is asked for is skipped. Any other value comes whole.
+    the next member is asked for is skipped. Any other value comes whole. `what` the file should be is for errors.
 
     Raises:
         DataError: the file is missing, no JSON, cut short, holds anything but an object, or a key of it twice; it is
@@ -32,21 +32,19 @@ def read_members(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open("rb") as binary:
             head = binary.read(4)
         if not head:
-            raise DataError(f"the panoptic JSON {path} is empty (0 bytes); restore the file")
+            raise DataError(f"the {what} {path} is empty (0 bytes); restore the file")
         with path.open(encoding=json.detect_encoding(head), errors="surrogatepass") as file:
-            yield from _members(_Text(file, path))
+            yield from _members(_Text(file, path, what))
     except FileNotFoundError as error:
-        raise DataError(f"the panoptic JSON {path} is missing; check the path, or restore the file") from error
+        raise DataError(f"the {what} {path} is missing; check the path, or restore the file") from error
     except OSError as error:
-        raise DataError(
-            f"the panoptic JSON {path} cannot be read: {error.strerror}; expected a readable file"
-        ) from error
+        raise DataError(f"the {what} {path} cannot be read: {error.strerror}; expected a readable file") from error
 
 
 def _members(text: _Text) -> Iterator[tuple[str, Any]]:
     if text.peek() != "{":
         kind = type(text.value()).__name__
-        raise DataError(f"{text.path} holds a {kind}; expected an object, as in a COCO panoptic JSON")
+        raise DataError(f"{text.path} holds a {kind}; expected an object, as in a COCO {text.what}")
     text.take("{")
     seen = set()
     while text.peek() != "}":
@@ -86,8 +84,9 @@ def _take_comma(text: _Text, end: str) -> None:
 class _Text:
     """The text of a file from the present place on, as far as it has been read."""
 
-    def __init__(self, file: TextIO, path: Path) -> None:
+    def __init__(self, file: TextIO, path: Path, what: str) -> None:
         self.path = path
+        self.what = what
         self._file = file
         self._text = ""
         self._at = 0
@@ -134,7 +133,7 @@ class _Text:
         """Always raises DataError."""
         place = self._before + (self._at if position is None else position)
         raise DataError(
-            f"{self.path} is no JSON, or is cut short: {reason} at character {place}; expected a COCO panoptic JSON"
+            f"{self.path} is no JSON, or is cut short: {reason} at character {place}; expected a COCO {self.what}"
         )
 
     def _read_more(self) -> bool:

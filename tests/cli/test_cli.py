@@ -228,10 +228,10 @@ def test_metrics_keep_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ("panoptic", "segm")
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate"])
+@pytest.mark.parametrize(("name", "module"), [("predict", "predict"), ("evaluate", "evaluation.evaluate")])
 @pytest.mark.parametrize(("given", "expected"), [([], 1), (["--batch-size", "8"], 8)])
 def test_the_batch_size_reaches_the_engine(
-    name: str, given: list[str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, module: str, given: list[str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[Any] = []
 
@@ -240,7 +240,7 @@ def test_the_batch_size_reaches_the_engine(
         requests.append(request)
         raise PanformerError("this is enough")
 
-    monkeypatch.setattr(f"panformer_cli.engine.{name}.{name}", keep)
+    monkeypatch.setattr(f"panformer_cli.engine.{module}.{name}", keep)
     checkpoint = tmp_path / "model.safetensors"
     checkpoint.touch()
     image = tmp_path / "a.jpg"

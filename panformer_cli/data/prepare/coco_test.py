@@ -60,7 +60,7 @@ def prepare_test_images(root: Path, split: str, workers: int, reporter: Reporter
             "put one of them there, or download it with --download"
         )
     folder = root / "images" / split
-    rows = [row for key, value in read_members(info) if key == "images" for row in value]
+    rows = [row for key, value in read_members(info, "image list") if key == "images" for row in value]
     work = partial(_place, info, pictures, folder)
     with reporter.progress(f"checking {split}", len(rows)) as progress:
         problems = []

@@ -122,7 +122,7 @@ class ImageParts:
                 break
             if number == 0 and line != setting:
                 return False
-            if number > 0:
+            if number > 0 and line["index"] < len(self._places):  # fewer images may be there than were
                 self._place(line["index"], line, place)
             place += len(text)
         return place > 0

@@ -1,0 +1,166 @@
+"""The file in which a user names the classes of a data set whose labels do not: CSV or YAML, to a category table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.images import read_bytes
+from panformer_cli.data.wording import short
+from panformer_cli.errors import DataError
+from panformer_cli.plain_yaml import parse
+
+Color = tuple[int, int, int]
+
+_COLUMNS = ("id", "name", "isthing", "kind", "color")
+_KINDS = {"thing": True, "stuff": False}
+_EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and, if wanted, color"
+
+
+def read_classes(path: Path) -> CategoryTable:
+    """The classes in a CSV or YAML file.
+
+    CSV: a header `id,name,isthing` and, if wanted, `color`, which is `#rrggbb` or three numbers 0..255 with blanks
+    between. The column `kind` with `thing` or `stuff` may stand for `isthing`.
+
+    YAML, one of
+      - a list of such rows: `- {id: 1, name: car, isthing: 1, color: [0, 0, 142]}`
+      - names with their kinds, numbered from 1: `car: thing`
+      - YOLO's data.yaml: `names`, a list numbered from 0 or ids with names. All are things but those in a list `stuff`.
+
+    Raises:
+        DataError: the file is missing or not of this form, or an id or a name comes twice; the line or row is named.
+    """
+    readers = {".csv": _rows_of_csv, ".yaml": _rows_of_yaml, ".yml": _rows_of_yaml}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"the class file {path} ends in {path.suffix!r}; expected .csv, .yaml or .yml")
+    categories: list[Category] = []
+    for where, row in readers[path.suffix.lower()](path, _text(path)):
+        category = _category(row, where)
+        for other in categories:
+            if category.id == other.id or category.name == other.name:
+                twice = f"the id {category.id}" if category.id == other.id else f"the name {category.name!r}"
+                raise DataError(f"{where}: {twice} comes a second time; expected an id and a name for each class alone")
+        categories.append(category)
+    if not categories:
+        raise DataError(f"the class file {path} names no class; {_EXPECTED}")
+    return CategoryTable(categories)
+
+
+_Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""Rows with how an error speaks of their place."""
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path, "class file").decode("utf-8-sig")
+    except UnicodeError as error:
+        raise DataError(f"the class file {path} is no UTF-8 text; save it as UTF-8") from error
+
+
+def _rows_of_csv(path: Path, text: str) -> _Rows:
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        if not {"id", "name"} <= set(header) or len(set(header)) < len(header):
+            raise DataError(
+                f"{path}, line 1: the columns are {short(','.join(header))}; {_EXPECTED}, with commas between"
+            )
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) not in (0, len(header)):
+                raise DataError(f"{where}: there are {len(cells)} cells under {len(header)} columns; {_EXPECTED}")
+            # An empty cell says as much as a missing one.
+            row = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
+            if row:
+                yield where, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}; expected CSV with commas") from error
+
+
+def _rows_of_yaml(path: Path, text: str) -> _Rows:
+    try:
+        content = parse(text)
+    except ValueError as error:
+        raise DataError(f"the class file {path} is no plain YAML: {error}") from error
+    if isinstance(content, list):
+        for number, row in enumerate(content, 1):
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, row {number} is {short(row)}; {_EXPECTED}")
+            yield f"{path}, row {number}", row
+    elif isinstance(content, dict) and isinstance(content.get("names"), list | dict):
+        yield from _rows_of_yolo(path, content)
+    elif isinstance(content, dict):
+        for number, (name, kind) in enumerate(content.items(), 1):
+            yield f"{path}, row {number}", {"id": number, "name": name, "kind": kind}
+    else:
+        raise DataError(
+            f"the class file {path} holds {short(content)}; expected a list of classes, or names with kinds"
+        )
+
+
+def _rows_of_yolo(path: Path, content: Mapping[str, Any]) -> _Rows:
+    """Of what else stands in a data.yaml (paths, `nc`), nothing is asked."""
+    names, stuff = content["names"], content.get("stuff", [])
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(stuff, list):
+        raise DataError(f"{path}: stuff is {short(stuff)}; expected a list of names")
+    unknown = [name for name in stuff if name not in names.values()]
+    if unknown:
+        raise DataError(f"{path}: stuff lists {short(unknown[0])}, which is not in names; correct one of them")
+    for number, name in names.items():
+        yield f"{path}, names: {short(number)}", {"id": number, "name": name, "isthing": int(name not in stuff)}
+
+
+def _category(row: Mapping[str, Any], where: str) -> Category:
+    odd = [str(key) for key in row if key not in _COLUMNS]
+    missing = [key for key in ("id", "name") if key not in row]
+    if odd or missing or ("isthing" in row) == ("kind" in row):
+        problem = f"{short(odd[0])} is not known" if odd else "isthing or kind is wanted, one of them"
+        problem = f"{' and '.join(missing)} missing" if missing else problem
+        raise DataError(f"{where}: {problem}; {_EXPECTED}")
+    name = row["name"]
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"{where}: the name is {short(name)}; expected text, in quotes where it looks like a number")
+    return Category(_id(row["id"], where), name.strip(), _is_thing(row, where), _color(row, where))
+
+
+def _id(value: Any, where: str) -> int:
+    """Of YAML a number, of CSV its digits."""
+    text = str(value) if type(value) in (int, str) else ""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise DataError(f"{where}: the id is {short(value)}; expected a whole number from 0 on, of 9 digits or fewer")
+    return int(text)
+
+
+def _is_thing(row: Mapping[str, Any], where: str) -> bool:
+    if "kind" in row:
+        kind = _KINDS.get(str(row["kind"]))
+        if kind is None:
+            raise DataError(f"{where}: the kind is {short(row['kind'])}; expected thing or stuff")
+        return kind
+    if row["isthing"] not in (0, 1, "0", "1"):
+        raise DataError(f"{where}: isthing is {short(row['isthing'])}; expected 1 (thing) or 0 (stuff)")
+    return bool(int(row["isthing"]))
+
+
+def _color(row: Mapping[str, Any], where: str) -> Color | None:
+    if "color" not in row:
+        return None
+    value = row["color"]
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        red, green, blue = bytes.fromhex(value[1:])
+        return red, green, blue
+    parts = value.split() if isinstance(value, str) else value
+    if isinstance(parts, list) and len(parts) == 3:
+        numbers = [int(part) if re.fullmatch(r"[0-9]{1,3}", str(part)) else -1 for part in parts]
+        if all(0 <= number <= 255 for number in numbers):
+            return numbers[0], numbers[1], numbers[2]
+    hint = " (in YAML # begins a comment: put #rrggbb in quotes)" if value is None else ""
+    raise DataError(f"{where}: the color is {short(value)}{hint}; expected #rrggbb or three numbers from 0 to 255")
