@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from panformer_cli.models.layers import LevelShapes, TokenLinear
+from panformer_cli.models.layers import LevelShapes, TokenLinear, may_be_true
 from panformer_cli.models.sampling import DeformableSampling, deformable_sampling
 
 
@@ -55,16 +55,29 @@ class DeformableAttention(nn.Module):
         padding_mask: (B, L) bool, True on padding, whose values count as zero.
         Returns (B, Q, C).
         """
-        value = self.value_proj(memory).masked_fill_(padding_mask[..., None], 0.0)
-        value = rearrange(value, "b l (h d) -> b l h d", h=self.heads)
-        offsets = rearrange(self.sampling_offsets(query), "b q (h lpxy) -> b q h lpxy", h=self.heads)
-        weights = rearrange(self.attention_weights(query), "b q (h lp) -> b q h lp", h=self.heads).softmax(-1)
-        weights = rearrange(weights, "b q h (l p) -> b q h l p", l=self.levels)
-        # Under autocast too, places are float32: bfloat16 has but 256 of them along a side.
-        locations = self._locations(references.float(), offsets.float(), shapes)
-        sampled = self.sampling(value, shapes, locations, weights.float())
-        projected: Tensor = self.output_proj(sampled)
+        locations, weights = self.places(query, references, shapes)
+        projected: Tensor = self.output_proj(
+            self.sampling(self.values(memory, padding_mask), shapes, locations, weights)
+        )
         return projected
+
+    def values(self, memory: Tensor, padding_mask: Tensor) -> Tensor:
+        """What is sampled: (B, L, heads, D), of a memory (B, L, C); 0 on the padding (B, L)."""
+        projected = self.value_proj(memory)
+        if may_be_true(padding_mask):
+            projected = projected.masked_fill_(padding_mask[..., None], 0.0)
+        values: Tensor = rearrange(projected, "b l (h d) -> b l h d", h=self.heads)
+        return values
+
+    def places(self, query: Tensor, references: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
+        """Where the queries (B, Q, C) look, (B, Q, heads, levels, points, 2), and with which weights, without the 2.
+
+        Both are float32 under autocast too: bfloat16 has but 256 places along a side.
+        """
+        offsets = rearrange(self.sampling_offsets(query), "b q (h lpxy) -> b q h lpxy", h=self.heads)
+        weights = rearrange(self.attention_weights(query), "b q (h lp) -> b q h lp", h=self.heads)
+        locations = self._locations(references.float(), offsets.float(), shapes)
+        return locations, rearrange(weights.float().softmax(-1), "b q h (l p) -> b q h l p", l=self.levels)
 
     def _locations(self, references: Tensor, offsets: Tensor, shapes: LevelShapes) -> Tensor:
         """(B, Q, heads, levels, points, 2) in 0..1: offsets count cells around a point, or half sizes of a box.

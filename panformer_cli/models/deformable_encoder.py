@@ -29,6 +29,10 @@ class Memory:
     valid_ratios: Tensor
 
 
+TOKENS_AT_ONCE = 2048
+"""Of a layer on the CPU without gradients; hidden channels of so many, 8 MB of float32, stay in the cache."""
+
+
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward, each with residual and LayerNorm after it."""
 
@@ -42,11 +46,34 @@ class DeformableEncoderLayer(nn.Module):
 
     def forward(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
         """position: (B, L, C); references: (B, L, levels, 2). Returns the new tokens (B, L, C)."""
+        if not torch.is_grad_enabled() and position.device.type == "cpu":
+            return self._in_parts(memory, position, references)
         tokens = memory.tokens
         attended = self.attention(tokens + position, references, tokens, memory.shapes, memory.padding_mask)
+        return self._updated(tokens, attended)
+
+    def _in_parts(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
+        """The same, but for the sampling, of a few tokens at a time: all that lies in between stays in the cache."""
+        attention, shapes = self.attention, memory.shapes
+        asking = zip(*_parts(memory.tokens, position, references), strict=True)
+        places = [attention.places(tokens + code, reference, shapes) for tokens, code, reference in asking]
+        locations, weights = (torch.cat(each, dim=1) for each in zip(*places, strict=True))
+        del places  # as large as what they became
+        values = attention.values(memory.tokens, memory.padding_mask)
+        sampled = attention.sampling(values, shapes, locations, weights)
+        del values, locations, weights
+        updated = zip(*_parts(memory.tokens, sampled), strict=True)
+        return torch.cat([self._updated(tokens, attention.output_proj(part)) for tokens, part in updated], dim=1)
+
+    def _updated(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Both (B, L, C)."""
         tokens = self.norm1(tokens + self.dropout(attended))
         updated: Tensor = self.norm2(tokens + self.feedforward(tokens))
         return updated
+
+
+def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    return [tensor.split(TOKENS_AT_ONCE, dim=1) for tensor in tensors]
 
 
 class DeformableEncoder(nn.Module):

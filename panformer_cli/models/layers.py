@@ -32,6 +32,15 @@ class TokenLinear(nn.Linear):
         output: Tensor = _TokenConvolution.apply(tokens, self.weight, self.bias)
         return output
 
+    def transposed(self, tokens: Tensor) -> Tensor:
+        """(B, L, in) -> (B, out, L), contiguous, as products that sum over `out` read it fastest."""
+        if tokens.device.type == "cpu" and tokens.dtype != torch.float32 and not torch.is_grad_enabled():
+            assert self.bias is not None
+            weight, bias = self.weight.to(tokens.dtype), self.bias.to(tokens.dtype)[:, None]
+            return torch.stack([torch.addmm(bias, weight, image.t()) for image in tokens])
+        output: Tensor = self(tokens).transpose(1, 2)
+        return output
+
 
 class _TokenConvolution(torch.autograd.Function):
     """A linear over tokens whose three products are all convolutions."""
@@ -98,10 +107,6 @@ def _as_images(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2)[:, :, None]
 
 
-TOKENS_AT_ONCE = 2048
-"""Of a feed-forward on the CPU without gradients; their hidden channels, 8 MB of float32, stay in the cache."""
-
-
 class FeedForward(nn.Module):
     """Linear, ReLU, Linear with dropout after both (spec, section 4). The residual is the caller's."""
 
@@ -113,14 +118,14 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        if torch.is_grad_enabled() or tokens.device.type != "cpu":
-            return self._apply_to(tokens)
-        return torch.cat([self._apply_to(part) for part in tokens.split(TOKENS_AT_ONCE, dim=1)], dim=1)
-
-    def _apply_to(self, tokens: Tensor) -> Tensor:
         hidden = self.dropout(self.linear1(tokens).relu_())
         output: Tensor = self.dropout(self.linear2(hidden))
         return output
+
+
+def may_be_true(mask: Tensor) -> bool:
+    """Whether any of the mask is True, as far as that is known without waiting for a GPU or fixing it in a graph."""
+    return mask.device.type != "cpu" or torch.compiler.is_compiling() or bool(mask.any())
 
 
 def ready_for_products(tokens: Tensor) -> Tensor:

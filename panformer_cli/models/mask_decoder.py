@@ -77,11 +77,11 @@ class MaskCrossAttention(nn.Module):
 
     def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
         """What the queries (B, Q, C) gather from the memory (B, L, C): (B, Q, C). No mask is asked for."""
-        q, k, v = (self._by_head(part) for part in (self.q(queries), self.k(memory), self.v(memory)))
+        q, v = self._by_head(self.q(queries)), self._by_head(self.v(memory))
         if q.device.type == "cpu" and q.dtype != torch.float32:
             # Fused attention is no faster than in float32 there; the products alone are.
-            return self._projected(((q * self.scale) @ k.transpose(2, 3).contiguous()).softmax(-1).to(v.dtype) @ v)
-        return self._projected(F.scaled_dot_product_attention(q, k, v))
+            return self._projected(((q * self.scale) @ self._keys(memory)).softmax(-1).to(v.dtype) @ v)
+        return self._projected(F.scaled_dot_product_attention(q, self._by_head(self.k(memory)), v))
 
     def attend_with_mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
         """The same, and the mask (B, Q, *shapes[0]) of the logits that led to it."""
@@ -94,10 +94,9 @@ class MaskCrossAttention(nn.Module):
 
         Where no gradient is wanted, a few queries at a time: their logits then stay in the cache.
         """
-        keys = self._by_head(self.k(memory)).transpose(2, 3)  # (B, heads, channels of a head, L)
-        if keys.dtype != torch.float32:
-            keys = keys.contiguous()  # once; products in lower precision would do it for every part
-        levels = keys.split(_lengths(shapes), dim=3)
+        levels = self._keys(memory).split(_lengths(shapes), dim=3)
+        if levels[0].dtype != torch.float32:
+            levels = tuple(level.contiguous() for level in levels)  # once; such products would do it for every part
         at_once = queries.shape[1] if torch.is_grad_enabled() else QUERIES_AT_ONCE
         parts = [
             self.mask_head([some @ level for level in levels], shapes)
@@ -109,6 +108,10 @@ class MaskCrossAttention(nn.Module):
         """(B, Q, C) and (B, L, C) -> (B, heads, Q, L) before the softmax."""
         logits: Tensor = (self._by_head(q) * self.scale) @ self._by_head(k).transpose(2, 3)
         return logits
+
+    def _keys(self, memory: Tensor) -> Tensor:
+        """(B, L, C) -> (B, heads, channels of a head, L)."""
+        return rearrange(self.k.transposed(memory), "b (h d) l -> b h d l", h=self.heads)
 
     def _by_head(self, x: Tensor) -> Tensor:
         return rearrange(x, "b n (h d) -> b h n d", h=self.heads)

@@ -129,3 +129,13 @@ def test_valid_tokens_do_not_see_the_padding(image: int) -> None:
     valid = ~before.padding_mask[image]
     torch.testing.assert_close(after.tokens[image, valid], before.tokens[image, valid], rtol=1e-5, atol=1e-5)
     assert bool((~valid).any()) == (image == 1)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_layers_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch, padded: bool) -> None:
+    layers, padding = encoder(), padding_of((48, 64), (40, 32) if padded else (48, 64))
+    whole = layers(features(), padding).tokens  # with gradients, all tokens at once
+    for at_once in (1, 7, 64, 1000):
+        monkeypatch.setattr("panformer_cli.models.deformable_encoder.TOKENS_AT_ONCE", at_once)
+        with torch.no_grad():
+            torch.testing.assert_close(layers(features(), padding).tokens, whole)

@@ -12,6 +12,7 @@ from panformer_cli.models.layers import (
     FeedForward,
     TokenLinear,
     inverse_sigmoid,
+    may_be_true,
     ready_for_products,
     relu,
     xavier_matrices,
@@ -117,14 +118,22 @@ def test_a_token_linear_is_traced_as_one_graph(with_gradients: bool) -> None:
         torch.testing.assert_close(compiled(tokens), layer(tokens))
 
 
-def test_a_feedforward_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = FeedForward(8, 12, dropout=0.0)
-    tokens = torch.randn(2, 11, 8)
-    whole = layer(tokens)
-    for at_once in (1, 4, 11, 50):
-        monkeypatch.setattr("panformer_cli.models.layers.TOKENS_AT_ONCE", at_once)
-        with torch.no_grad():
-            torch.testing.assert_close(layer(tokens), whole)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_a_transposed_linear_is_the_linear_channels_first(dtype: torch.dtype, tolerance: float) -> None:
+    layer = TokenLinear(8, 3)
+    tokens = torch.randn(2, 20, 8).to(dtype)
+    expected = tokens.double() @ layer.weight.double().t() + layer.bias.double()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        output = layer.transposed(tokens)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), expected.transpose(1, 2), rtol=tolerance, atol=tolerance)
+
+
+def test_a_mask_may_be_true_where_one_element_is() -> None:
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    assert not may_be_true(mask)
+    mask[1, 2] = True
+    assert may_be_true(mask)
 
 
 def test_tokens_are_made_ready_only_for_products_of_lower_precision_without_gradients() -> None:
