@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from panformer_cli.errors import DataError, PanformerError
+
+_UNUSUAL = re.compile(r"[/\\:\0]")
+"""What a plain file name has none of."""
 
 
 @contextmanager
@@ -56,8 +61,9 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
         DataError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
             symbolic link. `where` is the file that holds the name.
     """
-    pieces = PurePosixPath(name.replace("\\", "/")).parts
-    outside = not pieces or pieces[0] == "/" or ".." in pieces or bool(PureWindowsPath(name).drive)
+    is_plain = not _UNUSUAL.search(name) and name not in ("", ".", "..")
+    pieces = (name,) if is_plain else PurePosixPath(name.replace("\\", "/")).parts
+    outside = not is_plain and (not pieces or pieces[0] == "/" or ".." in pieces or bool(PureWindowsPath(name).drive))
     path = folder.joinpath(*pieces) if not outside else folder
     if outside or "\0" in name or _is_led_out(folder, path):
         raise DataError(f"{where}: the file name {name!r} points outside {folder}; expected a name inside it")
@@ -68,6 +74,12 @@ def _is_led_out(folder: Path, path: Path) -> bool:
     """Whether a symbolic link between `folder` and `path` leads out of `folder`. Most paths have none to follow."""
     place, has_link = path, False
     while place != folder and not has_link:
-        has_link = place.is_symlink()
+        has_link = _is_link(place)
         place = place.parent
     return has_link and not path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_link(path: Path) -> bool:
+    with suppress(OSError):  # of what is not there or has too long a name, whoever opens it will tell
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from panformer_cli.data.images import decode, read_bytes
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.png_codec import decode_plain, encode_plain
+from panformer_cli.data.png_codec import decode_plain, encode_plain, load
 from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
 from panformer_cli.files import atomic_write
@@ -22,7 +22,7 @@ OPENCV_READS = 250
 
 _COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 _NO_EXIF = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_read = count()
+_opencv_reads: Iterator[int] = iter(range(OPENCV_READS))
 
 
 def encode_ids(ids: IdMap) -> ImageArray:
@@ -54,6 +54,14 @@ def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> N
         temporary.write_bytes(data)
 
 
+def expect_reads(number: int) -> None:
+    """Say that `number` PNGs are going to be read: many are all read the faster way then, in child processes too."""
+    global _opencv_reads
+    if number >= OPENCV_READS:
+        load()
+        _opencv_reads = iter(())
+
+
 def read_panoptic_png(path: Path) -> IdMap:
     """Read segment ids (H, W) int32.
 
@@ -67,7 +75,7 @@ def read_panoptic_png(path: Path) -> IdMap:
     if (depth, colour_type) != (8, 2):
         found = f"{depth}-bit {_COLOUR_TYPES.get(colour_type, 'unknown')}"
         raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
-    ids = decode_plain(data) if next(_read) >= OPENCV_READS else None
+    ids = decode_plain(data) if next(_opencv_reads, None) is None else None
     if ids is not None:
         return ids
     bgr = decode(data, _NO_EXIF) if b"IEND" in data[-64:] else None

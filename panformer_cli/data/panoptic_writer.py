@@ -34,10 +34,10 @@ def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collec
         return ()
     new_run = np.ones((height, width), np.bool_)
     new_run[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    rows, lefts = np.nonzero(new_run)
-    starts = rows * width + lefts
+    starts = np.flatnonzero(new_run)
+    rows, lefts = np.divmod(starts, width)
     lengths = np.diff(starts, append=ids.size)
-    present, owner = np.unique(ids[rows, lefts], return_inverse=True)
+    present, owner = np.unique(ids.reshape(-1)[starts], return_inverse=True)
     areas = _fold(np.add, owner, lengths, 0)
     x, right = _fold(np.minimum, owner, lefts, width), _fold(np.maximum, owner, lefts + lengths, 0)
     y, bottom = _fold(np.minimum, owner, rows, height), _fold(np.maximum, owner, rows + 1, 0)

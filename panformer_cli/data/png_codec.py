@@ -111,6 +111,11 @@ def _inflated(height: int, width: int, compressed: bytes, unfilter: Callable[...
     return ids if ended and not stream.unused_data else None
 
 
+def load() -> None:
+    """Load what `decode_plain` needs now, so that processes started from this one have it."""
+    _unfilter()
+
+
 @cache
 def _unfilter() -> Callable[[npt.NDArray[np.uint8], IdMap, int], bool] | None:
     """The compiled loop; None where numba cannot be imported."""

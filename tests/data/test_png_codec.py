@@ -7,7 +7,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panformer_cli.data import panoptic_png, png_codec
-from panformer_cli.data.panoptic_png import encode_ids, read_panoptic_png, write_panoptic_png
+from panformer_cli.data.panoptic_png import encode_ids, expect_reads, read_panoptic_png, write_panoptic_png
 from panformer_cli.data.png_codec import decode_plain, encode_plain
 from panformer_cli.data.scenes import SceneOptions, generate_scene
 from panformer_cli.errors import DataError
@@ -82,7 +81,7 @@ def result(path: Path) -> np.ndarray | str:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The faster way is taken from the first PNG on."""
-    monkeypatch.setattr(panoptic_png, "OPENCV_READS", 0)
+    monkeypatch.setattr(panoptic_png, "_opencv_reads", iter(()))
 
 
 IDS = smooth_ids(30, 20, 3)
@@ -244,9 +243,21 @@ def test_without_isal_or_numba_opencv_does_it(
 def test_a_few_files_are_read_without_loading_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
     monkeypatch.setattr(panoptic_png, "decode_plain", asked.append)
-    monkeypatch.setattr(panoptic_png, "OPENCV_READS", 3)
-    monkeypatch.setattr(panoptic_png, "_read", count())
+    monkeypatch.setattr(panoptic_png, "_opencv_reads", iter(range(3)))
     (tmp_path / "a.png").write_bytes(WHOLE)
     for _ in range(5):
         assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
     assert len(asked) == 2
+
+
+def test_where_many_are_expected_the_first_is_read_the_faster_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+    monkeypatch.setattr(panoptic_png, "decode_plain", asked.append)
+    monkeypatch.setattr(panoptic_png, "_opencv_reads", iter(range(250)))
+    (tmp_path / "a.png").write_bytes(WHOLE)
+    for number, read in ((249, 0), (250, 1)):
+        expect_reads(number)
+        assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
+        assert len(asked) == read

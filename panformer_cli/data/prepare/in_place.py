@@ -17,18 +17,22 @@ from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
 from panformer_cli.data.prepare.manifest import SplitManifest, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.data.prepare.rle import encode_segments
 from panformer_cli.data.prepare.summary import SplitSummary
-from panformer_cli.data.structures import PanopticMap
+from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.files import atomic_write
 from panformer_cli.reporting import Reporter
 
 Detection = Literal["none", "all", "things"]
 """Whether the annotation is also written in detection form, and of which segments."""
+
+Encoded = dict[int, dict[str, Any]]
+"""The run lengths of each segment id, as `rle.encode_segments` gives them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def prepare_in_place(
     data = CocoPanoptic(root, split, skip_unannotated=True)
     if data.skipped:
         reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
+    expect_reads(len(data))
     annotation = data.layout.annotation
     folder = out or annotation.parent
     with ImageParts(folder / f".{annotation.stem}.parts", len(data), _setting(data, detection)) as parts:
@@ -94,8 +99,14 @@ def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:
 
 
 def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
+    encoded: Encoded = {}
+
+    def encode(ids: IdMap) -> Encoded:
+        encoded.update(encode_segments(ids))
+        return encoded
+
     try:
-        panoptic = data.annotation(row.image)
+        panoptic = data.annotation(row.image, segment_ids if detection == "none" else encode)
         picture, png = data.image_path(row.image), data.png_path(row.image)
         content = read_bytes(picture, "image")
         _check_size(picture, content, panoptic.ids.shape)
@@ -110,8 +121,13 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
         **digests,
     }
     if detection != "none":
-        line["detection"] = list(_detection_rows(panoptic, row.annotation, data, detection == "things"))
+        rows = _detection_rows(panoptic, encoded, row.annotation)
+        line["detection"] = [row for row in rows if detection == "all" or _is_thing(data, row)]
     return line
+
+
+def _is_thing(data: CocoPanoptic, row: Mapping[str, Any]) -> bool:
+    return data.categories.by_id(row["category_id"]).is_thing
 
 
 def _check_size(picture: Path, content: bytes, expected: tuple[int, ...]) -> None:
@@ -131,14 +147,9 @@ def _measured(panoptic: PanopticMap) -> list[dict[str, Any]]:
     ]
 
 
-def _detection_rows(
-    panoptic: PanopticMap, annotation: Mapping[str, Any], data: CocoPanoptic, things_only: bool
-) -> Iterator[dict[str, Any]]:
+def _detection_rows(panoptic: PanopticMap, encoded: Encoded, annotation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The `segments_info` as they are, each with `image_id` and `segmentation` and without its panoptic id."""
-    encoded = encode_segments(panoptic.ids)
     for segment, given in zip(panoptic.segments, annotation["segments_info"], strict=True):
-        if things_only and not data.categories.by_id(segment.category_id).is_thing:
-            continue
         measured = {"iscrowd": int(segment.is_crowd), "bbox": list(segment.bbox), "area": segment.area}
         # COCO gives all three. Where other data sets do not, they are taken from the pixels.
         row = measured | {key: value for key, value in given.items() if value is not None}

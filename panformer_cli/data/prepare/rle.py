@@ -71,15 +71,17 @@ def _compress(lengths: IntArray, begins: IntArray) -> list[str]:
     for place in (begins, begins + 1, begins + 2):  # of a segment with fewer it is one of the next, whose turn comes
         inside = place[place < len(lengths)]
         numbers[inside] = lengths[inside]
+    size = numbers ^ (numbers >> 63)  # as large as a number of the other sign that takes as many bits
     characters = np.ones(len(numbers), np.int64)
-    for bits in range(4, int(max(numbers.max(), -numbers.min())).bit_length(), 5):
-        characters += (numbers >= 1 << bits) | (numbers < -(1 << bits))
+    for bits in range(4, int(size.max()).bit_length(), 5):
+        characters += size >= 1 << bits
     ends = np.cumsum(characters)
     text = np.empty(int(ends[-1]), np.uint8)
-    for digit in range(int(characters.max())):
-        some = characters > digit
-        more = (characters[some] > digit + 1) << 5
-        text[ends[some] - characters[some] + digit] = (numbers[some] >> 5 * digit & 31 | more) + 48
+    places, left, following = ends - characters, numbers, characters
+    while len(places):
+        text[places] = (left & 31 | (following > 1) << 5) + 48
+        more = np.flatnonzero(following > 1)
+        places, left, following = places[more] + 1, left[more] >> 5, following[more] - 1
     cuts = (ends - characters)[begins].tolist() + [len(text)]
     whole = text.tobytes().decode("ascii")
     return [whole[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
+from panformer_cli.data.panoptic_png import expect_reads
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.data.verify.fix import ChangeLog, FixedFile
@@ -130,6 +131,7 @@ def _verify_split(
     setting = Setting(layout, outline.is_thing, options.decodes_images, owners is not None)
     tasks = _tasks(layout.annotation, outline, findings)
     total, images, segments = max(len(outline.images or ()), outline.annotations or 0), 0, 0
+    expect_reads(total)
     with ChangeLog() as log, reporter.progress(f"Checking {split}", total) as progress:
         for result in map_in_order(partial(check_image, setting), tasks, options.workers):
             for finding in [*result.findings, *(owners.claim(result, split) if owners else ())]:
