@@ -9,15 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from panformer_cli import __version__
 from panformer_cli.errors import PanformerError
+
+if TYPE_CHECKING:
+    from panformer_cli.engine.torchrun import Place
 
 # Name and one line of help of every command: `panformer --help` shows them without an import. The command `a-b` is the
 # function `a_b` of the module `a_b` of this package.
@@ -96,10 +100,32 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit code of `arguments`; what a person can mend is said in one line on stderr."""
+    """The exit code of `arguments`, run by this process, or by the first of those that torchrun started."""
+    from panformer_cli.engine.torchrun import Place
+
+    run = partial(program.main, arguments, prog_name="panformer", standalone_mode=False)
     try:
-        result = program.main(arguments, prog_name="panformer", standalone_mode=False)
+        place = Place.of_this_process()
+    except PanformerError as error:
+        return _fail(str(error))
+    return _exit_code(run if place is None else partial(_run_in_team, place, run))
+
+
+def _run_in_team(place: Place, run: Callable[[], Any]) -> int:
+    from panformer_cli.engine.team import joined_team
+
+    with joined_team(place) as team:
+        team.exit_code = _exit_code(run if team.is_first else team.help)
+    return team.exit_code
+
+
+def _exit_code(run: Callable[[], Any]) -> int:
+    """The exit code of `run`, which may return one; what a person can mend is said in one line on stderr."""
+    try:
+        result = run()
         sys.stdout.flush()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except PanformerError as error:
         return _fail(str(error))
     except click.UsageError as error:

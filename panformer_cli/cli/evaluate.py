@@ -25,6 +25,7 @@ from panformer_cli.cli.figures import print_causes, print_figures, print_robustn
 from panformer_cli.cli.options import (
     Compute,
     Submission,
+    check_given,
     compute_options,
     speed_options,
     submission_options,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 ACTIONS = {"compare": "evaluate_compare", "tune": "evaluate_tune", "check-submission": "evaluate_submission"}
 """Names that mean more than a checkpoint, and the module of this package with the command `action`."""
+
+NEEDS_A_MODEL = "needs a model: leave it out with --predictions."
 
 
 class WithActions(click.Command):
@@ -112,8 +115,9 @@ def evaluate(
                 "--submission": submission,
                 **{f"--{name}": how[name] for name in ("data", "split", "resume")},
             },
-            "needs a model: leave it out with --predictions.",
+            NEEDS_A_MODEL,
         )
+        check_given(("batch_size", "precision", "fast", "device", "sampling"), NEEDS_A_MODEL)
         _evaluate_offline(offline, metrics, outputs, reporter, **how)
         return
     from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
@@ -175,9 +179,9 @@ def _evaluate_offline(
             outputs.out or Path(folder),
             offline.pred_folder,
             offline.gt_folder,
-            metrics,
-            how["compute"].processes(),
-            how["bootstrap"],
+            metrics=metrics,
+            resamples=how["bootstrap"],
+            processes=how["compute"].processes(),
         )
         figures = evaluate_predictions(request, reporter)
         _finish(figures, request.out, outputs, reporter)

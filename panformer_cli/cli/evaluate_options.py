@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
+
+from panformer_cli.cli.options import check_given
 
 if TYPE_CHECKING:
     from panformer_cli.metrics.tally import MetricName
@@ -137,10 +138,7 @@ def corruption_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def with_corruptions(names: str | None, severity: str, images: int | None, seed: int, **others: Any) -> Any:
         if names is not None:
             return function(corruptions=Corruptions(names, severity, images, seed), **others)
-        context = click.get_current_context()
-        for option in ("severity", "images", "seed"):
-            if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"--{option} belongs to --corruptions: give both, or neither.")
+        check_given(("severity", "images", "seed"), "belongs to --corruptions: give both, or neither.")
         return function(corruptions=None, **others)
 
     return with_corruptions

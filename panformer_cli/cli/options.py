@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from panformer_cli.data.submission.forms import FormName
@@ -44,10 +45,21 @@ class Compute:
     sampling: SamplingName
 
     def processes(self) -> ProcessOptions:
-        """The same for the engine, checked against this machine."""
+        """The same for the engine, checked against this machine and, under torchrun, against its processes."""
         from panformer_cli.engine.runtime import ProcessOptions
+        from panformer_cli.engine.team import check_options
 
-        return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
+        options = ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
+        check_options(options)
+        return options
+
+
+def check_given(names: Sequence[str], why: str) -> None:
+    """Raises click.UsageError, `--NAME why`, where one of the parameters stands on the command line."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,6 +127,7 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_submission(archive: Path | None, form: FormName, **others: Any) -> Any:
         if archive is None:
+            check_given(("form",), "belongs to --submission FILE.zip: give both, or neither.")
             return function(submission=None, **others)
         from panformer_cli.data.submission.forms import FORMS as KNOWN
 

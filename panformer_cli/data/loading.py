@@ -229,3 +229,5 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # so is the SIGTERM that torchrun and batch systems send to a whole group of processes

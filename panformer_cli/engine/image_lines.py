@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from panformer_cli.engine.runtime import Process
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import write_json
 
 Line = dict[str, Any]
+
+_PLACE = np.dtype([("index", "i8"), ("file", "i8"), ("offset", "i8")])  # of a line; 24 bytes are all it takes
 
 
 class ImageLines:
@@ -41,10 +47,9 @@ class ImageLines:
         path = folder / "settings.json"
         if resume and path.is_file():
             known = _settings_of(path)
-            other = sorted(name for name in known.keys() | settings.keys() if known.get(name) != settings.get(name))
-            if other:
+            if other := differing(known, settings):
                 raise PanformerError(
-                    f"{folder.parent} was begun with another {', '.join(other)}; --resume goes on only with the same; "
+                    f"{folder.parent} was begun with another {other}; --resume goes on only with the same; "
                     "leave it out to begin anew"
                 )
             return
@@ -52,11 +57,9 @@ class ImageLines:
         write_json(path, settings)
 
     def done(self) -> Iterator[Line]:
-        """The lines from before that are this process's, one an image; none may be appended meanwhile."""
-        for index, (path, place) in self._places().items():
-            if index % self.process.world_size == self.process.rank:
-                with path.open("rb") as file:
-                    yield _line_at(file, place)
+        """The lines from before that are this process's, by index, one an image; none may be appended meanwhile."""
+        files, places = self._places()
+        return _read(files, places[places["index"] % self.process.world_size == self.process.rank])
 
     def append(self, index: int, content: Line) -> None:
         """Write the line of an image; any thread may."""
@@ -69,29 +72,46 @@ class ImageLines:
 
     def in_order(self) -> Iterator[Line]:
         """The lines of all processes by index; all must have written theirs."""
-        with ExitStack() as stack:
-            files: dict[Path, Any] = {}
-            for _, (path, place) in sorted(self._places().items()):
-                if path not in files:
-                    files[path] = stack.enter_context(path.open("rb"))
-                yield _line_at(files[path], place)
+        return _read(*self._places())
+
+    def wait(self) -> None:
+        """Until every process has written its lines.
+
+        Raises:
+            PanformerError: in the first process, where it does not see the lines of another one.
+        """
+        own = f"{self.process.rank}.jsonl"
+        written = self.process.gather(own if (self.folder / own).is_file() else None)
+        if self.process.is_first and (
+            lost := [name for name in written if name and not (self.folder / name).is_file()]
+        ):
+            raise PanformerError(
+                f"{self.folder}: the first process does not see {lost[0]}, which a process of another machine wrote; "
+                "expected a folder that all machines share; choose one with --out, and with TMPDIR for --predictions"
+            )
 
     def remove(self) -> None:
         """Delete all lines."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _places(self) -> dict[int, tuple[Path, int]]:
-        """File and offset of the last whole line of every image."""
-        places = {}
-        for path in sorted(self.folder.glob("*.jsonl")):
+    def _places(self) -> tuple[list[Path], npt.NDArray[np.void]]:
+        """The files, and (N,) of `_PLACE`: where in them the last whole line of every image is, by index."""
+        files, found = sorted(self.folder.glob("*.jsonl")), array("q")
+        for number, path in enumerate(files):
             with path.open("rb") as file:
-                place = 0
+                offset = 0
                 for line in file:
                     index = _index_of(line)
                     if index is not None:
-                        places[index] = path, place
-                    place += len(line)
-        return places
+                        found.extend((index, number, offset))
+                    offset += len(line)
+        newest_first = np.frombuffer(found, _PLACE)[::-1]
+        return files, newest_first[np.unique(newest_first["index"], return_index=True)[1]]
+
+
+def differing(known: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The names of settings that differ, with commas between them; empty where none does."""
+    return ", ".join(sorted(name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name)))
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
@@ -110,7 +130,11 @@ def _index_of(line: bytes) -> int | None:
     return index
 
 
-def _line_at(file: Any, place: int) -> Line:
-    file.seek(place)
-    line: Line = json.loads(file.readline())
-    return line
+def _read(files: list[Path], places: npt.NDArray[np.void]) -> Iterator[Line]:
+    with ExitStack() as stack:
+        opened = [stack.enter_context(path.open("rb")) for path in files]
+        for place in places:
+            file = opened[place["file"]]
+            file.seek(place["offset"])
+            line: Line = json.loads(file.readline())
+            yield line

@@ -16,9 +16,10 @@ from panformer_cli.engine.checkpoint import read_checkpoint
 from panformer_cli.engine.inference import Prediction, Predictor
 from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
+from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError
 from panformer_cli.files import write_json
 from panformer_cli.panoptic.drawing import DrawOptions, draw_panoptic, save_picture

@@ -17,6 +17,8 @@ from panformer_cli.files import atomic_write, name_inside
 
 LINES = ".parts"
 """The folder of what is not yet joined, inside the folder of results."""
+PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metrics.json", "analysis.json"
+"""Files that are made of all images, at the end."""
 
 
 class PanopticResults:
@@ -33,8 +35,18 @@ class PanopticResults:
 
     @staticmethod
     def begin(out: Path, settings: dict[str, Any], resume: bool = False) -> None:
-        """Forget what was left there without an end, or keep it for `resume`; as `ImageLines.begin`."""
+        """Forget what was left there without an end, or keep it for `resume`; as `ImageLines.begin`.
+
+        What an earlier use of the folder made of all its images goes before the first PNG of another comes.
+        """
         ImageLines.begin(out / LINES, settings, resume)
+        for name in (METRICS, ANALYSIS, RECORDS, PANOPTIC):
+            (out / name).unlink(missing_ok=True)
+
+    @staticmethod
+    def is_begun(out: Path) -> bool:
+        """Whether there is something without an end, that can be gone on from."""
+        return (out / LINES).is_dir()
 
     @property
     def pngs(self) -> Path:
@@ -42,7 +54,7 @@ class PanopticResults:
 
     @property
     def json(self) -> Path:
-        return self.out / "panoptic.json"
+        return self.out / PANOPTIC
 
     def done(self) -> Iterator[Line]:
         """The lines from before that are this process's and whose PNG is there too."""
@@ -70,7 +82,7 @@ class PanopticResults:
 
     def finish(self) -> None:
         """Join what all processes wrote; done by the first of them."""
-        self.process.wait()
+        self.lines.wait()
         if self.process.is_first:
             self._write_json()
             self._write_records()
@@ -85,11 +97,8 @@ class PanopticResults:
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
 
     def _write_records(self) -> None:
-        path = self.out / "records.jsonl"
         if "record" in next(self.lines.in_order(), {}):
-            write_records(path, self.lines)
-        else:
-            path.unlink(missing_ok=True)  # of an evaluation: it would not belong to these predictions
+            write_records(self.out / RECORDS, self.lines)
 
 
 def write_records(path: Path, lines: ImageLines) -> None:

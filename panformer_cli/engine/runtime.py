@@ -1,33 +1,25 @@
-"""Devices and processes: the same engine code runs alone, on several GPUs, or in several CPU processes."""
+"""What a process needs to know: options, its rank and device, how to talk to the others, and when to stop."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import platform
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from panformer_cli import __version__
 from panformer_cli.engine.memory import keep_freed_memory
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import atomic_write
 from panformer_cli.models.sampling import SamplingName, sampling_by
 
 
@@ -129,137 +121,11 @@ class Process:
             dist.barrier()
 
 
-def run_processes(options: ProcessOptions, work: Callable[..., None], *arguments: Any) -> None:
-    """Call `work(process, *arguments)` in as many processes as asked for, and wait for them.
+def device_of(options: ProcessOptions, local_rank: int) -> torch.device:
+    """The device of one process; a process that computes on the CPU is made ready for it.
 
-    One process is this one. More are started by torch's elastic launcher on this machine; a failure of one ends all.
-    `work` and its arguments have to be picklable. CPU processes share the cores, unless OMP_NUM_THREADS says how many
-    threads each has; with equal threads, what is computed does not depend on the number of processes to the last digit.
-
-    Raises:
-        PanformerError: what `work` raised, from any process; or a process was killed.
-        KeyboardInterrupt: SIGINT or SIGTERM came, and `work` did not end by itself.
+    local_rank: the place of the process among those of this machine, from 0.
     """
-    if options.processes == 1:
-        with _short_memory_told(), sampling_by(options.sampling):
-            work(Process(0, 1, _device(options, 0)), *arguments)
-    else:
-        _launch(options, work, arguments)
-
-
-@contextlib.contextmanager
-def _short_memory_told() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise PanformerError(
-            "the memory of the GPU ran out; use a smaller --batch-size, or in training one image at a time "
-            "(--set train.images_per_forward=1), smaller images (--set data.train_short_sides=[...], "
-            "data.long_side=...), --set train.precision=bf16, or the CPU"
-        ) from error
-
-
-def _launch(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=options.processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        start_method="spawn",
-        run_id=f"panformer-{os.getpid()}",
-    )
-    # In a thread of its own torch's launcher leaves the signals of this process to us: a stop has to reach the workers
-    # as a request, and they need the time to save.
-    with TemporaryDirectory(prefix="panformer-") as folder, _stop_of_children() as stop, ThreadPoolExecutor(1) as pool:
-        launched = pool.submit(elastic_launch(config, _worker_reporting), options, work, arguments, Path(folder))
-        try:
-            launched.result()
-        except ChildFailedError as error:
-            if stop:
-                raise KeyboardInterrupt from error
-            raise _failure_of(error, Path(folder), options.processes) from error
-
-
-def _failure_of(error: ChildFailedError, folder: Path, processes: int) -> Exception:
-    """What to raise: the PanformerError of a worker; else what befell it, which is no mistake of the user."""
-    rank, failure = error.get_first_failure()
-    # The first to fail left its text first; the others only lost their partner.
-    mistakes, traces = (_oldest_text(folder, pattern) for pattern in ("*.mistake", "*.trace"))
-    if mistakes:
-        return PanformerError(mistakes)
-    if failure.exitcode == -signal.SIGKILL:
-        return PanformerError(
-            f"process {rank} of {processes} was killed from outside, most often because memory ran short; use fewer "
-            "processes or smaller images"
-        )
-    return RuntimeError(f"process {rank} of {processes} failed with exit code {failure.exitcode}\n{traces}")
-
-
-def _oldest_text(folder: Path, pattern: str) -> str:
-    """The text of the file written first; empty where there is none."""
-    files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
-    return files[0].read_text(encoding="utf-8") if files else ""
-
-
-def _worker_reporting(
-    options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
-) -> None:
-    """A worker that leaves in `folder` what went wrong, and ends so that the others end too."""
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-
-    def work_or_tell(process: Process, *given: Any) -> None:
-        try:
-            with _short_memory_told(), sampling_by(options.sampling):
-                work(process, *given)
-        except PanformerError as error:
-            _leave_text(folder / f"{process.rank}.mistake", str(error))
-            raise SystemExit(2) from error  # of this worker; the launcher then ends the others
-        except Exception:
-            _leave_text(folder / f"{process.rank}.trace", traceback.format_exc())
-            raise
-
-    _worker(options, work_or_tell, arguments)
-
-
-def _leave_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _stop_of_children() -> Iterator[StopRequest]:
-    """Inside, SIGINT and SIGTERM become a SIGTERM to the child processes; a second SIGINT ends them at once."""
-
-    def tell(number: int, frame: FrameType | None) -> None:
-        del frame
-        at_once = bool(request) and number == signal.SIGINT
-        request.requested = True
-        for child in multiprocessing.active_children():
-            (child.kill if at_once else child.terminate)()
-
-    request = StopRequest()
-    with _handled(tell):
-        yield request
-
-
-def _worker(options: ProcessOptions, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = _device(options, int(os.environ["LOCAL_RANK"]))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        work(Process(rank, world_size, device), *arguments)
-    finally:
-        dist.destroy_process_group()
-
-
-def _device(options: ProcessOptions, local_rank: int) -> torch.device:
-    """The device of one process; a process that computes on the CPU is made ready for it."""
     device = _chosen_device(options, local_rank)
     if device.type == "cpu":
         keep_freed_memory()
@@ -274,6 +140,36 @@ def _chosen_device(options: ProcessOptions, local_rank: int) -> torch.device:
     if options.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(options.device)
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device, **where: Any) -> Iterator[None]:
+    """Inside, the processes can talk to each other: through NCCL on GPUs, else through gloo.
+
+    where: of `init_process_group`: how they find each other; the environment says it where nothing else does.
+    """
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **where)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def working(options: ProcessOptions) -> Iterator[None]:
+    """Around the work of a process: with the sampling asked for; a full GPU is told of in one sentence."""
+    try:
+        with sampling_by(options.sampling):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise PanformerError(
+            "the memory of the GPU ran out; use a smaller --batch-size, or in training one image at a time "
+            "(--set train.images_per_forward=1), smaller images (--set data.train_short_sides=[...], "
+            "data.long_side=...), --set train.precision=bf16, or the CPU"
+        ) from error
 
 
 class StopRequest:
@@ -296,12 +192,12 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Inside, SIGINT and SIGTERM only set the `StopRequest`; outside of the main thread nothing changes."""
     request = StopRequest()
-    with _handled(request._handle):
+    with signals_to(request._handle):
         yield request
 
 
 @contextlib.contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Inside, `handler` gets SIGINT and SIGTERM, where this is the main thread: others may not set handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -33,15 +33,16 @@ from panformer_cli.engine.checkpoint import (
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
+from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.engine.runtime import (
     Process,
     ProcessOptions,
     StopRequest,
     environment,
-    run_processes,
     stop_on_signals,
 )
+from panformer_cli.engine.torchrun import program_words
 from panformer_cli.engine.transfer import start_from
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
@@ -367,7 +368,7 @@ def _how_to_go_on(run: RunFolder, steps: int, processes: ProcessOptions) -> str:
         return "Stopped before a checkpoint was saved; the same command starts again"
     done = read_checkpoint(run.last).progress.step
     command = shlex.join(
-        ["panformer", "train", str(run.recipe), "--resume", "--out", str(run.path), *processes.words()]
+        [*program_words(), "train", str(run.recipe), "--resume", "--out", str(run.path), *processes.words()]
     )
     return f"Stopped; step {done} of {steps} is saved; go on with: {command}"
 

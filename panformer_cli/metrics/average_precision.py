@@ -5,8 +5,9 @@ Letters for shapes: N instances, C categories of an image's ground truth.
 
 from __future__ import annotations
 
+from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -34,12 +35,13 @@ FIGURES: dict[str, tuple[slice | int, int]] = {
 }
 """pycocotools' first six figures, in its order: their thresholds of IoU and their range of area, by place."""
 
+FLAG_BYTES = 2 * AREAS * THRESHOLDS // 8
 Flags = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """How the instances of an image match: all that AP needs, some 40 bytes an instance.
+    """How the instances of an image match: all that AP needs.
 
     labels: (N,) int64, ascending, not more than 100 of each. scores: (N,) float64, descending within a label.
     flags: by metric (N, 10) uint8, packed bits of `[is it matched, is it ignored] x AREAS x THRESHOLDS`.
@@ -73,7 +75,7 @@ class ImageDetections:
             labels=np.array(content["labels"], np.int64),
             scores=np.array(content["scores"], np.float64),
             flags={
-                metric: np.frombuffer(b64decode(text), np.uint8).reshape(count, 2 * AREAS * THRESHOLDS // 8)
+                metric: np.frombuffer(b64decode(text), np.uint8).reshape(count, FLAG_BYTES)
                 for metric, text in content["flags"].items()
             },
             truth_labels=np.array(content["truth_labels"], np.int64),
@@ -87,21 +89,69 @@ def pack_flags(matched: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_]) -
     return np.packbits(flags.T, axis=1)
 
 
-def average_precisions(images: Sequence[ImageDetections], metric: Metric, num_things: int) -> dict[str, float | None]:
-    """Values in percent by the names of `FIGURES`; None where there is no object to be found.
+class Detections:
+    """The detections of many images, packed: AP ranks all of them, so all are needed at the end.
 
-    images: matched by `metric`. Their order decides between equal scores.
+    10 bytes an instance, 10 more for each metric, and some 100 bytes an image: 3 kB for an image with 100 instances.
+
+    metrics: those that the images were matched by. num_things: labels that instances have.
     """
-    precisions = np.full((THRESHOLDS, RECALLS, num_things, AREAS), -1.0)
-    if images:
-        for label, detections in enumerate(_by_label(images, metric, num_things)):
+
+    def __init__(self, metrics: Sequence[Metric], num_things: int) -> None:
+        self.places: dict[int | str, int] = {}
+        self._lengths = array("I")  # instances of each image
+        self._labels = array("H")
+        self._scores = array("d")
+        self._flags = {metric: bytearray() for metric in metrics}
+        self._truth_counts = np.zeros((num_things, AREAS), np.int64)
+
+    def add(self, image: ImageDetections) -> None:
+        """Add an image, none that is there already."""
+        self.places[image.image_id] = len(self.places)
+        self._lengths.append(len(image.labels))
+        self._labels.frombytes(image.labels.astype(np.uint16).tobytes())
+        self._scores.frombytes(image.scores.astype(np.float64).tobytes())
+        for metric, flags in self._flags.items():
+            flags += image.flags[metric].tobytes()
+        np.add.at(self._truth_counts, image.truth_labels, image.truth_counts)
+
+    def merge(self, other: Detections) -> None:
+        """Add the images of `other`, none of the same; its metrics and labels are equal."""
+        self.places |= {image_id: len(self.places) + place for image_id, place in other.places.items()}
+        self._lengths += other._lengths
+        self._labels += other._labels
+        self._scores += other._scores
+        for metric, flags in self._flags.items():
+            flags += other._flags[metric]
+        self._truth_counts += other._truth_counts
+
+    def average_precisions(self, metric: Metric) -> dict[str, float | None]:
+        """Values in percent by the names of `FIGURES`; None where there is no object to be found.
+
+        Between equal scores the ids of the images decide, ascending, numbers before texts.
+        """
+        precisions = np.full((THRESHOLDS, RECALLS, len(self._truth_counts), AREAS), -1.0)
+        for label, detections in enumerate(self._by_label(metric)):
             precisions[:, :, label] = detections.precisions()
-    figures: dict[str, float | None] = {}
-    for name, (thresholds, area) in FIGURES.items():
-        values = precisions[..., area][thresholds]
-        found = values[values > -1]
-        figures[name] = 100 * float(np.mean(found)) if found.size else None
-    return figures
+        figures: dict[str, float | None] = {}
+        for name, (thresholds, area) in FIGURES.items():
+            values = precisions[..., area][thresholds]
+            found = values[values > -1]
+            figures[name] = 100 * float(np.mean(found)) if found.size else None
+        return figures
+
+    def _by_label(self, metric: Metric) -> Iterator[_CategoryDetections]:
+        """One for every label. The sorting is stable, so an image's instances keep their order."""
+        ordered = sorted(self.places, key=lambda image_id: (isinstance(image_id, str), image_id))
+        ranks = np.zeros(len(ordered), np.uint32)
+        ranks[[self.places[image_id] for image_id in ordered]] = np.arange(len(ordered))
+        labels, scores = np.asarray(self._labels), np.asarray(self._scores)
+        flags = np.frombuffer(self._flags[metric], np.uint8).reshape(-1, FLAG_BYTES)
+        order = np.lexsort([np.repeat(ranks, self._lengths), labels])
+        limits = np.searchsorted(labels, np.arange(len(self._truth_counts) + 1), sorter=order)
+        for start, end, found in zip(limits[:-1], limits[1:], self._truth_counts, strict=True):
+            rows = order[start:end]
+            yield _CategoryDetections(scores[rows], flags[rows], found)
 
 
 @dataclass(frozen=True)
@@ -139,19 +189,3 @@ class _CategoryDetections:
             evaluation.accumulate()
         found: FloatArray = evaluation.eval["precision"][:, :, 0, :, 0]
         return found
-
-
-def _by_label(images: Sequence[ImageDetections], metric: Metric, num_things: int) -> list[_CategoryDetections]:
-    """One for every label. The sorting is stable, so images keep their order."""
-    labels = np.concatenate([image.labels for image in images])
-    order = np.argsort(labels, kind="stable")
-    scores = np.concatenate([image.scores for image in images])[order]
-    flags = np.concatenate([image.flags[metric] for image in images])[order]
-    limits = np.searchsorted(labels[order], np.arange(num_things + 1))
-    counts = np.zeros((num_things, AREAS), np.int64)
-    for image in images:
-        np.add.at(counts, image.truth_labels, image.truth_counts)
-    return [
-        _CategoryDetections(scores[start:end], flags[start:end], found)
-        for start, end, found in zip(limits[:-1], limits[1:], counts, strict=True)
-    ]

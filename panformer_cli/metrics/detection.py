@@ -1,7 +1,7 @@
 """Box AP and mask AP of the things, by pycocotools, against the panoptic annotation.
 
 Every image is matched when it comes, by pycocotools' own code on that image alone. Scores and flags are kept of it, no
-masks; `average_precision` makes the figures of them.
+masks; `Detections` makes the figures of them.
 Letters for shapes: N instances of an image.
 """
 
@@ -26,10 +26,10 @@ from panformer_cli.metrics.average_precision import (
     AREAS,
     METRICS,
     THRESHOLDS,
+    Detections,
     Flags,
     ImageDetections,
     Metric,
-    average_precisions,
     pack_flags,
 )
 
@@ -63,7 +63,7 @@ class DetectionQuality:
     def __init__(self, categories: CategoryTable, metrics: Sequence[Metric] = METRICS) -> None:
         self.categories = categories
         self.metrics = tuple(metrics)
-        self._images: dict[int | str, ImageDetections] = {}
+        self._detections = Detections(self.metrics, categories.num_things)
 
     def update(self, prediction: InstancePrediction, truth: PanopticMap) -> None:
         """Match and add one image; raises as `match_instances` and `add`."""
@@ -75,32 +75,18 @@ class DetectionQuality:
         Raises:
             DataError: the image came before.
         """
-        if image.image_id in self._images:
+        if image.image_id in self._detections.places:
             raise DataError(f"image {image.image_id} was counted before; expected every image once")
-        self._images[image.image_id] = image
+        self._detections.add(image)
 
     def merge(self, other: DetectionQuality) -> None:
         """Add the images of `other`, which must have an equal category table and none of the same images."""
         if other.categories != self.categories:
             raise DataError("two detection qualities have different category tables; expected one table for both")
-        twice = sorted(str(image_id) for image_id in self._images.keys() & other._images.keys())
+        twice = sorted(str(image_id) for image_id in self._detections.places.keys() & other._detections.places)
         if twice:
             raise DataError(f"images {twice[:5]} are in two parts of the detections; expected every image in one part")
-        self._images.update(other._images)
-
-    def state(self) -> dict[str, Any]:
-        """All images, for JSON; `from_state` reads it back without loss."""
-        return {"images": [image.to_json() for image in self._images.values()]}
-
-    @classmethod
-    def from_state(
-        cls, categories: CategoryTable, state: dict[str, Any], metrics: Sequence[Metric] = METRICS
-    ) -> DetectionQuality:
-        """A quality that goes on from a `state()`."""
-        quality = cls(categories, metrics)
-        for content in state["images"]:
-            quality.add(ImageDetections.from_json(content))
-        return quality
+        self._detections.merge(other._detections)
 
     def result(self, metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, float | None]]:
         """`{"bbox": {"AP": 41.2, "AP50": ...}, "segm": {...}}` in percent, keys as `average_precision.FIGURES`.
@@ -109,9 +95,8 @@ class DetectionQuality:
 
         metrics: some of those of this quality; None: all of them.
         """
-        ordered = sorted(self._images.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
         chosen = self.metrics if metrics is None else metrics
-        return {metric: average_precisions(ordered, metric, self.categories.num_things) for metric in chosen}
+        return {metric: self._detections.average_precisions(metric) for metric in chosen}
 
 
 def match_instances(

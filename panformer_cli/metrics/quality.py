@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import fsum
 
 import numpy as np
-import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
@@ -72,7 +71,7 @@ class PanopticResult:
 
 
 class PanopticQuality:
-    """Counts images one by one; processes that share the images add their `state()`s."""
+    """Counts images one by one; processes that share the images `merge` their parts."""
 
     def __init__(self, categories: CategoryTable) -> None:
         self.categories = categories
@@ -98,26 +97,6 @@ class PanopticQuality:
             raise DataError("two panoptic qualities have different category tables; expected one table for both")
         self._iou_units = [a + b for a, b in zip(self._iou_units, other._iou_units, strict=True)]
         self._counts += other._counts
-
-    def state(self) -> IntArray:
-        """All counts, as (L, 5) int64: sum of IoUs (whole part, fraction in units of 2^-53), tp, fp, fn.
-
-        The states of up to 1023 processes may be added element by element, as `all_reduce` does: `from_state` of the
-        sum is exactly what one process would have counted.
-        """
-        sums = np.array([divmod(units, _UNITS) for units in self._iou_units], dtype=np.int64)
-        return np.concatenate([sums, self._counts], axis=1)
-
-    @classmethod
-    def from_state(cls, categories: CategoryTable, state: npt.ArrayLike) -> PanopticQuality:
-        """A quality that goes on from `state`, (L, 5) int64: one `state()` or a sum of several."""
-        counts = np.asarray(state, dtype=np.int64)
-        if counts.shape != (len(categories), 5):
-            raise DataError(f"the state has the shape {counts.shape}; expected ({len(categories)}, 5) for this table")
-        quality = cls(categories)
-        quality._iou_units = [whole * _UNITS + fraction for whole, fraction in counts[:, :2].tolist()]
-        quality._counts = counts[:, 2:].copy()
-        return quality
 
     def result(self) -> PanopticResult:
         """PQ, SQ and RQ of what was counted so far."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import fsum
 
 import numpy as np
-import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
@@ -51,7 +50,7 @@ class SemanticResult:
 
 
 class SemanticQuality:
-    """Counts images one by one; processes that share the images add their `state()`s.
+    """Counts images one by one; processes that share the images `merge` their parts.
 
     Pixels whose ground truth is void or an id that the annotation does not list are left out. A crowd is pixels of its
     category like any other. A predicted void is wrong. Pixels are those of the maps, whatever areas are listed.
@@ -79,20 +78,6 @@ class SemanticQuality:
         if other.categories != self.categories:
             raise DataError("two semantic qualities have different category tables; expected one table for both")
         self._pixels += other._pixels
-
-    def state(self) -> IntArray:
-        """(L, 3) int64: pixels that are right, of the ground truth, predicted. States may be added."""
-        return self._pixels.copy()
-
-    @classmethod
-    def from_state(cls, categories: CategoryTable, state: npt.ArrayLike) -> SemanticQuality:
-        """A quality that goes on from `state`, (L, 3) int64: one `state()` or a sum of several."""
-        pixels = np.asarray(state, np.int64)
-        if pixels.shape != (len(categories), 3):
-            raise DataError(f"the state has the shape {pixels.shape}; expected ({len(categories)}, 3) for this table")
-        quality = cls(categories)
-        quality._pixels = pixels.copy()
-        return quality
 
     def result(self) -> SemanticResult:
         """The figures of what was counted so far."""

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.errors import DataError
 from panformer_cli.metrics.matching import Matching, match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from panformer_cli.metrics.records import ImageRecord, IntArray
@@ -22,7 +21,7 @@ LIMITS = (32**2, 96**2)
 
 
 class SizeQuality:
-    """Counts images one by one; processes that share the images add their `state()`s.
+    """Counts images one by one; processes that share the images `merge` their parts.
 
     A pair and a missed segment belong to the size of the ground truth, by its listed area; a wrong prediction belongs
     to its own. So every segment is counted in one size, and the counts of the three add up to those of PQ.
@@ -47,20 +46,6 @@ class SizeQuality:
         """Add the images that `other` has counted; it must have an equal category table."""
         for mine, theirs in zip(self._qualities, other._qualities, strict=True):
             mine.merge(theirs)
-
-    def state(self) -> IntArray:
-        """(3, L, 5) int64: the `PanopticQuality.state` of every size. States may be added likewise."""
-        return np.stack([quality.state() for quality in self._qualities])
-
-    @classmethod
-    def from_state(cls, categories: CategoryTable, state: npt.ArrayLike) -> SizeQuality:
-        """A quality that goes on from `state`, (3, L, 5) int64: one `state()` or a sum of several."""
-        counts = np.asarray(state, np.int64)
-        if len(counts) != len(SIZES):
-            raise DataError(f"the state has {len(counts)} parts; expected {len(SIZES)}, one for each size")
-        quality = cls(categories)
-        quality._qualities = tuple(PanopticQuality.from_state(categories, part) for part in counts)
-        return quality
 
     def result(self) -> dict[str, PanopticResult]:
         """PQ, SQ and RQ by the names of `SIZES`."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+from array import array
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+import numpy as np
+
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.errors import DataError
 from panformer_cli.metrics.analysis import PanopticAnalysis
 from panformer_cli.metrics.average_precision import ImageDetections, Metric
-from panformer_cli.metrics.bootstrap import ImageCounts, quality_intervals
+from panformer_cli.metrics.bootstrap import Resamples, image_key, quality_intervals
 from panformer_cli.metrics.detection import DetectionQuality
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
@@ -25,29 +29,39 @@ NAMED = 10
 
 
 class Tally:
-    """Counts images one by one; processes that share the images `merge` their tallies, which are small and picklable.
+    """Counts images one by one; processes that share the images `merge` their tallies, which are picklable.
+
+    8 bytes are kept of every image; with `bbox` or `segm` also what `Detections` says.
 
     metrics: `panoptic` is always counted, and with it the reasons behind it; `boundary` needs records with boundaries,
         `bbox` and `segm` need detections.
+    resamples: of the bootstrap; 0 for no intervals.
 
     Attributes:
         panoptic: PQ. disagreements: file name and phrase of the first images whose ground truth contradicts itself, in
             the order of names. disagreeing: how many there are.
     """
 
-    def __init__(self, categories: CategoryTable, metrics: Collection[MetricName]) -> None:
+    def __init__(
+        self, categories: CategoryTable, metrics: Sequence[MetricName] = ("panoptic",), resamples: int = 0
+    ) -> None:
         self.categories = categories
         self.metrics = frozenset(metrics)
-        self.images = 0
+        self._keys = array("Q")
         self.panoptic = PanopticQuality(categories)
         self.sizes = SizeQuality(categories)
         self.analysis = PanopticAnalysis(categories)
-        self.counts = ImageCounts(categories)
+        self.resamples = Resamples(categories, resamples)
         self.semantic = SemanticQuality(categories)
         self.boundary = PanopticQuality(categories)
         self.detection = DetectionQuality(categories, self.detection_metrics)
         self.disagreeing = 0
         self.disagreements: list[tuple[str, str]] = []
+
+    @property
+    def images(self) -> int:
+        """How many were counted."""
+        return len(self._keys)
 
     @property
     def detection_metrics(self) -> tuple[Metric, ...]:
@@ -61,11 +75,11 @@ class Tally:
             DataError: the record cannot be counted; the sentence names the image.
         """
         matching = match_segments(record, self.categories)
-        self.images += 1
+        self._keys.append(image_key(record.image_id))
         self.panoptic.add(matching)
         self.sizes.add(matching, record)
         self.analysis.add(record, matching)
-        self.counts.add(record.image_id, matching)
+        self.resamples.add(record.image_id, matching)
         if "semantic" in self.metrics:
             self.semantic.add(matching, record)
         if "boundary" in self.metrics:
@@ -79,11 +93,11 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add the images of `other`, none of the same, counted by equal metrics and categories."""
-        self.images += other.images
+        self._keys += other._keys
         self.panoptic.merge(other.panoptic)
         self.sizes.merge(other.sizes)
         self.analysis.merge(other.analysis)
-        self.counts.merge(other.counts)
+        self.resamples.merge(other.resamples)
         self.semantic.merge(other.semantic)
         self.boundary.merge(other.boundary)
         self.detection.merge(other.detection)
@@ -93,15 +107,18 @@ class Tally:
         self.disagreeing += count
         self.disagreements = heapq.nsmallest(NAMED, self.disagreements + disagreements)
 
-    def figures(self, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """All figures for JSON, in percent; docs/evaluation.md defines them.
 
-        resamples: draws of the bootstrap; 0 for no intervals.
+        Raises:
+            DataError: an image was counted twice.
         """
+        if len(np.unique(self._keys)) < self.images:
+            raise DataError(f"of {self.images} images some were counted twice; expected every image once")
         figures: dict[str, Any] = {"images": self.images, "panoptic": _panoptic_figures(self.panoptic.result())}
         figures["panoptic"]["sizes"] = {name: _groups(result) for name, result in self.sizes.result().items()}
-        if resamples and self.images:
-            figures["intervals"] = quality_intervals(self.counts, resamples, seed).to_json()
+        if self.resamples.drawn.any():
+            figures["intervals"] = quality_intervals(self.resamples).to_json()
         if "boundary" in self.metrics:
             figures["boundary"] = _panoptic_figures(self.boundary.result())
         if "semantic" in self.metrics:

@@ -257,6 +257,12 @@ def test_cross_check_without_panopticapi_says_how_to_get_it(
         ),
         (["--predictions", "p", "--annotations", "g", "--resume"], "--resume needs a model"),
         (["--predictions", "p", "--annotations", "g", "--data", "d"], "--data needs a model"),
+        (["--predictions", "p", "--annotations", "g", "--batch-size", "1"], "--batch-size needs a model"),
+        (["--predictions", "p", "--annotations", "g", "--precision", "fp32"], "--precision needs a model"),
+        (["--predictions", "p", "--annotations", "g", "--fast"], "--fast needs a model"),
+        (["--predictions", "p", "--annotations", "g", "--device", "cpu"], "--device needs a model"),
+        (["--predictions", "p", "--annotations", "g", "--sampling", "auto"], "--sampling needs a model"),
+        (["r50", "--form", "coco"], "--form belongs to --submission FILE.zip"),
         (["--predictions", "p", "--annotations", "g", "--split", "val"], "--split needs a model"),
         (
             ["--predictions", "p", "--annotations", "g", "--metrics", "panoptic,bbox"],

@@ -16,8 +16,9 @@ from torch import Tensor
 from panformer_cli.engine.checkpoint import OPTIMIZER, read_checkpoint, read_tensors
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.engine.train import Trainer, TrainOptions, train
 from panformer_cli.errors import PanformerError
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts

@@ -49,7 +49,7 @@ def test_the_last_line_of_an_image_counts(tmp_path: Path) -> None:
         lines.append(4, {"text": text})
     lines.append(2, {"text": "other"})
     assert in_order(lines) == [(2, "other"), (4, "second")]
-    assert [line["text"] for line in lines.done()] == ["second", "other"]
+    assert [line["text"] for line in lines.done()] == ["other", "second"]
 
 
 @pytest.mark.parametrize("kept", range(1, 32))
@@ -128,9 +128,10 @@ def test_only_places_are_held(tmp_path: Path) -> None:
     lines = lines_of(tmp_path)
     for index in range(3):
         lines.append(index, {"text": 1000 * "x"})
-    assert [(path.name, place) for path, place in lines._places().values()] == [
-        ("0.jsonl", index * (1000 + len('{"index": 0, "text": ""}\n'))) for index in range(3)
-    ]
+    files, places = lines._places()
+    assert [path.name for path in files] == ["0.jsonl"]
+    assert places.tolist() == [(index, 0, index * (1000 + len('{"index": 0, "text": ""}\n'))) for index in range(3)]
+    assert places.nbytes == 3 * 24
 
 
 def test_removed(tmp_path: Path) -> None:
@@ -139,3 +140,19 @@ def test_removed(tmp_path: Path) -> None:
     lines.remove()
     assert not (tmp_path / "parts").exists()
     lines.remove()
+
+
+class OneOfTwo(Process):
+    """The first of two processes; the other one wrote lines too."""
+
+    def gather(self, value: object) -> list[object]:
+        return [value, "1.jsonl"]
+
+
+def test_lines_on_a_machine_with_a_folder_of_its_own_are_missed(tmp_path: Path) -> None:
+    lines = ImageLines(tmp_path, OneOfTwo(0, 2, torch.device("cpu")))
+    lines.append(0, {})
+    with pytest.raises(PanformerError, match=r"does not see 1\.jsonl.*expected a folder that all machines share"):
+        lines.wait()
+    lines_of(tmp_path, 1, 2).append(1, {})
+    lines.wait()

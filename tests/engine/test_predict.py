@@ -116,6 +116,17 @@ def test_nothing_else_is_left_in_the_folder(result: tuple[Path, dict[str, Any]])
     assert {path.name for path in result[0].iterdir()} == {"overlays", "panoptic", "panoptic.json"}
 
 
+def test_figures_of_an_earlier_evaluation_do_not_stay_beside_predictions(trained: RunFolder, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(image)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("metrics.json", "analysis.json", "records.jsonl", "notes.txt"):
+        (out / name).write_text("{}")
+    run(trained, out, image)
+    assert {path.name for path in out.iterdir()} == {"overlays", "panoptic", "panoptic.json", "notes.txt"}
+
+
 def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp_path: Path) -> None:
     photos, reporter = tmp_path / "photos", StopAfter()
     picture(photos / "a.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.engine.runtime import Process, ProcessOptions, environment, run_processes, stop_on_signals
+from panformer_cli.engine.processes import _shared_cores, run_processes
+from panformer_cli.engine.runtime import Process, ProcessOptions, environment, stop_on_signals
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.sampling import sampling_on
 from panformer_cli.models.sampling.portable import grid_sampling
@@ -47,6 +49,18 @@ def test_one_process_is_this_one(options: ProcessOptions) -> None:
     run_processes(options, lambda process, number: seen.append((process, number)), 7)
     assert seen == [(Process(0, 1, torch.device("cpu")), 7)]
     assert options.processes == 1
+
+
+def test_the_cores_are_shared_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with _shared_cores(2):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with _shared_cores(2):
+        assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 def test_alone_there_is_nothing_to_share() -> None:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
-from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.engine.processes import run_processes
+from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.engine.train import _distributed
 from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.losses.matcher import TrainingSelection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +16,14 @@ from panformer_cli.metrics import bootstrap
 from panformer_cli.metrics.bootstrap import (
     FIGURES,
     GROUPS,
-    ImageCounts,
+    Resamples,
+    image_draws,
     image_quality,
+    image_sums,
     paired_intervals,
     quality_intervals,
-    resampled_quality,
 )
-from panformer_cli.metrics.matching import Matching
+from panformer_cli.metrics.matching import Matching, match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from panformer_cli.metrics.records import FloatArray, ImageRecord, compare
 from tests.models.small import table
@@ -44,11 +47,11 @@ def _map(blocks: np.ndarray, categories: list[int], crowd: int | None = None) ->
     return PanopticMap(drawn, tuple(row for row in rows if row.area))
 
 
-def counts_of(records: list[ImageRecord]) -> ImageCounts:
-    counts = ImageCounts(TABLE)
+def resamples_of(records: list[ImageRecord], resamples: int = 1000, seed: int = 0) -> Resamples:
+    counted = Resamples(TABLE, resamples, seed)
     for record in records:
-        counts.update(record)
-    return counts
+        counted.add(record.image_id, match_segments(record, TABLE))
+    return counted
 
 
 def figures_of(result: PanopticResult) -> list[list[float]]:
@@ -56,30 +59,44 @@ def figures_of(result: PanopticResult) -> list[list[float]]:
 
 
 def plainly(records: list[ImageRecord], resamples: int, seed: int) -> FloatArray:
-    """The same draws, each image counted as often as it was drawn."""
-    random = np.random.default_rng(seed)
+    """The same draws, each image counted as often as it was drawn; resamples of no image left out."""
     rows = []
-    for _ in range(resamples):
+    for draws in np.transpose([image_draws(record.image_id, resamples, seed) for record in records]).tolist():
         quality = PanopticQuality(TABLE)
-        for place in random.integers(len(records), size=len(records)).tolist():
-            quality.update(records[place])
-        rows.append(figures_of(quality.result()))
+        for record, times in zip(records, draws, strict=True):
+            for _ in range(times):
+                quality.update(record)
+        if any(draws):
+            rows.append(figures_of(quality.result()))
     return np.array(rows)
 
 
-@pytest.mark.parametrize("draws_at_once", [2**22, 50])
-def test_a_resample_is_its_images_counted_again(monkeypatch: pytest.MonkeyPatch, draws_at_once: int) -> None:
-    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", draws_at_once)  # 50: two resamples at a time, and one is left
+@pytest.mark.parametrize("at_once", [100, 2])
+def test_a_resample_is_its_images_counted_again(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", at_once)
     records = [record_of(seed, seed) for seed in range(25)]
-    found = resampled_quality(counts_of(records), resamples=7, seed=3)
+    found = resamples_of(records, 7, 3).quality()
     np.testing.assert_allclose(found, plainly(records, 7, 3), rtol=1e-12)
     assert len(np.unique(found[:, 0, 0])) == 7
+
+
+def test_draws_are_poisson_numbers_of_mean_1_that_belong_to_the_image() -> None:
+    ids: list[int | str] = [*range(300), *(str(number) for number in range(300))]
+    draws = np.stack([image_draws(image_id, 400, seed=2) for image_id in ids])
+    shares = np.bincount(draws.ravel())[:5] / draws.size
+    # The standard deviation of a share of 240 000 draws is at most 0.001; of a correlation of two images 0.05.
+    assert shares == pytest.approx([math.exp(-1) / math.factorial(times) for times in range(5)], abs=0.005)
+    correlations = np.asarray(np.corrcoef(draws))[np.triu_indices(len(ids), 1)]
+    assert abs(correlations).max() < 0.3
+    assert correlations.std() == pytest.approx(0.05, abs=0.005)
+    assert np.array_equal(image_draws("7", 400, 2), draws[307])
+    assert not np.array_equal(image_draws(7, 400, 3), draws[7])
 
 
 def test_the_interval_holds_the_middle_95_percent() -> None:
     records = [record_of(seed, seed) for seed in range(8)]
     values = np.sort(plainly(records, 41, 0), axis=0)
-    intervals = quality_intervals(counts_of(records), resamples=41)
+    intervals = quality_intervals(resamples_of(records, 41))
     for group, rows in zip(GROUPS, values.transpose(1, 2, 0), strict=True):
         for name, row in zip(FIGURES, rows, strict=True):
             ends = getattr(getattr(intervals, group), name)
@@ -90,62 +107,74 @@ def test_the_interval_holds_the_middle_95_percent() -> None:
 def test_neither_order_nor_parts_matter() -> None:
     names: list[int | str] = [5, "b", 40, "a", 7, 6]
     records = [record_of(seed, name) for seed, name in enumerate(names)]
-    together = counts_of(records)
-    one, other = counts_of(records[3:]), counts_of(records[:3])
+    together = resamples_of(records, 20, 1)
+    one, other = resamples_of(records[3:], 20, 1), resamples_of(records[2::-1], 20, 1)
     one.merge(other)
-    assert together.images() == one.images() == [5, 6, 7, 40, "a", "b"]
-    assert np.array_equal(together.table().toarray(), one.table().toarray())
-    assert quality_intervals(together, 20, seed=1) == quality_intervals(one, 20, seed=1)
-    assert quality_intervals(together, 20, seed=1) != quality_intervals(one, 20, seed=2)
+    assert (together.images, one.images) == (6, 6)
+    assert np.array_equal(together.quality(), one.quality())
+    assert quality_intervals(together) == quality_intervals(one)
+    assert quality_intervals(together) != quality_intervals(resamples_of(records, 20, 2))
 
 
-def test_the_table_adds_up_to_pq() -> None:
+def test_memory_does_not_grow_with_the_images() -> None:
+    few, many = (resamples_of([record_of(seed, seed) for seed in range(count)], 10) for count in (1, 30))
+    assert len(pickle.dumps(few)) == pytest.approx(len(pickle.dumps(many)), abs=20)
+
+
+def test_the_sums_of_images_add_up_to_pq() -> None:
     records = [record_of(seed, seed) for seed in range(12)]
     quality = PanopticQuality(TABLE)
     for record in records:
         quality.update(record)
-    sums = counts_of(records).table().sum(axis=0).reshape(4, len(TABLE), 1)
-    assert bootstrap.group_quality(sums, TABLE)[0].tolist() == [
+    sums = np.sum([image_sums(match_segments(record, TABLE), len(TABLE)) for record in records], axis=0)
+    assert bootstrap.group_quality(sums[:, :, None], TABLE)[0].tolist() == [
         pytest.approx(row, rel=1e-12) for row in figures_of(quality.result())
     ]
     assert quality.result().all.n == 5, "every class takes part"
 
 
 def test_the_quality_of_each_image() -> None:
-    records = [record_of(seed, 50 - seed) for seed in range(6)]
-    expected = []
-    for record in reversed(records):
-        quality = PanopticQuality(TABLE)
+    for seed in range(6):
+        record, quality = record_of(seed, seed), PanopticQuality(TABLE)
         quality.update(record)
-        expected.append(quality.result().all.pq)
-    assert image_quality(counts_of(records)).tolist() == pytest.approx(expected, rel=1e-12)
+        found = image_quality(match_segments(record, TABLE), TABLE)
+        assert found == pytest.approx(quality.result().all.pq, rel=1e-12)
 
 
 def test_two_sets_are_drawn_alike() -> None:
     worse, better = ([record_of(seed, seed, noise) for seed in range(30)] for noise in (0.4, 0.2))
-    paired = paired_intervals(counts_of(worse), counts_of(better), resamples=40, seed=5)
+    one, other = resamples_of(worse, 40, 5), resamples_of(better, 40, 5)
+    paired = paired_intervals(one, other)
     differences = plainly(better, 40, 5) - plainly(worse, 40, 5)
     low, high = np.percentile(differences[:, 0, 0], [2.5, 97.5])
     assert paired.difference.all.pq == pytest.approx((low, high))
     assert paired.better == {group: (differences[:, n, 0] > 0).mean() for n, group in enumerate(GROUPS)}
-    assert paired.first == quality_intervals(counts_of(worse), 40, 5)
-    assert paired.second == quality_intervals(counts_of(better), 40, 5)
+    assert paired.first == quality_intervals(one)
+    assert paired.second == quality_intervals(other)
 
 
 def test_a_set_does_not_differ_from_itself() -> None:
-    counts = counts_of([record_of(seed, seed) for seed in range(5)])
-    paired = paired_intervals(counts, counts, resamples=10)
+    counted = resamples_of([record_of(seed, seed) for seed in range(5)], 10)
+    paired = paired_intervals(counted, counted)
     assert {ends for group in paired.difference.to_json().values() for row in group.values() for ends in row} == {0.0}
     assert paired.better == dict.fromkeys(GROUPS, 0.0)
 
 
 def test_images_without_any_segment_are_drawn_too() -> None:
     empty = PanopticMap(np.zeros((2, 2), np.int32), ())
-    counts = counts_of([compare(empty, empty, 1), record_of(0, 2)])
-    alone = image_quality(counts).tolist()
+    records = [compare(empty, empty, 1), record_of(0, 2)]
+    alone = [image_quality(match_segments(record, TABLE), TABLE) for record in records]
     assert alone[0] == 0 < alone[1]
-    # Drawn are the empty image twice, which has no category at all, or the other one at least once.
-    assert sorted(set(resampled_quality(counts, 50, 0)[:, 0, 0].tolist())) == pytest.approx(alone)
+    # Drawn are the empty image alone, which has no category at all, or the other one at least once.
+    assert sorted(set(resamples_of(records, 50).quality()[:, 0, 0].tolist())) == pytest.approx(alone)
+
+
+def test_resamples_without_an_image_are_left_out() -> None:
+    record = record_of(0, 1)
+    counted = resamples_of([record], 200)
+    assert len(counted.quality()) == int((image_draws(1, 200, 0) > 0).sum()) < 150
+    pq = image_quality(match_segments(record, TABLE), TABLE)
+    assert quality_intervals(counted).all.pq == pytest.approx((pq, pq), rel=1e-12)
 
 
 SIZE, TRIALS = 150, 150
@@ -166,26 +195,22 @@ def test_about_95_of_100_intervals_hold_the_true_value() -> None:
     rng = np.random.default_rng(0)
     held = 0
     for trial in range(TRIALS):
-        counts = ImageCounts(TABLE)
+        counted = Resamples(TABLE, 300, trial)
         for place in range(SIZE):
-            counts.add(place, _population_image(rng))
-        low, high = quality_intervals(counts, 300, trial).all.pq
+            counted.add(place, _population_image(rng))
+        low, high = quality_intervals(counted).all.pq
         held += low <= 60 <= high
     # 95 % of 150 are 142.5, and the standard deviation of such a count is 2.7.
     assert 133 <= held <= 149
 
 
 def test_what_cannot_be_drawn() -> None:
-    counts = counts_of([record_of(0, 1)])
-    with pytest.raises(DataError, match="image 1 was counted before"):
-        counts.update(record_of(3, 1))
-    with pytest.raises(DataError, match="image 1 was counted before"):
-        counts.merge(counts_of([record_of(3, 1)]))
+    counted = resamples_of([record_of(0, 1)])
     with pytest.raises(DataError, match="different category tables"):
-        counts.merge(ImageCounts(CategoryTable([replace(row, name="x") for row in TABLE.categories])))
-    with pytest.raises(DataError, match="1000 resamples of 0 images were asked for"):
-        quality_intervals(ImageCounts(TABLE))
+        counted.merge(Resamples(CategoryTable([replace(row, name="x") for row in TABLE.categories])))
+    with pytest.raises(DataError, match="1000 resamples of 0 images hold no image"):
+        quality_intervals(Resamples(TABLE))
     with pytest.raises(DataError, match="0 resamples of 1 images"):
-        quality_intervals(counts, 0)
+        quality_intervals(resamples_of([record_of(0, 1)], 0))
     with pytest.raises(DataError, match="differ in their images"):
-        paired_intervals(counts, counts_of([record_of(0, 2)]))
+        paired_intervals(counted, resamples_of([record_of(0, 2)]))

@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import (
     FIGURES,
     GROUPS,
-    ImageCounts,
     PairedIntervals,
+    Resamples,
     image_quality,
     paired_intervals,
 )
@@ -137,13 +137,13 @@ def compare_sets(first: EvaluatedSet, second: EvaluatedSet, options: CompareOpti
             f"{first.name} and {second.name} have different categories; expected results on one data set; evaluate "
             "both on the same one"
         )
-    one, other = _Counted(first), _Counted(second)
+    one, other = _Counted(first, options), _Counted(second, options)
     _check_same_images(one, other)
-    paired = paired_intervals(one.counts, other.counts, options.resamples, options.seed)
+    paired = paired_intervals(one.resamples, other.resamples)
     changes = sorted(_image_changes(one, other), key=lambda change: -change.difference)
     return Comparison(
         (first.name, second.name),
-        len(one.counts),
+        len(one.images),
         options,
         one.result,
         other.result,
@@ -199,16 +199,21 @@ def read_records(path: Path) -> Iterator[ImageRecord]:
             yield record
 
 
+class _Image(NamedTuple):
+    """An image: its name, a digest of its ground truth, and its PQ, percent."""
+
+    file_name: str
+    truth: int
+    pq: float
+
+
 class _Counted:
-    """A set, counted.
+    """A set, counted; images by id."""
 
-    images: id to file name and a digest of the ground truth.
-    """
-
-    def __init__(self, source: EvaluatedSet) -> None:
+    def __init__(self, source: EvaluatedSet, options: CompareOptions) -> None:
         self.name = source.name
-        self.counts = ImageCounts(source.categories)
-        self.images: dict[int | str, tuple[str, int]] = {}
+        self.resamples = Resamples(source.categories, options.resamples, options.seed)
+        self.images: dict[int | str, _Image] = {}
         quality = PanopticQuality(source.categories)
         for record in source.records:
             if record.image_id in self.images:
@@ -218,9 +223,10 @@ class _Counted:
                 )
             matching = match_segments(record, source.categories)
             quality.add(matching)
-            self.counts.add(record.image_id, matching)
+            self.resamples.add(record.image_id, matching)
             truth = tuple((segment.id, segment.category_id, segment.area, segment.is_crowd) for segment in record.truth)
-            self.images[record.image_id] = record.file_name, hash((record.size, truth))
+            digest, pq = hash((record.size, truth)), image_quality(matching, source.categories)
+            self.images[record.image_id] = _Image(record.file_name, digest, pq)
         self.result = quality.result()
 
 
@@ -228,11 +234,11 @@ def _check_same_images(one: _Counted, other: _Counted) -> None:
     alone = [
         f"{mine.name} has {_some(names)} that {theirs.name} lacks"
         for mine, theirs in ((one, other), (other, one))
-        if (names := [name for image, (name, _) in mine.images.items() if image not in theirs.images])
+        if (names := [image.file_name for key, image in mine.images.items() if key not in theirs.images])
     ]
     if alone:
         raise DataError(f"{' and '.join(alone)}; expected the same images; evaluate both on one split")
-    differing = [name for image, (name, truth) in one.images.items() if other.images[image][1] != truth]
+    differing = [image.file_name for key, image in one.images.items() if other.images[key].truth != image.truth]
     if differing:
         raise DataError(
             f"{one.name} and {other.name} have different ground truth for {_some(differing)}; expected one annotation; "
@@ -251,9 +257,9 @@ def _class_changes(first: PanopticResult, second: PanopticResult) -> tuple[Class
 
 
 def _image_changes(one: _Counted, other: _Counted) -> Iterator[ImageChange]:
-    before, after = image_quality(one.counts).tolist(), image_quality(other.counts).tolist()
-    for image_id, first, second in zip(one.counts.images(), before, after, strict=True):
-        yield ImageChange(image_id, one.images[image_id][0], first, second, second - first)
+    for image_id in sorted(one.images, key=lambda image_id: (isinstance(image_id, str), image_id)):
+        image, first, second = one.images[image_id], one.images[image_id].pq, other.images[image_id].pq
+        yield ImageChange(image_id, image.file_name, first, second, second - first)
 
 
 def _kinds(categories: CategoryTable) -> list[tuple[int, bool]]:

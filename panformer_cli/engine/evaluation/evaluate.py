@@ -11,12 +11,14 @@ from typing import Any, Protocol
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
+from panformer_cli.engine.image_lines import differing
 from panformer_cli.engine.inference import Prediction, Predictor
 from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.results import PanopticResults
+from panformer_cli.engine.processes import run_processes
+from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
 from panformer_cli.metrics.average_precision import ImageDetections
@@ -27,29 +29,36 @@ from panformer_cli.metrics.tally import MetricName, Tally
 from panformer_cli.reporting import Reporter, SilentReporter
 
 
+@dataclass(frozen=True, kw_only=True)
+class FiguresRequest:
+    """Which figures to make of an evaluation, of a model or of predictions on disk.
+
+    metrics, resamples: as `metrics.tally.Tally`.
+    """
+
+    metrics: Sequence[MetricName] = ("panoptic",)
+    resamples: int = 1000
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
+
+
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(FiguresRequest):
     """What to measure.
 
     out: folder of predictions and figures.
     data_root, split: None for those of the checkpoint's recipe.
-    metrics: as `metrics.tally.Tally`.
     batch_size: images in one forward pass, 1 or more; only images of one size share it, so the figures stay.
     precision: of the network; anything but fp32 changes the figures a little.
-    resume: go on from what an interrupted evaluation left in `out`.
-    resamples: draws of the bootstrap; 0 for no intervals.
+    resume: go on from what an interrupted evaluation left in `out`; of one that had ended, give the figures.
     """
 
     checkpoint: Path
     out: Path
     data_root: Path | None = None
     split: str | None = None
-    metrics: Sequence[MetricName] = ("panoptic",)
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     resume: bool = False
-    resamples: int = 1000
 
 
 class Samples(Protocol):
@@ -76,8 +85,11 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
     checkpoint = read_checkpoint(request.checkpoint)
     check_results_folder(request.out)
     dataset = open_split(checkpoint, request)  # what is wrong with it is said before any process starts
-    PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
-    run_processes(request.processes, _evaluate_process, request, reporter)
+    if request.resume and _has_ended(request, dataset):
+        reporter.message(f"The evaluation in {request.out} had ended: these are its figures; --resume changes nothing")
+    else:
+        PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
+        run_processes(request.processes, _evaluate_process, request, reporter)
     figures = read_metrics(request.out)
     warn_of_disagreements(figures, reporter)
     return figures
@@ -85,7 +97,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
 
 def read_metrics(out: Path) -> dict[str, Any]:
     """The metrics.json of an evaluation."""
-    content: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
     return content
 
 
@@ -106,6 +118,31 @@ def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic
     return dataset
 
 
+def _has_ended(request: EvaluateRequest, dataset: CocoPanoptic) -> bool:
+    """Whether the folder holds an evaluation that nothing is left to do of.
+
+    Raises:
+        PanformerError: it was made with other settings.
+    """
+    if PanopticResults.is_begun(request.out) or not (request.out / METRICS).is_file():
+        return False
+    try:
+        known = read_metrics(request.out)["settings"]
+    except (ValueError, KeyError, TypeError):
+        return False  # figures of predictions on disk, or of another program
+    if other := differing(known, _all_settings(request, dataset)):
+        raise PanformerError(
+            f"{request.out} holds an evaluation with another {other}; --resume keeps only one with the same; leave it "
+            "out to begin anew"
+        )
+    return True
+
+
+def _all_settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {**_settings(request, dataset), "bootstrap": request.resamples}
+
+
 def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
     """What the lines of an evaluation depend on."""
     return {**file_stamps(request, dataset), "metrics": sorted(request.metrics), "precision": request.precision}
@@ -122,7 +159,8 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
     dataset = open_split(checkpoint, request)
     predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
-    tally = evaluate_model(predictor, dataset, process, reporter, request.metrics, results, request.batch_size)
+    tally = Tally(checkpoint.categories, request.metrics, request.resamples)
+    tally = evaluate_model(predictor, dataset, process, reporter, tally, results, request.batch_size)
     if process.is_first:
         layout = dataset.layout
         names = {
@@ -133,21 +171,24 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
             "predictions": results.json,
             "predicted_pngs": results.pngs,
         }
-        write_figures(request.out, names, tally, request.resamples)
+        write_figures(request.out, names, tally, _all_settings(request, dataset))
     results.finish()  # last, as it ends what `resume` can go on from
 
 
-def write_figures(out: Path, names: dict[str, Path], tally: Tally, resamples: int) -> None:
+def write_figures(out: Path, names: dict[str, Path], tally: Tally, settings: dict[str, Any] | None = None) -> None:
     """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`.
 
     What lies in OUT is named from there, everything else by its whole path.
+
+    settings: what the figures depend on, for who asks whether they still hold.
     """
-    write_json(out / "analysis.json", tally.analysis.to_json())
+    write_json(out / ANALYSIS, tally.analysis.to_json())
     paths = {name: path.absolute() for name, path in names.items()}
     home = out.absolute()
     inside = {name: path.relative_to(home) for name, path in paths.items() if path.is_relative_to(home)}
     named = {name: str(path) for name, path in (paths | inside).items()}
-    write_json(out / "metrics.json", {**named, **tally.figures(resamples)})
+    content = {**named, **tally.figures()}
+    write_json(out / METRICS, content if settings is None else {**content, "settings": settings})
 
 
 def evaluate_model(
@@ -155,20 +196,23 @@ def evaluate_model(
     dataset: Samples,
     process: Process,
     reporter: Reporter,
-    metrics: Sequence[MetricName] = ("panoptic",),
+    tally: Tally | None = None,
     results: PanopticResults | None = None,
     batch_size: int = 1,
 ) -> Tally:
     """Predict this process's share of the images and count; the tally of all processes.
 
+    tally: counts nothing yet; None for PQ alone.
     results: where predictions go; its images from before are counted and not predicted again.
     """
-    tally = Tally(predictor.categories, metrics)
-    done = _count_done(tally, results) if results else set()
-    own = [index for index in range(process.rank, len(dataset), process.world_size) if index not in done]
+    tally = tally or Tally(predictor.categories)
+    done = bytearray(len(dataset))
+    if results is not None:
+        _count_done(tally, results, done)
+    own = range(process.rank, len(dataset), process.world_size)
     told = reporter if process.is_first else SilentReporter()
-    with told.progress("Evaluating", len(own)) as progress:
-        samples = ((index, dataset[index]) for index in own)
+    with told.progress("Evaluating", len(own) - sum(done)) as progress:
+        samples = ((index, dataset[index]) for index in own if not done[index])
         pairs = (((index, sample), sample.image) for index, sample in ahead(samples, images_ahead(predictor.device)))
 
         def count(found: tuple[tuple[int, Sample], Prediction]) -> tuple[ImageRecord, ImageDetections | None]:
@@ -187,14 +231,12 @@ def evaluate_model(
     return joined(tally, process)
 
 
-def _count_done(tally: Tally, results: PanopticResults) -> set[int]:
-    """Count the images whose lines are there, and give their places."""
-    done = set()
+def _count_done(tally: Tally, results: PanopticResults, done: bytearray) -> None:
+    """Count the images whose lines are there, and set `done` to 1 at their places."""
     for line in results.done():
         detections = line["detections"] and ImageDetections.from_json(line["detections"])
         tally.add(ImageRecord.from_json(line["record"]), detections)
-        done.add(line["index"])
-    return done
+        done[line["index"]] = 1
 
 
 def _compared(tally: Tally, prediction: Prediction, sample: Sample) -> tuple[ImageRecord, ImageDetections | None]:

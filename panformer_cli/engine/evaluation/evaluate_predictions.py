@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from panformer_cli.data.layout import photo_folder
 from panformer_cli.data.panoptic_pairs import PanopticPairs
-from panformer_cli.engine.evaluation.evaluate import joined, read_metrics, warn_of_disagreements, write_figures
+from panformer_cli.engine.evaluation.evaluate import (
+    FiguresRequest,
+    joined,
+    read_metrics,
+    warn_of_disagreements,
+    write_figures,
+)
 from panformer_cli.engine.image_lines import ImageLines
-from panformer_cli.engine.results import write_records
+from panformer_cli.engine.processes import run_processes
+from panformer_cli.engine.results import RECORDS, write_records
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.engine.runtime import Process
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.records import compare
-from panformer_cli.metrics.tally import MetricName, Tally
+from panformer_cli.metrics.tally import Tally
 from panformer_cli.reporting import Reporter, SilentReporter
 
 
 @dataclass(frozen=True)
-class PredictionsRequest:
+class PredictionsRequest(FiguresRequest):
     """What to measure.
 
     predictions, annotations: panoptic JSONs. pred_folder, gt_folder: their PNGs; None: beside them, as
         `PanopticPairs`.
     out: folder of the figures.
-    metrics: as `metrics.tally.Tally`, without those of instances, which panoptic predictions do not have.
-    resamples: draws of the bootstrap; 0 for no intervals.
+    metrics: none of instances, which panoptic predictions do not have.
     """
 
     predictions: Path
@@ -37,9 +42,6 @@ class PredictionsRequest:
     out: Path
     pred_folder: Path | None = None
     gt_folder: Path | None = None
-    metrics: Sequence[MetricName] = ("panoptic",)
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
-    resamples: int = 1000
 
     def open(self) -> PanopticPairs:
         """The pairs to compare; errors as `PanopticPairs`."""
@@ -65,9 +67,9 @@ def _count_process(process: Process, request: PredictionsRequest, folder: Path, 
     pairs = request.open()
     lines = ImageLines(folder, process)  # not in OUT, where a failure leaves what was there before
     tally = joined(_count(pairs, lines, process, request, reporter), process)
-    process.wait()
+    lines.wait()
     if process.is_first:
-        write_records(request.out / "records.jsonl", lines)
+        write_records(request.out / RECORDS, lines)
         names = {
             "annotation": request.annotations,
             "truth_pngs": pairs.truth_pngs,
@@ -75,14 +77,14 @@ def _count_process(process: Process, request: PredictionsRequest, folder: Path, 
             "predictions": request.predictions,
             "predicted_pngs": pairs.predicted_pngs,
         }
-        write_figures(request.out, names, tally, request.resamples)
+        write_figures(request.out, names, tally)
 
 
 def _count(
     pairs: PanopticPairs, lines: ImageLines, process: Process, request: PredictionsRequest, reporter: Reporter
 ) -> Tally:
     """Count this process's share of the images."""
-    tally = Tally(pairs.categories, request.metrics)
+    tally = Tally(pairs.categories, request.metrics, request.resamples)
     own = range(process.rank, len(pairs), process.world_size)
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Counting", len(own)) as progress:

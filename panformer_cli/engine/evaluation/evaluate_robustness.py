@@ -17,8 +17,9 @@ from panformer_cli.engine.evaluation.robustness import (
     parse_severities,
 )
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, run_processes
+from panformer_cli.engine.runtime import Process
 from panformer_cli.files import write_json
 from panformer_cli.reporting import Reporter, SilentReporter
 

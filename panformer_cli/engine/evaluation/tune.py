@@ -29,8 +29,9 @@ from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, open_split
 from panformer_cli.engine.evaluation.regions import Regions, regions_of
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
+from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions, run_processes
+from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
 from panformer_cli.metrics.quality import PanopticQuality

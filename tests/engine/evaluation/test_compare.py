@@ -13,10 +13,10 @@ import pytest
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.evaluation.compare import CompareOptions, EvaluatedSet, compare_folders, compare_sets
 from panformer_cli.errors import DataError
-from panformer_cli.metrics.bootstrap import ImageCounts, paired_intervals
+from panformer_cli.metrics.bootstrap import paired_intervals
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from panformer_cli.metrics.records import ImageRecord
-from tests.metrics.test_bootstrap import TABLE, record_of
+from tests.metrics.test_bootstrap import TABLE, record_of, resamples_of
 
 OPTIONS = CompareOptions(resamples=30, seed=2, listed=3)
 
@@ -30,13 +30,6 @@ def result_of(records: Sequence[ImageRecord]) -> PanopticResult:
     for record in records:
         quality.update(record)
     return quality.result()
-
-
-def counts_of(records: Sequence[ImageRecord]) -> ImageCounts:
-    counts = ImageCounts(TABLE)
-    for record in records:
-        counts.update(record)
-    return counts
 
 
 def folder_of(path: Path, records: Sequence[ImageRecord]) -> Path:
@@ -54,7 +47,7 @@ def test_figures_intervals_and_shares(tmp_path: Path) -> None:
     found = compare_folders(folder_of(tmp_path / "a", A), folder_of(tmp_path / "b", B[::-1]), OPTIONS)
     before, after = result_of(A), result_of(B)
     assert (found.first, found.second, found.images) == (before, after, 12)
-    assert found.paired == paired_intervals(counts_of(A), counts_of(B), 30, 2)
+    assert found.paired == paired_intervals(resamples_of(A, 30, 2), resamples_of(B, 30, 2))
     assert found.difference()["stuff"]["rq"] == after.stuff.rq - before.stuff.rq
     content = json.loads(json.dumps(found.to_json()))
     assert (content["a"]["name"], content["b"]["name"]) == (str(tmp_path / "a"), str(tmp_path / "b"))

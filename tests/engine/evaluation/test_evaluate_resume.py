@@ -23,6 +23,7 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.tally import MetricName
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
+from tests.engine.small import StopAfter
 from tests.engine.test_predict import batches_seen
 
 METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
@@ -195,6 +196,55 @@ def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Pat
         assert f"{out} was begun with another {named}; --resume goes on only with the same" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert contents(out) == before
+
+
+def test_one_that_had_ended_keeps_its_figures_and_says_so(
+    trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = evaluate(request_of(trained, out), QUIET)
+    seen, reporter = batches_seen(monkeypatch), StopAfter()
+    assert evaluate(request_of(trained, out, resume=True), reporter) == figures
+    assert seen == []
+    assert reporter.messages == [f"The evaluation in {out} had ended: these are its figures; --resume changes nothing"]
+    assert contents(out) == whole
+
+
+def test_one_that_had_ended_with_other_settings_is_not_taken_for_it(trained: RunFolder, out: Path) -> None:
+    evaluate(request_of(trained, out), QUIET)
+    request, before = request_of(trained, out, resume=True), contents(out)
+    for named, changed in (
+        ("annotation", replace(request, split="train")),
+        ("bootstrap", replace(request, resamples=21)),
+        ("metrics, precision", replace(request, metrics=("panoptic",), precision="bf16")),
+    ):
+        with pytest.raises(PanformerError, match=rf"out holds an evaluation with another {named}; --resume keeps only"):
+            evaluate(changed, QUIET)
+        assert contents(out) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+def test_figures_of_unknown_origin_are_made_anew(
+    content: str, trained: RunFolder, out: Path, whole: dict[str, bytes]
+) -> None:
+    """As an evaluation of predictions on disk leaves them, or another program."""
+    out.mkdir()
+    (out / "metrics.json").write_text(content)
+    evaluate(request_of(trained, out, resume=True), QUIET)
+    assert contents(out) == whole
+
+
+def test_old_figures_go_before_the_first_new_prediction(trained: RunFolder, out: Path) -> None:
+    evaluate(request_of(trained, out), QUIET)
+    (out / "notes.txt").write_text("mine")
+    interrupt(trained, out, 1, split="train")
+    assert {path.name for path in out.iterdir()} == {"panoptic", ".parts", "notes.txt"}
+
+
+def test_a_wrong_request_leaves_old_figures(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
+    evaluate(request_of(trained, out), QUIET)
+    with pytest.raises(PanformerError):
+        evaluate(request_of(trained, out, split="none"), QUIET)
+    assert contents(out) == whole
 
 
 @pytest.mark.parametrize("content", ["", "x", "[1]", "\xff"])
