@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ SEGMENT_ROW = np.dtype(
 )
 """One row a segment. Area -1, a bbox of NaN and a score of NaN stand for what the JSON does not give."""
 
+_FIELDS = ("id", "label", "area", "bbox", "is_crowd", "score")
 _SMALLER = {"i": ("<i1", "<i2", "<i4"), "f": ("<f2", "<f4"), "b": ()}
 
 T = TypeVar("T")
@@ -57,9 +59,11 @@ class JsonRows(Sequence[T], Generic[T]):
     @classmethod
     def of(cls, kind: Callable[..., T], rows: Iterable[Sequence[Any]]) -> JsonRows[T]:
         """From the lists themselves."""
-        texts = [json.dumps(row).encode() for row in rows]
-        starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-        return cls(kind, np.frombuffer(b"".join(texts), np.uint8), starts)
+        text, starts = bytearray(), array("q", [0])
+        for row in rows:
+            text += json.dumps(row).encode()
+            starts.append(len(text))
+        return cls(kind, np.frombuffer(bytes(text), np.uint8), np.array(starts, np.int64))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -103,12 +107,27 @@ class PanopticAnnotation:
 
 def narrowed(rows: SegmentRows) -> SegmentRows:
     """`rows` with each field in the smallest type that holds all of its values exactly."""
-    return rows.astype(row_type({name: _smallest(rows[name]) for name in SEGMENT_ROW.names or ()}))
+    return rows.astype(row_type({name: _smallest(rows[name]) for name in _FIELDS}))
+
+
+def joined(blocks: Sequence[SegmentRows]) -> SegmentRows:
+    """Narrowed rows one after another, each field in the widest of its types; `label` in int32, for other labels."""
+    types = {name: max((block.dtype[name].base for block in blocks), key=_itemsize).str for name in _FIELDS}
+    rows = np.empty(sum(map(len, blocks)), row_type(types | {"label": "<i4"}))
+    start = 0
+    for block in blocks:
+        rows[start : start + len(block)] = block
+        start += len(block)
+    return rows
+
+
+def _itemsize(kind: np.dtype[Any]) -> int:
+    return kind.itemsize
 
 
 def row_type(types: dict[str, str]) -> np.dtype[np.void]:
     """`SEGMENT_ROW` with other types of numbers, by the name of the field."""
-    return np.dtype([(name, types[name], SEGMENT_ROW[name].shape) for name in SEGMENT_ROW.names or ()])
+    return np.dtype([(name, types[name], SEGMENT_ROW[name].shape) for name in _FIELDS])
 
 
 def _smallest(values: npt.NDArray[Any]) -> str:

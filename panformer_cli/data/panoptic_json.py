@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -18,6 +19,7 @@ from panformer_cli.data.panoptic_annotation import (
     JsonRows,
     PanopticAnnotation,
     SegmentRows,
+    joined,
     narrowed,
 )
 from panformer_cli.data.panoptic_png import MAX_ID
@@ -28,7 +30,7 @@ ImageId = int | str
 
 _LARGEST = 2**53
 """Of the numbers in an annotation: up to here a float holds every whole one, and int64 any sum of them."""
-_BLOCK = 2**13
+_BLOCK = 2**11
 """Segments that are gathered as Python objects before they go into an array."""
 
 
@@ -104,7 +106,7 @@ class _Annotations:
         self.png_names: dict[ImageId, str] = {}
         self._path = path
         self._codes: dict[int, int] = {}  # category ids, numbered as they are met
-        self._counts: list[int] = []
+        self._counts = array("q")
         self._pending: list[tuple[Any, ...]] = []
         self._blocks: list[SegmentRows] = []
         for annotation in rows:
@@ -123,7 +125,7 @@ class _Annotations:
         self._pending += segments
 
     def _finish_block(self) -> None:
-        self._blocks.append(np.array(self._pending, SEGMENT_ROW))
+        self._blocks.append(narrowed(np.array(self._pending, SEGMENT_ROW)))
         self._pending = []
 
     def checked(self, images: Mapping[ImageId, _ImageRow], categories: CategoryTable) -> PanopticAnnotation:
@@ -143,12 +145,15 @@ class _Annotations:
         )
 
     def _rows_of(
-        self, image_ids: Sequence[ImageId], categories: CategoryTable
+        self, image_ids: list[ImageId], categories: CategoryTable
     ) -> tuple[SegmentRows, npt.NDArray[np.int64]]:
         """The rows in the order of `image_ids`, which are all there are, and where those of each image start."""
-        rows, counts = np.concatenate(self._blocks), np.array(self._counts, np.int64)
+        rows, counts = joined(self._blocks), np.array(self._counts, np.int64)
+        self._blocks.clear()
         ends = np.cumsum(counts)
         rows["label"] = self._labels(rows, ends, categories)[rows["label"]]
+        if list(self.png_names) == image_ids:
+            return narrowed(rows), np.append(0, ends)
         place = {image_id: number for number, image_id in enumerate(self.png_names)}
         order = np.array([place[image_id] for image_id in image_ids], np.int64)
         starts = np.concatenate([[0], np.cumsum(counts[order])])
