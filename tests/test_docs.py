@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from pathlib import Path
 
+import click
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
+from panformer_cli import cli
+from tests.cli.test_cli import run
 from tests.conftest import REPOSITORY
 from tests.golden.conftest import TABLES
+
+DATA = REPOSITORY / "docs" / "data.md"
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every line `panformer ...` in the fenced blocks of a page, in their order."""
+    blocks = re.findall(r"^```\n(.*?)^```$", text, flags=re.S | re.M)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("panformer ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading, up to the next heading of any level."""
+    (found,) = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, flags=re.S | re.M)
+    return str(found)
+
+
+def label_photos(folder: Path, number: int) -> None:
+    """Photos of 160 x 120 with a road, a car and a person, and the JSON that labelme saves for each."""
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    for photo in range(1, number + 1):
+        image = Image.fromarray(draws.integers(100, 140, (120, 160, 3), dtype=np.uint8))
+        drawing = ImageDraw.Draw(image)
+        drawing.rectangle((0, 80, 160, 120), fill=(90, 90, 90))
+        shapes = [{"label": "road", "shape_type": "polygon", "points": [[0, 80], [160, 80], [160, 120], [0, 120]]}]
+        for label, colour in (("car", (200, 30, 30)), ("person", (30, 30, 200))):
+            x, y = int(draws.integers(0, 110)), int(draws.integers(10, 60))
+            drawing.ellipse((x, y, x + 40, y + 30), fill=colour)
+            shapes.append({"label": label, "shape_type": "rectangle", "points": [[x, y], [x + 40, y + 30]]})
+        image.save(folder / f"street{photo}.jpg")
+        content = {"shapes": shapes, "imagePath": f"street{photo}.jpg", "imageHeight": 120, "imageWidth": 160}
+        (folder / f"street{photo}.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("mark", TABLES)
@@ -22,3 +63,53 @@ def test_the_tables_of_the_fidelity_page_are_full_and_within_their_limits(mark: 
         numbers = [float(cell) for cell in cells if cell]
         assert numbers
         assert max(numbers) <= max(map(float, limits.split(" to ")))
+
+
+@pytest.mark.parametrize("words", commands(DATA.read_text(encoding="utf-8")), ids=" ".join)
+def test_the_commands_of_the_data_page_exist_with_their_options(words: list[str]) -> None:
+    command: click.Command = cli.program
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        name, *words = words
+        if name == "SOURCE":
+            name, words = "labelme", [word.strip("[]") for word in words]
+        found = command.get_command(context, name)
+        assert found is not None
+        command = found
+    known = {option for parameter in command.get_params(context) for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_links_of_the_data_page_lead_to_its_sections() -> None:
+    text = DATA.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert len(titles) == len(anchors)
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+
+
+@pytest.mark.slow
+def test_your_own_data_in_five_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    label_photos(tmp_path / "photos", 8)
+    printed = {}
+    listed = commands(section(DATA.read_text(encoding="utf-8"), "Your own data in five minutes"))
+    assert [words[0] for words in listed] == ["prepare-data"] * 3 + ["train", "evaluate", "predict"]
+    for words in listed:
+        capsys.readouterr()
+        assert run(*words) == 0, words
+        printed[words[1] if words[0] == "prepare-data" else words[0]] = capsys.readouterr().out
+    assert printed["verify"] == "train: 8 images, 24 segments, no error found\n"
+    assert (tmp_path / "data/all/summary.html").is_file()
+    held_out = json.loads((tmp_path / "data/mine/annotations/panoptic_val.json").read_text())
+    assert len(held_out["images"]) == 2
+    assert {row["name"]: row["isthing"] for row in held_out["categories"]} == {"car": 1, "person": 1, "road": 0}
+    assert re.search(r"^ all +\d+\.\d ", printed["evaluate"], flags=re.M)
+    for name in ("things", "stuff", "car", "person", "road"):
+        assert re.search(rf"^ {name} ", printed["evaluate"], flags=re.M)
+    names = {f"street{number}" for number in range(1, 9)}
+    assert {path.stem for path in (tmp_path / "pictures/overlays").iterdir()} == names
+    assert len(json.loads((tmp_path / "pictures/panoptic.json").read_text())["annotations"]) == 8
+    assert list((tmp_path / "runs/tiny").glob("*/best.safetensors"))

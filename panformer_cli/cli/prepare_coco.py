@@ -48,7 +48,7 @@ def coco(
     download: bool,
     things_only: bool,
 ) -> None:
-    """Check the COCO folder DIR, unpack its zips, and write panoptic_<split>_detection_format.json.
+    """Check COCO, unpack its zips, and write the detection JSON.
 
     docs/data.md shows the layouts that are understood. Test splits have a list of images and no annotation.
 
@@ -78,9 +78,9 @@ def coco(
 @click.command()
 @in_place_options
 def custom(root: Path, splits: tuple[str, ...], out: Path | None, workers: int | None, skip_bad_images: bool) -> None:
-    """Check a data set of your own in COCO's panoptic form in the folder DIR, and sum up what it holds.
+    """Check a data set that is in COCO's panoptic form already.
 
-    `panformer prepare-data verify DIR` looks deeper, and repairs.
+    Summary and manifest are written into it.     `panformer prepare-data verify DIR` looks deeper, and repairs.
 
     \b
     panformer prepare-data custom --root data/mine

@@ -16,6 +16,7 @@ from panformer_cli.cli.prepare_masks import coco_instances, masks, png_pairs
 from panformer_cli.cli.prepare_options import splits_option, workers_option
 from panformer_cli.cli.prepare_sets import merge, remap, split, subset
 from panformer_cli.cli.prepare_street import ade20k, cityscapes, mapillary
+from panformer_cli.cli.prepare_tools import cvat, labelme, yolo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,22 +74,12 @@ class SceneCommand(click.Command):
         ]
 
 
-@click.group(cls=SuggestingGroup)
-def prepare_data() -> None:
-    """Bring a data set into the form that panformer reads."""
-
-
-SOURCES = (coco, custom, cityscapes, ade20k, mapillary, coco_instances, png_pairs, masks)
-RESHAPING = (subset, split, merge, remap)
-
-for source in (*SOURCES, *RESHAPING):
-    prepare_data.add_command(source)
-
-
-@prepare_data.command(cls=SceneCommand)
+@click.command(cls=SceneCommand)
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the data set.")
 def scenes(out: Path, **settings: Any) -> None:
-    """Write a data set of generated scenes to DIR, with the splits `train` and `val`.
+    """Write a data set of generated scenes.
+
+    It has the splits `train` and `val`. Equal options give equal scenes.
 
     \b
     panformer prepare-data scenes --out data/scenes
@@ -101,7 +92,7 @@ def scenes(out: Path, **settings: Any) -> None:
     click.echo(f"Next: panformer train tiny --set data.root={out}")
 
 
-@prepare_data.command()
+@click.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @splits_option
 @click.option("--fix", is_flag=True, help="Repair what has one right answer; the old JSON is kept.")
@@ -111,10 +102,10 @@ def scenes(out: Path, **settings: Any) -> None:
 def verify(
     root: Path, splits: tuple[str, ...], fix: bool, decode_images: bool, workers: int | None, as_json: bool
 ) -> int:
-    """Check every image, PNG and annotation of the data set in the folder ROOT.
+    """Find what is wrong in a data set, and repair it.
 
-    docs/data.md lists what is checked and what --fix repairs. The exit code is 1 where an error is left; warnings do
-    not count.
+    Every image, PNG and annotation of the folder ROOT is checked. docs/data.md lists what is checked and what --fix
+    repairs. The exit code is 1 where an error is left; warnings do not count.
 
     \b
     panformer prepare-data verify /data/coco
@@ -155,3 +146,28 @@ def _print_findings(root: Path, reports: Sequence[SplitReport]) -> None:
         if report.fixed:
             changes = "1 change" if report.fixed.changes == 1 else f"{report.fixed.changes} changes"
             click.echo(f"  {changes}, listed in {report.fixed.listed_in}; the old JSON is {report.fixed.backup}")
+
+
+class OrderedGroup(SuggestingGroup):
+    """A group that lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names."""
+        del ctx
+        return list(self.commands)
+
+
+@click.group(cls=OrderedGroup)
+def prepare_data() -> None:
+    """Bring a data set into the form that panformer reads, check it, reshape it.
+
+    docs/data.md shows the folder that each source expects.
+    """
+
+
+PUBLISHED = (coco, custom, cityscapes, ade20k, mapillary)
+DRAWN = (coco_instances, png_pairs, masks, labelme, yolo, cvat)
+RESHAPING = (subset, split, merge, remap)
+
+for command in (*PUBLISHED, *DRAWN, scenes, verify, *RESHAPING):
+    prepare_data.add_command(command)

@@ -23,9 +23,10 @@ _FILE = click.Path(path_type=Path)
 def coco_instances(
     root: Path, overlap: OverlapRule, classes: Path | None, stuff_masks: Path | None, **conversion: Any
 ) -> None:
-    """COCO's detection form: annotations/instances_<split>.json with polygons or RLE, or an export of Roboflow.
+    """Convert COCO instance annotations, polygons or RLE.
 
-    All categories are things, but for those that --classes says are stuff. docs/data.md has the details.
+    They are annotations/instances_<split>.json, or an export of Roboflow. All categories are things, but for those
+    that --classes says are stuff. docs/data.md has the details.
 
     \b
     panformer prepare-data coco-instances --root /data/boxes --out /data/boxes-panoptic
@@ -47,7 +48,7 @@ def coco_instances(
     help="A class id that is void; may be repeated. 0 and 255 are, unless they are classes.",
 )
 def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: Any) -> None:
-    """A class id and an instance id for every pixel, in two PNGs or in one.
+    """Convert PNGs of class and instance ids, two or one.
 
     Two: semantic/<split>/*.png and instance/<split>/*.png. One: panoptic/<split>/*.png, R the class, G and B the
     instance. docs/data.md has the details.
@@ -65,9 +66,10 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: An
 @overlap_option
 @click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML with the classes.")
 def masks(root: Path, overlap: OverlapRule, classes: Path, **conversion: Any) -> None:
-    """A PNG for each object, masks/<split>/<image>/car_2.png, or one PNG of class colours or ids for each image.
+    """Convert folders of masks, with a file of classes.
 
-    docs/data.md has the details.
+    A PNG for each object, masks/<split>/<image>/car_2.png, or one of class colours or ids for each image. docs/data.md
+    has the details.
 
     \b
     panformer prepare-data masks --root /data/mine --classes classes.csv --out /data/mine-panoptic

@@ -19,7 +19,9 @@ seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show
 @click.option("--list", "listed", type=FILE, metavar="FILE", help="Those that a text file names, one a line.")
 @seed_option
 def subset(root: Path, images: int | None, listed: Path | None, seed: int, **conversion: Any) -> None:
-    """Take part of the data set in the folder DIR: N images of each split, or those of a list.
+    """Take some of the images of a data set.
+
+    N of each split, every class in its share, or those of a list.
 
     \b
     panformer prepare-data subset --root /data/coco --split train2017 --images 5000 --out /data/coco5000
@@ -39,7 +41,9 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
 @click.option("--val", type=float, default=0.1, show_default=True, help="Held out: a share below 1, or a number.")
 @seed_option
 def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
-    """Divide one split of the data set in DIR into `train` and `val`, stratified by class.
+    """Divide a data set into `train` and `val`.
+
+    Every class keeps its share in both.
 
     \b
     panformer prepare-data split --root data/mine --val 0.2 --out data/divided
@@ -59,7 +63,9 @@ def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
 )
 @click.option("--map", "category_map", type=FILE, metavar="YAML", help="Categories of the other set, as for remap.")
 def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any) -> None:
-    """Bring two data sets together, with one table of categories: equal names are one category.
+    """Bring two data sets together.
+
+    They get one table of categories; equal names are one category.
 
     \b
     panformer prepare-data merge --root data/a --with data/b --map b_to_a.yaml --out data/both
@@ -74,7 +80,9 @@ def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any
 @conversion_options
 @click.option("--map", "category_map", type=FILE, required=True, metavar="YAML", help="`old name: new name`, or void.")
 def remap(root: Path, category_map: Path, **conversion: Any) -> None:
-    """Change the categories of the data set in DIR: rename, bring several together, leave some out as void.
+    """Rename, unite or leave out categories.
+
+    docs/data.md shows the form of the map.
 
     \b
     panformer prepare-data remap --root data/mine --map fewer.yaml --out data/fewer

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @conversion_options
 def cityscapes(root: Path, **conversion: Any) -> None:
-    """Bring Cityscapes, with leftImg8bit and gtFine in the folder --root, into COCO's form.
+    """Convert Cityscapes: leftImg8bit and gtFine in one folder.
 
     Reads the instance maps, or else panoptic PNGs that cityscapesScripts has made. 8 things and 11 stuff classes, by
     label id.
@@ -32,9 +32,9 @@ def cityscapes(root: Path, **conversion: Any) -> None:
 @click.command()
 @conversion_options
 def ade20k(root: Path, **conversion: Any) -> None:
-    """Bring ADE20K, the folder ADEChallengeData2016 with annotations_instance, into COCO's form.
+    """Convert ADE20K: ADEChallengeData2016 with its instances.
 
-    100 things and 50 stuff classes, with the ids 0 to 149.
+    The folder annotations_instance lies in it. 100 things and 50 stuff classes, with the ids 0 to 149.
 
     \b
     panformer prepare-data ade20k --root /data/ADEChallengeData2016 --out data/ade20k
@@ -48,7 +48,7 @@ def ade20k(root: Path, **conversion: Any) -> None:
 @conversion_options
 @click.option("--version", type=click.Choice(["v1.2", "v2.0"]), help="Of the annotations [the newest there].")
 def mapillary(root: Path, version: Version | None, **conversion: Any) -> None:
-    """Bring Mapillary Vistas into COCO's form.
+    """Convert Mapillary Vistas, v1.2 or v2.0.
 
     Reads the panoptic PNGs, or else the 16-bit instance maps. 65 classes in v1.2, 116 in v2.0.
 

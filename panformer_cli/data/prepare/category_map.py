@@ -55,7 +55,11 @@ def read_map(path: Path, categories: CategoryTable) -> NewCategories:
     new = _new_categories(targets, described, categories, path)
     id_of_name = {category.name: category.id for category in new}
     names = {category.id: renamed.get(category.name, category.name) for category in categories.categories}
-    return NewCategories(CategoryTable(new), {old: id_of_name.get(name) for old, name in names.items()})
+    try:
+        table = CategoryTable(new)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return NewCategories(table, {old: id_of_name.get(name) for old, name in names.items()})
 
 
 def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> NewCategories:

@@ -193,7 +193,7 @@ def test_0_and_255_can_be_classes(tmp_path: Path) -> None:
         (lambda root: shutil.rmtree(root / "images"), "images does not exist"),
         (lambda root: (root / "images/train").rename(root / "images/test"), "no split 'train' in .*splits there: test"),
         (lambda root: (root / "images/x.jpg").write_bytes(b""), "images holds both images and folders"),
-        (lambda root: (root / "images/train/a.jpg").unlink(), "has no image in this split"),
+        (lambda root: (root / "images/train/a.jpg").unlink(), "train: there is no image"),
         (lambda root: Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images/train/a.png"), "have the same name a"),
         (lambda root: link_out(root / "semantic/train/a.png"), "points outside"),
         (lambda root: (root / "classes.csv").unlink(), r"classes\.csv is missing"),
