@@ -8,13 +8,14 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from panformer_cli.errors import DataError, PanformerError
 
-_UNUSUAL = re.compile(r"[/\\:\0]")
-"""What a plain file name has none of."""
+_SEPARATOR = re.compile(r"[/\\]")
+_LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
+"""A piece of a name that is empty, climbs (Windows takes `.. ` for `..`), is a root (`/`, `//`) or names a drive."""
 
 
 @contextmanager
@@ -61,12 +62,13 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
         DataError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
             symbolic link. `where` is the file that holds the name.
     """
-    is_plain = not _UNUSUAL.search(name) and name not in ("", ".", "..")
-    pieces = (name,) if is_plain else PurePosixPath(name.replace("\\", "/")).parts
-    outside = not is_plain and (not pieces or pieces[0] == "/" or ".." in pieces or bool(PureWindowsPath(name).drive))
+    pieces = PurePosixPath(name.replace("\\", "/")).parts if _SEPARATOR.search(name) else (name,)
+    outside = not pieces or any(map(_LEADS_OUT.fullmatch, pieces))
     path = folder.joinpath(*pieces) if not outside else folder
-    if outside or "\0" in name or _is_led_out(folder, path):
-        raise DataError(f"{where}: the file name {name!r} points outside {folder}; expected a name inside it")
+    is_link = not outside and _is_led_out(folder, path)
+    if outside or is_link:
+        link = ", through a symbolic link" if is_link else ""
+        raise DataError(f"{where}: the file name {name!r} points outside {folder}{link}; expected a name inside it")
     return path
 
 
@@ -76,7 +78,10 @@ def _is_led_out(folder: Path, path: Path) -> bool:
     while place != folder and not has_link:
         has_link = _is_link(place)
         place = place.parent
-    return has_link and not path.resolve().is_relative_to(folder.resolve())
+    try:
+        return has_link and not path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # links in a circle
+        return True
 
 
 def _is_link(path: Path) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # function `a_b` of the module `a_b` of this package.
 COMMANDS = {
     "demo": "A first run on generated scenes: prepare, train, evaluate, predict, draw.",
-    "prepare-data": "Write the generated scenes, or check and convert a data set.",
+    "prepare-data": "Convert, check, repair or divide a data set, or generate scenes.",
     "train": "Train a model from a recipe.",
     "evaluate": "Measure PQ, and AP if asked, of a checkpoint.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",

@@ -132,9 +132,8 @@ class _Text:
     def fail(self, reason: str, position: int | None = None) -> NoReturn:
         """Always raises DataError."""
         place = self._before + (self._at if position is None else position)
-        raise DataError(
-            f"{self.path} is no JSON, or is cut short: {reason} at character {place}; expected a COCO {self.what}"
-        )
+        told = f"{reason.removesuffix(' at')} at character {place}"
+        raise DataError(f"{self.path} is no JSON, or is cut short: {told}; expected a COCO {self.what}")
 
     def _read_more(self) -> bool:
         """Read on, by at least as much as is still needed, so that a long value is decoded few times."""

@@ -95,6 +95,10 @@ def _rows_of_yaml(path: Path, text: str) -> _Rows:
             yield f"{path}, row {number}", row
     elif isinstance(content, dict) and isinstance(content.get("names"), list | dict):
         yield from _rows_of_yolo(path, content)
+    elif isinstance(content, dict) and not {"train", "val", "nc"}.isdisjoint(content):
+        raise DataError(
+            f"the class file {path} looks like YOLO's data.yaml but has no `names`; add the names of the classes"
+        )
     elif isinstance(content, dict):
         for number, (name, kind) in enumerate(content.items(), 1):
             yield f"{path}, row {number}", {"id": number, "name": name, "kind": kind}

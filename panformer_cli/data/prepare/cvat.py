@@ -116,8 +116,8 @@ def _table(path: Path) -> CategoryTable:
     labels = {label.name: label for label in read_labels(path) if label.name not in VOID_LABELS}
     if not labels or "" in labels:
         raise DataError(
-            f"{path} lists the labels {short(', '.join(labels))} in its head; expected the name of every class; "
-            "export the whole task, or name the classes with --classes FILE"
+            f"{path} has {'a label without a name' if labels else 'no label'} in its head; expected the name of every "
+            "class; export the whole task, or name the classes with --classes FILE"
         )
     rows = enumerate(labels.values(), 1)
     return CategoryTable(Category(number, label.name, True, _color(label)) for number, label in rows)

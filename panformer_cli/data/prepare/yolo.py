@@ -159,7 +159,7 @@ def _points(words: Sequence[str], where: str) -> Points:
     try:
         points = np.array([float(word) for word in words]).reshape(-1, 2)
     except ValueError as error:
-        raise DataError(f"{where}: {error}; expected numbers from 0 to 1; export it again") from error
+        raise DataError(f"{where} holds more than numbers; expected numbers from 0 to 1; export it again") from error
     # Written so that nan, which is not inside of anything, is refused too.
     wrong = points[~((points >= -_ROUNDING) & (points <= 1 + _ROUNDING))]
     if wrong.size:

@@ -292,7 +292,7 @@ THIEF = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>\n<annotations>&b
             "begins with <annotation>; expected <annot",
         ),
         (lambda path: path.write_text("<annotations><track id='0'/></annotations>"), "holds the tracks of a video"),
-        (lambda path: path.write_text("<annotations/>"), "lists the labels '' in its head"),
+        (lambda path: path.write_text("<annotations/>"), "has no label in its head"),
         (lambda path: write(path.parent, labels={"car": "", "road": ""}), "lists no image"),
         (lambda path: path.write_text(BOMB), "declares a document type"),
         (lambda path: path.write_text(BOMB, encoding="utf-16"), "declares a document type"),

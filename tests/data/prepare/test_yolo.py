@@ -157,7 +157,7 @@ def test_the_command(root: Path) -> None:
         ("0 10 10 20 10 20 20", "has the coordinate 10; expected shares of width and height from 0 to 1"),
         ("0 0.1 0.1 0.2 0.2 0.3 -0.002", "has the coordinate -0.002"),
         ("0 0.1 0.1 0.2 0.2 0.3 nan", "has the coordinate nan"),
-        ("0 0.1 0.1 0.2 0.2 0.3 x", "line 1: could not convert string to float: 'x'; expected numbers from 0 to 1"),
+        ("0 0.1 0.1 0.2 0.2 0.3 x", "line 1 holds more than numbers; expected numbers from 0 to 1"),
         ("0 " * 8 + "1e999", "line 1 has the coordinate inf"),
     ],
 )
