@@ -112,9 +112,9 @@ class _ImageOwners:
 
     def claim(self, result: ImageResult, split: str) -> Iterator[Finding]:
         """A finding where another split has the same image."""
-        if result.digest is None or result.task.listed is None:
+        if result.digest is None or result.file_name is None:
             return
-        name = result.task.listed.file_name
+        name = result.file_name
         other, other_name = self._owners.setdefault(result.digest, (split, name))
         if other != split:
             sentence = f"{short(name)} of {split} is the same file as {short(other_name)} of {other}"
@@ -138,7 +138,7 @@ def _verify_split(
                 findings.add(finding)
                 log.add(finding.changes if options.fixes else ())
             images += 1
-            segments += len(result.task.annotation.segments) if result.task.annotation else 0
+            segments += result.segments
             progress.advance()
         fixed = log.apply(layout.annotation) if log else None
     return SplitReport(split, images, segments, findings.report(), fixed)

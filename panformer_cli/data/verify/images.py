@@ -64,17 +64,21 @@ class ImageTask:
 class ImageResult:
     """What was found in one image.
 
+    file_name: as the JSON lists it; None where it lists none.
+    segments: how many the JSON has of it.
     digest: of the bytes of the image file; None where they were not read.
     """
 
-    task: ImageTask
+    file_name: str | None
+    segments: int
     findings: list[Finding] = field(default_factory=list)
     digest: bytes | None = None
 
 
 def check_image(setting: Setting, task: ImageTask) -> ImageResult:
     """Check one image; whatever is wrong becomes a finding."""
-    result = ImageResult(task)
+    listed, annotation = task.listed, task.annotation
+    result = ImageResult(listed.file_name if listed else None, len(annotation.segments) if annotation else 0)
     _ImageChecks(setting, task, result).run()
     return result
 
