@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -139,11 +138,15 @@ def measure(method: str, workers: int, *arguments: Any) -> dict[str, Any]:
 
 def build(path: Path, answers: Any) -> None:
     """In a process of its own: build the index."""
+    import torch
+
+    from panformer_cli.engine.measuring import PeakMemory
+
+    peak = PeakMemory(torch.device("cpu"))
     before, began = memory()["resident"], time.perf_counter()
     open_annotation(path)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answers.put({"build_s": seconds, "grown_peak": peak - before})
+    answers.put({"build_s": seconds, "grown_peak": (peak.mib() or 0) - before})
 
 
 def measure_build(path: Path) -> dict[str, float]:

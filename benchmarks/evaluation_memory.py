@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from panformer_cli.console import print_table
@@ -29,6 +29,7 @@ from panformer_cli.data.panoptic_pairs import PanopticPairs
 from panformer_cli.data.panoptic_png import encode_ids
 from panformer_cli.data.structures import IdMap
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
+from panformer_cli.engine.measuring import PeakMemory
 from panformer_cli.reporting import SilentReporter
 
 HEIGHT, WIDTH, SEGMENTS = 96, 128, 10
@@ -82,20 +83,15 @@ def evaluate_pairs(folder: Path, bootstrap: int) -> float:
     return pq
 
 
-def peak() -> float:
-    """The most memory that this process ever had, MiB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / MIB if sys.platform == "darwin" else most / 1024
-
-
 def measure_here(folder: Path, bootstrap: int) -> dict[str, float]:
     """Of the pairs in `folder`, in this process."""
+    peak = PeakMemory(torch.device("cpu"))
     evaluate_pairs(folder / "warm-up", bootstrap)
-    before = peak()
+    before = peak.mib() or 0
     PanopticPairs(folder / "truth.json", folder / "prediction.json")
-    opened = peak()
+    opened = peak.mib() or 0
     pq = evaluate_pairs(folder, bootstrap)
-    return {"pq": pq, "before_mib": before, "opened_mib": opened - before, "grown_mib": peak() - before}
+    return {"pq": pq, "before_mib": before, "opened_mib": opened - before, "grown_mib": (peak.mib() or 0) - before}
 
 
 def measure(images: int, bootstrap: int) -> dict[str, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from panformer_cli.errors import DataError, PanformerError
 
@@ -53,6 +55,36 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, atomically; errors as `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Waits for other processes that are in here with this folder; Windows and some disks cannot."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_in_use(file: BinaryIO) -> bool:
+    """Whether another process has asked this of the file, open for writing, and still has it open."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:  # a lock of the process: its children have none of it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
 
 
 def name_inside(folder: Path, name: str, where: str) -> Path:

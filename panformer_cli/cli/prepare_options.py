@@ -82,7 +82,8 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
 def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
     """Splits whose names say what they are for."""
     names = [summary.split for summary in summaries]
-    return [(key, name) for key in ("train", "val") for name in names if name.startswith(key)][:2]
+    found = ((key, next((name for name in names if name.startswith(key)), None)) for key in ("train", "val"))
+    return [(key, name) for key, name in found if name is not None]
 
 
 def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:

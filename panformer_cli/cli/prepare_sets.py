@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from panformer_cli.cli.prepare_options import Conversion, conversion_options, run_conversion
+
+if TYPE_CHECKING:
+    from panformer_cli.data.prepare.existing import ExistingSets
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice.")
@@ -33,7 +36,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
     chosen = images if listed is None else listed
     assert chosen is not None
     options = Conversion(**conversion)
-    run_conversion(source(root, options.splits, chosen, seed), options.of_all_splits())
+    _convert(source(root, options.splits, chosen, seed), options)
 
 
 @click.command()
@@ -53,7 +56,7 @@ def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
     options = Conversion(**conversion)
     if len(options.splits) > 1:
         raise click.UsageError("--split is given more than once; expected one split to divide")
-    run_conversion(source(root, next(iter(options.splits), None), val, seed), options.of_all_splits())
+    _convert(source(root, next(iter(options.splits), None), val, seed), options)
 
 
 @click.command()
@@ -73,7 +76,7 @@ def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any
     from panformer_cli.data.prepare.sets import merge as source
 
     options = Conversion(**conversion)
-    run_conversion(source(root, second, options.splits, category_map), options.of_all_splits())
+    _convert(source(root, second, options.splits, category_map), options)
 
 
 @click.command()
@@ -90,4 +93,13 @@ def remap(root: Path, category_map: Path, **conversion: Any) -> None:
     from panformer_cli.data.prepare.sets import remap as source
 
     options = Conversion(**conversion)
-    run_conversion(source(root, options.splits, category_map), options.of_all_splits())
+    _convert(source(root, options.splits, category_map), options)
+
+
+def _convert(source: ExistingSets, options: Conversion) -> None:
+    from panformer_cli.console import RichReporter
+
+    if source.skipped:
+        what = f"{len(source.skipped)} images are listed but not annotated, and left out"
+        RichReporter().warn(f"{what}; first: {source.skipped[0]}")
+    run_conversion(source, options.of_all_splits())

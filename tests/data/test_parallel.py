@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -68,6 +72,25 @@ def test_errors_arrive(workers: int) -> None:
 def test_a_process_that_is_ended_from_outside_is_told_of() -> None:
     with pytest.raises(PanformerError, match="ended from outside"):
         list(map_in_order(die_at_9, range(50), 2))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_processes_end_with_the_first_one_however_it_ends() -> None:
+    code = "from tests.data.test_parallel import kill_first; kill_first()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as first:
+        assert first.stdout is not None and first.wait(60) == -signal.SIGKILL
+        # What the processes write to stays open as long as one of them lives.
+        has_ended = bool(select.select([first.stdout], [], [], 20)[0])
+        if not has_ended:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert has_ended
+
+
+def kill_first() -> None:
+    """Die like a process that the system kills, while others wait for work."""
+    results = map_in_order(own_process, range(10_000), 2)
+    next(results)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_there_is_a_core() -> None:

@@ -43,6 +43,7 @@ def read_map(path: Path, categories: CategoryTable) -> NewCategories:
         DataError: the file is missing or not of this form, or names a category that is not there; things and stuff
             would become one without a word on what that is; no category is left.
     """
+    _check_unique(categories, str(path))
     renamed, described = _read(path, categories)
     for name in set(described) - {*renamed.values()} - {category.name for category in categories.categories}:
         raise DataError(f"{path}: no category becomes {name!r}; expected it in `map`, or not in `categories`")
@@ -66,8 +67,11 @@ def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> Ne
     """`first` with what `second` adds: equal names are one category; others keep their id or take the lowest free one.
 
     Raises:
-        DataError: a name is a thing in one table and stuff in the other; `where` says of what sets.
+        DataError: a name is a thing in one table and stuff in the other, or stands twice in one; `where` says of what
+            sets.
     """
+    _check_unique(first, where)
+    _check_unique(second, where)
     table, new_id = list(first.categories), {}
     by_name = {category.name: category for category in first.categories}
     taken = {category.id for category in (*first.categories, *second.categories)}
@@ -86,6 +90,18 @@ def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> Ne
             table.append(same)
         new_id[category.id] = same.id
     return NewCategories(CategoryTable(table), dict(new_id))
+
+
+def _check_unique(categories: CategoryTable, where: str) -> None:
+    """DataError where a name does not say which category is meant."""
+    first: dict[str, Category] = {}
+    for category in categories.categories:
+        other = first.setdefault(category.name, category)
+        if other is not category:
+            raise DataError(
+                f"{where}: the categories {other.id} and {category.id} are both called {category.name!r}; expected a "
+                "name for each; rename one in the panoptic JSON"
+            )
 
 
 def _read(path: Path, categories: CategoryTable) -> tuple[dict[str, str], dict[str, Mapping[str, Any]]]:

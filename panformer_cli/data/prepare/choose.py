@@ -64,14 +64,14 @@ def listed(data: Sequence[CocoPanoptic], path: Path) -> list[list[int]]:
     """The images that a text file names, one a line, by id or by file name; for each split their places in order.
 
     Raises:
-        DataError: the file cannot be read, or a line names no image of the splits.
+        DataError: the file cannot be read or is empty, or a line names no image of the splits, or several.
     """
-    places: dict[str, tuple[int, int]] = {}
+    places: dict[str, set[tuple[int, int]]] = {}
     for part, split in enumerate(data):
         for index in range(len(split)):
             info = split.image_info(index)
             for name in (str(info.id), info.file_name, info.file_name.rsplit("/", 1)[-1]):
-                places.setdefault(name, (part, index))
+                places.setdefault(name, set()).add((part, index))
     chosen: list[set[int]] = [set() for _ in data]
     text = read_bytes(path, "list of images").decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), 1):
@@ -83,6 +83,13 @@ def listed(data: Sequence[CocoPanoptic], path: Path) -> list[list[int]]:
                 f"{path}, line {number}: no image has the id or file name {name!r}; expected one of "
                 f"{data[0].layout.annotation}"
             )
-        part, index = places[name]
+        if len(places[name]) > 1:
+            raise DataError(
+                f"{path}, line {number}: {len(places[name])} images have the id or file name {name!r}; expected one; "
+                "name its folder too, or choose the split with --split"
+            )
+        ((part, index),) = places[name]
         chosen[part].add(index)
+    if not any(chosen):
+        raise DataError(f"{path} names no image; expected ids or file names, one a line")
     return [sorted(indices) for indices in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.json_stream import read_members
-from panformer_cli.data.layout import annotation_folders, find_images
+from panformer_cli.data.layout import annotation_folders, check_root, find_images
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.prepare.coco_zips import unpack_images
-from panformer_cli.data.prepare.convert import link_or_copy
+from panformer_cli.data.prepare.convert import link_or_copy, with_first
 from panformer_cli.data.prepare.unpack import names_in, unpack_files
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
@@ -20,7 +21,6 @@ from panformer_cli.files import name_inside
 from panformer_cli.reporting import Reporter
 
 INFO_ZIPS = "image_info_*.zip"
-PROBLEMS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TestImages:
 
 def is_test_split(split: str) -> bool:
     """Whether COCO keeps the annotation of a split to itself: test2017, test-dev2017, test-challenge2017."""
-    return split.startswith("test")
+    return re.fullmatch(r"test(-\w+)?\d{4}", split) is not None
 
 
 def prepare_test_images(root: Path, split: str, workers: int, reporter: Reporter) -> TestImages:
@@ -50,6 +50,7 @@ def prepare_test_images(root: Path, split: str, workers: int, reporter: Reporter
         DataError: the list or the images are not there, or an image is missing, damaged or of another size.
         PanformerError: no disk space, or a folder that cannot be written.
     """
+    check_root(root)
     info = _find_info(root, split, reporter)
     pool = f"test{split[-4:]}"
     unpack_images(root, pool, reporter)
@@ -67,11 +68,11 @@ def prepare_test_images(root: Path, split: str, workers: int, reporter: Reporter
         for problem in map_in_order(work, rows, workers):
             progress.advance()
             problems += [problem] if problem else []
-    if problems or not rows:
-        named = "\n".join(f"  {problem}" for problem in problems[:PROBLEMS_NAMED])
-        raise DataError(
-            f"{info}: {len(problems)} of {len(rows)} images cannot be used; restore them, and go on:\n{named}"
-        )
+    if not rows:
+        raise DataError(f"{info} lists no image; expected rows in `images`; restore the file")
+    if problems:
+        first = f"{info}: {len(problems)} of {len(rows)} images cannot be used; restore them, and go on:"
+        raise DataError(with_first(first, problems))
     return TestImages(split, len(rows), info, folder)
 
 

@@ -18,10 +18,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from panformer_cli.data.image_header import ImageHeader, read_header
+from panformer_cli.data.layout import check_split_name
 from panformer_cli.data.panoptic_png import write_panoptic_png
 from panformer_cli.data.panoptic_writer import annotation_row, write_panoptic_json
 from panformer_cli.data.prepare.manifest import SplitManifest, finished_split, write_split
@@ -29,7 +31,7 @@ from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_ou
 from panformer_cli.data.prepare.source import Source, SourceImage
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import name_inside
+from panformer_cli.files import atomic_write, name_inside
 from panformer_cli.reporting import Reporter
 
 MAX_PIXELS = 2**28
@@ -66,6 +68,11 @@ class Folders(NamedTuple):
             out / "images" / split, pngs, pngs.with_name(f"{pngs.name}.json"), pngs.with_name(f".{pngs.name}.parts")
         )
 
+    def hold(self, image: SourceImage) -> bool:
+        """Whether picture and PNG of an image are there."""
+        png = (self.pngs / image.file_name).with_suffix(".png")
+        return png.is_file() and (self.images / image.file_name).is_file()
+
 
 def convert(
     source: Source, out: Path, splits: Sequence[str], options: ConvertOptions, reporter: Reporter
@@ -79,23 +86,31 @@ def convert(
             finished images is kept. `out` holds another data set.
         PanformerError: `out` cannot be written, the disk is full, or a process was ended from outside.
     """
+    if out.resolve() == source.root.resolve():
+        raise DataError(f"{out} is the folder that is read; expected another one to write into; choose another --out")
+    for split in splits:
+        check_split_name(split)
     return [_convert_split(source, out, split, options, reporter) for split in splits or source.splits()]
 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = source.images(split)
-    _check_names(images, source.root)
+    _check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
     for image in images:
         manifest.add_stamp(_stamp(image))
     folders = Folders.of(out, split)
     finished = finished_split(out, manifest, folders.annotation)
-    if finished is not None:
+    if finished is not None and sum(not folders.hold(image) for image in images) <= len(finished.left_out):
         reporter.message(f"{split} is in {out} already, made of these files; nothing was done")
+        folders.parts.unlink(missing_ok=True)
         return finished
-    with ImageParts(folders.parts, len(images), manifest.setting) as parts:
+    # What was done stands when the command comes again with --skip-bad-images.
+    setting = {key: value for key, value in manifest.setting.items() if key != "skip_bad_images"}
+    with ImageParts(folders.parts, len(images), setting) as parts:
+        work = partial(_convert_image, source, folders)
         with reporter.progress(f"{source.name} {split}", len(images)) as progress:
-            work_out(parts, lambda: images, _stamp, partial(_convert_image, source, folders), options.workers, progress)
+            work_out(parts, lambda: images, partial(_stamp_if_written, folders), work, options.workers, progress)
         refuse_bad_images(parts, len(images), f"{source.root}, {split}", options.skips_bad_images)
         summary = _write_split(source, split, out, manifest, parts)
         parts.remove()
@@ -170,17 +185,22 @@ def _stamp(image: SourceImage) -> list[Any]:
     return [image.id, image.file_name, *stamp_of(image.picture, *image.labels)]
 
 
-def _check_names(images: Sequence[SourceImage], root: Path) -> None:
+def _stamp_if_written(folders: Folders, image: SourceImage) -> list[Any] | None:
+    """What a line has to say so that its image need not be converted again; None where it has to be."""
+    return _stamp(image) if folders.hold(image) else None
+
+
+def _check_names(images: Sequence[SourceImage], where: str) -> None:
     """DataError where there is no image, or two would be written to the same place or have one id."""
     if not images:
-        raise DataError(f"{root} has no image in this split; expected at least one (docs/data.md shows the folders)")
+        raise DataError(f"{where}: there is no image; expected at least one (docs/data.md shows the folders)")
     seen: dict[str, SourceImage] = {}
     for image in images:
         for key in (f"name {PurePosixPath(image.file_name).with_suffix('')}", f"id {image.id}"):
             other = seen.setdefault(key, image)
             if other is not image:
                 raise DataError(
-                    f"{root}: {other.picture} and {image.picture} have the same {key}; expected a PNG for each image; "
+                    f"{where}: {other.picture} and {image.picture} have the same {key}; expected a PNG for each image; "
                     "rename one of them"
                 )
 
@@ -190,18 +210,24 @@ def refuse_bad_images(parts: ImageParts, images: int, where: str, may_be_left_ou
     problems = parts.problems
     if not problems or (may_be_left_out and len(problems) < images):
         return
-    named = [f"  {problem}" for problem in problems[:PROBLEMS_NAMED]]
-    if len(problems) > len(named):
-        named.append(f"  and {len(problems) - len(named)} more")
+    leave_out = "" if may_be_left_out else ", or leave them out with --skip-bad-images"
     first = (
         f"{where}: {len(problems)} of {images} images cannot be used, so no JSON was written; mend them and run "
-        "the same command again, or leave them out with --skip-bad-images:"
+        f"the same command again{leave_out}:"
     )
-    raise DataError("\n".join([first, *named]))
+    raise DataError(with_first(first, problems))
+
+
+def with_first(heading: str, problems: Sequence[str]) -> str:
+    """The first problems below a heading, a line each, and how many more there are."""
+    lines = [heading, *(f"  {problem}" for problem in problems[:PROBLEMS_NAMED])]
+    if len(problems) > PROBLEMS_NAMED:
+        lines.append(f"  and {len(problems) - PROBLEMS_NAMED} more")
+    return "\n".join(lines)
 
 
 def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest, parts: ImageParts) -> SplitSummary:
-    """The JSON out of the lines, one at a time; then manifest and summary."""
+    """The JSON out of the lines, one at a time, manifest and summary; the JSON appears last, when all is there."""
     summary = SplitSummary(split, source.categories)
     for line in parts:
         if "problem" in line:
@@ -211,8 +237,9 @@ def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest,
             manifest.add(line["picture"], line["png"])
     annotation = Folders.of(out, split).annotation
     info = {"description": f"{source.name}, {split}, in COCO's panoptic form", "made_by": "panformer prepare-data"}
-    write_panoptic_json(annotation, _rows(parts, "image"), _rows(parts, "annotation"), source.categories, info)
-    write_split(out, manifest.finish(annotation), summary)
+    with atomic_write(annotation) as temporary:
+        write_panoptic_json(temporary, _rows(parts, "image"), _rows(parts, "annotation"), source.categories, info)
+        write_split(out, manifest.finish(temporary, annotation.name), summary)
     return summary
 
 
@@ -222,6 +249,7 @@ def _rows(parts: ImageParts, key: str) -> Iterator[dict[str, Any]]:
 
 def _sweep(folders: Folders) -> None:
     """Remove what processes that were killed in the midst of a file left."""
-    for folder in (folders.images, folders.pngs):
-        for path in folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+    left = [path for folder in (folders.images, folders.pngs) for path in folder.rglob(".*.tmp")]
+    left += folders.annotation.parent.glob(f".*{escape(folders.annotation.name)}.*.tmp")
+    for path in left:
+        path.unlink(missing_ok=True)

@@ -57,6 +57,11 @@ class ExistingSets:
     chosen: Mapping[str, Sequence[Chosen]]
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def skipped(self) -> list[str]:
+        """One sentence for each image that the sets list but do not annotate: it is left out."""
+        return [sentence for part in self.parts for sentence in part.data.skipped]
+
     def splits(self) -> Sequence[str]:
         return list(self.chosen)
 

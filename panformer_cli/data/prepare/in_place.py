@@ -19,7 +19,7 @@ from panformer_cli.data.images import read_bytes
 from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
-from panformer_cli.data.prepare.manifest import SplitManifest, write_split
+from panformer_cli.data.prepare.manifest import SplitManifest, check_folder, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.data.prepare.rle import encode_segments
 from panformer_cli.data.prepare.summary import SplitSummary
@@ -67,6 +67,7 @@ def prepare_in_place(
     data = CocoPanoptic(root, split, skip_unannotated=True)
     if data.skipped:
         reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
+    check_folder(out or root)
     expect_reads(len(data))
     annotation = data.layout.annotation
     folder = out or annotation.parent
@@ -200,5 +201,5 @@ def _finish(parts: ImageParts, data: CocoPanoptic, split: str, folder: Path, opt
             height, width = line["size"]
             summary.add((height, width), line)
             manifest.add(line["picture"], line["png"])
-    write_split(folder, manifest.finish(data.layout.annotation), summary)
+    write_split(folder, manifest.finish(data.layout.annotation, data.layout.annotation.name), summary)
     return summary

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.data.prepare.summary_page import summary_page
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write, write_json
+from panformer_cli.files import atomic_write, locked_folder, write_json
 
 if TYPE_CHECKING:
     from panformer_cli.data.prepare.source import Source
@@ -53,13 +53,13 @@ class SplitManifest:
         self._pictures.update(picture.encode())
         self._pngs.update(png.encode())
 
-    def finish(self, annotation: Path) -> SplitManifest:
-        """Take in the JSON that was written."""
+    def finish(self, annotation: Path, name: str) -> SplitManifest:
+        """Take in the JSON that was written, and its name."""
         digest = hashlib.sha256()
         with annotation.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-        self._annotation = {"name": annotation.name, "bytes": annotation.stat().st_size, "sha256": digest.hexdigest()}
+        self._annotation = {"name": name, "bytes": annotation.stat().st_size, "sha256": digest.hexdigest()}
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -78,15 +78,24 @@ def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> Spli
     """The summary of a split that `out` holds already, made of the same files in the same way; None without one.
 
     Raises:
-        DataError: `out` holds another split of this name.
+        DataError: `out` holds another split of this name, one with other categories, or files of our names that are
+            not ours.
     """
+    check_folder(out)
+    records = _records(out)
+    for split, other in records.items():
+        is_there = split != manifest.split and annotation.with_name(other["annotation"]["name"]).exists()
+        if is_there and other["setting"].get("categories", categories := manifest.setting["categories"]) != categories:
+            raise DataError(
+                f"{out} holds the split {split} with other categories than {manifest.split} would have; expected one "
+                "table in all splits of a folder; choose another --out"
+            )
     if not annotation.exists():
         return None
-    record = _read(out / MANIFEST).get(manifest.split)
-    summary = _read(out / SUMMARY).get(manifest.split)
+    record, summary = records.get(manifest.split), _summaries(out).get(manifest.split)
     if (
-        isinstance(record, dict)
-        and isinstance(summary, dict)
+        record is not None
+        and summary is not None
         and all(record.get(key) == manifest.to_json()[key] for key in ("setting", "inputs_sha256"))
         and record["annotation"]["bytes"] == annotation.stat().st_size
     ):
@@ -103,19 +112,51 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
     Raises:
         PanformerError: a file cannot be written.
     """
-    records, summaries = _read(out / MANIFEST), _read(out / SUMMARY)
-    summaries[summary.split] = summary.to_json()
-    records[manifest.split] = manifest.to_json()
-    write_json(out / SUMMARY, summaries)
-    with atomic_write(out / PAGE) as temporary:
-        temporary.write_text(summary_page(out.resolve().name, summaries), encoding="utf-8")
-    write_json(out / MANIFEST, records)
+    check_folder(out)
+    with locked_folder(out):  # another process may add another split
+        records, summaries = _records(out), _summaries(out)
+        summaries[summary.split] = summary.to_json()
+        records[manifest.split] = manifest.to_json()
+        write_json(out / SUMMARY, summaries)
+        with atomic_write(out / PAGE) as temporary:
+            temporary.write_text(summary_page(out.resolve().name, summaries), encoding="utf-8")
+        write_json(out / MANIFEST, records)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a file of ours; empty where there is none, or none that can be used."""
+def check_folder(out: Path) -> None:
+    """DataError where a file in `out` has one of our names and is not ours: it would be overwritten."""
+    _records(out)
+    _summaries(out)
+    if (out / PAGE).exists() and not (out / SUMMARY).exists():
+        raise _not_ours(out / PAGE)
+
+
+def _records(out: Path) -> dict[str, dict[str, Any]]:
+    """The manifest by split."""
+    return _read(out / MANIFEST, "inputs_sha256")
+
+
+def _summaries(out: Path) -> dict[str, dict[str, Any]]:
+    return _read(out / SUMMARY, "void_share")
+
+
+def _read(path: Path, key: str) -> dict[str, dict[str, Any]]:
+    """The object in a file of ours, whose members are objects that have `key`; empty where there is no such file."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return content if isinstance(content, dict) else {}
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; expected a readable file") from error
+    except ValueError as error:
+        raise _not_ours(path) from error
+    if not isinstance(content, dict) or not all(isinstance(part, dict) and key in part for part in content.values()):
+        raise _not_ours(path)
+    return content
+
+
+def _not_ours(path: Path) -> DataError:
+    return DataError(
+        f"{path} was not written by prepare-data, which writes a file of this name; expected none; move it away, or "
+        "choose another folder with --out"
+    )

@@ -45,7 +45,7 @@ def panoptic_of_layers(
 
     size: height and width of the map.
     Things get an id each, numbered from 1 in the order of `layers`. All stuff of one category is one segment, as COCO
-    has it, and so are the crowds of one category. A segment that keeps no pixel is left out.
+    has it and never a crowd, and so are the crowds of one category. A segment that keeps no pixel is left out.
 
     Raises:
         DataError: with the rule `error`, two segments claim a pixel; `where` says of what file.
@@ -72,14 +72,16 @@ class _Numbers:
         self.names: dict[int, str] = {}
 
     def of(self, layer: Layer) -> int:
-        is_shared = layer.is_crowd or not self._categories.by_id(layer.category_id).is_thing
-        key = (layer.category_id, layer.is_crowd)
+        is_thing = self._categories.by_id(layer.category_id).is_thing
+        is_crowd = layer.is_crowd and is_thing
+        is_shared = is_crowd or not is_thing
+        key = (layer.category_id, is_crowd)
         number = self._shared.get(key) if is_shared else None
         if number is None:
             number = len(self.category_of_id) + 1
             self.category_of_id[number] = layer.category_id
             self.names[number] = layer.name
-            if layer.is_crowd:
+            if is_crowd:
                 self.crowd_ids.add(number)
             if is_shared:
                 self._shared[key] = number

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import PanformerError
+from panformer_cli.files import is_in_use
 from panformer_cli.reporting import Progress
 
 Line = dict[str, Any]
@@ -29,7 +30,7 @@ class ImageParts:
     same; otherwise it starts anew. A line that was cut short counts as not written.
 
     Raises:
-        PanformerError: the file cannot be written, here or when a line is added.
+        PanformerError: the file cannot be written, here or when a line is added, or another process has it open.
     """
 
     def __init__(self, path: Path, total: int, setting: Line) -> None:
@@ -39,6 +40,12 @@ class ImageParts:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
+            if is_in_use(self._file):
+                self._file.close()
+                raise PanformerError(
+                    f"another process is writing {path}; expected one at a time; wait for its end, or choose another "
+                    "--out"
+                )
             if not self._read_places(setting):
                 self._file.truncate(0)
                 self._append(json.dumps(setting))

@@ -43,12 +43,13 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
     if len(opened) > 1:
         raise DataError(f"{root} has the splits {', '.join(opened)}; choose one of them with --split")
     (data,) = opened.values()
-    count = round(val * len(data)) if val < 1 else int(val)
-    if not 0 < count < len(data):
+    count = round(val * len(data)) if val < 1 else val
+    if not 0 < count < len(data) or count != int(count):
         raise DataError(
-            f"--val {val:g} of the {len(data)} images of {root} is {count}; expected one image or more in both"
+            f"--val {val:g} of the {len(data)} images of {root} is {count:g}; expected a whole number, and one "
+            "image or more in both"
         )
-    held_out = stratified(classes_of(data), count, seed)
+    held_out = stratified(classes_of(data), int(count), seed)
     others = sorted(set(range(len(data))) - set(held_out))
     chosen = {"train": kept(data, 0, others), "val": kept(data, 0, held_out)}
     return _of_one_table("split", root, [data], chosen, {"val": val, "seed": seed})

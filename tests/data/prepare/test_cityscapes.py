@@ -244,7 +244,7 @@ MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown label": (lambda root: rewrite(root / MAP, instance_map() + 40000), "instanceIds.png holds the value"),
     "label 34": (lambda root: rewrite(root / MAP, np.full((12, 16), 34, np.uint16)), "holds the value 34"),
     "another size": (lambda root: rewrite(root / MAP, instance_map()[:, :-1]), "instanceIds.png is 15x12 but"),
-    "no picture": (lambda root: (root / PICTURE).unlink(), "no image in this split"),
+    "no picture": (lambda root: (root / PICTURE).unlink(), "there is no image"),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), "leftImg8bit.png is no image"),
     "no pictures": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
     "no ground truth": (lambda root: shutil.rmtree(root / "gtFine"), "has no folder gtFine"),

@@ -283,7 +283,7 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         ({**content(), "categories": {"id": 3}}, r"categories is \{.*\}; expected a list"),
         ({**content(), "categories": [{"id": 3, "name": "car"}] * 2}, r"category ids \[3\] appear more than once"),
         ({**content(), "images": []}, "annotates image 12, which `images` lacks"),
-        ({**content(), "images": [], "annotations": []}, "has no image"),
+        ({**content(), "images": [], "annotations": []}, "there is no image"),
         ({**content(), "annotations": 5}, "annotations is 5; expected a list"),
         ({**content(), "annotations": [5]}, r"annotations\[0\] is 5; expected an object with image_id"),
         (with_row("images", 0, id=None), r"images\[0\]: the id is None"),

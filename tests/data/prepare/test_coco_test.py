@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from panformer_cli.data.prepare.coco_test import prepare_test_images
+from panformer_cli.data.prepare.coco_test import is_test_split, prepare_test_images
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import SilentReporter
 
@@ -78,3 +78,18 @@ def test_damaged_lists(root: Path, row: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         prepare(root)
     assert not (root.parent / "outside.jpg").exists()
+
+
+def test_an_empty_list_is_no_split_of_good_images(root: Path) -> None:
+    with pytest.raises(DataError, match=r"image_info_test2017.json lists no image; expected"):
+        prepare(root, "test2017")
+
+
+def test_a_folder_that_is_not_there(root: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        prepare(root / "nowhere")
+
+
+def test_which_splits_have_no_annotation() -> None:
+    names = ["test2017", "test-dev2017", "test-challenge2017", "test", "test_day", "testing2", "val2017"]
+    assert [name for name in names if is_test_split(name)] == names[:3]

@@ -260,3 +260,82 @@ def test_where_the_disk_has_no_hard_links_images_are_copied(root: Path, monkeypa
     monkeypatch.setattr(os, "link", no_links)
     out = converted(root)
     assert (out / "images/train/03.jpg").read_bytes() == (root / "03.jpg").read_bytes()
+
+
+def test_what_was_done_stands_when_bad_images_may_be_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "01.txt").write_text("wide")
+    with pytest.raises(DataError, match="leave them out with --skip-bad-images"):
+        converted(root)
+    read, seen = Columns.read, []
+
+    def counted(self: Columns, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+        seen.append(image.id)
+        return read(self, image, size)
+
+    monkeypatch.setattr(Columns, "read", counted)
+    assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 19
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("stage", ["write_panoptic_json", "write_split", "_sweep"])
+def test_an_end_at_any_stage_of_writing_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    whole = content_of(converted(root))
+    (root.parent / "out").rename(root.parent / "whole")
+
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, stage, stop)
+        with pytest.raises(KeyboardInterrupt):
+            converted(root)
+    assert content_of(converted(root)) == whole
+
+
+@pytest.mark.parametrize("lost", ["images/train/03.jpg", "annotations/panoptic_train/03.png"])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_files_that_were_taken_away_are_written_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, lost: str, is_finished: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        if not is_finished:
+            patch.setattr(convert_module, "_write_split", None)
+            with pytest.raises(TypeError):
+                converted(root)
+        else:
+            converted(root)
+    (root.parent / "out" / lost).unlink()
+    assert len([sample.file_name for sample in CocoPanoptic(converted(root), "train")]) == 20
+
+
+def test_splits_with_other_categories_are_not_mixed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = converted(root)
+    before = content_of(out)
+    monkeypatch.setattr(Columns, "images", lambda self, split: [SourceImage(1, root / "00.jpg", "00.jpg")])
+    fewer = CategoryTable(category for category in TABLE.categories if category.id != 2)
+    with pytest.raises(DataError, match="holds the split train with other categories than val would have"):
+        convert(Columns(root, categories=fewer), out, ["val"], ConvertOptions(), SilentReporter())
+    assert content_of(out) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "summary.json", "summary.html"])
+@pytest.mark.parametrize("content", ["{}[", "[1]", '{"train": {"by": "me"}}'])
+def test_a_file_of_somebody_else_is_not_overwritten(root: Path, name: str, content: str) -> None:
+    (root.parent / "out").mkdir()
+    (root.parent / "out" / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name} was not written by prepare-data"):
+        converted(root)
+    assert content_of(root.parent / "out") == {name: content.encode()}
+
+
+@pytest.mark.parametrize("split", ["..", "a/b", ""])
+def test_a_split_has_a_plain_name(root: Path, split: str) -> None:
+    with pytest.raises(DataError, match="the name of a split is"):
+        convert(Columns(root), root.parent / "out", [split], ConvertOptions(), SilentReporter())
+
+
+def test_the_folder_that_is_read_is_not_written(root: Path) -> None:
+    before = content_of(root)
+    with pytest.raises(DataError, match="is the folder that is read"):
+        convert(Columns(root), root / "town" / "..", (), ConvertOptions(), SilentReporter())
+    assert content_of(root) == before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,22 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(path: Path) -> None:
 def test_fewer_images_than_before(path: Path) -> None:
     write(path, {0: "a", 4: "b"})
     assert kept(path, total=3) == {0: "a"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_one_process_at_a_time(path: Path) -> None:
+    code = "import sys; from tests.data.prepare.test_parts import hold; hold(sys.argv[1])"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        with pytest.raises(PanformerError, match="another process is writing .*; wait for its end"):
+            ImageParts(path, 5, SETTING)
+        other.communicate(b"close\n")
+    assert kept(path) == {0: "theirs"}
+
+
+def hold(path: str) -> None:
+    """Keep the file open until a line comes."""
+    with ImageParts(Path(path), 5, SETTING) as parts:
+        parts.add(0, {"value": "theirs"})
+        print("open", flush=True)
+        sys.stdin.readline()

@@ -100,7 +100,7 @@ def test_a_split_divides_without_a_common_image(tmp_path: Path, val: float, held
     out = written(split(tmp_path / "in", None, val), tmp_path / "out")
     train, held = names(CocoPanoptic(out, "train")), names(CocoPanoptic(out, "val"))
     assert len(held) == held_out and sorted(train + held) == sorted(names(CocoPanoptic(tmp_path / "in", "val")))
-    with pytest.raises(DataError, match="expected one image or more in both"):
+    with pytest.raises(DataError, match="one image or more in both"):
         split(tmp_path / "in", None, 10)
 
 
@@ -239,3 +239,51 @@ def test_images_that_leave_their_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="points outside"):
         written(subset(tmp_path / "in", (), 3), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.png"))
+
+
+@pytest.mark.parametrize("val", [float("nan"), float("inf"), 1.5, -1])
+def test_a_senseless_number_to_hold_out(tmp_path: Path, val: float) -> None:
+    write_coco(tmp_path, images=4)
+    with pytest.raises(DataError, match="expected a whole number, and one image or more"):
+        split(tmp_path, None, val)
+
+
+def test_a_list_that_names_no_image_or_two_at_once(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "in", images=2)
+    (tmp_path / "in/images/val/town").mkdir()
+    (tmp_path / "in/images/val/1.png").rename(tmp_path / "in/images/val/town/0.png")
+    content: dict[str, Any] = json.loads(annotation.read_text())
+    content["images"][1]["file_name"] = "town/0.png"
+    annotation.write_text(json.dumps(content))
+    chosen = tmp_path / "list.txt"
+    chosen.write_text("town/0.png\n0.png\n")
+    with pytest.raises(DataError, match="line 2: 2 images have the id or file name '0.png'"):
+        subset(tmp_path / "in", (), chosen)
+    chosen.write_text("\n \n")
+    with pytest.raises(DataError, match="names no image"):
+        subset(tmp_path / "in", (), chosen)
+    chosen.write_text("town/0.png\n101\n")
+    assert names(CocoPanoptic(written(subset(tmp_path / "in", (), chosen), tmp_path / "out"), "val")) == ["town/0.png"]
+
+
+def test_a_name_that_two_categories_have_is_no_name(tmp_path: Path) -> None:
+    twice = CategoryTable([Category(1, "tree", True), Category(2, "tree", False), Category(3, "car", True)])
+    words = "categories 1 and 2 are both called 'tree'"
+    with pytest.raises(DataError, match=words):
+        read_map(a_map(tmp_path, "car: truck"), twice)
+    for pair in ((twice, TABLE), (TABLE, twice)):
+        with pytest.raises(DataError, match=words):
+            merged_tables(*pair, "a and b")
+
+
+def test_images_without_annotation_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    annotation = write_coco(tmp_path / "in")
+    content: dict[str, Any] = json.loads(annotation.read_text())
+    content["images"].append({"id": 900, "file_name": "lonely.png", "height": 40, "width": 60})
+    annotation.write_text(json.dumps(content))
+    given = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["prepare-data", "split", "--val", "1", *given])
+    assert caught.value.code == 0
+    told = capsys.readouterr().err
+    assert "1 images are listed but not annotated" in told and "lonely.png" in told

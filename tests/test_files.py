@@ -1,0 +1,38 @@
+"""Names out of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from panformer_cli.errors import DataError
+from panformer_cli.files import name_inside
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "./", "..", ".. ", "...", "a/..", "a/../../b", "a\\..\\b"),
+        *("/a", "//a", "//", "///a", "\\a", "\\\\server\\share\\a", "C:a", "C:\\a", "a/C:b", "a/C:/b", "a\0b"),
+        *("out", "out/a", "real/out/a", "circle", "circle/a"),
+    ],
+)
+def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "data"
+    (folder / "real").mkdir(parents=True)
+    for link in ("out", "real/out"):
+        (folder / link).symlink_to(tmp_path)
+    (folder / "circle").symlink_to("circle")
+    with pytest.raises(DataError, match="points outside"):
+        name_inside(folder, name, "x.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a..b", ".hidden", "real/a.jpg", "real\\a.jpg", "./a", "a//b", "link/a", "12:30.jpg"]
+)
+def test_names_that_stay(tmp_path: Path, name: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    expected = tmp_path.joinpath(*name.replace("\\", "/").split("/"))
+    assert name_inside(tmp_path, name, "x.json") == expected
