@@ -31,7 +31,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from panformer_cli.console import print_table
-from panformer_cli.data.prepare.coco import prepare_coco
+from panformer_cli.data.prepare.coco.coco import prepare_coco
 from panformer_cli.data.prepare.convert import ConvertOptions
 from panformer_cli.data.scene_options import SceneOptions
 from panformer_cli.data.scenes import write_scenes

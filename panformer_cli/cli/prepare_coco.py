@@ -19,8 +19,8 @@ from panformer_cli.cli.prepare_options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from panformer_cli.data.prepare.coco_test import TestImages
-    from panformer_cli.data.prepare.in_place import Prepared
+    from panformer_cli.data.prepare.coco.in_place import Prepared
+    from panformer_cli.data.prepare.coco.test_images import TestImages
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,9 +59,9 @@ def coco(
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.data.parallel import available_cores
-    from panformer_cli.data.prepare.coco import prepare_coco
-    from panformer_cli.data.prepare.coco_download import download_coco
-    from panformer_cli.data.prepare.coco_test import is_test_split, prepare_test_images
+    from panformer_cli.data.prepare.coco.coco import prepare_coco
+    from panformer_cli.data.prepare.coco.download import download_coco
+    from panformer_cli.data.prepare.coco.test_images import is_test_split, prepare_test_images
     from panformer_cli.data.prepare.convert import ConvertOptions
 
     reporter, options = RichReporter(), ConvertOptions(workers or available_cores(), skip_bad_images)
@@ -87,7 +87,7 @@ def custom(root: Path, splits: tuple[str, ...], out: Path | None, workers: int |
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.data.parallel import available_cores
-    from panformer_cli.data.prepare.coco import prepare_custom
+    from panformer_cli.data.prepare.coco.coco import prepare_custom
     from panformer_cli.data.prepare.convert import ConvertOptions
 
     options = ConvertOptions(workers or available_cores(), skip_bad_images)

@@ -31,7 +31,7 @@ def coco_instances(
     \b
     panformer prepare-data coco-instances --root /data/boxes --out /data/boxes-panoptic
     """
-    from panformer_cli.data.prepare.coco_instances import open_coco_instances
+    from panformer_cli.data.prepare.sources.coco_instances import open_coco_instances
 
     source = open_coco_instances(root, conversion["splits"], overlap, classes, stuff_masks)
     run_conversion(source, Conversion(**conversion))
@@ -56,7 +56,7 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: An
     \b
     panformer prepare-data png-pairs --root /data/mine --classes classes.csv --out /data/mine-panoptic
     """
-    from panformer_cli.data.prepare.png_pairs import open_png_pairs
+    from panformer_cli.data.prepare.sources.png_pairs import open_png_pairs
 
     run_conversion(open_png_pairs(root, classes, void), Conversion(**conversion))
 
@@ -74,6 +74,6 @@ def masks(root: Path, overlap: OverlapRule, classes: Path, **conversion: Any) ->
     \b
     panformer prepare-data masks --root /data/mine --classes classes.csv --out /data/mine-panoptic
     """
-    from panformer_cli.data.prepare.mask_folder import open_mask_folder
+    from panformer_cli.data.prepare.sources.mask_folder import open_mask_folder
 
     run_conversion(open_mask_folder(root, classes, overlap), Conversion(**conversion))

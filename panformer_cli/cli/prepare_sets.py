@@ -10,7 +10,7 @@ import click
 from panformer_cli.cli.prepare_options import Conversion, conversion_options, run_conversion
 
 if TYPE_CHECKING:
-    from panformer_cli.data.prepare.existing import ExistingSets
+    from panformer_cli.data.prepare.sets.existing import ExistingSets
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice.")
@@ -29,7 +29,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
     \b
     panformer prepare-data subset --root /data/coco --split train2017 --images 5000 --out /data/coco5000
     """
-    from panformer_cli.data.prepare.sets import subset as source
+    from panformer_cli.data.prepare.sets.derived import subset as source
 
     if (images is None) == (listed is None):
         raise click.UsageError("give one of --images and --list")
@@ -51,7 +51,7 @@ def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
     \b
     panformer prepare-data split --root data/mine --val 0.2 --out data/divided
     """
-    from panformer_cli.data.prepare.sets import split as source
+    from panformer_cli.data.prepare.sets.derived import split as source
 
     options = Conversion(**conversion)
     if len(options.splits) > 1:
@@ -73,7 +73,7 @@ def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any
     \b
     panformer prepare-data merge --root data/a --with data/b --map b_to_a.yaml --out data/both
     """
-    from panformer_cli.data.prepare.sets import merge as source
+    from panformer_cli.data.prepare.sets.derived import merge as source
 
     options = Conversion(**conversion)
     _convert(source(root, second, options.splits, category_map), options)
@@ -90,7 +90,7 @@ def remap(root: Path, category_map: Path, **conversion: Any) -> None:
     \b
     panformer prepare-data remap --root data/mine --map fewer.yaml --out data/fewer
     """
-    from panformer_cli.data.prepare.sets import remap as source
+    from panformer_cli.data.prepare.sets.derived import remap as source
 
     options = Conversion(**conversion)
     _convert(source(root, options.splits, category_map), options)

@@ -10,7 +10,7 @@ import click
 from panformer_cli.cli.prepare_options import Conversion, conversion_options, run_conversion
 
 if TYPE_CHECKING:
-    from panformer_cli.data.prepare.mapillary import Version
+    from panformer_cli.data.prepare.sources.mapillary import Version
 
 
 @click.command()
@@ -24,7 +24,7 @@ def cityscapes(root: Path, **conversion: Any) -> None:
     \b
     panformer prepare-data cityscapes --root /data/cityscapes --out data/cityscapes
     """
-    from panformer_cli.data.prepare.cityscapes import Cityscapes
+    from panformer_cli.data.prepare.sources.cityscapes import Cityscapes
 
     run_conversion(Cityscapes(root), Conversion(**conversion))
 
@@ -39,7 +39,7 @@ def ade20k(root: Path, **conversion: Any) -> None:
     \b
     panformer prepare-data ade20k --root /data/ADEChallengeData2016 --out data/ade20k
     """
-    from panformer_cli.data.prepare.ade20k import Ade20k
+    from panformer_cli.data.prepare.sources.ade20k import Ade20k
 
     run_conversion(Ade20k(root), Conversion(**conversion))
 
@@ -55,6 +55,6 @@ def mapillary(root: Path, version: Version | None, **conversion: Any) -> None:
     \b
     panformer prepare-data mapillary --root /data/vistas --out data/vistas --version v1.2
     """
-    from panformer_cli.data.prepare.mapillary import MapillaryVistas
+    from panformer_cli.data.prepare.sources.mapillary import MapillaryVistas
 
     run_conversion(MapillaryVistas.open(root, version), Conversion(**conversion))

@@ -46,7 +46,7 @@ def labelme(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: O
     \b
     panformer prepare-data labelme --root photos --out data/mine --stuff sky --stuff road
     """
-    from panformer_cli.data.prepare.labelme import open_labelme
+    from panformer_cli.data.prepare.sources.labelme import open_labelme
 
     run_conversion(open_labelme(root, classes, stuff, overlap), Conversion(**conversion))
 
@@ -64,7 +64,7 @@ def yolo(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: Over
     panformer prepare-data yolo --root data/coco8-seg --out data/mine
     panformer prepare-data yolo --root data/set --classes data/set/my.yaml --out data/mine
     """
-    from panformer_cli.data.prepare.yolo import open_yolo
+    from panformer_cli.data.prepare.sources.yolo import open_yolo
 
     run_conversion(open_yolo(root, classes, stuff, overlap), Conversion(**conversion))
 
@@ -81,6 +81,6 @@ def cvat(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: Over
     \b
     panformer prepare-data cvat --root export --out data/mine --stuff road
     """
-    from panformer_cli.data.prepare.cvat import open_cvat
+    from panformer_cli.data.prepare.sources.cvat import open_cvat
 
     run_conversion(open_cvat(root, classes, stuff, overlap), Conversion(**conversion))

@@ -1,9 +1,10 @@
-"""A large JSON object read piece by piece: memory for one item of a list, not for the file."""
+"""A large JSON object read and written piece by piece: memory for a few items of a list, not for the file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -11,6 +12,9 @@ from panformer_cli.errors import DataError
 
 CHUNK = 2**18
 """Characters that are read at a time, and at least."""
+
+ITEMS = 32
+"""Items of a list that are written at a time."""
 
 _DECODER = json.JSONDecoder()
 _AFTER_VALUE = tuple(" \t\r\n,:]}")
@@ -39,6 +43,16 @@ def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str,
         raise DataError(f"the {what} {path} is missing; check the path, or restore the file") from error
     except OSError as error:
         raise DataError(f"the {what} {path} cannot be read: {error.strerror}; expected a readable file") from error
+
+
+def write_list(file: TextIO, items: Iterable[Any]) -> None:
+    """Write `items` as a JSON list, some at a time: more at once take less time, all at once the memory for all."""
+    iterator, separator = iter(items), ""
+    file.write("[")
+    while some := list(islice(iterator, ITEMS)):
+        file.write(separator + json.dumps(some)[1:-1])
+        separator = ", "
+    file.write("]")
 
 
 def _members(text: _Text) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.json_stream import write_list
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
 from panformer_cli.files import atomic_write
 
@@ -124,8 +125,6 @@ def write_panoptic_json(
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"info": dict(info), "categories": categories.to_coco()}).removesuffix("}"))
         for key, rows in (("images", images), ("annotations", annotations)):
-            file.write(f', "{key}": [')
-            for number, row in enumerate(rows):
-                file.write((", " if number else "") + json.dumps(dict(row)))
-            file.write("]")
+            file.write(f', "{key}": ')
+            write_list(file, rows)
         file.write("}")

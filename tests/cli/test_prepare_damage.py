@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "labelme: JSON cut short": (labelme, cut("a.json", -10), ["a.json is no JSON, or is cut short"]),
     "labelme: a line": (labelme, replaced("a.json", '"polygon"', '"line"'), ["a.json", "(car)", "no area"]),
     "labelme: coordinates far outside": (labelme, replaced("a.json", "[3, 4]", "[300, 4]"), ["a.json", "(car)"]),
-    "yolo: a word for a number": (yolo, replaced("labels/train/a.txt", "0.1875", "left"), ["a.txt", "line 1", "more than numbers"]),
+    "yolo: a word": (yolo, replaced("labels/train/a.txt", "0.1875", "left"), ["a.txt", "line 1", "than numbers"]),
     "yolo: a box": (yolo, written("labels/train/a.txt", "0 0.5 0.5 0.1 0.1\n"), ["a.txt", "line 1"]),
     "cvat: XML cut short": (cvat, cut("annotations.xml", -30), ["annotations.xml"]),
     "cvat: document type": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panformer_cli.data import json_stream
-from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.json_stream import read_members, write_list
 from panformer_cli.errors import DataError
 
 values = st.recursive(
@@ -121,3 +122,11 @@ def test_damage_at_the_beginning_does_not_read_on(path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="delimiter at character 12"):
         read(path)
     assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
+def test_a_list_written_in_pieces_is_the_list(count: int) -> None:
+    rows = [{"id": number, "name": "ä, [" * (number % 3)} for number in range(count)]
+    file = io.StringIO()
+    write_list(file, iter(rows))
+    assert file.getvalue() == json.dumps(rows)

@@ -1,0 +1,1 @@
+"""New data sets out of prepared ones."""
