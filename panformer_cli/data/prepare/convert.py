@@ -194,15 +194,20 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
     """DataError where there is no image, or two would be written to the same place or have one id."""
     if not images:
         raise DataError(f"{where}: there is no image; expected at least one (docs/data.md shows the folders)")
-    seen: dict[str, SourceImage] = {}
-    for image in images:
-        for key in (f"name {PurePosixPath(image.file_name).with_suffix('')}", f"id {image.id}"):
-            other = seen.setdefault(key, image)
-            if other is not image:
+    seen: dict[int, int] = {}  # by hash: of many images the texts would take much memory
+    for number, image in enumerate(images):
+        for kind, key in enumerate(_keys(image)):
+            other = images[seen.setdefault(hash(key), number)]
+            if other is not image and _keys(other)[kind] == key:
                 raise DataError(
                     f"{where}: {other.picture} and {image.picture} have the same {key}; expected a PNG for each image; "
                     "rename one of them"
                 )
+
+
+def _keys(image: SourceImage) -> tuple[str, str]:
+    """What an image may share with no other of its split."""
+    return f"name {image.file_name.rpartition('.')[0] or image.file_name}", f"id {image.id}"
 
 
 def refuse_bad_images(parts: ImageParts, images: int, where: str, may_be_left_out: bool) -> None:

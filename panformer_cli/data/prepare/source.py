@@ -14,7 +14,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image of a source, before anything of it is read; it travels to another process.
 

@@ -17,7 +17,7 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """An image for the new set.
 
