@@ -74,9 +74,16 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     options = ConvertOptions(conversion.workers or available_cores(), conversion.skip_bad_images)
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
-    named = " ".join(f"--set data.{key}_split={name}" for key, name in _train_and_val(summaries))
     click.echo(f"Next: panformer prepare-data verify {conversion.out}")
-    click.echo(f"      panformer train r50 --set data.root={conversion.out} {named}".rstrip())
+    click.echo(f"      {_after_the_check(conversion.out, _train_and_val(summaries))}")
+
+
+def _after_the_check(out: Path, splits: Sequence[tuple[str, str]]) -> str:
+    """Training where there are images to train on and others to measure with; else dividing."""
+    if len(splits) < 2:
+        return f"panformer prepare-data split --root {out} --out {out.with_name(f'{out.name}_divided')}"
+    named = " ".join(f"--set data.{key}_split={name}" for key, name in splits)
+    return f"panformer train r50 --set data.root={out} {named}"
 
 
 def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
@@ -99,3 +106,5 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
     for summary in summaries:
         for sentence in summary.left_out[:LEFT_OUT_NAMED]:
             click.echo(f"left out of {summary.split}: {sentence}")
+        if len(summary.left_out) > LEFT_OUT_NAMED:
+            click.echo(f"left out of {summary.split}: {len(summary.left_out) - LEFT_OUT_NAMED} more; see summary.json")

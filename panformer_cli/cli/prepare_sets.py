@@ -32,7 +32,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
     from panformer_cli.data.prepare.sets.derived import subset as source
 
     if (images is None) == (listed is None):
-        raise click.UsageError("give one of --images and --list")
+        raise click.UsageError("give one of --images and --list.")
     chosen = images if listed is None else listed
     assert chosen is not None
     options = Conversion(**conversion)

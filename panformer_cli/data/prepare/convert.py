@@ -86,8 +86,11 @@ def convert(
             finished images is kept. `out` holds another data set.
         PanformerError: `out` cannot be written, the disk is full, or a process was ended from outside.
     """
-    if out.resolve() == source.root.resolve():
-        raise DataError(f"{out} is the folder that is read; expected another one to write into; choose another --out")
+    if out.resolve().is_relative_to(source.root.resolve()):
+        raise DataError(
+            f"{out} is the folder that is read, or inside of it: what is written would be read next time; choose an "
+            f"--out outside of {source.root}"
+        )
     for split in splits:
         check_split_name(split)
     return [_convert_split(source, out, split, options, reporter) for split in splits or source.splits()]
@@ -122,6 +125,8 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
     """Write PNG and image; returns the rows of the JSON, or what is wrong with the image."""
     stamp = _stamp(image)
     try:
+        if image.problem:
+            raise DataError(image.problem)
         header = _usable_header(image.picture)
         panoptic = source.read(image, header.shown)
         _check_size(image, header, panoptic.ids.shape)

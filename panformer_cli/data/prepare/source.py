@@ -23,6 +23,7 @@ class SourceImage:
     file_name: its name below `images/<split>/` of the result, with `/` between folders. The PNG is called the same,
         with `.png`.
     labels: the files that its annotation is read from, in an order that the source knows.
+    problem: what is known to be wrong already; it is told, or left out, with the other bad images.
     extra: whatever else the source needs to read the annotation (a row of a JSON, say).
     """
 
@@ -31,6 +32,7 @@ class SourceImage:
     file_name: str
     labels: tuple[Path, ...] = ()
     extra: Any = None
+    problem: str = ""
 
 
 class Source(Protocol):

@@ -339,3 +339,20 @@ def test_the_folder_that_is_read_is_not_written(root: Path) -> None:
     with pytest.raises(DataError, match="is the folder that is read"):
         convert(Columns(root), root / "town" / "..", (), ConvertOptions(), SilentReporter())
     assert content_of(root) == before
+
+
+def test_what_a_source_knows_to_be_wrong_is_told_with_the_bad_images(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Columns.images
+    lone = SourceImage(99, root / "lone.txt", "lone.txt.bad", problem="lone.txt has no picture; restore it")
+    monkeypatch.setattr(Columns, "images", lambda self, split: [*images(self, split), lone])
+    with pytest.raises(DataError, match="1 of 21 images cannot be used.*\n  lone.txt has no picture; restore it"):
+        converted(root)
+    assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 20
+
+
+def test_the_result_does_not_lie_in_the_source(root: Path) -> None:
+    for out in (root, root / "out", root / "town"):
+        with pytest.raises(DataError, match="is the folder that is read, or inside of it"):
+            convert(Columns(root), out, (), ConvertOptions(), SilentReporter())

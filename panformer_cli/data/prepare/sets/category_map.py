@@ -120,7 +120,8 @@ def _read(path: Path, categories: CategoryTable) -> tuple[dict[str, str], dict[s
             raise DataError(f"the category map {path} has {short(old)}: {short(new)}; {_EXPECTED}")
         if old not in known:
             raise DataError(
-                f"the category map {path} names {old!r}, which the data set lacks; expected one of its names"
+                f"the category map {path} names {old!r}, which the data set lacks; expected one of "
+                f"{short(', '.join(sorted(known)))}"
             )
     for row in rows if isinstance(rows, list) else [rows]:
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):

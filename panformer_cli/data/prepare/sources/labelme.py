@@ -76,7 +76,10 @@ class Labelme:
         return [self._image(number, path, folders[split]) for number, path in enumerate(files, 1)]
 
     def _image(self, number: int, labels: Path, folder: Path) -> SourceImage:
-        picture = self._picture(labels, folder)
+        try:
+            picture = self._picture(labels, folder)
+        except DataError as error:
+            return SourceImage(number, labels, f"{labels.relative_to(folder).as_posix()}.bad", problem=str(error))
         home = folder if picture.is_relative_to(folder) else self.root
         return SourceImage(number, picture, picture.relative_to(home).as_posix(), (labels,))
 

@@ -63,7 +63,8 @@ class Yolo:
     def images(self, split: str) -> Sequence[SourceImage]:
         folders = _split_folders(self.root).get(split)
         if folders is None or not folders.labels.is_dir():
-            missing = f"the folder {folders.labels} is missing" if folders else f"{self.root} has no split {split}"
+            missing = f"the folder {folders.labels} is missing" if folders else f"{self.root} has no split {split!r}"
+            missing += "" if folders else f" (splits there: {', '.join(self.splits())})"
             raise DataError(f"{missing}; expected {_LAYOUTS}")
         images = [_image(number, path, folders) for number, path in enumerate(listed_files(folders.images), 1)]
         if images and not any(image.labels[0].exists() for image in images):
@@ -71,7 +72,7 @@ class Yolo:
                 f"no picture of {folders.images} has a text file in {folders.labels}; expected the same names with "
                 f".txt, such as {images[0].labels[0]}"
             )
-        return images
+        return [*images, *_without_picture(folders, images)] if images else []
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         path = image.labels[0]
@@ -125,6 +126,15 @@ def _image(number: int, picture: Path, folders: SplitFolders) -> SourceImage:
     inner = picture.relative_to(folders.images)
     labels = name_inside(folders.labels, inner.with_suffix(".txt").as_posix(), str(folders.labels))
     return SourceImage(number, picture, inner.as_posix(), (labels,))
+
+
+def _without_picture(folders: SplitFolders, images: Sequence[SourceImage]) -> Iterator[SourceImage]:
+    """The text files that are labels of nothing."""
+    used = {image.labels[0] for image in images}
+    lone = (path for path in listed_files(folders.labels, frozenset({".txt"})) if path not in used)
+    for number, path in enumerate(lone, len(images) + 1):
+        problem = f"{path} has no picture in {folders.images}; restore the picture, or delete the file"
+        yield SourceImage(number, path, f"{path.relative_to(folders.labels).as_posix()}.bad", problem=problem)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

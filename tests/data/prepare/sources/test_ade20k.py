@@ -138,8 +138,8 @@ def test_without_objects_all_things_are_void(root: Path) -> None:
     assert [s.id for s in CocoPanoptic(converted(root), "validation")[0].annotation.segments] == [1, 4]
 
 
-def test_the_command_takes_the_folder_above(root: Path) -> None:
-    out = root.parent / "out"
+def test_the_command_takes_the_folder_above(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("result") / "out"
     result = CliRunner().invoke(ade20k, ["--root", str(root.parent), "--out", str(out), "--workers", "1"])
     assert result.exit_code == 0, result.output
     assert len(CocoPanoptic(out, "validation")) == 1

@@ -184,7 +184,7 @@ def test_an_export_with_the_json_beside_the_images(tmp_path: Path) -> None:
         coco_instances, ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
     )
     assert result.exit_code == 0, result.output
-    assert "--set data.root=" in result.output
+    assert f"prepare-data split --root {tmp_path}/out --out {tmp_path}/out_divided" in result.output
     assert maps(CocoPanoptic(tmp_path / "out", "valid"))[40][1] == {1: (CAR, False)}
 
 

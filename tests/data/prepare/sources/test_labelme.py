@@ -316,3 +316,14 @@ def test_folders_and_names_that_cannot_be_used(root: Path) -> None:
         DataError, match=r"polygon 1 \(street\) has a label that is none of the classes car; correct it"
     ):
         converted(root, classes=classes)
+
+
+def test_a_json_that_is_no_labelme_file_is_left_out_with_the_bad_images(root: Path) -> None:
+    write(root, "good", [shape("car", box(1, 1, 5, 5))])
+    (root / "stray.json").write_text('{"images": []}')
+    (root / "cut.json").write_text('{"shapes": [')
+    out = root.parent / "skipped"
+    options = ConvertOptions(skips_bad_images=True)
+    (summary,) = convert(open_labelme(root, None, (), "last"), out, (), options, SilentReporter())
+    assert [Path(sentence.split()[0]).name for sentence in summary.left_out] == ["cut.json", "stray.json"]
+    assert summary.images == 1

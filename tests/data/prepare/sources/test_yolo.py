@@ -114,7 +114,9 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
     assert areas(converted(root)) == [("car", 4, (1, 1, 2, 2))]
     with pytest.raises(DataError, match=r"the folder .*new/labels is missing; expected images/<split>/"):
         source.images("new")
-    with pytest.raises(DataError, match="has no split val; expected images/<split>/"):
+    with pytest.raises(
+        DataError, match=r"has no split 'val' \(splits there: test, train, valid\); expected images/<split>/"
+    ):
         source.images("val")
 
 
@@ -211,3 +213,9 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     text(tmp_path / "data.yaml", NAMES)
     with pytest.raises(DataError, match="has no split with images and labels; expected images/<split>/ with labels"):
         opened(tmp_path).splits()
+
+
+def test_a_text_file_without_its_picture_is_told(root: Path) -> None:
+    text(root / "labels/train/lone.txt", line(0, 1, 1, 3, 3))
+    with pytest.raises(DataError, match=r"lone\.txt has no picture in .*images/train"):
+        converted(root)
