@@ -57,8 +57,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(request: Any, *others: Any) -> None:
         raise Stopped(others[0] if hasattr(others[0], "init_from") else request)
 
-    for name in ("predict", "evaluate", "train"):
-        monkeypatch.setattr(f"panformer_cli.engine.{name}.{name}", stop)
+    for place in ("predict.predict", "evaluation.evaluate.evaluate", "train.train"):
+        monkeypatch.setattr(f"panformer_cli.engine.{place}", stop)
 
 
 def asked(*arguments: str) -> Any:

@@ -174,14 +174,14 @@ def test_the_stages_leave_no_gap(pipeline: Pipeline, monkeypatch: pytest.MonkeyP
 
 def test_precision_and_sampling_reach_the_network(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    forward = DeformableAttention.forward
+    values = DeformableAttention.values  # every layer samples them once, whole or in parts
 
     def spy(self: DeformableAttention, *arguments: Any) -> torch.Tensor:
-        output = forward(self, *arguments)
+        output = values(self, *arguments)
         seen.append((output.dtype, sampling_on("cpu")))
         return output
 
-    monkeypatch.setattr(DeformableAttention, "forward", spy)
+    monkeypatch.setattr(DeformableAttention, "values", spy)
     measure(recipe_file, repeat=1, precision="bf16", sampling="portable")
     layers = RECIPE.model.encoder_layers + RECIPE.model.location_layers
     assert seen[layers:] == [(torch.bfloat16, grid_sampling)] * layers * (WARM_UP + 2)
