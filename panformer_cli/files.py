@@ -51,6 +51,14 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
+def cache_folder() -> Path:
+    """Where what can be had again is kept: PANFORMER_HOME, or the user's cache folder for panformer."""
+    from platformdirs import user_cache_path  # only few commands need it
+
+    home = os.environ.get("PANFORMER_HOME")
+    return Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, atomically; errors as `atomic_write`."""
     with atomic_write(path) as temporary:

@@ -24,13 +24,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from platformdirs import user_cache_path
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.panoptic_annotation import ImageInfo, JsonRows, PanopticAnnotation, row_type
 from panformer_cli.data.panoptic_json import read_annotation
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write
+from panformer_cli.files import atomic_write, cache_folder
 
 SMALLEST = 2**24
 """Bytes of a JSON from which on it gets an index: a smaller one is read in half a second."""
@@ -89,10 +88,8 @@ def open_annotation(path: Path) -> PanopticAnnotation:
 
 def index_places(path: Path) -> tuple[Path, Path]:
     """Where the index of a panoptic JSON may lie: beside it, or in the cache."""
-    home = os.environ.get("PANFORMER_HOME")
-    cache = Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
     key = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
-    return path.with_suffix(".index"), cache / "indexes" / f"{path.stem}-{key}.index"
+    return path.with_suffix(".index"), cache_folder() / "indexes" / f"{path.stem}-{key}.index"
 
 
 def _opened_again(path: Path, source: Source) -> PanopticAnnotation:

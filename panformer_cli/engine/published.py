@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from panformer_cli.download import DownloadedFile, DownloadError, check_file, download, sha256_of
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import write_json
+from panformer_cli.files import cache_folder, write_json
 from panformer_cli.reporting import Reporter
 
 RELEASE = "https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0"
@@ -105,8 +103,7 @@ def release_folder() -> str:
 
 def weights_folder() -> Path:
     """The cache: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
-    home = os.environ.get("PANFORMER_HOME")
-    return (Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)) / "weights"
+    return cache_folder() / "weights"
 
 
 def fetch_published(weights: PublishedWeights, reporter: Reporter) -> Path:

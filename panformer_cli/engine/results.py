@@ -40,7 +40,7 @@ class PanopticResults:
         What an earlier use of the folder made of all its images goes before the first PNG of another comes.
         """
         ImageLines.begin(out / LINES, settings, resume)
-        for name in (METRICS, ANALYSIS, RECORDS, PANOPTIC):
+        for name in (METRICS, ANALYSIS, RECORDS, PANOPTIC) if _has_figures(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
@@ -99,6 +99,15 @@ class PanopticResults:
     def _write_records(self) -> None:
         if "record" in next(self.lines.in_order(), {}):
             write_records(self.out / RECORDS, self.lines)
+
+
+def _has_figures(out: Path) -> bool:
+    """Whether there are figures of an evaluation; a metrics.json of another program is not ours to delete."""
+    try:
+        content = json.loads((out / METRICS).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"images", "panoptic"} <= content.keys()
 
 
 def write_records(path: Path, lines: ImageLines) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from panformer_cli.data.cityscapes_labels import CATEGORIES as CITYSCAPES
 from panformer_cli.data.submission.archive import MAX_PNG_BYTES
 from panformer_cli.data.submission.findings import EXAMPLES, Problem
-from panformer_cli.data.submission.forms import CITYSCAPES, FORM_NAMES, FORMS, FormName, read_image_list
+from panformer_cli.data.submission.forms import FORM_NAMES, FORMS, FormName, read_image_list
 from panformer_cli.errors import DataError
 from tests.data.submission_files import HEIGHT, IDS, STEM, WIDTH, Submission, png, submission
 

@@ -121,10 +121,23 @@ def test_figures_of_an_earlier_evaluation_do_not_stay_beside_predictions(trained
     Image.new("RGB", (64, 64)).save(image)
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("metrics.json", "analysis.json", "records.jsonl", "notes.txt"):
+    for name in ("analysis.json", "records.jsonl", "notes.txt"):
         (out / name).write_text("{}")
+    (out / "metrics.json").write_text('{"images": 3, "panoptic": {"all": {"pq": 50.0}}}')
     run(trained, out, image)
     assert {path.name for path in out.iterdir()} == {"overlays", "panoptic", "panoptic.json", "notes.txt"}
+
+
+@pytest.mark.parametrize("content", ['{"accuracy": 0.9}', "[1]", "not JSON"])
+def test_a_metrics_json_of_another_program_stays(trained: RunFolder, tmp_path: Path, content: str) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(image)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("metrics.json", "analysis.json"):
+        (out / name).write_text(content)
+    run(trained, out, image)
+    assert [(out / name).read_text() for name in ("metrics.json", "analysis.json")] == [content, content]
 
 
 def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.cityscapes_labels import CATEGORIES as CITYSCAPES
 from panformer_cli.data.coco_categories import COCO
 from panformer_cli.data.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.data.submission.checks import check_submission
-from panformer_cli.data.submission.forms import CITYSCAPES, FORMS, FormName
+from panformer_cli.data.submission.forms import FORMS, FormName
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runtime import Process
 from panformer_cli.engine.submission import write_submission

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data import cityscapes_labels
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_categories import COCO
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.wording import short
@@ -23,21 +24,6 @@ FormName = Literal["coco", "cityscapes", "ade20k", "mapillary"]
 FORM_NAMES: tuple[FormName, ...] = get_args(FormName)
 
 ImageId = int | str
-
-_CITYSCAPES_THINGS = {
-    24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
-}  # fmt: skip
-_CITYSCAPES_STUFF = {
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
-    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky",
-}  # fmt: skip
-
-CITYSCAPES = CategoryTable(
-    Category(number, name, is_thing)
-    for names, is_thing in ((_CITYSCAPES_THINGS, True), (_CITYSCAPES_STUFF, False))
-    for number, name in names.items()
-)
-"""The 8 things and 11 stuff classes that Cityscapes evaluates, by label id (not by trainId)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,9 @@ FORMS: dict[FormName, Form] = {
         categories=COCO,
     ),
     "cityscapes": Form(
-        "cityscapes_panoptic_test.zip", image_id=r"[a-z-]+_[0-9]{6}_[0-9]{6}(?![0-9])", categories=CITYSCAPES
+        "cityscapes_panoptic_test.zip",
+        image_id=r"[a-z-]+_[0-9]{6}_[0-9]{6}(?![0-9])",
+        categories=cityscapes_labels.CATEGORIES,
     ),
     "ade20k": Form("ade20k_panoptic_val.zip"),
     "mapillary": Form("mapillary_panoptic_test.zip"),

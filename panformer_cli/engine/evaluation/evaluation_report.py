@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.annotation_index import open_annotation
 from panformer_cli.data.panoptic_annotation import PanopticAnnotation
-from panformer_cli.data.panoptic_json import read_annotation, read_predictions
+from panformer_cli.data.panoptic_json import read_predictions
 from panformer_cli.engine.evaluation.compare import read_records
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.evaluation.report import ImageFiles, ReportRequest, write_report
@@ -24,7 +25,7 @@ def report_on(evaluation: Path, out: Path, reporter: Reporter) -> Path:
         PanformerError: a file of the evaluation, or a picture, is missing or damaged.
     """
     figures = read_metrics(evaluation)
-    truth = read_annotation(Path(figures["annotation"]))
+    truth = open_annotation(Path(figures["annotation"]))
     predictions = read_predictions(evaluation / figures["predictions"], truth.categories)
     request = ReportRequest(
         out,
@@ -58,7 +59,7 @@ class _Files:
 def check_against_panopticapi(evaluation: Path) -> None:
     """Run panopticapi on what an evaluation folder is about; errors as `metrics.cross_check`."""
     figures = read_metrics(evaluation)
-    truth = read_annotation(Path(figures["annotation"]))
+    truth = open_annotation(Path(figures["annotation"]))
     quality = PanopticQuality(truth.categories)
     for record in read_records(evaluation / "records.jsonl"):
         quality.update(record)

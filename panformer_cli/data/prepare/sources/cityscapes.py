@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.cityscapes_labels import CATEGORIES, IGNORED, LABELS, Label
 from panformer_cli.data.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.panoptic_json import read_predictions
 from panformer_cli.data.panoptic_writer import segments_of
 from panformer_cli.data.prepare.source import SourceImage, listed_files
-from panformer_cli.data.prepare.sources.cityscapes_labels import CATEGORIES, IGNORED, LABELS, Label
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, read_values
 from panformer_cli.data.prepare.sources.ready_panoptic import VOID, read_categories, read_ready_panoptic, segment_table
 from panformer_cli.data.structures import PanopticMap, Segment
