@@ -13,37 +13,24 @@ its like are masks that keep what one byte carries over from the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
 
-OPTIONS: dict[str, Any] = {"nogil": True}
-"""Threads run side by side."""
+from panformer_cli.compiled import compiled
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Machine code is kept in a folder of numba's for the next process, where there is one that can be written to."""
-    try:
-        return njit(**OPTIONS, cache=True)(function)
-    except RuntimeError:
-        return njit(**OPTIONS)(function)
-
-
-@_compiled
+@compiled()
 def added(one, other):
     """The sums of the bytes of two pixels, each modulo 256."""
     return np.int32(((one & 0x7F7F7F) + (other & 0x7F7F7F)) ^ ((one ^ other) & 0x808080))
 
 
-@_compiled
+@compiled()
 def halfway(left, above):
     """Filter 3, Average: half the sum of each byte, rounded down."""
     return (left & above) + (((left ^ above) & 0xFEFEFE) >> 1)
 
 
-@_compiled
+@compiled()
 def nearest(left, above, corner):
     """Filter 4, Paeth, of one byte: whichever is nearest to left + above - corner; ties in this order."""
     to_left, to_above, to_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
@@ -52,11 +39,9 @@ def nearest(left, above, corner):
     return above if to_above <= to_corner else corner
 
 
-@_compiled
+@compiled()
 def nearest_bytes(left, above, corner):
-    """Filter 4 of a pixel. Where two of the three agree, as nearly everywhere in a map of segments, it is the third."""
-    if above == corner:
-        return left
+    """Filter 4 of a pixel where `above` and `corner` differ; where they agree, it is `left`."""
     if left == corner:
         return above
     red = nearest(left & 255, above & 255, corner & 255)
@@ -64,7 +49,7 @@ def nearest_bytes(left, above, corner):
     return red | green << 8 | nearest(left >> 16, above >> 16, corner >> 16) << 16
 
 
-@_compiled
+@compiled()
 def unfilter(lines, ids, first):
     """Fill rows of `ids`, from number `first` on; False where a line has a filter that PNG does not know.
 
@@ -79,9 +64,12 @@ def unfilter(lines, ids, first):
         for x in range(width):
             row[x] = np.int32(line[3 * x]) | np.int32(line[3 * x + 1]) << 8 | np.int32(line[3 * x + 2]) << 16
         left = corner = np.int32(0)
+        # Most bytes of a map of segments are 0: a branch that is nearly always the same costs less than an addition.
         if kind == 1:
             for x in range(width):
-                row[x] = left = added(row[x], left)
+                if row[x]:
+                    left = added(row[x], left)
+                row[x] = left
         elif kind == 2:
             for x in range(width):
                 row[x] = added(row[x], above[x])
@@ -90,8 +78,11 @@ def unfilter(lines, ids, first):
                 row[x] = left = added(row[x], halfway(left, above[x]))
         elif kind == 4:
             for x in range(width):
-                row[x] = left = added(row[x], nearest_bytes(left, above[x], corner))
-                corner = above[x]
+                if above[x] != corner:
+                    left, corner = nearest_bytes(left, above[x], corner), above[x]
+                if row[x]:
+                    left = added(row[x], left)
+                row[x] = left
         elif kind != 0:
             return False
         above = row

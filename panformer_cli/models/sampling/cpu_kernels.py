@@ -28,6 +28,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
+from panformer_cli.compiled import compiled
+
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
 """Threads run side by side; product and sum may be one instruction; nothing else is rearranged, NaN stays NaN."""
 
@@ -222,7 +224,7 @@ def forward_kernel(channels: int, samples: int) -> Callable[..., None]:
                     right = add_scaled(right, load_row(block, right_cell, channels), shares[row + 1, k])
             store_row(output[image, query], column * channels, add_scaled(left, right, one))
 
-    return _compiled(forward)
+    return compiled(**OPTIONS)(forward)
 
 
 @cache
@@ -254,13 +256,4 @@ def backward_kernel(channels: int, samples: int) -> Callable[..., None]:
             own_gradients = gradients[1][image, query, column], gradients[2][image, query, column]
             find_slopes(samples, own_weights, levels, sides, inside, dots, own_gradients)
 
-    return _compiled(backward)
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Machine code is kept in a folder of numba's for the next process, where there is one that can be written to."""
-    try:
-        kept: Callable[..., None] = njit(**OPTIONS, cache=True)(function)
-    except RuntimeError:
-        return njit(**OPTIONS)(function)
-    return kept
+    return compiled(**OPTIONS)(backward)

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from numba import njit
 
 from panformer_cli.models.layers import LevelShapes
-from panformer_cli.models.sampling import cpu, cpu_kernels
+from panformer_cli.models.sampling import cpu
 from panformer_cli.models.sampling.cpu import cpu_sampling
 from panformer_cli.models.sampling.portable import grid_sampling
 from tests.models.sampling.plain_loop import Case, gradients, plain_loop, random_case
@@ -141,16 +140,6 @@ def test_shapes_that_do_not_fit_are_refused(wrong: str) -> None:
     }
     with pytest.raises(ValueError, match="do not fit levels of height, width"):
         cpu_sampling(*changed[wrong])
-
-
-def test_where_no_folder_can_be_written_machine_code_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_folder(**options: Any) -> Any:
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
-
-    monkeypatch.setattr(cpu_kernels, "njit", without_folder)
-    assert cpu_kernels._compiled(lambda x: x + 1)(2) == 3
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ On request the annotation is also written in detection form, as the converter of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -18,7 +19,7 @@ from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.json_stream import read_members, write_list
 from panformer_cli.data.panoptic_png import expect_reads, segment_ids
-from panformer_cli.data.prepare.coco.rle import encode_segments
+from panformer_cli.data.prepare.coco import rle
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
 from panformer_cli.data.prepare.manifest import SplitManifest, check_folder, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
@@ -69,6 +70,8 @@ def prepare_in_place(
         reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
     check_folder(out or root)
     expect_reads(len(data))
+    if detection != "none":
+        rle.load()
     annotation = data.layout.annotation
     folder = out or annotation.parent
     with ImageParts(folder / f".{annotation.stem}.parts", len(data), _setting(data, detection)) as parts:
@@ -76,8 +79,13 @@ def prepare_in_place(
         with reporter.progress(f"checking {annotation.stem}", len(data)) as progress:
             work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
         refuse_bad_images(parts, len(data), str(annotation), options.skips_bad_images)
-        written = _write_detection(parts, annotation, folder, detection) if detection != "none" else None
-        summary = _finish(parts, data, split, out or root, options)
+        summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
+        setting = {"source": "in place", "root": str(data.layout.images.resolve())}
+        manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
+        lines = _counted(parts, manifest, summary)
+        written = _write_detection(lines, annotation, folder, detection) if detection != "none" else None
+        deque(lines, maxlen=0)
+        write_split(out or root, manifest.finish(annotation, annotation.name), summary)
         parts.remove()
     return Prepared(summary, written)
 
@@ -103,7 +111,7 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
     encoded: Encoded = {}
 
     def encode(ids: IdMap) -> Encoded:
-        encoded.update(encode_segments(ids))
+        encoded.update(rle.encode_segments(ids))
         return encoded
 
     try:
@@ -157,7 +165,20 @@ def _detection_rows(panoptic: PanopticMap, encoded: Encoded, annotation: Mapping
         yield row | {"image_id": annotation["image_id"], "segmentation": encoded[segment.id]}
 
 
-def _write_detection(parts: ImageParts, annotation: Path, folder: Path, detection: Detection) -> Path:
+def _counted(lines: Iterable[Line], manifest: SplitManifest, summary: SplitSummary) -> Iterator[Line]:
+    """The lines, each counted as it passes: those of a large data set are read once."""
+    for line in lines:
+        manifest.add_stamp(line["stamp"])
+        if "problem" in line:
+            summary.left_out.append(line["problem"])
+        else:
+            height, width = line["size"]
+            summary.add((height, width), line)
+            manifest.add(line["picture"], line["png"])
+        yield line
+
+
+def _write_detection(lines: Iterable[Line], annotation: Path, folder: Path, detection: Detection) -> Path:
     """The panoptic JSON with other annotations, numbered from 0, and its categories without `isthing`."""
     things_only = detection == "things"
     written = folder / f"{annotation.stem}{'_things' if things_only else ''}_detection_format.json"
@@ -176,28 +197,11 @@ def _write_detection(parts: ImageParts, annotation: Path, folder: Path, detectio
                 file.write(json.dumps(value))
             file.write(", ")
         file.write('"annotations": ')
-        write_list(file, _numbered(parts))
+        write_list(file, _numbered(lines))
         file.write("}")
     return written
 
 
-def _numbered(parts: ImageParts) -> Iterator[dict[str, Any]]:
-    rows = (row for line in parts for row in line.get("detection", ()))
+def _numbered(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+    rows = (row for line in lines for row in line.get("detection", ()))
     return ({**row, "id": number} for number, row in enumerate(rows))
-
-
-def _finish(parts: ImageParts, data: CocoPanoptic, split: str, folder: Path, options: ConvertOptions) -> SplitSummary:
-    """Summary and manifest out of the lines."""
-    summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
-    setting = {"source": "in place", "root": str(data.layout.images.resolve())}
-    manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
-    for line in parts:
-        manifest.add_stamp(line["stamp"])
-        if "problem" in line:
-            summary.left_out.append(line["problem"])
-        else:
-            height, width = line["size"]
-            summary.add((height, width), line)
-            manifest.add(line["picture"], line["png"])
-    write_split(folder, manifest.finish(data.layout.annotation, data.layout.annotation.name), summary)
-    return summary
