@@ -30,6 +30,7 @@ from panformer_cli.data.prepare.manifest import SplitManifest, finished_split, w
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.data.prepare.source import Source, SourceImage
 from panformer_cli.data.prepare.summary import SplitSummary
+from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import atomic_write, name_inside
 from panformer_cli.reporting import Reporter
@@ -97,7 +98,7 @@ def convert(
 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
-    images = source.images(split)
+    images = Spool(source.images(split))
     _check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
     for image in images:
@@ -199,20 +200,24 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
     """DataError where there is no image, or two would be written to the same place or have one id."""
     if not images:
         raise DataError(f"{where}: there is no image; expected at least one (docs/data.md shows the folders)")
-    seen: dict[int, int] = {}  # by hash: of many images the texts would take much memory
-    for number, image in enumerate(images):
-        for kind, key in enumerate(_keys(image)):
-            other = images[seen.setdefault(hash(key), number)]
-            if other is not image and _keys(other)[kind] == key:
-                raise DataError(
-                    f"{where}: {other.picture} and {image.picture} have the same {key}; expected a PNG for each image; "
-                    "rename one of them"
-                )
+    for key_of in (_name_key, _id_key):
+        for places in KeyPlaces(map(key_of, images)).repeated():
+            seen: dict[str, SourceImage] = {}
+            for image in (images[place] for place in places):
+                other = seen.setdefault(key_of(image), image)
+                if other is not image:
+                    raise DataError(
+                        f"{where}: {other.picture} and {image.picture} have the same {key_of(image)}; expected a PNG "
+                        "for each image; rename one of them"
+                    )
 
 
-def _keys(image: SourceImage) -> tuple[str, str]:
-    """What an image may share with no other of its split."""
-    return f"name {image.file_name.rpartition('.')[0] or image.file_name}", f"id {image.id}"
+def _name_key(image: SourceImage) -> str:
+    return f"name {image.file_name.rpartition('.')[0] or image.file_name}"
+
+
+def _id_key(image: SourceImage) -> str:
+    return f"id {image.id}"
 
 
 def refuse_bad_images(parts: ImageParts, images: int, where: str, may_be_left_out: bool) -> None:

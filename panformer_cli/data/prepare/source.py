@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from panformer_cli.data.categories import CategoryTable
@@ -57,10 +58,11 @@ class Source(Protocol):
     def splits(self) -> Sequence[str]:
         """Names of the splits that are there; DataError where there is none."""
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterable[SourceImage]:
         """The images of a split in a fixed order, each with an id and a file name of its own.
 
-        Nothing is decoded here. DataError where the split is not there, or a picture lacks its labels.
+        Nothing is decoded here, and no list of them is kept, for there may be millions. DataError, now or on the way,
+        where the split is not there, or a picture lacks its labels.
         """
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
@@ -75,11 +77,26 @@ def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Ite
     """Files of the lower-case `suffixes` in `folder` and the folders below it, sorted; hidden ones are left out.
 
     Raises:
-        DataError: `folder` is no folder, or a file in it is a link that leads out of it.
+        DataError: `folder` is no folder or cannot be read, or a file in it is a link that leads out of it.
     """
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist; check the path (docs/data.md shows the folders expected)")
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        if path.suffix.lower() in suffixes and not any(part.startswith(".") for part in inner.parts):
-            yield name_inside(folder, inner.as_posix(), str(folder))
+    for inner in _names_below(folder, ""):
+        if PurePosixPath(inner).suffix.lower() in suffixes:
+            yield name_inside(folder, inner, str(folder))
+
+
+def _names_below(folder: Path, prefix: str) -> Iterator[str]:
+    """Names relative to `folder` of all that lies below `folder / prefix`, in the order of their parts.
+
+    In memory are the names in one folder, and in those above it.
+    """
+    try:
+        with os.scandir(folder / prefix) as entries:
+            found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError as error:
+        raise DataError(f"the folder {folder / prefix} cannot be read: {error.strerror}; check its rights") from error
+    for name in sorted(name for name in found if not name.startswith(".")):
+        yield f"{prefix}{name}"
+        if found[name]:
+            yield from _names_below(folder, f"{prefix}{name}/")

@@ -12,10 +12,11 @@ from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
 from panformer_cli.data.panoptic_png import expect_reads
 from panformer_cli.data.parallel import map_in_order
+from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.data.verify.fix import ChangeLog, FixedFile
 from panformer_cli.data.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
-from panformer_cli.data.verify.outline import Outline, is_image_id, read_outline
+from panformer_cli.data.verify.outline import ImageId, Outline, is_image_id, read_outline
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
@@ -108,17 +109,25 @@ class _ImageOwners:
     """Which split an image was first seen in, by the digest of its bytes."""
 
     def __init__(self) -> None:
-        self._owners: dict[bytes, tuple[str, str]] = {}
+        self._images: Spool[tuple[bytes, str]] = Spool()  # of the present split, with their names
+        self._done: list[tuple[str, Spool[tuple[bytes, str]], KeyPlaces]] = []
 
     def claim(self, result: ImageResult, split: str) -> Iterator[Finding]:
-        """A finding where another split has the same image."""
+        """A finding where an earlier split has the same image."""
         if result.digest is None or result.file_name is None:
             return
-        name = result.file_name
-        other, other_name = self._owners.setdefault(result.digest, (split, name))
-        if other != split:
-            sentence = f"{short(name)} of {split} is the same file as {short(other_name)} of {other}"
-            yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
+        self._images.append((result.digest, result.file_name))
+        for other, images, places in self._done:
+            for digest, name in map(images.__getitem__, places.of(result.digest)):
+                if digest == result.digest:
+                    sentence = f"{short(result.file_name)} of {split} is the same file as {short(name)} of {other}"
+                    yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
+                    return
+
+    def finish(self, split: str) -> None:
+        """All images of a split have been claimed."""
+        self._done.append((split, self._images, KeyPlaces(digest for digest, _ in self._images)))
+        self._images = Spool()
 
 
 def _verify_split(
@@ -140,50 +149,60 @@ def _verify_split(
             images += 1
             segments += result.segments
             progress.advance()
+        if owners:
+            owners.finish(split)
         fixed = log.apply(layout.annotation) if log else None
     return SplitReport(split, images, segments, findings.report(), fixed)
 
 
 def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
     """Every image that is annotated, in the order of the annotations, and then every other one."""
-    annotated: set[int | str] = set()
     images, all_usable = outline.images, True
+    is_annotated = bytearray(max(images.places) + 1 if images else 0)
+    unlisted: set[ImageId] = set()
+
+    def add(problem: Problem, sentence: str) -> None:
+        findings.add(Finding(problem, f"{annotation}: {sentence}"))
+
     for key, rows in read_members(annotation):
         if key != "annotations" or outline.annotations is None:
             continue
         for index, row in enumerate(rows):
-            problem = _row_problem(row, annotated, outline)
-            if problem is None or problem.problem is Problem.ANNOTATION_UNLISTED:
-                annotated.add(row["image_id"])
-                listed = images.get(row["image_id"]) if images else None
-                yield ImageTask(row["image_id"], listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
-            all_usable &= problem is None or problem.problem is not Problem.ANNOTATION_ROW
-            if problem is not None:
-                findings.add(Finding(problem.problem, f"{annotation}: {problem.sentence}"))
-    for image_id, listed in (images or {}).items():
-        if image_id not in annotated:
+            if not _is_usable(row):
+                sentence = f"an annotation is {short(row)}; expected image_id, file_name and a list segments_info"
+                add(Problem.ANNOTATION_ROW, sentence)
+                all_usable = False
+                continue
+            image_id = row["image_id"]
+            place = images.place(image_id) if images else None
+            if image_id in unlisted if place is None else is_annotated[place]:
+                add(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
+                continue
+            if place is not None:
+                is_annotated[place] = True
+            else:
+                unlisted.add(image_id)
+                if images and not outline.has_bad_images:
+                    sentence = f"image {short(image_id)} is annotated but not listed in images"
+                    add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or take the annotation out")
+            listed = images[place][1] if images and place is not None else None
+            yield ImageTask(image_id, listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
+    for place in images.places if images else ():
+        if images and not is_annotated[place]:
+            image_id, listed = images[place]
             if all_usable and outline.annotations is not None:
-                sentence = (
-                    f"{annotation} lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
-                )
-                findings.add(Finding(Problem.IMAGE_UNANNOTATED, f"{sentence}; annotate it, or take it out of images"))
+                sentence = f"lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
+                sentence = f"{annotation} {sentence}; annotate it, or take it out of images"
+                findings.add(Finding(Problem.IMAGE_UNANNOTATED, sentence))
             yield ImageTask(image_id, listed, None)
 
 
-def _row_problem(row: Any, annotated: set[int | str], outline: Outline) -> Finding | None:
-    """What is wrong with a row of `annotations` as a whole."""
-    if (
-        not isinstance(row, dict)
-        or not is_image_id(row.get("image_id"))
-        or not (isinstance(row.get("file_name"), str) and row["file_name"])
-        or not isinstance(row.get("segments_info"), list)
-    ):
-        sentence = f"an annotation is {short(row)}; expected image_id, file_name and a list segments_info"
-        return Finding(Problem.ANNOTATION_ROW, sentence)
-    image_id = row["image_id"]
-    if image_id in annotated:
-        return Finding(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
-    if outline.images is not None and image_id not in outline.images and not outline.has_bad_images:
-        sentence = f"image {short(image_id)} is annotated but not listed in images; list it, or take the annotation out"
-        return Finding(Problem.ANNOTATION_UNLISTED, sentence)
-    return None
+def _is_usable(row: Any) -> bool:
+    """Whether a row of `annotations` has what tells its image and its PNG."""
+    return (
+        isinstance(row, dict)
+        and is_image_id(row.get("image_id"))
+        and isinstance(row.get("file_name"), str)
+        and bool(row["file_name"])
+        and isinstance(row.get("segments_info"), list)
+    )

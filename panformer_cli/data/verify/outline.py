@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.data.verify.findings import Finding, Findings, Problem
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
@@ -29,17 +30,52 @@ class ListedImage:
     width: Any
 
 
+class ListedImages:
+    """The rows of `images` that can be used, in their order; of millions of them only numbers are in memory.
+
+    Of rows with one id the first counts.
+    """
+
+    def __init__(self, rows: Iterable[tuple[ImageId, ListedImage]]) -> None:
+        self._rows = Spool(rows)
+        self._places = KeyPlaces(image_id for image_id, _ in self._rows)
+        self._is_repeated = bytearray(len(self._rows))
+        for places in self._places.repeated():
+            for place in places:
+                self._is_repeated[place] = self.place(self._rows[place][0]) != place
+
+    def __len__(self) -> int:
+        return self._is_repeated.count(0)
+
+    def __getitem__(self, place: int) -> tuple[ImageId, ListedImage]:
+        return self._rows[place]
+
+    def place(self, image_id: ImageId) -> int | None:
+        """The place of the first row of an id; None where there is none."""
+        return next((place for place in self._places.of(image_id) if self._rows[place][0] == image_id), None)
+
+    @property
+    def places(self) -> Iterator[int]:
+        """Those of the rows that count."""
+        return (place for place, is_repeated in enumerate(self._is_repeated) if not is_repeated)
+
+    @property
+    def repeated(self) -> Iterator[int]:
+        """Those of the rows whose id an earlier one has."""
+        return (place for place, is_repeated in enumerate(self._is_repeated) if is_repeated)
+
+
 @dataclass
 class Outline:
     """What has to be known before annotations can be checked.
 
-    images: by id; None where the JSON has no such list, or no usable row in it. A repeated id keeps its first row.
+    images: None where the JSON has no such list, or no usable row in it.
     is_thing: by category id, None where `isthing` cannot be used; None where there is none.
     annotations: how many there are; None where there is none.
     has_bad_images: whether a row of `images` could not be used, so that it cannot be told which image is not listed.
     """
 
-    images: dict[ImageId, ListedImage] | None = None
+    images: ListedImages | None = None
     is_thing: dict[int, bool | None] | None = None
     annotations: int | None = None
     has_bad_images: bool = False
@@ -51,7 +87,9 @@ def read_outline(path: Path, findings: Findings) -> Outline | None:
     try:
         for key, value in read_members(path):
             if key == "images" and isinstance(value, Iterator):
-                outline.images = _read_images(value, path, outline, findings) or None
+                images = ListedImages(_read_images(value, path, outline, findings))
+                _tell_repeated(images, path, findings)
+                outline.images = images if len(images) else None
             elif key == "categories" and isinstance(value, Iterator):
                 outline.is_thing = _read_categories(value, path, findings) or None
             elif key == "annotations" and isinstance(value, Iterator):
@@ -77,22 +115,24 @@ def is_count(value: Any, least: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _read_images(rows: Iterable[Any], path: Path, outline: Outline, findings: Findings) -> dict[ImageId, ListedImage]:
-    images: dict[ImageId, ListedImage] = {}
+def _read_images(
+    rows: Iterable[Any], path: Path, outline: Outline, findings: Findings
+) -> Iterator[tuple[ImageId, ListedImage]]:
     for index, row in enumerate(rows):
         name = row.get("file_name") if isinstance(row, dict) else None
         if not isinstance(row, dict) or not is_image_id(row.get("id")) or not isinstance(name, str) or not name:
             sentence = f"{path}: row {index} of images is {short(row)}; expected an object with id and file_name"
             findings.add(Finding(Problem.IMAGE_ROW, sentence))
             outline.has_bad_images = True
-        elif row["id"] in images:
-            sentence = (
-                f"{path}: image id {short(row['id'])} appears twice in images; expected an id of its own for each"
-            )
-            findings.add(Finding(Problem.IMAGE_TWICE, sentence))
         else:
-            images[row["id"]] = ListedImage(index, name, row.get("height"), row.get("width"))
-    return images
+            yield row["id"], ListedImage(index, name, row.get("height"), row.get("width"))
+
+
+def _tell_repeated(images: ListedImages, path: Path, findings: Findings) -> None:
+    for place in images.repeated:
+        name = short(images[place][0])
+        sentence = f"{path}: image id {name} appears twice in images; expected an id of its own for each"
+        findings.add(Finding(Problem.IMAGE_TWICE, sentence))
 
 
 def _read_categories(rows: Iterable[Any], path: Path, findings: Findings) -> dict[int, bool | None]:

@@ -24,6 +24,7 @@ from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
 from panformer_cli.data.prepare.manifest import SplitManifest, check_folder, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.data.prepare.summary import SplitSummary
+from panformer_cli.data.spool import KeyPlaces
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.files import atomic_write
@@ -96,11 +97,12 @@ def _setting(data: CocoPanoptic, detection: Detection) -> Line:
 
 def _rows(data: CocoPanoptic) -> Iterator[Row]:
     """The annotated images in the order of `annotations`, one row at a time."""
-    index_of = {data.image_info(index).id: index for index in range(len(data))}
+    places = KeyPlaces(data.image_info(index).id for index in range(len(data)))
     for key, rows in read_members(data.layout.annotation):
         if key == "annotations":
             for row in rows:
-                yield Row(index_of[row["image_id"]], row)
+                image_id = row["image_id"]
+                yield Row(next(place for place in places.of(image_id) if data.image_info(place).id == image_id), row)
 
 
 def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.layout import find_splits
 from panformer_cli.data.prepare.sets.category_map import merged_tables, read_map
 from panformer_cli.data.prepare.sets.choose import classes_of, listed, stratified
-from panformer_cli.data.prepare.sets.existing import Chosen, ExistingSets, Part, kept, unchanged
+from panformer_cli.data.prepare.sets.existing import KEEPS_ID, Chosen, ExistingSets, Part, unchanged
+from panformer_cli.data.spool import KeyPlaces
 from panformer_cli.errors import DataError
 
 
@@ -26,7 +30,7 @@ def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0)
     opened = _opened(root, splits)
     data = list(opened.values())
     places = listed(data, images) if isinstance(images, Path) else [_some(one, images, seed) for one in data]
-    chosen = {name: kept(data[part], part, places[part]) for part, name in enumerate(opened) if places[part]}
+    chosen = {name: [Chosen(part, places[part])] for part, name in enumerate(opened) if len(places[part])}
     settings = {"images": str(images), "seed": seed}
     return _of_one_table("subset", root, data, chosen, settings)
 
@@ -50,8 +54,8 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
             "image or more in both"
         )
     held_out = stratified(classes_of(data), int(count), seed)
-    others = sorted(set(range(len(data))) - set(held_out))
-    chosen = {"train": kept(data, 0, others), "val": kept(data, 0, held_out)}
+    others = np.delete(np.arange(len(data)), held_out)
+    chosen = {"train": [Chosen(0, others)], "val": [Chosen(0, held_out)]}
     return _of_one_table("split", root, [data], chosen, {"val": val, "seed": seed})
 
 
@@ -66,7 +70,7 @@ def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:
     for number, (name, data) in enumerate(opened.items()):
         new = read_map(path, data.categories)
         parts.append(Part(data, new.new_id))
-        chosen[name] = kept(data, number, range(len(data)))
+        chosen[name] = [Chosen(number, range(len(data)))]
     return ExistingSets("remap", root, new.table, tuple(parts), chosen, {"map": path.read_text(encoding="utf-8")})
 
 
@@ -89,24 +93,28 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
         second_id = {old: None if new is None else merged.new_id[new] for old, new in mapped.new_id.items()}
     parts = [Part(data, unchanged(table)) for data in ours.values()]
     parts += [Part(data, second_id) for data in theirs.values()]
-    chosen = {name: kept(data, part, range(len(data))) for part, (name, data) in enumerate(ours.items())}
+    chosen = {name: [Chosen(part, range(len(data)))] for part, (name, data) in enumerate(ours.items())}
     for part, (name, data) in enumerate(theirs.items(), len(ours)):
-        chosen.setdefault(name, []).extend(_renamed(kept(data, part, range(len(data))), chosen[name], second))
+        new_ids = _new_ids(data, ours[name]) if name in ours else None
+        chosen.setdefault(name, []).append(Chosen(part, range(len(data)), f"{second.resolve().name}/", new_ids))
     settings = {"second": str(second.resolve()), "map": path.read_text(encoding="utf-8") if path else None}
     return ExistingSets("merge", first, merged.table, tuple(parts), chosen, settings)
 
 
-def _renamed(images: Sequence[Chosen], before: Sequence[Chosen], root: Path) -> list[Chosen]:
-    """Images of the second set under ids that `before` does not use, in a folder of the set's name."""
-    used = {one.id for one in before}
-    free = max((one.id for one in (*before, *images) if isinstance(one.id, int)), default=0) + 1
-    renamed = []
-    for one in images:
-        number = one.id
-        if number in used:
-            number, free = free, free + 1
-        renamed.append(replace(one, id=number, file_name=f"{root.resolve().name}/{one.file_name}"))
-    return renamed
+def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> Sequence[int]:
+    """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; `KEEPS_ID` for the others."""
+    places, new_ids = KeyPlaces(_ids(ours)), array("q")
+    numbers = (image_id for data in (ours, theirs) for image_id in _ids(data) if isinstance(image_id, int))
+    free = 1 + max(numbers, default=0)
+    for image_id in _ids(theirs):
+        is_used = any(ours.image_info(place).id == image_id for place in places.of(image_id))
+        new_ids.append(free if is_used else KEEPS_ID)
+        free += is_used
+    return new_ids
+
+
+def _ids(data: CocoPanoptic) -> Iterator[int | str]:
+    return (data.image_info(index).id for index in range(len(data)))
 
 
 def _of_one_table(
@@ -124,7 +132,7 @@ def _opened(root: Path, splits: Sequence[str]) -> dict[str, CocoPanoptic]:
     return {name: CocoPanoptic(root, name, skip_unannotated=True) for name in names}
 
 
-def _some(data: CocoPanoptic, count: int, seed: int) -> list[int]:
+def _some(data: CocoPanoptic, count: int, seed: int) -> npt.NDArray[np.int64]:
     if count > len(data):
         raise DataError(
             f"{data.layout.annotation} annotates {len(data)} images; expected {count} or more to choose from"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco_panoptic import CocoPanoptic
@@ -17,19 +18,30 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chosen:
-    """An image for the new set.
+    """Images of a part that the new set takes, in this order; of millions of them only numbers are in memory.
 
-    part: number of the split that it is in, among `ExistingSets.parts`.
-    index: its place there.
-    id, file_name: in the new set.
+    part: number of the part, among `ExistingSets.parts`.
+    indices: the places of the images in it.
+    folder: stands before their file names, with a `/` at its end.
+    new_ids: the id of each image in the new set, `KEEPS_ID` where it keeps its own; None: everywhere.
     """
 
     part: int
-    index: int
-    id: int | str
-    file_name: str
+    indices: Sequence[int] | npt.NDArray[np.int64]
+    folder: str = ""
+    new_ids: Sequence[int] | None = None
+
+
+KEEPS_ID = -1
+
+
+class Place(NamedTuple):
+    """Where an image is: the number of its part, and its own number there."""
+
+    part: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -65,19 +77,27 @@ class ExistingSets:
     def splits(self) -> Sequence[str]:
         return list(self.chosen)
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         if split not in self.chosen:
             raise DataError(f"{self.root} gives no split {split!r}; expected one of {', '.join(self.chosen)}")
-        return [self._image(one) for one in self.chosen[split]]
+        return (image for chosen in self.chosen[split] for image in self._images(chosen))
 
-    def _image(self, one: Chosen) -> SourceImage:
-        data = self.parts[one.part].data
-        labels = (data.png_path(one.index), data.layout.annotation)
-        return SourceImage(one.id, data.image_path(one.index), one.file_name, labels, one)
+    def _images(self, chosen: Chosen) -> Iterator[SourceImage]:
+        data = self.parts[chosen.part].data
+        for number, index in enumerate(map(int, chosen.indices)):
+            info = data.image_info(index)
+            new_id = KEEPS_ID if chosen.new_ids is None else chosen.new_ids[number]
+            yield SourceImage(
+                info.id if new_id == KEEPS_ID else new_id,
+                data.image_path(index),
+                f"{chosen.folder}{info.file_name}",
+                (data.png_path(index), data.layout.annotation),
+                Place(chosen.part, index),
+            )
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         part = self.parts[image.extra.part]
-        return remapped(part.data.annotation(image.extra.index), part.new_id, self.categories)
+        return remapped(part.data.annotation(image.extra.number), part.new_id, self.categories)
 
 
 def remapped(panoptic: PanopticMap, new_id: Mapping[int, int | None], categories: CategoryTable) -> PanopticMap:
@@ -112,9 +132,3 @@ def remapped(panoptic: PanopticMap, new_id: Mapping[int, int | None], categories
 def unchanged(categories: CategoryTable) -> dict[int, int | None]:
     """The map of categories onto themselves."""
     return {category.id: category.id for category in categories.categories}
-
-
-def kept(data: CocoPanoptic, part: int, indices: Sequence[int]) -> list[Chosen]:
-    """Images of a split under their own ids and names."""
-    infos = ((index, data.image_info(index)) for index in indices)
-    return [Chosen(part, index, info.id, info.file_name) for index, info in infos]

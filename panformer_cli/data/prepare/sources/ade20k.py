@@ -42,11 +42,11 @@ class Ade20k:
             )
         return wanted
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         """As `Source`; the id is the name of the file without its ending, as in the community's panoptic JSON."""
         if split not in self.splits():
             raise DataError(f"{self._data} has no split {split}; the splits there are {', '.join(self.splits())}")
-        return list(self._images(split))
+        return self._images(split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`: stuff of the semantic map, and over it the objects of the instance map."""

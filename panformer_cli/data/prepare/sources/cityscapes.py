@@ -46,7 +46,7 @@ class Cityscapes:
         found = self._splits_found()
         return [split for split in found if split != "test"] or found
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         """As `Source`; the id is `<city>_<sequence>_<frame>`, by which the benchmark knows an image."""
         found = self._splits_found()
         if split not in found:
@@ -54,7 +54,7 @@ class Cityscapes:
                 f"{self._ground_truth} has no split {split}: neither {split}/<city>/*{_INSTANCES} nor "
                 f"{_JSON}{split}.json is there; the splits there are {', '.join(found)}"
             )
-        return list(self._images_of_maps(split) if self._has_maps(split) else self._images_of_json(split))
+        return self._images_of_maps(split) if self._has_maps(split) else self._images_of_json(split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`; segments have the ids of the instance map, which for stuff is the label id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from panformer_cli.data.prepare.source import SourceImage
 from panformer_cli.data.prepare.sources.classes import read_classes
 from panformer_cli.data.prepare.sources.coco_masks import mask_of_segmentation
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, read_values
+from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.data.wording import short, some
 from panformer_cli.errors import DataError
@@ -59,7 +60,7 @@ class CocoInstances:
     def splits(self) -> Sequence[str]:
         return find_splits(self.root)
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         annotation, folder = find_parts(self.root, split)
         content = _read_json(annotation)
         names = {category.id: category.name for category in self.categories.categories}
@@ -71,10 +72,7 @@ class CocoInstances:
         masks = self.stuff_masks / split if self.stuff_masks else None
         if masks is not None and not masks.is_dir():
             masks = self.stuff_masks
-        return [
-            _image(row, bytes(content.annotations.pop(row["id"], b"")), annotation, folder, masks)
-            for row in content.images
-        ]
+        return (_image(row, text, annotation, folder, masks) for row, text in content.images_with_annotations())
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         rows: _Rows = image.extra
@@ -216,40 +214,60 @@ def find_parts(root: Path, split: str) -> tuple[Path, Path]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Content:
-    """A JSON read: the rows of images and categories, and the annotations of each image as `_Rows` has them."""
+    """A JSON read: its rows of images and categories, and its annotations with the image of each, as `_Rows` has them.
 
-    images: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    annotations: dict[int | str, bytearray]
+    What there may be millions of is not in memory.
+    """
+
+    path: Path
+    images: Spool[dict[str, Any]] = field(default_factory=Spool)
+    categories: list[dict[str, Any]] = field(default_factory=list)
+    annotations: Spool[tuple[int | str, bytes]] = field(default_factory=Spool)
+
+    def images_with_annotations(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Each image with the lines of its annotations, which may stand anywhere in the file.
+
+        Raises:
+            DataError: at the end, where an annotation is of no image.
+        """
+        places = KeyPlaces(image_id for image_id, _ in self.annotations)
+        lost = np.ones(len(self.annotations), np.bool_)
+        for row in self.images:
+            lines = []
+            for place in places.of(row["id"]):
+                image_id, line = self.annotations[place]
+                if image_id == row["id"]:
+                    lines.append(line)
+                    lost[place] = False
+            yield row, b"".join(lines)
+        for place in np.flatnonzero(lost)[:1].tolist():
+            raise DataError(
+                f"{self.path} annotates image {short(self.annotations[place][0])}, which `images` lacks; expected a "
+                "row for it"
+            )
 
 
 def _read_json(path: Path) -> _Content:
-    """All of a JSON, checked as far as rows must be brought together; about as much memory as its annotations have."""
-    content = _Content([], [], {})
+    """All of a JSON, checked as far as rows must be brought together."""
+    content = _Content(path)
     for key, items in read_members(path, "instances JSON"):
         if key == "images":
             wanted = ("id", "file_name", "height", "width")
             for row in _with_keys(items, wanted[:2], f"{path}, images"):
+                if not isinstance(row["file_name"], str):
+                    raise DataError(
+                        f"{path}: the file_name of image {short(row['id'])} is {short(row['file_name'])}; expected text"
+                    )
                 content.images.append({key: row.get(key) for key in wanted})
         elif key == "categories":
             content.categories.extend(_with_keys(items, ("id", "name"), f"{path}, categories"))
         elif key == "annotations":
             for row in _with_keys(items, ("image_id", "category_id", "segmentation"), f"{path}, annotations"):
                 kept = [row.get("id"), row["category_id"], row.get("iscrowd", 0), row["segmentation"]]
-                rows = content.annotations.setdefault(row["image_id"], bytearray())
-                rows += json.dumps(kept, separators=(",", ":")).encode() + b"\n"
-    for row in content.images:
-        if not isinstance(row["file_name"], str):
-            raise DataError(
-                f"{path}: the file_name of image {short(row['id'])} is {short(row['file_name'])}; expected text"
-            )
-    lost = content.annotations.keys() - {row["id"] for row in content.images}
-    if lost:
-        raise DataError(
-            f"{path} annotates image {short(min(lost, key=str))}, which `images` lacks; expected a row for it"
-        )
+                line = json.dumps(kept, separators=(",", ":")).encode() + b"\n"
+                content.annotations.append((row["image_id"], line))
     return content
 
 

@@ -32,6 +32,7 @@ from panformer_cli.data.prepare.sources.labelled_shapes import (
     with_stuff,
 )
 from panformer_cli.data.prepare.sources.shapes import Box, Patch, Points, Size
+from panformer_cli.data.spool import Spool
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
@@ -65,15 +66,15 @@ class Cvat:
             raise DataError(f"{self.root / ANNOTATION} lists no image; expected at least one; export it again")
         return found
 
-    def images(self, split: str) -> Sequence[SourceImage]:
-        rows = [image for image in self._rows() if _split_of(image) == split]
+    def images(self, split: str) -> Iterator[SourceImage]:
+        rows = Spool(image for image in self._rows() if _split_of(image) == split)
         if not rows:
             raise DataError(f"{self.root} has no split {split}; expected one of {', '.join(self.splits())}")
         ids = [row.attributes.get("id", "") for row in rows]
         # The tasks of a project may each count from 0.
         if len(set(ids)) < len(ids) or not all(re.fullmatch("[0-9]{1,15}", id_) for id_ in ids):
             ids = [str(number) for number in range(1, len(rows) + 1)]
-        return [self._image(int(id_), row, split) for id_, row in zip(ids, rows, strict=True)]
+        return (self._image(int(id_), row, split) for id_, row in zip(ids, rows, strict=True))
 
     def _rows(self) -> Iterator[XmlImage]:
         return read_images(self.root / ANNOTATION)

@@ -68,12 +68,12 @@ class Labelme:
     def splits(self) -> Sequence[str]:
         return list(_split_folders(self.root))
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         folders = _split_folders(self.root)
         if split not in folders:
             raise DataError(f"{self.root} has no split {split}; expected one of {', '.join(folders)}")
         files = listed_files(folders[split], _JSON)
-        return [self._image(number, path, folders[split]) for number, path in enumerate(files, 1)]
+        return (self._image(number, path, folders[split]) for number, path in enumerate(files, 1))
 
     def _image(self, number: int, labels: Path, folder: Path) -> SourceImage:
         try:

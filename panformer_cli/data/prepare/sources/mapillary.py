@@ -88,14 +88,14 @@ class MapillaryVistas:
             )
         return found
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         """As `Source`; the id is the name of the file without its ending."""
         if split not in self.splits():
             raise DataError(
                 f"{self.root} has no annotated split {split} of {self.version}; the splits there are "
                 f"{', '.join(self.splits())}"
             )
-        return list(self._ready_images(split) if self._panoptic_json(split).is_file() else self._instance_maps(split))
+        return self._ready_images(split) if self._panoptic_json(split).is_file() else self._instance_maps(split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`; segments of panoptic PNGs keep their ids, objects of an instance map have its value plus 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,12 @@ class MaskFolder:
     def splits(self) -> Sequence[str]:
         return find_splits(self.root)
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         masks = split_folder(self.root, "masks", split)
-        return [
+        return (
             SourceImage(number, picture.path, picture.name, *_labels(masks, picture))
             for number, picture in enumerate(pictures(self.root, split), 1)
-        ]
+        )
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         if image.extra is not None:

@@ -6,7 +6,7 @@ class, G and B are the instance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,9 @@ class PngPairs:
     def splits(self) -> Sequence[str]:
         return find_splits(self.root)
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         folders = [split_folder(self.root, kind, split) for kind in self.folders]
-        return [
+        return (
             SourceImage(
                 number,
                 picture.path,
@@ -62,7 +62,7 @@ class PngPairs:
                 tuple(name_inside(folder, f"{picture.stem}.png", str(picture.path)) for folder in folders),
             )
             for number, picture in enumerate(pictures(self.root, split), 1)
-        ]
+        )
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         if len(image.labels) == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +61,13 @@ class Yolo:
             raise DataError(f"{self.root} has no split with images and labels; expected {_LAYOUTS}")
         return found
 
-    def images(self, split: str) -> Sequence[SourceImage]:
+    def images(self, split: str) -> Iterator[SourceImage]:
         folders = _split_folders(self.root).get(split)
         if folders is None or not folders.labels.is_dir():
             missing = f"the folder {folders.labels} is missing" if folders else f"{self.root} has no split {split!r}"
             missing += "" if folders else f" (splits there: {', '.join(self.splits())})"
             raise DataError(f"{missing}; expected {_LAYOUTS}")
-        images = [_image(number, path, folders) for number, path in enumerate(listed_files(folders.images), 1)]
-        if images and not any(image.labels[0].exists() for image in images):
-            raise DataError(
-                f"no picture of {folders.images} has a text file in {folders.labels}; expected the same names with "
-                f".txt, such as {images[0].labels[0]}"
-            )
-        return [*images, *_without_picture(folders, images)] if images else []
+        return _images(folders)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         path = image.labels[0]
@@ -122,19 +117,30 @@ def _folders(folder: Path, pattern: str) -> list[Path]:
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
+def _images(folders: SplitFolders) -> Iterator[SourceImage]:
+    """The pictures, and then the text files that are labels of nothing."""
+    numbers, used, has_labels = count(1), dict[str, None](), False
+    for picture in listed_files(folders.images):
+        image = _image(next(numbers), picture, folders)
+        used[str(image.labels[0])] = None
+        has_labels = has_labels or image.labels[0].exists()
+        yield image
+    if used and not has_labels:
+        raise DataError(
+            f"no picture of {folders.images} has a text file in {folders.labels}; expected the same names with .txt, "
+            f"such as {next(iter(used))}"
+        )
+    for path in listed_files(folders.labels, frozenset({".txt"})) if used else ():
+        if str(path) not in used:
+            problem = f"{path} has no picture in {folders.images}; restore the picture, or delete the file"
+            name = f"{path.relative_to(folders.labels).as_posix()}.bad"
+            yield SourceImage(next(numbers), path, name, problem=problem)
+
+
 def _image(number: int, picture: Path, folders: SplitFolders) -> SourceImage:
     inner = picture.relative_to(folders.images)
     labels = name_inside(folders.labels, inner.with_suffix(".txt").as_posix(), str(folders.labels))
     return SourceImage(number, picture, inner.as_posix(), (labels,))
-
-
-def _without_picture(folders: SplitFolders, images: Sequence[SourceImage]) -> Iterator[SourceImage]:
-    """The text files that are labels of nothing."""
-    used = {image.labels[0] for image in images}
-    lone = (path for path in listed_files(folders.labels, frozenset({".txt"})) if path not in used)
-    for number, path in enumerate(lone, len(images) + 1):
-        problem = f"{path} has no picture in {folders.images}; restore the picture, or delete the file"
-        yield SourceImage(number, path, f"{path.relative_to(folders.labels).as_posix()}.bad", problem=problem)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

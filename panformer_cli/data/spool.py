@@ -1,0 +1,103 @@
+"""Rows of a large data set that are not kept in memory."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from array import array
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar, overload
+
+import numpy as np
+
+from panformer_cli.errors import PanformerError
+
+T = TypeVar("T")
+
+
+class Spool(Sequence[T], Generic[T]):
+    """A sequence that grows at its end and lies in a temporary file: eight bytes an item in memory.
+
+    The file has no name, so nobody else reads or writes it, and it is gone with the object. Items have to pickle; each
+    access makes a new one.
+
+    Raises:
+        PanformerError: the temporary file cannot be written.
+    """
+
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        self._ends = array("q", [0])
+        self._is_at_end = True
+        try:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        except OSError as error:
+            raise _cannot_write(error) from error
+        self.extend(items)
+
+    def append(self, item: T) -> None:
+        content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        try:
+            if not self._is_at_end:  # to seek is to write what is gathered
+                self._file.seek(self._ends[-1])
+            self._file.write(content)
+        except OSError as error:
+            raise _cannot_write(error) from error
+        self._is_at_end = True
+        self._ends.append(self._ends[-1] + len(content))
+
+    def extend(self, items: Iterable[T]) -> None:
+        for item in items:
+            self.append(item)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        places = range(len(self))[index]
+        return tuple(map(self._item, places)) if isinstance(places, range) else self._item(places)
+
+    def _item(self, place: int) -> T:
+        self._is_at_end = False
+        try:
+            self._file.seek(self._ends[place])
+            item: T = pickle.loads(self._file.read(self._ends[place + 1] - self._ends[place]))
+        except OSError as error:  # what was written last is on its way to the disk when it is read
+            raise _cannot_write(error) from error
+        return item
+
+
+class KeyPlaces:
+    """Where each of many keys stands in a sequence that has them: 16 bytes a key in memory, whatever the keys are.
+
+    Only hashes are kept, so whoever looks up a key compares the item that stands there.
+    """
+
+    def __init__(self, keys: Iterable[Hashable]) -> None:
+        hashes = np.array(array("q", map(hash, keys)), np.int64)
+        self._places = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._places]
+
+    def of(self, key: Hashable) -> list[int]:
+        """The places of all keys with the hash of `key`, ascending: nearly always those of `key`."""
+        first = np.searchsorted(self._hashes, hash(key), "left")
+        last = np.searchsorted(self._hashes, hash(key), "right")
+        places: list[int] = self._places[first:last].tolist()
+        return places
+
+    def repeated(self) -> Iterator[list[int]]:
+        """The places of keys with one hash, ascending, for each hash that several have."""
+        ends = np.append(np.flatnonzero(np.diff(self._hashes)) + 1, len(self._hashes))
+        starts = np.append(0, ends[:-1])
+        for number in np.flatnonzero(ends - starts > 1):
+            yield self._places[starts[number] : ends[number]].tolist()
+
+
+def _cannot_write(error: OSError) -> PanformerError:
+    return PanformerError(
+        f"cannot write a temporary file in {tempfile.gettempdir()}: {error.strerror}; free some space there, or name "
+        "another folder in the environment variable TMPDIR"
+    )

@@ -1,0 +1,77 @@
+"""Rows that are not kept in memory."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panformer_cli.data.spool import KeyPlaces, Spool
+from panformer_cli.errors import PanformerError
+
+
+def test_a_spool_is_the_sequence_of_what_was_added() -> None:
+    rng = np.random.default_rng(0)
+    spool, expected = Spool[Any](["first"]), ["first"]
+    for step in range(500):
+        item = {"step": step, "content": "x" * int(rng.integers(0, 300))}
+        spool.append(item)
+        expected.append(item)  # type: ignore[arg-type]
+        if step % 7 == 0:  # reading in between does not disturb what is added
+            place = int(rng.integers(0, len(expected)))
+            assert spool[place] == expected[place]
+    spool.extend([None, (1, 2)])
+    assert len(spool) == 503 and list(spool) == [*expected, None, (1, 2)]
+    assert spool[-1] == (1, 2) and spool[1:4] == tuple(expected[1:4])
+    with pytest.raises(IndexError):
+        spool[503]
+
+
+def test_an_empty_spool() -> None:
+    assert len(Spool[int]()) == 0 and list(Spool[int]()) == [] and not Spool[int]()
+
+
+def test_two_iterators_of_one_spool() -> None:
+    spool = Spool(range(10))
+    assert list(zip(spool, reversed(spool), strict=True)) == list(zip(range(10), reversed(range(10)), strict=True))
+
+
+def test_a_full_disk_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool[int]()
+
+    class Full:
+        def write(self, content: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spool, "_file", Full())
+    with pytest.raises(PanformerError, match="No space left on device; free some space there.*TMPDIR"):
+        spool.append(1)
+
+
+def test_a_folder_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(PanformerError, match="cannot write a temporary file in /nowhere"):
+        Spool[int]()
+
+
+def test_keys_are_found_where_they_stand() -> None:
+    keys = [3, "a", -5, 3, "b", 2**70, "a", 3]
+    places = KeyPlaces(keys)
+    for key in keys:
+        assert places.of(key) == [number for number, other in enumerate(keys) if other == key]
+    assert places.of("c") == [] and places.of(4) == []
+    assert sorted(places.repeated()) == [[0, 3, 7], [1, 6]]
+
+
+def test_keys_of_one_hash_are_all_told() -> None:
+    assert hash(-1) == hash(-2)
+    places = KeyPlaces([-1, 0, -2])
+    assert places.of(-1) == places.of(-2) == [0, 2] and list(places.repeated()) == [[0, 2]]
+
+
+def test_no_keys() -> None:
+    places = KeyPlaces([])
+    assert places.of(1) == [] and list(places.repeated()) == []
