@@ -110,15 +110,14 @@ def narrowed(rows: SegmentRows) -> SegmentRows:
     return rows.astype(row_type({name: _smallest(rows[name]) for name in _FIELDS}))
 
 
-def joined(blocks: Sequence[SegmentRows]) -> SegmentRows:
-    """Narrowed rows one after another, each field in the widest of its types; `label` in int32, for other labels."""
-    types = {name: max((block.dtype[name].base for block in blocks), key=_itemsize).str for name in _FIELDS}
-    rows = np.empty(sum(map(len, blocks)), row_type(types | {"label": "<i4"}))
-    start = 0
+def joined_type(blocks: Iterable[SegmentRows], labels: npt.NDArray[np.int64]) -> np.dtype[np.void]:
+    """For narrowed rows one after another: each field in the widest of its types, `label` as narrow as `labels` are."""
+    types = {"label": _smallest(labels.astype(SEGMENT_ROW["label"]))}
     for block in blocks:
-        rows[start : start + len(block)] = block
-        start += len(block)
-    return rows
+        for name in _FIELDS:
+            if name != "label":
+                types[name] = max(block.dtype[name].base, np.dtype(types.get(name, "i1")), key=_itemsize).str
+    return row_type(types)
 
 
 def _itemsize(kind: np.dtype[Any]) -> int:

@@ -19,10 +19,11 @@ from panformer_cli.data.panoptic_annotation import (
     JsonRows,
     PanopticAnnotation,
     SegmentRows,
-    joined,
+    joined_type,
     narrowed,
 )
 from panformer_cli.data.panoptic_png import MAX_ID
+from panformer_cli.data.spool import KeyedSpool, Spool
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 
@@ -40,6 +41,9 @@ class _ImageRow(NamedTuple):
     file_name: str
     height: Any = None
     width: Any = None
+
+
+_Images = KeyedSpool[ImageId, _ImageRow]
 
 
 def read_annotation(path: Path) -> PanopticAnnotation:
@@ -70,7 +74,7 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
         DataError: as `read_annotation`.
     """
     annotations: _Annotations = _read_lists(path, {"annotations": lambda rows: _Annotations(rows, path)})["annotations"]
-    images = {image_id: _ImageRow(png_name) for image_id, png_name in annotations.png_names.items()}
+    images = KeyedSpool((image_id, _ImageRow(png_name)) for image_id, png_name in annotations.png_names)
     return annotations.checked(images, categories)
 
 
@@ -85,14 +89,15 @@ def _read_lists(path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]
     return lists
 
 
-def _images_by_id(rows: Iterator[Any], path: Path) -> dict[ImageId, _ImageRow]:
-    images: dict[ImageId, _ImageRow] = {}
+def _images_by_id(rows: Iterator[Any], path: Path) -> _Images:
+    images = _Images()
     for row in rows:
         if not isinstance(row, dict) or not _is_id(row.get("id")) or not _is_name(row.get("file_name")):
             raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
-        if row["id"] in images:
-            raise DataError(f"{path}: image id {row['id']!r} appears twice; expected an id of its own for every image")
-        images[row["id"]] = _ImageRow(row["file_name"], row.get("height"), row.get("width"))
+        images.append(row["id"], _ImageRow(row["file_name"], row.get("height"), row.get("width")))
+    for place in images.repeats():
+        image_id, _ = images[place]
+        raise DataError(f"{path}: image id {image_id!r} appears twice; expected an id of its own for every image")
     return images
 
 
@@ -103,24 +108,24 @@ class _Annotations:
     """
 
     def __init__(self, rows: Iterator[Any], path: Path) -> None:
-        self.png_names: dict[ImageId, str] = {}
+        self.png_names = KeyedSpool[ImageId, str]()
         self._path = path
         self._codes: dict[int, int] = {}  # category ids, numbered as they are met
         self._counts = array("q")
         self._pending: list[tuple[Any, ...]] = []
-        self._blocks: list[SegmentRows] = []
+        self._blocks = Spool[SegmentRows]()
         for annotation in rows:
             self._add(annotation)
             if len(self._pending) >= _BLOCK:
                 self._finish_block()
         self._finish_block()
+        for place in self.png_names.repeats():
+            raise self._misplaced(self.png_names[place][0], "is annotated twice")
 
     def _add(self, annotation: Any) -> None:
         image_id, png_name = _annotation_head(annotation, self._path)
-        if image_id in self.png_names:
-            raise self._misplaced(image_id, "is annotated twice")
         segments = _segment_rows(annotation, self._codes, f"{self._path}: image {image_id!r}")
-        self.png_names[image_id] = png_name
+        self.png_names.append(image_id, png_name)
         self._counts.append(len(segments))
         self._pending += segments
 
@@ -128,48 +133,62 @@ class _Annotations:
         self._blocks.append(narrowed(np.array(self._pending, SEGMENT_ROW)))
         self._pending = []
 
-    def checked(self, images: Mapping[ImageId, _ImageRow], categories: CategoryTable) -> PanopticAnnotation:
+    def checked(self, images: _Images, categories: CategoryTable) -> PanopticAnnotation:
         """The annotation of `images`, in their order."""
-        for image_id in self.png_names:
-            if image_id not in images:
+        place_of = np.full(len(images), -1)  # of each image's annotation
+        for place, (image_id, _) in enumerate(self.png_names):
+            listed = images.places(image_id)
+            if not listed:
                 raise self._misplaced(image_id, "is annotated but not listed in `images`")
-        kept = [image_id for image_id in images if image_id in self.png_names]
-        rows, starts = self._rows_of(kept, categories)
+            place_of[listed] = place
+        order = place_of[place_of >= 0]
+        rows, starts = self._rows_of(order, categories)
+        infos = (
+            _image_info(image_id, self.png_names[place][1], row, self._path)
+            for place, (image_id, row) in zip(place_of.tolist(), images, strict=True)
+            if place >= 0
+        )
+        without = ([row.file_name] for place, (_, row) in zip(place_of.tolist(), images, strict=True) if place < 0)
         return PanopticAnnotation(
-            self._path,
-            categories,
-            JsonRows.of(ImageInfo, (_image_info(i, self.png_names[i], images[i], self._path) for i in kept)),
-            rows,
-            starts,
-            JsonRows.of(str, ([row.file_name] for image_id, row in images.items() if image_id not in self.png_names)),
+            self._path, categories, JsonRows.of(ImageInfo, infos), rows, starts, JsonRows.of(str, without)
         )
 
     def _rows_of(
-        self, image_ids: list[ImageId], categories: CategoryTable
+        self, order: npt.NDArray[np.int64], categories: CategoryTable
     ) -> tuple[SegmentRows, npt.NDArray[np.int64]]:
-        """The rows in the order of `image_ids`, which are all there are, and where those of each image start."""
-        rows, counts = joined(self._blocks), np.array(self._counts, np.int64)
-        self._blocks.clear()
+        """The rows of the annotations in this order, and where those of each start."""
+        counts = np.array(self._counts, np.int64)
         ends = np.cumsum(counts)
-        rows["label"] = self._labels(rows, ends, categories)[rows["label"]]
-        if list(self.png_names) == image_ids:
-            return narrowed(rows), np.append(0, ends)
-        place = {image_id: number for number, image_id in enumerate(self.png_names)}
-        order = np.array([place[image_id] for image_id in image_ids], np.int64)
+        labels = self._labels(ends, categories)
         starts = np.concatenate([[0], np.cumsum(counts[order])])
-        moved_by = (ends - counts)[order] - starts[:-1]
-        return narrowed(rows[np.repeat(moved_by, counts[order]) + np.arange(len(rows))]), starts
+        moved_by = np.zeros_like(counts)
+        moved_by[order] = starts[:-1] - (ends - counts)[order]
+        rows, first = np.empty(starts[-1], joined_type(self._blocks, labels)), 0
+        for block in self._blocks:
+            numbers = np.arange(first, first + len(block))
+            places = numbers + moved_by[np.searchsorted(ends, numbers, side="right")]
+            rows[places] = block
+            rows["label"][places] = labels[block["label"]]
+            first += len(block)
+        return rows, starts
 
-    def _labels(
-        self, rows: SegmentRows, ends: npt.NDArray[np.int64], categories: CategoryTable
-    ) -> npt.NDArray[np.int64]:
+    def _labels(self, ends: npt.NDArray[np.int64], categories: CategoryTable) -> npt.NDArray[np.int64]:
         """The label of each code."""
         for category_id, code in self._codes.items():
             if category_id not in categories:
-                first = int(np.argmax(rows["label"] == code))
-                image_id = list(self.png_names)[int(np.searchsorted(ends, first, side="right"))]
-                raise _unknown_category(f"{self._path}: image {image_id!r}", int(rows["id"][first]), category_id)
+                image_id, number = self._first_of(code, ends)
+                raise _unknown_category(f"{self._path}: image {image_id!r}", number, category_id)
         return np.array([categories.label(category_id) for category_id in self._codes], np.int64)
+
+    def _first_of(self, code: int, ends: npt.NDArray[np.int64]) -> tuple[ImageId, int]:
+        """Image and segment id where a category id is met first."""
+        before = 0
+        for block in self._blocks:
+            for place in np.flatnonzero(block["label"] == code)[:1].tolist():
+                image = int(np.searchsorted(ends, before + place, side="right"))
+                return self.png_names[image][0], int(block["id"][place])
+            before += len(block)
+        raise KeyError(code)
 
     def _misplaced(self, image_id: ImageId, problem: str) -> DataError:
         return DataError(f"{self._path}: image {image_id!r} {problem}; expected one annotation for a listed image")

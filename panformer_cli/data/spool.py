@@ -12,6 +12,7 @@ import numpy as np
 
 from panformer_cli.errors import PanformerError
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -94,6 +95,44 @@ class KeyPlaces:
         starts = np.append(0, ends[:-1])
         for number in np.flatnonzero(ends - starts > 1):
             yield self._places[starts[number] : ends[number]].tolist()
+
+
+class KeyedSpool(Generic[K, T]):
+    """Rows with a key each, not all different, found by it: 24 bytes a row in memory.
+
+    Errors as `Spool`.
+    """
+
+    def __init__(self, rows: Iterable[tuple[K, T]] = ()) -> None:
+        self._rows = Spool(rows)
+        self._places: KeyPlaces | None = None
+
+    def append(self, key: K, item: T) -> None:
+        self._rows.append((key, item))
+        self._places = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[K, T]]:
+        return iter(self._rows)
+
+    def __getitem__(self, place: int) -> tuple[K, T]:
+        return self._rows[place]
+
+    def places(self, key: K) -> list[int]:
+        """Where the rows with this key are, ascending."""
+        return [place for place in self._key_places().of(key) if self._rows[place][0] == key]
+
+    def repeats(self) -> list[int]:
+        """Where the rows are whose key an earlier row has, ascending."""
+        suspects = (place for places in self._key_places().repeated() for place in places)
+        return sorted(place for place in suspects if self.places(self._rows[place][0])[0] < place)
+
+    def _key_places(self) -> KeyPlaces:
+        if self._places is None:
+            self._places = KeyPlaces(key for key, _ in self._rows)
+        return self._places
 
 
 def _cannot_write(error: OSError) -> PanformerError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panformer_cli.data.spool import KeyPlaces, Spool
+from panformer_cli.data.spool import KeyedSpool, KeyPlaces, Spool
 from panformer_cli.errors import PanformerError
 
 
@@ -75,3 +75,13 @@ def test_keys_of_one_hash_are_all_told() -> None:
 def test_no_keys() -> None:
     places = KeyPlaces([])
     assert places.of(1) == [] and list(places.repeated()) == []
+
+
+def test_rows_are_found_by_their_key() -> None:
+    rows = [(-1, "a"), ("x", "b"), (-2, "c"), ("x", "d"), (-1, "e"), ("x", "f")]  # -1 and -2 have one hash
+    spool = KeyedSpool[Any, str](rows)
+    assert list(spool) == rows and len(spool) == 6 and spool[3] == ("x", "d")
+    assert (spool.places(-1), spool.places(-2), spool.places("x"), spool.places("y")) == ([0, 4], [2], [1, 3, 5], [])
+    assert spool.repeats() == [3, 4, 5]
+    spool.append("y", "g")
+    assert spool.places("y") == [6] and spool.repeats() == [3, 4, 5]

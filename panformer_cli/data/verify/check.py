@@ -12,11 +12,11 @@ from panformer_cli.data.json_stream import read_members
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
 from panformer_cli.data.panoptic_png import expect_reads
 from panformer_cli.data.parallel import map_in_order
-from panformer_cli.data.spool import KeyPlaces, Spool
+from panformer_cli.data.spool import KeyedSpool
 from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.data.verify.fix import ChangeLog, FixedFile
 from panformer_cli.data.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
-from panformer_cli.data.verify.outline import ImageId, Outline, is_image_id, read_outline
+from panformer_cli.data.verify.outline import ImageId, ListedImage, Outline, is_image_id, read_outline
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
@@ -109,25 +109,19 @@ class _ImageOwners:
     """Which split an image was first seen in, by the digest of its bytes."""
 
     def __init__(self) -> None:
-        self._images: Spool[tuple[bytes, str]] = Spool()  # of the present split, with their names
-        self._done: list[tuple[str, Spool[tuple[bytes, str]], KeyPlaces]] = []
+        self._names: dict[str, KeyedSpool[bytes, str]] = {}  # of each split, by digest
 
     def claim(self, result: ImageResult, split: str) -> Iterator[Finding]:
-        """A finding where an earlier split has the same image."""
+        """A finding where an earlier split has the same image. All images of a split come before those of the next."""
         if result.digest is None or result.file_name is None:
             return
-        self._images.append((result.digest, result.file_name))
-        for other, images, places in self._done:
-            for digest, name in map(images.__getitem__, places.of(result.digest)):
-                if digest == result.digest:
-                    sentence = f"{short(result.file_name)} of {split} is the same file as {short(name)} of {other}"
-                    yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
-                    return
-
-    def finish(self, split: str) -> None:
-        """All images of a split have been claimed."""
-        self._done.append((split, self._images, KeyPlaces(digest for digest, _ in self._images)))
-        self._images = Spool()
+        self._names.setdefault(split, KeyedSpool()).append(result.digest, result.file_name)
+        for other, names in self._names.items():
+            if other != split and (places := names.places(result.digest)):
+                _, name = names[places[0]]
+                sentence = f"{short(result.file_name)} of {split} is the same file as {short(name)} of {other}"
+                yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
+                return
 
 
 def _verify_split(
@@ -149,16 +143,16 @@ def _verify_split(
             images += 1
             segments += result.segments
             progress.advance()
-        if owners:
-            owners.finish(split)
         fixed = log.apply(layout.annotation) if log else None
     return SplitReport(split, images, segments, findings.report(), fixed)
 
 
 def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
     """Every image that is annotated, in the order of the annotations, and then every other one."""
-    images, all_usable = outline.images, True
-    is_annotated = bytearray(max(images.places) + 1 if images else 0)
+    images, all_usable = outline.images or KeyedSpool[ImageId, ListedImage](), True
+    is_done = bytearray(len(images))
+    for repeat in images.repeats():
+        is_done[repeat] = True
     unlisted: set[ImageId] = set()
 
     def add(problem: Problem, sentence: str) -> None:
@@ -174,22 +168,21 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 all_usable = False
                 continue
             image_id = row["image_id"]
-            place = images.place(image_id) if images else None
-            if image_id in unlisted if place is None else is_annotated[place]:
+            place = next(iter(images.places(image_id)), None)
+            if image_id in unlisted if place is None else is_done[place]:
                 add(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
                 continue
             if place is not None:
-                is_annotated[place] = True
+                is_done[place] = True
             else:
                 unlisted.add(image_id)
-                if images and not outline.has_bad_images:
+                if len(images) and not outline.has_bad_images:
                     sentence = f"image {short(image_id)} is annotated but not listed in images"
                     add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or take the annotation out")
-            listed = images[place][1] if images and place is not None else None
+            listed = images[place][1] if place is not None else None
             yield ImageTask(image_id, listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
-    for place in images.places if images else ():
-        if images and not is_annotated[place]:
-            image_id, listed = images[place]
+    for place, (image_id, listed) in enumerate(images):
+        if not is_done[place]:
             if all_usable and outline.annotations is not None:
                 sentence = f"lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
                 sentence = f"{annotation} {sentence}; annotate it, or take it out of images"

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.json_stream import read_members
-from panformer_cli.data.spool import KeyPlaces, Spool
+from panformer_cli.data.spool import KeyedSpool
 from panformer_cli.data.verify.findings import Finding, Findings, Problem
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
@@ -30,52 +30,17 @@ class ListedImage:
     width: Any
 
 
-class ListedImages:
-    """The rows of `images` that can be used, in their order; of millions of them only numbers are in memory.
-
-    Of rows with one id the first counts.
-    """
-
-    def __init__(self, rows: Iterable[tuple[ImageId, ListedImage]]) -> None:
-        self._rows = Spool(rows)
-        self._places = KeyPlaces(image_id for image_id, _ in self._rows)
-        self._is_repeated = bytearray(len(self._rows))
-        for places in self._places.repeated():
-            for place in places:
-                self._is_repeated[place] = self.place(self._rows[place][0]) != place
-
-    def __len__(self) -> int:
-        return self._is_repeated.count(0)
-
-    def __getitem__(self, place: int) -> tuple[ImageId, ListedImage]:
-        return self._rows[place]
-
-    def place(self, image_id: ImageId) -> int | None:
-        """The place of the first row of an id; None where there is none."""
-        return next((place for place in self._places.of(image_id) if self._rows[place][0] == image_id), None)
-
-    @property
-    def places(self) -> Iterator[int]:
-        """Those of the rows that count."""
-        return (place for place, is_repeated in enumerate(self._is_repeated) if not is_repeated)
-
-    @property
-    def repeated(self) -> Iterator[int]:
-        """Those of the rows whose id an earlier one has."""
-        return (place for place, is_repeated in enumerate(self._is_repeated) if is_repeated)
-
-
 @dataclass
 class Outline:
     """What has to be known before annotations can be checked.
 
-    images: None where the JSON has no such list, or no usable row in it.
+    images: by id, of which the first row counts; None where the JSON has no such list, or no usable row in it.
     is_thing: by category id, None where `isthing` cannot be used; None where there is none.
     annotations: how many there are; None where there is none.
     has_bad_images: whether a row of `images` could not be used, so that it cannot be told which image is not listed.
     """
 
-    images: ListedImages | None = None
+    images: KeyedSpool[ImageId, ListedImage] | None = None
     is_thing: dict[int, bool | None] | None = None
     annotations: int | None = None
     has_bad_images: bool = False
@@ -87,7 +52,7 @@ def read_outline(path: Path, findings: Findings) -> Outline | None:
     try:
         for key, value in read_members(path):
             if key == "images" and isinstance(value, Iterator):
-                images = ListedImages(_read_images(value, path, outline, findings))
+                images = KeyedSpool(_read_images(value, path, outline, findings))
                 _tell_repeated(images, path, findings)
                 outline.images = images if len(images) else None
             elif key == "categories" and isinstance(value, Iterator):
@@ -128,8 +93,8 @@ def _read_images(
             yield row["id"], ListedImage(index, name, row.get("height"), row.get("width"))
 
 
-def _tell_repeated(images: ListedImages, path: Path, findings: Findings) -> None:
-    for place in images.repeated:
+def _tell_repeated(images: KeyedSpool[ImageId, ListedImage], path: Path, findings: Findings) -> None:
+    for place in images.repeats():
         name = short(images[place][0])
         sentence = f"{path}: image id {name} appears twice in images; expected an id of its own for each"
         findings.add(Finding(Problem.IMAGE_TWICE, sentence))

@@ -19,7 +19,7 @@ from panformer_cli.data.prepare.source import SourceImage
 from panformer_cli.data.prepare.sources.classes import read_classes
 from panformer_cli.data.prepare.sources.coco_masks import mask_of_segmentation
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, read_values
-from panformer_cli.data.spool import KeyPlaces, Spool
+from panformer_cli.data.spool import KeyedSpool, Spool
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.data.wording import short, some
 from panformer_cli.errors import DataError
@@ -224,7 +224,7 @@ class _Content:
     path: Path
     images: Spool[dict[str, Any]] = field(default_factory=Spool)
     categories: list[dict[str, Any]] = field(default_factory=list)
-    annotations: Spool[tuple[int | str, bytes]] = field(default_factory=Spool)
+    annotations: KeyedSpool[int | str, bytes] = field(default_factory=KeyedSpool)
 
     def images_with_annotations(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Each image with the lines of its annotations, which may stand anywhere in the file.
@@ -232,16 +232,11 @@ class _Content:
         Raises:
             DataError: at the end, where an annotation is of no image.
         """
-        places = KeyPlaces(image_id for image_id, _ in self.annotations)
         lost = np.ones(len(self.annotations), np.bool_)
         for row in self.images:
-            lines = []
-            for place in places.of(row["id"]):
-                image_id, line = self.annotations[place]
-                if image_id == row["id"]:
-                    lines.append(line)
-                    lost[place] = False
-            yield row, b"".join(lines)
+            places = self.annotations.places(row["id"])
+            lost[places] = False
+            yield row, b"".join(self.annotations[place][1] for place in places)
         for place in np.flatnonzero(lost)[:1].tolist():
             raise DataError(
                 f"{self.path} annotates image {short(self.annotations[place][0])}, which `images` lacks; expected a "
@@ -267,7 +262,7 @@ def _read_json(path: Path) -> _Content:
             for row in _with_keys(items, ("image_id", "category_id", "segmentation"), f"{path}, annotations"):
                 kept = [row.get("id"), row["category_id"], row.get("iscrowd", 0), row["segmentation"]]
                 line = json.dumps(kept, separators=(",", ":")).encode() + b"\n"
-                content.annotations.append((row["image_id"], line))
+                content.annotations.append(row["image_id"], line)
     return content
 
 
