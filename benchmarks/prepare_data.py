@@ -2,6 +2,7 @@
 
     python benchmarks/prepare_data.py
     python benchmarks/prepare_data.py --root /data/coco --split val2017 --images 1000 --json
+    python benchmarks/prepare_data.py --memory 5000 20000 60000
 
 The authors' converter opens a PNG with Pillow, makes a mask of the whole image for each segment, encodes it with
 pycocotools, and writes all rows as JSON at the end. Here stands that method, and for the check one that measures area
@@ -10,6 +11,9 @@ against each other, hashes both files and writes detection JSON, summary and man
 
 Images are generated scenes of 640 x 480, or those of ROOT, repeated. Told are milliseconds of the processors (this one
 and its children) and of the clock for an image, with one and with two processes, and how often ours go into theirs.
+
+With --memory: by how much the peak of a process grows over that with 300 images, for sets of so many scenes of 64 x 48;
+each command in a process of its own, `coco` once where there is no index of the annotation yet and once where there is.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,15 +33,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from panformer_cli.console import print_table
 from panformer_cli.data.prepare.coco.coco import prepare_coco
-from panformer_cli.data.prepare.convert import ConvertOptions
+from panformer_cli.data.prepare.convert import ConvertOptions, convert
+from panformer_cli.data.prepare.sets.derived import subset
 from panformer_cli.data.scene_options import SceneOptions
 from panformer_cli.data.scenes import write_scenes
 from panformer_cli.data.verify.check import VerifyOptions, verify
+from panformer_cli.engine.measuring import PeakMemory
 from panformer_cli.reporting import SilentReporter
 
 SCENES = {
@@ -47,7 +56,9 @@ SCENES = {
     "train_images": 1,
     "val_images": 25,
 }
+SMALL_SCENES = {**SCENES, "height": 48, "width": 64}
 QUIET = SilentReporter()
+MIB = 2**20
 Pair = tuple[Path, list[dict[str, Any]]]
 
 
@@ -164,6 +175,54 @@ def _run(folder: Path, pairs: list[Pair], workers: int, clock: Clock) -> None:
     assert report.is_good, report.problems
 
 
+MEASURED: dict[str, Callable[[Path, int], Any]] = {
+    "coco, no index": lambda root, images: _convert(root),
+    "coco": lambda root, images: _convert(root),
+    "verify": lambda root, images: verify(root, ["val"], VerifyOptions(), QUIET),
+    "subset": lambda root, images: convert(
+        subset(root, ["val"], images), root.parent / f"subset {images}", (), ConvertOptions(), QUIET
+    ),
+}
+WARM_UP = 300
+
+
+def _convert(root: Path) -> None:
+    prepare_coco(root, ["val"], ConvertOptions(), QUIET, out=root.parent / "out")
+
+
+def measure_memory(counts: list[int]) -> list[dict[str, float]]:
+    """MiB for sets of so many images."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_scenes(folder / "scenes", SceneOptions(**SMALL_SCENES), QUIET)  # type: ignore[arg-type]
+        repeated(folder / "scenes", "val", WARM_UP, folder / "warm-up")
+        rows = []
+        for images in counts:
+            root = folder / str(images)
+            repeated(folder / "scenes", "val", images, root)
+            row: dict[str, float] = {"images": images}
+            for what in MEASURED:
+                command = [sys.executable, __file__, "--grown", what, str(root)]
+                row[what] = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+            annotation = root / "annotations" / "panoptic_val.json"
+            index = annotation.with_suffix(".index")
+            row["JSON"] = annotation.stat().st_size / MIB
+            row["index"] = index.stat().st_size / MIB if index.exists() else 0.0
+            rows.append(row)
+            shutil.rmtree(root)
+    return rows
+
+
+def grown(what: str, root: Path) -> float:
+    """MiB by which the peak of this process grows over that with few images."""
+    peak = PeakMemory(torch.device("cpu"))
+    MEASURED[what](root.parent / "warm-up", WARM_UP)
+    shutil.rmtree(root.parent / f"subset {WARM_UP}", ignore_errors=True)
+    before = peak.mib() or 0.0
+    MEASURED[what](root, int(root.name))
+    return (peak.mib() or 0.0) - before
+
+
 def main() -> None:
     """Parse, measure, show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,7 +231,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, metavar="N", help="images in a round [300]")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds [3]")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="measure memory with so many images instead")
+    parser.add_argument("--grown", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.grown:
+        print(grown(arguments.grown[0], Path(arguments.grown[1])))
+        return
+    if arguments.memory:
+        found_memory = measure_memory(arguments.memory)
+        if arguments.json:
+            print(json.dumps(found_memory, indent=2))
+        else:
+            print_table(
+                "MiB more than with 300 images", list(found_memory[0]), [tuple(row.values()) for row in found_memory]
+            )
+        return
     found = measure(arguments.root, arguments.split, arguments.images, arguments.rounds)
     if arguments.json:
         print(json.dumps(found, indent=2))

@@ -264,7 +264,20 @@ def _rows(parts: ImageParts, key: str) -> Iterator[dict[str, Any]]:
 
 def _sweep(folders: Folders) -> None:
     """Remove what processes that were killed in the midst of a file left."""
-    left = [path for folder in (folders.images, folders.pngs) for path in folder.rglob(".*.tmp")]
-    left += folders.annotation.parent.glob(f".*{escape(folders.annotation.name)}.*.tmp")
-    for path in left:
+    for folder in (folders.images, folders.pngs):
+        for path in _temporary_files(folder):
+            path.unlink(missing_ok=True)
+    for path in folders.annotation.parent.glob(f".*{escape(folders.annotation.name)}.*.tmp"):
         path.unlink(missing_ok=True)
+
+
+def _temporary_files(folder: Path) -> Iterator[Path]:
+    """Those in `folder` and below it, found without a list of all that is there."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _temporary_files(Path(entry.path))
+            elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                yield Path(entry.path)
