@@ -47,10 +47,16 @@ def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str,
 
 def write_list(file: TextIO, items: Iterable[Any]) -> None:
     """Write `items` as a JSON list, some at a time: more at once take less time, all at once the memory for all."""
-    iterator, separator = iter(items), ""
+    iterator = iter(items)
+    write_texts(file, iter(lambda: json.dumps(list(islice(iterator, ITEMS)))[1:-1], ""))
+
+
+def write_texts(file: TextIO, items: Iterable[str]) -> None:
+    """Write a JSON list of items that are JSON already."""
+    separator = ""
     file.write("[")
-    while some := list(islice(iterator, ITEMS)):
-        file.write(separator + json.dumps(some)[1:-1])
+    for item in items:
+        file.write(separator + item)
         separator = ", "
     file.write("]")
 

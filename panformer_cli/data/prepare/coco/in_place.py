@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
-from panformer_cli.data.json_stream import read_members, write_list
+from panformer_cli.data.json_stream import read_members, write_list, write_texts
 from panformer_cli.data.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.prepare.coco import rle
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
@@ -92,7 +92,8 @@ def prepare_in_place(
 
 
 def _setting(data: CocoPanoptic, detection: Detection) -> Line:
-    return {"annotation": [str(data.layout.annotation.resolve()), *stamp_of(data.layout.annotation)], "for": detection}
+    annotation = data.layout.annotation
+    return {"annotation": [str(annotation.resolve()), *stamp_of(annotation)], "detection": detection, "lines": 2}
 
 
 def _rows(data: CocoPanoptic) -> Iterator[Row]:
@@ -133,7 +134,8 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
     }
     if detection != "none":
         rows = _detection_rows(panoptic, encoded, row.annotation)
-        line["detection"] = [row for row in rows if detection == "all" or _is_thing(data, row)]
+        # As text without the last brace, where the number of the row comes: nobody has to read it again.
+        line["detection"] = [json.dumps(row)[:-1] for row in rows if detection == "all" or _is_thing(data, row)]
     return line
 
 
@@ -163,7 +165,7 @@ def _detection_rows(panoptic: PanopticMap, encoded: Encoded, annotation: Mapping
     for segment, given in zip(panoptic.segments, annotation["segments_info"], strict=True):
         measured = {"iscrowd": int(segment.is_crowd), "bbox": list(segment.bbox), "area": segment.area}
         # COCO gives all three. Where other data sets do not, they are taken from the pixels.
-        row = measured | {key: value for key, value in given.items() if value is not None}
+        row = measured | {key: value for key, value in given.items() if value is not None and key != "id"}
         yield row | {"image_id": annotation["image_id"], "segmentation": encoded[segment.id]}
 
 
@@ -199,11 +201,11 @@ def _write_detection(lines: Iterable[Line], annotation: Path, folder: Path, dete
                 file.write(json.dumps(value))
             file.write(", ")
         file.write('"annotations": ')
-        write_list(file, _numbered(lines))
+        write_texts(file, _numbered(lines))
         file.write("}")
     return written
 
 
-def _numbered(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+def _numbered(lines: Iterable[Line]) -> Iterator[str]:
     rows = (row for line in lines for row in line.get("detection", ()))
-    return ({**row, "id": number} for number, row in enumerate(rows))
+    return (f'{row}, "id": {number}}}' for number, row in enumerate(rows))
