@@ -33,12 +33,14 @@ def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collec
     height, width = ids.shape
     if not ids.size:
         return ()
-    new_run = np.ones((height, width), np.bool_)
-    new_run[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    pixels = ids.reshape(-1)
+    new_run = np.empty(ids.size, np.bool_)
+    np.not_equal(pixels[1:], pixels[:-1], out=new_run[1:])
+    new_run[::width] = True
     starts = np.flatnonzero(new_run)
     rows, lefts = np.divmod(starts, width)
-    lengths = np.diff(starts, append=ids.size)
-    present, owner = np.unique(ids.reshape(-1)[starts], return_inverse=True)
+    lengths = np.append(starts[1:], ids.size) - starts
+    present, owner = np.unique(pixels[starts], return_inverse=True)
     areas = _fold(np.add, owner, lengths, 0)
     x, right = _fold(np.minimum, owner, lefts, width), _fold(np.maximum, owner, lefts + lengths, 0)
     y, bottom = _fold(np.minimum, owner, rows, height), _fold(np.maximum, owner, rows + 1, 0)
