@@ -137,8 +137,8 @@ class _Annotations:
         """The annotation of `images`, in their order."""
         place_of = np.full(len(images), -1)  # of each image's annotation
         for place, (image_id, _) in enumerate(self.png_names):
-            listed = images.places(image_id)
-            if not listed:
+            listed = images.first(image_id)
+            if listed is None:
                 raise self._misplaced(image_id, "is annotated but not listed in `images`")
             place_of[listed] = place
         order = place_of[place_of >= 0]

@@ -113,7 +113,9 @@ def _inflated(height: int, width: int, compressed: bytes, unfilter: Callable[...
 
 def load() -> None:
     """Load what `decode_plain` needs now, so that processes started from this one have it."""
-    _unfilter()
+    unfilter = _unfilter()
+    if unfilter is not None:
+        unfilter(np.frombuffer(bytes(4), np.uint8), np.zeros((1, 1), np.int32), 0)
 
 
 @cache

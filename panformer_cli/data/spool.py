@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import DataError, PanformerError
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -19,11 +19,11 @@ T = TypeVar("T")
 class Spool(Sequence[T], Generic[T]):
     """A sequence that grows at its end and lies in a temporary file: eight bytes an item in memory.
 
-    The file has no name, so nobody else reads or writes it, and it is gone with the object. Items have to pickle; each
-    access makes a new one.
+    Nobody else reads or writes the file, which on Linux and macOS has no name, and it is gone with the object. Items
+    have to pickle; each access makes a new one.
 
     Raises:
-        PanformerError: the temporary file cannot be written.
+        PanformerError: the temporary file cannot be written, or an item is lists within lists, hundreds deep.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
@@ -36,7 +36,12 @@ class Spool(Sequence[T], Generic[T]):
         self.extend(items)
 
     def append(self, item: T) -> None:
-        content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        try:
+            content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        except RecursionError as error:
+            raise DataError(
+                "a row of a file is nested hundreds deep; expected a data set's; restore the file"
+            ) from error
         try:
             if not self._is_at_end:  # to seek is to write what is gathered
                 self._file.seek(self._ends[-1])
@@ -82,12 +87,11 @@ class KeyPlaces:
         self._places = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._places]
 
-    def of(self, key: Hashable) -> list[int]:
+    def of(self, key: Hashable) -> Iterator[int]:
         """The places of all keys with the hash of `key`, ascending: nearly always those of `key`."""
         first = np.searchsorted(self._hashes, hash(key), "left")
         last = np.searchsorted(self._hashes, hash(key), "right")
-        places: list[int] = self._places[first:last].tolist()
-        return places
+        return map(int, self._places[first:last])
 
     def repeated(self) -> Iterator[list[int]]:
         """The places of keys with one hash, ascending, for each hash that several have."""
@@ -120,14 +124,25 @@ class KeyedSpool(Generic[K, T]):
     def __getitem__(self, place: int) -> tuple[K, T]:
         return self._rows[place]
 
-    def places(self, key: K) -> list[int]:
-        """Where the rows with this key are, ascending."""
-        return [place for place in self._key_places().of(key) if self._rows[place][0] == key]
+    def places(self, key: K) -> Iterator[int]:
+        """Where the rows with this key are, ascending; each is found when it is asked for."""
+        return (place for place in self._key_places().of(key) if self._rows[place][0] == key)
+
+    def first(self, key: K) -> int | None:
+        """Where the first row with this key is; None where there is none."""
+        return next(self.places(key), None)
 
     def repeats(self) -> list[int]:
         """Where the rows are whose key an earlier row has, ascending."""
-        suspects = (place for places in self._key_places().repeated() for place in places)
-        return sorted(place for place in suspects if self.places(self._rows[place][0])[0] < place)
+        repeats = []
+        for places in self._key_places().repeated():
+            seen = set()
+            for place in places:
+                key, _ = self._rows[place]
+                if key in seen:
+                    repeats.append(place)
+                seen.add(key)
+        return sorted(repeats)
 
     def _key_places(self) -> KeyPlaces:
         if self._places is None:
@@ -136,7 +151,11 @@ class KeyedSpool(Generic[K, T]):
 
 
 def _cannot_write(error: OSError) -> PanformerError:
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:
+        folder = "any of the usual folders"
     return PanformerError(
-        f"cannot write a temporary file in {tempfile.gettempdir()}: {error.strerror}; free some space there, or name "
-        "another folder in the environment variable TMPDIR"
+        f"cannot write a temporary file in {folder}: {error.strerror or error}; free some space there, or name another "
+        "folder in the environment variable TMPDIR"
     )

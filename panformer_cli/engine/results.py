@@ -40,7 +40,7 @@ class PanopticResults:
         What an earlier use of the folder made of all its images goes before the first PNG of another comes.
         """
         ImageLines.begin(out / LINES, settings, resume)
-        for name in (METRICS, ANALYSIS, RECORDS, PANOPTIC) if _has_figures(out) else (PANOPTIC,):
+        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_figures(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
     @staticmethod

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.spool import KeyedSpool, KeyPlaces, Spool
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import DataError, PanformerError
 
 
 def test_a_spool_is_the_sequence_of_what_was_added() -> None:
@@ -61,27 +61,58 @@ def test_keys_are_found_where_they_stand() -> None:
     keys = [3, "a", -5, 3, "b", 2**70, "a", 3]
     places = KeyPlaces(keys)
     for key in keys:
-        assert places.of(key) == [number for number, other in enumerate(keys) if other == key]
-    assert places.of("c") == [] and places.of(4) == []
+        assert list(places.of(key)) == [number for number, other in enumerate(keys) if other == key]
+    assert list(places.of("c")) == list(places.of(4)) == []
     assert sorted(places.repeated()) == [[0, 3, 7], [1, 6]]
 
 
 def test_keys_of_one_hash_are_all_told() -> None:
     assert hash(-1) == hash(-2)
     places = KeyPlaces([-1, 0, -2])
-    assert places.of(-1) == places.of(-2) == [0, 2] and list(places.repeated()) == [[0, 2]]
+    assert list(places.of(-1)) == list(places.of(-2)) == [0, 2] and list(places.repeated()) == [[0, 2]]
 
 
 def test_no_keys() -> None:
     places = KeyPlaces([])
-    assert places.of(1) == [] and list(places.repeated()) == []
+    assert list(places.of(1)) == [] and list(places.repeated()) == []
 
 
 def test_rows_are_found_by_their_key() -> None:
     rows = [(-1, "a"), ("x", "b"), (-2, "c"), ("x", "d"), (-1, "e"), ("x", "f")]  # -1 and -2 have one hash
     spool = KeyedSpool[Any, str](rows)
     assert list(spool) == rows and len(spool) == 6 and spool[3] == ("x", "d")
-    assert (spool.places(-1), spool.places(-2), spool.places("x"), spool.places("y")) == ([0, 4], [2], [1, 3, 5], [])
+    assert [list(spool.places(key)) for key in (-1, -2, "x", "y")] == [[0, 4], [2], [1, 3, 5], []]
+    assert [spool.first(key) for key in (-1, -2, "x", "y")] == [0, 2, 1, None]
     assert spool.repeats() == [3, 4, 5]
     spool.append("y", "g")
-    assert spool.places("y") == [6] and spool.repeats() == [3, 4, 5]
+    assert spool.first("y") == 6 and spool.repeats() == [3, 4, 5]
+
+
+def test_keys_that_are_all_the_same_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = KeyedSpool[int, int]((0, number) for number in range(500))
+    reads = 0
+    item = Spool._item
+
+    def counted(self: Spool[Any], place: int) -> Any:
+        nonlocal reads
+        reads += 1
+        return item(self, place)
+
+    monkeypatch.setattr(Spool, "_item", counted)
+    assert spool.repeats() == list(range(1, 500)) and reads <= 1000
+    assert spool.first(0) == 0 and reads <= 1001
+
+
+def test_where_no_folder_can_be_used_this_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(PanformerError, match="in any of the usual folders: No usable temporary directory.*TMPDIR"):
+        Spool[int]()
+
+
+def test_a_row_that_is_nested_too_deeply_is_told() -> None:
+    deep: Any = []
+    for _ in range(2000):
+        deep = [deep]
+    with pytest.raises(DataError, match="nested hundreds deep"):
+        Spool([deep])

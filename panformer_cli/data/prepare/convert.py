@@ -273,9 +273,7 @@ def _sweep(folders: Folders) -> None:
 
 def _temporary_files(folder: Path) -> Iterator[Path]:
     """Those in `folder` and below it, found without a list of all that is there."""
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _temporary_files(Path(entry.path))

@@ -117,8 +117,9 @@ class _ImageOwners:
             return
         self._names.setdefault(split, KeyedSpool()).append(result.digest, result.file_name)
         for other, names in self._names.items():
-            if other != split and (places := names.places(result.digest)):
-                _, name = names[places[0]]
+            place = names.first(result.digest) if other != split else None
+            if place is not None:
+                _, name = names[place]
                 sentence = f"{short(result.file_name)} of {split} is the same file as {short(name)} of {other}"
                 yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
                 return
@@ -168,7 +169,7 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 all_usable = False
                 continue
             image_id = row["image_id"]
-            place = next(iter(images.places(image_id)), None)
+            place = images.first(image_id)
             if image_id in unlisted if place is None else is_done[place]:
                 add(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
                 continue

@@ -37,7 +37,7 @@ def encode_segments(ids: IdMap) -> dict[int, dict[str, Any]]:
 
 def load() -> None:
     """Load what `encode_segments` needs now, so that processes started from this one have it."""
-    _loops()
+    encode_segments(np.zeros((1, 1), np.int32))
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.layout import find_splits
 from panformer_cli.data.prepare.sets.category_map import merged_tables, read_map
 from panformer_cli.data.prepare.sets.choose import classes_of, listed, stratified
-from panformer_cli.data.prepare.sets.existing import KEEPS_ID, Chosen, ExistingSets, Part, unchanged
+from panformer_cli.data.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
 from panformer_cli.data.spool import KeyPlaces
 from panformer_cli.errors import DataError
 
@@ -101,14 +100,14 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
     return ExistingSets("merge", first, merged.table, tuple(parts), chosen, settings)
 
 
-def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> Sequence[int]:
-    """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; `KEEPS_ID` for the others."""
-    places, new_ids = KeyPlaces(_ids(ours)), array("q")
+def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> list[int | None]:
+    """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; None for the others."""
+    places, new_ids = KeyPlaces(_ids(ours)), list[int | None]()
     numbers = (image_id for data in (ours, theirs) for image_id in _ids(data) if isinstance(image_id, int))
     free = 1 + max(numbers, default=0)
     for image_id in _ids(theirs):
         is_used = any(ours.image_info(place).id == image_id for place in places.of(image_id))
-        new_ids.append(free if is_used else KEEPS_ID)
+        new_ids.append(free if is_used else None)
         free += is_used
     return new_ids
 

@@ -25,16 +25,13 @@ class Chosen:
     part: number of the part, among `ExistingSets.parts`.
     indices: the places of the images in it.
     folder: stands before their file names, with a `/` at its end.
-    new_ids: the id of each image in the new set, `KEEPS_ID` where it keeps its own; None: everywhere.
+    new_ids: the id of each image in the new set, None where it keeps its own; None: everywhere.
     """
 
     part: int
     indices: Sequence[int] | npt.NDArray[np.int64]
     folder: str = ""
-    new_ids: Sequence[int] | None = None
-
-
-KEEPS_ID = -1
+    new_ids: Sequence[int | None] | None = None
 
 
 class Place(NamedTuple):
@@ -86,9 +83,9 @@ class ExistingSets:
         data = self.parts[chosen.part].data
         for number, index in enumerate(map(int, chosen.indices)):
             info = data.image_info(index)
-            new_id = KEEPS_ID if chosen.new_ids is None else chosen.new_ids[number]
+            new_id = None if chosen.new_ids is None else chosen.new_ids[number]
             yield SourceImage(
-                info.id if new_id == KEEPS_ID else new_id,
+                info.id if new_id is None else new_id,
                 data.image_path(index),
                 f"{chosen.folder}{info.file_name}",
                 (data.png_path(index), data.layout.annotation),

@@ -234,7 +234,9 @@ class _Content:
         """
         lost = np.ones(len(self.annotations), np.bool_)
         for row in self.images:
-            places = self.annotations.places(row["id"])
+            first = self.annotations.first(row["id"])
+            is_new = first is not None and lost[first]  # else an image of this id has them: the id is refused later
+            places = list(self.annotations.places(row["id"])) if is_new else []
             lost[places] = False
             yield row, b"".join(self.annotations[place][1] for place in places)
         for place in np.flatnonzero(lost)[:1].tolist():

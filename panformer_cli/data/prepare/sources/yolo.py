@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from os.path import normcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def _images(folders: SplitFolders) -> Iterator[SourceImage]:
     numbers, used, has_labels = count(1), dict[str, None](), False
     for picture in listed_files(folders.images):
         image = _image(next(numbers), picture, folders)
-        used[str(image.labels[0])] = None
+        used[normcase(image.labels[0])] = None
         has_labels = has_labels or image.labels[0].exists()
         yield image
     if used and not has_labels:
@@ -131,7 +132,7 @@ def _images(folders: SplitFolders) -> Iterator[SourceImage]:
             f"such as {next(iter(used))}"
         )
     for path in listed_files(folders.labels, frozenset({".txt"})) if used else ():
-        if str(path) not in used:
+        if normcase(path) not in used:
             problem = f"{path} has no picture in {folders.images}; restore the picture, or delete the file"
             name = f"{path.relative_to(folders.labels).as_posix()}.bad"
             yield SourceImage(next(numbers), path, name, problem=problem)

@@ -193,6 +193,27 @@ def test_two_sets_become_one(tmp_path: Path) -> None:
     assert np.array_equal(val[4].annotation.ids, CocoPanoptic(tmp_path / "b", "val")[2].annotation.ids)
 
 
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (-3, [-3, -2, -1, 0]),
+        (-2, [-2, -1, 0, 1]),
+        (2**63 - 1, [2**63 - 1, 2**63, 2**63 + 1, 2**63 + 2]),
+        (2**70, [2**70, 2**70 + 1, 2**70 + 2, 2**70 + 3]),
+    ],
+)
+def test_ids_of_any_size_are_merged(tmp_path: Path, first: int, expected: list[int]) -> None:
+    for name in ("a", "b"):
+        path = write_coco(tmp_path / name, images=2)
+        text = path.read_text().replace('"id": 100,', f'"id": {first},').replace('"id": 101,', f'"id": {first + 1},')
+        text = text.replace('"image_id": 100', f'"image_id": {first}').replace(
+            '"image_id": 101', f'"image_id": {first + 1}'
+        )
+        path.write_text(text)
+    source = merge(tmp_path / "a", tmp_path / "b", ())
+    assert [image.id for image in source.images("val")] == expected
+
+
 def test_splits_of_different_tables_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path)
     write_coco(tmp_path / "other", split="train")
