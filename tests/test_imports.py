@@ -18,7 +18,7 @@ RANKS = {"cli": 3, "__main__": 4, "console": 2, "engine": 2, **dict.fromkeys(MID
 BASE_IMPORTS_ONLY = {"yaml"}
 SAMPLING = "models/sampling"
 COMPILERS = {
-    "numba": {f"{SAMPLING}/cpu_kernels", "data/png_filters"},
+    "numba": {f"{SAMPLING}/cpu_kernels", "compiled"},
     "llvmlite": {f"{SAMPLING}/cpu_kernels"},
     "triton": {f"{SAMPLING}/triton_kernels"},
 }
