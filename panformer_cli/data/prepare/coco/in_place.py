@@ -20,6 +20,7 @@ from panformer_cli.data.images import read_bytes
 from panformer_cli.data.json_stream import read_members, write_list, write_texts
 from panformer_cli.data.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.prepare.coco import rle
+from panformer_cli.data.prepare.coco.rle import encode_segments
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
 from panformer_cli.data.prepare.manifest import SplitManifest, check_folder, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
@@ -114,7 +115,7 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
     encoded: Encoded = {}
 
     def encode(ids: IdMap) -> Encoded:
-        encoded.update(rle.encode_segments(ids))
+        encoded.update(encode_segments(ids))
         return encoded
 
     try:

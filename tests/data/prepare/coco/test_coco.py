@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from panformer_cli.data.prepare.coco import rle
+from panformer_cli.data.prepare.coco import in_place
 from panformer_cli.data.prepare.coco.coco import prepare_coco, prepare_custom
 from panformer_cli.data.prepare.coco.in_place import Prepared
 from panformer_cli.data.prepare.coco.rle import encode_segments
@@ -433,7 +433,7 @@ def test_processes_and_a_stop_change_nothing(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         return encode_segments(ids)
 
-    monkeypatch.setattr(rle, "encode_segments", stop_at_20)
+    monkeypatch.setattr(in_place, "encode_segments", stop_at_20)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path)
     assert {path: path.read_bytes() for path in alone} == alone
@@ -450,7 +450,7 @@ def test_mended_images_only_are_checked_again(tmp_path: Path, monkeypatch: pytes
     assert "1 of 5 images" in refusal(tmp_path)
     image.write_bytes(good)
     seen = Mock(side_effect=encode_segments)
-    monkeypatch.setattr(rle, "encode_segments", seen)
+    monkeypatch.setattr(in_place, "encode_segments", seen)
     assert prepare(tmp_path)[0].summary.images == 5 and seen.call_count == 1
 
 
