@@ -8,12 +8,13 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.spool import MadeSequence
 from panformer_cli.data.structures import Segment
 
 SegmentRows = npt.NDArray[np.void]
@@ -45,7 +46,7 @@ class ImageInfo:
     width: int | None = None
 
 
-class JsonRows(Sequence[T], Generic[T]):
+class JsonRows(MadeSequence[T]):
     """A sequence that is kept as text, a JSON list an item, and made into objects where it is asked.
 
     kind: makes an object of what is in a list.
@@ -67,14 +68,6 @@ class JsonRows(Sequence[T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self.starts) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
-    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
-        places = range(len(self))[index]
-        return tuple(map(self._item, places)) if isinstance(places, range) else self._item(places)
 
     def _item(self, place: int) -> T:
         return self.kind(*json.loads(self.text[self.starts[place] : self.starts[place + 1]].tobytes()))

@@ -16,7 +16,23 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Spool(Sequence[T], Generic[T]):
+class MadeSequence(Sequence[T], Generic[T]):
+    """A sequence that makes each item when it is asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        places = range(len(self))[index]
+        return tuple(map(self._item, places)) if isinstance(places, range) else self._item(places)
+
+    def _item(self, place: int) -> T:
+        """The item at a place that is there."""
+        raise NotImplementedError
+
+
+class Spool(MadeSequence[T]):
     """A sequence that grows at its end and lies in a temporary file: eight bytes an item in memory.
 
     Nobody else reads or writes the file, which on Linux and macOS has no name, and it is gone with the object. Items
@@ -57,14 +73,6 @@ class Spool(Sequence[T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
-    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
-        places = range(len(self))[index]
-        return tuple(map(self._item, places)) if isinstance(places, range) else self._item(places)
 
     def _item(self, place: int) -> T:
         self._is_at_end = False
