@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.json_stream import write_list
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
 from panformer_cli.files import atomic_write
-
-IntArray = npt.NDArray[np.int64]
 
 
 def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collection[int] = ()) -> tuple[Segment, ...]:
@@ -30,7 +27,7 @@ def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collec
     Raises:
         KeyError: the map holds an id that `category_of_id` lacks.
     """
-    height, width = ids.shape
+    width = ids.shape[1]
     if not ids.size:
         return ()
     pixels = ids.reshape(-1)
@@ -38,25 +35,21 @@ def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collec
     np.not_equal(pixels[1:], pixels[:-1], out=new_run[1:])
     new_run[::width] = True
     starts = np.flatnonzero(new_run)
+    lengths = np.diff(starts, append=ids.size)
+    values = pixels[starts]
+    order = np.argsort(values)  # the runs of one id together
+    values, starts, lengths = values[order], starts[order], lengths[order]
     rows, lefts = np.divmod(starts, width)
-    lengths = np.append(starts[1:], ids.size) - starts
-    present, owner = np.unique(pixels[starts], return_inverse=True)
-    areas = _fold(np.add, owner, lengths, 0)
-    x, right = _fold(np.minimum, owner, lefts, width), _fold(np.maximum, owner, lefts + lengths, 0)
-    y, bottom = _fold(np.minimum, owner, rows, height), _fold(np.maximum, owner, rows + 1, 0)
+    first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))  # run of each id
+    x, y = np.minimum.reduceat(lefts, first), np.minimum.reduceat(rows, first)
+    right, bottom = np.maximum.reduceat(lefts + lengths, first), np.maximum.reduceat(rows, first) + 1
     boxes = np.stack([x, y, right - x, bottom - y], axis=1).tolist()
+    areas = np.add.reduceat(lengths, first).tolist()
     return tuple(
         Segment(segment_id, category_of_id[segment_id], area, tuple(box), segment_id in crowd_ids)
-        for segment_id, area, box in zip(present.tolist(), areas.tolist(), boxes, strict=True)
+        for segment_id, area, box in zip(values[first].tolist(), areas, boxes, strict=True)
         if segment_id != 0
     )
-
-
-def _fold(combine: np.ufunc, owner: IntArray, values: IntArray, start: int) -> IntArray:
-    """`combine` over the values of every owner, (owners,)."""
-    folded = np.full(int(owner.max()) + 1, start, np.int64)
-    combine.at(folded, owner, values)
-    return folded
 
 
 def segment_row(segment: Segment, categories: CategoryTable | None = None) -> dict[str, Any]:

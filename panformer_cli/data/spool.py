@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
@@ -92,14 +93,15 @@ class KeyPlaces:
 
     def __init__(self, keys: Iterable[Hashable]) -> None:
         hashes = np.array(array("q", map(hash, keys)), np.int64)
-        self._places = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._places]
+        places = np.argsort(hashes, kind="stable")
+        # Not as arrays of NumPy, which take longer to give a single item.
+        self._places, self._hashes = array("q", places.tobytes()), array("q", hashes[places].tobytes())
 
     def of(self, key: Hashable) -> Iterator[int]:
         """The places of all keys with the hash of `key`, ascending: nearly always those of `key`."""
-        first = np.searchsorted(self._hashes, hash(key), "left")
-        last = np.searchsorted(self._hashes, hash(key), "right")
-        return map(int, self._places[first:last])
+        hashed = hash(key)
+        first = bisect_left(self._hashes, hashed)
+        return iter(self._places[first : bisect_right(self._hashes, hashed, first)])
 
     def repeated(self) -> Iterator[list[int]]:
         """The places of keys with one hash, ascending, for each hash that several have."""

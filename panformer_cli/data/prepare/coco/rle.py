@@ -24,7 +24,8 @@ def encode_segments(ids: IdMap) -> dict[int, dict[str, Any]]:
     """
     column_runs, write_segments = _loops()
     starts, values = column_runs(ids)
-    order = np.argsort(values, kind="stable")  # runs of one id together, from left to right
+    # Runs of one id together, from left to right: whole numbers are sorted faster than an order is found.
+    order = np.sort(values.astype(np.int64) << 32 | np.arange(len(values))) & (2**32 - 1)
     numbers, ends, characters = write_segments(starts, values, order, ids.size)
     text = characters.tobytes().decode("ascii")
     size, start, encoded = list(ids.shape), 0, {}
