@@ -33,7 +33,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -44,7 +43,6 @@ from panformer_cli.data.prepare.sets.derived import subset
 from panformer_cli.data.scene_options import SceneOptions
 from panformer_cli.data.scenes import write_scenes
 from panformer_cli.data.verify.check import VerifyOptions, verify
-from panformer_cli.engine.measuring import PeakMemory
 from panformer_cli.reporting import SilentReporter
 
 SCENES = {
@@ -215,6 +213,11 @@ def measure_memory(counts: list[int]) -> list[dict[str, float]]:
 
 def grown(what: str, root: Path) -> float:
     """MiB by which the peak of this process grows over that with few images."""
+    # With torch, which the commands do without, and which would make starting processes slower.
+    import torch
+
+    from panformer_cli.engine.measuring import PeakMemory
+
     peak = PeakMemory(torch.device("cpu"))
     MEASURED[what](root.parent / "warm-up", WARM_UP)
     shutil.rmtree(root.parent / f"subset {WARM_UP}", ignore_errors=True)

@@ -104,22 +104,21 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
     """
     pieces = PurePosixPath(name.replace("\\", "/")).parts if _SEPARATOR.search(name) else (name,)
     outside = not pieces or any(map(_LEADS_OUT.fullmatch, pieces))
-    path = folder.joinpath(*pieces) if not outside else folder
-    is_link = not outside and _is_led_out(folder, path)
-    if outside or is_link:
-        link = ", through a symbolic link" if is_link else ""
+    path, has_link = folder, False
+    for piece in () if outside else pieces:
+        path /= piece
+        has_link = has_link or _is_link(path)  # most paths have none to follow
+    leads_out = has_link and _leads_out(folder, path)
+    if outside or leads_out:
+        link = ", through a symbolic link" if leads_out else ""
         raise DataError(f"{where}: the file name {name!r} points outside {folder}{link}; expected a name inside it")
     return path
 
 
-def _is_led_out(folder: Path, path: Path) -> bool:
-    """Whether a symbolic link between `folder` and `path` leads out of `folder`. Most paths have none to follow."""
-    place, has_link = path, False
-    while place != folder and not has_link:
-        has_link = _is_link(place)
-        place = place.parent
+def _leads_out(folder: Path, path: Path) -> bool:
+    """Whether the symbolic links between `folder` and `path` lead out of `folder`."""
     try:
-        return has_link and not path.resolve().is_relative_to(folder.resolve())
+        return not path.resolve().is_relative_to(folder.resolve())
     except RuntimeError:  # links in a circle
         return True
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -111,12 +113,24 @@ def test_what_a_compiler_wants_is_imported_when_it_is_used(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "cli"], ids=lambda path: path.stem)
 def test_commands_import_what_is_heavy_when_they_run(path: Path) -> None:
-    import sys
-
     light = {"click", *sys.stdlib_module_names}
     for name in at_once(parse(path)):
         ours = inner_part(name) in {"cli", "errors", "__version__"}
         assert ours or name.split(".")[0] in light, f"{path.name} imports {name} at once"
+
+
+def test_preparing_data_does_without_torch() -> None:
+    """It takes seconds to load and hundreds of megabytes, which every process would have."""
+    homes = [PACKAGE / "data" / folder for folder in ("prepare", "verify", "submission")]
+    names = [
+        path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
+        for path in MODULES
+        if any(home in path.parents for home in homes)
+        and path.relative_to(PACKAGE).with_suffix("").as_posix() not in KERNELS
+    ]
+    assert len(names) > 30
+    command = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True)
 
 
 @every_module

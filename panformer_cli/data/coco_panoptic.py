@@ -86,13 +86,16 @@ class CocoPanoptic:
         """The categories in an image, as the JSON has them; no file is opened."""
         return {segment.category_id for segment in self._annotation.segments(index)}
 
-    def annotation(self, index: int, ids_in: Callable[[IdMap], Collection[int]] = segment_ids) -> PanopticMap:
+    def annotation(
+        self, index: int, ids_in: Callable[[IdMap], Collection[int]] = segment_ids, png: bytes | None = None
+    ) -> PanopticMap:
         """The ground truth of an image, checked against the JSON; the image itself is not opened.
 
         ids_in: finds the ids of a map, void left out; for whoever goes through the map anyway.
+        png: the content of its PNG, where it has been read already.
         """
         info, path = self.image_info(index), self.png_path(index)
-        ids = read_panoptic_png(path)
+        ids = read_panoptic_png(path, png)
         for found, expected in zip(ids.shape, (info.height, info.width), strict=True):
             if expected is not None and found != expected:
                 raise DataError(

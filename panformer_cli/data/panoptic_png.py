@@ -62,13 +62,16 @@ def expect_reads(number: int) -> None:
         _opencv_reads = iter(())
 
 
-def read_panoptic_png(path: Path) -> IdMap:
+def read_panoptic_png(path: Path, data: bytes | None = None) -> IdMap:
     """Read segment ids (H, W) int32.
+
+    data: the content of the file, where it has been read already.
 
     Raises:
         DataError: the file is missing, damaged or anything but an 8-bit RGB PNG.
     """
-    data = read_bytes(path, "panoptic PNG")
+    if data is None:
+        data = read_bytes(path, "panoptic PNG")
     if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 33:
         raise DataError(f"{path} is no PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
     depth, colour_type = data[24], data[25]

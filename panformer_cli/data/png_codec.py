@@ -32,8 +32,8 @@ _MAX_SIDE = 2**15
 """Pixels; OpenCV refuses images of more than 2^30."""
 _MAX_INFLATION = 1032
 """Deflate makes at most so many bytes of one (RFC 1951: 258 of two bits); a header that claims more takes no memory."""
-_BLOCK = 2**20
-"""Bytes inflated at a time, about: an image of COCO at once, one of hundreds of megapixels in little memory."""
+_BLOCK = 2**18
+"""Bytes inflated at a time, about: they stay in the cache, and the largest image takes no more memory for it."""
 _UP = 2
 _LEVEL = 2
 """Of zlib-ng: half the bytes of 1, and little more time."""

@@ -119,19 +119,21 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
         return encoded
 
     try:
-        panoptic = data.annotation(row.image, segment_ids if detection == "none" else encode)
-        picture, png = data.image_path(row.image), data.png_path(row.image)
+        png = data.png_path(row.image)
+        drawn = read_bytes(png, "panoptic PNG")
+        panoptic = data.annotation(row.image, segment_ids if detection == "none" else encode, drawn)
+        picture = data.image_path(row.image)
         content = read_bytes(picture, "image")
         _check_size(picture, content, panoptic.ids.shape)
     except DataError as error:
         # A name that leads out of the folder has no stamp of its own.
         return {"stamp": None, "problem": str(error)}
-    digests = {"picture": sha256(content).hexdigest(), "png": sha256(png.read_bytes()).hexdigest()}
     line = {
         "stamp": stamp_of(picture, png),
         "size": panoptic.ids.shape,
         "segments_info": _measured(panoptic),
-        **digests,
+        "picture": sha256(content).hexdigest(),
+        "png": sha256(drawn).hexdigest(),
     }
     if detection != "none":
         rows = _detection_rows(panoptic, encoded, row.annotation)
@@ -164,10 +166,15 @@ def _measured(panoptic: PanopticMap) -> list[dict[str, Any]]:
 def _detection_rows(panoptic: PanopticMap, encoded: Encoded, annotation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The `segments_info` as they are, each with `image_id` and `segmentation` and without its panoptic id."""
     for segment, given in zip(panoptic.segments, annotation["segments_info"], strict=True):
-        measured = {"iscrowd": int(segment.is_crowd), "bbox": list(segment.bbox), "area": segment.area}
-        # COCO gives all three. Where other data sets do not, they are taken from the pixels.
-        row = measured | {key: value for key, value in given.items() if value is not None and key != "id"}
-        yield row | {"image_id": annotation["image_id"], "segmentation": encoded[segment.id]}
+        # COCO gives the first three. Where other data sets do not, they are taken from the pixels.
+        yield {
+            "iscrowd": int(segment.is_crowd),
+            "bbox": segment.bbox,
+            "area": segment.area,
+            **{key: value for key, value in given.items() if value is not None and key != "id"},
+            "image_id": annotation["image_id"],
+            "segmentation": encoded[segment.id],
+        }
 
 
 def _counted(lines: Iterable[Line], manifest: SplitManifest, summary: SplitSummary) -> Iterator[Line]:
