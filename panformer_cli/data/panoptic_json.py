@@ -241,7 +241,7 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
     """Area (-1: not given), bbox (NaN: not given) and the crowd flag."""
     area, bbox, crowd = segment.get("area"), segment.get("bbox"), segment.get("iscrowd", 0)
     box = (np.nan,) * 4 if bbox is None else tuple(bbox) if isinstance(bbox, list) else ()
-    good = len(box) == 4 and (bbox is None or all(_is_finite(number) for number in box))
+    good = len(box) == 4 and (bbox is None or all(map(_is_finite, box)))
     if not good or not (area is None or _is_area(area)) or crowd not in (0, 1):
         raise DataError(
             f"{where}: segment {segment['id']} has area {short(area)}, bbox {short(bbox)}, iscrowd {short(crowd)}; "

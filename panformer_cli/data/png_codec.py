@@ -8,6 +8,7 @@ third edition, W3C 2025.)
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from functools import cache
 from zlib import crc32
@@ -120,7 +121,9 @@ def load() -> None:
 
 @cache
 def _unfilter() -> Callable[[npt.NDArray[np.uint8], IdMap, int], bool] | None:
-    """The compiled loop; None where numba cannot be imported."""
+    """The compiled loop; None where numba cannot be imported, or numbers lie in memory the other way round."""
+    if sys.byteorder != "little":
+        return None
     try:
         from panformer_cli.data.png_filters import unfilter
     except ImportError:
