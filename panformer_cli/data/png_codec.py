@@ -52,7 +52,7 @@ def decode_plain(data: bytes) -> IdMap | None:
         return None
     try:
         return _inflated(*content, unfilter)
-    except (_zlib.error, MemoryError):
+    except (_zlib.error, MemoryError):  # type: ignore[misc]
         return None
 
 
