@@ -101,7 +101,8 @@ class KeyPlaces:
         """The places of all keys with the hash of `key`, ascending: nearly always those of `key`."""
         hashed = hash(key)
         first = bisect_left(self._hashes, hashed)
-        return iter(self._places[first : bisect_right(self._hashes, hashed, first)])
+        # One after the other: there may be thousands, of which the first will do.
+        return map(self._places.__getitem__, range(first, bisect_right(self._hashes, hashed, first)))
 
     def repeated(self) -> Iterator[list[int]]:
         """The places of keys with one hash, ascending, for each hash that several have."""
