@@ -16,7 +16,7 @@ from panformer_cli import __version__
 from panformer_cli.recipe_io import built_in_recipes
 from tests.conftest import REPOSITORY
 
-IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "zlib-ng": "zlib_ng"}
 NOT_IMPORTED = {"torchvision": "timm needs it, and the tests compare with it", "tqdm": "timm's downloads show it"}
 
 
