@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+import panformer_cli.data.loading  # noqa: F401 - what a worker needs; reading an annotation does without torch
 from panformer_cli.console import print_table
 from panformer_cli.data.annotation_index import index_places, open_annotation
 from panformer_cli.data.coco_categories import COCO
