@@ -72,7 +72,7 @@ def coco(
         _show(root, prepare_coco(root, annotated, options, reporter, "things" if things_only else "all", out))
     for split in splits:
         if is_test_split(split):
-            _show_test(prepare_test_images(root, split, options.workers, reporter))
+            _show_test(prepare_test_images(root, split, options, reporter, out))
 
 
 @click.command()

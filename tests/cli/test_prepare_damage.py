@@ -246,6 +246,7 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "subset of a missing list": (["subset", "--list", "{root}/none.txt"], ["none.txt"]),
     "split without a rest": (["split", "--val", "2"], ["--val 2 of the 2 images of"]),
     "split of an unknown split": (["split", "--split", "test"], ["no split 'test'"]),
+    "merge with itself": (["merge", "--with", "{root}"], ["are one data set", "name another"]),
     "merge with nothing": (["merge", "--with", "{root}/nothing"], ["nothing does not exist"]),
     "split that climbs": (["custom", "--split", "../x"], ["'../x'"]),
 }
@@ -336,7 +337,7 @@ def test_maps_of_categories(subcommand: str, name: str, tmp_path: Path, capsys: 
     content, words = MAPS[name]
     root, command = prepared(tmp_path, custom)
     text(root / "map.yaml", content)
-    other = ["--with", str(root)] if subcommand == "merge" else []
+    other = ["--with", str(shutil.copytree(root, tmp_path / "other"))] if subcommand == "merge" else []
     options = ["--map", str(root / "map.yaml"), *other]
     check_failure(["prepare-data", subcommand, *options, *command[2:]], words, tmp_path, capsys)
 

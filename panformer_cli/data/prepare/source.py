@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import IMAGE_SUFFIXES
+from panformer_cli.data.spool import KeyPlaces
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
@@ -84,6 +86,31 @@ def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Ite
     for inner in _names_below(folder, ""):
         if PurePosixPath(inner).suffix.lower() in suffixes:
             yield name_inside(folder, inner, str(folder))
+
+
+def listed_pngs(folder: Path) -> Iterator[Path]:
+    """The PNGs, as `listed_files`."""
+    return listed_files(folder, frozenset({".png"}))
+
+
+def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], pictures: Path) -> Iterator[SourceImage]:
+    """`images`, and then a bad one for each of the label files `found` that none of them has.
+
+    found: paths as `listed_files` and `name_inside` make them, like the labels of `images`: equal for equal files.
+    pictures: the folder that lacks theirs.
+
+    Where there are no images at all, that is what is wrong, and nothing is said of the labels.
+    """
+    hashes = array("q")  # not the paths, for there may be millions
+    for image in images:
+        hashes.extend(map(hash, image.labels))
+        yield image
+    used = KeyPlaces(hashes)
+    for path in found if hashes else ():
+        if next(used.of(hash(path)), None) is None:
+            name = f"{path.absolute().as_posix().lstrip('/')}.bad"
+            problem = f"{path} has no picture in {pictures}; restore the picture, or delete the file"
+            yield SourceImage(name, path, name, problem=problem)
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from panformer_cli.data.layout import annotation_folders, check_root, find_image
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.prepare.coco.unpack import names_in, unpack_files
 from panformer_cli.data.prepare.coco.zips import unpack_images
-from panformer_cli.data.prepare.convert import link_or_copy, with_first
+from panformer_cli.data.prepare.convert import ConvertOptions, link_or_copy, with_first
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
@@ -25,7 +25,7 @@ INFO_ZIPS = "image_info_*.zip"
 
 @dataclass(frozen=True)
 class TestImages:
-    """The images of a test split: how many, the list, and the folder that holds exactly these."""
+    """The images of a test split: how many can be used, the list, and the folder that holds exactly these."""
 
     __test__ = False
 
@@ -40,14 +40,19 @@ def is_test_split(split: str) -> bool:
     return re.fullmatch(r"test(-\w+)?\d{4}", split) is not None
 
 
-def prepare_test_images(root: Path, split: str, workers: int, reporter: Reporter) -> TestImages:
+def prepare_test_images(
+    root: Path, split: str, options: ConvertOptions, reporter: Reporter, out: Path | None = None
+) -> TestImages:
     """Unpack and check the images that `annotations/image_info_<split>.json` lists, and put them into a folder.
 
     All test splits of a year share the folder or zip `test<year>`; `images/<split>` gets links (or copies) of the
     images of this split, so that `panformer predict` takes these and no others.
 
+    out: folder for `images/<split>`; None: `root`.
+
     Raises:
-        DataError: the list or the images are not there, or an image is missing, damaged or of another size.
+        DataError: the list or the images are not there, or an image is missing, damaged or of another size
+            and may not be left out.
         PanformerError: no disk space, or a folder that cannot be written.
     """
     check_root(root)
@@ -60,20 +65,24 @@ def prepare_test_images(root: Path, split: str, workers: int, reporter: Reporter
             f"{root} has no images of {split}: looked for the folders images/{pool} and {pool}, and for {pool}.zip; "
             "put one of them there, or download it with --download"
         )
-    folder = root / "images" / split
+    folder = (out or root) / "images" / split
     rows = [row for key, value in read_members(info, "image list") if key == "images" for row in value]
     work = partial(_place, info, pictures, folder)
     with reporter.progress(f"checking {split}", len(rows)) as progress:
         problems = []
-        for problem in map_in_order(work, rows, workers):
+        for problem in map_in_order(work, rows, options.workers):
             progress.advance()
             problems += [problem] if problem else []
     if not rows:
         raise DataError(f"{info} lists no image; expected rows in `images`; restore the file")
-    if problems:
-        first = f"{info}: {len(problems)} of {len(rows)} images cannot be used; restore them, and go on:"
+    bad = f"{len(problems)} of {len(rows)} images"
+    if problems and not (options.skips_bad_images and len(problems) < len(rows)):
+        leave_out = "" if options.skips_bad_images else ", or leave them out with --skip-bad-images"
+        first = f"{info}: {bad} cannot be used; restore them and run the same command again{leave_out}:"
         raise DataError(with_first(first, problems))
-    return TestImages(split, len(rows), info, folder)
+    if problems:
+        reporter.warn(with_first(f"{bad} of {split} are left out:", problems))
+    return TestImages(split, len(rows) - len(problems), info, folder)
 
 
 def _find_info(root: Path, split: str, reporter: Reporter) -> Path:

@@ -81,8 +81,10 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
     Files of `second` lie in a folder of its name. Its images keep the ids that `first` has not used.
 
     Raises:
-        DataError: as `category_map.read_map` and `merged_tables`, or a split cannot be used.
+        DataError: as `category_map.read_map` and `merged_tables`, or a split cannot be used; both are one folder.
     """
+    if first.resolve() == second.resolve():
+        raise DataError(f"{first} and {second} are one data set, of which every image would come twice; name another")
     ours, theirs = _opened(first, splits), _opened(second, splits)
     table = _table(first, ours)
     mapped = read_map(path, _table(second, theirs)) if path else None

@@ -11,7 +11,7 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.panoptic_writer import segments_of
-from panformer_cli.data.prepare.source import SourceImage, listed_files
+from panformer_cli.data.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
 from panformer_cli.data.prepare.sources.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
@@ -46,7 +46,8 @@ class Ade20k:
         """As `Source`; the id is the name of the file without its ending, as in the community's panoptic JSON."""
         if split not in self.splits():
             raise DataError(f"{self._data} has no split {split}; the splits there are {', '.join(self.splits())}")
-        return self._images(split)
+        labels = listed_pngs(self._folder("annotations") / split)
+        return with_unused_labels(self._images(split), labels, self._folder("images") / split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`: stuff of the semantic map, and over it the objects of the instance map."""

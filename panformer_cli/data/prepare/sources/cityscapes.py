@@ -14,7 +14,7 @@ from panformer_cli.data.cityscapes_labels import CATEGORIES, IGNORED, LABELS, La
 from panformer_cli.data.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.panoptic_json import read_predictions
 from panformer_cli.data.panoptic_writer import segments_of
-from panformer_cli.data.prepare.source import SourceImage, listed_files
+from panformer_cli.data.prepare.source import SourceImage, listed_pngs, with_unused_labels
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, read_values
 from panformer_cli.data.prepare.sources.ready_panoptic import VOID, read_categories, read_ready_panoptic, segment_table
 from panformer_cli.data.structures import PanopticMap, Segment
@@ -54,7 +54,10 @@ class Cityscapes:
                 f"{self._ground_truth} has no split {split}: neither {split}/<city>/*{_INSTANCES} nor "
                 f"{_JSON}{split}.json is there; the splits there are {', '.join(found)}"
             )
-        return self._images_of_maps(split) if self._has_maps(split) else self._images_of_json(split)
+        if not self._has_maps(split):
+            return self._images_of_json(split)
+        maps = (path for path in listed_pngs(self._ground_truth / split) if path.name.endswith(_INSTANCES))
+        return with_unused_labels(self._images_of_maps(split), maps, _folder(self.root, "leftImg8bit") / split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`; segments have the ids of the instance map, which for stuff is the label id."""
@@ -87,7 +90,7 @@ class Cityscapes:
 
     def _images_of_maps(self, split: str) -> Iterator[SourceImage]:
         pictures, maps = _folder(self.root, "leftImg8bit") / split, self._ground_truth / split
-        for path in listed_files(pictures, frozenset({".png"})):
+        for path in listed_pngs(pictures):
             inner = path.relative_to(pictures).as_posix()
             if inner.endswith(_PICTURE):
                 label = name_inside(maps, inner.removesuffix(_PICTURE) + _INSTANCES, str(maps))

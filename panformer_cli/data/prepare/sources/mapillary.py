@@ -13,7 +13,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.panoptic_json import read_annotation
 from panformer_cli.data.panoptic_writer import segments_of
-from panformer_cli.data.prepare.source import SourceImage, listed_files
+from panformer_cli.data.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
 from panformer_cli.data.prepare.sources.mapillary_labels import (
     categories_of_config,
     categories_of_json,
@@ -95,7 +95,10 @@ class MapillaryVistas:
                 f"{self.root} has no annotated split {split} of {self.version}; the splits there are "
                 f"{', '.join(self.splits())}"
             )
-        return self._ready_images(split) if self._panoptic_json(split).is_file() else self._instance_maps(split)
+        if self._panoptic_json(split).is_file():
+            return self._ready_images(split)
+        maps = listed_pngs(self._annotations(split) / "instances")
+        return with_unused_labels(self._instance_maps(split), maps, self.root / split / "images")
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`; segments of panoptic PNGs keep their ids, objects of an instance map have its value plus 1."""

@@ -14,7 +14,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.panoptic_writer import segments_of
 from panformer_cli.data.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
-from panformer_cli.data.prepare.source import SourceImage, listed_files
+from panformer_cli.data.prepare.source import SourceImage, listed_pngs, with_unused_labels
 from panformer_cli.data.prepare.sources.classes import read_classes
 from panformer_cli.data.prepare.sources.label_folders import Picture, find_splits, pictures, split_folder
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
@@ -23,7 +23,6 @@ from panformer_cli.data.wording import NAMED, short, some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 
-_PNG = frozenset({".png"})
 _COUNTED = re.compile(r"[-_ ]?[0-9]+$")
 """What tells several masks of one class apart: car_2.png, car-2.png, car2.png."""
 _BLACK, _VOID_IDS = frozenset({0}), frozenset({0, 255})
@@ -51,10 +50,11 @@ class MaskFolder:
 
     def images(self, split: str) -> Iterator[SourceImage]:
         masks = split_folder(self.root, "masks", split)
-        return (
+        images = (
             SourceImage(number, picture.path, picture.name, *_labels(masks, picture))
             for number, picture in enumerate(pictures(self.root, split), 1)
         )
+        return with_unused_labels(images, listed_pngs(masks), split_folder(self.root, "images", split))
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         if image.extra is not None:
@@ -87,7 +87,7 @@ def _labels(masks: Path, picture: Picture) -> tuple[tuple[Path, ...], Path | Non
         return (whole,), None
     if whole.exists():
         raise DataError(f"{picture.path} has both {folder}/ and {whole}; expected one of them")
-    return tuple(sorted(listed_files(folder, _PNG), key=lambda path: _natural(path.relative_to(folder)))), folder
+    return tuple(sorted(listed_pngs(folder), key=lambda path: _natural(path.relative_to(folder)))), folder
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.panoptic_writer import segments_of
-from panformer_cli.data.prepare.source import SourceImage
+from panformer_cli.data.prepare.source import SourceImage, listed_pngs, with_unused_labels
 from panformer_cli.data.prepare.sources.classes import read_classes
 from panformer_cli.data.prepare.sources.label_folders import find_splits, pictures, split_folder
 from panformer_cli.data.prepare.sources.pixel_values import distinct_values, read_channels, read_values
@@ -54,7 +55,7 @@ class PngPairs:
 
     def images(self, split: str) -> Iterator[SourceImage]:
         folders = [split_folder(self.root, kind, split) for kind in self.folders]
-        return (
+        images = (
             SourceImage(
                 number,
                 picture.path,
@@ -63,6 +64,8 @@ class PngPairs:
             )
             for number, picture in enumerate(pictures(self.root, split), 1)
         )
+        labels = chain.from_iterable(map(listed_pngs, folders))
+        return with_unused_labels(images, labels, split_folder(self.root, "images", split))
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         if len(image.labels) == 1:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
-from os.path import normcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.prepare.overlap import OverlapRule
-from panformer_cli.data.prepare.source import SourceImage, listed_files
+from panformer_cli.data.prepare.source import SourceImage, listed_files, with_unused_labels
 from panformer_cli.data.prepare.sources import shapes
 from panformer_cli.data.prepare.sources.classes import read_classes
 from panformer_cli.data.prepare.sources.labelled_shapes import LabelledShape, panoptic_of_shapes, with_stuff
@@ -68,7 +66,8 @@ class Yolo:
             missing = f"the folder {folders.labels} is missing" if folders else f"{self.root} has no split {split!r}"
             missing += "" if folders else f" (splits there: {', '.join(self.splits())})"
             raise DataError(f"{missing}; expected {_LAYOUTS}")
-        return _images(folders)
+        texts = listed_files(folders.labels, frozenset({".txt"}))
+        return with_unused_labels(_images(folders), texts, folders.images)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         path = image.labels[0]
@@ -119,23 +118,21 @@ def _folders(folder: Path, pattern: str) -> list[Path]:
 
 
 def _images(folders: SplitFolders) -> Iterator[SourceImage]:
-    """The pictures, and then the text files that are labels of nothing."""
-    numbers, used, has_labels = count(1), dict[str, None](), False
-    for picture in listed_files(folders.images):
-        image = _image(next(numbers), picture, folders)
-        used[normcase(image.labels[0])] = None
+    """The pictures.
+
+    Raises:
+        DataError: there are pictures, none of which has a text file.
+    """
+    image, has_labels = None, False
+    for number, picture in enumerate(listed_files(folders.images), 1):
+        image = _image(number, picture, folders)
         has_labels = has_labels or image.labels[0].exists()
         yield image
-    if used and not has_labels:
+    if image is not None and not has_labels:
         raise DataError(
             f"no picture of {folders.images} has a text file in {folders.labels}; expected the same names with .txt, "
-            f"such as {next(iter(used))}"
+            f"such as {image.labels[0]}"
         )
-    for path in listed_files(folders.labels, frozenset({".txt"})) if used else ():
-        if normcase(path) not in used:
-            problem = f"{path} has no picture in {folders.images}; restore the picture, or delete the file"
-            name = f"{path.relative_to(folders.labels).as_posix()}.bad"
-            yield SourceImage(next(numbers), path, name, problem=problem)
 
 
 def _image(number: int, picture: Path, folders: SplitFolders) -> SourceImage:

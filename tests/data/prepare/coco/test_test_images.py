@@ -10,8 +10,17 @@ import pytest
 from PIL import Image
 
 from panformer_cli.data.prepare.coco.test_images import is_test_split, prepare_test_images
+from panformer_cli.data.prepare.convert import ConvertOptions
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import SilentReporter
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def prepare(root: Path, split: str = "test-dev2017") -> Path:
-    test = prepare_test_images(root, split, 1, SilentReporter())
+    test = prepare_test_images(root, split, ConvertOptions(), SilentReporter())
     assert test.images == 2 and test.info == root / "annotations" / f"image_info_{split}.json"
     return test.folder
 
@@ -49,6 +58,24 @@ def test_images_still_packed(root: Path) -> None:
             path.unlink()
     (root / "test2017").rmdir()
     assert len(list(prepare(root).iterdir())) == 2
+
+
+def test_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("out")
+    test = prepare_test_images(root, "test-dev2017", ConvertOptions(), SilentReporter(), out)
+    assert test.folder == out / "images" / "test-dev2017" and len(list(test.folder.iterdir())) == 2
+    assert not (root / "images").exists()
+
+
+def test_bad_images_may_be_left_out(root: Path) -> None:
+    (root / "test2017" / "000000000003.jpg").write_bytes(b"none")
+    told = Told()
+    test = prepare_test_images(root, "test-dev2017", ConvertOptions(skips_bad_images=True), told)
+    assert test.images == 1 and [path.name for path in test.folder.iterdir()] == ["000000000001.jpg"]
+    assert len(told.warnings) == 1 and "1 of 2 images of test-dev2017 are left out:\n" in told.warnings[0]
+    (root / "test2017" / "000000000001.jpg").unlink()
+    with pytest.raises(DataError, match="2 of 2 images cannot be used"):
+        prepare_test_images(root, "test-dev2017", ConvertOptions(skips_bad_images=True), told)
 
 
 def test_missing_parts_are_named(root: Path) -> None:

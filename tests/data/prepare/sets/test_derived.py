@@ -214,6 +214,13 @@ def test_ids_of_any_size_are_merged(tmp_path: Path, first: int, expected: list[i
     assert [image.id for image in source.images("val")] == expected
 
 
+def test_a_set_is_not_merged_with_itself(tmp_path: Path) -> None:
+    write_coco(tmp_path / "a")
+    (tmp_path / "again").symlink_to(tmp_path / "a")
+    with pytest.raises(DataError, match="are one data set"):
+        merge(tmp_path / "a", tmp_path / "again", ())
+
+
 def test_splits_of_different_tables_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path)
     write_coco(tmp_path / "other", split="train")

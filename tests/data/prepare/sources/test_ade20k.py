@@ -178,6 +178,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: write(root / INSTANCES, changed(instance_map(), (0, 0), (2, 3, 0))),
         "gives object 3 the classes 1 and 2",
     ),
+    "no picture": (
+        lambda root: shutil.copy(root / SEMANTIC, (root / SEMANTIC).with_name("lone.png")),
+        r"lone\.png has no picture in .*images/validation",
+    ),
     "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its picture"),
     "instances of another size": (lambda root: write(root / INSTANCES, instance_map()[1:]), f"{INSTANCES} is 12x9"),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is no image"),

@@ -242,6 +242,10 @@ MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "label 34": (lambda root: rewrite(root / MAP, np.full((12, 16), 34, np.uint16)), "holds the value 34"),
     "another size": (lambda root: rewrite(root / MAP, instance_map()[:, :-1]), "instanceIds.png is 15x12 but"),
     "no picture": (lambda root: (root / PICTURE).unlink(), "there is no image"),
+    "one picture less": (
+        lambda root: shutil.copy(root / MAP, (root / MAP).with_name("aachen_000009_000019_gtFine_instanceIds.png")),
+        "aachen_000009_000019_gtFine_instanceIds.png has no picture in .*leftImg8bit",
+    ),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), "leftImg8bit.png is no image"),
     "no pictures": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
     "no ground truth": (lambda root: shutil.rmtree(root / "gtFine"), "has no folder gtFine"),

@@ -277,6 +277,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: write(root / MAP, instance_map() + 1024),
         r"value 2048, which is label 8; expected 0 to 4",
     ),
+    "no picture": (
+        lambda root: shutil.copy(root / MAP, (root / MAP).with_name("lone.png")),
+        r"lone\.png has no picture in .*training/images",
+    ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is no image"),
     "JSON cut": (json_cut, "is no JSON, or is cut short"),

@@ -257,6 +257,8 @@ def coloured_with(*colour: int) -> Callable[[Path], None]:
         (objects_and_map, r"a\.jpg has both .*a/ and .*a\.png"),
         (link_out, "points outside"),
         (lambda root: save(root / "masks/train/a.png", class_colours()), "PNG of mode RGB; expected one value"),
+        (lambda root: save(root / "masks/train/x.png", class_ids()), r"x\.png has no picture in .*images/train"),
+        (lambda root: save(root / "masks/train/x/car.png", mask()), r"x/car\.png has no picture"),
         (lambda root: save(root / "masks/train/a.png", class_ids() + 70), "holds the class ids 70, 73"),
         (coloured_with(1, 2, 3), "holds 1 colors that are no class: #010203"),
         (lambda root: shutil.rmtree(root / "masks"), "masks/train does not exist"),

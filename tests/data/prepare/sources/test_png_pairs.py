@@ -195,6 +195,8 @@ def test_0_and_255_can_be_classes(tmp_path: Path) -> None:
         (lambda root: (root / "images/x.jpg").write_bytes(b""), "images holds both images and folders"),
         (lambda root: (root / "images/train/a.jpg").unlink(), "train: there is no image"),
         (lambda root: Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images/train/a.png"), "have the same name a"),
+        (lambda root: copy_of_a(root / "semantic/train"), r"semantic/train/x\.png has no picture in .*images/train"),
+        (lambda root: copy_of_a(root / "instance/train"), r"instance/train/x\.png has no picture"),
         (lambda root: link_out(root / "semantic/train/a.png"), "points outside"),
         (lambda root: (root / "classes.csv").unlink(), r"classes\.csv is missing"),
     ],
@@ -208,6 +210,10 @@ def test_damage(tmp_path: Path, change: Any, told: str) -> None:
         converted(root)
     assert str(root) in str(caught.value)
     assert not (tmp_path / "out/annotations/panoptic_train.json").exists()
+
+
+def copy_of_a(folder: Path) -> None:
+    shutil.copy(folder / "a.png", folder / "x.png")
 
 
 def cut(path: Path) -> None:
