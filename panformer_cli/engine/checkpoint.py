@@ -116,7 +116,7 @@ def save_checkpoint(
 
 def _as_os_error(error: SafetensorError) -> OSError:
     """What the system said, out of the wording of safetensors."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
+    number = re.search(r"(?:\(os error |code: )(\d+)", str(error))  # the second before safetensors 0.6
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
