@@ -31,6 +31,10 @@ _ROUNDING = 1e-3
 _LAYOUTS = "images/<split>/ with labels/<split>/, or <split>/images/ with <split>/labels/"
 
 
+_NAMES = "classes.txt"
+"""Annotation tools put the names of the classes into a file among the labels."""
+
+
 class SplitFolders(NamedTuple):
     """Where the pictures of a split lie, and its text files."""
 
@@ -67,7 +71,8 @@ class Yolo:
             missing += "" if folders else f" (splits there: {', '.join(self.splits())})"
             raise DataError(f"{missing}; expected {_LAYOUTS}")
         texts = listed_files(folders.labels, frozenset({".txt"}))
-        return with_unused_labels(_images(folders), texts, folders.images)
+        labels = (path for path in texts if path.name != _NAMES)
+        return with_unused_labels(_images(folders), labels, folders.images)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         path = image.labels[0]

@@ -215,6 +215,11 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
         opened(tmp_path).splits()
 
 
+def test_the_names_among_the_labels_are_no_label(root: Path) -> None:
+    text(root / "labels/train/classes.txt", "car\nsky\n")
+    assert len(converted(root)) == len(list((root / "images/train").iterdir()))
+
+
 def test_a_text_file_without_its_picture_is_told(root: Path) -> None:
     text(root / "labels/train/lone.txt", line(0, 1, 1, 3, 3))
     with pytest.raises(DataError, match=r"lone\.txt has no picture in .*images/train"):
