@@ -20,6 +20,10 @@ _LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
 """A piece of a name that is empty, climbs (Windows takes `.. ` for `..`), is a root (`/`, `//`) or names a drive."""
 
 
+_KEPT = 50
+"""Characters of a name that the temporary one keeps: of up to four bytes each, where a name has 255 at most."""
+
+
 @contextmanager
 def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`: filled by the caller, flushed to disk and renamed to `path` at the end.
@@ -32,7 +36,7 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
     Raises:
         PanformerError: the folder cannot be written, or the disk is full; an old file at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -49,6 +53,11 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it may never have been made: a missing file, or a parent that is no folder
             temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Where this process fills what is to become `path`; of a long name it keeps a part, for disks take 255 bytes."""
+    return path.with_name(f".{path.name[:_KEPT]}.{os.getpid()}.tmp")
 
 
 def cache_folder() -> Path:
@@ -100,8 +109,12 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
 
     Raises:
         DataError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
-            symbolic link. `where` is the file that holds the name.
+            symbolic link; or no file can be called so. `where` is the file that holds the name.
     """
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: no file can have the name {name!r}; expected whole characters; rename it") from error
     pieces = PurePosixPath(name.replace("\\", "/")).parts if _SEPARATOR.search(name) else (name,)
     outside = not pieces or any(map(_LEADS_OUT.fullmatch, pieces))
     path, has_link = folder, False

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from panformer_cli.data.json_values import is_text
 from panformer_cli.errors import DataError
 
 
@@ -36,6 +37,9 @@ class CategoryTable:
         ordered = sorted(categories, key=lambda category: (not category.is_thing, category.id))
         if not ordered:
             raise DataError("the category table is empty: expected at least one category with id, name and isthing")
+        for category in ordered:
+            if not is_text(category.name):
+                raise DataError(f"category {category.id} has the name {category.name!r}, which is no text; rename it")
         self.categories: tuple[Category, ...] = tuple(ordered)
         self._label_of_id = {category.id: label for label, category in enumerate(ordered)}
         if len(self._label_of_id) != len(ordered):

@@ -6,13 +6,14 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.json_values import is_count, is_finite, is_image_id, is_name, is_score
 from panformer_cli.data.panoptic_annotation import (
     SEGMENT_ROW,
     ImageInfo,
@@ -29,8 +30,6 @@ from panformer_cli.errors import DataError
 
 ImageId = int | str
 
-_LARGEST = 2**53
-"""Of the numbers in an annotation: up to here a float holds every whole one, and int64 any sum of them."""
 _BLOCK = 2**11
 """Segments that are gathered as Python objects before they go into an array."""
 
@@ -92,7 +91,7 @@ def _read_lists(path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]
 def _images_by_id(rows: Iterator[Any], path: Path) -> _Images:
     images = _Images()
     for row in rows:
-        if not isinstance(row, dict) or not _is_id(row.get("id")) or not _is_name(row.get("file_name")):
+        if not isinstance(row, dict) or not is_image_id(row.get("id")) or not is_name(row.get("file_name")):
             raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
         images.append(row["id"], _ImageRow(row["file_name"], row.get("height"), row.get("width")))
     for place in images.repeats():
@@ -197,7 +196,7 @@ class _Annotations:
 def _image_info(image_id: ImageId, png_name: str, row: _ImageRow, path: Path) -> tuple[Any, ...]:
     """What makes an `ImageInfo`."""
     for side, pixels in (("height", row.height), ("width", row.width)):
-        if pixels is not None and not _is_count(pixels, 1):
+        if pixels is not None and not is_count(pixels, 1):
             raise DataError(f"{path}: image {image_id!r} has the {side} {pixels!r}; expected pixels, 1 or more")
     return image_id, row.file_name, png_name, row.height, row.width
 
@@ -206,8 +205,8 @@ def _annotation_head(annotation: Any, path: Path) -> tuple[ImageId, str]:
     """Image id and PNG name."""
     if (
         not isinstance(annotation, dict)
-        or not _is_id(annotation.get("image_id"))
-        or not _is_name(annotation.get("file_name"))
+        or not is_image_id(annotation.get("image_id"))
+        or not is_name(annotation.get("file_name"))
         or not isinstance(annotation.get("segments_info"), list)
     ):
         raise DataError(
@@ -220,12 +219,12 @@ def _segment_rows(annotation: Mapping[str, Any], codes: dict[int, int], where: s
     """What makes rows of `SEGMENT_ROW`, but for the label: its place has the code of the category id in `codes`."""
     rows, seen = [], set()
     for segment in annotation["segments_info"]:
-        if not isinstance(segment, dict) or not _is_count(segment.get("id"), 1) or segment["id"] > MAX_ID:
+        if not isinstance(segment, dict) or not is_count(segment.get("id"), 1) or segment["id"] > MAX_ID:
             raise DataError(f"{where} has the segment {short(segment)}; expected an object with an id 1 to {MAX_ID}")
         number, category_id = segment["id"], segment.get("category_id")
         if number in seen:
             raise DataError(f"{where} has two segments of id {number}; expected an id of its own for each")
-        if not _is_count(category_id, 0):
+        if not is_count(category_id, 0):
             raise _unknown_category(where, number, category_id)
         seen.add(number)
         code = codes.setdefault(category_id, len(codes))
@@ -241,7 +240,7 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
     """Area (-1: not given), bbox (NaN: not given) and the crowd flag."""
     area, bbox, crowd = segment.get("area"), segment.get("bbox"), segment.get("iscrowd", 0)
     box = (np.nan,) * 4 if bbox is None else tuple(bbox) if isinstance(bbox, list) else ()
-    good = len(box) == 4 and (bbox is None or all(map(_is_finite, box)))
+    good = len(box) == 4 and (bbox is None or all(map(is_finite, box)))
     if not good or not (area is None or _is_area(area)) or crowd not in (0, 1):
         raise DataError(
             f"{where}: segment {segment['id']} has area {short(area)}, bbox {short(bbox)}, iscrowd {short(crowd)}; "
@@ -253,27 +252,10 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
 def _score(segment: Mapping[str, Any], where: str) -> float:
     """The confidence of a prediction, NaN where none is given."""
     score = segment.get("score")
-    if score is not None and not (_is_finite(score) and score >= 0):
+    if not is_score(score):
         raise DataError(f"{where}: segment {segment['id']} has the score {score!r}; expected a number of 0 or more")
     return math.nan if score is None else float(score)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) <= _LARGEST  # false of NaN
-
-
 def _is_area(value: Any) -> bool:
-    return _is_finite(value) and value >= 0 and value == int(value)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_name(value: Any) -> bool:
-    """Whether a file may be called so; JSON can also write halves of characters, which no file system takes."""
-    return isinstance(value, str) and bool(value) and not any("\ud800" <= mark <= "\udfff" for mark in value)
-
-
-def _is_count(value: Any, least: int) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return is_finite(value) and value >= 0 and value == int(value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -23,16 +24,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from panformer_cli.data.image_header import ImageHeader, read_header
+from panformer_cli.data.json_values import is_name
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.data.panoptic_png import write_panoptic_png
 from panformer_cli.data.panoptic_writer import annotation_row, write_panoptic_json
 from panformer_cli.data.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
-from panformer_cli.data.prepare.source import Source, SourceImage
+from panformer_cli.data.prepare.source import ReadsMore, Source, SourceImage
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write, name_inside
+from panformer_cli.files import atomic_write, name_inside, temporary_path
 from panformer_cli.reporting import Reporter
 
 MAX_PIXELS = 2**28
@@ -74,6 +76,15 @@ class Folders(NamedTuple):
         png = (self.pngs / image.file_name).with_suffix(".png")
         return png.is_file() and (self.images / image.file_name).is_file()
 
+    def clear(self, file_name: str) -> None:
+        """Remove what an earlier attempt has written of an image that is left out."""
+        with suppress(DataError, OSError):
+            for folder, name in (
+                (self.images, file_name),
+                (self.pngs, f"{PurePosixPath(file_name).with_suffix('.png')}"),
+            ):
+                name_inside(folder, name, "").unlink()
+
 
 def convert(
     source: Source, out: Path, splits: Sequence[str], options: ConvertOptions, reporter: Reporter
@@ -87,14 +98,24 @@ def convert(
             finished images is kept. `out` holds another data set.
         PanformerError: `out` cannot be written, the disk is full, or a process was ended from outside.
     """
-    if out.resolve().is_relative_to(source.root.resolve()):
-        raise DataError(
-            f"{out} is the folder that is read, or inside of it: what is written would be read next time; choose an "
-            f"--out outside of {source.root}"
-        )
     for split in splits:
         check_split_name(split)
-    return [_convert_split(source, out, split, options, reporter) for split in splits or source.splits()]
+    wanted = splits or source.splits()
+    _keep_apart(source, out, wanted)
+    return [_convert_split(source, out, split, options, reporter) for split in wanted]
+
+
+def _keep_apart(source: Source, out: Path, splits: Sequence[str]) -> None:
+    """DataError where something would be written into a folder that is read."""
+    read = [source.root, *(source.also_read if isinstance(source, ReadsMore) else ())]
+    written = [out, *(folder for split in splits for folder in Folders.of(out, split)[:3])]
+    for folder in written:
+        for other in read:
+            if folder.resolve().is_relative_to(other.resolve()):
+                raise DataError(
+                    f"{folder} is the folder that is read, or inside of it: what is written would be read next time, "
+                    f"or overwrite it; choose an --out outside of {other}"
+                )
 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
@@ -118,7 +139,12 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         refuse_bad_images(parts, len(images), f"{source.root}, {split}", options.skips_bad_images)
         summary = _write_split(source, split, out, manifest, parts)
         parts.remove()
-    _sweep(folders)
+    strangers = _sweep(folders) - summary.images
+    if strangers > 0:
+        reporter.warn(
+            f"{folders.images} holds {strangers} files that {folders.annotation.name} does not list, perhaps of images "
+            "that the source had before; delete them if nothing else needs them"
+        )
     return summary
 
 
@@ -128,6 +154,8 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
     try:
         if image.problem:
             raise DataError(image.problem)
+        if not is_name(image.file_name):
+            raise DataError(f"the name of {image.picture} is no text in UTF-8, as JSON has it; rename it")
         header = _usable_header(image.picture)
         panoptic = source.read(image, header.shown)
         _check_size(image, header, panoptic.ids.shape)
@@ -135,7 +163,8 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
         png = name_inside(folders.pngs, png_name, str(source.root))
         picture = name_inside(folders.images, image.file_name, str(source.root))
     except DataError as error:
-        return {"stamp": stamp, "problem": str(error)}
+        told = str(error).encode(errors="backslashreplace").decode()  # names of files may be no text
+        return {"stamp": stamp, "problem": told}
     write_panoptic_png(png, panoptic.ids, waits_for_disk=False)
     link_or_copy(image.picture, picture)
     height, width = header.shown
@@ -165,7 +194,7 @@ def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...])
 
 def link_or_copy(source: Path, target: Path) -> None:
     """`source` at `target`: a second name of the same file, or a copy where the disk has no such names."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
@@ -200,20 +229,24 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
     """DataError where there is no image, or two would be written to the same place or have one id."""
     if not images:
         raise DataError(f"{where}: there is no image; expected at least one (docs/data.md shows the folders)")
-    for key_of in (_name_key, _id_key):
+    for key_of, expected in (
+        (_name_key, "expected a PNG for each image; rename one of them, or its folder"),
+        (_id_key, "expected an id of its own for each image; change one where it is listed"),
+    ):
         for places in KeyPlaces(map(key_of, images)).repeated():
             seen: dict[str, SourceImage] = {}
             for image in (images[place] for place in places):
                 other = seen.setdefault(key_of(image), image)
                 if other is not image:
                     raise DataError(
-                        f"{where}: {other.picture} and {image.picture} have the same {key_of(image)}; expected a PNG "
-                        "for each image; rename one of them"
+                        f"{where}: {other.picture} and {image.picture} have the same {key_of(image)}; {expected}"
                     )
 
 
 def _name_key(image: SourceImage) -> str:
-    return f"name {image.file_name.rpartition('.')[0] or image.file_name}"
+    """What the PNG will be called, but for its suffix."""
+    *folders, name = filter(None, re.split(r"[/\\]", image.file_name))
+    return f"name {'/'.join([*folders, name.rpartition('.')[0] or name])}"
 
 
 def _id_key(image: SourceImage) -> str:
@@ -243,14 +276,15 @@ def with_first(heading: str, problems: Sequence[str]) -> str:
 
 def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest, parts: ImageParts) -> SplitSummary:
     """The JSON out of the lines, one at a time, manifest and summary; the JSON appears last, when all is there."""
-    summary = SplitSummary(split, source.categories)
+    summary, folders = SplitSummary(split, source.categories), Folders.of(out, split)
     for line in parts:
         if "problem" in line:
             summary.left_out.append(line["problem"])
+            folders.clear(line["stamp"][1])
         else:
             summary.add((line["image"]["height"], line["image"]["width"]), line["annotation"])
             manifest.add(line["picture"], line["png"])
-    annotation = Folders.of(out, split).annotation
+    annotation = folders.annotation
     info = {"description": f"{source.name}, {split}, in COCO's panoptic form", "made_by": "panformer prepare-data"}
     with atomic_write(annotation) as temporary:
         write_panoptic_json(temporary, _rows(parts, "image"), _rows(parts, "annotation"), source.categories, info)
@@ -262,20 +296,23 @@ def _rows(parts: ImageParts, key: str) -> Iterator[dict[str, Any]]:
     return (line[key] for line in parts if key in line)
 
 
-def _sweep(folders: Folders) -> None:
-    """Remove what processes that were killed in the midst of a file left."""
-    for folder in (folders.images, folders.pngs):
-        for path in _temporary_files(folder):
-            path.unlink(missing_ok=True)
+def _sweep(folders: Folders) -> int:
+    """Remove what processes that were killed in the midst of a file left; returns how many files `images` holds."""
     for path in folders.annotation.parent.glob(f".*{escape(folders.annotation.name)}.*.tmp"):
         path.unlink(missing_ok=True)
+    _without_temporary_files(folders.pngs)
+    return _without_temporary_files(folders.images)
 
 
-def _temporary_files(folder: Path) -> Iterator[Path]:
-    """Those in `folder` and below it, found without a list of all that is there."""
+def _without_temporary_files(folder: Path) -> int:
+    """Remove those in `folder` and below it; returns how many visible files there are. No list of all is made."""
+    others = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _temporary_files(Path(entry.path))
-            elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
-                yield Path(entry.path)
+                others += _without_temporary_files(Path(entry.path))
+            elif not entry.name.startswith("."):
+                others += 1
+            elif entry.name.endswith(".tmp"):
+                Path(entry.path).unlink()
+    return others

@@ -15,6 +15,9 @@ from panformer_cli.files import atomic_write, locked_folder, write_json
 if TYPE_CHECKING:
     from panformer_cli.data.prepare.source import Source
 
+IN_PLACE = "in place"
+"""The source of a split that was not converted but checked where it lies."""
+
 MANIFEST, SUMMARY, PAGE = "manifest.json", "summary.json", "summary.html"
 
 
@@ -109,18 +112,30 @@ def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> Spli
 def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> None:
     """Add a split to the manifest and the summaries in `out`; those of other splits stay.
 
+    A check in place leaves the record of the conversion that made the same files, by which that one knows them.
+
     Raises:
         PanformerError: a file cannot be written.
     """
     check_folder(out)
     with locked_folder(out):  # another process may add another split
         records, summaries = _records(out), _summaries(out)
+        if _is_known(manifest, records.get(manifest.split)):
+            return
         summaries[summary.split] = summary.to_json()
         records[manifest.split] = manifest.to_json()
         write_json(out / SUMMARY, summaries)
         with atomic_write(out / PAGE) as temporary:
             temporary.write_text(summary_page(out.resolve().name, summaries), encoding="utf-8")
         write_json(out / MANIFEST, records)
+
+
+def _is_known(manifest: SplitManifest, record: dict[str, Any] | None) -> bool:
+    """Whether a split that was checked where it lies is just what a conversion has written, as its record says."""
+    if record is None or manifest.setting["source"] != IN_PLACE or record["setting"].get("source") == IN_PLACE:
+        return False
+    new, made = manifest.to_json(), ("annotation", "images", "images_sha256", "pngs_sha256")
+    return all(record.get(key) == new[key] for key in made)
 
 
 def check_folder(out: Path) -> None:

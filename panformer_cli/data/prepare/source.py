@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import IMAGE_SUFFIXES
@@ -75,11 +75,21 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class ReadsMore(Protocol):
+    """A `Source` that reads other folders than `root`, into which nothing may be written."""
+
+    @property
+    def also_read(self) -> Sequence[Path]:
+        """These folders."""
+
+
 def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Files of the lower-case `suffixes` in `folder` and the folders below it, sorted; hidden ones are left out.
 
     Raises:
-        DataError: `folder` is no folder or cannot be read, or a file in it is a link that leads out of it.
+        DataError: `folder` is no folder or cannot be read, or a file in it is a link that leads out of it, or a link to
+            a folder, which is not followed.
     """
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist; check the path (docs/data.md shows the folders expected)")
@@ -101,15 +111,19 @@ def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], pic
 
     Where there are no images at all, that is what is wrong, and nothing is said of the labels.
     """
-    hashes = array("q")  # not the paths, for there may be millions
+    hashes, is_empty = array("q"), True  # not the paths, for there may be millions
     for image in images:
         hashes.extend(map(hash, image.labels))
         yield image
+        is_empty = False
     used = KeyPlaces(hashes)
-    for path in found if hashes else ():
+    for path in () if is_empty else found:
         if next(used.of(hash(path)), None) is None:
             name = f"{path.absolute().as_posix().lstrip('/')}.bad"
-            problem = f"{path} has no picture in {pictures}; restore the picture, or delete the file"
+            problem = (
+                f"{path} has no picture in {pictures}; expected one of its name, upper and lower case alike, and "
+                f"{path.suffix.lower()} in lower case; rename it, or restore the picture"
+            )
             yield SourceImage(name, path, name, problem=problem)
 
 
@@ -120,10 +134,19 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
     """
     try:
         with os.scandir(folder / prefix) as entries:
-            found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
         raise DataError(f"the folder {folder / prefix} cannot be read: {error.strerror}; check its rights") from error
-    for name in sorted(name for name in found if not name.startswith(".")):
+    for name in sorted(found):
         yield f"{prefix}{name}"
         if found[name]:
             yield from _names_below(folder, f"{prefix}{name}/")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink() and entry.is_dir():
+        raise DataError(
+            f"{entry.path} is a link to a folder, which is not followed; put the folder itself there, or make the "
+            "folder of the whole split a link"
+        )
+    return entry.is_dir()

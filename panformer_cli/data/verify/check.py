@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.json_values import is_image_id
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
 from panformer_cli.data.panoptic_png import expect_reads
 from panformer_cli.data.parallel import map_in_order
@@ -16,7 +17,7 @@ from panformer_cli.data.spool import KeyedSpool
 from panformer_cli.data.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.data.verify.fix import ChangeLog, FixedFile
 from panformer_cli.data.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
-from panformer_cli.data.verify.outline import ImageId, ListedImage, Outline, is_image_id, read_outline
+from panformer_cli.data.verify.outline import ImageId, ListedImage, Outline, read_outline
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.images import read_bytes, read_image
+from panformer_cli.data.json_values import is_count, is_text
 from panformer_cli.data.layout import SplitLayout
 from panformer_cli.data.panoptic_png import read_panoptic_png
 from panformer_cli.data.structures import IdMap
 from panformer_cli.data.verify.findings import Change, Finding, Problem
-from panformer_cli.data.verify.outline import ImageId, ListedImage, is_count
+from panformer_cli.data.verify.outline import ImageId, ListedImage
 from panformer_cli.data.verify.segments import SegmentChecks
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
@@ -149,12 +150,16 @@ class _ImageChecks:
         """The path of a file that the JSON names; None where the name cannot be used."""
         try:
             path = name_inside(folder, name, self._where)
+            is_usable = is_text(name)
         except DataError as error:
             self._add(Problem.NAME_UNUSABLE, str(error))
             return None
-        except (UnicodeError, OSError):
+        except OSError:
+            is_usable = False
+        if not is_usable:
             self._add(
-                Problem.NAME_UNUSABLE, f"{self._where}: no file can have the name {short(name)}; expected another"
+                Problem.NAME_UNUSABLE,
+                f"{self._where}: no JSON can give a file the name {short(name)}; expected another",
             )
             return None
         if "\\" in name:

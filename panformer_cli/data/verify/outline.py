@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.json_stream import read_members
+from panformer_cli.data.json_values import is_count, is_image_id
 from panformer_cli.data.spool import KeyedSpool
 from panformer_cli.data.verify.findings import Finding, Findings, Problem
 from panformer_cli.data.wording import short
@@ -68,16 +69,6 @@ def read_outline(path: Path, findings: Findings) -> Outline | None:
             sentence = f"{path} has no list `{key}`, or no usable row in it; expected a COCO panoptic JSON"
             findings.add(Finding(Problem.JSON_LISTS, sentence))
     return outline
-
-
-def is_image_id(value: Any) -> TypeGuard[ImageId]:
-    """Whether a value of a JSON can be the id of an image."""
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def is_count(value: Any, least: int) -> TypeGuard[int]:
-    """Whether a value of a JSON is a whole number of `least` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _read_images(

@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from panformer_cli.data.json_values import is_count, is_score
 from panformer_cli.data.panoptic_png import MAX_ID
 from panformer_cli.data.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, Segment
 from panformer_cli.data.verify.findings import Change, Finding, Problem, twice
-from panformer_cli.data.verify.outline import ImageId, is_count
+from panformer_cli.data.verify.outline import ImageId
 from panformer_cli.data.wording import short, some
 
 TINY_PIXELS = 10
@@ -65,6 +66,8 @@ class SegmentChecks:
             expected = f"an object with an id 1 to {MAX_ID}"
         elif row.get("iscrowd", 0) not in (0, 1):
             expected = "an iscrowd of 0 or 1"
+        elif not is_score(row.get("score")):
+            expected = "a score of 0 or more"
         else:
             return True
         self._add(Problem.SEGMENT_ROW, f"{self._where} has the segment {short(row)}; expected {expected}")

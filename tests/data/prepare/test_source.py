@@ -30,12 +30,14 @@ def test_files_come_in_the_order_of_their_parts(tmp_path: Path) -> None:
     assert list(listed_files(tmp_path)) == wanted and len(wanted) == 11
 
 
-def test_a_linked_folder_is_not_entered(tmp_path: Path) -> None:
+def test_a_linked_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.jpg").touch()
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "other")
-    assert list(listed_files(tmp_path / "in")) == []
+    with pytest.raises(DataError, match=r"in/linked is a link to a folder, which is not followed"):
+        list(listed_files(tmp_path / "in"))
+    assert [path.name for path in listed_files(tmp_path / "other")] == ["a.jpg"]
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from panformer_cli.data.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.prepare.coco import rle
 from panformer_cli.data.prepare.coco.rle import encode_segments
 from panformer_cli.data.prepare.convert import ConvertOptions, refuse_bad_images
-from panformer_cli.data.prepare.manifest import SplitManifest, check_folder, write_split
+from panformer_cli.data.prepare.manifest import IN_PLACE, SplitManifest, check_folder, write_split
 from panformer_cli.data.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.data.spool import KeyPlaces
@@ -82,7 +82,7 @@ def prepare_in_place(
             work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
         refuse_bad_images(parts, len(data), str(annotation), options.skips_bad_images)
         summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
-        setting = {"source": "in place", "root": str(data.layout.images.resolve())}
+        setting = {"source": IN_PLACE, "root": str(data.layout.images.resolve())}
         manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
         lines = _counted(parts, manifest, summary)
         written = _write_detection(lines, annotation, folder, detection) if detection != "none" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.prepare.coco.unpack import names_in, unpack_files
 from panformer_cli.data.prepare.coco.zips import unpack_images
 from panformer_cli.data.prepare.convert import ConvertOptions, link_or_copy, with_first
+from panformer_cli.data.prepare.source import listed_files
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
@@ -66,20 +68,21 @@ def prepare_test_images(
             "put one of them there, or download it with --download"
         )
     folder = (out or root) / "images" / split
-    rows = [row for key, value in read_members(info, "image list") if key == "images" for row in value]
+    rows = _rows(info)
     work = partial(_place, info, pictures, folder)
     with reporter.progress(f"checking {split}", len(rows)) as progress:
-        problems = []
+        found = []
         for problem in map_in_order(work, rows, options.workers):
             progress.advance()
-            problems += [problem] if problem else []
-    if not rows:
-        raise DataError(f"{info} lists no image; expected rows in `images`; restore the file")
+            found.append(problem)
+    problems = [problem for problem in found if problem]
     bad = f"{len(problems)} of {len(rows)} images"
     if problems and not (options.skips_bad_images and len(problems) < len(rows)):
         leave_out = "" if options.skips_bad_images else ", or leave them out with --skip-bad-images"
         first = f"{info}: {bad} cannot be used; restore them and run the same command again{leave_out}:"
         raise DataError(with_first(first, problems))
+    if pictures != folder:
+        _refuse_strangers(folder, {row["file_name"] for row, problem in zip(rows, found, strict=True) if not problem})
     if problems:
         reporter.warn(with_first(f"{bad} of {split} are left out:", problems))
     return TestImages(split, len(rows) - len(problems), info, folder)
@@ -98,6 +101,24 @@ def _find_info(root: Path, split: str, reporter: Reporter) -> Path:
         f"{root} has no list of the images of {split}: looked for annotations/{name} and {INFO_ZIPS}; put COCO's "
         "image_info_test2017.zip there, or download it with --download"
     )
+
+
+def _rows(info: Path) -> list[Any]:
+    lists = (value for key, value in read_members(info, "image list") if key == "images")
+    rows = [row for value in lists if isinstance(value, Iterator) for row in value]
+    if not rows:
+        raise DataError(f"{info} lists no image; expected rows in `images`; restore the file")
+    return rows
+
+
+def _refuse_strangers(folder: Path, names: Collection[str]) -> None:
+    """DataError where `folder` holds other images than these, which would be predicted with them."""
+    others = [path for path in listed_files(folder) if path.relative_to(folder).as_posix() not in names]
+    if others:
+        raise DataError(
+            f"{folder} holds {len(others)} images that are not of this split or cannot be used, first "
+            f"{others[0].name}; delete them there, or choose another --out"
+        )
 
 
 def _place(info: Path, pictures: Path, folder: Path, row: Any) -> str | None:

@@ -71,7 +71,7 @@ def listed(data: Sequence[CocoPanoptic], path: Path) -> list[list[int]]:
     Raises:
         DataError: the file cannot be read or is empty, or a line names no image of the splits, or several.
     """
-    text = read_bytes(path, "list of images").decode("utf-8", "replace")
+    text = read_bytes(path, "list of images").decode("utf-8-sig", "replace")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     places: dict[str, set[tuple[int, int]]] = {name: set() for _, name in lines}
     for part, split in enumerate(data):

@@ -104,14 +104,18 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
 
 def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> list[int | None]:
     """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; None for the others."""
-    places, new_ids = KeyPlaces(_ids(ours)), list[int | None]()
-    numbers = (image_id for data in (ours, theirs) for image_id in _ids(data) if isinstance(image_id, int))
+    places, new_ids = KeyPlaces(map(str, _ids(ours))), list[int | None]()  # 1 and "1" are one id
+    numbers = (int(image_id) for data in (ours, theirs) for image_id in _ids(data) if _is_number(image_id))
     free = 1 + max(numbers, default=0)
-    for image_id in _ids(theirs):
-        is_used = any(ours.image_info(place).id == image_id for place in places.of(image_id))
+    for image_id in map(str, _ids(theirs)):
+        is_used = any(str(ours.image_info(place).id) == image_id for place in places.of(image_id))
         new_ids.append(free if is_used else None)
         free += is_used
     return new_ids
+
+
+def _is_number(image_id: int | str) -> bool:
+    return isinstance(image_id, int) or (image_id.isdecimal() and len(image_id) < 20)
 
 
 def _ids(data: CocoPanoptic) -> Iterator[int | str]:

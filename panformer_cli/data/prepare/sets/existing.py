@@ -71,6 +71,12 @@ class ExistingSets:
         """One sentence for each image that the sets list but do not annotate: it is left out."""
         return [sentence for part in self.parts for sentence in part.data.skipped]
 
+    @property
+    def also_read(self) -> list[Path]:
+        """Those of all parts, which need not lie in `root`."""
+        layouts = [part.data.layout for part in self.parts]
+        return [folder for layout in layouts for folder in (layout.images, layout.annotation.parent)]
+
     def splits(self) -> Sequence[str]:
         return list(self.chosen)
 
