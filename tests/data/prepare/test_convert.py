@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.panoptic_writer import segments_of
 from panformer_cli.data.prepare import convert as convert_module
+from panformer_cli.data.prepare.coco.coco import prepare_custom
 from panformer_cli.data.prepare.convert import ConvertOptions, convert
 from panformer_cli.data.prepare.source import SourceImage, listed_files
 from panformer_cli.data.structures import PanopticMap
@@ -66,6 +67,14 @@ def root(tmp_path: Path) -> Path:
     for number in range(20):
         write(folder, f"town/{number:02d}" if number > 17 else f"{number:02d}", number)
     return folder
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def write(folder: Path, name: str, number: int) -> None:
@@ -350,6 +359,86 @@ def test_what_a_source_knows_to_be_wrong_is_told_with_the_bad_images(
     with pytest.raises(DataError, match="1 of 21 images cannot be used.*\n  lone.txt has no picture; restore it"):
         converted(root)
     assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 20
+
+
+def test_nothing_is_written_into_the_source_from_a_folder_above_it(root: Path) -> None:
+    pictures = root.parent / "images"
+    root.rename(pictures)
+    before = content_of(pictures)
+    with pytest.raises(DataError, match=r"images/train is the folder that is read, or inside of it"):
+        convert(Columns(pictures), root.parent, (), ConvertOptions(), SilentReporter())
+    assert content_of(pictures) == before
+
+
+def test_an_image_that_is_left_out_leaves_nothing_and_hides_no_loss(root: Path) -> None:
+    (root / "01.txt").write_text("none")
+    with pytest.raises(DataError, match="1 of 20 images cannot be used"):
+        converted(root)
+    (root / "02.txt").write_text("none")
+    (root / "01.txt").write_text("5")
+    out = converted(root, skips_bad_images=True)
+    assert not (out / "images/train/02.jpg").exists() and not (out / "annotations/panoptic_train/02.png").exists()
+    (out / "images/train/03.jpg").unlink()
+    converted(root, skips_bad_images=True)
+    assert (out / "images/train/03.jpg").is_file()
+
+
+def test_pictures_that_the_json_does_not_list_are_told(root: Path) -> None:
+    (root / "01.txt").write_text("none")
+    with pytest.raises(DataError, match="1 of 20 images cannot be used"):
+        converted(root)
+    for suffix in ("jpg", "txt"):
+        (root / f"00.{suffix}").unlink()
+        (root / f"01.{suffix}").unlink()
+    told = Told()
+    convert(Columns(root), root.parent / "out", (), ConvertOptions(), told)
+    assert (
+        len(told.warnings) == 1
+        and "images/train holds 1 files that panoptic_train.json does not list" in told.warnings[0]
+    )
+
+
+def test_a_name_that_is_no_text_is_told(root: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        write(root, name, 3)
+    except OSError:
+        pytest.skip("this disk takes names of whole characters only")
+    with pytest.raises(DataError, match=r"1 of 21 images cannot be used.*\n.*caf\\udce9.jpg is no text in UTF-8"):
+        converted(root)
+    assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 20
+
+
+def test_the_longest_names(root: Path) -> None:
+    for name in ("n" * 251, "名" * 80):
+        write(root, name, 3)
+    assert len(CocoPanoptic(converted(root), "train")) == 22
+
+
+def test_names_without_a_suffix_in_folders_with_dots(root: Path) -> None:
+    images = [SourceImage(n, root / "00.jpg", f"v1.{n}/img{n}", (root / "00.txt",)) for n in (0, 1)]
+    convert_module._check_names(images, "here")
+    for name in ("a//b.jpg", "a/b.png", "a\\b.jpg"):
+        with pytest.raises(DataError, match="have the same name a/b"):
+            convert_module._check_names(
+                [*images, replace(images[0], file_name="a/b", id=7), replace(images[0], file_name=name, id=8)], "here"
+            )
+    with pytest.raises(DataError, match="have the same id 1; expected an id of its own"):
+        convert_module._check_names([images[1], replace(images[0], id="1")], "here")
+
+
+def test_a_check_in_place_leaves_the_record_of_the_conversion(root: Path) -> None:
+    (root / "02.txt").write_text("none")
+    out = converted(root, skips_bad_images=True)
+    before = content_of(out)
+    prepare_custom(out, (), ConvertOptions(), SilentReporter())
+    assert content_of(out) == before
+    converted(root, skips_bad_images=True)
+    picture = out / "images/train/00.jpg"
+    picture.unlink()
+    Image.new("RGB", (16, 10)).save(picture)
+    prepare_custom(out, (), ConvertOptions(), SilentReporter())
+    assert json.loads((out / "manifest.json").read_text())["train"]["setting"]["source"] == "in place"
 
 
 def test_the_result_does_not_lie_in_the_source(root: Path) -> None:

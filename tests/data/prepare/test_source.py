@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from panformer_cli.data.prepare.source import listed_files
+from panformer_cli.data.prepare.source import SourceImage, listed_files, with_unused_labels
 from panformer_cli.errors import DataError
 
 NAMES = (
@@ -38,6 +39,17 @@ def test_a_linked_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in/linked is a link to a folder, which is not followed"):
         list(listed_files(tmp_path / "in"))
     assert [path.name for path in listed_files(tmp_path / "other")] == ["a.jpg"]
+
+
+def test_labels_that_no_image_has_are_told(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    bare = SourceImage(1, tmp_path / "a.jpg", "a.jpg")  # of masks, say, and without an object
+    for image, problems in ((bare, paths), (replace(bare, labels=(paths[1],)), [paths[0], paths[2]])):
+        first, *bad = with_unused_labels([image], paths, tmp_path / "images")
+        assert first is image and [one.picture for one in bad] == problems
+        assert all(f"{one.picture} has no picture in {tmp_path}/images; expected" in one.problem for one in bad)
+        assert len({(one.id, one.file_name) for one in bad}) == len(bad)
+    assert list(with_unused_labels([], paths, tmp_path)) == []
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:

@@ -67,6 +67,26 @@ def test_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None
     assert not (root / "images").exists()
 
 
+def test_images_of_before_are_told(root: Path) -> None:
+    folder = prepare(root)
+    (folder / "notes.txt").touch()
+    (folder / "000000000004.jpg").write_bytes((folder / "000000000003.jpg").read_bytes())
+    with pytest.raises(
+        DataError, match=r"holds 1 images that are not of this split .*, first 000000000004\.jpg; delete"
+    ):
+        prepare(root)
+    assert (folder / "000000000004.jpg").is_file()
+
+
+@pytest.mark.parametrize("images", ["7", '{"a": 1}', "[]"])
+def test_a_list_that_is_none(root: Path, images: str) -> None:
+    info = root / "annotations" / "image_info_test-dev2017.json"
+    info.parent.mkdir()
+    info.write_text(f'{{"images": {images}}}')
+    with pytest.raises(DataError, match="lists no image"):
+        prepare(root)
+
+
 def test_bad_images_may_be_left_out(root: Path) -> None:
     (root / "test2017" / "000000000003.jpg").write_bytes(b"none")
     told = Told()
@@ -94,6 +114,7 @@ def test_missing_parts_are_named(root: Path) -> None:
     [
         ({"id": 1, "file_name": "../outside.jpg", "height": 6, "width": 8}, "points outside"),
         ({"id": 1, "file_name": "000000000001.jpg", "height": 8, "width": 6}, "is 8x6 but .* lists it as 6x8"),
+        ({"id": 1, "file_name": "\ud800.jpg", "height": 6, "width": 8}, "no file can have the name"),
         ({"id": 1}, "expected an object with id, file_name"),
         ("1.jpg", "expected an object with id, file_name"),
     ],

@@ -85,7 +85,7 @@ def test_a_subset_has_the_same_images_and_annotations(tmp_path: Path) -> None:
 def test_a_subset_of_a_list_by_id_and_by_name(tmp_path: Path) -> None:
     write_coco(tmp_path / "in", images=5)
     chosen = tmp_path / "list.txt"
-    chosen.write_text("103\n\n 1.png \n103\n")
+    chosen.write_text("103\n\n 1.png \n103\n", encoding="utf-8-sig")
     out = written(subset(tmp_path / "in", ["val"], chosen), tmp_path / "out")
     assert names(CocoPanoptic(out, "val")) == ["1.png", "3.png"]
     chosen.write_text("103\nnowhere.png\n")
@@ -212,6 +212,29 @@ def test_ids_of_any_size_are_merged(tmp_path: Path, first: int, expected: list[i
         path.write_text(text)
     source = merge(tmp_path / "a", tmp_path / "b", ())
     assert [image.id for image in source.images("val")] == expected
+
+
+def test_a_merged_set_is_not_written_over_its_parts(tmp_path: Path) -> None:
+    write_coco(tmp_path / "a", images=2)
+    write_coco(tmp_path / "b", images=2)
+    (tmp_path / "b" / "images").rename(tmp_path / "images")
+    (tmp_path / "b" / "coco").mkdir()
+    (tmp_path / "images").rename(tmp_path / "b" / "coco" / "images")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in ("b", "b/coco"):
+        with pytest.raises(DataError, match="is the folder that is read, or inside of it"):
+            written(merge(tmp_path / "a", tmp_path / "b" / "coco", ()), tmp_path / out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_ids_that_differ_in_kind_only_are_one_id(tmp_path: Path) -> None:
+    write_coco(tmp_path / "a", images=2)
+    path = write_coco(tmp_path / "b", images=2)
+    path.write_text(
+        path.read_text().replace('"id": 101,', '"id": "101",').replace('"image_id": 101', '"image_id": "101"')
+    )
+    source = merge(tmp_path / "a", tmp_path / "b", ())
+    assert [image.id for image in source.images("val")] == [100, 101, 102, 103]
 
 
 def test_a_set_is_not_merged_with_itself(tmp_path: Path) -> None:
