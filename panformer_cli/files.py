@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -58,6 +59,11 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
 def temporary_path(path: Path) -> Path:
     """Where this process fills what is to become `path`; of a long name it keeps a part, for disks take 255 bytes."""
     return path.with_name(f".{path.name[:_KEPT]}.{os.getpid()}.tmp")
+
+
+def temporary_paths(path: Path) -> Iterator[Path]:
+    """Those of all processes, which remain where one was killed."""
+    return path.parent.glob(f".{escape(path.name[:_KEPT])}.*.tmp")
 
 
 def cache_folder() -> Path:

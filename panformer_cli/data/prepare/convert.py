@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ from panformer_cli.data.prepare.source import ReadsMore, Source, SourceImage
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write, name_inside, temporary_path
+from panformer_cli.files import atomic_write, name_inside, temporary_path, temporary_paths
 from panformer_cli.reporting import Reporter
 
 MAX_PIXELS = 2**28
@@ -73,17 +72,17 @@ class Folders(NamedTuple):
 
     def hold(self, image: SourceImage) -> bool:
         """Whether picture and PNG of an image are there."""
-        png = (self.pngs / image.file_name).with_suffix(".png")
-        return png.is_file() and (self.images / image.file_name).is_file()
+        return all(path.is_file() for path in self._files(image.file_name))
 
     def clear(self, file_name: str) -> None:
         """Remove what an earlier attempt has written of an image that is left out."""
-        with suppress(DataError, OSError):
-            for folder, name in (
-                (self.images, file_name),
-                (self.pngs, f"{PurePosixPath(file_name).with_suffix('.png')}"),
-            ):
-                name_inside(folder, name, "").unlink()
+        with suppress(DataError, OSError):  # what is wrong with it may be its name
+            name_inside(self.images, file_name, "")
+            for path in self._files(file_name):
+                path.unlink(missing_ok=True)
+
+    def _files(self, file_name: str) -> tuple[Path, Path]:
+        return self.images / file_name, (self.pngs / file_name).with_suffix(".png")
 
 
 def convert(
@@ -136,7 +135,7 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         work = partial(_convert_image, source, folders)
         with reporter.progress(f"{source.name} {split}", len(images)) as progress:
             work_out(parts, lambda: images, partial(_stamp_if_written, folders), work, options.workers, progress)
-        refuse_bad_images(parts, len(images), f"{source.root}, {split}", options.skips_bad_images)
+        refuse_bad_images(parts.problems, len(images), f"{source.root}, {split}", options.skips_bad_images)
         summary = _write_split(source, split, out, manifest, parts)
         parts.remove()
     strangers = _sweep(folders) - summary.images
@@ -253,15 +252,14 @@ def _id_key(image: SourceImage) -> str:
     return f"id {image.id}"
 
 
-def refuse_bad_images(parts: ImageParts, images: int, where: str, may_be_left_out: bool) -> None:
-    """DataError where images have problems, unless they may be left out and others remain."""
-    problems = parts.problems
+def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_left_out: bool) -> None:
+    """DataError where some of so many images have problems, unless they may be left out and others remain."""
     if not problems or (may_be_left_out and len(problems) < images):
         return
     leave_out = "" if may_be_left_out else ", or leave them out with --skip-bad-images"
     first = (
-        f"{where}: {len(problems)} of {images} images cannot be used, so no JSON was written; mend them and run "
-        f"the same command again{leave_out}:"
+        f"{where}: {len(problems)} of {images} images cannot be used, so the split is not finished; mend them "
+        f"and run the same command again{leave_out}:"
     )
     raise DataError(with_first(first, problems))
 
@@ -298,7 +296,7 @@ def _rows(parts: ImageParts, key: str) -> Iterator[dict[str, Any]]:
 
 def _sweep(folders: Folders) -> int:
     """Remove what processes that were killed in the midst of a file left; returns how many files `images` holds."""
-    for path in folders.annotation.parent.glob(f".*{escape(folders.annotation.name)}.*.tmp"):
+    for path in temporary_paths(folders.annotation):
         path.unlink(missing_ok=True)
     _without_temporary_files(folders.pngs)
     return _without_temporary_files(folders.images)

@@ -80,7 +80,7 @@ def prepare_in_place(
         work = partial(_check_image, data, detection)
         with reporter.progress(f"checking {annotation.stem}", len(data)) as progress:
             work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
-        refuse_bad_images(parts, len(data), str(annotation), options.skips_bad_images)
+        refuse_bad_images(parts.problems, len(data), str(annotation), options.skips_bad_images)
         summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
         setting = {"source": IN_PLACE, "root": str(data.layout.images.resolve())}
         manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})

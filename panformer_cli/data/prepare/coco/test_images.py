@@ -15,7 +15,7 @@ from panformer_cli.data.layout import annotation_folders, check_root, find_image
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.prepare.coco.unpack import names_in, unpack_files
 from panformer_cli.data.prepare.coco.zips import unpack_images
-from panformer_cli.data.prepare.convert import ConvertOptions, link_or_copy, with_first
+from panformer_cli.data.prepare.convert import ConvertOptions, link_or_copy, refuse_bad_images, with_first
 from panformer_cli.data.prepare.source import listed_files
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
@@ -76,15 +76,11 @@ def prepare_test_images(
             progress.advance()
             found.append(problem)
     problems = [problem for problem in found if problem]
-    bad = f"{len(problems)} of {len(rows)} images"
-    if problems and not (options.skips_bad_images and len(problems) < len(rows)):
-        leave_out = "" if options.skips_bad_images else ", or leave them out with --skip-bad-images"
-        first = f"{info}: {bad} cannot be used; restore them and run the same command again{leave_out}:"
-        raise DataError(with_first(first, problems))
+    refuse_bad_images(problems, len(rows), str(info), options.skips_bad_images)
     if pictures != folder:
         _refuse_strangers(folder, {row["file_name"] for row, problem in zip(rows, found, strict=True) if not problem})
     if problems:
-        reporter.warn(with_first(f"{bad} of {split} are left out:", problems))
+        reporter.warn(with_first(f"{len(problems)} of {len(rows)} images of {split} are left out:", problems))
     return TestImages(split, len(rows) - len(problems), info, folder)
 
 

@@ -292,7 +292,7 @@ def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> N
     (images / "6.jpg").write_bytes(b"no image")
     (pngs / "7.png").write_bytes((pngs / "7.png").read_bytes()[:50])
     head, *named = refusal(tmp_path).splitlines()
-    assert "7 of 8 images cannot be used, so no JSON was written" in head
+    assert "7 of 8 images cannot be used, so the split is not finished" in head
     assert str(tmp_path / "annotations" / "panoptic_val2017.json") in head
     for line, (bad, words) in zip(
         named[:5],
