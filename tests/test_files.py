@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
     (folder / "circle").symlink_to("circle")
     with pytest.raises(DataError, match="points outside"):
         name_inside(folder, name, "x.json")
+
+
+def test_half_a_character_is_no_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x.json: no file can have the name '\\ud800.jpg'"):
+        name_inside(tmp_path, "\ud800.jpg", "x.json")
+    foreign = os.fsdecode(b"caf\xe9.jpg")
+    assert name_inside(tmp_path, foreign, "x.json") == tmp_path / foreign
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,22 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         ["a.jpg", "60000x60000"],
     ),
     "cvat: huge image in the XML": (cvat, replaced(XML, 'width="16"', 'width="60000"'), ["a.jpg", "60000"]),
+    # Names that are no text.
+    "custom: name of a category in half characters": (
+        custom,
+        edited(CUSTOM, lambda c: c["categories"][0].update(name="\ud800")),
+        ["panoptic_val.json", "has the name '\\ud800', which is no text"],
+    ),
+    "coco-instances: name of a category in half characters": (
+        coco_instances,
+        edited(INSTANCES, lambda c: c["categories"][0].update(name="\ud800")),
+        ["instances_val.json", "has the name '\\ud800', which is no text"],
+    ),
+    "coco-instances: name of an image in half characters": (
+        coco_instances,
+        edited(INSTANCES, lambda c: c["images"][0].update(file_name="\ud800.jpg")),
+        ["instances_val.json", "no file can have the name '\\ud800.jpg'"],
+    ),
     # Names and links that lead out.
     "custom: name climbs": (
         custom,
