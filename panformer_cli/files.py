@@ -20,7 +20,6 @@ _SEPARATOR = re.compile(r"[/\\]")
 _LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
 """A piece of a name that is empty, climbs (Windows takes `.. ` for `..`), is a root (`/`, `//`) or names a drive."""
 
-
 _KEPT = 50
 """Characters of a name that the temporary one keeps: of up to four bytes each, where a name has 255 at most."""
 
@@ -54,6 +53,14 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it may never have been made: a missing file, or a parent that is no folder
             temporary.unlink()
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False, too, where no file can be called so."""
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def temporary_path(path: Path) -> Path:

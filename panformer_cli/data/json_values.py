@@ -20,7 +20,7 @@ def is_name(value: Any) -> TypeGuard[str]:
 
 def is_text(value: str) -> bool:
     """Whether there are only whole characters: JSON can write halves of them, and names of files have foreign bytes."""
-    return not any("\ud800" <= mark <= "\udfff" for mark in value)
+    return value.isascii() or not any("\ud800" <= mark <= "\udfff" for mark in value)
 
 
 def is_count(value: Any, least: int) -> TypeGuard[int]:

@@ -33,7 +33,7 @@ from panformer_cli.data.prepare.source import ReadsMore, Source, SourceImage
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.data.spool import KeyPlaces, Spool
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write, name_inside, temporary_path, temporary_paths
+from panformer_cli.files import atomic_write, is_file, name_inside, temporary_path, temporary_paths
 from panformer_cli.reporting import Reporter
 
 MAX_PIXELS = 2**28
@@ -72,7 +72,7 @@ class Folders(NamedTuple):
 
     def hold(self, image: SourceImage) -> bool:
         """Whether picture and PNG of an image are there."""
-        return all(path.is_file() for path in self._files(image.file_name))
+        return all(map(is_file, self._files(image.file_name)))
 
     def clear(self, file_name: str) -> None:
         """Remove what an earlier attempt has written of an image that is left out."""

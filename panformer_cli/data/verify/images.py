@@ -18,7 +18,7 @@ from panformer_cli.data.verify.outline import ImageId, ListedImage
 from panformer_cli.data.verify.segments import SegmentChecks
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.files import is_file, name_inside
 
 MAX_PIXELS = 2**28
 """A PNG that declares more is not decoded: it would take gigabytes."""
@@ -123,7 +123,7 @@ class _ImageChecks:
             if self._setting.hashes_images:
                 self._result.digest = hashlib.blake2b(read_bytes(path, "image"), digest_size=16).digest()
         except DataError as error:
-            self._add(Problem.IMAGE_DAMAGED if _is_file(path) else Problem.IMAGE_MISSING, str(error))
+            self._add(Problem.IMAGE_DAMAGED if is_file(path) else Problem.IMAGE_MISSING, str(error))
             return None
         return header
 
@@ -143,7 +143,7 @@ class _ImageChecks:
             return size, read_panoptic_png(path)
         except DataError as error:
             kind = Problem.PNG_DAMAGED if is_rgb else Problem.PNG_FORMAT
-            self._add(kind if _is_file(path) else Problem.PNG_MISSING, str(error))
+            self._add(kind if is_file(path) else Problem.PNG_MISSING, str(error))
         return size, None
 
     def _find(self, folder: Path, name: str, place: Literal["images", "annotations"], index: int) -> Path | None:
@@ -159,14 +159,14 @@ class _ImageChecks:
         if not is_usable:
             self._add(
                 Problem.NAME_UNUSABLE,
-                f"{self._where}: no JSON can give a file the name {short(name)}; expected another",
+                f"{self._where}: no file of a data set can have the name {short(name)}; expected another",
             )
             return None
         if "\\" in name:
             change = Change(self._task.image_id, place, index, None, "file_name", name, name.replace("\\", "/"))
             sentence = f"{self._where}: the file name {short(name)} has backslashes; expected / between folders"
             # Where there is no such file, a backslash may be a part of a name.
-            self._add(Problem.NAME_BACKSLASH, sentence, *([change] if _is_file(path) else []))
+            self._add(Problem.NAME_BACKSLASH, sentence, *([change] if is_file(path) else []))
         if not name.isascii():
             sentence = f"{self._where}: the file name {short(name)} is not ASCII; some tools and systems cannot read it"
             self._add(Problem.NAME_NOT_ASCII, sentence)
@@ -214,13 +214,6 @@ class _ImageChecks:
             f"are {found} (width x height); expected the same"
         )
         self._add(Problem.SIZE_LISTED, sentence, *changes)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
 
 
 def _read_png_header(path: Path) -> tuple[_Size | None, bool]:

@@ -13,14 +13,7 @@ from panformer_cli.data.prepare.coco.test_images import is_test_split, prepare_t
 from panformer_cli.data.prepare.convert import ConvertOptions
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import SilentReporter
-
-
-class Told(SilentReporter):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+from tests.data.prepare.told import Told
 
 
 @pytest.fixture
