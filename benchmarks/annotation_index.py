@@ -27,10 +27,10 @@ import numpy as np
 
 import panformer_cli.data.loading  # noqa: F401 - what a worker needs; reading an annotation does without torch
 from panformer_cli.console import print_table
-from panformer_cli.data.annotation_index import index_places, open_annotation
-from panformer_cli.data.coco_categories import COCO
-from panformer_cli.data.panoptic_annotation import PanopticAnnotation
-from panformer_cli.data.panoptic_json import read_annotation
+from panformer_cli.data.coco.annotation_index import index_places, open_annotation
+from panformer_cli.data.coco.coco_categories import COCO
+from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.coco.panoptic_json import read_annotation
 
 SEGMENTS = 11.02  # an image of train2017, on average
 READS = 1000
@@ -141,7 +141,7 @@ def build(path: Path, answers: Any) -> None:
     """In a process of its own: build the index."""
     import torch
 
-    from panformer_cli.engine.measuring import PeakMemory
+    from panformer_cli.engine.benchmarking.meters import PeakMemory
 
     peak = PeakMemory(torch.device("cpu"))
     before, began = memory()["resident"], time.perf_counter()

@@ -29,10 +29,10 @@ import numba
 import torch
 from torch import Tensor
 
-from panformer_cli.models.layers import LevelShapes
-from panformer_cli.models.sampling import DeformableSampling
-from panformer_cli.models.sampling.cpu import cpu_sampling
-from panformer_cli.models.sampling.portable import gather_sampling, grid_sampling
+from panformer_cli.models.layers.common import LevelShapes
+from panformer_cli.models.layers.sampling import DeformableSampling
+from panformer_cli.models.layers.sampling.cpu import cpu_sampling
+from panformer_cli.models.layers.sampling.portable import gather_sampling, grid_sampling
 
 SHAPES: LevelShapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
 TOKENS = sum(height * width for height, width in SHAPES)

@@ -14,7 +14,8 @@ the least that has to be moved (every input read once, every output written once
 corner of every sample, most of which the caches serve. Beside them stands what a plain copy reaches. In bf16 only the
 values are; locations and weights stay float32, as in the model.
 
-`--sweep` times the Triton kernels of the encoder with other launch settings than those in `models/sampling/triton.py`.
+`--sweep` times the Triton kernels of the encoder with launch settings other than those in
+`models/layers/sampling/triton.py`.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from panformer_cli.models.layers import LevelShapes
-from panformer_cli.models.sampling import DeformableSampling, triton
-from panformer_cli.models.sampling.portable import grid_sampling
-from panformer_cli.models.sampling.triton import triton_sampling
+from panformer_cli.models.layers.common import LevelShapes
+from panformer_cli.models.layers.sampling import DeformableSampling, triton
+from panformer_cli.models.layers.sampling.portable import grid_sampling
+from panformer_cli.models.layers.sampling.triton import triton_sampling
 
 SHAPES: LevelShapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
 TOKENS = sum(height * width for height, width in SHAPES)

@@ -24,12 +24,12 @@ import torch
 from PIL import Image
 
 from panformer_cli.console import print_table
-from panformer_cli.data.coco_categories import COCO
-from panformer_cli.data.panoptic_pairs import PanopticPairs
-from panformer_cli.data.panoptic_png import encode_ids
+from panformer_cli.data.coco.coco_categories import COCO
+from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
+from panformer_cli.data.coco.panoptic_png import encode_ids
 from panformer_cli.data.structures import IdMap
+from panformer_cli.engine.benchmarking.meters import PeakMemory
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
-from panformer_cli.engine.measuring import PeakMemory
 from panformer_cli.reporting import SilentReporter
 
 HEIGHT, WIDTH, SEGMENTS = 96, 128, 10

@@ -28,14 +28,14 @@ import numpy as np
 from PIL import Image
 
 from panformer_cli.console import print_table
+from panformer_cli.data.coco.panoptic_png import OPENCV_READS, encode_ids, read_panoptic_png, write_panoptic_png
+from panformer_cli.data.coco.panoptic_writer import annotation_row, segments_of
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.panoptic_png import OPENCV_READS, encode_ids, read_panoptic_png, write_panoptic_png
-from panformer_cli.data.panoptic_writer import annotation_row, segments_of
-from panformer_cli.data.scene_painter import CATEGORIES
-from panformer_cli.data.scenes import SceneOptions, generate_scene
+from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
+from panformer_cli.data.scenes.painter import CATEGORIES
 from panformer_cli.data.structures import IdMap, PanopticMap
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.metrics.records import compare
 
 SCENES = SceneOptions(height=480, width=640, min_objects=6, max_objects=14, max_stuff=5)
 BEND = 24.0

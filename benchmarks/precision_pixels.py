@@ -24,9 +24,9 @@ import torch
 from panformer_cli.data.images import read_image
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.runtime import Process
 
 NEAR = 2
 """Pixels."""

@@ -37,13 +37,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from panformer_cli.console import print_table
-from panformer_cli.data.prepare.coco.coco import prepare_coco
-from panformer_cli.data.prepare.convert import ConvertOptions, convert
-from panformer_cli.data.prepare.sets.derived import subset
-from panformer_cli.data.scene_options import SceneOptions
-from panformer_cli.data.scenes import write_scenes
-from panformer_cli.data.verify.check import VerifyOptions, verify
+from panformer_cli.data.scenes.generator import write_scenes
+from panformer_cli.data.scenes.options import SceneOptions
+from panformer_cli.prepare.coco.coco import prepare_coco
+from panformer_cli.prepare.convert import ConvertOptions, convert
+from panformer_cli.prepare.sets.derived import subset
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.verify.check import VerifyOptions, verify
 
 SCENES = {
     "height": 480,
@@ -216,7 +216,7 @@ def grown(what: str, root: Path) -> float:
     # With torch, which the commands do without, and which would make starting processes slower.
     import torch
 
-    from panformer_cli.engine.measuring import PeakMemory
+    from panformer_cli.engine.benchmarking.meters import PeakMemory
 
     peak = PeakMemory(torch.device("cpu"))
     MEASURED[what](root.parent / "warm-up", WARM_UP)

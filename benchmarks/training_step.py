@@ -24,17 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.console import print_table
-from panformer_cli.data.coco_categories import COCO
+from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.structures import Batch, Targets
-from panformer_cli.engine.benchmark import parse_size
-from panformer_cli.engine.measuring import PeakMemory, Spread, clock_of, device_name
+from panformer_cli.engine.benchmarking.benchmark import parse_size
+from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name
 from panformer_cli.engine.optim import build_optimizer
 from panformer_cli.errors import PanformerError
-from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts
-from panformer_cli.losses.matcher import TrainingSelection
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
-from panformer_cli.models.sampling import SamplingName, sampling_by
+from panformer_cli.models.layers.sampling import SamplingName, sampling_by
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts
+from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe
 

@@ -1,6 +1,6 @@
 """`python -m panformer_cli` is the same program as `panformer`."""
 
-from panformer_cli.cli import main
+from panformer_cli.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from panformer_cli import cli
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.cli.main import main
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.engine.small import SMALL, run_small, small_checkpoint, small_recipe, small_scenes
@@ -59,7 +59,7 @@ def place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli import cli
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.cli.main import main
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from tests.engine.small import SMALL
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def demo(out: Path, *settings: str) -> int:
     overrides = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
     with pytest.raises(SystemExit) as caught:
-        cli.main(["demo", "--out", str(out), "--images", "8", *overrides])
+        main(["demo", "--out", str(out), "--images", "8", *overrides])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from panformer_cli import cli
+from panformer_cli.cli.main import program
 from tests.cli.test_cli import run
 from tests.conftest import REPOSITORY
 from tests.golden.conftest import TABLES
@@ -67,7 +67,7 @@ def test_the_tables_of_the_fidelity_page_are_full_and_within_their_limits(mark: 
 
 @pytest.mark.parametrize("words", commands(DATA.read_text(encoding="utf-8")), ids=" ".join)
 def test_the_commands_of_the_data_page_exist_with_their_options(words: list[str]) -> None:
-    command: click.Command = cli.program
+    command: click.Command = program
     context = click.Context(command)
     while isinstance(command, click.Group):
         name, *words = words

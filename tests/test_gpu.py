@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from panformer_cli.data.scenes import SceneOptions, write_scenes
+from panformer_cli.data.scenes.generator import SceneOptions, write_scenes
+from panformer_cli.engine.distributed.runtime import ProcessOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model
-from panformer_cli.panoptic.merging import InferenceSelection
+from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.reporting import SilentReporter
-from tests.models.small import table
+from tests.models.panoptic_segformer.small import table
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,8 +1,9 @@
-"""Who may import whom, `cli -> engine -> {models, losses, data, panoptic, metrics} -> base`, and what when."""
+"""Who may import whom: the rooms in their order, the modules of a model in theirs, and what is imported when."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,16 +16,25 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MIDDLE = ("models", "losses", "data", "panoptic", "metrics")
-RANKS = {"cli": 3, "__main__": 4, "console": 2, "engine": 2, **dict.fromkeys(MIDDLE, 1)}
-BASE_IMPORTS_ONLY = {"yaml"}
-SAMPLING = "models/sampling"
+ROOMS = ("data", "metrics", "models", "visualization", "pages", "prepare", "verify", "submission", "engine", "cli")
+"""The folders of the package. A module imports from its own folder, from those before it, and from the base."""
+SPEAKING = {"console": "cli", "__main__": ""}
+"""Modules of the base that belong to the command line, and the only folder that may import them."""
+MODEL_ORDER = (
+    "layers",
+    "backbones",
+    "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|network)",
+    "panoptic_segformer/(matcher|criterion)",
+    "panoptic_segformer/postprocessing",
+)
+"""Inside `models`: networks know no losses, losses no postprocessing; regular expressions for the paths."""
+SAMPLING = "models/layers/sampling"
 COMPILERS = {
     "numba": {f"{SAMPLING}/cpu_kernels", "compiled"},
     "llvmlite": {f"{SAMPLING}/cpu_kernels"},
     "triton": {f"{SAMPLING}/triton_kernels"},
 }
-KERNELS = {home for homes in COMPILERS.values() for home in homes} | {"data/png_filters", "data/prepare/coco/run_loops"}
+KERNELS = {home for homes in COMPILERS.values() for home in homes} | {"data/coco/png_filters", "prepare/coco/run_loops"}
 """Modules whose import takes that of a compiler."""
 HOMES = {"click": {"cli"}, "rich": {"console"}, "cv2": {"data/opencv"}, "yaml": {"plain_yaml"}, **COMPILERS}
 """Third-party packages that one place wraps, by the path of that place without `.py`."""
@@ -66,9 +76,14 @@ def inner_part(name: str) -> str | None:
     return pieces[1] if pieces[0] == "panformer_cli" and len(pieces) > 1 else None
 
 
-def test_the_parts_are_there() -> None:
-    assert {"cli", "engine", *MIDDLE} <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    assert len(MODULES) > 20
+def rank(place: str) -> int:
+    """The position of a room in `ROOMS`; 0 for the base."""
+    return ROOMS.index(place) + 1 if place in ROOMS else 0
+
+
+def test_the_rooms_are_the_folders() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - {"recipes"} == set(ROOMS)
 
 
 @every_module
@@ -78,19 +93,46 @@ def test_imports_go_one_way(path: Path) -> None:
         other = inner_part(name)
         if other is None or other == own or other == "__version__":
             continue
-        rank = RANKS.get(own, 0)
-        lower = RANKS.get(other, 0) < rank or RANKS.get(other, 0) == rank == 0 or (own in MIDDLE and other in MIDDLE)
-        assert lower, f"{own} imports {name}"
+        if other in SPEAKING:
+            assert own == SPEAKING[other], f"{own} imports {name}"
+        elif own != "__main__":
+            assert rank(other) < rank(own) or rank(other) == rank(own) == 0, f"{own} imports {name}"
 
 
-def test_the_middle_has_no_circle() -> None:
-    graph: dict[str, set[str]] = {name: set() for name in MIDDLE}
-    for path in MODULES:
-        if part(path) in MIDDLE:
-            others = {inner_part(name) for name in imported(parse(path))} & set(MIDDLE) - {part(path)}
-            graph[part(path)] |= {other for other in others if other}
-    assert set(TopologicalSorter(graph).static_order()) == set(MIDDLE)
-    assert not graph["data"], "data imports none of its siblings"
+def model_rank(place: str) -> int | None:
+    """The position of `panoptic_segformer/matcher` and the like in `MODEL_ORDER`; None for what has none."""
+    return next((number for number, part in enumerate(MODEL_ORDER) if re.match(rf"{part}(/|$)", place)), None)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "models"], ids=lambda path: path.stem)
+def test_networks_know_no_losses_and_losses_no_postprocessing(path: Path) -> None:
+    own = model_rank(path.relative_to(PACKAGE / "models").with_suffix("").as_posix())
+    for name in imported(parse(path)):
+        if own is not None and name.startswith("panformer_cli.models."):
+            other = model_rank(name.removeprefix("panformer_cli.models.").replace(".", "/"))
+            assert other is None or other <= own, f"{path.name} imports {name}"
+
+
+def test_there_is_an_order_to_check() -> None:
+    places = [
+        path.relative_to(PACKAGE / "models").with_suffix("").as_posix() for path in MODULES if part(path) == "models"
+    ]
+    assert {model_rank(place) for place in places} >= set(range(len(MODEL_ORDER)))
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    names = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in MODULES}
+    known = set(names.values())
+    graph = {
+        names[path]: {
+            module
+            for name in at_once(parse(path))
+            for module in (name, name.rpartition(".")[0])
+            if module in known and module != names[path]
+        }
+        for path in MODULES
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(MODULES)
 
 
 @every_module
@@ -121,7 +163,7 @@ def test_commands_import_what_is_heavy_when_they_run(path: Path) -> None:
 
 def test_preparing_data_does_without_torch() -> None:
     """It takes seconds to load and hundreds of megabytes, which every process would have."""
-    homes = [PACKAGE / "data" / folder for folder in ("prepare", "verify", "submission")]
+    homes = [PACKAGE / folder for folder in ("prepare", "verify", "submission")]
     names = [
         path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
         for path in MODULES

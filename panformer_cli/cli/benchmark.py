@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.benchmark import Benchmark
-    from panformer_cli.engine.benchmark_passes import Figures
+    from panformer_cli.engine.benchmarking.benchmark import Benchmark
+    from panformer_cli.engine.benchmarking.passes import Figures
 
 LABELS = {
     "decode": "decode",
@@ -80,8 +80,8 @@ def benchmark(model: str, size: str, as_json: bool, **options: Any) -> None:
     panformer benchmark best.safetensors --image photo.jpg --device cuda
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.benchmark import BenchmarkRequest, parse_size
-    from panformer_cli.engine.benchmark import benchmark as run_benchmark
+    from panformer_cli.engine.benchmarking.benchmark import BenchmarkRequest, parse_size
+    from panformer_cli.engine.benchmarking.benchmark import benchmark as run_benchmark
 
     result = run_benchmark(BenchmarkRequest(model, parse_size(size), **options), RichReporter())
     if as_json:

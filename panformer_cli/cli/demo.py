@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from panformer_cli.cli.figures import print_figures
+from panformer_cli.cli.tables import print_figures
 
 
 @click.command()
@@ -22,7 +22,7 @@ def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
     seen, and draws pictures and an HTML page. Prints the PQ table and where everything lies.
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.data.scene_options import SceneOptions
+    from panformer_cli.data.scenes.options import SceneOptions
     from panformer_cli.engine.demo import DemoFolders
     from panformer_cli.engine.demo import demo as run_demo
     from panformer_cli.recipe_io import load_recipe

@@ -12,10 +12,10 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from panformer_cli.data.submission.forms import FormName
-    from panformer_cli.engine.runtime import ProcessOptions
-    from panformer_cli.models.sampling import SamplingName
+    from panformer_cli.engine.distributed.runtime import ProcessOptions
+    from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.reporting import Reporter
+    from panformer_cli.submission.forms import FormName
 
 
 FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
@@ -46,8 +46,8 @@ class Compute:
 
     def processes(self) -> ProcessOptions:
         """The same for the engine, checked against this machine and, under torchrun, against its processes."""
-        from panformer_cli.engine.runtime import ProcessOptions
-        from panformer_cli.engine.team import check_options
+        from panformer_cli.engine.distributed.runtime import ProcessOptions
+        from panformer_cli.engine.distributed.team import check_options
 
         options = ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
         check_options(options)
@@ -129,7 +129,7 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if archive is None:
             check_given(("form",), "belongs to --submission FILE.zip: give both, or neither.")
             return function(submission=None, **others)
-        from panformer_cli.data.submission.forms import FORMS as KNOWN
+        from panformer_cli.submission.forms import FORMS as KNOWN
 
         KNOWN[form].check_name(archive)
         return function(submission=Submission(archive, form), **others)
@@ -139,8 +139,8 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def write_submission(submission: Submission, results: Path, reporter: Reporter) -> None:
     """Pack what is in the folder of results, as the options say."""
-    from panformer_cli.data.submission.forms import FORMS as KNOWN
-    from panformer_cli.engine.submission import write_submission as write
+    from panformer_cli.submission.forms import FORMS as KNOWN
+    from panformer_cli.submission.packing import write_submission as write
 
     images = write(results, submission.path, KNOWN[submission.form], reporter)
     reporter.message(f"{images} images packed in {submission.path}")

@@ -46,7 +46,7 @@ def visualize(
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.visualize import VisualizeRequest
     from panformer_cli.engine.visualize import visualize as draw
-    from panformer_cli.panoptic.drawing import DrawOptions
+    from panformer_cli.visualization.drawing import DrawOptions
 
     options = DrawOptions(labels=not no_labels)
     result = draw(VisualizeRequest(out, data, split, predictions, images, run, limit, options), RichReporter())

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli import SuggestingGroup
+from panformer_cli.cli.groups import SuggestingGroup
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.published import PublishedWeights
+    from panformer_cli.engine.checkpoints.published import PublishedWeights
 
 
 @click.group(cls=SuggestingGroup)
@@ -31,7 +31,7 @@ def list_weights(as_json: bool) -> None:
     files.
     """
     from panformer_cli.console import print_table
-    from panformer_cli.engine.published import PUBLISHED, release_folder, weights_folder
+    from panformer_cli.engine.checkpoints.published import PUBLISHED, release_folder, weights_folder
 
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in PUBLISHED.values()], indent=2))
@@ -63,8 +63,8 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     panformer weights import mine.pth --out weights/mine --recipe r101 --categories annotations/panoptic_train.json
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.import_weights import import_weights
-    from panformer_cli.engine.published import published_at
+    from panformer_cli.engine.checkpoints.import_official import import_weights
+    from panformer_cli.engine.checkpoints.published import published_at
     from panformer_cli.engine.runs import find_checkpoint
 
     reporter = RichReporter()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from panformer_cli.data.json_values import is_text
+from panformer_cli.data.coco.json_values import is_text
 from panformer_cli.errors import DataError
 
 

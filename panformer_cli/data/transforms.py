@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.panoptic_png import id_runs
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.panoptic_png import id_runs
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap, Sample, Segment, Targets
 from panformer_cli.recipe import DataRecipe
 

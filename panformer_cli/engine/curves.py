@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.panoptic.chart import Chart, Series
+from panformer_cli.pages.chart import Chart, Series
 
 Row = Mapping[str, Any]
 

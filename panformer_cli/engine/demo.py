@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.scene_options import SceneOptions
-from panformer_cli.data.scenes import write_scenes
+from panformer_cli.data.scenes.generator import write_scenes
+from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder

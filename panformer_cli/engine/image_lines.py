@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from panformer_cli.engine.runtime import Process
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import write_json
 

@@ -16,13 +16,18 @@ import torch
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.data.transforms import prepare_image, resized_size
-from panformer_cli.engine.checkpoint import Checkpoint, load_model
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, load_model
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast, resolve_precision
-from panformer_cli.engine.runtime import Process
 from panformer_cli.metrics.detection import InstancePrediction, encode_mask
 from panformer_cli.models.inference_form import for_inference
-from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer
-from panformer_cli.panoptic.merging import Candidates, InferenceSelection, candidates_of, merge_masks
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.postprocessing import (
+    Candidates,
+    InferenceSelection,
+    candidates_of,
+    merge_masks,
+)
 from panformer_cli.recipe import InferenceRecipe, Recipe
 
 Key = TypeVar("Key")

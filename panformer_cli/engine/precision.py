@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from panformer_cli.engine.runtime import Process
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import PanformerError
 
 Precision = Literal["fp32", "bf16", "fp16"]

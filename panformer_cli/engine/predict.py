@@ -12,18 +12,18 @@ from typing import Any
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.inference import Prediction, Predictor
-from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.processes import run_processes
+from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError
 from panformer_cli.files import write_json
-from panformer_cli.panoptic.drawing import DrawOptions, draw_panoptic, save_picture
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.panoptic_png import write_panoptic_png
-from panformer_cli.data.panoptic_writer import annotation_row
+from panformer_cli.data.coco.panoptic_png import write_panoptic_png
+from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.image_lines import ImageLines, Line
-from panformer_cli.engine.runtime import Process
 from panformer_cli.files import atomic_write, name_inside
 
 LINES = ".parts"

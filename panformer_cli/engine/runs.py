@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.engine.published import PUBLISHED, fetch_published, published_at
+from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.files import atomic_write, write_json
 from panformer_cli.recipe import Recipe

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import EpochOrder, TrainLoader, train_loader
 from panformer_cli.data.structures import Batch
-from panformer_cli.engine.checkpoint import (
+from panformer_cli.engine.checkpoints.checkpoint import (
     TrainingState,
     TrainProgress,
     check_backbone,
@@ -30,26 +30,26 @@ from panformer_cli.engine.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.evaluation.evaluate import evaluate_model
-from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
-from panformer_cli.engine.processes import run_processes
-from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
-from panformer_cli.engine.runtime import (
+from panformer_cli.engine.checkpoints.transfer import start_from
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import (
     Process,
     ProcessOptions,
     StopRequest,
     environment,
     stop_on_signals,
 )
-from panformer_cli.engine.torchrun import program_words
-from panformer_cli.engine.transfer import start_from
+from panformer_cli.engine.distributed.torchrun import program_words
+from panformer_cli.engine.evaluation.evaluate import evaluate_model
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
+from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
-from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.losses.matcher import TrainingSelection
 from panformer_cli.metrics.quality import PanopticResult
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
+from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter, SilentReporter

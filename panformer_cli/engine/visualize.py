@@ -10,18 +10,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.coco.panoptic_json import read_annotation
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import read_image
-from panformer_cli.data.panoptic_annotation import PanopticAnnotation
-from panformer_cli.data.panoptic_json import read_annotation
-from panformer_cli.data.panoptic_png import read_panoptic_png
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import name_inside
-from panformer_cli.panoptic.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
-from panformer_cli.panoptic.page import Gallery, Legend, LegendEntry, Picture, Section, Table, Text, write_page
+from panformer_cli.pages.base import Gallery, Legend, LegendEntry, Picture, Section, Table, Text, write_page
 from panformer_cli.reporting import Reporter
+from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools.cocoeval import COCOeval
 
-from panformer_cli.metrics.records import FloatArray, IntArray
+from panformer_cli.metrics.image_overlap import FloatArray, IntArray
 
 Metric = Literal["bbox", "segm"]
 METRICS: tuple[Metric, ...] = ("bbox", "segm")

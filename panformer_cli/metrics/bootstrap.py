@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
+from panformer_cli.metrics.image_overlap import FloatArray, IntArray
 from panformer_cli.metrics.matching import Matching
-from panformer_cli.metrics.records import FloatArray, IntArray
 
 CONFIDENCE = 95
 """Percent of the resamples inside an interval."""

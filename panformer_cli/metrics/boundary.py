@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
+from panformer_cli.metrics.image_overlap import FloatArray, ImageOverlap, IntArray, compare
 from panformer_cli.metrics.matching import MATCH, mask_ious
-from panformer_cli.metrics.records import FloatArray, ImageRecord, IntArray, compare
 
 DILATION_RATIO = 0.02
 """The distance d of boundary PQ, as a share of the image's diagonal."""
@@ -24,13 +24,13 @@ DILATION_RATIO = 0.02
 _VOID, _UNLISTED = 0, -1
 
 
-def with_boundaries(record: ImageRecord, prediction: PanopticMap, truth: PanopticMap) -> ImageRecord:
+def with_boundaries(record: ImageOverlap, prediction: PanopticMap, truth: PanopticMap) -> ImageOverlap:
     """`record`, which is that of the two maps, with `boundary_iou`."""
     return replace(record, boundary_iou=boundary_ious(prediction, truth, record))
 
 
 def boundary_ious(
-    prediction: PanopticMap, truth: PanopticMap, record: ImageRecord, dilation_ratio: float = DILATION_RATIO
+    prediction: PanopticMap, truth: PanopticMap, record: ImageOverlap, dilation_ratio: float = DILATION_RATIO
 ) -> FloatArray:
     """(T, P) float64, 0..1: boundary IoU of the pairs that may match, which is all that the minimum needs; 0 elsewhere.
 
@@ -58,7 +58,7 @@ def boundary_ious(
     return ious
 
 
-def _may_match(record: ImageRecord) -> tuple[IntArray, IntArray]:
+def _may_match(record: ImageOverlap) -> tuple[IntArray, IntArray]:
     categories = np.array([segment.category_id for segment in record.truth], np.int64)
     guessed = np.array([segment.category_id for segment in record.predictions], np.int64)
     crowd = np.array([segment.is_crowd for segment in record.truth], dtype=bool)

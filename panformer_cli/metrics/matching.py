@@ -14,7 +14,7 @@ import numpy.typing as npt
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Segment
 from panformer_cli.errors import DataError
-from panformer_cli.metrics.records import FloatArray, ImageRecord, IntArray
+from panformer_cli.metrics.image_overlap import FloatArray, ImageOverlap, IntArray
 
 MATCH = 0.5
 """A pair matches above this IoU; so no segment can match two."""
@@ -41,7 +41,7 @@ class Matching:
     ignored: IntArray
 
 
-def match_segments(record: ImageRecord, categories: CategoryTable, boundary: bool = False) -> Matching:
+def match_segments(record: ImageOverlap, categories: CategoryTable, boundary: bool = False) -> Matching:
     """Match an image's segments as panopticapi does.
 
     A pair matches when the categories agree and IoU > 0.5; predicted pixels on void ground truth are left out of the
@@ -82,7 +82,7 @@ def match_segments(record: ImageRecord, categories: CategoryTable, boundary: boo
     )
 
 
-def mask_ious(record: ImageRecord, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
+def mask_ious(record: ImageOverlap, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
     """(n,) float64 IoUs of the pairs (rows[i], columns[i]), the predictions' void pixels left out of the union."""
     areas = np.array([segment.area for segment in record.truth], dtype=np.int64)[rows]
     shared = record.shared[rows, columns]
@@ -105,7 +105,7 @@ def _labels(segments: Sequence[Segment], categories: CategoryTable, where: str) 
 
 
 def _ignored_pixels(
-    record: ImageRecord, truth_labels: IntArray, labels: IntArray, crowd: npt.NDArray[np.bool_]
+    record: ImageOverlap, truth_labels: IntArray, labels: IntArray, crowd: npt.NDArray[np.bool_]
 ) -> IntArray:
     """(P,) pixels of every prediction on void and on the last crowd segment of its category."""
     ignored = record.predicted_on_void.copy()

@@ -14,8 +14,8 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
+from panformer_cli.metrics.image_overlap import ImageOverlap, IntArray
 from panformer_cli.metrics.matching import Matching, match_segments
-from panformer_cli.metrics.records import ImageRecord, IntArray
 
 # A float64 above 0.5 is a whole multiple of 2^-53. So IoUs are summed as whole numbers of this unit: the sum is exact,
 # and does not depend on the order of the images or on the number of processes.
@@ -78,7 +78,7 @@ class PanopticQuality:
         self._iou_units = [0] * len(categories)
         self._counts: IntArray = np.zeros((len(categories), 3), dtype=np.int64)  # tp, fp, fn
 
-    def update(self, record: ImageRecord) -> None:
+    def update(self, record: ImageOverlap) -> None:
         """Count one image by the rules of `match_segments`, which also says what it raises."""
         self.add(match_segments(record, self.categories))
 

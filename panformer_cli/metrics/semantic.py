@@ -12,8 +12,8 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
+from panformer_cli.metrics.image_overlap import ImageOverlap, IntArray
 from panformer_cli.metrics.matching import Matching, match_segments
-from panformer_cli.metrics.records import ImageRecord, IntArray
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class SemanticQuality:
         self.categories = categories
         self._pixels: IntArray = np.zeros((len(categories), 3), np.int64)
 
-    def update(self, record: ImageRecord) -> None:
+    def update(self, record: ImageOverlap) -> None:
         """Count one image; raises as `match_segments`."""
         self.add(match_segments(record, self.categories), record)
 
-    def add(self, matching: Matching, record: ImageRecord) -> None:
+    def add(self, matching: Matching, record: ImageOverlap) -> None:
         """Count one image; of `matching`, which is that of `record`, only the labels are of interest."""
         rows, columns = matching.truth_labels, matching.labels
         same = np.where(rows[:, None] == columns, record.shared, 0)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.metrics.image_overlap import ImageOverlap, IntArray
 from panformer_cli.metrics.matching import Matching, match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import ImageRecord, IntArray
 
 SIZES = ("small", "medium", "large")
 LIMITS = (32**2, 96**2)
@@ -31,11 +31,11 @@ class SizeQuality:
         self.categories = categories
         self._qualities = tuple(PanopticQuality(categories) for _ in SIZES)
 
-    def update(self, record: ImageRecord) -> None:
+    def update(self, record: ImageOverlap) -> None:
         """Count one image by the rules of `match_segments`, which also says what it raises."""
         self.add(match_segments(record, self.categories), record)
 
-    def add(self, matching: Matching, record: ImageRecord) -> None:
+    def add(self, matching: Matching, record: ImageOverlap) -> None:
         """Count matched, wrong and missed segments of one image; `matching` is that of `record`."""
         truth_sizes = _sizes(np.array([segment.area for segment in record.truth], np.int64))
         sizes = _sizes(record.predicted_pixels)

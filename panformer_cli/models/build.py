@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.models.backbone import Backbone
-from panformer_cli.models.deformable_attention import DeformableAttention
-from panformer_cli.models.deformable_encoder import DeformableEncoder, DeformableEncoderLayer
-from panformer_cli.models.imagenet_weights import load_backbone_weights
-from panformer_cli.models.layers import FeedForward
-from panformer_cli.models.location_decoder import LocationDecoder, LocationDecoderLayer
-from panformer_cli.models.mask_decoder import (
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.pretrained import load_backbone_weights
+from panformer_cli.models.layers.common import FeedForward
+from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.panoptic_segformer.encoder import DeformableEncoder, DeformableEncoderLayer
+from panformer_cli.models.panoptic_segformer.location_decoder import LocationDecoder, LocationDecoderLayer
+from panformer_cli.models.panoptic_segformer.mask_decoder import (
     MASK_LEVELS,
     MaskCrossAttention,
     MaskDecoder,
@@ -17,8 +17,8 @@ from panformer_cli.models.mask_decoder import (
     MaskHead,
     QuerySelfAttention,
 )
-from panformer_cli.models.neck import Neck
-from panformer_cli.models.panoptic_segformer import Decoders, PanopticSegFormer, StuffQueries
+from panformer_cli.models.panoptic_segformer.neck import Neck
+from panformer_cli.models.panoptic_segformer.network import Decoders, PanopticSegFormer, StuffQueries
 from panformer_cli.recipe import ModelRecipe
 
 LEVELS = 4

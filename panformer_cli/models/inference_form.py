@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 
 
 def for_inference(model: PanopticSegFormer) -> PanopticSegFormer:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.data.coco_files import write_coco
+from tests.data.coco.coco_files import write_coco
 
 HEIGHT, WIDTH = 12, 16
 CLASSES = "id,name,kind\n26,car,thing\n7,road,stuff\n"

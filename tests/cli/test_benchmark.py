@@ -7,11 +7,11 @@ import json
 import pytest
 
 from panformer_cli.cli.benchmark import LABELS
-from panformer_cli.engine.benchmark_passes import STAGES
+from panformer_cli.engine.benchmarking.passes import STAGES
 from panformer_cli.recipe import DataRecipe, Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from tests.cli.test_cli import HEAVY, in_new_process, run
-from tests.models.small import SMALL
+from tests.models.panoptic_segformer.small import SMALL
 
 
 @pytest.fixture(scope="module")

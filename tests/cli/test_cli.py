@@ -13,9 +13,11 @@ from typing import Any
 import click
 import pytest
 
-from panformer_cli import __version__, cli
-from panformer_cli.cli.prepare_data import SCENE_HELP
-from panformer_cli.data.scene_options import SceneOptions
+from panformer_cli import __version__
+from panformer_cli.cli.groups import COMMANDS, LazyGroup
+from panformer_cli.cli.main import main
+from panformer_cli.cli.prepare_data.scenes import SCENE_HELP
+from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.errors import PanformerError
 from tests.conftest import REPOSITORY
 
@@ -25,7 +27,7 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "pycoco
 def run(*arguments: str) -> int:
     """The exit code of the program with `arguments`."""
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -33,7 +35,7 @@ def run(*arguments: str) -> int:
 def use(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     """Make `function` what `panformer train` does."""
     command = click.Command("train", callback=function)
-    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: command)
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: command)
 
 
 def in_new_process(code: str) -> str:
@@ -46,8 +48,8 @@ def in_new_process(code: str) -> str:
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     loaded = in_new_process(
-        "import sys\nfrom panformer_cli import cli\n"
-        f"try:\n    cli.main({arguments})\nexcept SystemExit as exit:\n    assert not exit.code\n"
+        "import sys\nfrom panformer_cli.cli.main import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit as exit:\n    assert not exit.code\n"
         f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])"
     )
     assert loaded.splitlines()[-1] == "loaded: []"
@@ -56,11 +58,11 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     text = capsys.readouterr().out
-    for name, summary in cli.COMMANDS.items():
+    for name, summary in COMMANDS.items():
         assert re.search(rf"^  {name} +{summary[:20]}", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, "--help") == 0
     out = capsys.readouterr().out
@@ -161,10 +163,10 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
     use(monkeypatch, fail)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["train"])
+        main(["train"])
     use(monkeypatch, lambda: (_ for _ in ()).throw(OSError(errno.EIO, "input/output error")))
     with pytest.raises(OSError, match="input/output"):
-        cli.main(["train"])
+        main(["train"])
 
 
 @pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (1, 1), ("text", 0)])
@@ -175,9 +177,9 @@ def test_a_command_returns_its_exit_code(result: object, code: int, monkeypatch:
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = (
-        "import click; from panformer_cli import cli\n"
-        "cli.LazyGroup.get_command = lambda *_: click.Command('train', callback=lambda: print('x' * 1_000_000))\n"
-        "cli.main(['train'])"
+        "import click\nfrom panformer_cli.cli.groups import LazyGroup\nfrom panformer_cli.cli.main import main\n"
+        "LazyGroup.get_command = lambda *_: click.Command('train', callback=lambda: print('x' * 1_000_000))\n"
+        "main(['train'])"
     )
     writer = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
@@ -222,7 +224,7 @@ def test_prepare_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_metrics_keep_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from panformer_cli.cli.evaluate import evaluate
+    from panformer_cli.cli.evaluate.checkpoint import evaluate
 
     asked = evaluate.make_context("evaluate", ["--metrics", "segm, panoptic"]).params["metrics"]
     assert asked == ("panoptic", "segm")

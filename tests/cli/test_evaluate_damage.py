@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_cli import run
-from tests.data.pair_files import Content, Side, write_pairs
+from tests.data.coco.pair_files import Content, Side, write_pairs
 
 Damage = Callable[[Side], Any]
 

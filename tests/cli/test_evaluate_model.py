@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_cli import run
-from tests.data.pair_files import write_pairs
+from tests.data.coco.pair_files import write_pairs
 from tests.engine.small import small_checkpoint, small_scenes
 
 IMAGES = 4

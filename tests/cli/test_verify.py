@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli import cli
-from tests.data.coco_files import write_coco
-from tests.data.verify.damage import data_set
+from panformer_cli.cli.main import main
+from tests.data.coco.coco_files import write_coco
+from tests.verify.damage import data_set
 
 
 def run(root: Path, *options: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["prepare-data", "verify", str(root), "--workers", "1", *options])
+        main(["prepare-data", "verify", str(root), "--workers", "1", *options])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

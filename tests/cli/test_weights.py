@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from panformer_cli import cli
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.cli.main import main
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
@@ -38,7 +38,7 @@ def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) ->
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -63,7 +63,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(*arguments: str) -> Any:
     with pytest.raises(Stopped) as caught:
-        cli.main(arguments)
+        main(arguments)
     return caught.value.request
 
 
@@ -114,7 +114,7 @@ def test_the_list_as_json(home: Path, server: FileServer, capsys: pytest.Capture
 
 def test_the_list_imports_no_torch() -> None:
     code = (
-        "import sys\nfrom panformer_cli import cli\ntry:\n    cli.main(['weights', 'list'])\n"
+        "import sys\nfrom panformer_cli.cli.main import main\ntry:\n    main(['weights', 'list'])\n"
         "except SystemExit as exit:\n    assert not exit.code\n"
         "print([name for name in ('torch', 'numpy', 'timm', 'cv2') if name in sys.modules])"
     )
@@ -180,7 +180,7 @@ def test_import_hands_over_what_was_said(
         return Path("out/model.safetensors")
 
     monkeypatch.setitem(
-        sys.modules, "panformer_cli.engine.import_weights", SimpleNamespace(import_weights=import_weights)
+        sys.modules, "panformer_cli.engine.checkpoints.import_official", SimpleNamespace(import_weights=import_weights)
     )
     file = home / "weights" / R50 if source == "r50" else Path("mine.pth")
     assert run("weights", "import", source, "--out", "out") == 0

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import EpochOrder, TrainItem, TrainLoader, collate, train_loader
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.recipe import DataRecipe, Recipe, TrainRecipe
-from tests.data.coco_files import write_coco
+from tests.data.coco.coco_files import write_coco
 
 
 def recipe(batch_size: int = 4, together: int = 1, seed: int = 0, workers: int = 0, skip: bool = False) -> Recipe:

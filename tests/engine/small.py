@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco_panoptic import CocoPanoptic
-from panformer_cli.data.scene_options import SceneOptions
-from panformer_cli.data.scenes import write_scenes
-from panformer_cli.engine.checkpoint import TrainProgress, save_checkpoint
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.scenes.generator import write_scenes
+from panformer_cli.data.scenes.options import SceneOptions
+from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, save_checkpoint
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.image_lines import ImageLines
-from panformer_cli.engine.runtime import Process
 from panformer_cli.errors import PanformerError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import read_image
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.engine.checkpoint import load_model, read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
 from panformer_cli.engine.inference import WAITING_BATCHES, Prediction, Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.recipe_io import load_recipe

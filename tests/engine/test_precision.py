@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from panformer_cli.engine import precision
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import Precision, autocast, fast_precision, resolve_precision
-from panformer_cli.engine.runtime import Process
 from panformer_cli.errors import PanformerError
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.engine.published import PUBLISHED
+from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.runs import (
     RunFolder,
     check_results_folder,

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from panformer_cli.engine.checkpoint import MODEL, OPTIMIZER, RANDOM, read_checkpoint, read_tensors
+from panformer_cli.engine.checkpoints.checkpoint import MODEL, OPTIMIZER, RANDOM, read_checkpoint, read_tensors
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError

@@ -15,8 +15,8 @@ from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
-from tests.data.coco_files import write_coco
-from tests.panoptic.test_page import Page
+from tests.data.coco.coco_files import write_coco
+from tests.pages.test_base import Page
 
 TRAIN = [
     {"kind": "train", "step": 10, "epoch": 0, "lr": 1e-3, "loss": 3.0, "losses": {"thing_mask": 2.0, "<i>": 1.0}},

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
-from panformer_cli.models.release_names import from_release
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official_names import from_release
 from panformer_cli.recipe import BackboneName, ModelRecipe
 
 Numbers = npt.NDArray[Any]

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco_categories import COCO
+from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.structures import PanopticMap
-from panformer_cli.models.deformable_encoder import resize_padding_mask
 from panformer_cli.models.inference_form import for_inference
-from panformer_cli.models.layers import inverse_sigmoid
-from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer, gather_queries
-from panformer_cli.panoptic.merging import Candidates, InferenceSelection, candidates_of, merge_masks
+from panformer_cli.models.layers.common import inverse_sigmoid
+from panformer_cli.models.panoptic_segformer.encoder import resize_padding_mask
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
+from panformer_cli.models.panoptic_segformer.postprocessing import (
+    Candidates,
+    InferenceSelection,
+    candidates_of,
+    merge_masks,
+)
 from panformer_cli.recipe import InferenceRecipe
 from tests.golden.conftest import recordings_folder, variants_recorded
 from tests.golden.recordings import Array, FidelityTable, Recording, relative

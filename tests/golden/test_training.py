@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.engine.optim import build_optimizer
-from panformer_cli.losses.functional import resize_masks
-from panformer_cli.losses.matcher import match_masks
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
-from panformer_cli.models.release_names import own_name
+from panformer_cli.models.layers.losses import resize_masks
+from panformer_cli.models.panoptic_segformer.matcher import match_masks
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official_names import own_name
 from panformer_cli.recipe import TrainRecipe
 from tests.golden.conftest import variants_recorded
 from tests.golden.recordings import FidelityTable, Recording

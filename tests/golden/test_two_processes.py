@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
-from panformer_cli.engine.processes import run_processes
-from panformer_cli.engine.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.train import _distributed
-from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.losses.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
+from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from tests.golden.recordings import FidelityTable, Recording, recorded_inputs
 from tests.golden.release import THINGS, filled_model, unfilled_model
 from tests.golden.training_cases import (

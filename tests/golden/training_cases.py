@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
-from panformer_cli.losses.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.losses.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer import PanopticOutput, PanopticSegFormer
-from panformer_cli.models.release_names import own_name
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
+from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official_names import own_name
 from tests.golden.recordings import Recording
 from tests.golden.release import THINGS
 

@@ -23,15 +23,15 @@ from panformer_cli.metrics.bootstrap import (
     paired_intervals,
     quality_intervals,
 )
+from panformer_cli.metrics.image_overlap import FloatArray, ImageOverlap, compare
 from panformer_cli.metrics.matching import Matching, match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import FloatArray, ImageRecord, compare
-from tests.models.small import table
+from tests.models.panoptic_segformer.small import table
 
 TABLE = table(things=3, stuff=2)
 
 
-def record_of(seed: int, image_id: int | str, noise: float = 0.3) -> ImageRecord:
+def record_of(seed: int, image_id: int | str, noise: float = 0.3) -> ImageOverlap:
     """A small image of random blocks, some of which the prediction takes for another class, with a crowd and void."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 5, (4, 4))
@@ -47,7 +47,7 @@ def _map(blocks: np.ndarray, categories: list[int], crowd: int | None = None) ->
     return PanopticMap(drawn, tuple(row for row in rows if row.area))
 
 
-def resamples_of(records: list[ImageRecord], resamples: int = 1000, seed: int = 0) -> Resamples:
+def resamples_of(records: list[ImageOverlap], resamples: int = 1000, seed: int = 0) -> Resamples:
     counted = Resamples(TABLE, resamples, seed)
     for record in records:
         counted.add(record.image_id, match_segments(record, TABLE))
@@ -58,7 +58,7 @@ def figures_of(result: PanopticResult) -> list[list[float]]:
     return [[getattr(getattr(result, group), name) for name in FIGURES] for group in GROUPS]
 
 
-def plainly(records: list[ImageRecord], resamples: int, seed: int) -> FloatArray:
+def plainly(records: list[ImageOverlap], resamples: int, seed: int) -> FloatArray:
     """The same draws, each image counted as often as it was drawn; resamples of no image left out."""
     rows = []
     for draws in np.transpose([image_draws(record.image_id, resamples, seed) for record in records]).tolist():

@@ -12,8 +12,8 @@ from scipy.ndimage import binary_erosion
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.metrics.boundary import boundary_ious, with_boundaries
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.matching import match_segments
-from panformer_cli.metrics.records import compare
 
 TABLE = CategoryTable([Category(1, "dog", True), Category(2, "cat", True), Category(3, "sky", False)])
 TOP = 256**3 - 1
@@ -146,7 +146,7 @@ def test_images_without_segments_and_without_pairs() -> None:
 
 
 def test_real_ground_truth_equals_itself(shared: Path) -> None:
-    coco_panoptic = pytest.importorskip("panformer_cli.data.coco_panoptic")
+    coco_panoptic = pytest.importorskip("panformer_cli.data.coco.coco_panoptic")
     data = coco_panoptic.CocoPanoptic(shared / "data" / "coco_mini", "val2017")
     truth = data.annotation(0)
     ious = boundary_ious(truth, truth, compare(truth, truth))

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from panformer_cli.data.panoptic_png import read_panoptic_png, write_panoptic_png
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png, write_panoptic_png
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.cross_check import cross_check
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import compare
 from tests.metrics.test_quality import DOG, TABLE, Pair, oracle, panoptic, seeded_pairs
 
 Files = tuple[Path, Path, Path, Path]

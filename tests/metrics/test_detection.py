@@ -16,13 +16,13 @@ from pycocotools.cocoeval import COCOeval
 from torch.nn import functional
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.data.coco_categories import COCO as COCO_CATEGORIES
+from panformer_cli.data.coco.coco_categories import COCO as COCO_CATEGORIES
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.engine.inference import Prediction
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.average_precision import FIGURES, METRICS, Metric
 from panformer_cli.metrics.detection import DetectionQuality, InstancePrediction, encode_mask, match_instances
-from panformer_cli.panoptic.merging import Candidates
+from panformer_cli.models.panoptic_segformer.postprocessing import Candidates
 from panformer_cli.recipe import InferenceRecipe
 
 DOG, CAT, SKY = 18, 3, 187
@@ -351,7 +351,7 @@ def test_an_image_counts_once() -> None:
 
 
 def test_real_ground_truth_predicts_itself(shared: Path) -> None:
-    coco_panoptic = pytest.importorskip("panformer_cli.data.coco_panoptic")
+    coco_panoptic = pytest.importorskip("panformer_cli.data.coco.coco_panoptic")
     data = coco_panoptic.CocoPanoptic(shared / "data" / "coco_mini", "val2017")
     quality = DetectionQuality(data.categories)
     for number in range(len(data)):

@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as hnp
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import GroupQuality, PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import compare
 
 DOG, CAT, SKY, SEA = 18, 3, 187, 50
 TABLE = CategoryTable(
@@ -358,7 +358,7 @@ def test_other_tables_do_not_mix() -> None:
 
 
 def test_real_ground_truth_predicts_itself(shared: Path) -> None:
-    coco_panoptic = pytest.importorskip("panformer_cli.data.coco_panoptic")
+    coco_panoptic = pytest.importorskip("panformer_cli.data.coco.coco_panoptic")
     data = coco_panoptic.CocoPanoptic(shared / "data" / "coco_mini", "val2017")
     quality = PanopticQuality(data.categories)
     for number in range(len(data)):

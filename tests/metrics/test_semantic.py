@@ -10,7 +10,7 @@ import pytest
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.metrics.records import compare
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.semantic import SemanticQuality, SemanticResult
 from tests.metrics.test_quality import CAT, DOG, SEA, SKY, TABLE, Pair, panoptic, seeded_pairs
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.models.inference_form import fold_batch_norms, for_inference
-from panformer_cli.models.panoptic_segformer import PanopticSegFormer
-from panformer_cli.panoptic.merging import InferenceSelection
-from tests.models.small import scramble, small_model
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
+from tests.models.panoptic_segformer.small import scramble, small_model
 
 
 def with_statistics(model: nn.Module) -> None:

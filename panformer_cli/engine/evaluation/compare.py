@@ -18,9 +18,9 @@ from panformer_cli.metrics.bootstrap import (
     image_quality,
     paired_intervals,
 )
+from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import ImageRecord
 
 NAMED = 5
 """Images that an error names."""
@@ -48,7 +48,7 @@ class EvaluatedSet:
 
     name: str
     categories: CategoryTable
-    records: Iterable[ImageRecord]
+    records: Iterable[ImageOverlap]
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def read_evaluation(folder: Path) -> EvaluatedSet:
     return EvaluatedSet(str(folder), CategoryTable.from_coco(rows, str(metrics)), read_records(records))
 
 
-def read_records(path: Path) -> Iterator[ImageRecord]:
-    """The records of a file with one `ImageRecord.to_json` a line, one after the other.
+def read_records(path: Path) -> Iterator[ImageOverlap]:
+    """The records of a file with one `ImageOverlap.to_json` a line, one after the other.
 
     Raises:
         DataError: a line is none.
@@ -189,7 +189,7 @@ def read_records(path: Path) -> Iterator[ImageRecord]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                record = ImageRecord.from_json(json.loads(line))
+                record = ImageOverlap.from_json(json.loads(line))
                 hash((record.image_id, record.truth, record.predictions))  # ids are no lists or objects
             except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
                 raise DataError(

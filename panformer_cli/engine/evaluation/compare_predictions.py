@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from panformer_cli.data.panoptic_pairs import PanopticPairs
+from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
-from panformer_cli.metrics.records import ImageRecord, compare
+from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.reporting import Reporter
 
 
@@ -31,7 +31,7 @@ def compare_predictions(
     return compare_sets(sets[0], sets[1], options)
 
 
-def _records(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageRecord]:
+def _records(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageOverlap]:
     with reporter.progress("Counting", len(pairs)) as progress:
         for index in range(len(pairs)):
             prediction, truth = pairs[index]

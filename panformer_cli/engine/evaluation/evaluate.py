@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
-from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.image_lines import differing
 from panformer_cli.engine.inference import Prediction, Predictor
-from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.processes import run_processes
+from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
 from panformer_cli.metrics.average_precision import ImageDetections
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.detection import match_instances
-from panformer_cli.metrics.records import ImageRecord, compare
-from panformer_cli.metrics.tally import MetricName, Tally
+from panformer_cli.metrics.evaluator import Evaluator, MetricName
+from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.reporting import Reporter, SilentReporter
 
 
@@ -33,7 +33,7 @@ from panformer_cli.reporting import Reporter, SilentReporter
 class FiguresRequest:
     """Which figures to make of an evaluation, of a model or of predictions on disk.
 
-    metrics, resamples: as `metrics.tally.Tally`.
+    metrics, resamples: as `metrics.evaluator.Evaluator`.
     """
 
     metrics: Sequence[MetricName] = ("panoptic",)
@@ -77,7 +77,7 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
     Writes `OUT/panoptic.json` and `OUT/panoptic/*.png`, the predictions; `OUT/metrics.json`, `OUT/analysis.json` and
     `OUT/records.jsonl`, of which all figures are made.
 
-    Returns the content of metrics.json, `Tally.figures` with the names of checkpoint and annotation.
+    Returns the content of metrics.json, `Evaluator.figures` with the names of checkpoint and annotation.
 
     Raises:
         PanformerError: checkpoint or data cannot be used, or do not go together.
@@ -159,8 +159,8 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
     dataset = open_split(checkpoint, request)
     predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
-    tally = Tally(checkpoint.categories, request.metrics, request.resamples)
-    tally = evaluate_model(predictor, dataset, process, reporter, tally, results, request.batch_size)
+    evaluator = Evaluator(checkpoint.categories, request.metrics, request.resamples)
+    evaluator = evaluate_model(predictor, dataset, process, reporter, evaluator, results, request.batch_size)
     if process.is_first:
         layout = dataset.layout
         names = {
@@ -171,23 +171,25 @@ def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Repo
             "predictions": results.json,
             "predicted_pngs": results.pngs,
         }
-        write_figures(request.out, names, tally, _all_settings(request, dataset))
+        write_figures(request.out, names, evaluator, _all_settings(request, dataset))
     results.finish()  # last, as it ends what `resume` can go on from
 
 
-def write_figures(out: Path, names: dict[str, Path], tally: Tally, settings: dict[str, Any] | None = None) -> None:
+def write_figures(
+    out: Path, names: dict[str, Path], evaluator: Evaluator, settings: dict[str, Any] | None = None
+) -> None:
     """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`.
 
     What lies in OUT is named from there, everything else by its whole path.
 
     settings: what the figures depend on, for who asks whether they still hold.
     """
-    write_json(out / ANALYSIS, tally.analysis.to_json())
+    write_json(out / ANALYSIS, evaluator.analysis.to_json())
     paths = {name: path.absolute() for name, path in names.items()}
     home = out.absolute()
     inside = {name: path.relative_to(home) for name, path in paths.items() if path.is_relative_to(home)}
     named = {name: str(path) for name, path in (paths | inside).items()}
-    content = {**named, **tally.figures()}
+    content = {**named, **evaluator.figures()}
     write_json(out / METRICS, content if settings is None else {**content, "settings": settings})
 
 
@@ -196,28 +198,28 @@ def evaluate_model(
     dataset: Samples,
     process: Process,
     reporter: Reporter,
-    tally: Tally | None = None,
+    evaluator: Evaluator | None = None,
     results: PanopticResults | None = None,
     batch_size: int = 1,
-) -> Tally:
-    """Predict this process's share of the images and count; the tally of all processes.
+) -> Evaluator:
+    """Predict this process's share of the images and count; the evaluator of all processes together.
 
-    tally: counts nothing yet; None for PQ alone.
+    evaluator: counts nothing yet; None for PQ alone.
     results: where predictions go; its images from before are counted and not predicted again.
     """
-    tally = tally or Tally(predictor.categories)
+    evaluator = evaluator or Evaluator(predictor.categories)
     done = bytearray(len(dataset))
     if results is not None:
-        _count_done(tally, results, done)
+        _count_done(evaluator, results, done)
     own = range(process.rank, len(dataset), process.world_size)
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Evaluating", len(own) - sum(done)) as progress:
         samples = ((index, dataset[index]) for index in own if not done[index])
         pairs = (((index, sample), sample.image) for index, sample in ahead(samples, images_ahead(predictor.device)))
 
-        def count(found: tuple[tuple[int, Sample], Prediction]) -> tuple[ImageRecord, ImageDetections | None]:
+        def count(found: tuple[tuple[int, Sample], Prediction]) -> tuple[ImageOverlap, ImageDetections | None]:
             (index, sample), prediction = found
-            record, detections = _compared(tally, prediction, sample)
+            record, detections = _compared(evaluator, prediction, sample)
             if results is not None:
                 more = {"record": record.to_json(), "detections": detections and detections.to_json()}
                 names = sample.file_name, sample.png_name
@@ -226,35 +228,37 @@ def evaluate_model(
 
         found = predictor.stream(pairs, batch_size)
         for record, detections in behind(found, count, workers_beside(predictor.device)):
-            tally.add(record, detections)
+            evaluator.add(record, detections)
             progress.advance()
-    return joined(tally, process)
+    return joined(evaluator, process)
 
 
-def _count_done(tally: Tally, results: PanopticResults, done: bytearray) -> None:
+def _count_done(evaluator: Evaluator, results: PanopticResults, done: bytearray) -> None:
     """Count the images whose lines are there, and set `done` to 1 at their places."""
     for line in results.done():
         detections = line["detections"] and ImageDetections.from_json(line["detections"])
-        tally.add(ImageRecord.from_json(line["record"]), detections)
+        evaluator.add(ImageOverlap.from_json(line["record"]), detections)
         done[line["index"]] = 1
 
 
-def _compared(tally: Tally, prediction: Prediction, sample: Sample) -> tuple[ImageRecord, ImageDetections | None]:
+def _compared(
+    evaluator: Evaluator, prediction: Prediction, sample: Sample
+) -> tuple[ImageOverlap, ImageDetections | None]:
     truth = sample.annotation
     record = compare(prediction.panoptic, truth, sample.image_id, sample.file_name)
-    if "boundary" in tally.metrics:
+    if "boundary" in evaluator.metrics:
         record = with_boundaries(record, prediction.panoptic, truth)
     detections = None
-    if tally.detection_metrics:
-        instances = prediction.instances(sample.image_id, tally.categories.num_things)
-        detections = match_instances(instances, truth, tally.categories, tally.detection_metrics)
+    if evaluator.detection_metrics:
+        instances = prediction.instances(sample.image_id, evaluator.categories.num_things)
+        detections = match_instances(instances, truth, evaluator.categories, evaluator.detection_metrics)
     return record, detections
 
 
-def joined(tally: Tally, process: Process) -> Tally:
+def joined(evaluator: Evaluator, process: Process) -> Evaluator:
     """What all processes counted, on every process; counts alone travel."""
-    total: Tally
-    total, *others = process.gather(tally)
+    total: Evaluator
+    total, *others = process.gather(evaluator)
     for other in others:
         total.merge(other)
     return total

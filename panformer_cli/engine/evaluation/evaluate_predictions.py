@@ -7,8 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.data.layout import photo_folder
-from panformer_cli.data.panoptic_pairs import PanopticPairs
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import (
     FiguresRequest,
     joined,
@@ -17,13 +19,11 @@ from panformer_cli.engine.evaluation.evaluate import (
     write_figures,
 )
 from panformer_cli.engine.image_lines import ImageLines
-from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.results import RECORDS, write_records
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process
 from panformer_cli.metrics.boundary import with_boundaries
-from panformer_cli.metrics.records import compare
-from panformer_cli.metrics.tally import Tally
+from panformer_cli.metrics.evaluator import Evaluator
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.reporting import Reporter, SilentReporter
 
 
@@ -66,7 +66,7 @@ def evaluate_predictions(request: PredictionsRequest, reporter: Reporter) -> dic
 def _count_process(process: Process, request: PredictionsRequest, folder: Path, reporter: Reporter) -> None:
     pairs = request.open()
     lines = ImageLines(folder, process)  # not in OUT, where a failure leaves what was there before
-    tally = joined(_count(pairs, lines, process, request, reporter), process)
+    evaluator = joined(_count(pairs, lines, process, request, reporter), process)
     lines.wait()
     if process.is_first:
         write_records(request.out / RECORDS, lines)
@@ -77,14 +77,14 @@ def _count_process(process: Process, request: PredictionsRequest, folder: Path, 
             "predictions": request.predictions,
             "predicted_pngs": pairs.predicted_pngs,
         }
-        write_figures(request.out, names, tally)
+        write_figures(request.out, names, evaluator)
 
 
 def _count(
     pairs: PanopticPairs, lines: ImageLines, process: Process, request: PredictionsRequest, reporter: Reporter
-) -> Tally:
+) -> Evaluator:
     """Count this process's share of the images."""
-    tally = Tally(pairs.categories, request.metrics, request.resamples)
+    evaluator = Evaluator(pairs.categories, request.metrics, request.resamples)
     own = range(process.rank, len(pairs), process.world_size)
     told = reporter if process.is_first else SilentReporter()
     with told.progress("Counting", len(own)) as progress:
@@ -92,9 +92,9 @@ def _count(
             prediction, truth = pairs[index]
             info = pairs.image_info(index)
             record = compare(prediction, truth, info.id, info.file_name)
-            if "boundary" in tally.metrics:
+            if "boundary" in evaluator.metrics:
                 record = with_boundaries(record, prediction, truth)
-            tally.add(record)
+            evaluator.add(record)
             lines.append(index, {"record": record.to_json()})
             progress.advance()
-    return tally
+    return evaluator

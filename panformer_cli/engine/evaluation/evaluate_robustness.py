@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
 from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
 from panformer_cli.engine.evaluation.robustness import (
@@ -17,9 +19,7 @@ from panformer_cli.engine.evaluation.robustness import (
     parse_severities,
 )
 from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process
 from panformer_cli.files import write_json
 from panformer_cli.reporting import Reporter, SilentReporter
 
@@ -65,8 +65,8 @@ def _measure_process(process: Process, request: RobustnessRequest, reporter: Rep
     told = reporter if process.is_first else SilentReporter()
 
     def measure(samples: Samples) -> Figures:
-        tally = evaluate_model(predictor, samples, process, told, batch_size=wanted.batch_size)
-        return asdict(tally.panoptic.result().all)
+        evaluator = evaluate_model(predictor, samples, process, told, batch_size=wanted.batch_size)
+        return asdict(evaluator.panoptic.result().all)
 
     settings = {**file_stamps(wanted, dataset), "precision": wanted.precision}
     store = ResultStore(wanted.out / "robustness", settings, process.is_first)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.annotation_index import open_annotation
-from panformer_cli.data.panoptic_annotation import PanopticAnnotation
-from panformer_cli.data.panoptic_json import read_predictions
+from panformer_cli.data.coco.annotation_index import open_annotation
+from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.engine.evaluation.compare import read_records
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.evaluation.report import ImageFiles, ReportRequest, write_report

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import decode, read_bytes, read_image
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.panoptic_png import read_panoptic_png
 from panformer_cli.data.structures import ImageArray, Segment
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import atomic_write
+from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import Matching, match_segments
-from panformer_cli.metrics.records import ImageRecord
-from panformer_cli.panoptic.report.figures import facts, headlines, parts
-from panformer_cli.panoptic.report.images import (
+from panformer_cli.pages.report.figures import facts, headlines, parts
+from panformer_cli.pages.report.images import (
     ImageLayers,
     ImageScore,
     Side,
@@ -29,7 +29,7 @@ from panformer_cli.panoptic.report.images import (
     map_runs,
     shown_size,
 )
-from panformer_cli.panoptic.report.page import ReportContent, page_html
+from panformer_cli.pages.report.page import ReportContent, page_html
 from panformer_cli.reporting import Reporter
 
 THUMBNAIL_WIDTH = 128
@@ -85,11 +85,11 @@ class _Scored:
     """An image that may be shown closely."""
 
     score: ImageScore
-    record: ImageRecord
+    record: ImageOverlap
     matching: Matching
 
 
-def write_report(request: ReportRequest, records: Iterable[ImageRecord], total: int, reporter: Reporter) -> Path:
+def write_report(request: ReportRequest, records: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
     """Write the report and give the path of its page.
 
     records: those of the evaluated images, `total` of them, read once; only the worst and the best are kept.
@@ -209,7 +209,7 @@ def _layers(request: ReportRequest, scored: _Scored) -> ImageLayers:
     )
 
 
-def _runs(png: Path, record: ImageRecord, segments: tuple[Segment, ...], size: tuple[int, int]) -> list[int]:
+def _runs(png: Path, record: ImageOverlap, segments: tuple[Segment, ...], size: tuple[int, int]) -> list[int]:
     ids = read_panoptic_png(png)
     if ids.shape != record.size:
         height, width = ids.shape

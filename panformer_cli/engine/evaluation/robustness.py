@@ -234,5 +234,5 @@ PAPER = {
         41.5, 41.1, 36.1, 42.5,  48.4, 49.6, 48.4, 50.4,  53.5, 50.8, 53.0, 46.2,  42.4, 50.3, 52.9, 44.3,
     )),
 }
-"""By the names of the published weights (`engine.published`)."""
+"""By the names of the published weights (`engine.checkpoints.published`)."""
 # fmt: on

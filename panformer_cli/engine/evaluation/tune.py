@@ -15,27 +15,27 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.download import sha256_of
-from panformer_cli.engine.checkpoint import (
+from panformer_cli.engine.checkpoints.checkpoint import (
     Checkpoint,
     load_model,
     read_checkpoint,
     read_training_state,
     save_checkpoint,
 )
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, open_split
-from panformer_cli.engine.evaluation.regions import Regions, regions_of
+from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.processes import run_processes
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
+from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.metrics.records import ImageRecord
 from panformer_cli.recipe import InferenceRecipe
 from panformer_cli.reporting import Reporter, SilentReporter
 
@@ -208,7 +208,7 @@ def _with(recipe: InferenceRecipe, name: str, value: float) -> InferenceRecipe:
     return replace(recipe, **changes)
 
 
-def _merged(images: Sequence[Path], recipe: InferenceRecipe, categories: CategoryTable) -> Iterator[ImageRecord]:
+def _merged(images: Sequence[Path], recipe: InferenceRecipe, categories: CategoryTable) -> Iterator[ImageOverlap]:
     return (Regions.load(path).merged(recipe, categories) for path in images)
 
 

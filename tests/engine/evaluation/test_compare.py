@@ -14,25 +14,25 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.evaluation.compare import CompareOptions, EvaluatedSet, compare_folders, compare_sets
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import paired_intervals
+from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.metrics.records import ImageRecord
 from tests.metrics.test_bootstrap import TABLE, record_of, resamples_of
 
 OPTIONS = CompareOptions(resamples=30, seed=2, listed=3)
 
 
-def records_of(noise: float, count: int = 12) -> list[ImageRecord]:
+def records_of(noise: float, count: int = 12) -> list[ImageOverlap]:
     return [record_of(seed, 100 + seed, noise) for seed in range(count)]
 
 
-def result_of(records: Sequence[ImageRecord]) -> PanopticResult:
+def result_of(records: Sequence[ImageOverlap]) -> PanopticResult:
     quality = PanopticQuality(TABLE)
     for record in records:
         quality.update(record)
     return quality.result()
 
 
-def folder_of(path: Path, records: Sequence[ImageRecord]) -> Path:
+def folder_of(path: Path, records: Sequence[ImageOverlap]) -> Path:
     """As an evaluation leaves it."""
     path.mkdir()
     (path / "records.jsonl").write_text("".join(json.dumps(record.to_json()) + "\n" for record in records))
@@ -104,7 +104,7 @@ def test_a_class_that_only_one_side_predicts_has_no_difference() -> None:
     (A, [*B, B[0]], r"^B: image 100 \(100\.jpg\) comes twice; expected every image once"),
     ([], [], "of 0 images"),
 ])  # fmt: skip
-def test_sets_that_do_not_go_together(first: list[ImageRecord], second: list[ImageRecord], message: str) -> None:
+def test_sets_that_do_not_go_together(first: list[ImageOverlap], second: list[ImageOverlap], message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         compare_sets(EvaluatedSet("A", TABLE, first), EvaluatedSet("B", TABLE, second), OPTIONS)
     assert "\n" not in str(error.value)

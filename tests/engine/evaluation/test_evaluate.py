@@ -12,21 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
-from panformer_cli.data.scene_options import SceneOptions
-from panformer_cli.data.scenes import write_scenes
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.scenes.generator import write_scenes
+from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model
 from panformer_cli.engine.inference import Key, Prediction, Predictor
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.metrics.tally import MetricName
+from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.recipe import InferenceRecipe
 from panformer_cli.reporting import SilentReporter
-from tests.data.coco_files import write_coco
+from tests.data.coco.coco_files import write_coco
 from tests.engine.small import small_checkpoint, small_scenes
 from tests.engine.test_predict import batches_seen
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from panformer_cli.engine.distributed.runtime import ProcessOptions
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
-from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.errors import PanformerError
-from panformer_cli.metrics.records import ImageRecord
+from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.reporting import SilentReporter
-from tests.data.pair_files import Pairs, true_iou, write_pairs
+from tests.data.coco.pair_files import Pairs, true_iou, write_pairs
 from tests.engine.small import StopAfter
 from tests.metrics.test_cross_check import written
 from tests.metrics.test_quality import TABLE, oracle, oracle_means, seeded_pairs
@@ -55,7 +55,7 @@ def test_the_records_are_those_of_the_images_in_order(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data")
     evaluate_predictions(request_of(pairs, tmp_path / "out"), QUIET)
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
-    records = [ImageRecord.from_json(json.loads(line)) for line in lines]
+    records = [ImageOverlap.from_json(json.loads(line)) for line in lines]
     assert [(record.image_id, record.file_name) for record in records] == [(100 + k, f"{k}.jpg") for k in range(3)]
     for number, record in enumerate(records):
         assert record.size == (40, 60)

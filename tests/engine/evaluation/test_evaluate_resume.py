@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
+from panformer_cli.engine.distributed.runtime import ProcessOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.results import LINES, PanopticResults
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.errors import PanformerError
-from panformer_cli.metrics.tally import MetricName
+from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
 from tests.engine.small import StopAfter

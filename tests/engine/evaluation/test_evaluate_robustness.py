@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.corruptions import corrupt
-from panformer_cli.engine.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.distributed.runtime import ProcessOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.runtime import ProcessOptions
 from panformer_cli.errors import PanformerError
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.metrics.records import compare
 from panformer_cli.reporting import SilentReporter
 from tests.engine.evaluation.test_evaluate import ALONE
 from tests.engine.test_predict import batches_seen

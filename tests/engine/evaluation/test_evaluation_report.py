@@ -15,7 +15,7 @@ from panformer_cli.engine.evaluation.evaluation_report import check_against_pano
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
-from tests.data.pair_files import Pairs, write_pairs
+from tests.data.coco.pair_files import Pairs, write_pairs
 from tests.engine.small import StopAfter
 
 QUIET = SilentReporter()

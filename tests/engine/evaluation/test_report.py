@@ -12,21 +12,21 @@ import cv2
 import numpy as np
 import pytest
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
-from panformer_cli.data.panoptic_png import write_panoptic_png
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.engine.evaluation.report import THUMBNAIL_WIDTH, ImageFiles, ReportRequest, write_report
 from panformer_cli.errors import PanformerError
-from panformer_cli.metrics.analysis import PanopticAnalysis
+from panformer_cli.metrics.analysis.panoptic_analysis import PanopticAnalysis
+from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.metrics.records import ImageRecord, compare
 from panformer_cli.reporting import SilentReporter
-from tests.data.coco_files import BALL, BOX, SKY, write_coco
-from tests.panoptic.test_report import Html
+from tests.data.coco.coco_files import BALL, BOX, SKY, write_coco
+from tests.pages.test_report import Html
 
 
 class Evaluated:
-    """Scenes of tests.data.coco_files with predictions: in image 0 all is right, the box of image 1 is taken for a ball
+    """Scenes of `coco_files` with predictions: in image 0 all is right, the box of image 1 is taken for a ball
     and image 2 has nothing but a sky that is too small."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Evaluated:
         data = CocoPanoptic(folder / "data", "val")
         self.categories = data.categories
         self.files: dict[int | str, ImageFiles] = {}
-        self.records: list[ImageRecord] = []
+        self.records: list[ImageOverlap] = []
         for index, sample in enumerate(data):
             png = folder / "predictions" / f"{index}.png"
             prediction = self.prediction(index, sample.annotation)
@@ -68,7 +68,7 @@ class Evaluated:
         content: dict[str, Any] = json.loads(json.dumps(analysis.to_json()))
         return content
 
-    def write(self, out: Path, records: Iterator[ImageRecord] | None = None, **changes: Any) -> Path:
+    def write(self, out: Path, records: Iterator[ImageOverlap] | None = None, **changes: Any) -> Path:
         request = ReportRequest(out, self.figures(), self.categories, self.files.__getitem__, self.analysis())
         return write_report(replace(request, **changes), records or iter(self.records), 3, SilentReporter())
 
@@ -174,7 +174,7 @@ def test_files_that_do_not_fit_are_named(evaluated: Evaluated, tmp_path: Path) -
 def test_five_thousand_images_are_read_once_and_fit_a_page(evaluated: Evaluated, tmp_path: Path) -> None:
     wrong = evaluated.records[1]
 
-    def stream() -> Iterator[ImageRecord]:
+    def stream() -> Iterator[ImageOverlap]:
         for number in range(5000):
             yield replace(wrong, image_id=number, file_name=f"folder/{number:012}.jpg")
 

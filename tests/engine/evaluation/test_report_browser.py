@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.panoptic.report.images import ImageScore
-from panformer_cli.panoptic.report.page import ReportContent, page_html
+from panformer_cli.pages.report.images import ImageScore
+from panformer_cli.pages.report.page import ReportContent, page_html
 from tests.browser import Browser, browsing, find_browser
 from tests.engine.evaluation.test_report import Evaluated
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from panformer_cli.data.corruptions.frost_texture import frost_source
 from panformer_cli.data.structures import PanopticMap, Sample
+from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.evaluation.evaluate import Samples
 from panformer_cli.engine.evaluation.result_store import ResultStore
 from panformer_cli.engine.evaluation.robustness import (
@@ -26,9 +27,8 @@ from panformer_cli.engine.evaluation.robustness import (
     parse_corruptions,
     parse_severities,
 )
-from panformer_cli.engine.published import PUBLISHED
 from panformer_cli.errors import PanformerError
-from tests.data.coco_files import write_coco
+from tests.data.coco.coco_files import write_coco
 from tests.engine.small import StopAfter
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from panformer_cli.data.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
-from panformer_cli.engine.checkpoint import load_model, read_checkpoint, read_training_state
+from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint, read_training_state
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation import tune as tuning_module
 from panformer_cli.engine.evaluation.compare import CompareOptions
-from panformer_cli.engine.evaluation.regions import Regions, regions_of
+from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 from panformer_cli.engine.evaluation.tune import (
     GRID,
     Search,
@@ -29,16 +30,15 @@ from panformer_cli.engine.evaluation.tune import (
 )
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.runtime import Process, ProcessOptions
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.metrics.records import compare
-from panformer_cli.panoptic.merging import Candidates, merge_masks
+from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, merge_masks
 from panformer_cli.recipe import InferenceRecipe
 from panformer_cli.reporting import SilentReporter
-from tests.engine.evaluation.test_regions import SIZE, candidates_of, sample_of, without_boxes
+from tests.engine.evaluation.test_merge_cache import SIZE, candidates_of, sample_of, without_boxes
 from tests.engine.small import small_scenes
-from tests.models.small import table
+from tests.models.panoptic_segformer.small import table
 from tests.release_files import save_as_mmcv, stub_state
 
 TABLE = table(things=3, stuff=2)

@@ -1,0 +1,74 @@
+"""Groups of commands: with suggestions for a mistyped name, in a chosen order, imported only when used."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+
+import click
+
+# Name and one line of help of every command: `panformer --help` shows them without an import. The command `a-b` is the
+# function `a_b` of the module `a_b` of this package.
+COMMANDS = {
+    "demo": "A first run on generated scenes: prepare, train, evaluate, predict, draw.",
+    "prepare-data": "Convert, check, repair or divide a data set, or generate scenes.",
+    "train": "Train a model from a recipe.",
+    "evaluate": "Measure PQ, and AP if asked, of a checkpoint.",
+    "predict": "Segment images: overlays, panoptic PNGs and JSON.",
+    "visualize": "Draw a data set, predictions, or the curves of a run.",
+    "weights": "List the published weights; import a .pth file.",
+    "benchmark": "Measure speed and memory of a model, stage by stage.",
+}
+
+
+class SuggestingGroup(click.Group):
+    """A group that answers an unknown command with the closest one, and no command with its help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's; without arguments the help is the result, on stdout."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with "did you mean"."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            close = get_close_matches(args[0], names, n=1)
+            advice = f"Did you mean {close[0]!r}?" if close else f"Expected one of {', '.join(names)}."
+            raise click.UsageError(f"No such command {args[0]!r}. {advice}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class OrderedGroup(SuggestingGroup):
+    """A group that lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names."""
+        del ctx
+        return list(self.commands)
+
+
+class LazyGroup(SuggestingGroup):
+    """The commands of `COMMANDS`, each imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of a user's work."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None where there is none of this name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command = getattr(import_module(f"panformer_cli.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))

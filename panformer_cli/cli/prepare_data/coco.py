@@ -1,0 +1,106 @@
+"""`panformer prepare-data coco` and `custom`: sets that are in COCO's panoptic form already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from panformer_cli.cli.prepare_data.options import (
+    print_summaries,
+    root_option,
+    skip_bad_images_option,
+    splits_option,
+    workers_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from panformer_cli.prepare.coco.in_place import Prepared
+    from panformer_cli.prepare.coco.unlabeled_images import UnlabeledImages
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def in_place_options(command: Command) -> Command:
+    """The options of a command that works on a set where it lies."""
+    out = click.option(
+        "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of what is written [in the data set]."
+    )
+    for option in (skip_bad_images_option, workers_option, out, splits_option, root_option):
+        command = option(command)
+    return command
+
+
+@click.command()
+@in_place_options
+@click.option("--download", is_flag=True, help="Fetch from cocodataset.org what is missing [train2017, val2017].")
+@click.option("--things-only", is_flag=True, help="Write only things into the detection JSON.")
+def coco(
+    root: Path,
+    splits: tuple[str, ...],
+    out: Path | None,
+    workers: int | None,
+    skip_bad_images: bool,
+    download: bool,
+    things_only: bool,
+) -> None:
+    """Check COCO, unpack its zips, and write the detection JSON.
+
+    docs/data.md shows the layouts that are understood. Test splits have a list of images and no annotation.
+
+    \b
+    panformer prepare-data coco --root /data/coco
+    panformer prepare-data coco --root /data/coco --download --split val2017
+    panformer prepare-data coco --root /data/coco --split test-dev2017
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.data.parallel import available_cores
+    from panformer_cli.prepare.coco.coco import prepare_coco
+    from panformer_cli.prepare.coco.download import download_coco
+    from panformer_cli.prepare.coco.unlabeled_images import is_unlabeled_split, prepare_unlabeled_images
+    from panformer_cli.prepare.convert import ConvertOptions
+
+    reporter, options = RichReporter(), ConvertOptions(workers or available_cores(), skip_bad_images)
+    if download:
+        download_coco(root, splits, reporter)
+    annotated = [split for split in splits if not is_unlabeled_split(split)]
+    if annotated or not splits:
+        _show(root, prepare_coco(root, annotated, options, reporter, "things" if things_only else "all", out))
+    for split in splits:
+        if is_unlabeled_split(split):
+            _show_test(prepare_unlabeled_images(root, split, options, reporter, out))
+
+
+@click.command()
+@in_place_options
+def custom(root: Path, splits: tuple[str, ...], out: Path | None, workers: int | None, skip_bad_images: bool) -> None:
+    """Check a data set that is in COCO's panoptic form already.
+
+    Summary and manifest are written into it.     `panformer prepare-data verify DIR` looks deeper, and repairs.
+
+    \b
+    panformer prepare-data custom --root data/mine
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.data.parallel import available_cores
+    from panformer_cli.prepare.coco.coco import prepare_custom
+    from panformer_cli.prepare.convert import ConvertOptions
+
+    options = ConvertOptions(workers or available_cores(), skip_bad_images)
+    _show(root, prepare_custom(root, splits, options, RichReporter(), out))
+
+
+def _show(root: Path, prepared: Sequence[Prepared]) -> None:
+    print_summaries(str(root), [split.summary for split in prepared])
+    for split in prepared:
+        if split.detection is not None:
+            click.echo(f"{split.summary.split}: {split.detection}")
+
+
+def _show_test(test: UnlabeledImages) -> None:
+    click.echo(f"{test.split}: {test.images} images, in {test.folder}, listed in {test.info}")
+    click.echo(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")

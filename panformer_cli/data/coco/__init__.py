@@ -1,0 +1,1 @@
+"""COCO's panoptic format on disk: JSON, PNGs, and the index of both."""

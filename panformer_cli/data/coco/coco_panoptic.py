@@ -1,0 +1,139 @@
+"""COCO panoptic annotation, read straight from the panoptic JSON and its PNGs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.annotation_index import open_annotation
+from panformer_cli.data.coco.panoptic_annotation import ImageInfo
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
+from panformer_cli.data.images import read_image
+from panformer_cli.data.layout import find_split
+from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
+from panformer_cli.data.wording import some
+from panformer_cli.errors import DataError
+from panformer_cli.files import name_inside
+
+
+class CocoPanoptic:
+    """A split of a data set in COCO's panoptic form: a sequence of `Sample`.
+
+    root, split: as `layout.find_split`, which says what lies where.
+    skip_unannotated: leave out images that the JSON lists but does not annotate, and say so in `skipped`.
+
+    Attributes:
+        skipped: one sentence for each image that was left out.
+
+    Raises:
+        DataError: the folder or the JSON cannot be used, holds no annotated image, or lists one that it does not
+            annotate. Reading an item raises it when the files of that image are missing or damaged, or do not agree
+            with each other or with the JSON.
+    """
+
+    def __init__(self, root: Path, split: str, skip_unannotated: bool = False) -> None:
+        self.layout = find_split(root, split)
+        self._annotation = open_annotation(self.layout.annotation)
+        without = self._annotation.unannotated
+        self.skipped = [f"{self.layout.annotation} lists {name} but does not annotate it" for name in without]
+        if not self._annotation.images:
+            raise DataError(f"{self.layout.annotation} annotates no image; expected at least one")
+        if without and not skip_unannotated:
+            raise DataError(
+                f"{self.layout.annotation} lists {len(without)} images that it does not annotate, first {without[0]}; "
+                "annotate them or take them out of `images` (training leaves them out with data.skip_bad_images=true)"
+            )
+
+    @property
+    def categories(self) -> CategoryTable:
+        return self._annotation.categories
+
+    def __len__(self) -> int:
+        return len(self._annotation.images)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        info = self.image_info(index)
+        annotation = self.annotation(index)
+        path = self.image_path(index)
+        image = read_image(path)
+        if image.shape[:2] != annotation.ids.shape:
+            raise DataError(
+                f"{path} is {_size(image.shape)} but its panoptic PNG {self.png_path(index)} is "
+                f"{_size(annotation.ids.shape)} (width x height); expected equal sizes"
+            )
+        return Sample(image, annotation, info.id, info.file_name, info.png_name)
+
+    def image_info(self, index: int) -> ImageInfo:
+        """Id, file names and size of an image, without opening a file."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._annotation.images[index]
+
+    def image_path(self, index: int) -> Path:
+        return name_inside(self.layout.images, self.image_info(index).file_name, str(self.layout.annotation))
+
+    def png_path(self, index: int) -> Path:
+        return name_inside(self.layout.pngs, self.image_info(index).png_name, str(self.layout.annotation))
+
+    def category_ids(self, index: int) -> set[int]:
+        """The categories in an image, as the JSON has them; no file is opened."""
+        return {segment.category_id for segment in self._annotation.segments(index)}
+
+    def annotation(
+        self, index: int, ids_in: Callable[[IdMap], Collection[int]] = segment_ids, png: bytes | None = None
+    ) -> PanopticMap:
+        """The ground truth of an image, checked against the JSON; the image itself is not opened.
+
+        ids_in: finds the ids of a map, void left out; for whoever goes through the map anyway.
+        png: the content of its PNG, where it has been read already.
+        """
+        info, path = self.image_info(index), self.png_path(index)
+        ids = read_panoptic_png(path, png)
+        for found, expected in zip(ids.shape, (info.height, info.width), strict=True):
+            if expected is not None and found != expected:
+                raise DataError(
+                    f"{path} is {_size(ids.shape)} but {self.layout.annotation} gives "
+                    f"{_size((info.height, info.width))} (width x height); expected equal sizes"
+                )
+        segments = self._annotation.segments(index)
+        self._check_ids(path, set(ids_in(ids)), segments)
+        return PanopticMap(ids, tuple(measured(segment, ids) for segment in segments))
+
+    def _check_ids(self, path: Path, drawn: set[int], segments: Iterable[Segment]) -> None:
+        listed = {segment.id for segment in segments}
+        if drawn != listed:
+            differences = []
+            if drawn - listed:
+                differences.append(f"{some(drawn - listed)} only in the PNG")
+            if listed - drawn:
+                differences.append(f"{some(listed - drawn)} only in the segments_info")
+            raise DataError(
+                f"{path} and {self.layout.annotation} disagree: segment ids {' and '.join(differences)}; "
+                "expected the same ids in both (0 in the PNG is void)"
+            )
+
+
+def measured(segment: Segment, ids: IdMap) -> Segment:
+    """The segment with area and bbox: the annotation's, or where it gives none, those of its pixels."""
+    if segment.area >= 0 and segment.bbox[0] == segment.bbox[0]:  # NaN differs from itself
+        return segment
+    mask = ids == segment.id
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    bbox = segment.bbox
+    if bbox[0] != bbox[0]:
+        drawn = len(rows) > 0
+        bbox = (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1) if drawn else (0, 0, 0, 0)
+        bbox = (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
+    return replace(segment, area=segment.area if segment.area >= 0 else int(mask.sum()), bbox=bbox)
+
+
+def _size(shape: tuple[int | None, ...]) -> str:
+    height, width = ("?" if side is None else str(side) for side in shape[:2])
+    return f"{width}x{height}"

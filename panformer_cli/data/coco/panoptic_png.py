@@ -1,0 +1,110 @@
+"""COCO's panoptic PNGs: segment ids as colours, id = R + 256 G + 65536 B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from panformer_cli.data.coco.png_codec import decode_plain, encode_plain, load
+from panformer_cli.data.images import decode, read_bytes
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.structures import IdMap, ImageArray
+from panformer_cli.errors import DataError
+from panformer_cli.files import atomic_write
+
+MAX_ID = 256**3 - 1
+"""The largest segment id that a colour can hold."""
+OPENCV_READS = 250
+"""The PNGs that a process reads with OpenCV at first: loading what is faster takes about as long as it saves there."""
+
+_COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
+_NO_EXIF = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_opencv_reads: Iterator[int] = iter(range(OPENCV_READS))
+
+
+def encode_ids(ids: IdMap) -> ImageArray:
+    """Colours (H, W, 3) of segment ids (H, W), each 0 .. MAX_ID.
+
+    >>> encode_ids(np.array([[0, 1 + 256 * 2 + 65536 * 3]], np.int32)).tolist()
+    [[[0, 0, 0], [1, 2, 3]]]
+    """
+    if ids.size and not (ids.min() >= 0 and ids.max() <= MAX_ID):
+        raise DataError(f"segment ids reach from {ids.min()} to {ids.max()}: a panoptic PNG holds 0 to {MAX_ID}")
+    if not ids.size:
+        return np.zeros((*ids.shape, 3), np.uint8)
+    rgba = np.ascontiguousarray(ids, "<i4")[..., None].view(np.uint8)
+    return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
+
+
+def decode_ids(rgb: ImageArray) -> IdMap:
+    """Segment ids (H, W) int32 of colours (H, W, 3) uint8 RGB: the inverse of `encode_ids`."""
+    return _ids_of(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), np.uint8))
+
+
+def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> None:
+    """Write segment ids (H, W), atomically; errors and `waits_for_disk` as `encode_ids` and `files.atomic_write`."""
+    rgb = encode_ids(ids)
+    data = encode_plain(rgb)
+    if data is None:
+        data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    with atomic_write(path, waits_for_disk) as temporary:
+        temporary.write_bytes(data)
+
+
+def expect_reads(number: int) -> None:
+    """Say that `number` PNGs are going to be read: many are all read the faster way then, in child processes too."""
+    global _opencv_reads
+    if number >= OPENCV_READS:
+        load()
+        _opencv_reads = iter(())
+
+
+def read_panoptic_png(path: Path, data: bytes | None = None) -> IdMap:
+    """Read segment ids (H, W) int32.
+
+    data: the content of the file, where it has been read already.
+
+    Raises:
+        DataError: the file is missing, damaged or anything but an 8-bit RGB PNG.
+    """
+    if data is None:
+        data = read_bytes(path, "panoptic PNG")
+    if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 33:
+        raise DataError(f"{path} is no PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
+    depth, colour_type = data[24], data[25]
+    if (depth, colour_type) != (8, 2):
+        found = f"{depth}-bit {_COLOUR_TYPES.get(colour_type, 'unknown')}"
+        raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
+    ids = decode_plain(data) if next(_opencv_reads, None) is None else None
+    if ids is not None:
+        return ids
+    bgr = decode(data, _NO_EXIF) if b"IEND" in data[-64:] else None
+    if bgr is None:
+        raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")
+    return _ids_of(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA), np.uint8))
+
+
+def _ids_of(rgba: npt.NDArray[np.uint8]) -> IdMap:
+    """(H, W) int32 of (H, W, 4), in the same memory: new memory would take more time than the arithmetic."""
+    ids = rgba.view("<i4")[..., 0]
+    ids &= MAX_ID  # without alpha
+    return ids.astype(np.int32, copy=False)
+
+
+def id_runs(ids: IdMap) -> tuple[IdMap, npt.NDArray[np.intp]]:
+    """Values and lengths of the runs of equal ids in reading order: a map is some thousand runs, not a million pixels.
+
+    >>> id_runs(np.array([[5, 5], [5, 0]], np.int32))
+    (array([5, 0], dtype=int32), array([3, 1]))
+    """
+    flat = ids.reshape(-1)
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1)) if flat.size else np.zeros(0, np.intp)
+    return flat[starts], np.diff(starts, append=flat.size)
+
+
+def segment_ids(ids: IdMap) -> set[int]:
+    """The ids that a map holds, void (0) left out."""
+    return set(np.unique(id_runs(ids)[0]).tolist()) - {0}

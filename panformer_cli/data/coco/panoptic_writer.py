@@ -1,0 +1,125 @@
+"""The COCO panoptic form, written: the rows and the file that go with the panoptic PNGs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.json_stream import write_list
+from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.files import atomic_write
+
+
+def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collection[int] = ()) -> tuple[Segment, ...]:
+    """The segments of a map, in ascending id, with the area and box of their pixels.
+
+    It works on the runs of equal ids in every row: some thousand, where the pixels are hundreds of thousands.
+
+    ids: (H, W) int, 0 = void.
+    category_of_id: the data set's category id of every segment id; an id without a pixel gives no segment.
+    crowd_ids: the ids that are groups of objects.
+
+    Raises:
+        KeyError: the map holds an id that `category_of_id` lacks.
+    """
+    width = ids.shape[1]
+    if not ids.size:
+        return ()
+    pixels = ids.reshape(-1)
+    new_run = np.empty(ids.size, np.bool_)
+    np.not_equal(pixels[1:], pixels[:-1], out=new_run[1:])
+    new_run[::width] = True
+    starts = np.flatnonzero(new_run)
+    lengths = np.diff(starts, append=ids.size)
+    values = pixels[starts]
+    order = np.argsort(values)  # the runs of one id together
+    values, starts, lengths = values[order], starts[order], lengths[order]
+    rows, lefts = np.divmod(starts, width)
+    first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))  # run of each id
+    x, y = np.minimum.reduceat(lefts, first), np.minimum.reduceat(rows, first)
+    right, bottom = np.maximum.reduceat(lefts + lengths, first), np.maximum.reduceat(rows, first) + 1
+    boxes = np.stack([x, y, right - x, bottom - y], axis=1).tolist()
+    areas = np.add.reduceat(lengths, first).tolist()
+    return tuple(
+        Segment(segment_id, category_of_id[segment_id], area, tuple(box), segment_id in crowd_ids)
+        for segment_id, area, box in zip(values[first].tolist(), areas, boxes, strict=True)
+        if segment_id != 0
+    )
+
+
+def segment_row(segment: Segment, categories: CategoryTable | None = None) -> dict[str, Any]:
+    """One row of `segments_info`: id, category_id, area, bbox, iscrowd, and `score` where the segment has one.
+
+    With `categories` the row also says `category_name` and `isthing`, so that a reader needs no table.
+    """
+    row: dict[str, Any] = {
+        "id": segment.id,
+        "category_id": segment.category_id,
+        "area": segment.area,
+        "bbox": [int(value) if float(value).is_integer() else float(value) for value in segment.bbox],
+        "iscrowd": int(segment.is_crowd),
+    }
+    if segment.score is not None:
+        row["score"] = float(segment.score)
+    if categories is not None:
+        category = categories.by_id(segment.category_id)
+        row |= {"category_name": category.name, "isthing": int(category.is_thing)}
+    return row
+
+
+def annotation_row(
+    image_id: int | str, png_name: str, panoptic: PanopticMap, categories: CategoryTable | None = None
+) -> dict[str, Any]:
+    """One row of `annotations`: the image, its PNG's name inside the PNG folder, and its segments.
+
+    categories: as in `segment_row`.
+    """
+    return {
+        "image_id": image_id,
+        "file_name": png_name,
+        "segments_info": [segment_row(segment, categories) for segment in panoptic.segments],
+    }
+
+
+def panoptic_json(
+    images: Iterable[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+    categories: CategoryTable,
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of a COCO panoptic JSON.
+
+    images: rows `{"id", "file_name", "height", "width"}`.
+    annotations: rows of `annotation_row`.
+    info: what the file is, free text by key; left out where there is none.
+    """
+    content: dict[str, Any] = {"info": dict(info)} if info else {}
+    content["images"] = [dict(row) for row in images]
+    content["annotations"] = [dict(row) for row in annotations]
+    content["categories"] = categories.to_coco()
+    return content
+
+
+def write_panoptic_json(
+    path: Path,
+    images: Iterable[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+    categories: CategoryTable,
+    info: Mapping[str, Any],
+) -> None:
+    """Write what `panoptic_json` makes row by row, atomically: memory for one row, however many there are.
+
+    Raises:
+        PanformerError: as `files.atomic_write`.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"info": dict(info), "categories": categories.to_coco()}).removesuffix("}"))
+        for key, rows in (("images", images), ("annotations", annotations)):
+            file.write(f', "{key}": ')
+            write_list(file, rows)
+        file.write("}")

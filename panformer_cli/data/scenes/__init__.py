@@ -1,0 +1,1 @@
+"""Generated scenes: a data set without a download."""

@@ -1,0 +1,177 @@
+"""Passes from files to results, with the clock read now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from panformer_cli.data.images import read_image
+from panformer_cli.data.structures import ImageArray, PanopticMap
+from panformer_cli.engine.benchmarking.meters import (
+    Edges,
+    PeakMemory,
+    Spread,
+    clock_of,
+    flop_meter,
+    matrix_rate,
+    metered,
+)
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.precision import DTYPES
+from panformer_cli.engine.results import PanopticResults
+from panformer_cli.reporting import Reporter
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
+
+PARTS = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
+"""Of `PanopticSegFormer`, in the order they run."""
+STAGES = ("decode", "prepare", *PARTS, "network_rest", "merging", "writing")
+"""`prepare` resizes, normalises and moves to the device; `network_rest` is what no part does, such as choosing queries;
+`writing` draws the overlay and writes it and the panoptic PNG."""
+
+WARM_UP = 3
+"""Passes before the measured ones; the first of them counts the operations."""
+
+
+class Pipeline:
+    """From image files to result files, as `panformer predict` does it.
+
+    files: the images of one batch; they need one size after resizing. out: folder of results.
+    """
+
+    def __init__(self, predictor: Predictor, files: Sequence[Path], out: Path) -> None:
+        self._predictor = predictor
+        self._files = files
+        self._results = PanopticResults(out, predictor.categories, Process(0, 1, predictor.device))
+        self.dtype = DTYPES[predictor.precision]
+        self.device = predictor.device
+        self.model = predictor.model
+
+    def read(self) -> list[ImageArray]:
+        """Decode the files."""
+        return [read_image(path) for path in self._files]
+
+    def predict(self, images: Sequence[ImageArray]) -> list[PanopticMap]:
+        """All images through the network at once, then merged one by one."""
+        return [prediction.panoptic for prediction in self._predictor.predict_all(images)]
+
+    def write(self, images: Sequence[ImageArray], maps: Sequence[PanopticMap]) -> None:
+        """An overlay and a panoptic PNG for each image."""
+        for index, (image, panoptic) in enumerate(zip(images, maps, strict=True)):
+            overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
+            save_picture(self._results.out / "overlays" / f"{index}.jpg", overlay)
+            self._results.add(index, index, (f"{index}.jpg", f"{index}.png"), panoptic)
+
+
+@dataclass(frozen=True)
+class WholePass:
+    """Seconds of a pass in all and of its network, the peak memory in MiB, and the segments of all images."""
+
+    total: float
+    network: float
+    memory: float | None
+    segments: int
+
+
+def whole_pass(pipeline: Pipeline, memory: PeakMemory) -> WholePass:
+    """A pass in which the clock is read only at its ends and at those of the network."""
+    read = clock_of(pipeline.device)
+    memory.reset()
+    begin = read()
+    with metered({"network": pipeline.model}, read) as edges:
+        images = pipeline.read()
+        maps = pipeline.predict(images)
+        pipeline.write(images, maps)
+    end = read()
+    segments = sum(len(panoptic.segments) for panoptic in maps)
+    return WholePass(end - begin, edges["network"].total, memory.mib(), segments)
+
+
+def staged_pass(pipeline: Pipeline) -> dict[str, float]:
+    """Seconds of each of `STAGES`."""
+    read = clock_of(pipeline.device)
+    with metered(_modules(pipeline), read) as edges:
+        begin = read()
+        images = pipeline.read()
+        decoded = read()
+        maps = pipeline.predict(images)
+        merged = read()
+        pipeline.write(images, maps)
+        end = read()
+    return {
+        "decode": decoded - begin,
+        "prepare": edges["network"].begin - decoded,
+        **_network(edges),
+        "merging": merged - edges["network"].end,
+        "writing": end - merged,
+    }
+
+
+def count_flops(pipeline: Pipeline) -> dict[str, float]:
+    """Floating-point operations of each stage of the network."""
+    images = pipeline.read()
+    with flop_meter(pipeline.model) as read, metered(_modules(pipeline), read) as edges:
+        pipeline.predict(images)
+    return _network(edges)
+
+
+def _modules(pipeline: Pipeline) -> dict[str, torch.nn.Module]:
+    return {"network": pipeline.model} | {name: pipeline.model.get_submodule(name) for name in PARTS}
+
+
+def _network(edges: dict[str, Edges]) -> dict[str, float]:
+    """What the parts of the network took, and the rest of it."""
+    parts = {name: edges[name].total for name in PARTS}
+    return parts | {"network_rest": edges["network"].total - sum(parts.values())}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a stage, or of several together, for the whole batch.
+
+    ms: milliseconds. gflop: 10^9 floating-point operations, as `flop_meter` counts them; None outside the network.
+    limit_share: what the operations would take at the matrix rate, over the median time; None outside the network.
+    """
+
+    ms: Spread
+    gflop: float | None
+    limit_share: float | None
+
+
+class Passes:
+    """All passes, run; the kinds take turns, so that a busy machine slows all of them alike.
+
+    flops: operations by stage of the network, and of `network` and `total`. matrix_rate: operations a second.
+    whole, staged: one entry a pass.
+    """
+
+    def __init__(self, pipeline: Pipeline, repeat: int, reporter: Reporter) -> None:
+        self.memory = PeakMemory(pipeline.device)
+        self.whole: list[WholePass] = []
+        self.staged: list[dict[str, float]] = []
+        rates = []
+        with reporter.progress("Measuring", WARM_UP + 2 * repeat) as progress:
+            self.flops = count_flops(pipeline)
+            progress.advance(status="operations counted")
+            for _ in range(WARM_UP - 1):
+                whole_pass(pipeline, self.memory)
+                progress.advance(status="warming up")
+            for _ in range(repeat):
+                rates.append(matrix_rate(pipeline.device, pipeline.dtype))
+                self.whole.append(whole_pass(pipeline, self.memory))
+                progress.advance()
+                self.staged.append(staged_pass(pipeline))
+                progress.advance()
+        self.flops["network"] = self.flops["total"] = sum(self.flops.values())
+        self.matrix_rate = Spread.of(rates).median
+
+    def figures(self, seconds: Sequence[float], name: str) -> Figures:
+        """Of the stage `name`, from its times."""
+        ms = Spread.of([1000 * value for value in seconds])
+        flops = self.flops.get(name)
+        if flops is None:
+            return Figures(ms, None, None)
+        return Figures(ms, flops / 1e9, flops / self.matrix_rate / (ms.median / 1000))

@@ -1,1 +1,0 @@
-"""What training minimises (spec, section 8)."""

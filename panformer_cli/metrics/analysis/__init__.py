@@ -1,0 +1,1 @@
+"""Why points of PQ were lost."""

@@ -1,0 +1,106 @@
+"""Backbones filled with ImageNet weights: downloaded by timm, or from a file by any of three naming schemes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+from torch import Tensor
+
+from panformer_cli.errors import CheckpointError
+from panformer_cli.models.backbones.backbone import Backbone, BackboneSpec
+from panformer_cli.models.panoptic_segformer.official_names import BUFFERS, is_swin_state, own_name
+from panformer_cli.tensor_files import read_state
+
+HEADS = ("bbox_head.", "model.location_decoder.")
+"""Names in checkpoints of Panoptic SegFormer, the authors' and ours, that no backbone has."""
+
+
+def load_backbone_weights(backbone: Backbone, source: str) -> None:
+    """Fill the backbone with ImageNet weights.
+
+    source: `imagenet` (through timm, which downloads and caches), `none` (nothing is loaded), or a file that
+        `read_state` reads, of the same architecture, by torchvision's or timm's names or by those of the authors of
+        PVTv2 (`pvt_v2_b5_22k.pth`) and Swin (`swin_large_patch4_window7_224_22k.pth`).
+
+    Raises:
+        CheckpointError: the weights cannot be had or do not fit.
+    """
+    if source == "none":
+        return
+    state = _imagenet_state(backbone.spec) if source == "imagenet" else read_state(Path(source))
+    own = backbone.body.state_dict()
+    state = in_our_names(state)
+    problem = _misfit(own, state)
+    if problem:
+        raise CheckpointError(
+            f"backbone weights {source}: the file {problem}; expected ImageNet weights of {backbone.name}"
+        )
+    backbone.body.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def in_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an ImageNet model by the names of `Backbone.body`."""
+    rename = _of_authors if _is_of_authors(state) else _flattened
+    return {rename(name, is_swin_state(state)): tensor for name, tensor in state.items()}
+
+
+def _is_of_authors(state: Mapping[str, Tensor]) -> bool:
+    """Whether PVTv2 or Swin is named as by its authors, not as by timm.
+
+    Both call Swin's stages `layers`; patch merging ends a stage of the authors' and begins the next one of timm's.
+    """
+    return any(name.startswith(("patch_embed1.", "layers.0.downsample.")) for name in state)
+
+
+def _of_authors(name: str, is_swin: bool) -> str:
+    """The release of Panoptic SegFormer has the same names below `backbone.`; what it does not use keeps its name."""
+    ours = own_name(f"backbone.{name}", is_swin)
+    return name if ours is None else ours.removeprefix("backbone.body.")
+
+
+def _flattened(name: str, is_swin: bool) -> str:
+    """timm's feature pyramid flattens `stages.0` (PVTv2) to `stages_0`, `layers.0` (Swin) to `layers_0`."""
+    del is_swin
+    head, _, rest = name.partition(".")
+    index, _, tail = rest.partition(".")
+    return f"{head}_{index}.{tail}" if head in ("stages", "layers") and index.isdigit() else name
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """What keeps `given` from being the tensors of a model that has `own`; None where they fit.
+
+    A classifier's head may be there too. A deeper architecture has every tensor of ours and more in the same parts.
+    """
+    parts = {name.partition(".")[0] for name in own}
+    missing = [name for name in own if name not in given and not name.endswith(BUFFERS)]
+    surplus = [
+        name for name in given if name not in own and name.partition(".")[0] in parts and not name.endswith(BUFFERS)
+    ]
+    wrong = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if any(name.startswith(HEADS) for name in given):
+        return "is a checkpoint of a whole model, which --init-from takes"
+    if missing:
+        return f"lacks {len(missing)} tensors ({', '.join(missing[:3])} ...)"
+    if wrong:
+        return f"has {wrong[0]} of another shape"
+    if surplus:
+        return f"is of a larger model: {len(surplus)} tensors have no place ({', '.join(surplus[:3])} ...)"
+    return None
+
+
+def _imagenet_state(spec: BackboneSpec) -> dict[str, Tensor]:
+    # The hub tells of every retry; one sentence at the end is enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        model = timm.create_model(spec.pretrained, pretrained=True)
+    except Exception as error:  # timm, huggingface_hub and the network each raise their own
+        raise CheckpointError(
+            f"ImageNet weights {spec.pretrained} could not be downloaded ({type(error).__name__}): connect to the "
+            "internet, or use a local file with --set model.backbone_weights=FILE, or start from random weights with "
+            "--set model.backbone_weights=none"
+        ) from error
+    state: dict[str, Tensor] = model.state_dict()
+    return state

@@ -1,0 +1,144 @@
+"""The transformer encoder over the tokens of all levels (spec, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panformer_cli.models.layers.common import FeedForward, LevelShapes, xavier_matrices
+from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.position_encoding import sine_position_encoding
+
+
+@dataclass
+class Memory:
+    """The image as the decoders see it.
+
+    tokens: (B, L, C), the levels one after the other, row by row.
+    shapes: height and width of each level; L is the sum of their products.
+    padding_mask: (B, L) bool, True on padding.
+    valid_ratios: (B, levels, 2), the share of each level's width and height that is image.
+    """
+
+    tokens: Tensor
+    shapes: LevelShapes
+    padding_mask: Tensor
+    valid_ratios: Tensor
+
+
+TOKENS_AT_ONCE = 2048
+"""Of a layer on the CPU without gradients; hidden channels of so many, 8 MB of float32, stay in the cache."""
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward, each with residual and LayerNorm after it."""
+
+    def __init__(self, attention: DeformableAttention, feedforward: FeedForward, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norm1 = nn.LayerNorm(dim)
+        self.feedforward = feedforward
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
+        """position: (B, L, C); references: (B, L, levels, 2). Returns the new tokens (B, L, C)."""
+        if not torch.is_grad_enabled() and position.device.type == "cpu":
+            return self._in_parts(memory, position, references)
+        tokens = memory.tokens
+        attended = self.attention(tokens + position, references, tokens, memory.shapes, memory.padding_mask)
+        return self._updated(tokens, attended)
+
+    def _in_parts(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
+        """The same, but for the sampling, of a few tokens at a time: all that lies in between stays in the cache."""
+        attention, shapes = self.attention, memory.shapes
+        asking = zip(*_parts(memory.tokens, position, references), strict=True)
+        places = [attention.places(tokens + code, reference, shapes) for tokens, code, reference in asking]
+        locations, weights = (torch.cat(each, dim=1) for each in zip(*places, strict=True))
+        del places  # as large as what they became
+        values = attention.values(memory.tokens, memory.padding_mask)
+        sampled = attention.sampling(values, shapes, locations, weights)
+        del values, locations, weights
+        updated = zip(*_parts(memory.tokens, sampled), strict=True)
+        return torch.cat([self._updated(tokens, attention.output_proj(part)) for tokens, part in updated], dim=1)
+
+    def _updated(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Both (B, L, C)."""
+        tokens = self.norm1(tokens + self.dropout(attended))
+        updated: Tensor = self.norm2(tokens + self.feedforward(tokens))
+        return updated
+
+
+def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    return [tensor.split(TOKENS_AT_ONCE, dim=1) for tensor in tensors]
+
+
+class DeformableEncoder(nn.Module):
+    """Flattens the levels to tokens and refines them.
+
+    dim: channels (C). levels: how many feature levels come in.
+    """
+
+    def __init__(self, layers: list[DeformableEncoderLayer], dim: int, levels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.level_embedding = nn.Parameter(torch.empty(levels, dim))
+        xavier_matrices(self)
+        nn.init.normal_(self.level_embedding)
+        for layer in layers:
+            layer.attention.reset_parameters()
+
+    def forward(self, features: list[Tensor], padding_mask: Tensor) -> Memory:
+        """features: one (B, C, H, W) a level; padding_mask: (B, height, width) bool of the images."""
+        shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        masks = [resize_padding_mask(padding_mask, shape) for shape in shapes]
+        memory = Memory(
+            tokens=torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1),
+            shapes=shapes,
+            padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
+            valid_ratios=torch.stack([_valid_ratio(mask) for mask in masks], dim=1),
+        )
+        position = self.position(masks)
+        references = reference_points(shapes, memory.valid_ratios)
+        for layer in self.layers:
+            memory.tokens = layer(memory, position, references)
+        return memory
+
+    def position(self, masks: list[Tensor]) -> Tensor:
+        """(B, L, C): sine code of the cell plus the learned vector of its level."""
+        codes = [sine_position_encoding(mask, self.level_embedding.shape[1]).flatten(1, 2) for mask in masks]
+        return torch.cat([code + level for code, level in zip(codes, self.level_embedding, strict=True)], dim=1)
+
+
+def resize_padding_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, height, width) bool to (B, *shape) bool, nearest neighbour (spec, section 2)."""
+    return F.interpolate(padding_mask[:, None].float(), size=shape, mode="nearest")[:, 0] > 0.5
+
+
+def reference_points(shapes: LevelShapes, valid_ratios: Tensor) -> Tensor:
+    """Cell centres as points of every level: (B, L, levels, 2), x and y in 0..1 of each padded level.
+
+    A centre is measured on the valid part of its own level and then placed on the valid part of the others.
+    """
+    points = []
+    for level, (height, width) in enumerate(shapes):
+        y, x = torch.meshgrid(
+            torch.arange(0.5, height, device=valid_ratios.device),
+            torch.arange(0.5, width, device=valid_ratios.device),
+            indexing="ij",
+        )
+        valid = valid_ratios[:, level, :, None, None]  # (B, 2, 1, 1)
+        # Width and height stay plain numbers: to copy a tensor of them to a GPU is to wait for it.
+        point = torch.stack([x / (valid[:, 0] * width), y / (valid[:, 1] * height)], -1)
+        points.append(point.flatten(1, 2))
+    return torch.cat(points, 1)[:, :, None] * valid_ratios[:, None]
+
+
+def _valid_ratio(mask: Tensor) -> Tensor:
+    """(B, H, W) padding mask of a level to (B, 2): valid share of the width and of the height."""
+    width = (~mask[:, 0, :]).sum(1) / mask.shape[2]
+    height = (~mask[:, :, 0]).sum(1) / mask.shape[1]
+    return torch.stack([width, height], -1)

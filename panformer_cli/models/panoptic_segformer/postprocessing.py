@@ -1,0 +1,167 @@
+"""Mask-wise merging: overlapping masks with scores become one panoptic map (paper, section 3.6; spec, section 7).
+
+It runs on the CPU, one full-size mask at a time: a mask then stays in the cache, and memory does not grow with the
+number of candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.panoptic_writer import segments_of
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.models.layers.boxes import cxcywh_to_xyxy
+from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput
+from panformer_cli.recipe import InferenceRecipe
+
+Floats = npt.NDArray[np.float32]
+
+MASK_THRESHOLD = 0.5
+ROUNDING = 1.001
+"""A bound is widened by this much before anything is left out for it."""
+
+
+class InferenceSelection:
+    """A `SelectQueries` for inference: the top (query, class) pairs of the last location layer.
+
+    A query may be chosen several times, each time with another class.
+
+    Attributes:
+        labels: (k,) int64 of each image, and scores: (k,) 0..1, in the order of the chosen queries; set by the call.
+    """
+
+    def __init__(self, top_k: int) -> None:
+        self.top_k = top_k
+        self.labels: list[Tensor] = []
+        self.scores: list[Tensor] = []
+
+    def __call__(self, location: LocationOutput) -> list[Tensor]:
+        logits = location.class_logits[-1].float()  # (B, Q, things)
+        num_things = logits.shape[-1]
+        scores = logits.sigmoid().flatten(1)
+        top = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+        self.scores = list(top.values)
+        self.labels = list(top.indices % max(num_things, 1))
+        return list(top.indices // max(num_things, 1))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks that compete for the pixels of one image: things first, then every stuff class.
+
+    labels: (n,) int64 of the category table. class_scores: (n,) 0..1.
+    masks: (n, h, w), 0 or more, as the mask decoders give them.
+    boxes: (things, 4), x1, y1, x2, y2 in pixels of the original image, clipped to it.
+    size: height and width of the original image, H and W, at which masks compete.
+    """
+
+    labels: npt.NDArray[np.int64]
+    class_scores: Floats
+    masks: Floats
+    boxes: Floats
+    size: tuple[int, int]
+
+    def enlarged(self, index: int) -> Floats:
+        """(H, W): a mask at the size of the image, bilinear."""
+        height, width = self.size
+        return np.asarray(cv2.resize(self.masks[index], (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def binary(self, index: int) -> npt.NDArray[np.bool_]:
+        """(H, W): where candidate `index` wants to be."""
+        return self.enlarged(index) > MASK_THRESHOLD
+
+    @cached_property
+    def score_bounds(self) -> Floats:
+        """(n,): the most that each score can be.
+
+        Bilinear resizing never goes beyond the largest value M of a mask, so its quality, a mean of such values over
+        count / (count + 1), is less than M; a mask with M of the threshold or less is empty.
+        """
+        most = self.masks.max(axis=(1, 2), initial=0.0) * np.float32(ROUNDING)
+        return np.where(most > MASK_THRESHOLD, self.class_scores * most**2, np.float32(0))
+
+    def scores(self, least: float = 0.0) -> Floats:
+        """(n,): class score x squared mean of the mask over its binary part.
+
+        least: scores that cannot reach it are not computed, and given as 0.
+        """
+        scores = np.zeros_like(self.class_scores)
+        for index in np.flatnonzero((self.score_bounds >= least) & (self.score_bounds > 0)):
+            scores[index] = self.class_scores[index] * _quality(self.enlarged(int(index))) ** 2
+        return scores
+
+
+def _quality(mask: Floats) -> float:
+    """The mean of a mask (H, W) over its binary part, of an empty one 0; the count has 1 added, as published."""
+    _, kept = cv2.threshold(mask, MASK_THRESHOLD, 0.0, cv2.THRESH_TOZERO)
+    return float(cv2.sumElems(kept)[0]) / (cv2.countNonZero(kept) + 1)
+
+
+def candidates_of(
+    output: PanopticOutput, selection: InferenceSelection, image: int, size: tuple[int, int], num_things: int
+) -> Candidates:
+    """The candidates of one image of a batch of images of equal size, without padding.
+
+    size: height and width of the original image, to which masks and boxes are brought.
+    """
+    things = output.things.masks[-1][image, : len(output.selected[image])]
+    stuff = output.stuff.masks[-1][image]
+    stuff_labels = torch.arange(len(stuff), device=stuff.device) + num_things
+    height, width = size
+    boxes = cxcywh_to_xyxy(output.location.boxes[-1, image, output.selected[image]].float())
+    limit = boxes.new_tensor([width, height, width, height])
+    return Candidates(
+        labels=torch.cat([selection.labels[image], stuff_labels]).cpu().numpy(),
+        class_scores=_floats(torch.cat([selection.scores[image], output.stuff_logits[-1, image].float().sigmoid()])),
+        masks=_floats(torch.cat([things, stuff])),
+        boxes=_floats(torch.minimum((boxes * limit).clamp(min=0), limit)),
+        size=size,
+    )
+
+
+def _floats(tensor: Tensor) -> Floats:
+    array: Floats = tensor.float().cpu().numpy()
+    return array
+
+
+def merge_masks(candidates: Candidates, categories: CategoryTable, recipe: InferenceRecipe) -> PanopticMap:
+    """Candidates in descending score take the pixels that are still free; what nobody takes is void.
+
+    Things of one class are segments of their own, stuff of one class is one segment. Segment ids count from 1.
+    """
+    scores = candidates.scores(recipe.score_threshold)
+    order = np.argsort(-scores, kind="stable")
+    order = order[(scores[order] >= recipe.score_threshold) & (scores[order] > 0)]
+    ids = np.zeros(candidates.size, dtype=np.int32)
+    segments: dict[int, tuple[int, float]] = {}  # id -> label, score
+    stuff_ids: dict[int, int] = {}
+    for index in order.tolist():
+        label, score = int(candidates.labels[index]), float(scores[index])
+        is_thing = label < categories.num_things
+        mask = candidates.binary(index)
+        free = mask & (ids == 0)
+        area, left = np.count_nonzero(mask), np.count_nonzero(free)
+        allowed = recipe.thing_overlap if is_thing else recipe.stuff_overlap
+        if area == 0 or (area - left) / area > allowed or left == 0:
+            continue
+        segment_id = len(segments) + 1 if is_thing else stuff_ids.setdefault(label, len(segments) + 1)
+        segments.setdefault(segment_id, (label, score))
+        ids[free] = segment_id
+    return PanopticMap(ids, _segments(ids, segments, categories))
+
+
+def _segments(ids: IdMap, found: dict[int, tuple[int, float]], categories: CategoryTable) -> tuple[Segment, ...]:
+    category_of_id = {segment_id: categories.by_label(label).id for segment_id, (label, _) in found.items()}
+    return tuple(
+        Segment(segment.id, segment.category_id, segment.area, segment.bbox, score=found[segment.id][1])
+        for segment in segments_of(ids, category_of_id)
+    )

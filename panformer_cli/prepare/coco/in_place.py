@@ -1,0 +1,219 @@
+"""A split that is in COCO's panoptic layout already: every image checked, summary and manifest written.
+
+On request the annotation is also written in detection form, as the converter of the authors does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.json_stream import read_members, write_list, write_texts
+from panformer_cli.data.coco.panoptic_png import expect_reads, segment_ids
+from panformer_cli.data.disk_list import KeyPlaces
+from panformer_cli.data.image_header import read_header
+from panformer_cli.data.images import read_bytes
+from panformer_cli.data.structures import IdMap, PanopticMap
+from panformer_cli.errors import DataError
+from panformer_cli.files import atomic_write
+from panformer_cli.prepare.coco import rle
+from panformer_cli.prepare.coco.rle import encode_segments
+from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images
+from panformer_cli.prepare.manifest import IN_PLACE, SplitManifest, check_folder, write_split
+from panformer_cli.prepare.parts import ImageParts, Line, stamp_of, work_out
+from panformer_cli.prepare.summary import SplitSummary
+from panformer_cli.reporting import Reporter
+
+Detection = Literal["none", "all", "things"]
+"""Whether the annotation is also written in detection form, and of which segments."""
+
+Encoded = dict[int, dict[str, Any]]
+"""The run lengths of each segment id, as `rle.encode_segments` gives them."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a split holds, and the detection JSON that was written of it."""
+
+    summary: SplitSummary
+    detection: Path | None = None
+
+
+class Row(NamedTuple):
+    """A row of `annotations` as it stands in the JSON, and the place of its image in the data set."""
+
+    image: int
+    annotation: Mapping[str, Any]
+
+
+def prepare_in_place(
+    root: Path, split: str, options: ConvertOptions, reporter: Reporter, detection: Detection, out: Path | None = None
+) -> Prepared:
+    """Check all images of a split of the data set in `root`; write its summary, manifest and detection JSON.
+
+    detection: the JSON is called `panoptic_<split>_detection_format.json`, with `things`
+        `panoptic_<split>_things_detection_format.json`.
+    out: folder for all that is written; None: the detection JSON beside the panoptic one, the rest in `root`.
+
+    Raises:
+        DataError: an image or a PNG is missing or damaged, or image, PNG and JSON disagree. Nothing is written then but
+            the lines of the images that were checked, from which the same command goes on.
+        PanformerError: no disk space, or a folder that cannot be written.
+    """
+    data = CocoPanoptic(root, split, skip_unannotated=True)
+    if data.skipped:
+        reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
+    check_folder(out or root)
+    expect_reads(len(data))
+    if detection != "none":
+        rle.load()
+    annotation = data.layout.annotation
+    folder = out or annotation.parent
+    with ImageParts(folder / f".{annotation.stem}.parts", len(data), _setting(data, detection)) as parts:
+        work = partial(_check_image, data, detection)
+        with reporter.progress(f"checking {annotation.stem}", len(data)) as progress:
+            work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
+        refuse_bad_images(parts.problems, len(data), str(annotation), options.skips_bad_images)
+        summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
+        setting = {"source": IN_PLACE, "root": str(data.layout.images.resolve())}
+        manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
+        lines = _counted(parts, manifest, summary)
+        written = _write_detection(lines, annotation, folder, detection) if detection != "none" else None
+        deque(lines, maxlen=0)
+        write_split(out or root, manifest.finish(annotation, annotation.name), summary)
+        parts.remove()
+    return Prepared(summary, written)
+
+
+def _setting(data: CocoPanoptic, detection: Detection) -> Line:
+    annotation = data.layout.annotation
+    return {"annotation": [str(annotation.resolve()), *stamp_of(annotation)], "detection": detection, "lines": 2}
+
+
+def _rows(data: CocoPanoptic) -> Iterator[Row]:
+    """The annotated images in the order of `annotations`, one row at a time."""
+    places = KeyPlaces(data.image_info(index).id for index in range(len(data)))
+    for key, rows in read_members(data.layout.annotation):
+        if key == "annotations":
+            for row in rows:
+                image_id = row["image_id"]
+                yield Row(next(place for place in places.of(image_id) if data.image_info(place).id == image_id), row)
+
+
+def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:
+    return stamp_of(data.image_path(row.image), data.png_path(row.image))
+
+
+def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
+    encoded: Encoded = {}
+
+    def encode(ids: IdMap) -> Encoded:
+        encoded.update(encode_segments(ids))
+        return encoded
+
+    try:
+        png = data.png_path(row.image)
+        drawn = read_bytes(png, "panoptic PNG")
+        panoptic = data.annotation(row.image, segment_ids if detection == "none" else encode, drawn)
+        picture = data.image_path(row.image)
+        content = read_bytes(picture, "image")
+        _check_size(picture, content, panoptic.ids.shape)
+    except DataError as error:
+        # A name that leads out of the folder has no stamp of its own.
+        return {"stamp": None, "problem": str(error)}
+    line = {
+        "stamp": stamp_of(picture, png),
+        "size": panoptic.ids.shape,
+        "segments_info": _measured(panoptic),
+        "picture": sha256(content).hexdigest(),
+        "png": sha256(drawn).hexdigest(),
+    }
+    if detection != "none":
+        rows = _detection_rows(panoptic, encoded, row.annotation)
+        # As text without the last brace, where the number of the row comes: nobody has to read it again.
+        line["detection"] = [json.dumps(row)[:-1] for row in rows if detection == "all" or _is_thing(data, row)]
+    return line
+
+
+def _is_thing(data: CocoPanoptic, row: Mapping[str, Any]) -> bool:
+    return data.categories.by_id(row["category_id"]).is_thing
+
+
+def _check_size(picture: Path, content: bytes, expected: tuple[int, ...]) -> None:
+    """DataError unless the image is of the expected height and width. Its pixels are not decoded."""
+    height, width = read_header(picture, content).shown
+    if (height, width) != expected:
+        raise DataError(
+            f"{picture} is {width}x{height} but its panoptic PNG is {expected[1]}x{expected[0]} (width x height); "
+            "expected equal sizes"
+        )
+
+
+def _measured(panoptic: PanopticMap) -> list[dict[str, Any]]:
+    return [
+        {"category_id": segment.category_id, "area": segment.area, "iscrowd": int(segment.is_crowd)}
+        for segment in panoptic.segments
+    ]
+
+
+def _detection_rows(panoptic: PanopticMap, encoded: Encoded, annotation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The `segments_info` as they are, each with `image_id` and `segmentation` and without its panoptic id."""
+    for segment, given in zip(panoptic.segments, annotation["segments_info"], strict=True):
+        # COCO gives the first three. Where other data sets do not, they are taken from the pixels.
+        yield {
+            "iscrowd": int(segment.is_crowd),
+            "bbox": segment.bbox,
+            "area": segment.area,
+            **{key: value for key, value in given.items() if value is not None and key != "id"},
+            "image_id": annotation["image_id"],
+            "segmentation": encoded[segment.id],
+        }
+
+
+def _counted(lines: Iterable[Line], manifest: SplitManifest, summary: SplitSummary) -> Iterator[Line]:
+    """The lines, each counted as it passes: those of a large data set are read once."""
+    for line in lines:
+        manifest.add_stamp(line["stamp"])
+        if "problem" in line:
+            summary.left_out.append(line["problem"])
+        else:
+            height, width = line["size"]
+            summary.add((height, width), line)
+            manifest.add(line["picture"], line["png"])
+        yield line
+
+
+def _write_detection(lines: Iterable[Line], annotation: Path, folder: Path, detection: Detection) -> Path:
+    """The panoptic JSON with other annotations, numbered from 0, and its categories without `isthing`."""
+    things_only = detection == "things"
+    written = folder / f"{annotation.stem}{'_things' if things_only else ''}_detection_format.json"
+    with atomic_write(written) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("{")
+        for key, value in read_members(annotation):
+            if key == "categories":
+                value = [row for row in value if row["isthing"] or not things_only]
+                value = [{name: row[name] for name in row if name != "isthing"} for row in value]
+            if key == "annotations":
+                continue
+            file.write(f"{json.dumps(key)}: ")
+            if isinstance(value, Iterator):
+                write_list(file, value)
+            else:
+                file.write(json.dumps(value))
+            file.write(", ")
+        file.write('"annotations": ')
+        write_texts(file, _numbered(lines))
+        file.write("}")
+    return written
+
+
+def _numbered(lines: Iterable[Line]) -> Iterator[str]:
+    rows = (row for line in lines for row in line.get("detection", ()))
+    return (f'{row}, "id": {number}}}' for number, row in enumerate(rows))

@@ -1,0 +1,134 @@
+"""COCO's test images: they have no annotation, only a list, and are there to be predicted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.image_header import read_header
+from panformer_cli.data.layout import annotation_folders, check_root, find_images
+from panformer_cli.data.parallel import map_in_order
+from panformer_cli.data.wording import short
+from panformer_cli.errors import DataError
+from panformer_cli.files import name_inside
+from panformer_cli.prepare.coco.unpack import names_in, unpack_files
+from panformer_cli.prepare.coco.zips import unpack_images
+from panformer_cli.prepare.convert import ConvertOptions, link_or_copy, refuse_bad_images, with_first
+from panformer_cli.prepare.source import listed_files
+from panformer_cli.reporting import Reporter
+
+INFO_ZIPS = "image_info_*.zip"
+
+
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """The images of a test split: how many can be used, the list, and the folder that holds exactly these."""
+
+    __test__ = False
+
+    split: str
+    images: int
+    info: Path
+    folder: Path
+
+
+def is_unlabeled_split(split: str) -> bool:
+    """Whether COCO keeps the annotation of a split to itself: test2017, test-dev2017, test-challenge2017."""
+    return re.fullmatch(r"test(-\w+)?\d{4}", split) is not None
+
+
+def prepare_unlabeled_images(
+    root: Path, split: str, options: ConvertOptions, reporter: Reporter, out: Path | None = None
+) -> UnlabeledImages:
+    """Unpack and check the images that `annotations/image_info_<split>.json` lists, and put them into a folder.
+
+    All test splits of a year share the folder or zip `test<year>`; `images/<split>` gets links (or copies) of the
+    images of this split, so that `panformer predict` takes these and no others.
+
+    out: folder for `images/<split>`; None: `root`.
+
+    Raises:
+        DataError: the list or the images are not there, or an image is missing, damaged or of another size
+            and may not be left out.
+        PanformerError: no disk space, or a folder that cannot be written.
+    """
+    check_root(root)
+    info = _find_info(root, split, reporter)
+    pool = f"test{split[-4:]}"
+    unpack_images(root, pool, reporter)
+    pictures = find_images(root, pool)
+    if pictures is None:
+        raise DataError(
+            f"{root} has no images of {split}: looked for the folders images/{pool} and {pool}, and for {pool}.zip; "
+            "put one of them there, or download it with --download"
+        )
+    folder = (out or root) / "images" / split
+    rows = _rows(info)
+    work = partial(_place, info, pictures, folder)
+    with reporter.progress(f"checking {split}", len(rows)) as progress:
+        found = []
+        for problem in map_in_order(work, rows, options.workers):
+            progress.advance()
+            found.append(problem)
+    problems = [problem for problem in found if problem]
+    refuse_bad_images(problems, len(rows), str(info), options.skips_bad_images)
+    if pictures != folder:
+        _refuse_strangers(folder, {row["file_name"] for row, problem in zip(rows, found, strict=True) if not problem})
+    if problems:
+        reporter.warn(with_first(f"{len(problems)} of {len(rows)} images of {split} are left out:", problems))
+    return UnlabeledImages(split, len(rows) - len(problems), info, folder)
+
+
+def _find_info(root: Path, split: str, reporter: Reporter) -> Path:
+    name = f"image_info_{split}.json"
+    for folder in annotation_folders(root):
+        if (folder / name).is_file():
+            return folder / name
+        for packed in [*folder.glob(INFO_ZIPS), *folder.parent.glob(INFO_ZIPS)]:
+            if name in names_in(packed):
+                folder.mkdir(parents=True, exist_ok=True)
+                return unpack_files(packed, [name], folder, reporter)[0]
+    raise DataError(
+        f"{root} has no list of the images of {split}: looked for annotations/{name} and {INFO_ZIPS}; put COCO's "
+        "image_info_test2017.zip there, or download it with --download"
+    )
+
+
+def _rows(info: Path) -> list[Any]:
+    lists = (value for key, value in read_members(info, "image list") if key == "images")
+    rows = [row for value in lists if isinstance(value, Iterator) for row in value]
+    if not rows:
+        raise DataError(f"{info} lists no image; expected rows in `images`; restore the file")
+    return rows
+
+
+def _refuse_strangers(folder: Path, names: Collection[str]) -> None:
+    """DataError where `folder` holds other images than these, which would be predicted with them."""
+    others = [path for path in listed_files(folder) if path.relative_to(folder).as_posix() not in names]
+    if others:
+        raise DataError(
+            f"{folder} holds {len(others)} images that are not of this split or cannot be used, first "
+            f"{others[0].name}; delete them there, or choose another --out"
+        )
+
+
+def _place(info: Path, pictures: Path, folder: Path, row: Any) -> str | None:
+    """Put an image into `folder`; a sentence where it cannot be used."""
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        return f"{info}: an image is {short(row)}; expected an object with id, file_name, height and width"
+    try:
+        picture = name_inside(pictures, row["file_name"], str(info))
+        stored = read_header(picture).stored
+    except DataError as error:
+        return str(error)
+    if stored != (row.get("height"), row.get("width")):
+        listed = f"{row.get('width')}x{row.get('height')}"
+        return f"{picture} is {stored[1]}x{stored[0]} but {info} lists it as {listed} (width x height)"
+    if pictures != folder:
+        link_or_copy(picture, name_inside(folder, row["file_name"], str(info)))
+    return None

@@ -1,0 +1,1 @@
+"""Published data sets in forms of their own: Cityscapes, ADE20K, Mapillary Vistas."""

@@ -1,0 +1,131 @@
+"""ADE20K's scene parsing release with its instance annotations, to panoptic as the community prepares it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.panoptic_writer import segments_of
+from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
+from panformer_cli.errors import DataError
+from panformer_cli.files import name_inside
+from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
+from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
+from panformer_cli.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
+
+_OBJECTS = 256
+"""Instance maps number objects from 1 to 255, so that a thing's segment id is 256 x (category id + 1) + number."""
+
+
+@dataclass(frozen=True)
+class Ade20k:
+    """The folder `ADEChallengeData2016`, or the one that holds it, with `annotations_instance` unpacked there."""
+
+    root: Path
+    name: str = "ade20k"
+    categories: CategoryTable = CATEGORIES
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def splits(self) -> Sequence[str]:
+        """`training` and `validation`, as far as their annotations are there."""
+        found = sorted(path.name for path in self._folder("annotations").iterdir() if path.is_dir())
+        wanted = [split for split in found if (self._folder("images") / split).is_dir()]
+        if not wanted:
+            raise DataError(
+                f"{self._data} has no split with both images/<split> and annotations/<split>; expected training and "
+                "validation; unpack ADEChallengeData2016.zip there"
+            )
+        return wanted
+
+    def images(self, split: str) -> Iterator[SourceImage]:
+        """As `Source`; the id is the name of the file without its ending, as in the community's panoptic JSON."""
+        if split not in self.splits():
+            raise DataError(f"{self._data} has no split {split}; the splits there are {', '.join(self.splits())}")
+        labels = listed_pngs(self._folder("annotations") / split)
+        return with_unused_labels(self._images(split), labels, self._folder("images") / split)
+
+    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+        """As `Source`: stuff of the semantic map, and over it the objects of the instance map."""
+        semantic_map, instance_map = image.labels
+        ids, category_of_stuff = _stuff(read_values(semantic_map, size), semantic_map)
+        category_of_thing = _paint_things(ids, read_channels(instance_map, size), instance_map)
+        return PanopticMap(ids, segments_of(ids, category_of_stuff | category_of_thing))
+
+    @property
+    def _data(self) -> Path:
+        inner = self.root / "ADEChallengeData2016"
+        return inner if inner.is_dir() else self.root
+
+    def _folder(self, name: str) -> Path:
+        folder = self._data / name
+        if not folder.is_dir():
+            raise DataError(
+                f"{self._data} has no folder {name}; expected images/ and annotations/ of ADEChallengeData2016.zip "
+                "(sceneparsing.csail.mit.edu); check --root"
+            )
+        return folder
+
+    def _images(self, split: str) -> Iterator[SourceImage]:
+        pictures, semantic = self._folder("images") / split, self._folder("annotations") / split
+        instances = self._data / "annotations_instance" / split
+        if not instances.is_dir():
+            raise DataError(
+                f"the folder {instances} is missing, without which objects of a class cannot be told apart; download "
+                "annotations_instance.tar (sceneparsing.csail.mit.edu, data/ChallengeData2017) and unpack it in "
+                f"{self._data}"
+            )
+        for path in listed_files(pictures):
+            inner = path.relative_to(pictures)
+            png = inner.with_suffix(".png").as_posix()
+            labels = tuple(name_inside(folder, png, str(folder)) for folder in (semantic, instances))
+            yield SourceImage(path.stem, path, inner.as_posix(), labels)
+
+
+def _stuff(semantic: IdMap, path: Path) -> tuple[IdMap, dict[int, int]]:
+    """Segment ids (H, W): the semantic value where it is stuff, void where it is a thing or 0. And their categories."""
+    values, place = distinct_values(semantic)
+    if not 0 <= values[0] <= values[-1] <= len(CATEGORIES):
+        raise DataError(
+            f"the semantic map {path} holds the value {values[-1]}; expected 0 (unlabelled) to {len(CATEGORIES)}; "
+            "restore the file as it was released"
+        )
+    category_of_id = {value: value - 1 for value in values if value and not CATEGORIES.by_id(value - 1).is_thing}
+    numbers = [value if value in category_of_id else 0 for value in values]
+    return np.array(numbers, np.int32)[place], category_of_id
+
+
+def _paint_things(ids: IdMap, instances: ImageArray, path: Path) -> dict[int, int]:
+    """Paint the objects over `ids`; returns the category of each of their segment ids.
+
+    The red channel has the class, the green one the number of the object, 0 where there is none.
+    """
+    is_object = instances[..., 1] > 0
+    objects = instances[is_object].astype(np.int32)
+    if not objects.size:
+        return {}
+    keys, place = distinct_values(256 * objects[:, 0] + objects[:, 1])
+    numbers: list[int] = []
+    category_of_id: dict[int, int] = {}
+    class_of_object: dict[int, int] = {}
+    for key in keys:
+        instance_class, number = divmod(key, 256)
+        category_id = INSTANCE_CLASSES[instance_class] if instance_class < len(INSTANCE_CLASSES) else None
+        if category_id is None:
+            raise DataError(
+                f"the instance map {path} gives object {number} the class {instance_class}; expected 1 to "
+                f"{len(INSTANCE_CLASSES) - 1} in the red channel; restore the file as it was released"
+            )
+        if class_of_object.setdefault(number, instance_class) != instance_class:
+            raise DataError(
+                f"the instance map {path} gives object {number} the classes {class_of_object[number]} and "
+                f"{instance_class}; expected one class for each number; restore the file as it was released"
+            )
+        numbers.append((category_id + 1) * _OBJECTS + number)
+        category_of_id[numbers[-1]] = category_id
+    ids[is_object] = np.array(numbers, np.int32)[place]
+    return category_of_id

@@ -1,0 +1,153 @@
+"""`prepare-data subset`, `split`, `merge` and `remap`: new data sets out of ones in COCO's panoptic form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.disk_list import KeyPlaces
+from panformer_cli.data.layout import find_splits
+from panformer_cli.errors import DataError
+from panformer_cli.prepare.sets.category_map import merged_tables, read_map
+from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
+from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
+
+
+def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0) -> ExistingSets:
+    """Part of every one of `splits` (none: all).
+
+    images: so many of each split, with every class in its share; or a text file with ids or file names, one a line.
+
+    Raises:
+        DataError: a split cannot be used or has fewer images, or the list names an image that is in none of them.
+    """
+    opened = _opened(root, splits)
+    data = list(opened.values())
+    places = listed(data, images) if isinstance(images, Path) else [_some(one, images, seed) for one in data]
+    chosen = {name: [Chosen(part, places[part])] for part, name in enumerate(opened) if len(places[part])}
+    settings = {"images": str(images), "seed": seed}
+    return _of_one_table("subset", root, data, chosen, settings)
+
+
+def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSets:
+    """The split `name` (None: the only one) as two, `train` and `val`, with every class in its share in both.
+
+    val: share of the images below 1; 1 and more is their number.
+
+    Raises:
+        DataError: the split cannot be used, or one of the two would have no image.
+    """
+    opened = _opened(root, [name] if name else ())
+    if len(opened) > 1:
+        raise DataError(f"{root} has the splits {', '.join(opened)}; choose one of them with --split")
+    (data,) = opened.values()
+    count = round(val * len(data)) if val < 1 else val
+    if not 0 < count < len(data) or count != int(count):
+        raise DataError(
+            f"--val {val:g} of the {len(data)} images of {root} is {count:g}; expected a whole number, and one "
+            "image or more in both"
+        )
+    held_out = stratified(classes_of(data), int(count), seed)
+    others = np.delete(np.arange(len(data)), held_out)
+    chosen = {"train": [Chosen(0, others)], "val": [Chosen(0, held_out)]}
+    return _of_one_table("split", root, [data], chosen, {"val": val, "seed": seed})
+
+
+def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:
+    """Every one of `splits` (none: all) in the categories that the YAML `path` makes of its own.
+
+    Raises:
+        DataError: as `category_map.read_map`, or a split cannot be used.
+    """
+    opened = _opened(root, splits)
+    parts, chosen = [], {}
+    for number, (name, data) in enumerate(opened.items()):
+        new = read_map(path, data.categories)
+        parts.append(Part(data, new.new_id))
+        chosen[name] = [Chosen(number, range(len(data)))]
+    return ExistingSets("remap", root, new.table, tuple(parts), chosen, {"map": path.read_text(encoding="utf-8")})
+
+
+def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = None) -> ExistingSets:
+    """Two sets as one: splits of one name together, categories of one name as one.
+
+    path: a YAML as for `remap`, for the categories of `second`.
+
+    Files of `second` lie in a folder of its name. Its images keep the ids that `first` has not used.
+
+    Raises:
+        DataError: as `category_map.read_map` and `merged_tables`, or a split cannot be used; both are one folder.
+    """
+    if first.resolve() == second.resolve():
+        raise DataError(f"{first} and {second} are one data set, of which every image would come twice; name another")
+    ours, theirs = _opened(first, splits), _opened(second, splits)
+    table = _table(first, ours)
+    mapped = read_map(path, _table(second, theirs)) if path else None
+    merged = merged_tables(table, mapped.table if mapped else _table(second, theirs), f"{first} and {second}")
+    second_id = merged.new_id
+    if mapped:
+        second_id = {old: None if new is None else merged.new_id[new] for old, new in mapped.new_id.items()}
+    parts = [Part(data, unchanged(table)) for data in ours.values()]
+    parts += [Part(data, second_id) for data in theirs.values()]
+    chosen = {name: [Chosen(part, range(len(data)))] for part, (name, data) in enumerate(ours.items())}
+    for part, (name, data) in enumerate(theirs.items(), len(ours)):
+        new_ids = _new_ids(data, ours[name]) if name in ours else None
+        chosen.setdefault(name, []).append(Chosen(part, range(len(data)), f"{second.resolve().name}/", new_ids))
+    settings = {"second": str(second.resolve()), "map": path.read_text(encoding="utf-8") if path else None}
+    return ExistingSets("merge", first, merged.table, tuple(parts), chosen, settings)
+
+
+def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> list[int | None]:
+    """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; None for the others."""
+    places, new_ids = KeyPlaces(map(str, _ids(ours))), list[int | None]()  # 1 and "1" are one id
+    numbers = (int(image_id) for data in (ours, theirs) for image_id in _ids(data) if _is_number(image_id))
+    free = 1 + max(numbers, default=0)
+    for image_id in map(str, _ids(theirs)):
+        is_used = any(str(ours.image_info(place).id) == image_id for place in places.of(image_id))
+        new_ids.append(free if is_used else None)
+        free += is_used
+    return new_ids
+
+
+def _is_number(image_id: int | str) -> bool:
+    return isinstance(image_id, int) or (image_id.isdecimal() and len(image_id) < 20)
+
+
+def _ids(data: CocoPanoptic) -> Iterator[int | str]:
+    return (data.image_info(index).id for index in range(len(data)))
+
+
+def _of_one_table(
+    name: str, root: Path, data: Sequence[CocoPanoptic], chosen: dict[str, list[Chosen]], settings: dict[str, Any]
+) -> ExistingSets:
+    categories = _table(root, dict(enumerate(data)))
+    parts = tuple(Part(one, unchanged(categories)) for one in data)
+    return ExistingSets(name, root, categories, parts, chosen, settings)
+
+
+def _opened(root: Path, splits: Sequence[str]) -> dict[str, CocoPanoptic]:
+    names = splits or find_splits(root)
+    if not names:
+        raise DataError(f"{root} has no split; expected annotations/panoptic_<split>.json with its PNGs and images")
+    return {name: CocoPanoptic(root, name, skip_unannotated=True) for name in names}
+
+
+def _some(data: CocoPanoptic, count: int, seed: int) -> npt.NDArray[np.int64]:
+    if count > len(data):
+        raise DataError(
+            f"{data.layout.annotation} annotates {len(data)} images; expected {count} or more to choose from"
+        )
+    return stratified(classes_of(data), count, seed)
+
+
+def _table(root: Path, opened: dict[Any, CocoPanoptic]) -> Any:
+    """The categories of all splits of a set, which have to be the same."""
+    first, *others = (data.categories for data in opened.values())
+    if any(other != first for other in others):
+        raise DataError(f"the splits of {root} have different categories; choose splits with equal ones with --split")
+    return first

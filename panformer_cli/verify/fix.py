@@ -1,0 +1,172 @@
+"""Repairing a panoptic JSON: the old file is kept, and every change is listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.errors import PanformerError
+from panformer_cli.files import atomic_write
+from panformer_cli.verify.findings import Change
+
+
+@dataclass(frozen=True)
+class FixedFile:
+    """A JSON that was repaired.
+
+    changes: how many there were. listed_in: the file that lists them. backup: the JSON as it was.
+    """
+
+    changes: int
+    listed_in: Path
+    backup: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {"changes": self.changes, "listed_in": str(self.listed_in), "backup": str(self.backup)}
+
+
+class ChangeLog:
+    """The changes of a JSON, gathered while it is checked; those of annotations wait on disk, for they may be many."""
+
+    def __init__(self) -> None:
+        self._of_images: dict[int, list[Change]] = defaultdict(list)
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self._count = 0
+
+    def __enter__(self) -> ChangeLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, changes: Iterable[Change]) -> None:
+        """Take changes in; those of annotations come in the order of the JSON."""
+        for change in changes:
+            self._count += 1
+            if change.place == "images":
+                self._of_images[change.index].append(change)
+                continue
+            try:
+                self._file.write(json.dumps(asdict(change)) + "\n")
+            except OSError as error:
+                place = tempfile.gettempdir()
+                raise PanformerError(
+                    f"cannot write to {place}: {error.strerror}; free some space, or name another folder in TMPDIR"
+                ) from error
+
+    def apply(self, annotation: Path) -> FixedFile:
+        """Write the JSON anew, with the changes, in place of the old one.
+
+        The old one is kept as `<name>.json.bak` and the changes are listed in `<name>.changes.json`; where there are
+        such files already, these get a number. All three files or none are written.
+
+        Raises:
+            PanformerError: the folder cannot be written, or the disk is full.
+        """
+        backup, listed_in = _free_names(annotation)
+        old = annotation.stat()
+        try:
+            with atomic_write(annotation) as temporary:
+                with temporary.open("w", encoding="utf-8") as file:
+                    self._write_fixed(annotation, file)
+                _copy(annotation, backup)
+                with atomic_write(listed_in) as list_file, list_file.open("w", encoding="utf-8") as file:
+                    self._write_changes(annotation, file)
+        except BaseException:
+            if os.path.samestat(old, annotation.stat()):  # not replaced: nothing is to remain of the attempt
+                backup.unlink(missing_ok=True)
+                listed_in.unlink(missing_ok=True)
+            raise
+        return FixedFile(self._count, listed_in, backup)
+
+    def _saved(self) -> Iterator[Change]:
+        """The changes of annotations."""
+        self._file.seek(0)
+        return (Change(**json.loads(line)) for line in self._file)
+
+    def _write_fixed(self, annotation: Path, file: TextIO) -> None:
+        for number, (key, value) in enumerate(read_members(annotation)):
+            file.write(("{" if number == 0 else ", ") + json.dumps(key) + ": ")
+            if not isinstance(value, Iterator):
+                file.write(json.dumps(value))
+                continue
+            rows = self._fixed_rows(value) if key == "annotations" else value
+            if key == "images":
+                rows = (_changed(row, self._of_images.get(index, ())) for index, row in enumerate(value))
+            _write_list(rows, ", ", file)
+        file.write("}")
+
+    def _fixed_rows(self, rows: Iterator[Any]) -> Iterator[Any]:
+        """The rows of `annotations`; their changes come from the file in the same order."""
+        saved = self._saved()
+        waiting = next(saved, None)
+        for index, row in enumerate(rows):
+            changes = []
+            while waiting is not None and waiting.index == index:
+                changes.append(waiting)
+                waiting = next(saved, None)
+            yield _changed(row, changes)
+
+    def _write_changes(self, annotation: Path, file: TextIO) -> None:
+        of_images = chain.from_iterable(self._of_images.values())
+        file.write(json.dumps({"file": annotation.name}).removesuffix("}") + ', "changes": ')
+        _write_list(map(asdict, chain(of_images, self._saved())), ",\n", file)
+        file.write("}\n")
+
+
+def _write_list(items: Iterable[Any], comma: str, file: TextIO) -> None:
+    """A JSON list, item by item."""
+    file.write("[")
+    for index, item in enumerate(items):
+        file.write((comma if index else "") + json.dumps(item))
+    file.write("]")
+
+
+def _changed(row: Any, changes: Iterable[Change]) -> Any:
+    """The row with its changes made."""
+    removed = set()
+    for change in changes:
+        if change.segment is not None and change.key is None:
+            removed.add(change.segment)
+        elif change.key is not None:
+            target = row if change.segment is None else row["segments_info"][change.segment]
+            target[change.key] = change.new
+    if removed:
+        kept = [segment for position, segment in enumerate(row["segments_info"]) if position not in removed]
+        row["segments_info"] = kept
+    return row
+
+
+def _free_names(annotation: Path) -> tuple[Path, Path]:
+    """For the backup and the list of changes: the first of which neither exists."""
+    for number in count():
+        mark = f".{number}" if number else ""
+        backup = annotation.with_name(f"{annotation.name}.bak{mark}")
+        listed_in = annotation.with_name(f"{annotation.stem}.changes{mark}.json")
+        if not os.path.lexists(backup) and not os.path.lexists(listed_in):
+            return backup, listed_in
+    raise AssertionError("numbers do not end")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy that is on the disk when this returns."""
+    with source.open("rb") as old, target.open("xb") as new:
+        shutil.copyfileobj(old, new)
+        new.flush()
+        os.fsync(new.fileno())

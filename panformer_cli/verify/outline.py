@@ -1,0 +1,110 @@
+"""The first pass over a panoptic JSON: its categories and its list of images, kept small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_values import is_count, is_image_id
+from panformer_cli.data.disk_list import KeyedSpool
+from panformer_cli.data.wording import short
+from panformer_cli.errors import DataError
+from panformer_cli.verify.findings import Finding, Findings, Problem
+
+ImageId = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """A row of `images`.
+
+    index: its position in the list. height, width: as the JSON has them, be it what it may; None where it has none.
+    """
+
+    index: int
+    file_name: str
+    height: Any
+    width: Any
+
+
+@dataclass
+class Outline:
+    """What has to be known before annotations can be checked.
+
+    images: by id, of which the first row counts; None where the JSON has no such list, or no usable row in it.
+    is_thing: by category id, None where `isthing` cannot be used; None where there is none.
+    annotations: how many there are; None where there is none.
+    has_bad_images: whether a row of `images` could not be used, so that it cannot be told which image is not listed.
+    """
+
+    images: KeyedSpool[ImageId, ListedImage] | None = None
+    is_thing: dict[int, bool | None] | None = None
+    annotations: int | None = None
+    has_bad_images: bool = False
+
+
+def read_outline(path: Path, findings: Findings) -> Outline | None:
+    """Read and check `images` and `categories`; None where the file is no JSON to the end, which is told."""
+    outline = Outline()
+    try:
+        for key, value in read_members(path):
+            if key == "images" and isinstance(value, Iterator):
+                images = KeyedSpool(_read_images(value, path, outline, findings))
+                _tell_repeated(images, path, findings)
+                outline.images = images if len(images) else None
+            elif key == "categories" and isinstance(value, Iterator):
+                outline.is_thing = _read_categories(value, path, findings) or None
+            elif key == "annotations" and isinstance(value, Iterator):
+                outline.annotations = sum(1 for _ in value) or None
+    except DataError as error:
+        findings.add(Finding(Problem.JSON_DAMAGED, str(error)))
+        return None
+    lists = {"images": outline.images, "annotations": outline.annotations, "categories": outline.is_thing}
+    for key, found in lists.items():
+        if found is None:
+            sentence = f"{path} has no list `{key}`, or no usable row in it; expected a COCO panoptic JSON"
+            findings.add(Finding(Problem.JSON_LISTS, sentence))
+    return outline
+
+
+def _read_images(
+    rows: Iterable[Any], path: Path, outline: Outline, findings: Findings
+) -> Iterator[tuple[ImageId, ListedImage]]:
+    for index, row in enumerate(rows):
+        name = row.get("file_name") if isinstance(row, dict) else None
+        if not isinstance(row, dict) or not is_image_id(row.get("id")) or not isinstance(name, str) or not name:
+            sentence = f"{path}: row {index} of images is {short(row)}; expected an object with id and file_name"
+            findings.add(Finding(Problem.IMAGE_ROW, sentence))
+            outline.has_bad_images = True
+        else:
+            yield row["id"], ListedImage(index, name, row.get("height"), row.get("width"))
+
+
+def _tell_repeated(images: KeyedSpool[ImageId, ListedImage], path: Path, findings: Findings) -> None:
+    for place in images.repeats():
+        name = short(images[place][0])
+        sentence = f"{path}: image id {name} appears twice in images; expected an id of its own for each"
+        findings.add(Finding(Problem.IMAGE_TWICE, sentence))
+
+
+def _read_categories(rows: Iterable[Any], path: Path, findings: Findings) -> dict[int, bool | None]:
+    is_thing: dict[int, bool | None] = {}
+    for row in rows:
+        try:
+            (category,) = CategoryTable.from_coco([row], str(path)).categories
+        except DataError as error:
+            has_id = isinstance(row, dict) and is_count(row.get("id"), 0)
+            is_unclear = has_id and row.get("isthing") not in (0, 1)
+            findings.add(Finding(Problem.IS_THING if is_unclear else Problem.CATEGORY_ROW, str(error)))
+            if has_id:  # its segments are not of an unknown category
+                is_thing.setdefault(row["id"], None)
+            continue
+        if category.id in is_thing:
+            sentence = f"{path}: category id {category.id} appears twice; expected an id of its own for every category"
+            findings.add(Finding(Problem.CATEGORY_TWICE, sentence))
+        is_thing.setdefault(category.id, category.is_thing)
+    return is_thing

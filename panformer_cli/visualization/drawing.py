@@ -1,0 +1,181 @@
+"""Panoptic maps over their images, for people to look at.
+
+Everything is done with an *index map*, (H, W) uint16: 0 is void, i is `segments[i - 1]`, together with tables of
+colours. No full-size array is made per segment, so a large image with many segments is drawn as fast as one with few.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
+from panformer_cli.errors import PanformerError
+from panformer_cli.files import atomic_write
+from panformer_cli.visualization.colors import VOID, Colors, category_colors, shade
+from panformer_cli.visualization.labels import draw_labels, font_size
+from panformer_cli.visualization.text_rendering import text_coverage
+
+__all__ = [
+    "DrawOptions",
+    "category_colors",
+    "colorize",
+    "draw_panoptic",
+    "save_picture",
+    "segment_colors",
+    "side_by_side",
+]
+
+IndexMap = npt.NDArray[np.uint16]
+
+_PAPER = (24, 26, 30)
+"""Behind and between pictures that are shown side by side."""
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How an overlay looks."""
+
+    opacity: float = 0.5
+    """Of the colours over the image, 0..1."""
+    contours: bool = True
+    labels: bool = True
+    scores: bool = False
+    """Write a segment's score, where it has one, behind its name."""
+
+
+def draw_panoptic(
+    image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, options: DrawOptions | None = None
+) -> ImageArray:
+    """`image` with its segments coloured, outlined and named: (H, W, 3) uint8 RGB, the size of the image.
+
+    Void is dimmed. Names are left out where they would not fit.
+
+    Raises:
+        ValueError: the map and the image differ in size.
+        KeyError: a segment's category is not in the table.
+    """
+    if image.shape[:2] != panoptic.ids.shape:
+        raise ValueError(f"the image is {image.shape[:2]} and its panoptic map {panoptic.ids.shape}: expected one size")
+    options = options or DrawOptions()
+    index = _index_map(panoptic)
+    colors = segment_colors(panoptic.segments, categories)
+    overlay = np.asarray(cv2.addWeighted(image, 1 - options.opacity, colors[index], options.opacity, 0), np.uint8)
+    if options.contours:
+        _draw_contours(overlay, index, colors)
+    if options.labels:
+        texts = [_text(segment, categories, options.scores) for segment in panoptic.segments]
+        draw_labels(overlay, index, texts, colors[1:])
+    return overlay
+
+
+def colorize(panoptic: PanopticMap, categories: CategoryTable) -> ImageArray:
+    """The map alone: (H, W, 3) uint8 RGB, each segment in its colour of `segment_colors`, void black."""
+    return np.asarray(segment_colors(panoptic.segments, categories)[_index_map(panoptic)])
+
+
+def segment_colors(segments: Sequence[Segment], categories: CategoryTable) -> Colors:
+    """(1 + N, 3) uint8: the colour of void, then of every segment.
+
+    Stuff has its category's colour. The things of a category have different shades of theirs, in the order of
+    `segments`: the first has the category's own.
+    """
+    of_category = category_colors(categories)
+    colors = np.zeros((1 + len(segments), 3), np.uint8)
+    colors[0] = VOID
+    before: Counter[int] = Counter()
+    for position, segment in enumerate(segments, start=1):
+        label = categories.label(segment.category_id)
+        colors[position] = shade(of_category[label], before[label] if categories.by_label(label).is_thing else 0)
+        before[label] += 1
+    return colors
+
+
+def side_by_side(images: Sequence[ImageArray], captions: Sequence[str]) -> ImageArray:
+    """Pictures in a row, each with its caption above it: (H, W, 3) uint8 RGB, on a dark ground."""
+    if len(images) != len(captions) or not images:
+        raise ValueError(f"got {len(images)} images and {len(captions)} captions: expected one caption an image")
+    size = max(font_size(*image.shape[:2]) for image in images)
+    height = max(image.shape[0] for image in images)
+    columns = [_column(image, caption, height, size) for image, caption in zip(images, captions, strict=True)]
+    gap = np.full((columns[0].shape[0], max(2, size // 3), 3), _PAPER, np.uint8)
+    row = [piece for column in columns for piece in (gap, column)][1:]
+    return np.concatenate(row, axis=1)
+
+
+def save_picture(path: Path, picture: ImageArray) -> None:
+    """Write (H, W, 3) uint8 RGB to a JPEG or PNG file, by the suffix of `path`, atomically.
+
+    Raises:
+        PanformerError: the file cannot be written, or the picture is too large for its format.
+    """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    try:
+        done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    except cv2.error:
+        done = False
+    if not done:
+        height, width = picture.shape[:2]
+        raise PanformerError(f"cannot write {path}: {width}x{height} pixels are too many for {path.suffix}")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _column(image: ImageArray, caption: str, height: int, size: int) -> ImageArray:
+    margin = size // 3
+    text = text_coverage(caption, size)[:, : max(0, image.shape[1] - margin)]
+    top = text.shape[0] + 2 * margin
+    canvas = np.full((top + height, image.shape[1], 3), _PAPER, np.uint8)
+    line = canvas[margin : margin + text.shape[0], margin : margin + text.shape[1]]
+    np.maximum(line, text[:, :, None], out=line)
+    canvas[top : top + image.shape[0]] = image
+    return canvas
+
+
+def _text(segment: Segment, categories: CategoryTable, with_score: bool) -> str:
+    name = categories.by_id(segment.category_id).name + (" (crowd)" if segment.is_crowd else "")
+    return f"{name} {100 * segment.score:.0f}%" if with_score and segment.score is not None else name
+
+
+def _index_map(panoptic: PanopticMap) -> IndexMap:
+    """(H, W) uint16; ids without a segment are void."""
+    ids = np.array([0] + [segment.id for segment in panoptic.segments])
+    order = ids.argsort(kind="stable")
+    index = np.empty(panoptic.ids.shape, np.uint16)
+    # Row by row: the search's 64-bit result for a whole large image would be the largest array of all.
+    for row, found in zip(panoptic.ids, index, strict=True):
+        place = np.minimum(np.searchsorted(ids, row, sorter=order), len(ids) - 1)
+        found[:] = np.where(ids[order][place] == row, order[place], 0)
+    return index
+
+
+def _draw_contours(overlay: ImageArray, index: IndexMap, colors: Colors) -> None:
+    """Lines along the borders, in lighter shades of the segments' colours, about 1 pixel wide in 600.
+
+    A small image gets fainter lines instead of thinner ones.
+    """
+    width = max(index.shape) / 600
+    border: npt.NDArray[np.uint8] = np.zeros(index.shape, np.uint8)
+    for here, there, one, other in (
+        (index[:, :-1], index[:, 1:], border[:, :-1], border[:, 1:]),
+        (index[:-1], index[1:], border[:-1], border[1:]),
+    ):
+        change = (here != there).astype(np.uint8) * 255
+        np.maximum(one, change, out=one)
+        np.maximum(other, change, out=other)
+    if width > 2:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(width) | 1,) * 2)
+        border = np.asarray(cv2.dilate(border, kernel), np.uint8)
+    # Blurring turns the stairs of a border into even grey levels.
+    strength = cv2.GaussianBlur(border, (0, 0), max(0.6, 0.35 * width)).astype(np.float32)
+    rows, columns = np.nonzero(strength > 8)
+    share = (strength[rows, columns] / 255 * min(1.0, 0.3 + 0.7 * width))[:, None]
+    line = 255 - 0.45 * (255.0 - colors[index[rows, columns]])
+    overlay[rows, columns] = np.round((1 - share) * overlay[rows, columns] + share * line).astype(np.uint8)

@@ -1,0 +1,102 @@
+"""The names of segments: where each fits best, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.structures import ImageArray
+from panformer_cli.visualization.colors import Colors
+from panformer_cli.visualization.text_rendering import text_coverage
+
+Mask = npt.NDArray[np.uint8]
+
+_SEARCH_SIDE = 640
+"""Places are looked for on a copy of the map whose long side is about this."""
+
+_INSIDE = 0.6
+"""Share of a label's box that has to lie on its own segment."""
+
+
+def font_size(height: int, width: int) -> int:
+    """Pixels of the letters for an image of this size: readable in a small one, in proportion in a large one."""
+    return max(9, round(4 + max(height, width) / 62))
+
+
+def draw_labels(picture: ImageArray, index: npt.NDArray[np.uint16], texts: Sequence[str], colors: Colors) -> None:
+    """Write `texts[i]` on the pixels where `index` is i + 1, into `picture` in place.
+
+    A label is placed deep inside its segment. One that does not fit there, or meets the label of a larger segment, is
+    left out.
+
+    colors: (N, 3), of the segments; the boxes behind the letters are dark shades of them.
+    """
+    size = font_size(*index.shape)
+    step = max(1, max(index.shape) // _SEARCH_SIDE)
+    small = np.ascontiguousarray(index[::step, ::step])
+    taken = np.zeros(small.shape, np.uint8)
+    regions = ndimage.find_objects(small, max_label=len(texts))
+    areas = np.bincount(small.ravel(), minlength=len(texts) + 1)[1:]
+    for i in np.argsort(-areas, kind="stable"):
+        if regions[i] is None:
+            continue
+        letters = text_coverage(texts[i], size)
+        letters = np.pad(letters, ((0, 0), (size // 3, size // 3)))
+        height, width = -(-letters.shape[0] // step), -(-letters.shape[1] // step)
+        place = _place(small, taken, int(i) + 1, regions[i], (height, width))
+        if place is not None:
+            taken[place[0] : place[0] + height, place[1] : place[1] + width] = 1
+            _stamp(picture, letters, (place[0] * step, place[1] * step), colors[i])
+
+
+def _place(
+    small: npt.NDArray[np.uint16], taken: Mask, i: int, region: tuple[slice, slice], box: tuple[int, int]
+) -> tuple[int, int] | None:
+    """The top-left corner of the best place for a box (height, width), mostly on segment `i`; None: no place."""
+    rows, columns = (
+        slice(max(0, side.start - length), side.stop + length) for side, length in zip(region, box, strict=True)
+    )
+    mask = (small[rows, columns] == i).astype(np.uint8)
+    if mask.shape[0] < box[0] or mask.shape[1] < box[1]:
+        return None
+    inside = _box_sums(mask, box) / (box[0] * box[1])
+    free = (inside >= _INSIDE) & (_box_sums(taken[rows, columns], box) == 0)
+    if not free.any():
+        return None
+    # The picture's edge counts as a border, as the zeros around the mask say.
+    depth = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)
+    at_centre = depth[1 + box[0] // 2 :, 1 + box[1] // 2 :][: inside.shape[0], : inside.shape[1]]
+    best = np.where(free, (1 + at_centre) * inside**2, 0).argmax()
+    y, x = np.unravel_index(best, inside.shape)
+    return rows.start + int(y), columns.start + int(x)
+
+
+def _box_sums(mask: Mask, box: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """For every top-left corner (H - h + 1, W - w + 1): how many ones a box of this size has."""
+    sums, (height, width) = cv2.integral(mask), box
+    return np.asarray(
+        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width], np.int32
+    )
+
+
+def _stamp(picture: ImageArray, letters: Mask, corner: tuple[int, int], color: npt.NDArray[np.uint8]) -> None:
+    """White letters on a dark, translucent box with round corners; the box is moved to lie inside the picture."""
+    y, x = (min(place, full - own) for place, full, own in zip(corner, picture.shape[:2], letters.shape, strict=True))
+    view = picture[y : y + letters.shape[0], x : x + letters.shape[1]]
+    box = 0.72 * _round_box(*letters.shape)[:, :, None]
+    ink = letters[:, :, None] / np.float32(255)
+    ground = (1 - box) * view + box * (0.22 * color.astype(np.float32))
+    view[:] = np.round((1 - ink) * ground + ink * 255)
+
+
+def _round_box(height: int, width: int) -> npt.NDArray[np.float32]:
+    """How much of each pixel a box with round corners covers, 0..1: (height, width)."""
+    radius = min(height, width) / 4
+    y, x = (
+        np.maximum(abs(np.arange(n, dtype=np.float32) + 0.5 - n / 2) - (n / 2 - radius), 0) for n in (height, width)
+    )
+    return np.asarray(np.clip(radius + 0.5 - np.hypot(y[:, None], x[None]), 0, 1), np.float32)

@@ -1,0 +1,86 @@
+"""Predictions beside their ground truth, as they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
+from panformer_cli.errors import DataError
+from tests.data.coco.coco_files import BALL, BOX, SKY, scene
+from tests.data.coco.pair_files import write_pairs
+
+
+def test_a_pair_is_read_as_it_was_written(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    pairs = PanopticPairs(files.truth.json, files.prediction.json)
+    assert len(pairs) == 3
+    prediction, truth = pairs[1]
+    ids, segments = scene(1)
+    assert (truth.ids == ids).all()
+    assert [(s.id, s.category_id, s.area, s.is_crowd, s.score) for s in truth.segments] == [
+        (300, SKY, segments[0]["area"], False, None),
+        (70001, BOX, segments[1]["area"], False, None),
+        (5, BALL, segments[2]["area"], True, None),
+    ]
+    assert [(s.id, s.category_id, s.area, s.bbox, s.score) for s in prediction.segments] == [
+        (1, SKY, 1200 - 210, (0, 0, 60, 20), 0.5),
+        (2, BOX, 210, (12, 5, 21, 10), 1.0),
+    ]
+    assert np.unique(prediction.ids).tolist() == [0, 1, 2]
+    assert (pairs.image_info(1).id, pairs.image_info(1).file_name) == (101, "1.jpg")
+    assert (pairs.truth_path(1), pairs.prediction_path(1)) == (files.truth.png(1), files.prediction.png(1))
+
+
+def test_images_have_the_order_of_the_ground_truth(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    files.prediction.edit(lambda content: content["annotations"].reverse())
+    files.prediction.edit(
+        lambda content: content["annotations"].append({"image_id": 7, "file_name": "7.png", "segments_info": []})
+    )
+    files.truth.edit(lambda content: content["images"].append({"id": 8, "file_name": "8.jpg"}))
+    pairs = PanopticPairs(files.truth.json, files.prediction.json)
+    assert len(pairs) == 3
+    assert [pairs.image_info(index).id for index in range(3)] == [100, 101, 102]
+    assert [pairs.prediction_path(index).name for index in range(3)] == ["0.png", "1.png", "2.png"]
+    for index in range(3):
+        prediction, truth = pairs[index]
+        assert (prediction.ids == 2).sum() == (truth.ids == 70000 + index).sum() == 10 * (20 + index)
+
+
+def test_listed_areas_stay_and_absent_ones_are_measured(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    files.truth.edit(lambda content: content["annotations"][0]["segments_info"][0].update(area=0))
+    files.truth.edit(lambda content: content["annotations"][0]["segments_info"][1].pop("area"))
+    files.truth.edit(lambda content: content["annotations"][0]["segments_info"][2].update(area=12.0))
+    _, truth = PanopticPairs(files.truth.json, files.prediction.json)[0]
+    assert [segment.area for segment in truth.segments] == [0, 200, 12]
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_there_is_no_pair_beyond_the_last(index: int, tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    with pytest.raises(IndexError):
+        PanopticPairs(files.truth.json, files.prediction.json)[index]
+
+
+def test_a_damaged_pair_spoils_no_other(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    files.truth.png(1).write_bytes(files.truth.png(1).read_bytes()[:60])
+    pairs = PanopticPairs(files.truth.json, files.prediction.json)
+    pairs[0], pairs[2]
+    with pytest.raises(DataError, match=r"truth/1\.png is damaged or cut short"):
+        pairs[1]
+
+
+def test_folders_are_asked_for_by_their_options(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    for side, option, place in ((files.truth, "--gt-folder", 0), (files.prediction, "--pred-folder", 1)):
+        moved = side.pngs.rename(tmp_path / "moved")
+        with pytest.raises(DataError, match=rf"the folder of PNGs {side.pngs} of {side.json} does not.*{option}"):
+            PanopticPairs(files.truth.json, files.prediction.json)
+        folders = [moved if place == number else None for number in range(2)]
+        assert len(PanopticPairs(files.truth.json, files.prediction.json, *folders)) == 3
+        moved.rename(side.pngs)

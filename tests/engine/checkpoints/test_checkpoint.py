@@ -1,0 +1,411 @@
+"""Checkpoints: what goes in comes out, and what is no checkpoint is named."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.engine.checkpoints.checkpoint import (
+    TrainingState,
+    TrainProgress,
+    fill_model,
+    load_model,
+    load_optimizer_state,
+    load_weights,
+    optimizer_state,
+    read_checkpoint,
+    read_training_state,
+    save_checkpoint,
+)
+from panformer_cli.engine.runs import RunFolder, find_checkpoint
+from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.models.build import build_model
+from panformer_cli.models.panoptic_segformer.official_names import own_name
+from panformer_cli.recipe import ModelRecipe, Recipe
+from panformer_cli.recipe_io import load_recipe, recipe_to_dict
+from panformer_cli.reporting import SilentReporter
+from tests.release_files import save_as_mmcv, stub_state
+
+State = dict[str, torch.Tensor]
+CATEGORIES = CategoryTable([Category(7, "ball", True, (1, 2, 3)), Category(2, "box", True), Category(4, "sky", False)])
+
+
+def random_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def write(path: Path, state: TrainingState | None = None) -> Path:
+    save_checkpoint(
+        path, random_model(), Recipe(name="mine"), CATEGORIES, TrainProgress(step=5, best_pq=12.5, seconds=3.0), state
+    )
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, str]], Any]) -> Path:
+    """Write the checkpoint again with a changed description."""
+    metadata = {
+        "format": "panformer 1",
+        "recipe": json.dumps(recipe_to_dict(Recipe())),
+        "categories": json.dumps(CATEGORIES.to_coco()),
+        "progress": "{}",
+    }
+    change(metadata)
+    save_file({"model.weight": torch.zeros(1)}, path, metadata)
+    return path
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    state = TrainingState({"0.weight.exp_avg": torch.randn(2)}, {"0.cpu": torch.get_rng_state()})
+    checkpoint = read_checkpoint(write(tmp_path / "a.safetensors", state))
+    assert (checkpoint.recipe, checkpoint.categories) == (Recipe(name="mine"), CATEGORIES)
+    assert checkpoint.progress == TrainProgress(step=5, best_pq=12.5, seconds=3.0)
+    assert checkpoint.training_state
+    back = read_training_state(checkpoint)
+    torch.testing.assert_close(back.optimizer, state.optimizer)
+    torch.testing.assert_close(back.random, state.random)
+    other = random_model(1)
+    load_weights(other, checkpoint)
+    torch.testing.assert_close(other.state_dict(), random_model().state_dict(), rtol=0, atol=0)
+
+
+def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
+    recipe = Recipe(
+        model=ModelRecipe(
+            "resnet18", "imagenet", 0, embed_dim=64, heads=4, encoder_layers=1, location_layers=1, thing_mask_layers=1,
+            stuff_mask_layers=1, thing_queries=5,
+        )
+    )  # fmt: skip
+    model = build_model(recipe.model, CATEGORIES, pretrained=False)
+    save_checkpoint(tmp_path / "a.safetensors", model, recipe, CATEGORIES, TrainProgress())
+    loaded = load_model(read_checkpoint(tmp_path / "a.safetensors"))
+    assert not loaded.training
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_the_optimiser_goes_on_as_if_nothing_had_happened() -> None:
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(torch.ones(2, 3) * torch.tensor([[1.0], [2.0]])).square().sum().backward()
+        optimizer.step()
+
+    model, copy = random_model(), random_model(1)
+    optimizer, fresh = torch.optim.AdamW(model.parameters(), 0.1), torch.optim.AdamW(copy.parameters(), 0.1)
+    step(model, optimizer)
+    step(copy, fresh)  # its own state, to be overwritten
+    copy.load_state_dict(model.state_dict())
+    state = {name: value.clone() for name, value in optimizer_state(model, optimizer).items()}
+    load_optimizer_state(copy, fresh, state)
+    step(model, optimizer)
+    step(copy, fresh)
+    torch.testing.assert_close(copy.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_alone_are_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.safetensors holds weights only, .*--init-from"):
+        read_training_state(read_checkpoint(write(tmp_path / "a.safetensors")))
+
+
+def run_in_pickle(path: str) -> None:
+    Path(path).touch()
+
+
+class _Trap:
+    """A pickle of this creates the file `path` when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return run_in_pickle, (str(self.path),)
+
+
+@pytest.mark.parametrize("dump", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_a_pickle_is_refused_and_not_run(dump: Callable[[Any, Path], Any], name: str, tmp_path: Path) -> None:
+    path, ran = tmp_path / name, tmp_path / "ran"
+    dump({"state_dict": _Trap(ran)}, path)
+    with pytest.raises(CheckpointError, match="was not run; give"):
+        read_checkpoint(path)
+    assert not ran.exists()
+    with path.open("rb") as file:
+        torch.load(file, weights_only=False) if dump is torch.save else pickle.load(file)
+    assert ran.exists(), "the trap does not work, and so proves nothing"
+
+
+@pytest.mark.parametrize("kept", [100, 2000, -1])
+def test_a_file_cut_short_is_damaged(kept: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: the file is damaged or cut short; download or copy it"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"hello, world", b"\xff" * 64, b"{}"])
+def test_another_kind_of_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is neither in safetensors form nor one that torch.save wrote"):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="none.safetensors: no such file; give a checkpoint, a run's folder"):
+        read_checkpoint(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="is a folder without best, last or model.safetensors"):
+        read_checkpoint(find_checkpoint(tmp_path, SilentReporter()))
+    write(RunFolder(tmp_path).last)
+    assert read_checkpoint(find_checkpoint(tmp_path, SilentReporter())).progress.step == 5
+
+
+def test_tensors_of_another_program_are_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="holds tensors but is no checkpoint of Panoptic SegFormer: its names"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recipe", None),
+        ("recipe", "{"),
+        ("recipe", "[]"),
+        ("recipe", '{"model": {"headz": 8}}'),
+        ("categories", "[]"),
+        ("categories", "null"),
+        ("categories", '[{"id": 1}]'),
+        ("progress", '{"stepz": 1}'),
+        ("progress", "3"),
+    ],
+)
+def test_a_damaged_description_is_one_sentence(key: str, value: str | None, tmp_path: Path) -> None:
+    def change(metadata: dict[str, str]) -> None:
+        metadata.pop(key)
+        if value is not None:
+            metadata[key] = value
+
+    path = rewrite(tmp_path / "a.safetensors", change)
+    with pytest.raises(PanformerError, match=f"checkpoint {path}: ") as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(write(tmp_path / "a.safetensors"))
+    other = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(other, checkpoint)
+    said = str(caught.value)
+    assert "(recipe mine, 3 categories) does not fit this model: not in this model: 2.bias, 2.weight; " in said
+    assert "of another shape: 0.weight ([4, 3], expected [5, 3]), 0.bias ([4], expected [5])" in said
+    assert said.endswith("with the recipe and the categories that it was trained with")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    tensors = load_file(write(tmp_path / "a.safetensors"))
+    del tensors["model.0.weight"]
+    path = rewrite(tmp_path / "b.safetensors", lambda metadata: None)
+    checkpoint = read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"missing: 0\.weight, 0\.bias, .*; not in this model: weight;"):
+        load_weights(random_model(), checkpoint)
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
+    """Each file is written with another order of the entries, unless that is seen to."""
+    files = {write(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
+    assert len(files) == 1
+
+
+def test_what_the_system_says_is_said_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[str] = []
+
+    def full(*_: object) -> None:
+        raised.append("I/O error: whatever (os error 28)")
+        raise SafetensorError(f"Error while serializing: {raised[0]}")
+
+    monkeypatch.setattr("panformer_cli.engine.checkpoints.checkpoint.save_file", full)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(PanformerError, match=f"^cannot write {path}: {os.strerror(errno.ENOSPC)}; free some space"):
+        write(path)
+    assert raised
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PanformerError, match=r"cannot write .*a\.safetensors: "):
+        write(tmp_path / "file" / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# The authors' files
+
+
+@pytest.fixture(scope="module")
+def r50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_as_mmcv(stub_state("r50"), tmp_path_factory.mktemp("release") / "panoptic_segformer_r50_2x.pth")
+
+
+def test_what_a_file_of_the_release_says(r50: Path) -> None:
+    checkpoint = read_checkpoint(r50)
+    assert checkpoint.recipe == load_recipe("r50")
+    assert (checkpoint.categories.num_things, checkpoint.categories.num_stuff) == (80, 53)
+    assert checkpoint.progress == TrainProgress()
+    assert not checkpoint.training_state
+    with pytest.raises(CheckpointError, match=r"r50_2x\.pth holds weights only, so training cannot go on from it"):
+        read_training_state(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def r50_weights(r50: Path) -> State:
+    """The weights of the model that is built from `r50`."""
+    return load_model(read_checkpoint(r50)).state_dict()
+
+
+def test_every_tensor_of_the_release_comes_into_the_model(r50_weights: State) -> None:
+    state = r50_weights
+    expected = {
+        own_name(name, False): tensor for name, tensor in stub_state("r50").items() if own_name(name, False) is not None
+    }
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    assert set(state) - counters == set(expected)
+    for name in set(state) - counters:
+        assert torch.equal(state[name], expected[name]), name
+    assert {int(state[name]) for name in counters} == {0}
+
+
+OLDER_NAMES = {".things_mask_head.": ".mask_head.", ".stuff_mask_head.": ".mask_head2."}
+OLDER_NAMES |= {".cls_thing_branches.": ".cls_branches2."}
+
+
+def with_older_names(state: State) -> State:
+    for new, old in OLDER_NAMES.items():
+        state = {name.replace(new, old): tensor for name, tensor in state.items()}
+    return state
+
+
+def without(words: tuple[str, ...], state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not any(word in name for word in words)}
+
+
+FORMS: dict[str, Callable[[State, Path], Any]] = {
+    "plain": torch.save,
+    "module": lambda state, path: save_as_mmcv({f"module.{name}": tensor for name, tensor in state.items()}, path),
+    "legacy": lambda state, path: save_as_mmcv(state, path, _use_new_zipfile_serialization=False),
+    "safetensors": lambda state, path: save_file({name: tensor.contiguous() for name, tensor in state.items()}, path),
+    "no counters": lambda state, path: torch.save(without(("num_batches_tracked",), state), path),
+    "no unused branches": lambda state, path: torch.save(without(("reg_branches2", "cls_thing_branches"), state), path),
+    "older names": lambda state, path: torch.save(with_older_names(state), path),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_release_gives_the_same_model(form: str, r50_weights: State, tmp_path: Path) -> None:
+    FORMS[form](stub_state("r50"), tmp_path / "mine.pth")
+    weights = load_model(read_checkpoint(tmp_path / "mine.pth")).state_dict()
+    assert list(weights) == list(r50_weights)
+    assert all(torch.equal(weights[name], r50_weights[name]) for name in weights)
+
+
+def misfit(change: Callable[[State], Any], tmp_path: Path) -> str:
+    """What is said of a file of r50 with a change."""
+    state = stub_state("r50")
+    change(state)
+    checkpoint = read_checkpoint(save_as_mmcv(state, tmp_path / "r50.pth"))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(checkpoint)
+    message = str(caught.value)
+    assert message.startswith(f"checkpoint {tmp_path / 'r50.pth'} (recipe r50, 133 categories) does not fit this model")
+    assert "\n" not in message
+    return message
+
+
+def test_missing_surplus_and_misshapen_tensors_are_listed_by_the_names_of_the_release(tmp_path: Path) -> None:
+    names = ("neck.convs.1.gn.bias", "bbox_head.stuff_mask_head.blocks.5.norm3.weight")
+
+    def change(state: State) -> None:
+        for name in names:
+            del state[name]
+        state["bbox_head.surprise.weight"] = torch.ones(1)
+        state["backbone.fc.weight"] = torch.ones(1)
+        state["bbox_head.cls_branches.3.bias"] = torch.ones(81)
+
+    said = misfit(change, tmp_path)
+    assert f"missing: {', '.join(names)}; not in this model: bbox_head.surprise.weight, backbone.fc.weight; " in said
+    assert "of another shape: bbox_head.cls_branches.3.bias ([81], expected [80]); use" in said
+
+
+ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    "without values": lambda tensor: tensor.to("meta"),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "whole": lambda tensor: tensor.to(torch.int64),
+    "boolean": lambda tensor: tensor.to(torch.bool),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_not_plain_numbers_is_refused(odd: str, tmp_path: Path) -> None:
+    model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
+    weights = model.state_dict()
+    weights["2.weight"] = ODD[odd](weights["2.weight"])
+    with pytest.raises(CheckpointError, match=r"this model: not plain floating-point numbers: 2\.weight; use"):
+        fill_model(model, checkpoint, weights)
+
+
+def test_half_precision_and_whole_counters_are_plain(tmp_path: Path) -> None:
+    model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
+    weights = model.state_dict()
+    weights |= {"2.bias": torch.ones(2, dtype=torch.float16), "1.num_batches_tracked": torch.tensor(9)}
+    fill_model(model, checkpoint, weights)
+    filled = model.state_dict()
+    assert filled["2.bias"].dtype == torch.float32
+    assert (filled["2.bias"].tolist(), int(filled["1.num_batches_tracked"])) == ([1, 1], 9)
+
+
+def test_single_blocks_that_are_lost_or_added_are_listed(tmp_path: Path) -> None:
+    def change(state: State) -> None:
+        for name in [name for name in state if name.startswith("backbone.layer3.5.")]:
+            del state[name]
+        state["backbone.layer9.0.conv1.weight"] = torch.ones(1)
+
+    said = misfit(change, tmp_path)
+    assert "this model: missing: backbone.layer3.5.conv1.weight, backbone.layer3.5.bn1.weight, " in said
+    assert "not in this model: backbone.layer9.0.conv1.weight; use" in said
+
+
+def test_long_lists_are_cut(tmp_path: Path) -> None:
+    def change(state: State) -> None:
+        for name in [name for name in state if name.startswith("bbox_head.transformer.encoder.")]:
+            del state[name]
+
+    lost = sum(name.startswith("bbox_head.transformer.encoder.") for name in stub_state("r50"))
+    said = misfit(change, tmp_path)
+    assert said.count("bbox_head.transformer.encoder.") == 20
+    assert f" and {lost - 20} more; use a whole checkpoint" in said
+
+
+def test_a_file_of_the_release_for_another_recipe_names_both(r50: Path) -> None:
+    with torch.device("meta"):
+        model = build_model(load_recipe("swinl").model, CATEGORIES, pretrained=False)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, read_checkpoint(r50))
+    assert str(caught.value) == (
+        f"checkpoint {r50} is of recipe r50, with the backbone resnet50, but the model to be filled has "
+        "swin_large; give a checkpoint of the same recipe"
+    )

@@ -1,0 +1,274 @@
+"""Published weights: where they are kept, when they are fetched, and what is said when they change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from panformer_cli.download import DownloadError
+from panformer_cli.engine.checkpoints import published
+from panformer_cli.engine.checkpoints.published import (
+    PUBLISHED,
+    fetch_published,
+    published_at,
+    release_folder,
+    weights_folder,
+)
+from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.partial_file import PartialFile
+from panformer_cli.recipe_io import built_in_recipes
+from tests.engine.small import StopAfter
+from tests.file_server import CLOSED, FileServer
+from tests.release_files import small_file
+
+R50 = PUBLISHED["r50"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a mirror of the release."""
+    server.content = small_file()
+    monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PANFORMER_WEIGHTS_URL", f"{server.url}/")
+    return tmp_path / "home"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def fetch() -> StopAfter:
+    """What is told when `r50` is asked for."""
+    told = StopAfter()
+    assert fetch_published(R50, told) == R50.path
+    return told
+
+
+def test_the_table_is_that_of_the_release(shared: Path) -> None:
+    spec = (shared / "spec" / "panoptic_segformer.md").read_text(encoding="utf-8")
+    assert list(PUBLISHED) == ["r50_1x", "r50", "r101", "pvtv2b5", "swinl"]
+    for name, row in PUBLISHED.items():
+        [line] = re.findall(rf"^\| {name} \| .*$", spec, re.MULTILINE)
+        assert f"| {row.pq} | {row.pq_things} / {row.pq_stuff} |" in line
+        assert row.backbone in line
+        assert f"`{row.file}`" in spec
+
+
+def test_every_name_is_that_of_a_recipe() -> None:
+    assert set(PUBLISHED) <= set(built_in_recipes())
+
+
+def test_the_first_use_fetches_and_the_second_does_not(
+    server: FileServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = home / "weights" / "panoptic_segformer_r50_2x.pth"
+    told = fetch()
+    assert told.messages == [f"Downloading {server.url}/panoptic_segformer_r50_2x.pth to {file}"]
+    assert file.read_bytes() == server.content
+    monkeypatch.setattr(published, "sha256_of", None)  # nor is it hashed again
+    told = fetch()
+    assert (told.messages, told.warnings) == ([], [])
+    assert server.paths == ["/release/panoptic_segformer_r50_2x.pth"]
+
+
+def test_what_was_first_seen_is_recorded(server: FileServer, home: Path) -> None:
+    fetch()
+    file = home / "weights" / "panoptic_segformer_r50_2x.pth"
+    assert json.loads(file.with_name(f"{file.name}.json").read_text()) == {
+        "url": f"{server.url}/{file.name}",
+        "size": len(server.content),
+        "sha256": sha256(server.content),
+        "first_seen": date.today().isoformat(),
+        "mtime_ns": file.stat().st_mtime_ns,
+    }
+    assert R50.known_size == len(server.content)
+    assert PUBLISHED["r101"].known_size is None
+
+
+def test_a_file_put_there_by_hand_is_taken(server: FileServer) -> None:
+    R50.path.parent.mkdir(parents=True)
+    mine = small_file(5.0)
+    R50.path.write_bytes(mine)
+    assert fetch().warnings == []
+    assert server.paths == []
+    assert R50.record is not None
+    assert (R50.record.url, R50.record.size, R50.record.sha256) == (None, len(mine), sha256(mine))
+
+
+def test_an_exchanged_file_is_told_of_until_it_is_accepted(server: FileServer) -> None:
+    fetch()
+    other = small_file(7.0)  # of the same size
+    assert len(other) == len(server.content)
+    R50.path.write_bytes(other)
+    for _ in range(2):
+        [warning] = fetch().warnings
+        assert warning == (
+            f"{R50.path} has the SHA-256 {sha256(other)}, but had {sha256(server.content)} when it was first seen "
+            f"on {date.today().isoformat()}; find out why before you trust it, and delete {R50.record_path} to accept "
+            "it"
+        )
+    R50.record_path.unlink()
+    assert fetch().warnings == []
+    assert R50.record is not None
+    assert R50.record.sha256 == sha256(other)
+
+
+def test_a_release_that_changed_is_told_of(server: FileServer) -> None:
+    fetch()
+    R50.path.unlink()
+    server.content, before = small_file(7.0), server.content
+    [warning] = fetch().warnings
+    assert sha256(server.content) in warning
+    assert sha256(before) in warning
+    assert R50.path.read_bytes() == server.content
+
+
+SPOILT = {
+    "random": lambda whole: random.Random(1).randbytes(3000),
+    "a page": lambda whole: b"<!doctype html><html></html>",
+    "cut short": lambda whole: whole[:-500],
+    "one bit": lambda whole: whole.replace(bytes(64), bytes(63) + b"\1", 1),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_what_is_no_whole_file_of_weights_is_neither_kept_nor_recorded(
+    spoil: Callable[[bytes], bytes], server: FileServer
+) -> None:
+    whole = server.content
+    server.content = spoil(whole)
+    assert server.content != whole
+    with pytest.raises(DownloadError) as caught:
+        fetch()
+    address = f"{server.url}/{R50.file}"
+    assert str(caught.value) == (
+        f"cannot download {address}: what came is no whole file of weights, and was deleted; try again later, or put "
+        f"the file by hand at {R50.path}, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL"
+    )
+    assert {path.name for path in R50.path.parent.iterdir()} <= {f"{R50.file}.lock"}
+    server.content = whole
+    assert fetch().warnings == []
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_file_put_there_that_is_no_whole_file_of_weights_is_not_recorded(
+    spoil: Callable[[bytes], bytes], server: FileServer
+) -> None:
+    R50.path.parent.mkdir(parents=True)
+    R50.path.write_bytes(spoil(server.content))
+    with pytest.raises(CheckpointError) as caught:
+        fetch()
+    assert str(caught.value) == (f"{R50.path} is no whole file of weights; delete it, and it will be downloaded again")
+    assert R50.record is None
+
+
+def test_the_record_is_there_as_soon_as_the_file_is(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sees the file sees where it came from."""
+    finish, records = PartialFile.finish, []
+
+    def spy(partial: PartialFile) -> None:
+        records.append(R50.record)
+        finish(partial)
+
+    monkeypatch.setattr(PartialFile, "finish", spy)
+    fetch()
+    [record] = records
+    assert record == R50.record
+    assert record is not None
+    assert (record.url, record.mtime_ns) == (f"{server.url}/{R50.file}", R50.path.stat().st_mtime_ns)
+
+
+def test_an_equal_copy_is_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch()
+    before = R50.record
+    os.utime(R50.path, ns=(10**18, 10**18))
+    assert fetch().warnings == []
+    assert before is not None
+    assert R50.record == replace(before, mtime_ns=10**18)
+    monkeypatch.setattr(published, "sha256_of", None)
+    fetch()
+
+
+def test_a_damaged_record_is_written_anew() -> None:
+    fetch()
+    for text in ("", "[1]", '{"size": 1}'):
+        R50.record_path.write_text(text)
+        assert R50.record is None
+        assert fetch().warnings == []
+        assert R50.record is not None
+
+
+def test_a_cache_that_can_only_be_read_still_serves() -> None:
+    R50.path.parent.mkdir(parents=True)
+    R50.path.write_bytes(small_file())
+    R50.record_path.mkdir()
+    [warning] = fetch().warnings
+    assert warning.startswith(f"cannot write {R50.record_path}: ")
+
+
+@pytest.mark.parametrize("known", [{"size": 4000}, {"sha256": "0" * 64}])
+def test_a_file_that_is_known_must_be_that_file(known: dict[str, int | str], server: FileServer, home: Path) -> None:
+    strict = replace(R50, **known)  # type: ignore[arg-type]
+    with pytest.raises(PanformerError, match="expected"):
+        fetch_published(strict, StopAfter())
+    assert not R50.path.exists()
+    R50.path.write_bytes(server.content)
+    with pytest.raises(PanformerError, match=f"^{R50.path} has .*, expected .*; delete it, and it will be downloaded"):
+        fetch_published(strict, StopAfter())
+    assert R50.record is None
+    fits = replace(R50, size=len(server.content), sha256=sha256(server.content))
+    assert fetch_published(fits, StopAfter()).read_bytes() == server.content
+
+
+def test_offline_tells_where_to_put_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PANFORMER_WEIGHTS_URL", CLOSED)
+    with pytest.raises(DownloadError) as caught:
+        fetch_published(R50, StopAfter())
+    text = str(caught.value)
+    assert text.startswith(f"cannot download {CLOSED}/panoptic_segformer_r50_2x.pth: ")
+    assert text.endswith(
+        f"put the file by hand at {home}/weights/panoptic_segformer_r50_2x.pth, or name the address of a folder that "
+        "has it in PANFORMER_WEIGHTS_URL"
+    )
+
+
+def test_a_mirror_that_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PANFORMER_WEIGHTS_URL", "/mnt/weights")
+    with pytest.raises(
+        PanformerError, match=r"'/mnt/weights/panoptic_\w+\.pth' cannot be downloaded: expected an addr"
+    ):
+        fetch_published(R50, StopAfter())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache folder of Linux")
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for value in (None, ""):
+        for name in ("PANFORMER_HOME", "PANFORMER_WEIGHTS_URL"):
+            monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+        assert weights_folder() == tmp_path / "panformer" / "weights"
+        assert release_folder() == "https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0"
+
+
+def test_home_is_taken_from_the_users_folder_and_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("PANFORMER_HOME", "~/models")
+    assert weights_folder() == tmp_path / "user" / "models" / "weights"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PANFORMER_HOME", "models")
+    assert weights_folder() == tmp_path / "models" / "weights"
+
+
+def test_a_path_in_the_cache_is_known_by_its_name() -> None:
+    assert published_at(R50.path) is R50
+    assert published_at(Path("panoptic_segformer_r50_2x.pth")) is None

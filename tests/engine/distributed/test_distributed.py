@@ -1,0 +1,296 @@
+"""Several processes (gloo, on the CPU) do what one does: gradients, evaluation, prediction, errors and stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from panformer_cli.engine.checkpoints.checkpoint import OPTIMIZER, read_checkpoint, read_tensors
+from panformer_cli.engine.distributed.processes import run_processes
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.train import Trainer, TrainOptions, train
+from panformer_cli.errors import PanformerError
+from panformer_cli.metrics.evaluator import MetricName
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts
+from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.recipe import Recipe
+from panformer_cli.reporting import SilentReporter
+from tests.engine.small import StopAfter, run_small, small_recipe
+
+pytestmark = pytest.mark.slow
+
+TWO = ProcessOptions(cpu_processes=2)
+ONE_STEP = ("train.max_steps=1", "train.batch_size=2", "train.images_per_forward=1", "model.frozen_batch_norm=true")
+
+
+def gradients_of_a_step(process: Process, recipe: Recipe, out: Path) -> None:
+    """Take the run's first step, and write what the first process has then: gradients before clipping, and counts."""
+    trainer = Trainer(process, recipe, RunFolder(out / f"run{process.world_size}"), SilentReporter())
+    batches = next(iter(trainer.loader.epoch(0)))
+    counts = trainer._count(batches)
+    for index, batch in enumerate(batches):
+        with trainer._synchronised(last=index == len(batches) - 1):
+            losses = trainer._losses(batch, counts)
+            torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+    tensors = {n: p.grad.contiguous() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    tensors["counts"] = torch.tensor([counts.things, counts.stuff], dtype=torch.float64)
+    save_file(tensors, out / f"{process.world_size}_{process.rank}.safetensors")
+
+
+def assert_equal_gradients(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5 * float(value.abs().max()), msg=name)
+
+
+@pytest.fixture(scope="module")
+def gradients(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """Of the same two images: `1_0` one process, `2_0` and `2_1` two processes with one image each."""
+    out = tmp_path_factory.mktemp("gradients")
+    recipe = small_recipe(scenes, *ONE_STEP)
+    run_processes(ProcessOptions(), gradients_of_a_step, recipe, out)
+    run_processes(TWO, gradients_of_a_step, recipe, out)
+    return {path.stem: load_file(path) for path in out.glob("*.safetensors")}
+
+
+def test_two_processes_with_an_image_each_give_the_gradients_of_one_with_two(
+    gradients: dict[str, dict[str, Tensor]],
+) -> None:
+    assert set(gradients) == {"1_0", "2_0", "2_1"}
+    assert_equal_gradients(gradients["1_0"], gradients["2_0"])
+    assert any(float(value.abs().max()) > 0 for name, value in gradients["1_0"].items() if "backbone" in name)
+
+
+def test_all_processes_have_the_same_gradients(gradients: dict[str, dict[str, Tensor]]) -> None:
+    for name, value in gradients["2_0"].items():
+        assert torch.equal(gradients["2_1"][name], value), name
+
+
+def test_the_counts_are_averaged_over_the_processes(
+    gradients: dict[str, dict[str, Tensor]], scenes: Path, tmp_path: Path
+) -> None:
+    """The mean over both images, also where one image has more than the other (spec, section 8)."""
+    recipe = small_recipe(scenes, *ONE_STEP)
+    trainer = Trainer(Process(0, 1, torch.device("cpu")), recipe, RunFolder(tmp_path), SilentReporter())
+    labels = [target.labels for batch in next(iter(trainer.loader.epoch(0))) for target in batch.targets]
+    things = [int((image < trainer.categories.num_things).sum()) for image in labels]
+    stuff = [len(set(image.tolist()) - set(range(trainer.categories.num_things))) for image in labels]
+    assert len(labels) == 2
+    assert things[0] != things[1] or stuff[0] != stuff[1], "equal images would not tell a mean from a single count"
+    for case in gradients.values():
+        assert case["counts"].tolist() == [sum(things) / 2, sum(stuff) / 2]
+
+
+def test_the_gradients_are_those_of_the_losses_with_averaged_counts(
+    gradients: dict[str, dict[str, Tensor]], scenes: Path, tmp_path: Path
+) -> None:
+    """By hand: each image alone, with the mean counts; then the mean of both gradients."""
+    trainer = Trainer(
+        Process(0, 1, torch.device("cpu")), small_recipe(scenes, *ONE_STEP), RunFolder(tmp_path), SilentReporter()
+    )
+    model = trainer.model
+    counts = SegmentCounts(*gradients["1_0"]["counts"].tolist())
+    total: dict[str, Tensor] = {}
+    for batch in next(iter(trainer.loader.epoch(0))):
+        model.zero_grad()
+        selection = TrainingSelection(batch.targets, trainer.categories.num_things)
+        output = model(batch.images, batch.padding_mask, selection)
+        losses = PanopticCriterion(trainer.categories.num_things)(output, batch.targets, selection, counts)
+        sum(losses.values(), torch.zeros(())).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                total[name] = total.get(name, 0) + parameter.grad / 2
+    total["counts"] = gradients["2_0"]["counts"]
+    assert_equal_gradients(total, gradients["2_0"])
+
+
+def test_a_whole_run_in_two_processes(scenes: Path, tmp_path: Path) -> None:
+    """With the accumulation of two images in each process; the first moment is a tenth of the clipped gradient."""
+    recipe = small_recipe(
+        scenes, "train.max_steps=1", "train.images_per_forward=1", "model.frozen_batch_norm=true", "data.workers=1"
+    )
+    one = RunFolder(run_small(recipe, tmp_path / "one"))
+    two = train(recipe, TrainOptions(tmp_path / "two", processes=TWO), SilentReporter())
+    moments = [read_tensors(run.last, OPTIMIZER) for run in (one, two)]
+    assert_equal_gradients(*({n: v for n, v in part.items() if n.endswith("exp_avg")} for part in moments))
+    losses, evaluations = ([json.loads(run.metrics.read_text().splitlines()[i]) for run in (one, two)] for i in (0, 1))
+    assert [row["kind"] for row in (*losses, *evaluations)] == ["train", "train", "eval", "eval"]
+    assert read_checkpoint(two.best).progress.step == 1
+
+
+def test_images_without_things_or_stuff(scenes: Path, tmp_path: Path) -> None:
+    """Every parameter still takes part: a process that waited for a gradient would wait for ever."""
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    (data / "images").symlink_to(scenes / "images")
+    for split in ("train", "val"):
+        (data / "annotations" / f"panoptic_{split}").symlink_to(scenes / "annotations" / f"panoptic_{split}")
+        content = json.loads((scenes / "annotations" / f"panoptic_{split}.json").read_text())
+        is_thing = {row["id"]: bool(row["isthing"]) for row in content["categories"]}
+        for index, annotation in enumerate(content["annotations"]):
+            for segment in annotation["segments_info"]:
+                # 8 images: things and stuff, only stuff, only things, nothing; and again
+                segment["iscrowd"] = int(index % 4 == 3 or index % 4 == (1 if is_thing[segment["category_id"]] else 2))
+        (data / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
+    recipe = small_recipe(data, "train.max_steps=4", "train.batch_size=2", "train.images_per_forward=1")
+    run = train(recipe, TrainOptions(tmp_path / "run", processes=TWO), SilentReporter())
+    assert read_checkpoint(run.last).progress.step == 4
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads in a worker as here: the last digit of a float sum depends on how threads share it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+@pytest.mark.usefixtures("equal_threads")
+def test_evaluation_does_not_depend_on_the_processes(trained: RunFolder, tmp_path: Path) -> None:
+    metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
+    for name, options in (("one", ProcessOptions()), ("two", TWO)):
+        evaluate(EvaluateRequest(trained.best, tmp_path / name, metrics=metrics, processes=options), SilentReporter())
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    assert {"metrics.json", "panoptic.json", "panoptic/000003.png"} <= set(one)
+    assert one == two
+
+
+@pytest.mark.usefixtures("equal_threads")
+def test_prediction_does_not_depend_on_the_processes(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    images = scenes / "images" / "val"
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    inputs = [str(bad), str(images)]
+    results = [
+        predict(PredictRequest(inputs, trained.best, tmp_path / name, options), SilentReporter())
+        for name, options in (("one", ProcessOptions()), ("two", TWO))
+    ]
+    assert results[0] == results[1]
+    assert len(results[0].failures) == 1
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
+def fail_in_one(process: Process, rank: int) -> None:
+    if process.rank == rank:
+        raise PanformerError(f"process {rank} found a mistake: a [b] 'c'")
+    process.wait()  # for ever, if nobody ends it
+
+
+def test_a_mistake_in_one_process_is_the_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PanformerError) as caught:
+        run_processes(TWO, fail_in_one, 1)
+    assert str(caught.value) == "process 1 found a mistake: a [b] 'c'"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def break_one(process: Process) -> None:
+    if process.rank == 1:
+        raise ZeroDivisionError("our own mistake")
+    process.wait()
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)failed with exit code 1\nTraceback.*break_one.*our own mistake"):
+        run_processes(TWO, break_one)
+
+
+def kill_one(process: Process) -> None:
+    if process.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_process_is_explained() -> None:
+    with pytest.raises(
+        PanformerError, match="process 1 of 2 was killed from outside, most often because memory ran short"
+    ):
+        run_processes(TWO, kill_one)
+
+
+class StopInOneProcess(StopAfter):
+    """Asks for a stop after the first step; only the first process has a reporter that does."""
+
+    def __init__(self) -> None:
+        super().__init__(1, signal_to_self)
+
+
+def signal_to_self() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stop_in_one_process_stops_all(scenes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(scenes, "train.max_steps=50", "train.epochs=1000", "train.images_per_forward=2")
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt, match="step 1 of 50 is saved; go on with: panformer train "):
+        train(recipe, TrainOptions(run.path, processes=TWO), StopInOneProcess())
+    progress = read_checkpoint(run.last).progress
+    assert progress.step == 1
+    random = read_tensors(run.last, "random.")
+    assert set(random) == {"0.cpu", "1.cpu"}
+    assert not torch.equal(random["0.cpu"], random["1.cpu"])
+
+
+class StopOfLauncher(StopAfter):
+    """After the first step, the process that started the others gets Ctrl-C, once."""
+
+    def __init__(self) -> None:
+        super().__init__(1, signal_to_parent)
+
+
+def signal_to_parent() -> None:
+    os.kill(os.getppid(), signal.SIGINT)
+
+
+def test_a_stop_of_the_launcher_reaches_all(scenes: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(scenes, "train.max_steps=5000", "train.epochs=5000", "train.images_per_forward=2")
+    run = RunFolder(tmp_path / "run")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"step \d+ of 5000 is saved; go on with: panformer train "):
+        train(recipe, TrainOptions(run.path, processes=TWO), StopOfLauncher())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert 1 <= read_checkpoint(run.last).progress.step < 5000
+
+
+def interrupt_the_launcher(process: Process) -> None:
+    if process.rank == 0:
+        signal_to_parent()
+    process.wait()
+    signal.pause()
+
+
+def test_work_that_does_not_listen_is_ended() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_processes(TWO, interrupt_the_launcher)
+
+
+def share(process: Process, out: Path) -> None:
+    values = torch.tensor([process.rank + 1, 10])
+    content: dict[str, Any] = {"sum": process.sum(values).tolist(), "own": values.tolist()}
+    content["parts"] = process.gather(f"part {process.rank}")
+    process.spread([values])
+    content["spread"] = values.tolist()
+    (out / f"{process.rank}.json").write_text(json.dumps(content))
+
+
+def test_what_processes_share(tmp_path: Path) -> None:
+    run_processes(TWO, share, tmp_path)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
+            "sum": [3, 20],
+            "own": [rank + 1, 10],
+            "parts": ["part 0", "part 1"],
+            "spread": [1, 10],
+        }

@@ -1,0 +1,93 @@
+"""Our Swin block against attention that is gathered cell by cell, without windows, rolls or masks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor
+
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.swin import PadFirstSwinBlock
+
+WINDOW, HEADS, DIM = 4, 2, 8
+Cell = tuple[int, int]
+
+
+def timm_block(shift: int = 0, size: Cell = (16, 16)) -> SwinTransformerBlock:
+    torch.manual_seed(0)
+    block = SwinTransformerBlock(DIM, size, num_heads=HEADS, window_size=WINDOW, shift_size=shift).eval()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return block
+
+
+def neighbourhoods(height: int, width: int, shift: int) -> list[list[tuple[Cell, Cell]]]:
+    """Cells of the padded map that attend to each other, as (place, place after the shift)."""
+    groups: dict[tuple[int, int, bool, bool], list[tuple[Cell, Cell]]] = defaultdict(list)
+    for row in range(height):
+        for column in range(width):
+            moved = ((row - shift) % height, (column - shift) % width)
+            # What the shift carries around the edge shares a window, but not a neighbourhood, with what was there.
+            key = (moved[0] // WINDOW, moved[1] // WINDOW, row < shift, column < shift)
+            groups[key].append(((row, column), moved))
+    return list(groups.values())
+
+
+def gathered_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tensor:
+    """x: (H, W, C) after the norm. What the attention branch gives, (H, W, C)."""
+    attention = block.attn
+    height, width = (-(-side // WINDOW) * WINDOW for side in x.shape[:2])
+    padded = torch.zeros(height, width, DIM)
+    padded[: x.shape[0], : x.shape[1]] = x
+    q, k, v = attention.qkv(padded).view(height, width, 3, HEADS, DIM // HEADS).unbind(2)
+    bias = attention.relative_position_bias_table.view(2 * WINDOW - 1, 2 * WINDOW - 1, HEADS)
+    result = torch.zeros_like(padded)
+    for group in neighbourhoods(height, width, shift):
+        for (row, column), (moved_row, moved_column) in group:
+            logits = torch.stack(
+                [
+                    (q[row, column] * k[r, c]).sum(-1) * (DIM // HEADS) ** -0.5
+                    + bias[moved_row - mr + WINDOW - 1, moved_column - mc + WINDOW - 1]
+                    for (r, c), (mr, mc) in group
+                ]
+            )  # (cells, heads)
+            values = torch.stack([v[r, c] for (r, c), _ in group])
+            result[row, column] = (logits.softmax(0)[..., None] * values).sum(0).flatten()
+    return attention.proj(result)[: x.shape[0], : x.shape[1]]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(8, 4), (5, 7), (3, 2), (1, 9)], ids=str)
+def test_a_block_equals_gathered_attention(size: Cell, shift: int) -> None:
+    block = timm_block()
+    x = torch.randn(1, *size, DIM, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = PadFirstSwinBlock(block, shift)(x)
+        middle = x + gathered_attention(block, block.norm1(x)[0], shift)
+        torch.testing.assert_close(ours, middle + block.mlp(block.norm2(middle)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shift_changes_the_result_also_on_a_map_smaller_than_a_window() -> None:
+    block = timm_block()
+    x = torch.randn(1, 3, 2, DIM, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert not torch.allclose(PadFirstSwinBlock(block, 0)(x), PadFirstSwinBlock(block, 2)(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_whole_windows_need_no_change_of_timms_block(shift: int) -> None:
+    block = timm_block(shift, size=(8, 12))
+    x = torch.randn(2, 8, 12, DIM, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(PadFirstSwinBlock(block, shift)(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_every_other_block_of_the_backbone_is_shifted_by_half_a_window() -> None:
+    with torch.device("meta"):
+        backbone = Backbone("swin_tiny", 0.0, 0, True)
+    blocks = [module for module in backbone.modules() if isinstance(module, PadFirstSwinBlock)]
+    assert [block.shift for block in blocks] == [0, 3] * 6
+    assert not any(isinstance(module, SwinTransformerBlock) for module in backbone.modules())

@@ -1,0 +1,128 @@
+"""Who samples: by the device, by force, and where something is missing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from panformer_cli.errors import PanformerError
+from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.sampling import (
+    SamplingName,
+    deformable_sampling,
+    sampling_by,
+    sampling_on,
+    set_sampling,
+    triton,
+)
+from panformer_cli.models.layers.sampling.cpu import cpu_sampling
+from panformer_cli.models.layers.sampling.portable import gather_sampling, grid_sampling
+from tests.models.layers.sampling.plain_loop import plain_loop, random_case
+
+
+@pytest.fixture(params=["installed", "missing"])
+def numba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "missing":
+        monkeypatch.setitem(sys.modules, "numba", None)  # Python refuses to import it
+    return str(request.param)
+
+
+@pytest.fixture(params=["", "torch finds no GPU"])
+def triton_obstacle(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(triton, "obstacle", lambda: request.param)
+    return str(request.param)
+
+
+def test_on_a_cpu_the_compiled_loops_where_numba_is(numba: str) -> None:
+    assert sampling_on("cpu") is (cpu_sampling if numba == "installed" else grid_sampling)
+
+
+def test_on_cuda_triton_where_it_runs(triton_obstacle: str) -> None:
+    assert sampling_on("cuda") is (grid_sampling if triton_obstacle else triton.triton_sampling)
+
+
+@pytest.mark.parametrize("device", ["meta", "mps"])
+def test_elsewhere_the_portable_one(device: str) -> None:
+    assert sampling_on(device) is grid_sampling
+
+
+def test_the_compiled_loops_can_be_forced_where_numba_is(numba: str) -> None:
+    if numba == "installed":
+        with sampling_by("cpu"):
+            assert sampling_on("cpu") is cpu_sampling
+        return
+    with pytest.raises(PanformerError, match=r"'cpu' cannot be used here, because numba .* \(.*\); choose 'auto'"):
+        set_sampling("cpu")
+    assert sampling_on("cpu") is grid_sampling
+
+
+def test_triton_can_be_forced_where_it_runs(triton_obstacle: str) -> None:
+    if not triton_obstacle:
+        with sampling_by("triton"):
+            assert sampling_on("cuda") is triton.triton_sampling
+        return
+    with pytest.raises(PanformerError, match="'triton' cannot be used here, because torch finds no GPU; choose 'auto'"):
+        set_sampling("triton")
+    assert sampling_on("cuda") is grid_sampling
+
+
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cuda"), ("triton", "cpu")])
+def test_a_forced_one_on_another_device_is_refused(name: Any, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "obstacle", lambda: "")
+    with sampling_by(name), pytest.raises(PanformerError, match=f"'{name}' is for .*, and the model is on {device}"):
+        sampling_on(device)
+
+
+def test_a_forced_one_stays_until_it_is_set_back() -> None:
+    with sampling_by("gather"):
+        assert sampling_on("cpu") is sampling_on("cuda") is gather_sampling
+        with pytest.raises(KeyError), sampling_by("portable"):
+            assert sampling_on("cpu") is grid_sampling
+            raise KeyError
+        assert sampling_on("cpu") is gather_sampling
+    assert sampling_on("cpu") is cpu_sampling
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    name: Any = "fastest"
+    with pytest.raises(PanformerError, match="unknown sampling 'fastest'; choose one of auto, portable, gather, cpu"):
+        set_sampling(name)
+
+
+@pytest.mark.parametrize("name", ["auto", "portable", "gather", "cpu"])
+def test_attention_samples_by_the_choice(name: SamplingName) -> None:
+    case = random_case([(5, 7), (3, 4)])
+    with sampling_by(name):
+        torch.testing.assert_close(deformable_sampling(*case), plain_loop(*case), rtol=1e-9, atol=1e-9)
+
+
+def test_a_model_can_be_made_without_memory() -> None:
+    with torch.device("meta"):
+        attention = DeformableAttention(8, heads=2, levels=1, points=3)
+        arguments = torch.empty(1, 4, 8), torch.empty(1, 4, 1, 2), torch.empty(1, 6, 8)
+        attended = attention(*arguments, [(2, 3)], torch.zeros(1, 6, dtype=torch.bool))
+    assert attended.shape == (1, 4, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["auto", "gather"])
+def test_torch_compile_and_export_follow_the_choice(name: SamplingName) -> None:
+    values, shapes, locations, weights = random_case([(5, 7), (3, 4)])
+
+    class Sampling(torch.nn.Module):
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            return deformable_sampling(tensors[0], shapes, *tensors[1:])
+
+    tensors = values.detach(), locations.detach(), weights.detach()
+    expected = plain_loop(values, shapes, locations, weights)
+    with sampling_by(name):
+        compiled = torch.compile(Sampling(), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*tensors), expected, rtol=1e-9, atol=1e-9)
+        exported = torch.export.export(Sampling(), tensors)
+    operators = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert ("panformer.deformable_sampling.default" in operators) == (name == "auto")
+    assert not any("grid_sampler" in operator for operator in operators)
+    torch.testing.assert_close(exported.module()(*tensors), expected, rtol=1e-9, atol=1e-9)

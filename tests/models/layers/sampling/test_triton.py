@@ -1,0 +1,286 @@
+"""The Triton kernels against `grid_sampling` in float64: by triton's interpreter anywhere, on a GPU if there is one.
+
+Whether triton interprets is settled when it is imported, so another process does that: this file, run as a program.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from panformer_cli.models.layers.common import LevelShapes
+from panformer_cli.models.layers.sampling import DeformableSampling
+from panformer_cli.models.layers.sampling import triton as ours
+from panformer_cli.models.layers.sampling.operator import check_shapes
+from panformer_cli.models.layers.sampling.portable import grid_sampling
+from tests.conftest import REPOSITORY
+from tests.test_imports import at_once, parse
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+
+Inputs = tuple[Tensor, LevelShapes, Tensor, Tensor]
+ODD: LevelShapes = [(5, 7), (3, 4), (1, 2), (1, 1)]
+ENCODER: LevelShapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-11, torch.float64: 1e-12}
+"""Relative. In 16 bits it is what the result alone may lose (the interpreter cuts bfloat16 off where a GPU rounds): the
+sums must have been in float32."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Random inputs. `beyond`: how many cells outside of its level a location may be."""
+
+    shapes: LevelShapes
+    dim: int = 32
+    points: int = 4
+    queries: int = 9
+    heads: int = 2
+    batch: int = 2
+    beyond: int = 1
+    values: torch.dtype = torch.float32
+    places: torch.dtype = torch.float32
+    nowhere: bool = False
+
+    def inputs(self, device: str = "cpu") -> Inputs:
+        generator = torch.Generator().manual_seed(7)
+        length = sum(height * width for height, width in self.shapes)
+        values = torch.randn(self.batch, length, self.heads, self.dim, generator=generator)
+        places = (self.batch, self.queries, self.heads, len(self.shapes), self.points)
+        locations = torch.stack([self._coordinate(places, side, generator) for side in (1, 0)], -1)
+        if self.nowhere:
+            for number, place in enumerate([math.nan, math.inf, -math.inf, 1e30, -1e30]):
+                locations.view(-1)[3 * number :: 17] = place
+        weights = torch.randn(places, generator=generator)
+        leaves = (values.to(self.values), locations.to(self.places), weights.to(self.places))
+        values, locations, weights = (leaf.to(device).requires_grad_() for leaf in leaves)
+        return values, self.shapes, locations, weights
+
+    def _coordinate(self, places: tuple[int, ...], side: int, generator: torch.Generator) -> Tensor:
+        """In 0..1, at least 0.05 cells from a cell's centre, where the gradient of the location jumps."""
+        size = torch.tensor([shape[side] for shape in self.shapes])[:, None]
+        cell = (torch.rand(places, generator=generator) * (size + 1 + 2 * self.beyond)).floor() - 1 - self.beyond
+        return (cell + 0.55 + 0.9 * torch.rand(places, generator=generator)) / size
+
+
+CASES = {
+    "four levels of odd sizes": Case(ODD),
+    "many points outside": Case(ODD[:2], beyond=4),
+    "locations that are no number, infinite or far away": Case(ODD[:2], nowhere=True),
+    "one level": Case([(4, 9)]),
+    "20 channels, three levels of three points": Case(ODD[:3], dim=20, points=3),
+    "64 channels": Case(ODD[:2], dim=64, queries=3),
+    "a level of one cell, one query, one point": Case([(1, 1)], dim=2, points=1, queries=1, heads=1, batch=1),
+    "no queries": Case(ODD, queries=0),
+    "bfloat16 values": Case(ODD, values=torch.bfloat16),
+    "float16 values": Case(ODD, values=torch.float16),
+    "float64": Case(ODD[:2], values=torch.float64, places=torch.float64),
+    "float16 everywhere": Case(ODD[1:], dim=20, values=torch.float16, places=torch.float16),
+}
+
+
+def outcome(sampling: DeformableSampling, inputs: Inputs) -> list[Tensor]:
+    """The output, and the gradients of values, locations and weights for a random gradient of the output."""
+    values, _, locations, weights = inputs
+    output = sampling(*inputs)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(8)).bfloat16().to(output)
+    return [output.detach(), *torch.autograd.grad(output, (values, locations, weights), direction)]
+
+
+def expected(inputs: Inputs) -> list[Tensor]:
+    """`outcome` of the portable sampling in float64; what is nowhere is moved to a place outside."""
+    values, shapes, locations, weights = inputs
+    locations = torch.where(locations.isfinite() & (locations.abs() < 1e6), locations, 5.0)
+    values, locations, weights = (leaf.detach().double().requires_grad_() for leaf in (values, locations, weights))
+    return outcome(grid_sampling, (values, shapes, locations, weights))
+
+
+def assert_outcome(actual: list[Tensor], inputs: Inputs, tolerance: float = 1e-5) -> None:
+    values, _, locations, weights = inputs
+    for mine, other, like in zip(actual, expected(inputs), (values, values, locations, weights), strict=True):
+        assert mine.dtype == like.dtype
+        largest = other.abs().max().item() if other.numel() else 0.0
+        atol = (1e-12 if values.dtype == torch.float64 else tolerance) * max(largest, 1.0)
+        torch.testing.assert_close(mine.double(), other, rtol=ROUNDING[mine.dtype], atol=atol)
+
+
+def interpret(file: Path) -> None:
+    """Writes the outcome of every case; what else needs the interpreter is checked at once."""
+    ours.ENOUGH_PROGRAMS = 4  # several queries in a program, as on a large image
+    outcomes = {name: outcome(ours.triton_sampling, case.inputs()) for name, case in CASES.items()}
+    compiled = torch.compile(ours.triton_sampling, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shapes in (ODD[:2], ODD[1:3]):
+        outcomes[f"compiled {shapes}"] = outcome(compiled, Case(shapes, dim=4, queries=3).inputs())
+    values, shapes, locations, weights = Case(ODD[:2], dim=4, queries=3).inputs()
+    torch.library.opcheck(ours._sampling, (values, locations, weights, [side for shape in shapes for side in shape]))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        outcomes["inference"] = [ours.triton_sampling(values, shapes, locations, weights)]
+    torch.save(outcomes, file)
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
+    """Outcomes by name of the case."""
+    file = tmp_path_factory.mktemp("interpreted") / "outcomes.pt"
+    command = [sys.executable, "-W", "ignore", "-m", __name__, str(file)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcomes: dict[str, list[Tensor]] = torch.load(file, weights_only=True)
+    return outcomes
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_equal_the_portable_ones(interpreted: dict[str, list[Tensor]], name: str) -> None:
+    assert_outcome(interpreted[name], CASES[name].inputs())
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("shapes", [ODD[:2], ODD[1:3]], ids=str)
+def test_compiled_in_one_graph_for_every_size_it_is_the_same(
+    interpreted: dict[str, list[Tensor]], shapes: LevelShapes
+) -> None:
+    assert_outcome(interpreted[f"compiled {shapes}"], Case(shapes, dim=4, queries=3).inputs())
+
+
+@needs_triton
+@pytest.mark.slow
+def test_inference_mode_and_autocast_change_nothing(interpreted: dict[str, list[Tensor]]) -> None:
+    sampled = expected(Case(ODD[:2], dim=4, queries=3).inputs())[0]
+    torch.testing.assert_close(interpreted["inference"][0].double(), sampled, rtol=1e-5, atol=1e-5)
+
+
+def test_what_lies_nowhere_gets_no_gradient() -> None:
+    """Holds the oracle of the case to what it shall say."""
+    inputs = CASES["locations that are no number, infinite or far away"].inputs()
+    nowhere = ~(inputs[2].isfinite() & (inputs[2].abs() < 1e6))
+    assert nowhere.any() and not nowhere.all()
+    assert not expected(inputs)[2][nowhere].any()
+
+
+def test_without_triton_or_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ours.obstacle.cache_clear()
+    monkeypatch.setattr(ours, "find_spec", lambda name: object())
+    assert ours.obstacle() == "torch finds no GPU"
+    ours.obstacle.cache_clear()
+    monkeypatch.setattr(ours, "find_spec", lambda name: None)
+    assert ours.obstacle() == "the package triton is not installed"
+    assert not ours.available()
+    ours.obstacle.cache_clear()
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    values, shapes, locations, weights = Case(ODD).inputs()
+    with pytest.raises(ValueError, match="do not fit levels"):
+        check_shapes(values[:, 1:], locations, weights, [side for shape in shapes for side in shape])
+    with pytest.raises(ValueError, match="do not fit levels"):
+        check_shapes(values, locations[:, 1:], weights, [side for shape in shapes for side in shape])
+    check_shapes(values, locations, weights, [side for shape in shapes for side in shape])
+
+
+def test_its_file_can_be_imported_without_triton() -> None:
+    names = set(at_once(parse(Path(ours.__file__))))
+    assert not {name for name in names if "triton" in name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
+def test_the_kernels_compile_for_gpus_and_read_16_bytes_at_a_time(
+    name: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton: Any = pytest.importorskip("triton", minversion="3.3")
+    backends: Any = pytest.importorskip("triton.backends.compiler")
+    from panformer_cli.models.layers.sampling import triton_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel: Any = getattr(triton_kernels, name)
+    constants = {"HEADS": 8, "D": 32, "LEVELS": 4, "POINTS": 4, "ROWS": 16, "COLUMNS": 32, "DOUBLE": False}
+    tensors = kernel.arg_names[: kernel.arg_names.index("length")]
+    signature = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(tensors, "*fp32") | {"levels": "*i32"}
+    signature |= dict.fromkeys(constants, "constexpr")
+    aligned = {(number,): [["tt.divisibility", 16]] for number in range(len(tensors))}
+    source = triton.compiler.ASTSource(kernel, signature, constants, aligned)
+    options = {"num_warps": 1 if name == "forward_kernel" else 2, "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=backends.GPUTarget("cuda", capability, 32), options=options)
+    assert "ld.global.v4.b32" in compiled.asm["ptx"]
+    assert len(compiled.asm["cubin"]) > 1000
+
+
+def on_gpu(case: Case) -> Inputs:
+    return case.inputs("cuda")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_it_is_available_on_a_gpu() -> None:
+    assert ours.obstacle() == ""
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", CASES)
+def test_a_gpu_computes_what_the_portable_sampling_computes(name: str) -> None:
+    inputs = on_gpu(CASES[name])
+    assert_outcome(outcome(ours.triton_sampling, inputs), inputs)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_does_so_at_the_encoders_size(dtype: torch.dtype) -> None:
+    inputs = on_gpu(Case(ENCODER, queries=22223, heads=8, values=dtype))
+    assert_outcome(outcome(ours.triton_sampling, inputs), inputs, tolerance=3e-5)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_torch_compile_takes_it_whole_on_a_gpu() -> None:
+    compiled = torch.compile(ours.triton_sampling, fullgraph=True, dynamic=True)
+    for shapes in (ODD, ENCODER[2:] + ODD[:2]):
+        inputs = on_gpu(Case(shapes))
+        assert_outcome(outcome(compiled, inputs), inputs)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_autocast_and_inference_mode_change_nothing_on_a_gpu() -> None:
+    inputs = on_gpu(Case(ODD))
+    plain = ours.triton_sampling(*inputs)
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        torch.testing.assert_close(ours.triton_sampling(*inputs), plain, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_batch_may_have_more_elements_than_32_bits_count() -> None:
+    if torch.cuda.mem_get_info()[0] < 24 * 2**30:
+        pytest.skip("needs 24 GiB of free GPU memory")
+    values, shapes, locations, weights = on_gpu(Case([(512, 512)], heads=8, batch=1, values=torch.bfloat16))
+    alone = outcome(ours.triton_sampling, (values, shapes, locations, weights))
+    many, locations, weights = (
+        torch.cat([torch.zeros_like(leaf).expand(32, *leaf.shape[1:]), leaf]).detach().requires_grad_()
+        for leaf in (values, locations, weights)
+    )
+    assert many[:-1].numel() >= 2**31
+    last = outcome(lambda *inputs: ours.triton_sampling(*inputs)[-1:], (many, shapes, locations, weights))
+    for mine, other in zip(last, alone, strict=True):
+        torch.testing.assert_close(mine[-1:], other, rtol=2.0**-7, atol=1e-4)
+
+
+if __name__ == "__main__":
+    interpret(Path(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""Our initial weights against the authors' (`init_r50.json`: mean, std, min and max of every tensor, seed 0)."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from panformer_cli.models.panoptic_segformer.official_names import own_name
+from tests.golden.release import DATA, unfilled_model
+from tests.models.panoptic_segformer.small import naming
+
+
+def is_mask_bias(name: str) -> bool:
+    """One random number, which its own figures make look like a constant."""
+    return name.endswith("mask_head.output.bias")
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return unfilled_model("r50").state_dict()
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, list[float]]:
+    """By our names, the backbone left out: its weights come from ImageNet."""
+    rows = json.loads((DATA / "init_r50.json").read_text())
+    names = {name: own_name(name, False) for name in rows if not name.startswith("backbone.")}
+    return {ours: rows[name] for name, ours in names.items() if ours is not None}
+
+
+def is_constant(figures: list[float]) -> bool:
+    mean, _, low, high = figures
+    return math.isclose(low, high, rel_tol=1e-6, abs_tol=1e-9) and math.isclose(mean, low, rel_tol=1e-5, abs_tol=1e-9)
+
+
+def is_ring(name: str) -> bool:
+    return name.endswith("sampling_offsets.bias")
+
+
+def test_every_tensor_of_neck_and_head_is_compared(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
+    assert set(recorded) == {name for name in ours if not name.startswith("backbone.")}
+    assert sum(is_constant(figures) for figures in recorded.values()) > 100
+    assert sum(not is_constant(figures) for figures in recorded.values()) > 200
+
+
+def test_constants_are_equal(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
+    for name, figures in recorded.items():
+        if is_constant(figures) and not is_mask_bias(name):
+            torch.testing.assert_close(
+                ours[name], torch.full_like(ours[name], figures[0]), rtol=1e-6, atol=1e-8, msg=naming(name)
+            )
+
+
+def test_fixed_patterns_are_equal(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
+    """The ring of sampling offsets, and the first box branch's bias with its -2 on width and height."""
+    patterns = [name for name in recorded if is_ring(name)] + ["location_decoder.box_branches.0.4.bias"]
+    assert len(patterns) == 13
+    for name in patterns:
+        x = ours[name].double()
+        figures = (x.mean(), x.std(correction=0), x.min(), x.max())
+        assert [float(figure) for figure in figures] == pytest.approx(recorded[name], rel=1e-5, abs=2e-6), name
+
+
+def test_random_tensors_have_the_same_distribution(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
+    for name, (mean, std, low, high) in recorded.items():
+        x = ours[name].double()
+        count = x.numel()
+        if is_constant([mean, std, low, high]) or is_ring(name) or count < 24:
+            continue
+        # Both are samples: six standard errors of the difference (of a normal distribution; a uniform has less).
+        assert abs(float(x.mean()) - mean) < 6 * std * math.sqrt(2 / count), name
+        assert abs(float(x.std()) - std) < 6 * std / math.sqrt(count), name
+        if count >= 1000:  # the ends tell uniform (1.7 std) from normal (3 std and more)
+            spread = (high - low) / (2 * std)
+            assert float(x.max() - x.min()) / (2 * float(x.std())) == pytest.approx(spread, rel=0.25), name
+
+
+def test_few_random_numbers_stay_in_the_same_range(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
+    """The small linears of the mask heads: torch's default range 1 / sqrt(fan-in) for a bias."""
+    small = [name for name in recorded if ours[name].numel() < 24 and not is_constant(recorded[name])]
+    small = [name for name in small if name != "location_decoder.box_branches.0.4.bias"]
+    biases = {name for name in recorded if is_mask_bias(name)}
+    assert len(biases) == 12
+    for name in {*small, *biases}:
+        weight = ours[name.replace("bias", "weight")]
+        limit = 1 / math.sqrt(weight.shape[1])
+        assert ours[name].abs().max() <= limit, name
+        assert max(abs(recorded[name][2]), abs(recorded[name][3])) <= limit, name

@@ -1,0 +1,213 @@
+"""Telling an authors' checkpoint, and its variant, by names and shapes; and what else may be given in its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor
+
+from panformer_cli.errors import CheckpointError
+from panformer_cli.models.backbones.backbone import BACKBONES
+from panformer_cli.models.panoptic_segformer.official_checkpoint import RECIPES, VARIANTS, ReleasedModel, recognise
+from panformer_cli.recipe_io import load_recipe
+from tests.release_files import stub_state
+
+PATH = Path("model.pth")
+State = dict[str, Tensor]
+ONE = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("variant", "backbone"),
+    [("r50", "resnet50"), ("r101", "resnet101"), ("pvtv2b5", "pvt_v2_b5"), ("swinl", "swin_large")],
+)
+def test_the_published_variants(variant: str, backbone: str) -> None:
+    model = recognise(stub_state(variant), PATH)
+    assert model == ReleasedModel(backbone, 80, 53)  # type: ignore[arg-type]
+
+
+def with_backbone(backbone: State) -> State:
+    """The head of r50 with another backbone, by the release's names."""
+    head = {name: tensor for name, tensor in stub_state("r50").items() if not name.startswith("backbone.")}
+    return head | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+
+
+def pvt_of_authors(name: str) -> State:
+    """timm's PVTv2 by its authors' names."""
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    named = {}
+    for key, tensor in state.items():
+        key = key.replace("patch_embed.", "patch_embed1.")
+        key = re.sub(r"stages\.(\d)\.downsample", lambda m: f"patch_embed{int(m[1]) + 1}", key)
+        key = re.sub(r"stages\.(\d)\.blocks", lambda m: f"block{int(m[1]) + 1}", key)
+        named[re.sub(r"stages\.(\d)\.norm", lambda m: f"norm{int(m[1]) + 1}", key)] = tensor
+    return named
+
+
+def swin(name: str) -> State:
+    with torch.device("meta"):
+        state: State = timm.create_model(name).state_dict()
+    return state
+
+
+def test_variants_that_were_not_published() -> None:
+    assert recognise(with_backbone(pvt_of_authors("pvt_v2_b0")), PATH).backbone == "pvt_v2_b0"
+    assert recognise(with_backbone(pvt_of_authors("pvt_v2_b2")), PATH).backbone == "pvt_v2_b2"
+    assert recognise(with_backbone(swin("swin_tiny_patch4_window7_224")), PATH).backbone == "swin_tiny"
+
+
+def refused(state: State, path: Path = PATH) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        recognise(state, path)
+    message = str(caught.value)
+    assert message.startswith(f"checkpoint {path} ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        (lambda: pvt_of_authors("pvt_v2_b1"), "a PVTv2 of width 64 and 2, 2, 2, 2 blocks"),
+        (lambda: pvt_of_authors("pvt_v2_b3"), "a PVTv2 of width 64 and 3, 4, 18, 3 blocks"),
+        (lambda: swin("swin_small_patch4_window7_224"), "a Swin of width 96 and 2, 2, 18, 2 blocks"),
+        (lambda: swin("swin_base_patch4_window7_224"), "a Swin of width 128 and 2, 2, 18, 2 blocks"),
+        (lambda: torchvision.models.resnet18().state_dict(), "a ResNet of width 64 and 2, 2, 2, 2 blocks"),
+        (dict, "without the blocks of a backbone; expected the names of a ResNet"),
+    ],
+)
+def test_other_backbones_are_described(backbone: Callable[[], State], expected: str) -> None:
+    message = refused(with_backbone(backbone()))
+    assert f"model.pth is a Panoptic SegFormer {'' if expected.startswith('without') else 'with '}{expected}" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["backbone.conv1.weight", "bbox_head.cls_branches.0.weight", "bbox_head.stuff_query.weight"]
+)
+def test_a_lack_of_what_tells_the_variant_is_named(name: str) -> None:
+    state = stub_state("r50")
+    del state[name]
+    expected = f"is a Panoptic SegFormer that lacks {name}, or has it in fewer than two dimensions; use a whole file"
+    assert expected in refused(state)
+    for tensor in (torch.tensor(1.0), torch.ones(256)):
+        assert expected in refused({**state, name: tensor})
+
+
+def blocks(stage: int, block: int, state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name.startswith(f"backbone.layer{stage}.{block}.")}
+
+
+@pytest.mark.parametrize(("variant", "backbone"), [("r50", "resnet50"), ("r101", "resnet101")])
+def test_single_blocks_that_are_lost_or_added_make_no_other_backbone(variant: str, backbone: str) -> None:
+    state = stub_state(variant)
+    assert recognise({**state, "backbone.layer9.0.conv1.weight": ONE}, PATH).backbone == backbone
+    assert recognise({**state, "backbone.layer3.99.conv1.weight": ONE}, PATH).backbone == backbone
+    for stage, block in ((2, 3), (3, 4)):
+        lost = blocks(stage, block, state)
+        assert lost
+        assert recognise({name: state[name] for name in state if name not in lost}, PATH).backbone == backbone
+
+
+def test_counts_come_from_the_shapes() -> None:
+    state = stub_state("r50")
+    state["bbox_head.cls_branches.0.weight"] = torch.zeros(8, 256)
+    state["bbox_head.stuff_query.weight"] = torch.zeros(11, 512)
+    assert recognise(state, PATH) == ReleasedModel("resnet50", 8, 11)
+
+
+def test_older_names_are_recognised() -> None:
+    old = {
+        name.replace(".things_mask_head.", ".mask_head.").replace(".stuff_mask_head.", ".mask_head2."): tensor
+        for name, tensor in stub_state("r50").items()
+    }
+    assert recognise(old, PATH).backbone == "resnet50"
+
+
+# Other models
+
+KNET = (
+    "is a checkpoint of K-Net, which is another model (some copies of the results table link to its files, named "
+    "knet_s3_*); give one of Panoptic SegFormer's, named panoptic_segformer_*.pth"
+)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["backbone.conv1.weight", "rpn_head.init_kernels.weight", "rpn_head.conv_seg.weight"],
+        ["roi_head.mask_head.0.kernel_update_conv.dynamic_layer.weight", "roi_head.mask_head.0.fc_cls.bias"],
+        ["roi_head.mask_head.2.fc_mask.weight"],
+        ["decode_head.kernel_generate_head.conv_seg.weight"],
+    ],
+)
+def test_k_net_is_told_by_its_names(names: list[str]) -> None:
+    assert refused(dict.fromkeys(names, ONE)) == f"checkpoint model.pth {KNET}"
+
+
+def test_k_net_is_told_by_the_name_of_its_file() -> None:
+    path = Path("down/knet_s3_r50_fpn_ms-3x_coco-panoptic.pth")
+    assert refused({"weight": ONE}, path) == f"checkpoint {path} {KNET}"
+
+
+def test_the_name_of_a_file_does_not_make_it_k_net() -> None:
+    assert recognise(stub_state("r50"), Path("knet_s3_r50.pth")).backbone == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["sem_seg_head.predictor.query_feat.weight", "backbone.stem.conv1.weight"], "of the kind of Mask2Former"),
+        (["backbone.conv1.weight", "panoptic_head.query_embed.weight"], "of the kind of Mask2Former"),
+        (["transformer.encoder.layers.0.norm1.weight", "class_embed.weight"], "of the kind of DETR"),
+        (["backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.mask_head.convs.0.conv.weight"],
+         "is a checkpoint of another model of MMDetection or its relatives"),
+        (["bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"],
+         "is a checkpoint of another model of MMDetection or its relatives"),
+        (["weight", "bias"], "holds tensors but is no checkpoint of Panoptic SegFormer: its names are weight, bias"),
+    ],
+)  # fmt: skip
+def test_other_models_are_told_apart(names: list[str], expected: str) -> None:
+    message = refused(dict.fromkeys(names, ONE))
+    assert expected in message
+    assert f"its names are {names[0]}" in message
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: torchvision.models.resnet18().state_dict(),
+        lambda: pvt_of_authors("pvt_v2_b0"),
+        lambda: timm.create_model("pvt_v2_b0").state_dict(),
+        lambda: swin("swin_tiny_patch4_window7_224"),
+    ],
+    ids=["resnet", "pvt by its authors", "pvt by timm", "swin"],
+)
+def test_imagenet_weights_are_no_checkpoint(state: Callable[[], State]) -> None:
+    expected = "holds the weights of a backbone alone, such as ImageNet weights; train from them with --set"
+    assert expected in refused(state())
+
+
+def test_a_backbone_by_the_names_it_has_in_a_detector() -> None:
+    state = {f"backbone.{name}": tensor for name, tensor in torchvision.models.resnet18().state_dict().items()}
+    expected = (
+        "holds the weights of a backbone alone; take `backbone.` off its names and train from them with --set "
+        "model.backbone_weights=FILE: its names are backbone.conv1.weight, "
+    )
+    assert expected in refused(state)
+    assert "holds tensors but is no checkpoint of Panoptic SegFormer" in refused({**state, "strange_head.weight": ONE})
+
+
+# The tables
+
+
+def test_every_variant_is_a_backbone_and_every_recipe_has_its_own() -> None:
+    assert set(VARIANTS.values()) <= set(BACKBONES)
+    for backbone, recipe in RECIPES.items():
+        assert load_recipe(recipe).model.backbone == backbone

@@ -1,0 +1,329 @@
+"""`prepare-data labelme`: files written as labelme writes them, with areas known by hand."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from panformer_cli.cli.prepare_data.annotation_tools import labelme
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.errors import DataError
+from panformer_cli.prepare.annotation_tools.labelme import open_labelme
+from panformer_cli.prepare.convert import ConvertOptions, convert
+from panformer_cli.prepare.overlap import OverlapRule
+from panformer_cli.reporting import SilentReporter
+from panformer_cli.verify.check import VerifyOptions, verify
+
+Row = dict[str, Any]
+
+
+def box(x1: float, y1: float, x2: float, y2: float) -> list[list[float]]:
+    """The corners of a polygon that covers the pixels x1..x2 - 1, y1..y2 - 1."""
+    return [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
+
+
+def shape(label: Any, points: Any, kind: Any = "polygon", **more: Any) -> Row:
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}} | more
+
+
+def write(folder: Path, name: str, shapes: Any, **more: Any) -> Path:
+    """A picture of 40 x 30 (width x height) and its JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (sum(name.encode()) % 256, 10, 200)).save(folder / f"{name}.jpg")
+    content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content | {"imageHeight": 30, "imageWidth": 40} | more))
+    return path
+
+
+def converted(
+    root: Path, stuff: tuple[str, ...] = (), overlap: OverlapRule = "last", classes: Path | None = None
+) -> tuple[CocoPanoptic, Path]:
+    out = root.parent / "out"
+    convert(open_labelme(root, classes, stuff, overlap), out, (), ConvertOptions(), SilentReporter())
+    split = min(path.stem.removeprefix("panoptic_") for path in (out / "annotations").glob("*.json"))
+    return CocoPanoptic(out, split), out
+
+
+def areas(data: CocoPanoptic, index: int = 0) -> list[tuple[str, int, tuple[float, ...]]]:
+    """Class name, pixels and box of every segment."""
+    segments = data.annotation(index).segments
+    return [(data.categories.by_id(s.category_id).name, s.area, s.bbox) for s in segments]
+
+
+def png(mask: npt.NDArray[Any]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "in"
+
+
+def test_every_kind_of_area(root: Path) -> None:
+    drawn = np.zeros((4, 6), np.uint8)
+    drawn[1:, 2:] = 255
+    write(
+        root,
+        "a",
+        [
+            shape("road", box(0, 20, 40, 30), "polygon"),
+            shape("car", [[12, 8], [2, 3]], "rectangle"),
+            shape("sun", [[30, 8], [30, 13]], "circle"),
+            shape("dog", [[15, 2], [20, 5]], "mask", mask=png(drawn)),
+            shape("car", box(1, 22, 5, 25), "oriented_rectangle"),
+            shape("car", box(6, 22, 8, 25), None),
+        ],
+    )
+    data, out = converted(root, stuff=("road",))
+    assert [(c.id, c.name, c.is_thing) for c in data.categories.categories] == [
+        (1, "car", True),
+        (2, "dog", True),
+        (4, "sun", True),
+        (3, "road", False),
+    ]
+    y, x = np.mgrid[:30, :40] + 0.5
+    circle = int(((x - 30) ** 2 + (y - 8) ** 2 < 25).sum())
+    assert areas(data) == [
+        ("road", 400 - 12 - 6, (0, 20, 40, 10)),
+        ("car", 50, (2, 3, 10, 5)),
+        ("sun", circle, (25, 3, 10, 10)),
+        ("dog", 12, (17, 3, 4, 3)),
+        ("car", 12, (1, 22, 4, 3)),
+        ("car", 6, (6, 22, 2, 3)),
+    ]
+    assert 70 <= circle <= 84, "pi r^2 is 78.5"
+    assert verify(out, (), VerifyOptions(), SilentReporter())[0].is_good
+
+
+def test_a_group_is_one_object_if_it_has_one_label(root: Path) -> None:
+    parts = [box(0, 0, 4, 4), box(10, 0, 14, 4), box(20, 0, 24, 4), box(30, 0, 34, 4)]
+    groups = [("car", 1), ("car", 1), ("dog", 1), ("car", None)]
+    write(root, "a", [shape(label, p, group_id=g) for p, (label, g) in zip(parts, groups, strict=True)])
+    data, _ = converted(root)
+    assert areas(data) == [("car", 32, (0, 0, 14, 4)), ("dog", 16, (20, 0, 4, 4)), ("car", 16, (30, 0, 4, 4))]
+
+
+def test_stuff_is_one_segment_and_keeps_its_place_in_a_group(root: Path) -> None:
+    rows = [
+        shape("sky", box(0, 0, 10, 10), group_id=1),
+        shape("car", box(5, 0, 15, 10)),
+        shape("sky", box(10, 0, 20, 10), group_id=1),
+    ]
+    write(root, "a", rows)
+    assert areas(converted(root, stuff=("sky",))[0]) == [("sky", 150, (0, 0, 20, 10)), ("car", 50, (5, 0, 5, 10))]
+
+
+def test_void_labels_wipe_out_what_lies_below(root: Path) -> None:
+    rows = [
+        shape("car", box(0, 0, 10, 10)),
+        shape("__ignore__", box(5, 0, 20, 10)),
+        shape("dog", box(15, 0, 25, 10)),
+        shape("_background_", box(0, 0, 2, 10)),
+    ]
+    write(root, "a", rows)
+    data, _ = converted(root)
+    assert [c.name for c in data.categories.categories] == ["car", "dog"]
+    assert areas(data) == [("car", 30, (2, 0, 3, 10)), ("dog", 100, (15, 0, 10, 10))]
+    assert (data.annotation(0).ids == 0).sum() == 1200 - 130
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("last", (50, 100)), ("first", (100, 50)), ("smallest", (50, 100))])
+def test_overlaps(root: Path, rule: OverlapRule, expected: tuple[int, int]) -> None:
+    write(root, "a", [shape("car", box(0, 0, 10, 10)), shape("car", box(5, 0, 15, 10))])
+    write(root, "b", [shape("car", box(0, 0, 10, 10)), shape("car", box(5, 0, 9, 10))])
+    data, _ = converted(root, overlap=rule)
+    if rule == "smallest":
+        assert [area for _, area, _ in areas(data, 1)] == [60, 40]
+    else:
+        assert tuple(area for _, area, _ in areas(data, 0)) == expected
+
+
+def test_an_overlap_can_be_an_error(root: Path) -> None:
+    path = write(root, "a", [shape("car", box(0, 0, 10, 10)), shape("dog", box(5, 0, 15, 10))])
+    with pytest.raises(DataError, match=rf"{path}: polygon 2 \(dog\) and polygon 1 \(car\) share 50 pixels"):
+        converted(root, overlap="error")
+
+
+def test_a_flag_makes_a_crowd_of_things_only(root: Path) -> None:
+    rows = [
+        shape("car", box(0, 0, 10, 10), flags={"iscrowd": True}),
+        shape("car", box(20, 0, 30, 10)),
+        shape("sky", box(0, 20, 10, 30), flags={"iscrowd": True}),
+    ]
+    write(root, "a", rows)
+    segments = converted(root, stuff=("sky",))[0].annotation(0).segments
+    assert [segment.is_crowd for segment in segments] == [True, False, False]
+
+
+def test_shapes_over_the_edge_are_clipped_and_thin_ones_left_out(root: Path) -> None:
+    rows = [shape("car", box(-5, -5, 5, 5)), shape("dog", [[30, 1], [39, 10], [30, 1]])]
+    write(root, "a", rows)
+    assert areas(converted(root)[0]) == [("car", 25, (0, 0, 5, 5))]
+
+
+def test_split_folders_and_pictures_in_other_folders(root: Path) -> None:
+    write(root / "train" / "town", "a", [shape("car", box(0, 0, 4, 4))])
+    write(root / "train", "b", [], imagePath="../photos/b.jpg")
+    (root / "photos").mkdir()
+    (root / "train" / "b.jpg").rename(root / "photos" / "b.jpg")
+    write(root / "valid", "c", [shape("dog", box(0, 0, 4, 4))], imagePath=".\\c.jpg")
+    source = open_labelme(root, None, (), "last")
+    assert source.splits() == ["train", "valid"] and len(source.categories) == 2
+    assert [(i.id, i.file_name) for i in source.images("train")] == [(1, "photos/b.jpg"), (2, "town/a.jpg")]
+    assert [image.file_name for image in source.images("valid")] == ["c.jpg"]
+    data, _ = converted(root)
+    assert [len(data.annotation(index).segments) for index in range(2)] == [0, 1]
+    with pytest.raises(DataError, match="has no split test; expected one of train, valid"):
+        source.images("test")
+
+
+def test_a_class_file_gives_ids_kinds_and_colours(root: Path) -> None:
+    write(root, "a", [shape("sky", box(0, 0, 40, 10)), shape("car", box(0, 0, 4, 4))])
+    classes = root.parent / "classes.csv"
+    classes.write_text("id,name,isthing,color\n7,car,1,#0000ff\n9,sky,0,#00ff00\n30,bus,1,\n")
+    data, _ = converted(root, classes=classes)
+    assert [(c.id, c.name, c.color) for c in data.categories.categories] == [
+        (7, "car", (0, 0, 255)),
+        (30, "bus", None),
+        (9, "sky", (0, 255, 0)),
+    ]
+    assert areas(data) == [("sky", 384, (0, 0, 40, 10)), ("car", 16, (0, 0, 4, 4))]
+
+
+def test_the_command(root: Path) -> None:
+    write(root, "a", [shape("sky", box(0, 0, 40, 10)), shape("car", box(0, 0, 4, 4))])
+    out = root.parent / "out"
+    arguments = ["--root", str(root), "--out", str(out), "--workers", "1", "--stuff", "sky", "--overlap", "first"]
+    result = CliRunner().invoke(labelme, arguments)
+    assert result.exit_code == 0, result.output
+    assert areas(CocoPanoptic(out, "train")) == [("sky", 400, (0, 0, 40, 10))]
+    assert json.loads((out / "manifest.json").read_text())["train"]["setting"]["overlap"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "told"),
+    [
+        ([shape("car", [[1, 1], [9, 9]], "line")], {}, r"line 1 \(car\) is no area; .* draw its outline as a polygon"),
+        ([shape("car", [[1, 1]], "point")], {}, r"point 1 \(car\) is no area"),
+        (
+            [shape("car", box(0, 0, 4, 4)), shape("car", [[1, 1], [2, 2], [3, 3]], "linestrip")],
+            {},
+            r"linestrip 2 \(car\)",
+        ),
+        ([shape("car", [[1, 1], [9, 9]])], {}, r"polygon 1 \(car\) has 2 points; expected 3"),
+        ([shape("car", [[1, 1], [9, 9], [5, 5]], "rectangle")], {}, r"rectangle 1 \(car\) has 3 points; expected 2"),
+        ([shape("car", [[1, 1]], "circle")], {}, "has 1 points; expected 2"),
+        ([shape("car", [])], {}, r"has the points \[\]; expected a list of \[x, y\]"),
+        ([shape("car", [[1, "2"], [3, 4], [5, 6]])], {}, "has the points"),
+        ([shape("car", [[1, 10**400], [3, 4], [5, 6]])], {}, "no finite number"),
+        ([shape("car", [[float("nan"), 1], [3, 4], [5, 6]])], {}, "no finite number"),
+        ([shape("car", box(50, 0, 60, 9))], {}, "lies outside of its image of 40x30"),
+        ([shape("car", box(0, 0, 4000, 9))], {}, "far outside of its image"),
+        ([shape(5, box(0, 0, 4, 4))], {}, "shape 1 is .*; expected an object with label and points"),
+        (["car"], {}, "shape 1 is 'car'"),
+        ([shape("car", box(0, 0, 4, 4), ["polygon"])], {}, r"has the shape_type \['polygon'\]"),
+        ([shape("car", box(0, 0, 4, 4), group_id=[1])], {}, r"has the group_id \[1\]"),
+        ([shape("car", [[0, 0], [3, 3]], "mask", mask=None)], {}, r"mask 1 \(car\) has the mask None"),
+        ([shape("car", [[0, 0], [3, 3]], "mask", mask="@@")], {}, "no PNG in base64"),
+        ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((4, 4), np.uint8))[:-40])], {}, "cut short"),
+        ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((9, 4), np.uint8)))], {}, "4x9 in a box of 4x4"),
+        ([shape("car", [[0, 0], [60000, 60000]], "mask", mask="")], {}, "is larger than its image"),
+        ({"label": "car"}, {}, "is no labelme file: it has no list `shapes`"),
+        ([], {"imageHeight": 40, "imageWidth": 30}, "30x40 but the picture is shown as 40x30 .*EXIF orientation"),
+        ([], {"imageHeight": "tall"}, "is for an image of 40xtall"),
+    ],
+)
+def test_damaged_files(root: Path, rows: Any, more: Row, told: str) -> None:
+    write(root, "good", [shape("car", box(0, 0, 4, 4))])
+    path = write(root, "bad", rows, **more)
+    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{path}.*{told}") as caught:
+        converted(root)
+    assert len(str(caught.value).splitlines()) == 2
+    assert not (root.parent / "out/annotations/panoptic_train.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_text(path.read_text()[:-9]), "bad.json is no JSON, or is cut short"),
+        (lambda path: path.write_bytes(b""), "bad.json is empty"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is no JSON"),
+        (lambda path: path.write_text("[" * 100000), "is no JSON"),
+        (lambda path: path.write_text("[1]"), "is no labelme file"),
+        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is no image"),
+    ],
+)
+def test_files_that_cannot_be_read_are_told_with_the_others(
+    root: Path, damage: Callable[[Path], Any], told: str
+) -> None:
+    write(root, "good", [shape("car", box(0, 0, 4, 4))])
+    damage(write(root, "bad", []))
+    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{told}"):
+        converted(root)
+
+
+@pytest.mark.parametrize("name", ["/etc/a.jpg", "../../a.jpg", "C:\\a.jpg", "x/../../../a.jpg"])
+def test_pictures_outside_of_the_folder_are_refused(root: Path, name: str) -> None:
+    path = write(root / "sub", "a", [shape("car", box(0, 0, 4, 4))], imagePath=name)
+    with pytest.raises(DataError, match=f"{path}: the file name .* points outside|a.jpg is missing"):
+        converted(root)
+    assert not (root.parent / "out/annotations/panoptic_train.json").exists()
+
+
+def test_a_missing_picture_and_one_that_is_labelled_twice(root: Path) -> None:
+    path = write(root, "a", [shape("car", box(0, 0, 4, 4))])
+    (root / "b.json").write_text(path.read_text())
+    with pytest.raises(DataError, match="have the same name a"):
+        converted(root)
+    (root / "b.json").unlink()
+    (root / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"the image .*a.jpg is missing"):
+        converted(root)
+
+
+def test_folders_and_names_that_cannot_be_used(root: Path) -> None:
+    with pytest.raises(DataError, match="in does not exist"):
+        open_labelme(root, None, (), "last")
+    root.mkdir()
+    with pytest.raises(DataError, match="has no .json file; expected the files that labelme saves"):
+        open_labelme(root, None, (), "last")
+    write(root, "a", [])
+    with pytest.raises(DataError, match="has a shape with a class; draw some"):
+        open_labelme(root, None, (), "last")
+    write(root, "b", [shape("street", box(0, 0, 4, 4))])
+    write(root, "a", [], imageData="picture", imagePath=None)
+    with pytest.raises(DataError, match="--stuff stret: there is no such class; did you mean street?"):
+        open_labelme(root, None, ("stret",), "last")
+    with pytest.raises(DataError, match=r"names no picture: imagePath is None; .*\(pictures inside the JSON are not"):
+        converted(root)
+    classes = root.parent / "classes.csv"
+    classes.write_text("id,name,isthing\n7,car,1\n")
+    write(root, "a", [shape("street", box(0, 0, 4, 4))])
+    with pytest.raises(
+        DataError, match=r"polygon 1 \(street\) has a label that is none of the classes car; correct it"
+    ):
+        converted(root, classes=classes)
+
+
+def test_a_json_that_is_no_labelme_file_is_left_out_with_the_bad_images(root: Path) -> None:
+    write(root, "good", [shape("car", box(1, 1, 5, 5))])
+    (root / "stray.json").write_text('{"images": []}')
+    (root / "cut.json").write_text('{"shapes": [')
+    out = root.parent / "skipped"
+    options = ConvertOptions(skips_bad_images=True)
+    (summary,) = convert(open_labelme(root, None, (), "last"), out, (), options, SilentReporter())
+    assert [Path(sentence.split()[0]).name for sentence in summary.left_out] == ["cut.json", "stray.json"]
+    assert summary.images == 1

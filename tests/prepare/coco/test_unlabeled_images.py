@@ -1,0 +1,136 @@
+"""Test images: a list and no annotation."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from panformer_cli.errors import DataError
+from panformer_cli.prepare.coco.unlabeled_images import is_unlabeled_split, prepare_unlabeled_images
+from panformer_cli.prepare.convert import ConvertOptions
+from panformer_cli.reporting import SilentReporter
+from tests.prepare.told import Told
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Five images of test2017, two of which are in test-dev2017; the list is still packed."""
+    pictures = tmp_path / "test2017"
+    pictures.mkdir()
+    for number in range(5):
+        Image.new("RGB", (8, 6), (number, 0, 0)).save(pictures / f"{number:012d}.jpg")
+    rows = [{"id": number, "file_name": f"{number:012d}.jpg", "height": 6, "width": 8} for number in (1, 3)]
+    with zipfile.ZipFile(tmp_path / "image_info_test2017.zip", "w") as archive:
+        archive.writestr("annotations/image_info_test-dev2017.json", json.dumps({"images": rows, "categories": []}))
+        archive.writestr("annotations/image_info_test2017.json", json.dumps({"images": []}))
+    return tmp_path
+
+
+def prepare(root: Path, split: str = "test-dev2017") -> Path:
+    test = prepare_unlabeled_images(root, split, ConvertOptions(), SilentReporter())
+    assert test.images == 2 and test.info == root / "annotations" / f"image_info_{split}.json"
+    return test.folder
+
+
+def test_the_folder_holds_the_listed_images_alone(root: Path) -> None:
+    folder = prepare(root)
+    assert folder == root / "images" / "test-dev2017"
+    assert sorted(path.name for path in folder.iterdir()) == ["000000000001.jpg", "000000000003.jpg"]
+    assert (folder / "000000000003.jpg").read_bytes() == (root / "test2017" / "000000000003.jpg").read_bytes()
+    assert prepare(root) == folder  # again, with everything there
+
+
+def test_images_still_packed(root: Path) -> None:
+    with zipfile.ZipFile(root / "test2017.zip", "w") as archive:
+        for path in sorted((root / "test2017").iterdir()):
+            archive.write(path, f"test2017/{path.name}")
+            path.unlink()
+    (root / "test2017").rmdir()
+    assert len(list(prepare(root).iterdir())) == 2
+
+
+def test_elsewhere(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    out = tmp_path_factory.mktemp("out")
+    test = prepare_unlabeled_images(root, "test-dev2017", ConvertOptions(), SilentReporter(), out)
+    assert test.folder == out / "images" / "test-dev2017" and len(list(test.folder.iterdir())) == 2
+    assert not (root / "images").exists()
+
+
+def test_images_of_before_are_told(root: Path) -> None:
+    folder = prepare(root)
+    (folder / "notes.txt").touch()
+    (folder / "000000000004.jpg").write_bytes((folder / "000000000003.jpg").read_bytes())
+    with pytest.raises(
+        DataError, match=r"holds 1 images that are not of this split .*, first 000000000004\.jpg; delete"
+    ):
+        prepare(root)
+    assert (folder / "000000000004.jpg").is_file()
+
+
+@pytest.mark.parametrize("images", ["7", '{"a": 1}', "[]"])
+def test_a_list_that_is_none(root: Path, images: str) -> None:
+    info = root / "annotations" / "image_info_test-dev2017.json"
+    info.parent.mkdir()
+    info.write_text(f'{{"images": {images}}}')
+    with pytest.raises(DataError, match="lists no image"):
+        prepare(root)
+
+
+def test_bad_images_may_be_left_out(root: Path) -> None:
+    (root / "test2017" / "000000000003.jpg").write_bytes(b"none")
+    told = Told()
+    test = prepare_unlabeled_images(root, "test-dev2017", ConvertOptions(skips_bad_images=True), told)
+    assert test.images == 1 and [path.name for path in test.folder.iterdir()] == ["000000000001.jpg"]
+    assert len(told.warnings) == 1 and "1 of 2 images of test-dev2017 are left out:\n" in told.warnings[0]
+    (root / "test2017" / "000000000001.jpg").unlink()
+    with pytest.raises(DataError, match="2 of 2 images cannot be used"):
+        prepare_unlabeled_images(root, "test-dev2017", ConvertOptions(skips_bad_images=True), told)
+
+
+def test_missing_parts_are_named(root: Path) -> None:
+    with pytest.raises(DataError, match="no list of the images of test-challenge2017"):
+        prepare(root, "test-challenge2017")
+    (root / "test2017" / "000000000003.jpg").unlink()
+    with pytest.raises(DataError, match="1 of 2 images cannot be used.*\n.*000000000003.jpg is missing"):
+        prepare(root)
+    (root / "test2017").rename(root / "elsewhere")
+    with pytest.raises(DataError, match="has no images of test-dev2017"):
+        prepare(root)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"id": 1, "file_name": "../outside.jpg", "height": 6, "width": 8}, "points outside"),
+        ({"id": 1, "file_name": "000000000001.jpg", "height": 8, "width": 6}, "is 8x6 but .* lists it as 6x8"),
+        ({"id": 1, "file_name": "\ud800.jpg", "height": 6, "width": 8}, "no file can have the name"),
+        ({"id": 1}, "expected an object with id, file_name"),
+        ("1.jpg", "expected an object with id, file_name"),
+    ],
+)
+def test_damaged_lists(root: Path, row: object, words: str) -> None:
+    info = root / "annotations" / "image_info_test-dev2017.json"
+    info.parent.mkdir()
+    info.write_text(json.dumps({"images": [row]}))
+    with pytest.raises(DataError, match=words):
+        prepare(root)
+    assert not (root.parent / "outside.jpg").exists()
+
+
+def test_an_empty_list_is_no_split_of_good_images(root: Path) -> None:
+    with pytest.raises(DataError, match=r"image_info_test2017.json lists no image; expected"):
+        prepare(root, "test2017")
+
+
+def test_a_folder_that_is_not_there(root: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        prepare(root / "nowhere")
+
+
+def test_which_splits_have_no_annotation() -> None:
+    names = ["test2017", "test-dev2017", "test-challenge2017", "test", "test_day", "testing2", "val2017"]
+    assert [name for name in names if is_unlabeled_split(name)] == names[:3]

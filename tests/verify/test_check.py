@@ -1,0 +1,355 @@
+"""The checker: a clean set gives nothing, and every fault alone gives its finding and no other."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.errors import DataError
+from panformer_cli.verify.findings import EXAMPLES, Problem
+from tests.data.coco.coco_files import BALL, SKY, colours, scene, write_coco
+from tests.verify.damage import DataSet, check, counts, data_set, noise, save_rotated
+
+Damage = Callable[[DataSet], object]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_clean_set_gives_nothing(tmp_path: Path, workers: int) -> None:
+    write_coco(tmp_path, images=20)
+    (report,) = check(tmp_path, workers=workers, decodes_images=True)
+    assert (report.split, report.images, report.segments) == ("val", 20, 60)
+    assert report.problems == ()
+    assert report.is_good
+
+
+def test_what_may_be_left_out_gives_nothing(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    for image in data.json["images"]:
+        del image["height"], image["width"]
+    for row in data.json["annotations"]:
+        row["segments_info"] = [{"id": one["id"], "category_id": one["category_id"]} for one in row["segments_info"]]
+    data.save()
+    assert check(tmp_path)[0].problems == ()
+
+
+def set_segment(position: int = 1, **values: Any) -> Damage:
+    return lambda data: data.segment(position).update(values)
+
+
+def set_row(**values: Any) -> Damage:
+    return lambda data: data.row().update(values)
+
+
+def set_image(**values: Any) -> Damage:
+    return lambda data: data.json["images"][1].update(values)
+
+
+def set_category(**values: Any) -> Damage:
+    return lambda data: data.json["categories"][2].update(values)
+
+
+def add(*keys: str, item: Any) -> Damage:
+    """A further item of a list at the top, or of the segments of image 1."""
+    return lambda data: (data.row()["segments_info"] if keys == ("segments",) else data.json[keys[0]]).append(item)
+
+
+def repeat(key: str, index: int) -> Damage:
+    return lambda data: data.json[key].append(data.json[key][index])
+
+
+def redraw(change: Callable[[Any], Any]) -> Damage:
+    return lambda data: data.redraw(change)
+
+
+def save_png(picture: Image.Image) -> Damage:
+    return lambda data: picture.save(data.pngs / "1.mask.png")
+
+
+def save_image(picture: Image.Image) -> Damage:
+    return lambda data: picture.save(data.images / "1.png")
+
+
+def rename(name: str, key: str = "image") -> Damage:
+    """The file and its name in the JSON."""
+
+    def apply(data: DataSet) -> None:
+        folder, row = (data.images, data.json["images"][1]) if key == "image" else (data.pngs, data.row())
+        target = folder / name.replace("\\", "/")
+        target.parent.mkdir(exist_ok=True)
+        (folder / row["file_name"]).rename(target)
+        row["file_name"] = name
+
+    return apply
+
+
+def cut(name: str) -> Damage:
+    def apply(data: DataSet) -> None:
+        path = data.root / name
+        path.write_bytes(path.read_bytes()[:-20])
+
+    return apply
+
+
+def turned(orientation: int, size: tuple[int, int]) -> Damage:
+    return lambda data: save_rotated(data.images / "1.png", orientation, size)
+
+
+def paint(ids: Any, place: tuple[slice, slice], value: int) -> Any:
+    ids[place] = value
+    return ids
+
+
+def add_second_sky(data: DataSet) -> None:
+    data.redraw(lambda ids: paint(ids, (slice(32, 36), slice(0, 10)), 77))
+    row = {"id": 77, "category_id": SKY, "iscrowd": 0, "bbox": [0, 32, 10, 4], "area": 40}
+    data.row()["segments_info"].append(row)
+
+
+def add_tiny_ball(data: DataSet) -> None:
+    data.redraw(lambda ids: paint(ids, (slice(32, 35), slice(0, 3)), 77))
+    row = {"id": 77, "category_id": BALL, "iscrowd": 0, "bbox": [0, 32, 3, 3], "area": 9}
+    data.row()["segments_info"].append(row)
+
+
+def png_header(width: int, height: int) -> bytes:
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+
+
+IDS = scene(1)[0]
+EMPTY_SEGMENT = {"id": 9, "category_id": BALL, "iscrowd": 0, "bbox": [0, 0, 0, 0], "area": 0}
+
+FAULTS: list[tuple[Problem, int, Damage]] = [
+    # Kind, how many of it can be fixed, and the fault; each gives one finding.
+    (Problem.JSON_LISTS, 0, lambda data: data.json.pop("images")),
+    (Problem.JSON_LISTS, 0, lambda data: data.json.pop("categories")),
+    (Problem.JSON_LISTS, 0, lambda data: data.json.update(annotations={})),
+    (Problem.JSON_LISTS, 0, lambda data: data.json.update(images=[])),
+    (Problem.JSON_LISTS, 0, lambda data: data.json.update(annotations=[])),
+    (Problem.JSON_LISTS, 0, lambda data: data.json.update(categories=[])),
+    (Problem.CATEGORY_ROW, 0, set_category(color=[0, 0, 256])),
+    (Problem.CATEGORY_ROW, 0, add("categories", item={"id": "12", "name": "x", "isthing": 1})),
+    (Problem.CATEGORY_ROW, 0, add("categories", item=["x"])),
+    (Problem.CATEGORY_ROW, 0, add("categories", item={"id": 12, "isthing": 1})),
+    (Problem.CATEGORY_TWICE, 0, repeat("categories", 0)),
+    (Problem.IS_THING, 0, lambda data: data.json["categories"][2].pop("isthing")),
+    (Problem.IS_THING, 0, set_category(isthing=2)),
+    (Problem.IS_THING, 0, set_category(isthing="1")),
+    (Problem.IMAGE_ROW, 0, add("images", item={"id": [1], "file_name": "x.png"})),
+    (Problem.IMAGE_ROW, 0, add("images", item={"id": 999})),
+    (Problem.IMAGE_ROW, 0, set_image(id=None)),
+    (Problem.IMAGE_TWICE, 0, repeat("images", 0)),
+    (Problem.IMAGE_UNANNOTATED, 0, lambda data: data.json["annotations"].pop(1)),
+    (Problem.ANNOTATION_ROW, 0, add("annotations", item=None)),
+    (Problem.ANNOTATION_ROW, 0, set_row(segments_info="none")),
+    (Problem.ANNOTATION_ROW, 0, set_row(file_name="")),
+    (Problem.ANNOTATION_ROW, 0, set_row(image_id={"id": 101})),
+    (Problem.ANNOTATION_TWICE, 0, repeat("annotations", 0)),
+    (Problem.ANNOTATION_UNLISTED, 0, lambda data: data.json["images"].pop(1)),
+    (Problem.NAME_UNUSABLE, 0, set_image(file_name="../val/1.png")),
+    (Problem.NAME_UNUSABLE, 0, set_image(file_name="C:\\1.png")),
+    (Problem.NAME_UNUSABLE, 0, set_image(file_name="\ud800.png")),
+    (Problem.NAME_UNUSABLE, 0, set_image(file_name="caf\udce9.png")),
+    (Problem.NAME_UNUSABLE, 0, set_row(file_name="/etc/passwd")),
+    (Problem.NAME_UNUSABLE, 0, set_row(file_name="a\0b")),
+    (Problem.NAME_BACKSLASH, 1, rename("sub\\1.png")),
+    (Problem.NAME_BACKSLASH, 1, rename("sub\\1.png", "png")),
+    (Problem.NAME_NOT_ASCII, 0, rename("bär.png")),
+    (Problem.NAME_NOT_ASCII, 0, rename("bär.png", "png")),
+    (Problem.IMAGE_MISSING, 0, lambda data: (data.images / "1.png").unlink()),
+    (Problem.IMAGE_MISSING, 0, set_image(file_name="x" * 300)),
+    (Problem.IMAGE_DAMAGED, 0, lambda data: (data.images / "1.png").write_bytes(b"")),
+    (Problem.IMAGE_DAMAGED, 0, lambda data: (data.images / "1.png").write_text("<html>")),
+    (Problem.IMAGE_DAMAGED, 0, lambda data: (data.images / "1.png").write_bytes(png_header(60000, 60000))),
+    (Problem.IMAGE_DAMAGED, 0, cut("images/val/1.png")),
+    (Problem.IMAGE_ROTATED, 0, turned(6, (60, 40))),
+    (Problem.IMAGE_ORIENTATION, 0, turned(3, (60, 40))),
+    (Problem.IMAGE_SIZE, 0, save_image(noise(41, 60))),
+    (Problem.PNG_MISSING, 0, lambda data: (data.pngs / "1.mask.png").unlink()),
+    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray(colours(IDS)).convert("P"))),
+    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray(colours(IDS)).convert("RGBA"))),
+    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray((IDS % 256).astype(np.uint8)))),
+    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray((IDS % 65536).astype(np.uint16)))),
+    (Problem.PNG_FORMAT, 0, lambda data: noise(40, 60).save(data.pngs / "1.mask.png", format="JPEG")),
+    (Problem.PNG_DAMAGED, 0, cut("annotations/panoptic_val/1.mask.png")),
+    (Problem.SIZE_LISTED, 1, set_image(height=41)),
+    (Problem.SIZE_LISTED, 1, set_image(height=60, width=40)),
+    (Problem.SIZE_LISTED, 1, set_image(height="40")),
+    (Problem.SIZE_LISTED, 1, set_image(width=0)),
+    (Problem.SEGMENT_ROW, 0, add("segments", item=None)),
+    (Problem.SEGMENT_ROW, 0, add("segments", item={"id": 2**24, "category_id": BALL})),
+    (Problem.SEGMENT_ROW, 0, set_segment(id=0)),
+    (Problem.SEGMENT_ROW, 0, set_segment(id="70001")),
+    (Problem.SEGMENT_ROW, 0, set_segment(iscrowd=2)),
+    (Problem.SEGMENT_ROW, 0, set_segment(score="a")),
+    (Problem.SEGMENT_TWICE, 0, lambda data: data.row()["segments_info"].append(data.segment())),
+    (Problem.SEGMENT_UNLISTED, 0, lambda data: data.row()["segments_info"].pop(1)),
+    (Problem.SEGMENT_UNLISTED, 0, redraw(lambda ids: paint(ids, (slice(32, 36), slice(0, 10)), 77))),
+    (Problem.SEGMENT_NOT_DRAWN, 1, add("segments", item=EMPTY_SEGMENT)),
+    (Problem.CATEGORY_UNKNOWN, 0, set_segment(category_id=4)),
+    (Problem.CATEGORY_UNKNOWN, 0, set_segment(category_id="7")),
+    (Problem.CATEGORY_UNKNOWN, 0, lambda data: data.segment().pop("category_id")),
+    (Problem.STUFF_TWICE, 0, add_second_sky),
+    (Problem.STUFF_CROWD, 0, set_segment(0, iscrowd=1)),
+    (Problem.AREA, 1, set_segment(area=800)),
+    (Problem.AREA, 1, set_segment(area=-1)),
+    (Problem.AREA, 1, set_segment(area="210")),
+    (Problem.AREA, 1, set_segment(area=float("nan"))),
+    (Problem.BOX, 1, set_segment(bbox=[10, 5, 20, 9])),
+    (Problem.BOX, 1, set_segment(bbox=[10, 5, 21])),
+    (Problem.BOX, 1, set_segment(bbox="all")),
+    (Problem.TINY, 0, add_tiny_ball),
+]
+
+
+@pytest.mark.parametrize(("problem", "fixable", "damage"), FAULTS)
+def test_a_fault_gives_its_finding_and_no_other(tmp_path: Path, problem: Problem, fixable: int, damage: Damage) -> None:
+    data = data_set(tmp_path)
+    damage(data)
+    data.save()
+    (report,) = check(tmp_path, "val", decodes_images=True)
+    assert counts(report) == {problem: (1, fixable)}
+    assert report.is_good is problem.is_warning
+    (found,) = report.problems
+    assert len(found.examples) == 1
+    assert "expected" in found.examples[0] or ";" in found.examples[0]
+
+
+def test_every_kind_of_problem_has_a_test() -> None:
+    elsewhere = {Problem.JSON_DAMAGED, Problem.LEAKAGE}
+    assert {problem for problem, _, _ in FAULTS} | elsewhere == set(Problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"images": []', '{"images": []} x', '{"images": [,]}', '{"a": 1, "a": 2}', "\x80", "[" * 100_000],
+)
+def test_a_damaged_json_is_one_finding(tmp_path: Path, text: str) -> None:
+    data = data_set(tmp_path)
+    data.annotation.write_bytes(text.encode("latin-1"))
+    (report,) = check(tmp_path, "val")
+    assert counts(report) == {Problem.JSON_DAMAGED: (1, 0)}
+    assert not report.is_good
+
+
+def test_the_header_of_a_huge_png_is_enough(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    (data.pngs / "1.mask.png").write_bytes(png_header(60000, 60000))
+    assert counts(check(tmp_path, "val")[0]) == {Problem.PNG_DAMAGED: (1, 0), Problem.IMAGE_SIZE: (1, 0)}
+
+
+def test_pixels_of_images_are_read_when_asked_for(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    cut("images/val/1.png")(data)
+    assert check(tmp_path, "val")[0].is_good
+    assert not check(tmp_path, "val", decodes_images=True)[0].is_good
+
+
+def test_an_annotation_that_follows_the_rotation_is_clean(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    turned(6, (40, 60))(data)  # stored upright, shown as 60 x 40, the size of the PNG
+    assert check(tmp_path, "val")[0].problems == ()
+
+
+def test_a_real_rotated_photo_is_named(tmp_path: Path, shared: Path) -> None:
+    photo = shared / "data" / "photos" / "portrait_exif_orientation_6.jpg"  # stored 1800x1200, shown 1200x1800
+    data = data_set(tmp_path)
+    shutil.copy(photo, data.images / "1.png")
+    ids = np.zeros((1200, 1800), np.int32)
+    ids[:40, :60] = IDS
+    Image.fromarray(colours(ids)).save(data.pngs / "1.mask.png")
+    data.json["images"][1].update(height=1200, width=1800)
+    data.save()
+    (found,) = check(tmp_path, "val")[0].problems
+    assert found.problem is Problem.IMAGE_ROTATED
+    assert "EXIF orientation 6 and is shown as 1200x1800, but its PNG is 1800x1200" in found.examples[0]
+
+
+def test_images_of_two_splits(tmp_path: Path) -> None:
+    write_coco(tmp_path, images=3, split="train")
+    write_coco(tmp_path, images=2, split="val")
+    noise(40, 60).save(tmp_path / "images" / "val" / "0.png")
+    train, val = check(tmp_path)
+    assert (train.split, train.problems) == ("train", ())
+    assert counts(val) == {Problem.LEAKAGE: (1, 0)}
+    assert "'1.png' of val is the same file as '1.png' of train" in val.problems[0].examples[0]
+    assert check(tmp_path, "val")[0].is_good
+
+
+def test_findings_are_counted_but_few_are_kept(tmp_path: Path) -> None:
+    write_coco(tmp_path, images=30)
+    shutil.rmtree(tmp_path / "images" / "val")
+    (tmp_path / "images" / "val").mkdir()
+    for workers in (1, 2):
+        (found,) = check(tmp_path, workers=workers)[0].problems
+        assert (found.problem, found.count, len(found.examples)) == (Problem.IMAGE_MISSING, 30, EXAMPLES)
+        assert found.examples[0].startswith(f"the image {tmp_path}/images/val/0.png is missing")
+
+
+def test_many_faults_at_once(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    set_segment(area=1, bbox=None)(data)
+    set_segment(0, iscrowd=1, area=2)(data)
+    repeat("categories", 1)(data)
+    (data.images / "2.png").unlink()
+    data.save()
+    found = counts(check(tmp_path)[0])
+    assert found == {
+        Problem.CATEGORY_TWICE: (1, 0),
+        Problem.IMAGE_MISSING: (1, 0),
+        Problem.STUFF_CROWD: (1, 0),
+        Problem.AREA: (2, 2),
+    }
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_the_real_coco_images_are_clean(shared: Path, split: str) -> None:
+    """As data/coco_mini/SOURCE.md says; no segment of them is tiny."""
+    (report,) = check(shared / "data" / "coco_mini", split, decodes_images=True)
+    expected = {"train2017": (14, 133), "val2017": (5, 88)}
+    assert (report.images, report.segments) == expected[split]
+    assert report.problems == ()
+
+
+def test_real_cityscapes_annotation_lacks_two_lists_and_nothing_else(tmp_path: Path, shared: Path) -> None:
+    source = shared / "data" / "cityscapes_mini" / "gtFine"
+    name = "cityscapes_panoptic_dummy_trainId"
+    shutil.copytree(source / name, tmp_path / "annotations" / "panoptic_dummy")
+    shutil.copy(source / f"{name}.json", tmp_path / "annotations" / "panoptic_dummy.json")
+    (tmp_path / "images" / "dummy").mkdir(parents=True)
+    (report,) = check(tmp_path)
+    assert counts(report) == {Problem.JSON_LISTS: (2, 0)}
+    assert (report.images, report.segments) == (1, 10)
+
+
+def test_what_cannot_be_checked_at_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        check(tmp_path / "no")
+    with pytest.raises(DataError, match="has no panoptic JSON"):
+        check(tmp_path)
+    data = data_set(tmp_path)
+    with pytest.raises(DataError, match="did you mean 'val'"):
+        check(tmp_path, "vall")
+    shutil.rmtree(data.images)
+    with pytest.raises(DataError, match="annotations of val but no folder of images"):
+        check(tmp_path)
+
+
+def test_what_is_clean_can_be_read_and_what_is_not_drawn_cannot(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    assert check(tmp_path)[0].is_good
+    assert len(list(CocoPanoptic(tmp_path, "val"))) == 3
+    add("segments", item=EMPTY_SEGMENT)(data)
+    data.save()
+    assert not check(tmp_path)[0].is_good
+    with pytest.raises(DataError, match="only in the segments_info"):
+        list(CocoPanoptic(tmp_path, "val"))

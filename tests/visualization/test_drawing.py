@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
+from panformer_cli.errors import PanformerError
+from panformer_cli.visualization import labels, text_rendering
+from panformer_cli.visualization.colors import rgb_to_oklab, shade
+from panformer_cli.visualization.drawing import (
+    DrawOptions,
+    category_colors,
+    colorize,
+    draw_panoptic,
+    save_picture,
+    segment_colors,
+    side_by_side,
+)
+
+PLAIN = DrawOptions(contours=False, labels=False)
+TABLE = CategoryTable([Category(1, "person", True), Category(7, "cat", True), Category(9, "sky", False)])
+
+
+def table_of(count: int) -> CategoryTable:
+    return CategoryTable([Category(3 * i + 1, f"category {i}", i % 3 != 0) for i in range(count)])
+
+
+def smallest_distance(colors: npt.NDArray[np.uint8]) -> float:
+    """Smallest CIE76 distance between two colours, by OpenCV's CIELAB, not the space they are chosen in."""
+    lab = cv2.cvtColor((colors.astype(np.float32) / 255)[None], cv2.COLOR_RGB2LAB)[0]
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e9 * np.eye(len(lab))
+    return float(distance.min())
+
+
+def quarters(height: int, width: int) -> PanopticMap:
+    """Two persons above, a cat and void below; an unusual id, as COCO has them."""
+    ids = np.zeros((height, width), np.int32)
+    ids[: height // 2, : width // 2] = 5
+    ids[: height // 2, width // 2 :] = 16_000_000
+    ids[height // 2 :, : width // 2] = 2
+    kinds = ((5, 1), (16_000_000, 1), (2, 7))
+    return PanopticMap(ids, tuple(Segment(i, c, int((ids == i).sum()), (0, 0, 1, 1), score=0.874) for i, c in kinds))
+
+
+def noise(height: int, width: int, seed: int = 0) -> ImageArray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("count", "at_least"), [(2, 40), (10, 20), (20, 15), (80, 6), (133, 4)])
+def test_colors_without_a_table_s_own_are_distinct(count: int, at_least: float) -> None:
+    colors = category_colors(table_of(count))
+    assert colors.shape == (count, 3) and colors.dtype == np.uint8
+    assert smallest_distance(np.concatenate([colors, np.zeros((1, 3), np.uint8)])) > at_least
+
+
+def test_colors_do_not_depend_on_the_order_of_the_table() -> None:
+    table = table_of(30)
+    again = CategoryTable(reversed(table.categories))
+    np.testing.assert_array_equal(category_colors(table), category_colors(again))
+
+
+def test_colors_are_stable() -> None:
+    # A change here changes every picture: it is meant to be noticed.
+    assert category_colors(TABLE).tolist() == [[96, 249, 171], [168, 32, 61], [241, 150, 253]]
+
+
+def test_a_table_s_own_colors_are_kept_unless_two_are_alike_or_black() -> None:
+    own = [(220, 20, 60), (0, 0, 230), (220, 21, 60), (0, 0, 0), None]
+    table = CategoryTable([Category(i, str(i), True, color) for i, color in enumerate(own)])
+    colors = category_colors(table)
+    assert colors[:2].tolist() == [[220, 20, 60], [0, 0, 230]]
+    assert smallest_distance(np.concatenate([colors, np.zeros((1, 3), np.uint8)])) > 15
+
+
+def test_oklab_is_the_published_conversion() -> None:
+    # White, and sRGB red as CSS Color 4 gives it in its examples.
+    lab = rgb_to_oklab(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 0]], np.uint8))
+    expected = np.array([[1, 0, 0], [0.62796, 0.22486, 0.12585], [0, 0, 0]])
+    np.testing.assert_allclose(lab, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("color", [(220, 20, 60), (0, 0, 142), (255, 255, 128), (128, 128, 128), (1, 1, 1)])
+def test_instances_have_shades_of_the_category(color: tuple[int, int, int]) -> None:
+    shades = np.stack([shade(color, index) for index in range(6)])
+    assert shades[0].tolist() == list(color)
+    assert smallest_distance(shades) > 4.5
+
+
+def test_segment_colors_of_things_and_stuff() -> None:
+    segments = [Segment(i, c, 1, (0, 0, 1, 1)) for i, c in ((4, 9), (5, 1), (6, 1), (7, 9), (8, 7))]
+    colors = segment_colors(segments, TABLE)
+    person, cat, sky = category_colors(TABLE)
+    assert colors.shape == (6, 3) and not colors[0].any()
+    np.testing.assert_array_equal(colors[[1, 2, 4, 5]], [sky, person, sky, cat])
+    assert colors[3].tolist() != person.tolist()
+
+
+def test_colorize_gives_every_pixel_its_segment_s_color() -> None:
+    panoptic = quarters(6, 8)
+    colors = segment_colors(panoptic.segments, TABLE)
+    drawn = colorize(panoptic, TABLE)
+    for y, x in np.ndindex(6, 8):
+        number = [0, 5, 16_000_000, 2].index(int(panoptic.ids[y, x]))
+        assert drawn[y, x].tolist() == colors[number].tolist()
+
+
+def test_ids_without_a_segment_are_void() -> None:
+    panoptic = replace(quarters(6, 8), segments=quarters(6, 8).segments[:1])
+    assert colorize(panoptic, TABLE).any(axis=2).sum() == 3 * 4
+
+
+def test_every_segment_s_pixels_move_towards_its_color() -> None:
+    image, panoptic = noise(40, 60), quarters(40, 60)
+    drawn = draw_panoptic(image, panoptic, TABLE, PLAIN).astype(int)
+    colors = segment_colors(panoptic.segments, TABLE).astype(int)
+    for number, segment_id in enumerate((0, 5, 16_000_000, 2)):
+        pixels = panoptic.ids == segment_id
+        expected = (image[pixels].astype(int) + colors[number]) / 2
+        assert np.abs(drawn[pixels] - expected).max() <= 1
+
+
+def test_contours_change_pixels_near_borders_only() -> None:
+    image, panoptic = noise(400, 600), quarters(400, 600)
+    plain = draw_panoptic(image, panoptic, TABLE, PLAIN)
+    changed = (draw_panoptic(image, panoptic, TABLE, DrawOptions(labels=False)) != plain).any(axis=2)
+    assert changed[199:201, :].mean() > 0.9 and changed[:, 299:301].mean() > 0.9
+    far = np.ones((400, 600), bool)
+    far[196:204] = False
+    far[:, 296:304] = False
+    assert not changed[far].any()
+
+
+def test_a_contour_is_about_as_thin_in_a_large_image() -> None:
+    for height, width in ((300, 600), (1500, 3000)):
+        image, panoptic = np.zeros((height, width, 3), np.uint8), quarters(height, width)
+        plain = draw_panoptic(image, panoptic, TABLE, PLAIN)
+        row = draw_panoptic(image, panoptic, TABLE, DrawOptions(labels=False))[10].astype(int)
+        strong = (np.abs(row - plain[10]).sum(axis=1) > 60).sum()
+        assert 1 <= strong <= width / 100
+
+
+def test_labels_are_written_inside_their_segments() -> None:
+    image, panoptic = np.full((400, 600, 3), 120, np.uint8), quarters(400, 600)
+    plain = draw_panoptic(image, panoptic, TABLE, PLAIN)
+    changed = (draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False)) != plain).any(axis=2)
+    for segment_id in (5, 16_000_000, 2):
+        assert changed[panoptic.ids == segment_id].sum() > 300
+    assert not changed[panoptic.ids == 0].any()
+    assert not changed[[0, -1]].any() and not changed[:, [0, -1]].any()
+
+
+def test_scores_make_labels_longer_and_are_optional() -> None:
+    image, panoptic = noise(400, 600), quarters(400, 600)
+    plain = draw_panoptic(image, panoptic, TABLE, PLAIN)
+    without = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False))
+    with_score = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False, scores=True))
+    assert (with_score != plain).sum() > 1.3 * (without != plain).sum()
+
+
+def test_labels_do_not_overlap_and_stay_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    small = rng.integers(1, 21, (6, 8))
+    ids = np.kron(small, np.ones((101, 98))).astype(np.int32)
+    panoptic = PanopticMap(ids, tuple(Segment(i, 1, 1, (0, 0, 1, 1)) for i in range(1, 21)))
+    stamps = np.zeros(ids.shape, int)
+    stamp = labels._stamp
+
+    def counted(picture: ImageArray, letters: labels.Mask, corner: tuple[int, int], color: labels.Mask) -> None:
+        height, width = letters.shape
+        assert corner[0] >= 0 and corner[1] >= 0 and corner[0] + height <= 606 and corner[1] + width <= 784
+        stamps[corner[0] : corner[0] + height, corner[1] : corner[1] + width] += 1
+        stamp(picture, letters, corner, color)
+
+    monkeypatch.setattr(labels, "_stamp", counted)
+    draw_panoptic(noise(*ids.shape), panoptic, TABLE)
+    assert stamps.max() == 1 and stamps.sum() > 5 * 15 * 40
+
+
+def test_a_label_that_does_not_fit_is_left_out() -> None:
+    ids = np.zeros((200, 300), np.int32)
+    ids[:, 150:153] = 1
+    panoptic = PanopticMap(ids, (Segment(1, 1, 600, (150, 0, 3, 200)),))
+    image = noise(200, 300)
+    labelled = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False))
+    np.testing.assert_array_equal(labelled, draw_panoptic(image, panoptic, TABLE, PLAIN))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.integers(0, 99))
+def test_images_of_any_size_keep_it(height: int, width: int, count: int, seed: int) -> None:
+    ids = np.random.default_rng(seed).integers(0, count + 1, (height, width)).astype(np.int32)
+    panoptic = PanopticMap(ids, tuple(Segment(i, 1, 0, (0, 0, 0, 0)) for i in range(1, count + 1)))
+    image = noise(height, width, seed)
+    before = image.copy()
+    drawn = draw_panoptic(image, panoptic, TABLE)
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 50), (50, 1), (1, 1), (700, 3), (128, 128)])
+def test_tiny_and_thin_images(shape: tuple[int, int]) -> None:
+    ids = np.ones(shape, np.int32)
+    panoptic = PanopticMap(ids, (Segment(1, 9, ids.size, (0, 0, shape[1], shape[0])),))
+    drawn = draw_panoptic(noise(*shape), panoptic, TABLE)
+    assert drawn.shape == (*shape, 3)
+
+
+def test_a_map_without_segments_is_dimmed() -> None:
+    image = noise(10, 12)
+    drawn = draw_panoptic(image, PanopticMap(np.zeros((10, 12), np.int32), ()), TABLE)
+    assert np.abs(drawn.astype(int) - image / 2).max() <= 1
+
+
+def test_a_map_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one size"):
+        draw_panoptic(noise(10, 12), quarters(12, 10), TABLE)
+
+
+def test_side_by_side_keeps_the_pictures_whole() -> None:
+    first, second = noise(40, 90), noise(60, 70, 1)
+    row = side_by_side([first, second], ["ground truth", "prediction that has a long caption"])
+    top = row.shape[0] - 60
+    assert top > 9 and row.shape[1] > 160
+    np.testing.assert_array_equal(row[top : top + 40, :90], first)
+    np.testing.assert_array_equal(row[top:, -70:], second)
+    assert row[:top, :90].max() > 200
+    with pytest.raises(ValueError, match="one caption an image"):
+        side_by_side([first], [])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2)])
+def test_side_by_side_of_tiny_pictures(shape: tuple[int, int]) -> None:
+    assert side_by_side([noise(*shape)], ["image"]).shape[1] == shape[1]
+
+
+@pytest.mark.parametrize("text", ["person", "gpqy|", "Straße", "日本語", "кошка", "", "two\nlines", "x" * 200])
+def test_text_of_any_script_has_one_height(text: str) -> None:
+    for size in (9, 14, 60):
+        coverage = text_rendering.text_coverage(text, size)
+        assert coverage.shape[0] == text_rendering.text_coverage("a", size).shape[0]
+        assert coverage.dtype == np.uint8
+        assert (coverage.max() > 150) == bool(text)
+
+
+def test_text_without_opencv_5_loses_accents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "FontFace", raising=False)
+    np.testing.assert_array_equal(text_rendering.text_coverage("é車", 20), text_rendering.text_coverage("e??", 20))
+
+
+def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    picture = noise(20, 30)
+    save_picture(tmp_path / "new" / "a.png", picture)
+    read = cv2.imread(str(tmp_path / "new" / "a.png"))
+    assert read is not None
+    np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), picture)
+    with pytest.raises(PanformerError, match="too many for .jpg"):
+        save_picture(tmp_path / "b.jpg", np.zeros((1, 70_000, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
