@@ -21,6 +21,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple, NoReturn
 
 import torch
+from panformer_cli.models.inference_form import for_inference
 
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
@@ -31,7 +32,6 @@ from panformer_cli.engine.benchmarking.benchmark import parse_size
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, matrix_rate, metered
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.inference_form import for_inference
 from panformer_cli.models.panoptic_segformer.random_weights import STUFF, THINGS, random_model
 from panformer_cli.recipe_io import load_recipe
 

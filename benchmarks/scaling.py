@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
+from panformer_cli.models.inference_form import for_inference
 
 from panformer_cli import __version__
 from panformer_cli.console import print_table
@@ -30,7 +31,6 @@ from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, metered
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.files import atomic_write
-from panformer_cli.models.inference_form import for_inference
 from panformer_cli.models.panoptic_segformer.random_weights import random_model
 from panformer_cli.pages.chart import WIDTH, Chart, Series, chart_svg, series_class
 from panformer_cli.recipe_io import load_recipe

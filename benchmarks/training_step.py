@@ -21,6 +21,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from torch import Tensor, nn
 
 from panformer_cli.console import print_table
@@ -34,7 +35,6 @@ from panformer_cli.models.build import build_model
 from panformer_cli.models.layers.sampling import SamplingName, sampling_by
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts
 from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
+from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.recipe import Recipe
 
 Section = TypeVar("Section")
@@ -37,8 +38,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name_or_path)
     content = _read(path)
     problems: list[str] = []
+    family = _family_of(content, overrides)
     for override in overrides:
-        _apply_override(content, override, problems)
+        _apply_override(content, override, _settings(family), problems)
     where = f"{path} with {' '.join(f'--set {override}' for override in overrides)}" if overrides else str(path)
     return _checked_recipe(content, where, problems)
 
@@ -124,15 +126,31 @@ def _read(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _apply_override(content: dict[Any, Any], override: str, problems: list[str]) -> None:
-    """Put `override` into `content`, or say in `problems` why not."""
+def _family_of(content: Mapping[Any, Any], overrides: Sequence[str] = ()) -> str:
+    """Return the model family that a recipe and its overrides name; the default for none or a wrong one."""
+    section = content.get("model")
+    asked = section.get("family") if isinstance(section, Mapping) else None
+    for override in overrides:
+        key, _, text = override.partition("=")
+        asked = text if key == "model.family" else asked
+    return asked if isinstance(asked, str) and asked in FAMILIES else DEFAULT_FAMILY
+
+
+def _sections(family: str) -> dict[str, Any]:
+    """Return the types of the recipe's fields; two sections depend on the model family."""
+    known = FAMILIES[family]
+    return {**get_type_hints(Recipe), "model": known.model_settings, "inference": known.inference_settings}
+
+
+def _apply_override(content: dict[Any, Any], override: str, settings: dict[str, Any], problems: list[str]) -> None:
+    """Put `override` into `content`, or explain in `problems` why not."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         problems.append(f"--set {override}: expected key=value, such as train.lr=1e-4")
         return
-    hint = _settings().get(key)
+    hint = settings.get(key)
     if hint is None:
-        problems.append(_unknown_key(key))
+        problems.append(_unknown_key(key, list(settings)))
         return
     try:
         value = text if _is_text(hint) else plain_yaml.parse(text)
@@ -154,7 +172,8 @@ def _opened(content: dict[Any, Any], section: str) -> Any:
 
 def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str]) -> Recipe:
     """The recipe; or one error with `problems` and whatever else is wrong."""
-    recipe = _section(Recipe, mapping, "", problems)
+    family = _family_of(mapping)
+    recipe = _section(Recipe, _sections(family), mapping, "", problems, list(_settings(family)))
     if len(problems) == 1:
         raise RecipeError(f"{where}: {problems[0]}")
     if problems:
@@ -162,34 +181,63 @@ def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str])
     return recipe
 
 
-def _section(kind: Callable[..., Section], mapping: Any, prefix: str, problems: list[str]) -> Section:
-    """An object of the dataclass `kind`; what is wrong goes to `problems` and gets its default."""
+def _section(
+    kind: Callable[..., Section],
+    hints: Mapping[str, Any],
+    mapping: Any,
+    prefix: str,
+    problems: list[str],
+    known: list[str],
+) -> Section:
+    """Return an object of the dataclass `kind`; what is wrong goes to `problems` and gets its default.
+
+    Args:
+        hints: types of its fields.
+        prefix: of its keys, such as `model.`.
+        known: dotted keys of all settings.
+    """
     if mapping is None:
         mapping = {}
     if not isinstance(mapping, Mapping):
         problems.append(f"{prefix.rstrip('.') or 'the recipe'} is {_received(mapping)}: expected keys with values")
         return kind()
-    hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for key, value in mapping.items():
         dotted = f"{prefix}{key}"
         if key not in hints:
-            problems.append(_unknown_key(dotted))
+            problems.append(_unknown_key(dotted, known))
         elif is_dataclass(hints[key]):
-            values[key] = _section(hints[key], value, f"{dotted}.", problems)
+            inner = _field_types(hints[key])
+            values[key] = _section(hints[key], inner, value, f"{dotted}.", problems, known)
         else:
             try:
-                values[key] = _convert(value, hints[key])
-            except TypeError:
+                values[key] = _checked(dotted, value, hints[key])
+            except TypeError as error:
                 wrong.append(dotted)
-                problems.append(f"{dotted} is {_received(value)}: expected {_expected(hints[key])}")
+                problems.append(str(error))
     try:
         return kind(**values)
     except RecipeError as error:
         # A setting of a wrong type has its default here; nothing may be said about that.
         problems += [line for line in str(error).splitlines() if line.split(" ")[0] not in wrong]
         return kind()
+
+
+def _checked(dotted: str, value: Any, hint: Any) -> Any:
+    """Return a value of a setting; TypeError, with the whole sentence, where it cannot be used."""
+    if dotted == "model.family" and value not in FAMILIES:
+        raise TypeError(f"{dotted} is {_received(value)}: expected one of {', '.join(FAMILIES)}")
+    try:
+        return _convert(value, hint)
+    except TypeError as error:
+        raise TypeError(f"{dotted} is {_received(value)}: expected {_expected(hint)}") from error
+
+
+def _field_types(kind: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields; class variables are none."""
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in fields(kind)}
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -243,21 +291,19 @@ def _received(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _settings() -> dict[str, Any]:
-    """Dotted keys of all settings, with their types; sections themselves are left out."""
+def _settings(family: str) -> dict[str, Any]:
+    """Return the dotted keys of all settings with their types; sections themselves are left out."""
     found: dict[str, Any] = {}
-    for key, hint in get_type_hints(Recipe).items():
+    for key, hint in _sections(family).items():
         if is_dataclass(hint):
-            inner = get_type_hints(hint)
-            found |= {f"{key}.{item.name}": inner[item.name] for item in fields(hint)}
+            found |= {f"{key}.{name}": inner for name, inner in _field_types(hint).items()}
         else:
             found[key] = hint
     return found
 
 
-def _unknown_key(dotted: str) -> str:
+def _unknown_key(dotted: str, known: list[str]) -> str:
     """The problem, with the keys that may have been meant: of the same section, or of the same name in another."""
-    known = list(_settings())
     sections = sorted({key.split(".")[0] for key in known if "." in key})
     if dotted in sections:
         return f"{dotted} is a section: set one of its keys, such as {_keys_of(dotted, known)[0]}"

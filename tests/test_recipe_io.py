@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
-from panformer_cli.recipe import DataRecipe, InferenceRecipe, ModelRecipe, Recipe, TrainRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
+from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import (
     built_in_recipes,
     find_recipe,
@@ -22,6 +23,7 @@ from panformer_cli.recipe_io import (
     recipe_to_dict,
     recipe_to_yaml,
 )
+from panformer_cli.settings import DataSettings, TrainSettings
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +59,9 @@ def test_values_of_every_type_and_defaults_for_the_rest() -> None:
     )
     assert recipe == Recipe(
         name="mine",
-        model=ModelRecipe(backbone="swin_large", frozen_stages=0, mask_bias=0.5),
-        data=DataRecipe(root="here", train_short_sides=(320, 480), crop_range=(100, 200), skip_bad_images=True),
-        train=TrainRecipe(lr=0.0001, clip_norm=1.0, max_steps=10),
+        model=PanopticSegFormerSettings(backbone="swin_large", frozen_stages=0, mask_bias=0.5),
+        data=DataSettings(root="here", train_short_sides=(320, 480), crop_range=(100, 200), skip_bad_images=True),
+        train=TrainSettings(lr=0.0001, clip_norm=1.0, max_steps=10),
     )
     assert isinstance(recipe.train.clip_norm, float)
 
@@ -95,9 +97,9 @@ def test_overrides() -> None:
         "name=12",
         "train.lr=2e-4",
     )
-    assert recipe.data == DataRecipe(root="/a b=c/1e5", train_short_sides=(320,))
-    assert recipe.train == TrainRecipe(lr=2e-4, max_steps=10)
-    assert recipe.model == ModelRecipe(backbone="resnet18")
+    assert recipe.data == DataSettings(root="/a b=c/1e5", train_short_sides=(320,))
+    assert recipe.train == TrainSettings(lr=2e-4, max_steps=10)
+    assert recipe.model == PanopticSegFormerSettings(backbone="resnet18")
     assert recipe.name == "12"
 
 
@@ -286,15 +288,17 @@ recipes = st.builds(
     name=st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", fullmatch=True),
     published_pq=st.none() | numbers,
     model=st.builds(
-        ModelRecipe,
+        PanopticSegFormerSettings,
         mask_bias=st.none() | numbers,
         dropout=numbers,
         backbone=st.just("swin_tiny"),
         frozen_stages=st.just(0),
     ),
-    data=st.builds(DataRecipe, root=texts, skip_bad_images=st.booleans(), flip_probability=numbers, workers=st.just(0)),
+    data=st.builds(
+        DataSettings, root=texts, skip_bad_images=st.booleans(), flip_probability=numbers, workers=st.just(0)
+    ),
     train=st.builds(
-        TrainRecipe,
+        TrainSettings,
         epochs=st.integers(1, 10**18 - 1),
         batch_size=st.just(3),
         images_per_forward=st.just(2),
@@ -309,7 +313,7 @@ recipes = st.builds(
         log_every=st.just(1),
         seed=st.integers(0, 5),
     ),
-    inference=st.just(InferenceRecipe(top_k=7)),
+    inference=st.just(MergingSettings(top_k=7)),
 )
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from panformer_cli import plain_yaml
-from panformer_cli.recipe import DataRecipe, InferenceRecipe, ModelRecipe, Recipe, TrainRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
+from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_to_dict
+from panformer_cli.settings import DataSettings, TrainSettings
 
 PUBLISHED = {
     "r50_1x": 48.0,
@@ -63,7 +65,7 @@ def test_states_only_what_differs_from_the_defaults(path: Path) -> None:
 def test_the_published_settings() -> None:
     """Sections 1, 3, 7 and 8 of the specification, setting by setting."""
     r50 = load_recipe("r50")
-    assert r50.model == ModelRecipe(
+    assert r50.model == PanopticSegFormerSettings(
         backbone="resnet50",
         backbone_weights="imagenet",
         frozen_stages=2,
@@ -82,7 +84,7 @@ def test_the_published_settings() -> None:
         mask_bias=None,
         mask_waking_slope=0.0,
     )
-    assert r50.data == DataRecipe(
+    assert r50.data == DataSettings(
         short_side=800,
         long_side=1333,
         train_short_sides=tuple(range(480, 801, 32)),
@@ -91,7 +93,7 @@ def test_the_published_settings() -> None:
         crop_short_sides=(400, 500, 600),
         crop_range=(384, 600),
     )
-    assert r50.train == TrainRecipe(
+    assert r50.train == TrainSettings(
         epochs=24,
         max_steps=None,
         batch_size=8,
@@ -105,7 +107,7 @@ def test_the_published_settings() -> None:
         warmup_steps=0,
         precision="fp32",
     )
-    assert r50.inference == InferenceRecipe(top_k=100, score_threshold=0.25, thing_overlap=0.4, stuff_overlap=0.2)
+    assert r50.inference == MergingSettings(top_k=100, score_threshold=0.25, thing_overlap=0.4, stuff_overlap=0.2)
 
 
 @pytest.mark.parametrize(

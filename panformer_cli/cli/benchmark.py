@@ -12,21 +12,6 @@ if TYPE_CHECKING:
     from panformer_cli.engine.benchmarking.benchmark import Benchmark
     from panformer_cli.engine.benchmarking.passes import Figures
 
-LABELS = {
-    "decode": "decode",
-    "prepare": "resize and normalise",
-    "backbone": "backbone",
-    "neck": "neck",
-    "encoder": "encoder",
-    "location_decoder": "location decoder",
-    "thing_mask_decoder": "mask decoder, things",
-    "stuff_mask_decoder": "mask decoder, stuff",
-    "network_rest": "rest of the network",
-    "merging": "merging",
-    "writing": "writing",
-}
-"""What the table calls the stages."""
-
 
 @click.command()
 @click.argument("model", metavar="RECIPE|CHECKPOINT")
@@ -99,7 +84,7 @@ def _print(result: Benchmark) -> None:
     title = f"{request.model}, {weights}: {height}x{width}, batch {request.batch}, {request.precision}"
     columns = ["stage", "median ms", "least ms", "quartiles ms", "% of total", "GFLOP", "% of limit"]
     whole = sum(figures.ms.median for figures in result.stages.values())
-    rows = [_row(LABELS[name], figures, whole) for name, figures in result.stages.items()]
+    rows = [_row(name.replace("_", " "), figures, whole) for name, figures in result.stages.items()]
     rows.append(_row("network alone", result.network, result.total.ms.median))
     rows.append(_row("file to result", result.total, result.total.ms.median))
     print_table(title, columns, rows)

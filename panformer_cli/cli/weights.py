@@ -11,7 +11,7 @@ import click
 from panformer_cli.cli.groups import SuggestingGroup
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.checkpoints.published import PublishedWeights
+    from panformer_cli.models.published import PublishedWeights
 
 
 @click.group(cls=SuggestingGroup)
@@ -31,7 +31,8 @@ def list_weights(as_json: bool) -> None:
     files.
     """
     from panformer_cli.console import print_table
-    from panformer_cli.engine.checkpoints.published import PUBLISHED, release_folder, weights_folder
+    from panformer_cli.engine.checkpoints.published import PUBLISHED
+    from panformer_cli.models.published import weights_folder
 
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in PUBLISHED.values()], indent=2))
@@ -43,7 +44,9 @@ def list_weights(as_json: bool) -> None:
         for row in PUBLISHED.values()
     ]
     print_table("Published weights: PQ on COCO val2017, percent", columns, rows)
-    click.echo(f"From: {release_folder()}\nCache: {weights_folder()}")
+    for folder in dict.fromkeys(row.address.rpartition("/")[0] for row in PUBLISHED.values()):
+        click.echo(f"From: {folder}")
+    click.echo(f"Cache: {weights_folder()}")
 
 
 @weights.command("import")

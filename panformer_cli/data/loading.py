@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,17 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.data.transforms import TrainTransform
 from panformer_cli.errors import DataError, PanformerError, RecipeError
-from panformer_cli.recipe import Recipe
+from panformer_cli.settings import DataSettings, TrainSettings
+
+
+class LoadingSettings(Protocol):
+    """The part of a recipe that loading needs."""
+
+    @property
+    def data(self) -> DataSettings: ...
+
+    @property
+    def train(self) -> TrainSettings: ...
 
 
 class Draw(NamedTuple):
@@ -80,7 +90,7 @@ class TrainDataset(Dataset[TrainItem]):
     With `data.skip_bad_images`, the next good image of the data set takes the place of one that raises `DataError`.
     """
 
-    def __init__(self, dataset: CocoPanoptic, recipe: Recipe) -> None:
+    def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings) -> None:
         self._dataset = dataset
         self._transform = TrainTransform(recipe.data, dataset.categories)
         self._seed = recipe.train.seed
@@ -107,7 +117,7 @@ class TrainDataset(Dataset[TrainItem]):
         raise DataError(f"none of the {len(self)} training images can be used; the first problem: {skipped[0]}")
 
 
-def train_loader(dataset: CocoPanoptic, recipe: Recipe, rank: int = 0, world_size: int = 1) -> TrainLoader:
+def train_loader(dataset: CocoPanoptic, recipe: LoadingSettings, rank: int = 0, world_size: int = 1) -> TrainLoader:
     """The training batches of process `rank` of `world_size`.
 
     Raises:
@@ -131,7 +141,7 @@ class TrainLoader:
     skipped: what was wrong with each image that this process left out, in the order of meeting it.
     """
 
-    def __init__(self, dataset: CocoPanoptic, recipe: Recipe, rank: int, world_size: int) -> None:
+    def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings, rank: int, world_size: int) -> None:
         train = recipe.train
         self._order = EpochOrder(len(dataset), train.batch_size, train.seed)
         self._images_per_forward = train.images_per_forward

@@ -14,7 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_png import id_runs
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap, Sample, Segment, Targets
-from panformer_cli.recipe import DataRecipe
+from panformer_cli.settings import DataSettings
 
 MEAN = (123.675, 116.28, 103.53)
 """Of the channels R, G, B, 0..255."""
@@ -72,13 +72,13 @@ def targets_of(annotation: PanopticMap, categories: CategoryTable) -> Targets:
 
 
 class TrainTransform:
-    """The random augmentation of training: flip, then resize or resize-crop-resize; see `DataRecipe`.
+    """The random augmentation of training: flip, then resize or resize-crop-resize; see `DataSettings`.
 
     Calling it with a sample and a generator gives the image (3, H, W) float32 and its targets. The draws depend on the
     generator and the image's size alone.
     """
 
-    def __init__(self, recipe: DataRecipe, categories: CategoryTable) -> None:
+    def __init__(self, recipe: DataSettings, categories: CategoryTable) -> None:
         self._recipe = recipe
         self._categories = categories
 

@@ -7,63 +7,24 @@ resizing, without any padding, and each gets the result that it gets alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.structures import ImageArray, PanopticMap
+from panformer_cli.data.structures import Batch, ImageArray
 from panformer_cli.data.transforms import prepare_image, resized_size
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, load_model
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast, resolve_precision
-from panformer_cli.metrics.detection import InstancePrediction, encode_mask
-from panformer_cli.models.inference_form import for_inference
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.postprocessing import (
-    Candidates,
-    InferenceSelection,
-    candidates_of,
-    merge_masks,
-)
-from panformer_cli.recipe import InferenceRecipe, Recipe
+from panformer_cli.models.base import PanopticModel, Prediction
+from panformer_cli.models.layers.sampling import SamplingName, check_sampling
+from panformer_cli.recipe import Recipe
 
 Key = TypeVar("Key")
 
 WAITING_BATCHES = 8
 """Images that `Predictor.stream` holds at most, in batches. With less, common sizes run before their batch is full."""
-
-
-@dataclass
-class Prediction:
-    """What the model sees in one image.
-
-    candidates: masks and scores. categories, thresholds: by which they are merged.
-    """
-
-    candidates: Candidates
-    categories: CategoryTable
-    thresholds: InferenceRecipe
-
-    @cached_property
-    def panoptic(self) -> PanopticMap:
-        """The merged map at the image's own size; merged when first asked for, so that another thread may do it."""
-        return merge_masks(self.candidates, self.categories, self.thresholds)
-
-    def instances(self, image_id: int | str, num_things: int) -> InstancePrediction:
-        """The thing candidates as instances, for box and mask AP."""
-        scores = self.candidates.scores()
-        things = len(self.candidates.boxes)
-        assert (self.candidates.labels[:things] < num_things).all(), "things come first"
-        return InstancePrediction(
-            image_id,
-            scores[:things].tolist(),
-            self.candidates.labels[:things].tolist(),
-            self.candidates.boxes,
-            [encode_mask(self.candidates.binary(index)) for index in range(things)],
-        )
 
 
 class Predictor:
@@ -74,29 +35,35 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        model: PanopticSegFormer,
-        recipe: Recipe,
-        categories: CategoryTable,
-        device: torch.device,
-        precision: Precision = "fp32",
+        self, model: PanopticModel, recipe: Recipe, device: torch.device, precision: Precision = "fp32"
     ) -> None:
         self.model = model.to(device)
         self.recipe = recipe
-        self.categories = categories
         self.device = device
         self.precision = precision
 
+    @property
+    def categories(self) -> CategoryTable:
+        return self.model.categories
+
     @classmethod
-    def of(cls, checkpoint: Checkpoint, process: Process, choice: PrecisionChoice = "fp32") -> Predictor:
-        """A checkpoint's model in its fastest form, on the device of `process`.
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        process: Process,
+        choice: PrecisionChoice = "fp32",
+        sampling: SamplingName = "auto",
+    ) -> Predictor:
+        """Return a predictor with a checkpoint's model in its fastest form, on the device of `process`.
 
         Raises:
-            PanformerError: the weights do not fit, or the device is no good at the precision.
+            PanformerError: the weights do not fit, or the device does not support the precision or the sampling.
         """
         precision = resolve_precision(choice, process)
-        model = for_inference(load_model(checkpoint))
-        return cls(model, checkpoint.recipe, checkpoint.categories, process.device, precision)
+        check_sampling(sampling, process.device.type)
+        model = load_model(checkpoint, sampling)
+        model.optimize_for_inference()
+        return cls(model, checkpoint.recipe, process.device, precision)
 
     def __call__(self, image: ImageArray) -> Prediction:
         """image: (H, W, 3) uint8 RGB."""
@@ -145,25 +112,19 @@ class Predictor:
 
         images: of one input size, 1 or more.
         """
-        output, selection = self._forward(images)
+        output = self._forward(images)
         for number, image in enumerate(images):
-            yield self._prediction(output, selection, number, image)
+            yield self._postprocess(output, number, (image.shape[0], image.shape[1]))
 
     @torch.inference_mode()
-    def _forward(self, images: Sequence[ImageArray]) -> tuple[PanopticOutput, InferenceSelection]:
+    def _forward(self, images: Sequence[ImageArray]) -> Any:
         data = self.recipe.data
         prepared = [prepare_image(image, data.short_side, data.long_side) for image in images]
         batch = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
         padding_mask = torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
-        selection = InferenceSelection(self.recipe.inference.top_k)
         with autocast(self.precision, self.device):
-            return self.model(batch, padding_mask, selection), selection
+            return self.model(Batch(batch, padding_mask))
 
     @torch.inference_mode()
-    def _prediction(
-        self, output: PanopticOutput, selection: InferenceSelection, number: int, image: ImageArray
-    ) -> Prediction:
-        """The prediction of image `number` of a batch."""
-        size = (image.shape[0], image.shape[1])
-        candidates = candidates_of(output, selection, number, size, self.categories.num_things)
-        return Prediction(candidates, self.categories, self.recipe.inference)
+    def _postprocess(self, output: Any, number: int, size: tuple[int, int]) -> Prediction:
+        return self.model.postprocess(output, number, size, self.recipe.inference)

@@ -15,13 +15,14 @@ from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.processes import run_processes
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
-from panformer_cli.engine.inference import Prediction, Predictor
+from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError
 from panformer_cli.files import write_json
+from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
 
@@ -151,7 +152,7 @@ def _distinct(names: list[Path]) -> list[str]:
 
 def _predict_process(process: Process, request: PredictRequest, images: list[InputImage], reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
-    predictor = Predictor.of(checkpoint, process, request.precision)
+    predictor = Predictor.of(checkpoint, process, request.precision, request.processes.sampling)
     results = PanopticResults(request.out, checkpoint.categories, process)
     own = range(process.rank, len(images), process.world_size)
     told = reporter if process.is_first else SilentReporter()

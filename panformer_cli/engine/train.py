@@ -46,10 +46,9 @@ from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, se
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.metrics.quality import PanopticResult
+from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
+from panformer_cli.models.layers.sampling import SamplingName, check_sampling
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
@@ -119,7 +118,7 @@ def _train_process(process: Process, recipe: Recipe, run: RunFolder, options: Tr
     with stop_on_signals() as stop:
         told = reporter if process.is_first else SilentReporter()
         pretrained = not options.resume and options.init_from is None
-        Trainer(process, recipe, run, told, pretrained).run(options, stop)
+        Trainer(process, recipe, run, told, pretrained, options.processes.sampling).run(options, stop)
 
 
 class Trainer:
@@ -129,7 +128,13 @@ class Trainer:
     """
 
     def __init__(
-        self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter, pretrained: bool = True
+        self,
+        process: Process,
+        recipe: Recipe,
+        run: RunFolder,
+        reporter: Reporter,
+        pretrained: bool = True,
+        sampling: SamplingName = "auto",
     ) -> None:
         self.process, self.recipe, self.run_folder, self.reporter = process, recipe, run, reporter
         root = Path(recipe.data.root)
@@ -142,11 +147,11 @@ class Trainer:
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
         self.progress = TrainProgress()
 
+        check_sampling(sampling, process.device.type)
         torch.manual_seed(recipe.train.seed)
-        model = build_model(recipe.model, self.categories, pretrained)
-        self.model: PanopticSegFormer = model.to(process.device)
+        model = build_model(recipe.model, recipe.inference, self.categories, pretrained, sampling)
+        self.model: PanopticModel = model.to(process.device)
         self.optimizer = build_optimizer(self.model, recipe.train)
-        self.criterion = PanopticCriterion(self.categories.num_things)
         self.parallel: nn.Module = self.model
         if process.world_size > 1:
             # Dropout has to differ between processes; everything up to here had to be equal.
@@ -161,7 +166,7 @@ class Trainer:
         if options.resume:
             self._resume()
         elif options.init_from is not None:
-            start_from(self.model, self.categories, read_checkpoint(options.init_from), self.reporter)
+            start_from(self.model, read_checkpoint(options.init_from), self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate()
@@ -210,19 +215,18 @@ class Trainer:
         if self.progress.step % recipe.log_every == 0 or self.progress.step == self.total_steps:
             self._log_losses(recipe.lr * factor)
 
-    def _losses(self, batch: Batch, counts: SegmentCounts) -> dict[str, Tensor]:
-        selection = TrainingSelection(batch.targets, self.categories.num_things)
+    def _losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         device = self.process.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
-            output = self.parallel(batch.images, batch.padding_mask, selection)
-        return self.criterion(output, batch.targets, selection, counts)
+            losses: dict[str, Tensor] = self.parallel(batch, counts)
+        return losses
 
-    def _count(self, batches: list[Batch]) -> SegmentCounts:
+    def _count(self, batches: list[Batch]) -> LossCounts:
         """Segments per image, the mean over the whole step, as the normalisation of the losses wants it."""
         own = [count_segments(batch.targets, self.categories.num_things) for batch in batches]
         total = self.process.sum(torch.tensor(own, dtype=torch.int64).sum(0))
         things, stuff = (total.double() / self.recipe.train.batch_size).tolist()
-        return SegmentCounts(things, stuff)
+        return LossCounts(things, stuff)
 
     def _synchronised(self, last: bool) -> Any:
         """Gradients travel between processes only with the last batch of a step."""
@@ -245,7 +249,7 @@ class Trainer:
     def _evaluate(self) -> None:
         self._save()  # an evaluation can take long: whatever happens to it, the step is safe
         self.model.eval()
-        predictor = Predictor(self.model, self.recipe, self.categories, self.process.device)
+        predictor = Predictor(self.model, self.recipe, self.process.device)
         groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
         self._log_evaluation(groups)
         self.progress.evaluated_step = self.progress.step
@@ -377,8 +381,10 @@ def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder)
     """A run goes on with the model and categories it began with; data place, schedule and the like may change."""
     checkpoint = read_checkpoint(run.last)
     before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
-    lasting = [key for key in now if key not in ("backbone_weights", "mask_bias")]  # these two are for the start only
-    changed = [f"model.{key} was {before[key]!r} and is {now[key]!r}" for key in lasting if before[key] != now[key]]
+    lasting = [key for key in now if key not in recipe.model.starting_only]
+    changed = [
+        f"model.{key} was {before.get(key)!r} and is {now[key]!r}" for key in lasting if before.get(key) != now[key]
+    ]
     if changed:
         raise CheckpointError(
             f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "

@@ -8,8 +8,9 @@ import pytest
 
 from panformer_cli.cli.benchmark import LABELS
 from panformer_cli.engine.benchmarking.passes import STAGES
-from panformer_cli.recipe import DataRecipe, Recipe
+from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
+from panformer_cli.settings import DataSettings
 from tests.cli.test_cli import HEAVY, in_new_process, run
 from tests.models.panoptic_segformer.small import SMALL
 
@@ -17,7 +18,7 @@ from tests.models.panoptic_segformer.small import SMALL
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("recipe") / "small.yaml"
-    path.write_text(recipe_to_yaml(Recipe("small", model=SMALL, data=DataRecipe())), encoding="utf-8")
+    path.write_text(recipe_to_yaml(Recipe("small", model=SMALL, data=DataSettings())), encoding="utf-8")
     return str(path)
 
 

@@ -17,7 +17,7 @@ from panformer_cli.data import transforms
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import PanopticMap, Sample
 from panformer_cli.data.transforms import TrainTransform, _random_crop, _Scene, resized_size
-from panformer_cli.recipe import DataRecipe
+from panformer_cli.settings import DataSettings
 from tests.data.test_transforms import CATEGORIES, marked
 
 SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -60,7 +60,7 @@ class Recorder:
     def draws(self, height: int, width: int, number: int) -> list[Draw]:
         image, ids = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
         sample = Sample(image, PanopticMap(ids, ()), 1, "a.jpg", "a.png")
-        transform, rng = TrainTransform(DataRecipe(), CATEGORIES), np.random.default_rng(0)
+        transform, rng = TrainTransform(DataSettings(), CATEGORIES), np.random.default_rng(0)
         found = []
         for _ in range(number):
             self._draw = Draw()
@@ -156,7 +156,7 @@ def test_images_of_other_shapes(
 
 
 def test_sizes_and_rates_are_drawn_as_specified() -> None:
-    recipe = DataRecipe(
+    recipe = DataSettings(
         train_short_sides=(40, 48),
         long_side=100,
         crop_short_sides=(50, 60, 70),
@@ -208,7 +208,7 @@ def test_a_crop_lies_anywhere_with_equal_chance() -> None:
 
 
 def test_equal_generators_draw_equal_items() -> None:
-    transform = TrainTransform(DataRecipe(train_short_sides=(40, 48, 56)), CATEGORIES)
+    transform = TrainTransform(DataSettings(train_short_sides=(40, 48, 56)), CATEGORIES)
     sample = marked(64, 96, 8, 16, 20, 24)
     (one, targets), (two, again) = (transform(sample, np.random.default_rng(5)) for _ in range(2))
     assert torch.equal(one, two) and torch.equal(targets.masks, again.masks) and torch.equal(targets.boxes, again.boxes)

@@ -13,13 +13,14 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import EpochOrder, TrainItem, TrainLoader, collate, train_loader
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.errors import DataError, PanformerError, RecipeError
-from panformer_cli.recipe import DataRecipe, Recipe, TrainRecipe
+from panformer_cli.recipe import Recipe
+from panformer_cli.settings import DataSettings, TrainSettings
 from tests.data.coco.coco_files import write_coco
 
 
 def recipe(batch_size: int = 4, together: int = 1, seed: int = 0, workers: int = 0, skip: bool = False) -> Recipe:
-    data = DataRecipe(train_short_sides=(32, 40, 48), workers=workers, skip_bad_images=skip)
-    return Recipe(data=data, train=TrainRecipe(batch_size=batch_size, images_per_forward=together, seed=seed))
+    data = DataSettings(train_short_sides=(32, 40, 48), workers=workers, skip_bad_images=skip)
+    return Recipe(data=data, train=TrainSettings(batch_size=batch_size, images_per_forward=together, seed=seed))
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from panformer_cli.data.transforms import (
     resized_size,
     targets_of,
 )
-from panformer_cli.recipe import DataRecipe
+from panformer_cli.settings import DataSettings
 
 CATEGORIES = CategoryTable([Category(1, "thing", True), Category(50, "other", True), Category(9, "stuff", False)])
-PLAIN = DataRecipe(flip_probability=0.0, crop_probability=0.0)
+PLAIN = DataSettings(flip_probability=0.0, crop_probability=0.0)
 
 
 def marked(height: int, width: int, top: int, left: int, tall: int, wide: int) -> Sample:
@@ -92,7 +92,7 @@ def test_an_image_without_segments_has_empty_targets() -> None:
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_the_patch_moves_alike_in_image_mask_and_box_without_crop(flip: float) -> None:
-    recipe = DataRecipe(flip_probability=flip, crop_probability=0.0, train_short_sides=(128,), long_side=400)
+    recipe = DataSettings(flip_probability=flip, crop_probability=0.0, train_short_sides=(128,), long_side=400)
     image, targets = TrainTransform(recipe, CATEGORIES)(marked(64, 96, 8, 16, 20, 24), np.random.default_rng(0))
     assert image.shape == (3, 128, 192)
     left, right = (192 - 80, 192 - 32) if flip else (32, 80)  # everything doubles
@@ -113,7 +113,7 @@ def test_boxes_follow_the_exact_ratio_of_each_axis() -> None:
 
 @pytest.mark.parametrize("last_side", [60, 100, 150, 230])
 def test_the_patch_moves_alike_in_image_mask_and_box_through_flip_resize_crop_and_resize(last_side: int) -> None:
-    recipe = DataRecipe(
+    recipe = DataSettings(
         crop_probability=1.0, crop_short_sides=(130,), crop_range=(100, 100), train_short_sides=(last_side,)
     )
     transform, rng = TrainTransform(recipe, CATEGORIES), np.random.default_rng(1)
@@ -146,7 +146,7 @@ def test_a_crop_without_objects_is_kept() -> None:
     sample = marked(200, 200, 0, 0, 4, 4)
     ids = np.where(sample.annotation.ids == 70000, 70000, 0).astype(np.int32)
     sample = replace(sample, annotation=PanopticMap(ids, sample.annotation.segments[:1]))
-    recipe = DataRecipe(crop_probability=1, crop_short_sides=(200,), crop_range=(60, 60), train_short_sides=(60,))
+    recipe = DataSettings(crop_probability=1, crop_short_sides=(200,), crop_range=(60, 60), train_short_sides=(60,))
     transform = TrainTransform(recipe, CATEGORIES)
     counts = {len(transform(sample, np.random.default_rng(seed))[1].labels) for seed in range(20)}
     assert 0 in counts
@@ -156,5 +156,5 @@ def test_the_sample_is_left_as_it_was() -> None:
     sample = marked(64, 96, 8, 16, 20, 24)
     image, ids = sample.image.copy(), sample.annotation.ids.copy()
     for seed in range(8):
-        TrainTransform(DataRecipe(train_short_sides=(64,)), CATEGORIES)(sample, np.random.default_rng(seed))
+        TrainTransform(DataSettings(train_short_sides=(64,)), CATEGORIES)(sample, np.random.default_rng(seed))
     assert np.array_equal(sample.image, image) and np.array_equal(sample.annotation.ids, ids)

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import nn
 from torch.optim import AdamW
 
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
-from panformer_cli.models.panoptic_segformer.official_names import own_name
-from panformer_cli.recipe import TrainRecipe
+from panformer_cli.settings import TrainSettings
 from tests.golden.release import DATA, unfilled_model
 from tests.models.panoptic_segformer.small import small_model
 
-PUBLISHED = TrainRecipe()
+PUBLISHED = TrainSettings()
 
 
 def settings_of(model: nn.Module, optimizer: AdamW) -> dict[str, tuple[float, float]]:
@@ -70,7 +70,7 @@ def test_the_step_schedule_is_that_of_the_authors(epochs: int, drop: int) -> Non
 
 def test_slow_parts_have_their_factor_and_decay_is_for_all() -> None:
     model = small_model()
-    ours = settings_of(model, build_optimizer(model, TrainRecipe(lr=2e-3, slow_lr_factor=0.25, weight_decay=0.05)))
+    ours = settings_of(model, build_optimizer(model, TrainSettings(lr=2e-3, slow_lr_factor=0.25, weight_decay=0.05)))
     slow = {name for name, (lr, _) in ours.items() if lr == pytest.approx(5e-4)}
     fast = {name for name, (lr, _) in ours.items() if lr == pytest.approx(2e-3)}
     assert slow | fast == set(ours) == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -123,7 +123,7 @@ def test_total_steps(max_steps: int | None, expected: int) -> None:
 
 
 def test_a_factor_scales_what_each_group_began_with() -> None:
-    optimizer = build_optimizer(small_model(), TrainRecipe(lr=1e-3, slow_lr_factor=0.1))
+    optimizer = build_optimizer(small_model(), TrainSettings(lr=1e-3, slow_lr_factor=0.1))
     for factor in (0.5, 0.1, 1.0):
         set_learning_rate(optimizer, factor)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])

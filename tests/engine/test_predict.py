@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
 from PIL import Image
 from torch import Tensor
 
 from panformer_cli.engine.predict import PredictRequest, PredictResult, find_images, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
 from panformer_cli.reporting import Progress, SilentReporter
 from tests.engine.small import StopAfter
 

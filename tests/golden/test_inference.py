@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from panformer_cli.models.inference_form import for_inference
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.structures import PanopticMap
-from panformer_cli.models.inference_form import for_inference
 from panformer_cli.models.layers.common import inverse_sigmoid
 from panformer_cli.models.panoptic_segformer.encoder import resize_padding_mask
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
 from panformer_cli.models.panoptic_segformer.postprocessing import (
     Candidates,
     InferenceSelection,
     candidates_of,
     merge_masks,
 )
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.golden.conftest import recordings_folder, variants_recorded
 from tests.golden.recordings import Array, FidelityTable, Recording, relative
 from tests.golden.release import STUFF, THINGS, filled_model
@@ -284,7 +284,7 @@ def category_and_instance(panoptic: PanopticMap, categories: CategoryTable) -> A
     return maps
 
 
-def measure_map(fidelity: FidelityTable, merging: Merging, recipe: InferenceRecipe) -> None:
+def measure_map(fidelity: FidelityTable, merging: Merging, recipe: MergingSettings) -> None:
     panoptic = merge_masks(merging.candidates, COCO, recipe)
     ours, theirs = category_and_instance(panoptic, COCO), merging.recorded("panoptic")
     segments = {tuple(pair) for pair in theirs.reshape(2, -1).T.tolist()} - {(0, 0)}
@@ -298,17 +298,17 @@ def measure_map(fidelity: FidelityTable, merging: Merging, recipe: InferenceReci
         assert segment.score == pytest.approx(float(scores[index]), abs=CLOSE)
 
 
-def measure_merging(fidelity: FidelityTable, merging: Merging, recipe: InferenceRecipe) -> None:
+def measure_merging(fidelity: FidelityTable, merging: Merging, recipe: MergingSettings) -> None:
     measure_detections(fidelity, merging)
     measure_masks_and_scores(fidelity, merging)
     measure_instances(fidelity, merging)
     measure_map(fidelity, merging, recipe)
 
 
-def thresholds(recording: Recording) -> InferenceRecipe:
+def thresholds(recording: Recording) -> MergingSettings:
     score, same_score, thing_overlap, stuff_overlap = recording.notes["thresholds"]
     assert score == same_score
-    return InferenceRecipe(score_threshold=score, thing_overlap=thing_overlap, stuff_overlap=stuff_overlap)
+    return MergingSettings(score_threshold=score, thing_overlap=thing_overlap, stuff_overlap=stuff_overlap)
 
 
 def test_from_masks_to_results(single: tuple[Evaluation, str], fidelity: FidelityTable) -> None:
@@ -343,4 +343,4 @@ def test_a_padded_batch_of_two(recordings: Path, inputs: dict[str, Tensor], fide
     measure_stages(fidelity, evaluation, "")
     for image, prefix in enumerate(("a.", "b.")):
         measure_masks(fidelity, evaluation, image, prefix)
-        measure_merging(fidelity, Merging.of(evaluation, image, prefix), InferenceRecipe())
+        measure_merging(fidelity, Merging.of(evaluation, image, prefix), MergingSettings())

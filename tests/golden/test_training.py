@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import Tensor, nn
 
 from panformer_cli.engine.optim import build_optimizer
 from panformer_cli.models.layers.losses import resize_masks
 from panformer_cli.models.panoptic_segformer.matcher import match_masks
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import own_name
-from panformer_cli.recipe import TrainRecipe
+from panformer_cli.settings import TrainSettings
 from tests.golden.conftest import variants_recorded
 from tests.golden.recordings import FidelityTable, Recording
 from tests.golden.release import filled_model
@@ -140,7 +140,7 @@ def test_gradients(case: TrainingCase, without_class_losses: bool, fidelity: Fid
 
 
 def test_one_step_of_the_optimiser(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:
-    model, recipe = filled_model("r50", train=True), TrainRecipe()
+    model, recipe = filled_model("r50", train=True), TrainSettings()
     recording = Recording(recordings, "train_r50")
     case = TrainingCase.of("plain", "r50", recording, model, inputs)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

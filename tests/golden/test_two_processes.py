@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.train import _distributed
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from tests.golden.recordings import FidelityTable, Recording, recorded_inputs
 from tests.golden.release import THINGS, filled_model, unfilled_model
 from tests.golden.training_cases import (

@@ -8,13 +8,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import own_name
 from tests.golden.recordings import Recording
 from tests.golden.release import THINGS
 

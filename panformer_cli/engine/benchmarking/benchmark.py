@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from panformer_cli import __version__
-from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_image
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
@@ -21,22 +20,20 @@ from panformer_cli.data.transforms import LEAST_SIDE, resized_size
 from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.engine.benchmarking.meters import device_name, matrix_shape
 from panformer_cli.engine.benchmarking.passes import (
-    STAGES,
     WARM_UP,
     Figures,
     Passes,
     Pipeline,
 )
+from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process, check_device
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import Precision, resolve_precision
 from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.inference_form import for_inference
-from panformer_cli.models.layers.sampling import SamplingName, sampling_by, sampling_on
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.random_weights import random_model
+from panformer_cli.models.base import PanopticModel
+from panformer_cli.models.layers.sampling import SamplingName, check_sampling
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe
 from panformer_cli.reporting import Reporter
@@ -72,7 +69,7 @@ class Benchmark:
     weights: `random`, or the checkpoint's path. parameters: how many numbers they are.
     input_size, picture_size: height and width, pixels.
     segments: found in an image, on average.
-    stages: by the names of `STAGES`, from passes in which the clock is read at the edge of every stage.
+    stages: by name, in the order they run, from passes in which the clock is read at the edge of every stage.
     network: the whole forward pass, and total: from files to results; from passes in which the clock is read only at
         the ends of both.
     peak_memory_mib: the most during those passes; None where the system does not tell. peak_memory_kind: what it is.
@@ -139,13 +136,12 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> Benchmark:
         PanformerError: model, device, precision, sampling or image cannot be used, or the memory of the GPU runs out.
     """
     device = _device(request)
-    with sampling_by(request.sampling):
-        sampling_on(device.type)
+    check_sampling(request.sampling, device.type)
     if request.image:
         read_image(request.image)  # what is wrong with it is told before anything takes time
     subject = _subject(request, reporter)
     try:
-        with TemporaryDirectory(prefix="panformer-benchmark-") as folder, sampling_by(request.sampling):
+        with TemporaryDirectory(prefix="panformer-benchmark-") as folder:
             return _measure(request, subject, device, Path(folder), reporter)
     except torch.OutOfMemoryError as error:
         height, width = request.size
@@ -158,9 +154,8 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> Benchmark:
 class _Subject:
     """The model to be measured, on the CPU."""
 
-    model: PanopticSegFormer
+    model: PanopticModel
     recipe: Recipe
-    categories: CategoryTable
     weights: str
 
 
@@ -169,9 +164,9 @@ def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
     is_name = request.model in built_in_recipes() or not (path.suffix or path.exists())
     if is_name or path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(request.model)
-        return _Subject(random_model(recipe, COCO), recipe, COCO, "random")
+        return _Subject(random_model(recipe, COCO, request.sampling), recipe, "random")
     checkpoint = read_checkpoint(find_checkpoint(path, reporter))
-    return _Subject(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, str(checkpoint.path))
+    return _Subject(load_model(checkpoint, request.sampling), checkpoint.recipe, str(checkpoint.path))
 
 
 def _device(request: BenchmarkRequest) -> torch.device:
@@ -191,12 +186,12 @@ def _measure(
 ) -> Benchmark:
     data = replace(subject.recipe.data, short_side=min(request.size), long_side=max(request.size))
     parameters = sum(parameter.numel() for parameter in subject.model.parameters())
-    recipe, model = replace(subject.recipe, data=data), for_inference(subject.model)
-    predictor = Predictor(model, recipe, subject.categories, device, request.precision)
+    subject.model.optimize_for_inference()
+    predictor = Predictor(subject.model, replace(subject.recipe, data=data), device, request.precision)
     files = _pictures(request, folder)
     height, width = read_image(files[0]).shape[:2]
     passes = Passes(Pipeline(predictor, files, folder), request.repeat, reporter)
-    stages = {name: passes.figures([row[name] for row in passes.staged], name) for name in STAGES}
+    stages = {name: passes.figures([row[name] for row in passes.staged], name) for name in passes.staged[0]}
     peaks = [row.memory for row in passes.whole if row.memory is not None]
     return Benchmark(
         request=request,

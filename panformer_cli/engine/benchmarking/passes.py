@@ -26,12 +26,6 @@ from panformer_cli.engine.results import PanopticResults
 from panformer_cli.reporting import Reporter
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
 
-PARTS = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
-"""Of `PanopticSegFormer`, in the order they run."""
-STAGES = ("decode", "prepare", *PARTS, "network_rest", "merging", "writing")
-"""`prepare` resizes, normalises and moves to the device; `network_rest` is what no part does, such as choosing queries;
-`writing` draws the overlay and writes it and the panoptic PNG."""
-
 WARM_UP = 3
 """Passes before the measured ones; the first of them counts the operations."""
 
@@ -91,7 +85,11 @@ def whole_pass(pipeline: Pipeline, memory: PeakMemory) -> WholePass:
 
 
 def staged_pass(pipeline: Pipeline) -> dict[str, float]:
-    """Seconds of each of `STAGES`."""
+    """Return the seconds of each stage by name, in the order they run.
+
+    `prepare` resizes, normalizes and moves to the device; then come the model's own stages; `network_rest` is what none
+    of them does, such as choosing queries; `writing` draws the overlay and writes it and the panoptic PNG.
+    """
     read = clock_of(pipeline.device)
     with metered(_modules(pipeline), read) as edges:
         begin = read()
@@ -119,12 +117,12 @@ def count_flops(pipeline: Pipeline) -> dict[str, float]:
 
 
 def _modules(pipeline: Pipeline) -> dict[str, torch.nn.Module]:
-    return {"network": pipeline.model} | {name: pipeline.model.get_submodule(name) for name in PARTS}
+    return {"network": pipeline.model, **pipeline.model.stages()}
 
 
 def _network(edges: dict[str, Edges]) -> dict[str, float]:
     """What the parts of the network took, and the rest of it."""
-    parts = {name: edges[name].total for name in PARTS}
+    parts = {name: edge.total for name, edge in edges.items() if name != "network"}
     return parts | {"network_rest": edges["network"].total - sum(parts.values())}
 
 

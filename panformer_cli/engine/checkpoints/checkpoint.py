@@ -21,12 +21,13 @@ from torch.optim import Optimizer
 
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.engine.checkpoints.official import describe_release
+from panformer_cli.engine.checkpoints.official import describe_official
 from panformer_cli.errors import CheckpointError
 from panformer_cli.files import atomic_write
+from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import BUFFERS, from_release, is_swin_state, release_name
+from panformer_cli.models.layers.sampling import SamplingName
+from panformer_cli.models.official import OfficialFormat
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.tensor_files import kind_of, read_header, read_state
@@ -56,7 +57,8 @@ class Checkpoint:
     """What a checkpoint file says, weights apart.
 
     training_state: whether optimiser and random state are in the file, so that a run can go on from it.
-    version: of panformer. is_release: whether the file is one of the authors', with tensors by their names.
+    version: of panformer. official: the format of a reference implementation, whose names
+        the tensors have; None for a file of ours.
     """
 
     path: Path
@@ -65,7 +67,7 @@ class Checkpoint:
     progress: TrainProgress
     training_state: bool
     version: str
-    is_release: bool = False
+    official: OfficialFormat | None = None
 
 
 @dataclass
@@ -140,7 +142,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     _check_is_file(path)
     if not is_own_checkpoint(path):
-        return release_checkpoint(path)
+        return official_checkpoint(path)
     metadata, names = read_header(path)
     where = f"checkpoint {path}"
     try:
@@ -162,49 +164,49 @@ def is_own_checkpoint(path: Path) -> bool:
     return kind_of(path) == "safetensors" and read_header(path)[0].get("format") == FORMAT
 
 
-def release_checkpoint(
+def official_checkpoint(
     path: Path, recipe_name: str | None = None, categories: CategoryTable | None = None
 ) -> Checkpoint:
-    """An authors' file as a checkpoint; arguments and errors as of `describe_release`."""
-    recipe, table = describe_release(path, recipe_name, categories)
-    return Checkpoint(path, recipe, table, TrainProgress(), False, "the authors' release", is_release=True)
+    """Return an official file as a checkpoint; arguments and errors as of `describe_official`."""
+    official, recipe, table = describe_official(path, recipe_name, categories)
+    return Checkpoint(path, recipe, table, TrainProgress(), False, "official", official)
 
 
-def load_model(checkpoint: Checkpoint) -> PanopticSegFormer:
-    """The checkpoint's model with its weights, in evaluation mode, on the CPU."""
-    model = build_model(checkpoint.recipe.model, checkpoint.categories, pretrained=False)
+def load_model(checkpoint: Checkpoint, sampling: SamplingName = "auto") -> PanopticModel:
+    """Return the checkpoint's model with its weights, in evaluation mode, on the CPU."""
+    recipe = checkpoint.recipe
+    model = build_model(recipe.model, recipe.inference, checkpoint.categories, pretrained=False, sampling=sampling)
     load_weights(model, checkpoint)
     return model.eval()
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+def load_weights(model: PanopticModel, checkpoint: Checkpoint) -> None:
     """Fill `model` with the checkpoint's weights; errors as `fill_model`."""
     fill_model(model, checkpoint, read_weights(checkpoint))
 
 
 def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The model's tensors by our names."""
-    if checkpoint.is_release:
-        return from_release(read_state(checkpoint.path))
+    if checkpoint.official:
+        return checkpoint.official.own_weights(read_state(checkpoint.path))
     return read_tensors(checkpoint.path, MODEL)
 
 
-def fill_model(model: nn.Module, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
     """Fill `model` with `weights`, which are the checkpoint's.
 
     Raises:
         CheckpointError: a tensor is missing, surplus, of another shape, or sparse, quantised or the like.
     """
-    if isinstance(model, PanopticSegFormer):
-        check_backbone(model.backbone.name, checkpoint)
-    problems = _misfits(model.state_dict(), weights, checkpoint.is_release)
+    check_backbone(model.backbone.name, checkpoint)
+    problems = _misfits(model.state_dict(), weights, checkpoint.official)
     if problems:
         raise CheckpointError(
             f"checkpoint {checkpoint.path} (recipe {checkpoint.recipe.name}, {len(checkpoint.categories)} categories) "
             f"does not fit this model: {problems}; use a whole checkpoint, with the recipe and the categories that it "
             "was trained with"
         )
-    model.load_state_dict(weights, strict=False)  # the authors' files may lack BatchNorm's counters
+    model.load_state_dict(weights, strict=False)  # official files may lack BatchNorm's counters
 
 
 def check_backbone(wanted: str, checkpoint: Checkpoint) -> None:
@@ -217,18 +219,19 @@ def check_backbone(wanted: str, checkpoint: Checkpoint) -> None:
         )
 
 
-def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], is_release: bool) -> str:
-    """What keeps `given` from being the tensors of a model that has `own`, in words; empty where they fit.
+def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], official: OfficialFormat | None) -> str:
+    """Return what keeps `given` from being the tensors of a model that has `own`, in words; empty where they fit.
 
-    is_release: name the tensors as the authors do, and do without BatchNorm's counters.
+    Args:
+        official: name the tensors as this format does, and accept that its optional ones are missing.
     """
-    is_swin = is_swin_state(own)
+    optional = official.optional if official else ()
 
     def called(name: str) -> str:
-        return release_name(name, is_swin) if is_release else name
+        return official.official_name(name, own) if official else name
 
     groups = {
-        "missing": [called(name) for name in own if name not in given and not (is_release and name.endswith(BUFFERS))],
+        "missing": [called(name) for name in own if name not in given and not name.endswith(optional)],
         "not in this model": [called(name) for name in given if name not in own],
         "of another shape": [
             f"{called(name)} ({list(given[name].shape)}, expected {list(own[name].shape)})"
@@ -236,16 +239,16 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], is_release:
             if name in given and given[name].shape != own[name].shape
         ],
         "not plain floating-point numbers": [
-            called(name) for name in own if name in given and not is_plain(name, given[name])
+            called(name) for name in own if name in given and not is_plain(given[name], own[name].is_floating_point())
         ],
     }
     return "; ".join(f"{what}: {_listed(names)}" for what, names in groups.items() if names)
 
 
-def is_plain(name: str, tensor: Tensor) -> bool:
-    """Whether the tensor `name` holds all its values, one by one, as floating-point numbers; of buffers as any."""
+def is_plain(tensor: Tensor, floating: bool = True) -> bool:
+    """Return whether a tensor holds its values one by one, and as floating-point numbers where those are needed."""
     stored = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
-    return stored and (tensor.is_floating_point() or name.endswith(BUFFERS))
+    return stored and (tensor.is_floating_point() or not floating)
 
 
 def _listed(names: list[str]) -> str:

@@ -10,16 +10,16 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_bytes
 from panformer_cli.engine.checkpoints.checkpoint import (
+    Checkpoint,
     is_own_checkpoint,
     load_model,
-    release_checkpoint,
+    official_checkpoint,
     save_checkpoint,
 )
 from panformer_cli.engine.runs import IMPORTED, RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
 from panformer_cli.files import atomic_write
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import is_swin_state, release_name
+from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.tensor_files import check_whole
@@ -44,11 +44,11 @@ def import_weights(
     if is_own_checkpoint(source):
         raise CheckpointError(f"{source} is a checkpoint of panformer already; use it as it is, without importing it")
     check_whole(source)
-    checkpoint = release_checkpoint(source, recipe_name, _read_categories(categories) if categories else None)
+    checkpoint = official_checkpoint(source, recipe_name, _read_categories(categories) if categories else None)
     if checkpoint.categories != COCO:
         checkpoint.recipe = replace(checkpoint.recipe, published_pq=None)
     model = load_model(checkpoint)
-    _check_finite(model, source)
+    _check_finite(model, checkpoint)
     save_checkpoint(out / IMPORTED, model, checkpoint.recipe, checkpoint.categories, checkpoint.progress)
     with atomic_write(RunFolder(out).recipe) as temporary:
         temporary.write_text(recipe_to_yaml(checkpoint.recipe), encoding="utf-8")
@@ -70,14 +70,15 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _check_finite(model: PanopticSegFormer, source: Path) -> None:
+def _check_finite(model: PanopticModel, checkpoint: Checkpoint) -> None:
+    assert checkpoint.official is not None
     state = model.state_dict()
-    is_swin = is_swin_state(state)
-    bad = [release_name(name, is_swin) for name, tensor in state.items() if not tensor.isfinite().all()]
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
-            f"checkpoint {source} has values that are not finite (NaN or infinity) in {len(bad)} tensors, the first of "
-            f"which is {bad[0]}: it is damaged, or its training diverged; use another"
+            f"checkpoint {checkpoint.path} has values that are not finite (NaN or infinity) in {len(bad)} tensors, the "
+            f"first of which is {checkpoint.official.official_name(bad[0], state)}: it is corrupt, or its training "
+            "diverged; use another"
         )
 
 

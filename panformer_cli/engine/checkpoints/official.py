@@ -1,63 +1,83 @@
-"""What an authors' checkpoint does not say of itself: its recipe and its categories."""
+"""What the checkpoint of a reference implementation does not say about itself: its recipe and its categories."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.panoptic_segformer.official_checkpoint import RECIPES, ReleasedModel, recognise
-from panformer_cli.recipe import BackboneName, Recipe
+from panformer_cli.models.families import FAMILIES
+from panformer_cli.models.official import OfficialFormat, OfficialModel, unknown_checkpoint
+from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe
 from panformer_cli.tensor_files import read_state
 
 
-def describe_release(
+def describe_official(
     path: Path, recipe_name: str | None = None, categories: CategoryTable | None = None
-) -> tuple[Recipe, CategoryTable]:
-    """Tell recipe and categories of an authors' checkpoint from its names and shapes; no tensor is read.
+) -> tuple[OfficialFormat, Recipe, CategoryTable]:
+    """Return format, recipe and categories of an official checkpoint, from its names and shapes; no tensor is read.
 
-    recipe_name: a file or a built-in recipe; None for the built-in one with the backbone of the checkpoint. The name of
-        the file tells r50_1x from r50.
-    categories: of the data that the model was trained on; None for COCO's.
+    Args:
+        path: of the checkpoint.
+        recipe_name: a file or a built-in recipe; None for the built-in one with the backbone of the checkpoint. The
+            name of the file distinguishes r50_1x from r50.
+        categories: of the data that the model was trained on; None for COCO's.
 
     Raises:
-        CheckpointError: the file is no authors' checkpoint, or recipe or categories do not go with it.
+        CheckpointError: no family recognizes the file, or recipe or categories do not belong to it.
         RecipeError: the recipe cannot be used.
     """
-    model = recognise(read_state(path), path)
-    return _recipe(path, model.backbone, recipe_name), _categories(path, model, categories)
+    state = read_state(path)
+    official = find_format(state, path)
+    model = official.describe(state, path)
+    return official, _recipe(path, official, model, recipe_name), _categories(path, model, categories)
 
 
-def with_recipe(backbone: str) -> str:
+def find_format(state: Mapping[str, Tensor], path: Path) -> OfficialFormat:
+    """Return the format of the family that recognizes a state dict.
+
+    Raises:
+        CheckpointError: none does; the sentence says what the file is instead, as far as that can be told.
+    """
+    formats = [format for family in FAMILIES.values() if (format := family.official_format())]
+    for official in formats:
+        if official.recognizes(state):
+            return official
+    raise CheckpointError(f"checkpoint {path} {unknown_checkpoint(state, path)}")
+
+
+def _with_recipe(model: OfficialModel) -> str:
     """For a message: the backbone, and the built-in recipe that has it, if there is one."""
-    return f"{backbone} (recipe {RECIPES[backbone]})" if backbone in RECIPES else backbone
+    return f"{model.backbone} (recipe {model.recipe})" if model.recipe else model.backbone
 
 
-def _recipe(path: Path, backbone: BackboneName, wanted: str | None) -> Recipe:
+def _recipe(path: Path, official: OfficialFormat, model: OfficialModel, wanted: str | None) -> Recipe:
     if wanted is not None:
         recipe = load_recipe(wanted)
-        if recipe.model.backbone != backbone:
+        if recipe.model.backbone != model.backbone:
             raise CheckpointError(
-                f"checkpoint {path} has the backbone {with_recipe(backbone)}, but the recipe {recipe.name} has "
-                f"{recipe.model.backbone}; leave --recipe out, or give one with {backbone}"
+                f"checkpoint {path} has the backbone {_with_recipe(model)}, but the recipe {recipe.name} has "
+                f"{recipe.model.backbone}; leave --recipe out, or give one with {model.backbone}"
             )
         return recipe
     by_file = [weights.name for weights in PUBLISHED.values() if weights.file == path.name]
-    by_backbone = [RECIPES[backbone]] if backbone in RECIPES else []
-    for name in by_file + by_backbone:
+    for name in [*by_file, *filter(None, [model.recipe])]:
         recipe = load_recipe(str(built_in_recipes()[name]))
-        if recipe.model.backbone == backbone:
+        if recipe.model.backbone == model.backbone:
             return recipe
     raise CheckpointError(
-        f"checkpoint {path} is a Panoptic SegFormer with the backbone {backbone}, which no built-in recipe has; write "
-        f"one and import it with `panformer weights import {path} --out DIR --recipe RECIPE.yaml`"
+        f"checkpoint {path} is a {official.name} with the backbone {model.backbone}, which no built-in recipe has; "
+        f"write one and import it with `panformer weights import {path} --out DIR --recipe RECIPE.yaml`"
     )
 
 
-def _categories(path: Path, model: ReleasedModel, given: CategoryTable | None) -> CategoryTable:
+def _categories(path: Path, model: OfficialModel, given: CategoryTable | None) -> CategoryTable:
     table = COCO if given is None else given
     if (table.num_things, table.num_stuff) == (model.num_things, model.num_stuff):
         return table

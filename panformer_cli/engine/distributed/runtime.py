@@ -20,7 +20,7 @@ import torch.distributed as dist
 from panformer_cli import __version__
 from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.layers.sampling import SamplingName, sampling_by
+from panformer_cli.models.layers.sampling import SamplingName
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,10 @@ def process_group(device: torch.device, **where: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def working(options: ProcessOptions) -> Iterator[None]:
-    """Around the work of a process: with the sampling asked for; a full GPU is told of in one sentence."""
+    """Around the work of a process: a full GPU is reported in one sentence."""
+    del options
     try:
-        with sampling_by(options.sampling):
-            yield
+        yield
     except torch.OutOfMemoryError as error:
         raise PanformerError(
             "the memory of the GPU ran out; use a smaller --batch-size, or in training one image at a time "

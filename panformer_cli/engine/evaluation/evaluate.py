@@ -14,7 +14,7 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpo
 from panformer_cli.engine.distributed.processes import run_processes
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.image_lines import differing
-from panformer_cli.engine.inference import Prediction, Predictor
+from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
@@ -26,6 +26,7 @@ from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.detection import match_instances
 from panformer_cli.metrics.evaluator import Evaluator, MetricName
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
+from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Reporter, SilentReporter
 
 
@@ -157,7 +158,7 @@ def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, An
 def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Reporter) -> None:
     checkpoint = read_checkpoint(request.checkpoint)
     dataset = open_split(checkpoint, request)
-    predictor = Predictor.of(checkpoint, process, request.precision)
+    predictor = Predictor.of(checkpoint, process, request.precision, request.processes.sampling)
     results = PanopticResults(request.out, checkpoint.categories, process)
     evaluator = Evaluator(checkpoint.categories, request.metrics, request.resamples)
     evaluator = evaluate_model(predictor, dataset, process, reporter, evaluator, results, request.batch_size)
@@ -250,7 +251,7 @@ def _compared(
         record = with_boundaries(record, prediction.panoptic, truth)
     detections = None
     if evaluator.detection_metrics:
-        instances = prediction.instances(sample.image_id, evaluator.categories.num_things)
+        instances = prediction.instances(sample.image_id)
         detections = match_instances(instances, truth, evaluator.categories, evaluator.detection_metrics)
     return record, detections
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.distributed.processes import run_processes
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
 from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
 from panformer_cli.engine.evaluation.robustness import (
-    PAPER,
     RobustnessOptions,
     measure_robustness,
     parse_corruptions,
@@ -61,7 +61,7 @@ def _measure_process(process: Process, request: RobustnessRequest, reporter: Rep
     wanted = request.evaluation
     checkpoint = read_checkpoint(wanted.checkpoint)
     dataset = open_split(checkpoint, wanted)
-    predictor = Predictor.of(checkpoint, process, wanted.precision)
+    predictor = Predictor.of(checkpoint, process, wanted.precision, wanted.processes.sampling)
     told = reporter if process.is_first else SilentReporter()
 
     def measure(samples: Samples) -> Figures:
@@ -70,7 +70,8 @@ def _measure_process(process: Process, request: RobustnessRequest, reporter: Rep
 
     settings = {**file_stamps(wanted, dataset), "precision": wanted.precision}
     store = ResultStore(wanted.out / "robustness", settings, process.is_first)
-    paper = PAPER.get(checkpoint.recipe.name) if checkpoint.is_release else None
+    published = PUBLISHED.get(checkpoint.recipe.name) if checkpoint.official else None
+    paper = published.robustness if published else None
     measured = measure_robustness(dataset, measure, request.options, store, told, paper)
     if process.is_first:
         write_json(wanted.out / "robustness.json", measured.to_json())

@@ -25,6 +25,7 @@ from panformer_cli.data.structures import Sample
 from panformer_cli.engine.evaluation.evaluate import Samples
 from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
 from panformer_cli.errors import PanformerError
+from panformer_cli.models.published import PublishedRobustness
 from panformer_cli.reporting import Reporter
 
 CLEAN = "clean"
@@ -117,7 +118,7 @@ class Robustness:
     kept: float
     rows: tuple[CorruptionRow, ...]
     frost: str
-    paper: PaperRobustness | None
+    paper: PublishedRobustness | None
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain containers."""
@@ -130,7 +131,7 @@ def measure_robustness(
     options: RobustnessOptions,
     store: ResultStore,
     reporter: Reporter,
-    paper: PaperRobustness | None = None,
+    paper: PublishedRobustness | None = None,
 ) -> Robustness:
     """PQ of clean images, then of each corruption at each severity; what `store` has already is not measured again.
 
@@ -203,36 +204,7 @@ def parse_severities(text: str) -> tuple[int, ...]:
     return tuple(sorted(severities))
 
 
-def _row(corruption: str, by_severity: dict[int, float], paper: PaperRobustness | None) -> CorruptionRow:
+def _row(corruption: str, by_severity: dict[int, float], paper: PublishedRobustness | None) -> CorruptionRow:
     group = next(name for name, row in CORRUPTIONS_BY_GROUP.items() if corruption in [each.__name__ for each in row])
     given = paper.pq[CORRUPTIONS.index(corruption)] if paper else None
     return CorruptionRow(corruption, group, fmean(by_severity.values()), by_severity, given)
-
-
-@dataclass(frozen=True)
-class PaperRobustness:
-    """A row of the paper's table 11: PQ in percent on 2000 images of COCO val2017.
-
-    mean: as printed, of the sixteen. pq: of each corruption, in the order of `CORRUPTIONS`.
-    Its section 4.4 says neither which images they are nor over which severities a figure is the mean.
-    """
-
-    clean: float
-    mean: float
-    pq: tuple[float, ...]
-
-
-# fmt: off
-PAPER = {
-    "r50": PaperRobustness(50.0, 32.9, (
-        26.9, 30.2, 17.5, 31.6,  35.5, 27.9, 35.4, 38.6,  45.7, 31.3, 43.9, 29.0,  24.3, 35.0, 41.9, 32.3,
-    )),
-    "swinl": PaperRobustness(55.8, 47.2, (
-        41.3, 41.5, 34.3, 42.7,  48.6, 49.5, 48.8, 50.3,  53.8, 50.1, 53.5, 46.9,  44.8, 51.5, 53.3, 44.3,
-    )),
-    "pvtv2b5": PaperRobustness(55.6, 47.0, (
-        41.5, 41.1, 36.1, 42.5,  48.4, 49.6, 48.4, 50.4,  53.5, 50.8, 53.0, 46.2,  42.4, 50.3, 52.9, 44.3,
-    )),
-}
-"""By the names of the published weights (`engine.checkpoints.published`)."""
-# fmt: on

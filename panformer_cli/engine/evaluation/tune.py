@@ -1,13 +1,13 @@
 """Thresholds of merging, searched on one half of a split and judged on the other.
 
-The model runs once. Of every image a file of `Regions` is kept, from which the result at any thresholds is counted.
+The model runs once. One file per image (`models.base.TuningCache`) gives the result at any thresholds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,16 @@ from panformer_cli.engine.distributed.processes import run_processes
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, open_split
-from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import write_json
-from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.base import TuningCache
+from panformer_cli.models.families import FAMILIES
 from panformer_cli.reporting import Reporter, SilentReporter
-
-GRID: dict[str, tuple[float, ...]] = {
-    "score_threshold": tuple(step / 20 for step in range(1, 13)),
-    "thing_overlap": tuple(step / 10 for step in range(1, 10)),
-    "stuff_overlap": tuple(step / 10 for step in range(1, 10)),
-}
-"""The values that are tried, of fields of `InferenceRecipe`."""
+from panformer_cli.settings import InferenceSettings
 
 
 @dataclass(frozen=True)
@@ -78,8 +71,8 @@ class Tuning:
     cache: the folder of what the model saw. cache_bytes: its size.
     """
 
-    before: InferenceRecipe
-    after: InferenceRecipe
+    before: InferenceSettings
+    after: InferenceSettings
     searched: int
     searched_pq: tuple[float, float]
     settings: int
@@ -124,24 +117,56 @@ def tune(request: TuneRequest, reporter: Reporter) -> Tuning:
         raise DataError(
             f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to judge"
         )
+    family = FAMILIES[checkpoint.recipe.model.family]
+    if not checkpoint.recipe.inference.grid:
+        raise PanformerError(f"the model family {checkpoint.recipe.model.family} has no thresholds to tune")
     images = cached_images(checkpoint, dataset, request, reporter)
     if not all(path.is_file() for path in images):
         run_processes(request.processes, _predict_missing, request, images, reporter)
-    tuning = search_and_judge(images, checkpoint.recipe.inference, checkpoint.categories, request.options, reporter)
+    tuning = search_and_judge(
+        CachedImages(images, family.load_tuning_cache),
+        checkpoint.recipe.inference,
+        checkpoint.categories,
+        request.options,
+        reporter,
+    )
     write_json(request.out / "tune.json", tuning.to_json())
     return tuning
 
 
+@dataclass(frozen=True)
+class CachedImages:
+    """The files of some images, and what reads one."""
+
+    paths: Sequence[Path]
+    load: Callable[[Path], TuningCache]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[TuningCache]:
+        return map(self.load, self.paths)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(path.stat().st_size for path in self.paths)
+
+
 def search_and_judge(
-    images: list[Path], before: InferenceRecipe, categories: CategoryTable, options: CompareOptions, reporter: Reporter
+    images: CachedImages,
+    before: InferenceSettings,
+    categories: CategoryTable,
+    options: CompareOptions,
+    reporter: Reporter,
 ) -> Tuning:
-    """Search from `before` on one half of the images, files of `Regions`, and compare on the other."""
+    """Search from `before` on one half of the images, and compare before and after on the other."""
     searched, held_out = halves(images, options.seed)
     search = Search(searched, categories, reporter)
     after = search.best_from(before)
     sets = [
-        EvaluatedSet(f"{name} tuning", categories, _merged(held_out, recipe, categories))
-        for name, recipe in (("before", before), ("after", after))
+        EvaluatedSet(f"{name} tuning", categories, (image.overlap(settings, categories) for image in held_out))
+        for name, settings in (("before", before), ("after", after))
     ]
     return Tuning(
         before,
@@ -150,66 +175,61 @@ def search_and_judge(
         (search.known[before], search.known[after]),
         len(search.known),
         compare_sets(sets[0], sets[1], options),
-        images[0].parent,
-        sum(path.stat().st_size for path in images),
+        images.paths[0].parent,
+        images.size,
     )
 
 
-def halves(images: Sequence[Path], seed: int) -> tuple[list[Path], list[Path]]:
-    """Two halves drawn at random, which belong to the seed; of an odd number the second has one more."""
+def halves(images: CachedImages, seed: int) -> tuple[CachedImages, CachedImages]:
+    """Return two halves drawn at random, which depend on the seed; of an odd number the second has one more."""
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     first = set(order[: len(order) // 2])
     return (
-        [path for place, path in enumerate(images) if place in first],
-        [path for place, path in enumerate(images) if place not in first],
+        replace(images, paths=[path for place, path in enumerate(images.paths) if place in first]),
+        replace(images, paths=[path for place, path in enumerate(images.paths) if place not in first]),
     )
 
 
 class Search:
-    """Coordinate search: one threshold at a time takes the best value of `GRID`, until none changes.
+    """Coordinate search: one threshold at a time takes the best value of the settings' `grid`, until none changes.
 
     known: PQ in percent of every setting that was tried, on `images`.
     """
 
-    def __init__(self, images: Sequence[Path], categories: CategoryTable, reporter: Reporter) -> None:
+    def __init__(self, images: CachedImages, categories: CategoryTable, reporter: Reporter) -> None:
         self.images = images
         self.categories = categories
         self.reporter = reporter
-        self.known: dict[InferenceRecipe, float] = {}
+        self.known: dict[InferenceSettings, float] = {}
 
-    def best_from(self, start: InferenceRecipe) -> InferenceRecipe:
+    def best_from(self, start: InferenceSettings) -> InferenceSettings:
         """The best setting found; `start` itself, unless another one is better."""
         best, changed = start, True
         while changed:
             before = best
-            for name, values in GRID.items():
+            for name, values in start.grid.items():
                 settings = [best, *(_with(best, name, value) for value in values)]
                 self._measure([setting for setting in dict.fromkeys(settings) if setting not in self.known], name)
                 best = max(settings, key=self.known.__getitem__)  # of equal ones the first: no change without a gain
             changed = best != before
         return best
 
-    def _measure(self, settings: list[InferenceRecipe], name: str) -> None:
+    def _measure(self, settings: list[InferenceSettings], name: str) -> None:
         """Count all settings in one pass over the images."""
         if not settings:
             return
         qualities = [PanopticQuality(self.categories) for _ in settings]
         with self.reporter.progress(f"Searching {name.replace('_', ' ')}", len(self.images)) as progress:
-            for path in self.images:
-                regions = Regions.load(path)
+            for image in self.images:
                 for quality, setting in zip(qualities, settings, strict=True):
-                    quality.update(regions.merged(setting, self.categories))
+                    quality.update(image.overlap(setting, self.categories))
                 progress.advance()
         self.known |= {setting: quality.result().all.pq for setting, quality in zip(settings, qualities, strict=True)}
 
 
-def _with(recipe: InferenceRecipe, name: str, value: float) -> InferenceRecipe:
+def _with(recipe: InferenceSettings, name: str, value: float) -> InferenceSettings:
     changes: dict[str, Any] = {name: value}
     return replace(recipe, **changes)
-
-
-def _merged(images: Sequence[Path], recipe: InferenceRecipe, categories: CategoryTable) -> Iterator[ImageOverlap]:
-    return (Regions.load(path).merged(recipe, categories) for path in images)
 
 
 def cached_images(
@@ -221,7 +241,6 @@ def cached_images(
         "annotation": sha256_of(dataset.layout.annotation, reporter),
         "split": str(dataset.layout.annotation),
         "precision": request.precision,
-        "least": _least(checkpoint),
     }
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
     return [request.out / "cache" / key / f"{index:06d}.npz" for index in range(len(dataset))]
@@ -233,12 +252,12 @@ def _predict_missing(process: Process, request: TuneRequest, files: list[Path], 
     own = range(process.rank, len(files), process.world_size)
     missing = [index for index in own if not files[index].is_file()]
     told = reporter if process.is_first else SilentReporter()
-    predictor = Predictor.of(checkpoint, process, request.precision)
+    predictor = Predictor.of(checkpoint, process, request.precision, request.processes.sampling)
     with told.progress("Predicting", len(own), len(own) - len(missing)) as progress:
         samples = ((index, dataset[index]) for index in missing)
         pairs = (((index, sample), sample.image) for index, sample in samples)
         for (index, sample), prediction in predictor.stream(pairs, request.batch_size):
-            regions_of(prediction.candidates, sample, _least(checkpoint)).save(files[index])
+            prediction.for_tuning(sample).save(files[index])
             progress.advance()
     process.wait()
 
@@ -248,7 +267,7 @@ def tuned_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}-tuned.safetensors")
 
 
-def save_thresholds(checkpoint: Path, thresholds: InferenceRecipe, out: Path, overwrite: bool = False) -> None:
+def save_thresholds(checkpoint: Path, thresholds: InferenceSettings, out: Path, overwrite: bool = False) -> None:
     """Write `checkpoint` anew with other thresholds; all else in it stays.
 
     out: a new file, or with `overwrite` one that is there, such as `checkpoint` itself; but no authors' file.
@@ -258,7 +277,7 @@ def save_thresholds(checkpoint: Path, thresholds: InferenceRecipe, out: Path, ov
         CheckpointError: `checkpoint` cannot be used.
     """
     old = read_checkpoint(checkpoint)
-    if out.exists() and (not overwrite or (old.is_release and out.samefile(checkpoint))):
+    if out.exists() and (not overwrite or (old.official and out.samefile(checkpoint))):
         raise PanformerError(
             f"{out} is there already; expected a new file for the tuned checkpoint; move the old one away"
         )
@@ -269,8 +288,3 @@ def save_thresholds(checkpoint: Path, thresholds: InferenceRecipe, out: Path, ov
 
 def _open(checkpoint: Checkpoint, request: TuneRequest) -> CocoPanoptic:
     return open_split(checkpoint, EvaluateRequest(request.checkpoint, request.out, request.data_root, request.split))
-
-
-def _least(checkpoint: Checkpoint) -> float:
-    """The lowest score threshold that is tried."""
-    return min(*GRID["score_threshold"], checkpoint.recipe.inference.score_threshold)

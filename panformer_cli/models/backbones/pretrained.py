@@ -10,12 +10,14 @@ import timm
 from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.backbones.backbone import Backbone, BackboneSpec
-from panformer_cli.models.panoptic_segformer.official_names import BUFFERS, is_swin_state, own_name
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.known import BACKBONES, TIMM
+from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
 from panformer_cli.tensor_files import read_state
 
 HEADS = ("bbox_head.", "model.location_decoder.")
-"""Names in checkpoints of Panoptic SegFormer, the authors' and ours, that no backbone has."""
+"""Names in checkpoints of whole models, official ones and ours, that no backbone has."""
+_OF_AUTHORS = {is_swin: Renaming(backbone_pairs(is_swin)) for is_swin in (False, True)}
 
 
 def load_backbone_weights(backbone: Backbone, source: str) -> None:
@@ -30,7 +32,7 @@ def load_backbone_weights(backbone: Backbone, source: str) -> None:
     """
     if source == "none":
         return
-    state = _imagenet_state(backbone.spec) if source == "imagenet" else read_state(Path(source))
+    state = _imagenet_state(backbone.name) if source == "imagenet" else read_state(Path(source))
     own = backbone.body.state_dict()
     state = in_our_names(state)
     problem = _misfit(own, state)
@@ -56,9 +58,10 @@ def _is_of_authors(state: Mapping[str, Tensor]) -> bool:
 
 
 def _of_authors(name: str, is_swin: bool) -> str:
-    """The release of Panoptic SegFormer has the same names below `backbone.`; what it does not use keeps its name."""
-    ours = own_name(f"backbone.{name}", is_swin)
-    return name if ours is None else ours.removeprefix("backbone.body.")
+    """The reference implementations' names; buffers keep theirs."""
+    if name.endswith(BUFFERS):
+        return name
+    return _OF_AUTHORS[is_swin](f"backbone.{name}").removeprefix("backbone.body.")
 
 
 def _flattened(name: str, is_swin: bool) -> str:
@@ -91,14 +94,15 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | Non
     return None
 
 
-def _imagenet_state(spec: BackboneSpec) -> dict[str, Tensor]:
-    # The hub tells of every retry; one sentence at the end is enough.
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    pretrained = BACKBONES[name].pretrained if name in BACKBONES else name.removeprefix(TIMM)
+    # The hub reports every retry; one sentence at the end is enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        model = timm.create_model(spec.pretrained, pretrained=True)
+        model = timm.create_model(pretrained, pretrained=True)
     except Exception as error:  # timm, huggingface_hub and the network each raise their own
         raise CheckpointError(
-            f"ImageNet weights {spec.pretrained} could not be downloaded ({type(error).__name__}): connect to the "
+            f"ImageNet weights {pretrained} could not be downloaded ({type(error).__name__}): connect to the "
             "internet, or use a local file with --set model.backbone_weights=FILE, or start from random weights with "
             "--set model.backbone_weights=none"
         ) from error

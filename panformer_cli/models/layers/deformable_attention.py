@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from panformer_cli.models.layers.common import LevelShapes, TokenLinear, may_be_true
-from panformer_cli.models.layers.sampling import DeformableSampling, deformable_sampling
+from panformer_cli.models.layers.sampling import DeformableSampling, fastest_sampling
 
 
 class DeformableAttention(nn.Module):
@@ -19,7 +19,7 @@ class DeformableAttention(nn.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, levels: int, points: int, sampling: DeformableSampling = deformable_sampling
+        self, dim: int, heads: int, levels: int, points: int, sampling: DeformableSampling = fastest_sampling
     ) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
@@ -55,7 +55,7 @@ class DeformableAttention(nn.Module):
         padding_mask: (B, L) bool, True on padding, whose values count as zero.
         Returns (B, Q, C).
         """
-        locations, weights = self.places(query, references, shapes)
+        locations, weights = self.sampling_locations(query, references, shapes)
         projected: Tensor = self.output_proj(
             self.sampling(self.values(memory, padding_mask), shapes, locations, weights)
         )
@@ -69,7 +69,7 @@ class DeformableAttention(nn.Module):
         values: Tensor = rearrange(projected, "b l (h d) -> b l h d", h=self.heads)
         return values
 
-    def places(self, query: Tensor, references: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
+    def sampling_locations(self, query: Tensor, references: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
         """Where the queries (B, Q, C) look, (B, Q, heads, levels, points, 2), and with which weights, without the 2.
 
         Both are float32 under autocast too: bfloat16 has but 256 places along a side.

@@ -56,9 +56,9 @@ class DeformableEncoderLayer(nn.Module):
         """The same, but for the sampling, of a few tokens at a time: all that lies in between stays in the cache."""
         attention, shapes = self.attention, memory.shapes
         asking = zip(*_parts(memory.tokens, position, references), strict=True)
-        places = [attention.places(tokens + code, reference, shapes) for tokens, code, reference in asking]
-        locations, weights = (torch.cat(each, dim=1) for each in zip(*places, strict=True))
-        del places  # as large as what they became
+        parts = [attention.sampling_locations(tokens + code, reference, shapes) for tokens, code, reference in asking]
+        locations, weights = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+        del parts  # as large as what they became
         values = attention.values(memory.tokens, memory.padding_mask)
         sampled = attention.sampling(values, shapes, locations, weights)
         del values, locations, weights

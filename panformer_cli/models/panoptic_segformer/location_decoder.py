@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,8 @@ from torch import Tensor, nn
 
 from panformer_cli.models.layers.common import FeedForward, inverse_sigmoid, xavier_matrices
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.prior_linear import prior_linear
 from panformer_cli.models.panoptic_segformer.encoder import Memory
-
-PRIOR_PROBABILITY = 0.01
-"""Every class starts at this probability (focal loss, section 4.1)."""
 
 
 @dataclass
@@ -91,13 +88,6 @@ class LocationDecoder(nn.Module):
             boxes.append(_refine(references, box_branch(queries)))
             references = boxes[-1].detach()
         return LocationOutput(torch.stack(class_logits), torch.stack(boxes), queries)
-
-
-def prior_linear(dim: int, classes: int) -> nn.Linear:
-    """A class branch: its bias makes every class start at `PRIOR_PROBABILITY`."""
-    branch = nn.Linear(dim, classes)
-    nn.init.constant_(branch.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
-    return branch
 
 
 def _box_branch(dim: int, size: float) -> nn.Sequential:

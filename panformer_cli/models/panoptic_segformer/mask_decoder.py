@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from panformer_cli.models.layers.common import LevelShapes, TokenLinear, relu, xavier_matrices
+from panformer_cli.models.layers.prior_linear import prior_linear
 
 EPS = 1e-6
 MASK_LEVELS = 3
@@ -30,6 +31,25 @@ class MaskOutput:
 
     masks: list[Tensor]
     queries: list[Tensor]
+
+
+class StuffQueries(nn.Module):
+    """One learned query per stuff class, and the branches that say whether the class is in the image."""
+
+    def __init__(self, num_stuff: int, dim: int, blocks: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_stuff, 2 * dim)
+        self.class_branches = nn.ModuleList([prior_linear(dim, 1) for _ in range(blocks)])
+
+    def content_and_position(self) -> tuple[Tensor, Tensor]:
+        """Both (stuff, C); here the content comes first, unlike in the thing queries (spec, section 6)."""
+        content, position = self.embedding.weight.chunk(2, dim=1)
+        return content, position
+
+    def class_logits(self, block_queries: list[Tensor]) -> Tensor:
+        """(B, stuff, C) of every block to (blocks, B, stuff)."""
+        pairs = zip(self.class_branches, block_queries, strict=True)
+        return torch.stack([branch(queries).squeeze(-1) for branch, queries in pairs])
 
 
 class MaskHead(nn.Module):

@@ -14,7 +14,6 @@ from panformer_cli.data.structures import Targets
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.boxes import cxcywh_to_xyxy, generalised_iou, xyxy_to_cxcywh
 from panformer_cli.models.layers.losses import ALPHA, GAMMA
-from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
 
 COST_EPS = 1e-12
 DICE_COST_EPS = 1e-3
@@ -67,25 +66,23 @@ class Things:
         return xyxy_to_cxcywh(self.boxes / self.size)
 
 
-class TrainingSelection:
-    """A `SelectQueries` for training: the queries matched at the last location layer, and the matching remembered.
-
-    targets: one `Targets` an image.
+@dataclass
+class ImageTargets:
+    """The ground truth of one image, as the losses need it.
 
     Attributes:
-        labels: of all segments, one list an image; they leave the device here, before the forward pass.
-        things: the thing part of the targets, one an image.
-        matches: one `Match` an image, once it has been called.
+        labels: of all segments, on the CPU; they leave the device when this is made, before the forward pass.
+        masks: (N, H, W) bool, of all segments.
+        things: the objects among them.
     """
 
-    def __init__(self, targets: list[Targets], num_things: int) -> None:
-        self.labels: list[list[int]] = [target.labels.tolist() for target in targets]
-        self.things = [Things.of(target, num_things) for target in targets]
-        self.matches: list[Match] = []
+    labels: list[int]
+    masks: Tensor
+    things: Things
 
-    def __call__(self, location: LocationOutput) -> list[Tensor]:
-        self.matches = match_locations(location.class_logits, location.boxes, self.things)
-        return [match.queries[-1] for match in self.matches]
+    @classmethod
+    def of(cls, targets: Targets, num_things: int) -> ImageTargets:
+        return cls(targets.labels.tolist(), targets.masks, Things.of(targets, num_things))
 
 
 @torch.no_grad()

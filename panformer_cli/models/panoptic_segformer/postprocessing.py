@@ -19,39 +19,14 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
 from panformer_cli.models.layers.boxes import cxcywh_to_xyxy
-from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 
 Floats = npt.NDArray[np.float32]
 
 MASK_THRESHOLD = 0.5
 ROUNDING = 1.001
 """A bound is widened by this much before anything is left out for it."""
-
-
-class InferenceSelection:
-    """A `SelectQueries` for inference: the top (query, class) pairs of the last location layer.
-
-    A query may be chosen several times, each time with another class.
-
-    Attributes:
-        labels: (k,) int64 of each image, and scores: (k,) 0..1, in the order of the chosen queries; set by the call.
-    """
-
-    def __init__(self, top_k: int) -> None:
-        self.top_k = top_k
-        self.labels: list[Tensor] = []
-        self.scores: list[Tensor] = []
-
-    def __call__(self, location: LocationOutput) -> list[Tensor]:
-        logits = location.class_logits[-1].float()  # (B, Q, things)
-        num_things = logits.shape[-1]
-        scores = logits.sigmoid().flatten(1)
-        top = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
-        self.scores = list(top.values)
-        self.labels = list(top.indices % max(num_things, 1))
-        return list(top.indices // max(num_things, 1))
 
 
 @dataclass(frozen=True)
@@ -106,23 +81,21 @@ def _quality(mask: Floats) -> float:
     return float(cv2.sumElems(kept)[0]) / (cv2.countNonZero(kept) + 1)
 
 
-def candidates_of(
-    output: PanopticOutput, selection: InferenceSelection, image: int, size: tuple[int, int], num_things: int
-) -> Candidates:
-    """The candidates of one image of a batch of images of equal size, without padding.
+def candidates_of(output: InferenceOutput, image: int, size: tuple[int, int], num_things: int) -> Candidates:
+    """Return the candidates of one image of a batch of images of equal size, without padding.
 
-    size: height and width of the original image, to which masks and boxes are brought.
+    Args:
+        size: height and width of the original image, to which masks and boxes are brought.
     """
-    things = output.things.masks[-1][image, : len(output.selected[image])]
-    stuff = output.stuff.masks[-1][image]
-    stuff_labels = torch.arange(len(stuff), device=stuff.device) + num_things
+    stuff_scores = output.stuff_scores[image]
+    stuff_labels = torch.arange(len(stuff_scores), device=stuff_scores.device) + num_things
     height, width = size
-    boxes = cxcywh_to_xyxy(output.location.boxes[-1, image, output.selected[image]].float())
+    boxes = cxcywh_to_xyxy(output.boxes[image])
     limit = boxes.new_tensor([width, height, width, height])
     return Candidates(
-        labels=torch.cat([selection.labels[image], stuff_labels]).cpu().numpy(),
-        class_scores=_floats(torch.cat([selection.scores[image], output.stuff_logits[-1, image].float().sigmoid()])),
-        masks=_floats(torch.cat([things, stuff])),
+        labels=torch.cat([output.labels[image], stuff_labels]).cpu().numpy(),
+        class_scores=_floats(torch.cat([output.scores[image], stuff_scores])),
+        masks=_floats(torch.cat([output.masks[image], output.stuff_masks[image]])),
         boxes=_floats(torch.minimum((boxes * limit).clamp(min=0), limit)),
         size=size,
     )
@@ -133,14 +106,14 @@ def _floats(tensor: Tensor) -> Floats:
     return array
 
 
-def merge_masks(candidates: Candidates, categories: CategoryTable, recipe: InferenceRecipe) -> PanopticMap:
+def merge_masks(candidates: Candidates, categories: CategoryTable, settings: MergingSettings) -> PanopticMap:
     """Candidates in descending score take the pixels that are still free; what nobody takes is void.
 
     Things of one class are segments of their own, stuff of one class is one segment. Segment ids count from 1.
     """
-    scores = candidates.scores(recipe.score_threshold)
+    scores = candidates.scores(settings.score_threshold)
     order = np.argsort(-scores, kind="stable")
-    order = order[(scores[order] >= recipe.score_threshold) & (scores[order] > 0)]
+    order = order[(scores[order] >= settings.score_threshold) & (scores[order] > 0)]
     ids = np.zeros(candidates.size, dtype=np.int32)
     segments: dict[int, tuple[int, float]] = {}  # id -> label, score
     stuff_ids: dict[int, int] = {}
@@ -150,7 +123,7 @@ def merge_masks(candidates: Candidates, categories: CategoryTable, recipe: Infer
         mask = candidates.binary(index)
         free = mask & (ids == 0)
         area, left = np.count_nonzero(mask), np.count_nonzero(free)
-        allowed = recipe.thing_overlap if is_thing else recipe.stuff_overlap
+        allowed = settings.thing_overlap if is_thing else settings.stuff_overlap
         if area == 0 or (area - left) / area > allowed or left == 0:
             continue
         segment_id = len(segments) + 1 if is_thing else stuff_ids.setdefault(label, len(segments) + 1)

@@ -8,68 +8,50 @@ in a photograph; everything before them stays as it is initialised. The masks ar
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
-from panformer_cli.data.transforms import normalise
-from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
-from panformer_cli.recipe import InferenceRecipe, Recipe
+from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, select_top
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
+
+if TYPE_CHECKING:
+    from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 
 THINGS, STUFF = 20, 10
 """Candidates whose class score reaches the threshold in the scene that the weights are made for."""
 FOREGROUND = 0.2
 """Share of all mask values that are above the threshold of 0.5; their mean becomes 1."""
 
-_SCENE_SIDE = 256  # pixels
 _FAINT = 5  # the least of the candidates has a class score of the threshold over this
 _ALL_POSITIVE = 16.0  # as bias of a mask: the ReLU after it cuts nothing off
 
 
-def random_model(recipe: Recipe, categories: CategoryTable, seed: int = 0) -> PanopticSegFormer:
-    """A model in evaluation mode, on the CPU; equal arguments give equal weights.
-
-    The random state of torch is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(recipe.model, categories, pretrained=False).eval()
-    _enliven(model, recipe.inference)
-    return model
-
-
 @torch.no_grad()
-def _enliven(model: PanopticSegFormer, recipe: InferenceRecipe) -> None:
+def spread_scores(model: PanopticSegFormer, image: Tensor, settings: MergingSettings) -> None:
+    """Rescale the last layers of masks and classes; see `PanopticModel.spread_scores`."""
     mask_heads = [_last_linear(decoder) for decoder in (model.thing_mask_decoder, model.stuff_mask_decoder)]
     for head in mask_heads:
         nn.init.constant_(head.bias, _ALL_POSITIVE)
-    output = _output_for_a_scene(model, recipe)
-    for head, masks in zip(mask_heads, (output.things.masks[-1], output.stuff.masks[-1]), strict=True):
-        _stretch_masks(head, masks)
-    threshold = min(max(recipe.score_threshold, 0.01), 0.99)
+    memory = model.encode(image, torch.zeros(1, *image.shape[-2:], dtype=torch.bool))
+    location = model.location_decoder(memory)
+    class_logits = location.class_logits[-1]
+    queries = gather_queries(location.queries, select_top(class_logits, settings.top_k).queries)
+    things, stuff, stuff_logits = model.decode_masks(memory, queries, every_mask=False)
+    for head, output in zip(mask_heads, (things, stuff), strict=True):
+        _stretch_masks(head, output.masks[-1])
+    threshold = min(max(settings.score_threshold, 0.01), 0.99)
+    _stretch_classes(model.location_decoder.class_branches[-1], class_logits, (THINGS, settings.top_k), threshold)
     _stretch_classes(
-        model.location_decoder.class_branches[-1], output.location.class_logits[-1], (THINGS, recipe.top_k), threshold
+        model.stuff_queries.class_branches[-1], stuff_logits[-1], (STUFF, stuff_logits[-1].numel()), threshold
     )
-    stuff = output.stuff_logits[-1]
-    _stretch_classes(model.stuff_queries.class_branches[-1], stuff, (STUFF, stuff.numel()), threshold)
 
 
 def _last_linear(decoder: nn.Module) -> nn.Linear:
     layer = decoder.get_submodule("tail.mask_head.output")
     assert isinstance(layer, nn.Linear)
     return layer
-
-
-def _output_for_a_scene(model: PanopticSegFormer, recipe: InferenceRecipe) -> PanopticOutput:
-    options = SceneOptions(height=_SCENE_SIDE, width=_SCENE_SIDE)
-    image = normalise(generate_scene(options, "val", 0)[0])[None]
-    padding_mask = torch.zeros(1, _SCENE_SIDE, _SCENE_SIDE, dtype=torch.bool)
-    output: PanopticOutput = model(image, padding_mask, InferenceSelection(recipe.top_k))
-    return output
 
 
 def _stretch_masks(head: nn.Linear, masks: Tensor) -> None:

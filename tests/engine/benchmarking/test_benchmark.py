@@ -43,15 +43,16 @@ from panformer_cli.models.layers.sampling import sampling_on
 from panformer_cli.models.layers.sampling.portable import grid_sampling
 from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
 from panformer_cli.models.panoptic_segformer.random_weights import random_model
-from panformer_cli.recipe import DataRecipe, Recipe
+from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.settings import DataSettings
 from panformer_cli.visualization.drawing import save_picture
 from tests.engine.small import small_checkpoint
 from tests.models.panoptic_segformer.small import SMALL, no_padding
 
 CPU = torch.device("cpu")
-RECIPE = Recipe("small", model=SMALL, data=DataRecipe(short_side=64, long_side=96))
+RECIPE = Recipe("small", model=SMALL, data=DataSettings(short_side=64, long_side=96))
 
 
 def measure(model: str | Path, **options: Any) -> Benchmark:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from panformer_cli.models.panoptic_segformer.official_names import own_name
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -32,8 +33,8 @@ from panformer_cli.engine.checkpoints.checkpoint import (
 from panformer_cli.engine.runs import RunFolder, find_checkpoint
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.official_names import own_name
-from panformer_cli.recipe import ModelRecipe, Recipe
+from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
+from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe, recipe_to_dict
 from panformer_cli.reporting import SilentReporter
 from tests.release_files import save_as_mmcv, stub_state
@@ -83,7 +84,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
 
 def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
     recipe = Recipe(
-        model=ModelRecipe(
+        model=PanopticSegFormerSettings(
             "resnet18", "imagenet", 0, embed_dim=64, heads=4, encoder_layers=1, location_layers=1, thing_mask_layers=1,
             stuff_mask_layers=1, thing_queries=5,
         )

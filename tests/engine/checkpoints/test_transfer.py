@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import (
@@ -19,7 +20,6 @@ from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import categories_of, small_checkpoint, small_recipe

@@ -24,7 +24,7 @@ from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.evaluator import MetricName
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
 from tests.engine.small import small_checkpoint, small_scenes
@@ -99,7 +99,7 @@ class _Oracle(Predictor):
         for (key, _), annotation in zip(images, self._maps, strict=True):
             kept = tuple(segment for segment in annotation.segments if not segment.is_crowd)
             ids = np.where(np.isin(annotation.ids, [segment.id for segment in kept]), annotation.ids, 0)
-            prediction = Prediction(None, self.categories, InferenceRecipe())  # type: ignore[arg-type]
+            prediction = Prediction(None, self.categories, MergingSettings())  # type: ignore[arg-type]
             prediction.panoptic = PanopticMap(ids.astype(np.int32), kept)  # in place of merging
             yield key, prediction
 

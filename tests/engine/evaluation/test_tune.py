@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
@@ -16,7 +17,6 @@ from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpo
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation import tune as tuning_module
 from panformer_cli.engine.evaluation.compare import CompareOptions
-from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 from panformer_cli.engine.evaluation.tune import (
     GRID,
     Search,
@@ -34,7 +34,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, merge_masks
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.reporting import SilentReporter
 from tests.engine.evaluation.test_merge_cache import SIZE, candidates_of, sample_of, without_boxes
 from tests.engine.small import small_scenes
@@ -43,7 +43,7 @@ from tests.release_files import save_as_mmcv, stub_state
 
 TABLE = table(things=3, stuff=2)
 QUIET = SilentReporter()
-OTHER = InferenceRecipe(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0.1)
+OTHER = MergingSettings(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0.1)
 
 
 def test_what_is_kept_gives_the_live_results(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def blobs(folder: Path, count: int) -> tuple[list[Path], list[tuple[Candidates, 
     images = []
     for seed in range(count):
         candidates, sample = candidates_of(seed), sample_of(seed)
-        merged = merge_masks(candidates, TABLE, InferenceRecipe(score_threshold=0.2, thing_overlap=0.6))
+        merged = merge_masks(candidates, TABLE, MergingSettings(score_threshold=0.2, thing_overlap=0.6))
         images.append((candidates, replace(sample, annotation=replace(merged, ids=np.roll(merged.ids, 1, axis=1)))))
     files = [folder / f"{place:06d}.npz" for place in range(count)]
     for file, (candidates, sample) in zip(files, images, strict=True):
@@ -120,14 +120,14 @@ def blobs(folder: Path, count: int) -> tuple[list[Path], list[tuple[Candidates, 
 def test_no_single_threshold_could_be_better(tmp_path: Path) -> None:
     files, images = blobs(tmp_path, 4)
 
-    def quality_at(recipe: InferenceRecipe) -> float:
+    def quality_at(recipe: MergingSettings) -> float:
         quality = PanopticQuality(TABLE)
         for candidates, sample in images:
             merged = merge_masks(candidates, TABLE, recipe)
             quality.update(compare(merged, sample.annotation, sample.image_id, sample.file_name))
         return quality.result().all.pq
 
-    start = InferenceRecipe(score_threshold=0.6, thing_overlap=0.1, stuff_overlap=0.1)
+    start = MergingSettings(score_threshold=0.6, thing_overlap=0.1, stuff_overlap=0.1)
     search = Search(files, TABLE, QUIET)
     best = search.best_from(start)
     assert search.known[best] == quality_at(best) > search.known[start] == quality_at(start)
@@ -153,8 +153,8 @@ def faint_objects(folder: Path, count: int, score: float) -> list[Path]:
 
 def test_a_gain_is_reported_with_its_interval(tmp_path: Path) -> None:
     files = faint_objects(tmp_path, 9, score=0.22)
-    tuning = search_and_judge(files, InferenceRecipe(), TABLE, CompareOptions(resamples=50), QUIET)
-    assert tuning.after == InferenceRecipe(score_threshold=0.05)
+    tuning = search_and_judge(files, MergingSettings(), TABLE, CompareOptions(resamples=50), QUIET)
+    assert tuning.after == MergingSettings(score_threshold=0.05)
     assert tuning.searched_pq == (0.0, 100.0)
     assert (tuning.searched, tuning.held_out.images) == (4, 5)
     assert tuning.held_out.paired.difference.all.pq == (100.0, 100.0)

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from torch import Tensor
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import Targets
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.recipe import ModelRecipe
+from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
 
-SMALL = ModelRecipe(
+SMALL = PanopticSegFormerSettings(
     backbone="resnet18",
     backbone_weights="none",
     frozen_stages=0,
@@ -42,7 +42,7 @@ def table(things: int, stuff: int) -> CategoryTable:
 
 
 def small_model(things: int = 3, stuff: int = 2, seed: int = 0, **changes: object) -> PanopticSegFormer:
-    """Random weights of the given seed. `changes` are fields of `ModelRecipe`."""
+    """Random weights of the given seed. `changes` are fields of `PanopticSegFormerSettings`."""
     torch.manual_seed(seed)
     return build_model(replace(SMALL, **changes), table(things, stuff))  # type: ignore[arg-type]
 

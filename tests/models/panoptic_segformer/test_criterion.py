@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
@@ -16,7 +17,6 @@ from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion,
 from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
 from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
 from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection, match_masks
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput
 from tests.models.panoptic_segformer.small import naming, targets_of
 
 THINGS, STUFF, QUERIES, LAYERS = 3, 4, 6, 2

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput
 from torch import Tensor
 
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
 from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput
 from panformer_cli.models.panoptic_segformer.postprocessing import (
     Candidates,
     InferenceSelection,
     candidates_of,
     merge_masks,
 )
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import table
 
 TABLE = table(things=2, stuff=2)  # labels 0, 1 are ids 10, 11; labels 2, 3 are ids 3, 4
 CAT, DOG, SKY, SEA = range(4)
-RECIPE = InferenceRecipe()
+RECIPE = MergingSettings()
 Row = tuple[int, float, str]
 """Label, class score, and which of the pixels are in: `##..`."""
 
@@ -77,8 +77,8 @@ def test_a_score_at_the_threshold_is_in_and_one_below_is_out() -> None:
     made = candidates((CAT, 0.7, "######...."))
     score = float(made.scores()[0])
     above = math.nextafter(score, 1.0)
-    assert drawn(merge_masks(made, TABLE, InferenceRecipe(score_threshold=score))) == "1111110000"
-    assert drawn(merge_masks(made, TABLE, InferenceRecipe(score_threshold=above + 1e-6))) == "0000000000"
+    assert drawn(merge_masks(made, TABLE, MergingSettings(score_threshold=score))) == "1111110000"
+    assert drawn(merge_masks(made, TABLE, MergingSettings(score_threshold=above + 1e-6))) == "0000000000"
 
 
 @pytest.mark.parametrize(("label", "first", "merged"), [
@@ -96,7 +96,7 @@ def test_what_is_taken_too_much_is_dropped(label: int, first: str, merged: str) 
 def test_the_shares_are_settings() -> None:
     made = candidates((CAT, 1.0, "######...."), (DOG, 0.4, "##########"))
     assert drawn(merge_masks(made, TABLE, RECIPE)) == "1111110000"
-    assert drawn(merge_masks(made, TABLE, InferenceRecipe(thing_overlap=0.6))) == "1111112222"
+    assert drawn(merge_masks(made, TABLE, MergingSettings(thing_overlap=0.6))) == "1111112222"
 
 
 def test_what_was_dropped_takes_no_pixels() -> None:
@@ -107,7 +107,7 @@ def test_what_was_dropped_takes_no_pixels() -> None:
 
 def test_stuff_of_one_class_is_one_segment_and_of_two_classes_two() -> None:
     rows = [(SKY, 0.9, "####........"), (SKY, 0.8, "...#####...."), (SEA, 0.7, "........####")]
-    panoptic = merge_masks(candidates(*rows), TABLE, InferenceRecipe(stuff_overlap=0.3))
+    panoptic = merge_masks(candidates(*rows), TABLE, MergingSettings(stuff_overlap=0.3))
     assert drawn(panoptic) == "111111112222"
     assert categories(panoptic) == [3, 4]
     assert panoptic.segments[0].area == 8
@@ -122,21 +122,21 @@ def test_a_query_chosen_twice_gives_one_segment_of_its_better_class() -> None:
 
 def test_an_empty_mask_is_no_segment_whatever_the_threshold() -> None:
     made = candidates((CAT, 1.0, ".........."), (SKY, 1.0, "##########"), value=0.5)
-    panoptic = merge_masks(made, TABLE, InferenceRecipe(score_threshold=0.0))
+    panoptic = merge_masks(made, TABLE, MergingSettings(score_threshold=0.0))
     assert drawn(panoptic) == "0" * 10
     assert panoptic.segments == ()
 
 
 def test_a_mask_without_a_free_pixel_is_no_segment() -> None:
     made = candidates((CAT, 1.0, "##########"), (SKY, 0.9, "####......"))
-    panoptic = merge_masks(made, TABLE, InferenceRecipe(stuff_overlap=1.0))
+    panoptic = merge_masks(made, TABLE, MergingSettings(stuff_overlap=1.0))
     assert drawn(panoptic) == "1" * 10
     assert categories(panoptic) == [10]
 
 
 def test_areas_and_boxes_are_those_of_the_pixels_left() -> None:
     made = candidates((CAT, 1.0, ".....##..##....."), (SKY, 0.5, "################"), height=4)
-    panoptic = merge_masks(made, TABLE, InferenceRecipe(stuff_overlap=0.25))
+    panoptic = merge_masks(made, TABLE, MergingSettings(stuff_overlap=0.25))
     assert panoptic.ids.tolist() == [[2, 2, 2, 2], [2, 1, 1, 2], [2, 1, 1, 2], [2, 2, 2, 2]]
     assert [(segment.area, segment.bbox) for segment in panoptic.segments] == [(4, (1, 1, 2, 2)), (12, (0, 0, 4, 4))]
 

@@ -1,9 +1,7 @@
-"""The inner step of deformable attention, and the choice of who computes it."""
+"""The inner step of deformable attention: its implementations, and the choice between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Literal, Protocol, get_args
 
@@ -34,65 +32,44 @@ class DeformableSampling(Protocol):
         """
 
 
-_chosen: SamplingName = "auto"
-
-
-def deformable_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`DeformableSampling` by whom `set_sampling` chose.
+def sampling_named(name: SamplingName) -> DeformableSampling:
+    """Return the implementation of this name; `auto` chooses for every call by the device of the tensors.
 
     Raises:
-        PanformerError: the one chosen is for another device.
+        PanformerError: there is no such name, or the implementation cannot be used on this machine.
     """
-    return sampling_on(values.device.type)(values, shapes, locations, weights)
-
-
-def set_sampling(name: SamplingName) -> None:
-    """Chooses who samples, in the whole process, from the next call on.
-
-    Raises:
-        PanformerError: there is no such name, or that one cannot be used here.
-    """
-    global _chosen
     if name not in get_args(SamplingName):
         raise PanformerError(f"unknown sampling {name!r}; choose one of {', '.join(get_args(SamplingName))}")
     obstacle = _obstacle(name)
     if obstacle:
         raise PanformerError(f"sampling {name!r} cannot be used here, because {obstacle}; choose 'auto'")
-    _chosen = name
+    return fastest_sampling if name == "auto" else _implementation(name)
 
 
-@contextmanager
-def sampling_by(name: SamplingName) -> Iterator[None]:
-    """As `set_sampling`, for a while."""
-    before = _chosen
-    set_sampling(name)
-    try:
-        yield
-    finally:
-        set_sampling(before)
+def fastest_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """`DeformableSampling` by the fastest implementation for the device of the tensors."""
+    return _implementation(_fastest(values.device.type))(values, shapes, locations, weights)
 
 
-def sampling_on(device: str) -> DeformableSampling:
-    """Who samples tensors on this type of device.
-
-    Raises:
-        PanformerError: the one chosen is for another device.
-    """
-    name = _fastest(device) if _chosen == "auto" else _chosen
-    if name == "portable":
-        return grid_sampling
-    if name == "gather":
-        return gather_sampling
-    own_device = "cpu" if name == "cpu" else "cuda"
+def check_sampling(name: SamplingName, device: str) -> None:
+    """Raise PanformerError where the implementation is for another type of device than `device`."""
+    own_device = {"cpu": "cpu", "triton": "cuda"}.get(name, device)
     if device != own_device:
         raise PanformerError(f"sampling {name!r} is for {own_device}, and the model is on {device}; choose 'auto'")
+
+
+def _implementation(name: SamplingName) -> DeformableSampling:
+    if name == "gather":
+        return gather_sampling
     if name == "cpu":
         from panformer_cli.models.layers.sampling.cpu import cpu_sampling
 
         return cpu_sampling
-    from panformer_cli.models.layers.sampling.triton import triton_sampling
+    if name == "triton":
+        from panformer_cli.models.layers.sampling.triton import triton_sampling
 
-    return triton_sampling
+        return triton_sampling
+    return grid_sampling
 
 
 def _fastest(device: str) -> SamplingName:

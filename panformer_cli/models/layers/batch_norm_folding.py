@@ -1,30 +1,15 @@
-"""A trained model made ready for inference: the same function, in fewer and faster operations."""
+"""BatchNorm folded into the convolution before it: the same function in fewer operations, for inference."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-
-
-def for_inference(model: PanopticSegFormer) -> PanopticSegFormer:
-    """Change `model` in place, and return it in evaluation mode; it cannot be trained or saved any more.
-
-    Every BatchNorm is folded into the convolution before it, and convolutional backbones keep their channels last in
-    memory, as CPUs and GPUs compute them fastest. Outputs stay the same to the rounding of float32.
-    """
-    model.eval().requires_grad_(False)
-    if fold_batch_norms(model.backbone):
-        model.backbone.to(memory_format=torch.channels_last)
-    return model
-
 
 def fold_batch_norms(root: nn.Module) -> int:
-    """Fold every BatchNorm below `root` that follows a convolution; returns how many."""
+    """Fold every BatchNorm below `root` that follows a convolution, in place; return how many."""
     pairs = [(module, *pair) for module in root.modules() for pair in _pairs(module)]
     for module, (conv_name, conv), (norm_name, norm) in pairs:
         setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))

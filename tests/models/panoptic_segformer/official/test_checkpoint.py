@@ -10,11 +10,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from panformer_cli.models.panoptic_segformer.official_checkpoint import RECIPES, VARIANTS, ReleasedModel, recognise
 from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.backbone import BACKBONES
-from panformer_cli.models.panoptic_segformer.official_checkpoint import RECIPES, VARIANTS, ReleasedModel, recognise
 from panformer_cli.recipe_io import load_recipe
 from tests.release_files import stub_state
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
 from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
 from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection, candidates_of, merge_masks
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import (
     images_of,
     naming,
@@ -179,7 +179,7 @@ def test_any_image_size_gives_masks_of_stride_8(size: tuple[int, int]) -> None:
     assert output.things.masks[-1].shape == (1, 3, math.ceil(size[0] / 8), math.ceil(size[1] / 8))
     assert all(tensor.isfinite().all() for _, tensor in tensors_of(output, 0))
     panoptic = merge_masks(
-        candidates_of(output, selection, 0, size, 3), table(3, 2), InferenceRecipe(score_threshold=0.0)
+        candidates_of(output, selection, 0, size, 3), table(3, 2), MergingSettings(score_threshold=0.0)
     )
     assert panoptic.ids.shape == size
 
@@ -200,5 +200,5 @@ def test_data_sets_with_one_kind_of_class_train_and_predict(things: int, stuff: 
     candidates = candidates_of(output, selection, 1, SIZE, things)
     assert len(candidates.labels) == 7 * things + stuff
     candidates.class_scores[:] = 1.0
-    panoptic = merge_masks(candidates, table(things, stuff), InferenceRecipe(score_threshold=0.0))
+    panoptic = merge_masks(candidates, table(things, stuff), MergingSettings(score_threshold=0.0))
     assert {segment.category_id for segment in panoptic.segments} <= ({10} if things else set()) | {3, 4}

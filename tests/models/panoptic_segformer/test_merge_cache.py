@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
-from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, merge_masks
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import table
 
 THINGS, STUFF = 3, 2
@@ -58,7 +58,7 @@ def test_regions_give_what_pixels_give(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     numbers = set()
     for score, thing, stuff in [(0.05, 1.0, 1.0), (1.0, 0.0, 0.0), *rng.uniform(0.05, 0.9, (20, 3)).tolist()]:
-        recipe = InferenceRecipe(score_threshold=score, thing_overlap=thing, stuff_overlap=stuff)
+        recipe = MergingSettings(score_threshold=score, thing_overlap=thing, stuff_overlap=stuff)
         live = compare(merge_masks(candidates, TABLE, recipe), sample.annotation, sample.image_id, sample.file_name)
         assert without_boxes(regions.merged(recipe, TABLE)) == without_boxes(live)
         numbers.add(len(live.predictions))
@@ -68,7 +68,7 @@ def test_regions_give_what_pixels_give(seed: int, tmp_path: Path) -> None:
 def test_a_score_at_the_threshold_is_in() -> None:
     candidates, sample = candidates_of(0), sample_of(0)
     for score in candidates.scores():
-        recipe = InferenceRecipe(score_threshold=float(score))
+        recipe = MergingSettings(score_threshold=float(score))
         live = compare(merge_masks(candidates, TABLE, recipe), sample.annotation, "i0", "0.jpg")
         assert without_boxes(regions_of(candidates, sample, 0.0).merged(recipe, TABLE)) == without_boxes(live)
 
@@ -84,8 +84,8 @@ def test_pixels_that_the_same_candidates_want_are_one_region() -> None:
     assert pixels == {(True, False): 2, (True, True): 2, (False, True): 1}
     assert regions.pixels[-1] == 1  # the fifth pixel
     # By hand: the thing takes 4 pixels; two thirds of the stuff's mask are taken, more than 0.2.
-    assert regions.merged(InferenceRecipe(), TABLE).overlap.tolist() == [[2, 0], [2, 2], [0, 0]]
-    two_thirds = InferenceRecipe(stuff_overlap=2 / 3)
+    assert regions.merged(MergingSettings(), TABLE).overlap.tolist() == [[2, 0], [2, 2], [0, 0]]
+    two_thirds = MergingSettings(stuff_overlap=2 / 3)
     assert regions.merged(two_thirds, TABLE).overlap.tolist() == [[2, 0, 0], [2, 1, 1], [0, 0, 0]]
 
 
@@ -93,7 +93,7 @@ def test_pixels_that_the_same_candidates_want_are_one_region() -> None:
 def test_an_image_without_candidates_is_void(least: float, tmp_path: Path) -> None:
     empty = replace(candidates_of(0), masks=np.zeros((16, 6, 8), np.float32)) if least == 0 else candidates_of(0)
     regions_of(empty, sample_of(0), least).save(tmp_path / "a.npz")
-    record = Regions.load(tmp_path / "a.npz").merged(InferenceRecipe(score_threshold=1.0), TABLE)
+    record = Regions.load(tmp_path / "a.npz").merged(MergingSettings(score_threshold=1.0), TABLE)
     assert record.predictions == ()
     assert record.overlap.sum() == SIZE[0] * SIZE[1]
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
-
-Pairs = list[tuple[str, str]]
-"""Beginnings of names, theirs and ours; `#` is a number that both have."""
+from panformer_cli.models.backbones.reference_names import BUFFERS, Pairs, Renaming, backbone_pairs, is_swin_state
 
 UNUSED = ("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches.")
 """Branches whose losses the release multiplies by zero."""
-
-BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
-"""Ends of names that hold no knowledge; files have them or not."""
 
 OLD_NAMES = (
     ("bbox_head.mask_head.", "bbox_head.things_mask_head."),
@@ -24,32 +18,6 @@ OLD_NAMES = (
     ("bbox_head.cls_branches2.", "bbox_head.cls_thing_branches."),
 )
 
-
-def _pvt_stage(stage: int) -> Pairs:
-    """Theirs has one list of stages for each kind of layer, ours one module a stage."""
-    ours = f"backbone.body.stages_{stage - 1}"
-    return [
-        (f"backbone.patch_embed{stage}.", f"{ours}.downsample."),
-        (f"backbone.block{stage}.#.mlp.dwconv.dwconv.", f"{ours}.blocks.#.mlp.dwconv."),
-        (f"backbone.block{stage}.", f"{ours}.blocks."),
-        (f"backbone.norm{stage}.", f"{ours}.norm."),
-    ]
-
-
-PVT: Pairs = [
-    ("backbone.patch_embed1.", "backbone.body.patch_embed."),
-    *(pair for stage in range(1, 5) for pair in _pvt_stage(stage)),
-]
-
-# Swin: patch merging ends a stage of theirs and begins the next one of ours.
-SWIN: Pairs = [
-    *((f"backbone.layers.{stage}.downsample.", f"backbone.body.layers_{stage + 1}.downsample.") for stage in range(3)),
-    *((f"backbone.layers.{stage}.", f"backbone.body.layers_{stage}.") for stage in range(4)),
-    *((f"backbone.norm{stage}.", f"backbone.norms.{stage - 1}.") for stage in range(1, 4)),
-]
-
-# ResNet has the same names, and so has all that is not said above.
-BACKBONE: Pairs = [("backbone.", "backbone.body.")]
 
 NECK: Pairs = [
     ("neck.extra_convs.0.conv.", "neck.levels.3.conv."),
@@ -116,29 +84,11 @@ HEAD: Pairs = [
 ]
 
 
-class _Renaming:
-    """Replaces the beginning of a name; the first pair that fits counts."""
-
-    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
-        self._rules = [(re.compile(_pattern(old)), new) for old, new in pairs]
-
-    def __call__(self, name: str) -> str:
-        for pattern, new in self._rules:
-            found = pattern.match(name)
-            if found:
-                return new.replace("#", "{}").format(*found.groups()) + name[found.end() :]
-        return name
-
-
-def _pattern(beginning: str) -> str:
-    return re.escape(beginning).replace(r"\#", r"(\d+)")
-
-
 # Swin and PVTv2 call different things `backbone.norm1`.
-_PAIRS = {is_swin: [*(SWIN if is_swin else PVT), *BACKBONE, *NECK, *HEAD] for is_swin in (False, True)}
-_TO_OURS = {is_swin: _Renaming(pairs) for is_swin, pairs in _PAIRS.items()}
+_PAIRS = {is_swin: [*backbone_pairs(is_swin), *NECK, *HEAD] for is_swin in (False, True)}
+_TO_OURS = {is_swin: Renaming(pairs) for is_swin, pairs in _PAIRS.items()}
 _TO_THEIRS = {
-    is_swin: _Renaming([(ours, theirs) for theirs, ours in pairs])
+    is_swin: Renaming([(ours, theirs) for theirs, ours in pairs])
     for is_swin, pairs in _PAIRS.items()
 }  # fmt: skip
 
@@ -160,11 +110,6 @@ def own_name(release_name: str, is_swin: bool) -> str | None:
 def release_name(own: str, is_swin: bool) -> str:
     """The reverse of `own_name`: what the release calls a tensor of ours."""
     return _TO_THEIRS[is_swin](own)
-
-
-def is_swin_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict, by anybody's names, has the position biases that only Swin has."""
-    return any(name.endswith("relative_position_bias_table") for name in state)
 
 
 def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from panformer_cli.models.inference_form import fold_batch_norms, for_inference
 from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
+from torch import Tensor, nn
+
 from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
 from tests.models.panoptic_segformer.small import scramble, small_model
 

@@ -25,14 +25,14 @@ from panformer_cli.errors import DataError
 from panformer_cli.files import atomic_write
 from panformer_cli.metrics.image_overlap import ImageOverlap, IntArray, compare
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, Floats
-from panformer_cli.recipe import InferenceRecipe
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 
 Bools = npt.NDArray[np.bool_]
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Regions:
+class MergeCache:
     """An image whose pixels are grouped by the candidates that want them.
 
     image_id, file_name, size, truth: as in `ImageOverlap`.
@@ -62,20 +62,20 @@ class Regions:
         """Of every candidate the regions that it wants."""
         return [np.flatnonzero(row) for row in self.wanted]
 
-    def merged(self, recipe: InferenceRecipe, categories: CategoryTable) -> ImageOverlap:
-        """The record of what `merge_masks` gives at the thresholds of `recipe`, but for the boxes, which are 0.
+    def overlap(self, settings: MergingSettings, categories: CategoryTable) -> ImageOverlap:
+        """The record of what `merge_masks` gives at the thresholds of `settings`, but for the boxes, which are 0.
 
-        No threshold may be below that of `regions_of`.
+        No threshold may be below that of `cache_of`.
         """
         owner = np.full(len(self.pixels), -1)  # place of every region's segment, -1 for void
         found: list[tuple[int, float]] = []  # label and score of the segments
         stuff_places: dict[int, int] = {}
-        for index in np.flatnonzero(self.scores >= recipe.score_threshold).tolist():
+        for index in np.flatnonzero(self.scores >= settings.score_threshold).tolist():
             label, regions = int(self.labels[index]), self.regions[index]
             is_thing = label < categories.num_things
             free = regions[owner[regions] < 0]
             area, left = int(self.pixels[regions].sum()), int(self.pixels[free].sum())
-            allowed = recipe.thing_overlap if is_thing else recipe.stuff_overlap
+            allowed = settings.thing_overlap if is_thing else settings.stuff_overlap
             if area == 0 or (area - left) / area > allowed or left == 0:
                 continue
             place = len(found) if is_thing else stuff_places.setdefault(label, len(found))
@@ -110,7 +110,7 @@ class Regions:
             )
 
     @classmethod
-    def load(cls, path: Path) -> Regions:
+    def load(cls, path: Path) -> MergeCache:
         """What `save` wrote.
 
         Raises:
@@ -129,7 +129,7 @@ class Regions:
         return cls(image_id, file_name, (height, width), truth, shared, wanted, labels, scores)
 
 
-def regions_of(candidates: Candidates, sample: Sample, least: float) -> Regions:
+def cache_of(candidates: Candidates, sample: Sample, least: float) -> MergeCache:
     """Group the pixels of an image.
 
     sample: the ground truth of the same image. least: the lowest score threshold that will be asked for.
@@ -146,7 +146,9 @@ def regions_of(candidates: Candidates, sample: Sample, least: float) -> Regions:
     rows, regions = np.nonzero(record.overlap)
     shared = np.stack([rows, regions, record.overlap[rows, regions]])
     labels = candidates.labels[order]
-    return Regions(sample.image_id, sample.file_name, record.size, record.truth, shared, wanted, labels, scores[order])
+    return MergeCache(
+        sample.image_id, sample.file_name, record.size, record.truth, shared, wanted, labels, scores[order]
+    )
 
 
 def _regions(candidates: Candidates, order: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.int32], Bools]:

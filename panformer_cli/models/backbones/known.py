@@ -1,0 +1,61 @@
+"""The backbones that have names of their own, and the check of the settings that choose one; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from panformer_cli.settings import ModelSettings
+
+TIMM = "timm/"
+"""What the name of any other timm model begins with."""
+RESNET_STAGES = 5
+"""Stem and four stages: the most that can be frozen."""
+
+
+@dataclass(frozen=True)
+class KnownBackbone:
+    """A published backbone in timm.
+
+    Attributes:
+        architecture: timm's name of the model.
+        pretrained: timm's name of the ImageNet weights.
+        out_indices: timm's numbers of C3, C4, C5.
+    """
+
+    architecture: str
+    pretrained: str
+    out_indices: tuple[int, int, int]
+
+
+BACKBONES = {
+    "resnet18": KnownBackbone("resnet18", "resnet18.tv_in1k", (2, 3, 4)),
+    "resnet50": KnownBackbone("resnet50", "resnet50.tv_in1k", (2, 3, 4)),
+    "resnet101": KnownBackbone("resnet101", "resnet101.tv_in1k", (2, 3, 4)),
+    "pvt_v2_b0": KnownBackbone("pvt_v2_b0", "pvt_v2_b0.in1k", (1, 2, 3)),
+    "pvt_v2_b2": KnownBackbone("pvt_v2_b2", "pvt_v2_b2.in1k", (1, 2, 3)),
+    "pvt_v2_b5": KnownBackbone("pvt_v2_b5", "pvt_v2_b5.in1k", (1, 2, 3)),
+    "swin_tiny": KnownBackbone("swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7_224.ms_in1k", (1, 2, 3)),
+    "swin_large": KnownBackbone("swin_large_patch4_window7_224", "swin_large_patch4_window7_224.ms_in22k", (1, 2, 3)),
+}
+
+
+def backbone_problems(settings: ModelSettings) -> list[str]:
+    """Return one sentence for every wrong setting; whether timm has such a model is checked when it is built."""
+    problems = []
+    name = settings.backbone
+    if name not in BACKBONES and not (name.startswith(TIMM) and name != TIMM):
+        close = get_close_matches(name, BACKBONES, n=1)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        problems.append(
+            f"model.backbone is {name!r}: expected one of {', '.join(BACKBONES)}, or {TIMM}MODEL for another timm "
+            f"model, such as {TIMM}convnext_tiny.fb_in22k{guess}"
+        )
+    most = RESNET_STAGES if name.startswith("resnet") else 0
+    if not 0 <= settings.frozen_stages <= most:
+        problems.append(
+            f"model.frozen_stages is {settings.frozen_stages}: expected 0 to {most} with the backbone {name}"
+        )
+    if not 0 <= settings.drop_path < 1:
+        problems.append(f"model.drop_path is {settings.drop_path}: expected 0 or more and less than 1")
+    return problems

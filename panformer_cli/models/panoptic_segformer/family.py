@@ -1,0 +1,47 @@
+"""Panoptic SegFormer as a model family: its settings, its published weights, and how a model is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from panformer_cli.models.panoptic_segformer.official.published import PUBLISHED
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
+
+if TYPE_CHECKING:
+    from panformer_cli.data.categories import CategoryTable
+    from panformer_cli.models.base import PanopticModel, TuningCache
+    from panformer_cli.models.layers.sampling import SamplingName
+    from panformer_cli.models.official import OfficialFormat
+
+
+class PanopticSegFormerFamily:
+    """A `families.Family`."""
+
+    model_settings = PanopticSegFormerSettings
+    inference_settings = MergingSettings
+    published = PUBLISHED
+
+    def build(
+        self,
+        model: PanopticSegFormerSettings,
+        inference: MergingSettings,
+        categories: CategoryTable,
+        sampling: SamplingName,
+    ) -> PanopticModel:
+        """Return a freshly initialized model."""
+        from panformer_cli.models.panoptic_segformer.build import build
+
+        return build(model, inference, categories, sampling)
+
+    def official_format(self) -> OfficialFormat:
+        """Return the names of the authors' checkpoints."""
+        from panformer_cli.models.panoptic_segformer.official.checkpoint import OfficialPanopticSegFormer
+
+        return OfficialPanopticSegFormer()
+
+    def load_tuning_cache(self, path: Path) -> TuningCache:
+        """Read a `MergeCache`."""
+        from panformer_cli.models.panoptic_segformer.merge_cache import MergeCache
+
+        return MergeCache.load(path)

@@ -1,0 +1,150 @@
+"""Panoptic SegFormer, whole (paper, figure 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.structures import Batch
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup, split_parameters
+from panformer_cli.models.layers.common import cast_for_autocast
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion
+from panformer_cli.models.panoptic_segformer.encoder import DeformableEncoder, Memory
+from panformer_cli.models.panoptic_segformer.location_decoder import LocationDecoder
+from panformer_cli.models.panoptic_segformer.mask_decoder import MASK_LEVELS, MaskDecoder, MaskOutput, StuffQueries
+from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, match_locations
+from panformer_cli.models.panoptic_segformer.neck import Neck
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput, TrainingOutput
+from panformer_cli.models.panoptic_segformer.postprocessing import candidates_of
+from panformer_cli.models.panoptic_segformer.prediction import MergedPrediction
+from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, pad_queries, select_top
+from panformer_cli.models.panoptic_segformer.random_weights import spread_scores
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
+from panformer_cli.settings import TrainSettings
+
+SLOW_PARTS = ("backbone", "sampling_offsets", "reference_points")
+"""Parameters with one of these in their name learn at `train.slow_lr_factor` (spec, section 8)."""
+
+
+@dataclass
+class Decoders:
+    """The parts that read the encoder's memory."""
+
+    location: LocationDecoder
+    thing_masks: MaskDecoder
+    stuff_masks: MaskDecoder
+    stuff_queries: StuffQueries
+
+
+class PanopticSegFormer(PanopticModel):
+    """Images to boxes, classes and masks of things and stuff. `build.build` puts the parts together.
+
+    Args:
+        categories: of the data set.
+        top_k: (query, class) pairs whose masks are decoded at inference.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: Neck,
+        encoder: DeformableEncoder,
+        decoders: Decoders,
+        categories: CategoryTable,
+        top_k: int,
+    ) -> None:
+        super().__init__(categories)
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.location_decoder = decoders.location
+        self.thing_mask_decoder = decoders.thing_masks
+        self.stuff_mask_decoder = decoders.stuff_masks
+        self.stuff_queries = decoders.stuff_queries
+        self.criterion = PanopticCriterion(categories.num_things)
+        self.top_k = top_k
+
+    def infer(self, images: Tensor, padding_mask: Tensor) -> InferenceOutput:
+        """Return the scored masks; see `PanopticModel.infer`."""
+        memory = self.encode(images, padding_mask)
+        location = self.location_decoder(memory)
+        top = select_top(location.class_logits[-1], self.top_k)
+        queries = gather_queries(location.queries, top.queries)
+        things, stuff, stuff_logits = self.decode_masks(memory, queries, every_mask=False)
+        boxes = gather_queries(location.boxes[-1].float(), top.queries)
+        stuff_scores = stuff_logits[-1].float().sigmoid()
+        return InferenceOutput(top.labels, top.scores, boxes, things.masks[-1], stuff_scores, stuff.masks[-1])
+
+    def losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+        """Return the losses of `PanopticCriterion`; see `PanopticModel.losses`."""
+        targets = [ImageTargets.of(target, self.categories.num_things) for target in batch.targets]
+        memory = self.encode(batch.images, batch.padding_mask)
+        location = self.location_decoder(memory)
+        matches = match_locations(location.class_logits, location.boxes, [image.things for image in targets])
+        selected = [match.queries[-1] for match in matches]
+        queries = gather_queries(location.queries, pad_queries(selected))
+        things, stuff, stuff_logits = self.decode_masks(memory, queries, every_mask=True)
+        canvas = (batch.images.shape[-2], batch.images.shape[-1])
+        output = TrainingOutput(location, selected, things, stuff, stuff_logits, canvas)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return self.criterion(output, targets, matches, counts)
+
+    def encode(self, images: Tensor, padding_mask: Tensor) -> Memory:
+        """Return the tokens that all decoders read; arguments as in `infer`."""
+        memory: Memory = self.encoder(self.neck(self.backbone(images)), padding_mask)
+        memory.tokens = cast_for_autocast(memory.tokens)  # nearly thirty matrix products read them
+        return memory
+
+    def decode_masks(
+        self, memory: Memory, thing_queries: Tensor, every_mask: bool
+    ) -> tuple[MaskOutput, MaskOutput, Tensor]:
+        """Return the masks of the things and of the stuff, and the stuff logits (blocks, B, stuff).
+
+        The padding is not masked out of these attentions, as published: batches of one size equal single images.
+
+        Args:
+            thing_queries: (B, n, C).
+            every_mask: also the masks of the blocks before the last, which training needs.
+        """
+        shapes = memory.shapes[:MASK_LEVELS]
+        tokens = memory.tokens[:, : sum(height * width for height, width in shapes)]
+        things: MaskOutput = self.thing_mask_decoder(thing_queries, None, tokens, shapes, every_mask)
+        content, position = self.stuff_queries.content_and_position()
+        stuff_queries = content.expand(len(tokens), -1, -1)
+        stuff: MaskOutput = self.stuff_mask_decoder(stuff_queries, position, tokens, shapes, every_mask)
+        return things, stuff, self.stuff_queries.class_logits(stuff.queries)
+
+    def postprocess(
+        self, output: InferenceOutput, index: int, size: tuple[int, int], settings: MergingSettings
+    ) -> MergedPrediction:
+        """Return the candidates of an image, to be merged; see `PanopticModel.postprocess`."""
+        candidates = candidates_of(output, index, size, self.categories.num_things)
+        return MergedPrediction(candidates, self.categories, settings)
+
+    def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
+        """Return two groups: backbone, sampling offsets and reference points learn more slowly (spec, section 8)."""
+        return split_parameters(self.named_parameters(), SLOW_PARTS, settings.slow_lr_factor)
+
+    def class_rows(self) -> dict[str, range]:
+        """Return the class branches of the things and the embedding of the stuff; stuff branches serve all classes."""
+        things = range(self.categories.num_things)
+        stuff = range(self.categories.num_things, len(self.categories))
+        branches = (
+            f"location_decoder.class_branches.{layer}.{kind}"
+            for layer in range(len(self.location_decoder.class_branches))
+            for kind in ("weight", "bias")
+        )
+        return {**dict.fromkeys(branches, things), "stuff_queries.embedding.weight": stuff}
+
+    def stages(self) -> dict[str, nn.Module]:
+        """Return the parts of the figure."""
+        names = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
+        return {name: self.get_submodule(name) for name in names}
+
+    def spread_scores(self, image: Tensor, settings: MergingSettings) -> None:
+        """Rescale the last layers of masks and classes; see `PanopticModel.spread_scores`."""
+        spread_scores(self, image, settings)

@@ -1,0 +1,1 @@
+"""Checkpoints of the reference implementation: their names, their variants, and those that are published."""

@@ -1,0 +1,136 @@
+"""Recognising a checkpoint of the authors' release by the names and shapes in it (spec, sections 3 and 10)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from panformer_cli.errors import CheckpointError
+from panformer_cli.models.backbones.reference_names import BUFFERS, is_swin_state
+from panformer_cli.models.official import OfficialModel
+from panformer_cli.models.panoptic_segformer.official.names import from_release, release_name
+
+MARKS = (
+    "bbox_head.stuff_query.",
+    "bbox_head.cls_stuff_branches.",
+    "bbox_head.stuff_mask_head.",
+    "bbox_head.mask_head2.",
+)
+"""Names that Panoptic SegFormer has and no other model."""
+
+
+@dataclass(frozen=True)
+class BackboneKind:
+    """Backbones of one kind, which differ in width and depth.
+
+    stem: name of their first weight; its first side is the width. block: what the name of a block begins with; its
+    groups are the numbers of stage and block.
+    """
+
+    name: str
+    stem: str
+    block: re.Pattern[str]
+
+
+RESNET = BackboneKind("ResNet", "backbone.conv1.weight", re.compile(r"backbone\.layer(\d+)\.(\d+)\."))
+PVT = BackboneKind("PVTv2", "backbone.patch_embed1.proj.weight", re.compile(r"backbone\.block(\d+)\.(\d+)\."))
+SWIN = BackboneKind("Swin", "backbone.patch_embed.proj.weight", re.compile(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\."))
+
+VARIANTS: dict[tuple[BackboneKind, int, int], str] = {
+    (RESNET, 64, 6): "resnet50",
+    (RESNET, 64, 23): "resnet101",
+    (PVT, 32, 2): "pvt_v2_b0",
+    (PVT, 64, 6): "pvt_v2_b2",
+    (PVT, 64, 40): "pvt_v2_b5",
+    (SWIN, 96, 6): "swin_tiny",
+    (SWIN, 192, 18): "swin_large",
+}
+"""Width, and blocks of the third stage, which tell them apart; what else is amiss shows when the weights are loaded."""
+
+RECIPES: dict[str, str] = {
+    "resnet50": "r50",
+    "resnet101": "r101",
+    "pvt_v2_b0": "pvtv2b0",
+    "pvt_v2_b2": "pvtv2b2",
+    "pvt_v2_b5": "pvtv2b5",
+    "swin_large": "swinl",
+}
+"""The built-in recipe that describes a published model with this backbone. (r50_1x is r50 after half the epochs.)"""
+
+
+class OfficialPanopticSegFormer:
+    """The names of the authors' checkpoints: a `models.official.OfficialFormat`."""
+
+    name = "Panoptic SegFormer"
+    optional = BUFFERS
+
+    def recognizes(self, names: Mapping[str, Tensor]) -> bool:
+        """Return whether a name is one that only Panoptic SegFormer has."""
+        return any(name.startswith(MARKS) for name in names)
+
+    def describe(self, state: Mapping[str, Tensor], path: Path) -> OfficialModel:
+        """Return backbone and classes; see `OfficialFormat.describe`."""
+        backbone = _backbone(state, path)
+        return OfficialModel(
+            backbone,
+            RECIPES.get(backbone),
+            _first_side(state, "bbox_head.cls_branches.0.weight", path),
+            _first_side(state, "bbox_head.stuff_query.weight", path),
+        )
+
+    def own_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors under our names."""
+        return from_release(state)
+
+    def official_name(self, name: str, own: Mapping[str, Tensor]) -> str:
+        """Return the authors' name of a tensor."""
+        return release_name(name, is_swin_state(own))
+
+
+def _backbone(state: Mapping[str, Tensor], path: Path) -> str:
+    for kind in (RESNET, PVT, SWIN):
+        depths = _depths(kind, state)
+        if depths:
+            width = _first_side(state, kind.stem, path)
+            known = _variant(kind, width, depths)
+            if known is None:
+                raise CheckpointError(
+                    f"checkpoint {path} is a Panoptic SegFormer with a {kind.name} of width {width} and "
+                    f"{', '.join(map(str, depths))} blocks, which panformer does not have; known backbones are "
+                    f"{', '.join(VARIANTS.values())}"
+                )
+            return known
+    raise CheckpointError(
+        f"checkpoint {path} is a Panoptic SegFormer without the blocks of a backbone; expected the names of a ResNet "
+        "(backbone.layer1.0. ...), a PVTv2 (backbone.block1.0. ...) or a Swin (backbone.layers.0.blocks.0. ...)"
+    )
+
+
+def _variant(kind: BackboneKind, width: int, depths: tuple[int, ...]) -> str | None:
+    """The backbone of this kind and width with such a third stage, give or take one block."""
+    near = [
+        name
+        for (of, wide, blocks), name in VARIANTS.items()
+        if (of, wide) == (kind, width) and len(depths) > 2 and abs(blocks - depths[2]) <= 1
+    ]
+    return near[0] if near else None
+
+
+def _depths(kind: BackboneKind, names: Iterable[str]) -> tuple[int, ...]:
+    """How many blocks each stage has; empty where no name is of this kind."""
+    found = {match.groups() for match in map(kind.block.match, names) if match}
+    stages = sorted({stage for stage, _ in found})
+    return tuple(sum(stage == of for of, _ in found) for stage in stages)
+
+
+def _first_side(state: Mapping[str, Tensor], name: str, path: Path) -> int:
+    if name not in state or state[name].dim() < 2:
+        raise CheckpointError(
+            f"checkpoint {path} is a Panoptic SegFormer that lacks {name}, or has it in fewer than two "
+            "dimensions; use a whole file, such as the authors' own"
+        )
+    return state[name].shape[0]
