@@ -21,7 +21,6 @@ from importlib.metadata import version
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from panformer_cli.models.inference_form import for_inference
 
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
@@ -30,9 +29,10 @@ from panformer_cli.data.structures import ImageArray
 from panformer_cli.data.transforms import normalise
 from panformer_cli.engine.benchmarking.benchmark import parse_size
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, matrix_rate, metered
+from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.panoptic_segformer.random_weights import STUFF, THINGS, random_model
+from panformer_cli.models.panoptic_segformer.random_weights import STUFF, THINGS
 from panformer_cli.recipe_io import load_recipe
 
 PEERS = ("panformer", "mask2former")
@@ -65,7 +65,9 @@ def panformer(image: ImageArray, device: torch.device) -> Peer:
     height, width = image.shape[:2]
     sides = [f"data.short_side={min(height, width)}", f"data.long_side={max(height, width)}"]
     recipe = load_recipe("r50", sides)
-    predictor = Predictor(for_inference(random_model(recipe, COCO)), recipe, COCO, device)
+    model = random_model(recipe, COCO)
+    model.optimize_for_inference()
+    predictor = Predictor(model, recipe, device)
     read = clock_of(device)
 
     def run() -> Pass:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from panformer_cli.models.inference_form import for_inference
 
 from panformer_cli import __version__
 from panformer_cli.console import print_table
@@ -29,9 +28,9 @@ from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, metered
+from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.files import atomic_write
-from panformer_cli.models.panoptic_segformer.random_weights import random_model
 from panformer_cli.pages.chart import WIDTH, Chart, Series, chart_svg, series_class
 from panformer_cli.recipe_io import load_recipe
 
@@ -129,7 +128,9 @@ def build_predictor(point: Point, device: torch.device, precision: Any) -> Predi
     """The recipe r50 for inputs of the point's size, with random weights that find something."""
     sizes = f"data.short_side={min(point.height, point.width)}", f"data.long_side={max(point.height, point.width)}"
     recipe = load_recipe("r50", [*sizes, f"inference.top_k={point.queries}"])
-    return Predictor(for_inference(random_model(recipe, COCO)), recipe, COCO, device, precision)
+    model = random_model(recipe, COCO)
+    model.optimize_for_inference()
+    return Predictor(model, recipe, device, precision)
 
 
 def measure_alone(point: Point, arguments: argparse.Namespace) -> Cost:

@@ -21,8 +21,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from torch import Tensor, nn
+from torch import nn
 
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
@@ -31,10 +30,10 @@ from panformer_cli.engine.benchmarking.benchmark import parse_size
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name
 from panformer_cli.engine.optim import build_optimizer
 from panformer_cli.errors import PanformerError
+from panformer_cli.models.base import LossCounts, PanopticModel
 from panformer_cli.models.build import build_model
-from panformer_cli.models.layers.sampling import SamplingName, sampling_by
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.sampling import SamplingName, sampling_named
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe
 
@@ -53,26 +52,17 @@ class TrainingStep:
     def __init__(self, recipe: Recipe, size: tuple[int, int], batch: int, device: torch.device) -> None:
         torch.manual_seed(0)
         self.recipe, self.device = recipe, device
-        self.model: PanopticSegFormer = build_model(recipe.model, COCO, pretrained=False).to(device).train()
+        model = build_model(recipe.model, recipe.inference, COCO, pretrained=False)
+        self.model: PanopticModel = model.to(device).train()
         self.optimizer = build_optimizer(self.model, recipe.train)
-        self.criterion = PanopticCriterion(COCO.num_things)
         targets = [random_targets(size) for _ in range(batch)]
         padding_mask = torch.zeros(batch, *size, dtype=torch.bool)
         self.batch = Batch(torch.randn(batch, 3, *size), padding_mask, targets).to(device)
 
     def __call__(self, mark: Callable[[str], None]) -> None:
-        """One step; `mark` is told what has just ended."""
-        selection = TrainingSelection(self.batch.targets, COCO.num_things)
-
-        def select(*location: Any) -> list[Tensor]:
-            mark("location_decoder")
-            selected = selection(*location)
-            mark("matching")
-            return selected
-
+        """Run one step; `mark` gets the name of what has just ended."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
-            output = self.model(self.batch.images, self.batch.padding_mask, select)
-        losses = self.criterion(output, self.batch.targets, selection, SegmentCounts(THINGS, STUFF))
+            losses = self.model(self.batch, LossCounts(THINGS, STUFF))
         mark("losses")
         torch.stack(list(losses.values())).sum().backward()
         mark(BACKWARD[2])
@@ -80,6 +70,12 @@ class TrainingStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
         mark("optimiser")
+
+    def sample_by(self, name: SamplingName) -> None:
+        """Sample by this implementation from the next step on."""
+        for module in self.model.modules():
+            if isinstance(module, DeformableAttention):
+                module.sampling = sampling_named(name)
 
 
 def random_targets(size: tuple[int, int]) -> Targets:
@@ -119,8 +115,11 @@ def staged_step(step: TrainingStep) -> dict[str, float]:
     return {name: now - before for (_, before), (name, now) in pairs}
 
 
-def watch(model: PanopticSegFormer, mark: Callable[[str], None]) -> list[Any]:
-    """Hooks that tell when a part has ended, and when the backward pass is through with what follows a part."""
+def watch(model: PanopticModel, mark: Callable[[str], None]) -> list[Any]:
+    """Hooks that report when a part has ended, and when the backward pass is done with what follows a part.
+
+    Matching lies between the location decoder and the mask decoder of the things.
+    """
 
     def ended(part: str, output: Any) -> None:
         mark(part)
@@ -129,10 +128,14 @@ def watch(model: PanopticSegFormer, mark: Callable[[str], None]) -> list[Any]:
         elif part == "neck":
             output[0].register_hook(lambda _: mark(BACKWARD[1]))
 
-    parts = [part for part in FORWARD if part not in ("location_decoder", "matching")]  # the step itself marks these
+    parts = {part: model.get_submodule(part) for part in FORWARD if part != "matching"}
+    matched = parts["thing_mask_decoder"].register_forward_pre_hook(lambda *_: mark("matching"))
     return [
-        model.get_submodule(part).register_forward_hook(lambda _, __, output, part=part: ended(part, output))
-        for part in parts
+        matched,
+        *(
+            module.register_forward_hook(lambda _, __, output, part=part: ended(part, output))
+            for part, module in parts.items()
+        ),
     ]
 
 
@@ -147,10 +150,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     peaks: dict[SamplingName, float | None] = {}
     for turn in range(WARM_UP + arguments.repeat):
         for name in SAMPLINGS:
-            with sampling_by(name):
-                memory.reset()
-                seconds, stages = whole_step(step), staged_step(step)
-                peaks[name] = memory.mib()
+            step.sample_by(name)
+            memory.reset()
+            seconds, stages = whole_step(step), staged_step(step)
+            peaks[name] = memory.mib()
             if turn >= WARM_UP:
                 whole[name].append(seconds)
                 staged[name].append(stages)

@@ -101,9 +101,9 @@ def print_tuning(content: dict[str, Any]) -> None:
     """Print a search of thresholds (`engine.evaluation.tune.Tuning.to_json`)."""
     from panformer_cli.console import print_table
 
-    names = ("score_threshold", "thing_overlap", "stuff_overlap")
+    names = list(content["before"])
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
-    print_table("Thresholds", ("", "quality", "overlap of things", "overlap of stuff"), rows)
+    print_table("Settings", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]
     pq = held_out["difference"]["all"]["pq"], held_out["difference"]["intervals"]["all"]["pq"]
     table = [

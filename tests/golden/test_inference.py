@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from panformer_cli.models.inference_form import for_inference
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
@@ -21,12 +19,12 @@ from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.models.layers.common import inverse_sigmoid
 from panformer_cli.models.panoptic_segformer.encoder import resize_padding_mask
-from panformer_cli.models.panoptic_segformer.postprocessing import (
-    Candidates,
-    InferenceSelection,
-    candidates_of,
-    merge_masks,
-)
+from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
+from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput
+from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, candidates_of, merge_masks
+from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, select_top
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.golden.conftest import recordings_folder, variants_recorded
 from tests.golden.recordings import Array, FidelityTable, Recording, relative
@@ -64,13 +62,20 @@ class Evaluation:
 
     name: str
     recording: Recording
-    output: PanopticOutput
-    selection: InferenceSelection
+    output: InferenceOutput
+    location: LocationOutput
     stages: dict[str, Tensor] = field(default_factory=dict)
 
     def candidates(self, image: int, prefix: str) -> Candidates:
         height, width, _ = self.recording.notes[f"{prefix}meta"]["ori_shape"]
-        return candidates_of(self.output, self.selection, image, (height, width), THINGS)
+        return candidates_of(self.output, image, (height, width), THINGS)
+
+
+def record_location(model: PanopticSegFormer) -> list[LocationOutput]:
+    """What the location decoder gives whenever the model runs."""
+    outputs: list[LocationOutput] = []
+    model.location_decoder.register_forward_hook(lambda _, __, output: outputs.append(output))
+    return outputs
 
 
 def record_stages(model: PanopticSegFormer, stages: dict[str, Tensor]) -> None:
@@ -94,19 +99,19 @@ def record_stages(model: PanopticSegFormer, stages: dict[str, Tensor]) -> None:
     keep(model.location_decoder.reference_points, "reference_logits")
 
 
-def decode_every_mask(model: PanopticSegFormer, output: PanopticOutput, stages: dict[str, Tensor]) -> None:
+def decode_every_mask(model: PanopticSegFormer, location: LocationOutput, stages: dict[str, Tensor]) -> None:
     """Both mask decoders once more on the same memory, as in training: with the masks of their blocks."""
     shapes = [(side[-2], side[-1]) for side in (stages[f"neck.{level}"].shape for level in range(3))]
     memory = stages["encoder.5"][:, : sum(height * width for height, width in shapes)]
     content, position = model.stuff_queries.content_and_position()
-    thing_queries = gather_queries(output.location.queries, output.selected)
+    thing_queries = gather_queries(location.queries, select_top(location.class_logits[-1], 100).queries)
     stuff_queries = content.expand(len(memory), -1, -1)
     parts = (
         ("things", model.thing_mask_decoder, thing_queries, None),
         ("stuff", model.stuff_mask_decoder, stuff_queries, position),
     )
     for kind, decoder, queries, place in parts:
-        decoded = decoder(queries, place, memory, shapes, every_mask=True)
+        decoded: MaskOutput = decoder(queries, place, memory, shapes, every_mask=True)
         *blocks, tail = [masks.flatten(2) for masks in decoded.masks]
         stages[f"{kind}.query_in"], stages[f"{kind}.mask"] = queries, tail
         stages.update({f"{kind}.inter_mask.{block}": masks for block, masks in enumerate(blocks)})
@@ -133,22 +138,23 @@ def before_relu(tail: Any, queries: Tensor, memory: Tensor, shapes: list[tuple[i
 
 def evaluate(name: str, variant: str, recording: Recording, images: Tensor, padding: Tensor) -> Evaluation:
     model = filled_model(variant, train=False)
-    selection, stages = InferenceSelection(top_k=100), dict[str, Tensor]()
+    stages, locations = dict[str, Tensor](), record_location(model)
     record_stages(model, stages)
     with torch.no_grad():
-        output = model(images, padding, selection)
+        output = model.infer(images, padding)
+        (location,) = locations
         shapes = [tuple(stages[f"neck.{level}"].shape[-2:]) for level in range(4)]
         masks = [resize_padding_mask(padding, (height, width)) for height, width in shapes]
         stages["pos_embed"] = model.encoder.position(masks)
-        decode_every_mask(model, output, stages)
+        decode_every_mask(model, location, stages)
     stages["memory_mask"] = torch.cat([mask.flatten(1) for mask in masks], dim=1).int()
     stages["memory"] = stages["encoder.5"]
     stages["hs"] = torch.stack([stages.pop(f"hs.{layer}").transpose(0, 1) for layer in range(6)])
     stages["init_reference"] = stages.pop("reference_logits").sigmoid()
-    stages["bbox_preds"] = stages["inter_references"] = output.location.boxes
-    stages["head_reference"] = inverse_sigmoid(output.location.boxes[4])
-    stages.update({f"cls_scores.{layer}": logits for layer, logits in enumerate(output.location.class_logits)})
-    return Evaluation(name, recording, output, selection, stages)
+    stages["bbox_preds"] = stages["inter_references"] = location.boxes
+    stages["head_reference"] = inverse_sigmoid(location.boxes[4])
+    stages.update({f"cls_scores.{layer}": logits for layer, logits in enumerate(location.class_logits)})
+    return Evaluation(name, recording, output, location, stages)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -188,7 +194,7 @@ def measure_masks(fidelity: FidelityTable, evaluation: Evaluation, image: int, p
             own = [f"{kind}.{name}" for name in names if not name[-1].isdecimal() or int(name[-1]) < blocks]
             found = {name: recording.distance(prefix + name, evaluation.stages[name][image]) for name in own}
             fidelity.measure(stage.format(kind=kind.removesuffix("s")), evaluation.name, found, CLOSE)
-    scores = evaluation.output.stuff_logits[-1, image].sigmoid()
+    scores = evaluation.output.stuff_scores[image]
     fidelity.measure("stuff scores", evaluation.name, recording.distance(f"{prefix}stuff_scores", scores), CLOSE)
 
 
@@ -212,8 +218,8 @@ class Merging:
 
     @classmethod
     def of(cls, evaluation: Evaluation, image: int, prefix: str) -> Merging:
-        queries = evaluation.output.selected[image].tolist()
-        labels = evaluation.selection.labels[image].tolist()
+        top = select_top(evaluation.location.class_logits[-1], 100)
+        queries, labels = top.queries[image].tolist(), evaluation.output.labels[image].tolist()
         place = {pair: number for number, pair in enumerate(zip(queries, labels, strict=True))}
         arrays = evaluation.recording.arrays
         recorded = arrays[f"{prefix}det.bbox_index"].tolist(), arrays[f"{prefix}det.labels"].tolist()
@@ -319,14 +325,16 @@ def test_from_masks_to_results(single: tuple[Evaluation, str], fidelity: Fidelit
 def test_in_the_form_for_inference(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:
     """As `evaluate` and `predict` run it: BatchNorm folded, channels last, fused attention, masks in parts."""
     images = inputs["a"][None].contiguous(memory_format=torch.channels_last)
-    model, selection = for_inference(filled_model("r50", train=False)), InferenceSelection(top_k=100)
+    model = filled_model("r50", train=False)
+    model.optimize_for_inference()
+    locations = record_location(model)
     with torch.inference_mode():
-        output = model(images, torch.zeros(1, *images.shape[-2:], dtype=torch.bool), selection)
-    recording, stages = Recording(recordings, "eval_r50"), dict[str, Tensor]()
-    evaluation = Evaluation("r50, as evaluated", recording, output, selection, stages)
-    masks = {"a.things.mask": output.things.masks[-1], "a.stuff.mask": output.stuff.masks[-1]}
+        output = model.infer(images, torch.zeros(1, *images.shape[-2:], dtype=torch.bool))
+    recording = Recording(recordings, "eval_r50")
+    evaluation = Evaluation("r50, as evaluated", recording, output, locations[0])
+    masks = {"a.things.mask": output.masks, "a.stuff.mask": output.stuff_masks}
     found = {name: recording.distance(name, mask.flatten(2)) for name, mask in masks.items()}
-    found["a.bbox_preds"] = recording.distance("a.bbox_preds", output.location.boxes)
+    found["a.bbox_preds"] = recording.distance("a.bbox_preds", locations[0].boxes)
     fidelity.measure("boxes of 6 layers and masks of the tail", evaluation.name, found, CLOSE)
     measure_merging(fidelity, Merging.of(evaluation, 0, "a."), thresholds(recording))
 

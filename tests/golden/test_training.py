@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import Tensor, nn
 
+from panformer_cli.data.structures import Batch
 from panformer_cli.engine.optim import build_optimizer
 from panformer_cli.models.layers.losses import resize_masks
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion
 from panformer_cli.models.panoptic_segformer.matcher import match_masks
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official.names import own_name
 from panformer_cli.settings import TrainSettings
 from tests.golden.conftest import variants_recorded
 from tests.golden.recordings import FidelityTable, Recording
-from tests.golden.release import filled_model
+from tests.golden.release import THINGS, filled_model
 from tests.golden.training_cases import (
     CASES,
     TrainingCase,
@@ -73,6 +75,16 @@ def test_losses(case: TrainingCase, fidelity: FidelityTable) -> None:
     fidelity.measure("total loss, relative", case.column, off, 1e-4)
 
 
+def test_the_model_gives_the_same_losses_in_one_forward_pass(case: TrainingCase) -> None:
+    """The steps above are those of the model itself."""
+    with torch.no_grad():
+        losses = case.model(Batch(case.images, case.padding, [case.targets]), case.counts)
+    expected = PanopticCriterion(THINGS)(case.forward[0], [case.image_targets], [case.forward[1]], case.counts)
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name].detach(), rtol=1e-4, atol=1e-6)
+
+
 def assignments(queries: Tensor, objects: Tensor, count: int) -> list[int]:
     """0 for the background, k for the k-th thing, from 1: the recordings' way."""
     row = [0] * count
@@ -82,8 +94,7 @@ def assignments(queries: Tensor, objects: Tensor, count: int) -> list[int]:
 
 
 def test_first_matching(case: TrainingCase, fidelity: FidelityTable) -> None:
-    arrays, (output, selection) = case.recording.arrays, case.forward
-    match = selection.matches[0]
+    arrays, (output, match) = case.recording.arrays, case.forward
     ours = np.array([assignments(match.queries[layer], match.objects[layer], 300) for layer in range(6)])
     theirs = np.vstack([arrays[f"{case.name}.assign.loc"], arrays[f"{case.name}.assign.filter"][None]])
     assert output.selected[0].tolist() == arrays[f"{case.name}.assign.filter_pos"].tolist()
@@ -92,8 +103,8 @@ def test_first_matching(case: TrainingCase, fidelity: FidelityTable) -> None:
 
 
 def test_second_matching(case: TrainingCase, fidelity: FidelityTable) -> None:
-    output, selection = case.forward
-    chosen, things, masks = output.selected[0], selection.things[0], output.things.masks[-1][0]
+    output, _ = case.forward
+    chosen, things, masks = output.selected[0], case.image_targets.things, output.things.masks[-1][0]
     height, width = things.masks.shape[-2:]
     canvas = torch.zeros(len(things.masks), *output.canvas)
     canvas[:, :height, :width] = things.masks.float()

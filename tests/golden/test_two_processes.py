@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from panformer_cli.data.structures import Targets
+from panformer_cli.data.structures import Batch, Targets
 from panformer_cli.engine.distributed.processes import run_processes
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.train import _distributed
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.base import LossCounts, count_segments
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from tests.golden.recordings import FidelityTable, Recording, recorded_inputs
 from tests.golden.release import THINGS, filled_model, unfilled_model
 from tests.golden.training_cases import (
@@ -53,9 +52,7 @@ def steps_of_every_pair(process: Process, folder: Path, out: Path) -> None:
         case = cases_of(pair, folder, model)[process.rank]
         own = torch.tensor(count_segments([case.targets], THINGS))
         things, stuff = (process.sum(own).double() / process.world_size).tolist()
-        selection = TrainingSelection([case.targets], THINGS)
-        output = parallel(case.images, case.padding, selection)
-        losses = PanopticCriterion(THINGS)(output, [case.targets], selection, SegmentCounts(things, stuff))
+        losses = parallel(Batch(case.images, case.padding, [case.targets]), LossCounts(things, stuff))
         model.zero_grad()
         kept = case.without_dropped(losses)
         # What the release drops is multiplied by zero here: every process has to take part in every gradient.
@@ -120,10 +117,8 @@ def test_a_batch_of_two_in_one_process(recordings: Path, fidelity: FidelityTable
     first, second = cases_of(pair, recordings, model)
     targets: list[Targets] = [first.targets, second.targets]
     things, stuff = count_segments(targets, THINGS)
-    selection = TrainingSelection(targets, THINGS)
     images, padding = torch.cat([first.images, second.images]), torch.cat([first.padding, second.padding])
-    output = model(images, padding, selection)
-    losses = PanopticCriterion(THINGS)(output, targets, selection, SegmentCounts(things / 2, stuff / 2))
+    losses = model(Batch(images, padding, targets), LossCounts(things / 2, stuff / 2))
     torch.stack(list(losses.values())).sum().backward()
     recording = Recording(recordings, "train_r50_ddp2")
     ranks = [recording.notes[f"{pair}.losses_rank{rank}"] for rank in range(2)]

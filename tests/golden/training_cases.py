@@ -8,13 +8,16 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.base import LossCounts, count_segments
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion
+from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, Match, match_locations
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official.names import own_name
+from panformer_cli.models.panoptic_segformer.output import TrainingOutput
+from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, pad_queries
 from tests.golden.recordings import Recording
 from tests.golden.release import THINGS
 
@@ -89,18 +92,30 @@ class TrainingCase:
         return not bool((self.targets.labels < THINGS).any())
 
     @cached_property
-    def forward(self) -> tuple[PanopticOutput, TrainingSelection]:
-        selection = TrainingSelection([self.targets], THINGS)
-        return self.model(self.images, self.padding, selection), selection
+    def image_targets(self) -> ImageTargets:
+        return ImageTargets.of(self.targets, THINGS)
+
+    @cached_property
+    def forward(self) -> tuple[TrainingOutput, Match]:
+        """The output and the first matching, as `PanopticSegFormer.losses` has them between its steps."""
+        model = self.model
+        memory = model.encode(self.images, self.padding)
+        location = model.location_decoder(memory)
+        (match,) = match_locations(location.class_logits, location.boxes, [self.image_targets.things])
+        selected = [match.queries[-1]]
+        queries = gather_queries(location.queries, pad_queries(selected))
+        things, stuff, stuff_logits = model.decode_masks(memory, queries, every_mask=True)
+        canvas = (self.images.shape[-2], self.images.shape[-1])
+        return TrainingOutput(location, selected, things, stuff, stuff_logits, canvas), match
 
     @property
-    def counts(self) -> SegmentCounts:
-        return SegmentCounts(*count_segments([self.targets], THINGS))
+    def counts(self) -> LossCounts:
+        return LossCounts(*count_segments([self.targets], THINGS))
 
-    def losses(self, counts: SegmentCounts) -> dict[str, Tensor]:
+    def losses(self, counts: LossCounts) -> dict[str, Tensor]:
         """Without those that the release drops by accident."""
-        output, selection = self.forward
-        return self.without_dropped(PanopticCriterion(THINGS)(output, [self.targets], selection, counts))
+        output, match = self.forward
+        return self.without_dropped(PanopticCriterion(THINGS)(output, [self.image_targets], [match], counts))
 
     def without_dropped(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses that the release has too."""

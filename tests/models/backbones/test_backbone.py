@@ -10,7 +10,8 @@ import timm
 import torch
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.backbones.backbone import BACKBONES, Backbone
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.known import BACKBONES
 from tests.models.panoptic_segformer.small import images_of, scramble
 
 SMALL_ONES = ("resnet18", "pvt_v2_b0", "swin_tiny")

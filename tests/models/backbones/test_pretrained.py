@@ -10,13 +10,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from panformer_cli.models.panoptic_segformer.official_names import from_release
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.backbones.backbone import BACKBONES, Backbone
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.known import BACKBONES
 from panformer_cli.models.backbones.pretrained import load_backbone_weights
+from panformer_cli.models.panoptic_segformer.official.names import from_release
 from tests.models.panoptic_segformer.small import images_of
 from tests.release_files import save_as_mmcv, stub_state
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from panformer_cli.models.inference_form import fold_batch_norms, for_inference
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from torch import Tensor, nn
 
-from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
+from panformer_cli.models.layers.batch_norm_folding import fold_batch_norms
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from tests.models.panoptic_segformer.small import scramble, small_model
 
 
@@ -26,11 +25,18 @@ def with_statistics(model: nn.Module) -> None:
 
 
 def outputs(model: PanopticSegFormer, images: Tensor) -> list[Tensor]:
-    selection = InferenceSelection(top_k=5)
+    """Boxes and logits of all queries, and the masks of the first ones; the best ones may differ by rounding."""
     padding = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
     with torch.inference_mode():
-        output = model(images, padding, selection)
-    return [output.location.boxes, output.location.class_logits, output.things.masks[-1], output.stuff.masks[-1]]
+        memory = model.encode(images, padding)
+        location = model.location_decoder(memory)
+        things, stuff, _ = model.decode_masks(memory, location.queries[:, :5], every_mask=False)
+    return [location.boxes, location.class_logits, things.masks[-1], stuff.masks[-1]]
+
+
+def optimized(model: PanopticSegFormer) -> PanopticSegFormer:
+    model.optimize_for_inference()
+    return model
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "pvt_v2_b0", "swin_tiny"])
@@ -40,7 +46,7 @@ def test_the_outputs_stay(backbone: str) -> None:
     with_statistics(model)
     images = torch.randn(2, 3, 70, 90, generator=torch.Generator().manual_seed(1))
     before = outputs(model, images)
-    after = outputs(for_inference(copy.deepcopy(model)), images.contiguous(memory_format=torch.channels_last))
+    after = outputs(optimized(copy.deepcopy(model)), images.contiguous(memory_format=torch.channels_last))
     for one, other in zip(before, after, strict=True):
         assert one.abs().max() > 0.1
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
@@ -55,7 +61,7 @@ def test_every_batch_norm_is_folded(backbone: str, count: int) -> None:
 
 
 def test_convolutions_keep_their_channels_last() -> None:
-    model: Any = for_inference(small_model())
+    model: Any = optimized(small_model())
     assert model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not model.training

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
+from panformer_cli.models.panoptic_segformer.build import build
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 from tests.golden.release import COCO_SIZED
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
@@ -25,7 +25,8 @@ EPS = (
 @pytest.mark.parametrize("backbone", ["resnet50", "pvt_v2_b5", "swin_large"])
 def test_every_norm_has_the_eps_of_the_release(backbone: str) -> None:
     with torch.device("meta"):
-        model = build_model(PanopticSegFormerSettings(backbone=backbone, frozen_stages=0), COCO_SIZED, pretrained=False)
+        settings = PanopticSegFormerSettings(backbone=backbone, frozen_stages=0)
+        model = build(settings, MergingSettings(), COCO_SIZED, "auto")
     norms = {name: module for name, module in model.named_modules() if isinstance(module, NORMS)}
     assert len(norms) >= 60
     for name, norm in norms.items():
@@ -35,9 +36,8 @@ def test_every_norm_has_the_eps_of_the_release(backbone: str) -> None:
 
 def test_the_patterns_meet_what_they_are_for() -> None:
     with torch.device("meta"):
-        model = build_model(
-            PanopticSegFormerSettings(backbone="pvt_v2_b5", frozen_stages=0), COCO_SIZED, pretrained=False
-        )
+        settings = PanopticSegFormerSettings(backbone="pvt_v2_b5", frozen_stages=0)
+        model = build(settings, MergingSettings(), COCO_SIZED, "auto")
     names = [name for name, module in model.named_modules() if isinstance(module, NORMS)]
     counts = [sum(re.match(pattern, name) is not None for name in names) for pattern, _ in EPS[:3]]
     # Mask decoders: 4 blocks of 2 and 6 of 3. PVTv2-B5: 4 patch embeddings and 3 + 6 + 40 reduced attentions; 52 blocks

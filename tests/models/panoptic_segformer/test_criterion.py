@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
 from panformer_cli.data.structures import Targets
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
+from panformer_cli.models.base import LossCounts, count_segments
+from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, thing_share
 from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
 from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection, match_masks
+from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, match_locations, match_masks
+from panformer_cli.models.panoptic_segformer.output import TrainingOutput
 from tests.models.panoptic_segformer.small import naming, targets_of
 
 THINGS, STUFF, QUERIES, LAYERS = 3, 4, 6, 2
@@ -38,7 +39,7 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 class Run:
-    """A made-up forward pass for some targets: its output and selection."""
+    """A made-up forward pass for some targets: its output, and the first matching."""
 
     def __init__(
         self, targets: list[Targets], canvas: tuple[int, int] = CANVAS, seeds: tuple[int, ...] = (0, 1)
@@ -49,19 +50,25 @@ class Run:
             torch.stack(part, 1) for part in zip(*parts, strict=True)
         )
         location = LocationOutput(logits, boxes, torch.zeros(len(targets), QUERIES, 8))
-        self.selection = TrainingSelection(targets, THINGS)
-        selected = self.selection(location)
+        self.image_targets = [ImageTargets.of(target, THINGS) for target in targets]
+        selected = self.match(location)
         most = max(len(indices) for indices in selected)
         things = MaskOutput(list(thing_masks[:, :, :most]), [])
-        self.output = PanopticOutput(
+        self.output = TrainingOutput(
             location, selected, things, MaskOutput(list(stuff_masks), []), stuff_logits, canvas
         )
 
-    def losses(self, counts: SegmentCounts | None = None) -> dict[str, Tensor]:
+    def match(self, location: LocationOutput) -> list[Tensor]:
+        """Match the queries, and return those of the last layer."""
+        things = [image.things for image in self.image_targets]
+        self.matches = match_locations(location.class_logits, location.boxes, things)
+        return [match.queries[-1] for match in self.matches]
+
+    def losses(self, counts: LossCounts | None = None) -> dict[str, Tensor]:
         if counts is None:
             things, stuff = count_segments(self.targets, THINGS)
-            counts = SegmentCounts(things / len(self.targets), stuff / len(self.targets))
-        return PanopticCriterion(THINGS)(self.output, self.targets, self.selection, counts)
+            counts = LossCounts(things / len(self.targets), stuff / len(self.targets))
+        return PanopticCriterion(THINGS)(self.output, self.image_targets, self.matches, counts)
 
 
 def _image(seed: int) -> tuple[Tensor, ...]:
@@ -97,7 +104,7 @@ def literal_losses(run: Run) -> dict[str, Tensor]:
     for layer in range(LAYERS):
         logits, boxes = output.location.class_logits[layer, 0], output.location.boxes[layer, 0]
         wanted, l1, giou = torch.zeros(QUERIES, THINGS), torch.tensor(0.0), torch.tensor(0.0)
-        match = run.selection.matches[0]
+        match = run.matches[0]
         for q, n in zip(match.queries[layer].tolist(), match.objects[layer].tolist(), strict=True):
             box = targets.boxes[things[n]]
             wanted[q, labels[things[n]]] = 1
@@ -126,7 +133,7 @@ def literal_losses(run: Run) -> dict[str, Tensor]:
 
 def literal_second_matching(run: Run) -> list[tuple[int, int]]:
     """(place among the selected queries, object); the matcher itself has tests of its own."""
-    chosen, things = run.output.selected[0], run.selection.things[0]
+    chosen, things = run.output.selected[0], run.image_targets[0].things
     on_canvas = torch.zeros(len(things.masks), *CANVAS)
     on_canvas[:, : SIZE[0], : SIZE[1]] = things.masks.float()
     small = F.interpolate(on_canvas[None], size=(6, 8), mode="bilinear", align_corners=False)[0]
@@ -185,22 +192,22 @@ def test_counts_by_hand() -> None:
     [(3, 1, 0.75), (0, 2, 1 / 3), (4, 0, 0.8), (0, 0, 0.5), (0.5, 1.5, 0.4), (2.5, 7.5, 0.25)],
 )
 def test_balance_by_hand(things: float, stuff: float, share: float) -> None:
-    assert SegmentCounts(things, stuff).thing_share == pytest.approx(share)
+    assert thing_share(LossCounts(things, stuff)) == pytest.approx(share)
 
 
 def test_losses_follow_the_counts_of_the_whole_step() -> None:
     run = Run([BUSY])
-    own, step = run.losses(SegmentCounts(3, 2)), run.losses(SegmentCounts(4.5, 0.5))
+    own, step = run.losses(LossCounts(3, 2)), run.losses(LossCounts(4.5, 0.5))
     # things: share 3/5 over 3 becomes 4.5/5.5 over 4.5; stuff: 2/5 over 2 becomes 1/5.5 over 1.
     for name, value in own.items():
         factor = (1 / 5.5) / (1 / 5)
         torch.testing.assert_close(step[name], value * factor, msg=naming(name))
-    few, none = run.losses(SegmentCounts(0.25, 2)), run.losses(SegmentCounts(1, 2))
+    few, none = run.losses(LossCounts(0.25, 2)), run.losses(LossCounts(1, 2))
     assert_equal_losses(few, none)  # fewer than one counts as one
 
 
 def test_a_batch_of_two_is_the_mean_of_two_images() -> None:
-    counts = SegmentCounts(2.0, 1.5)
+    counts = LossCounts(2.0, 1.5)
     together = Run([BUSY, QUIET]).losses(counts)
     first, second = Run([BUSY]).losses(counts), Run([QUIET], seeds=(1,)).losses(counts)
     assert_equal_losses(together, {name: (first[name] + second[name]) / 2 for name in first})
@@ -225,9 +232,9 @@ def test_a_perfect_output_costs_nothing() -> None:
     stuff_logits[:, 0, 2] = 30.0
     stuff_masks = torch.rand(1, STUFF, 6, 8)
     stuff_masks[0, 2] = 1.0
-    run.output = PanopticOutput(
+    run.output = TrainingOutput(
         location,
-        run.selection(location),
+        run.match(location),
         MaskOutput([torch.ones(1, 1, 6, 8)] * 2, []),
         MaskOutput([stuff_masks] * 3, []),
         stuff_logits,
@@ -237,9 +244,8 @@ def test_a_perfect_output_costs_nothing() -> None:
     losses = run.losses()
     assert set(losses) == ALL_TERMS
     assert all(abs(float(loss)) < 1e-5 for loss in losses.values()), losses
-    # And it is not perfect for another picture.
-    run.targets = [targets_of(SIZE, (2, FULL), (6, FULL))]
-    run.selection.labels = [[2, 6]]
+    # And it is not perfect for another image.
+    run.image_targets = [ImageTargets.of(targets_of(SIZE, (2, FULL), (6, FULL)), THINGS)]
     changed = run.losses()
     assert {name for name, loss in changed.items() if loss > 1e-3} == {name for name in ALL_TERMS if "stuff" in name}
 
@@ -310,8 +316,8 @@ def test_only_the_costs_of_matchings_leave_the_device(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Tensor, "cpu", counted)
     monkeypatch.setattr(Tensor, "tolist", None)
     with Waits() as waits:
-        run.selection(run.output.location)
+        run.match(run.output.location)
         first = len(copies)
-        PanopticCriterion(THINGS)(run.output, run.targets, run.selection, SegmentCounts(2.0, 1.5))
+        PanopticCriterion(THINGS)(run.output, run.image_targets, run.matches, LossCounts(2.0, 1.5))
     assert waits.found == []
     assert (first, len(copies)) == (1, 3)

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import Tensor
 
+from panformer_cli.models.panoptic_segformer.official.names import own_name
 from tests.golden.release import DATA, unfilled_model
 from tests.models.panoptic_segformer.small import naming
 

@@ -14,7 +14,6 @@ from panformer_cli.models.panoptic_segformer.location_decoder import LocationOut
 from panformer_cli.models.panoptic_segformer.matcher import (
     Match,
     Things,
-    TrainingSelection,
     location_cost,
     match_locations,
     match_masks,
@@ -164,10 +163,11 @@ def test_training_selects_the_queries_of_the_last_layer_and_remembers_every_laye
         logits[:, None].repeat(1, 2, 1, 1), boxes[:, None].repeat(1, 2, 1, 1), torch.zeros(2, 6, 8)
     )
     targets = [targets_of(SIZE, (0, BOXES[0]), (9, BOXES[1]), (1, BOXES[2])), targets_of(SIZE, (9, BOXES[1]))]
-    selection = TrainingSelection(targets, CLASSES)
-    selected = selection(location)
-    (expected,) = match_locations(logits[:, None], boxes[:, None], selection.things[:1])
+    things = [Things.of(target, CLASSES) for target in targets]
+    matches = match_locations(location.class_logits, location.boxes, things)
+    selected = [match.queries[-1] for match in matches]
+    (expected,) = match_locations(logits[:, None], boxes[:, None], things[:1])
     assert [len(indices) for indices in selected] == [2, 0]
     assert torch.equal(selected[0], expected.queries[-1])
-    assert torch.equal(selection.matches[0].objects, expected.objects)
-    assert selection.matches[1].queries.shape == (LAYERS, 0)
+    assert torch.equal(matches[0].objects, expected.objects)
+    assert matches[1].queries.shape == (LAYERS, 0)

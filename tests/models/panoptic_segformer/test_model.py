@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer, gather_queries
 from torch import Tensor
 
-from panformer_cli.data.structures import Targets
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts, count_segments
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
-from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection, candidates_of, merge_masks
+from panformer_cli.data.structures import Batch, Targets
+from panformer_cli.models.base import LossCounts, count_segments
+from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.postprocessing import candidates_of, merge_masks
+from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, pad_queries
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import (
     images_of,
@@ -35,35 +35,51 @@ NOTHING = targets_of(SIZE)
 def losses_of(
     model: PanopticSegFormer, images: Tensor, targets: list[Targets], padding: Tensor | None = None
 ) -> dict[str, Tensor]:
-    num_things = model.location_decoder.class_branches[0].out_features
-    assert isinstance(num_things, int)
-    selection = TrainingSelection(targets, num_things)
-    output = model(images, no_padding(images) if padding is None else padding, selection)
-    things, stuff = count_segments(targets, num_things)
-    counts = SegmentCounts(things / len(targets), stuff / len(targets))
-    return PanopticCriterion(num_things)(output, targets, selection, counts)
+    things, stuff = count_segments(targets, model.categories.num_things)
+    counts = LossCounts(things / len(targets), stuff / len(targets))
+    batch = Batch(images, no_padding(images) if padding is None else padding, targets)
+    losses: dict[str, Tensor] = model(batch, counts)
+    return losses
 
 
 def total_of(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def test_training_gives_every_mask_and_inference_the_last() -> None:
+def decode(
+    model: PanopticSegFormer, images: Tensor, chosen: list[list[int]], every_mask: bool, padding: Tensor | None = None
+) -> tuple[MaskOutput, MaskOutput, Tensor]:
+    """Masks of the chosen queries of each image, and of the stuff."""
+    memory = model.encode(images, no_padding(images) if padding is None else padding)
+    indices = pad_queries([torch.tensor(queries) for queries in chosen])
+    queries = gather_queries(model.location_decoder(memory).queries, indices)
+    return model.decode_masks(memory, queries, every_mask)
+
+
+def test_training_needs_every_mask_and_inference_the_last() -> None:
     model, images = small_model().train(), images_of(2, SIZE)
-    chosen = [torch.tensor([4, 1]), torch.tensor([2])]
     for every, expected in ((True, (2, 3)), (False, (1, 1))):
-        output = model.train(every)(images, no_padding(images), lambda _: chosen)
-        assert (len(output.things.masks), len(output.stuff.masks)) == expected  # one block or two, and the tail
-        assert all(mask.shape == (2, 2, 8, 12) for mask in [*output.things.masks, *output.stuff.masks])
-        assert output.stuff_logits.shape == (2, 2, 2)
-        assert output.location.class_logits.shape == (2, 2, 7, 3)
-        assert output.canvas == SIZE
-        assert output.selected is chosen
+        things, stuff, stuff_logits = decode(model, images, [[4, 1], [2]], every)
+        assert (len(things.masks), len(stuff.masks)) == expected  # one block or two, and the tail
+        assert all(mask.shape == (2, 2, 8, 12) for mask in [*things.masks, *stuff.masks])
+        assert stuff_logits.shape == (2, 2, 2)
+
+
+def test_the_raw_output_is_a_tuple_of_tensors() -> None:
+    model, images = small_model(top_k=4).eval(), images_of(2, SIZE)
+    with torch.no_grad():
+        output = model(Batch(images, no_padding(images)))
+    assert all(isinstance(tensor, Tensor) for tensor in output)
+    assert output.labels.shape == output.scores.shape == (2, 4)
+    assert output.boxes.shape == (2, 4, 4)
+    assert output.masks.shape == (2, 4, 8, 12)
+    assert output.stuff_scores.shape == (2, 2)
+    assert output.stuff_masks.shape == (2, 2, 8, 12)
 
 
 def test_queries_are_gathered_in_the_order_chosen() -> None:
     queries = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
-    gathered = gather_queries(queries, [torch.tensor([3, 0, 3]), torch.tensor([2])])
+    gathered = gather_queries(queries, pad_queries([torch.tensor([3, 0, 3]), torch.tensor([2])]))
     assert gathered.shape == (2, 3, 3)
     assert torch.equal(gathered[0], queries[0, [3, 0, 3]])
     assert torch.equal(gathered[1, :1], queries[1, [2]])
@@ -73,8 +89,7 @@ def test_thing_masks_belong_to_the_chosen_queries() -> None:
     model, images = small_model().eval(), images_of(1, SIZE)
     scramble(model)
     with torch.no_grad():
-        both = model(images, no_padding(images), lambda _: [torch.tensor([5, 2])]).things.masks[-1]
-        one = model(images, no_padding(images), lambda _: [torch.tensor([2])]).things.masks[-1]
+        both, one = (decode(model, images, [chosen], every_mask=False)[0].masks[-1] for chosen in ([5, 2], [2]))
     assert one.std() > 0
     assert not torch.allclose(both[:, 0], both[:, 1], atol=1e-3)
     torch.testing.assert_close(both[:, 1:], one, rtol=1e-4, atol=1e-5)
@@ -111,41 +126,34 @@ def test_images_with_few_objects_train(targets: Targets) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-def tensors_of(output: PanopticOutput, image: int) -> Iterator[tuple[str, Tensor]]:
-    yield "class_logits", output.location.class_logits[:, image]
-    yield "boxes", output.location.boxes[:, image]
-    yield "queries", output.location.queries[image]
-    yield "stuff_logits", output.stuff_logits[:, image]
-    for number, mask in enumerate(output.things.masks):
-        yield f"things {number}", mask[image, : len(output.selected[image])]
-    for number, mask in enumerate(output.stuff.masks):
-        yield f"stuff {number}", mask[image]
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("size", [SIZE, (75, 101)], ids=str)
-def test_a_batch_of_two_equals_two_batches_of_one(size: tuple[int, int], training: bool) -> None:
-    model, images = small_model().train(training), images_of(2, size)
+def test_a_batch_of_two_equals_two_batches_of_one(size: tuple[int, int]) -> None:
+    model, images = small_model(top_k=4).eval(), images_of(2, size)
     scramble(model)
-    things = [TWO_THINGS_AND_STUFF, ONE_THING]  # so one row of the batch is filled up
+    with torch.no_grad():
+        together = model.infer(images, no_padding(images))
+        alone = [model.infer(images[[image]], no_padding(images[[image]])) for image in range(2)]
+    for image, output in enumerate(alone):
+        assert torch.equal(output.labels[0], together.labels[image])
+        for name, one, two in zip(output._fields, output, together, strict=True):
+            assert name == "labels" or one.abs().max() > 0, name
+            torch.testing.assert_close(one[0], two[image], rtol=1e-3, atol=1e-4, msg=naming(name))
+    assert not torch.allclose(together.stuff_scores[0], together.stuff_scores[1], atol=1e-2)
 
-    def run(rows: slice) -> PanopticOutput:
-        part = images[rows]
-        select = TrainingSelection(things[rows], 3) if training else InferenceSelection(4)
-        with torch.no_grad():
-            output: PanopticOutput = model(part, no_padding(part), select)
-        return output
 
-    together = run(slice(0, 2))
-    for image in range(2):
-        alone = run(slice(image, image + 1))
-        assert torch.equal(alone.selected[0], together.selected[image])
-        assert len(alone.selected[0]) == ((2, 1)[image] if training else 4)
-        for (name, one), (_, two) in zip(tensors_of(alone, 0), tensors_of(together, image), strict=True):
-            assert one.abs().max() > 0, name
-            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4, msg=naming(name))
-    first, second = (dict(tensors_of(together, image)) for image in range(2))
-    assert not torch.allclose(first["stuff_logits"], second["stuff_logits"], atol=1e-2)
+@pytest.mark.parametrize("size", [SIZE, (75, 101)], ids=str)
+def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_images(size: tuple[int, int]) -> None:
+    model, images = small_model().train(), images_of(2, size)
+    scramble(model)
+    targets = [TWO_THINGS_AND_STUFF, ONE_THING] if size == SIZE else [targets_of(size, (1, (9, 9, 60, 50))), NOTHING]
+    if size != SIZE:
+        targets[1] = targets_of(size)
+    counts = LossCounts(1.5, 0.5)
+    with torch.no_grad():
+        together = model(Batch(images, no_padding(images), targets), counts)
+        alone = [model(Batch(images[[n]], no_padding(images[[n]]), targets[n : n + 1]), counts) for n in range(2)]
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2, rtol=1e-3, atol=1e-4, msg=naming(name))
 
 
 def test_a_padded_batch_trains_and_only_padding_differs() -> None:
@@ -162,25 +170,23 @@ def test_a_padded_batch_trains_and_only_padding_differs() -> None:
     assert all(loss.isfinite() for loss in losses.values())
     total_of(losses).backward()
     with torch.no_grad():
-        chosen = [torch.tensor([0]), torch.tensor([0])]
-        marked = model(images, padding, lambda _: chosen)
-        unmarked = model(images, no_padding(images), lambda _: chosen)
-    assert marked.things.masks[-1].shape == (2, 1, 10, 14)
-    assert not torch.allclose(marked.location.queries[1], unmarked.location.queries[1], atol=1e-3)
+        marked, unmarked = (
+            model.location_decoder(model.encode(images, mask)).queries for mask in (padding, no_padding(images))
+        )
+        things, _, _ = decode(model, images, [[0], [0]], every_mask=False, padding=padding)
+    assert things.masks[-1].shape == (2, 1, 10, 14)
+    assert not torch.allclose(marked[1], unmarked[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (75, 101), (33, 9), (1, 1)], ids=str)
 def test_any_image_size_gives_masks_of_stride_8(size: tuple[int, int]) -> None:
-    # Not 32 channels: torch refuses to normalise groups of a single value, which a 1 x 1 map of them would have.
-    model, images = small_model(embed_dim=64).eval(), images_of(1, size)
-    selection = InferenceSelection(3)
+    # Not 32 channels: torch refuses to normalize groups of a single value, which a 1 x 1 map of them would have.
+    model, images = small_model(embed_dim=64, top_k=3).eval(), images_of(1, size)
     with torch.no_grad():
-        output = model(images, no_padding(images), selection)
-    assert output.things.masks[-1].shape == (1, 3, math.ceil(size[0] / 8), math.ceil(size[1] / 8))
-    assert all(tensor.isfinite().all() for _, tensor in tensors_of(output, 0))
-    panoptic = merge_masks(
-        candidates_of(output, selection, 0, size, 3), table(3, 2), MergingSettings(score_threshold=0.0)
-    )
+        output = model.infer(images, no_padding(images))
+    assert output.masks.shape == (1, 3, math.ceil(size[0] / 8), math.ceil(size[1] / 8))
+    assert all(tensor.isfinite().all() for tensor in output)
+    panoptic = model.postprocess(output, 0, size, MergingSettings(score_threshold=0.0)).panoptic
     assert panoptic.ids.shape == size
 
 
@@ -194,10 +200,9 @@ def test_data_sets_with_one_kind_of_class_train_and_predict(things: int, stuff: 
     total_of(losses).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    selection = InferenceSelection(100)
     with torch.no_grad():
-        output = model.eval()(images, no_padding(images), selection)
-    candidates = candidates_of(output, selection, 1, SIZE, things)
+        output = model.eval().infer(images, no_padding(images))
+    candidates = candidates_of(output, 1, SIZE, things)
     assert len(candidates.labels) == 7 * things + stuff
     candidates.class_scores[:] = 1.0
     panoptic = merge_masks(candidates, table(things, stuff), MergingSettings(score_threshold=0.0))

@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput
-from torch import Tensor
 
 from panformer_cli.data.structures import PanopticMap
-from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
-from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
-from panformer_cli.models.panoptic_segformer.postprocessing import (
-    Candidates,
-    InferenceSelection,
-    candidates_of,
-    merge_masks,
-)
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput
+from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, candidates_of, merge_masks
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import table
 
@@ -160,64 +152,31 @@ def test_no_score_is_above_its_bound_and_what_is_left_out_changes_nothing(size: 
     assert (made.scores(0.6) == 0).sum() > (scores == 0).sum()
 
 
-# Selection
-
-
-def location_of(logits: Tensor) -> LocationOutput:
-    """(B, Q, things) logits of the last layer; the layer before says the opposite."""
-    boxes = torch.rand(2, *logits.shape[:2], 4, generator=torch.Generator().manual_seed(0))
-    return LocationOutput(torch.stack([-logits, logits]), boxes, torch.zeros(*logits.shape[:2], 8))
-
-
-def test_the_best_pairs_of_query_and_class_are_chosen() -> None:
-    logits = torch.tensor([[[0.1, 3.0], [-1.0, 0.5], [2.0, 2.5]], [[9.0, -9.0], [-8.0, -7.0], [1.0, 0.0]]])
-    selection = InferenceSelection(top_k=3)
-    queries = selection(location_of(logits))
-    assert [q.tolist() for q in queries] == [[0, 2, 2], [0, 2, 2]]  # query 2 twice
-    assert [labels.tolist() for labels in selection.labels] == [[1, 1, 0], [0, 0, 1]]
-    expected = torch.tensor([[3.0, 2.5, 2.0], [9.0, 1.0, 0.0]]).sigmoid()
-    torch.testing.assert_close(torch.stack(selection.scores), expected)
-
-
-def test_all_pairs_are_chosen_where_there_are_fewer_than_asked() -> None:
-    selection = InferenceSelection(top_k=100)
-    queries = selection(location_of(torch.randn(1, 3, 2)))
-    assert {*zip(queries[0].tolist(), selection.labels[0].tolist(), strict=True)} == {
-        (q, c) for q in range(3) for c in range(2)
-    }
-
-
-def test_without_thing_classes_nothing_is_chosen() -> None:
-    selection = InferenceSelection(top_k=100)
-    assert [len(q) for q in selection(location_of(torch.zeros(2, 3, 0)))] == [0, 0]
-
-
 # Candidates
 
 
-def output_of(size: tuple[int, int]) -> tuple[PanopticOutput, InferenceSelection]:
+def output_of() -> InferenceOutput:
     """Two images with masks of 4 x 6, two thing classes, two stuff classes, three chosen pairs."""
     generator = torch.Generator().manual_seed(3)
-    location = location_of(torch.randn(2, 5, 2, generator=generator))
-    selection = InferenceSelection(top_k=3)
-    selected = selection(location)
     things, stuff = (torch.rand(2, count, 4, 6, generator=generator) for count in (3, 2))
-    stuff_logits = torch.randn(2, 2, 2, generator=generator)
-    earlier = torch.full((2, 2, 4, 6), 7.0)
-    output = PanopticOutput(
-        location, selected, MaskOutput([things], []), MaskOutput([earlier, stuff], []), stuff_logits, size
+    return InferenceOutput(
+        labels=torch.tensor([[0, 1, 1], [1, 0, 1]]),
+        scores=torch.rand(2, 3, generator=generator),
+        boxes=torch.rand(2, 3, 4, generator=generator),
+        masks=things,
+        stuff_scores=torch.rand(2, 2, generator=generator),
+        stuff_masks=stuff,
     )
-    return output, selection
 
 
 @pytest.mark.parametrize("image", [0, 1])
 def test_candidates_are_the_chosen_things_and_every_stuff_class_at_the_original_size(image: int) -> None:
-    output, selection = output_of((32, 48))
-    made = candidates_of(output, selection, image, size=(20, 25), num_things=2)
-    assert made.labels.tolist() == [*selection.labels[image].tolist(), 2, 3]
-    scores = torch.cat([selection.scores[image], output.stuff_logits[-1, image].sigmoid()])
+    output = output_of()
+    made = candidates_of(output, image, size=(20, 25), num_things=2)
+    assert made.labels.tolist() == [*output.labels[image].tolist(), 2, 3]
+    scores = torch.cat([output.scores[image], output.stuff_scores[image]])
     np.testing.assert_allclose(made.class_scores, scores.numpy(), rtol=1e-6)
-    small = torch.cat([output.things.masks[-1][image], output.stuff.masks[-1][image]])
+    small = torch.cat([output.masks[image], output.stuff_masks[image]])
     assert len(made.masks) == len(small)
     for index, source in enumerate(small):
         expected = F.interpolate(source[None, None], size=(20, 25), mode="bilinear", align_corners=False)[0, 0]
@@ -226,12 +185,9 @@ def test_candidates_are_the_chosen_things_and_every_stuff_class_at_the_original_
 
 
 def test_boxes_are_in_pixels_of_the_original_image_and_clipped() -> None:
-    output, selection = output_of((32, 48))
-    query = output.selected[1].tolist()
-    output.location.boxes[-1, 1, query[0]] = torch.tensor([0.5, 0.5, 0.4, 0.2])
-    output.location.boxes[-1, 1, query[1]] = torch.tensor([0.0, 1.0, 0.4, 0.2])
-    boxes = candidates_of(output, selection, 1, size=(20, 100), num_things=2).boxes
+    output = output_of()
+    output.boxes[1, 0] = torch.tensor([0.5, 0.5, 0.4, 0.2])
+    output.boxes[1, 1] = torch.tensor([0.0, 1.0, 0.4, 0.2])
+    boxes = candidates_of(output, 1, size=(20, 100), num_things=2).boxes
     assert len(boxes) == 3
-    for number, expected in ((0, [30.0, 8.0, 70.0, 12.0]), (1, [0.0, 18.0, 20.0, 20.0])):
-        if query[number] not in query[:number]:
-            np.testing.assert_allclose(boxes[number], expected, rtol=1e-6)
+    np.testing.assert_allclose(boxes[:2], [[30.0, 8.0, 70.0, 12.0], [0.0, 18.0, 20.0, 20.0]], rtol=1e-6)

@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from panformer_cli.errors import PanformerError
+from panformer_cli.models.layers import sampling
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
-from panformer_cli.models.layers.sampling import (
-    SamplingName,
-    deformable_sampling,
-    sampling_by,
-    sampling_on,
-    set_sampling,
-    triton,
-)
+from panformer_cli.models.layers.sampling import SamplingName, check_sampling, sampling_named, triton
 from panformer_cli.models.layers.sampling.cpu import cpu_sampling
 from panformer_cli.models.layers.sampling.portable import gather_sampling, grid_sampling
 from tests.models.layers.sampling.plain_loop import plain_loop, random_case
@@ -36,67 +30,70 @@ def triton_obstacle(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     return str(request.param)
 
 
+def automatic(device: str) -> object:
+    """The implementation that `auto` chooses for tensors on a device."""
+    return sampling._implementation(sampling._fastest(device))
+
+
 def test_on_a_cpu_the_compiled_loops_where_numba_is(numba: str) -> None:
-    assert sampling_on("cpu") is (cpu_sampling if numba == "installed" else grid_sampling)
+    assert automatic("cpu") is (cpu_sampling if numba == "installed" else grid_sampling)
 
 
 def test_on_cuda_triton_where_it_runs(triton_obstacle: str) -> None:
-    assert sampling_on("cuda") is (grid_sampling if triton_obstacle else triton.triton_sampling)
+    assert automatic("cuda") is (grid_sampling if triton_obstacle else triton.triton_sampling)
 
 
 @pytest.mark.parametrize("device", ["meta", "mps"])
 def test_elsewhere_the_portable_one(device: str) -> None:
-    assert sampling_on(device) is grid_sampling
+    assert automatic(device) is grid_sampling
 
 
 def test_the_compiled_loops_can_be_forced_where_numba_is(numba: str) -> None:
     if numba == "installed":
-        with sampling_by("cpu"):
-            assert sampling_on("cpu") is cpu_sampling
+        assert sampling_named("cpu") is cpu_sampling
         return
     with pytest.raises(PanformerError, match=r"'cpu' cannot be used here, because numba .* \(.*\); choose 'auto'"):
-        set_sampling("cpu")
-    assert sampling_on("cpu") is grid_sampling
+        sampling_named("cpu")
 
 
 def test_triton_can_be_forced_where_it_runs(triton_obstacle: str) -> None:
     if not triton_obstacle:
-        with sampling_by("triton"):
-            assert sampling_on("cuda") is triton.triton_sampling
+        assert sampling_named("triton") is triton.triton_sampling
         return
     with pytest.raises(PanformerError, match="'triton' cannot be used here, because torch finds no GPU; choose 'auto'"):
-        set_sampling("triton")
-    assert sampling_on("cuda") is grid_sampling
+        sampling_named("triton")
 
 
 @pytest.mark.parametrize(("name", "device"), [("cpu", "cuda"), ("triton", "cpu")])
-def test_a_forced_one_on_another_device_is_refused(name: Any, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "obstacle", lambda: "")
-    with sampling_by(name), pytest.raises(PanformerError, match=f"'{name}' is for .*, and the model is on {device}"):
-        sampling_on(device)
+def test_a_forced_one_on_another_device_is_refused(name: Any, device: str) -> None:
+    with pytest.raises(PanformerError, match=f"'{name}' is for .*, and the model is on {device}"):
+        check_sampling(name, device)
 
 
-def test_a_forced_one_stays_until_it_is_set_back() -> None:
-    with sampling_by("gather"):
-        assert sampling_on("cpu") is sampling_on("cuda") is gather_sampling
-        with pytest.raises(KeyError), sampling_by("portable"):
-            assert sampling_on("cpu") is grid_sampling
-            raise KeyError
-        assert sampling_on("cpu") is gather_sampling
-    assert sampling_on("cpu") is cpu_sampling
+@pytest.mark.parametrize(("name", "device"), [("auto", "mps"), ("gather", "cuda"), ("cpu", "cpu"), ("triton", "cuda")])
+def test_one_for_the_device_is_accepted(name: Any, device: str) -> None:
+    check_sampling(name, device)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     name: Any = "fastest"
     with pytest.raises(PanformerError, match="unknown sampling 'fastest'; choose one of auto, portable, gather, cpu"):
-        set_sampling(name)
+        sampling_named(name)
 
 
 @pytest.mark.parametrize("name", ["auto", "portable", "gather", "cpu"])
-def test_attention_samples_by_the_choice(name: SamplingName) -> None:
+def test_every_name_samples(name: SamplingName) -> None:
     case = random_case([(5, 7), (3, 4)])
-    with sampling_by(name):
-        torch.testing.assert_close(deformable_sampling(*case), plain_loop(*case), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sampling_named(name)(*case), plain_loop(*case), rtol=1e-9, atol=1e-9)
+
+
+def test_each_attention_has_its_own() -> None:
+    """Two models in one process may sample differently."""
+    first, second = (
+        DeformableAttention(8, heads=2, levels=1, points=3, sampling=sampling_named(name)) for name in ("gather", "cpu")
+    )
+    assert first.sampling is gather_sampling
+    assert second.sampling is cpu_sampling
 
 
 def test_a_model_can_be_made_without_memory() -> None:
@@ -109,19 +106,19 @@ def test_a_model_can_be_made_without_memory() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "gather"])
-def test_torch_compile_and_export_follow_the_choice(name: SamplingName) -> None:
+def test_torch_compile_and_export_use_the_implementation(name: SamplingName) -> None:
     values, shapes, locations, weights = random_case([(5, 7), (3, 4)])
+    chosen = sampling_named(name)
 
     class Sampling(torch.nn.Module):
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-            return deformable_sampling(tensors[0], shapes, *tensors[1:])
+            return chosen(tensors[0], shapes, *tensors[1:])
 
     tensors = values.detach(), locations.detach(), weights.detach()
     expected = plain_loop(values, shapes, locations, weights)
-    with sampling_by(name):
-        compiled = torch.compile(Sampling(), fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(*tensors), expected, rtol=1e-9, atol=1e-9)
-        exported = torch.export.export(Sampling(), tensors)
+    compiled = torch.compile(Sampling(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), expected, rtol=1e-9, atol=1e-9)
+    exported = torch.export.export(Sampling(), tensors)
     operators = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
     assert ("panformer.deformable_sampling.default" in operators) == (name == "auto")
     assert not any("grid_sampler" in operator for operator in operators)

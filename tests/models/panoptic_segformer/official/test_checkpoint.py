@@ -10,11 +10,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from panformer_cli.models.panoptic_segformer.official_checkpoint import RECIPES, VARIANTS, ReleasedModel, recognise
 from torch import Tensor
 
+from panformer_cli.engine.checkpoints.official import find_format
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.backbones.backbone import BACKBONES
+from panformer_cli.models.backbones.known import BACKBONES
+from panformer_cli.models.official import OfficialModel
+from panformer_cli.models.panoptic_segformer.official.checkpoint import RECIPES, VARIANTS
 from panformer_cli.recipe_io import load_recipe
 from tests.release_files import stub_state
 
@@ -23,13 +25,17 @@ State = dict[str, Tensor]
 ONE = torch.zeros(1)
 
 
+def recognize(state: State, path: Path) -> OfficialModel:
+    return find_format(state, path).describe(state, path)
+
+
 @pytest.mark.parametrize(
     ("variant", "backbone"),
     [("r50", "resnet50"), ("r101", "resnet101"), ("pvtv2b5", "pvt_v2_b5"), ("swinl", "swin_large")],
 )
 def test_the_published_variants(variant: str, backbone: str) -> None:
-    model = recognise(stub_state(variant), PATH)
-    assert model == ReleasedModel(backbone, 80, 53)  # type: ignore[arg-type]
+    model = recognize(stub_state(variant), PATH)
+    assert model == OfficialModel(backbone, RECIPES[backbone], 80, 53)
 
 
 def with_backbone(backbone: State) -> State:
@@ -58,14 +64,14 @@ def swin(name: str) -> State:
 
 
 def test_variants_that_were_not_published() -> None:
-    assert recognise(with_backbone(pvt_of_authors("pvt_v2_b0")), PATH).backbone == "pvt_v2_b0"
-    assert recognise(with_backbone(pvt_of_authors("pvt_v2_b2")), PATH).backbone == "pvt_v2_b2"
-    assert recognise(with_backbone(swin("swin_tiny_patch4_window7_224")), PATH).backbone == "swin_tiny"
+    assert recognize(with_backbone(pvt_of_authors("pvt_v2_b0")), PATH).backbone == "pvt_v2_b0"
+    assert recognize(with_backbone(pvt_of_authors("pvt_v2_b2")), PATH).backbone == "pvt_v2_b2"
+    assert recognize(with_backbone(swin("swin_tiny_patch4_window7_224")), PATH).backbone == "swin_tiny"
 
 
 def refused(state: State, path: Path = PATH) -> str:
     with pytest.raises(CheckpointError) as caught:
-        recognise(state, path)
+        recognize(state, path)
     message = str(caught.value)
     assert message.startswith(f"checkpoint {path} ")
     assert "\n" not in message
@@ -107,19 +113,19 @@ def blocks(stage: int, block: int, state: State) -> State:
 @pytest.mark.parametrize(("variant", "backbone"), [("r50", "resnet50"), ("r101", "resnet101")])
 def test_single_blocks_that_are_lost_or_added_make_no_other_backbone(variant: str, backbone: str) -> None:
     state = stub_state(variant)
-    assert recognise({**state, "backbone.layer9.0.conv1.weight": ONE}, PATH).backbone == backbone
-    assert recognise({**state, "backbone.layer3.99.conv1.weight": ONE}, PATH).backbone == backbone
+    assert recognize({**state, "backbone.layer9.0.conv1.weight": ONE}, PATH).backbone == backbone
+    assert recognize({**state, "backbone.layer3.99.conv1.weight": ONE}, PATH).backbone == backbone
     for stage, block in ((2, 3), (3, 4)):
         lost = blocks(stage, block, state)
         assert lost
-        assert recognise({name: state[name] for name in state if name not in lost}, PATH).backbone == backbone
+        assert recognize({name: state[name] for name in state if name not in lost}, PATH).backbone == backbone
 
 
 def test_counts_come_from_the_shapes() -> None:
     state = stub_state("r50")
     state["bbox_head.cls_branches.0.weight"] = torch.zeros(8, 256)
     state["bbox_head.stuff_query.weight"] = torch.zeros(11, 512)
-    assert recognise(state, PATH) == ReleasedModel("resnet50", 8, 11)
+    assert recognize(state, PATH) == OfficialModel("resnet50", "r50", 8, 11)
 
 
 def test_older_names_are_recognised() -> None:
@@ -127,7 +133,7 @@ def test_older_names_are_recognised() -> None:
         name.replace(".things_mask_head.", ".mask_head.").replace(".stuff_mask_head.", ".mask_head2."): tensor
         for name, tensor in stub_state("r50").items()
     }
-    assert recognise(old, PATH).backbone == "resnet50"
+    assert recognize(old, PATH).backbone == "resnet50"
 
 
 # Other models
@@ -157,7 +163,7 @@ def test_k_net_is_told_by_the_name_of_its_file() -> None:
 
 
 def test_the_name_of_a_file_does_not_make_it_k_net() -> None:
-    assert recognise(stub_state("r50"), Path("knet_s3_r50.pth")).backbone == "resnet50"
+    assert recognize(stub_state("r50"), Path("knet_s3_r50.pth")).backbone == "resnet50"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.official_names import from_release, own_name, release_name
 
 from panformer_cli.errors import CheckpointError
+from panformer_cli.models.panoptic_segformer.official.names import from_release, own_name, release_name
 from tests.golden.release import VARIANTS, release_keys, unfilled_model
 
 UNUSED_BRANCHES = ("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches.")
