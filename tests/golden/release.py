@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official_names import from_release
 from torch import Tensor
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
+from panformer_cli.models.panoptic_segformer.build import build
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.official.names import from_release
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 
 Numbers = npt.NDArray[Any]
 
@@ -64,7 +64,7 @@ def unfilled_model(variant: str) -> PanopticSegFormer:
     recipe = PanopticSegFormerSettings(
         backbone=VARIANTS[variant].backbone, frozen_stages=VARIANTS[variant].frozen_stages, dropout=0.0
     )
-    return build_model(recipe, COCO_SIZED, pretrained=False)
+    return build(recipe, MergingSettings(), COCO_SIZED, "auto")
 
 
 def filled_model(variant: str, train: bool) -> PanopticSegFormer:

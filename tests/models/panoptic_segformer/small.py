@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from torch import Tensor
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import Targets
-from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
+from panformer_cli.models.panoptic_segformer.build import build
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 
 SMALL = PanopticSegFormerSettings(
     backbone="resnet18",
@@ -44,7 +44,8 @@ def table(things: int, stuff: int) -> CategoryTable:
 def small_model(things: int = 3, stuff: int = 2, seed: int = 0, **changes: object) -> PanopticSegFormer:
     """Random weights of the given seed. `changes` are fields of `PanopticSegFormerSettings`."""
     torch.manual_seed(seed)
-    return build_model(replace(SMALL, **changes), table(things, stuff))  # type: ignore[arg-type]
+    settings = replace(SMALL, **changes)  # type: ignore[arg-type]
+    return build(settings, MergingSettings(), table(things, stuff), "auto")
 
 
 def scramble(module: torch.nn.Module, seed: int = 1) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
+from panformer_cli.models.panoptic_segformer.merge_cache import MergeCache, cache_of
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, merge_masks
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import table
@@ -53,14 +53,14 @@ def without_boxes(record: ImageOverlap) -> tuple[object, ...]:
 @pytest.mark.parametrize("seed", range(6))
 def test_regions_give_what_pixels_give(seed: int, tmp_path: Path) -> None:
     candidates, sample = candidates_of(seed), sample_of(seed)
-    regions_of(candidates, sample, least=0.05).save(tmp_path / "a.npz")
-    regions = Regions.load(tmp_path / "a.npz")
+    cache_of(candidates, sample, least=0.05).save(tmp_path / "a.npz")
+    regions = MergeCache.load(tmp_path / "a.npz")
     rng = np.random.default_rng(seed)
     numbers = set()
     for score, thing, stuff in [(0.05, 1.0, 1.0), (1.0, 0.0, 0.0), *rng.uniform(0.05, 0.9, (20, 3)).tolist()]:
         recipe = MergingSettings(score_threshold=score, thing_overlap=thing, stuff_overlap=stuff)
         live = compare(merge_masks(candidates, TABLE, recipe), sample.annotation, sample.image_id, sample.file_name)
-        assert without_boxes(regions.merged(recipe, TABLE)) == without_boxes(live)
+        assert without_boxes(regions.overlap(recipe, TABLE)) == without_boxes(live)
         numbers.add(len(live.predictions))
     assert len(numbers) > 3, "the thresholds make a difference"
 
@@ -70,7 +70,7 @@ def test_a_score_at_the_threshold_is_in() -> None:
     for score in candidates.scores():
         recipe = MergingSettings(score_threshold=float(score))
         live = compare(merge_masks(candidates, TABLE, recipe), sample.annotation, "i0", "0.jpg")
-        assert without_boxes(regions_of(candidates, sample, 0.0).merged(recipe, TABLE)) == without_boxes(live)
+        assert without_boxes(cache_of(candidates, sample, 0.0).overlap(recipe, TABLE)) == without_boxes(live)
 
 
 def test_pixels_that_the_same_candidates_want_are_one_region() -> None:
@@ -79,21 +79,21 @@ def test_pixels_that_the_same_candidates_want_are_one_region() -> None:
         np.array([0, 3]), np.array([0.9, 0.5], np.float32), masks, np.zeros((1, 4), np.float32), (1, 6)
     )
     truth = PanopticMap(np.array([[1, 1, 0, 0, 0, 0]], np.int32), (Segment(1, 10, 2, (0, 0, 2, 1)),))
-    regions = regions_of(candidates, Sample(np.zeros((1, 6, 3), np.uint8), truth, 0, "x", "x"), 0.0)
+    regions = cache_of(candidates, Sample(np.zeros((1, 6, 3), np.uint8), truth, 0, "x", "x"), 0.0)
     pixels = {tuple(wanted): int(count) for wanted, count in zip(regions.wanted.T, regions.pixels[:-1], strict=True)}
     assert pixels == {(True, False): 2, (True, True): 2, (False, True): 1}
     assert regions.pixels[-1] == 1  # the fifth pixel
     # By hand: the thing takes 4 pixels; two thirds of the stuff's mask are taken, more than 0.2.
-    assert regions.merged(MergingSettings(), TABLE).overlap.tolist() == [[2, 0], [2, 2], [0, 0]]
+    assert regions.overlap(MergingSettings(), TABLE).overlap.tolist() == [[2, 0], [2, 2], [0, 0]]
     two_thirds = MergingSettings(stuff_overlap=2 / 3)
-    assert regions.merged(two_thirds, TABLE).overlap.tolist() == [[2, 0, 0], [2, 1, 1], [0, 0, 0]]
+    assert regions.overlap(two_thirds, TABLE).overlap.tolist() == [[2, 0, 0], [2, 1, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("least", [0.0, 1.0])
 def test_an_image_without_candidates_is_void(least: float, tmp_path: Path) -> None:
     empty = replace(candidates_of(0), masks=np.zeros((16, 6, 8), np.float32)) if least == 0 else candidates_of(0)
-    regions_of(empty, sample_of(0), least).save(tmp_path / "a.npz")
-    record = Regions.load(tmp_path / "a.npz").merged(MergingSettings(score_threshold=1.0), TABLE)
+    cache_of(empty, sample_of(0), least).save(tmp_path / "a.npz")
+    record = MergeCache.load(tmp_path / "a.npz").overlap(MergingSettings(score_threshold=1.0), TABLE)
     assert record.predictions == ()
     assert record.overlap.sum() == SIZE[0] * SIZE[1]
 
@@ -101,10 +101,10 @@ def test_an_image_without_candidates_is_void(least: float, tmp_path: Path) -> No
 @pytest.mark.parametrize("damage", ["cut", "emptied", "changed"])
 def test_a_damaged_file_is_told(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    regions_of(candidates_of(0), sample_of(0), 0.0).save(path)
+    cache_of(candidates_of(0), sample_of(0), 0.0).save(path)
     content = bytearray(path.read_bytes())
     if damage == "changed":
         content[300:340] = bytes(40)
     path.write_bytes(content[: {"cut": 200, "emptied": 0}.get(damage)])
     with pytest.raises(DataError, match=r"a\.npz is damaged: .*; delete it, and run again"):
-        Regions.load(path)
+        MergeCache.load(path)
