@@ -37,11 +37,11 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name_or_path)
     content = _read(path)
-    problems: list[str] = []
-    family = _family_of(content, overrides)
-    for override in overrides:
-        _apply_override(content, override, _settings(family), problems)
     where = f"{path} with {' '.join(f'--set {override}' for override in overrides)}" if overrides else str(path)
+    problems: list[str] = []
+    settings = _settings(_family_of(content, where, overrides))
+    for override in overrides:
+        _apply_override(content, override, settings, problems)
     return _checked_recipe(content, where, problems)
 
 
@@ -126,14 +126,20 @@ def _read(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _family_of(content: Mapping[Any, Any], overrides: Sequence[str] = ()) -> str:
-    """Return the model family that a recipe and its overrides name; the default for none or a wrong one."""
-    section = content.get("model")
-    asked = section.get("family") if isinstance(section, Mapping) else None
+def _family_of(content: Any, where: str, overrides: Sequence[str] = ()) -> str:
+    """Return the model family that a recipe and its overrides name, or the default where they name none.
+
+    Raises:
+        RecipeError: there is no such family. Nothing else is checked then: the other settings depend on the family.
+    """
+    section = content.get("model") if isinstance(content, Mapping) else None
+    family = section.get("family", DEFAULT_FAMILY) if isinstance(section, Mapping) else DEFAULT_FAMILY
     for override in overrides:
-        key, _, text = override.partition("=")
-        asked = text if key == "model.family" else asked
-    return asked if isinstance(asked, str) and asked in FAMILIES else DEFAULT_FAMILY
+        key, equals, text = override.partition("=")
+        family = text if equals and key == "model.family" else family
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise RecipeError(f"{where}: model.family is {_received(family)}: expected one of {', '.join(FAMILIES)}")
+    return family
 
 
 def _sections(family: str) -> dict[str, Any]:
@@ -172,7 +178,7 @@ def _opened(content: dict[Any, Any], section: str) -> Any:
 
 def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str]) -> Recipe:
     """The recipe; or one error with `problems` and whatever else is wrong."""
-    family = _family_of(mapping)
+    family = _family_of(mapping, where)
     recipe = _section(Recipe, _sections(family), mapping, "", problems, list(_settings(family)))
     if len(problems) == 1:
         raise RecipeError(f"{where}: {problems[0]}")
@@ -226,8 +232,6 @@ def _section(
 
 def _checked(dotted: str, value: Any, hint: Any) -> Any:
     """Return a value of a setting; TypeError, with the whole sentence, where it cannot be used."""
-    if dotted == "model.family" and value not in FAMILIES:
-        raise TypeError(f"{dotted} is {_received(value)}: expected one of {', '.join(FAMILIES)}")
     try:
         return _convert(value, hint)
     except TypeError as error:

@@ -12,7 +12,7 @@ from panformer_cli.engine.distributed.runtime import ProcessOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model
-from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.reporting import SilentReporter
 from tests.models.panoptic_segformer.small import table
@@ -25,13 +25,17 @@ pytestmark = [
 
 def test_a_gpu_computes_what_the_cpu_computes() -> None:
     torch.manual_seed(0)
-    model = build_model(load_recipe("tiny").model, table(things=3, stuff=2)).eval()
+    recipe = load_recipe("tiny")
+    model = build_model(recipe.model, recipe.inference, table(things=3, stuff=2)).eval()
     images, padding_mask = torch.randn(1, 3, 96, 128), torch.zeros(1, 96, 128, dtype=torch.bool)
     with torch.inference_mode():
-        on_cpu = model(images, padding_mask, InferenceSelection(20))
-        on_gpu = model.cuda()(images.cuda(), padding_mask.cuda(), InferenceSelection(20))
-    torch.testing.assert_close(on_gpu.location.boxes.cpu(), on_cpu.location.boxes, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(on_gpu.stuff.masks[-1].cpu(), on_cpu.stuff.masks[-1], rtol=1e-3, atol=5e-3)
+        on_cpu = model.infer(images, padding_mask)
+        on_gpu = model.cuda().infer(images.cuda(), padding_mask.cuda())
+    assert isinstance(on_cpu, InferenceOutput) and isinstance(on_gpu, InferenceOutput)
+    # The boxes and masks of the things would be those of another query where two scores are almost equal.
+    for name in ("scores", "stuff_scores"):
+        torch.testing.assert_close(getattr(on_gpu, name).cpu(), getattr(on_cpu, name), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(on_gpu.stuff_masks.cpu(), on_cpu.stuff_masks, rtol=1e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,4 +1,4 @@
-"""Who may import whom: the rooms in their order, the modules of a model in theirs, and what is imported when."""
+"""Who may import whom: the folders in their order, the modules of a model in theirs, and what is imported when."""
 
 from __future__ import annotations
 
@@ -16,18 +16,29 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = ("data", "metrics", "models", "visualization", "pages", "prepare", "verify", "submission", "engine", "cli")
+RECIPE = ("recipe", "recipe_io")
+"""Modules beside the folders that depend on one: the settings in a recipe are those of its model family."""
+ORDER = (
+    *("data", "metrics", "models", *RECIPE),
+    *("visualization", "pages", "prepare", "verify", "submission", "engine", "cli"),
+)
 """The folders of the package. A module imports from its own folder, from those before it, and from the base."""
 SPEAKING = {"console": "cli", "__main__": ""}
 """Modules of the base that belong to the command line, and the only folder that may import them."""
 MODEL_ORDER = (
     "layers",
     "backbones",
-    "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|network)",
+    "(base|official|published)",
+    "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|query_selection|output)",
     "panoptic_segformer/(matcher|criterion)",
-    "panoptic_segformer/postprocessing",
+    "panoptic_segformer/settings",
+    "panoptic_segformer/(postprocessing|merge_cache|prediction)",
+    "panoptic_segformer/(model|random_weights|build|official|family)",
+    "(families|build)",
 )
-"""Inside `models`: networks know no losses, losses no postprocessing; regular expressions for the paths."""
+"""Inside `models`: layers know no settings, networks no losses, losses no postprocessing, and a family does not know
+which families there are; regular expressions for the paths."""
+FAMILIES = sorted(path.parent.name for path in PACKAGE.glob("models/*/family.py"))
 SAMPLING = "models/layers/sampling"
 COMPILERS = {
     "numba": {f"{SAMPLING}/cpu_kernels", "compiled"},
@@ -77,13 +88,14 @@ def inner_part(name: str) -> str | None:
 
 
 def rank(place: str) -> int:
-    """The position of a room in `ROOMS`; 0 for the base."""
-    return ROOMS.index(place) + 1 if place in ROOMS else 0
+    """The position of a folder or module in `ORDER`; 0 for the base."""
+    return ORDER.index(place) + 1 if place in ORDER else 0
 
 
-def test_the_rooms_are_the_folders() -> None:
+def test_the_order_has_every_folder() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - {"recipes"} == set(ROOMS)
+    assert folders - {"recipes"} == set(ORDER) - set(RECIPE)
+    assert all((PACKAGE / f"{name}.py").is_file() for name in RECIPE)
 
 
 @every_module
@@ -113,11 +125,31 @@ def test_networks_know_no_losses_and_losses_no_postprocessing(path: Path) -> Non
             assert other is None or other <= own, f"{path.name} imports {name}"
 
 
-def test_there_is_an_order_to_check() -> None:
-    places = [
-        path.relative_to(PACKAGE / "models").with_suffix("").as_posix() for path in MODULES if part(path) == "models"
-    ]
-    assert {model_rank(place) for place in places} >= set(range(len(MODEL_ORDER)))
+def test_the_order_has_every_module_of_a_model() -> None:
+    places = [path.relative_to(PACKAGE / "models") for path in MODULES if part(path) == "models"]
+    ranks = {
+        place.as_posix(): model_rank(place.with_suffix("").as_posix()) for place in places if place.stem != "__init__"
+    }
+    assert [place for place, found in ranks.items() if found is None] == []
+    assert set(ranks.values()) == set(range(len(MODEL_ORDER)))
+
+
+def test_a_folder_of_models_is_shared_or_a_family() -> None:
+    folders = {path.name for path in (PACKAGE / "models").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {"layers", "backbones", *FAMILIES}
+    assert "panoptic_segformer" in FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_known_to_the_table_of_families_alone(family: str) -> None:
+    """The engine and the rest of the package use any family through `models.base` and `models.families`."""
+    importers = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix()
+        for path in MODULES
+        if PACKAGE / "models" / family not in path.parents
+        and any(f"{name}.".startswith(f"panformer_cli.models.{family}.") for name in imported(parse(path)))
+    }
+    assert importers == {"models/families"}
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
@@ -159,6 +191,12 @@ def test_commands_import_what_is_heavy_when_they_run(path: Path) -> None:
     for name in at_once(parse(path)):
         ours = inner_part(name) in {"cli", "errors", "__version__"}
         assert ours or name.split(".")[0] in light, f"{path.name} imports {name} at once"
+
+
+@pytest.mark.parametrize("module", ["recipe_io", "models.families"])
+def test_recipes_are_checked_without_torch(module: str) -> None:
+    command = f"import sys, panformer_cli.{module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True)
 
 
 def test_preparing_data_does_without_torch() -> None:

@@ -87,8 +87,8 @@ def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
         inside = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     assert {f"panformer_cli/recipes/{name}.yaml" for name in built_in_recipes()} <= inside
-    page = [path for path in (REPOSITORY / "panformer_cli/panoptic/report").iterdir() if path.suffix in PAGE_PARTS]
-    assert {f"panformer_cli/panoptic/report/{path.name}" for path in page} <= inside
+    page = [path for path in (REPOSITORY / "panformer_cli/pages/report").iterdir() if path.suffix in PAGE_PARTS]
+    assert {f"panformer_cli/pages/report/{path.name}" for path in page} <= inside
     assert {path.suffix for path in page} == PAGE_PARTS
     assert any(name.endswith("LICENSE") for name in inside)
     assert not [name for name in inside if name.startswith(("tests", "recipes", "docs"))]

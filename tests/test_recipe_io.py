@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
+from panformer_cli.models.families import FAMILIES
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
+from panformer_cli.models.published import PublishedWeights
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import (
     built_in_recipes,
@@ -23,7 +25,7 @@ from panformer_cli.recipe_io import (
     recipe_to_dict,
     recipe_to_yaml,
 )
-from panformer_cli.settings import DataSettings, TrainSettings
+from panformer_cli.settings import DataSettings, InferenceSettings, ModelSettings, TrainSettings
 
 
 @pytest.fixture(autouse=True)
@@ -155,13 +157,107 @@ def test_one_mistake_is_one_line(text: str, expected: str) -> None:
         ("train.lr=[1", "train.lr is '[1': line 1, column 3"),
         ("train.lr=", "train.lr is null: expected a number"),
         ("model.backbone=swin_tiny", "model.frozen_stages is 2: expected 0 to 0 with the backbone swin_tiny"),
+        ("model.family=mask2former", "model.family is 'mask2former': expected one of panoptic_segformer"),
+        ("model.family=", "model.family is '': expected one of panoptic_segformer"),
         ("model.backbone=resnet5", "model.backbone is 'resnet5': expected one of resnet18,"),
+        (
+            "model.backbone=resnet5",
+            "timm/MODEL for another timm model, such as timm/convnext_tiny.fb_in22k; did you mean",
+        ),
+        ("model.backbone=swin_larg", "did you mean swin_large?"),
+        ("model.backbone=timm/", "model.backbone is 'timm/': expected one of"),
+        ("model.backbone=timm/convnext_tiny", "model.frozen_stages is 2: expected 0 to 0 with the backbone timm/conv"),
     ],
 )
 def test_mistakes_in_overrides(override: str, expected: str) -> None:
     message = refusal("name: mine", override)
     assert expected in message
     assert message.startswith(f"mine.yaml with --set {override}: ")
+
+
+def test_any_timm_model_may_be_the_backbone() -> None:
+    """Whether timm has it is checked when it is built."""
+    recipe = load("model: {backbone: timm/convnext_tiny.fb_in22k, frozen_stages: 0}")
+    assert recipe.model.backbone == "timm/convnext_tiny.fb_in22k"
+    assert load("name: a", "model.frozen_stages=0", "model.backbone=timm/x").model.backbone == "timm/x"
+
+
+@pytest.mark.parametrize("text", ["name: mine", "model:", "model: {heads: 4}", "model: {family: panoptic_segformer}"])
+def test_the_family_is_panoptic_segformer_unless_another_is_named(text: str) -> None:
+    recipe = load(text)
+    assert recipe.model.family == "panoptic_segformer"
+    assert isinstance(recipe.model, PanopticSegFormerSettings)
+    assert isinstance(recipe.inference, MergingSettings)
+
+
+@pytest.mark.parametrize("family", ["mask2former", "[a]", "{a: b}", "null", "3"])
+def test_of_an_unknown_family_only_the_family_is_reported(family: str) -> None:
+    message = refusal(f"model: {{family: {family}, queries: 3}}\ninference: {{zzz: 1}}\ntrain: {{lr: -1}}")
+    assert message.startswith("mine.yaml: model.family is ")
+    assert message.endswith(": expected one of panoptic_segformer")
+    assert "\n" not in message
+
+
+@dataclass(frozen=True)
+class GridSettings(ModelSettings):
+    """Of a family that exists in these tests alone."""
+
+    family: str = "grid"
+    cells: int = 40
+
+
+@dataclass(frozen=True)
+class CellSettings(InferenceSettings):
+    least_cells: int = 2
+
+
+class GridFamily:
+    model_settings = GridSettings
+    inference_settings = CellSettings
+    published: tuple[PublishedWeights, ...] = ()
+
+    def build(self, *_: object) -> NoReturn:
+        raise NotImplementedError
+
+    def official_format(self) -> None:
+        return None
+
+    def load_tuning_cache(self, path: Path) -> NoReturn:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "grid", GridFamily())
+
+
+@pytest.mark.usefixtures("grid")
+def test_another_family_has_settings_of_its_own() -> None:
+    expected = Recipe("mine", model=GridSettings(cells=8), inference=CellSettings(least_cells=1))
+    text = "name: mine\nmodel: {family: grid, cells: 8}\ninference: {least_cells: 1}"
+    by_overrides = load("name: mine", "model.cells=8", "inference.least_cells=1", "model.family=grid")
+    for recipe in (load(text), by_overrides, recipe_from_dict(recipe_to_dict(expected), "memory")):
+        assert recipe == expected
+    assert load(text, "model.family=panoptic_segformer", "model.family=grid") == expected
+
+
+@pytest.mark.usefixtures("grid")
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.heads=4", "unknown key model.heads; model has family, backbone, "),
+        ("model.cell=4", "unknown key model.cell; did you mean model.cells?"),
+        ("inference.top_k=4", "unknown key inference.top_k; inference has least_cells"),
+        ("model.cells=few", "model.cells is 'few': expected a whole number"),
+    ],
+)
+def test_keys_are_checked_and_suggested_by_family(override: str, expected: str) -> None:
+    assert expected in refusal("model: {family: grid}", override)
+    key, _, value = override.partition("=")
+    section, _, leaf = key.partition(".")
+    model = f"{{family: grid, {leaf}: {value}}}" if section == "model" else "{family: grid}"
+    rest = "" if section == "model" else f"\n{section}: {{{leaf}: {value}}}"
+    assert expected in refusal(f"model: {model}{rest}")
 
 
 def test_all_mistakes_at_once() -> None:

@@ -128,7 +128,7 @@ def test_how_the_others_differ_from_r50(
     assert other.model.backbone == backbone
     assert (other.model.frozen_stages, other.model.drop_path) == (frozen_stages, drop_path)
     assert replace(other.model, backbone="resnet50", frozen_stages=2, drop_path=0.0) == r50.model
-    assert other.inference == replace(r50.inference, score_threshold=threshold)
+    assert (r50.inference, other.inference) == (MergingSettings(), MergingSettings(score_threshold=threshold))
     assert other.data == r50.data
     expected = replace(r50.train, epochs=12, drop_epochs=(8,)) if name == "r50_1x" else r50.train
     assert other.train == expected

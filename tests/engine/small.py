@@ -51,7 +51,8 @@ def small_recipe(data: Path, *overrides: str) -> Recipe:
 def small_checkpoint(path: Path, data: Path, *overrides: str) -> Path:
     """Save random weights as a checkpoint, without a training run, and return `path`."""
     recipe, categories = small_recipe(data, *overrides), categories_of(data)
-    save_checkpoint(path, build_model(recipe.model, categories), recipe, categories, TrainProgress())
+    model = build_model(recipe.model, recipe.inference, categories)
+    save_checkpoint(path, model, recipe, categories, TrainProgress())
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import read_image
-from panformer_cli.data.structures import ImageArray
+from panformer_cli.data.structures import Batch, ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
-from panformer_cli.engine.inference import WAITING_BATCHES, Prediction, Predictor
+from panformer_cli.engine.inference import WAITING_BATCHES, Predictor
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.models.base import Prediction
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import filled_model
 
@@ -34,7 +33,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> ImageArray:
 def predictor(trained: RunFolder) -> Predictor:
     """A small model that sees images at a long side of 64 pixels."""
     checkpoint = read_checkpoint(trained.best)
-    return Predictor(load_model(checkpoint), checkpoint.recipe, checkpoint.categories, torch.device("cpu"))
+    return Predictor(load_model(checkpoint), checkpoint.recipe, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -42,9 +41,9 @@ def batches(predictor: Predictor) -> Iterator[list[tuple[int, int, int]]]:
     """Images, height and width of every batch that the model is given from now on."""
     seen: list[tuple[int, int, int]] = []
 
-    def see(model: nn.Module, inputs: tuple[Tensor, Tensor, object]) -> None:
+    def see(model: nn.Module, inputs: tuple[Batch]) -> None:
         del model
-        images, padding_mask, _ = inputs
+        images, padding_mask = inputs[0].images, inputs[0].padding_mask
         assert not padding_mask.any(), "padding changes the results"
         assert padding_mask.shape == (len(images), *images.shape[-2:])
         seen.append((len(images), images.shape[-2], images.shape[-1]))
@@ -67,20 +66,18 @@ def assert_same(one: Prediction, other: Prediction) -> None:
     assert rows[0] == rows[1]
     scores = [[s.score for s in prediction.panoptic.segments] for prediction in (one, other)]
     assert scores[0] == pytest.approx(scores[1], rel=0, abs=1e-5 if equal.all() else 1e-4)
-    chosen = [np.sort(prediction.candidates.class_scores) for prediction in (one, other)]
-    torch.testing.assert_close(chosen[0], chosen[1], rtol=0, atol=1e-5)
+    candidates = [np.sort(prediction.instances("image").scores) for prediction in (one, other)]
+    np.testing.assert_allclose(candidates[0], candidates[1], rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path) -> None:
     """The whole R-50 with made-up weights, which see several segments in every one of these images."""
     coco = shared / "data" / "coco_mini"
-    annotation = coco / "annotations" / "panoptic_val2017.json"
-    categories = CategoryTable.from_coco(json.loads(annotation.read_text())["categories"], str(annotation))
     recipe = load_recipe("r50", ["data.short_side=192", "data.long_side=320"])
-    predictor = Predictor(filled_model("r50", train=False), recipe, categories, torch.device("cpu"))
+    predictor = Predictor(filled_model("r50", train=False), recipe, torch.device("cpu"))
     sizes: list[tuple[int, ...]] = []
-    predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].images.shape)))
     names = {
         "val2017": (139, 285, 39769, 142238),
         "train2017": (9, 185639, 247360, 313434),
@@ -128,8 +125,7 @@ def test_all_at_once_keeps_the_order(predictor: Predictor, batches: list[tuple[i
 def test_instances_of_a_batch_are_those_of_each_image(predictor: Predictor) -> None:
     images = [noise(SQUARE, 1), noise((100, 100), 2)]
     for image, together in zip(images, predictor.predict_all(images), strict=True):
-        things = predictor.categories.num_things
-        one, other = (prediction.instances(1, things) for prediction in (predictor(image), together))
+        one, other = (prediction.instances(1) for prediction in (predictor(image), together))
         assert one.labels == other.labels
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
         assert one.boxes == pytest.approx(other.boxes, abs=1e-3)

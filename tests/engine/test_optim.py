@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.official_names import own_name
 from torch import nn
 from torch.optim import AdamW
 
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
+from panformer_cli.models.panoptic_segformer.official.names import own_name
 from panformer_cli.settings import TrainSettings
 from tests.golden.release import DATA, unfilled_model
 from tests.models.panoptic_segformer.small import small_model

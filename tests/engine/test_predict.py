@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from panformer_cli.models.panoptic_segformer.network import PanopticOutput, PanopticSegFormer
 from PIL import Image
-from torch import Tensor
 
+from panformer_cli.data.structures import Batch
 from panformer_cli.engine.predict import PredictRequest, PredictResult, find_images, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
+from panformer_cli.models.base import LossCounts, PanopticModel
 from panformer_cli.reporting import Progress, SilentReporter
 from tests.engine.small import StopAfter
 
@@ -186,13 +186,13 @@ def scores_apart(content: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
 def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images in every batch that a model is given from now on."""
     seen: list[int] = []
-    forward = PanopticSegFormer.forward
+    forward = PanopticModel.forward
 
-    def counted(model: PanopticSegFormer, images: Tensor, *others: Any) -> PanopticOutput:
-        seen.append(len(images))
-        return forward(model, images, *others)
+    def counted(model: PanopticModel, batch: Batch, counts: LossCounts | None = None) -> Any:
+        seen.append(len(batch.images))
+        return forward(model, batch, counts)
 
-    monkeypatch.setattr(PanopticSegFormer, "forward", counted)
+    monkeypatch.setattr(PanopticModel, "forward", counted)
     return seen
 
 

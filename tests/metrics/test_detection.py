@@ -18,11 +18,11 @@ from torch.nn import functional
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO as COCO_CATEGORIES
 from panformer_cli.data.structures import PanopticMap, Segment
-from panformer_cli.engine.inference import Prediction
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.average_precision import FIGURES, METRICS, Metric
 from panformer_cli.metrics.detection import DetectionQuality, InstancePrediction, encode_mask, match_instances
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates
+from panformer_cli.models.panoptic_segformer.prediction import MergedPrediction
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 
 DOG, CAT, SKY = 18, 3, 187
@@ -301,7 +301,7 @@ def test_all_thing_queries_are_instances_whatever_their_score() -> None:
     class_scores = rng.uniform(0.01, 1, things + stuff).astype(np.float32)
     corners = np.sort(rng.uniform(0, 33, (things, 2, 2)), axis=1).reshape(things, 4).astype(np.float32)
     candidates = Candidates(labels, class_scores, masks, corners, size)
-    found = Prediction(candidates, COCO_CATEGORIES, MergingSettings()).instances("a", 80)
+    found = MergedPrediction(candidates, COCO_CATEGORIES, MergingSettings()).instances("a")
     assert (found.image_id, found.labels) == ("a", labels[:things].tolist())
     np.testing.assert_array_equal(found.boxes, corners)
     large = functional.interpolate(torch.from_numpy(masks)[None], size, mode="bilinear")[0, :things].double().numpy()

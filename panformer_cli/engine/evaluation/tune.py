@@ -165,8 +165,8 @@ def search_and_judge(
     search = Search(searched, categories, reporter)
     after = search.best_from(before)
     sets = [
-        EvaluatedSet(f"{name} tuning", categories, (image.overlap(settings, categories) for image in held_out))
-        for name, settings in (("before", before), ("after", after))
+        _evaluated_set("before tuning", held_out, before, categories),
+        _evaluated_set("after tuning", held_out, after, categories),
     ]
     return Tuning(
         before,
@@ -178,6 +178,13 @@ def search_and_judge(
         images.paths[0].parent,
         images.size,
     )
+
+
+def _evaluated_set(
+    name: str, images: CachedImages, settings: InferenceSettings, categories: CategoryTable
+) -> EvaluatedSet:
+    """Return the overlaps of all images at `settings`, computed one at a time as they are read."""
+    return EvaluatedSet(name, categories, (image.overlap(settings, categories) for image in images))
 
 
 def halves(images: CachedImages, seed: int) -> tuple[CachedImages, CachedImages]:

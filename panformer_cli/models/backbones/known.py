@@ -52,7 +52,7 @@ def backbone_problems(settings: ModelSettings) -> list[str]:
             f"model, such as {TIMM}convnext_tiny.fb_in22k{guess}"
         )
     most = RESNET_STAGES if name.startswith("resnet") else 0
-    if not 0 <= settings.frozen_stages <= most:
+    if not problems and not 0 <= settings.frozen_stages <= most:
         problems.append(
             f"model.frozen_stages is {settings.frozen_stages}: expected 0 to {most} with the backbone {name}"
         )

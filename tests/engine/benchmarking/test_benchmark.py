@@ -28,21 +28,19 @@ from panformer_cli.engine.benchmarking.meters import (
     metered,
 )
 from panformer_cli.engine.benchmarking.passes import (
-    PARTS,
-    STAGES,
     WARM_UP,
     Pipeline,
     count_flops,
     staged_pass,
     whole_pass,
 )
+from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
-from panformer_cli.models.layers.sampling import sampling_on
 from panformer_cli.models.layers.sampling.portable import grid_sampling
-from panformer_cli.models.panoptic_segformer.postprocessing import InferenceSelection
-from panformer_cli.models.panoptic_segformer.random_weights import random_model
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
@@ -52,6 +50,8 @@ from tests.engine.small import small_checkpoint
 from tests.models.panoptic_segformer.small import SMALL, no_padding
 
 CPU = torch.device("cpu")
+PARTS = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
+STAGES = ("decode", "prepare", *PARTS, "network_rest", "merging", "writing")
 RECIPE = Recipe("small", model=SMALL, data=DataSettings(short_side=64, long_side=96))
 
 
@@ -76,7 +76,7 @@ def result(recipe_file: Path) -> Benchmark:
 def pipeline(tmp_path: Path) -> Pipeline:
     picture = generate_scene(SceneOptions(height=64, width=96), "val", 0)[0]
     save_picture(tmp_path / "scene.jpg", picture)
-    predictor = Predictor(random_model(RECIPE, COCO), RECIPE, COCO, CPU)
+    predictor = Predictor(random_model(RECIPE, COCO), RECIPE, CPU)
     return Pipeline(predictor, [tmp_path / "scene.jpg"], tmp_path / "out")
 
 
@@ -168,7 +168,7 @@ def test_the_stages_leave_no_gap(pipeline: Pipeline, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(benchmark_passes, "clock_of", clock_of)
     stages = staged_pass(pipeline)
-    assert set(stages) == set(STAGES)
+    assert list(stages) == list(STAGES)
     assert sum(stages.values()) == readings[-1] - readings[0]
     assert stages["decode"] == stages["prepare"] == stages["merging"] == stages["writing"] == 1
     assert all(stages[part] == 1 for part in PARTS)
@@ -187,14 +187,14 @@ def test_precision_and_sampling_reach_the_network(recipe_file: Path, monkeypatch
 
     def spy(self: DeformableAttention, *arguments: Any) -> torch.Tensor:
         output = values(self, *arguments)
-        seen.append((output.dtype, sampling_on("cpu")))
+        seen.append((output.dtype, self.sampling))
         return output
 
     monkeypatch.setattr(DeformableAttention, "values", spy)
     measure(recipe_file, repeat=1, precision="bf16", sampling="portable")
-    layers = RECIPE.model.encoder_layers + RECIPE.model.location_layers
+    layers = SMALL.encoder_layers + SMALL.location_layers
+    assert seen[:layers] == [(torch.float32, grid_sampling)] * layers, "random weights are the same for every precision"
     assert seen[layers:] == [(torch.bfloat16, grid_sampling)] * layers * (WARM_UP + 2)
-    assert seen[0] == (torch.float32, sampling_on("cpu")), "random weights are the same for every precision"
 
 
 def test_a_pass_writes_what_prediction_writes(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -209,14 +209,15 @@ def test_random_weights_find_something() -> None:
     assert torch.equal(torch.get_rng_state(), state), "the random state is left alone"
     image = normalise(generate_scene(SceneOptions(height=256, width=256), "val", 0)[0])[None]
     with torch.inference_mode():
-        output = model(image, no_padding(image), InferenceSelection(100))
-    threshold = RECIPE.inference.score_threshold
-    classes = output.location.class_logits[-1].sigmoid().flatten().sort(descending=True).values
+        output = model.infer(image, no_padding(image))
+    assert isinstance(output, InferenceOutput)
+    threshold = MergingSettings().score_threshold
+    (classes,) = output.scores
     assert classes[19] >= threshold - 1e-4 > classes[20] - 2e-4
     assert classes[99] == pytest.approx(threshold / 5, abs=1e-3)
-    stuff = output.stuff_logits[-1].sigmoid().flatten().sort(descending=True).values
+    stuff = output.stuff_scores.flatten().sort(descending=True).values
     assert stuff[9] == pytest.approx(threshold, abs=1e-3)
-    for masks in (output.things.masks[-1], output.stuff.masks[-1]):
+    for masks in (output.masks, output.stuff_masks):
         foreground = masks[masks > 0.5]
         assert len(foreground) / masks.numel() == pytest.approx(0.2, abs=0.01)
         assert foreground.mean() == pytest.approx(1.0, abs=0.01)

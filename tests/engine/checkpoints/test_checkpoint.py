@@ -8,16 +8,17 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.official_names import own_name
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import (
     TrainingState,
     TrainProgress,
@@ -32,20 +33,51 @@ from panformer_cli.engine.checkpoints.checkpoint import (
 )
 from panformer_cli.engine.runs import RunFolder, find_checkpoint
 from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup, Prediction
 from panformer_cli.models.build import build_model
+from panformer_cli.models.panoptic_segformer.official.names import own_name
 from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe, recipe_to_dict
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.settings import TrainSettings
 from tests.release_files import save_as_mmcv, stub_state
 
 State = dict[str, torch.Tensor]
 CATEGORIES = CategoryTable([Category(7, "ball", True, (1, 2, 3)), Category(2, "box", True), Category(4, "sky", False)])
 
 
-def random_model(seed: int = 0) -> nn.Module:
+class SmallestModel(PanopticModel):
+    """A model of some layers, with a backbone that has a name and no weights. It can be saved and filled, not run."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(CATEGORIES)
+        self.backbone = cast(Backbone, SimpleNamespace(name=Recipe().model.backbone))
+        self.layers = nn.Sequential(*layers)
+
+    def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def postprocess(self, output: Any, index: int, size: tuple[int, int], settings: Any) -> Prediction:
+        raise NotImplementedError
+
+    def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
+        raise NotImplementedError
+
+    def class_rows(self) -> dict[str, range]:
+        raise NotImplementedError
+
+    def stages(self) -> dict[str, nn.Module]:
+        raise NotImplementedError
+
+
+def random_model(seed: int = 0) -> SmallestModel:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    return SmallestModel(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
 def write(path: Path, state: TrainingState | None = None) -> Path:
@@ -82,18 +114,48 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     torch.testing.assert_close(other.state_dict(), random_model().state_dict(), rtol=0, atol=0)
 
 
-def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
-    recipe = Recipe(
-        model=PanopticSegFormerSettings(
-            "resnet18", "imagenet", 0, embed_dim=64, heads=4, encoder_layers=1, location_layers=1, thing_mask_layers=1,
-            stuff_mask_layers=1, thing_queries=5,
-        )
+def save_small_model(path: Path) -> tuple[Recipe, PanopticModel]:
+    """Save a Panoptic SegFormer, and return what was saved."""
+    sizes = PanopticSegFormerSettings(
+        backbone="resnet18", frozen_stages=0, embed_dim=64, heads=4, encoder_layers=1, location_layers=1,
+        thing_mask_layers=1, stuff_mask_layers=1, thing_queries=5,
     )  # fmt: skip
-    model = build_model(recipe.model, CATEGORIES, pretrained=False)
-    save_checkpoint(tmp_path / "a.safetensors", model, recipe, CATEGORIES, TrainProgress())
+    recipe = Recipe(model=sizes)
+    model = build_model(recipe.model, recipe.inference, CATEGORIES, pretrained=False)
+    save_checkpoint(path, model, recipe, CATEGORIES, TrainProgress())
+    return recipe, model
+
+
+def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
+    recipe, model = save_small_model(tmp_path / "a.safetensors")
     loaded = load_model(read_checkpoint(tmp_path / "a.safetensors"))
     assert not loaded.training
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_whose_recipe_names_no_family_is_a_panoptic_segformer(tmp_path: Path) -> None:
+    """As every checkpoint that was written before there were families."""
+    path = tmp_path / "a.safetensors"
+    recipe, model = save_small_model(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    content = json.loads(metadata["recipe"])
+    assert content["model"].pop("family") == "panoptic_segformer"
+    save_file(load_file(path), path, {**metadata, "recipe": json.dumps(content)})
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.recipe == recipe
+    torch.testing.assert_close(load_model(checkpoint).state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    def change(metadata: dict[str, str]) -> None:
+        content = json.loads(metadata["recipe"])
+        content["model"]["family"] = "panoptic_deeplab"
+        metadata["recipe"] = json.dumps(content)
+
+    path = rewrite(tmp_path / "a.safetensors", change)
+    with pytest.raises(PanformerError, match=f"^checkpoint {path}: model.family is 'panoptic_deeplab': expected one"):
+        read_checkpoint(path)
 
 
 def test_the_optimiser_goes_on_as_if_nothing_had_happened() -> None:
@@ -102,7 +164,7 @@ def test_the_optimiser_goes_on_as_if_nothing_had_happened() -> None:
         model(torch.ones(2, 3) * torch.tensor([[1.0], [2.0]])).square().sum().backward()
         optimizer.step()
 
-    model, copy = random_model(), random_model(1)
+    model, copy = random_model().layers, random_model(1).layers
     optimizer, fresh = torch.optim.AdamW(model.parameters(), 0.1), torch.optim.AdamW(copy.parameters(), 0.1)
     step(model, optimizer)
     step(copy, fresh)  # its own state, to be overwritten
@@ -206,21 +268,26 @@ def test_a_damaged_description_is_one_sentence(key: str, value: str | None, tmp_
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(write(tmp_path / "a.safetensors"))
-    other = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
+    other = SmallestModel(nn.Linear(3, 5), nn.BatchNorm1d(5))
     with pytest.raises(CheckpointError) as caught:
         load_weights(other, checkpoint)
     said = str(caught.value)
-    assert "(recipe mine, 3 categories) does not fit this model: not in this model: 2.bias, 2.weight; " in said
-    assert "of another shape: 0.weight ([4, 3], expected [5, 3]), 0.bias ([4], expected [5])" in said
+    assert (
+        "(recipe mine, 3 categories) does not fit this model: not in this model: layers.2.bias, layers.2.weight; "
+        in said
+    )
+    assert "of another shape: layers.0.weight ([4, 3], expected [5, 3]), layers.0.bias ([4], expected [5])" in said
     assert said.endswith("with the recipe and the categories that it was trained with")
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     tensors = load_file(write(tmp_path / "a.safetensors"))
-    del tensors["model.0.weight"]
+    del tensors["model.layers.0.weight"]
     path = rewrite(tmp_path / "b.safetensors", lambda metadata: None)
     checkpoint = read_checkpoint(path)
-    with pytest.raises(CheckpointError, match=r"missing: 0\.weight, 0\.bias, .*; not in this model: weight;"):
+    with pytest.raises(
+        CheckpointError, match=r"missing: layers\.0\.weight, layers\.0\.bias, .*; not in this model: weight;"
+    ):
         load_weights(random_model(), checkpoint)
 
 
@@ -364,19 +431,20 @@ ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_what_is_not_plain_numbers_is_refused(odd: str, tmp_path: Path) -> None:
     model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
     weights = model.state_dict()
-    weights["2.weight"] = ODD[odd](weights["2.weight"])
-    with pytest.raises(CheckpointError, match=r"this model: not plain floating-point numbers: 2\.weight; use"):
+    weights["layers.2.weight"] = ODD[odd](weights["layers.2.weight"])
+    with pytest.raises(CheckpointError, match=r"this model: not plain floating-point numbers: layers\.2\.weight; use"):
         fill_model(model, checkpoint, weights)
 
 
 def test_half_precision_and_whole_counters_are_plain(tmp_path: Path) -> None:
     model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
     weights = model.state_dict()
-    weights |= {"2.bias": torch.ones(2, dtype=torch.float16), "1.num_batches_tracked": torch.tensor(9)}
+    half, counter = "layers.2.bias", "layers.1.num_batches_tracked"
+    weights |= {half: torch.ones(2, dtype=torch.float16), counter: torch.tensor(9)}
     fill_model(model, checkpoint, weights)
     filled = model.state_dict()
-    assert filled["2.bias"].dtype == torch.float32
-    assert (filled["2.bias"].tolist(), int(filled["1.num_batches_tracked"])) == ([1, 1], 9)
+    assert filled[half].dtype == torch.float32
+    assert (filled[half].tolist(), int(filled[counter])) == ([1, 1], 9)
 
 
 def test_single_blocks_that_are_lost_or_added_are_listed(tmp_path: Path) -> None:
@@ -402,8 +470,9 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_release_for_another_recipe_names_both(r50: Path) -> None:
+    swinl = load_recipe("swinl")
     with torch.device("meta"):
-        model = build_model(load_recipe("swinl").model, CATEGORIES, pretrained=False)
+        model = build_model(swinl.model, swinl.inference, CATEGORIES, pretrained=False)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, read_checkpoint(r50))
     assert str(caught.value) == (

@@ -74,7 +74,7 @@ def test_the_folder_describes_itself(stub: Path, tmp_path: Path) -> None:
     assert checkpoint.path == tmp_path / "model.safetensors"
     assert (checkpoint.recipe, checkpoint.categories) == (load_recipe("r50"), COCO)
     assert checkpoint.progress == TrainProgress()
-    assert not checkpoint.is_release
+    assert checkpoint.official is None
     assert load_recipe(str(RunFolder(tmp_path).recipe)) == load_recipe("r50")
     import_weights(stub, tmp_path, "r50_1x", None, SilentReporter())  # again, over the first
     assert read_checkpoint(tmp_path / "model.safetensors").recipe.name == "r50_1x"

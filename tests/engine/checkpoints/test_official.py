@@ -10,8 +10,9 @@ import torch
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
-from panformer_cli.engine.checkpoints.official import describe_release
+from panformer_cli.engine.checkpoints.official import describe_official
 from panformer_cli.errors import CheckpointError, RecipeError
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.recipe_io import load_recipe
 from tests.release_files import save_as_mmcv, stub_state
 
@@ -31,7 +32,8 @@ def of_few_categories(folder: Path) -> Path:
 
 @pytest.mark.parametrize("variant", ["r50", "r101", "pvtv2b5", "swinl"])
 def test_the_recipe_is_told_from_the_shapes(variant: str, tmp_path: Path) -> None:
-    recipe, categories = describe_release(write(tmp_path, variant))
+    official, recipe, categories = describe_official(write(tmp_path, variant))
+    assert official.name == "Panoptic SegFormer"
     assert recipe == load_recipe(variant)
     assert categories == COCO
 
@@ -46,26 +48,28 @@ def test_the_recipe_is_told_from_the_shapes(variant: str, tmp_path: Path) -> Non
     ],
 )
 def test_the_name_of_the_file_tells_the_schedule(name: str, expected: str, tmp_path: Path) -> None:
-    assert describe_release(write(tmp_path, "r50", name))[0] == load_recipe(expected)
+    assert describe_official(write(tmp_path, "r50", name))[1] == load_recipe(expected)
 
 
 def test_a_file_called_as_a_recipe_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r50").write_text("name: trap")
-    assert describe_release(write(tmp_path))[0].name == "r50"
+    assert describe_official(write(tmp_path))[1].name == "r50"
 
 
 def test_the_recipe_may_be_named(tmp_path: Path) -> None:
-    assert describe_release(write(tmp_path), "r50_1x")[0] == load_recipe("r50_1x")
+    assert describe_official(write(tmp_path), "r50_1x")[1] == load_recipe("r50_1x")
     (tmp_path / "mine.yaml").write_text("name: mine\ninference: {score_threshold: 0.5}\n")
-    assert describe_release(write(tmp_path), str(tmp_path / "mine.yaml"))[0].inference.score_threshold == 0.5
+    assert describe_official(write(tmp_path), str(tmp_path / "mine.yaml"))[1].inference == MergingSettings(
+        score_threshold=0.5
+    )
     with pytest.raises(RecipeError, match="the recipe 'r55' does not exist"):
-        describe_release(write(tmp_path), "r55")
+        describe_official(write(tmp_path), "r55")
 
 
 def test_a_recipe_with_another_backbone_is_named_with_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        describe_release(write(tmp_path, "r101", "r101.pth"), "r50")
+        describe_official(write(tmp_path, "r101", "r101.pth"), "r50")
     assert str(caught.value) == (
         f"checkpoint {tmp_path / 'r101.pth'} has the backbone resnet101 (recipe r101), but the recipe r50 has "
         "resnet50; leave --recipe out, or give one with resnet101"
@@ -83,24 +87,24 @@ def test_a_backbone_without_a_recipe_needs_one(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"the backbone swin_tiny, which no built-in recipe has; write one and .*"
     ):
-        describe_release(path)
+        describe_official(path)
     (tmp_path / "mine.yaml").write_text("name: mine\nmodel: {backbone: swin_tiny, frozen_stages: 0}\n")
-    assert describe_release(path, str(tmp_path / "mine.yaml"))[0].name == "mine"
+    assert describe_official(path, str(tmp_path / "mine.yaml"))[1].name == "mine"
 
 
 def test_other_counts_than_those_of_coco_need_a_table(tmp_path: Path) -> None:
     path = of_few_categories(tmp_path)
     with pytest.raises(CheckpointError) as caught:
-        describe_release(path)
+        describe_official(path)
     assert str(caught.value) == (
         f"checkpoint {path} was trained on 2 things and 1 stuff classes, not on COCO's 80 and 53, and does not say "
         f"which; name them with `panformer weights import {path} --out DIR --categories ANNOTATION.json`"
     )
-    assert describe_release(path, categories=FEW)[1] == FEW
+    assert describe_official(path, categories=FEW)[2] == FEW
 
 
 def test_a_table_with_other_counts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match="on 80 things and 53 stuff classes, but the categories given are 2 things"
     ):
-        describe_release(write(tmp_path), categories=FEW)
+        describe_official(write(tmp_path), categories=FEW)

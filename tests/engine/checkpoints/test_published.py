@@ -21,10 +21,9 @@ from panformer_cli.engine.checkpoints.published import (
     PUBLISHED,
     fetch_published,
     published_at,
-    release_folder,
-    weights_folder,
 )
 from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.models.published import weights_folder
 from panformer_cli.partial_file import PartialFile
 from panformer_cli.recipe_io import built_in_recipes
 from tests.engine.small import StopAfter
@@ -257,7 +256,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("PANFORMER_HOME", "PANFORMER_WEIGHTS_URL"):
             monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
         assert weights_folder() == tmp_path / "panformer" / "weights"
-        assert release_folder() == "https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0"
+        assert R50.address == f"https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0/{R50.file}"
 
 
 def test_home_is_taken_from_the_users_folder_and_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

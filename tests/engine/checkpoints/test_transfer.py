@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import (
@@ -20,6 +19,9 @@ from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.build import build_model
+from panformer_cli.models.panoptic_segformer.build import build
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import categories_of, small_checkpoint, small_recipe
@@ -50,7 +52,7 @@ class Listener(SilentReporter):
 
 def model_of(categories: CategoryTable, seed: int) -> PanopticSegFormer:
     torch.manual_seed(seed)
-    return build_model(SMALL, categories)
+    return build(SMALL, MergingSettings(), categories, "auto")
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 def test_rows_go_by_name_and_kind(checkpoint: Checkpoint) -> None:
     theirs, fresh, ours = (model_of(THEIRS, 1), model_of(OURS, 2), model_of(OURS, 2))
     listener = Listener()
-    start_from(ours, OURS, checkpoint, listener)
+    start_from(ours, checkpoint, listener)
     for layer, branch in enumerate(ours.location_decoder.class_branches):
         known, new = theirs.location_decoder.class_branches[layer], fresh.location_decoder.class_branches[layer]
         for part in ("weight", "bias"):  # road, Dog, horse
@@ -74,13 +76,13 @@ def test_rows_go_by_name_and_kind(checkpoint: Checkpoint) -> None:
     assert torch.equal(queries[[0, 2]], theirs.stuff_queries.embedding.weight[[1, 0]])
     assert torch.equal(queries[1], fresh.stuff_queries.embedding.weight[1])
     (said,) = listener.messages
-    assert said.startswith("3 of 6 categories are known to ")
-    assert said.endswith("the others begin anew: road, horse, cat")
+    assert said.startswith("3 of 6 categories are in ")
+    assert said.endswith("by name and start with its weights; newly initialized: road, horse, cat")
 
 
 def test_everything_else_is_taken_over(checkpoint: Checkpoint) -> None:
     theirs, ours = model_of(THEIRS, 1).state_dict(), model_of(OURS, 2)
-    start_from(ours, OURS, checkpoint, SilentReporter())
+    start_from(ours, checkpoint, SilentReporter())
     apart = [name for name, tensor in ours.state_dict().items() if tensor.shape != theirs[name].shape]
     assert set(apart) == {
         "stuff_queries.embedding.weight",
@@ -92,7 +94,7 @@ def test_everything_else_is_taken_over(checkpoint: Checkpoint) -> None:
 
 def test_equal_categories_are_filled_without_a_word(checkpoint: Checkpoint) -> None:
     ours, listener = model_of(THEIRS, 2), Listener()
-    start_from(ours, THEIRS, checkpoint, listener)
+    start_from(ours, checkpoint, listener)
     theirs = model_of(THEIRS, 1).state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.state_dict().items())
     assert not listener.messages
@@ -101,7 +103,7 @@ def test_equal_categories_are_filled_without_a_word(checkpoint: Checkpoint) -> N
 def test_another_model_is_refused_whatever_its_categories(checkpoint: Checkpoint) -> None:
     ours = small_model(things=3, stuff=3, thing_queries=9)
     with pytest.raises(CheckpointError, match=r"does not fit this model: .*query_embedding.weight \(\[7, 64\]"):
-        start_from(ours, OURS, checkpoint, SilentReporter())
+        start_from(ours, checkpoint, SilentReporter())
 
 
 def test_classes_that_are_not_plain_numbers_are_refused(
@@ -113,7 +115,7 @@ def test_classes_that_are_not_plain_numbers_are_refused(
         "panformer_cli.engine.checkpoints.transfer.read_weights", lambda _: weights | {name: weights[name].to_sparse()}
     )
     with pytest.raises(CheckpointError, match=rf"not plain floating-point numbers: {name}"):
-        start_from(model_of(OURS, 2), OURS, checkpoint, SilentReporter())
+        start_from(model_of(OURS, 2), checkpoint, SilentReporter())
 
 
 @pytest.mark.slow
@@ -123,7 +125,7 @@ def test_a_run_on_other_categories(tmp_path: Path, scenes: Path) -> None:
          for row in categories_of(scenes).categories]
     )  # fmt: skip
     recipe, path = small_recipe(scenes, "train.max_steps=1"), tmp_path / "other.safetensors"
-    save_checkpoint(path, build_model(recipe.model, known), recipe, known, TrainProgress())
+    save_checkpoint(path, build_model(recipe.model, recipe.inference, known), recipe, known, TrainProgress())
     run = train(recipe, TrainOptions(tmp_path / "run", init_from=path), SilentReporter())
     assert read_checkpoint(run.last).categories == categories_of(scenes)
 

@@ -22,8 +22,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.train import Trainer, TrainOptions, train
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.evaluator import MetricName
-from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion, SegmentCounts
-from panformer_cli.models.panoptic_segformer.matcher import TrainingSelection
+from panformer_cli.models.base import LossCounts
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import StopAfter, run_small, small_recipe
@@ -100,13 +99,11 @@ def test_the_gradients_are_those_of_the_losses_with_averaged_counts(
         Process(0, 1, torch.device("cpu")), small_recipe(scenes, *ONE_STEP), RunFolder(tmp_path), SilentReporter()
     )
     model = trainer.model
-    counts = SegmentCounts(*gradients["1_0"]["counts"].tolist())
+    counts = LossCounts(*gradients["1_0"]["counts"].tolist())
     total: dict[str, Tensor] = {}
     for batch in next(iter(trainer.loader.epoch(0))):
         model.zero_grad()
-        selection = TrainingSelection(batch.targets, trainer.categories.num_things)
-        output = model(batch.images, batch.padding_mask, selection)
-        losses = PanopticCriterion(trainer.categories.num_things)(output, batch.targets, selection, counts)
+        losses = model.losses(batch, counts)
         sum(losses.values(), torch.zeros(())).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:

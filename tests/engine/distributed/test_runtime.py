@@ -13,8 +13,6 @@ import torch
 from panformer_cli.engine.distributed.processes import _shared_cores, run_processes
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, environment, stop_on_signals
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.layers.sampling import sampling_on
-from panformer_cli.models.layers.sampling.portable import grid_sampling
 
 
 @pytest.mark.parametrize(
@@ -114,17 +112,6 @@ def test_the_environment_names_what_figures_depend_on() -> None:
     assert {"panformer", "python", "platform", "cpus", "threads", "command"} <= set(facts)
 
 
-def test_the_forced_sampling_holds_while_the_work_runs_and_is_in_the_words_to_go_on_with() -> None:
-    seen: list[object] = []
-    options = ProcessOptions(device="cpu", sampling="portable")
-    run_processes(options, lambda process: seen.append(sampling_on(process.device.type)))
-    assert seen == [grid_sampling]
-    assert sampling_on("cpu") is not grid_sampling
-    assert options.words() == ["--device", "cpu", "--sampling", "portable"]
+def test_options_as_words_of_the_command_line() -> None:
+    assert ProcessOptions(device="cpu", sampling="portable").words() == ["--device", "cpu", "--sampling", "portable"]
     assert ProcessOptions(cpu_processes=2).words() == ["--cpu-processes", "2"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may run triton's kernels")
-def test_a_sampling_for_another_device_is_one_sentence() -> None:
-    with pytest.raises(PanformerError, match="sampling 'triton' cannot be used here, because"):
-        run_processes(ProcessOptions(device="cpu", sampling="triton"), lambda process: None)

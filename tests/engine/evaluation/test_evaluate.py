@@ -12,19 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
-from panformer_cli.data.structures import ImageArray, PanopticMap
+from panformer_cli.data.structures import ImageArray, PanopticMap, Sample
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model
-from panformer_cli.engine.inference import Key, Prediction, Predictor
+from panformer_cli.engine.inference import Key, Predictor
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.detection import InstancePrediction
 from panformer_cli.metrics.evaluator import MetricName
-from panformer_cli.models.panoptic_segformer.settings import MergingSettings
+from panformer_cli.models.base import Prediction, TuningCache
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
 from tests.engine.small import small_checkpoint, small_scenes
@@ -87,21 +89,40 @@ def test_what_an_evaluation_leaves_behind(
         assert {int(i): int((ids == i).sum()) for i in np.unique(ids) if i} == areas
 
 
+class _KnownMap(Prediction):
+    """A prediction of which only the panoptic map is known."""
+
+    def __init__(self, panoptic: PanopticMap) -> None:
+        self._panoptic = panoptic
+
+    @property
+    def panoptic(self) -> PanopticMap:
+        return self._panoptic
+
+    def instances(self, image_id: int | str) -> InstancePrediction:
+        raise NotImplementedError
+
+    def for_tuning(self, sample: Sample) -> TuningCache:
+        raise NotImplementedError
+
+
 class _Oracle(Predictor):
     """Predicts the ground truth of a data set, image by image."""
 
     def __init__(self, data: CocoPanoptic) -> None:
-        self.categories = data.categories
+        self._categories = data.categories
         self.device = torch.device("cpu")
         self._maps = iter([sample.annotation for sample in data])
+
+    @property
+    def categories(self) -> CategoryTable:
+        return self._categories
 
     def stream(self, images: Iterable[tuple[Key, ImageArray]], batch_size: int = 1) -> Iterator[tuple[Key, Prediction]]:
         for (key, _), annotation in zip(images, self._maps, strict=True):
             kept = tuple(segment for segment in annotation.segments if not segment.is_crowd)
             ids = np.where(np.isin(annotation.ids, [segment.id for segment in kept]), annotation.ids, 0)
-            prediction = Prediction(None, self.categories, MergingSettings())  # type: ignore[arg-type]
-            prediction.panoptic = PanopticMap(ids.astype(np.int32), kept)  # in place of merging
-            yield key, prediction
+            yield key, _KnownMap(PanopticMap(ids.astype(np.int32), kept))
 
 
 def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from panformer_cli.engine.evaluation.merge_cache import Regions, regions_of
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
@@ -18,7 +17,7 @@ from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation import tune as tuning_module
 from panformer_cli.engine.evaluation.compare import CompareOptions
 from panformer_cli.engine.evaluation.tune import (
-    GRID,
+    CachedImages,
     Search,
     TuneRequest,
     cached_images,
@@ -33,12 +32,15 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality
+from panformer_cli.models.families import FAMILIES
+from panformer_cli.models.panoptic_segformer.merge_cache import MergeCache, cache_of
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, merge_masks
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.reporting import SilentReporter
-from tests.engine.evaluation.test_merge_cache import SIZE, candidates_of, sample_of, without_boxes
+from panformer_cli.settings import InferenceSettings
 from tests.engine.small import small_scenes
 from tests.models.panoptic_segformer.small import table
+from tests.models.panoptic_segformer.test_merge_cache import SIZE, candidates_of, sample_of, without_boxes
 from tests.release_files import save_as_mmcv, stub_state
 
 TABLE = table(things=3, stuff=2)
@@ -52,10 +54,11 @@ def test_what_is_kept_gives_the_live_results(trained: RunFolder, scenes: Path, t
     checkpoint, data = read_checkpoint(trained.best), CocoPanoptic(scenes, "val")
     predictor = Predictor.of(checkpoint, Process(0, 1, torch.device("cpu")))
     files = cached_images(checkpoint, data, request, QUIET)
+    load_cache = FAMILIES[checkpoint.recipe.model.family].load_tuning_cache
     segments = 0
     for sample, file in zip(data, files, strict=True):
         live = compare(predictor(sample.image).panoptic, sample.annotation, sample.image_id, sample.file_name)
-        kept = Regions.load(file).merged(checkpoint.recipe.inference, checkpoint.categories)
+        kept = load_cache(file).overlap(checkpoint.recipe.inference, checkpoint.categories)
         assert without_boxes(kept) == without_boxes(live)
         segments += len(live.predictions)
     assert segments > 0
@@ -104,7 +107,7 @@ def test_processes_share_the_images(trained: RunFolder, tmp_path: Path) -> None:
     assert two.held_out.to_json() == one.held_out.to_json()
 
 
-def blobs(folder: Path, count: int) -> tuple[list[Path], list[tuple[Candidates, Sample]]]:
+def blobs(folder: Path, count: int) -> tuple[CachedImages, list[tuple[Candidates, Sample]]]:
     """Images as files and as they are; the truth is about what other thresholds than the recipe's would give."""
     images = []
     for seed in range(count):
@@ -113,31 +116,33 @@ def blobs(folder: Path, count: int) -> tuple[list[Path], list[tuple[Candidates, 
         images.append((candidates, replace(sample, annotation=replace(merged, ids=np.roll(merged.ids, 1, axis=1)))))
     files = [folder / f"{place:06d}.npz" for place in range(count)]
     for file, (candidates, sample) in zip(files, images, strict=True):
-        regions_of(candidates, sample, 0.05).save(file)
-    return files, images
+        cache_of(candidates, sample, 0.05).save(file)
+    return CachedImages(files, MergeCache.load), images
 
 
 def test_no_single_threshold_could_be_better(tmp_path: Path) -> None:
-    files, images = blobs(tmp_path, 4)
+    cached, images = blobs(tmp_path, 4)
 
-    def quality_at(recipe: MergingSettings) -> float:
+    def quality_at(settings: InferenceSettings) -> float:
+        assert isinstance(settings, MergingSettings)
         quality = PanopticQuality(TABLE)
         for candidates, sample in images:
-            merged = merge_masks(candidates, TABLE, recipe)
+            merged = merge_masks(candidates, TABLE, settings)
             quality.update(compare(merged, sample.annotation, sample.image_id, sample.file_name))
         return quality.result().all.pq
 
     start = MergingSettings(score_threshold=0.6, thing_overlap=0.1, stuff_overlap=0.1)
-    search = Search(files, TABLE, QUIET)
+    search = Search(cached, TABLE, QUIET)
     best = search.best_from(start)
     assert search.known[best] == quality_at(best) > search.known[start] == quality_at(start)
-    for name, values in GRID.items():
+    assert best.grid == MergingSettings.grid
+    for name, values in best.grid.items():
         for value in values:
-            changed = replace(best, **{name: value})  # type: ignore[arg-type]
+            changed = replace(best, **{name: value})
             assert quality_at(changed) <= search.known[best]
 
 
-def faint_objects(folder: Path, count: int, score: float) -> list[Path]:
+def faint_objects(folder: Path, count: int, score: float) -> CachedImages:
     """Images with one object each, found exactly by a candidate of about this score."""
     files = [folder / f"{place:06d}.npz" for place in range(count)]
     for place, file in enumerate(files):
@@ -147,13 +152,13 @@ def faint_objects(folder: Path, count: int, score: float) -> list[Path]:
         segment = Segment(1, TABLE.by_label(0).id, int(mask.sum()), (0, 0, 1, 1))
         truth = PanopticMap(mask[0].astype(np.int32), (segment,))
         sample = Sample(np.zeros((*SIZE, 3), np.uint8), truth, place, f"{place}.jpg", f"{place}.png")
-        regions_of(candidates, sample, 0.05).save(file)
-    return files
+        cache_of(candidates, sample, 0.05).save(file)
+    return CachedImages(files, MergeCache.load)
 
 
 def test_a_gain_is_reported_with_its_interval(tmp_path: Path) -> None:
-    files = faint_objects(tmp_path, 9, score=0.22)
-    tuning = search_and_judge(files, MergingSettings(), TABLE, CompareOptions(resamples=50), QUIET)
+    images = faint_objects(tmp_path, 9, score=0.22)
+    tuning = search_and_judge(images, MergingSettings(), TABLE, CompareOptions(resamples=50), QUIET)
     assert tuning.after == MergingSettings(score_threshold=0.05)
     assert tuning.searched_pq == (0.0, 100.0)
     assert (tuning.searched, tuning.held_out.images) == (4, 5)
@@ -163,20 +168,20 @@ def test_a_gain_is_reported_with_its_interval(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_mended_is_no_gain(tmp_path: Path) -> None:
-    files = faint_objects(tmp_path, 6, score=0.9)
-    tuning = search_and_judge(files, OTHER, TABLE, CompareOptions(resamples=50), QUIET)
+    images = faint_objects(tmp_path, 6, score=0.9)
+    tuning = search_and_judge(images, OTHER, TABLE, CompareOptions(resamples=50), QUIET)
     assert tuning.after == tuning.before == OTHER, "of equal settings the old one stays"
     assert not tuning.is_gain
 
 
 def test_the_halves_are_drawn_by_the_seed() -> None:
-    images = [Path(str(place)) for place in range(101)]
+    images = CachedImages([Path(str(place)) for place in range(101)], MergeCache.load)
     searched, held_out = halves(images, seed=1)
     assert (len(searched), len(held_out)) == (50, 51)
-    assert sorted([*searched, *held_out]) == sorted(images)
+    assert sorted([*searched.paths, *held_out.paths]) == sorted(images.paths)
     assert halves(images, 1) == (searched, held_out)
     assert halves(images, 2) != (searched, held_out)
-    assert 10 < sum(int(path.name) < 50 for path in searched) < 40, "neither half is the first"
+    assert 10 < sum(int(path.name) < 50 for path in searched.paths) < 40, "neither half is the first"
 
 
 def test_only_the_thresholds_of_a_saved_checkpoint_change(trained: RunFolder, tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ def test_an_authors_file_becomes_a_checkpoint_of_ours_and_stays(tmp_path: Path) 
     save_thresholds(source, OTHER, tuned_path(source))
     saved = read_checkpoint(tmp_path / "r50-tuned.safetensors")
     assert saved.recipe == replace(read_checkpoint(source).recipe, inference=OTHER)
-    assert not saved.is_release
+    assert saved.official is None
     assert source.read_bytes() == content
 
 
