@@ -48,7 +48,7 @@ class VisualizeRequest:
     def __post_init__(self) -> None:
         if self.data_root is None and self.predictions is None and self.run is None:
             raise PanformerError(
-                "nothing to draw; expected a data set, predictions or a run: add --data, --predictions or --run"
+                "nothing to draw; give a data set, predictions or a run (--data, --predictions, --run)"
             )
         if self.predictions is not None and (self.data_root is None) == (self.images is None):
             raise PanformerError(
