@@ -47,7 +47,14 @@ COMPILERS = {
 }
 KERNELS = {home for homes in COMPILERS.values() for home in homes} | {"data/coco/png_filters", "prepare/coco/run_loops"}
 """Modules whose import takes that of a compiler."""
-HOMES = {"click": {"cli"}, "rich": {"console"}, "cv2": {"data/opencv"}, "yaml": {"plain_yaml"}, **COMPILERS}
+HOMES = {
+    "click": {"cli"},
+    "rich": {"console"},
+    "cv2": {"data/opencv"},
+    "yaml": {"plain_yaml"},
+    "jinja2": {"pages/base"},
+    **COMPILERS,
+}
 """Third-party packages that one place wraps, by the path of that place without `.py`."""
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

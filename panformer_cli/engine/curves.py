@@ -16,18 +16,18 @@ _QUALITY = {"pq": "PQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff", "sq": 
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`, in the order of steps; a step that a resumed run repeated counts once, the last.
+    """Return the rows of a `metrics.jsonl`, sorted by step; of a step that a resumed run repeated, only the last row.
 
-    A last line that is cut short, as a killed run leaves it, is passed over.
+    A truncated last line, as a killed run leaves it, is ignored.
 
     Raises:
-        PanformerError: the file is missing, or another line is no row of metrics.
+        PanformerError: the file is missing, or another line is not a row of metrics.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise PanformerError(
-            f"the metrics {path} cannot be read: {error.strerror}; expected the metrics.jsonl in a folder of `train`"
+            f"the metrics {path} cannot be read: {error.strerror}; expected the metrics.jsonl of a `train` folder"
         ) from error
     rows: dict[tuple[str, float], Row] = {}
     for number, line in enumerate(lines, start=1):
@@ -36,13 +36,13 @@ def read_metrics(path: Path) -> list[Row]:
             rows[row["kind"], row["step"]] = row
         elif line.strip() and number < len(lines):
             raise PanformerError(
-                f'{path}, line {number} is no row of metrics; expected JSON with "kind" and "step"; remove that line'
+                f'{path}, line {number} is not a row of metrics; expected JSON with "kind" and "step"; remove that line'
             )
     return sorted(rows.values(), key=lambda row: float(row["step"]))
 
 
 def curves(rows: Sequence[Row]) -> list[Chart]:
-    """Charts of the loss, its parts, the learning rate and the panoptic quality; those without a value are left out."""
+    """Return charts of panoptic quality, loss, its parts and learning rate; charts without values are left out."""
     train = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in rows if row["kind"] == "eval"]
     parts = list(dict.fromkeys(name for row in train for name in _losses(row)))
@@ -77,7 +77,7 @@ def _series(rows: Sequence[Row], names: Mapping[str, str]) -> list[Series]:
         Series(shown, [(row["step"], row[name]) for row in rows if _is_number(row.get(name))])
         for name, shown in names.items()
     ]
-    return [one for one in series if one.points]
+    return [curve for curve in series if curve.points]
 
 
 def _is_number(value: Any) -> bool:

@@ -1,22 +1,24 @@
-"""Line charts as SVG, for the pages that panformer writes."""
+"""Line charts as SVG, for the pages that panformer writes and for files of their own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from panformer_cli.pages.base import render
 
 WIDTH, HEIGHT = 720, 320
 """Units of the drawing; the page scales it."""
 
-MOST_POINTS = 400
-"""A longer curve is drawn as the means of this many pieces."""
+LEFT, RIGHT, TOP, BOTTOM = 76, WIDTH - 26, 14, HEIGHT - 44
+"""The area inside the axes."""
+
+MAX_POINTS = 400
+"""A longer curve is averaged over this many pieces."""
 
 SERIES_COLORS = 8
-"""The page's style has the colours s0 .. s7; curves beyond them are dashed."""
-
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 26, 14, 44
+"""The style of the pages has the colors s0 .. s7; later curves are dashed."""
 
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -37,7 +39,7 @@ class Series:
 class Chart:
     """Curves over one pair of axes.
 
-    log_y: a logarithmic y axis; ignored when a value is 0 or less.
+    log_y: a logarithmic y axis; ignored if a value is 0 or less.
     """
 
     heading: str
@@ -47,32 +49,63 @@ class Chart:
     log_y: bool = False
 
 
-def chart_svg(chart: Chart) -> str:
-    """The chart as an `<svg>` element, or a sentence in a `<p>` when no point can be drawn.
+@dataclass(frozen=True)
+class Curve:
+    """A series as it is drawn: thinned, with its style classes and its last value."""
 
-    Colours come from the page's style: `axis`, `grid` and `s0`, `s1`, ... for the curves.
+    name: str
+    style: str
+    points: Sequence[Point]
+    last: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart as `templates/line_chart.svg` draws it; without curves if no point can be drawn.
+
+    to_x, to_y: from values to units of the drawing. area: left, right, top and bottom of the area inside the axes.
     """
-    curves = [(series.name, _thinned(series.points)) for series in chart.series]
-    points = [point for _, curve in curves for point in curve]
-    if not points:
-        return '<p class="muted">No values to draw.</p>'
-    log_y = chart.log_y and min(y for _, y in points) > 0
-    x_ticks = linear_ticks(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = (log_ticks if log_y else linear_ticks)(min(y for _, y in points), max(y for _, y in points))
-    to_x = _scale(min(x for x, _ in points), max(x for x, _ in points), _LEFT, WIDTH - _RIGHT)
-    low, high = min(y_ticks[0], *(y for _, y in points)), max(y_ticks[-1], *(y for _, y in points))
-    to_y = _scale(low, high, HEIGHT - _BOTTOM, _TOP, math.log if log_y else float)
-    pieces = [_axes(chart, [t for t in x_ticks if _LEFT - 1 <= to_x(t) <= WIDTH], y_ticks, to_x, to_y)]
-    pieces += [_curve(i, name, curve, to_x, to_y) for i, (name, curve) in enumerate(curves) if curve]
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.heading)}">'
-        + "".join(pieces)
-        + "</svg>"
-    )
+
+    chart: Chart
+    curves: Sequence[Curve]
+    x_ticks: Sequence[float] = ()
+    y_ticks: Sequence[float] = ()
+    to_x: Scale = float
+    to_y: Scale = float
+    area: tuple[int, int, int, int] = (LEFT, RIGHT, TOP, BOTTOM)
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+
+
+def chart_svg(chart: Chart) -> str:
+    """Return the chart as an `<svg>` element, or a sentence in a `<p>` if no point can be drawn.
+
+    The style of the page colors the classes `axis`, `grid` and `s0`, `s1`, ... (`series_class`).
+    """
+    return render("line_chart.svg", drawing=draw(chart))
+
+
+def draw(chart: Chart) -> Drawing:
+    """Lay a chart out."""
+    thinned = [(number, series.name, *_thinned(series.points)) for number, series in enumerate(chart.series)]
+    curves = [Curve(name, series_class(number), points, last) for number, name, points, last in thinned if points]
+    if not curves:
+        return Drawing(chart, [])
+    xs, ys = zip(*(point for curve in curves for point in curve.points), strict=True)
+    is_log = chart.log_y and min(ys) > 0
+    y_ticks = (log_ticks if is_log else linear_ticks)(min(ys), max(ys))
+    to_x = _scale(min(xs), max(xs), LEFT, RIGHT)
+    to_y = _scale(min(y_ticks[0], *ys), max(y_ticks[-1], *ys), BOTTOM, TOP, math.log if is_log else float)
+    x_ticks = [tick for tick in linear_ticks(min(xs), max(xs)) if LEFT - 1 <= to_x(tick) <= WIDTH]
+    return Drawing(chart, curves, x_ticks, y_ticks, to_x, to_y)
+
+
+def series_class(number: int) -> str:
+    """Return the style classes of curve `number`: a color, and from the ninth curve on dashes."""
+    return f"s{number % SERIES_COLORS}" + (" dashed" if number >= SERIES_COLORS else "")
 
 
 def linear_ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) that enclose low .. high.
+    """Return round numbers (1, 2 or 5 times a power of ten apart) that enclose low .. high.
 
     >>> linear_ticks(0.3, 9.2)
     [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
@@ -89,7 +122,7 @@ def linear_ticks(low: float, high: float, about: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten that enclose low .. high, or powers of ten alone over a wide range.
+    """Return 1, 2 and 5 times powers of ten that enclose low .. high, or only powers of ten over a wide range.
 
     >>> log_ticks(0.3, 9.2)
     [0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
@@ -102,62 +135,18 @@ def log_ticks(low: float, high: float) -> list[float]:
     return ticks[first : max(last, first + 1) + 1]
 
 
-def short_number(value: float) -> str:
-    """For an axis: 12000 is 12k, 2500000 is 2.5M."""
-    for size, unit in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if unit == 'k' else size):g}{unit}"
-    return f"{value:g}"
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
+def _thinned(points: Sequence[Point]) -> tuple[list[Point], float]:
+    """Return the finite points, averaged to at most `MAX_POINTS`, and the last finite value."""
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    size = max(1, -(-len(finite) // MOST_POINTS))
+    size = max(1, -(-len(finite) // MAX_POINTS))
     pieces = [finite[start : start + size] for start in range(0, len(finite), size)]
-    return [(sum(x for x, _ in piece) / len(piece), sum(y for _, y in piece) / len(piece)) for piece in pieces]
+    means = [(sum(x for x, _ in piece) / len(piece), sum(y for _, y in piece) / len(piece)) for piece in pieces]
+    return means, finite[-1][1] if finite else math.nan
 
 
 def _scale(low: float, high: float, start: float, end: float, warp: Callable[[float], float] = float) -> Scale:
-    """From low .. high to start .. end; a range of one value goes to the middle."""
+    """Map low .. high to start .. end, rounded to one decimal; a range of one value maps to the middle."""
     first, extent = warp(low), warp(high) - warp(low)
     if extent <= 0:
         return lambda value: (start + end) / 2
-    return lambda value: start + (warp(value) - first) / extent * (end - start)
-
-
-def _axes(chart: Chart, x_ticks: Sequence[float], y_ticks: Sequence[float], to_x: Scale, to_y: Scale) -> str:
-    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-    pieces = [f'<path class="grid" d="M{_LEFT} {to_y(tick):.1f}H{right}"/>' for tick in y_ticks]
-    pieces.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
-    for tick in x_ticks:
-        pieces.append(f'<path class="axis" d="M{to_x(tick):.1f} {bottom}v4"/>')
-        pieces.append(f'<text x="{to_x(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{short_number(tick)}</text>')
-    for tick in y_ticks:
-        pieces.append(f'<text x="{_LEFT - 7}" y="{to_y(tick) + 4:.1f}" text-anchor="end">{short_number(tick)}</text>')
-    middle = (_TOP + bottom) / 2
-    pieces.append(
-        f'<text x="{(_LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(chart.x_label)}</text>'
-    )
-    pieces.append(
-        f'<text transform="translate(18 {middle}) rotate(-90)" text-anchor="middle">{escape(chart.y_label)}</text>'
-    )
-    return "".join(pieces)
-
-
-def _curve(number: int, name: str, points: Sequence[Point], to_x: Scale, to_y: Scale) -> str:
-    style = series_class(number)
-    title = f"<title>{escape(name)}</title>"
-    places = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in points)
-    if len(points) > 60:
-        return f'<polyline class="{style}" points="{places}">{title}</polyline>'
-    dots = "".join(
-        f'<circle class="{style}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="2.5">'
-        f"<title>{escape(name)}: {y:.4g} at {short_number(x)}</title></circle>"
-        for x, y in points
-    )
-    return f'<polyline class="{style}" points="{places}">{title}</polyline>{dots}'
-
-
-def series_class(number: int) -> str:
-    """The style classes of curve `number`: a colour, and from the ninth curve on dashes."""
-    return f"s{number % SERIES_COLORS}" + (" dashed" if number >= SERIES_COLORS else "")
+    return lambda value: round(start + (warp(value) - first) / extent * (end - start), 1)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write, locked_folder, write_json
-from panformer_cli.pages.summary import summary_page
+from panformer_cli.files import locked_folder, write_json
+from panformer_cli.pages.summary import write_summary
 from panformer_cli.prepare.summary import SplitSummary
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
         summaries[summary.split] = summary.to_json()
         records[manifest.split] = manifest.to_json()
         write_json(out / SUMMARY, summaries)
-        with atomic_write(out / PAGE) as temporary:
-            temporary.write_text(summary_page(out.resolve().name, summaries), encoding="utf-8")
+        write_summary(out / PAGE, out.resolve().name, summaries)
         write_json(out / MANIFEST, records)
 
 

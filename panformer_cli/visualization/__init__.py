@@ -1,1 +1,1 @@
-"""From masks to a panoptic map, and what it looks like: merging, drawing, pages."""
+"""Drawing of panoptic maps: colors, overlays and labels."""

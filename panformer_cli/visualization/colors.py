@@ -1,6 +1,6 @@
-"""Colours that people can tell apart, chosen in OKLab, where equal distances look equally different.
+"""Distinguishable colors, chosen in OKLab, where equal distances look equally different.
 
-OKLab: lightness 0..1 and two colour axes (Björn Ottosson, 2020). OKLCH is the same with chroma and hue.
+OKLab: lightness 0..1 and two color axes (Björn Ottosson, 2020). OKLCH is the same with chroma and hue.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Colors = npt.NDArray[np.uint8]
 """(N, 3) uint8, sRGB."""
 
 VOID = (0, 0, 0)
-"""What pixels without a segment look like on a map; no category gets it."""
+"""The color of pixels without a segment; no category gets it."""
 
 SMALLEST_DISTANCE = 0.05
-"""OKLab distance under which two of a table's own colours count as the same; about 0.02 is just noticeable."""
+"""OKLab distance below which two colors of a table count as the same; about 0.02 is just noticeable."""
 
 _RGB_TO_CONES = np.array(
     [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
@@ -34,10 +34,10 @@ _CONES_TO_LAB = np.array(
 
 @lru_cache(maxsize=8)
 def category_colors(categories: CategoryTable) -> Colors:
-    """A colour for each category: (len(categories), 3) uint8 RGB, in the order of labels; read-only.
+    """Return one color per category: (len(categories), 3) uint8 RGB, in the order of labels; read-only.
 
-    They depend on the table alone, so a category looks the same in every image. A table's own colour is kept where it
-    can be told from the ones before it and from black, which is void; the others are spread as far apart as possible.
+    They depend only on the table, so a category looks the same in every image. A color given in the table is kept if
+    it differs from those before it and from black, which is void; the others are spread as far apart as possible.
     """
     colors = np.zeros((len(categories), 3), np.uint8)
     taken = rgb_to_oklab(np.array([VOID], np.uint8))
@@ -55,7 +55,7 @@ def category_colors(categories: CategoryTable) -> Colors:
 
 
 def shade(color: npt.ArrayLike, index: int) -> Colors:
-    """The shade of a category's colour for its instance number `index` in an image: (3,) uint8; 0 is the colour itself.
+    """Return the shade of a category's color for instance `index` in an image: (3,) uint8; 0 is the color itself.
 
     Lightness and hue move along a low-discrepancy sequence, so that any few instances are far apart.
     """
@@ -72,20 +72,20 @@ def shade(color: npt.ArrayLike, index: int) -> Colors:
 
 
 def rgb_to_oklab(colors: Colors) -> Floats:
-    """(N, 3) uint8 sRGB to (N, 3) float64 OKLab: lightness 0..1, green to red, blue to yellow."""
+    """Convert (N, 3) uint8 sRGB to (N, 3) float64 OKLab: lightness 0..1, green to red, blue to yellow."""
     srgb = colors.astype(np.float64) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return np.asarray(np.cbrt(linear @ _RGB_TO_CONES.T) @ _CONES_TO_LAB.T)
 
 
 def _oklab_to_linear_rgb(lab: Floats) -> Floats:
-    """The inverse of `rgb_to_oklab`, before gamma; values outside 0..1 are colours that a screen does not have."""
+    """Invert `rgb_to_oklab`, before gamma; values outside 0..1 are colors that a screen cannot show."""
     cones = lab @ np.linalg.inv(_CONES_TO_LAB).T
     return np.asarray(cones**3 @ np.linalg.inv(_RGB_TO_CONES).T)
 
 
 def _oklch_to_rgb(lch: Floats) -> Colors:
-    """(N, 3) lightness, chroma, hue in radians to (N, 3) uint8; chroma that no screen has is lowered."""
+    """Convert (N, 3) lightness, chroma, hue in radians to (N, 3) uint8; chroma that no screen can show is lowered."""
     colors = np.zeros(lch.shape)
     missing = np.ones(len(lch), bool)
     for share in np.linspace(1, 0, 21):
@@ -104,7 +104,7 @@ def _lch_to_lab(lch: Floats) -> Floats:
 
 
 def _spread(taken: Floats, count: int) -> Colors:
-    """`count` colours, each as far as possible from those taken and from each other: (count, 3) uint8."""
+    """Return `count` colors, each as far as possible from those taken and from each other: (count, 3) uint8."""
     candidates = _candidates()
     labs = rgb_to_oklab(candidates)
     distance = np.linalg.norm(labs[:, None] - taken[None], axis=2).min(axis=1)
@@ -117,7 +117,7 @@ def _spread(taken: Floats, count: int) -> Colors:
 
 
 def _candidates() -> Colors:
-    """Colours that look well over a photograph: not too dark, too pale or too loud. (K, 3) uint8."""
+    """Return colors that suit a photo: not too dark, too pale or too saturated. (K, 3) uint8."""
     grid = np.meshgrid(
         np.linspace(0.48, 0.88, 11), np.linspace(0.05, 0.17, 7), np.radians(np.arange(0, 360, 7.5)), indexing="ij"
     )

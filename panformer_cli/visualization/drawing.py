@@ -1,7 +1,7 @@
-"""Panoptic maps over their images, for people to look at.
+"""Overlays of panoptic maps on their images.
 
-Everything is done with an *index map*, (H, W) uint16: 0 is void, i is `segments[i - 1]`, together with tables of
-colours. No full-size array is made per segment, so a large image with many segments is drawn as fast as one with few.
+Drawing uses an *index map*, (H, W) uint16: 0 is void, i is `segments[i - 1]`, together with tables of colors. No
+full-size array is made per segment, so a large image with many segments is drawn as fast as one with few.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 IndexMap = npt.NDArray[np.uint16]
 
 _PAPER = (24, 26, 30)
-"""Behind and between pictures that are shown side by side."""
+"""Background of pictures side by side."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,28 @@ class DrawOptions:
     """How an overlay looks."""
 
     opacity: float = 0.5
-    """Of the colours over the image, 0..1."""
+    """Of the colors over the image, 0..1."""
     contours: bool = True
     labels: bool = True
     scores: bool = False
-    """Write a segment's score, where it has one, behind its name."""
+    """Write the score of a segment after its name."""
 
 
 def draw_panoptic(
     image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, options: DrawOptions | None = None
 ) -> ImageArray:
-    """`image` with its segments coloured, outlined and named: (H, W, 3) uint8 RGB, the size of the image.
+    """Return `image` with its segments colored, outlined and named: (H, W, 3) uint8 RGB, the size of the image.
 
-    Void is dimmed. Names are left out where they would not fit.
+    Void is dimmed. Names that do not fit are left out.
 
     Raises:
         ValueError: the map and the image differ in size.
         KeyError: a segment's category is not in the table.
     """
     if image.shape[:2] != panoptic.ids.shape:
-        raise ValueError(f"the image is {image.shape[:2]} and its panoptic map {panoptic.ids.shape}: expected one size")
+        raise ValueError(
+            f"the image is {image.shape[:2]} and its panoptic map {panoptic.ids.shape}; expected equal sizes"
+        )
     options = options or DrawOptions()
     index = _index_map(panoptic)
     colors = segment_colors(panoptic.segments, categories)
@@ -77,15 +79,15 @@ def draw_panoptic(
 
 
 def colorize(panoptic: PanopticMap, categories: CategoryTable) -> ImageArray:
-    """The map alone: (H, W, 3) uint8 RGB, each segment in its colour of `segment_colors`, void black."""
+    """Return the map alone: (H, W, 3) uint8 RGB, each segment in its color of `segment_colors`, void black."""
     return np.asarray(segment_colors(panoptic.segments, categories)[_index_map(panoptic)])
 
 
 def segment_colors(segments: Sequence[Segment], categories: CategoryTable) -> Colors:
-    """(1 + N, 3) uint8: the colour of void, then of every segment.
+    """Return the colors of void and of every segment: (1 + N, 3) uint8.
 
-    Stuff has its category's colour. The things of a category have different shades of theirs, in the order of
-    `segments`: the first has the category's own.
+    Stuff has the color of its category. Things have different shades of it, in the order of `segments`; the first one
+    has the color itself.
     """
     of_category = category_colors(categories)
     colors = np.zeros((1 + len(segments), 3), np.uint8)
@@ -99,9 +101,9 @@ def segment_colors(segments: Sequence[Segment], categories: CategoryTable) -> Co
 
 
 def side_by_side(images: Sequence[ImageArray], captions: Sequence[str]) -> ImageArray:
-    """Pictures in a row, each with its caption above it: (H, W, 3) uint8 RGB, on a dark ground."""
+    """Return the pictures in a row, each below its caption, on a dark background: (H, W, 3) uint8 RGB."""
     if len(images) != len(captions) or not images:
-        raise ValueError(f"got {len(images)} images and {len(captions)} captions: expected one caption an image")
+        raise ValueError(f"got {len(images)} images and {len(captions)} captions; expected one caption per image")
     size = max(font_size(*image.shape[:2]) for image in images)
     height = max(image.shape[0] for image in images)
     columns = [_column(image, caption, height, size) for image, caption in zip(images, captions, strict=True)]
@@ -110,13 +112,13 @@ def side_by_side(images: Sequence[ImageArray], captions: Sequence[str]) -> Image
     return np.concatenate(row, axis=1)
 
 
-def save_picture(path: Path, picture: ImageArray) -> None:
+def save_picture(path: Path, picture: ImageArray, jpeg_quality: int = 92) -> None:
     """Write (H, W, 3) uint8 RGB to a JPEG or PNG file, by the suffix of `path`, atomically.
 
     Raises:
         PanformerError: the file cannot be written, or the picture is too large for its format.
     """
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    quality = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
         done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
     except cv2.error:
@@ -149,7 +151,7 @@ def _index_map(panoptic: PanopticMap) -> IndexMap:
     ids = np.array([0] + [segment.id for segment in panoptic.segments])
     order = ids.argsort(kind="stable")
     index = np.empty(panoptic.ids.shape, np.uint16)
-    # Row by row: the search's 64-bit result for a whole large image would be the largest array of all.
+    # Row by row, because the 64-bit result of the search for a whole large image would be the largest array of all.
     for row, found in zip(panoptic.ids, index, strict=True):
         place = np.minimum(np.searchsorted(ids, row, sorter=order), len(ids) - 1)
         found[:] = np.where(ids[order][place] == row, order[place], 0)
@@ -157,7 +159,7 @@ def _index_map(panoptic: PanopticMap) -> IndexMap:
 
 
 def _draw_contours(overlay: ImageArray, index: IndexMap, colors: Colors) -> None:
-    """Lines along the borders, in lighter shades of the segments' colours, about 1 pixel wide in 600.
+    """Draw lines along the borders, in lighter shades of the segment colors, about 1 pixel wide per 600.
 
     A small image gets fainter lines instead of thinner ones.
     """
@@ -173,7 +175,7 @@ def _draw_contours(overlay: ImageArray, index: IndexMap, colors: Colors) -> None
     if width > 2:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(width) | 1,) * 2)
         border = np.asarray(cv2.dilate(border, kernel), np.uint8)
-    # Blurring turns the stairs of a border into even grey levels.
+    # Blurring smooths the stairs of a border.
     strength = cv2.GaussianBlur(border, (0, 0), max(0.6, 0.35 * width)).astype(np.float32)
     rows, columns = np.nonzero(strength > 8)
     share = (strength[rows, columns] / 255 * min(1.0, 0.3 + 0.7 * width))[:, None]

@@ -1,4 +1,4 @@
-"""The names of segments: where each fits best, and how it is written."""
+"""Labels on segments: the best location of each, and its drawing."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from panformer_cli.visualization.text_rendering import text_coverage
 Mask = npt.NDArray[np.uint8]
 
 _SEARCH_SIDE = 640
-"""Places are looked for on a copy of the map whose long side is about this."""
+"""Pixels of the longer side, about, of the copy of the map on which locations are searched."""
 
 _INSIDE = 0.6
-"""Share of a label's box that has to lie on its own segment."""
+"""Minimum fraction of a label's box that covers its own segment."""
 
 
 def font_size(height: int, width: int) -> int:
-    """Pixels of the letters for an image of this size: readable in a small one, in proportion in a large one."""
+    """Return the font size in pixels for an image: readable in a small one, proportional in a large one."""
     return max(9, round(4 + max(height, width) / 62))
 
 
 def draw_labels(picture: ImageArray, index: npt.NDArray[np.uint16], texts: Sequence[str], colors: Colors) -> None:
     """Write `texts[i]` on the pixels where `index` is i + 1, into `picture` in place.
 
-    A label is placed deep inside its segment. One that does not fit there, or meets the label of a larger segment, is
-    left out.
+    A label is placed deep inside its segment. A label that does not fit, or overlaps that of a larger segment, is left
+    out.
 
-    colors: (N, 3), of the segments; the boxes behind the letters are dark shades of them.
+    colors: (N, 3), of the segments; the boxes behind the text are dark shades of them.
     """
     size = font_size(*index.shape)
     step = max(1, max(index.shape) // _SEARCH_SIDE)
@@ -56,7 +56,7 @@ def draw_labels(picture: ImageArray, index: npt.NDArray[np.uint16], texts: Seque
 def _place(
     small: npt.NDArray[np.uint16], taken: Mask, i: int, region: tuple[slice, slice], box: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """The top-left corner of the best place for a box (height, width), mostly on segment `i`; None: no place."""
+    """Return the top-left corner of the best location for a box (height, width), mostly on segment `i`, or None."""
     rows, columns = (
         slice(max(0, side.start - length), side.stop + length) for side, length in zip(region, box, strict=True)
     )
@@ -67,7 +67,7 @@ def _place(
     free = (inside >= _INSIDE) & (_box_sums(taken[rows, columns], box) == 0)
     if not free.any():
         return None
-    # The picture's edge counts as a border, as the zeros around the mask say.
+    # The zeros around the mask make the edge of the picture a border.
     depth = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)
     at_centre = depth[1 + box[0] // 2 :, 1 + box[1] // 2 :][: inside.shape[0], : inside.shape[1]]
     best = np.where(free, (1 + at_centre) * inside**2, 0).argmax()
@@ -76,7 +76,7 @@ def _place(
 
 
 def _box_sums(mask: Mask, box: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """For every top-left corner (H - h + 1, W - w + 1): how many ones a box of this size has."""
+    """Return the number of ones in a box for each of its top-left corners: (H - h + 1, W - w + 1)."""
     sums, (height, width) = cv2.integral(mask), box
     return np.asarray(
         sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width], np.int32
@@ -84,7 +84,7 @@ def _box_sums(mask: Mask, box: tuple[int, int]) -> npt.NDArray[np.int32]:
 
 
 def _stamp(picture: ImageArray, letters: Mask, corner: tuple[int, int], color: npt.NDArray[np.uint8]) -> None:
-    """White letters on a dark, translucent box with round corners; the box is moved to lie inside the picture."""
+    """Draw white text on a dark, translucent box with round corners, moved inside the picture."""
     y, x = (min(place, full - own) for place, full, own in zip(corner, picture.shape[:2], letters.shape, strict=True))
     view = picture[y : y + letters.shape[0], x : x + letters.shape[1]]
     box = 0.72 * _round_box(*letters.shape)[:, :, None]
@@ -94,7 +94,7 @@ def _stamp(picture: ImageArray, letters: Mask, corner: tuple[int, int], color: n
 
 
 def _round_box(height: int, width: int) -> npt.NDArray[np.float32]:
-    """How much of each pixel a box with round corners covers, 0..1: (height, width)."""
+    """Return the fraction of each pixel that a box with round corners covers, 0..1: (height, width)."""
     radius = min(height, width) / 4
     y, x = (
         np.maximum(abs(np.arange(n, dtype=np.float32) + 0.5 - n / 2) - (n / 2 - radius), 0) for n in (height, width)

@@ -1,4 +1,4 @@
-"""Text as pixels, at any size, without depending on the fonts of a machine."""
+"""Text as pixels, at any size, independent of the installed fonts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 from panformer_cli.data.opencv import cv2
 
 Coverage = npt.NDArray[np.uint8]
-"""(H, W) uint8: how much of each pixel is covered, 0..255."""
+"""(H, W) uint8: coverage of each pixel, 0..255."""
 
 
 def text_coverage(text: str, size: int) -> Coverage:
-    """One line of text: (height, width), the same height for every text of a size.
+    """Return one line of text: (height, width), the same height for every text of a size.
 
-    size: of the font, pixels. ASCII is drawn by Pillow's own font. It has little else, so other letters are drawn by
-    the fonts inside OpenCV 5; with an older OpenCV accents are dropped, and what then is no ASCII becomes `?`.
+    size: of the font, pixels. ASCII is drawn with Pillow's font, other text with the fonts of OpenCV 5. An older OpenCV
+    has none: accents are dropped then, and remaining characters that are not ASCII become `?`.
     """
     line = " ".join(text.split()) or " "
     if not line.isascii():

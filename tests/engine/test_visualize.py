@@ -16,7 +16,7 @@ from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
-from tests.pages.test_base import Page
+from tests.pages.html import Html
 
 TRAIN = [
     {"kind": "train", "step": 10, "epoch": 0, "lr": 1e-3, "loss": 3.0, "losses": {"thing_mask": 2.0, "<i>": 1.0}},
@@ -45,7 +45,7 @@ def change(path: Path, change_content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def run(out: Path, **settings: Any) -> tuple[Page, list[str]]:
+def run(out: Path, **settings: Any) -> tuple[Html, list[str]]:
     """Visualize; the page and the sizes of the pictures as WIDTHxHEIGHT."""
     result = visualize(VisualizeRequest(out, **settings), SilentReporter())
     assert result.page == out / "index.html"
@@ -54,7 +54,7 @@ def run(out: Path, **settings: Any) -> tuple[Page, list[str]]:
         picture = cv2.imread(str(path))
         assert picture is not None
         sizes.append(f"{picture.shape[1]}x{picture.shape[0]}")
-    return Page(result.page), sizes
+    return Html.of_file(result.page), sizes
 
 
 def test_ground_truth(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_curves_have_the_values_of_the_rows(tmp_path: Path) -> None:
     assert points["PQ"] == [(20, 43.2)] and "PQ stuff" not in points
 
 
-def test_a_half_written_last_line_is_passed_over(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     whole = json.dumps(EVAL)
     for length in range(len(whole)):
         rows = read_metrics(write_metrics(tmp_path, TRAIN, whole[:length]))
@@ -167,7 +167,7 @@ def test_steps_that_a_resumed_run_repeats_count_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["{", "7", '{"step": 3}', '{"kind": "train", "step": "x"}', "[" * 100_000])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = write_metrics(tmp_path, TRAIN, line + "\n" + json.dumps(EVAL) + "\n")
-    with pytest.raises(PanformerError, match=r"metrics.jsonl, line 3 is no row of metrics; expected JSON"):
+    with pytest.raises(PanformerError, match=r"metrics.jsonl, line 3 is not a row of metrics; expected JSON"):
         read_metrics(path)
 
 
@@ -190,7 +190,7 @@ def test_a_run_without_metrics_is_an_error(tmp_path: Path) -> None:
         ({"run": Path("r"), "limit": 0}, "expected 1 or more"),
     ],
 )
-def test_requests_that_cannot_be_met(settings: dict[str, Any], message: str) -> None:
+def test_invalid_requests(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PanformerError, match=message):
         VisualizeRequest(Path("out"), **settings)
 
@@ -223,7 +223,7 @@ def test_names_that_point_outside_are_refused(tmp_path: Path, name: str) -> None
         run(tmp_path / "viz", predictions=predictions, images=tmp_path / "data" / "images" / "val")
 
 
-def test_the_command_says_where_the_page_lies(tmp_path: Path) -> None:
+def test_the_command_prints_the_path_of_the_page(tmp_path: Path) -> None:
     write_coco(tmp_path / "data")
     arguments = ["--data", str(tmp_path / "data"), "--split", "val", "--out", str(tmp_path / "viz"), "--no-labels"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)

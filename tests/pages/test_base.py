@@ -1,179 +1,148 @@
+"""What all pages share: head, security policy, inlined files, tables and bars."""
+
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
 
 import pytest
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.pages.base import (
-    Chart,
-    Gallery,
-    Legend,
-    LegendEntry,
-    Picture,
-    Section,
-    Series,
-    Table,
-    Text,
-    write_page,
+from panformer_cli.pages import base
+from panformer_cli.pages.base import Bar, Label, Table, render, write_page
+from panformer_cli.pages.gallery import GalleryPage, write_gallery
+from panformer_cli.pages.report.page import write_report_page
+from panformer_cli.pages.summary import write_summary
+from tests.pages.html import NASTY, Html
+from tests.pages.samples import gallery_page, report_page, split_summary
+
+TEMPLATES = Path(base.__file__).parent / "templates"
+
+
+def write(kind: str, path: Path, text: str = "x") -> None:
+    """Write a page of one kind, with `text` wherever the page shows text."""
+    if kind == "gallery":
+        write_gallery(path, gallery_page(text))
+    elif kind == "report":
+        write_report_page(path, report_page(text))
+    else:
+        write_summary(path, text, {text: split_summary(text)})
+
+
+def table_of(tmp_path: Path, table: Table) -> Html:
+    write_gallery(tmp_path / "index.html", GalleryPage("title", tables=[table]))
+    return Html.of_file(tmp_path / "index.html")
+
+
+every_page = pytest.mark.parametrize(
+    ("kind", "assets"),
+    [
+        ("gallery", ["base.css", "gallery.css", "tables.js", "gallery.js"]),
+        ("report", ["base.css", "report.css", "tables.js", "viewer.js"]),
+        ("summary", ["base.css", "tables.js"]),
+    ],
 )
-from panformer_cli.pages.chart import HEIGHT, MOST_POINTS, WIDTH, linear_ticks, log_ticks, short_number
-
-VOID_ELEMENTS = {"meta", "img", "br", "link", "path", "circle", "polyline"}
-NASTY = "<b>\"Tom\" & 'Jerry'</b><script>alert(1)</script>"
 
 
-class Page(HTMLParser):
-    """Checks that elements close in order, and collects them and the text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID_ELEMENTS or (tag in ("circle", "polyline")):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+@every_page
+def test_only_the_page_itself_may_run(tmp_path: Path, kind: str, assets: list[str]) -> None:
+    write(kind, tmp_path / "index.html")
+    page = Html.of_file(tmp_path / "index.html")
+    policy = page.all("meta")[1]["content"] or ""
+    for name in ("script", "style"):
+        digest = base64.b64encode(hashlib.sha256(page.raw[name].encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not [attributes for _, attributes in page.elements if "style" in attributes], "the policy blocks them"
 
 
-def page_of(tmp_path: Path, *sections: Section, title: str = "title") -> Page:
-    write_page(tmp_path / "index.html", title, *sections)
-    return Page(tmp_path / "index.html")
-
-
-def test_every_kind_of_text_is_escaped(tmp_path: Path) -> None:
-    sections = (
-        Text(NASTY, NASTY),
-        Table([NASTY], [[NASTY]], NASTY),
-        Gallery([Picture("overlays/a.jpg", NASTY, NASTY)], NASTY),
-        Legend([LegendEntry(NASTY, (1, 2, 3), NASTY)], NASTY),
-        Chart(NASTY, [Series(NASTY, [(0, 1), (1, 2)])], NASTY, NASTY),
-    )
-    page = page_of(tmp_path, *sections, title=NASTY)
-    bold = page.all("b")
-    assert len(page.all("script")) == 1 and len(bold) == 1  # our own script, our own caption
-    assert page.text.count(NASTY) >= 14
-    assert page.all("img")[0]["alt"] == NASTY
-
-
-@pytest.mark.parametrize("name", ["a b.jpg", "50%.jpg", "a#b?c.jpg", 'quote".jpg', "sub/日本.jpg", "a:b.jpg"])
-def test_picture_addresses_lead_to_the_file(tmp_path: Path, name: str) -> None:
-    page = page_of(tmp_path, Gallery([Picture(f"overlays/{name}", "x", size=(30, 40))]))
-    picture = page.all("img")[0]
-    address = picture["src"] or ""
-    assert unquote(address) == f"overlays/{name}" and not re.search(r"[ #?\"]", address)
-    assert ":" not in address.split("/")[0]
-    assert (picture["loading"], picture["width"], picture["height"]) == ("lazy", "40", "30")
-    assert page.all("a")[0]["href"] == address
-
-
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    page_of(tmp_path, Text("x"), Gallery([Picture("a.jpg", "a")]))
+@every_page
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, kind: str, assets: list[str]) -> None:
+    write(kind, tmp_path / "index.html")
     source = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "//" not in source.replace("<!DOCTYPE html>", "")
-    assert "prefers-color-scheme: dark" in source and "@import" not in source and "url(" not in source
+    assert not re.search(r"https?:|@import|url\(|\bfetch\b|XMLHttpRequest|innerHTML|eval\(", source)
+    assert not Html(source).all("link") and "prefers-color-scheme: dark" in source
+    for suffix, element in ((".css", "style"), (".js", "script")):
+        files = [(TEMPLATES / name).read_text(encoding="utf-8").rstrip() for name in assets if name.endswith(suffix)]
+        inlined = Html(source).raw[element]
+        assert [part in inlined for part in files] == [True] * len(files), "style and script are inlined unchanged"
+        assert len(inlined) - len("".join(files)) <= len(files)
 
 
-def test_tables_format_numbers(tmp_path: Path) -> None:
-    page = page_of(tmp_path, Table(["name", "PQ", "N"], [["a", 43.25, 7], ["b", None, 8], ["c", math.nan, 9]]))
-    assert page.text.split("title")[-1].strip().startswith("namePQNa43.2" + "7b–8c–9")
-    assert [cell.get("class") for cell in page.all("td")[:3]] == [None, "number", "number"]
+@every_page
+def test_every_text_is_escaped(tmp_path: Path, kind: str, assets: list[str]) -> None:
+    plain, nasty = tmp_path / "plain.html", tmp_path / "nasty.html"
+    write(kind, plain)
+    write(kind, nasty, NASTY)
+    pages = [Html.of_file(path) for path in (plain, nasty)]
+    assert [tag for tag, _ in pages[0].elements] == [tag for tag, _ in pages[1].elements]
+    assert not [name for _, attributes in pages[1].elements for name in attributes if name.startswith("on")]
+    assert pages[1].text.count(NASTY) >= 4
 
 
-def test_a_table_with_a_row_of_another_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises((ValueError, IndexError)):
-        write_page(tmp_path / "index.html", "t", Table(["a", "b"], [["1"]]))
-    assert not list(tmp_path.iterdir())
+@every_page
+def test_characters_that_utf8_cannot_encode_become_question_marks(tmp_path: Path, kind: str, assets: list[str]) -> None:
+    write(kind, tmp_path / "index.html", "a\udcffb")
+    assert "a?b" in Html.of_file(tmp_path / "index.html").text
 
 
-def test_paragraphs_and_lines(tmp_path: Path) -> None:
-    page = page_of(tmp_path, Text("one\ntwo\n\nthree"))
-    assert len(page.all("p")) == 2 and len(page.all("br")) == 1
+def test_tables_say_what_they_are_sorted_by(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [
+        ["a", 43.25, 7000, Bar(3, 6, "things"), Label("x")],
+        ["b", None, 8, Bar(4.5, 6, decimals=2), Label("y", (1, 2, 3), close_up=1)],
+        ["c", math.nan, 9, Bar(0, 6), Label("z", thumbnail="a b.jpg")],
+    ]
+    page = table_of(tmp_path, Table("caption", ["name", "PQ", "N", "bar", "label"], rows, "note"))
+    values = [cell.get("data-value") for cell in page.all("td")]
+    assert values == [None, "43.25", "7000", "3", None, None, "", "8", "4.5", None, None, "", "9", "0", None]
+    assert [header.get("class") for header in page.all("th")] == [None, "number", "number", "number", None]
+    assert all(header["scope"] == "col" for header in page.all("th")) and not page.all("input")
+    assert page.lines()[-3:] == ["a43.27,0003x", "b–84.50y", "c–90z"] and "captionnote" in page.lines()
+    assert [button["data-show"] for button in page.all("button") if "data-show" in button] == ["1"]
+    assert page.all("img")[0]["src"] == "a%20b.jpg"
+    assert [rect["fill"] for rect in page.all("rect") if "fill" in rect] == ["rgb(1, 2, 3)"]
 
 
-def test_a_curve_is_drawn_to_scale(tmp_path: Path) -> None:
-    page = page_of(tmp_path, Chart("c", [Series("s", [(0, 0), (50, 5), (100, 10)])]))
-    curve = page.all("polyline")[0]["points"] or ""
-    (x0, y0), (x1, y1), (x2, y2) = [tuple(map(float, point.split(","))) for point in curve.split()]
-    assert 0 < x0 < x1 < x2 < WIDTH and HEIGHT > y0 > y1 > y2 > 0
-    assert x1 == pytest.approx((x0 + x2) / 2, abs=0.11) and y1 == pytest.approx((y0 + y2) / 2, abs=0.11)
+def test_bars_are_drawn_to_scale(tmp_path: Path) -> None:
+    bars = [Bar(50.0, 200), Bar(100.0, 200), Bar(0.0, 200), Bar(300.0, 200), Bar(0.0, 0)]
+    assert [bar.length for bar in bars] == [25, 50, 0, 100, 0]
+    page = table_of(tmp_path, Table("c", ["x"], [[bar] for bar in bars]))
+    assert [rect["width"] for rect in page.all("rect") if rect["class"] == "lost"] == [
+        "25.0",
+        "50.0",
+        "0.0",
+        "100.0",
+        "0.0",
+    ]
 
 
-def test_a_logarithmic_axis_makes_an_exponential_straight(tmp_path: Path) -> None:
-    page = page_of(tmp_path, Chart("c", [Series("s", [(x, 10.0**-x) for x in range(5)])], log_y=True))
-    heights = [float(point.split(",")[1]) for point in (page.all("polyline")[0]["points"] or "").split()]
-    steps = [after - before for before, after in zip(heights, heights[1:], strict=False)]
-    assert max(steps) - min(steps) < 0.25 and min(steps) > 1
+def test_fractions_get_more_decimals_than_percentages(tmp_path: Path) -> None:
+    assert "0.125" in table_of(tmp_path, Table("c", ["x"], [[0.125], [1.0]])).text
+    assert table_of(tmp_path, Table("c", ["x", "y"], [[12.5, 0.125]])).lines()[-1] == "12.50.1"
 
 
-def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    points = [(0.0, 1.0), (1.0, math.nan), (2.0, math.inf), (3.0, 2.0)]
-    page = page_of(tmp_path, Chart("c", [Series("s", points)], log_y=True))
-    assert len((page.all("polyline")[0]["points"] or "").split()) == 2
-    assert "nan" not in page.text and "inf" not in page.text
+@pytest.mark.parametrize(("rows", "boxes"), [(8, 0), (9, 1)])
+def test_long_tables_can_be_filtered(tmp_path: Path, rows: int, boxes: int) -> None:
+    page = table_of(tmp_path, Table("c", ["x"], [[1]] * rows))
+    assert [box["aria-label"] for box in page.all("input")] == ["Filter: c"] * boxes
+    assert (f"{rows} rows" in page.text) == (boxes > 0)
 
 
-@pytest.mark.parametrize("points", [[], [(0.0, math.nan)], [(5.0, 3.0)], [(5.0, 0.0)], [(1.0, -2.0), (1.0, -2.0)]])
-def test_charts_of_few_points(tmp_path: Path, points: list[tuple[float, float]]) -> None:
-    page = page_of(tmp_path, Chart("c", [Series("s", points)], log_y=True))
-    drawn = [point for point in points if math.isfinite(point[1])]
-    assert len(page.all("circle")) == len(drawn)
-    assert ("No values to draw" in page.text) == (not drawn)
+def test_a_table_with_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="'caption' has a row without 2 cells"):
+        Table("caption", ["a", "b"], [["1"]])
 
 
-def test_a_long_curve_is_thinned_by_means(tmp_path: Path) -> None:
-    points = [(float(x), float(x % 2)) for x in range(10 * MOST_POINTS)]
-    page = page_of(tmp_path, Chart("c", [Series("s", points), Series("top", [(0.0, 1.0)])]))
-    curve = (page.all("polyline")[0]["points"] or "").split()
-    assert len(curve) == MOST_POINTS
-    assert len({point.split(",")[1] for point in curve}) == 1  # each piece has as many zeros as ones
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (3.2, 98.7), (1e-6, 3e-4), (-5, 5), (7, 7), (0, 0), (120_000, 360_001), (-2e-9, 0)]
-)
-def test_linear_ticks_are_round_and_enclose(low: float, high: float) -> None:
-    ticks = linear_ticks(low, high)
-    steps = [after - before for before, after in zip(ticks, ticks[1:], strict=False)]
-    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 9
-    assert f"{steps[0]:.0e}"[0] in "125" and max(steps) - min(steps) < 1e-6 * steps[0]
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.3, 9.2), (1, 1), (1e-5, 1e3), (0.05, 0.051), (2.0, 5.0)])
-def test_log_ticks_enclose(low: float, high: float) -> None:
-    ticks = log_ticks(low, high)
-    assert ticks == sorted(set(ticks)) and ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 12
-    assert all(f"{tick:.0e}"[0] in "125" for tick in ticks)
-
-
-def test_short_numbers() -> None:
-    values = (0, 0.0001, 950, 9000, 12_000, 2_500_000)
-    assert [short_number(value) for value in values] == ["0", "0.0001", "950", "9000", "12k", "2.5M"]
+def test_a_variable_that_is_missing_is_an_error() -> None:
+    with pytest.raises(Exception, match="'drawing' is undefined"):
+        render("line_chart.svg")
 
 
 def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(PanformerError, match="cannot write"):
-        write_page(tmp_path / "file" / "index.html", "t")
+        write_page(tmp_path / "file" / "index.html", "summary.html", "title", splits=[])

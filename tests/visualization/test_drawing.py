@@ -220,7 +220,7 @@ def test_a_map_without_segments_is_dimmed() -> None:
 
 
 def test_a_map_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one size"):
+    with pytest.raises(ValueError, match="expected equal sizes"):
         draw_panoptic(noise(10, 12), quarters(12, 10), TABLE)
 
 
@@ -232,7 +232,7 @@ def test_side_by_side_keeps_the_pictures_whole() -> None:
     np.testing.assert_array_equal(row[top : top + 40, :90], first)
     np.testing.assert_array_equal(row[top:, -70:], second)
     assert row[:top, :90].max() > 200
-    with pytest.raises(ValueError, match="one caption an image"):
+    with pytest.raises(ValueError, match="one caption per image"):
         side_by_side([first], [])
 
 

@@ -191,12 +191,13 @@ def _evaluate_offline(
 
 def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
     """What both ways of evaluating make of their figures."""
-    from panformer_cli.engine.evaluation.evaluation_report import check_against_panopticapi, report_on
+    from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
+    from panformer_cli.engine.evaluation.report import report_evaluation
 
     if outputs.cross_check:
         check_against_panopticapi(folder)
         reporter.message("panopticapi gives the same figures")
-    page = report_on(folder, outputs.report, reporter) if outputs.report else None
+    page = report_evaluation(folder, outputs.report, reporter) if outputs.report else None
     if outputs.as_json:
         click.echo(json.dumps(figures, indent=2))
         return

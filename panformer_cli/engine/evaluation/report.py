@@ -1,228 +1,144 @@
-"""The report of an evaluation: `DIR/index.html` and its pictures, from the records of the images."""
+"""The report of an evaluation: reads the files of its folder, and writes `DIR/index.html` with its images."""
 
 from __future__ import annotations
 
-import heapq
+import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco.panoptic_png import read_panoptic_png
-from panformer_cli.data.images import decode, read_bytes, read_image
-from panformer_cli.data.opencv import cv2
-from panformer_cli.data.structures import ImageArray, Segment
-from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write
-from panformer_cli.metrics.image_overlap import ImageOverlap
-from panformer_cli.metrics.matching import Matching, match_segments
-from panformer_cli.pages.report.figures import facts, headlines, parts
-from panformer_cli.pages.report.images import (
-    ImageLayers,
-    ImageScore,
-    Side,
-    describe_segments,
-    map_runs,
-    shown_size,
+from panformer_cli.data.coco.annotation_index import open_annotation
+from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
+from panformer_cli.data.coco.panoptic_json import read_predictions
+from panformer_cli.engine.evaluation.compare import read_records
+from panformer_cli.engine.evaluation.evaluate import read_metrics
+from panformer_cli.engine.evaluation.report_images import (
+    CloseUps,
+    ImageFiles,
+    ScoredImage,
+    write_layers,
+    write_thumbnail,
 )
-from panformer_cli.pages.report.page import ReportContent, page_html
+from panformer_cli.files import name_inside
+from panformer_cli.metrics.image_overlap import ImageOverlap
+from panformer_cli.metrics.matching import match_segments
+from panformer_cli.pages.report.images import ImageScore
+from panformer_cli.pages.report.page import ReportPage, write_report_page
+from panformer_cli.pages.report.sections import facts, headlines, sections
 from panformer_cli.reporting import Reporter
 
-THUMBNAIL_WIDTH = 128
-"""Pixels, half as many again as on the page, for screens with a higher density: about 4 KB a picture."""
+CLOSE_UPS = 12
+"""How many of the worst images, and of the best, get a close-up."""
 
-_WRITERS = 8
-"""Threads that make small pictures."""
-
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """The files of one image.
-
-    photo: the image itself; None: the page shows its maps without it.
-    truth, prediction: the panoptic PNGs; where one is None the image cannot be looked at closely.
-    """
-
-    photo: Path | None = None
-    truth: Path | None = None
-    prediction: Path | None = None
+_THREADS = 8
+"""Threads that write thumbnails, which mostly wait for the disk."""
 
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What the report is made of.
+    """What the report shows.
 
-    out: the folder; gets index.html, and images/ with small pictures of all images and large ones of some.
-    figures: the content of metrics.json. Its `panoptic` fills the headlines and the table of classes, `intervals`
-        (`QualityIntervals.to_json`) their intervals; all other figures get tables.
-    categories: of the records.
+    out: the folder for index.html, and for images/ with thumbnails of all images and large pictures of some.
+    metrics: the content of metrics.json. `panoptic` fills the headlines and the table of classes, `intervals`
+        (`QualityIntervals.to_json`) their intervals; all other metrics get tables.
+    analysis: the content of analysis.json.
+    categories: of the image overlaps.
     files: image id to the files of the image.
-    analysis: why points of PQ were lost, as JSON.
-    closeups: how many of the worst images, and of the best, can be looked at closely.
     """
 
     out: Path
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    analysis: Mapping[str, Any]
     categories: CategoryTable
     files: Callable[[int | str], ImageFiles]
-    analysis: Mapping[str, Any] | None = None
-    closeups: int = 12
-    title: str = "Panoptic evaluation"
-
-    def __post_init__(self) -> None:
-        if self.closeups < 0:
-            raise PanformerError(f"{self.closeups} images to look at closely were asked for; expected 0 or more")
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """An image that may be shown closely."""
-
-    score: ImageScore
-    record: ImageOverlap
-    matching: Matching
-
-
-def write_report(request: ReportRequest, records: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
-    """Write the report and give the path of its page.
-
-    records: those of the evaluated images, `total` of them, read once; only the worst and the best are kept.
+def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
+    """Write the report of an evaluation folder to `out`, and return the path of its page.
 
     Raises:
-        PanformerError: a picture or a PNG cannot be read, or something cannot be written.
+        PanformerError: a file of the evaluation, or an image, is missing or corrupt.
+    """
+    metrics = read_metrics(evaluation)
+    truth = open_annotation(Path(metrics["annotation"]))
+    predictions = read_predictions(evaluation / metrics["predictions"], truth.categories)
+    request = ReportRequest(
+        out,
+        metrics,
+        json.loads((evaluation / "analysis.json").read_text(encoding="utf-8")),
+        truth.categories,
+        _Files(evaluation, metrics, truth, predictions),
+    )
+    return write_report(request, read_records(evaluation / "records.jsonl"), metrics["images"], reporter)
+
+
+def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
+    """Write the report, and return the path of its page.
+
+    Args:
+        request: What the report shows.
+        overlaps: One per evaluated image, read once; only those of the worst and the best images are kept.
+        total: Number of overlaps.
+        reporter: Shows the progress.
+
+    Raises:
+        PanformerError: an image or a PNG cannot be read, or a file cannot be written.
     """
     scores: list[ImageScore] = []
     thumbnails: list[Future[str]] = []
-    candidates = _Candidates(request.closeups)
-    # Most of the time of a small picture is waiting for the disk.
-    with ThreadPoolExecutor(_WRITERS) as pool, reporter.progress("Report", total) as progress:
-        for number, record in enumerate(records):
-            files = request.files(record.image_id)
-            thumbnails.append(pool.submit(_thumbnail, request.out, number, record.size[1], files.photo))
-            matching = match_segments(record, request.categories)
-            scores.append(ImageScore.of(number, record, matching))
+    close_ups = CloseUps(CLOSE_UPS)
+    with ThreadPoolExecutor(_THREADS) as pool, reporter.progress("Report", total) as progress:
+        for number, overlap in enumerate(overlaps):
+            files = request.files(overlap.image_id)
+            thumbnails.append(pool.submit(write_thumbnail, request.out, number, overlap.size[1], files.photo))
+            matching = match_segments(overlap, request.categories)
+            scores.append(ImageScore.of(number, overlap, matching))
             if files.truth and files.prediction:
-                candidates.offer(_Scored(scores[-1], record, matching))
+                close_ups.offer(ScoredImage(scores[-1], overlap, matching))
             progress.advance()
-    paths = [thumbnail.result() for thumbnail in thumbnails]
-    return _write_page(request, scores, paths, candidates)
+    return _write_page(request, scores, [thumbnail.result() for thumbnail in thumbnails], close_ups)
 
 
-def _write_page(
-    request: ReportRequest, scores: list[ImageScore], thumbnails: list[str], candidates: _Candidates
-) -> Path:
-    content = ReportContent(
-        request.title,
-        facts(request.figures),
-        headlines(request.figures),
-        parts(request.figures, request.analysis, request.categories),
+def _write_page(request: ReportRequest, scores: list[ImageScore], thumbnails: list[str], close_ups: CloseUps) -> Path:
+    worst, best = (
+        [
+            write_layers(request.out, image, request.files(image.overlap.image_id), request.categories)
+            for image in images
+        ]
+        for images in (close_ups.worst(), close_ups.best())
+    )
+    page = ReportPage(
+        "Panoptic evaluation",
+        facts(request.metrics),
+        headlines(request.metrics),
+        sections(request.metrics, request.analysis, request.categories),
         scores,
         thumbnails,
-        worst=[_layers(request, scored) for scored in candidates.worst()],
-        best=[_layers(request, scored) for scored in candidates.best()],
+        worst,
+        best,
     )
-    page = request.out / "index.html"
-    with atomic_write(page) as temporary:
-        temporary.write_bytes(page_html(content).encode("utf-8", "replace"))
-    return page
-
-
-class _Candidates:
-    """The images that lose most, and of the others those with the highest PQ, a few of each; earlier ones first."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._offered = 0
-        self._worst: list[tuple[float, int, _Scored]] = []
-        self._best: list[tuple[tuple[float, int], int, _Scored]] = []
-
-    def offer(self, scored: _Scored) -> None:
-        """Keep the image if it is one of the worst or the best so far."""
-        score = scored.score
-        if score.pq is None:
-            return
-        self._offered += 1
-        _keep(self._worst, (score.lost, -score.number, scored), self.most)
-        _keep(self._best, ((score.pq, score.matched), -score.number, scored), 2 * self.most)  # some are worst as well
-
-    def worst(self) -> list[_Scored]:
-        """At most half of the images: the rest are better."""
-        most = min(self.most, (self._offered + 1) // 2)
-        return [scored for lost, _, scored in sorted(self._worst, reverse=True)[:most] if lost > 0]
-
-    def best(self) -> list[_Scored]:
-        taken = {scored.score.number for scored in self.worst()}
-        good = [scored for *_, scored in sorted(self._best, reverse=True) if scored.score.number not in taken]
-        return good[: self.most]
-
-
-def _keep(heap: list[Any], entry: Any, most: int) -> None:
-    heapq.heappush(heap, entry)
-    if len(heap) > most:
-        heapq.heappop(heap)
-
-
-def _thumbnail(out: Path, number: int, width: int, photo: Path | None) -> str:
-    """Write the small picture of a photo of that width; its path relative to the page, "" for none."""
-    if photo is None:
-        return ""
-    picture = _small(photo, width / THUMBNAIL_WIDTH)
-    height = max(1, round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1]))
-    return _save(out, f"images/small/{number:06}.jpg", _resized(picture, (height, THUMBNAIL_WIDTH)))
-
-
-def _small(photo: Path, shrink: float) -> ImageArray:
-    """(H, W, 3) RGB, decoded at a half, a quarter or an eighth of its size where `shrink` allows: much faster."""
-    flags = next((flag for factor, flag in _REDUCED if shrink >= factor), cv2.IMREAD_COLOR)
-    picture = decode(read_bytes(photo, "image"), flags)
-    if picture is None:
-        raise DataError(f"{photo} cannot be decoded: it is damaged or no image; expected JPEG, PNG or a similar format")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _resized(picture: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """The picture at (height, width) `size`."""
-    return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _layers(request: ReportRequest, scored: _Scored) -> ImageLayers:
-    record, files = scored.record, request.files(scored.record.image_id)
-    assert files.truth and files.prediction, "only images with both maps are candidates"
-    size = shown_size(record.size)
-    photo = ""
-    if files.photo is not None:
-        picture = _resized(read_image(files.photo), size)
-        photo = _save(request.out, f"images/large/{scored.score.number:06}.jpg", picture)
-    truth, prediction = describe_segments(record, scored.matching, request.categories)
-    return ImageLayers(
-        scored.score,
-        photo,
-        size,
-        Side(_runs(files.truth, record, record.truth, size), truth),
-        Side(_runs(files.prediction, record, record.predictions, size), prediction),
-    )
-
-
-def _runs(png: Path, record: ImageOverlap, segments: tuple[Segment, ...], size: tuple[int, int]) -> list[int]:
-    ids = read_panoptic_png(png)
-    if ids.shape != record.size:
-        height, width = ids.shape
-        raise DataError(
-            f"{png} is {width}x{height} and {record.file_name} was evaluated at {record.size[1]}x{record.size[0]}; "
-            "expected the file that was evaluated"
-        )
-    return map_runs(ids, segments, size)
-
-
-def _save(out: Path, path: str, picture: ImageArray) -> str:
-    """Write a JPEG for the page; saved data sets have better ones."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    with atomic_write(out / path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    path = request.out / "index.html"
+    write_report_page(path, page)
     return path
+
+
+class _Files:
+    """The files of an image by its id."""
+
+    def __init__(
+        self, evaluation: Path, metrics: dict[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
+    ) -> None:
+        self._truth = {info.id: info for info in truth.images}
+        self._predicted = {info.id: info.png_name for info in predictions.images}
+        self._folders = {name: evaluation / metrics[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
+        self._where = metrics["annotation"]
+
+    def __call__(self, image_id: int | str) -> ImageFiles:
+        info = self._truth[image_id]
+        names = {"photos": info.file_name, "truth_pngs": info.png_name, "predicted_pngs": self._predicted[image_id]}
+        paths = {kind: name_inside(self._folders[kind], name, self._where) for kind, name in names.items()}
+        photo = paths["photos"] if paths["photos"].is_file() else None
+        return ImageFiles(photo, paths["truth_pngs"], paths["predicted_pngs"])

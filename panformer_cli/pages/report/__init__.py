@@ -1,1 +1,1 @@
-"""The page of an evaluation: figures, tables that sort and filter, and images with layers."""
+"""The page of an evaluation: metrics, tables to sort and filter, and images with layers."""

@@ -1,4 +1,4 @@
-"""What the report says of one image: how good it is, and for the worst and the best, every pixel's segments."""
+"""What the report shows of an image: its score, and in a close-up the segments of every pixel."""
 
 from __future__ import annotations
 
@@ -14,42 +14,48 @@ from panformer_cli.data.coco.panoptic_png import id_runs
 from panformer_cli.data.structures import IdMap, Segment
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import Matching
+from panformer_cli.pages.base import format_number
 from panformer_cli.visualization.drawing import segment_colors
 
 LARGEST_SIDE = 1024
-"""Pixels of a shown image's longer side; larger ones are shown smaller."""
+"""Pixels of the longer side of a close-up; larger images are scaled down."""
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How good one image is.
+    """The results of one image.
 
-    number: its place among the images. matched, false, missed: TP, FP, FN.
-    lost: sum of 1 - IoU over the matched pairs, and a half for each false or missed segment.
-    pq: PQ of the image alone, percent; None where there is nothing to count.
+    number: its position among the images. matched, false_positives, missed: TP, FP, FN.
+    lost: the sum of 1 - IoU over the matched pairs, plus 0.5 per false positive or missed segment.
+    pq: PQ of the image alone, percent; None if there is nothing to count.
     """
 
     number: int
     file_name: str
     matched: int
-    false: int
+    false_positives: int
     missed: int
     lost: float
     pq: float | None
 
     @classmethod
     def of(cls, number: int, record: ImageOverlap, matching: Matching) -> ImageScore:
-        """The score of an image whose segments were matched."""
-        matched, false, missed = len(matching.iou), len(matching.wrong), len(matching.missed)
-        lost = matched - fsum(matching.iou.tolist()) + (false + missed) / 2
-        return cls(number, record.file_name, matched, false, missed, lost, _image_pq(matching))
+        """Return the score of an image from its overlaps and matched segments."""
+        matched, wrong, missed = len(matching.iou), len(matching.wrong), len(matching.missed)
+        lost = matched - fsum(matching.iou.tolist()) + (wrong + missed) / 2
+        return cls(number, record.file_name, matched, wrong, missed, lost, _image_pq(matching))
+
+    @property
+    def summary(self) -> str:
+        """The score in words."""
+        return f"PQ {format_number(self.pq)}, TP {self.matched}, FP {self.false_positives}, FN {self.missed}"
 
 
 @dataclass(frozen=True)
 class Side:
     """Ground truth or prediction of an image.
 
-    runs: the map, as `map_runs` writes it. segments: as `describe_segments` writes them.
+    runs: the map, see `map_runs`. segments: see `describe_segments`.
     """
 
     runs: list[int]
@@ -58,9 +64,9 @@ class Side:
 
 @dataclass(frozen=True)
 class ImageLayers:
-    """An image to look at closely.
+    """An image with a close-up.
 
-    photo: path of the picture relative to the page; "" for none.
+    photo: path of the image file relative to the page; "" for none.
     size: height and width of the maps, pixels.
     """
 
@@ -72,39 +78,39 @@ class ImageLayers:
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which an image is shown: its own, or with a longer side of `LARGEST_SIDE`."""
+    """Return height and width of a close-up: those of the image, scaled down if a side exceeds `LARGEST_SIDE`."""
     shrink = min(1.0, LARGEST_SIDE / max(size))
     return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
 
 
 def map_runs(ids: IdMap, segments: Sequence[Segment], size: tuple[int, int]) -> list[int]:
-    """The map at (height, width) `size` as `[place, length, place, length, ...]` in reading order.
+    """Return the map at (height, width) `size` as `[index, length, index, length, ...]` in reading order.
 
-    Place 0 is void and every id that no segment has; place i is `segments[i - 1]`.
+    Index 0 is void and every id that no segment has; index i is `segments[i - 1]`.
     """
     rows, columns = (
         (np.arange(shown) * full + full // 2) // shown for full, shown in zip(ids.shape, size, strict=True)
     )
-    places = {segment.id: place for place, segment in enumerate(segments, start=1)}
+    indices = {segment.id: index for index, segment in enumerate(segments, start=1)}
     values, lengths = id_runs(ids[np.ix_(rows, columns)])
     pairs = zip(values.tolist(), lengths.tolist(), strict=True)
-    return [number for value, length in pairs for number in (places.get(value, 0), length)]
+    return [number for value, length in pairs for number in (indices.get(value, 0), length)]
 
 
 def describe_segments(
     record: ImageOverlap, matching: Matching, categories: CategoryTable
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Ground truth and prediction: for every segment its name, colour, area, score, and what became of it.
+    """Return name, color, area, score, state and match of every segment, of ground truth and prediction.
 
-    `state` is matched, missed, false, ignored or crowd; `match` is the place of the partner (1 or more), 0 for none.
-    A matched prediction has the colour of its partner.
+    `state` is matched, missed, false positive, ignored or crowd; `match` is the index of the partner (1 or more) and
+    0 without one. A matched prediction has the color of its partner.
     """
     truth = _side(record.truth, categories)
     prediction = _side(record.predictions, categories)
     for segment, row in zip(record.truth, truth, strict=True):
         row["state"] = "crowd" if segment.is_crowd else "missed"
     for column, row in enumerate(prediction):
-        row["state"] = "ignored" if column in matching.ignored else "false"
+        row["state"] = "ignored" if column in matching.ignored else "false positive"
         row["area"] = int(record.predicted_pixels[column])
     pairs = zip(matching.rows.tolist(), matching.columns.tolist(), matching.iou.tolist(), strict=True)
     for row, column, iou in pairs:
@@ -115,7 +121,7 @@ def describe_segments(
 
 
 def _image_pq(matching: Matching) -> float | None:
-    """Mean over the categories of the image of sum of IoUs / (TP + FP / 2 + FN / 2), percent."""
+    """Return the mean of sum of IoUs / (TP + FP / 2 + FN / 2) over the categories of the image, percent."""
     matched = matching.labels[matching.columns]
     unmatched = np.concatenate([matching.labels[matching.wrong], matching.truth_labels[matching.missed]])
     weights = np.concatenate([np.ones(len(matched)), np.full(len(unmatched), 0.5)])

@@ -1,4 +1,4 @@
-"""The page and the cross-check of an evaluation, made of nothing but its folder."""
+"""The report and the cross-check of an evaluation, from nothing but its folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
-from panformer_cli.engine.evaluation.evaluation_report import check_against_panopticapi, report_on
+from panformer_cli.engine.evaluation.report import report_evaluation
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
@@ -36,7 +37,7 @@ def offline(folder: Path) -> tuple[Pairs, Path]:
 
 
 def test_a_report_of_a_checkpoint(evaluated: Path, tmp_path: Path) -> None:
-    page = report_on(evaluated, tmp_path / "report", QUIET)
+    page = report_evaluation(evaluated, tmp_path / "report", QUIET)
     assert page == tmp_path / "report" / "index.html"
     text = page.read_text(encoding="utf-8")
     figures = json.loads((evaluated / "metrics.json").read_text())
@@ -47,14 +48,14 @@ def test_a_report_of_a_checkpoint(evaluated: Path, tmp_path: Path) -> None:
 
 
 def test_reports_of_the_same_folder_are_the_same(evaluated: Path, tmp_path: Path) -> None:
-    pages = [report_on(evaluated, tmp_path / name, QUIET).read_bytes() for name in ("a", "b")]
+    pages = [report_evaluation(evaluated, tmp_path / name, QUIET).read_bytes() for name in ("a", "b")]
     assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize(
     ("name", "said"), [("panoptic.json", "panoptic.json is missing"), ("panoptic", r"\.png is missing")]
 )
-def test_what_a_report_lacks_is_named(name: str, said: str, evaluated: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_named(name: str, said: str, evaluated: Path, tmp_path: Path) -> None:
     copy = tmp_path / "evaluation"
     shutil.copytree(evaluated, copy)
     metrics = copy / "metrics.json"
@@ -62,7 +63,7 @@ def test_what_a_report_lacks_is_named(name: str, said: str, evaluated: Path, tmp
     gone = copy / name
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     with pytest.raises(PanformerError, match=said) as caught:
-        report_on(copy, tmp_path / "report", StopAfter())
+        report_evaluation(copy, tmp_path / "report", StopAfter())
     assert "\n" not in str(caught.value)
 
 
@@ -70,7 +71,7 @@ def test_names_that_point_outside_are_refused(tmp_path: Path) -> None:
     pairs, out = offline(tmp_path)
     pairs.truth.edit(lambda content: content["images"][1].update(file_name="../../secret.jpg"))
     with pytest.raises(PanformerError, match=r"'\.\./\.\./secret\.jpg' points outside"):
-        report_on(out, tmp_path / "report", QUIET)
+        report_evaluation(out, tmp_path / "report", QUIET)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     records = out / "records.jsonl"
     records.write_text(records.read_text()[:-30])
     with pytest.raises(PanformerError, match=r"records\.jsonl, line 3 is damaged or cut short"):
-        report_on(out, tmp_path / "report", QUIET)
+        report_evaluation(out, tmp_path / "report", QUIET)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_records_that_cannot_be_read_are_named(before: bytes, after: bytes, tmp_
     assert before in content
     records.write_bytes(content.replace(before, after))
     with pytest.raises(PanformerError, match=r"records\.jsonl, line \d is damaged or cut short"):
-        report_on(out, tmp_path / "report", QUIET)
+        report_evaluation(out, tmp_path / "report", QUIET)
 
 
 def test_panopticapi_agrees_with_a_checkpoints_figures(evaluated: Path) -> None:

@@ -15,19 +15,20 @@ import pytest
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.structures import PanopticMap, Segment
-from panformer_cli.engine.evaluation.report import THUMBNAIL_WIDTH, ImageFiles, ReportRequest, write_report
+from panformer_cli.engine.evaluation.report import ReportRequest, write_report
+from panformer_cli.engine.evaluation.report_images import THUMBNAIL_WIDTH, ImageFiles
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.analysis.panoptic_analysis import PanopticAnalysis
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import BALL, BOX, SKY, write_coco
-from tests.pages.test_report import Html
+from tests.pages.html import Html
 
 
 class Evaluated:
-    """Scenes of `coco_files` with predictions: in image 0 all is right, the box of image 1 is taken for a ball
-    and image 2 has nothing but a sky that is too small."""
+    """Scenes of `coco_files` with predictions: image 0 is correct, the box of image 1 is predicted as a ball, and
+    image 2 has only a sky that is too small."""
 
     def __init__(self, folder: Path) -> None:
         write_coco(folder / "data")
@@ -51,7 +52,7 @@ class Evaluated:
         rows = (Segment(i, categories[i], int((ids == i).sum()), (0, 0, 1, 1), score=i / 4) for i in found)
         return PanopticMap(ids, tuple(rows))
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         quality = PanopticQuality(self.categories)
         for record in self.records:
             quality.update(record)
@@ -69,7 +70,7 @@ class Evaluated:
         return content
 
     def write(self, out: Path, records: Iterator[ImageOverlap] | None = None, **changes: Any) -> Path:
-        request = ReportRequest(out, self.figures(), self.categories, self.files.__getitem__, self.analysis())
+        request = ReportRequest(out, self.metrics(), self.analysis(), self.categories, self.files.__getitem__)
         return write_report(replace(request, **changes), records or iter(self.records), 3, SilentReporter())
 
 
@@ -79,7 +80,7 @@ def evaluated(tmp_path: Path) -> Evaluated:
 
 
 def page_of(path: Path) -> tuple[Html, list[dict[str, Any]]]:
-    page = Html(path.read_text(encoding="utf-8"))
+    page = Html.of_file(path)
     return page, json.loads(page.raw["application/json"])
 
 
@@ -96,14 +97,14 @@ def test_the_page_and_its_pictures(evaluated: Evaluated, tmp_path: Path) -> None
     assert large is not None and large.shape == (40, 60, 3)
     # Image 2 loses the box and a quarter of the sky, image 1 a box and a ball; image 0 nothing.
     assert [image["name"] for image in images] == ["1.png", "2.png", "0.png"]
-    assert "PQ 100.0, 2 matched, 0 false, 0 missed" in page.text
+    assert "PQ 100.0, TP 2, FP 0, FN 0" in page.text
     headings = [name for name, attributes in page.elements if name == "h2"]
     assert len(headings) == 10 and "1.5 to 99.5" in page.text
-    for heading in ("Where the points of PQ went", "What was taken for what", "Whether scores mean what they say"):
+    for heading in ("Lost PQ by cause", "Potential gain by class", "Confused classes", "Score calibration"):
         assert heading in page.text
 
 
-def test_layers_hold_the_maps_that_were_evaluated(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_layers_have_the_maps_that_were_evaluated(evaluated: Evaluated, tmp_path: Path) -> None:
     _, images = page_of(evaluated.write(tmp_path / "out"))
     image = images[0]
     assert image["size"] == [40, 60]
@@ -118,17 +119,15 @@ def test_layers_hold_the_maps_that_were_evaluated(evaluated: Evaluated, tmp_path
     box = 10 * 21
     assert sorted(truth) == [("ball", "crowd", 50), ("box", "missed", box), ("sky", "matched", 1200 - box)]
     found = [(row["name"], row["state"], row["score"]) for row in image["prediction"]["segments"]]
-    assert sorted(found) == [("ball", "false", 0.5), ("sky", "matched", 0.25)]
+    assert sorted(found) == [("ball", "false positive", 0.5), ("sky", "matched", 0.25)]
     assert (decoded["prediction"] > 0).sum() == 1200
 
 
-def test_as_many_close_ups_as_asked_for(evaluated: Evaluated, tmp_path: Path) -> None:
-    _, images = page_of(evaluated.write(tmp_path / "one", closeups=1))
+def test_the_number_of_close_ups(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("panformer_cli.engine.evaluation.report.CLOSE_UPS", 1)
+    page, images = page_of(evaluated.write(tmp_path / "one"))
     assert [image["name"] for image in images] == ["1.png", "0.png"]
-    page, images = page_of(evaluated.write(tmp_path / "none", closeups=0))
-    assert images == [] and page.text.count("2.png") == 2  # in the list, and in the table of the worst
-    with pytest.raises(PanformerError, match="expected 0 or more"):
-        evaluated.write(tmp_path / "out", closeups=-1)
+    assert page.text.count("2.png") == 2  # in the list, and in the table of the worst
 
 
 def test_without_photos_maps_are_shown_and_without_maps_the_list(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -141,15 +140,10 @@ def test_without_photos_maps_are_shown_and_without_maps_the_list(evaluated: Eval
     assert images == [] and len(page.all("img")) == 3
 
 
-def test_without_an_analysis(evaluated: Evaluated, tmp_path: Path) -> None:
-    page, _ = page_of(evaluated.write(tmp_path / "out", analysis=None))
-    assert "Where the points" not in page.text and "PQ by class" in page.text
-
-
 def test_hostile_names_stay_text(evaluated: Evaluated, tmp_path: Path) -> None:
     name = '</script><script>alert("1")</script>/../../x.jpg'
     evaluated.records[1] = replace(evaluated.records[1], file_name=name)
-    path = evaluated.write(tmp_path / "out", title=name)
+    path = evaluated.write(tmp_path / "out")
     page, images = page_of(path)
     assert images[0]["name"] == name and name in page.text and len(page.all("script")) == 2
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["images", "index.html"]

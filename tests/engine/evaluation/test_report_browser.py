@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.pages.report.images import ImageScore
-from panformer_cli.pages.report.page import ReportContent, page_html
+from panformer_cli.pages.report.page import ReportPage, write_report_page
 from tests.browser import Browser, browsing, find_browser
 from tests.engine.evaluation.test_report import Evaluated
 
@@ -114,7 +114,7 @@ def long_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of 1500 images, image k with k + 1 missed segments."""
     scores = [ImageScore(k, f"{k}.jpg", 0, 0, k + 1, (k + 1) / 2, 0.0) for k in range(1500)]
     path = tmp_path_factory.mktemp("long") / "index.html"
-    path.write_text(page_html(ReportContent("long", [], [], [], scores, [""] * 1500)), encoding="utf-8")
+    write_report_page(path, ReportPage("long", [], [], [], scores, [""] * 1500))
     return path
 
 
@@ -157,7 +157,7 @@ def test_layers_show_what_was_evaluated(browser: Browser) -> None:
 def test_the_pointer_names_segments(browser: Browser) -> None:
     assert point_at(browser, 15, 10).splitlines() == [
         "Ground truth: box, missed, 210 pixels",
-        "Prediction: ball, score 0.50, false, 210 pixels",
+        "Prediction: ball, score 0.50, false positive, 210 pixels",
     ]
     assert browser.run(f"{PAINTED}('outline')")["255 255 255 255"] >= 2 * (10 + 21) - 4
     assert point_at(browser, 50, 2).splitlines()[0] == "Ground truth: sky, matched, IoU 1.00, 990 pixels"
@@ -185,7 +185,9 @@ def test_arrows_and_buttons_go_to_other_images(browser: Browser) -> None:
 
 def test_segments_are_listed_and_outlined_by_keyboard(browser: Browser) -> None:
     rows = browser.run("[...document.querySelectorAll('.segments tbody tr')].map(row => row.innerText)")
-    assert [row.split()[-5:-3] for row in rows][:2] == [["box", "missed"], ["ball", "false"]] and len(rows) == 5
+    assert [row.split("\t")[1:3] for row in rows][:2] == [["box", "missed"], ["ball", "false positive"]] and len(
+        rows
+    ) == 5
     browser.run("document.querySelector('.segments tbody tr').focus()")
     assert browser.run(f"{PAINTED}('outline')")["255 255 255 255"] >= 2 * (10 + 21) - 4
     browser.press("ArrowDown")

@@ -1,8 +1,8 @@
 "use strict";
-// Tables: a click on a heading sorts, a text in the box above filters.
+// Tables: a click on a heading sorts the rows, a text in the box above filters them.
 const FIRST_ROWS = 200, MORE_ROWS = 800;
 
-// What a cell is sorted by: a number where there is one, else its text; nothing sorts last.
+// The sort key of a cell: its number or its text; null is sorted last.
 function sortValue(row, column) {
   const cell = row.cells[column];
   const text = cell.dataset.value ?? cell.textContent;
@@ -24,7 +24,7 @@ function sortBy(header) {
   const table = header.closest("table"), body = table.tBodies[0];
   const isNumber = header.classList.contains("number");
   const before = header.getAttribute("aria-sort");
-  // Numbers begin with the largest, names with A; another click turns the order round.
+  // Numbers begin with the largest, names with A; another click reverses the order.
   const descending = before ? before === "ascending" : isNumber;
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", descending ? "descending" : "ascending");
@@ -34,21 +34,21 @@ function sortBy(header) {
   showRows(table.closest(".table"));
 }
 
-// Laying out thousands of rows takes seconds, so a table shows its first ones and a button for more.
+// The layout of thousands of rows takes seconds, so a table shows its first rows and a button for more.
 function showRows(holder) {
   const box = holder.querySelector(".filter input"), body = holder.querySelector("tbody");
   const words = box ? box.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
-  const most = Number(holder.dataset.most ?? FIRST_ROWS);
+  const limit = Number(holder.dataset.limit ?? FIRST_ROWS);
   let found = 0;
   for (const row of body.rows) {
     const matches = words.length === 0 || contains(row, words);
     found += matches;
-    row.hidden = !matches || found > most;
+    row.hidden = !matches || found > limit;
   }
   if (!box) return;
   const all = body.rows.length.toLocaleString("en") + " rows";
   holder.querySelector("output").textContent = words.length ? found.toLocaleString("en") + " of " + all : all;
-  showMore(holder, found - most);
+  showMore(holder, found - limit);
 }
 
 function contains(row, words) {
@@ -56,7 +56,7 @@ function contains(row, words) {
   return words.every(word => text.includes(word));
 }
 
-// A button below the table, as long as rows are left.
+// Add a button below the table if rows are left.
 function showMore(holder, left) {
   holder.querySelector(":scope > .more")?.remove();
   if (left <= 0) return;
@@ -65,7 +65,7 @@ function showMore(holder, left) {
   button.className = "more";
   button.textContent = "Show more (" + left.toLocaleString("en") + " left)";
   button.addEventListener("click", () => {
-    holder.dataset.most = Number(holder.dataset.most ?? FIRST_ROWS) + MORE_ROWS;
+    holder.dataset.limit = Number(holder.dataset.limit ?? FIRST_ROWS) + MORE_ROWS;
     showRows(holder);
     holder.querySelector(":scope > .more")?.focus();
   });

@@ -1,11 +1,11 @@
-// The close-up: layers over a photo, drawn from maps of segment places; file:// pictures cannot be read back.
+// The viewer: layers over a photo, drawn from maps of segment indices, because scripts cannot read file:// pictures.
 const viewer = document.getElementById("viewer");
 const images = JSON.parse(document.getElementById("layers").textContent);
 const SIDES = { truth: "Ground truth", prediction: "Prediction" };
 const ERRORS = { missed: [45, 125, 255], false: [255, 92, 20], both: [214, 40, 190], edge: [255, 214, 0] };
 let shown = -1, maps = null, pointed = "";
 
-// [place, length, ...] to the place of every pixel.
+// Decode [index, length, ...] to the segment index of every pixel.
 function decodeRuns(runs, pixels) {
   const map = new Uint16Array(pixels);
   for (let i = 0, at = 0; i < runs.length; i += 2) {
@@ -33,26 +33,26 @@ function opaque([red, green, blue]) {
   return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
-// A side in the colours of its segments; borders are white, void is see-through.
+// Paint one side in the colors of its segments, with white borders; void is transparent.
 function paintSide(side) {
   const map = maps[side], width = images[shown].size[1], white = opaque([255, 255, 255]);
   const colors = [0, ...images[shown][side].segments.map(segment => opaque(segment.color))];
   paint(side, pixel => {
-    const place = map[pixel], last = pixel % width === width - 1;
-    if ((!last && map[pixel + 1] !== place) || (map[pixel + width] ?? place) !== place) return white;
-    return colors[place];
+    const index = map[pixel], last = pixel % width === width - 1;
+    if ((!last && map[pixel + 1] !== index) || (map[pixel + width] ?? index) !== index) return white;
+    return colors[index];
   });
 }
 
-// What went wrong at a pair of places, "" for nothing.
-function errorAt(image, truthPlace, predictionPlace) {
-  const truth = image.truth.segments[truthPlace - 1], prediction = image.prediction.segments[predictionPlace - 1];
-  const missed = truth?.state === "missed", wrong = prediction?.state === "false";
+// The error at a pixel with this pair of segment indices, "" for none.
+function errorAt(image, truthIndex, predictionIndex) {
+  const truth = image.truth.segments[truthIndex - 1], prediction = image.prediction.segments[predictionIndex - 1];
+  const missed = truth?.state === "missed", wrong = prediction?.state === "false positive";
   if (missed && wrong) return "both";
   if (missed) return "missed";
   if (wrong) return "false";
-  const torn = truth?.state === "matched" && truth.match !== predictionPlace;
-  const over = truth && prediction?.state === "matched" && prediction.match !== truthPlace;
+  const torn = truth?.state === "matched" && truth.match !== predictionIndex;
+  const over = truth && prediction?.state === "matched" && prediction.match !== truthIndex;
   return torn || over ? "edge" : "";
 }
 
@@ -67,14 +67,14 @@ function paintErrors() {
   paint("errors", pixel => colors[truth[pixel] * step + prediction[pixel]]);
 }
 
-// The border of one segment of each side (place 0: of none): black and white, so that it shows on every ground.
-function paintOutline(places) {
+// Outline one segment of each side (index 0: none) in white or black and white, visible on every background.
+function paintOutline(indices) {
   const width = images[shown].size[1], white = opaque([255, 255, 255]), black = opaque([0, 0, 0]);
   const reach = Math.max(1, Math.round(width / 400));
-  const inside = (side, pixel) => maps[side][pixel] === places[side];
+  const inside = (side, pixel) => maps[side][pixel] === indices[side];
   paint("outline", pixel => {
     for (const side of Object.keys(SIDES)) {
-      if (!places[side] || !inside(side, pixel)) continue;
+      if (!indices[side] || !inside(side, pixel)) continue;
       const column = pixel % width;
       const edge = column < reach || column >= width - reach || !inside(side, pixel - reach) || !inside(side, pixel + reach)
         || !inside(side, pixel - reach * width) || !inside(side, pixel + reach * width);
@@ -84,14 +84,14 @@ function paintOutline(places) {
   });
 }
 
-function show(place) {
-  shown = (place + images.length) % images.length;
+function show(index) {
+  shown = (index + images.length) % images.length;
   const image = images[shown], [height, width] = image.size, stage = viewer.querySelector(".stage");
   maps = {};
   for (const side of Object.keys(SIDES)) maps[side] = decodeRuns(image[side].runs, height * width);
   stage.style.aspectRatio = width + " / " + height;
   stage.style.maxWidth = "calc(72vh * " + width / height + ")";
-  document.getElementById("shown").replaceChildren(image.name, small(image.words));
+  document.getElementById("shown").replaceChildren(image.name, small(image.summary));
   if (image.photo) part("photo").src = image.photo;
   else part("photo").removeAttribute("src");
   Object.keys(SIDES).forEach(paintSide);
@@ -118,16 +118,16 @@ function showLayers() {
   viewer.querySelector(".legend").hidden = part("errors").hidden;
 }
 
-function pointAt(places) {
-  const key = places.truth + " " + places.prediction;
+function pointAt(indices) {
+  const key = indices.truth + " " + indices.prediction;
   if (key === pointed) return;
   pointed = key;
-  paintOutline(places);
+  paintOutline(indices);
 }
 
 // "person, missed, 1,234 pixels"
-function describe(side, place) {
-  const segment = images[shown][side].segments[place - 1];
+function describe(side, index) {
+  const segment = images[shown][side].segments[index - 1];
   if (!segment) return SIDES[side] + ": void";
   const words = [segment.name];
   if (typeof segment.score === "number") words.push("score " + segment.score.toFixed(2));
@@ -141,15 +141,15 @@ function hover(event) {
   const column = Math.floor((event.clientX - box.left) / box.width * width);
   const row = Math.floor((event.clientY - box.top) / box.height * height);
   if (column < 0 || row < 0 || column >= width || row >= height) return leave();
-  const pixel = row * width + column, places = {}, tip = document.getElementById("tip");
+  const pixel = row * width + column, indices = {}, tip = document.getElementById("tip");
   tip.replaceChildren();
   for (const side of Object.keys(SIDES)) {
-    places[side] = maps[side][pixel];
+    indices[side] = maps[side][pixel];
     const line = document.createElement("div");
-    line.textContent = describe(side, places[side]);
+    line.textContent = describe(side, indices[side]);
     tip.append(line);
   }
-  pointAt(places);
+  pointAt(indices);
   tip.hidden = false;
   const room = document.documentElement.clientWidth - tip.offsetWidth - 12;
   tip.style.left = Math.max(8, Math.min(event.clientX + 14, room)) + "px";
@@ -171,19 +171,19 @@ function addCell(row, text, value) {
   return cell;
 }
 
-// Every segment of both sides in a table, what went wrong first.
+// List the segments of both sides in the table, errors first.
 function listSegments(image) {
-  const order = ["missed", "false", "matched", "crowd", "ignored"], table = viewer.querySelector(".segments table");
+  const order = ["missed", "false positive", "matched", "crowd", "ignored"], table = viewer.querySelector(".segments table");
   const rows = Object.keys(SIDES).flatMap(side =>
-    image[side].segments.map((segment, index) => ({ side, segment, place: index + 1 })));
+    image[side].segments.map((segment, index) => ({ side, segment, index: index + 1 })));
   rows.sort((a, b) => order.indexOf(a.segment.state) - order.indexOf(b.segment.state)
     || (a.segment.iou ?? 0) - (b.segment.iou ?? 0) || b.segment.area - a.segment.area);
   table.tBodies[0].replaceChildren();
   for (const header of table.tHead.rows[0].cells) header.removeAttribute("aria-sort");
-  for (const { side, segment, place } of rows) {
+  for (const { side, segment, index } of rows) {
     const row = table.tBodies[0].insertRow();
-    row.tabIndex = row.rowIndex === 1 ? 0 : -1; // one stop for the tab key; arrows go on from there
-    Object.assign(row.dataset, { side, place });
+    row.tabIndex = row.rowIndex === 1 ? 0 : -1; // the Tab key reaches the first row, arrow keys the others
+    Object.assign(row.dataset, { side, index });
     addCell(row, SIDES[side]);
     const swatch = document.createElement("i");
     swatch.style.background = "rgb(" + segment.color.join(" ") + ")";
@@ -197,10 +197,10 @@ function listSegments(image) {
 
 function outlineRow(event) {
   const row = event.target.closest("tr[data-side]");
-  if (row) pointAt({ truth: 0, prediction: 0, [row.dataset.side]: Number(row.dataset.place) });
+  if (row) pointAt({ truth: 0, prediction: 0, [row.dataset.side]: Number(row.dataset.index) });
 }
 
-// Letters switch layers and arrows go on, unless the keys belong to something else that has the focus.
+// Letters toggle layers and arrow keys show other images, unless another element has the focus.
 function press(event) {
   const inViewer = viewer.contains(event.target), idle = event.target === document.body;
   if (event.ctrlKey || event.metaKey || event.altKey || !(inViewer || idle)) return;

@@ -1,0 +1,105 @@
+"""Images with their panoptic maps: the ground truth of a data set, and predictions on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_json import read_annotation
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.data.images import read_image
+from panformer_cli.data.structures import ImageArray, PanopticMap
+from panformer_cli.errors import DataError
+from panformer_cli.files import name_inside
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with one or two maps of its size: a caption, the map, and the table of its categories."""
+
+    name: str
+    image: ImageArray
+    maps: tuple[tuple[str, PanopticMap, CategoryTable], ...]
+
+
+class GroundTruth:
+    """The images of a data set with their annotation."""
+
+    has_pairs = False
+
+    def __init__(self, data: CocoPanoptic) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> AnnotatedImage:
+        sample = self.data[index]
+        truth = ("ground truth", sample.annotation, self.data.categories)
+        return AnnotatedImage(sample.file_name, sample.image, (truth,))
+
+
+class Predictions:
+    """The images of a panoptic JSON with their predicted maps, and with the ground truth if a data set is given.
+
+    Raises:
+        DataError: the JSON has no images, its PNGs are missing, or an image does not fit its prediction.
+    """
+
+    def __init__(self, predictions: Path, images: Path | None, data: CocoPanoptic | None) -> None:
+        """Open the JSON; the images are in the folder `images` or in `data`."""
+        self.saved = read_annotation(predictions)
+        if not self.saved.images:
+            raise DataError(f"{predictions} has no predictions; expected at least one annotated image")
+        self.pngs = predictions.with_suffix("")
+        if not self.pngs.is_dir():
+            raise DataError(
+                f"the folder of panoptic PNGs {self.pngs} is missing; expected it beside {predictions.name}"
+            )
+        self.images = images
+        self.data = data
+        self.has_pairs = data is not None
+        names = [data.image_info(index).file_name for index in range(len(data))] if data else []
+        self._index_of_stem = {_stem(name): index for index, name in enumerate(names)}
+
+    def __len__(self) -> int:
+        return len(self.saved.images)
+
+    def __getitem__(self, index: int) -> AnnotatedImage:
+        panoptic, name = self._map(index), self.saved.images[index].file_name
+        predicted = ("prediction", panoptic, self.saved.categories)
+        if self.data is None:
+            annotated = AnnotatedImage(name, read_image(self._image_path(name)), (predicted,))
+        else:
+            sample = self.data[self._index_in_data(self.data, name)]
+            truth = ("ground truth", sample.annotation, self.data.categories)
+            annotated = AnnotatedImage(name, sample.image, (truth, predicted))
+        if annotated.image.shape[:2] != panoptic.ids.shape:
+            raise DataError(
+                f"the prediction for {name} in {self.pngs} is {panoptic.ids.shape} and its image "
+                f"{annotated.image.shape[:2]} (height, width); expected the image that was predicted on"
+            )
+        return annotated
+
+    def _map(self, index: int) -> PanopticMap:
+        path = name_inside(self.pngs, self.saved.images[index].png_name, str(self.saved.path))
+        return PanopticMap(read_panoptic_png(path), self.saved.segments(index))
+
+    def _image_path(self, name: str) -> Path:
+        assert self.images is not None, "without a data set the images are in a folder"
+        path = name_inside(self.images, name, str(self.saved.path))
+        return path if path.exists() else self.images / path.name
+
+    def _index_in_data(self, data: CocoPanoptic, name: str) -> int:
+        if _stem(name) not in self._index_of_stem:
+            raise DataError(
+                f"{self.saved.path} has a prediction for {name}, which {data.layout.annotation} does not list; "
+                "use the data set and split of the predictions, or a folder of images"
+            )
+        return self._index_of_stem[_stem(name)]
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()

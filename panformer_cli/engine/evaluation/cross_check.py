@@ -1,0 +1,26 @@
+"""Compare the PQ of an evaluation with that of panopticapi."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from panformer_cli.data.coco.annotation_index import open_annotation
+from panformer_cli.engine.evaluation.compare import read_records
+from panformer_cli.engine.evaluation.evaluate import read_metrics
+from panformer_cli.metrics.cross_check import cross_check
+from panformer_cli.metrics.quality import PanopticQuality
+
+
+def check_against_panopticapi(evaluation: Path) -> None:
+    """Run panopticapi on the files of an evaluation folder and compare the results.
+
+    Raises:
+        PanformerError: as `metrics.cross_check`.
+    """
+    metrics = read_metrics(evaluation)
+    quality = PanopticQuality(open_annotation(Path(metrics["annotation"])).categories)
+    for overlap in read_records(evaluation / "records.jsonl"):
+        quality.update(overlap)
+    names = ("annotation", "truth_pngs", "predictions", "predicted_pngs")
+    annotation, truth_pngs, predictions, predicted_pngs = (evaluation / metrics[name] for name in names)
+    cross_check(annotation, truth_pngs, predictions, predicted_pngs, quality.result())

@@ -1,0 +1,157 @@
+"""The images of a report: which ones get a close-up, thumbnails, and the layers of a close-up."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.data.images import decode, read_bytes, read_image
+from panformer_cli.data.opencv import cv2
+from panformer_cli.data.structures import ImageArray, Segment
+from panformer_cli.errors import DataError
+from panformer_cli.metrics.image_overlap import ImageOverlap
+from panformer_cli.metrics.matching import Matching
+from panformer_cli.pages.report.images import (
+    ImageLayers,
+    ImageScore,
+    Side,
+    describe_segments,
+    map_runs,
+    shown_size,
+)
+from panformer_cli.visualization.drawing import save_picture
+
+THUMBNAIL_WIDTH = 128
+"""Pixels, 1.5 times the width on the page, for high-density screens: about 4 KB per image."""
+
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files of one image.
+
+    photo: the image itself; None: the page shows its maps without it.
+    truth, prediction: the panoptic PNGs; if one is None, the image has no close-up.
+    """
+
+    photo: Path | None = None
+    truth: Path | None = None
+    prediction: Path | None = None
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """An image that may get a close-up."""
+
+    score: ImageScore
+    overlap: ImageOverlap
+    matching: Matching
+
+
+class CloseUps:
+    """Selects the images with the largest loss, and of the others those with the highest PQ; ties go to the first."""
+
+    def __init__(self, most: int) -> None:
+        """Keep at most `most` of the worst and as many of the best images."""
+        self.most = most
+        self._offered = 0
+        self._worst: list[tuple[float, int, ScoredImage]] = []
+        self._best: list[tuple[tuple[float, int], int, ScoredImage]] = []
+
+    def offer(self, image: ScoredImage) -> None:
+        """Keep the image if it is one of the worst or the best so far."""
+        score = image.score
+        if score.pq is None:
+            return
+        self._offered += 1
+        _keep(self._worst, (score.lost, -score.number, image), self.most)
+        _keep(self._best, ((score.pq, score.matched), -score.number, image), 2 * self.most)  # some are worst as well
+
+    def worst(self) -> list[ScoredImage]:
+        """Return the worst images, at most half of all, the worst first."""
+        most = min(self.most, (self._offered + 1) // 2)
+        return [image for lost, _, image in sorted(self._worst, reverse=True)[:most] if lost > 0]
+
+    def best(self) -> list[ScoredImage]:
+        """Return the best of the other images, the best first."""
+        taken = {image.score.number for image in self.worst()}
+        good = [image for *_, image in sorted(self._best, reverse=True) if image.score.number not in taken]
+        return good[: self.most]
+
+
+def _keep(heap: list[Any], entry: Any, most: int) -> None:
+    heapq.heappush(heap, entry)
+    if len(heap) > most:
+        heapq.heappop(heap)
+
+
+def write_thumbnail(out: Path, number: int, width: int, photo: Path | None) -> str:
+    """Write the thumbnail of a photo of that width, and return its path relative to the page; "" without a photo.
+
+    Raises:
+        PanformerError: the photo cannot be read, or the thumbnail cannot be written.
+    """
+    if photo is None:
+        return ""
+    picture = _read_reduced(photo, width / THUMBNAIL_WIDTH)
+    height = max(1, round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1]))
+    return _save(out, f"images/small/{number:06}.jpg", _resized(picture, (height, THUMBNAIL_WIDTH)))
+
+
+def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: CategoryTable) -> ImageLayers:
+    """Write the photo of a close-up, and return its layers; both panoptic PNGs must be in `files`.
+
+    Raises:
+        PanformerError: a file cannot be read or written, or a PNG is not the evaluated one.
+    """
+    assert files.truth and files.prediction, "only images with both maps get a close-up"
+    overlap, size, photo = image.overlap, shown_size(image.overlap.size), ""
+    if files.photo is not None:
+        picture = _resized(read_image(files.photo), size)
+        photo = _save(out, f"images/large/{image.score.number:06}.jpg", picture)
+    truth, prediction = describe_segments(overlap, image.matching, categories)
+    return ImageLayers(
+        image.score,
+        photo,
+        size,
+        Side(_runs(files.truth, overlap, overlap.truth, size), truth),
+        Side(_runs(files.prediction, overlap, overlap.predictions, size), prediction),
+    )
+
+
+def _read_reduced(photo: Path, shrink: float) -> ImageArray:
+    """Return (H, W, 3) RGB, decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows, which is much faster."""
+    flags = next((flag for factor, flag in _REDUCED if shrink >= factor), cv2.IMREAD_COLOR)
+    picture = decode(read_bytes(photo, "image"), flags)
+    if picture is None:
+        raise DataError(f"{photo} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _resized(picture: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Return the picture at (height, width) `size`."""
+    return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size: tuple[int, int]) -> list[int]:
+    ids = read_panoptic_png(png)
+    if ids.shape != overlap.size:
+        height, width = ids.shape
+        raise DataError(
+            f"{png} is {width}x{height} and {overlap.file_name} was evaluated at {overlap.size[1]}x{overlap.size[0]}; "
+            "expected the file that was evaluated"
+        )
+    return map_runs(ids, segments, size)
+
+
+def _save(out: Path, path: str, picture: ImageArray) -> str:
+    """Write a JPEG that is good enough for the page."""
+    save_picture(out / path, picture, jpeg_quality=80)
+    return path

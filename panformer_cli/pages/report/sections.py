@@ -1,0 +1,247 @@
+"""The sections of the page: which metrics of an evaluation are shown where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.pages.base import Bar, Cell, Table
+from panformer_cli.pages.report.json_tables import interval_text, tables_of, title_of
+from panformer_cli.pages.report.page import CalibrationBin, Section
+
+GROUPS = ("all", "things", "stuff")
+MAX_CONFUSIONS = 40
+"""Pairs of classes per table, the most frequent ones first; analysis.json has all of them."""
+
+_SHOWN_ELSEWHERE = {"categories", "panoptic", "intervals", "analysis"}
+_LABELS = {"pq": "PQ", "sq": "SQ", "rq": "RQ", "bbox": "Box AP", "segm": "Mask AP"}
+
+Json = Mapping[str, Any]
+
+
+def facts(metrics: Json) -> list[tuple[str, str]]:
+    """Return what was evaluated: the plain values of metrics.json, such as checkpoint and number of images."""
+    plain = {key: value for key, value in metrics.items() if isinstance(value, (str, int, float))}
+    return [(title_of(key), f"{value:,}" if isinstance(value, int) else str(value)) for key, value in plain.items()]
+
+
+def headlines(metrics: Json) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of PQ, SQ and RQ, PQ of things and stuff, and AP if it was computed."""
+    panoptic, intervals = metrics.get("panoptic", {}), metrics.get("intervals", {})
+    shown = [(_LABELS[key], "all", key) for key in ("pq", "sq", "rq")]
+    shown += [("PQ things", "things", "pq"), ("PQ stuff", "stuff", "pq")]
+    rows = [
+        (name, f"{panoptic[group][key]:.1f}", _interval(intervals, group, key))
+        for name, group, key in shown
+        if group in panoptic
+    ]
+    return rows + [
+        (_LABELS[kind], f"{metrics[kind]['AP']:.1f}", "")
+        for kind in ("bbox", "segm")
+        if isinstance(metrics.get(kind), Mapping) and metrics[kind].get("AP") is not None
+    ]
+
+
+def sections(metrics: Json, analysis: Json, categories: CategoryTable) -> list[Section]:
+    """Return everything below the headlines, in the order of the page."""
+    shown = analysis_sections(analysis, categories)
+    panoptic = metrics.get("panoptic", {})
+    if panoptic.get("per_class"):
+        shown.insert(min(1, len(shown)), _classes(list(panoptic["per_class"].values())))
+    return [
+        *shown,
+        Section(
+            "Metrics", "All metrics", "Values are percentages unless stated otherwise.", tables=_all_metrics(metrics)
+        ),
+    ]
+
+
+def analysis_sections(analysis: Json, categories: CategoryTable) -> list[Section]:
+    """Return a section for every part of `PanopticAnalysis.to_json`; an unknown part is shown as plain tables."""
+    gains = analysis.get("cause_gains", {})
+    makers: dict[str, Callable[[Any], Section]] = {
+        "causes": lambda content: _causes(content, gains),
+        "sizes": _sizes,
+        "per_class": _potential_gains,
+        "confusion": lambda content: _confusion(content, categories),
+        "calibration": _calibration,
+        "worst_images": _worst_images,
+    }
+    return [
+        makers[key](content) if key in makers else _plain(key, content)
+        for key, content in analysis.items()
+        if key != "cause_gains" or "causes" not in analysis
+    ]
+
+
+def _all_metrics(metrics: Json) -> list[Table]:
+    panoptic = metrics.get("panoptic", {})
+    tables = [_groups(panoptic, metrics.get("intervals", {}))] if panoptic else []
+    tables += tables_of("PQ by size", {size: groups["all"] for size, groups in panoptic.get("sizes", {}).items()})
+    for key, value in metrics.items():
+        is_empty = key == "disagreements" and not value["images"]
+        if key not in _SHOWN_ELSEWHERE and not is_empty and not isinstance(value, (str, int, float)):
+            tables += tables_of(_LABELS.get(key, title_of(key)), value)
+    return tables
+
+
+def _groups(panoptic: Json, intervals: Json) -> Table:
+    rows: list[list[Cell]] = []
+    for group in GROUPS:
+        if row := panoptic.get(group):
+            cells = [(float(row[key]), _interval(intervals, group, key)) for key in ("pq", "sq", "rq")]
+            rows.append([title_of(group), *(cell for pair in cells for cell in pair), int(row["n"])])
+    headers = ["Group", "PQ", "95% CI", "SQ", "95% CI", "RQ", "95% CI", "Classes"]
+    kept = [i for i, name in enumerate(headers) if name != "95% CI" or any(row[i] for row in rows)]
+    return Table("Panoptic quality", [headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _interval(intervals: Json, group: str, key: str) -> str:
+    ends = intervals.get(group, {}).get(key)
+    return interval_text(ends) if ends else ""
+
+
+def _classes(rows: Sequence[Json]) -> Section:
+    ordered = sorted(rows, key=lambda row: -row["pq"])
+    bars = [Bar(float(row["pq"]), 100, "things" if row["is_thing"] else "stuff") for row in ordered]
+    details = [f"TP {row['tp']}, FP {row['fp']}, FN {row['fn']}" for row in ordered]
+    cells: list[list[Cell]] = [
+        [
+            str(row["name"]),
+            "thing" if row["is_thing"] else "stuff",
+            bar,
+            float(row["sq"]),
+            float(row["rq"]),
+            *(int(row[key]) for key in ("tp", "fp", "fn")),
+        ]
+        for row, bar in zip(ordered, bars, strict=True)
+    ]
+    return Section(
+        "Classes",
+        "PQ by class",
+        "Things are blue, stuff is green.",
+        bars=[(str(row["name"]), bar, detail) for row, bar, detail in zip(ordered, bars, details, strict=True)],
+        tables=[Table("Classes", ["Class", "Type", "PQ", "SQ", "RQ", "TP", "FP", "FN"], cells)],
+    )
+
+
+def _causes(causes: Mapping[str, Mapping[str, float]], gains: Mapping[str, float]) -> Section:
+    lost = {name: points for name, points in causes["all"].items() if name != "total"}
+    rows: list[list[Cell]] = [
+        [title_of(name), *(causes[group][name] for group in causes), gains.get(name)] for name in lost
+    ]
+    headers = ["Cause", *(title_of(group) for group in causes), "Potential gain"]
+    return Section(
+        "Causes",
+        "Lost PQ by cause",
+        f"{causes['all']['total']:.1f} of 100 points of PQ were lost. Every lost point has exactly one cause, so the "
+        "causes add up. The potential gain is how much PQ would rise if every error of that cause were fixed; it "
+        "differs from the lost points because fixing one cause changes the weight of the others.",
+        bars=_bars({title_of(name): (points, "") for name, points in lost.items()}),
+        tables=[Table("Lost points by cause", headers, rows)],
+    )
+
+
+def _sizes(sizes: Mapping[str, Mapping[str, float]]) -> Section:
+    bars = {
+        title_of(size): (float(row["total"]), f"TP {row['tp']}, FP {row['fp']}, FN {row['fn']}")
+        for size, row in sizes.items()
+    }
+    return Section(
+        "Sizes",
+        "Lost PQ by size",
+        "Points of PQ lost on small (below 32 x 32 pixels), medium (below 96 x 96 pixels) and large segments.",
+        bars=_bars(bars),
+        tables=list(tables_of("Lost points by size", sizes)),
+    )
+
+
+def _bars(values: Mapping[str, tuple[float, str]]) -> list[tuple[str, Bar, str]]:
+    """Bars of values with tooltips; the largest has the full length."""
+    most = max((value for value, _ in values.values()), default=0.0)
+    return [(name, Bar(value, most), detail) for name, (value, detail) in values.items()]
+
+
+def _potential_gains(rows: Sequence[Json]) -> Section:
+    causes = [name for name in rows[0]["lost"] if name != "total"] if rows else []
+    most = max((row["gain"] for row in rows), default=0.0)
+    cells: list[list[Cell]] = [
+        [
+            str(row["name"]),
+            "thing" if row["is_thing"] else "stuff",
+            float(row["pq"]),
+            title_of(row["mend"]),
+            Bar(row["gain"], most, decimals=2),
+            *(float(row["lost"][cause]) for cause in causes),
+        ]
+        for row in rows
+    ]
+    headers = ["Class", "Type", "PQ", "Fix first", "Gain", *map(title_of, causes)]
+    return Section(
+        "Gains",
+        "Potential gain by class",
+        "How much the mean PQ would rise if the most costly cause of a class were fixed. The columns of causes are the "
+        "points that the PQ of the class lost.",
+        tables=[Table("Potential gain", headers, cells)],
+    )
+
+
+def _confusion(confusion: Mapping[str, Sequence[Sequence[Any]]], categories: CategoryTable) -> Section:
+    def name(category_id: int) -> str:
+        return categories.by_id(category_id).name if category_id in categories else "–"
+
+    tables = []
+    for unit, cells in confusion.items():
+        rows: list[list[Cell]] = [
+            [name(truth), name(predicted), count]
+            for truth, predicted, count in cells
+            if truth != predicted and None not in (truth, predicted)
+        ]
+        note = f"The {MAX_CONFUSIONS} most frequent of {len(rows):,}." if len(rows) > MAX_CONFUSIONS else ""
+        headers = ["Ground truth", "Predicted as", title_of(unit)]
+        tables.append(Table(f"Confused {unit}", headers, rows[:MAX_CONFUSIONS], note))
+    text = "Pairs of different classes at the same location, counted in whole segments and in pixels."
+    return Section("Confusion", "Confused classes", text, tables=tables)
+
+
+def _calibration(calibration: Mapping[str, Json]) -> Section:
+    diagrams, tables = [], []
+    for group, content in calibration.items():
+        rows = [row for row in content["bins"] if row["n"]]
+        if not rows:
+            continue
+        caption = f"{title_of(group)}: {content['n']:,} segments, expected calibration error {content['ece']:.3f}"
+        diagrams.append((caption, [CalibrationBin(row["score"], row["matched"], row["n"]) for row in rows]))
+        cells: list[list[Cell]] = [
+            [f"{row['from']:.1f} to {row['to']:.1f}", row["n"], row["score"], row["matched"], row["iou"]]
+            for row in rows
+        ]
+        headers = ["Score", "Segments", "Mean score", "Matched", "IoU of matches"]
+        tables.append(Table(f"Scores of {group}", headers, cells))
+    text = (
+        "The fraction of predicted segments that match, by score. Above the dashed line scores are too low, below it "
+        "too high."
+    )
+    return Section(
+        "Calibration",
+        "Score calibration",
+        text if diagrams else "The predictions have no scores.",
+        diagrams=diagrams,
+        tables=tables,
+    )
+
+
+def _worst_images(images: Sequence[Json]) -> Section:
+    rows = [{**{key: image[key] for key in ("file_name", "pq", "lost")}, **image["causes"]} for image in images]
+    return Section(
+        "Worst",
+        "Worst images",
+        "The images that lose the most segments, with the causes. A matched pair loses 1 - IoU, a false positive or "
+        "missed segment 0.5.",
+        tables=list(tables_of("Worst images", rows)),
+    )
+
+
+def _plain(key: str, content: Any) -> Section:
+    return Section(title_of(key), title_of(key), tables=list(tables_of(title_of(key), content)))

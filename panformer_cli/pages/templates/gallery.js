@@ -1,0 +1,23 @@
+// Enlarges a picture on a click; the arrow keys go to the next one.
+const links = [...document.querySelectorAll("figure a")], dialog = document.querySelector("dialog");
+let shown = 0;
+
+function show(i) {
+  shown = (i + links.length) % links.length;
+  const image = dialog.querySelector("img");
+  image.src = links[shown].href;
+  image.alt = links[shown].querySelector("img").alt;
+  dialog.querySelector("div").textContent = image.alt + "  (" + (shown + 1) + " of " + links.length + ")";
+  if (!dialog.open) dialog.showModal();
+}
+
+links.forEach((link, i) => link.addEventListener("click", event => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  show(i);
+}));
+dialog.addEventListener("click", () => dialog.close());
+dialog.addEventListener("keydown", event => {
+  if (event.key === "ArrowRight") show(shown + 1);
+  if (event.key === "ArrowLeft") show(shown - 1);
+});

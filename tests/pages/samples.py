@@ -1,0 +1,59 @@
+"""Pages with everything that they can show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from panformer_cli.pages.base import Bar, Table
+from panformer_cli.pages.chart import Chart, Series
+from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Picture
+from panformer_cli.pages.report.images import ImageLayers, ImageScore, Side
+from panformer_cli.pages.report.page import CalibrationBin, ReportPage, Section
+
+
+def gallery_page(text: str = "x", path: str = "overlays/a.jpg") -> GalleryPage:
+    return GalleryPage(
+        text,
+        [(text, text)],
+        [Table(text, [text], [[text]], text)],
+        [Chart(text, [Series(text, [(0, 1), (1, 2)])], text, text)],
+        [LegendEntry(text, (1, 2, 3), 4)],
+        [Picture(path, text, text, (30, 40))],
+    )
+
+
+def layers(number: int = 0, name: str = "a.jpg", category: str = "cat") -> ImageLayers:
+    segment = {"name": category, "color": [1, 2, 3], "area": 2, "score": 0.5, "match": 0, "state": "missed"}
+    side = Side([1, 4], [segment])
+    return ImageLayers(ImageScore(number, name, 1, 2, 3, 2.7, 20.0), f"images/large/{number}.jpg", (2, 2), side, side)
+
+
+def report_page(text: str = "x", **changes: Any) -> ReportPage:
+    table = Table(text, [text], [[text]] * 9, text)
+    bins = [CalibrationBin(0.25, 0.25, 4)]
+    section = Section(text, text, text, [(text, Bar(1.0, 2.0), text)], [(text, bins)], [table])
+    score = ImageScore(0, text, 1, 2, 3, 2.7, 20.0)
+    settings: dict[str, Any] = {"worst": [layers(0, text, text)], "thumbnails": ["a.jpg"], **changes}
+    return ReportPage(text, [(text, text)], [(text, text, text)], [section], [score], **settings)
+
+
+def split_summary(text: str = "x") -> dict[str, Any]:
+    """As `SplitSummary.to_json`."""
+    counts = {"segments": 12, "crowd": 1, "images": 2, "pixels": 34_567}
+    empty = dict.fromkeys(counts, 0)
+    return {
+        "images": 1234,
+        "segments": 12,
+        "things": 12,
+        "stuff": 0,
+        "crowd": 1,
+        "void_share": 0.125,
+        "categories": [
+            {"id": 1, "name": "sky", "isthing": 0, **empty},
+            {"id": 2, "name": text, "isthing": 1, "color": [1, 2, 3], **counts},
+        ],
+        "image_sizes": [[480, 640, 2], *([100, width, 1] for width in range(30))],
+        "segments_per_image": [[5, 1], [7, 1]],
+        "segment_sizes": {"small": 3, "medium": 6, "large": 2},
+        "left_out": [text],
+    }

@@ -1,0 +1,76 @@
+"""The pages of `visualize` and `prepare-data` in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from panformer_cli.pages.gallery import GalleryPage, Picture, write_gallery
+from panformer_cli.pages.summary import write_summary
+from tests.browser import Browser, browsing, find_browser
+from tests.pages.samples import gallery_page, split_summary
+
+pytestmark = pytest.mark.slow  # a browser takes seconds to start
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        pytest.skip("needs a browser: no Chromium or Chrome is installed (`apt-get install chromium`)")
+    with browsing(program, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started: Browser) -> Iterator[Browser]:
+    """After the test the console must be empty: the security policy reports there what it blocks."""
+    yield started
+    assert started.problems == []
+
+
+def test_a_picture_is_enlarged_and_arrows_show_the_others(browser: Browser, tmp_path: Path) -> None:
+    names = ("a b.jpg", "50%.jpg")
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), 90, np.uint8))
+    pictures = [Picture(name, name, "detail", (30, 40)) for name in names]
+    write_gallery(tmp_path / "index.html", GalleryPage("title", pictures=pictures))
+    browser.open(tmp_path / "index.html")
+    browser.click("figure:nth-child(1) a")
+    texts = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        texts.append(browser.run("document.querySelector('dialog div').textContent"))
+        browser.press(key)
+    assert texts == ["a b.jpg  (1 of 2)", "50%.jpg  (2 of 2)", "a b.jpg  (1 of 2)"]
+    width = (
+        "(async () => { const i = document.querySelector('dialog img'); await i.decode(); return i.naturalWidth; })()"
+    )
+    assert browser.run(width) == 40
+    browser.press("Escape")
+    browser.click("figure a")
+    browser.click("dialog img")
+    assert browser.run("document.querySelector('dialog').open") is False
+
+
+def test_colors_and_curves_are_drawn(browser: Browser, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.full((30, 40, 3), 90, np.uint8))
+    write_gallery(tmp_path / "index.html", gallery_page(path="a.jpg"))
+    browser.open(tmp_path / "index.html")
+    assert browser.run("getComputedStyle(document.querySelector('.swatch rect')).fill") == "rgb(1, 2, 3)"
+    assert browser.run("getComputedStyle(document.querySelector('polyline')).stroke") == "rgb(11, 98, 196)"
+
+
+def test_the_summary_can_be_sorted_and_is_as_dark_as_the_system(browser: Browser, tmp_path: Path) -> None:
+    write_summary(tmp_path / "summary.html", "data", {"train": split_summary("cat")})
+    browser.open(tmp_path / "summary.html", (390, 844), "dark")
+    names = "[...document.querySelector('table').tBodies[0].rows].map(row => row.cells[0].textContent)"
+    assert browser.run(names) == ["cat", "sky"]
+    browser.click("th:nth-child(3) button")
+    browser.click("th:nth-child(3) button")
+    assert browser.run(names) == ["sky", "cat"]
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
