@@ -44,8 +44,8 @@ def test_json_alone_on_stdout(recipe_file: str, capsys: pytest.CaptureFixture[st
 
 def test_help_imports_nothing_heavy() -> None:
     loaded = in_new_process(
-        "import sys\nfrom panformer_cli import cli\n"
-        "try:\n    cli.main(['benchmark', '--help'])\nexcept SystemExit as exit:\n    assert not exit.code\n"
+        "import sys\nfrom panformer_cli.cli.main import main\n"
+        "try:\n    main(['benchmark', '--help'])\nexcept SystemExit as exit:\n    assert not exit.code\n"
         f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])"
     )
     assert loaded.splitlines()[-1] == "loaded: []"
