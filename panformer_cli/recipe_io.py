@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
 from panformer_cli.recipe import Recipe
+from panformer_cli.wording import truncated
 
 Section = TypeVar("Section")
 
@@ -239,8 +240,7 @@ def _is_text(hint: Any) -> bool:
 
 
 def _received(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return truncated("null" if value is None else repr(value), 60)
 
 
 def _settings() -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_documented_commands_exist_with_their_options(words: list[str]) -> None:
         found = command.get_command(context, name)
         assert found is not None
         command = found
-    known = {option for parameter in command.get_params(context) for option in parameter.opts}
+    known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
 
 

@@ -30,10 +30,11 @@ from panformer_cli.models.panoptic_segformer.official_names import BUFFERS, from
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.tensor_files import kind_of, read_header, read_state
+from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"
 MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
-LISTED = 20
+NAMED = 20
 """Tensors of one kind that an error lists."""
 
 
@@ -239,18 +240,13 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], is_release:
             called(name) for name in own if name in given and not is_plain(name, given[name])
         ],
     }
-    return "; ".join(f"{what}: {_listed(names)}" for what, names in groups.items() if names)
+    return "; ".join(f"{what}: {listing(names, NAMED)}" for what, names in groups.items() if names)
 
 
 def is_plain(name: str, tensor: Tensor) -> bool:
     """Whether the tensor `name` holds all its values, one by one, as floating-point numbers; of buffers as any."""
     stored = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     return stored and (tensor.is_floating_point() or name.endswith(BUFFERS))
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from panformer_cli.download import DownloadedFile, DownloadError, check_file, download, sha256_of
+from panformer_cli.download import DownloadedFile, DownloadError, check_file, download
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import cache_folder, write_json
+from panformer_cli.files import cache_folder, sha256_of, write_json
 from panformer_cli.reporting import Reporter
 
 RELEASE = "https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0"

@@ -10,6 +10,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, fill_model, is_plain, read_weights
 from panformer_cli.models.panoptic_segformer.network import PanopticSegFormer
 from panformer_cli.reporting import Reporter
+from panformer_cli.wording import listing
 
 PER_THING = re.compile(r"location_decoder\.class_branches\.\d+\.(weight|bias)")
 """A row for every thing class."""
@@ -66,8 +67,7 @@ def _what_begins_anew(categories: CategoryTable, known: list[bool], checkpoint: 
     total = len(categories)
     if not new:
         return f"All {total} categories are known to {checkpoint.path} by name and begin with its weights"
-    shown = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
     return (
         f"{total - len(new)} of {total} categories are known to {checkpoint.path} by name and begin with its weights; "
-        f"the others begin anew: {shown}"
+        f"the others begin anew: {listing(new, 5)}"
     )

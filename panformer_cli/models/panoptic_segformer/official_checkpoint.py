@@ -11,6 +11,7 @@ from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
 from panformer_cli.recipe import BackboneName
+from panformer_cli.wording import listing
 
 MARKS = (
     "bbox_head.stuff_query.",
@@ -159,13 +160,13 @@ def _first_side(state: Mapping[str, Tensor], name: str, path: Path) -> int:
 def _what_else(state: Mapping[str, Tensor], path: Path) -> str:
     if any(KNET_NAME.match(name) for name in state) or path.name.startswith("knet_"):
         return KNET
-    names = ", ".join(list(state)[:3])
+    names = listing(state, 3)
     for beginnings, what in OTHER_MODELS:
         if any(name.startswith(beginnings) for name in state):
-            return f"{what}: its names are {names} ...; expected a checkpoint of Panoptic SegFormer"
+            return f"{what}: its names are {names}; expected a checkpoint of Panoptic SegFormer"
     if all(name.startswith("backbone.") for name in state):
-        return f"{PREFIXED_BACKBONE}: its names are {names} ...; expected a checkpoint of Panoptic SegFormer"
+        return f"{PREFIXED_BACKBONE}: its names are {names}; expected a checkpoint of Panoptic SegFormer"
     return (
-        f"holds tensors but is no checkpoint of Panoptic SegFormer: its names are {names} ...; expected a file that "
+        f"holds tensors but is no checkpoint of Panoptic SegFormer: its names are {names}; expected a file that "
         "`panformer train` wrote, or one of the authors' with names such as bbox_head.stuff_query.weight"
     )
