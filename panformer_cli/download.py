@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import time
@@ -21,8 +20,9 @@ from filelock import FileLock, Timeout
 
 from panformer_cli import __version__
 from panformer_cli.errors import PanformerError
+from panformer_cli.files import sha256_of
 from panformer_cli.partial_file import Origin, PartialFile, writing
-from panformer_cli.reporting import Progress, Reporter, SilentReporter
+from panformer_cli.reporting import MEGABYTE, Reporter, megabyte_bar, megabytes
 
 RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt; they begin anew whenever an attempt got further than all before it."""
@@ -30,7 +30,6 @@ RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 TIMEOUT = 30.0
 """Seconds without a sign of the server, in connecting and in reading."""
 
-MEGABYTE = 1_000_000
 _PIECE = 1 << 20  # bytes
 
 
@@ -93,16 +92,6 @@ def download(
         return found
 
 
-def sha256_of(path: Path, reporter: Reporter) -> str:
-    """The hash of a file, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file, _megabyte_bar("Check, MB", path.stat().st_size, 0, reporter) as bar:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            bar.advance(len(piece))
-    return digest.hexdigest()
-
-
 def check_file(what: str, found: DownloadedFile, size: int | None, sha256: str | None, advice: str) -> None:
     """Raises PanformerError for another size or hash than known; it calls the file `what` and ends with `advice`."""
     if size is not None and found.size != size:
@@ -145,7 +134,7 @@ def _show(
 def _how_to_go_on(wanted: _Wanted, partial: PartialFile) -> str:
     if not partial.can_go_on(wanted.url):
         return f"Stopped; the same command downloads {wanted.target.name} from its beginning."
-    kept = f"{_megabytes(partial.size)} MB of {wanted.target.name} are kept"
+    kept = f"{megabytes(partial.size)} MB of {wanted.target.name} are kept"
     return f"Stopped; {kept}, and the same command goes on from there."
 
 
@@ -173,10 +162,10 @@ def _attempt(wanted: _Wanted, partial: PartialFile, reporter: Reporter) -> None:
             raise wanted.refusal("a web page came in place of the file, perhaps the login page of a network")
         total = _begin_or_go_on(wanted, partial, response)
         _check_room(partial, (total or 0) - partial.size)
-        with _megabyte_bar("Download, MB", total or 0, partial.size, reporter) as bar:
+        with megabyte_bar("Download, MB", total or 0, partial.size, reporter) as bar:
             partial.append(_pieces(response), bar.advance)
     if total is not None and partial.size < total:
-        raise _BrokenOff(f"the connection broke after {_megabytes(partial.size)} of {_megabytes(total)} MB")
+        raise _BrokenOff(f"the connection broke after {megabytes(partial.size)} of {megabytes(total)} MB")
 
 
 def _connect(wanted: _Wanted, partial: PartialFile) -> HTTPResponse:
@@ -243,7 +232,7 @@ def _check_room(partial: PartialFile, needed: int) -> None:
     free = shutil.disk_usage(partial.path.parent).free
     if free < needed:
         raise PanformerError(
-            f"no room for {partial.target}: {_megabytes(needed)} MB are to come and {free // MEGABYTE} MB are free on "
+            f"no room for {partial.target}: {megabytes(needed)} MB are to come and {free // MEGABYTE} MB are free on "
             "its disk; free some space and try again"
         )
 
@@ -278,30 +267,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if urlsplit(newurl).scheme not in ("https", req.type):
             raise HTTPError(newurl, code, f"and leads to {newurl}, which is not followed", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _MegabyteBar:
-    """A bar that is told bytes and shows megabytes."""
-
-    def __init__(self, bar: Progress, done: int) -> None:
-        self._bar, self._done = bar, done
-
-    def advance(self, count: int) -> None:
-        before, self._done = self._done, self._done + count
-        self._bar.advance(_megabytes(self._done) - _megabytes(before))
-
-
-@contextmanager
-def _megabyte_bar(what: str, total: int, done: int, reporter: Reporter) -> Iterator[_MegabyteBar]:
-    """Silent where nobody knows the total."""
-    shown = reporter if total else SilentReporter()
-    with shown.progress(what, _megabytes(total), _megabytes(done)) as bar:
-        yield _MegabyteBar(bar, done)
-
-
-def _megabytes(count: int) -> int:
-    """Rounded up, so that the last byte completes a bar."""
-    return -(-count // MEGABYTE)
 
 
 def _words(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -15,10 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
 
 _SEPARATOR = re.compile(r"[/\\]")
 _LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
 """A piece of a name that is empty, climbs (Windows takes `.. ` for `..`), is a root (`/`, `//`) or names a drive."""
+
+_PIECE = 1 << 20
+"""Bytes that are hashed at a time."""
 
 _KEPT = 50
 """Characters of a name that the temporary one keeps: of up to four bytes each, where a name has 255 at most."""
@@ -71,6 +76,22 @@ def temporary_path(path: Path) -> Path:
 def temporary_paths(path: Path) -> Iterator[Path]:
     """Those of all processes, which remain where one was killed."""
     return path.parent.glob(f".{escape(path.name[:_KEPT])}.*.tmp")
+
+
+def sha256_of(path: Path, reporter: Reporter | None = None) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Args:
+        path: the file.
+        reporter: shows a progress bar; None for no bar.
+    """
+    digest = hashlib.sha256()
+    total = path.stat().st_size
+    with path.open("rb") as file, megabyte_bar("Check, MB", total, 0, reporter or SilentReporter()) as bar:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            bar.advance(len(piece))
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:

@@ -15,6 +15,7 @@ from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
 from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.recipe import Recipe
+from panformer_cli.wording import truncated
 
 Section = TypeVar("Section")
 
@@ -291,8 +292,7 @@ def _is_text(hint: Any) -> bool:
 
 
 def _received(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return truncated("null" if value is None else repr(value), 60)
 
 
 def _settings(family: str) -> dict[str, Any]:

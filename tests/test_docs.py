@@ -12,19 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from panformer_cli.cli.evaluate import evaluate
+from panformer_cli.cli.evaluate.checkpoint import checkpoint
+from panformer_cli.cli.evaluate.routing import EvaluateGroup
 from panformer_cli.cli.main import program
 from tests.cli.test_cli import run
 from tests.conftest import REPOSITORY
 from tests.golden.conftest import TABLES
 
 DATA = REPOSITORY / "docs" / "data.md"
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of every line `panformer ...` in the fenced blocks of a page, in their order."""
+    """Return the words after `panformer` of each command in the fenced blocks of a page, in their order."""
     blocks = re.findall(r"^```\n(.*?)^```$", text, flags=re.S | re.M)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("panformer ")]
-    return [shlex.split(line)[1:] for line in lines]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def section(text: str, title: str) -> str:
@@ -65,19 +69,35 @@ def test_the_tables_of_the_fidelity_page_are_full_and_within_their_limits(mark: 
         assert max(numbers) <= max(map(float, limits.split(" to ")))
 
 
-@pytest.mark.parametrize("words", commands(DATA.read_text(encoding="utf-8")), ids=" ".join)
-def test_the_commands_of_the_data_page_exist_with_their_options(words: list[str]) -> None:
+ALL_COMMANDS = [words for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS, ids=" ".join)
+def test_documented_commands_exist_with_their_options(words: list[str]) -> None:
     command: click.Command = program
     context = click.Context(command)
     while isinstance(command, click.Group):
+        if isinstance(command, EvaluateGroup):
+            words = command.with_subcommand(words, context.help_option_names)
         name, *words = words
         if name == "SOURCE":
             name, words = "labelme", [word.strip("[]") for word in words]
         found = command.get_command(context, name)
         assert found is not None
         command = found
-    known = {option for parameter in command.get_params(context) for option in parameter.opts}
+    known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_evaluation_page_describes_every_subcommand() -> None:
+    documented = commands((REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8"))
+    assert {evaluate.with_subcommand(words[1:], [])[0] for words in documented} == set(evaluate.commands)
+
+
+def test_the_evaluation_page_names_every_option_of_the_default_subcommand() -> None:
+    text = section((REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8"), "Command line")
+    options = [option for option in checkpoint.params if isinstance(option, click.Option)]
+    assert [option.opts[0] for option in options if option.opts[0] not in text] == []
 
 
 def test_the_links_of_the_data_page_lead_to_its_sections() -> None:

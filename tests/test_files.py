@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.files import name_inside, sha256_of
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,10 @@ def test_names_that_stay(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to("real")
     expected = tmp_path.joinpath(*name.replace("\\", "/").split("/"))
     assert name_inside(tmp_path, name, "x.json") == expected
+
+
+@pytest.mark.parametrize("size", [0, 5, 2**20, 2**20 + 1])
+def test_the_sha256_of_a_file(size: int, tmp_path: Path) -> None:
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()

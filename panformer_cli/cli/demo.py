@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from panformer_cli.cli.tables import print_figures
+from panformer_cli.cli.tables import print_metrics
 
 
 @click.command()
@@ -30,10 +30,10 @@ def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
     folders = DemoFolders(out)
     scenes = SceneOptions(train_images=images)
     try:
-        figures = run_demo(load_recipe("tiny", overrides), folders, scenes, RichReporter())
+        metrics = run_demo(load_recipe("tiny", overrides), folders, scenes, RichReporter())
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("Stopped; the same command goes on from here.") from error
-    print_figures(figures, per_class=True)
+    print_metrics(metrics)
     click.echo(f"Scenes:       {folders.scenes}")
     click.echo(f"Run:          {folders.run.path}")
     click.echo(f"Evaluation:   {folders.evaluation}")

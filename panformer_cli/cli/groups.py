@@ -13,7 +13,7 @@ COMMANDS = {
     "demo": "A first run on generated scenes: prepare, train, evaluate, predict, draw.",
     "prepare-data": "Convert, check, repair or divide a data set, or generate scenes.",
     "train": "Train a model from a recipe.",
-    "evaluate": "Measure PQ, and AP if asked, of a checkpoint.",
+    "evaluate": "Evaluate a checkpoint or predictions, compare two results.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions, or the curves of a run.",
     "weights": "List the published weights; import a .pth file.",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.runtime import ProcessOptions
@@ -54,14 +53,6 @@ class Compute:
         return options
 
 
-def check_given(names: Sequence[str], why: str) -> None:
-    """Raises click.UsageError, `--NAME why`, where one of the parameters stands on the command line."""
-    context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
-
-
 def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--gpus`, `--cpu-processes`, `--device`, `--sampling`; the function gets them as `compute`, a `Compute`."""
 
@@ -96,14 +87,15 @@ def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
         default=1,
         show_default=True,
         metavar="N",
-        help="Images of one size that share a forward pass; the results stay the same.",
+        help="Images of equal size per forward pass, at most; does not change the results.",
     )
     @click.option(
         "--precision",
         type=click.Choice(["fp32", "bf16", "fp16"]),
-        help="Of the network [fp32]; the others are faster where the hardware has them, and change results a little.",
+        help="Precision of the network; bf16 and fp16 are faster on supported hardware and change results slightly. "
+        "[default: fp32]",
     )
-    @click.option("--fast", is_flag=True, help="The fastest precision of this device: bf16 where the hardware has it.")
+    @click.option("--fast", is_flag=True, help="Use the fastest precision that the device supports, such as bf16.")
     @functools.wraps(function)
     def with_speed(precision: str | None, fast: bool, **others: Any) -> Any:
         if fast and precision is not None:
@@ -123,16 +115,18 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="FILE.zip",
         help="Pack the predictions for a test server.",
     )
-    @click.option("--form", type=click.Choice(FORMS), default="coco", show_default=True, help="Of --submission.")
+    @click.option("--form", type=click.Choice(FORMS), help="Format of the test server. [default: coco]")
     @functools.wraps(function)
-    def with_submission(archive: Path | None, form: FormName, **others: Any) -> Any:
+    def with_submission(archive: Path | None, form: FormName | None, **others: Any) -> Any:
         if archive is None:
-            check_given(("form",), "belongs to --submission FILE.zip: give both, or neither.")
+            if form is not None:
+                raise click.UsageError("--form belongs to --submission FILE.zip: give both, or neither.")
             return function(submission=None, **others)
         from panformer_cli.submission.forms import FORMS as KNOWN
 
-        KNOWN[form].check_name(archive)
-        return function(submission=Submission(archive, form), **others)
+        submission = Submission(archive, form or "coco")
+        KNOWN[submission.form].check_name(archive)
+        return function(submission=submission, **others)
 
     return with_submission
 

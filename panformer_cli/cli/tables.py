@@ -1,42 +1,39 @@
-"""Tables of figures, as several commands print them."""
+"""Tables of results that several commands print."""
 
 from __future__ import annotations
 
 from typing import Any
 
 GROUPS = ("all", "things", "stuff")
+QUALITY = ("", "PQ", "SQ", "RQ", "classes")
+"""Columns of `_quality`."""
 
 
-def print_figures(figures: dict[str, Any], per_class: bool) -> None:
-    """Print an evaluation (`metrics.evaluator.Evaluator.figures`) as tables on stdout.
-
-    per_class: also one row a category.
-    """
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print an evaluation (`metrics.evaluator.Evaluator.figures`) as tables on stdout."""
     from panformer_cli.console import print_table
 
-    panoptic = figures["panoptic"]
-    intervals = figures.get("intervals", {})
+    panoptic = metrics["panoptic"]
+    intervals = metrics.get("intervals", {})
     rows = [(*_quality(name, panoptic[name]), _interval(intervals.get(name, {}).get("pq"))) for name in GROUPS]
-    title = f"Panoptic quality of {figures['images']} images, percent"
-    print_table(title, ("", "PQ", "SQ", "RQ", "classes", "PQ's 95 % interval"), rows)
+    title = f"Panoptic quality of {metrics['images']} images, percent"
+    print_table(title, (*QUALITY, "95 % interval of PQ"), rows)
     sizes = [_quality(size, groups["all"]) for size, groups in panoptic["sizes"].items()]
-    print_table("By size of the segments", ("", "PQ", "SQ", "RQ", "classes"), sizes)
-    if per_class:
-        _print_classes("Per class", panoptic)
-    if "boundary" in figures:
-        groups = [_quality(name, figures["boundary"][name]) for name in GROUPS]
-        print_table("Boundary PQ, percent", ("", "PQ", "SQ", "RQ", "classes"), groups)
-    if "semantic" in figures:
-        semantic = figures["semantic"]
+    print_table("By segment size, percent", QUALITY, sizes)
+    _print_classes(panoptic)
+    if "boundary" in metrics:
+        print_table("Boundary PQ, percent", QUALITY, [_quality(name, metrics["boundary"][name]) for name in GROUPS])
+    if "semantic" in metrics:
+        semantic = metrics["semantic"]
         cells = [(semantic["miou"], semantic["fwiou"], semantic["accuracy"], semantic["n"])]
-        print_table("As a semantic map, percent", ("mIoU", "fwIoU", "accuracy", "classes"), cells)
-    for metric, title in (("bbox", "Box AP of the things"), ("segm", "Mask AP of the things")):
-        if metric in figures:
-            print_table(f"{title}, percent", tuple(figures[metric]), [tuple(figures[metric].values())])
+        print_table("Semantic segmentation, percent", ("mIoU", "fwIoU", "pixel accuracy", "classes"), cells)
+    for metric, title in (("bbox", "Box AP of things"), ("segm", "Mask AP of things")):
+        if metric in metrics:
+            print_table(f"{title}, percent", tuple(metrics[metric]), [tuple(metrics[metric].values())])
 
 
 def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
-    """Print where PQ was lost (`PanopticAnalysis.to_json`), and the classes worth fixing first."""
+    """Print where PQ was lost (`PanopticAnalysis.to_json`), and the `classes` with the largest potential gain."""
     from panformer_cli.console import print_table
 
     causes = analysis["causes"]
@@ -46,18 +43,22 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     gains = [(row["name"], row["pq"], row["mend"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
     worth = [row for row in gains[:classes] if row[-1] > 0]
     if worth:
-        print_table("What mending a class would gain", ("class", "PQ", "what", "points of the whole PQ"), worth)
+        title = "Potential gain from fixing one cause of a class"
+        print_table(title, ("class", "PQ", "cause to fix", "gain, points of overall PQ"), worth)
 
 
-def _print_classes(title: str, panoptic: dict[str, Any]) -> None:
+def _print_classes(panoptic: dict[str, Any]) -> None:
     from panformer_cli.console import print_table
 
     cells = [
-        (row["name"], "thing" if row["is_thing"] else "stuff", row["pq"], row["sq"], row["rq"])
-        + (row["tp"], row["fp"], row["fn"])
+        (row["name"], _thing_or_stuff(row), row["pq"], row["sq"], row["rq"], row["tp"], row["fp"], row["fn"])
         for row in panoptic["per_class"].values()
     ]
-    print_table(title, ("class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN"), cells)
+    print_table("Per class, percent", ("class", "type", "PQ", "SQ", "RQ", "TP", "FP", "FN"), cells)
+
+
+def _thing_or_stuff(row: dict[str, Any]) -> str:
+    return "thing" if row["is_thing"] else "stuff"
 
 
 def _quality(name: str, row: dict[str, Any]) -> tuple[str, float, float, float, int]:
@@ -69,7 +70,7 @@ def _interval(bounds: list[float] | None) -> str | None:
 
 
 def print_comparison(content: dict[str, Any]) -> None:
-    """Print a comparison (`engine.evaluation.compare.Comparison.to_json`)."""
+    """Print a comparison (`engine.evaluation.compare.Comparison.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
 
     first, second, difference = content["a"], content["b"], content["difference"]
@@ -87,36 +88,36 @@ def print_comparison(content: dict[str, Any]) -> None:
     title = f"PQ of {content['images']} images: A is {first['name']}, B is {second['name']}"
     print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples"), rows)
     classes = [
-        (row["name"], "thing" if row["is_thing"] else "stuff", row["first"], row["second"], row["difference"])
+        (row["name"], _thing_or_stuff(row), row["first"], row["second"], row["difference"])
         for row in content["per_class"]
     ]
-    print_table("Per class, what gained most first", ("class", "kind", "A", "B", "B - A"), classes)
-    for kind, title in (("gained", "Images that gained most"), ("lost", "Images that lost most")):
-        images = [(row["file_name"], row["first"], row["second"]) for row in content[f"images_{kind}"]]
+    print_table("PQ per class, largest gain first", ("class", "type", "A", "B", "B - A"), classes)
+    for change, title in (("gained", "Images with the largest gain"), ("lost", "Images with the largest loss")):
+        images = [(row["file_name"], row["first"], row["second"]) for row in content[f"images_{change}"]]
         if images:
-            print_table(f"{title}, PQ of the image alone", ("image", "A", "B"), images)
+            print_table(f"{title}, PQ per image", ("image", "A", "B"), images)
 
 
 def print_tuning(content: dict[str, Any]) -> None:
-    """Print a search of thresholds (`engine.evaluation.tune.Tuning.to_json`)."""
+    """Print tuned thresholds (`engine.evaluation.tune.Tuning.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
 
     names = list(content["before"])
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
     print_table("Settings", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]
-    pq = held_out["difference"]["all"]["pq"], held_out["difference"]["intervals"]["all"]["pq"]
+    gain, interval = held_out["difference"]["all"]["pq"], held_out["difference"]["intervals"]["all"]["pq"]
     table = [
         ("searched", searched["images"], searched["pq_before"], searched["pq_after"], None),
-        ("held out", held_out["images"], held_out["a"]["all"]["pq"], held_out["b"]["all"]["pq"], _interval(pq[1])),
+        ("held out", held_out["images"], held_out["a"]["all"]["pq"], held_out["b"]["all"]["pq"], _interval(interval)),
     ]
-    print_table("PQ", ("half", "images", "before", "after", "95 % interval of the gain"), table)
-    verdict = "a gain" if content["gain"] else "no gain that is sure: the interval holds 0"
-    print_table("Verdict of the held-out half", ("points", ""), [(pq[0], verdict)])
+    print_table("PQ of each half, percent", ("half", "images", "before", "after", "95 % interval of the gain"), table)
+    verdict = "significant" if content["gain"] else "not significant: the interval contains 0"
+    print_table("Gain on the held-out half, points", ("gain", ""), [(gain, verdict)])
 
 
 def print_robustness(content: dict[str, Any]) -> None:
-    """Print what corruptions leave (`engine.evaluation.robustness.Robustness.to_json`)."""
+    """Print PQ under corruptions (`engine.evaluation.robustness.Robustness.to_json`) as a table on stdout."""
     from panformer_cli.console import print_table
 
     severities = list(content["rows"][0]["by_severity"])
@@ -130,6 +131,6 @@ def print_robustness(content: dict[str, Any]) -> None:
         ("mean", "", content["mean"], *blank, paper["mean"]),
         ("clean", "", content["clean"], *blank, paper["clean"]),
     ]
-    columns = ("corruption", "kind", "PQ", *(f"severity {severity}" for severity in severities), "paper")
-    title = f"PQ of {content['images']} images, percent; {content['kept']:.1f} % of the clean PQ is left"
+    columns = ("corruption", "group", "PQ", *(f"severity {severity}" for severity in severities), "paper")
+    title = f"PQ of {content['images']} images, percent; {content['kept']:.1f} % of the clean PQ is kept"
     print_table(title, columns, rows)

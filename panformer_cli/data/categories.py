@@ -67,6 +67,11 @@ class CategoryTable:
     def __contains__(self, category_id: int) -> bool:
         return category_id in self._label_of_id
 
+    def has_labels_of(self, other: CategoryTable) -> bool:
+        """Return whether every label means the same category in both tables; names and colors may differ."""
+        own, others = ([(row.id, row.is_thing) for row in table.categories] for table in (self, other))
+        return own == others
+
     def label(self, category_id: int) -> int:
         """The label of a dataset id; KeyError when the table has no such id."""
         return self._label_of_id[category_id]

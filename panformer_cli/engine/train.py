@@ -52,6 +52,7 @@ from panformer_cli.models.layers.sampling import SamplingName, check_sampling
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
+from panformer_cli.wording import listing
 
 DIVERGED = (
     "training diverged: a gradient is no longer finite; the last checkpoint is from before it; go on from there with "
@@ -388,9 +389,9 @@ def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder)
     if changed:
         raise CheckpointError(
             f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "
-            f"{'; '.join(changed[:3])}; use its own recipe, {run.recipe}"
+            f"{listing(changed, 3, '; ')}; use its own recipe, {run.recipe}"
         )
-    if _ids(checkpoint.categories) != _ids(categories):
+    if not checkpoint.categories.has_labels_of(categories):
         raise CheckpointError(
             f"--resume: the run in {run.path} was trained on other categories than those of {recipe.data.root} "
             f"({len(checkpoint.categories)} and {len(categories)}, or other ids); use its own data set"
@@ -398,12 +399,7 @@ def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder)
 
 
 def _check_same_categories(train: CategoryTable, validation: CategoryTable, root: Path) -> None:
-    if _ids(train) != _ids(validation):
+    if not train.has_labels_of(validation):
         raise DataError(
             f"{root}: the training and validation annotations have different categories; expected one table"
         )
-
-
-def _ids(table: CategoryTable) -> list[tuple[int, bool]]:
-    """What has to be equal for a label to mean the same: ids and kinds, in order."""
-    return [(row.id, row.is_thing) for row in table.categories]

@@ -32,6 +32,7 @@ from panformer_cli.metrics.average_precision import (
     Metric,
     pack_flags,
 )
+from panformer_cli.wording import listing
 
 Row = dict[str, Any]
 
@@ -85,7 +86,9 @@ class DetectionQuality:
             raise DataError("two detection qualities have different category tables; expected one table for both")
         twice = sorted(str(image_id) for image_id in self._detections.places.keys() & other._detections.places)
         if twice:
-            raise DataError(f"images {twice[:5]} are in two parts of the detections; expected every image in one part")
+            raise DataError(
+                f"images {listing(twice)} are in two parts of the detections; expected every image in one part"
+            )
         self._detections.merge(other._detections)
 
     def result(self, metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, float | None]]:

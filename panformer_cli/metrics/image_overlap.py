@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
-from panformer_cli.data.wording import some
 from panformer_cli.errors import DataError
+from panformer_cli.wording import listing
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -75,8 +75,8 @@ class ImageOverlap:
         areas = [s.id for s, count in zip(self.truth, pixels, strict=True) if 0 < count != s.area]
         absent = [s.id for s, count in zip(self.truth, pixels, strict=True) if count == 0]
         unlisted = int(self.overlap[UNLISTED_ROW].sum())
-        phrases = [f"areas of segments {some(areas)} are not those of their pixels"] if areas else []
-        phrases += [f"segments {some(absent)} have no pixel"] if absent else []
+        phrases = [f"areas of segments {listing(sorted(areas))} are not those of their pixels"] if areas else []
+        phrases += [f"segments {listing(sorted(absent))} have no pixel"] if absent else []
         phrases += [f"{unlisted} pixels belong to no listed segment"] if unlisted else []
         return phrases
 
@@ -143,9 +143,9 @@ def compare(
     columns = _places(predicted_ids, predicted_runs)
     strangers = columns > len(predicted_ids)
     if strangers.any():
-        listed = np.unique(predicted_runs[strangers])[:5].tolist()
+        unknown = np.unique(predicted_runs[strangers]).tolist()
         raise DataError(
-            f"{file_name}, prediction: the map holds ids {listed} that no segment has; "
+            f"{file_name}, prediction: the map holds the ids {listing(unknown)}, which no segment has; "
             "expected a row for every id but 0"
         )
     shape = (len(truth_ids) + 2, len(predicted_ids) + 1)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from panformer_cli.wording import listing
+
 
 @dataclass(frozen=True)
 class OfficialModel:
@@ -98,13 +100,13 @@ def unknown_checkpoint(state: Mapping[str, Tensor], path: Path) -> str:
     """Return what a state dict that no family recognizes is, as far as its names tell: the rest of a sentence."""
     if any(KNET_NAME.match(name) for name in state) or path.name.startswith("knet_"):
         return KNET
-    names = ", ".join(list(state)[:3])
+    names = listing(state, 3)
     for beginnings, what in OTHER_MODELS:
         if any(name.startswith(beginnings) for name in state):
-            return f"{what}: its names are {names} ...; expected a checkpoint of Panoptic SegFormer"
+            return f"{what}: its names are {names}; expected a checkpoint of Panoptic SegFormer"
     if all(name.startswith("backbone.") for name in state):
-        return f"{PREFIXED_BACKBONE}: its names are {names} ...; expected a checkpoint of Panoptic SegFormer"
+        return f"{PREFIXED_BACKBONE}: its names are {names}; expected a checkpoint of Panoptic SegFormer"
     return (
-        f"holds tensors but is no checkpoint of Panoptic SegFormer: its names are {names} ...; expected a file that "
+        f"holds tensors but is no checkpoint of Panoptic SegFormer: its names are {names}; expected a file that "
         "`panformer train` wrote, or one of the authors' with names such as bbox_head.stuff_query.weight"
     )

@@ -11,7 +11,6 @@ which the same command goes on.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -29,12 +28,13 @@ from panformer_cli.data.disk_list import KeyPlaces, Spool
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write, is_file, name_inside, temporary_path, temporary_paths
+from panformer_cli.files import atomic_write, is_file, name_inside, sha256_of, temporary_path, temporary_paths
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.prepare.source import ReadsMore, Source, SourceImage
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
+from panformer_cli.wording import first_items
 
 MAX_PIXELS = 2**28
 """An image that declares more is not converted: its map alone would take gigabytes."""
@@ -168,7 +168,7 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
     link_or_copy(image.picture, picture)
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
-    hashes = {"picture": _sha256(picture), "png": _sha256(png)}
+    hashes = {"picture": sha256_of(picture), "png": sha256_of(png)}
     return {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
 
 
@@ -209,10 +209,6 @@ def link_or_copy(source: Path, target: Path) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _stamp(image: SourceImage) -> list[Any]:
@@ -265,11 +261,8 @@ def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_l
 
 
 def with_first(heading: str, problems: Sequence[str]) -> str:
-    """The first problems below a heading, a line each, and how many more there are."""
-    lines = [heading, *(f"  {problem}" for problem in problems[:PROBLEMS_NAMED])]
-    if len(problems) > PROBLEMS_NAMED:
-        lines.append(f"  and {len(problems) - PROBLEMS_NAMED} more")
-    return "\n".join(lines)
+    """Return the heading and, on a line each, the first problems and how many more there are."""
+    return "\n".join([heading, *(f"  {line}" for line in first_items(problems, PROBLEMS_NAMED))])
 
 
 def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest, parts: ImageParts) -> SplitSummary:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panformer_cli.errors import DataError
-from panformer_cli.files import locked_folder, write_json
+from panformer_cli.files import locked_folder, sha256_of, write_json
 from panformer_cli.pages.summary import write_summary
 from panformer_cli.prepare.summary import SplitSummary
 
@@ -58,11 +58,7 @@ class SplitManifest:
 
     def finish(self, annotation: Path, name: str) -> SplitManifest:
         """Take in the JSON that was written, and its name."""
-        digest = hashlib.sha256()
-        with annotation.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        self._annotation = {"name": name, "bytes": annotation.stat().st_size, "sha256": digest.hexdigest()}
+        self._annotation = {"name": name, "bytes": annotation.stat().st_size, "sha256": sha256_of(annotation)}
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
 from panformer_cli.submission.archive import Archive, open_archive
 from panformer_cli.submission.findings import Findings, Problem, SubmissionReport
 from panformer_cli.submission.forms import Form, ImageId, ImageList, is_image_id, read_image_list
 from panformer_cli.submission.segments import SegmentChecks
+from panformer_cli.wording import listing, short
 
 
 def check_submission(path: Path, image_info: Path, form: Form, reporter: Reporter) -> SubmissionReport:
@@ -56,7 +56,7 @@ def _find_json(archive: Archive, form: Form, findings: Findings) -> str | None:
     names = sorted(name for name in archive.names if name.endswith(".json"))
     top = [name for name in names if "/" not in name]
     if len(top) != 1:
-        found = "several, " + ", ".join(top[:3]) if top else names[0] if names else "none"
+        found = f"several, {listing(top, 3)}" if top else names[0] if names else "none"
         findings.add(
             Problem.JSON_PLACE, found, f"{archive.path} holds {found} as JSON; expected one JSON at the top of the zip"
         )

@@ -17,8 +17,8 @@ from panformer_cli.data import cityscapes_labels
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_bytes
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
+from panformer_cli.wording import short
 
 FormName = Literal["coco", "cityscapes", "ade20k", "mapillary"]
 FORM_NAMES: tuple[FormName, ...] = get_args(FormName)

@@ -12,10 +12,10 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_png import MAX_ID, decode_ids, segment_ids
 from panformer_cli.data.images import decode
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.wording import short, some
 from panformer_cli.submission.archive import Archive
 from panformer_cli.submission.findings import Findings, Problem
 from panformer_cli.submission.forms import ImageId
+from panformer_cli.wording import listing, short
 
 MAX_PIXELS = 2**27
 """A PNG that declares more is not decoded, even where the image info gives no size."""
@@ -45,10 +45,14 @@ class SegmentChecks:
         self._check_categories(where, image_id, category_of_id)
         listed = set(category_of_id)
         if drawn - listed:
-            sentence = f"{where}: {png} holds the segment ids {some(drawn - listed)}, which segments_info lacks"
+            sentence = (
+                f"{where}: {png} holds the segment ids {listing(sorted(drawn - listed))}, which segments_info lacks"
+            )
             self._findings.add(Problem.SEGMENT_UNLISTED, image_id, f"{sentence}; expected the same ids in both")
         if listed - drawn:
-            sentence = f"{where}: segments_info lists the segment ids {some(listed - drawn)}, which {png} lacks"
+            sentence = (
+                f"{where}: segments_info lists the segment ids {listing(sorted(listed - drawn))}, which {png} lacks"
+            )
             self._findings.add(Problem.SEGMENT_NOT_DRAWN, image_id, f"{sentence}; expected the same ids in both")
 
     def _read_rows(self, where: str, image_id: ImageId, rows: list[Any]) -> dict[int, int] | None:

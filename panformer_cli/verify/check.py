@@ -14,13 +14,13 @@ from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.disk_list import KeyedSpool
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
 from panformer_cli.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.verify.fix import ChangeLog, FixedFile
 from panformer_cli.verify.images import AnnotationRow, ImageResult, ImageTask, Setting, check_image
 from panformer_cli.verify.outline import ImageId, ListedImage, Outline, read_outline
+from panformer_cli.wording import short
 
 
 @dataclass(frozen=True)

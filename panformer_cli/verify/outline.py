@@ -11,9 +11,9 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_count, is_image_id
 from panformer_cli.data.disk_list import KeyedSpool
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.verify.findings import Finding, Findings, Problem
+from panformer_cli.wording import short
 
 ImageId = int | str
 

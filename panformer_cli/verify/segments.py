@@ -10,9 +10,9 @@ from panformer_cli.data.coco.json_values import is_count, is_score
 from panformer_cli.data.coco.panoptic_png import MAX_ID
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, Segment
-from panformer_cli.data.wording import short, some
 from panformer_cli.verify.findings import Change, Finding, Problem, twice
 from panformer_cli.verify.outline import ImageId
+from panformer_cli.wording import listing, short
 
 TINY_PIXELS = 10
 """A segment of fewer pixels is told of: most are slips of the annotation tool."""
@@ -95,11 +95,13 @@ class SegmentChecks:
     def _check_ids(self, rows: Mapping[int, dict[str, Any]], drawn: Mapping[int, Segment], is_sized: bool) -> None:
         unlisted = set(drawn) - {row["id"] for row in rows.values()}
         if unlisted:
-            sentence = f"{self._where}: the PNG holds the segment ids {some(unlisted)}, which segments_info lacks"
+            sentence = (
+                f"{self._where}: the PNG holds the segment ids {listing(sorted(unlisted))}, which segments_info lacks"
+            )
             self._add(Problem.SEGMENT_UNLISTED, f"{sentence}; expected the same ids in both (0 in the PNG is void)")
         empty = {position: row for position, row in rows.items() if row["id"] not in drawn}
         if empty:
-            ids = some(row["id"] for row in empty.values())
+            ids = listing(sorted(row["id"] for row in empty.values()))
             sentence = f"{self._where}: segments_info lists the segment ids {ids}, which have no pixel in the PNG"
             # With strangers in the PNG, these may be the same segments under other ids; of another size, it may be
             # the PNG of another image.

@@ -44,7 +44,16 @@ def in_new_process(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["train", "--help"], ["prepare-data", "--help"], ["weights", "--help"], []]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["prepare-data", "--help"],
+        ["weights", "--help"],
+        ["evaluate", "--help"],
+        [],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     loaded = in_new_process(
@@ -224,9 +233,9 @@ def test_prepare_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_metrics_keep_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from panformer_cli.cli.evaluate.checkpoint import evaluate
+    from panformer_cli.cli.evaluate.checkpoint import checkpoint
 
-    asked = evaluate.make_context("evaluate", ["--metrics", "segm, panoptic"]).params["metrics"]
+    asked = checkpoint.make_context("checkpoint", ["--metrics", "segm, panoptic"]).params["metrics"]
     assert asked == ("panoptic", "segm")
 
 

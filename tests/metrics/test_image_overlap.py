@@ -83,5 +83,5 @@ def test_a_ground_truth_that_contradicts_its_list_is_told() -> None:
 @pytest.mark.parametrize("ids", [[[1, 4]], [[-3, 1]]])
 def test_a_prediction_must_list_its_ids(ids: list[list[int]]) -> None:
     one = PanopticMap(np.array([[1, 1]], np.int32), (Segment(1, 0, 2, (0, 0, 2, 1)),))
-    with pytest.raises(DataError, match=r"^x, prediction: the map holds ids"):
+    with pytest.raises(DataError, match=r"^x, prediction: the map holds the ids"):
         compare(PanopticMap(np.array(ids, np.int32), one.segments), one, file_name="x")

@@ -322,8 +322,8 @@ def test_the_iou_sum_is_exact() -> None:
     ("prediction", "truth", "message"),
     [
         (panoptic([[1]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction is 1 x 1 and the ground truth 1 x 2"),
-        (panoptic([[1, 4]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map holds ids \[4\]"),
-        (panoptic([[-3, 1]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map holds ids \[-3\]"),
+        (panoptic([[1, 4]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map holds the ids 4, which"),
+        (panoptic([[-3, 1]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map holds the ids -3, which"),
         (panoptic([[1, 1]], {1: DOG, 3: CAT}), panoptic([[1, 1]], {1: DOG}), r"segments \[3\] have no pixel"),
         (panoptic([[1, 1]], {1: 99}), panoptic([[1, 1]], {1: DOG}), r"prediction: categories \[99\] are unknown"),
         (panoptic([[1, 1]], {1: DOG}), panoptic([[1, 1]], {1: 98}), r"ground truth: categories \[98\] are unknown"),

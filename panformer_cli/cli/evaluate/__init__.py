@@ -1,5 +1,5 @@
 """`panformer evaluate` and its subcommands."""
 
-from panformer_cli.cli.evaluate.checkpoint import evaluate
+from panformer_cli.cli.evaluate.group import evaluate
 
 __all__ = ["evaluate"]

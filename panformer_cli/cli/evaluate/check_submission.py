@@ -4,53 +4,67 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.evaluate.options import PATH
+from panformer_cli.cli.evaluate.routing import Subcommand
 from panformer_cli.cli.options import FORMS
 
 if TYPE_CHECKING:
+    from panformer_cli.submission.findings import SubmissionReport
     from panformer_cli.submission.forms import FormName
 
 
-@click.command()
-@click.argument("archive", metavar="FILE.zip", type=click.Path(path_type=Path))
+@click.command(cls=Subcommand)
+@click.argument("archive", metavar="FILE.zip", type=PATH)
 @click.option(
     "--images",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="INFO.json",
-    help="The images to segment, as the server lists them: an image info, or a panoptic JSON.",
+    help="Images of the test split: the image info file of the benchmark, or a panoptic JSON.",
 )
-@click.option("--form", type=click.Choice(FORMS), default="coco", show_default=True, help="The server's.")
+@click.option("--form", type=click.Choice(FORMS), default="coco", show_default=True, help="Format of the test server.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
-def action(ctx: click.Context, archive: Path, images: Path, form: FormName, as_json: bool) -> None:
-    """Find what a test server would refuse in FILE.zip: names, ids, missing images, colours, sizes.
+def check_submission(ctx: click.Context, archive: Path, images: Path, form: FormName, as_json: bool) -> None:
+    """Check a zip before it is uploaded to a test server.
 
-    Exit code 1 where something was found.
+    Reports everything in FILE.zip that the server would reject: names, ids, missing images, color types and sizes of
+    PNGs. The exit code is 1 if something was found.
 
     \b
     panformer evaluate check-submission panoptic_test-dev2017_mine_results.zip --images image_info_test-dev2017.json
     """
-    from panformer_cli.console import RichReporter, print_table
-    from panformer_cli.submission.checks import check_submission
+    from panformer_cli.console import RichReporter
+    from panformer_cli.submission.checks import check_submission as check
     from panformer_cli.submission.forms import FORMS as KNOWN
 
-    report = check_submission(archive, images, KNOWN[form], RichReporter())
-    rows = [(problem.value, count) for problem, count in report.counts.items()]
+    report = check(archive, images, KNOWN[form], RichReporter())
     if as_json:
-        findings = [
-            {"problem": finding.problem.value, "image": finding.image, "sentence": finding.sentence}
-            for finding in report.findings
-        ]
-        content = {"good": report.is_good, "images": report.images, "counts": dict(rows), "findings": findings}
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps(_as_json(report), indent=2))
     elif report.is_good:
-        click.echo(f"{archive} is as the server wants it: {report.images} images")
+        click.echo(f"{archive} is a valid submission: {report.images} images")
     else:
-        print_table(f"What the server would refuse in {archive}", ("problem", "times"), rows)
-        for finding in report.findings:
-            click.echo(finding.sentence)
+        _print(archive, report)
     ctx.exit(0 if report.is_good else 1)
+
+
+def _as_json(report: SubmissionReport) -> dict[str, Any]:
+    findings = [
+        {"problem": finding.problem.value, "image": finding.image, "sentence": finding.sentence}
+        for finding in report.findings
+    ]
+    counts = {problem.value: count for problem, count in report.counts.items()}
+    return {"good": report.is_good, "images": report.images, "counts": counts, "findings": findings}
+
+
+def _print(archive: Path, report: SubmissionReport) -> None:
+    from panformer_cli.console import print_table
+
+    rows = [(problem.value, count) for problem, count in report.counts.items()]
+    print_table(f"Problems in {archive}", ("problem", "count"), rows)
+    for finding in report.findings:
+        click.echo(finding.sentence)

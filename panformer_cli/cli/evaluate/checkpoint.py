@@ -1,223 +1,67 @@
-"""`panformer evaluate`, and what belongs to it: `compare`, `tune`, `check-submission`."""
+"""`panformer evaluate checkpoint`, the default subcommand."""
 
 from __future__ import annotations
 
-import json
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from panformer_cli.cli.evaluate.options import (
     METRICS,
-    OFFLINE,
-    Corruptions,
-    Offline,
-    Outputs,
-    corruption_options,
+    PATH,
+    ModelOptions,
+    bootstrap_option,
     metrics_option,
-    offline_options,
-    output_options,
+    model_options,
 )
-from panformer_cli.cli.options import (
-    Compute,
-    Submission,
-    check_given,
-    compute_options,
-    speed_options,
-    submission_options,
-    write_submission,
-)
-from panformer_cli.cli.tables import print_causes, print_figures, print_robustness
+from panformer_cli.cli.evaluate.results import Outputs, output_options, show_results
+from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.options import Submission, submission_options, write_submission
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
     from panformer_cli.metrics.evaluator import MetricName
-    from panformer_cli.reporting import Reporter
-
-ACTIONS = {"compare": "compare", "tune": "tune", "check-submission": "check_submission"}
-"""Names that mean more than a checkpoint, and the module of this package with the command `action`."""
-
-NEEDS_A_MODEL = "needs a model: leave it out with --predictions."
 
 
-class WithActions(click.Command):
-    """A command whose first argument may also name one of `ACTIONS`, imported when it does."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """As click's, for the command that the arguments mean."""
-        if args and args[0] in ACTIONS:
-            action: click.Command = import_module(f"panformer_cli.cli.evaluate.{ACTIONS[args[0]]}").action
-            return action.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
-
-
-@click.command(cls=WithActions)
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), metavar="ROOT", help="Data set folder [that of training].")
-@click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
-@metrics_option
+@click.command(cls=Subcommand)
+@metrics_option(METRICS)
+@bootstrap_option
 @click.option(
-    "--bootstrap",
-    type=click.IntRange(min=0),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="Resamples for intervals; 0: none.",
+    "--out", type=PATH, metavar="DIR", help="Folder of the results. [default: evaluation/ beside the checkpoint]"
 )
-@click.option("--resume", is_flag=True, help="Go on from what an interrupted evaluation left.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted evaluation.")
 @output_options
 @submission_options
-@offline_options
-@corruption_options
-@speed_options
-@compute_options
-def evaluate(
-    checkpoint: Path | None,
+@model_options
+def checkpoint(
     metrics: tuple[MetricName, ...],
+    bootstrap: int,
+    out: Path | None,
+    resume: bool,
     outputs: Outputs,
-    offline: Offline | None,
-    corruptions: Corruptions | None,
     submission: Submission | None,
-    **how: Any,
+    model: ModelOptions,
 ) -> None:
-    """Measure CHECKPOINT: PQ, SQ and RQ for all categories, things, stuff, each one and by size, and why.
+    """Evaluate a checkpoint; this is the default command.
 
-    CHECKPOINT is a file, a run's folder or a published name; without it the newest run is taken. The predictions are
-    written as panoptic PNGs and JSON in COCO's form. With --predictions and --annotations no model is run.
+    CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
+
+    Prints PQ, SQ and RQ overall, for things, for stuff, by class and by size, and where PQ was lost. Writes these
+    results, and the predictions as panoptic PNGs and JSON in COCO format.
 
     \b
     panformer evaluate
     panformer evaluate r50 --data /data/coco --metrics all --report report/
-    panformer evaluate --predictions PRED.json --annotations GT.json
-    panformer evaluate best.safetensors --corruptions all --severity 1-5
-    panformer evaluate compare A B
-    panformer evaluate tune CHECKPOINT
-    panformer evaluate check-submission FILE.zip --images INFO.json
+    panformer evaluate checkpoint runs/tiny/2026-11-22_10-00-00 --gpus 8
     """
     from panformer_cli.console import RichReporter
+    from panformer_cli.engine.evaluation.evaluate import evaluate
 
     reporter = RichReporter()
-    if corruptions is not None:
-        _check_surplus(
-            {"--report": outputs.report, "--cross-check": outputs.cross_check, "--submission": submission},
-            "belongs to an evaluation of the images as they are: leave it out with --corruptions.",
-        )
-    if offline is not None:
-        _check_surplus(
-            {
-                "CHECKPOINT": checkpoint,
-                "--corruptions": corruptions,
-                "--submission": submission,
-                **{f"--{name}": how[name] for name in ("data", "split", "resume")},
-            },
-            NEEDS_A_MODEL,
-        )
-        check_given(("batch_size", "precision", "fast", "device", "sampling"), NEEDS_A_MODEL)
-        _evaluate_offline(offline, metrics, outputs, reporter, **how)
-        return
-    from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
-    from panformer_cli.engine.runs import find_checkpoint, results_folder
-
-    compute: Compute = how["compute"]
-    processes = compute.processes()
-    found = find_checkpoint(checkpoint, reporter)
-    request = EvaluateRequest(
-        checkpoint=found,
-        out=outputs.out or results_folder(found),
-        data_root=how["data"],
-        split=how["split"],
-        metrics=metrics,
-        processes=processes,
-        batch_size=how["batch_size"],
-        precision=how["precision"],
-        resume=how["resume"],
-        resamples=how["bootstrap"],
-    )
-    if corruptions is None:
-        _evaluate_checkpoint(request, outputs, submission, reporter)
-    else:
-        _measure_robustness(request, corruptions, outputs, reporter)
-
-
-def _evaluate_checkpoint(
-    request: EvaluateRequest, outputs: Outputs, submission: Submission | None, reporter: Reporter
-) -> None:
-    from panformer_cli.engine.evaluation.evaluate import evaluate as run_evaluation
-
-    figures = run_evaluation(request, reporter)
-    _finish(figures, request.out, outputs, reporter)
+    request = replace(model.request(out, reporter), metrics=metrics, resamples=bootstrap, resume=resume)
+    show_results(evaluate(request, reporter), request.out, outputs, reporter)
     if submission:
         write_submission(submission, request.out, reporter)
     if not outputs.as_json:
-        click.echo(f"Predictions and figures: {request.out}")
-
-
-def _check_surplus(given: dict[str, Any], why: str) -> None:
-    surplus = [name for name, value in given.items() if value is not None and value is not False]
-    if surplus:
-        raise click.UsageError(f"{surplus[0]} {why}")
-
-
-def _evaluate_offline(
-    offline: Offline, metrics: tuple[MetricName, ...], outputs: Outputs, reporter: Reporter, **how: Any
-) -> None:
-    from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
-
-    if metrics == METRICS:  # as `all` is
-        metrics = OFFLINE
-    if not set(metrics) <= set(OFFLINE):
-        raise click.UsageError("bbox and segm need a model's instances: leave them out of --metrics.")
-    with TemporaryDirectory() as folder:
-        request = PredictionsRequest(
-            offline.predictions,
-            offline.annotations,
-            outputs.out or Path(folder),
-            offline.pred_folder,
-            offline.gt_folder,
-            metrics=metrics,
-            resamples=how["bootstrap"],
-            processes=how["compute"].processes(),
-        )
-        figures = evaluate_predictions(request, reporter)
-        _finish(figures, request.out, outputs, reporter)
-    if outputs.out and not outputs.as_json:
-        click.echo(f"Figures: {outputs.out}")
-
-
-def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
-    """What both ways of evaluating make of their figures."""
-    from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
-    from panformer_cli.engine.evaluation.report import report_evaluation
-
-    if outputs.cross_check:
-        check_against_panopticapi(folder)
-        reporter.message("panopticapi gives the same figures")
-    page = report_evaluation(folder, outputs.report, reporter) if outputs.report else None
-    if outputs.as_json:
-        click.echo(json.dumps(figures, indent=2))
-        return
-    print_figures(figures, per_class=True)
-    print_causes(json.loads((folder / "analysis.json").read_text(encoding="utf-8")))
-    if page:
-        click.echo(f"Report: {page}")
-
-
-def _measure_robustness(
-    request: EvaluateRequest, corruptions: Corruptions, outputs: Outputs, reporter: Reporter
-) -> None:
-    from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
-
-    wanted = RobustnessRequest.parse(
-        request, corruptions.names, corruptions.severity, corruptions.images, corruptions.seed
-    )
-    figures = evaluate_robustness(wanted, reporter)
-    if outputs.as_json:
-        click.echo(json.dumps(figures, indent=2))
-    else:
-        print_robustness(figures)
-        click.echo(f"Figures: {request.out / 'robustness.json'}")
+        click.echo(f"Predictions and metrics: {request.out}")

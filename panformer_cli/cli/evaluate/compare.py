@@ -7,22 +7,27 @@ from pathlib import Path
 
 import click
 
+from panformer_cli.cli.evaluate.options import PATH, json_option, seed_option
+from panformer_cli.cli.evaluate.routing import Subcommand
 from panformer_cli.cli.tables import print_comparison
 
 
-@click.command()
-@click.argument("first", metavar="A", type=click.Path(path_type=Path))
-@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.command(cls=Subcommand)
+@click.argument("first", metavar="A", type=PATH)
+@click.argument("second", metavar="B", type=PATH)
+@click.option("--annotations", type=PATH, metavar="GT.json", help="Ground truth, if A and B are prediction JSONs.")
+@click.option("--gt-folder", type=PATH, metavar="D", help="PNGs of the ground truth. [default: GT/]")
 @click.option(
-    "--annotations", type=click.Path(path_type=Path), metavar="GT.json", help="Of A and B as prediction JSONs."
+    "--bootstrap",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Resamples for the 95 % intervals.",
 )
-@click.option("--gt-folder", type=click.Path(path_type=Path), metavar="D", help="PNGs of GT.json [beside it].")
-@click.option(
-    "--bootstrap", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Resamples."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the resamples.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def action(
+@seed_option
+@json_option
+def compare(
     first: Path,
     second: Path,
     annotations: Path | None,
@@ -31,9 +36,11 @@ def action(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Is B better than A on the same images? Paired intervals, gains by class, the images that changed most.
+    """Compare two evaluations of the same images.
 
-    A and B are folders that `panformer evaluate` wrote; with --annotations they are panoptic JSONs of predictions.
+    A and B are result folders of `panformer evaluate`; with --annotations they are panoptic JSONs of predictions.
+    Prints the PQ of both, the difference with its paired interval, the gain of each class, and the images that changed
+    most.
 
     \b
     panformer evaluate compare runs/a/evaluation runs/b/evaluation

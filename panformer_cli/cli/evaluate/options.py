@@ -1,4 +1,4 @@
-"""Options of `panformer evaluate`, in groups."""
+"""Options that several subcommands of `panformer evaluate` have."""
 
 from __future__ import annotations
 
@@ -10,135 +10,116 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import check_given
+from panformer_cli.cli.options import Compute, compute_options, speed_options
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
+    from panformer_cli.engine.precision import PrecisionChoice
     from panformer_cli.metrics.evaluator import MetricName
+    from panformer_cli.reporting import Reporter
 
 METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
-OFFLINE = METRICS[:3]
-"""What can be told from predictions on disk, which have no instances with scores."""
 PATH = click.Path(path_type=Path)
 
-
-@dataclass(frozen=True)
-class Offline:
-    """Predictions on disk and their ground truth; folders None: beside the JSONs."""
-
-    predictions: Path
-    annotations: Path
-    pred_folder: Path | None
-    gt_folder: Path | None
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What to make of the figures besides printing them."""
-
-    out: Path | None
-    report: Path | None
-    cross_check: bool
-    as_json: bool
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+bootstrap_option = click.option(
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Resamples for the 95 % intervals; 0 computes none.",
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed of all random draws."
+)
 
 
 @dataclass(frozen=True)
-class Corruptions:
-    """Which corruptions to measure, as written: `all` or names; a severity or a range."""
+class ModelOptions:
+    """The model to run, on which images, and how.
 
-    names: str
-    severity: str
-    images: int | None
-    seed: int
+    checkpoint: file, run folder or name of published weights; None for the newest run.
+    data, split: data set folder and split; None for those of the training.
+    """
+
+    checkpoint: Path | None
+    data: Path | None
+    split: str | None
+    batch_size: int
+    precision: PrecisionChoice
+    compute: Compute
+
+    def request(self, out: Path | None, reporter: Reporter) -> EvaluateRequest:
+        """Return the evaluation of this model into `out`; published weights are downloaded if needed.
+
+        Args:
+            out: folder of the results; None for the default one of the checkpoint.
+            reporter: receives the progress of the download.
+
+        Raises:
+            CheckpointError: there is no such checkpoint.
+            PanformerError: the device or the number of processes cannot be used, or the download fails.
+        """
+        from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
+        from panformer_cli.engine.runs import find_checkpoint, results_folder
+
+        processes = self.compute.processes()  # an unusable device is reported before weights are downloaded
+        found = find_checkpoint(self.checkpoint, reporter)
+        return EvaluateRequest(
+            checkpoint=found,
+            out=out or results_folder(found),
+            data_root=self.data,
+            split=self.split,
+            processes=processes,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
 
 
-def metrics_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--metrics`; the function gets a tuple of names."""
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add CHECKPOINT and the options of running it; the function receives `model`, a `ModelOptions`."""
+
+    @click.argument("checkpoint", required=False, type=PATH)
+    @click.option("--data", type=PATH, metavar="ROOT", help="Data set folder. [default: that of the training]")
+    @click.option("--split", metavar="S", help="Split, such as val2017. [default: validation split of the training]")
+    @speed_options
+    @compute_options
+    @functools.wraps(function)
+    def with_model(
+        checkpoint: Path | None,
+        data: Path | None,
+        split: str | None,
+        batch_size: int,
+        precision: PrecisionChoice,
+        compute: Compute,
+        **others: Any,
+    ) -> Any:
+        return function(model=ModelOptions(checkpoint, data, split, batch_size, precision, compute), **others)
+
+    return with_model
+
+
+def metrics_option(offered: tuple[MetricName, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds `--metrics`; the function receives a tuple of names, in the order of `offered`."""
+
+    def parse(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[MetricName, ...]:
+        names = {name.strip() for name in value.split(",")}
+        if names == {"all"}:
+            return offered
+        unknown = sorted(names.difference(offered))
+        if unknown:
+            text = ", ".join(repr(name) for name in unknown)
+            reason = " (AP needs the instance scores of a model)" if set(unknown) <= set(METRICS) else ""
+            message = f"unknown {text}: expected all or some of {','.join(offered)}{reason}."
+            raise click.BadParameter(message, ctx, parameter)
+        return tuple(name for name in offered if name in names)
+
     return click.option(
         "--metrics",
         default="panoptic,semantic",
         show_default=True,
-        callback=_metrics,
-        help=f"Of {','.join(METRICS)}; or all that can be measured.",
-    )(function)
-
-
-def _metrics(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[MetricName, ...]:
-    """The names in `--metrics`, in the order of `METRICS`."""
-    names = {name.strip() for name in value.split(",")}
-    if names == {"all"}:
-        return METRICS
-    unknown = sorted(names.difference(METRICS))
-    if unknown:
-        text = ", ".join(repr(name) for name in unknown)
-        raise click.BadParameter(f"unknown {text}: expected all or some of {','.join(METRICS)}.", ctx, parameter)
-    return tuple(name for name in METRICS if name in names)
-
-
-def offline_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of predictions on disk; the function gets `offline`, an `Offline` or None."""
-
-    @click.option("--predictions", type=PATH, metavar="PRED.json", help="Count predictions on disk; no model is run.")
-    @click.option("--annotations", type=PATH, metavar="GT.json", help="The ground truth of --predictions.")
-    @click.option("--pred-folder", type=PATH, metavar="D", help="PNGs of the predictions [PRED.json without .json].")
-    @click.option("--gt-folder", type=PATH, metavar="D", help="PNGs of the ground truth [GT.json without .json].")
-    @functools.wraps(function)
-    def with_offline(
-        predictions: Path | None,
-        annotations: Path | None,
-        pred_folder: Path | None,
-        gt_folder: Path | None,
-        **others: Any,
-    ) -> Any:
-        if (predictions is None) != (annotations is None):
-            raise click.UsageError("--predictions and --annotations belong together: give both.")
-        if predictions is None and (pred_folder or gt_folder):
-            raise click.UsageError("--pred-folder and --gt-folder belong to --predictions and --annotations.")
-        pair = predictions and annotations and Offline(predictions, annotations, pred_folder, gt_folder)
-        return function(offline=pair or None, **others)
-
-    return with_offline
-
-
-def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds what is made of the figures; the function gets `outputs`, an `Outputs`."""
-
-    @click.option("--out", type=PATH, metavar="DIR", help="Folder of the results.")
-    @click.option("--report", type=PATH, metavar="DIR", help="Write a page with all figures and the telling images.")
-    @click.option("--cross-check", is_flag=True, help="Run panopticapi as well, and fail where it differs.")
-    @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-    @functools.wraps(function)
-    def with_outputs(
-        out: Path | None,
-        report: Path | None,
-        cross_check: bool,
-        as_json: bool,
-        **others: Any,
-    ) -> Any:
-        if report is not None and report.exists() and not report.is_dir():
-            raise click.BadParameter(f"{report} is a file; expected a folder, new or not.", param_hint="'--report'")
-        if cross_check:
-            from panformer_cli.metrics.cross_check import panopticapi
-
-            panopticapi()  # told before an hour of evaluation, not after
-        return function(outputs=Outputs(out, report, cross_check, as_json), **others)
-
-    return with_outputs
-
-
-def corruption_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of robustness; the function gets `corruptions`, a `Corruptions` or None."""
-
-    @click.option("--corruptions", "names", metavar="all|LIST", help="PQ on corrupted images: all, or fog,snow,...")
-    @click.option(
-        "--severity", default="1-5", show_default=True, metavar="S", help="Of the corruptions: 3, 1-5 or 1,3."
+        callback=parse,
+        metavar="LIST",
+        help=f"Metrics to compute: all, or some of {','.join(offered)}.",
     )
-    @click.option("--images", type=click.IntRange(min=1), metavar="N", help="Corrupt N images drawn by --seed [all].")
-    @click.option("--seed", default=0, show_default=True, metavar="N", help="Of the images drawn and the corruptions.")
-    @functools.wraps(function)
-    def with_corruptions(names: str | None, severity: str, images: int | None, seed: int, **others: Any) -> Any:
-        if names is not None:
-            return function(corruptions=Corruptions(names, severity, images, seed), **others)
-        check_given(("severity", "images", "seed"), "belongs to --corruptions: give both, or neither.")
-        return function(corruptions=None, **others)
-
-    return with_corruptions

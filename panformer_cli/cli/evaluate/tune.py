@@ -4,61 +4,56 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import Compute, compute_options, speed_options
+from panformer_cli.cli.evaluate.options import PATH, ModelOptions, json_option, model_options
+from panformer_cli.cli.evaluate.routing import Subcommand
 from panformer_cli.cli.tables import print_tuning
 
-if TYPE_CHECKING:
-    from panformer_cli.engine.precision import PrecisionChoice
 
+@click.command(cls=Subcommand)
+@click.option(
+    "--out", type=PATH, metavar="DIR", help="Folder of results and cache. [default: tuning/ beside the checkpoint]"
+)
+@click.option("--save", is_flag=True, help="Write a checkpoint with the new thresholds if the gain is significant.")
+@json_option
+@model_options
+def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> None:
+    """Tune the merging thresholds of a checkpoint.
 
-@click.command()
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), metavar="ROOT", help="Data set folder [that of training].")
-@click.option("--split", metavar="S", help="Split, such as val2017 [that of training].")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the results and the cache.")
-@click.option("--save", is_flag=True, help="Write a checkpoint with the thresholds found, if they are a gain.")
-@speed_options
-@compute_options
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def action(
-    checkpoint: Path | None,
-    data: Path | None,
-    split: str | None,
-    out: Path | None,
-    save: bool,
-    batch_size: int,
-    precision: PrecisionChoice,
-    compute: Compute,
-    as_json: bool,
-) -> None:
-    """Search the thresholds of merging: quality, and overlap of things and stuff.
+    CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
 
-    The model runs once over the split; half of the images, drawn at random, serve to search and the other half to
-    judge the gain, with its interval. --save writes `<name>-tuned.safetensors` beside CHECKPOINT.
+    The model runs once over the split. One random half of the images is used to search the thresholds of score, thing
+    overlap and stuff overlap, the other half to measure the gain, with its interval. --save writes
+    `<name>-tuned.safetensors` beside CHECKPOINT.
 
     \b
     panformer evaluate tune
     panformer evaluate tune r50 --data /data/coco --split val2017
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.evaluation.tune import TuneRequest, save_thresholds, tune, tuned_path
-    from panformer_cli.engine.runs import find_checkpoint, results_folder
+    from panformer_cli.engine.evaluation.tune import TuneRequest, save_thresholds, tuned_path
+    from panformer_cli.engine.evaluation.tune import tune as run_tuning
 
     reporter = RichReporter()
-    processes = compute.processes()
-    found = find_checkpoint(checkpoint, reporter)
-    folder = out or results_folder(found).with_name("tuning")
-    tuning = tune(TuneRequest(found, folder, data, split, processes, batch_size, precision), reporter)
+    run = model.request(out, reporter)
+    request = TuneRequest(
+        checkpoint=run.checkpoint,
+        out=out or run.out.with_name("tuning"),
+        data_root=run.data_root,
+        split=run.split,
+        processes=run.processes,
+        batch_size=run.batch_size,
+        precision=run.precision,
+    )
+    tuning = run_tuning(request, reporter)
     if as_json:
         click.echo(json.dumps(tuning.to_json(), indent=2))
     else:
         print_tuning(tuning.to_json())
     if save and tuning.is_gain:
-        save_thresholds(found, tuning.after, tuned_path(found))
-        reporter.message(f"Saved {tuned_path(found)}")
+        save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint))
+        reporter.message(f"Saved {tuned_path(run.checkpoint)}")
     elif save:
-        reporter.message("Nothing was saved: the gain may be chance, its interval holds 0")
+        reporter.message("Nothing was saved: the gain is not significant, its interval contains 0")

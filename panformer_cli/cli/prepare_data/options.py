@@ -96,6 +96,7 @@ def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
 def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
     """A table with a row for each split."""
     from panformer_cli.console import print_table
+    from panformer_cli.wording import first_items
 
     columns = ("split", "images", "segments", "things", "stuff", "crowd", "void %", "left out")
     rows = [
@@ -104,7 +105,7 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
     ]
     print_table(title, columns, rows)
     for summary in summaries:
-        for sentence in summary.left_out[:LEFT_OUT_NAMED]:
+        for sentence in first_items(summary.left_out, LEFT_OUT_NAMED):
             click.echo(f"left out of {summary.split}: {sentence}")
         if len(summary.left_out) > LEFT_OUT_NAMED:
-            click.echo(f"left out of {summary.split}: {len(summary.left_out) - LEFT_OUT_NAMED} more; see summary.json")
+            click.echo("summary.json lists all of them")

@@ -15,9 +15,9 @@ from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
-from panformer_cli.data.wording import some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
+from panformer_cli.wording import listing
 
 
 class CocoPanoptic:
@@ -111,9 +111,9 @@ class CocoPanoptic:
         if drawn != listed:
             differences = []
             if drawn - listed:
-                differences.append(f"{some(drawn - listed)} only in the PNG")
+                differences.append(f"{listing(sorted(drawn - listed))} only in the PNG")
             if listed - drawn:
-                differences.append(f"{some(listed - drawn)} only in the segments_info")
+                differences.append(f"{listing(sorted(listed - drawn))} only in the segments_info")
             raise DataError(
                 f"{path} and {self.layout.annotation} disagree: segment ids {' and '.join(differences)}; "
                 "expected the same ids in both (0 in the PNG is void)"

@@ -25,8 +25,8 @@ from panformer_cli.data.coco.panoptic_annotation import (
 )
 from panformer_cli.data.coco.panoptic_png import MAX_ID
 from panformer_cli.data.disk_list import KeyedSpool, Spool
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
+from panformer_cli.wording import short
 
 ImageId = int | str
 

@@ -31,10 +31,11 @@ from panformer_cli.models.official import OfficialFormat
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.tensor_files import kind_of, read_header, read_state
+from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"
 MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
-LISTED = 20
+NAMED = 20
 """Tensors of one kind that an error lists."""
 
 
@@ -242,18 +243,13 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], official: O
             called(name) for name in own if name in given and not is_plain(given[name], own[name].is_floating_point())
         ],
     }
-    return "; ".join(f"{what}: {_listed(names)}" for what, names in groups.items() if names)
+    return "; ".join(f"{what}: {listing(names, NAMED)}" for what, names in groups.items() if names)
 
 
 def is_plain(tensor: Tensor, floating: bool = True) -> bool:
     """Return whether a tensor holds its values one by one, and as floating-point numbers where those are needed."""
     stored = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     return stored and (tensor.is_floating_point() or not floating)
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:

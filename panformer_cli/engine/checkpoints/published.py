@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
-from panformer_cli.download import DownloadedFile, DownloadError, check_file, download, sha256_of
+from panformer_cli.download import DownloadedFile, DownloadError, check_file, download
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import write_json
+from panformer_cli.files import sha256_of, write_json
 from panformer_cli.models.families import published_weights
 from panformer_cli.models.published import PublishedWeights, WeightsRecord
 from panformer_cli.reporting import Reporter

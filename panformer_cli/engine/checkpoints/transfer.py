@@ -8,6 +8,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, fill_model, is_plain, read_weights
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.reporting import Reporter
+from panformer_cli.wording import listing
 
 
 def start_from(model: PanopticModel, checkpoint: Checkpoint, reporter: Reporter) -> None:
@@ -58,8 +59,7 @@ def _what_is_new(categories: CategoryTable, sources: list[int | None], checkpoin
     total = len(categories)
     if not new:
         return f"All {total} categories are in {checkpoint.path} by name and start with its weights"
-    shown = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
     return (
         f"{total - len(new)} of {total} categories are in {checkpoint.path} by name and start with its weights; "
-        f"newly initialized: {shown}"
+        f"newly initialized: {listing(new, 5)}"
     )

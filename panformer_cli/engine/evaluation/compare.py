@@ -21,6 +21,7 @@ from panformer_cli.metrics.bootstrap import (
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
+from panformer_cli.wording import listing
 
 NAMED = 5
 """Images that an error names."""
@@ -132,7 +133,7 @@ def compare_sets(first: EvaluatedSet, second: EvaluatedSet, options: CompareOpti
     Raises:
         DataError: the sets differ in their categories, images or ground truth, or a record cannot be counted.
     """
-    if _kinds(first.categories) != _kinds(second.categories):
+    if not first.categories.has_labels_of(second.categories):
         raise DataError(
             f"{first.name} and {second.name} have different categories; expected results on one data set; evaluate "
             "both on the same one"
@@ -232,7 +233,7 @@ class _Counted:
 
 def _check_same_images(one: _Counted, other: _Counted) -> None:
     alone = [
-        f"{mine.name} has {_some(names)} that {theirs.name} lacks"
+        f"{mine.name} has {_images(names)} that {theirs.name} lacks"
         for mine, theirs in ((one, other), (other, one))
         if (names := [image.file_name for key, image in mine.images.items() if key not in theirs.images])
     ]
@@ -241,8 +242,8 @@ def _check_same_images(one: _Counted, other: _Counted) -> None:
     differing = [image.file_name for key, image in one.images.items() if other.images[key].truth != image.truth]
     if differing:
         raise DataError(
-            f"{one.name} and {other.name} have different ground truth for {_some(differing)}; expected one annotation; "
-            "evaluate both on the same one"
+            f"{one.name} and {other.name} have different ground truth for {_images(differing)}; "
+            "expected one annotation; evaluate both on the same one"
         )
 
 
@@ -262,10 +263,6 @@ def _image_changes(one: _Counted, other: _Counted) -> Iterator[ImageChange]:
         yield ImageChange(image_id, image.file_name, first, second, second - first)
 
 
-def _kinds(categories: CategoryTable) -> list[tuple[int, bool]]:
-    return [(row.id, row.is_thing) for row in categories.categories]
-
-
 def _groups(result: PanopticResult) -> dict[str, Any]:
     return {group: asdict(getattr(result, group)) for group in GROUPS}
 
@@ -275,6 +272,5 @@ def _figure(result: PanopticResult, group: str, name: str) -> float:
     return value
 
 
-def _some(names: list[str]) -> str:
-    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-    return f"{len(names)} {'image' if len(names) == 1 else 'images'} ({listed})"
+def _images(names: list[str]) -> str:
+    return f"{len(names)} {'image' if len(names) == 1 else 'images'} ({listing(names, NAMED)})"

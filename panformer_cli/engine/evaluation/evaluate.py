@@ -109,9 +109,8 @@ def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic
     if root is None:
         raise PanformerError("no data set was given and the checkpoint names none; give its folder with --data ROOT")
     dataset = CocoPanoptic(root, request.split or data.val_split)
-    ours = {(row.id, row.is_thing) for row in checkpoint.categories.categories}
-    theirs = {(row.id, row.is_thing) for row in dataset.categories.categories}
-    if ours != theirs:
+    ours, theirs = checkpoint.categories, dataset.categories
+    if not ours.has_labels_of(theirs):
         raise DataError(
             f"the checkpoint {checkpoint.path} knows {len(ours)} categories and {root} has {len(theirs)}, "
             "and their ids or isthing differ; evaluate on the data set the model was trained for"

@@ -16,7 +16,6 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.download import sha256_of
 from panformer_cli.engine.checkpoints.checkpoint import (
     Checkpoint,
     load_model,
@@ -32,7 +31,7 @@ from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import write_json
+from panformer_cli.files import sha256_of, write_json
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.models.base import TuningCache
 from panformer_cli.models.families import FAMILIES

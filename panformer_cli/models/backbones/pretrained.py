@@ -14,6 +14,7 @@ from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
 from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
 from panformer_cli.tensor_files import read_state
+from panformer_cli.wording import listing
 
 HEADS = ("bbox_head.", "model.location_decoder.")
 """Names in checkpoints of whole models, official ones and ours, that no backbone has."""
@@ -86,11 +87,11 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | Non
     if any(name.startswith(HEADS) for name in given):
         return "is a checkpoint of a whole model, which --init-from takes"
     if missing:
-        return f"lacks {len(missing)} tensors ({', '.join(missing[:3])} ...)"
+        return f"lacks {len(missing)} tensors ({listing(missing, 3)})"
     if wrong:
         return f"has {wrong[0]} of another shape"
     if surplus:
-        return f"is of a larger model: {len(surplus)} tensors have no place ({', '.join(surplus[:3])} ...)"
+        return f"is of a larger model: {len(surplus)} tensors have no place ({listing(surplus, 3)})"
     return None
 
 

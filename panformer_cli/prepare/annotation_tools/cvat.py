@@ -14,7 +14,6 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.disk_list import Spool
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 from panformer_cli.prepare.annotation_tools import shapes
@@ -37,6 +36,7 @@ from panformer_cli.prepare.annotation_tools.shapes import Box, Patch, Points, Si
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage
+from panformer_cli.wording import short
 
 ANNOTATION = "annotations.xml"
 

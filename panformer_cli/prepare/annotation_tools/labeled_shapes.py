@@ -11,6 +11,7 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.shapes import Patch, Size, union
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
+from panformer_cli.wording import truncated
 
 VOID_LABELS = ("__ignore__", "_background_")
 """Labels that people draw where nothing is annotated, as labelme's examples have them."""
@@ -114,5 +115,4 @@ def check_size(declared: Size, size: Size, where: str) -> None:
 
 
 def _named(names: Iterable[str]) -> str:
-    text = ", ".join(name for name in names if name not in VOID_LABELS)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return truncated(", ".join(name for name in names if name not in VOID_LABELS))

@@ -15,7 +15,6 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap
-from panformer_cli.data.wording import short, some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 from panformer_cli.prepare.annotation_tools import shapes
@@ -24,6 +23,7 @@ from panformer_cli.prepare.annotation_tools.shapes import Points, Size
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, listed_files, with_unused_labels
+from panformer_cli.wording import listing, short
 
 _ROUNDING = 1e-3
 """How far outside of 0..1 a coordinate may lie: some programs round or clip that badly."""
@@ -81,7 +81,7 @@ class Yolo:
 
     def _shape(self, words: Sequence[str], where: str, size: Size) -> LabelledShape:
         if not re.fullmatch("[0-9]{1,9}", words[0]) or int(words[0]) not in self.categories:
-            known = some(category.id for category in self.categories.categories)
+            known = listing(sorted(category.id for category in self.categories.categories))
             raise DataError(
                 f"{where} begins with {short(words[0])}; expected the number of a class, one of {known}; correct it, "
                 "or add the class to data.yaml"

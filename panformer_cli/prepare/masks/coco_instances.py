@@ -16,7 +16,6 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.disk_list import KeyedSpool, Spool
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.data.structures import IdMap, PanopticMap
-from panformer_cli.data.wording import short, some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 from panformer_cli.prepare.classes import read_classes
@@ -24,6 +23,7 @@ from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, read_values
 from panformer_cli.prepare.source import SourceImage
+from panformer_cli.wording import listing, short
 
 _EXPORT = "_annotations.coco.json"
 """Beside the images of a split, as Roboflow exports it."""
@@ -165,7 +165,9 @@ def with_stuff(things: PanopticMap, layers: int, classes: IdMap, table: Category
     found, place = distinct_values(classes)
     unknown = [number for number in found if number not in table and number not in _VOID_IDS]
     if unknown:
-        raise DataError(f"{where} holds the class ids {some(unknown)}, which are not in the class file; add them there")
+        raise DataError(
+            f"{where} holds the class ids {listing(sorted(unknown))}, which are not in the class file; add them there"
+        )
     segments = {s.id: s.category_id for s in things.segments}
     id_of_class = {s.category_id: s.id for s in things.segments if not s.is_crowd}
     segment_of_class = np.zeros(len(found), np.int32)

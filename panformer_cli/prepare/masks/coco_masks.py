@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.overlap import Mask
+from panformer_cli.wording import short
 
 _OFFSET, _DIGIT, _MORE, _SIGN = 48, 0x1F, 0x20, 0x10
 """Compressed RLE: five bits a character from `0` on, the lowest first; a bit that more follow, and the sign."""

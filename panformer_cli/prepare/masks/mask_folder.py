@@ -14,7 +14,6 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
-from panformer_cli.data.wording import NAMED, short, some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 from panformer_cli.prepare.classes import read_classes
@@ -22,6 +21,7 @@ from panformer_cli.prepare.masks.label_folders import Picture, find_splits, pict
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.wording import listing, short
 
 _COUNTED = re.compile(r"[-_ ]?[0-9]+$")
 """What tells several masks of one class apart: car_2.png, car-2.png, car2.png."""
@@ -139,13 +139,15 @@ def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> 
     found, place = distinct_values(values)
     unknown = [value for value in found if value not in id_of and value not in void]
     if unknown and categories.categories[0].color is not None:
-        colors = ", ".join(f"#{value:06x}" for value in unknown[:NAMED])
+        colors = listing(f"#{value:06x}" for value in unknown)
         raise DataError(
             f"{path} holds {len(unknown)} colors that are no class: {colors}; expected those of the class file, "
             "and black for void (a class file without colors goes by the values of the PNG)"
         )
     if unknown:
-        raise DataError(f"{path} holds the class ids {some(unknown)}, which are not in the class file; add them there")
+        raise DataError(
+            f"{path} holds the class ids {listing(sorted(unknown))}, which are not in the class file; add them there"
+        )
     ids: IdMap = np.array([id_of.get(value, _NOTHING) for value in found], np.int32)[place]
     return ids
 

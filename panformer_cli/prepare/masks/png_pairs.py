@@ -17,13 +17,13 @@ import numpy as np
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
-from panformer_cli.data.wording import some
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.masks.label_folders import find_splits, pictures, split_folder
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.wording import listing
 
 USUAL_VOID = frozenset({0, 255})
 """Values that are void unless a class has them as its id."""
@@ -121,8 +121,8 @@ def panoptic_of_pairs(
     unknown = {pair >> _BITS for pair in pairs} - {category.id for category in categories.categories} - void
     if unknown:
         raise DataError(
-            f"{where} holds the class ids {some(unknown)}, which are not in the class file; add them there, or "
-            "name them with --void"
+            f"{where} holds the class ids {listing(sorted(unknown))}, which are not in the class file; "
+            "add them there, or name them with --void"
         )
     number_of: dict[tuple[int, int], int] = {}
     segment_of_pair = np.zeros(len(pairs), np.int32)

@@ -14,8 +14,8 @@ from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
-from panformer_cli.data.wording import some
 from panformer_cli.errors import DataError
+from panformer_cli.wording import listing
 
 VOID = -1
 """The category id, in `SegmentTable`, of a segment that becomes void."""
@@ -72,7 +72,7 @@ def read_ready_panoptic(png: Path, annotation: Path, table: SegmentTable, catego
 
 def _check_ids(png: Path, annotation: Path, drawn: set[int], listed: set[int]) -> None:
     only = [
-        f"{some(ids)} only in {where}"
+        f"{listing(sorted(ids))} only in {where}"
         for ids, where in ((drawn - listed, "the PNG"), (listed - drawn, "its segments_info"))
         if ids
     ]

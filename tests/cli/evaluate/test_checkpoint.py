@@ -1,287 +1,195 @@
-"""`panformer evaluate` of predictions on disk: figures, contradictions of the ground truth, panopticapi beside it."""
+"""`panformer evaluate` on a small checkpoint, and the subcommands that use its results."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.test_cli import run
-from tests.cli.test_evaluate_damage import Damage, annotation, edit, with_segment, without
-from tests.data.coco.pair_files import Content, Pairs, true_iou, write_pairs
+from tests.data.coco.pair_files import write_pairs
+from tests.engine.small import small_checkpoint, small_scenes
+
+IMAGES = 4
 
 
-@pytest.fixture
-def pairs(tmp_path: Path) -> Pairs:
-    return write_pairs(tmp_path / "data")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, a checkpoint with random weights, and its evaluation in `evaluation`."""
+    folder = tmp_path_factory.mktemp("made")
+    data = small_scenes(folder / "data", 1, IMAGES)
+    small_checkpoint(folder / "model.safetensors", data)
+    words = ("--metrics", "all", "--bootstrap", "50", "--report", str(folder / "report"))
+    assert run("evaluate", str(folder / "model.safetensors"), *words) == 0
+    return folder
 
 
-def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
-    """What `panformer evaluate ARGUMENTS --json` prints, and what it tells on stderr."""
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    """What `panformer evaluate ARGUMENTS` prints on stdout."""
     capsys.readouterr()
-    assert run("evaluate", *arguments, "--json") == 0, capsys.readouterr().err
-    out, err = capsys.readouterr()
-    content: dict[str, Any] = json.loads(out)
-    return content, err
+    assert run("evaluate", *arguments) == code, capsys.readouterr().err
+    return capsys.readouterr().out
 
 
-def test_the_figures_are_those_worked_out_by_hand(
-    pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figures, err = figures_of(capsys, *pairs.words, "--out", str(tmp_path / "out"))
-    boxes, skies = zip(*(true_iou(number) for number in range(3)), strict=True)
-    box, sky = (100 * sum(ious) / 3 for ious in (boxes, skies))
-    panoptic = figures["panoptic"]
-    assert panoptic["all"] == pytest.approx(
-        {"pq": (box + sky) / 2, "sq": (box + sky) / 2, "rq": 100, "n": 2}, abs=1e-12
+def test_the_report_is_written_beside_the_figures(made: Path) -> None:
+    page = (made / "report" / "index.html").read_text(encoding="utf-8")
+    figures = json.loads((made / "evaluation" / "metrics.json").read_text())
+    assert set(figures) >= {"panoptic", "boundary", "semantic", "bbox", "segm", "intervals", "disagreements"}
+    assert f"{figures['panoptic']['all']['pq']:.1f}" in page
+    assert all(f"{number:06d}.png" in page for number in range(IMAGES))
+    thumbnails = [path for path in (made / "report" / "images").rglob("*") if path.is_file()]
+    assert len(thumbnails) >= IMAGES
+
+
+def test_what_was_written_is_evaluated_alike_offline(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live = json.loads((made / "evaluation" / "metrics.json").read_text())
+    words = (
+        "--predictions",
+        str(made / "evaluation" / live["predictions"]),
+        "--annotations",
+        live["annotation"],
+        "--bootstrap",
+        "50",
     )
-    assert panoptic["things"]["pq"] == pytest.approx(box, abs=1e-12)
-    assert panoptic["stuff"]["pq"] == pytest.approx(sky, abs=1e-12)
-    assert set(panoptic["per_class"]) == {"7", "200"}
-    assert (panoptic["per_class"]["7"]["tp"], panoptic["per_class"]["7"]["fp"]) == (3, 0)
-    assert figures["images"] == 3
-    assert figures["disagreements"]["images"] == 0
-    assert "Warning" not in err
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == figures
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "analysis.json", "records.jsonl"}
+    again = json.loads(printed(capsys, *words, "--metrics", "panoptic,boundary,semantic", "--json"))
+    for name in ("images", "panoptic", "boundary", "semantic", "intervals", "disagreements", "categories"):
+        assert again[name] == live[name]
 
 
-def test_the_tables_show_the_figures(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("evaluate", *pairs.words, "--metrics", "panoptic,boundary,semantic", "--bootstrap", "20") == 0
-    out = capsys.readouterr().out
-    boxes, skies = zip(*(true_iou(number) for number in range(3)), strict=True)
-    assert f"{100 * sum(boxes) / 3:.1f}" in out
-    assert f"{100 * sum(skies) / 3:.1f}" in out
-    for title in ("Panoptic quality of 3 images", "Boundary PQ", "As a semantic map", "Where PQ was lost"):
-        assert title in out
+def test_an_offline_report_shows_the_photos(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live = json.loads((made / "evaluation" / "metrics.json").read_text())
+    words = ("--predictions", str(made / "evaluation" / live["predictions"]), "--annotations", live["annotation"])
+    out = printed(capsys, *words, "--report", str(tmp_path / "report"))
+    assert f"Report: {tmp_path / 'report' / 'index.html'}" in out
+    names = {str(path.relative_to(made / "report")) for path in (made / "report").rglob("*")}
+    assert {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*")} == names
 
 
-def test_png_folders_may_lie_elsewhere(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    before, _ = figures_of(capsys, *pairs.words)
-    words = list(pairs.words)
-    for option, side in (("--pred-folder", pairs.prediction), ("--gt-folder", pairs.truth)):
-        moved = side.pngs.with_name(f"moved-{side.pngs.name}")
-        side.pngs.rename(moved)
-        words += [option, str(moved)]
-    after, _ = figures_of(capsys, *words)
-    assert after["panoptic"] == before["panoptic"]
+def test_a_report_without_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_pairs(tmp_path / "data")
+    printed(capsys, *pairs.words, "--report", str(tmp_path / "report"))
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(f"{number}.jpg" in page for number in range(3))
 
 
-def surplus(content: Content) -> None:
-    content["annotations"].append({"image_id": 999, "file_name": "none.png", "segments_info": []})
+def test_a_folder_compared_with_itself_changes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(made / "evaluation")
+    content = json.loads(printed(capsys, "compare", folder, folder, "--bootstrap", "30", "--json"))
+    assert content["images"] == IMAGES
+    assert content["difference"]["all"] == {"pq": 0, "sq": 0, "rq": 0}
+    assert content["difference"]["intervals"]["all"]["pq"] == [0, 0]
+    assert content["images_gained"] == content["images_lost"] == []
+    figures = json.loads((made / "evaluation" / "metrics.json").read_text())
+    assert content["a"]["all"] == content["b"]["all"] == figures["panoptic"]["all"]
 
 
-def listed_without_annotation(content: Content) -> None:
-    content["images"].append({"id": 999, "file_name": "none.jpg"})
+def test_two_jsons_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs, other = write_pairs(tmp_path / "a"), write_pairs(tmp_path / "b")
+    other.prediction.draw(lambda ids: ids.__setitem__(ids == 2, 0), 1)  # the box of image 101 is lost
+    other.prediction.edit(lambda content: content["annotations"][1]["segments_info"].pop())
+    words = (str(pairs.prediction.json), str(other.prediction.json), "--annotations", str(pairs.truth.json))
+    content = json.loads(printed(capsys, "compare", *words, "--bootstrap", "30", "--json"))
+    (lost,) = content["images_lost"]
+    assert (lost["image_id"], lost["file_name"]) == (101, "1.jpg")
+    assert content["images_gained"] == []
+    assert content["difference"]["things"]["pq"] < 0
+    assert content["difference"]["stuff"]["pq"] == 0
+    table = printed(capsys, "compare", *words, "--bootstrap", "30")
+    assert "PQ of 3 images" in table
+    assert "1.jpg" in table
 
 
-@pytest.mark.parametrize(
-    ("which", "damage"),
-    [
-        pytest.param("prediction", edit(surplus), id="prediction of an unknown image"),
-        pytest.param("prediction", edit(lambda content: content.update(images=7, categories="x")), id="other keys"),
-        pytest.param("prediction", with_segment(score=None), id="score null"),
-        pytest.param("prediction", with_segment(area=1, bbox=[0, 0, 1, 1]), id="wrong area of a prediction"),
-        pytest.param("prediction", edit(lambda c: c["annotations"].reverse()), id="another order of predictions"),
-        pytest.param("truth", edit(lambda c: c["annotations"].reverse()), id="another order of annotations"),
-        pytest.param("truth", edit(listed_without_annotation), id="image without an annotation"),
-        pytest.param("truth", without("area"), id="area left out"),
-        pytest.param("truth", without("bbox"), id="bbox left out"),
-        pytest.param("truth", without("iscrowd"), id="iscrowd left out"),
-    ],
-)
-def test_what_does_not_matter_is_taken(
-    which: str, damage: Damage, pairs: Pairs, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before, _ = figures_of(capsys, *pairs.words)
-    damage(getattr(pairs, which))
-    after, err = figures_of(capsys, *pairs.words)
-    assert after["panoptic"] == before["panoptic"]
-    assert "Warning" not in err
-
-
-def no_annotation(content: Content) -> None:
-    content.update(images=[], annotations=[])
-
-
-def test_an_empty_split_has_a_pq_of_0(pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs.truth.edit(no_annotation)
-    figures, err = figures_of(capsys, *pairs.words, "--metrics", "panoptic,boundary,semantic")
-    assert figures["images"] == 0
-    for group in ("all", "things", "stuff"):
-        assert figures["panoptic"][group] == {"pq": 0, "sq": 0, "rq": 0, "n": 0}
-    assert figures["panoptic"]["per_class"] == {}
-    assert "Warning" not in err
-    assert run("evaluate", *pairs.words, "--report", str(tmp_path / "report")) == 0
-    assert "Panoptic quality of 0 images" in capsys.readouterr().out
-    assert (tmp_path / "report" / "index.html").is_file()
-
-
-def test_predictions_of_nothing_miss_everything(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(3):
-        pairs.prediction.draw(lambda ids: ids.fill(0), number)
-    pairs.prediction.edit(lambda c: [row.update(segments_info=[]) for row in c["annotations"]])
-    figures, _ = figures_of(capsys, *pairs.words)
-    assert figures["panoptic"]["all"] == {"pq": 0, "sq": 0, "rq": 0, "n": 2}
-    assert [row["fn"] for row in figures["panoptic"]["per_class"].values()] == [3, 3]
-
-
-# --- a ground truth that contradicts itself
-
-
-def contradict(pairs: Pairs) -> None:
-    """Image 100: a wrong area. 101: a listed segment without pixels. 102: pixels that are not listed."""
-    pairs.truth.edit(lambda c: annotation(c, 0)["segments_info"][1].update(area=150))
-    pairs.truth.edit(lambda c: annotation(c, 1)["segments_info"].append({"id": 8, "category_id": 3, "area": 5}))
-    pairs.truth.draw(lambda ids: ids.__setitem__((slice(35, 37), slice(0, 3)), 4711), 2)
-
-
-def test_contradictions_are_counted_and_named(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    contradict(pairs)
-    figures, err = figures_of(capsys, *pairs.words)
-    assert figures["disagreements"] == {
-        "images": 3,
-        "first": [
-            ["0.jpg", "areas of segments 70000 are not those of their pixels"],
-            ["1.jpg", "segments 8 have no pixel"],
-            ["2.jpg", "6 pixels belong to no listed segment"],
-        ],
-    }
-    (line,) = [line for line in err.splitlines() if line.startswith("Warning: ")]
-    for words in ("0.jpg", "1.jpg", "2.jpg", "in 3 images", "prepare-data verify", "--fix", str(pairs.truth.json)):
-        assert words in line
-    # by hand: 180 pixels shared, 200 predicted, an area of 150
-    ious = [180 / (200 + 150 - 180), true_iou(1)[0], true_iou(2)[0]]
-    per_class = figures["panoptic"]["per_class"]
-    assert per_class["7"]["sq"] == pytest.approx(100 * sum(ious) / 3, abs=1e-12)
-    assert (per_class["3"]["fn"], per_class["3"]["pq"]) == (1, 0)
-
-
-def test_ten_contradictions_are_named_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = write_pairs(tmp_path, 12)
-    pairs.truth.edit(lambda c: [row["segments_info"][0].update(area=7) for row in c["annotations"]])
-    figures, err = figures_of(capsys, *pairs.words)
-    assert figures["disagreements"]["images"] == 12
-    assert [name for name, _ in figures["disagreements"]["first"]] == sorted(f"{k}.jpg" for k in range(12))[:10]
-    assert "in 12 images" in err
-    assert err.count(".jpg") == 3
-
-
-# --- panopticapi beside it
-
-
-@pytest.mark.parametrize("change", [lambda pairs: None, contradict], ids=["clean", "contradictory"])
-def test_json_equals_panopticapi(
-    change: Callable[[Pairs], Any], pairs: Pairs, capsys: pytest.CaptureFixture[str]
-) -> None:
-    api = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
-    change(pairs)
-    figures, _ = figures_of(capsys, *pairs.words)
-    truth, prediction = (json.loads(side.json.read_text()) for side in (pairs.truth, pairs.prediction))
-    for row in truth["annotations"]:
-        for listed in row["segments_info"]:
-            listed.setdefault("iscrowd", 0)  # panopticapi wants it always
-    categories = {row["id"]: row for row in truth["categories"]}
-    rows = list(zip(truth["annotations"], prediction["annotations"], strict=True))
-    statistics = api.pq_compute_single_core(0, rows, str(pairs.truth.pngs), str(pairs.prediction.pngs), categories)
-    for group, isthing in (("all", None), ("things", True), ("stuff", False)):
-        theirs, per_class = statistics.pq_average(categories, isthing)
-        ours = figures["panoptic"][group]
-        assert ours["n"] == theirs["n"]
-        for name in ("pq", "sq", "rq"):
-            assert ours[name] / 100 == pytest.approx(theirs[name], rel=0, abs=1e-12)
-            for category_id, values in per_class.items():
-                row = figures["panoptic"]["per_class"].get(str(category_id), {name: 0})
-                assert row[name] / 100 == pytest.approx(values[name], rel=0, abs=1e-12)
-
-
-def test_cross_check_agrees(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
-    _, err = figures_of(capsys, *pairs.words, "--cross-check")
-    assert "panopticapi gives the same figures" in err
-
-
-def test_cross_check_of_an_empty_split_agrees(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
-    pairs.truth.edit(no_annotation)
-    _, err = figures_of(capsys, *pairs.words, "--cross-check")
-    assert "panopticapi gives the same figures" in err
-
-
-def test_cross_check_tells_a_difference(
-    pairs: Pairs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    api = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
-
-    class Elsewhere(api.PQStat):  # type: ignore[name-defined, misc]
-        def pq_average(self, *arguments: Any) -> Any:
-            means, per_class = super().pq_average(*arguments)
-            return {**means, "sq": means["sq"] + 1e-9}, per_class
-
-    monkeypatch.setattr(api, "PQStat", Elsewhere)
-    assert run("evaluate", *pairs.words, "--cross-check") == 2
+@pytest.mark.parametrize("name", ["metrics.json", "records.jsonl"])
+def test_compare_wants_an_evaluation(name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (made / "evaluation").iterdir():
+        if path.is_file() and path.name != name:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert run("evaluate", "compare", str(made / "evaluation"), str(tmp_path)) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "SQ of category 7 (box) is" in err.splitlines()[-1]
-    assert "expected a difference of 1e-12 at most" in err.splitlines()[-1]
+    assert err.count("\n") == 1
+    assert f"{tmp_path} holds no {name}" in err
 
 
-def test_cross_check_without_panopticapi_says_how_to_get_it(
-    pairs: Pairs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_tune_searches_and_says_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("tune", str(made / "model.safetensors"), "--out", str(tmp_path))
+    content = json.loads(printed(capsys, *words, "--json"))
+    assert content["before"]["score_threshold"] == 0
+    assert (content["searched"]["images"], content["held_out"]["images"]) == (2, 2)
+    assert content["searched"]["pq_after"] >= content["searched"]["pq_before"]
+    assert (tmp_path / "tune.json").is_file()
+    table = printed(capsys, *words)
+    assert "Thresholds" in table
+    assert "held out" in table
+
+
+def test_corruptions_are_measured_on_some_images(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
-    out = pairs.prediction.json.parent / "out"
-    assert run("evaluate", *pairs.words, "--out", str(out), "--cross-check") == 2
-    assert "panopticapi, which is not installed; get it with" in capsys.readouterr().err
-    assert not out.exists(), "it is told before anything is counted"
-
-
-# --- what does not go together
+    words = (str(made / "model.safetensors"), "--out", str(tmp_path), "--corruptions", "fog", "--severity", "1")
+    content = json.loads(printed(capsys, *words, "--images", "2", "--json"))
+    assert content["images"] == 2
+    (row,) = content["rows"]
+    assert (row["corruption"], list(row["by_severity"])) == ("fog", ["1"])
+    assert content["mean"] == row["pq"] == row["by_severity"]["1"]
+    assert json.loads((tmp_path / "robustness.json").read_text()) == content
+    table = printed(capsys, *words, "--images", "2")
+    assert "PQ of 2 images" in table
+    assert f"Results: {tmp_path / 'robustness.json'}" in table
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [
-        (["--predictions", "p.json"], "--predictions and --annotations belong together"),
-        (["--annotations", "g.json"], "--predictions and --annotations belong together"),
-        (["--gt-folder", "g"], "--pred-folder and --gt-folder belong to --predictions"),
-        (["r50", "--predictions", "p.json", "--annotations", "g.json"], "CHECKPOINT needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--corruptions", "fog"], "--corruptions needs a model"),
-        (
-            ["--predictions", "p", "--annotations", "g", "--submission", "panoptic_val2017_a_results.zip"],
-            "--submission needs a model",
-        ),
-        (["--predictions", "p", "--annotations", "g", "--resume"], "--resume needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--data", "d"], "--data needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--batch-size", "1"], "--batch-size needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--precision", "fp32"], "--precision needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--fast"], "--fast needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--device", "cpu"], "--device needs a model"),
-        (["--predictions", "p", "--annotations", "g", "--sampling", "auto"], "--sampling needs a model"),
-        (["r50", "--form", "coco"], "--form belongs to --submission FILE.zip"),
-        (["--predictions", "p", "--annotations", "g", "--split", "val"], "--split needs a model"),
-        (
-            ["--predictions", "p", "--annotations", "g", "--metrics", "panoptic,bbox"],
-            "bbox and segm need a model's instances",
-        ),
-        (["--predictions", "p", "--annotations", "g", "--bootstrap", "-1"], "-1 is not in the range x>=0"),
-        (["--images", "3"], "--images belongs to --corruptions"),
-        (["--severity", "1-5"], "--severity belongs to --corruptions"),
-        (["--corruptions", "fog", "--report", "r"], "--report belongs to an evaluation of the images as they are"),
-        (["--report", __file__], "is a file; expected a folder"),
-        (["compare", "a", "b", "--seed", "-1"], "-1 is not in the range x>=0"),
-        (["compare", "a", "b", "--gt-folder", "g"], "--gt-folder belongs to --annotations"),
-    ],
+    [(["--corruptions", "fogg"], "fogg"), (["--corruptions", "fog", "--severity", "9"], "9")],
 )
-def test_options_that_do_not_go_together(
-    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+def test_unknown_corruptions_and_severities(
+    arguments: list[str], expected: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("evaluate", *arguments) == 2
+    assert run("evaluate", str(made / "model.safetensors"), "--out", str(tmp_path / "out"), *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert expected in err
     assert err.count("\n") == 1
+    assert expected in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_submission_is_packed_and_checked(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "ade20k_panoptic_val.zip"
+    model, out = str(made / "model.safetensors"), str(tmp_path / "out")
+    text = printed(capsys, model, "--out", out, "--submission", str(archive), "--form", "ade20k")
+    assert f"Predictions and metrics: {out}" in text
+    with zipfile.ZipFile(archive) as packed:
+        names = packed.namelist()
+        rows = json.loads(packed.read("ade20k_panoptic_val.json"))["annotations"]
+    assert len(rows) == IMAGES
+    assert set(names) == {"ade20k_panoptic_val.json", *(f"ade20k_panoptic_val/{row['file_name']}" for row in rows)}
+    info = str(made / "data" / "annotations" / "panoptic_val.json")
+    assert "is a valid submission: 4 images" in printed(
+        capsys, "check-submission", str(archive), "--images", info, "--form", "ade20k"
+    )
+    assert_found(capsys, archive, info, names)
+
+
+def assert_found(capsys: pytest.CaptureFixture[str], archive: Path, info: str, names: list[str]) -> None:
+    """Without one of its PNGs the zip is refused, with code 1."""
+    short = archive.with_name("short.zip")
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(short, "w") as part:
+        for name in names[:-1]:
+            part.writestr(name.replace("ade20k_panoptic_val", "short"), whole.read(name))
+    words = ("check-submission", str(short), "--images", info, "--form", "ade20k", "--json")
+    found: dict[str, Any] = json.loads(printed(capsys, *words, code=1))
+    assert found["good"] is False
+    assert any(names[-1].rsplit("/", 1)[1] in finding["sentence"] for finding in found["findings"])
+
+
+def test_the_name_of_a_submission_is_checked_before_anything_is_predicted(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--out", str(tmp_path / "out"), "--submission", str(tmp_path / "mine.zip"))
+    assert run("evaluate", str(made / "model.safetensors"), *words) == 2
+    err = capsys.readouterr().err
+    assert "the submission is to be called mine.zip; expected a name such as panoptic_test-dev2017_" in err
+    assert not (tmp_path / "out").exists()

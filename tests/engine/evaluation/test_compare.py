@@ -99,7 +99,7 @@ def test_a_class_that_only_one_side_predicts_has_no_difference() -> None:
 @pytest.mark.parametrize(("first", "second", "message"), [
     (A, B[:10], r"^A has 2 images \(110\.jpg, 111\.jpg\) that B lacks; expected the same images; evaluate both on one"),
     (A[3:], B[:11], r"^A has 1 image .*\(111\.jpg\) that B lacks and B has 3 images \(100\.jpg, 101\.jpg, 102\.jpg\) "),
-    (A, [], r"A has 12 images \(100\.jpg, .*, 104\.jpg, \.\.\.\) that B lacks"),
+    (A, [], r"A has 12 images \(100\.jpg, .*, 104\.jpg, and 7 more\) that B lacks"),
     (A, [*B[:-1], replace(B[-1], truth=B[-1].truth[::-1])], r"different ground truth for 1 image \(111"),
     (A, [*B, B[0]], r"^B: image 100 \(100\.jpg\) comes twice; expected every image once"),
     ([], [], "of 0 images"),

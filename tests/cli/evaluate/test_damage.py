@@ -181,7 +181,7 @@ PREDICTION_ONLY: dict[str, tuple[Damage, list[str]]] = {
     "score of 400 digits": (with_segment(score=10**400), ["image 100: segment 1 has the score 1"]),
     "an id of the PNG has no row": (
         lambda side: side.draw(lambda ids: ids.__setitem__((39, 59), 9)),
-        ["0.jpg, prediction: the map holds ids [9] that no segment has"],
+        ["0.jpg, prediction: the map holds the ids 9, which no segment has"],
     ),
     "a row has no pixel": (
         lambda side: side.draw(lambda ids: ids.__setitem__(ids == 2, 1)),

@@ -1,0 +1,74 @@
+"""`panformer evaluate predictions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from panformer_cli.cli.evaluate.options import METRICS, PATH, bootstrap_option, metrics_option
+from panformer_cli.cli.evaluate.results import Outputs, output_options, show_results
+from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.options import Compute
+
+if TYPE_CHECKING:
+    from panformer_cli.metrics.evaluator import MetricName
+
+
+WITHOUT_SCORES = METRICS[:3]
+"""Metrics of predictions on disk: box and mask AP need instances with scores."""
+
+
+@click.command(cls=Subcommand)
+@click.argument("predictions", metavar="PRED.json", type=PATH)
+@click.option("--annotations", type=PATH, required=True, metavar="GT.json", help="Panoptic JSON of the ground truth.")
+@click.option("--pred-folder", type=PATH, metavar="D", help="PNGs of the predictions. [default: PRED/]")
+@click.option("--gt-folder", type=PATH, metavar="D", help="PNGs of the ground truth. [default: GT/]")
+@metrics_option(WITHOUT_SCORES)
+@bootstrap_option
+@click.option("--out", type=PATH, metavar="DIR", help="Folder of the results. [default: they are only printed]")
+@click.option(
+    "--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Share the images among N processes. [default: 1]"
+)
+@output_options
+def predictions(
+    predictions: Path,
+    annotations: Path,
+    pred_folder: Path | None,
+    gt_folder: Path | None,
+    metrics: tuple[MetricName, ...],
+    bootstrap: int,
+    out: Path | None,
+    cpu_processes: int | None,
+    outputs: Outputs,
+) -> None:
+    """Evaluate predictions on disk, of any tool.
+
+    PRED.json and GT.json are in COCO's panoptic format. No model is run. Prints the same results as
+    `panformer evaluate checkpoint`; `panformer evaluate --predictions PRED.json` is another spelling of this command.
+
+    \b
+    panformer evaluate predictions PRED.json --annotations GT.json
+    panformer evaluate predictions PRED.json --annotations GT.json --metrics all --report report/
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
+
+    reporter = RichReporter()
+    processes = Compute(gpus=None, cpu_processes=cpu_processes, device=None, sampling="auto").processes()
+    with TemporaryDirectory() as temporary:
+        request = PredictionsRequest(
+            predictions,
+            annotations,
+            out or Path(temporary),
+            pred_folder,
+            gt_folder,
+            metrics=metrics,
+            resamples=bootstrap,
+            processes=processes,
+        )
+        show_results(evaluate_predictions(request, reporter), request.out, outputs, reporter)
+    if out and not outputs.as_json:
+        click.echo(f"Metrics: {out}")

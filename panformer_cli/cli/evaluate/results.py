@@ -1,0 +1,81 @@
+"""What `panformer evaluate checkpoint` and `predictions` do with their results."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from panformer_cli.cli.evaluate.options import PATH, json_option
+from panformer_cli.cli.tables import print_causes, print_metrics
+
+if TYPE_CHECKING:
+    from panformer_cli.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to do with the results.
+
+    report: folder of an HTML page; None for no page.
+    cross_check: whether to compare PQ with that of panopticapi.
+    as_json: print JSON instead of tables.
+    """
+
+    report: Path | None
+    cross_check: bool
+    as_json: bool
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--report`, `--cross-check` and `--json`; the function receives `outputs`, an `Outputs`."""
+
+    @click.option(
+        "--report", type=PATH, metavar="DIR", help="Write an HTML page with all results and the worst and best images."
+    )
+    @click.option("--cross-check", is_flag=True, help="Also run panopticapi, and fail if its PQ differs.")
+    @json_option
+    @functools.wraps(function)
+    def with_outputs(report: Path | None, cross_check: bool, as_json: bool, **others: Any) -> Any:
+        if report is not None and report.exists() and not report.is_dir():
+            raise click.BadParameter(f"{report} is a file; expected a folder, new or not.", param_hint="'--report'")
+        if cross_check:
+            from panformer_cli.metrics.cross_check import panopticapi
+
+            panopticapi()  # a missing package is reported before the evaluation, not after an hour of it
+        return function(outputs=Outputs(report, cross_check, as_json), **others)
+
+    return with_outputs
+
+
+def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
+    """Check, report and print the results of an evaluation as `outputs` says.
+
+    Args:
+        metrics: content of the evaluation's metrics.json.
+        folder: folder of the evaluation.
+        outputs: what to do.
+        reporter: receives messages and progress.
+
+    Raises:
+        PanformerError: panopticapi computes another PQ, or the page cannot be written.
+    """
+    from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
+    from panformer_cli.engine.evaluation.report import report_evaluation
+
+    if outputs.cross_check:
+        check_against_panopticapi(folder)
+        reporter.message("panopticapi computes the same metrics")
+    page = report_evaluation(folder, outputs.report, reporter) if outputs.report else None
+    if outputs.as_json:
+        click.echo(json.dumps(metrics, indent=2))
+        return
+    print_metrics(metrics)
+    print_causes(json.loads((folder / "analysis.json").read_text(encoding="utf-8")))
+    if page:
+        click.echo(f"Report: {page}")

@@ -1,0 +1,62 @@
+"""`panformer evaluate robustness`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from panformer_cli.cli.evaluate.options import PATH, ModelOptions, json_option, model_options, seed_option
+from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.tables import print_robustness
+
+
+@click.command(cls=Subcommand)
+@click.option(
+    "--corruptions",
+    default="all",
+    show_default=True,
+    metavar="all|LIST",
+    help="Corruptions to apply, one at a time: all 16 of COCO-C, or some, such as fog,snow.",
+)
+@click.option("--severity", default="1-5", show_default=True, metavar="S", help="Severities, such as 3, 1-5 or 1,3.")
+@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Use N images drawn by --seed. [default: all]")
+@seed_option
+@click.option(
+    "--out", type=PATH, metavar="DIR", help="Folder of the results. [default: evaluation/ beside the checkpoint]"
+)
+@json_option
+@model_options
+def robustness(
+    corruptions: str,
+    severity: str,
+    images: int | None,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    model: ModelOptions,
+) -> None:
+    """Evaluate a checkpoint on corrupted images.
+
+    CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
+
+    Prints PQ under blur, noise, weather and digital corruptions (docs/robustness.md). If interrupted, rerun the same
+    command to resume. `panformer evaluate CHECKPOINT --corruptions all` is another spelling of this command.
+
+    \b
+    panformer evaluate robustness best.safetensors
+    panformer evaluate robustness r50 --data /data/coco --corruptions fog,snow --severity 1-3 --images 200
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
+
+    reporter = RichReporter()
+    evaluation = model.request(out, reporter)
+    request = RobustnessRequest.parse(evaluation, corruptions, severity, images, seed)
+    results = evaluate_robustness(request, reporter)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        print_robustness(results)
+        click.echo(f"Results: {evaluation.out / 'robustness.json'}")
