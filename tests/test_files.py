@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.files import name_inside, resolve_links
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from panformer_cli.files import name_inside
     [
         *("", ".", "./", "..", ".. ", "...", "a/..", "a/../../b", "a\\..\\b"),
         *("/a", "//a", "//", "///a", "\\a", "\\\\server\\share\\a", "C:a", "C:\\a", "a/C:b", "a/C:/b", "a\0b"),
-        *("out", "out/a", "real/out/a", "circle", "circle/a"),
+        *("out", "out/a", "real/out/a", "circle", "circle/a", "pair", "pair/a", "through"),
     ],
 )
 def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
@@ -25,6 +25,9 @@ def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
     for link in ("out", "real/out"):
         (folder / link).symlink_to(tmp_path)
     (folder / "circle").symlink_to("circle")
+    (folder / "pair").symlink_to("real/pair")
+    (folder / "real" / "pair").symlink_to("../pair")
+    (folder / "through").symlink_to("circle/../real")
     with pytest.raises(DataError, match="points outside"):
         name_inside(folder, name, "x.json")
 
@@ -44,3 +47,23 @@ def test_names_that_stay(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to("real")
     expected = tmp_path.joinpath(*name.replace("\\", "/").split("/"))
     assert name_inside(tmp_path, name, "x.json") == expected
+
+
+def test_links_are_followed_as_far_as_there_is_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    home = Path(os.path.realpath(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert resolve_links(Path("link/new/a.json")) == home / "real" / "new" / "a.json"
+    assert resolve_links(tmp_path / "dangling" / "a") == home / "nowhere" / "a"
+    assert resolve_links(tmp_path / "link" / ".." / "a") == home / "a"
+    assert resolve_links(Path("n" * 300)) == home / ("n" * 300)
+
+
+@pytest.mark.parametrize("name", ["circle", "circle/a", "link/circle"])
+def test_links_in_a_circle_are_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(PanformerError, match=f"{name}: the symbolic links in this path form a circle; expected links"):
+        resolve_links(tmp_path / name)

@@ -6,7 +6,6 @@ its record later is told of.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -15,6 +14,7 @@ from pathlib import Path
 from panformer_cli.download import DownloadedFile, DownloadError, check_file, download, sha256_of
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.files import cache_folder, write_json
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
 
 RELEASE = "https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0"
@@ -57,7 +57,7 @@ class PublishedWeights:
     def record(self) -> WeightsRecord | None:
         """What is known of the file as it was first seen; None before that, or where the record cannot be read."""
         try:
-            return WeightsRecord(**json.loads(self.record_path.read_text(encoding="utf-8")))
+            return WeightsRecord(**parse_json(self.record_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

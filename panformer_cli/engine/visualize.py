@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import name_inside
 from panformer_cli.panoptic.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
 from panformer_cli.panoptic.page import Gallery, Legend, LegendEntry, Picture, Section, Table, Text, write_page
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
 
 
@@ -223,7 +223,7 @@ def _figures(predictions: Path) -> list[Section]:
     if not path.is_file():
         return []
     try:
-        panoptic = json.loads(path.read_text(encoding="utf-8"))["panoptic"]
+        panoptic = parse_json(path.read_text(encoding="utf-8"))["panoptic"]
         return _tables(panoptic)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no metrics.json of `panformer evaluate` ({error!r}); move it away") from error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from panformer_cli.data.prepare.summary import SplitSummary
 from panformer_cli.data.prepare.summary_page import summary_page
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write, locked_folder, write_json
+from panformer_cli.files import atomic_write, locked_folder, resolve_links, write_json
+from panformer_cli.plain_json import parse as parse_json
 
 if TYPE_CHECKING:
     from panformer_cli.data.prepare.source import Source
@@ -39,7 +40,7 @@ class SplitManifest:
         """For a split of `source`."""
         setting = {
             "source": source.name,
-            "root": str(source.root.resolve()),
+            "root": str(resolve_links(source.root)),
             "skip_bad_images": skips_bad_images,
             **source.settings,
             "categories": source.categories.to_coco(),
@@ -126,7 +127,7 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
         records[manifest.split] = manifest.to_json()
         write_json(out / SUMMARY, summaries)
         with atomic_write(out / PAGE) as temporary:
-            temporary.write_text(summary_page(out.resolve().name, summaries), encoding="utf-8")
+            temporary.write_text(summary_page(resolve_links(out).name, summaries), encoding="utf-8")
         write_json(out / MANIFEST, records)
 
 
@@ -158,7 +159,7 @@ def _summaries(out: Path) -> dict[str, dict[str, Any]]:
 def _read(path: Path, key: str) -> dict[str, dict[str, Any]]:
     """The object in a file of ours, whose members are objects that have `key`; empty where there is no such file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

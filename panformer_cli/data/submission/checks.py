@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from panformer_cli.data.submission.forms import Form, ImageId, ImageList, is_ima
 from panformer_cli.data.submission.segments import SegmentChecks
 from panformer_cli.data.wording import short
 from panformer_cli.errors import DataError
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
 
 
@@ -74,8 +74,8 @@ def _find_json(archive: Archive, form: Form, findings: Findings) -> str | None:
 
 def _read_annotations(archive: Archive, name: str, findings: Findings) -> list[Any] | None:
     try:
-        content = json.loads(archive.read(name).decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # a DataError is a ValueError
+        content = parse_json(archive.read(name).decode("utf-8"))
+    except ValueError as error:  # a DataError is a ValueError
         findings.add(
             Problem.JSON_DAMAGED, name, f"{name} is no JSON or is cut short ({error}); expected an object in UTF-8"
         )

@@ -23,7 +23,7 @@ from panformer_cli.data.spool import KeyedSpool, Spool
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.data.wording import short, some
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.files import name_inside, resolve_links
 
 _EXPORT = "_annotations.coco.json"
 """Beside the images of a split, as Roboflow exports it."""
@@ -55,7 +55,8 @@ class CocoInstances:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap, "stuff_masks": str(self.stuff_masks.resolve()) if self.stuff_masks else None}
+        stuff_masks = str(resolve_links(self.stuff_masks)) if self.stuff_masks else None
+        return {"overlap": self.overlap, "stuff_masks": stuff_masks}
 
     def splits(self) -> Sequence[str]:
         return find_splits(self.root)
