@@ -279,6 +279,21 @@ def touch(path: str) -> None:
     Path(path).touch()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*PREDICT[:-1], "circle"],
+        [*PREDICT[:-1], "circle/out"],
+        ["prepare-data", "subset", "--root", "data", "--images", "1", "--out", "circle"],
+    ],
+    ids=["predict", "predict into it", "prepare-data"],
+)
+def test_links_in_a_circle(arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("circle").symlink_to("circle")
+    expected = f"{arguments[-1]}: the symbolic links in this path form a circle; expected links that lead to a file or"
+    assert_refused(arguments, [expected], capsys)
+
+
 class _Trap:
     """A pickle of this creates the file `ran` when it is loaded."""
 
