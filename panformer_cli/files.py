@@ -18,6 +18,9 @@ from typing import Any, BinaryIO
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
 
+_WINDOWS_LINKS_IN_CIRCLE = 1921
+"""ERROR_CANT_RESOLVE_FILENAME, which Python does not translate to ELOOP."""
+
 _SEPARATOR = re.compile(r"[/\\]")
 _LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
 """A piece of a name that is empty, climbs (Windows takes `.. ` for `..`), is a root (`/`, `//`) or names a drive."""
@@ -50,7 +53,7 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
                 os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        kept = "; the file that was there is unchanged" if path.exists() else ""
+        kept = "; the file that was there is unchanged" if is_file(path) else ""
         reason = error.strerror or str(error)
         raise PanformerError(
             f"cannot write {path}: {reason}{kept}; free some space or choose another folder"
@@ -66,6 +69,26 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long
         return False
+
+
+def resolve_links(path: Path) -> Path:
+    """Return `path` as an absolute path without symbolic links; parts that do not exist are kept as they are.
+
+    `Path.resolve` is not used: for links in a circle it raises RuntimeError before Python 3.13, and since then it
+    returns a path that was not followed to its end.
+
+    Raises:
+        PanformerError: the links form a circle.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP or getattr(error, "winerror", None) == _WINDOWS_LINKS_IN_CIRCLE:
+            raise PanformerError(
+                f"{path}: the symbolic links in this path form a circle; expected links that lead to a file or folder; "
+                "remove the link that is wrong"
+            ) from error
+    return Path(os.path.realpath(path))
 
 
 def temporary_path(path: Path) -> Path:
@@ -165,8 +188,8 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
 def _leads_out(folder: Path, path: Path) -> bool:
     """Whether the symbolic links between `folder` and `path` lead out of `folder`."""
     try:
-        return not path.resolve().is_relative_to(folder.resolve())
-    except RuntimeError:  # links in a circle
+        return not resolve_links(path).is_relative_to(resolve_links(folder))
+    except PanformerError:  # links in a circle
         return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import write_json
+from panformer_cli.plain_json import parse as parse_json
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PartialFile:
     def origin(self) -> Origin | None:
         """None where nothing is noted that can be read."""
         try:
-            return Origin(**json.loads(self._note.read_text(encoding="utf-8")))
+            return Origin(**parse_json(self._note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node
 
+from panformer_cli.plain_json import DEEPEST, TOO_DEEP
+
 # A whole number of 19 digits or more reads as a float: no recipe has one, and none then overflows 64 bits.
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -28,12 +30,19 @@ _SCALARS = (
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    depth = 0
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
             _refuse("anchors (&), aliases (*) and tags (!) are not read here; write the value itself", event.start_mark)
-        return super().compose_node(parent, index)
+        is_nesting = isinstance(event, yaml.CollectionStartEvent)
+        self.depth += is_nesting
+        if self.depth > DEEPEST:
+            _refuse(TOO_DEEP, event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= is_nesting
+        return node
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}
@@ -72,8 +81,6 @@ def parse(text: str) -> Any:
         raise ValueError(f"{place}{reason}") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    except RecursionError as error:
-        raise ValueError("brackets or indents are nested too deeply") from error
 
 
 def write(content: Any) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside, sha256_of
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.files import name_inside, resolve_links, sha256_of
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from panformer_cli.files import name_inside, sha256_of
     [
         *("", ".", "./", "..", ".. ", "...", "a/..", "a/../../b", "a\\..\\b"),
         *("/a", "//a", "//", "///a", "\\a", "\\\\server\\share\\a", "C:a", "C:\\a", "a/C:b", "a/C:/b", "a\0b"),
-        *("out", "out/a", "real/out/a", "circle", "circle/a"),
+        *("out", "out/a", "real/out/a", "circle", "circle/a", "pair", "pair/a", "through"),
     ],
 )
 def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
@@ -26,6 +26,9 @@ def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
     for link in ("out", "real/out"):
         (folder / link).symlink_to(tmp_path)
     (folder / "circle").symlink_to("circle")
+    (folder / "pair").symlink_to("real/pair")
+    (folder / "real" / "pair").symlink_to("../pair")
+    (folder / "through").symlink_to("circle/../real")
     with pytest.raises(DataError, match="points outside"):
         name_inside(folder, name, "x.json")
 
@@ -52,3 +55,23 @@ def test_the_sha256_of_a_file(size: int, tmp_path: Path) -> None:
     content = bytes(range(256)) * (size // 256) + bytes(size % 256)
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_links_are_followed_as_far_as_there_is_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    home = Path(os.path.realpath(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert resolve_links(Path("link/new/a.json")) == home / "real" / "new" / "a.json"
+    assert resolve_links(tmp_path / "dangling" / "a") == home / "nowhere" / "a"
+    assert resolve_links(tmp_path / "link" / ".." / "a") == home / "a"
+    assert resolve_links(Path("n" * 300)) == home / ("n" * 300)
+
+
+@pytest.mark.parametrize("name", ["circle", "circle/a", "link/circle"])
+def test_links_in_a_circle_are_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(PanformerError, match=f"{name}: the symbolic links in this path form a circle; expected links"):
+        resolve_links(tmp_path / name)

@@ -305,7 +305,7 @@ def test_no_heads_at_all() -> None:
         (b"name: !!int x\n", "line 1, column 7: anchors"),
         (b"? [a, b]\n: c\n", "line 1, column 3"),
         (b"name: a\n---\nname: b\n", "expected a single document"),
-        (b"[" * 5000, "nested too deeply"),
+        (b"[" * 5000, "line 1, column 101: lists and objects are nested more than 100 levels deep"),
         (b"name: \x07\n", "#x0007"),
         (b"\xff\xfe\x00name", "mine.yaml is not UTF-8 text (byte 0)"),
     ],

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 
-from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.errors import PanformerError
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Spool(MadeSequence[T]):
     have to pickle; each access makes a new one.
 
     Raises:
-        PanformerError: the temporary file cannot be written, or an item is lists within lists, hundreds deep.
+        PanformerError: the temporary file cannot be written.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
@@ -53,12 +53,7 @@ class Spool(MadeSequence[T]):
         self.extend(items)
 
     def append(self, item: T) -> None:
-        try:
-            content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-        except RecursionError as error:
-            raise DataError(
-                "a row of a file is nested hundreds deep; expected a data set's; restore the file"
-            ) from error
+        content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         try:
             if not self._is_at_end:  # to seek is to write what is gathered
                 self._file.seek(self._ends[-1])

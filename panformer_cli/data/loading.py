@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -154,6 +155,7 @@ class TrainLoader:
             batch_size=None,
             sampler=self._forwards,
             num_workers=workers,
+            multiprocessing_context=_START_METHOD if workers else None,
             persistent_workers=workers > 0,
             collate_fn=_unchanged,
             worker_init_fn=_start_worker,
@@ -187,6 +189,14 @@ class TrainLoader:
 
 
 _Loaded = tuple[Batch, list[str]] | PanformerError
+
+
+_START_METHOD = "fork" if sys.platform == "linux" else None
+"""Of worker processes; None is the system's default.
+
+From Python 3.14 on the default on Linux is a server that starts them. A SIGTERM to the whole process group ends the
+server, and the workers with it, before the run is saved.
+"""
 
 
 class _Forwards(Sampler[list[Draw]]):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.pages.chart import Chart, Series
+from panformer_cli.plain_json import parse as parse_json
 
 Row = Mapping[str, Any]
 
@@ -60,8 +60,8 @@ def curves(rows: Sequence[Row]) -> list[Chart]:
 
 def _row(line: str) -> Row | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     usable = isinstance(row, dict) and isinstance(row.get("kind"), str) and _is_number(row.get("step"))
     return row if usable else None

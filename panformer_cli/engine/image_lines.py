@@ -17,6 +17,7 @@ import numpy.typing as npt
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import write_json
+from panformer_cli.plain_json import parse as parse_json
 
 Line = dict[str, Any]
 
@@ -116,7 +117,7 @@ def differing(known: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 def _settings_of(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(parse_json(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise PanformerError(f"{path} is damaged ({error}); leave --resume out to begin anew") from error
 

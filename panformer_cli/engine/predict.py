@@ -21,7 +21,7 @@ from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_b
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError
-from panformer_cli.files import write_json
+from panformer_cli.files import resolve_links, write_json
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
@@ -99,7 +99,7 @@ def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
     """
     found: dict[Path, str] = {}
     for given in inputs:
-        for path, name in _expand(given, out.resolve()):
+        for path, name in _expand(given, resolve_links(out)):
             found.setdefault(path, name)
     names = _distinct([Path(name) for name in found.values()])
     numbers = [path.stem for path in found]
@@ -115,7 +115,7 @@ def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
     path = Path(given)
     if path.is_dir():
         inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-        files = sorted(file for file in inside if not file.resolve().is_relative_to(out))
+        files = sorted(file for file in inside if not resolve_links(file).is_relative_to(out))
         if not files:
             raise DataError(
                 f"the folder {path} holds no image; expected files of the kinds {', '.join(sorted(IMAGE_SUFFIXES))}"
@@ -124,7 +124,7 @@ def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, path.name)]
     matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207 (absolute patterns)
-    files = [match for match in matches if match.is_file() and not match.resolve().is_relative_to(out)]
+    files = [match for match in matches if match.is_file() and not resolve_links(match).is_relative_to(out)]
     if not files:
         raise DataError(
             f"no such image, folder or pattern: {given}; give image files, folders or patterns such as 'photos/*.jpg'"

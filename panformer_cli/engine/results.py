@@ -14,6 +14,7 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.image_lines import ImageLines, Line
 from panformer_cli.files import atomic_write, name_inside
+from panformer_cli.plain_json import parse as parse_json
 
 LINES = ".parts"
 """The folder of what is not yet joined, inside the folder of results."""
@@ -104,7 +105,7 @@ class PanopticResults:
 def _has_figures(out: Path) -> bool:
     """Whether there are figures of an evaluation; a metrics.json of another program is not ours to delete."""
     try:
-        content = json.loads((out / METRICS).read_bytes())
+        content = parse_json((out / METRICS).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"images", "panoptic"} <= content.keys()

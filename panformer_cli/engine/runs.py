@@ -179,10 +179,10 @@ def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
         assert newest is not None, "the folder was found by its checkpoint"
         return newest
     if default is not None:
-        reporter.message(f"There is no run in {RUNS.resolve()}: the published weights {default} are used")
+        reporter.message(f"There is no run in {RUNS.absolute()}: the published weights {default} are used")
         return fetch_published(PUBLISHED[default], reporter)
     raise CheckpointError(
-        f"no checkpoint was given and there is no run in {RUNS.resolve()}; give one, or the name of published weights "
+        f"no checkpoint was given and there is no run in {RUNS.absolute()}; give one, or the name of published weights "
         f"({', '.join(PUBLISHED)}), or train first: panformer train RECIPE"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import name_inside
 from panformer_cli.pages.base import Table
 from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Picture, write_gallery
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
 from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
 
@@ -153,7 +153,7 @@ def _evaluation_tables(predictions: Path) -> list[Table]:
     if not path.is_file():
         return []
     try:
-        return _quality_tables(json.loads(path.read_text(encoding="utf-8"))["panoptic"])
+        return _quality_tables(parse_json(path.read_text(encoding="utf-8"))["panoptic"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a metrics.json of `panformer evaluate` ({error!r}); move it away") from error
 

@@ -94,6 +94,6 @@ def panopticapi() -> Any:
         return import_module("panopticapi.evaluation")
     except ImportError as error:
         raise PanformerError(
-            "the cross-check needs COCO's panopticapi, which is not installed; get it with "
-            "`pip install git+https://github.com/cocodataset/panopticapi.git`, or go without the cross-check"
+            "the cross-check needs COCO's panopticapi, which is not installed; install it with "
+            "`pip install --no-deps panopticapi-lite`, which has the same module, or leave out --cross-check"
         ) from error

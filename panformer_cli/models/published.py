@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from panformer_cli.files import cache_folder
+from panformer_cli.plain_json import parse as parse_json
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PublishedWeights:
     def record(self) -> WeightsRecord | None:
         """What is known of the file as it was first seen; None before that, or where the record cannot be read."""
         try:
-            return WeightsRecord(**json.loads(self.record_path.read_text(encoding="utf-8")))
+            return WeightsRecord(**parse_json(self.record_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

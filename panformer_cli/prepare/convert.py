@@ -28,7 +28,15 @@ from panformer_cli.data.disk_list import KeyPlaces, Spool
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write, is_file, name_inside, sha256_of, temporary_path, temporary_paths
+from panformer_cli.files import (
+    atomic_write,
+    is_file,
+    name_inside,
+    resolve_links,
+    sha256_of,
+    temporary_path,
+    temporary_paths,
+)
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import ImageParts, Line, stamp_of, work_out
 from panformer_cli.prepare.source import ReadsMore, Source, SourceImage
@@ -110,7 +118,7 @@ def _keep_apart(source: Source, out: Path, splits: Sequence[str]) -> None:
     written = [out, *(folder for split in splits for folder in Folders.of(out, split)[:3])]
     for folder in written:
         for other in read:
-            if folder.resolve().is_relative_to(other.resolve()):
+            if resolve_links(folder).is_relative_to(resolve_links(other)):
                 raise DataError(
                     f"{folder} is the folder that is read, or inside of it: what is written would be read next time, "
                     f"or overwrite it; choose an --out outside of {other}"
@@ -198,7 +206,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         try:
-            os.link(source.resolve(), temporary)
+            os.link(resolve_links(source), temporary)
         except OSError:
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)

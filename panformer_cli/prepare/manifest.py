@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panformer_cli.errors import DataError
-from panformer_cli.files import locked_folder, sha256_of, write_json
+from panformer_cli.files import locked_folder, resolve_links, sha256_of, write_json
 from panformer_cli.pages.summary import write_summary
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.prepare.summary import SplitSummary
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class SplitManifest:
         """For a split of `source`."""
         setting = {
             "source": source.name,
-            "root": str(source.root.resolve()),
+            "root": str(resolve_links(source.root)),
             "skip_bad_images": skips_bad_images,
             **source.settings,
             "categories": source.categories.to_coco(),
@@ -121,7 +122,7 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
         summaries[summary.split] = summary.to_json()
         records[manifest.split] = manifest.to_json()
         write_json(out / SUMMARY, summaries)
-        write_summary(out / PAGE, out.resolve().name, summaries)
+        write_summary(out / PAGE, resolve_links(out).name, summaries)
         write_json(out / MANIFEST, records)
 
 
@@ -153,7 +154,7 @@ def _summaries(out: Path) -> dict[str, dict[str, Any]]:
 def _read(path: Path, key: str) -> dict[str, dict[str, Any]]:
     """The object in a file of ours, whose members are objects that have `key`; empty where there is no such file."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

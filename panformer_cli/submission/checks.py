@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.errors import DataError
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
 from panformer_cli.submission.archive import Archive, open_archive
 from panformer_cli.submission.findings import Findings, Problem, SubmissionReport
@@ -74,8 +74,8 @@ def _find_json(archive: Archive, form: Form, findings: Findings) -> str | None:
 
 def _read_annotations(archive: Archive, name: str, findings: Findings) -> list[Any] | None:
     try:
-        content = json.loads(archive.read(name).decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # a DataError is a ValueError
+        content = parse_json(archive.read(name).decode("utf-8"))
+    except ValueError as error:  # a DataError is a ValueError
         findings.add(
             Problem.JSON_DAMAGED, name, f"{name} is no JSON or is cut short ({error}); expected an object in UTF-8"
         )

@@ -6,7 +6,6 @@ the image ids and in the categories.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.wording import short
 
 FormName = Literal["coco", "cityscapes", "ade20k", "mapillary"]
@@ -115,8 +115,8 @@ def read_image_list(path: Path, form: Form) -> ImageList:
     """
     data = read_bytes(path, "image info")
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(data)
+    except ValueError as error:
         raise DataError(f"{path} is no JSON ({error}); expected an image info with `images`") from error
     rows = content.get("images") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.disk_list import KeyedSpool, KeyPlaces, Spool
-from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.errors import PanformerError
 
 
 def test_a_spool_is_the_sequence_of_what_was_added() -> None:
@@ -108,11 +108,3 @@ def test_where_no_folder_can_be_used_this_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
     with pytest.raises(PanformerError, match="in any of the usual folders: No usable temporary directory.*TMPDIR"):
         Spool[int]()
-
-
-def test_a_row_that_is_nested_too_deeply_is_told() -> None:
-    deep: Any = []
-    for _ in range(2000):
-        deep = [deep]
-    with pytest.raises(DataError, match="nested hundreds deep"):
-        Spool([deep])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,20 @@ def test_worker_processes_give_the_same_batches(coco: CocoPanoptic) -> None:
         assert all(torch.equal(a, b) for a, b in zip(images_of(found), images_of(expected), strict=True))
         for one, two in zip(expected[0][0].targets, found[0][0].targets, strict=True):
             assert torch.equal(one.masks, two.masks) and torch.equal(one.boxes, two.boxes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers start as the system's default says")
+def test_workers_are_children_of_the_training_process(coco: CocoPanoptic) -> None:
+    """Whatever the default of the Python version is: those of a server end with it, by a SIGTERM to all processes."""
+    default = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # as in Python 3.14
+    try:
+        batches = train_loader(coco, recipe(batch_size=1, workers=2)).epoch(0)
+        next(batches)
+        stats = [Path(f"/proc/{worker.pid}/stat").read_text() for worker in multiprocessing.active_children()]
+    finally:
+        multiprocessing.set_start_method(default, force=True)
+    assert [int(stat.rpartition(")")[2].split()[1]) for stat in stats] == 2 * [os.getpid()]
 
 
 def test_an_epoch_left_early_does_not_spill_into_the_next(coco: CocoPanoptic) -> None:

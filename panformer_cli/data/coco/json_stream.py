@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from panformer_cli.errors import DataError
+from panformer_cli.plain_json import DEEPEST, TOO_DEEP, is_too_deep
 
 CHUNK = 2**18
 """Characters that are read at a time, and at least."""
@@ -141,13 +142,20 @@ class _Text:
             except ValueError as error:  # a number with thousands of digits
                 self.fail(str(error))
             except RecursionError:
-                self.fail("the value is nested too deeply")
+                self.fail(TOO_DEEP)
             else:
                 # `1` and `1.` at the end of the text may be the beginning of 1.5.
                 is_whole = self._text[end : end + 1] in _AFTER_VALUE or end < len(self._text) - _LONGEST_WORD
                 if is_whole or not self._read_more():
+                    self._check_depth(value, end)
                     self._at = end
                     return value
+
+    def _check_depth(self, value: Any, end: int) -> None:
+        # Counting takes a fraction of the time of looking through the value, which few rows need.
+        brackets = self._text.count("[", self._at, end) + self._text.count("{", self._at, end)
+        if brackets > DEEPEST and is_too_deep(value):
+            self.fail(TOO_DEEP)
 
     def fail(self, reason: str, position: int | None = None) -> NoReturn:
         """Always raises DataError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from panformer_cli.data.scenes.patterns import scene_categories
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import write_json
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Progress, Reporter
 
 __all__ = ["SceneOptions", "generate_scene", "write_scenes"]
@@ -113,7 +113,7 @@ def _differences(record_path: Path, options: SceneOptions) -> str:
     """What the folder of the record holds instead of these scenes; empty where it holds them."""
     expected = {"drawing_version": DRAWING_VERSION, **asdict(options)}
     try:
-        found = json.loads(record_path.read_text(encoding="utf-8"))
+        found = parse_json(record_path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "already holds other files"
     if not isinstance(found, dict):

@@ -22,12 +22,13 @@ from torch.optim import Optimizer
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.official import describe_official
-from panformer_cli.errors import CheckpointError
+from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.files import atomic_write
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.tensor_files import kind_of, read_header, read_state
@@ -147,10 +148,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     metadata, names = read_header(path)
     where = f"checkpoint {path}"
     try:
-        recipe = recipe_from_dict(json.loads(metadata["recipe"]), where)
-        categories = CategoryTable.from_coco(json.loads(metadata["categories"]), where)
-        progress = TrainProgress(**json.loads(metadata["progress"]))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        recipe = recipe_from_dict(parse_json(metadata["recipe"]), where)
+        categories = CategoryTable.from_coco(parse_json(metadata["categories"]), where)
+        progress = TrainProgress(**parse_json(metadata["progress"]))
+    except PanformerError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: its description is damaged ({error}); use another checkpoint") from error
     has_state = any(name.startswith(OPTIMIZER) for name in names)
     return Checkpoint(path, recipe, categories, progress, has_state, metadata.get("version", "unknown"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from panformer_cli.engine.runs import IMPORTED, RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
 from panformer_cli.files import atomic_write
 from panformer_cli.models.base import PanopticModel
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.tensor_files import check_whole
@@ -85,7 +85,7 @@ def _check_finite(model: PanopticModel, checkpoint: Checkpoint) -> None:
 def _read_categories(path: Path) -> CategoryTable:
     text = read_bytes(path, "panoptic JSON")
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{path} is no JSON, or is cut short: {error}; expected a COCO panoptic JSON") from error
     return CategoryTable.from_coco(content.get("categories") if isinstance(content, dict) else content, str(path))

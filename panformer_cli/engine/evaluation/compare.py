@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from panformer_cli.metrics.bootstrap import (
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.wording import listing
 
 NAMED = 5
@@ -175,7 +175,7 @@ def read_evaluation(folder: Path) -> EvaluatedSet:
                 f"panformer evaluate CHECKPOINT --out {folder}"
             )
     try:
-        rows = json.loads(metrics.read_text(encoding="utf-8"))["categories"]
+        rows = parse_json(metrics.read_text(encoding="utf-8"))["categories"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{metrics} is damaged or of another version: {error!r}; evaluate again") from error
     return EvaluatedSet(str(folder), CategoryTable.from_coco(rows, str(metrics)), read_records(records))
@@ -190,7 +190,7 @@ def read_records(path: Path) -> Iterator[ImageOverlap]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                record = ImageOverlap.from_json(json.loads(line))
+                record = ImageOverlap.from_json(parse_json(line))
                 hash((record.image_id, record.truth, record.predictions))  # ids are no lists or objects
             except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
                 raise DataError(

@@ -20,7 +20,7 @@ from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_b
 from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import write_json
+from panformer_cli.files import resolve_links, write_json
 from panformer_cli.metrics.average_precision import ImageDetections
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.detection import match_instances
@@ -151,7 +151,9 @@ def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]
 def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
     """Path, bytes and time of checkpoint and annotation: another file at the same place has other figures."""
     files = {"checkpoint": request.checkpoint, "annotation": dataset.layout.annotation}
-    return {name: [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for name, path in files.items()}
+    return {
+        name: [str(resolve_links(path)), path.stat().st_size, path.stat().st_mtime_ns] for name, path in files.items()
+    }
 
 
 def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Reporter) -> None:

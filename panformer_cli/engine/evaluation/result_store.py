@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from panformer_cli.data.corruptions.frost_texture import frost_source
 from panformer_cli.errors import PanformerError
 from panformer_cli.files import write_json
+from panformer_cli.plain_json import parse as parse_json
 
 Figures = dict[str, Any]
 """`pq` in percent, and whatever else is worth keeping beside it."""
@@ -39,7 +39,7 @@ class ResultStore:
         """
         path = self._path(corruption, severity)
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             stored, figures = dict(content["settings"]), dict(content["figures"])
             float(figures["pq"])
         except FileNotFoundError:

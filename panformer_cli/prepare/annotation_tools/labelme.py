@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
@@ -160,8 +160,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     """An object with a text `imagePath` and a list `shapes`; DataError for anything else."""
     data = read_bytes(path, "labelme file")
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(data)
+    except ValueError as error:
         raise DataError(f"{path} is no JSON, or is cut short; save it again with labelme") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f"{path} is no labelme file: it has no list `shapes`; move it out of this folder")

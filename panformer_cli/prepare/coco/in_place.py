@@ -22,7 +22,7 @@ from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write
+from panformer_cli.files import atomic_write, resolve_links
 from panformer_cli.prepare.coco import rle
 from panformer_cli.prepare.coco.rle import encode_segments
 from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images
@@ -82,7 +82,7 @@ def prepare_in_place(
             work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
         refuse_bad_images(parts.problems, len(data), str(annotation), options.skips_bad_images)
         summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
-        setting = {"source": IN_PLACE, "root": str(data.layout.images.resolve())}
+        setting = {"source": IN_PLACE, "root": str(resolve_links(data.layout.images))}
         manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
         lines = _counted(parts, manifest, summary)
         written = _write_detection(lines, annotation, folder, detection) if detection != "none" else None
@@ -94,7 +94,7 @@ def prepare_in_place(
 
 def _setting(data: CocoPanoptic, detection: Detection) -> Line:
     annotation = data.layout.annotation
-    return {"annotation": [str(annotation.resolve()), *stamp_of(annotation)], "detection": detection, "lines": 2}
+    return {"annotation": [str(resolve_links(annotation)), *stamp_of(annotation)], "detection": detection, "lines": 2}
 
 
 def _rows(data: CocoPanoptic) -> Iterator[Row]:

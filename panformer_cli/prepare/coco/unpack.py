@@ -24,6 +24,9 @@ from panformer_cli.reporting import Reporter
 SPARE_BYTES = 64 * 2**20
 """What must stay free on the disk after unpacking, for file system overhead and other programs."""
 
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+"""Those of every Python version: 3.14 also knows Zstandard, whose errors are others."""
+
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError)
 _Entries = Sequence[zipfile.ZipInfo]
 
@@ -108,6 +111,11 @@ def _check(entry: zipfile.ZipInfo, archive: Path) -> None:
         raise DataError(f"{archive}: the entry {entry.filename!r} is a link or a device; nothing was unpacked")
     if entry.flag_bits & 1:
         raise DataError(f"{archive}: the entry {entry.filename!r} is encrypted; expected a zip without a password")
+    if entry.compress_type not in _METHODS:
+        raise DataError(
+            f"{archive}: the entry {entry.filename!r} is compressed by method {entry.compress_type}, which is not read "
+            "here; expected stored or deflated; unpack the zip yourself"
+        )
     name_inside(archive.parent, entry.filename, str(archive))
 
 

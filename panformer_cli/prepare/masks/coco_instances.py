@@ -17,7 +17,7 @@ from panformer_cli.data.disk_list import KeyedSpool, Spool
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.files import name_inside, resolve_links
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
@@ -55,7 +55,8 @@ class CocoInstances:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap, "stuff_masks": str(self.stuff_masks.resolve()) if self.stuff_masks else None}
+        stuff_masks = str(resolve_links(self.stuff_masks)) if self.stuff_masks else None
+        return {"overlap": self.overlap, "stuff_masks": stuff_masks}
 
     def splits(self) -> Sequence[str]:
         return find_splits(self.root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
+from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.prepare.published.ready_panoptic import read_categories
 from panformer_cli.wording import short
 
@@ -35,8 +35,8 @@ def read_config(path: Path) -> tuple[VistasLabel, ...]:
         DataError: the file is missing or damaged.
     """
     try:
-        content = json.loads(read_bytes(path, "label list"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_bytes(path, "label list"))
+    except ValueError as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the label list {path} is no JSON, or is cut short ({error}); restore the file") from error

@@ -13,6 +13,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.disk_list import KeyPlaces
 from panformer_cli.data.layout import find_splits
 from panformer_cli.errors import DataError
+from panformer_cli.files import resolve_links
 from panformer_cli.prepare.sets.category_map import merged_tables, read_map
 from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
 from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
@@ -83,7 +84,7 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
     Raises:
         DataError: as `category_map.read_map` and `merged_tables`, or a split cannot be used; both are one folder.
     """
-    if first.resolve() == second.resolve():
+    if resolve_links(first) == resolve_links(second):
         raise DataError(f"{first} and {second} are one data set, of which every image would come twice; name another")
     ours, theirs = _opened(first, splits), _opened(second, splits)
     table = _table(first, ours)
@@ -97,8 +98,8 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
     chosen = {name: [Chosen(part, range(len(data)))] for part, (name, data) in enumerate(ours.items())}
     for part, (name, data) in enumerate(theirs.items(), len(ours)):
         new_ids = _new_ids(data, ours[name]) if name in ours else None
-        chosen.setdefault(name, []).append(Chosen(part, range(len(data)), f"{second.resolve().name}/", new_ids))
-    settings = {"second": str(second.resolve()), "map": path.read_text(encoding="utf-8") if path else None}
+        chosen.setdefault(name, []).append(Chosen(part, range(len(data)), f"{resolve_links(second).name}/", new_ids))
+    settings = {"second": str(resolve_links(second)), "map": path.read_text(encoding="utf-8") if path else None}
     return ExistingSets("merge", first, merged.table, tuple(parts), chosen, settings)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.cli.test_cli import run
 from tests.data.coco.pair_files import Content, Side, write_pairs
+from tests.test_plain_json import nested
 
 Damage = Callable[[Side], Any]
 
@@ -116,6 +117,10 @@ EITHER_SIDE: dict[str, tuple[Damage, list[str]]] = {
     "not UTF-8": (write(b'{"annotations": ["\xff\xfe\xfa"]}'), ["is no JSON"]),
     "JSON cut short": (lambda side: side.json.write_bytes(side.json.read_bytes()[:300]), ["cut short"]),
     "nested without end": (write('{"annotations": ' + 100_000 * "["), ["is no JSON"]),
+    "a row nested too deeply": (
+        write(f'{{"annotations": [{nested(3000)}]}}'),
+        ["lists and objects are nested more than 100 levels deep"],
+    ),
     "a list": (write("[]"), ["holds a list; expected an object"]),
     "null": (write("null"), ["holds a NoneType; expected an object"]),
     "no annotations": (edit(lambda content: content.pop("annotations")), ["lacks the lists annotations"]),

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from panformer_cli.data.coco import json_stream
 from panformer_cli.data.coco.json_stream import read_members, write_list
 from panformer_cli.errors import DataError
+from panformer_cli.plain_json import DEEPEST
+from tests.test_plain_json import nested
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -78,6 +80,24 @@ def test_other_files_are_refused(path: Path, content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("chunk", [7, json_stream.CHUNK])
+@pytest.mark.parametrize("depth", [DEEPEST + 1, 900, 1500, 5000, 100_000])
+def test_rows_that_are_nested_too_deeply(path: Path, depth: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK", chunk)
+    path.write_text(f'{{"a": [{nested(DEEPEST)}, {nested(depth)}]}}')
+    members = read_members(path)
+    key, rows = next(members)
+    assert key == "a" and next(rows) == json.loads(nested(DEEPEST))
+    with pytest.raises(DataError, match=f"nested more than {DEEPEST} levels deep at character {7 + 2 * DEEPEST + 2}"):
+        next(rows)
+
+
+def test_wide_rows_are_not_deep(path: Path) -> None:
+    row = [[number] for number in range(10 * DEEPEST)]
+    path.write_text(json.dumps({"a": [row], "b": row}))
+    assert read(path) == {"a": [row], "b": row}
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from panformer_cli.metrics.bootstrap import paired_intervals
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from tests.metrics.test_bootstrap import TABLE, record_of, resamples_of
+from tests.test_plain_json import nested
 
 OPTIONS = CompareOptions(resamples=30, seed=2, listed=3)
 
@@ -136,6 +137,9 @@ def test_folders_that_hold_no_evaluation(tmp_path: Path) -> None:
     damaged = folder_of(tmp_path / "damaged", A)
     _spoil(damaged, images=12)
     with pytest.raises(DataError, match=r"damaged.metrics\.json is damaged or of another version: KeyError.*evaluate"):
+        compare_folders(good, damaged, OPTIONS)
+    (damaged / "metrics.json").write_text(f'{{"categories": {nested(5000)}}}')
+    with pytest.raises(DataError, match=r"metrics\.json is damaged or of another version: .*levels deep"):
         compare_folders(good, damaged, OPTIONS)
 
 

@@ -111,6 +111,14 @@ def test_encrypted(folder: Path) -> None:
     assert "encrypted" in refusal(archive, folder / "val2017")
 
 
+def test_a_method_that_only_some_python_versions_know(folder: Path) -> None:
+    archive = make_zip(folder / "val2017.zip", "val2017/1.png")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 93  # Zstandard
+    archive.write_bytes(content)
+    assert "'val2017/1.png' is compressed by method 93, which is not read here" in refusal(archive, folder / "val2017")
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_twice(folder: Path) -> None:
     archive = make_zip(folder / "val2017.zip", "val2017/1.png", "val2017/1.png")

@@ -1,0 +1,43 @@
+"""JSON from files: nested only as deep as every Python version, and every step after reading, can handle."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+DEEPEST = 100
+"""Levels of lists and objects within each other. Those of data sets have fewer than ten."""
+
+TOO_DEEP = f"lists and objects are nested more than {DEEPEST} levels deep"
+
+
+def parse(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    How deep `json` itself reads depends on the Python version: until 3.11 on its recursion limit, later on the stack
+    of the process. A value that it reads may then be too deep for pickling, copying or printing.
+
+    Raises:
+        ValueError: not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    if is_too_deep(value):
+        raise ValueError(TOO_DEEP)
+    return value
+
+
+def is_too_deep(value: Any) -> bool:
+    """Return whether lists and objects in `value` are nested more than `DEEPEST` levels deep."""
+    level = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _items(outer) if isinstance(inner, (list, dict))]
+        if not level:
+            return False
+    return True
+
+
+def _items(container: list[Any] | dict[str, Any]) -> Any:
+    return container.values() if isinstance(container, dict) else container
