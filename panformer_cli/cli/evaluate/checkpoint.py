@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,6 +32,7 @@ from panformer_cli.cli.options import (
 from panformer_cli.cli.tables import print_causes, print_figures, print_robustness
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.distributed.runtime import Process
     from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
     from panformer_cli.metrics.evaluator import MetricName
     from panformer_cli.reporting import Reporter
@@ -99,9 +99,6 @@ def evaluate(
     panformer evaluate tune CHECKPOINT
     panformer evaluate check-submission FILE.zip --images INFO.json
     """
-    from panformer_cli.console import RichReporter
-
-    reporter = RichReporter()
     if corruptions is not None:
         _check_surplus(
             {"--report": outputs.report, "--cross-check": outputs.cross_check, "--submission": submission},
@@ -118,41 +115,40 @@ def evaluate(
             NEEDS_A_MODEL,
         )
         check_given(("batch_size", "precision", "fast", "device", "sampling"), NEEDS_A_MODEL)
-        _evaluate_offline(offline, metrics, outputs, reporter, **how)
+        _evaluate_offline(offline, metrics, outputs, how["compute"], how["bootstrap"])
         return
     from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
     from panformer_cli.engine.runs import find_checkpoint, results_folder
 
     compute: Compute = how["compute"]
-    processes = compute.processes()
-    found = find_checkpoint(checkpoint, reporter)
-    request = EvaluateRequest(
-        checkpoint=found,
-        out=outputs.out or results_folder(found),
-        data_root=how["data"],
-        split=how["split"],
-        metrics=metrics,
-        processes=processes,
-        batch_size=how["batch_size"],
-        precision=how["precision"],
-        resume=how["resume"],
-        resamples=how["bootstrap"],
-    )
-    if corruptions is None:
-        _evaluate_checkpoint(request, outputs, submission, reporter)
-    else:
-        _measure_robustness(request, corruptions, outputs, reporter)
+    with compute.joined() as (process, reporter):
+        found = process.on_first(lambda: find_checkpoint(checkpoint, reporter))
+        request = EvaluateRequest(
+            checkpoint=found,
+            out=outputs.out or results_folder(found),
+            data_root=how["data"],
+            split=how["split"],
+            metrics=metrics,
+            batch_size=how["batch_size"],
+            precision=how["precision"],
+            resume=how["resume"],
+            resamples=how["bootstrap"],
+        )
+        if corruptions is None:
+            _evaluate_checkpoint(request, outputs, submission, process, reporter)
+        else:
+            _measure_robustness(request, corruptions, outputs, process, reporter)
 
 
 def _evaluate_checkpoint(
-    request: EvaluateRequest, outputs: Outputs, submission: Submission | None, reporter: Reporter
+    request: EvaluateRequest, outputs: Outputs, submission: Submission | None, process: Process, reporter: Reporter
 ) -> None:
     from panformer_cli.engine.evaluation.evaluate import evaluate as run_evaluation
 
-    figures = run_evaluation(request, reporter)
-    _finish(figures, request.out, outputs, reporter)
+    figures = run_evaluation(request, process, reporter)
+    _finish(figures, request.out, outputs, process, reporter)
     if submission:
-        write_submission(submission, request.out, reporter)
+        process.on_first(lambda: write_submission(submission, request.out, reporter))
     if not outputs.as_json:
         click.echo(f"Predictions and figures: {request.out}")
 
@@ -164,7 +160,7 @@ def _check_surplus(given: dict[str, Any], why: str) -> None:
 
 
 def _evaluate_offline(
-    offline: Offline, metrics: tuple[MetricName, ...], outputs: Outputs, reporter: Reporter, **how: Any
+    offline: Offline, metrics: tuple[MetricName, ...], outputs: Outputs, compute: Compute, bootstrap: int
 ) -> None:
     from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 
@@ -172,27 +168,28 @@ def _evaluate_offline(
         metrics = OFFLINE
     if not set(metrics) <= set(OFFLINE):
         raise click.UsageError("bbox and segm need a model's instances: leave them out of --metrics.")
-    with TemporaryDirectory() as folder:
+    with compute.joined() as (process, reporter), process.temporary_folder() as folder:
         request = PredictionsRequest(
             offline.predictions,
             offline.annotations,
-            outputs.out or Path(folder),
+            outputs.out or folder,
             offline.pred_folder,
             offline.gt_folder,
             metrics=metrics,
-            resamples=how["bootstrap"],
-            processes=how["compute"].processes(),
+            resamples=bootstrap,
         )
-        figures = evaluate_predictions(request, reporter)
-        _finish(figures, request.out, outputs, reporter)
-    if outputs.out and not outputs.as_json:
-        click.echo(f"Figures: {outputs.out}")
+        figures = evaluate_predictions(request, process, reporter)
+        _finish(figures, request.out, outputs, process, reporter)
+        if outputs.out and not outputs.as_json:
+            click.echo(f"Figures: {outputs.out}")
 
 
-def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
+def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, process: Process, reporter: Reporter) -> None:
     """What both ways of evaluating make of their figures."""
     from panformer_cli.engine.evaluation.evaluation_report import check_against_panopticapi, report_on
 
+    if not process.is_first:
+        return
     if outputs.cross_check:
         check_against_panopticapi(folder)
         reporter.message("panopticapi gives the same figures")
@@ -207,14 +204,14 @@ def _finish(figures: dict[str, Any], folder: Path, outputs: Outputs, reporter: R
 
 
 def _measure_robustness(
-    request: EvaluateRequest, corruptions: Corruptions, outputs: Outputs, reporter: Reporter
+    request: EvaluateRequest, corruptions: Corruptions, outputs: Outputs, process: Process, reporter: Reporter
 ) -> None:
     from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 
     wanted = RobustnessRequest.parse(
         request, corruptions.names, corruptions.severity, corruptions.images, corruptions.seed
     )
-    figures = evaluate_robustness(wanted, reporter)
+    figures = evaluate_robustness(wanted, process, reporter)
     if outputs.as_json:
         click.echo(json.dumps(figures, indent=2))
     else:

@@ -44,21 +44,19 @@ def action(
     panformer evaluate tune
     panformer evaluate tune r50 --data /data/coco --split val2017
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluation.tune import TuneRequest, save_thresholds, tune, tuned_path
     from panformer_cli.engine.runs import find_checkpoint, results_folder
 
-    reporter = RichReporter()
-    processes = compute.processes()
-    found = find_checkpoint(checkpoint, reporter)
-    folder = out or results_folder(found).with_name("tuning")
-    tuning = tune(TuneRequest(found, folder, data, split, processes, batch_size, precision), reporter)
-    if as_json:
-        click.echo(json.dumps(tuning.to_json(), indent=2))
-    else:
-        print_tuning(tuning.to_json())
-    if save and tuning.is_gain:
-        save_thresholds(found, tuning.after, tuned_path(found))
-        reporter.message(f"Saved {tuned_path(found)}")
-    elif save:
-        reporter.message("Nothing was saved: the gain may be chance, its interval holds 0")
+    with compute.joined() as (process, reporter):
+        found = process.on_first(lambda: find_checkpoint(checkpoint, reporter))
+        folder = out or results_folder(found).with_name("tuning")
+        tuning = tune(TuneRequest(found, folder, data, split, batch_size, precision), process, reporter)
+        if as_json:
+            click.echo(json.dumps(tuning.to_json(), indent=2))
+        else:
+            print_tuning(tuning.to_json())
+        if save and tuning.is_gain:
+            process.on_first(lambda: save_thresholds(found, tuning.after, tuned_path(found)))
+            reporter.message(f"Saved {tuned_path(found)}")
+        elif save:
+            reporter.message("Nothing was saved: the gain may be chance, its interval holds 0")
