@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from panformer_cli.data.scenes.generator import SceneOptions, write_scenes
-from panformer_cli.engine.distributed.runtime import ProcessOptions
+from panformer_cli.engine.distributed.group import joined
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model
@@ -42,27 +43,29 @@ def test_a_gpu_computes_what_the_cpu_computes() -> None:
 def test_training_runs_on_a_gpu_and_goes_on(tmp_path: Path, precision: str) -> None:
     write_scenes(tmp_path / "scenes", SceneOptions(train_images=8, val_images=2), SilentReporter())
     overrides = [f"data.root={tmp_path / 'scenes'}", f"train.precision={precision}", "data.workers=0"]
-    options = TrainOptions(out=tmp_path / "run", processes=ProcessOptions(gpus=1))
-    train(load_recipe("tiny", [*overrides, "train.max_steps=2"]), options, SilentReporter())
-    more = TrainOptions(out=tmp_path / "run", resume=True, processes=ProcessOptions(gpus=1))
-    run = train(load_recipe("tiny", [*overrides, "train.max_steps=4"]), more, SilentReporter())
-    assert run.best.is_file()
+    for steps in (2, 4):
+        options = TrainOptions(out=tmp_path / "run", resume=steps == 4)
+        recipe = load_recipe("tiny", [*overrides, f"train.max_steps={steps}"])
+        with joined(ProcessOptions(gpus=1)) as process:
+            result = train(recipe, options, process, SilentReporter())
+    assert result.ended
+    assert result.run.best.is_file()
 
 
 def test_an_evaluation_on_a_gpu_has_the_figures_of_the_cpu(tmp_path: Path) -> None:
     """Results are finished by several threads beside a GPU, by one beside the CPU."""
     write_scenes(tmp_path / "scenes", SceneOptions(train_images=8, val_images=6), SilentReporter())
     recipe = load_recipe("tiny", [f"data.root={tmp_path / 'scenes'}", "data.workers=0", "train.max_steps=2"])
-    run = train(recipe, TrainOptions(out=tmp_path / "run", processes=ProcessOptions(device="cpu")), SilentReporter())
+    run = train(recipe, TrainOptions(out=tmp_path / "run"), Process.single("cpu"), SilentReporter()).run
     figures = [
         evaluate(
             EvaluateRequest(
                 run.best,
                 tmp_path / device,
                 metrics=("panoptic", "boundary", "semantic"),
-                processes=ProcessOptions(device=device),
                 batch_size=4,
             ),
+            Process.single(device),
             SilentReporter(),
         )
         for device in ("cpu", "cuda")

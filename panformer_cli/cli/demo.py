@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.options import Compute
 from panformer_cli.cli.tables import print_metrics
+
+if TYPE_CHECKING:
+    from panformer_cli.engine.demo import DemoFolders
 
 
 @click.command()
@@ -21,7 +26,6 @@ def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
     Writes a data set of generated scenes, trains the recipe `tiny` on it, evaluates, predicts on images it has not
     seen, and draws pictures and an HTML page. Prints the PQ table and where everything lies.
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.data.scenes.options import SceneOptions
     from panformer_cli.engine.demo import DemoFolders
     from panformer_cli.engine.demo import demo as run_demo
@@ -29,10 +33,15 @@ def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
 
     folders = DemoFolders(out)
     scenes = SceneOptions(train_images=images)
-    try:
-        metrics = run_demo(load_recipe("tiny", overrides), folders, scenes, RichReporter())
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("Stopped; the same command goes on from here.") from error
+    with Compute().joined() as (process, reporter):
+        try:
+            metrics = run_demo(load_recipe("tiny", overrides), folders, scenes, process, reporter)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("Stopped; the same command resumes.") from error
+        _print(metrics, folders)
+
+
+def _print(metrics: dict[str, Any], folders: DemoFolders) -> None:
     print_metrics(metrics)
     click.echo(f"Scenes:       {folders.scenes}")
     click.echo(f"Run:          {folders.run.path}")

@@ -1,7 +1,6 @@
-"""The program `panformer`: finds the command, and turns what goes wrong into one line and an exit code.
+"""The program `panformer`: finds the command, and turns failures into one message and an exit code.
 
-Exit codes: 0 done, 1 done in part (some inputs could not be used), 2 a mistake in what was asked, 130 stopped by
-Ctrl-C.
+Exit codes: 0 success, 1 some inputs could not be used, 2 invalid usage or input, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,10 +16,14 @@ import click
 
 from panformer_cli import __version__
 from panformer_cli.cli.groups import LazyGroup
+from panformer_cli.cli.options import INTERRUPTED
 from panformer_cli.errors import PanformerError
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.distributed.torchrun import Place
+    from panformer_cli.engine.distributed.worker import Worker
+
+DISTRIBUTED = {"demo", "train", "evaluate", "predict"}
+"""Commands that run in all processes of torchrun; the others run on rank 0 only."""
 
 # What the system refuses for a reason outside of the program, wherever a path is first touched.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
@@ -41,56 +44,71 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """The exit code of `arguments`, run by this process, or by the first of those that torchrun started."""
-    from panformer_cli.engine.distributed.torchrun import Place
+    """Return the exit code of `arguments`, run by this process, which may be one of several that run them."""
+    from panformer_cli.engine.distributed.worker import Worker, end_with_launcher
 
-    run = partial(program.main, arguments, prog_name="panformer", standalone_mode=False)
+    end_with_launcher()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    run = partial(program.main, words, obj=words, prog_name="panformer", standalone_mode=False)
     try:
-        place = Place.of_this_process()
+        worker = Worker.of_environment()
     except PanformerError as error:
-        return _fail(str(error))
-    return _exit_code(run if place is None else partial(_run_in_team, place, run))
+        return _report(2, str(error))
+    if worker is not None and worker.rank > 0 and DISTRIBUTED.isdisjoint(words[:1]):
+        return 0
+    return _exit_code(run, worker)
 
 
-def _run_in_team(place: Place, run: Callable[[], Any]) -> int:
-    from panformer_cli.engine.distributed.team import joined_team
-
-    with joined_team(place) as team:
-        team.exit_code = _exit_code(run if team.is_first else team.help)
-    return team.exit_code
-
-
-def _exit_code(run: Callable[[], Any]) -> int:
-    """The exit code of `run`, which may return one; what a person can mend is said in one line on stderr."""
+def _exit_code(run: Callable[[], Any], worker: Worker | None) -> int:
+    """Return the exit code of `run`, which may return one; report its failure, unless another rank does."""
     try:
         result = run()
         sys.stdout.flush()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except PanformerError as error:
-        return _fail(str(error))
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "panformer"
-        return _fail(f"{error.format_message()} See `{command} --help`.")
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt) as error:
-        interrupt = (error.__cause__ or "") if isinstance(error, click.Abort) else error  # click wraps Ctrl-C
-        click.echo(str(interrupt) or "Stopped.", err=True)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in REFUSALS or error.filename is None:
+    except (Exception, KeyboardInterrupt) as error:
+        explained = _explained(error)
+        if worker is not None and not _reports_failure(worker, error, is_bug=explained is None):
+            return explained[0] if explained else 1
+        if explained is None:
             raise
-        return _fail(f"{error.filename}: {error.strerror}; check the path, its permissions and the space on the disk")
+        return _report(*explained)
     return result if isinstance(result, int) else 0
 
 
-def _fail(message: str) -> int:
+def _explained(error: BaseException) -> tuple[int, str] | None:
+    """Return exit code and message of a failure that users can do something about; None for a bug."""
+    if isinstance(error, PanformerError):
+        return 2, str(error)
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "panformer"
+        return 2, f"{error.format_message()} See `{command} --help`."
+    if isinstance(error, click.ClickException):
+        return 2, error.format_message()
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        interrupt = (error.__cause__ or "") if isinstance(error, click.Abort) else error  # click wraps Ctrl-C
+        return INTERRUPTED, str(interrupt) or "Stopped."
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+        return 1, ""
+    if isinstance(error, OSError) and error.errno in REFUSALS and error.filename is not None:
+        return 2, f"{error.filename}: {error.strerror}; check the path, its permissions and the space on the disk"
+    return None
+
+
+def _reports_failure(worker: Worker, error: BaseException, is_bug: bool) -> bool:
+    from panformer_cli.engine.distributed.group import reports_failure
+
+    return reports_failure(worker, error, is_bug)
+
+
+def _report(exit_code: int, message: str) -> int:
+    """Print the message of a failure to stderr and return its exit code."""
     from panformer_cli.console import print_error
 
-    print_error(message)
-    return 2
+    if exit_code == INTERRUPTED:
+        click.echo(message, err=True)
+    elif message:
+        print_error(message)
+    else:  # Python would complain about the closed pipe when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_code

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.distributed.runtime import ProcessOptions
+    from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.reporting import Reporter
     from panformer_cli.submission.forms import FormName
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 
 
@@ -35,26 +41,60 @@ class Compute:
     gpus: GPUs, one process each; None where the user did not say.
     cpu_processes: processes on the CPU; None where the user did not say. Not together with `gpus`.
     device: a torch device such as `cpu` or `cuda:1`; None for the GPU where there is one, else the CPU.
-    sampling: who computes the inner step of deformable attention.
+    sampling: implementation of the inner step of deformable attention.
     """
 
-    gpus: int | None
-    cpu_processes: int | None
-    device: str | None
-    sampling: SamplingName
+    gpus: int | None = None
+    cpu_processes: int | None = None
+    device: str | None = None
+    sampling: SamplingName = "auto"
 
-    def processes(self) -> ProcessOptions:
-        """The same for the engine, checked against this machine and, under torchrun, against its processes."""
+    def options(self) -> ProcessOptions:
+        """The same for the engine, checked against this machine."""
         from panformer_cli.engine.distributed.runtime import ProcessOptions
-        from panformer_cli.engine.distributed.team import check_options
 
-        options = ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
-        check_options(options)
-        return options
+        return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[tuple[Process, Reporter]]:
+        """Yield this process, in its process group if there is one, and its reporter: ranks other than 0 print nothing.
+
+        Errors as `engine.distributed.group.joined`.
+        """
+        from panformer_cli.console import RichReporter
+        from panformer_cli.engine.distributed.group import joined
+        from panformer_cli.reporting import SilentReporter
+
+        with joined(self.options()) as process:
+            if process.is_first:
+                yield process, RichReporter()
+                sys.stdout.flush()  # the launcher may end this rank as soon as another one has left
+                return
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                yield process, SilentReporter()
+
+    def command(self, name: str, *words: str) -> str:
+        """Return the command line that runs `panformer NAME WORDS` in the same processes as now."""
+        from panformer_cli.engine.distributed.worker import Worker
+
+        worker, program, own = Worker.of_environment(), ["panformer"], []
+        if self.gpus is not None or self.cpu_processes is not None:
+            own = ["--gpus", str(self.gpus)] if self.gpus else ["--cpu-processes", str(self.cpu_processes)]
+        elif self.device is not None:
+            own = ["--device", self.device]
+        if self.sampling != "auto":
+            own += ["--sampling", self.sampling]
+        if worker is not None and (worker.nodes > 1 or not (self.gpus or self.cpu_processes)):
+            nodes = ["--nnodes", str(worker.nodes), "..."] if worker.nodes > 1 else []
+            program = ["torchrun", *nodes, "--nproc-per-node", str(worker.local_world_size), "-m", "panformer_cli"]
+        return shlex.join([*program, name, *words, *own])
 
 
 def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--gpus`, `--cpu-processes`, `--device`, `--sampling`; the function gets them as `compute`, a `Compute`."""
+    """Adds `--gpus`, `--cpu-processes`, `--device`, `--sampling`; the function gets them as `compute`, a `Compute`.
+
+    If they ask for more than one process, the whole command line is started in that many, and each calls the function.
+    """
 
     @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process each.")
     @click.option("--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Use N processes on the CPU.")
@@ -73,9 +113,47 @@ def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--gpus and --cpu-processes exclude each other: give one of them.")
         if device is not None and (gpus is not None or cpu_processes is not None):
             raise click.UsageError("--device names one device: leave it out with --gpus or --cpu-processes.")
-        return function(compute=Compute(gpus, cpu_processes, device, sampling), **others)
+        return _in_processes(function, Compute(gpus, cpu_processes, device, sampling), others)
 
     return with_compute
+
+
+def cpu_processes_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--cpu-processes` to a command that needs no GPU; as `compute_options`."""
+
+    @click.option(
+        "--cpu-processes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Share the images among N processes. [default: 1]",
+    )
+    @functools.wraps(function)
+    def with_processes(cpu_processes: int | None, **others: Any) -> Any:
+        device = "cpu" if cpu_processes is None else None
+        return _in_processes(function, Compute(cpu_processes=cpu_processes, device=device), others)
+
+    return with_processes
+
+
+def _in_processes(function: Callable[..., Any], compute: Compute, others: dict[str, Any]) -> Any:
+    """Call a command's function, or start the whole command line again in as many processes as it asks for."""
+    processes = compute.gpus or compute.cpu_processes or 1
+    if processes == 1 or _is_launched():
+        return function(compute=compute, **others)
+    compute.options()  # checked before any process starts
+    return _launch(click.get_current_context().find_root().obj, processes)
+
+
+def _is_launched() -> bool:
+    from panformer_cli.engine.distributed.worker import Worker
+
+    return Worker.of_environment() is not None
+
+
+def _launch(words: Sequence[str], processes: int) -> int:
+    from panformer_cli.engine.distributed.launcher import launch
+
+    return launch(words, processes)
 
 
 def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:

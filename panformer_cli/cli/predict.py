@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,7 @@ def predict(
     precision: PrecisionChoice,
     compute: Compute,
     as_json: bool,
-) -> None:
+) -> int:
     """Segment the images INPUT: files, folders and globs.
 
     Writes DIR/overlays/<name>.jpg, DIR/panoptic/<name>.png (the id of the segment of every pixel, in COCO's colour
@@ -58,23 +57,24 @@ def predict(
     panformer predict photos --out predictions --checkpoint swinl
     panformer predict test2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.predict import PredictRequest, find_images
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
-    reporter = RichReporter()
-    processes = compute.processes()
-    find_images(inputs, out)  # a mistake in them is told before weights are downloaded
-    found = find_checkpoint(checkpoint, reporter, default="r50")
-    result = run_prediction(PredictRequest(inputs, found, out, processes, batch_size, precision), reporter)
-    if submission:
-        write_submission(submission, out, reporter)
-    if as_json:
-        click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
-    else:
-        _print(result.content, len(result.failures), out)
-    sys.exit(1 if result.failures else 0)
+    def find() -> Path:
+        find_images(inputs, out)  # wrong inputs are reported before weights are downloaded
+        return find_checkpoint(checkpoint, reporter, default="r50")
+
+    with compute.joined() as (process, reporter):
+        request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision)
+        result = run_prediction(request, process, reporter)
+        if process.is_first and submission:
+            write_submission(submission, out, reporter)
+        if process.is_first and as_json:
+            click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
+        elif process.is_first:
+            _print(result.content, len(result.failures), out)
+        return 1 if result.failures else 0
 
 
 def _print(content: dict[str, Any], failed: int, out: Path) -> None:

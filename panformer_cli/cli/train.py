@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.cli.options import INTERRUPTED, Compute, compute_options
+
+if TYPE_CHECKING:
+    from panformer_cli.engine.train import RunResult
 
 
 @click.command()
@@ -28,7 +32,7 @@ def train(
     resume: bool,
     init_from: Path | None,
     overrides: tuple[str, ...],
-) -> None:
+) -> int:
     """Train a model from RECIPE: a file, or a built-in recipe such as tiny or r50.
 
     \b
@@ -39,14 +43,28 @@ def train(
     The run goes to runs/<recipe>/<time>/: the resolved recipe, metrics.jsonl, environment.json and the checkpoints
     `last` and `best` (by PQ). Ctrl-C saves first; --resume goes on from there.
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.engine.train import TrainOptions
     from panformer_cli.engine.train import train as run_training
     from panformer_cli.recipe_io import load_recipe
 
-    reporter = RichReporter()
-    weights = find_checkpoint(init_from, reporter) if init_from is not None else None
-    options = TrainOptions(out, resume, weights, compute.processes())
-    run = run_training(load_recipe(recipe, overrides), options, reporter)
-    click.echo(f"Best checkpoint: {run.checkpoint}")
+    with compute.joined() as (process, reporter):
+        weights = None
+        if init_from is not None:
+            weights = process.on_first(lambda: find_checkpoint(init_from, reporter))
+        options = TrainOptions(out, resume, weights)
+        result = run_training(load_recipe(recipe, overrides), options, process, reporter)
+        if not result.ended:
+            reporter.message(_stopped(result, compute))
+            return INTERRUPTED
+        click.echo(f"Best checkpoint: {result.run.checkpoint}")
+        return 0
+
+
+def _stopped(result: RunResult, compute: Compute) -> str:
+    """Return what to do after a run was stopped."""
+    run = result.run
+    if result.saved_step is None:
+        return "Stopped before a checkpoint was saved; the same command starts again"
+    command = compute.command("train", str(run.recipe), "--resume", "--out", str(run.path))
+    return f"Stopped; step {result.saved_step} of {result.total_steps} is saved; resume with: {command}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
@@ -44,19 +45,26 @@ class DemoFolders:
         return self.out / "page" / "index.html"
 
 
-def demo(recipe: Recipe, folders: DemoFolders, options: SceneOptions, reporter: Reporter) -> dict[str, Any]:
+def demo(
+    recipe: Recipe, folders: DemoFolders, options: SceneOptions, process: Process, reporter: Reporter
+) -> dict[str, Any]:
     """Write scenes, train on them, evaluate and predict on held-out ones, and draw it all on a page.
 
-    Stopped and called again, it goes on where it stopped. Returns the figures of `evaluate`.
+    Returns the metrics of `evaluate`. After an interruption, the same call resumes.
+
+    Raises:
+        KeyboardInterrupt: The training was stopped; its last step is saved.
     """
-    write_scenes(folders.scenes, options, reporter)
+    process.on_first(lambda: write_scenes(folders.scenes, options, reporter))
     recipe = replace(recipe, data=replace(recipe.data, root=str(folders.scenes)))
-    train(recipe, TrainOptions(out=folders.run.path, resume=folders.run.last.is_file()), reporter)
+    resume = process.on_first(folders.run.last.is_file)
+    if not train(recipe, TrainOptions(out=folders.run.path, resume=resume), process, reporter).ended:
+        raise KeyboardInterrupt
     checkpoint = folders.run.checkpoint
     assert checkpoint is not None, "training ends with a checkpoint"
-    figures = evaluate(EvaluateRequest(checkpoint, folders.evaluation, folders.scenes), reporter)
+    figures = evaluate(EvaluateRequest(checkpoint, folders.evaluation, folders.scenes), process, reporter)
     held_out = sorted((folders.scenes / "images" / recipe.data.val_split).iterdir())[:PICTURES]
-    predict(PredictRequest([str(path) for path in held_out], checkpoint, folders.predictions), reporter)
+    predict(PredictRequest([str(path) for path in held_out], checkpoint, folders.predictions), process, reporter)
     request = VisualizeRequest(
         folders.page.parent,
         data_root=folders.scenes,
@@ -65,7 +73,7 @@ def demo(recipe: Recipe, folders: DemoFolders, options: SceneOptions, reporter: 
         run=folders.run.path,
         limit=PICTURES,
     )
-    visualize(request, reporter)
+    process.on_first(lambda: visualize(request, reporter))
     return figures
 
 

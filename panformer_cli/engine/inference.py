@@ -18,7 +18,6 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, load_model
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast, resolve_precision
 from panformer_cli.models.base import PanopticModel, Prediction
-from panformer_cli.models.layers.sampling import SamplingName, check_sampling
 from panformer_cli.recipe import Recipe
 
 Key = TypeVar("Key")
@@ -47,21 +46,14 @@ class Predictor:
         return self.model.categories
 
     @classmethod
-    def of(
-        cls,
-        checkpoint: Checkpoint,
-        process: Process,
-        choice: PrecisionChoice = "fp32",
-        sampling: SamplingName = "auto",
-    ) -> Predictor:
-        """Return a predictor with a checkpoint's model in its fastest form, on the device of `process`.
+    def of(cls, checkpoint: Checkpoint, process: Process, choice: PrecisionChoice = "fp32") -> Predictor:
+        """Return a predictor with a checkpoint's model in its fastest form, as `process` computes.
 
         Raises:
-            PanformerError: the weights do not fit, or the device does not support the precision or the sampling.
+            PanformerError: the weights do not fit, or the device does not support the precision.
         """
         precision = resolve_precision(choice, process)
-        check_sampling(sampling, process.device.type)
-        model = load_model(checkpoint, sampling)
+        model = load_model(checkpoint, process.sampling)
         model.optimize_for_inference()
         return cls(model, checkpoint.recipe, process.device, precision)
 

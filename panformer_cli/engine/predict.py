@@ -6,24 +6,24 @@ import glob
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
-from panformer_cli.engine.distributed.processes import run_processes
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError
-from panformer_cli.files import resolve_links, write_json
+from panformer_cli.files import resolve_links
 from panformer_cli.models.base import Prediction
-from panformer_cli.reporting import Progress, Reporter, SilentReporter
+from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
 
 
@@ -40,7 +40,6 @@ class PredictRequest:
     inputs: Sequence[str]
     checkpoint: Path
     out: Path
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
 
@@ -49,11 +48,17 @@ class PredictRequest:
 class PredictResult:
     """What came out.
 
-    content: of `OUT/panoptic.json`. failures: one sentence for each image that could not be used.
+    json: `OUT/panoptic.json`. failures: one sentence for each image that could not be used.
     """
 
-    content: dict[str, Any]
+    json: Path
     failures: list[str]
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The content of `json`, all segments."""
+        content: dict[str, Any] = json.loads(self.json.read_text(encoding="utf-8"))
+        return content
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,37 @@ class InputImage:
     name: str
 
 
-def predict(request: PredictRequest, reporter: Reporter) -> PredictResult:
+def predict(request: PredictRequest, process: Process, reporter: Reporter) -> PredictResult:
     """Segment images and write `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and `OUT/panoptic.json`.
 
-    A damaged image is told of and left out; the others go on.
+    A corrupt image is reported and left out.
 
     Raises:
         PanformerError: no image is found, or the checkpoint or the folder cannot be used.
     """
-    read_checkpoint(request.checkpoint)
+    checkpoint = read_checkpoint(request.checkpoint)
+    images = process.on_first(lambda: _begin(request))
+    predictor = Predictor.of(checkpoint, process, request.precision)
+    results = PanopticResults(request.out, checkpoint.categories, process)
+    own = range(process.rank, len(images), process.world_size)
+    with reporter.progress("Predicting", len(own)) as progress:
+        share = _Share(images, results, reporter, progress)
+        found = predictor.stream(ahead(share.read(own), images_ahead(process.device)), request.batch_size)
+        for index, problem in behind(found, share.write, workers_beside(process.device)):
+            share.finish(index, problem)
+    failures = process.gather(share.failures)
+    for failure in (failure for part in failures[1:] for failure in part):
+        reporter.warn(failure)
+    results.finish()
+    return PredictResult(results.json, [failure for part in failures for failure in part])
+
+
+def _begin(request: PredictRequest) -> list[InputImage]:
+    """Return the images to segment, and prepare the folder of results."""
     images = find_images(request.inputs, request.out)
     check_results_folder(request.out)
     PanopticResults.begin(request.out, {})
-    run_processes(request.processes, _predict_process, request, images, reporter)
-    report = request.out / ".report.json"
-    content = json.loads((request.out / "panoptic.json").read_text(encoding="utf-8"))
-    failures: list[str] = json.loads(report.read_text(encoding="utf-8"))
-    report.unlink()
-    return PredictResult(content, failures)
+    return images
 
 
 def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
@@ -148,23 +166,6 @@ def _distinct(names: list[Path]) -> list[str]:
         taken.add(candidate.with_suffix("").as_posix().lower())
         distinct.append(candidate.as_posix())
     return distinct
-
-
-def _predict_process(process: Process, request: PredictRequest, images: list[InputImage], reporter: Reporter) -> None:
-    checkpoint = read_checkpoint(request.checkpoint)
-    predictor = Predictor.of(checkpoint, process, request.precision, request.processes.sampling)
-    results = PanopticResults(request.out, checkpoint.categories, process)
-    own = range(process.rank, len(images), process.world_size)
-    told = reporter if process.is_first else SilentReporter()
-    with told.progress("Predicting", len(own)) as progress:
-        share = _Share(images, results, reporter, progress)
-        found = predictor.stream(ahead(share.read(own), images_ahead(process.device)), request.batch_size)
-        for index, problem in behind(found, share.write, workers_beside(process.device)):
-            share.finish(index, problem)
-    all_failures = [failure for part in process.gather(share.failures) for failure in part]
-    results.finish()
-    if process.is_first:
-        write_json(request.out / ".report.json", all_failures)
 
 
 class _Share:

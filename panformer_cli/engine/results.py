@@ -82,12 +82,14 @@ class PanopticResults:
         self.lines.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
     def finish(self) -> None:
-        """Join what all processes wrote; done by the first of them."""
+        """Join what all processes wrote."""
         self.lines.wait()
-        if self.process.is_first:
-            self._write_json()
-            self._write_records()
-            self.lines.remove()
+        self.process.on_first(self._join)
+
+    def _join(self) -> None:
+        self._write_json()
+        self._write_records()
+        self.lines.remove()
 
     def _write_json(self) -> None:
         """As `panoptic_writer.panoptic_json`, one row in memory at a time."""

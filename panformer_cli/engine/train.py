@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.loading import EpochOrder, TrainLoader, train_loader
+from panformer_cli.data.loading import TrainLoader, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import (
+    Checkpoint,
     TrainingState,
     TrainProgress,
     check_backbone,
@@ -31,15 +31,9 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from panformer_cli.engine.checkpoints.transfer import start_from
-from panformer_cli.engine.distributed.processes import run_processes
-from panformer_cli.engine.distributed.runtime import (
-    Process,
-    ProcessOptions,
-    StopRequest,
-    environment,
-    stop_on_signals,
-)
-from panformer_cli.engine.distributed.torchrun import program_words
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.distributed.signals import StopRequest, stop_on_signals
+from panformer_cli.engine.environment import environment
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
@@ -48,10 +42,9 @@ from panformer_cli.errors import CheckpointError, DataError, PanformerError, Rec
 from panformer_cli.metrics.quality import PanopticResult
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.models.build import build_model
-from panformer_cli.models.layers.sampling import SamplingName, check_sampling
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
-from panformer_cli.reporting import Progress, Reporter, SilentReporter
+from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.wording import listing
 
 DIVERGED = (
@@ -74,7 +67,6 @@ class TrainOptions:
     out: Path | None = None
     resume: bool = False
     init_from: Path | None = None
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -83,43 +75,52 @@ class TrainOptions:
             )
 
 
-def train(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> RunFolder:
-    """Train a recipe to its end, or until a stop is asked for; everything is in the run's folder.
+@dataclass(frozen=True)
+class RunResult:
+    """How a training run went.
+
+    run: its folder.
+    ended: whether it reached its last step and the evaluation after it; otherwise it was stopped.
+    saved_step: step of the last checkpoint; None if there is none.
+    total_steps: step at which the run ends.
+    """
+
+    run: RunFolder
+    ended: bool
+    saved_step: int | None
+    total_steps: int
+
+
+def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Reporter) -> RunResult:
+    """Train a recipe to its end, or until SIGINT or SIGTERM asks for a stop; the result is equal on all ranks.
 
     Raises:
-        PanformerError: recipe, data, checkpoint or folder cannot be used, or training diverged.
-        KeyboardInterrupt: a stop was asked for; the last step is saved. Its text says how to go on.
+        PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
+        KeyboardInterrupt: A second Ctrl-C came, and there are several processes.
     """
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
-    run = run_to_resume(recipe, options.out) if options.resume else new_run(recipe, options.out)
-    # What is wrong is said before any process starts.
-    data = CocoPanoptic(Path(recipe.data.root), recipe.data.train_split, recipe.data.skip_bad_images)
-    CocoPanoptic(Path(recipe.data.root), recipe.data.val_split)
-    if options.resume:
-        _check_same_model(recipe, data.categories, run)
-    if options.init_from is not None:
-        check_backbone(recipe.model.backbone, read_checkpoint(options.init_from))
-    per_epoch = EpochOrder(len(data), recipe.train.batch_size, recipe.train.seed).steps
-    steps = total_steps(recipe.train, per_epoch)
+    find_run = run_to_resume if options.resume else new_run
+    run = process.on_first(lambda: find_run(recipe, options.out))
     # The run and its checkpoints are to be of use from any folder.
     recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
-    run.start(recipe, environment())
+    origin = run.last if options.resume else options.init_from
+    checkpoint = read_checkpoint(origin) if origin is not None else None
+    if checkpoint is not None and not options.resume:
+        check_backbone(recipe.model.backbone, checkpoint)
+    trainer = Trainer(process, recipe, run, reporter, pretrained=checkpoint is None)
+    if checkpoint is not None and options.resume:
+        _check_same_model(recipe, trainer.categories, run, checkpoint)
+    process.on_first(lambda: run.start(recipe, environment()))
     reporter.message(f"Run folder: {run.path}")
-    try:
-        run_processes(options.processes, _train_process, recipe, run, options, reporter)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_how_to_go_on(run, steps, options.processes)) from error
-    if read_checkpoint(run.last).progress.step < steps:
-        raise KeyboardInterrupt(_how_to_go_on(run, steps, options.processes))
-    return run
-
-
-def _train_process(process: Process, recipe: Recipe, run: RunFolder, options: TrainOptions, reporter: Reporter) -> None:
+    ended = False
     with stop_on_signals() as stop:
-        told = reporter if process.is_first else SilentReporter()
-        pretrained = not options.resume and options.init_from is None
-        Trainer(process, recipe, run, told, pretrained, options.processes.sampling).run(options, stop)
+        try:
+            ended = trainer.run(checkpoint, options.resume, stop)
+        except KeyboardInterrupt:
+            if process.world_size > 1:  # the other ranks wait for this one
+                raise
+    return RunResult(run, ended, trainer.saved_step, trainer.total_steps)
 
 
 class Trainer:
@@ -129,13 +130,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        process: Process,
-        recipe: Recipe,
-        run: RunFolder,
-        reporter: Reporter,
-        pretrained: bool = True,
-        sampling: SamplingName = "auto",
+        self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter, pretrained: bool = True
     ) -> None:
         self.process, self.recipe, self.run_folder, self.reporter = process, recipe, run, reporter
         root = Path(recipe.data.root)
@@ -148,9 +143,8 @@ class Trainer:
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
         self.progress = TrainProgress()
 
-        check_sampling(sampling, process.device.type)
         torch.manual_seed(recipe.train.seed)
-        model = build_model(recipe.model, recipe.inference, self.categories, pretrained, sampling)
+        model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
         self.model: PanopticModel = model.to(process.device)
         self.optimizer = build_optimizer(self.model, recipe.train)
         self.parallel: nn.Module = self.model
@@ -159,15 +153,22 @@ class Trainer:
             torch.manual_seed(recipe.train.seed + process.rank)
             self.parallel = _distributed(self.model)
         self.log = _LossLog()
+        self.saved_step: int | None = None
         self._saved_at = time.monotonic()
         self._status = ""
 
-    def run(self, options: TrainOptions, stop: StopRequest) -> None:
-        """From the first step, or the one after the last that was saved, to the end or to a stop."""
-        if options.resume:
-            self._resume()
-        elif options.init_from is not None:
-            start_from(self.model, read_checkpoint(options.init_from), self.reporter)
+    def run(self, checkpoint: Checkpoint | None, resume: bool, stop: StopRequest) -> bool:
+        """Train to the end or to a stop, and return whether the end was reached.
+
+        Args:
+            checkpoint: Weights to start from; None for those that the model has.
+            resume: Whether to resume the run that `checkpoint` belongs to.
+            stop: Request to save the last step and return.
+        """
+        if checkpoint is not None and resume:
+            self._resume(checkpoint)
+        elif checkpoint is not None:
+            start_from(self.model, checkpoint, self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate()
@@ -181,6 +182,7 @@ class Trainer:
                 if self._evaluation_is_due():
                     self._evaluate()
         self._tell_skipped()
+        return self.progress.step >= self.total_steps
 
     def _steps(self) -> Iterator[list[Batch]]:
         """The batches of every step that is still to be done."""
@@ -273,17 +275,18 @@ class Trainer:
             by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
             state = TrainingState(optimizer_state(self.model, self.optimizer), by_rank)
             save_checkpoint(self.run_folder.last, self.model, self.recipe, self.categories, self.progress, state)
+        self.saved_step = self.progress.step
 
     def _save_best(self) -> None:
         if self.process.is_first:
             save_checkpoint(self.run_folder.best, self.model, self.recipe, self.categories, self.progress)
 
-    def _resume(self) -> None:
-        checkpoint = read_checkpoint(self.run_folder.last)
+    def _resume(self, checkpoint: Checkpoint) -> None:
         load_weights(self.model, checkpoint)
         state = read_training_state(checkpoint)
         load_optimizer_state(self.model, self.optimizer, state.optimizer)
         self.progress = checkpoint.progress
+        self.saved_step = checkpoint.progress.step
         own = {
             name.partition(".")[2]: value
             for name, value in state.random.items()
@@ -295,7 +298,7 @@ class Trainer:
             torch.cuda.set_rng_state(own["cuda"], self.process.device)
         if self.process.is_first:
             self.run_folder.forget_after(self.progress.step)
-        self.reporter.message(f"Going on after step {self.progress.step} of {self.total_steps}")
+        self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
 
     def _show(self, bar: Progress) -> None:
         """One step on the bar. The loss is read now and then only: on a GPU, reading it waits for all pending work."""
@@ -368,19 +371,8 @@ def _distributed(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def _how_to_go_on(run: RunFolder, steps: int, processes: ProcessOptions) -> str:
-    if not run.last.is_file():
-        return "Stopped before a checkpoint was saved; the same command starts again"
-    done = read_checkpoint(run.last).progress.step
-    command = shlex.join(
-        [*program_words(), "train", str(run.recipe), "--resume", "--out", str(run.path), *processes.words()]
-    )
-    return f"Stopped; step {done} of {steps} is saved; go on with: {command}"
-
-
-def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder) -> None:
-    """A run goes on with the model and categories it began with; data place, schedule and the like may change."""
-    checkpoint = read_checkpoint(run.last)
+def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder, checkpoint: Checkpoint) -> None:
+    """A run resumes with the model and categories it began with; the path of the data, schedule etc. may change."""
     before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
     lasting = [key for key in now if key not in recipe.model.starting_only]
     changed = [

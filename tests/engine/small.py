@@ -10,6 +10,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, save_checkpoint
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.train import TrainOptions, train
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
@@ -35,6 +36,9 @@ SMALL = (
     "inference.score_threshold=0.0",
 )
 """Overrides of `tiny`. Nothing is too unsure to be shown, so that a few steps give predictions with segments."""
+
+
+ALONE = Process.single()
 
 
 def small_scenes(root: Path, train_images: int = 8, val_images: int = 4) -> Path:
@@ -88,4 +92,4 @@ class StopAfter(SilentReporter):
 
 def run_small(recipe: Recipe, out: Path, resume: bool = False) -> Path:
     """Train to the end and return the run's folder."""
-    return train(recipe, TrainOptions(out, resume), SilentReporter()).path
+    return train(recipe, TrainOptions(out, resume), ALONE, SilentReporter()).run.path

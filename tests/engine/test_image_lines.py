@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,7 +146,7 @@ def test_removed(tmp_path: Path) -> None:
 class OneOfTwo(Process):
     """The first of two processes; the other one wrote lines too."""
 
-    def gather(self, value: object) -> list[object]:
+    def gather(self, value: Any) -> list[Any]:
         return [value, "1.jsonl"]
 
 

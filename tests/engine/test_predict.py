@@ -18,7 +18,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
 from panformer_cli.models.base import LossCounts, PanopticModel
 from panformer_cli.reporting import Progress, SilentReporter
-from tests.engine.small import StopAfter
+from tests.engine.small import ALONE, StopAfter
 
 
 def picture(path: Path, size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any) -> Path:
@@ -39,7 +39,7 @@ def rotated(path: Path, size: tuple[int, int]) -> Path:
 
 def run(trained: RunFolder, out: Path, *inputs: Path | str, batch_size: int = 1) -> PredictResult:
     request = PredictRequest([str(given) for given in inputs], trained.best, out, batch_size=batch_size)
-    return predict(request, SilentReporter())
+    return predict(request, ALONE, SilentReporter())
 
 
 def decoded(path: Path) -> np.ndarray[Any, Any]:
@@ -148,7 +148,7 @@ def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp
     (photos / "c.jpg").write_bytes(b"")
     (photos / "d.jpg").write_text("not an image")
     picture(photos / "e.png")
-    result = predict(PredictRequest([str(photos)], trained.best, tmp_path / "out"), reporter)
+    result = predict(PredictRequest([str(photos)], trained.best, tmp_path / "out"), ALONE, reporter)
     assert [image["file_name"] for image in result.content["images"]] == ["a.png", "e.png"]
     assert [image["id"] for image in result.content["images"]] == [1, 5]
     assert len(result.failures) == 3
@@ -207,7 +207,7 @@ def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeyp
     for batch_size, batches in ((1, [1] * 10), (3, [1, 2, 2, 2, 3]), (8, [1, 2, 2, 5])):
         out, reporter = tmp_path / str(batch_size), _Counting()
         request = PredictRequest([str(photos)], trained.best, out, batch_size=batch_size)
-        results[batch_size] = predict(request, reporter)
+        results[batch_size] = predict(request, ALONE, reporter)
         assert sorted(seen) == batches
         seen.clear()
         assert reporter.totals == [13]
@@ -324,7 +324,7 @@ def test_what_cannot_be_used_is_said_first(
 ) -> None:
     image = picture(tmp_path / "a.png")
     with pytest.raises(error, match=said):
-        predict(PredictRequest([str(image)], checkpoint(trained), out(trained)), SilentReporter())
+        predict(PredictRequest([str(image)], checkpoint(trained), out(trained)), ALONE, SilentReporter())
 
 
 def test_names_that_other_systems_read_as_drives_or_folders(tmp_path: Path) -> None:

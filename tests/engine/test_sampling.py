@@ -9,40 +9,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.compare import CompareOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 from panformer_cli.engine.evaluation.robustness import RobustnessOptions
 from panformer_cli.engine.evaluation.tune import TuneRequest, tune
-from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.train import TrainOptions, train
-from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers import sampling
 from panformer_cli.models.layers.common import LevelShapes
 from panformer_cli.models.layers.sampling.portable import gather_sampling
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import small_recipe
 
-GATHER = ProcessOptions(device="cpu", sampling="gather")
+GATHER = Process(0, 1, torch.device("cpu"), sampling="gather")
 QUIET = SilentReporter()
 
 COMMANDS: dict[str, Callable[[Path, Path, Path], object]] = {
-    "train": lambda scenes, _, out: train(
-        small_recipe(scenes, "train.max_steps=1"), TrainOptions(out, processes=GATHER), QUIET
-    ),
+    "train": lambda scenes, _, out: train(small_recipe(scenes, "train.max_steps=1"), TrainOptions(out), GATHER, QUIET),
     "predict": lambda scenes, best, out: predict(
-        PredictRequest([str(scenes / "images" / "val")], best, out, GATHER), QUIET
+        PredictRequest([str(scenes / "images" / "val")], best, out), GATHER, QUIET
     ),
-    "evaluate": lambda _, best, out: evaluate(EvaluateRequest(best, out, processes=GATHER, resamples=5), QUIET),
-    "tune": lambda _, best, out: tune(
-        TuneRequest(best, out, processes=GATHER, options=CompareOptions(resamples=5)), QUIET
-    ),
+    "evaluate": lambda _, best, out: evaluate(EvaluateRequest(best, out, resamples=5), GATHER, QUIET),
+    "tune": lambda _, best, out: tune(TuneRequest(best, out, options=CompareOptions(resamples=5)), GATHER, QUIET),
     "robustness": lambda _, best, out: evaluate_robustness(
-        RobustnessRequest(EvaluateRequest(best, out, processes=GATHER), RobustnessOptions(("contrast",), (1,))), QUIET
+        RobustnessRequest(EvaluateRequest(best, out), RobustnessOptions(("contrast",), (1,))), GATHER, QUIET
     ),
 }
 """Each gets the data set, a checkpoint and a folder for its results."""
@@ -65,8 +58,3 @@ def test_a_command_samples_as_asked(
     monkeypatch.setattr(sampling, "_fastest", fastest)
     COMMANDS[command](scenes, trained.best, tmp_path / "out")
     assert calls
-
-
-def test_a_sampling_for_another_device_is_refused(trained: RunFolder) -> None:
-    with pytest.raises(PanformerError, match="sampling 'triton' is for cuda, and the model is on cpu; choose 'auto'"):
-        Predictor.of(read_checkpoint(trained.best), Process(0, 1, torch.device("cpu")), sampling="triton")

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from panformer_cli.engine.checkpoints.checkpoint import MODEL, OPTIMIZER, RANDOM, read_checkpoint, read_tensors
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.train import RunResult, TrainOptions, train
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.reporting import SilentReporter
-from tests.engine.small import StopAfter, run_small, small_checkpoint, small_recipe, small_scenes
+from tests.engine.small import ALONE, StopAfter, run_small, small_checkpoint, small_recipe, small_scenes
 
 
 def rows(run: RunFolder, kind: str) -> list[dict[str, float]]:
@@ -74,8 +74,8 @@ def test_stopped_and_resumed_is_as_never_stopped(
 ) -> None:
     recipe = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2")
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, TrainOptions(run.path), StopAfter(stop_after, interrupt))
+    stopped = train(recipe, TrainOptions(run.path), ALONE, StopAfter(stop_after, interrupt))
+    assert stopped == RunResult(run, ended=False, saved_step=stop_after, total_steps=4)
     assert read_checkpoint(run.last).progress.step == stop_after
     torch.manual_seed(12345)  # a new process would not have our random state
     run_small(recipe, run.path, resume=True)
@@ -122,7 +122,7 @@ def test_accumulated_gradients_are_those_of_one_forward_pass(scenes: Path, tmp_p
 
 def test_a_run_may_begin_with_the_weights_of_another(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     recipe = small_recipe(scenes, "train.max_steps=1", "model.dropout=0.2", "train.lr=1e-12", "train.weight_decay=0")
-    run = train(recipe, TrainOptions(tmp_path / "run", init_from=trained.best), SilentReporter())
+    run = train(recipe, TrainOptions(tmp_path / "run", init_from=trained.best), ALONE, SilentReporter()).run
     before, after = read_tensors(trained.best, MODEL), read_tensors(run.last, MODEL)
     learnt = [name for name in before if "running" not in name and "num_batches" not in name]
     for name in learnt:
@@ -134,14 +134,14 @@ def test_weights_of_another_model_are_refused_and_the_folder_stays_free(scenes: 
     other = small_checkpoint(tmp_path / "other.safetensors", scenes, "model.thing_queries=7")
     options = TrainOptions(tmp_path / "run", init_from=other)
     with pytest.raises(CheckpointError, match=r"other\.safetensors .*does not fit this model: .*expected \[10, "):
-        train(small_recipe(scenes), options, SilentReporter())
+        train(small_recipe(scenes), options, ALONE, SilentReporter())
     run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
 
 
 def test_missing_weights_are_said_before_the_folder_is_made(scenes: Path, tmp_path: Path) -> None:
     options = TrainOptions(tmp_path / "run", init_from=tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="none.safetensors: no such file"):
-        train(small_recipe(scenes), options, SilentReporter())
+        train(small_recipe(scenes), options, ALONE, SilentReporter())
     assert not (tmp_path / "run").exists()
 
 
@@ -194,21 +194,9 @@ def test_no_data_is_a_mistake(tmp_path: Path) -> None:
         run_small(load_recipe("tiny"), tmp_path / "run")
 
 
-def test_a_stop_is_saved_and_says_how_to_go_on(scenes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(scenes, "train.max_steps=4")
-    run = RunFolder(tmp_path / "a run")
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        train(recipe, TrainOptions(run.path), StopAfter(1, interrupt))
-    assert str(stopped.value) == (
-        f"Stopped; step 1 of 4 is saved; go on with: panformer train '{run.recipe}' --resume --out '{run.path}'"
-    )
-    assert load_recipe(str(run.recipe)) == recipe
-
-
 def test_the_signals_are_as_before_after_a_run(scenes: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(tmp_path / "run"), StopAfter(1, interrupt))
+    train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(tmp_path / "run"), ALONE, StopAfter(1, interrupt))
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -217,10 +205,15 @@ def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
         interrupt()
         interrupt()
 
-    with pytest.raises(KeyboardInterrupt, match="Stopped before a checkpoint was saved; the same command starts again"):
-        train(small_recipe(scenes, "train.max_steps=4"), TrainOptions(tmp_path / "run"), StopAfter(1, twice))
+    stopped = train(small_recipe(scenes), TrainOptions(tmp_path / "run"), ALONE, StopAfter(1, twice))
+    assert (stopped.ended, stopped.saved_step) == (False, None)
     run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
     assert len(rows(RunFolder(tmp_path / "run"), "train")) == 1
+
+
+def test_a_result_tells_an_end_from_a_stop(scenes: Path, tmp_path: Path) -> None:
+    ended = train(small_recipe(scenes, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter())
+    assert ended == RunResult(RunFolder(tmp_path / "run"), ended=True, saved_step=1, total_steps=1)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(
@@ -236,7 +229,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(
     with pytest.raises(
         PanformerError, match=r"cannot write .*No space left on device; the file that was there is unch"
     ):
-        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path, resume=True), SilentReporter())
+        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path, resume=True), ALONE, SilentReporter())
     monkeypatch.undo()
     assert run.last.read_bytes() == before
     assert [path.name for path in run.path.iterdir() if path.suffix == ".tmp"] == []
@@ -260,7 +253,7 @@ def test_a_damaged_image_ends_training(damaged: Path, tmp_path: Path) -> None:
 def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: Path) -> None:
     reporter = StopAfter()
     recipe = small_recipe(damaged, "train.max_steps=1", "data.skip_bad_images=true")
-    run = train(recipe, TrainOptions(tmp_path / "run"), reporter)
+    run = train(recipe, TrainOptions(tmp_path / "run"), ALONE, reporter).run
     assert read_checkpoint(run.last).progress.step == 1
     count, problem = reporter.warnings
     assert count == "training images left out, since they cannot be used: 1"
@@ -302,9 +295,9 @@ def test_a_stop_between_a_step_and_its_evaluation_loses_neither(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("panformer_cli.engine.train.evaluate_model", fail)
-    with pytest.raises(KeyboardInterrupt):
-        run_small(small_recipe(scenes, "train.max_steps=2"), tmp_path / "run")
-    run = RunFolder(tmp_path / "run")
+    recipe, run = small_recipe(scenes, "train.max_steps=2"), RunFolder(tmp_path / "run")
+    stopped = train(recipe, TrainOptions(run.path), ALONE, SilentReporter())
+    assert stopped == RunResult(run, ended=False, saved_step=2, total_steps=2)
     assert read_checkpoint(run.last).progress.step == 2
     assert not run.best.is_file()
     monkeypatch.undo()
@@ -323,7 +316,7 @@ def test_images_without_annotation_may_be_left_out_and_are_listed(tmp_path: Path
         run_small(small_recipe(data), tmp_path / "run")
     reporter = StopAfter()
     recipe = small_recipe(data, "train.max_steps=1", "data.skip_bad_images=true")
-    train(recipe, TrainOptions(tmp_path / "run"), reporter)
+    train(recipe, TrainOptions(tmp_path / "run"), ALONE, reporter)
     assert any("000004.png" in warning for warning in reporter.warnings)
 
 

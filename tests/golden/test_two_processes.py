@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.data.structures import Batch, Targets
-from panformer_cli.engine.distributed.processes import run_processes
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.train import _distributed
 from panformer_cli.models.base import LossCounts, count_segments
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from tests.engine.ranks import in_processes
 from tests.golden.recordings import FidelityTable, Recording, recorded_inputs
 from tests.golden.release import THINGS, filled_model, unfilled_model
 from tests.golden.training_cases import (
@@ -67,7 +67,7 @@ def steps_of_every_pair(process: Process, folder: Path, out: Path) -> None:
 def steps(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """Losses (`loss:<name>`) and gradients by `<pair>_<rank>`."""
     out = tmp_path_factory.mktemp("steps")
-    run_processes(ProcessOptions(cpu_processes=2), steps_of_every_pair, recordings, out)
+    in_processes(2, steps_of_every_pair, recordings, out)
     return {path.stem: load_file(path) for path in out.glob("*.safetensors")}
 
 

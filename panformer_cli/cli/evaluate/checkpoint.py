@@ -55,13 +55,13 @@ def checkpoint(
     panformer evaluate r50 --data /data/coco --metrics all --report report/
     panformer evaluate checkpoint runs/tiny/2026-11-22_10-00-00 --gpus 8
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluation.evaluate import evaluate
 
-    reporter = RichReporter()
-    request = replace(model.request(out, reporter), metrics=metrics, resamples=bootstrap, resume=resume)
-    show_results(evaluate(request, reporter), request.out, outputs, reporter)
-    if submission:
-        write_submission(submission, request.out, reporter)
-    if not outputs.as_json:
-        click.echo(f"Predictions and metrics: {request.out}")
+    with model.compute.joined() as (process, reporter):
+        request = replace(model.request(out, process, reporter), metrics=metrics, resamples=bootstrap, resume=resume)
+        results = evaluate(request, process, reporter)
+        process.on_first(lambda: show_results(results, request.out, outputs, reporter))
+        if submission:
+            process.on_first(lambda: write_submission(submission, request.out, reporter))
+        if not outputs.as_json:
+            click.echo(f"Predictions and metrics: {request.out}")

@@ -13,6 +13,7 @@ import click
 from panformer_cli.cli.options import Compute, compute_options, speed_options
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.distributed.runtime import Process
     from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
     from panformer_cli.engine.precision import PrecisionChoice
     from panformer_cli.metrics.evaluator import MetricName
@@ -50,28 +51,27 @@ class ModelOptions:
     precision: PrecisionChoice
     compute: Compute
 
-    def request(self, out: Path | None, reporter: Reporter) -> EvaluateRequest:
+    def request(self, out: Path | None, process: Process, reporter: Reporter) -> EvaluateRequest:
         """Return the evaluation of this model into `out`; published weights are downloaded if needed.
 
         Args:
             out: folder of the results; None for the default one of the checkpoint.
+            process: this process; rank 0 downloads.
             reporter: receives the progress of the download.
 
         Raises:
             CheckpointError: there is no such checkpoint.
-            PanformerError: the device or the number of processes cannot be used, or the download fails.
+            PanformerError: the download fails.
         """
         from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
         from panformer_cli.engine.runs import find_checkpoint, results_folder
 
-        processes = self.compute.processes()  # an unusable device is reported before weights are downloaded
-        found = find_checkpoint(self.checkpoint, reporter)
+        found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter))
         return EvaluateRequest(
             checkpoint=found,
             out=out or results_folder(found),
             data_root=self.data,
             split=self.split,
-            processes=processes,
             batch_size=self.batch_size,
             precision=self.precision,
         )

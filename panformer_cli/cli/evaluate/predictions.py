@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,7 @@ import click
 from panformer_cli.cli.evaluate.options import METRICS, PATH, bootstrap_option, metrics_option
 from panformer_cli.cli.evaluate.results import Outputs, output_options, show_results
 from panformer_cli.cli.evaluate.routing import Subcommand
-from panformer_cli.cli.options import Compute
+from panformer_cli.cli.options import Compute, cpu_processes_option
 
 if TYPE_CHECKING:
     from panformer_cli.metrics.evaluator import MetricName
@@ -29,10 +28,8 @@ WITHOUT_SCORES = METRICS[:3]
 @metrics_option(WITHOUT_SCORES)
 @bootstrap_option
 @click.option("--out", type=PATH, metavar="DIR", help="Folder of the results. [default: they are only printed]")
-@click.option(
-    "--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Share the images among N processes. [default: 1]"
-)
 @output_options
+@cpu_processes_option
 def predictions(
     predictions: Path,
     annotations: Path,
@@ -41,8 +38,8 @@ def predictions(
     metrics: tuple[MetricName, ...],
     bootstrap: int,
     out: Path | None,
-    cpu_processes: int | None,
     outputs: Outputs,
+    compute: Compute,
 ) -> None:
     """Evaluate predictions on disk, of any tool.
 
@@ -53,22 +50,19 @@ def predictions(
     panformer evaluate predictions PRED.json --annotations GT.json
     panformer evaluate predictions PRED.json --annotations GT.json --metrics all --report report/
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 
-    reporter = RichReporter()
-    processes = Compute(gpus=None, cpu_processes=cpu_processes, device=None, sampling="auto").processes()
-    with TemporaryDirectory() as temporary:
+    with compute.joined() as (process, reporter), process.temporary_folder() as temporary:
         request = PredictionsRequest(
             predictions,
             annotations,
-            out or Path(temporary),
+            out or temporary,
             pred_folder,
             gt_folder,
             metrics=metrics,
             resamples=bootstrap,
-            processes=processes,
         )
-        show_results(evaluate_predictions(request, reporter), request.out, outputs, reporter)
-    if out and not outputs.as_json:
-        click.echo(f"Metrics: {out}")
+        results = evaluate_predictions(request, process, reporter)
+        process.on_first(lambda: show_results(results, request.out, outputs, reporter))
+        if out and not outputs.as_json:
+            click.echo(f"Metrics: {out}")

@@ -48,15 +48,14 @@ def robustness(
     panformer evaluate robustness best.safetensors
     panformer evaluate robustness r50 --data /data/coco --corruptions fog,snow --severity 1-3 --images 200
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 
-    reporter = RichReporter()
-    evaluation = model.request(out, reporter)
-    request = RobustnessRequest.parse(evaluation, corruptions, severity, images, seed)
-    results = evaluate_robustness(request, reporter)
-    if as_json:
-        click.echo(json.dumps(results, indent=2))
-    else:
-        print_robustness(results)
-        click.echo(f"Results: {evaluation.out / 'robustness.json'}")
+    with model.compute.joined() as (process, reporter):
+        evaluation = model.request(out, process, reporter)
+        request = RobustnessRequest.parse(evaluation, corruptions, severity, images, seed)
+        results = evaluate_robustness(request, process, reporter)
+        if as_json:
+            click.echo(json.dumps(results, indent=2))
+        else:
+            print_robustness(results)
+            click.echo(f"Results: {evaluation.out / 'robustness.json'}")

@@ -32,28 +32,26 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
     panformer evaluate tune
     panformer evaluate tune r50 --data /data/coco --split val2017
     """
-    from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluation.tune import TuneRequest, save_thresholds, tuned_path
     from panformer_cli.engine.evaluation.tune import tune as run_tuning
 
-    reporter = RichReporter()
-    run = model.request(out, reporter)
-    request = TuneRequest(
-        checkpoint=run.checkpoint,
-        out=out or run.out.with_name("tuning"),
-        data_root=run.data_root,
-        split=run.split,
-        processes=run.processes,
-        batch_size=run.batch_size,
-        precision=run.precision,
-    )
-    tuning = run_tuning(request, reporter)
-    if as_json:
-        click.echo(json.dumps(tuning.to_json(), indent=2))
-    else:
-        print_tuning(tuning.to_json())
-    if save and tuning.is_gain:
-        save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint))
-        reporter.message(f"Saved {tuned_path(run.checkpoint)}")
-    elif save:
-        reporter.message("Nothing was saved: the gain is not significant, its interval contains 0")
+    with model.compute.joined() as (process, reporter):
+        run = model.request(out, process, reporter)
+        request = TuneRequest(
+            checkpoint=run.checkpoint,
+            out=out or run.out.with_name("tuning"),
+            data_root=run.data_root,
+            split=run.split,
+            batch_size=run.batch_size,
+            precision=run.precision,
+        )
+        tuning = run_tuning(request, process, reporter)
+        if as_json:
+            click.echo(json.dumps(tuning.to_json(), indent=2))
+        else:
+            print_tuning(tuning.to_json())
+        if save and tuning.is_gain:
+            process.on_first(lambda: save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint)))
+            reporter.message(f"Saved {tuned_path(run.checkpoint)}")
+        elif save:
+            reporter.message("Nothing was saved: the gain is not significant, its interval contains 0")

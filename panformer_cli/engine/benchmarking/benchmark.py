@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 
 import torch
 
-from panformer_cli import __version__
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_image
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.data.scenes.options import LARGEST_SIDE
 from panformer_cli.data.transforms import LEAST_SIDE, resized_size
-from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.engine.benchmarking.meters import device_name, matrix_shape
 from panformer_cli.engine.benchmarking.passes import (
     WARM_UP,
@@ -27,7 +24,8 @@ from panformer_cli.engine.benchmarking.passes import (
 )
 from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
-from panformer_cli.engine.distributed.runtime import Process, check_device
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.environment import environment
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import Precision, resolve_precision
 from panformer_cli.engine.runs import find_checkpoint
@@ -170,15 +168,11 @@ def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
 
 
 def _device(request: BenchmarkRequest) -> torch.device:
-    check_device(request.device)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if request.device == "auto" else request.device)
-    if device.type not in ("cpu", "cuda"):
+    process = Process.single(request.device)
+    if process.device.type not in ("cpu", "cuda"):
         raise PanformerError(f"--device is {request.device!r}, which cannot be timed; expected auto, cpu or cuda")
-    resolve_precision(request.precision, Process(0, 1, device))
-    if device.type == "cpu":
-        keep_freed_memory()  # as every command that computes does
-    return device
+    resolve_precision(request.precision, process)
+    return process.device
 
 
 def _measure(
@@ -207,7 +201,7 @@ def _measure(
         peak_memory_kind=passes.memory.kind,
         matrix_gflops=passes.matrix_rate / 1e9,
         matrix_size=matrix_shape(device),
-        environment=_environment(device),
+        environment={"device": str(device), "device_name": device_name(device), **environment()},
     )
 
 
@@ -220,15 +214,3 @@ def _pictures(request: BenchmarkRequest, folder: Path) -> list[Path]:
     for index, file in enumerate(files):
         save_picture(file, generate_scene(options, "val", index)[0])
     return files
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": str(device),
-        "device_name": device_name(device),
-        "threads": torch.get_num_threads(),
-        "panformer": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }

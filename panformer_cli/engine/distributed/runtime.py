@@ -1,35 +1,36 @@
-"""What a process needs to know: options, its rank and device, how to talk to the others, and when to stop."""
+"""What an engine stage knows about where it runs: the device, its rank, and how to exchange values with other ranks."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import platform
-import signal
-import sys
-import threading
+import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
-from panformer_cli import __version__
 from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import SamplingName
+
+Value = TypeVar("Value")
+
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class ProcessOptions:
     """What a user asks for on the command line.
 
-    gpus: processes, one a GPU. cpu_processes: processes on the CPU. Both None: one process on `device`.
+    gpus: processes, one per GPU. cpu_processes: processes on the CPU. Both None: one process on `device`.
     device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
-    sampling: who computes the inner step of deformable attention.
+    sampling: implementation of the inner step of deformable attention.
     """
 
     gpus: int | None = None
@@ -49,25 +50,14 @@ class ProcessOptions:
             raise PanformerError(
                 f"--gpus is {self.gpus}, but torch finds {there or 'no'} GPUs on this machine; {way_out}"
             )
-        check_device(self.device)
+        _check_device(self.device)
 
     @property
     def processes(self) -> int:
         return self.gpus or self.cpu_processes or 1
 
-    def words(self) -> list[str]:
-        """The options that say the same on the command line."""
-        if self.gpus is not None:
-            where = ["--gpus", str(self.gpus)]
-        elif self.cpu_processes is not None:
-            where = ["--cpu-processes", str(self.cpu_processes)]
-        else:
-            where = [] if self.device == "auto" else ["--device", self.device]
-        return where if self.sampling == "auto" else [*where, "--sampling", self.sampling]
 
-
-def check_device(name: str) -> None:
-    """Raises PanformerError unless `name` is `auto` or a device of this machine."""
+def _check_device(name: str) -> None:
     if name == "auto":
         return
     try:
@@ -78,31 +68,63 @@ def check_device(name: str) -> None:
         ) from error
 
 
+def device_of(options: ProcessOptions, local_rank: int | None = None) -> torch.device:
+    """Return the device of a process; one that computes on the CPU is prepared for that.
+
+    Args:
+        options: What the user asked for.
+        local_rank: Rank of the process on this machine, which is the number of its GPU; None for a single process.
+    """
+    name = "cpu" if options.cpu_processes is not None else "cuda" if options.gpus is not None else options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
+    device = torch.device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
 @dataclass(frozen=True)
 class Process:
-    """One process of a stage.
+    """One process of an engine stage. All processes run the same functions; rank 0 reports and writes shared files.
 
-    rank: 0 .. world_size - 1; process 0 talks to the person and writes the files that are written once.
+    rank: 0 .. world_size - 1.
+    store: Of the process group; None for a single process.
+    sampling: implementation of the inner step of deformable attention.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    store: Store | None = None
+    sampling: SamplingName = "auto"
+    _waits: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
+
+    @classmethod
+    def single(cls, device: str = "auto") -> Process:
+        """Return the process of a program that runs alone, on the named device.
+
+        Raises:
+            PanformerError: There is no such device here.
+        """
+        return cls(0, 1, device_of(ProcessOptions(device=device)))
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, on every process; dtype and shape are kept."""
+        """Return the sum over all processes; dtype and shape are kept."""
         if self.world_size == 1:
             return values
         total = values.to(self.device, copy=True)
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of ranks, on every process; small picklable values only."""
+    def gather(self, value: Value) -> list[Value]:
+        """Return the value of every process, by rank; small picklable values only."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -110,58 +132,57 @@ class Process:
         return values
 
     def spread(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give the tensors, in place, the values that they have in the first process."""
+        """Set the tensors, in place, to the values that they have on rank 0."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
+    def on_first(self, work: Callable[[], Value]) -> Value:
+        """Run `work` on rank 0 only, for any length of time, and return its picklable result on every rank.
+
+        Raises:
+            PanformerError: The one that `work` raised, on every rank.
+        """
+        if self.world_size == 1:
+            return work()
+        outcome: list[Any] = [None]
+        if self.is_first:
+            try:
+                outcome = [work()]
+            except PanformerError as error:
+                outcome = [error]
+        self.wait_for_first()
+        dist.broadcast_object_list(outcome, 0, device=self.device)
+        if isinstance(outcome[0], PanformerError):
+            raise outcome[0]
+        result: Value = outcome[0]
+        return result
+
+    def wait_for_first(self) -> None:
+        """Wait until rank 0 calls this too. Unlike in a collective operation, that may take hours."""
+        if self.store is None:
+            return
+        key = f"first {next(self._waits)}"
+        if self.is_first:
+            self.store.set(key, "")
+        while not self.store.check([key]):
+            time.sleep(_POLL_SECONDS)  # in Python, where signals are handled
+
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """Yield one folder for all ranks, which rank 0 removes when it leaves."""
+        with contextlib.ExitStack() as stack:
+            yield self.on_first(lambda: Path(stack.enter_context(TemporaryDirectory(prefix="panformer-"))))
+
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         if self.world_size > 1:
             dist.barrier()
 
 
-def device_of(options: ProcessOptions, local_rank: int) -> torch.device:
-    """The device of one process; a process that computes on the CPU is made ready for it.
-
-    local_rank: the place of the process among those of this machine, from 0.
-    """
-    device = _chosen_device(options, local_rank)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return device
-
-
-def _chosen_device(options: ProcessOptions, local_rank: int) -> torch.device:
-    if options.cpu_processes is not None:
-        return torch.device("cpu")
-    if options.gpus is not None:
-        return torch.device("cuda", local_rank)
-    if options.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(options.device)
-
-
 @contextlib.contextmanager
-def process_group(device: torch.device, **where: Any) -> Iterator[None]:
-    """Inside, the processes can talk to each other: through NCCL on GPUs, else through gloo.
-
-    where: of `init_process_group`: how they find each other; the environment says it where nothing else does.
-    """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **where)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def working(options: ProcessOptions) -> Iterator[None]:
-    """Around the work of a process: a full GPU is reported in one sentence."""
-    del options
+def explained_out_of_memory() -> Iterator[None]:
+    """Inside, running out of GPU memory is a PanformerError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -170,55 +191,3 @@ def working(options: ProcessOptions) -> Iterator[None]:
             "(--set train.images_per_forward=1), smaller images (--set data.train_short_sides=[...], "
             "data.long_side=...), --set train.precision=bf16, or the CPU"
         ) from error
-
-
-class StopRequest:
-    """Set by Ctrl-C or a termination signal, so that a loop can save before it ends. A second Ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __bool__(self) -> bool:
-        return self.requested
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside, SIGINT and SIGTERM only set the `StopRequest`; outside of the main thread nothing changes."""
-    request = StopRequest()
-    with signals_to(request._handle):
-        yield request
-
-
-@contextlib.contextmanager
-def signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside, `handler` gets SIGINT and SIGTERM, where this is the main thread: others may not set handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def environment() -> dict[str, Any]:
-    """What a run's figures depend on besides its recipe."""
-    return {
-        "panformer": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "command": sys.argv,
-    }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from panformer_cli.engine.distributed.processes import run_processes
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.image_lines import differing
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
@@ -27,7 +26,7 @@ from panformer_cli.metrics.detection import match_instances
 from panformer_cli.metrics.evaluator import Evaluator, MetricName
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.base import Prediction
-from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.reporting import Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,6 @@ class FiguresRequest:
 
     metrics: Sequence[MetricName] = ("panoptic",)
     resamples: int = 1000
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,8 @@ class Samples(Protocol):
         """An image with its annotation; IndexError beyond the last."""
 
 
-def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate a checkpoint.
+def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> dict[str, Any]:
+    """Evaluate a checkpoint; the result is equal on all ranks.
 
     Writes `OUT/panoptic.json` and `OUT/panoptic/*.png`, the predictions; `OUT/metrics.json`, `OUT/analysis.json` and
     `OUT/records.jsonl`, of which all figures are made.
@@ -84,16 +82,22 @@ def evaluate(request: EvaluateRequest, reporter: Reporter) -> dict[str, Any]:
         PanformerError: checkpoint or data cannot be used, or do not go together.
     """
     checkpoint = read_checkpoint(request.checkpoint)
-    check_results_folder(request.out)
-    dataset = open_split(checkpoint, request)  # what is wrong with it is said before any process starts
-    if request.resume and _has_ended(request, dataset):
-        reporter.message(f"The evaluation in {request.out} had ended: these are its figures; --resume changes nothing")
-    else:
-        PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
-        run_processes(request.processes, _evaluate_process, request, reporter)
-    figures = read_metrics(request.out)
+    dataset = open_split(checkpoint, request)
+    figures = process.on_first(lambda: _begin(request, dataset, reporter))
+    if figures is None:
+        figures = _measure(request, checkpoint, dataset, process, reporter)
     warn_of_disagreements(figures, reporter)
     return figures
+
+
+def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) -> dict[str, Any] | None:
+    """Return the metrics of an evaluation that ended already, for `resume`; otherwise prepare the folder of results."""
+    check_results_folder(request.out)
+    if request.resume and _has_ended(request, dataset):
+        reporter.message(f"The evaluation in {request.out} had ended: these are its figures; --resume changes nothing")
+        return read_metrics(request.out)
+    PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
+    return None
 
 
 def read_metrics(out: Path) -> dict[str, Any]:
@@ -156,31 +160,32 @@ def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, An
     }
 
 
-def _evaluate_process(process: Process, request: EvaluateRequest, reporter: Reporter) -> None:
-    checkpoint = read_checkpoint(request.checkpoint)
-    dataset = open_split(checkpoint, request)
-    predictor = Predictor.of(checkpoint, process, request.precision, request.processes.sampling)
+def _measure(
+    request: EvaluateRequest, checkpoint: Checkpoint, dataset: CocoPanoptic, process: Process, reporter: Reporter
+) -> dict[str, Any]:
+    predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
     evaluator = Evaluator(checkpoint.categories, request.metrics, request.resamples)
     evaluator = evaluate_model(predictor, dataset, process, reporter, evaluator, results, request.batch_size)
-    if process.is_first:
-        layout = dataset.layout
-        names = {
-            "checkpoint": request.checkpoint,
-            "annotation": layout.annotation,
-            "truth_pngs": layout.pngs,
-            "photos": layout.images,
-            "predictions": results.json,
-            "predicted_pngs": results.pngs,
-        }
-        write_figures(request.out, names, evaluator, _all_settings(request, dataset))
-    results.finish()  # last, as it ends what `resume` can go on from
+    names = {
+        "checkpoint": request.checkpoint,
+        "annotation": dataset.layout.annotation,
+        "truth_pngs": dataset.layout.pngs,
+        "photos": dataset.layout.images,
+        "predictions": results.json,
+        "predicted_pngs": results.pngs,
+    }
+    figures = process.on_first(lambda: write_figures(request.out, names, evaluator, _all_settings(request, dataset)))
+    results.finish()  # last, as after it there is nothing to resume
+    return figures
 
 
 def write_figures(
     out: Path, names: dict[str, Path], evaluator: Evaluator, settings: dict[str, Any] | None = None
-) -> None:
+) -> dict[str, Any]:
     """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`.
+
+    Returns the content of metrics.json.
 
     What lies in OUT is named from there, everything else by its whole path.
 
@@ -193,6 +198,7 @@ def write_figures(
     named = {name: str(path) for name, path in (paths | inside).items()}
     content = {**named, **evaluator.figures()}
     write_json(out / METRICS, content if settings is None else {**content, "settings": settings})
+    return read_metrics(out)
 
 
 def evaluate_model(
@@ -214,8 +220,7 @@ def evaluate_model(
     if results is not None:
         _count_done(evaluator, results, done)
     own = range(process.rank, len(dataset), process.world_size)
-    told = reporter if process.is_first else SilentReporter()
-    with told.progress("Evaluating", len(own) - sum(done)) as progress:
+    with reporter.progress("Evaluating", len(own) - sum(done)) as progress:
         samples = ((index, dataset[index]) for index in own if not done[index])
         pairs = (((index, sample), sample.image) for index, sample in ahead(samples, images_ahead(predictor.device)))
 

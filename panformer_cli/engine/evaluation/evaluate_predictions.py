@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.data.layout import photo_folder
-from panformer_cli.engine.distributed.processes import run_processes
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import (
     FiguresRequest,
     joined,
-    read_metrics,
     warn_of_disagreements,
     write_figures,
 )
@@ -24,7 +21,7 @@ from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.metrics.image_overlap import compare
-from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.reporting import Reporter
 
 
 @dataclass(frozen=True)
@@ -48,36 +45,29 @@ class PredictionsRequest(FiguresRequest):
         return PanopticPairs(self.annotations, self.predictions, self.gt_folder, self.pred_folder)
 
 
-def evaluate_predictions(request: PredictionsRequest, reporter: Reporter) -> dict[str, Any]:
-    """Count and write `OUT/metrics.json`, `OUT/analysis.json` and `OUT/records.jsonl`; gives the first.
+def evaluate_predictions(request: PredictionsRequest, process: Process, reporter: Reporter) -> dict[str, Any]:
+    """Count and write `OUT/metrics.json`, `OUT/analysis.json` and `OUT/records.jsonl`; return the first, on all ranks.
 
     Raises:
         PanformerError: JSONs or PNGs cannot be used, or do not go together; the sentence names the image.
     """
-    check_results_folder(request.out)
-    request.open()  # what is wrong with the JSONs is said before any process starts
-    with TemporaryDirectory(prefix="panformer-") as folder:
-        run_processes(request.processes, _count_process, request, Path(folder), reporter)
-    figures = read_metrics(request.out)
+    process.on_first(lambda: check_results_folder(request.out))
+    pairs = request.open()
+    names = {
+        "annotation": request.annotations,
+        "truth_pngs": pairs.truth_pngs,
+        "photos": photo_folder(request.annotations),
+        "predictions": request.predictions,
+        "predicted_pngs": pairs.predicted_pngs,
+    }
+    with process.temporary_folder() as folder:  # not in OUT, where a failure leaves what was there before
+        lines = ImageLines(folder, process)
+        evaluator = joined(_count(pairs, lines, process, request, reporter), process)
+        lines.wait()
+        process.on_first(lambda: write_records(request.out / RECORDS, lines))
+    figures = process.on_first(lambda: write_figures(request.out, names, evaluator))
     warn_of_disagreements(figures, reporter)
     return figures
-
-
-def _count_process(process: Process, request: PredictionsRequest, folder: Path, reporter: Reporter) -> None:
-    pairs = request.open()
-    lines = ImageLines(folder, process)  # not in OUT, where a failure leaves what was there before
-    evaluator = joined(_count(pairs, lines, process, request, reporter), process)
-    lines.wait()
-    if process.is_first:
-        write_records(request.out / RECORDS, lines)
-        names = {
-            "annotation": request.annotations,
-            "truth_pngs": pairs.truth_pngs,
-            "photos": photo_folder(request.annotations),
-            "predictions": request.predictions,
-            "predicted_pngs": pairs.predicted_pngs,
-        }
-        write_figures(request.out, names, evaluator)
 
 
 def _count(
@@ -86,8 +76,7 @@ def _count(
     """Count this process's share of the images."""
     evaluator = Evaluator(pairs.categories, request.metrics, request.resamples)
     own = range(process.rank, len(pairs), process.world_size)
-    told = reporter if process.is_first else SilentReporter()
-    with told.progress("Counting", len(own)) as progress:
+    with reporter.progress("Counting", len(own)) as progress:
         for index in own:
             prediction, truth = pairs[index]
             info = pairs.image_info(index)

@@ -5,6 +5,7 @@ Each finished corruption is kept in a file of its own, so an interrupted measure
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
@@ -121,8 +122,9 @@ class Robustness:
     paper: PublishedRobustness | None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in plain containers."""
-        return asdict(self)
+        """Return all of it as it is read from JSON: lists, and objects with text as keys."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
 
 
 def measure_robustness(

@@ -23,8 +23,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.distributed.processes import run_processes
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, open_split
 from panformer_cli.engine.inference import Predictor
@@ -35,7 +34,7 @@ from panformer_cli.files import sha256_of, write_json
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.models.base import TuningCache
 from panformer_cli.models.families import FAMILIES
-from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.reporting import Reporter
 from panformer_cli.settings import InferenceSettings
 
 
@@ -53,7 +52,6 @@ class TuneRequest:
     out: Path
     data_root: Path | None = None
     split: str | None = None
-    processes: ProcessOptions = field(default_factory=ProcessOptions)
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     options: CompareOptions = field(default_factory=CompareOptions)
@@ -103,32 +101,31 @@ class Tuning:
         }
 
 
-def tune(request: TuneRequest, reporter: Reporter) -> Tuning:
-    """Search thresholds, and write `OUT/tune.json`.
+def tune(request: TuneRequest, process: Process, reporter: Reporter) -> Tuning:
+    """Search thresholds and write `OUT/tune.json`; the result is equal on all ranks.
 
     Raises:
         PanformerError: checkpoint or data cannot be used, do not go together, or are too few to be halved.
     """
     checkpoint = read_checkpoint(request.checkpoint)
-    check_results_folder(request.out)
+    process.on_first(lambda: check_results_folder(request.out))
     dataset = _open(checkpoint, request)
     if len(dataset) < 2:
         raise DataError(
             f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to judge"
         )
-    family = FAMILIES[checkpoint.recipe.model.family]
     if not checkpoint.recipe.inference.grid:
         raise PanformerError(f"the model family {checkpoint.recipe.model.family} has no thresholds to tune")
-    images = cached_images(checkpoint, dataset, request, reporter)
-    if not all(path.is_file() for path in images):
-        run_processes(request.processes, _predict_missing, request, images, reporter)
-    tuning = search_and_judge(
-        CachedImages(images, family.load_tuning_cache),
-        checkpoint.recipe.inference,
-        checkpoint.categories,
-        request.options,
-        reporter,
-    )
+    images = process.on_first(lambda: cached_images(checkpoint, dataset, request, reporter))
+    if not process.on_first(lambda: all(path.is_file() for path in images)):
+        _predict_missing(request, checkpoint, dataset, images, process, reporter)
+    return process.on_first(lambda: _tune_on(images, request, checkpoint, reporter))
+
+
+def _tune_on(images: list[Path], request: TuneRequest, checkpoint: Checkpoint, reporter: Reporter) -> Tuning:
+    recipe = checkpoint.recipe
+    cached = CachedImages(images, FAMILIES[recipe.model.family].load_tuning_cache)
+    tuning = search_and_judge(cached, recipe.inference, checkpoint.categories, request.options, reporter)
     write_json(request.out / "tune.json", tuning.to_json())
     return tuning
 
@@ -252,14 +249,18 @@ def cached_images(
     return [request.out / "cache" / key / f"{index:06d}.npz" for index in range(len(dataset))]
 
 
-def _predict_missing(process: Process, request: TuneRequest, files: list[Path], reporter: Reporter) -> None:
-    checkpoint = read_checkpoint(request.checkpoint)
-    dataset = _open(checkpoint, request)
+def _predict_missing(
+    request: TuneRequest,
+    checkpoint: Checkpoint,
+    dataset: CocoPanoptic,
+    files: list[Path],
+    process: Process,
+    reporter: Reporter,
+) -> None:
     own = range(process.rank, len(files), process.world_size)
     missing = [index for index in own if not files[index].is_file()]
-    told = reporter if process.is_first else SilentReporter()
-    predictor = Predictor.of(checkpoint, process, request.precision, request.processes.sampling)
-    with told.progress("Predicting", len(own), len(own) - len(missing)) as progress:
+    predictor = Predictor.of(checkpoint, process, request.precision)
+    with reporter.progress("Predicting", len(own), len(own) - len(missing)) as progress:
         samples = ((index, dataset[index]) for index in missing)
         pairs = (((index, sample), sample.image) for index, sample in samples)
         for (index, sample), prediction in predictor.stream(pairs, request.batch_size):

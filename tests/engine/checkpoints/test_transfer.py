@@ -24,7 +24,7 @@ from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
-from tests.engine.small import categories_of, small_checkpoint, small_recipe
+from tests.engine.small import ALONE, categories_of, small_checkpoint, small_recipe
 from tests.models.panoptic_segformer.small import SMALL, small_model
 
 THEIRS = CategoryTable(
@@ -126,7 +126,7 @@ def test_a_run_on_other_categories(tmp_path: Path, scenes: Path) -> None:
     )  # fmt: skip
     recipe, path = small_recipe(scenes, "train.max_steps=1"), tmp_path / "other.safetensors"
     save_checkpoint(path, build_model(recipe.model, recipe.inference, known), recipe, known, TrainProgress())
-    run = train(recipe, TrainOptions(tmp_path / "run", init_from=path), SilentReporter())
+    run = train(recipe, TrainOptions(tmp_path / "run", init_from=path), ALONE, SilentReporter()).run
     assert read_checkpoint(run.last).categories == categories_of(scenes)
 
 
@@ -134,5 +134,5 @@ def test_another_backbone_is_refused_before_the_folder_is_made(tmp_path: Path, s
     path = small_checkpoint(tmp_path / "a.safetensors", scenes)
     recipe = small_recipe(scenes, "model.backbone=resnet50")
     with pytest.raises(CheckpointError, match="with the backbone resnet18, but the model to be filled has resnet50"):
-        train(recipe, TrainOptions(tmp_path / "run", init_from=path), SilentReporter())
+        train(recipe, TrainOptions(tmp_path / "run", init_from=path), ALONE, SilentReporter())
     assert not (tmp_path / "run").exists()

@@ -1,9 +1,8 @@
-"""Several processes (gloo, on the CPU) do what one does: gradients, evaluation, prediction, errors and stops."""
+"""Several processes (gloo, on the CPU) do what one does: gradients, evaluation, prediction, stops."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.engine.checkpoints.checkpoint import OPTIMIZER, read_checkpoint, read_tensors
-from panformer_cli.engine.distributed.processes import run_processes
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import Trainer, TrainOptions, train
-from panformer_cli.errors import PanformerError
+from panformer_cli.engine.train import RunResult, Trainer, TrainOptions, train
 from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.models.base import LossCounts
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
-from tests.engine.small import StopAfter, run_small, small_recipe
+from tests.engine.ranks import in_processes
+from tests.engine.small import ALONE, StopAfter, run_small, small_recipe
 
 pytestmark = pytest.mark.slow
 
-TWO = ProcessOptions(cpu_processes=2)
 ONE_STEP = ("train.max_steps=1", "train.batch_size=2", "train.images_per_forward=1", "model.frozen_batch_norm=true")
 
 
@@ -58,8 +55,8 @@ def gradients(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Of the same two images: `1_0` one process, `2_0` and `2_1` two processes with one image each."""
     out = tmp_path_factory.mktemp("gradients")
     recipe = small_recipe(scenes, *ONE_STEP)
-    run_processes(ProcessOptions(), gradients_of_a_step, recipe, out)
-    run_processes(TWO, gradients_of_a_step, recipe, out)
+    gradients_of_a_step(ALONE, recipe, out)
+    in_processes(2, gradients_of_a_step, recipe, out)
     return {path.stem: load_file(path) for path in out.glob("*.safetensors")}
 
 
@@ -112,13 +109,18 @@ def test_the_gradients_are_those_of_the_losses_with_averaged_counts(
     assert_equal_gradients(total, gradients["2_0"])
 
 
+def train_in(process: Process, recipe: Recipe, options: TrainOptions) -> RunResult:
+    return train(recipe, options, process, SilentReporter())
+
+
 def test_a_whole_run_in_two_processes(scenes: Path, tmp_path: Path) -> None:
     """With the accumulation of two images in each process; the first moment is a tenth of the clipped gradient."""
     recipe = small_recipe(
         scenes, "train.max_steps=1", "train.images_per_forward=1", "model.frozen_batch_norm=true", "data.workers=1"
     )
     one = RunFolder(run_small(recipe, tmp_path / "one"))
-    two = train(recipe, TrainOptions(tmp_path / "two", processes=TWO), SilentReporter())
+    two = RunFolder(tmp_path / "two")
+    assert in_processes(2, train_in, recipe, TrainOptions(two.path)) == 2 * [RunResult(two, True, 1, 1)]
     moments = [read_tensors(run.last, OPTIMIZER) for run in (one, two)]
     assert_equal_gradients(*({n: v for n, v in part.items() if n.endswith("exp_avg")} for part in moments))
     losses, evaluations = ([json.loads(run.metrics.read_text().splitlines()[i]) for run in (one, two)] for i in (0, 1))
@@ -141,8 +143,8 @@ def test_images_without_things_or_stuff(scenes: Path, tmp_path: Path) -> None:
                 segment["iscrowd"] = int(index % 4 == 3 or index % 4 == (1 if is_thing[segment["category_id"]] else 2))
         (data / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
     recipe = small_recipe(data, "train.max_steps=4", "train.batch_size=2", "train.images_per_forward=1")
-    run = train(recipe, TrainOptions(tmp_path / "run", processes=TWO), SilentReporter())
-    assert read_checkpoint(run.last).progress.step == 4
+    first, _ = in_processes(2, train_in, recipe, TrainOptions(tmp_path / "run"))
+    assert read_checkpoint(first.run.last).progress.step == 4
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -155,139 +157,58 @@ def equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
+def evaluate_in(process: Process, request: EvaluateRequest) -> dict[str, Any]:
+    return evaluate(request, process, SilentReporter())
+
+
 @pytest.mark.usefixtures("equal_threads")
 def test_evaluation_does_not_depend_on_the_processes(trained: RunFolder, tmp_path: Path) -> None:
     metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
-    for name, options in (("one", ProcessOptions()), ("two", TWO)):
-        evaluate(EvaluateRequest(trained.best, tmp_path / name, metrics=metrics, processes=options), SilentReporter())
+    requests = [EvaluateRequest(trained.best, tmp_path / name, metrics=metrics) for name in ("one", "two")]
+    alone = evaluate(requests[0], ALONE, SilentReporter())
+    assert in_processes(2, evaluate_in, requests[1]) == [alone, alone]
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
     assert {"metrics.json", "panoptic.json", "panoptic/000003.png"} <= set(one)
     assert one == two
 
 
+def predict_in(process: Process, request: PredictRequest) -> tuple[PredictResult, list[str]]:
+    """Return the result, and the warnings that rank 0 gives."""
+    reporter = StopAfter()
+    return predict(request, process, reporter), reporter.warnings
+
+
 @pytest.mark.usefixtures("equal_threads")
 def test_prediction_does_not_depend_on_the_processes(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
-    images = scenes / "images" / "val"
-    bad = tmp_path / "bad.png"
-    bad.write_text("no image")
-    inputs = [str(bad), str(images)]
-    results = [
-        predict(PredictRequest(inputs, trained.best, tmp_path / name, options), SilentReporter())
-        for name, options in (("one", ProcessOptions()), ("two", TWO))
-    ]
-    assert results[0] == results[1]
-    assert len(results[0].failures) == 1
+    bad = [tmp_path / f"{number}.png" for number in range(2)]
+    for path in bad:
+        path.write_text("no image")
+    inputs = [*map(str, bad), str(scenes / "images" / "val")]
+    alone, warnings = predict_in(ALONE, PredictRequest(inputs, trained.best, tmp_path / "one"))
+    ranks = in_processes(2, predict_in, PredictRequest(inputs, trained.best, tmp_path / "two"))
+    for result, _ in ranks:
+        assert (result.content, result.failures) == (alone.content, alone.failures)
+    assert len(alone.failures) == 2
+    assert warnings == ranks[0][1] == alone.failures
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
-def fail_in_one(process: Process, rank: int) -> None:
-    if process.rank == rank:
-        raise PanformerError(f"process {rank} found a mistake: a [b] 'c'")
-    process.wait()  # for ever, if nobody ends it
-
-
-def test_a_mistake_in_one_process_is_the_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PanformerError) as caught:
-        run_processes(TWO, fail_in_one, 1)
-    assert str(caught.value) == "process 1 found a mistake: a [b] 'c'"
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def break_one(process: Process) -> None:
-    if process.rank == 1:
-        raise ZeroDivisionError("our own mistake")
-    process.wait()
-
-
-def test_our_own_mistakes_keep_their_traceback() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)failed with exit code 1\nTraceback.*break_one.*our own mistake"):
-        run_processes(TWO, break_one)
-
-
-def kill_one(process: Process) -> None:
-    if process.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    process.wait()
-
-
-def test_a_killed_process_is_explained() -> None:
-    with pytest.raises(
-        PanformerError, match="process 1 of 2 was killed from outside, most often because memory ran short"
-    ):
-        run_processes(TWO, kill_one)
-
-
-class StopInOneProcess(StopAfter):
-    """Asks for a stop after the first step; only the first process has a reporter that does."""
-
-    def __init__(self) -> None:
-        super().__init__(1, signal_to_self)
+def stopped_in(process: Process, recipe: Recipe, options: TrainOptions, rank: int) -> RunResult:
+    """Train; the process of `rank` gets SIGTERM after the first step."""
+    reporter = StopAfter(1, signal_to_self) if process.rank == rank else SilentReporter()
+    return train(recipe, options, process, reporter)
 
 
 def signal_to_self() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_stop_in_one_process_stops_all(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_in_one_process_stops_all(rank: int, scenes: Path, tmp_path: Path) -> None:
     recipe = small_recipe(scenes, "train.max_steps=50", "train.epochs=1000", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt, match="step 1 of 50 is saved; go on with: panformer train "):
-        train(recipe, TrainOptions(run.path, processes=TWO), StopInOneProcess())
-    progress = read_checkpoint(run.last).progress
-    assert progress.step == 1
+    assert in_processes(2, stopped_in, recipe, TrainOptions(run.path), rank) == 2 * [RunResult(run, False, 1, 50)]
+    assert read_checkpoint(run.last).progress.step == 1
     random = read_tensors(run.last, "random.")
     assert set(random) == {"0.cpu", "1.cpu"}
     assert not torch.equal(random["0.cpu"], random["1.cpu"])
-
-
-class StopOfLauncher(StopAfter):
-    """After the first step, the process that started the others gets Ctrl-C, once."""
-
-    def __init__(self) -> None:
-        super().__init__(1, signal_to_parent)
-
-
-def signal_to_parent() -> None:
-    os.kill(os.getppid(), signal.SIGINT)
-
-
-def test_a_stop_of_the_launcher_reaches_all(scenes: Path, tmp_path: Path) -> None:
-    recipe = small_recipe(scenes, "train.max_steps=5000", "train.epochs=5000", "train.images_per_forward=2")
-    run = RunFolder(tmp_path / "run")
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"step \d+ of 5000 is saved; go on with: panformer train "):
-        train(recipe, TrainOptions(run.path, processes=TWO), StopOfLauncher())
-    assert signal.getsignal(signal.SIGINT) is before
-    assert 1 <= read_checkpoint(run.last).progress.step < 5000
-
-
-def interrupt_the_launcher(process: Process) -> None:
-    if process.rank == 0:
-        signal_to_parent()
-    process.wait()
-    signal.pause()
-
-
-def test_work_that_does_not_listen_is_ended() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run_processes(TWO, interrupt_the_launcher)
-
-
-def share(process: Process, out: Path) -> None:
-    values = torch.tensor([process.rank + 1, 10])
-    content: dict[str, Any] = {"sum": process.sum(values).tolist(), "own": values.tolist()}
-    content["parts"] = process.gather(f"part {process.rank}")
-    process.spread([values])
-    content["spread"] = values.tolist()
-    (out / f"{process.rank}.json").write_text(json.dumps(content))
-
-
-def test_what_processes_share(tmp_path: Path) -> None:
-    run_processes(TWO, share, tmp_path)
-    for rank in (0, 1):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
-            "sum": [3, 20],
-            "own": [rank + 1, 10],
-            "parts": ["part 0", "part 1"],
-            "spread": [1, 10],
-        }

@@ -1,4 +1,4 @@
-"""Devices, and the signals that ask for a stop. Several processes: test_distributed.py."""
+"""Devices, and the signals that ask for a stop. Several processes: test_group.py and test_distributed.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.engine.distributed.processes import _shared_cores, run_processes
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, environment, stop_on_signals
+from panformer_cli.engine.distributed.group import joined
+from panformer_cli.engine.distributed.launcher import _shared_cores
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of
+from panformer_cli.engine.distributed.signals import stop_on_signals
+from panformer_cli.engine.environment import environment
 from panformer_cli.errors import PanformerError
 
 
@@ -43,10 +46,31 @@ def test_without_a_gpu_the_way_out_is_named() -> None:
 
 @pytest.mark.parametrize("options", [ProcessOptions(cpu_processes=1), ProcessOptions(device="cpu")])
 def test_one_process_is_this_one(options: ProcessOptions) -> None:
-    seen: list[tuple[Process, int]] = []
-    run_processes(options, lambda process, number: seen.append((process, number)), 7)
-    assert seen == [(Process(0, 1, torch.device("cpu")), 7)]
+    with joined(options) as process:
+        assert process == Process(0, 1, torch.device("cpu")) == Process.single("cpu")
     assert options.processes == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "local_rank", "device"),
+    [
+        ({}, None, "cuda"),
+        ({}, 1, "cuda:1"),
+        ({"gpus": 1}, None, "cuda"),
+        ({"gpus": 2}, 1, "cuda:1"),
+        ({"device": "cuda"}, 1, "cuda:1"),
+        ({"device": "cuda:3"}, 0, "cuda:3"),
+        ({"device": "cpu"}, 1, "cpu"),
+        ({"cpu_processes": 2}, 1, "cpu"),
+    ],
+)
+def test_the_device_of_a_process(
+    asked: dict[str, Any], local_rank: int | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("panformer_cli.engine.distributed.runtime._check_device", lambda name: None)
+    assert device_of(ProcessOptions(**asked), local_rank) == torch.device(device)
 
 
 def test_the_cores_are_shared_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +90,12 @@ def test_alone_there_is_nothing_to_share() -> None:
     values = torch.tensor([1, 2])
     assert process.sum(values) is values
     assert process.gather("a") == ["a"]
+    assert process.on_first(lambda: "made once") == "made once"
     process.wait()
+    process.wait_for_first()
+    with process.temporary_folder() as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
     assert process.is_first
     assert not Process(1, 2, torch.device("cpu")).is_first
 
@@ -92,6 +121,16 @@ def test_a_second_ctrl_c_interrupts_and_a_second_termination_does_not() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_failure_after_a_request_is_the_stop() -> None:
+    """As a collective fails when its partners have ended by the same signal."""
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("Connection closed by peer")
+    with pytest.raises(PanformerError, match="no space"), stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        raise PanformerError("no space to save")
+
+
 def test_another_thread_may_train_too() -> None:
     requests: list[bool] = []
 
@@ -112,6 +151,15 @@ def test_the_environment_names_what_figures_depend_on() -> None:
     assert {"panformer", "python", "platform", "cpus", "threads", "command"} <= set(facts)
 
 
-def test_options_as_words_of_the_command_line() -> None:
-    assert ProcessOptions(device="cpu", sampling="portable").words() == ["--device", "cpu", "--sampling", "portable"]
-    assert ProcessOptions(cpu_processes=2).words() == ["--cpu-processes", "2"]
+def test_the_process_knows_the_sampling() -> None:
+    with joined(ProcessOptions(device="cpu", sampling="portable")) as process:
+        assert process.sampling == "portable"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may run triton's kernels")
+def test_a_sampling_for_another_device_is_one_sentence() -> None:
+    with (
+        pytest.raises(PanformerError, match="sampling 'triton' is for cuda, and the model is on cpu"),
+        joined(ProcessOptions(device="cpu", sampling="triton")),
+    ):
+        pass

@@ -18,7 +18,6 @@ from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.data.structures import ImageArray, PanopticMap, Sample
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
-from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model
 from panformer_cli.engine.inference import Key, Predictor
 from panformer_cli.engine.results import PanopticResults
@@ -29,10 +28,8 @@ from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.models.base import Prediction, TuningCache
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
-from tests.engine.small import small_checkpoint, small_scenes
+from tests.engine.small import ALONE, small_checkpoint, small_scenes
 from tests.engine.test_predict import batches_seen
-
-ALONE = Process(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def evaluated(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> t
     """The folder and figures of the trained run, with box and mask AP."""
     out = tmp_path_factory.mktemp("evaluated")
     request = EvaluateRequest(trained.best, out, metrics=("panoptic", "bbox", "segm"))
-    return out, evaluate(request, SilentReporter())
+    return out, evaluate(request, ALONE, SilentReporter())
 
 
 def test_the_figures_are_those_of_training(evaluated: tuple[Path, dict[str, Any]], trained: RunFolder) -> None:
@@ -171,7 +168,7 @@ def test_figures_and_files_do_not_depend_on_the_batch_size(
         out = tmp_path / str(batch_size)
         metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
         request = EvaluateRequest(trained.best, out, data, metrics=metrics, batch_size=batch_size)
-        figures.append(evaluate(request, SilentReporter()))
+        figures.append(evaluate(request, ALONE, SilentReporter()))
         contents.append(json.loads((out / "panoptic.json").read_text()))
     assert seen == 9 * [1] + 3 * [3] + 3 * [3]
     assert figures[0]["images"] == 9
@@ -192,7 +189,7 @@ def test_figures_and_files_do_not_depend_on_the_batch_size(
 
 def test_another_split_and_another_root(trained: RunFolder, tmp_path: Path) -> None:
     other = small_scenes(tmp_path / "other", 2, 1)
-    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "out", other, "train"), SilentReporter())
+    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "out", other, "train"), ALONE, SilentReporter())
     assert figures["images"] == 2
 
 
@@ -200,7 +197,7 @@ def test_data_of_other_categories_are_refused(trained: RunFolder, tmp_path: Path
     write_coco(tmp_path / "coco")
     request = EvaluateRequest(trained.best, tmp_path / "out", tmp_path / "coco")
     with pytest.raises(DataError, match=r"best\.safetensors knows 11 categories and .*coco has 3, and their ids or"):
-        evaluate(request, SilentReporter())
+        evaluate(request, ALONE, SilentReporter())
     assert not (tmp_path / "out").exists()
 
 
@@ -208,12 +205,12 @@ def test_a_checkpoint_that_names_no_data_needs_them_told(scenes: Path, tmp_path:
     path = small_checkpoint(tmp_path / "a.safetensors", scenes, "data.root=")
     assert read_checkpoint(path).recipe.data.root == ""
     with pytest.raises(PanformerError, match="the checkpoint names none; give its folder with --data ROOT"):
-        evaluate(EvaluateRequest(path, tmp_path / "out"), SilentReporter())
+        evaluate(EvaluateRequest(path, tmp_path / "out"), ALONE, SilentReporter())
 
 
 def test_a_run_is_no_place_for_results(trained: RunFolder) -> None:
     with pytest.raises(PanformerError, match="holds a training run; choose another folder"):
-        evaluate(EvaluateRequest(trained.best, trained.path), SilentReporter())
+        evaluate(EvaluateRequest(trained.best, trained.path), ALONE, SilentReporter())
 
 
 def test_a_damaged_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path) -> None:
@@ -221,7 +218,7 @@ def test_a_damaged_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path)
     image = data / "images" / "val" / "000001.png"
     image.write_bytes(image.read_bytes()[:100])
     with pytest.raises(DataError, match=r"000001\.png"):
-        evaluate(EvaluateRequest(trained.best, tmp_path / "out", data), SilentReporter())
+        evaluate(EvaluateRequest(trained.best, tmp_path / "out", data), ALONE, SilentReporter())
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
@@ -233,7 +230,7 @@ def test_images_of_one_name_and_two_kinds_keep_a_png_each(tmp_path: Path) -> Non
     content["images"][1]["file_name"] = "000000.jpg"
     path.write_text(json.dumps(content))
     out = tmp_path / "out"
-    evaluate(EvaluateRequest(small_checkpoint(tmp_path / "c.safetensors", data), out), SilentReporter())
+    evaluate(EvaluateRequest(small_checkpoint(tmp_path / "c.safetensors", data), out), ALONE, SilentReporter())
     written = json.loads((out / "panoptic.json").read_text())
     assert [row["file_name"] for row in written["images"]] == ["000000.png", "000000.jpg"]
     pngs = [row["file_name"] for row in written["annotations"]]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.engine.distributed.runtime import ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.results import LINES, PanopticResults
 from panformer_cli.engine.runs import RunFolder
@@ -23,7 +23,8 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
-from tests.engine.small import StopAfter
+from tests.engine.ranks import in_processes
+from tests.engine.small import ALONE, StopAfter
 from tests.engine.test_predict import batches_seen
 
 METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(trained: RunFolder, place: Path) -> dict[str, bytes]:
     """The files of an evaluation that nothing interrupted."""
-    figures = evaluate(request_of(trained, place), QUIET)
+    figures = evaluate(request_of(trained, place), ALONE, QUIET)
     assert sum(row["tp"] + row["fp"] for row in figures["panoptic"]["per_class"].values()) > 0, "nothing was predicted"
     return contents(place)
 
@@ -81,7 +82,7 @@ def interrupt(trained: RunFolder, out: Path, images: int, **others: Any) -> None
     with pytest.MonkeyPatch.context() as patch:
         stop_after(images, patch)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(request_of(trained, out, **others), QUIET)
+            evaluate(request_of(trained, out, **others), ALONE, QUIET)
 
 
 @pytest.mark.parametrize("images", range(IMAGES))
@@ -91,7 +92,7 @@ def test_done_images_are_not_predicted_again(
     interrupt(trained, out, images)
     assert not (out / "metrics.json").exists()
     seen = batches_seen(monkeypatch)
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert seen == (IMAGES - images) * [1]
     assert contents(out) == whole
 
@@ -100,7 +101,7 @@ def test_stopped_twice(trained: RunFolder, out: Path, whole: dict[str, bytes], m
     interrupt(trained, out, 1)
     interrupt(trained, out, 2, resume=True)
     seen = batches_seen(monkeypatch)
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert seen == [1]
     assert contents(out) == whole
 
@@ -110,7 +111,7 @@ def test_without_resume_all_is_done_anew(
 ) -> None:
     interrupt(trained, out, 3)
     seen = batches_seen(monkeypatch)
-    evaluate(request_of(trained, out), QUIET)
+    evaluate(request_of(trained, out), ALONE, QUIET)
     assert seen == IMAGES * [1]
     assert contents(out) == whole
 
@@ -130,9 +131,9 @@ def test_stopped_while_the_figures_are_made(
 
             patch.setattr(name, stop)
             with pytest.raises(KeyboardInterrupt):
-                evaluate(request_of(trained, out, resume=True), QUIET)
+                evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     seen = batches_seen(monkeypatch)
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert seen == []
     assert contents(out) == whole
 
@@ -173,7 +174,7 @@ def test_what_a_crash_leaves_is_mended(
     interrupt(trained, out, 3)
     damage(out)
     seen = batches_seen(monkeypatch)
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert seen == predicted * [1]
     assert contents(out) == whole
 
@@ -192,7 +193,7 @@ def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Pat
         ("annotation, metrics", replace(request, split="train", metrics=("panoptic",))),
     ):
         with pytest.raises(PanformerError) as caught:
-            evaluate(changed, QUIET)
+            evaluate(changed, ALONE, QUIET)
         assert f"{out} was begun with another {named}; --resume goes on only with the same" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert contents(out) == before
@@ -201,16 +202,16 @@ def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Pat
 def test_one_that_had_ended_keeps_its_figures_and_says_so(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = evaluate(request_of(trained, out), QUIET)
+    figures = evaluate(request_of(trained, out), ALONE, QUIET)
     seen, reporter = batches_seen(monkeypatch), StopAfter()
-    assert evaluate(request_of(trained, out, resume=True), reporter) == figures
+    assert evaluate(request_of(trained, out, resume=True), ALONE, reporter) == figures
     assert seen == []
     assert reporter.messages == [f"The evaluation in {out} had ended: these are its figures; --resume changes nothing"]
     assert contents(out) == whole
 
 
 def test_one_that_had_ended_with_other_settings_is_not_taken_for_it(trained: RunFolder, out: Path) -> None:
-    evaluate(request_of(trained, out), QUIET)
+    evaluate(request_of(trained, out), ALONE, QUIET)
     request, before = request_of(trained, out, resume=True), contents(out)
     for named, changed in (
         ("annotation", replace(request, split="train")),
@@ -218,7 +219,7 @@ def test_one_that_had_ended_with_other_settings_is_not_taken_for_it(trained: Run
         ("metrics, precision", replace(request, metrics=("panoptic",), precision="bf16")),
     ):
         with pytest.raises(PanformerError, match=rf"out holds an evaluation with another {named}; --resume keeps only"):
-            evaluate(changed, QUIET)
+            evaluate(changed, ALONE, QUIET)
         assert contents(out) == before
 
 
@@ -229,21 +230,21 @@ def test_figures_of_unknown_origin_are_made_anew(
     """As an evaluation of predictions on disk leaves them, or another program."""
     out.mkdir()
     (out / "metrics.json").write_text(content)
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert contents(out) == whole
 
 
 def test_old_figures_go_before_the_first_new_prediction(trained: RunFolder, out: Path) -> None:
-    evaluate(request_of(trained, out), QUIET)
+    evaluate(request_of(trained, out), ALONE, QUIET)
     (out / "notes.txt").write_text("mine")
     interrupt(trained, out, 1, split="train")
     assert {path.name for path in out.iterdir()} == {"panoptic", ".parts", "notes.txt"}
 
 
 def test_a_wrong_request_leaves_old_figures(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
-    evaluate(request_of(trained, out), QUIET)
+    evaluate(request_of(trained, out), ALONE, QUIET)
     with pytest.raises(PanformerError):
-        evaluate(request_of(trained, out, split="none"), QUIET)
+        evaluate(request_of(trained, out, split="none"), ALONE, QUIET)
     assert contents(out) == whole
 
 
@@ -252,17 +253,18 @@ def test_damaged_settings_are_told(content: str, trained: RunFolder, out: Path) 
     interrupt(trained, out, 2)
     (out / ".parts" / "settings.json").write_text(content, encoding="latin-1")
     with pytest.raises(PanformerError, match=r"settings\.json is damaged .*; leave --resume out to begin anew"):
-        evaluate(request_of(trained, out, resume=True), QUIET)
+        evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
 
 
 def test_resuming_what_was_never_begun_begins_it(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert contents(out) == whole
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.image_lines import ImageLines
 from panformer_cli.reporting import SilentReporter
@@ -280,7 +282,8 @@ def killed(self, index, content):
 
 ImageLines.append = killed
 checkpoint, out = map(Path, sys.argv[1:3])
-evaluate(EvaluateRequest(checkpoint, out, metrics=tuple(sys.argv[3:]), resamples=20), SilentReporter())
+request = EvaluateRequest(checkpoint, out, metrics=tuple(sys.argv[3:]), resamples=20)
+evaluate(request, Process.single(), SilentReporter())
 """
 
 
@@ -293,9 +296,13 @@ def test_a_killed_evaluation_goes_on(
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **threads})
     assert done.returncode == -signal.SIGKILL, done.stderr
     seen = batches_seen(monkeypatch)
-    evaluate(request_of(trained, out, resume=True), QUIET)
+    evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert seen == 2 * [1]
     assert contents(out) == whole
+
+
+def evaluate_quietly(process: Process, request: EvaluateRequest) -> None:
+    evaluate(request, process, QUIET)
 
 
 @pytest.mark.slow
@@ -305,12 +312,12 @@ def test_begun_by_one_process_and_ended_by_two(trained: RunFolder, out: Path, mo
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        evaluate(request_of(trained, out), QUIET)
+        evaluate(request_of(trained, out), ALONE, QUIET)
         alone = contents(out)
         shutil.rmtree(out)
         interrupt(trained, out, 1)
         written = {path.name: path.stat().st_mtime_ns for path in (out / "panoptic").iterdir()}
-        evaluate(request_of(trained, out, resume=True, processes=ProcessOptions(cpu_processes=2)), QUIET)
+        in_processes(2, evaluate_quietly, request_of(trained, out, resume=True))
     finally:
         torch.set_num_threads(threads)
     assert len(written) == 1

@@ -13,7 +13,7 @@ import torch
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.corruptions import corrupt
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
-from panformer_cli.engine.distributed.runtime import ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 from panformer_cli.engine.inference import Predictor
@@ -22,22 +22,29 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.reporting import SilentReporter
-from tests.engine.evaluation.test_evaluate import ALONE
+from tests.engine.ranks import in_processes
+from tests.engine.small import ALONE
 from tests.engine.test_predict import batches_seen
 
 QUIET = SilentReporter()
 
 
-def measure(trained: RunFolder, out: Path, corruptions: str = "fog", severity: str = "2", **how: Any) -> dict[str, Any]:
+def request_of(trained: RunFolder, out: Path, corruptions: str, severity: str, **how: Any) -> RobustnessRequest:
     options = {"images": None, "seed": 3, **how}
-    processes = options.pop("processes", ProcessOptions())
-    request = EvaluateRequest(trained.best, out, processes=processes)
-    return evaluate_robustness(RobustnessRequest.parse(request, corruptions, severity, **options), QUIET)
+    return RobustnessRequest.parse(EvaluateRequest(trained.best, out), corruptions, severity, **options)
+
+
+def measure(trained: RunFolder, out: Path, corruptions: str = "fog", severity: str = "2", **how: Any) -> dict[str, Any]:
+    return evaluate_robustness(request_of(trained, out, corruptions, severity, **how), ALONE, QUIET)
+
+
+def measure_in(process: Process, request: RobustnessRequest) -> dict[str, Any]:
+    return evaluate_robustness(request, process, QUIET)
 
 
 def test_clean_images_give_the_pq_of_an_evaluation(trained: RunFolder, tmp_path: Path) -> None:
     content = measure(trained, tmp_path / "corrupted")
-    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "clean", resamples=0), QUIET)
+    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "clean", resamples=0), ALONE, QUIET)
     assert content["clean"] == figures["panoptic"]["all"]["pq"]
     assert content["images"] == 4
     assert content["paper"] is None
@@ -101,7 +108,8 @@ def test_two_processes_give_the_figures_of_one(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        content = [measure(trained, tmp_path / str(n), processes=ProcessOptions(cpu_processes=n)) for n in (1, 2)]
+        one = measure(trained, tmp_path / "1")
+        two = in_processes(2, measure_in, request_of(trained, tmp_path / "2", "fog", "2"))
     finally:
         torch.set_num_threads(threads)
-    assert content[1] == content[0]
+    assert two == [one, one]

@@ -17,7 +17,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.pair_files import Pairs, write_pairs
-from tests.engine.small import StopAfter
+from tests.engine.small import ALONE, StopAfter
 
 QUIET = SilentReporter()
 
@@ -26,13 +26,13 @@ QUIET = SilentReporter()
 def evaluated(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an evaluation of the trained run."""
     out = tmp_path_factory.mktemp("evaluated")
-    evaluate(EvaluateRequest(trained.best, out, resamples=10), QUIET)
+    evaluate(EvaluateRequest(trained.best, out, resamples=10), ALONE, QUIET)
     return out
 
 
 def offline(folder: Path) -> tuple[Pairs, Path]:
     pairs, out = write_pairs(folder / "data"), folder / "out"
-    evaluate_predictions(PredictionsRequest(pairs.prediction.json, pairs.truth.json, out, resamples=10), QUIET)
+    evaluate_predictions(PredictionsRequest(pairs.prediction.json, pairs.truth.json, out, resamples=10), ALONE, QUIET)
     return pairs, out
 
 

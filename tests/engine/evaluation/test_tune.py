@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint, read_training_state
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation import tune as tuning_module
 from panformer_cli.engine.evaluation.compare import CompareOptions
 from panformer_cli.engine.evaluation.tune import (
@@ -38,7 +39,8 @@ from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, m
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import InferenceSettings
-from tests.engine.small import small_scenes
+from tests.engine.ranks import in_processes
+from tests.engine.small import ALONE, small_scenes
 from tests.models.panoptic_segformer.small import table
 from tests.models.panoptic_segformer.test_merge_cache import SIZE, candidates_of, sample_of, without_boxes
 from tests.release_files import save_as_mmcv, stub_state
@@ -50,9 +52,9 @@ OTHER = MergingSettings(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0
 
 def test_what_is_kept_gives_the_live_results(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     request = TuneRequest(trained.best, tmp_path / "out", options=CompareOptions(resamples=20))
-    tuning = tune(request, QUIET)
+    tuning = tune(request, ALONE, QUIET)
     checkpoint, data = read_checkpoint(trained.best), CocoPanoptic(scenes, "val")
-    predictor = Predictor.of(checkpoint, Process(0, 1, torch.device("cpu")))
+    predictor = Predictor.of(checkpoint, ALONE)
     files = cached_images(checkpoint, data, request, QUIET)
     load_cache = FAMILIES[checkpoint.recipe.model.family].load_tuning_cache
     segments = 0
@@ -74,14 +76,14 @@ def test_an_interrupted_run_goes_on(
     trained: RunFolder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = TuneRequest(trained.best, tmp_path, options=CompareOptions(resamples=5))
-    first = tune(request, QUIET)
+    first = tune(request, ALONE, QUIET)
     files = cached_images(read_checkpoint(trained.best), CocoPanoptic(scenes, "val"), request, QUIET)
     before = [file.stat().st_mtime_ns for file in files]
     files[2].unlink()
-    assert tune(request, QUIET).to_json() == first.to_json()
+    assert tune(request, ALONE, QUIET).to_json() == first.to_json()
     assert [old == file.stat().st_mtime_ns for old, file in zip(before, files, strict=True)] == [1, 1, 0, 1]
-    monkeypatch.setattr(tuning_module, "run_processes", None)  # nothing is left to predict
-    assert tune(request, QUIET).to_json() == first.to_json()
+    monkeypatch.setattr(tuning_module, "_predict_missing", None)  # nothing is left to predict
+    assert tune(request, ALONE, QUIET).to_json() == first.to_json()
 
 
 def test_the_kept_files_belong_to_checkpoint_and_split(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
@@ -96,15 +98,17 @@ def test_the_kept_files_belong_to_checkpoint_and_split(trained: RunFolder, scene
     assert len(set(folders)) == 4
 
 
+def tune_in(process: Process, request: TuneRequest) -> tuple[InferenceSettings, dict[str, Any]]:
+    tuning = tune(request, process, QUIET)
+    return tuning.after, tuning.held_out.to_json()
+
+
 @pytest.mark.slow
 def test_processes_share_the_images(trained: RunFolder, tmp_path: Path) -> None:
     options = CompareOptions(resamples=5)
-    one = tune(TuneRequest(trained.best, tmp_path / "1", options=options), QUIET)
-    two = tune(
-        TuneRequest(trained.best, tmp_path / "2", processes=ProcessOptions(cpu_processes=2), options=options), QUIET
-    )
-    assert two.after == one.after
-    assert two.held_out.to_json() == one.held_out.to_json()
+    one = tune(TuneRequest(trained.best, tmp_path / "1", options=options), ALONE, QUIET)
+    ranks = in_processes(2, tune_in, TuneRequest(trained.best, tmp_path / "2", options=options))
+    assert ranks == 2 * [(one.after, one.held_out.to_json())]
 
 
 def blobs(folder: Path, count: int) -> tuple[CachedImages, list[tuple[Candidates, Sample]]]:
@@ -223,4 +227,4 @@ def test_an_authors_file_becomes_a_checkpoint_of_ours_and_stays(tmp_path: Path) 
 def test_one_image_cannot_be_halved(trained: RunFolder, tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 1)
     with pytest.raises(DataError, match="has 1 image; expected 2 or more"):
-        tune(TuneRequest(trained.best, tmp_path / "out", data), QUIET)
+        tune(TuneRequest(trained.best, tmp_path / "out", data), ALONE, QUIET)

@@ -1,0 +1,132 @@
+"""The process group of a command that runs in several processes: joining it, and one report per failure."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of, explained_out_of_memory
+from panformer_cli.engine.distributed.worker import VARIABLES, Worker
+from panformer_cli.errors import PanformerError
+from panformer_cli.models.layers.sampling import check_sampling
+
+_JOIN_SECONDS, _REPORT_SECONDS, _KILLED_SECONDS = 300.0, 10.0, 2.0
+_HEAD_START_SECONDS = 0.3
+
+
+class UnreachableError(PanformerError):
+    """The other processes cannot be reached."""
+
+
+@contextlib.contextmanager
+def joined(options: ProcessOptions) -> Iterator[Process]:
+    """Yield this process, which belongs to the process group if torchrun or `launcher.launch` started it.
+
+    All ranks have to enter and leave; those that succeed leave after rank 0.
+
+    Raises:
+        PanformerError: The options do not suit the processes there are, the other processes cannot be reached, or the
+            memory of the GPU ran out inside.
+    """
+    worker = Worker.of_environment()
+    _check_options(options, worker)
+    device = device_of(options, worker.local_rank if worker else None)
+    check_sampling(options.sampling, device.type)
+    if worker is None:
+        with explained_out_of_memory():
+            yield Process(0, 1, device, sampling=options.sampling)
+        return
+    store = _store(worker, _JOIN_SECONDS)
+    with _process_group(worker, device, PrefixStore("group", store)), explained_out_of_memory():
+        ranks = PrefixStore("ranks", store)
+        process = Process(worker.rank, worker.world_size, device, ranks, options.sampling)
+        try:
+            yield process
+            # The launcher ends all workers once one has exited with a code other than 0.
+            process.wait_for_first()
+        except (Exception, KeyboardInterrupt):
+            with contextlib.suppress(dist.DistError):
+                _is_first_to_fail(worker, store)  # asked before other ranks fail for want of this one
+            raise
+
+
+@contextlib.contextmanager
+def _process_group(worker: Worker, device: torch.device, store: Store) -> Iterator[None]:
+    """Inside, processes can use collective operations: NCCL on GPUs, else gloo."""
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=worker.rank, world_size=worker.world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _store(worker: Worker, seconds: float) -> Store:
+    """Return the store that the launcher, or else rank 0, hosts for all ranks."""
+    try:
+        timeout = timedelta(seconds=seconds)
+        store: Store = next(iter(rendezvous("env://", worker.rank, worker.world_size, timeout=timeout)))[0]
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        raise UnreachableError(
+            f"the variables {', '.join(VARIABLES)} say that torchrun started this process, but the others are not "
+            f"found ({str(error).splitlines()[0]}); unset them to run without torchrun"
+        ) from error
+    return store
+
+
+def reports_failure(worker: Worker, error: BaseException, is_bug: bool) -> bool:
+    """Return whether this rank, which fails and is about to exit, is the one to report why: the first that failed.
+
+    Args:
+        worker: This process.
+        error: Why it fails.
+        is_bug: Whether the failure is unexpected. It then may be caused by a rank that was killed.
+    """
+    if isinstance(error, UnreachableError):
+        return True
+    try:
+        reports = _is_first_to_fail(worker, _store(worker, _REPORT_SECONDS))
+    except (dist.DistError, UnreachableError):
+        reports = worker.rank == 0  # which hosts the store where no launcher does; the others end after it
+    if not reports:
+        time.sleep(_REPORT_SECONDS)  # the launcher ends this process when the one that reports has exited
+    elif is_bug:
+        time.sleep(_KILLED_SECONDS)  # the launcher ends this process if another one was killed, and reports that
+    return reports
+
+
+def _is_first_to_fail(worker: Worker, store: Store) -> bool:
+    time.sleep(_HEAD_START_SECONDS * (worker.rank > 0))  # if all ranks fail alike, rank 0 is to be the first
+    own = str(worker.rank)
+    return bool(PrefixStore("failure", store).compare_set("rank", "", own) == own.encode())
+
+
+def _check_options(options: ProcessOptions, worker: Worker | None) -> None:
+    """Raise PanformerError unless the processes there are suit the options, and each can have a GPU of its own."""
+    count, there = worker.local_world_size if worker else 1, torch.cuda.device_count()
+    plural = "es" * (count > 1)
+    started = f"torchrun started {count} process{plural} on this machine" if worker else "this process runs alone"
+    for name, asked in (("--gpus", options.gpus), ("--cpu-processes", options.cpu_processes)):
+        if asked not in (None, count):
+            raise PanformerError(f"{name} is {asked}, but {started}; use torchrun --nproc-per-node {asked}")
+    if count > 1 and ":" in options.device:
+        raise PanformerError(
+            f"--device is {options.device!r}, one device, but {started}; leave it out for one GPU each, or use cpu"
+        )
+    on_gpus = options.cpu_processes is None and options.device != "cpu" and there > 0
+    if on_gpus and count > there:
+        raise PanformerError(
+            f"{started}, which has {there} GPU{'s' * (there > 1)}; use torchrun --nproc-per-node {there}, or "
+            "--device cpu"
+        )

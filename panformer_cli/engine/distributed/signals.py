@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM as requests, so that work can be saved before a process ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class StopRequest:
+    """Set by Ctrl-C or a termination signal. A second Ctrl-C raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        del frame
+        if self and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Yield a request that SIGINT and SIGTERM set; outside of the main thread they keep their effect."""
+    request = StopRequest()
+    try:
+        with signals_to(request.handle):
+            yield request
+    except RuntimeError:
+        # A collective without its partners fails like this: the signal has ended another rank and ends this one too.
+        if request.signal is not None:
+            signal.raise_signal(request.signal)
+        raise
+
+
+@contextlib.contextmanager
+def signals_to(handler: Handler) -> Iterator[None]:
+    """Inside, `handler` receives SIGINT and SIGTERM if this is the main thread: others may not set handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,73 @@
+"""The environment variables that describe one process of several; torchrun and `launcher` set them. No torch here."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+from panformer_cli.errors import PanformerError
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""A process that has all of them is one of several.
+
+https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+"""
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of several; ranks count from 0.
+
+    Attributes:
+        rank, world_size: Among the processes of all machines.
+        local_rank, local_world_size: Among those of this machine.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+    @classmethod
+    def of_environment(cls) -> Worker | None:
+        """Return the worker that this process is; None if it was started alone.
+
+        Raises:
+            PanformerError: The variables contradict each other.
+        """
+        if not all(os.environ.get(name) for name in VARIABLES):
+            return None
+        words = [os.environ[name] for name in VARIABLES[:3]]
+        words.append(os.environ.get("LOCAL_WORLD_SIZE") or words[1])  # only torchrun itself sets it
+        try:
+            worker = cls(*map(int, words))
+            int(os.environ["MASTER_PORT"])
+        except ValueError:
+            worker = None
+        if worker is None or not (
+            0 <= worker.rank < worker.world_size and 0 <= worker.local_rank < worker.local_world_size
+        ):
+            found = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES)
+            raise PanformerError(
+                f"the environment has {found}: expected ranks from 0, below the number of processes, as torchrun sets "
+                "them; unset these variables to run without torchrun"
+            )
+        return worker
+
+    @property
+    def nodes(self) -> int:
+        """The number of machines."""
+        return max(1, self.world_size // self.local_world_size)
+
+
+def end_with_launcher() -> None:
+    """Let the system send SIGTERM to this worker when torch's launcher ends in any way; Linux only.
+
+    A launcher that is killed cannot end its workers itself.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,170 @@
+"""The process group: the environment variables that describe it, what ranks exchange, and who reports a failure."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from panformer_cli.engine.distributed import group
+from panformer_cli.engine.distributed.group import UnreachableError, joined, reports_failure
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
+from panformer_cli.engine.distributed.worker import Worker
+from panformer_cli.errors import DataError, PanformerError
+from tests.engine.ranks import in_processes
+
+
+def set_worker(monkeypatch: pytest.MonkeyPatch, rank: str, world: str, local: str = "0") -> None:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name, value in zip(names, (rank, world, local, "2", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+
+
+def test_the_worker_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Worker.of_environment() is None
+    set_worker(monkeypatch, "5", "6", "1")
+    worker = Worker.of_environment()
+    assert worker == Worker(rank=5, world_size=6, local_rank=1, local_world_size=2)
+    assert worker is not None
+    assert worker.nodes == 3
+    monkeypatch.delenv("MASTER_PORT")
+    assert Worker.of_environment() is None
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "local"), [("2", "2", "0"), ("-1", "2", "0"), ("x", "2", "0"), ("0", "2", "2")]
+)
+def test_a_worker_that_cannot_be_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, rank: str, world: str, local: str
+) -> None:
+    set_worker(monkeypatch, rank, world, local)
+    with pytest.raises(PanformerError, match=f"the environment has RANK={rank}, WORLD_SIZE={world}.*; unset these"):
+        Worker.of_environment()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"gpus": 3}, "--gpus is 3, but torchrun started 2 processes on this machine; use torchrun --nproc-per-node 3"),
+        ({"cpu_processes": 1}, "--cpu-processes is 1, but torchrun started 2 processes on this machine"),
+        ({"device": "cuda:1"}, "--device is 'cuda:1', one device, but torchrun started 2 processes"),
+        ({"gpus": 2}, None),
+        ({"cpu_processes": 2}, None),
+        ({"device": "cpu"}, None),
+        ({}, None),
+    ],
+)
+def test_options_have_to_agree_with_torchrun(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], message: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("panformer_cli.engine.distributed.runtime._check_device", lambda name: None)
+    options, worker = ProcessOptions(**asked), Worker(1, 4, 1, 2)
+    if message is None:
+        group._check_options(options, worker)
+    else:
+        with pytest.raises(PanformerError, match=message):
+            group._check_options(options, worker)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    worker = Worker(1, 2, 1, 2)
+    with pytest.raises(PanformerError, match="2 processes on this machine, which has 1 GPU; use torchrun --nproc-per"):
+        group._check_options(ProcessOptions(), worker)
+    group._check_options(ProcessOptions(device="cpu"), worker)
+
+
+def test_a_process_that_runs_alone_is_not_two() -> None:
+    with (
+        pytest.raises(PanformerError, match="is 2, but this process runs alone; use torchrun --nproc-per-node 2"),
+        joined(ProcessOptions(cpu_processes=2)),
+    ):
+        pass
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """Three ranks with one store, which do not wait."""
+    distributed: Any = torch.distributed  # its types do not name the stores
+    store = distributed.HashStore()
+    monkeypatch.setattr(group, "_store", lambda worker, seconds: store)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return [Worker(rank, 3, rank, 3) for rank in range(3)]
+
+
+@pytest.mark.parametrize("is_bug", [False, True])
+def test_the_first_rank_that_fails_reports_it(is_bug: bool, ranks: list[Worker]) -> None:
+    error = ValueError("the same on all ranks")
+    assert [reports_failure(ranks[rank], error, is_bug) for rank in (1, 0, 2, 1)] == [True, False, False, True]
+
+
+def test_a_rank_that_does_not_reach_the_others_reports_it(ranks: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(worker: Worker, seconds: float) -> None:
+        raise UnreachableError
+
+    monkeypatch.setattr(group, "_store", fail)
+    assert reports_failure(ranks[1], UnreachableError(), is_bug=False)
+    assert [reports_failure(rank, ValueError(), is_bug=False) for rank in ranks] == [True, False, False]
+
+
+def test_other_ranks_that_cannot_be_reached_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_worker(monkeypatch, "1", "2")
+    monkeypatch.setattr(group, "_JOIN_SECONDS", 1.0)
+    with (
+        pytest.raises(UnreachableError, match=r"the others are not found \(.*\); unset them to run without torchrun"),
+        joined(ProcessOptions(device="cpu")),
+    ):
+        pass
+
+
+def exchange(process: Process, out: Path) -> dict[str, Any]:
+    values = torch.tensor([process.rank + 1, 10])
+    content: dict[str, Any] = {"sum": process.sum(values).tolist(), "own": values.tolist()}
+    content["parts"] = process.gather(f"part {process.rank}")
+    process.spread([values])
+    content["spread"] = values.tolist()
+    content["first"] = process.on_first(lambda: [process.rank, "x" * 20_000_000])
+    content["second"] = process.on_first(lambda: process.rank)
+    with pytest.raises(DataError, match="of rank 0"):
+        process.on_first(lambda: refuse(process.rank))
+    with process.temporary_folder() as folder:
+        content["folder"] = folder
+        assert folder.is_dir()
+        process.wait()
+    return content
+
+
+def refuse(rank: int) -> None:
+    raise DataError(f"of rank {rank}")
+
+
+@pytest.mark.slow
+def test_what_ranks_exchange(tmp_path: Path) -> None:
+    for rank, content in enumerate(in_processes(2, exchange, tmp_path)):
+        assert not content.pop("folder").exists()
+        assert content == {
+            "sum": [3, 20],
+            "own": [rank + 1, 10],
+            "parts": ["part 0", "part 1"],
+            "spread": [1, 10],
+            "first": [0, "x" * 20_000_000],
+            "second": 0,
+        }
+
+
+def leave_at(process: Process) -> tuple[float, float]:
+    """Return when the work of this rank was done, and when it may leave."""
+    time.sleep(1.5 if process.is_first else 0)
+    done = time.time()
+    process.wait_for_first()
+    return done, time.time()
+
+
+@pytest.mark.slow
+def test_no_rank_leaves_before_the_first_is_done() -> None:
+    (done, _), (_, left) = in_processes(2, leave_at)
+    assert left >= done

@@ -1,0 +1,133 @@
+"""`--cpu-processes N`: one message per failure, exit codes, signals, and no process that outlives its launcher."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.data.coco.pair_files import Pairs, write_pairs
+from tests.engine.ranks import start
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 120
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Pairs:
+    return write_pairs(tmp_path / "data", 4)
+
+
+def evaluation(pairs: Pairs, out: Path, patch: str = "") -> subprocess.Popen[str]:
+    """Start an evaluation of predictions in two processes; before it counts an image, each runs the lines of `patch`.
+
+    Lines see the rank of the process as `rank` and may import.
+    """
+    folder = out.with_name("patch")
+    folder.mkdir()
+    body = "\n    ".join(["rank = int(os.environ['RANK'])", *patch.splitlines(), "return compared(*arguments)"])
+    (folder / "sitecustomize.py").write_text(
+        "import os, signal, sys, time\n"
+        "if 'RANK' in os.environ:\n"
+        "  import panformer_cli.engine.evaluation.evaluate_predictions as module\n"
+        "  compared = module.compare\n"
+        f"  def compare(*arguments):\n    {body}\n"
+        "  module.compare = compare\n"
+    )
+    words = ["--predictions", pairs.prediction.json, "--annotations", pairs.truth.json, "--out", out, "--json"]
+    return start("panformer_cli", "evaluate", *words, "--cpu-processes", 2, patch=folder)
+
+
+def test_words_arrive_as_they_were_given_and_rank_0_alone_prints(pairs: Pairs, tmp_path: Path) -> None:
+    out = tmp_path / "a $$ ${local_rank}'s"
+    process = evaluation(pairs, out)
+    printed, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert printed.count('"panoptic"') == 1
+    assert (out / "metrics.json").is_file()
+    assert "Error" not in err
+
+
+def test_a_mistake_that_one_process_meets_is_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
+    pairs.prediction.png(1).unlink()
+    process = evaluation(pairs, tmp_path / "out")
+    printed, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, err
+    assert err.count("Error: ") == 1
+    assert "1.png is missing" in err
+    assert "Traceback" not in err
+    assert printed == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_that_all_processes_meet_is_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
+    pairs.truth.json.unlink()
+    process = evaluation(pairs, tmp_path / "out")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, err
+    assert err.count("Error: ") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("where", ["rank == 1", "True"])
+def test_a_bug_is_one_traceback(where: str, pairs: Pairs, tmp_path: Path) -> None:
+    process = evaluation(pairs, tmp_path / "out", f"if {where}: raise ZeroDivisionError('our own mistake')")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1, err
+    assert err.count("Traceback") == 1, err
+    assert "our own mistake" in err
+
+
+def test_a_killed_process_is_explained(pairs: Pairs, tmp_path: Path) -> None:
+    process = evaluation(pairs, tmp_path / "out", "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, err
+    assert "Error: process 1 of 2 was killed from outside, most often because memory ran short" in err
+    assert err.count("Error") == 1
+    assert "Traceback" not in err
+
+
+def waiting(pairs: Pairs, out: Path, *before: str) -> subprocess.Popen[str]:
+    """Start an evaluation, and return when both processes wait for a signal."""
+    process = evaluation(pairs, out, "\n".join([*before, "sys.stderr.write('waiting;')", "time.sleep(600)"]))
+    assert process.stderr is not None
+    seen = ""
+    while seen.count("waiting;") < 2:
+        seen += process.stderr.read(1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_processes(number: int, pairs: Pairs, tmp_path: Path) -> None:
+    process = waiting(pairs, tmp_path / "out")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert err.split() == ["Stopped."]
+
+
+def test_a_second_ctrl_c_ends_processes_that_do_not_listen(pairs: Pairs, tmp_path: Path) -> None:
+    listens_to_none = "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)"
+    process = waiting(pairs, tmp_path / "out", listens_to_none)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.split() == ["Stopped."]
+
+
+def test_processes_end_with_their_launcher_however_it_ends(pairs: Pairs, tmp_path: Path) -> None:
+    process = waiting(pairs, tmp_path / "out")
+    assert process.stdout is not None
+    process.kill()
+    # What the processes write to stays open as long as one of them lives.
+    assert select.select([process.stdout], [], [], 20)[0]
+    assert os.read(process.stdout.fileno(), 1) == b""
+    process.communicate()

@@ -1,0 +1,55 @@
+"""Functions and command lines in several processes on the CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from panformer_cli.engine.distributed.group import joined
+from panformer_cli.engine.distributed.runtime import ProcessOptions
+from tests.conftest import REPOSITORY
+
+
+def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Return what `work(process, *arguments)` returns, by rank; everything has to be picklable."""
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(1, 1, count, run_id=f"tests-{os.getpid()}", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
+    config.max_restarts = 0
+    results = elastic_launch(config, _joined)(work, arguments)
+    return [results[rank] for rank in range(count)]
+
+
+def _joined(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    with joined(ProcessOptions(device="cpu")) as process:
+        return work(process, *arguments)
+
+
+def start(*words: object, patch: Path | None = None) -> subprocess.Popen[str]:
+    """Start `python -m WORDS`, with as many threads per process as here.
+
+    patch: a folder with a `sitecustomize.py`, which every process of it imports first.
+    """
+    path = [str(folder) for folder in (patch, REPOSITORY) if folder]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, "-m", *map(str, words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+
+
+def torchrun(*words: object, nproc: int = 2, nodes: int = 1, port: int = 0) -> subprocess.Popen[str]:
+    """Start `torchrun ... panformer WORDS`."""
+    launcher = ["torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={nproc}"]
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", f"--rdzv-id=test-{port}"]
+    return start(*launcher, *meeting, "-m", "panformer_cli", *words)
