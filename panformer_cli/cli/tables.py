@@ -104,7 +104,7 @@ def print_tuning(content: dict[str, Any]) -> None:
 
     names = list(content["before"])
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
-    print_table("Settings", ("", *(name.replace("_", " ") for name in names)), rows)
+    print_table("Thresholds", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]
     gain, interval = held_out["difference"]["all"]["pq"], held_out["difference"]["intervals"]["all"]["pq"]
     table = [
