@@ -150,5 +150,5 @@ def test_what_only_panopticapi_counts_is_seen(tmp_path: Path) -> None:
 
 def test_without_panopticapi_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
-    with pytest.raises(PanformerError, match="panopticapi, which is not installed; get it with `pip install git"):
+    with pytest.raises(PanformerError, match="is not installed; install it with `pip install --no-deps panoptic"):
         cross_check(*written([], tmp_path), measured([]))

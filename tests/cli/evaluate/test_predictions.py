@@ -236,5 +236,5 @@ def test_cross_check_without_panopticapi_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     out = pairs.prediction.json.parent / "out"
     assert run("evaluate", *pairs.words, "--out", str(out), "--cross-check") == 2
-    assert "panopticapi, which is not installed; get it with" in capsys.readouterr().err
+    assert "panopticapi, which is not installed; install it with `pip install --no-deps" in capsys.readouterr().err
     assert not out.exists(), "it is told before anything is counted"
