@@ -601,7 +601,7 @@ def test_ctrl_c_in_training_saves_and_says_how_to_go_on(processes: int, place: P
     assert step >= 1
     advice = ["train", "mine/recipe.yaml", "--resume", "--out", "mine", *share]
     assert rest.splitlines()[-1] == (
-        f"Stopped; step {step} of 100000 is saved; go on with: panformer {' '.join(advice)}"
+        f"Stopped; step {step} of 100000 is saved; resume with: panformer {' '.join(advice)}"
     )
     assert "Traceback" not in rest
     # The advice works, word for word.

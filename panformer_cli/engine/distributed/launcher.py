@@ -7,9 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import FrameType
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -33,14 +32,19 @@ def launch(words: Sequence[str], processes: int) -> int:
         KeyboardInterrupt: A signal came, and the processes ended without a report.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    agent = _agent(words, processes)
-    signals = _PassedOn(agent)
+    # The processes share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    agent, signals, sent = _agent(words, processes), list[int](), 0
     # In a thread, the agent leaves signals to us: it would kill workers that need more than 30 seconds to save.
-    with _shared_cores(processes), signals_to(signals.receive), ThreadPoolExecutor(1) as pool:
-        running: Future[RunResult] = pool.submit(agent.run)
+    with signals_to(lambda number, _: signals.append(number)), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(agent.run)
         while wait([running], _POLL_SECONDS).not_done:
-            signals.pass_on()
-    return _exit_code(running.result(), processes, interrupted=signals.received > 0)
+            # Workers are in sessions of their own and get no signal from the terminal.
+            workers = [worker.id for worker in agent.get_worker_group().workers if worker.id is not None]
+            if workers and sent < len(signals):
+                _send(signal.SIGKILL if sent and signals[sent] == signal.SIGINT else signals[sent], workers)
+                sent += 1
+    return _exit_code(running.result(), processes, interrupted=bool(signals))
 
 
 def _agent(words: Sequence[str], processes: int) -> LocalElasticAgent:
@@ -58,45 +62,10 @@ def _agent(words: Sequence[str], processes: int) -> LocalElasticAgent:
     return LocalElasticAgent(spec, DefaultLogsSpecs(log_dir=os.devnull))
 
 
-class _PassedOn:
-    """Signals for the workers, which are in sessions of their own and get none from the terminal.
-
-    received: How many have come.
-    """
-
-    def __init__(self, agent: LocalElasticAgent) -> None:
-        self._agent = agent
-        self._pending: list[int] = []
-        self.received = 0
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal of this process."""
-        del frame
-        self._pending.append(signal.SIGKILL if self.received and number == signal.SIGINT else number)
-        self.received += 1
-
-    def pass_on(self) -> None:
-        """Send what came to all workers, once they are started."""
-        workers = [worker.id for worker in self._agent.get_worker_group().workers if worker.id is not None]
-        while workers and self._pending:
-            number = self._pending.pop(0)
-            for pid in workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-
-
-@contextlib.contextmanager
-def _shared_cores(processes: int) -> Iterator[None]:
-    """Inside, a new process begins with its share of the cores, unless OMP_NUM_THREADS is set already."""
-    name = "OMP_NUM_THREADS"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = str(max(1, (os.cpu_count() or 1) // processes))
-    try:
-        yield
-    finally:
-        del os.environ[name]
+def _send(number: int, workers: list[int]) -> None:
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _exit_code(result: RunResult, processes: int, interrupted: bool) -> int:

@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 
+from panformer_cli.engine.distributed.launcher import launch
 from tests.data.coco.pair_files import Pairs, write_pairs
 from tests.engine.ranks import start
 
@@ -90,6 +92,26 @@ def test_a_killed_process_is_explained(pairs: Pairs, tmp_path: Path) -> None:
     assert "Error: process 1 of 2 was killed from outside, most often because memory ran short" in err
     assert err.count("Error") == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "3"), ("5", "5")])
+def test_processes_share_the_cores_unless_the_environment_decides(
+    given: str | None, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    monkeypatch.setattr("panformer_cli.engine.distributed.launcher._agent", lambda words, processes: _Agent())
+    assert launch(["train"], 2) == 0
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+class _Agent:
+    """An agent whose workers end at once."""
+
+    def run(self) -> RunResult:
+        return RunResult(WorkerState.SUCCEEDED)
 
 
 def waiting(pairs: Pairs, out: Path, *before: str) -> subprocess.Popen[str]:

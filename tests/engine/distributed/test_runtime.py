@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from panformer_cli.engine.distributed.group import joined
-from panformer_cli.engine.distributed.launcher import _shared_cores
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment
@@ -71,18 +69,6 @@ def test_the_device_of_a_process(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("panformer_cli.engine.distributed.runtime._check_device", lambda name: None)
     assert device_of(ProcessOptions(**asked), local_rank) == torch.device(device)
-
-
-def test_the_cores_are_shared_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with _shared_cores(2):
-        assert os.environ["OMP_NUM_THREADS"] == "3"
-    assert "OMP_NUM_THREADS" not in os.environ
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    with _shared_cores(2):
-        assert os.environ["OMP_NUM_THREADS"] == "5"
-    assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 def test_alone_there_is_nothing_to_share() -> None:

@@ -1,0 +1,99 @@
+"""`--gpus`, `--cpu-processes` and `--device`: when processes are started, and the command that resumes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panformer_cli.cli.main import main
+from panformer_cli.cli.options import Compute
+from panformer_cli.cli.train import _stopped
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.train import RunResult
+
+
+def set_worker(monkeypatch: pytest.MonkeyPatch, world_size: int, local_world_size: int, rank: int = 0) -> None:
+    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": local_world_size}
+    for name, value in {**values, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("asked", "command"),
+    [
+        ({}, "panformer train 'a b'"),
+        ({"gpus": 8}, "panformer train 'a b' --gpus 8"),
+        ({"cpu_processes": 2}, "panformer train 'a b' --cpu-processes 2"),
+        ({"device": "cpu", "sampling": "portable"}, "panformer train 'a b' --device cpu --sampling portable"),
+    ],
+)
+def test_the_command_says_the_same(asked: dict[str, Any], command: str) -> None:
+    assert Compute(**asked).command("train", "a b") == command
+
+
+def test_the_command_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_worker(monkeypatch, 2, 2)
+    assert Compute().command("train") == "torchrun --nproc-per-node 2 -m panformer_cli train"
+    assert Compute(gpus=2).command("train") == "panformer train --gpus 2"
+    set_worker(monkeypatch, 6, 2)
+    several = "torchrun --nnodes 3 ... --nproc-per-node 2 -m panformer_cli train"
+    assert Compute().command("train") == several
+    assert Compute(gpus=2).command("train") == f"{several} --gpus 2"
+
+
+def test_a_stopped_run_says_how_to_resume() -> None:
+    stopped = RunResult(RunFolder(Path("a run")), ended=False, saved_step=1, total_steps=4)
+    command = "panformer train 'a run/recipe.yaml' --resume --out 'a run' --gpus 2"
+    assert _stopped(stopped, Compute(gpus=2)) == f"Stopped; step 1 of 4 is saved; resume with: {command}"
+    nothing = RunResult(RunFolder(Path("run")), ended=False, saved_step=None, total_steps=4)
+    assert _stopped(nothing, Compute()) == "Stopped before a checkpoint was saved; the same command starts again"
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
+    """The command lines that were started in several processes; none is."""
+    seen: list[tuple[list[str], int]] = []
+
+    def launch(words: list[str], processes: int) -> int:
+        seen.append((words, processes))
+        return 7
+
+    monkeypatch.setattr("panformer_cli.engine.distributed.launcher.launch", launch)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "name", [["train", "tiny"], ["predict", "a.jpg", "--out", "x"], ["evaluate"], ["evaluate", "tune"]]
+)
+def test_the_whole_command_line_is_started_and_its_exit_code_kept(
+    name: list[str], launched: list[tuple[list[str], int]]
+) -> None:
+    words = [*name, "--cpu-processes", "3"]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 7
+    assert launched == [(words, 3)]
+
+
+def test_wrong_usage_and_missing_gpus_are_reported_before_any_process_starts(
+    launched: list[tuple[list[str], int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["train", "--cpu-processes", "2"], ["train", "tiny", "--gpus", "1000"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+    assert "Missing argument" in capsys.readouterr().err
+    assert launched == []
+
+
+def test_other_ranks_leave_a_command_for_one_process_to_rank_0(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_worker(monkeypatch, 2, 2, rank=1)
+    with pytest.raises(SystemExit) as caught:
+        main(["prepare-data", "scenes", "--out", str(tmp_path / "scenes")])
+    assert caught.value.code == 0
+    assert not (tmp_path / "scenes").exists()
+    assert capsys.readouterr().out == ""
