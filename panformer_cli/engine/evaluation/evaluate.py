@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from panformer_cli.data.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoint import Checkpoint, read_checkpoint
-from panformer_cli.engine.image_lines import differing
 from panformer_cli.engine.inference import Prediction, Predictor
 from panformer_cli.engine.overlap import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.precision import PrecisionChoice
@@ -27,6 +26,7 @@ from panformer_cli.metrics.detection import match_instances
 from panformer_cli.metrics.records import ImageRecord, compare
 from panformer_cli.metrics.tally import MetricName, Tally
 from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.result_log import differing
 
 
 @dataclass(frozen=True, kw_only=True)

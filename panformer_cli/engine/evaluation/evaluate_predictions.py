@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,15 +17,15 @@ from panformer_cli.engine.evaluation.evaluate import (
     warn_of_disagreements,
     write_figures,
 )
-from panformer_cli.engine.image_lines import ImageLines
 from panformer_cli.engine.processes import run_processes
-from panformer_cli.engine.results import RECORDS, write_records
+from panformer_cli.engine.results import RECORDS, wait_for_lines, write_records
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.engine.runtime import Process
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.records import compare
 from panformer_cli.metrics.tally import Tally
 from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.result_log import ResultLog
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ def evaluate_predictions(request: PredictionsRequest, reporter: Reporter) -> dic
 
 def _count_process(process: Process, request: PredictionsRequest, folder: Path, reporter: Reporter) -> None:
     pairs = request.open()
-    lines = ImageLines(folder, process)  # not in OUT, where a failure leaves what was there before
-    tally = joined(_count(pairs, lines, process, request, reporter), process)
-    lines.wait()
+    log = ResultLog(folder, process.rank, process.world_size)  # not in OUT, where a failure keeps what was there before
+    with closing(log):
+        tally = joined(_count(pairs, log, process, request, reporter), process)
+    wait_for_lines(log, process)
     if process.is_first:
-        write_records(request.out / RECORDS, lines)
+        write_records(request.out / RECORDS, log)
         names = {
             "annotation": request.annotations,
             "truth_pngs": pairs.truth_pngs,
@@ -81,7 +83,7 @@ def _count_process(process: Process, request: PredictionsRequest, folder: Path, 
 
 
 def _count(
-    pairs: PanopticPairs, lines: ImageLines, process: Process, request: PredictionsRequest, reporter: Reporter
+    pairs: PanopticPairs, log: ResultLog, process: Process, request: PredictionsRequest, reporter: Reporter
 ) -> Tally:
     """Count this process's share of the images."""
     tally = Tally(pairs.categories, request.metrics, request.resamples)
@@ -95,6 +97,6 @@ def _count(
             if "boundary" in tally.metrics:
                 record = with_boundaries(record, prediction, truth)
             tally.add(record)
-            lines.append(index, {"record": record.to_json()})
+            log.append(index, {"record": record.to_json()})
             progress.advance()
     return tally
