@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from panformer_cli import __version__
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import sha256_of
-from panformer_cli.partial_file import Origin, PartialFile, writing
+from panformer_cli.files import sha256_of, writing
+from panformer_cli.partial_file import KEPT, Origin, PartialFile
 from panformer_cli.reporting import MEGABYTE, Reporter, megabyte_bar, megabytes
 
 RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -245,7 +245,7 @@ def _size_error(what: str, found: int | None, expected: int, advice: str) -> Pan
 def _alone(target: Path, reporter: Reporter) -> Iterator[None]:
     """Hold `<target>.lock`; wait for it where another process has it."""
     lock = FileLock(f"{target}.lock")
-    with writing(target):
+    with writing(target, KEPT):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)

@@ -63,6 +63,15 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def writing(path: Path, advice: str = "free some space or choose another folder") -> Iterator[None]:
+    """Turn an OSError into a PanformerError that names `path` and ends with `advice`."""
+    try:
+        yield
+    except OSError as error:
+        raise PanformerError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; False, too, where no file can be called so."""
     try:
@@ -148,17 +157,27 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_in_use(file: BinaryIO) -> bool:
-    """Whether another process has asked this of the file, open for writing, and still has it open."""
+def lock_file(path: Path) -> BinaryIO:
+    """Return `path`, open and locked until it is closed. Windows and some file systems have no such locks.
+
+    Raises:
+        PanformerError: another process holds the lock.
+    """
+    file = path.open("ab")
     if sys.platform == "win32":
-        return False
+        return file
     import fcntl
 
-    try:  # a lock of the process: its children have none of it
+    try:  # a lock of the process, which its children do not inherit
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    return False
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise PanformerError(
+                f"another process is writing {path.parent}; expected one at a time; wait for it to finish, or choose "
+                "another --out"
+            ) from error
+    return file
 
 
 def name_inside(folder: Path, name: str, where: str) -> Path:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from panformer_cli.errors import PanformerError
-from panformer_cli.files import write_json
+from panformer_cli.files import write_json, writing
 from panformer_cli.plain_json import parse as parse_json
+
+KEPT = "free some space or fix the permissions, and try again: what has arrived is kept"
+"""What to do when a download cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class PartialFile:
 
     def begin(self, origin: Origin) -> None:
         """Make it empty; errors as `append`."""
-        with writing(self.path):
+        with writing(self.path, KEPT):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
         write_json(self._note, asdict(origin))
@@ -78,7 +79,7 @@ class PartialFile:
         Raises:
             PanformerError: no room or no permission; what was written is kept.
         """
-        with writing(self.path), self.path.open("ab", buffering=0) as file:
+        with writing(self.path, KEPT), self.path.open("ab", buffering=0) as file:
             for piece in pieces:
                 rest = memoryview(piece)
                 while rest:
@@ -87,7 +88,7 @@ class PartialFile:
 
     def finish(self) -> None:
         """Flush it to the disk and rename it to the target; errors as `append`."""
-        with writing(self.target):
+        with writing(self.target, KEPT):
             with self.path.open("r+b") as file:
                 os.fsync(file.fileno())
             os.replace(self.path, self.target)
@@ -97,15 +98,3 @@ class PartialFile:
         """Delete it."""
         for path in (self.path, self._note):
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the system refuses into a PanformerError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise PanformerError(
-            f"cannot write {path}: {error.strerror or error}; free some space or mend the permissions, and try again: "
-            "what has arrived is kept"
-        ) from error

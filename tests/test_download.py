@@ -373,7 +373,7 @@ def test_a_disk_that_fills_up_is_one_sentence(server: FileServer, target: Path) 
     with pytest.raises(PanformerError) as caught:
         get(server, target, 3)
     assert str(caught.value) == (
-        f"cannot write {partial}: {os.strerror(errno.ENOSPC)}; free some space or mend the permissions, and try again: "
+        f"cannot write {partial}: {os.strerror(errno.ENOSPC)}; free some space or fix the permissions, and try again: "
         "what has arrived is kept"
     )
     assert len(server.paths) == 1

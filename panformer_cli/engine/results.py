@@ -12,9 +12,10 @@ from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.image_lines import ImageLines, Line
+from panformer_cli.errors import PanformerError
 from panformer_cli.files import atomic_write, name_inside
 from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.result_log import Line, ResultLog
 
 LINES = ".parts"
 """The folder of what is not yet joined, inside the folder of results."""
@@ -32,15 +33,15 @@ class PanopticResults:
         self.out = out
         self.categories = categories
         self.process = process
-        self.lines = ImageLines(out / LINES, process)
+        self.log = ResultLog(out / LINES, process.rank, process.world_size)
 
     @staticmethod
     def begin(out: Path, settings: dict[str, Any], resume: bool = False) -> None:
-        """Forget what was left there without an end, or keep it for `resume`; as `ImageLines.begin`.
+        """Forget what was left there without an end, or keep it for `resume`; as `ResultLog.start`.
 
         What an earlier use of the folder made of all its images goes before the first PNG of another comes.
         """
-        ImageLines.begin(out / LINES, settings, resume)
+        ResultLog.start(out / LINES, settings, resume)
         for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_figures(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
@@ -59,7 +60,7 @@ class PanopticResults:
 
     def done(self) -> Iterator[Line]:
         """The lines from before that are this process's and whose PNG is there too."""
-        return (line for line in self.lines.done() if (self.pngs / line["annotation"]["file_name"]).is_file())
+        return (line for line in self.log.own_lines() if (self.pngs / line["annotation"]["file_name"]).is_file())
 
     def add(
         self,
@@ -79,29 +80,27 @@ class PanopticResults:
         height, width = panoptic.ids.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
         annotation = annotation_row(image_id, png_name, panoptic, self.categories)
-        self.lines.append(index, {"image": image, "annotation": annotation, **(more or {})})
+        self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
     def finish(self) -> None:
         """Join what all processes wrote."""
-        self.lines.wait()
+        self.log.close()
+        wait_for_lines(self.log, self.process)
         self.process.on_first(self._join)
 
     def _join(self) -> None:
         self._write_json()
-        self._write_records()
-        self.lines.remove()
+        if "record" in next(self.log.lines(), {}):
+            write_records(self.out / RECORDS, self.log)
+        self.log.remove()
 
     def _write_json(self) -> None:
         """As `panoptic_writer.panoptic_json`, one row in memory at a time."""
         with atomic_write(self.json) as temporary, temporary.open("w", encoding="utf-8") as file:
             for key in ("image", "annotation"):
                 file.write('{"images": [' if key == "image" else '], "annotations": [')
-                file.writelines(_joined(json.dumps(line[key]) for line in self.lines.in_order()))
+                file.writelines(_joined(json.dumps(line[key]) for line in self.log.lines()))
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
-
-    def _write_records(self) -> None:
-        if "record" in next(self.lines.in_order(), {}):
-            write_records(self.out / RECORDS, self.lines)
 
 
 def _has_figures(out: Path) -> bool:
@@ -113,10 +112,24 @@ def _has_figures(out: Path) -> bool:
     return isinstance(content, dict) and {"images", "panoptic"} <= content.keys()
 
 
-def write_records(path: Path, lines: ImageLines) -> None:
+def wait_for_lines(log: ResultLog, process: Process) -> None:
+    """Wait until every process has written its lines.
+
+    Raises:
+        PanformerError: in the first process, if it does not see the lines of another one.
+    """
+    written = process.gather(log.path.name if log.path.is_file() else None)
+    if process.is_first and (lost := [name for name in written if name and not (log.folder / name).is_file()]):
+        raise PanformerError(
+            f"{log.folder}: the first process does not see {lost[0]}, which a process of another machine wrote; "
+            "expected a folder that all machines share; choose one with --out, and with TMPDIR for --predictions"
+        )
+
+
+def write_records(path: Path, log: ResultLog) -> None:
     """Write the records of all lines, a line each, in the order of the images; errors as `atomic_write`."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line["record"]) + "\n" for line in lines.in_order())
+        file.writelines(json.dumps(line["record"]) + "\n" for line in log.lines())
 
 
 def _joined(texts: Iterable[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import atomic_write, write_json
+from panformer_cli.files import atomic_write, write_json, writing
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
@@ -71,13 +71,11 @@ class RunFolder:
         Raises:
             PanformerError: it cannot be written.
         """
-        try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise PanformerError(
-                f"cannot write {self.metrics}: {error.strerror}; free some space and go on with --resume"
-            ) from error
+        with (
+            writing(self.metrics, "free some space and continue with --resume"),
+            self.metrics.open("a", encoding="utf-8") as file,
+        ):
+            file.write(json.dumps(row) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl that lie after `step`: a resumed run will write them again."""

@@ -5,8 +5,8 @@
     OUT/annotations/panoptic_<split>.json
     OUT/manifest.json  OUT/summary.json  OUT/summary.html
 
-The JSON of a split appears when all its images are done; until then a file of finished images lies beside it, from
-which the same command goes on.
+The JSON of a split appears when all its images are done; until then a log of finished images lies beside it, from
+which the same command resumes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -27,7 +27,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row, write_panopt
 from panformer_cli.data.disk_list import KeyPlaces, Spool
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
-from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.errors import DataError
 from panformer_cli.files import (
     atomic_write,
     is_file,
@@ -36,12 +36,14 @@ from panformer_cli.files import (
     sha256_of,
     temporary_path,
     temporary_paths,
+    writing,
 )
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
-from panformer_cli.prepare.parts import ImageParts, Line, stamp_of, work_out
+from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.source import ReadsMore, Source, SourceImage
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
+from panformer_cli.result_log import Line, ResultLog, stored_settings
 from panformer_cli.wording import first_items
 
 MAX_PIXELS = 2**28
@@ -135,17 +137,18 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
     finished = finished_split(out, manifest, folders.annotation)
     if finished is not None and sum(not folders.hold(image) for image in images) <= len(finished.left_out):
         reporter.message(f"{split} is in {out} already, made of these files; nothing was done")
-        folders.parts.unlink(missing_ok=True)
+        shutil.rmtree(folders.parts, ignore_errors=True)
         return finished
     # What was done stands when the command comes again with --skip-bad-images.
     setting = {key: value for key, value in manifest.setting.items() if key != "skip_bad_images"}
-    with ImageParts(folders.parts, len(images), setting) as parts:
-        work = partial(_convert_image, source, folders)
-        with reporter.progress(f"{source.name} {split}", len(images)) as progress:
-            work_out(parts, lambda: images, partial(_stamp_if_written, folders), work, options.workers, progress)
-        refuse_bad_images(parts.problems, len(images), f"{source.root}, {split}", options.skips_bad_images)
-        summary = _write_split(source, split, out, manifest, parts)
-        parts.remove()
+    ResultLog.start(folders.parts, setting, resume=stored_settings(folders.parts) == setting)
+    with closing(ResultLog(folders.parts)) as log:
+        work, stamp, total = partial(_convert_image, source, folders), partial(_stamp_if_written, folders), len(images)
+        with reporter.progress(f"{source.name} {split}", total) as progress:
+            problems = work_out(log, total, lambda: images, stamp, work, options.workers, progress)
+        refuse_bad_images(problems, total, f"{source.root}, {split}", options.skips_bad_images)
+        summary = _write_split(source, split, out, manifest, partial(log.lines, total))
+        log.remove()
     strangers = _sweep(folders) - summary.images
     if strangers > 0:
         reporter.warn(
@@ -203,17 +206,14 @@ def link_or_copy(source: Path, target: Path) -> None:
     """`source` at `target`: a second name of the same file, or a copy where the disk has no such names."""
     temporary = temporary_path(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(resolve_links(source), temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise PanformerError(
-            f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(resolve_links(source), temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            os.replace(temporary, target)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -273,10 +273,12 @@ def with_first(heading: str, problems: Sequence[str]) -> str:
     return "\n".join([heading, *(f"  {line}" for line in first_items(problems, PROBLEMS_NAMED))])
 
 
-def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest, parts: ImageParts) -> SplitSummary:
+def _write_split(
+    source: Source, split: str, out: Path, manifest: SplitManifest, lines: Callable[[], Iterator[Line]]
+) -> SplitSummary:
     """The JSON out of the lines, one at a time, manifest and summary; the JSON appears last, when all is there."""
     summary, folders = SplitSummary(split, source.categories), Folders.of(out, split)
-    for line in parts:
+    for line in lines():
         if "problem" in line:
             summary.left_out.append(line["problem"])
             folders.clear(line["stamp"][1])
@@ -286,13 +288,13 @@ def _write_split(source: Source, split: str, out: Path, manifest: SplitManifest,
     annotation = folders.annotation
     info = {"description": f"{source.name}, {split}, in COCO's panoptic form", "made_by": "panformer prepare-data"}
     with atomic_write(annotation) as temporary:
-        write_panoptic_json(temporary, _rows(parts, "image"), _rows(parts, "annotation"), source.categories, info)
+        write_panoptic_json(temporary, _rows(lines(), "image"), _rows(lines(), "annotation"), source.categories, info)
         write_split(out, manifest.finish(temporary, annotation.name), summary)
     return summary
 
 
-def _rows(parts: ImageParts, key: str) -> Iterator[dict[str, Any]]:
-    return (line[key] for line in parts if key in line)
+def _rows(lines: Iterator[Line], key: str) -> Iterator[dict[str, Any]]:
+    return (line[key] for line in lines if key in line)
 
 
 def _sweep(folders: Folders) -> int:

@@ -299,8 +299,9 @@ def check_failure(command: list[str], words: list[str], folder: Path, capsys: py
     for word in words:
         assert word in err
     assert snapshot(folder, out) == before
-    left = [path.name for path in out.rglob("*") if path.is_file()] if out.is_dir() else []
-    assert [name for name in left if not re.fullmatch(r"\.panoptic_\w+\.parts|[^.].*\.(png|jpg)", name)] == []
+    left = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()] if out.is_dir() else []
+    finished = r"(annotations/)?\.panoptic_\w+\.parts/.*|(.*/)?[^./][^/]*\.(png|jpg)"
+    assert [name for name in left if not re.fullmatch(finished, name)] == []
 
 
 @pytest.mark.parametrize("build", SOURCES, ids=lambda build: build.__name__)

@@ -146,13 +146,32 @@ def test_a_stopped_conversion_goes_on_where_it_was(root: Path, monkeypatch: pyte
     out = root.parent / "out"
     assert not (out / "annotations/panoptic_train.json").exists()
     parts = out / "annotations/.panoptic_train.parts"
-    parts.write_bytes(parts.read_bytes()[:-20])  # the last line is torn
+    lines = parts / "0.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-20])  # the last line is incomplete
     write(root, "02", 5)  # and one image is another now
     converted(root)
     assert seen[7:] == [2, *range(5, 20)]
     assert not parts.exists() and not list(out.rglob(".*"))
     resumed = content_of(out)
     out.rename(root.parent / "resumed")
+    assert content_of(converted(root)) == resumed
+
+
+def test_a_stopped_conversion_of_more_images_resumes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, "_write_split", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            converted(root)
+    for path in root.glob("town/19.*"):
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Columns, "read", None)  # no image is read again
+        out = converted(root)
+    resumed = content_of(out)
+    assert len(CocoPanoptic(out, "train")) == 19
+    out.rename(root.parent / "resumed")
+    (root.parent / "resumed/images/train/town/19.jpg").unlink()
+    del resumed["images/train/town/19.jpg"], resumed["annotations/panoptic_train/town/19.png"]
     assert content_of(converted(root)) == resumed
 
 

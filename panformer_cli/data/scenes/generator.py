@@ -16,7 +16,7 @@ from panformer_cli.data.scenes.painter import paint_scene
 from panformer_cli.data.scenes.patterns import scene_categories
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import write_json
+from panformer_cli.files import write_json, writing
 from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Progress, Reporter
 
@@ -79,13 +79,9 @@ def _write_picture(path: Path, image: ImageArray) -> None:
     """Without `atomic_write`, which waits for the disk: half a picture is in a folder without an annotation JSON."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
     _, encoded = cv2.imencode(path.suffix, image[..., ::-1], settings)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise PanformerError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
-        ) from error
 
 
 def _is_complete(out: Path, options: SceneOptions) -> bool:

@@ -12,7 +12,6 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.image_lines import differing
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
@@ -27,6 +26,7 @@ from panformer_cli.metrics.evaluator import Evaluator, MetricName
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Reporter
+from panformer_cli.result_log import differing
 
 
 @dataclass(frozen=True, kw_only=True)

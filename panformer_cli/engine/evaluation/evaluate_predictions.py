@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from panformer_cli.engine.evaluation.evaluate import (
     warn_of_disagreements,
     write_figures,
 )
-from panformer_cli.engine.image_lines import ImageLines
-from panformer_cli.engine.results import RECORDS, write_records
+from panformer_cli.engine.results import RECORDS, wait_for_lines, write_records
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.reporting import Reporter
+from panformer_cli.result_log import ResultLog
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,17 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
         "predicted_pngs": pairs.predicted_pngs,
     }
     with process.temporary_folder() as folder:  # not in OUT, where a failure leaves what was there before
-        lines = ImageLines(folder, process)
-        evaluator = joined(_count(pairs, lines, process, request, reporter), process)
-        lines.wait()
-        process.on_first(lambda: write_records(request.out / RECORDS, lines))
+        with closing(ResultLog(folder, process.rank, process.world_size)) as log:
+            evaluator = joined(_count(pairs, log, process, request, reporter), process)
+        wait_for_lines(log, process)
+        process.on_first(lambda: write_records(request.out / RECORDS, log))
     figures = process.on_first(lambda: write_figures(request.out, names, evaluator))
     warn_of_disagreements(figures, reporter)
     return figures
 
 
 def _count(
-    pairs: PanopticPairs, lines: ImageLines, process: Process, request: PredictionsRequest, reporter: Reporter
+    pairs: PanopticPairs, log: ResultLog, process: Process, request: PredictionsRequest, reporter: Reporter
 ) -> Evaluator:
     """Count this process's share of the images."""
     evaluator = Evaluator(pairs.categories, request.metrics, request.resamples)
@@ -84,6 +85,6 @@ def _count(
             if "boundary" in evaluator.metrics:
                 record = with_boundaries(record, prediction, truth)
             evaluator.add(record)
-            lines.append(index, {"record": record.to_json()})
+            log.append(index, {"record": record.to_json()})
             progress.advance()
     return evaluator

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -27,9 +28,10 @@ from panformer_cli.prepare.coco import rle
 from panformer_cli.prepare.coco.rle import encode_segments
 from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images
 from panformer_cli.prepare.manifest import IN_PLACE, SplitManifest, check_folder, write_split
-from panformer_cli.prepare.parts import ImageParts, Line, stamp_of, work_out
+from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
+from panformer_cli.result_log import Line, ResultLog, stored_settings
 
 Detection = Literal["none", "all", "things"]
 """Whether the annotation is also written in detection form, and of which segments."""
@@ -64,7 +66,7 @@ def prepare_in_place(
 
     Raises:
         DataError: an image or a PNG is missing or damaged, or image, PNG and JSON disagree. Nothing is written then but
-            the lines of the images that were checked, from which the same command goes on.
+            the log of the images that were checked, from which the same command resumes.
         PanformerError: no disk space, or a folder that cannot be written.
     """
     data = CocoPanoptic(root, split, skip_unannotated=True)
@@ -76,23 +78,25 @@ def prepare_in_place(
         rle.load()
     annotation = data.layout.annotation
     folder = out or annotation.parent
-    with ImageParts(folder / f".{annotation.stem}.parts", len(data), _setting(data, detection)) as parts:
-        work = partial(_check_image, data, detection)
-        with reporter.progress(f"checking {annotation.stem}", len(data)) as progress:
-            work_out(parts, lambda: _rows(data), partial(_stamp, data), work, options.workers, progress)
-        refuse_bad_images(parts.problems, len(data), str(annotation), options.skips_bad_images)
+    parts, settings = folder / f".{annotation.stem}.parts", _settings(data, detection)
+    ResultLog.start(parts, settings, resume=stored_settings(parts) == settings)
+    with closing(ResultLog(parts)) as log:
+        work, stamp, total = partial(_check_image, data, detection), partial(_stamp, data), len(data)
+        with reporter.progress(f"checking {annotation.stem}", total) as progress:
+            problems = work_out(log, total, lambda: _rows(data), stamp, work, options.workers, progress)
+        refuse_bad_images(problems, total, str(annotation), options.skips_bad_images)
         summary = SplitSummary(split, data.categories, left_out=list(data.skipped))
         setting = {"source": IN_PLACE, "root": str(resolve_links(data.layout.images))}
         manifest = SplitManifest(split, setting | {"skip_bad_images": options.skips_bad_images})
-        lines = _counted(parts, manifest, summary)
+        lines = _counted(log.lines(total), manifest, summary)
         written = _write_detection(lines, annotation, folder, detection) if detection != "none" else None
         deque(lines, maxlen=0)
         write_split(out or root, manifest.finish(annotation, annotation.name), summary)
-        parts.remove()
+        log.remove()
     return Prepared(summary, written)
 
 
-def _setting(data: CocoPanoptic, detection: Detection) -> Line:
+def _settings(data: CocoPanoptic, detection: Detection) -> Line:
     annotation = data.layout.annotation
     return {"annotation": [str(resolve_links(annotation)), *stamp_of(annotation)], "detection": detection, "lines": 2}
 

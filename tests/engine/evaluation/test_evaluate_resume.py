@@ -194,7 +194,10 @@ def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Pat
     ):
         with pytest.raises(PanformerError) as caught:
             evaluate(changed, ALONE, QUIET)
-        assert f"{out} was begun with another {named}; --resume goes on only with the same" in str(caught.value)
+        assert (
+            f"{out} was started with another {named} (see {out / LINES / 'settings.json'}); use the same to resume"
+            in str(caught.value)
+        )
         assert "\n" not in str(caught.value)
         assert contents(out) == before
 
@@ -249,10 +252,10 @@ def test_a_wrong_request_leaves_old_figures(trained: RunFolder, out: Path, whole
 
 
 @pytest.mark.parametrize("content", ["", "x", "[1]", "\xff"])
-def test_damaged_settings_are_told(content: str, trained: RunFolder, out: Path) -> None:
+def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Path) -> None:
     interrupt(trained, out, 2)
     (out / ".parts" / "settings.json").write_text(content, encoding="latin-1")
-    with pytest.raises(PanformerError, match=r"settings\.json is damaged .*; leave --resume out to begin anew"):
+    with pytest.raises(PanformerError, match=r"was started with another annotation, .*settings\.json.*; use the same"):
         evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
 
 
@@ -266,10 +269,10 @@ import os, signal, sys
 from pathlib import Path
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.image_lines import ImageLines
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.result_log import ResultLog
 
-append = ImageLines.append
+append = ResultLog.append
 count = 0
 
 def killed(self, index, content):
@@ -280,7 +283,7 @@ def killed(self, index, content):
     append(self, index, content)
     count += 1
 
-ImageLines.append = killed
+ResultLog.append = killed
 checkpoint, out = map(Path, sys.argv[1:3])
 request = EvaluateRequest(checkpoint, out, metrics=tuple(sys.argv[3:]), resamples=20)
 evaluate(request, Process.single(), SilentReporter())

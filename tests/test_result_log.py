@@ -1,0 +1,206 @@
+"""One line per image that several processes write and any number of processes resume from."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from panformer_cli.errors import PanformerError
+from panformer_cli.result_log import ResultLog, line_text, stored_settings
+from tests.test_download import files_of_at_most
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run" / ".parts"
+
+
+def append(folder: Path, texts: dict[int, str], rank: int = 0) -> None:
+    """As a process that then ends."""
+    log = ResultLog(folder, rank)
+    for index, text in texts.items():
+        log.append(index, {"text": text})
+    log.close()
+
+
+def texts_of(log: ResultLog, total: int | None = None) -> list[tuple[int, str]]:
+    return [(line["index"], line["text"]) for line in log.lines(total)]
+
+
+def own(log: ResultLog) -> list[int]:
+    return [line["index"] for line in log.own_lines()]
+
+
+def test_lines_of_all_processes_come_in_the_order_of_images(folder: Path) -> None:
+    append(folder, {index: f"Straße {index}\n" for index in (9, 3, 0, 6)})
+    append(folder, {index: f"Straße {index}\n" for index in (2, 11, 5, 8)}, rank=2)
+    expected = [(index, f"Straße {index}\n") for index in (0, 2, 3, 5, 6, 8, 9, 11)]
+    assert texts_of(ResultLog(folder)) == expected
+    assert texts_of(ResultLog(folder), total=9) == expected[:6]
+    assert {path.name for path in folder.glob("*.jsonl")} == {"0.jsonl", "2.jsonl"}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_any_number_of_processes_shares_what_is_done(processes: int, folder: Path) -> None:
+    for index in range(10):
+        append(folder, {index: ""}, rank=index % 4)
+    shares = [own(ResultLog(folder, rank, processes)) for rank in range(processes)]
+    assert shares == [list(range(rank, 10, processes)) for rank in range(processes)]
+
+
+def test_threads_append_whole_lines(folder: Path) -> None:
+    log = ResultLog(folder)
+
+    def append_share(first: int) -> None:
+        for index in range(first, 400, 4):
+            log.append(index, {"text": str(index) * 100})
+
+    threads = [Thread(target=append_share, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    assert texts_of(log) == [(index, str(index) * 100) for index in range(400)]
+
+
+def test_the_last_line_of_an_image_counts(folder: Path) -> None:
+    append(folder, {4: "first"})
+    append(folder, {4: "second", 2: "other"})
+    assert texts_of(ResultLog(folder)) == [(2, "other"), (4, "second")]
+    assert own(ResultLog(folder)) == [2, 4]
+
+
+def test_lines_can_be_read_between_appending(folder: Path) -> None:
+    log = ResultLog(folder)
+    for index in range(3):
+        log.append_text(line_text(index, {"text": "a"}))
+        assert len(texts_of(log)) == index + 1
+    log.close()
+
+
+@pytest.mark.parametrize("kept", range(1, 35))
+def test_a_line_cut_anywhere_does_not_count_and_spoils_no_other(kept: int, folder: Path) -> None:
+    append(folder, {0: "before"})
+    whole = json.dumps({"index": 1, "text": "cut {short}"}).encode()
+    assert len(whole) == 35
+    with (folder / "0.jsonl").open("ab") as file:
+        file.write(whole[:kept])
+    assert own(ResultLog(folder)) == [0]
+    append(folder, {2: "after"})
+    assert texts_of(ResultLog(folder)) == [(0, "before"), (2, "after")]
+    append(folder, {1: "again"})
+    assert texts_of(ResultLog(folder)) == [(0, "before"), (1, "again"), (2, "after")]
+
+
+@pytest.mark.parametrize("rubbish", [bytes(50), b"\xff\xfe\x80", b"{}[]", b"[1, 2]\n", b"{}\n", b"\0\0\n"])
+def test_what_a_broken_disk_leaves_is_no_line(rubbish: bytes, folder: Path) -> None:
+    append(folder, {0: "a"})
+    with (folder / "0.jsonl").open("ab") as file:
+        file.write(rubbish)
+    append(folder, {1: "b"})
+    assert texts_of(ResultLog(folder)) == [(0, "a"), (1, "b")]
+
+
+def test_without_resume_what_was_there_is_gone(folder: Path) -> None:
+    ResultLog.start(folder, {"a": 1}, resume=False)
+    append(folder, {0: ""})
+    ResultLog.start(folder, {"a": 1}, resume=False)
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+    assert own(ResultLog(folder)) == []
+
+
+def test_resume_keeps_what_has_the_same_settings(folder: Path) -> None:
+    ResultLog.start(folder, {"a": [1, "x"], "b": None}, resume=True)
+    append(folder, {0: ""})
+    ResultLog.start(folder, {"b": None, "a": [1, "x"]}, resume=True)
+    assert own(ResultLog(folder)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"a": 2, "b": 3}, "a"), ({"a": 1}, "b"), ({"a": 1, "b": 3, "c": 0}, "c"), ({}, "a, b")]
+)
+def test_resume_refuses_other_settings(settings: dict[str, int], named: str, folder: Path) -> None:
+    ResultLog.start(folder, {"a": 1, "b": 3}, resume=False)
+    append(folder, {0: ""})
+    with pytest.raises(PanformerError) as caught:
+        ResultLog.start(folder, settings, resume=True)
+    assert str(caught.value).startswith(f"{folder.parent} was started with another {named} (see")
+    assert own(ResultLog(folder)) == [0]
+
+
+def test_lines_without_settings_are_of_unknown_origin(folder: Path) -> None:
+    append(folder, {0: ""})
+    ResultLog.start(folder, {}, resume=True)
+    assert own(ResultLog(folder)) == []
+
+
+@pytest.mark.parametrize(("content", "expected"), [(None, None), ('{"a": 1}', {"a": 1}), ("{", {}), ("[1]", {})])
+def test_settings_are_known_without_starting(content: str | None, expected: Any, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "settings.json").write_text(content)
+    assert stored_settings(tmp_path) == expected
+
+
+def test_removed(folder: Path) -> None:
+    log = ResultLog(folder)
+    log.append(0, {})
+    log.remove()
+    assert not folder.exists()
+    log.remove()
+
+
+def test_a_disk_that_fills_up_within_a_line_is_one_sentence(folder: Path) -> None:
+    append(folder, {0: "a"})
+    size = (folder / "0.jsonl").stat().st_size
+    with files_of_at_most(size + 10), pytest.raises(PanformerError) as caught:
+        append(folder, {1: "b"})
+    assert str(caught.value) == (
+        f"cannot write {folder / '0.jsonl'}: {os.strerror(errno.EFBIG)}; free some space and run the command again; "
+        "finished images are kept"
+    )
+    assert (folder / "0.jsonl").stat().st_size == size + 10
+    append(folder, {1: "c"})
+    assert texts_of(ResultLog(folder)) == [(0, "a"), (1, "c")]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(folder: Path) -> None:
+    folder.parent.write_text("a file")
+    with pytest.raises(PanformerError, match="cannot write"):
+        ResultLog.start(folder, {}, resume=False)
+    with pytest.raises(PanformerError, match="cannot write"):
+        append(folder, {0: "a"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+@pytest.mark.parametrize("resume", [True, False])
+def test_one_process_at_a_time(resume: bool, folder: Path) -> None:
+    ResultLog.start(folder, {}, resume=False)
+    code = "import sys; from tests.test_result_log import hold; hold(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"open\n"
+        with pytest.raises(PanformerError, match="another process is writing .*; wait for it to finish"):
+            ResultLog.start(folder, {}, resume)
+        with pytest.raises(PanformerError, match="another process is writing .*; wait for it to finish"):
+            append(folder, {1: "ours"})
+        other.communicate(b"close\n")
+    assert texts_of(ResultLog(folder)) == [(0, "theirs")]
+    ResultLog.start(folder, {}, resume)
+
+
+def hold(folder: str) -> None:
+    """Append, read, and keep the lock until a line comes."""
+    log = ResultLog(Path(folder))
+    log.append(0, {"text": "theirs"})
+    assert own(log) == [0]
+    print("open", flush=True)
+    sys.stdin.readline()
