@@ -246,8 +246,7 @@ def test_the_batch_size_reaches_the_engine(
 ) -> None:
     requests: list[Any] = []
 
-    def keep(request: Any, reporter: object) -> None:
-        del reporter
+    def keep(request: Any, *_: object) -> None:
         requests.append(request)
         raise PanformerError("this is enough")
 

@@ -22,8 +22,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Requests that `panformer evaluate` makes in an empty folder, where no model is run."""
     requests: list[Any] = []
 
-    def keep(request: Any, reporter: object) -> None:
-        del reporter
+    def keep(request: Any, *_: object) -> None:
         requests.append(request)
         raise click.UsageError("not run in this test")
 
