@@ -3,6 +3,7 @@
 # make check   format, lint, types and the fast tests: before every commit
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
+# make gpu     tests, speed, memory and a whole run on a GPU in 8 minutes; PYTHON needs torch, and nothing else
 # make fix     mends format and what ruff can mend
 
 PYTHON ?= python3
@@ -10,7 +11,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint fix golden
+OUT ?= gpu.json
+
+.PHONY: demo test check lint fix golden gpu
 
 demo: $(STAMP)
 	$(BIN)/panformer demo
@@ -28,6 +31,9 @@ lint: $(STAMP)-dev
 
 golden: $(STAMP)-test
 	$(BIN)/python -m pytest tests/golden --fidelity-table docs/fidelity.md
+
+gpu:
+	$(PYTHON) benchmarks/gpu_check.py --json $(OUT)
 
 fix: $(STAMP)-dev
 	$(BIN)/ruff format .
