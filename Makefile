@@ -4,6 +4,7 @@
 # make check   format, lint, types and the fast tests: before every commit
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
+# make gpu     tests, speed, memory and a whole run on a GPU in 8 minutes; PYTHON needs torch, and nothing else
 # make fix     mends format and what ruff can mend
 
 PYTHON ?= python3
@@ -15,7 +16,9 @@ STAMP := $(VENV)/.installed
 # NumPy below 2 without need, cityscapesscripts among others an old copy of `typing`; what they use is installed anyway.
 COMPARED := panopticapi-lite cityscapesscripts pyquaternion
 
-.PHONY: demo test fast check lint fix golden
+OUT ?= gpu.json
+
+.PHONY: demo test fast check lint fix golden gpu
 
 demo: $(STAMP)
 	$(BIN)/panformer demo
@@ -35,6 +38,9 @@ lint: $(STAMP)-dev
 
 golden: $(STAMP)-test
 	$(BIN)/python -m pytest tests/golden --fidelity-table docs/fidelity.md
+
+gpu:
+	$(PYTHON) benchmarks/gpu_check.py --json $(OUT)
 
 fix: $(STAMP)-dev
 	$(BIN)/ruff format .

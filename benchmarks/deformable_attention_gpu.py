@@ -11,8 +11,8 @@ encoder every token is a query that looks about itself; in the decoder 300 queri
 A time is the median of single runs between CUDA events. The GPU is kept busy while a run is enqueued, so the CPU's part
 does not count, and the runs go round several sets of inputs, so that the L2 cache does not hold them already. GB/s is
 the least that has to be moved (every input read once, every output written once) by that time; "gathered" counts every
-corner of every sample, most of which the caches serve. Beside them stands what a plain copy reaches. In bf16 only the
-values are; locations and weights stay float32, as in the model.
+corner of every sample, most of which the caches serve. Beside them stands what a plain copy reaches. In bf16 and
+fp16 only the values are; locations and weights stay float32, as in the model.
 
 `--sweep` times the Triton kernels of the encoder with launch settings other than those in
 `models/layers/sampling/triton.py`.
@@ -41,7 +41,7 @@ from panformer_cli.models.layers.sampling.triton import triton_sampling
 SHAPES: LevelShapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
 TOKENS = sum(height * width for height, width in SHAPES)
 HEADS, DIM, POINTS, DECODER_QUERIES = 8, 32, 4, 300
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP, RUNS = 10, 50
 BEYOND_CACHE = 256 * 2**20
 """Bytes that the inputs of successive runs have together; L2 caches have 40 to 130 MiB."""
@@ -82,9 +82,9 @@ class Result:
 
 
 def main() -> int:
-    """Prints the table or the JSON; 2 where it cannot run."""
+    """Print what is measured as it comes; return 2 where nothing can be."""
     parser = argparse.ArgumentParser(description="Deformable attention on a GPU: Triton against grid_sample.")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     parser.add_argument("--sweep", action="store_true", help="try launch settings of the Triton kernels instead")
     options = parser.parse_args()
     obstacle = triton.obstacle()
@@ -94,8 +94,10 @@ def main() -> int:
     torch.manual_seed(0)
     about: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
     about |= {"largest_difference": difference(), "copy_rate": copy_rate()}
-    results = [asdict(result) for result in (sweep() if options.sweep else compare())]
-    print(json.dumps({**about, "results": results}, indent=2) if options.json else table(about, results))
+    show = json.dumps if options.json else as_text
+    print(show(about), flush=True)
+    for result in sweep() if options.sweep else compare():
+        print(show(asdict(result)), flush=True)
     return 0
 
 
@@ -211,12 +213,14 @@ def least_bytes(inputs: Inputs) -> tuple[int, int]:
     return read + output, 2 * read + output
 
 
-def table(about: dict[str, Any], results: list[dict[str, Any]]) -> str:
-    """For people."""
-    heading = "{gpu}, torch {torch}; a copy: {copy_rate:.0f} GB/s; largest difference: {largest_difference:.1e}"
-    names = f"{'kernel':<14}{'place':<9}{'batch':>5}  {'dtype':<6}{'step':<10}{'ms':>9}{'GB/s':>8}{'gathered':>10}"
+def as_text(content: dict[str, Any]) -> str:
+    """Return a row of the table; its heading for what is printed first."""
+    if "gpu" in content:
+        heading = "{gpu}, torch {torch}; a copy: {copy_rate:.0f} GB/s; largest difference: {largest_difference:.1e}"
+        names = f"{'kernel':<14}{'place':<9}{'batch':>5}  {'dtype':<6}{'step':<10}{'ms':>9}{'GB/s':>8}{'gathered':>10}"
+        return f"{heading.format(**content)}\n{names}"
     row = "{kernel:<14}{place:<9}{batch:>5}  {dtype:<6}{step:<10}{ms:>9.3f}{least_rate:>8.0f}{gathered_rate:>10.0f}"
-    return "\n".join([heading.format(**about), names, *(row.format(**result) for result in results)])
+    return row.format(**content)
 
 
 if __name__ == "__main__":

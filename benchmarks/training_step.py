@@ -17,12 +17,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, NoReturn
 
+import timm
 import torch
 from torch import nn
 
+from panformer_cli import __version__
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.structures import Batch, Targets
@@ -161,7 +162,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         **{key: getattr(arguments, key) for key in ("recipe", "size", "batch", "precision", "repeat", "device")},
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("panformer", "torch", "timm")},
+        "versions": {"panformer": __version__, "torch": torch.__version__, "timm": timm.__version__},
         "samplings": {name: _figures(whole[name], staged[name], peaks[name]) for name in SAMPLINGS},
         "ratio": asdict(Spread.of([one / other for one, other in zip(*whole.values(), strict=True)])),
     }

@@ -42,7 +42,8 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def fast_precision(device: torch.device) -> Precision:
     """bf16 where the device computes it in hardware, otherwise fp32. On a CPU a matrix product is timed, some 10 ms."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        # Older GPUs emulate it, slowly, and torch counts that as support unless asked not to.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type != "cpu":
         return "fp32"
     return "bf16" if _product_seconds(torch.float32) > WORTH_IT * _product_seconds(torch.bfloat16) else "fp32"

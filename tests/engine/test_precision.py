@@ -38,6 +38,17 @@ def test_fast_is_bf16_where_it_pays(
     assert fast_precision(CPU) == resolve_precision("fast", ALONE) == expected
 
 
+@pytest.mark.parametrize(("in_hardware", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_fast_on_a_gpu_is_not_an_emulated_precision(
+    in_hardware: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return in_hardware or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert fast_precision(torch.device("cuda")) == expected
+
+
 def test_a_product_is_timed_in_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     linear = torch.nn.functional.linear

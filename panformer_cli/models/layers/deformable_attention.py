@@ -90,8 +90,8 @@ class DeformableAttention(nn.Module):
         if references.shape[-1] == 4:
             locations = centres + offsets / self.points * references[..., 2:].flatten(2)[:, :, None] * 0.5
         else:
-            cells = torch.tensor(
-                [(width, height) for height, width in shapes], device=offsets.device, dtype=torch.float32
-            )
+            cells = torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32)
+            # A blocking copy would wait for all that the GPU still has to do, in every layer.
+            cells = cells.to(offsets.device, non_blocking=True)
             locations = torch.addcdiv(centres, offsets, cells.repeat_interleave(self.points, 0).flatten())
         return rearrange(locations, "b q h (l p xy) -> b q h l p xy", l=self.levels, p=self.points)

@@ -34,7 +34,8 @@ def spread_scores(model: PanopticSegFormer, image: Tensor, settings: MergingSett
     mask_heads = [_last_linear(decoder) for decoder in (model.thing_mask_decoder, model.stuff_mask_decoder)]
     for head in mask_heads:
         nn.init.constant_(head.bias, _ALL_POSITIVE)
-    memory = model.encode(image, torch.zeros(1, *image.shape[-2:], dtype=torch.bool))
+    padding_mask = torch.zeros(1, *image.shape[-2:], dtype=torch.bool, device=image.device)
+    memory = model.encode(image, padding_mask)
     location = model.location_decoder(memory)
     class_logits = location.class_logits[-1]
     queries = gather_queries(location.queries, select_top(class_logits, settings.top_k).queries)

@@ -1,0 +1,546 @@
+"""Everything that only a GPU can show, in one command of at most eight minutes: tests, speed, memory, a whole run.
+
+    python benchmarks/gpu_check.py --json gpu.json            # also writes gpu.md
+    python benchmarks/gpu_check.py --json dry.json --dry-run  # the same on the CPU, with tiny sizes
+
+It needs a Python with torch, and nothing else: what is missing is installed first, and the torch that is there stays.
+Every part runs in a process group of its own and is killed with all its processes at its time limit, so one failure
+does not cost the others. Both files are rewritten after every part. The exit code is 0 if no part failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LONGEST = 480
+"""Seconds that the limits of all parts add up to, at most."""
+DRY_LIMIT = 6
+"""How often the limits are extended in a dry run: a busy CPU takes longer than a GPU, even for tiny sizes."""
+TAIL = 3000
+"""Characters of each stream of a part that are kept."""
+PANFORMER = ["-m", "panformer_cli"]
+SAMPLING_TESTS = "tests/models/layers/sampling/test_triton.py"
+INSTALL, LOOK = 70, 30
+"""Seconds, to install about 250 MB, and to look at the environment, which is done again after an installation."""
+
+Row = tuple[str, str]
+"""What was measured, and the result."""
+Status = Literal["passed", "failed", "timed out", "skipped"]
+
+PROBE = """
+import importlib.util, json
+import torch
+found = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+found["triton"] = getattr(__import__("triton"), "__version__") if importlib.util.find_spec("triton") else None
+found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+if found["gpu"]:
+    found["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+    found["memory_gib"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
+    found["tf32"] = {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
+import panformer_cli
+found["panformer"] = panformer_cli.__version__
+try:
+    import panformer_cli.engine.train
+except Exception as error:
+    found["import error"] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to run.
+
+    Attributes:
+        name: in the table.
+        words: arguments of the Python interpreter.
+        seconds: time limit.
+        rows: from the whole standard output to lines of the table.
+        needs_gpu: skipped in a dry run.
+    """
+
+    name: str
+    words: Sequence[str]
+    seconds: float
+    rows: Callable[[str], list[Row]]
+    needs_gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part; `stdout` and `stderr` are their ends, `results` the JSON on standard output."""
+
+    name: str
+    status: Status
+    reason: str = ""
+    command: str = ""
+    limit_seconds: float = 0.0
+    seconds: float = 0.0
+    exit_code: int | None = None
+    rows: list[Row] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    stdout: str = ""
+    stderr: str = ""
+
+
+def main() -> int:
+    """Run all parts; 0 if none failed, 2 where nothing can run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="OUT", help="results [gpu.json]")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--no-install", action="store_true", help="install nothing")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="run these parts; their names are in the table")
+    options = parser.parse_args()
+    if options.dry_run:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `finally` then ends the running part
+    with tempfile.TemporaryDirectory(prefix="panformer-gpu-") as folder:
+        plan = chosen(parts(options.dry_run, Path(folder)), options.only)
+        report = Report(options.json)
+        environment = prepared(report, Path(folder), not options.no_install)
+        obstacle = obstacle_of(environment, options.dry_run)
+        if obstacle:
+            print(obstacle, file=sys.stderr)
+            return 2
+        run_all(plan, report, not options.dry_run, Path(folder))
+    return report.exit_code
+
+
+def prepared(report: Report, folder: Path, may_install: bool) -> dict[str, Any]:
+    """Return the environment, after what is missing was installed; empty where torch cannot be imported."""
+    environment = look(report, folder)
+    if environment and may_install and (missing_packages() or "import error" in environment):
+        report.add(install(environment, folder))
+        environment = look(report, folder)
+    return environment
+
+
+def chosen(plan: list[Part], names: Sequence[str] | None) -> list[Part]:
+    """Return the parts with these names, all for None; an unknown name ends the program."""
+    unknown = set(names or ()) - {part.name for part in plan}
+    if unknown:
+        sys.exit(f"--only: no part is called {', '.join(sorted(unknown))}; choose from {[part.name for part in plan]}")
+    return [part for part in plan if names is None or part.name in names]
+
+
+def obstacle_of(environment: dict[str, Any], dry_run: bool) -> str:
+    """Return why nothing can run, in one sentence; empty where it can."""
+    if not environment:
+        return (
+            f"{sys.executable} could not import torch in {LOOK} s: install torch there, or choose another Python, "
+            "make gpu PYTHON=..."
+        )
+    if not environment["gpu"] and not dry_run:
+        return "torch finds no GPU on this machine: use --dry-run to run the same parts on the CPU with tiny sizes"
+    return ""
+
+
+def parts(dry: bool, folder: Path) -> list[Part]:
+    """Return what to run: correctness first, then speed, the most valuable first.
+
+    Args:
+        dry: tiny sizes on the CPU.
+        folder: for generated scenes and runs.
+    """
+    plan = [*test_parts(), *whole_run(dry, folder), *speed_parts(dry)]
+    return [replace(part, seconds=DRY_LIMIT * part.seconds) for part in plan] if dry else plan
+
+
+def test_parts() -> list[Part]:
+    """Return all tests marked `gpu`, those of the kernels apart."""
+    pytest = ["-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    others = [name for name in gpu_test_files() if name != SAMPLING_TESTS]
+    return [
+        Part("kernel tests", [*pytest, SAMPLING_TESTS], 55, test_rows),
+        Part("other GPU tests", [*pytest, *others], 45, test_rows),
+    ]
+
+
+def gpu_test_files() -> list[str]:
+    """Return the test files with a test marked `gpu`, relative to the repository."""
+    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(REPOSITORY)) for path in files if "pytest.mark.gpu" in path.read_text("utf-8")]
+
+
+def whole_run(dry: bool, folder: Path) -> list[Part]:
+    """Return scenes, training, evaluation and prediction, by the command line."""
+    scenes, run = str(folder / "scenes"), str(folder / "run")
+    device = ["--device", "cpu"] if dry else ["--gpus", "1"]
+    images = ["--train-images", "8" if dry else "800", "--val-images", "4" if dry else "40"]
+    train = [f"data.root={scenes}", f"train.max_steps={2 if dry else 200}", "train.precision=bf16", "data.workers=2"]
+    settings = [word for setting in train for word in ("--set", setting)]
+    metrics = folder / "evaluation" / "metrics.json"
+    return [
+        Part("scenes", [*PANFORMER, "prepare-data", "scenes", "--out", scenes, *images], 10, last_line),
+        Part("train", [*PANFORMER, "train", "tiny", "--out", run, *device, *settings], 35, last_line),
+        Part(
+            "evaluate",
+            [*PANFORMER, "evaluate", run, "--out", str(metrics.parent), "--batch-size", "4", *device],
+            20,
+            lambda _: quality_rows(metrics),
+        ),
+        Part(
+            "predict",
+            [*PANFORMER, "predict", f"{scenes}/images/val", "--checkpoint", run, "--out", str(folder / "p"), *device],
+            15,
+            last_line,
+        ),
+    ]
+
+
+def speed_parts(dry: bool) -> list[Part]:
+    """Return the benchmarks."""
+    device = ["--device", "cpu" if dry else "cuda", "--json"]
+    size = ["--size", "64x64" if dry else "800x1333"]
+    r50, swinl = (["--recipe", "tiny" if dry else "r50"], ["--recipe", "swinl", "--formats", "channels_last"])
+    batches = ["--batches", "1", *([] if dry else ["16"])]
+    precisions = ["--precisions", "fp32", "bf16", *([] if dry else ["fp16"])]
+    inference = ["benchmarks/inference.py", *size, *device, *batches, *precisions]
+    step = ["benchmarks/training_step.py", *r50, *size, *device, "--batch", "2", "--precision", "bf16"]
+    benchmark = [*PANFORMER, "benchmark", r50[1], *size, *device]
+    repeat = ["--repeat", "1" if dry else "5"]
+    return [
+        Part("deformable attention", ["benchmarks/deformable_attention_gpu.py", "--json"], 40, sampling_rows, True),
+        Part("inference r50", [*inference, *repeat, *r50], 35, inference_rows),
+        Part("training step r50", [*step, *repeat], 30, step_rows),
+        Part("inference swinl", [*inference, *repeat, *swinl], 45, inference_rows),
+        Part("benchmark r50", [*benchmark, *repeat], 20, benchmark_rows),
+    ]
+
+
+def run_all(plan: Sequence[Part], report: Report, has_gpu: bool, folder: Path) -> None:
+    """Run the parts one after the other and report each as it ends."""
+    for part in plan:
+        print(f"{part.name} ... ", end="", flush=True, file=sys.stderr)
+        skipped = Outcome(part.name, "skipped", "no GPU")
+        outcome = skipped if part.needs_gpu and not has_gpu else run_part(part, folder)
+        report.add(outcome)
+        print(f"{outcome.status} {outcome.reason} ({outcome.seconds:.0f} s)", file=sys.stderr)
+
+
+def run_part(part: Part, folder: Path) -> Outcome:
+    """Run a part to its end or its limit."""
+    command = [sys.executable, *part.words]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        streams = [Path(own, name) for name in ("stdout", "stderr")]
+        exit_code = run_limited(command, part.seconds, *streams)
+        stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in streams)
+    rows, problem = part_rows(part, stdout)
+    status, reason = verdict(exit_code, part.seconds, stderr or stdout, problem)
+    if status == "passed" and rows and all(SKIPPED.fullmatch(result) for _, result in rows):
+        status, reason = "skipped", "no GPU"
+    return Outcome(
+        part.name,
+        status,
+        reason,
+        shlex.join(command),
+        part.seconds,
+        round(time.monotonic() - began, 1),
+        exit_code,
+        rows,
+        json_objects(stdout),
+        stdout[-TAIL:],
+        stderr[-TAIL:],
+    )
+
+
+def part_rows(part: Part, stdout: str) -> tuple[list[Row], str]:
+    """Return the lines for the table, and what is wrong with the output, empty where nothing is."""
+    try:
+        return part.rows(stdout), ""
+    except (LookupError, TypeError, ValueError, OSError) as error:
+        return [], f"its output cannot be read ({type(error).__name__}: {error})"
+
+
+def verdict(exit_code: int | None, limit: float, text: str, problem: str) -> tuple[Status, str]:
+    """Return the status of a part that ran, and the reason in a few words; an exit code of None is a timeout."""
+    if exit_code is None:
+        return "timed out", f"killed after {limit:.0f} s"
+    if exit_code:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return "failed", f"exit code {exit_code}: {lines[-1][:200] if lines else 'no output'}"
+    return ("failed", problem) if problem else ("passed", "")
+
+
+def run_limited(command: Sequence[str], seconds: float, stdout: Path, stderr: Path) -> int | None:
+    """Return the exit code; None after the limit, when the process and all that it started were killed."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        with killed_group(process), suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+    return None
+
+
+@contextmanager
+def killed_group(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill the process group at the end, whatever is left of it and however the end comes."""
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def json_objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON of a text: one object that is all of it, or every line that is one."""
+    with suppress(ValueError):
+        whole = json.loads(text)
+        return [whole] if isinstance(whole, dict) else []
+    found = []
+    for line in text.splitlines():
+        if line.startswith("{"):
+            with suppress(ValueError):  # a line that a kill cut off
+                found.append(json.loads(line))
+    return found
+
+
+SKIPPED = re.compile(r"0 passed, 0 failed, [1-9][0-9]* skipped")
+
+
+def test_rows(stdout: str) -> list[Row]:
+    """Return how many tests passed, failed and were skipped, as far as they ran, and which failed."""
+    ended = re.findall(r"^(\S+::.+?) (PASSED|FAILED|SKIPPED|ERROR)", stdout, flags=re.M)
+    count = {word: sum(status == word for _, status in ended) for word in ("PASSED", "FAILED", "SKIPPED", "ERROR")}
+    failed = [(name.rpartition("::")[2], status.lower()) for name, status in ended if status in ("FAILED", "ERROR")]
+    summary = f"{count['PASSED']} passed, {count['FAILED'] + count['ERROR']} failed, {count['SKIPPED']} skipped"
+    return [("tests", summary), *failed]
+
+
+def last_line(stdout: str) -> list[Row]:
+    """Return the last line of the output."""
+    lines = stdout.strip().splitlines()
+    return [("last line", lines[-1])] if lines else []
+
+
+def quality_rows(metrics: Path) -> list[Row]:
+    """Return PQ from an evaluation's metrics.json."""
+    groups = json.loads(metrics.read_text(encoding="utf-8"))["panoptic"]
+    return [(f"PQ, {name}", f"{groups[name]['pq']:.1f}") for name in ("all", "things", "stuff")]
+
+
+def sampling_rows(stdout: str) -> list[Row]:
+    """Return the times of `deformable_attention_gpu.py`, and the difference between the implementations."""
+    about, *results = json_objects(stdout)
+    first = ("largest difference, fp32; a copy", f"{about['largest_difference']:.1e}; {about['copy_rate']:.0f} GB/s")
+    return [first] + [
+        (
+            f"{row['kernel']}, {row['place']}, batch {row['batch']}, {row['dtype']}, {row['step']}",
+            f"{row['ms']:.3f} ms, {row['least_rate']:.0f} GB/s",
+        )
+        for row in results
+    ]
+
+
+def inference_rows(stdout: str) -> list[Row]:
+    """Return the times of `inference.py`."""
+    return [
+        (
+            f"{row['recipe']}, {row['size'][0]}x{row['size'][1]}, batch {row['batch']}, {row['precision']}, "
+            f"{row['memory_format'].replace('_', ' ')}",
+            row.get("error")
+            or f"{row['ms']['median']:.1f} ms, {row['images_per_second']:.1f} images/s, {mib(row['peak_memory_mib'])}",
+        )
+        for row in json_objects(stdout)
+    ]
+
+
+def step_rows(stdout: str) -> list[Row]:
+    """Return the times and the peak memory of `training_step.py`."""
+    (content,) = json_objects(stdout)
+    height, width = content["size"]
+    setting = f"{content['recipe']}, {height}x{width}, batch {content['batch']}, {content['precision']}"
+    return [
+        (f"{setting}, {name}", f"{1000 * figures['step']['median']:.0f} ms, {mib(figures['peak_memory_mib'])}")
+        for name, figures in content["samplings"].items()
+    ]
+
+
+def benchmark_rows(stdout: str) -> list[Row]:
+    """Return the times of `panformer benchmark`."""
+    (content,) = json_objects(stdout)
+    total = f"{content['total']['ms']['median']:.1f} ms, {mib(content['peak_memory_mib'])}"
+    stages = [(name.replace("_", " "), f"{stage['ms']['median']:.1f} ms") for name, stage in content["stages"].items()]
+    return [("file to result", total), *stages]
+
+
+def mib(value: float | None) -> str:
+    """Return a peak memory in words."""
+    return "peak memory unknown" if value is None else f"{value:.0f} MiB"
+
+
+def look(report: Report, folder: Path) -> dict[str, Any]:
+    """Return what PROBE finds, empty if it fails, and put it at the head of the report."""
+    outcome = run_part(Part("environment", ["-c", PROBE], LOOK, lambda _: []), folder)
+    found = outcome.results[0] if outcome.results else {}
+    report.environment = {
+        **found,
+        "driver": driver(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "missing packages": ", ".join(missing_packages()) or None,
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+    if not found:
+        report.add(outcome)
+    report.write()
+    return found
+
+
+def driver() -> str | None:
+    """Return the version of NVIDIA's driver, if `nvidia-smi` knows one."""
+    return first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+
+
+def commit() -> str | None:
+    """Return the commit that is checked out, if there is one."""
+    return first_line(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"])
+
+
+def first_line(command: Sequence[str]) -> str | None:
+    """Return the first line that a quick command prints; None where it fails."""
+    with suppress(OSError, subprocess.SubprocessError, IndexError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.splitlines()[0]
+    return None
+
+
+def missing_packages() -> list[str]:
+    """Return the packages that setup.cfg asks for, tests included, and that are not installed."""
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    text = config["options"]["install_requires"] + config["options.extras_require"]["test"]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    return [name for name in filter(None, map(needed_here, lines)) if not is_installed(name)]
+
+
+def needed_here(requirement: str) -> str | None:
+    """Return the package of a line such as `zlib-ng >= 0.5.0 ; platform_machine in "x86_64"`; None on other machines.
+
+    >>> needed_here("numpy >= 1.26")
+    'numpy'
+    """
+    found, _, marker = requirement.partition(";")
+    return None if marker and platform.machine() not in marker else re.split(r"[\s<>=!~\[]", found)[0]
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a package is there, of whatever version."""
+    importlib.invalidate_caches()
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def install(environment: dict[str, Any], folder: Path) -> Outcome:
+    """Install panformer with its tests by pip, which may not touch torch and torchvision."""
+    constraints = folder / "constraints.txt"
+    kept = {"torch": environment["torch"]}
+    if is_installed("torchvision"):
+        kept["torchvision"] = importlib.metadata.version("torchvision")
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in kept.items()), encoding="utf-8")
+    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--retries", "1", "--timeout", "10"]
+    words = [*pip, "--constraint", str(constraints), "--editable", ".[test]"]
+    outcome = run_part(Part("install", words, INSTALL, last_line), folder)
+    if outcome.status != "passed":
+        print(
+            f"pip could not install what is missing ({outcome.reason}); the parts run with what is there. Connect to "
+            "the network, or install the packages of setup.cfg yourself",
+            file=sys.stderr,
+        )
+    return outcome
+
+
+class Report:
+    """OUT.json and OUT.md: the environment and the outcomes so far.
+
+    Attributes:
+        environment: what the results depend on.
+        outcomes: in the order they came.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.environment: dict[str, Any] = {}
+        self.outcomes: list[Outcome] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Add an outcome and rewrite both files."""
+        self.outcomes.append(outcome)
+        self.write()
+
+    def write(self) -> None:
+        """Rewrite both files; a kill leaves the old ones or the new ones."""
+        content = {"environment": self.environment, "parts": [asdict(outcome) for outcome in self.outcomes]}
+        replace_text(self._path, json.dumps(content, indent=2) + "\n")
+        replace_text(self._path.with_suffix(".md"), self.markdown())
+
+    def markdown(self) -> str:
+        """Return the environment as a list and all results as one table."""
+        facts = [f"- {name}: {value}" for name, value in self.environment.items() if value is not None]
+        lines = [line for outcome in self.outcomes for line in table_lines(outcome)]
+        header = ["| part | measured | result |", "| --- | --- | --- |"]
+        return "\n".join([*facts, "", *header, *lines, ""])
+
+    @property
+    def exit_code(self) -> int:
+        return int(any(outcome.status not in ("passed", "skipped") for outcome in self.outcomes))
+
+
+def table_lines(outcome: Outcome) -> list[str]:
+    """Return the rows of the table for one part."""
+    status = f"{outcome.status}{', ' if outcome.reason else ''}{outcome.reason}"
+    rows = [(f"all of it, {outcome.seconds:.0f} s", status), *outcome.rows]
+    return [f"| {outcome.name} | {cell(what)} | {cell(result)} |" for what, result in rows]
+
+
+def cell(text: str) -> str:
+    """Return text that does not end a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
