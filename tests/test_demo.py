@@ -39,6 +39,6 @@ def test_the_demo_shows_everything_and_goes_on(tmp_path: Path, capsys: pytest.Ca
     scene = out / "scenes" / "images" / "train" / "000000.jpg"
     written = scene.stat().st_mtime_ns
     assert demo(out, "train.max_steps=3") == 0
-    assert "Going on after step 2 of 3" in capsys.readouterr().err
+    assert "Resuming after step 2 of 3" in capsys.readouterr().err
     assert read_checkpoint(out / "run" / "last.safetensors").progress.step == 3
     assert scene.stat().st_mtime_ns == written, "the scenes are kept"
