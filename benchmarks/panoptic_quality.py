@@ -28,8 +28,9 @@ import numpy as np
 from PIL import Image
 
 from panformer_cli.console import print_table
-from panformer_cli.data.coco.panoptic_png import OPENCV_READS, encode_ids, read_panoptic_png, write_panoptic_png
+from panformer_cli.data.coco.panoptic_png import encode_ids, read_panoptic_png, write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, segments_of
+from panformer_cli.data.coco.png_codec import load
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.data.scenes.painter import CATEGORIES
@@ -159,10 +160,9 @@ def measure(count: int, rival: Any | None) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         for side in SIDES:
             (Path(folder) / side).mkdir()
-        warm_up = generated(count)  # first calls load and prepare; neither their time nor their counts stay
-        Contest(Path(folder), rival).run([warm_up])
-        for _ in range(OPENCV_READS):
-            read_panoptic_png(Path(folder) / "truth" / warm_up.name)
+        load()
+        # The first calls load and prepare; neither their time nor their counts stay.
+        Contest(Path(folder), rival).run([generated(count)])
         contest = Contest(Path(folder), rival)
         for start in range(0, count, PART):
             contest.run([generated(index) for index in range(start, min(start + PART, count))])

@@ -1,19 +1,15 @@
-"""Rows of a large data set that are not kept in memory."""
+"""Rows of a large data set in a temporary SQLite database instead of memory."""
 
 from __future__ import annotations
 
 import pickle
-import tempfile
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Generic, TypeVar, overload
-
-import numpy as np
+import sqlite3
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, overload
 
 from panformer_cli.errors import PanformerError
 
-K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
@@ -33,135 +29,88 @@ class MadeSequence(Sequence[T], Generic[T]):
         raise NotImplementedError
 
 
-class Spool(MadeSequence[T]):
-    """A sequence that grows at its end and lies in a temporary file: eight bytes an item in memory.
+class DiskList(MadeSequence[T]):
+    """A sequence that grows at its end, in a temporary database that is deleted with the object.
 
-    Nobody else reads or writes the file, which on Linux and macOS has no name, and it is gone with the object. Items
-    have to pickle; each access makes a new one.
+    Items must pickle. Each access makes a new object. `key` returns the key of an item, by which it can be found; keys
+    are equal if their `repr` is. Small lists stay in memory, in SQLite's cache.
 
     Raises:
         PanformerError: the temporary file cannot be written.
     """
 
-    def __init__(self, items: Iterable[T] = ()) -> None:
-        self._ends = array("q", [0])
-        self._is_at_end = True
-        try:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        except OSError as error:
-            raise _cannot_write(error) from error
+    def __init__(self, items: Iterable[T] = (), key: Callable[[T], Hashable] | None = None) -> None:
+        self._key = key
+        self._length = 0
+        self._is_indexed = False
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._database.close)
+        self._run("PRAGMA journal_mode = OFF")
+        self._run("CREATE TABLE items (place INTEGER PRIMARY KEY, key TEXT, content BLOB)")
+        self._run("BEGIN")
         self.extend(items)
 
     def append(self, item: T) -> None:
-        content = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-        try:
-            if not self._is_at_end:  # to seek is to write what is gathered
-                self._file.seek(self._ends[-1])
-            self._file.write(content)
-        except OSError as error:
-            raise _cannot_write(error) from error
-        self._is_at_end = True
-        self._ends.append(self._ends[-1] + len(content))
+        key = repr(self._key(item)) if self._key else None
+        self._run("INSERT INTO items VALUES (?, ?, ?)", self._length, key, pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+        self._length += 1
 
     def extend(self, items: Iterable[T]) -> None:
         for item in items:
             self.append(item)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        return map(pickle.loads, self._column("SELECT content FROM items ORDER BY place"))
+
+    def places(self, key: Hashable) -> Iterator[int]:
+        """Yield the positions of the items with this key, ascending."""
+        self._index_keys()
+        return self._column("SELECT place FROM items WHERE key = ? ORDER BY place", repr(key))
+
+    def first(self, key: Hashable) -> int | None:
+        """Return the position of the first item with this key; None if there is none."""
+        self._index_keys()
+        row = self._run("SELECT place FROM items WHERE key = ? ORDER BY place LIMIT 1", repr(key)).fetchone()
+        return None if row is None else int(row[0])
+
+    def repeats(self) -> Iterator[int]:
+        """Yield the positions of the items whose key an earlier item has, ascending."""
+        self._index_keys()
+        firsts = "SELECT min(place) FROM items GROUP BY key"
+        return self._column(f"SELECT place FROM items WHERE place NOT IN ({firsts}) ORDER BY place")
 
     def _item(self, place: int) -> T:
-        self._is_at_end = False
-        try:
-            self._file.seek(self._ends[place])
-            item: T = pickle.loads(self._file.read(self._ends[place + 1] - self._ends[place]))
-        except OSError as error:  # what was written last is on its way to the disk when it is read
-            raise _cannot_write(error) from error
+        (content,) = self._run("SELECT content FROM items WHERE place = ?", place).fetchone()
+        item: T = pickle.loads(content)
         return item
 
+    def _index_keys(self) -> None:
+        if not self._is_indexed:  # an index is built faster from all keys than one by one
+            self._run("CREATE INDEX keys ON items (key)")
+            self._is_indexed = True
 
-class KeyPlaces:
-    """Where each of many keys stands in a sequence that has them: 16 bytes a key in memory, whatever the keys are.
+    def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        """Execute a statement, as far as its first row."""
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise _cannot_write(error) from error
 
-    Only hashes are kept, so whoever looks up a key compares the item that stands there.
-    """
-
-    def __init__(self, keys: Iterable[Hashable]) -> None:
-        hashes = np.array(array("q", map(hash, keys)), np.int64)
-        places = np.argsort(hashes, kind="stable")
-        # Not as arrays of NumPy, which take longer to give a single item.
-        self._places, self._hashes = array("q", places.tobytes()), array("q", hashes[places].tobytes())
-
-    def of(self, key: Hashable) -> Iterator[int]:
-        """The places of all keys with the hash of `key`, ascending: nearly always those of `key`."""
-        hashed = hash(key)
-        first = bisect_left(self._hashes, hashed)
-        # One after the other: there may be thousands, of which the first will do.
-        return map(self._places.__getitem__, range(first, bisect_right(self._hashes, hashed, first)))
-
-    def repeated(self) -> Iterator[list[int]]:
-        """The places of keys with one hash, ascending, for each hash that several have."""
-        ends = np.append(np.flatnonzero(np.diff(self._hashes)) + 1, len(self._hashes))
-        starts = np.append(0, ends[:-1])
-        for number in np.flatnonzero(ends - starts > 1):
-            yield self._places[starts[number] : ends[number]].tolist()
+    def _column(self, statement: str, *values: Any) -> Iterator[Any]:
+        """Yield the first column of all rows."""
+        rows = self._run(statement, *values)
+        try:
+            for row in rows:
+                yield row[0]
+        except sqlite3.Error as error:
+            raise _cannot_write(error) from error
 
 
-class KeyedSpool(Generic[K, T]):
-    """Rows with a key each, not all different, found by it: 24 bytes a row in memory.
-
-    Errors as `Spool`.
-    """
-
-    def __init__(self, rows: Iterable[tuple[K, T]] = ()) -> None:
-        self._rows = Spool(rows)
-        self._places: KeyPlaces | None = None
-
-    def append(self, key: K, item: T) -> None:
-        self._rows.append((key, item))
-        self._places = None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[tuple[K, T]]:
-        return iter(self._rows)
-
-    def __getitem__(self, place: int) -> tuple[K, T]:
-        return self._rows[place]
-
-    def places(self, key: K) -> Iterator[int]:
-        """Where the rows with this key are, ascending; each is found when it is asked for."""
-        return (place for place in self._key_places().of(key) if self._rows[place][0] == key)
-
-    def first(self, key: K) -> int | None:
-        """Where the first row with this key is; None where there is none."""
-        return next(self.places(key), None)
-
-    def repeats(self) -> list[int]:
-        """Where the rows are whose key an earlier row has, ascending."""
-        repeats = []
-        for places in self._key_places().repeated():
-            seen = set()
-            for place in places:
-                key, _ = self._rows[place]
-                if key in seen:
-                    repeats.append(place)
-                seen.add(key)
-        return sorted(repeats)
-
-    def _key_places(self) -> KeyPlaces:
-        if self._places is None:
-            self._places = KeyPlaces(key for key, _ in self._rows)
-        return self._places
-
-
-def _cannot_write(error: OSError) -> PanformerError:
-    try:
-        folder = tempfile.gettempdir()
-    except OSError:
-        folder = "any of the usual folders"
+def _cannot_write(error: sqlite3.Error) -> PanformerError:
     return PanformerError(
-        f"cannot write a temporary file in {folder}: {error.strerror or error}; free some space there, or name another "
-        "folder in the environment variable TMPDIR"
+        f"cannot write a temporary file: {error}; free some space in the folder for temporary files (/var/tmp, /tmp), "
+        "or name another one in the environment variable TMPDIR"
     )

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.data.transforms import TrainTransform
@@ -158,7 +160,7 @@ class TrainLoader:
             multiprocessing_context=_START_METHOD if workers else None,
             persistent_workers=workers > 0,
             collate_fn=_unchanged,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, len(dataset)),
             # Otherwise every epoch would take a number from torch's own generator, and a resumed run another one.
             generator=torch.Generator(),
         )
@@ -243,8 +245,9 @@ def _next(loaded: Iterator[_Loaded]) -> _Loaded:
         ) from error
 
 
-def _start_worker(worker: int) -> None:
+def _start_worker(images: int, worker: int) -> None:
     del worker
+    expect_reads(images)
     # One process an image is enough; and an interrupt is for the training process, which still wants its batch.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from multiprocessing import parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
+from panformer_cli.data.coco import png_codec
 from panformer_cli.errors import PanformerError
 
 BATCH = 8
@@ -51,7 +52,7 @@ def _batches(tasks: Iterator[Task]) -> Iterator[list[Task]]:
 def _in_processes(
     work: Callable[[Task], Result], batches: Iterable[list[Task]], workers: int
 ) -> Iterator[list[Result]]:
-    pool = ProcessPoolExecutor(workers, initializer=_start_process, initargs=(work,))
+    pool = ProcessPoolExecutor(workers, initializer=_start_process, initargs=(work, png_codec.is_loaded()))
     pending: deque[Future[list[Result]]] = deque()
     try:
         for batch in batches:
@@ -72,9 +73,11 @@ _work: Callable[[Any], Any]
 """Of a process of the pool: what it does with a task."""
 
 
-def _start_process(work: Callable[[Any], Any]) -> None:
+def _start_process(work: Callable[[Any], Any], reads_many_pngs: bool) -> None:
     global _work
     _work = work
+    if reads_many_pngs:  # a process that is not forked starts without what its parent has loaded
+        png_codec.load()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from panformer_cli.data.coco.json_values import is_name
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, write_panoptic_json
-from panformer_cli.data.disk_list import KeyPlaces, Spool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
@@ -128,7 +128,7 @@ def _keep_apart(source: Source, out: Path, splits: Sequence[str]) -> None:
 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
-    images = Spool(source.images(split))
+    images = DiskList(source.images(split))
     _check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
     for image in images:
@@ -232,28 +232,23 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
     """DataError where there is no image, or two would be written to the same place or have one id."""
     if not images:
         raise DataError(f"{where}: there is no image; expected at least one (docs/data.md shows the folders)")
-    for key_of, expected in (
-        (_name_key, "expected a PNG for each image; rename one of them, or its folder"),
-        (_id_key, "expected an id of its own for each image; change one where it is listed"),
+    names, ids = DiskList[str](key=str), DiskList[str](key=str)
+    for image in images:
+        names.append(_name_key(image))
+        ids.append(f"id {image.id}")
+    for keys, expected in (
+        (names, "expected a PNG for each image; rename one of them, or its folder"),
+        (ids, "expected an id of its own for each image; change one where it is listed"),
     ):
-        for places in KeyPlaces(map(key_of, images)).repeated():
-            seen: dict[str, SourceImage] = {}
-            for image in (images[place] for place in places):
-                other = seen.setdefault(key_of(image), image)
-                if other is not image:
-                    raise DataError(
-                        f"{where}: {other.picture} and {image.picture} have the same {key_of(image)}; {expected}"
-                    )
+        for place in keys.repeats():
+            first, second = (images[same].picture for same in (next(keys.places(keys[place])), place))
+            raise DataError(f"{where}: {first} and {second} have the same {keys[place]}; {expected}")
 
 
 def _name_key(image: SourceImage) -> str:
     """What the PNG will be called, but for its suffix."""
     *folders, name = filter(None, re.split(r"[/\\]", image.file_name))
     return f"name {'/'.join([*folders, name.rpartition('.')[0] or name])}"
-
-
-def _id_key(image: SourceImage) -> str:
-    return f"id {image.id}"
 
 
 def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_left_out: bool) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.disk_list import KeyPlaces
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -111,14 +110,13 @@ def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], pic
 
     Where there are no images at all, that is what is wrong, and nothing is said of the labels.
     """
-    hashes, is_empty = array("q"), True  # not the paths, for there may be millions
+    used, is_empty = DiskList[str](key=str), True  # there may be millions
     for image in images:
-        hashes.extend(map(hash, image.labels))
+        used.extend(map(str, image.labels))
         yield image
         is_empty = False
-    used = KeyPlaces(hashes)
     for path in () if is_empty else found:
-        if next(used.of(hash(path)), None) is None:
+        if used.first(str(path)) is None:
             name = f"{path.absolute().as_posix().lstrip('/')}.bad"
             problem = (
                 f"{path} has no picture in {pictures}; expected one of its name, upper and lower case alike, and "

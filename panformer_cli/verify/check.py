@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
-from panformer_cli.data.disk_list import KeyedSpool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
@@ -110,13 +111,13 @@ class _ImageOwners:
     """Which split an image was first seen in, by the digest of its bytes."""
 
     def __init__(self) -> None:
-        self._names: dict[str, KeyedSpool[bytes, str]] = {}  # of each split, by digest
+        self._names: dict[str, DiskList[tuple[bytes, str]]] = {}  # of each split, by digest
 
     def claim(self, result: ImageResult, split: str) -> Iterator[Finding]:
         """A finding where an earlier split has the same image. All images of a split come before those of the next."""
         if result.digest is None or result.file_name is None:
             return
-        self._names.setdefault(split, KeyedSpool()).append(result.digest, result.file_name)
+        self._names.setdefault(split, DiskList(key=itemgetter(0))).append((result.digest, result.file_name))
         for other, names in self._names.items():
             place = names.first(result.digest) if other != split else None
             if place is not None:
@@ -137,7 +138,8 @@ def _verify_split(
     tasks = _tasks(layout.annotation, outline, findings)
     total, images, segments = max(len(outline.images or ()), outline.annotations or 0), 0, 0
     expect_reads(total)
-    with ChangeLog() as log, reporter.progress(f"Checking {split}", total) as progress:
+    log = ChangeLog()
+    with reporter.progress(f"Checking {split}", total) as progress:
         for result in map_in_order(partial(check_image, setting), tasks, options.workers):
             for finding in [*result.findings, *(owners.claim(result, split) if owners else ())]:
                 findings.add(finding)
@@ -151,7 +153,7 @@ def _verify_split(
 
 def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
     """Every image that is annotated, in the order of the annotations, and then every other one."""
-    images, all_usable = outline.images or KeyedSpool[ImageId, ListedImage](), True
+    images, all_usable = outline.images or DiskList[tuple[ImageId, ListedImage]](), True
     is_done = bytearray(len(images))
     for repeat in images.repeats():
         is_done[repeat] = True

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from panformer_cli.data.coco.json_stream import read_members
-from panformer_cli.errors import PanformerError
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.files import atomic_write
 from panformer_cli.verify.findings import Change
 
@@ -41,16 +39,8 @@ class ChangeLog:
 
     def __init__(self) -> None:
         self._of_images: dict[int, list[Change]] = defaultdict(list)
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self._of_annotations = DiskList[Change]()
         self._count = 0
-
-    def __enter__(self) -> ChangeLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def __len__(self) -> int:
         return self._count
@@ -61,14 +51,8 @@ class ChangeLog:
             self._count += 1
             if change.place == "images":
                 self._of_images[change.index].append(change)
-                continue
-            try:
-                self._file.write(json.dumps(asdict(change)) + "\n")
-            except OSError as error:
-                place = tempfile.gettempdir()
-                raise PanformerError(
-                    f"cannot write to {place}: {error.strerror}; free some space, or name another folder in TMPDIR"
-                ) from error
+            else:
+                self._of_annotations.append(change)
 
     def apply(self, annotation: Path) -> FixedFile:
         """Write the JSON anew, with the changes, in place of the old one.
@@ -95,11 +79,6 @@ class ChangeLog:
             raise
         return FixedFile(self._count, listed_in, backup)
 
-    def _saved(self) -> Iterator[Change]:
-        """The changes of annotations."""
-        self._file.seek(0)
-        return (Change(**json.loads(line)) for line in self._file)
-
     def _write_fixed(self, annotation: Path, file: TextIO) -> None:
         for number, (key, value) in enumerate(read_members(annotation)):
             file.write(("{" if number == 0 else ", ") + json.dumps(key) + ": ")
@@ -113,8 +92,8 @@ class ChangeLog:
         file.write("}")
 
     def _fixed_rows(self, rows: Iterator[Any]) -> Iterator[Any]:
-        """The rows of `annotations`; their changes come from the file in the same order."""
-        saved = self._saved()
+        """The rows of `annotations`; their changes come in the same order."""
+        saved = iter(self._of_annotations)
         waiting = next(saved, None)
         for index, row in enumerate(rows):
             changes = []
@@ -126,7 +105,7 @@ class ChangeLog:
     def _write_changes(self, annotation: Path, file: TextIO) -> None:
         of_images = chain.from_iterable(self._of_images.values())
         file.write(json.dumps({"file": annotation.name}).removesuffix("}") + ', "changes": ')
-        _write_list(map(asdict, chain(of_images, self._saved())), ",\n", file)
+        _write_list(map(asdict, chain(of_images, self._of_annotations)), ",\n", file)
         file.write("}\n")
 
 

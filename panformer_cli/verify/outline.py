@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_count, is_image_id
-from panformer_cli.data.disk_list import KeyedSpool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
 from panformer_cli.verify.findings import Finding, Findings, Problem
 from panformer_cli.wording import short
@@ -41,7 +42,7 @@ class Outline:
     has_bad_images: whether a row of `images` could not be used, so that it cannot be told which image is not listed.
     """
 
-    images: KeyedSpool[ImageId, ListedImage] | None = None
+    images: DiskList[tuple[ImageId, ListedImage]] | None = None
     is_thing: dict[int, bool | None] | None = None
     annotations: int | None = None
     has_bad_images: bool = False
@@ -53,7 +54,7 @@ def read_outline(path: Path, findings: Findings) -> Outline | None:
     try:
         for key, value in read_members(path):
             if key == "images" and isinstance(value, Iterator):
-                images = KeyedSpool(_read_images(value, path, outline, findings))
+                images = DiskList(_read_images(value, path, outline, findings), key=itemgetter(0))
                 _tell_repeated(images, path, findings)
                 outline.images = images if len(images) else None
             elif key == "categories" and isinstance(value, Iterator):
@@ -84,7 +85,7 @@ def _read_images(
             yield row["id"], ListedImage(index, name, row.get("height"), row.get("width"))
 
 
-def _tell_repeated(images: KeyedSpool[ImageId, ListedImage], path: Path, findings: Findings) -> None:
+def _tell_repeated(images: DiskList[tuple[ImageId, ListedImage]], path: Path, findings: Findings) -> None:
     for place in images.repeats():
         name = short(images[place][0])
         sentence = f"{path}: image id {name} appears twice in images; expected an id of its own for each"

@@ -2,109 +2,102 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
+import gc
+import multiprocessing
+import sqlite3
 from typing import Any
 
 import numpy as np
 import pytest
 
-from panformer_cli.data.disk_list import KeyedSpool, KeyPlaces, Spool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import PanformerError
 
 
-def test_a_spool_is_the_sequence_of_what_was_added() -> None:
+def test_a_disk_list_is_the_sequence_of_what_was_added() -> None:
     rng = np.random.default_rng(0)
-    spool, expected = Spool[Any](["first"]), ["first"]
+    rows, expected = DiskList[Any](["first"]), ["first"]
     for step in range(500):
         item = {"step": step, "content": "x" * int(rng.integers(0, 300))}
-        spool.append(item)
+        rows.append(item)
         expected.append(item)  # type: ignore[arg-type]
         if step % 7 == 0:  # reading in between does not disturb what is added
             place = int(rng.integers(0, len(expected)))
-            assert spool[place] == expected[place]
-    spool.extend([None, (1, 2)])
-    assert len(spool) == 503 and list(spool) == [*expected, None, (1, 2)]
-    assert spool[-1] == (1, 2) and spool[1:4] == tuple(expected[1:4])
+            assert rows[place] == expected[place]
+    rows.extend([None, (1, 2)])
+    assert len(rows) == 503 and list(rows) == [*expected, None, (1, 2)]
+    assert rows[-1] == (1, 2) and rows[1:4] == tuple(expected[1:4])
     with pytest.raises(IndexError):
-        spool[503]
+        rows[503]
 
 
-def test_an_empty_spool() -> None:
-    assert len(Spool[int]()) == 0 and list(Spool[int]()) == [] and not Spool[int]()
+def test_an_empty_list() -> None:
+    rows = DiskList[int](key=abs)
+    assert len(rows) == 0 and list(rows) == [] and not rows
+    assert rows.first(1) is None and list(rows.repeats()) == []
 
 
-def test_two_iterators_of_one_spool() -> None:
-    spool = Spool(range(10))
-    assert list(zip(spool, reversed(spool), strict=True)) == list(zip(range(10), reversed(range(10)), strict=True))
+def test_two_iterators_of_one_list() -> None:
+    rows = DiskList(range(10))
+    assert list(zip(rows, reversed(rows), strict=True)) == list(zip(range(10), reversed(range(10)), strict=True))
 
 
-def test_a_full_disk_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool[int]()
-
-    class Full:
-        def write(self, content: bytes) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(spool, "_file", Full())
-    with pytest.raises(PanformerError, match="No space left on device; free some space there.*TMPDIR"):
-        spool.append(1)
-
-
-def test_a_folder_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    with pytest.raises(PanformerError, match="cannot write a temporary file in /nowhere"):
-        Spool[int]()
-
-
-def test_keys_are_found_where_they_stand() -> None:
-    keys = [3, "a", -5, 3, "b", 2**70, "a", 3]
-    places = KeyPlaces(keys)
+def test_items_are_found_by_their_key() -> None:
+    keys = [3, "a", -5, 3, "3", 2**70, "a", 3, "\ud800", "\0", b"a"]
+    rows = DiskList([(key, number) for number, key in enumerate(keys)], key=lambda row: row[0])
     for key in keys:
-        assert list(places.of(key)) == [number for number, other in enumerate(keys) if other == key]
-    assert list(places.of("c")) == list(places.of(4)) == []
-    assert sorted(places.repeated()) == [[0, 3, 7], [1, 6]]
+        expected = [number for number, other in enumerate(keys) if other == key]
+        assert list(rows.places(key)) == expected and rows.first(key) == expected[0]
+    assert rows.first("c") is rows.first(4) is None
+    assert list(rows.repeats()) == [3, 6, 7]
+    rows.append(("b", 11))
+    rows.append((2**70, 12))
+    assert rows.first("b") == 11 and list(rows.places(2**70)) == [5, 12] and list(rows.repeats()) == [3, 6, 7, 12]
 
 
-def test_keys_of_one_hash_are_all_told() -> None:
-    assert hash(-1) == hash(-2)
-    places = KeyPlaces([-1, 0, -2])
-    assert list(places.of(-1)) == list(places.of(-2)) == [0, 2] and list(places.repeated()) == [[0, 2]]
+def test_items_can_be_added_and_found_while_others_are_read() -> None:
+    rows = DiskList(range(5), key=lambda number: number % 3)
+    for number in rows:
+        if len(rows) < 10:
+            rows.append(number + 5)
+        assert rows.first(number % 3) == number % 3
+    assert sorted(rows) == list(range(10))
 
 
-def test_no_keys() -> None:
-    places = KeyPlaces([])
-    assert list(places.of(1)) == [] and list(places.repeated()) == []
+def test_many_rows_of_one_key() -> None:
+    rows = DiskList(range(5000), key=lambda number: 0)
+    assert rows.first(0) == 0 and list(rows.repeats()) == list(range(1, 5000))
 
 
-def test_rows_are_found_by_their_key() -> None:
-    rows = [(-1, "a"), ("x", "b"), (-2, "c"), ("x", "d"), (-1, "e"), ("x", "f")]  # -1 and -2 have one hash
-    spool = KeyedSpool[Any, str](rows)
-    assert list(spool) == rows and len(spool) == 6 and spool[3] == ("x", "d")
-    assert [list(spool.places(key)) for key in (-1, -2, "x", "y")] == [[0, 4], [2], [1, 3, 5], []]
-    assert [spool.first(key) for key in (-1, -2, "x", "y")] == [0, 2, 1, None]
-    assert spool.repeats() == [3, 4, 5]
-    spool.append("y", "g")
-    assert spool.first("y") == 6 and spool.repeats() == [3, 4, 5]
+def test_a_full_disk_is_reported_with_the_way_out() -> None:
+    rows = DiskList[Any](range(10))
+    (size,) = rows._database.execute("PRAGMA page_count").fetchone()
+    rows._database.execute(f"PRAGMA max_page_count = {size}")
+    with pytest.raises(PanformerError, match="database or disk is full; free some space .*TMPDIR"):
+        rows.extend(["x" * 1000] * 100)
 
 
-def test_keys_that_are_all_the_same_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = KeyedSpool[int, int]((0, number) for number in range(500))
-    reads = 0
-    item = Spool._item
-
-    def counted(self: Spool[Any], place: int) -> Any:
-        nonlocal reads
-        reads += 1
-        return item(self, place)
-
-    monkeypatch.setattr(Spool, "_item", counted)
-    assert spool.repeats() == list(range(1, 500)) and reads <= 1000
-    assert spool.first(0) == 0 and reads <= 1001
+def test_an_error_while_reading_is_reported() -> None:
+    rows = DiskList(range(10))
+    rows._database.execute("DROP TABLE items")
+    with pytest.raises(PanformerError, match="cannot write a temporary file: no such table"):
+        list(rows)
 
 
-def test_where_no_folder_can_be_used_this_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
-    with pytest.raises(PanformerError, match="in any of the usual folders: No usable temporary directory.*TMPDIR"):
-        Spool[int]()
+def test_the_database_is_closed_with_the_list() -> None:
+    rows = DiskList(range(10))
+    database = rows._database
+    del rows
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        database.execute("SELECT 1")
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork")
+def test_processes_that_are_forked_do_not_disturb_it() -> None:
+    rows = DiskList(("x" * 1000 for _ in range(10000)), key=len)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(abs, range(10)) == list(range(10))
+    assert sum(map(len, rows)) == 10**7
+    rows.append("y")
+    assert rows.first(1) == 10000

@@ -187,7 +187,7 @@ def test_an_interrupted_repair_leaves_the_old_file_and_nothing_else(
 
 
 def test_the_change_log_takes_nothing_for_empty() -> None:
-    with ChangeLog() as log:
-        assert not log
-        log.add([Change(1, "images", 0, None, "height", 3, 4)])
-        assert log
+    log = ChangeLog()
+    assert not log
+    log.add([Change(1, "images", 0, None, "height", 3, 4)])
+    assert log

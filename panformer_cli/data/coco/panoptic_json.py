@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from panformer_cli.data.coco.panoptic_annotation import (
     narrowed,
 )
 from panformer_cli.data.coco.panoptic_png import MAX_ID
-from panformer_cli.data.disk_list import KeyedSpool, Spool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
 from panformer_cli.wording import short
 
@@ -42,7 +43,7 @@ class _ImageRow(NamedTuple):
     width: Any = None
 
 
-_Images = KeyedSpool[ImageId, _ImageRow]
+_Images = DiskList[tuple[ImageId, _ImageRow]]
 
 
 def read_annotation(path: Path) -> PanopticAnnotation:
@@ -73,7 +74,7 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
         DataError: as `read_annotation`.
     """
     annotations: _Annotations = _read_lists(path, {"annotations": lambda rows: _Annotations(rows, path)})["annotations"]
-    images = KeyedSpool((image_id, _ImageRow(png_name)) for image_id, png_name in annotations.png_names)
+    images = DiskList(((image_id, _ImageRow(name)) for image_id, name in annotations.png_names), key=itemgetter(0))
     return annotations.checked(images, categories)
 
 
@@ -89,11 +90,11 @@ def _read_lists(path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]
 
 
 def _images_by_id(rows: Iterator[Any], path: Path) -> _Images:
-    images = _Images()
+    images = _Images(key=itemgetter(0))
     for row in rows:
         if not isinstance(row, dict) or not is_image_id(row.get("id")) or not is_name(row.get("file_name")):
             raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
-        images.append(row["id"], _ImageRow(row["file_name"], row.get("height"), row.get("width")))
+        images.append((row["id"], _ImageRow(row["file_name"], row.get("height"), row.get("width"))))
     for place in images.repeats():
         image_id, _ = images[place]
         raise DataError(f"{path}: image id {image_id!r} appears twice; expected an id of its own for every image")
@@ -107,12 +108,12 @@ class _Annotations:
     """
 
     def __init__(self, rows: Iterator[Any], path: Path) -> None:
-        self.png_names = KeyedSpool[ImageId, str]()
+        self.png_names = DiskList[tuple[ImageId, str]](key=itemgetter(0))
         self._path = path
         self._codes: dict[int, int] = {}  # category ids, numbered as they are met
         self._counts = array("q")
         self._pending: list[tuple[Any, ...]] = []
-        self._blocks = Spool[SegmentRows]()
+        self._blocks = DiskList[SegmentRows]()
         for annotation in rows:
             self._add(annotation)
             if len(self._pending) >= _BLOCK:
@@ -124,7 +125,7 @@ class _Annotations:
     def _add(self, annotation: Any) -> None:
         image_id, png_name = _annotation_head(annotation, self._path)
         segments = _segment_rows(annotation, self._codes, f"{self._path}: image {image_id!r}")
-        self.png_names.append(image_id, png_name)
+        self.png_names.append((image_id, png_name))
         self._counts.append(len(segments))
         self._pending += segments
 

@@ -9,7 +9,7 @@ from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.coco_panoptic import measured
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo, PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
-from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.data.coco.panoptic_png import expect_reads, read_panoptic_png
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.files import name_inside
@@ -46,6 +46,7 @@ class PanopticPairs:
                 f"{missing[0].id!r} ({missing[0].file_name}); expected a prediction for every annotated image"
             )
         self._places = [places[info.id] for info in self.truth.images]
+        expect_reads(2 * len(self))
 
     @property
     def categories(self) -> CategoryTable:

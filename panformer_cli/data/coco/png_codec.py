@@ -1,5 +1,7 @@
 """PNGs of segment ids without libpng: several times as fast, for files of the plainest kind.
 
+Reading takes numba, which a process must `load` first: this takes as long as OpenCV takes for some 400 PNGs.
+
 zlib takes most of the time in which OpenCV reads or writes such a file. zlib-ng computes the same in a fraction of it.
 What is unusual or damaged is left to OpenCV, so both ways give the same pixels and the same errors. (PNG specification,
 third edition, W3C 2025.)
@@ -10,7 +12,6 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable
-from functools import cache
 from zlib import crc32
 
 import numpy as np
@@ -39,19 +40,21 @@ _UP = 2
 _LEVEL = 2
 """Of zlib-ng: half the bytes of 1, in a quarter more time."""
 
+_unfilter: Callable[[npt.NDArray[np.uint8], IdMap, int], bool] | None = None
+"""The compiled loop, once it is loaded."""
+
 
 def decode_plain(data: bytes) -> IdMap | None:
     """Segment ids (H, W) int32 of a PNG; None where OpenCV has to read or refuse it.
 
     data: 8-bit RGB, not interlaced, whole, without a chunk that is not necessary; all else gives None, as does a
-    machine where zlib-ng or numba is missing.
+    process without zlib-ng or before `load`.
     """
-    content = None if _zlib is None else _content(data)
-    unfilter = None if content is None else _unfilter()
-    if content is None or unfilter is None:
+    content = None if _zlib is None or _unfilter is None else _content(data)
+    if content is None or _unfilter is None:
         return None
     try:
-        return _inflated(*content, unfilter)
+        return _inflated(*content, _unfilter)
     except (_zlib.error, MemoryError):  # type: ignore[misc]
         return None
 
@@ -113,19 +116,18 @@ def _inflated(height: int, width: int, compressed: bytes, unfilter: Callable[...
 
 
 def load() -> None:
-    """Load what `decode_plain` needs now, so that processes started from this one have it."""
-    unfilter = _unfilter()
-    if unfilter is not None:
-        unfilter(np.frombuffer(bytes(4), np.uint8), np.zeros((1, 1), np.int32), 0)
-
-
-@cache
-def _unfilter() -> Callable[[npt.NDArray[np.uint8], IdMap, int], bool] | None:
-    """The compiled loop; None where numba cannot be imported, or numbers lie in memory the other way round."""
-    if sys.byteorder != "little":
-        return None
+    """Load what `decode_plain` needs into this process, and into those that are forked from it later."""
+    global _unfilter
+    if is_loaded() or _zlib is None or sys.byteorder != "little":
+        return
     try:
         from panformer_cli.data.coco.png_filters import unfilter
     except ImportError:
-        return None
-    return unfilter
+        return
+    unfilter(np.frombuffer(bytes(4), np.uint8), np.zeros((1, 1), np.int32), 0)  # compiles it, or reads it from disk
+    _unfilter = unfilter
+
+
+def is_loaded() -> bool:
+    """Return whether this process has what `decode_plain` needs."""
+    return _unfilter is not None

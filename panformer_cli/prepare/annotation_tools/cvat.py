@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.data.disk_list import Spool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -67,7 +67,7 @@ class Cvat:
         return found
 
     def images(self, split: str) -> Iterator[SourceImage]:
-        rows = Spool(image for image in self._rows() if _split_of(image) == split)
+        rows = DiskList(image for image in self._rows() if _split_of(image) == split)
         if not rows:
             raise DataError(f"{self.root} has no split {split}; expected one of {', '.join(self.splits())}")
         ids = [row.attributes.get("id", "") for row in rows]

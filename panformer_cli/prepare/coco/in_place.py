@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.json_stream import read_members, write_list, write_texts
-from panformer_cli.data.coco.panoptic_png import expect_reads, segment_ids
-from panformer_cli.data.disk_list import KeyPlaces
+from panformer_cli.data.coco.panoptic_png import segment_ids
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import IdMap, PanopticMap
@@ -73,7 +73,6 @@ def prepare_in_place(
     if data.skipped:
         reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
     check_folder(out or root)
-    expect_reads(len(data))
     if detection != "none":
         rle.load()
     annotation = data.layout.annotation
@@ -103,12 +102,10 @@ def _settings(data: CocoPanoptic, detection: Detection) -> Line:
 
 def _rows(data: CocoPanoptic) -> Iterator[Row]:
     """The annotated images in the order of `annotations`, one row at a time."""
-    places = KeyPlaces(data.image_info(index).id for index in range(len(data)))
+    ids = DiskList((data.image_info(index).id for index in range(len(data))), key=lambda image_id: image_id)
     for key, rows in read_members(data.layout.annotation):
         if key == "annotations":
-            for row in rows:
-                image_id = row["image_id"]
-                yield Row(next(place for place in places.of(image_id) if data.image_info(place).id == image_id), row)
+            yield from (Row(next(ids.places(row["image_id"])), row) for row in rows)
 
 
 def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_writer import segments_of
-from panformer_cli.data.disk_list import KeyedSpool, Spool
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
@@ -225,9 +226,9 @@ class _Content:
     """
 
     path: Path
-    images: Spool[dict[str, Any]] = field(default_factory=Spool)
+    images: DiskList[dict[str, Any]] = field(default_factory=lambda: DiskList(key=itemgetter("id")))
     categories: list[dict[str, Any]] = field(default_factory=list)
-    annotations: KeyedSpool[int | str, bytes] = field(default_factory=KeyedSpool)
+    annotations: DiskList[tuple[int | str, bytes]] = field(default_factory=lambda: DiskList(key=itemgetter(0)))
 
     def images_with_annotations(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Each image with the lines of its annotations, which may stand anywhere in the file.
@@ -235,18 +236,15 @@ class _Content:
         Raises:
             DataError: at the end, where an annotation is of no image.
         """
-        lost = np.ones(len(self.annotations), np.bool_)
-        for row in self.images:
-            first = self.annotations.first(row["id"])
-            is_new = first is not None and lost[first]  # else an image of this id has them: the id is refused later
-            places = list(self.annotations.places(row["id"])) if is_new else []
-            lost[places] = False
-            yield row, b"".join(self.annotations[place][1] for place in places)
-        for place in np.flatnonzero(lost)[:1].tolist():
-            raise DataError(
-                f"{self.path} annotates image {short(self.annotations[place][0])}, which `images` lacks; expected a "
-                "row for it"
-            )
+        found = 0
+        for number, row in enumerate(self.images):
+            is_first = self.images.first(row["id"]) == number  # a repeated id is refused later
+            lines = [self.annotations[place][1] for place in self.annotations.places(row["id"])] if is_first else []
+            found += len(lines)
+            yield row, b"".join(lines)
+        if found < len(self.annotations):
+            lost = next(image_id for image_id, _ in self.annotations if self.images.first(image_id) is None)
+            raise DataError(f"{self.path} annotates image {short(lost)}, which `images` lacks; expected a row for it")
 
 
 def _read_json(path: Path) -> _Content:
@@ -267,7 +265,7 @@ def _read_json(path: Path) -> _Content:
             for row in _with_keys(items, ("image_id", "category_id", "segmentation"), f"{path}, annotations"):
                 kept = [row.get("id"), row["category_id"], row.get("iscrowd", 0), row["segmentation"]]
                 line = json.dumps(kept, separators=(",", ":")).encode() + b"\n"
-                content.annotations.append(row["image_id"], line)
+                content.annotations.append((row["image_id"], line))
     return content
 
 

@@ -13,6 +13,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.cityscapes_labels import CATEGORIES, IGNORED, LABELS, Label
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
@@ -112,6 +113,7 @@ class Cityscapes:
                 )
             return VOID if label.train_id == IGNORED else label.id
 
+        expect_reads(len(annotation.images))
         for index, info in enumerate(annotation.images):
             picture, file_name = self._picture(split, str(info.id), path)
             png = name_inside(path.with_suffix(""), info.png_name, str(path))

@@ -11,6 +11,7 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_json import read_annotation
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap, Segment
@@ -133,6 +134,7 @@ class MapillaryVistas:
         def category_of(segment: Segment) -> int:
             return segment.category_id if segment.category_id in self.categories else VOID
 
+        expect_reads(len(annotation.images))
         for index, info in enumerate(annotation.images):
             picture = name_inside(self.root / split / "images", info.file_name, str(path))
             png = name_inside(path.parent, info.png_name, str(path))

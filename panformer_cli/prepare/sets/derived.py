@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.disk_list import KeyPlaces
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import find_splits
 from panformer_cli.errors import DataError
 from panformer_cli.files import resolve_links
@@ -105,11 +105,11 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
 
 def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> list[int | None]:
     """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; None for the others."""
-    places, new_ids = KeyPlaces(map(str, _ids(ours))), list[int | None]()  # 1 and "1" are one id
+    known, new_ids = DiskList(map(str, _ids(ours)), key=str), list[int | None]()  # 1 and "1" are one id
     numbers = (int(image_id) for data in (ours, theirs) for image_id in _ids(data) if _is_number(image_id))
     free = 1 + max(numbers, default=0)
     for image_id in map(str, _ids(theirs)):
-        is_used = any(str(ours.image_info(place).id) == image_id for place in places.of(image_id))
+        is_used = known.first(image_id) is not None
         new_ids.append(free if is_used else None)
         free += is_used
     return new_ids

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import sys
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from panformer_cli.data import parallel
 from panformer_cli.data.coco import panoptic_png, png_codec
 from panformer_cli.data.coco.panoptic_png import encode_ids, expect_reads, read_panoptic_png, write_panoptic_png
 from panformer_cli.data.coco.png_codec import decode_plain, encode_plain
+from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.errors import DataError
 from tests.data.coco.coco_files import colours
@@ -78,10 +83,9 @@ def result(path: Path) -> np.ndarray | str:
         return str(error)
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The faster way is taken from the first PNG on."""
-    monkeypatch.setattr(panoptic_png, "_opencv_reads", iter(()))
+@pytest.fixture(autouse=True, scope="module")
+def loaded() -> None:
+    png_codec.load()
 
 
 IDS = smooth_ids(30, 20, 3)
@@ -137,7 +141,7 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_what_is_unusual_or_damaged_is_left_to_opencv(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(UNUSUAL[name])
@@ -175,9 +179,7 @@ def claims_much(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_of_damaged_files_both_ways_say_the_same(
-    level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None
-) -> None:
+def test_of_damaged_files_both_ways_say_the_same(level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(level)
     whole = png(smooth_ids(9, 7, level), rng.integers(0, 5, 9).tolist(), 2, level)
     for number in range(200):
@@ -192,7 +194,7 @@ def test_of_damaged_files_both_ways_say_the_same(
 @pytest.mark.parametrize(
     "ids", [smooth_ids(1, 1, 0), smooth_ids(37, 1, 1), smooth_ids(1, 41, 2), smooth_ids(90, 80, 3)]
 )
-def test_a_written_file_is_read_by_everyone(ids: np.ndarray, tmp_path: Path, at_once: None) -> None:
+def test_a_written_file_is_read_by_everyone(ids: np.ndarray, tmp_path: Path) -> None:
     for kind in (np.asfortranarray(ids), ids.astype(np.int64), ids):
         write_panoptic_png(tmp_path / "a.png", kind)  # type: ignore[arg-type]
         data = (tmp_path / "a.png").read_bytes()
@@ -223,41 +225,41 @@ def no_zlib_ng(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "panformer_cli.data.coco.png_filters", None)
-    png_codec._unfilter.cache_clear()
 
 
 @pytest.mark.parametrize("missing", [no_zlib_ng, no_numba])
 def test_without_zlib_ng_or_numba_opencv_does_it(
-    missing: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None
+    missing: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing(monkeypatch)
-    try:
-        assert decode_plain(WHOLE) is None
-        write_panoptic_png(tmp_path / "a.png", IDS)
-        assert np.array_equal(pillows((tmp_path / "a.png").read_bytes()), colours(IDS))
-        assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
-    finally:
-        png_codec._unfilter.cache_clear()
+    monkeypatch.setattr(png_codec, "_unfilter", None)
+    png_codec.load()
+    assert not png_codec.is_loaded() and decode_plain(WHOLE) is None
+    write_panoptic_png(tmp_path / "a.png", IDS)
+    assert np.array_equal(pillows((tmp_path / "a.png").read_bytes()), colours(IDS))
+    assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
 
 
-def test_a_few_files_are_read_without_loading_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bytes] = []
-    monkeypatch.setattr(panoptic_png, "decode_plain", asked.append)
-    monkeypatch.setattr(panoptic_png, "_opencv_reads", iter(range(3)))
+@needs_zlib_ng
+def test_only_many_files_are_worth_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(png_codec, "_unfilter", None)
     (tmp_path / "a.png").write_bytes(WHOLE)
-    for _ in range(5):
-        assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
-    assert len(asked) == 2
-
-
-def test_where_many_are_expected_the_first_is_read_the_faster_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bytes] = []
-    monkeypatch.setattr(panoptic_png, "decode_plain", asked.append)
-    monkeypatch.setattr(panoptic_png, "_opencv_reads", iter(range(250)))
-    (tmp_path / "a.png").write_bytes(WHOLE)
-    for number, read in ((249, 0), (250, 1)):
+    for number, is_loaded in ((299, False), (300, True), (1, True)):
         expect_reads(number)
+        assert png_codec.is_loaded() == is_loaded and (decode_plain(WHOLE) is not None) == is_loaded
         assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
-        assert len(asked) == read
+
+
+def is_loaded(_: object) -> bool:
+    return png_codec.is_loaded()
+
+
+@needs_zlib_ng
+@pytest.mark.slow
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_worker_processes_have_what_their_parent_has_loaded(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context(method))
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", start)
+    assert list(map_in_order(is_loaded, range(3), 2)) == [True, True, True]
+    monkeypatch.setattr(png_codec, "_unfilter", None)
+    assert list(map_in_order(is_loaded, range(3), 2)) == [False, False, False]
