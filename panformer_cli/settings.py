@@ -23,8 +23,9 @@ class ModelSettings:
     model that has them."""
     backbone_weights: str = "imagenet"
     """`imagenet` (downloaded through timm), `none` (random), or a file."""
-    frozen_stages: int = 2
-    """ResNet: how many of stem, stage 1, stage 2, ... are not trained. Other backbones: 0."""
+    frozen_stages: int | None = None
+    """ResNet: how many of stem, stage 1, stage 2, ... are not trained. Other backbones: 0. Null: as published, 2
+    for ResNets."""
     frozen_batch_norm: bool = True
     """BatchNorm of the backbone keeps its running statistics, and its affine weights are not trained."""
     drop_path: float = 0.0

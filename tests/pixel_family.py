@@ -20,7 +20,7 @@ from panformer_cli.data.structures import Batch, PanopticMap, Sample
 from panformer_cli.files import write_json
 from panformer_cli.metrics.detection import InstancePrediction, encode_mask
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
-from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup, Prediction
 from panformer_cli.settings import InferenceSettings, ModelSettings, TrainSettings
 
@@ -100,7 +100,7 @@ class PixelClassifier(PanopticModel):
 
     def __init__(self, settings: PixelSettings, categories: CategoryTable) -> None:
         super().__init__(categories)
-        self.backbone = Backbone(settings.backbone, settings.drop_path, settings.frozen_stages, True)
+        self.backbone = build_backbone(settings.backbone, settings.drop_path, settings.frozen_stages, True)
         self.hidden = nn.Conv2d(self.backbone.channels[0], settings.hidden_dim, 1)
         self.classifier = nn.Conv2d(settings.hidden_dim, len(categories), 1)
 

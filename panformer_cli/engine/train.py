@@ -40,6 +40,7 @@ from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, se
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.metrics.quality import PanopticResult
+from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
@@ -100,6 +101,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     """
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    check_backbone_name(recipe.model.backbone)
     find_run = run_to_resume if options.resume else new_run
     run = process.on_first(lambda: find_run(recipe, options.out))
     # The run and its checkpoints are to be of use from any folder.

@@ -114,6 +114,8 @@ class PanopticModel(nn.Module, ABC):
     def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
         """Run the network: tensors in, a (named) tuple of tensors out, so that it can be exported.
 
+        Sizes must not decide which operations run: no `int()`, `bool()` or `len()` of a tensor that depends on them.
+
         Args:
             images: (B, 3, H, W) float, normalized, each in the top-left corner of the canvas.
             padding_mask: (B, H, W) bool, True on the padding.
@@ -163,6 +165,10 @@ class PanopticModel(nn.Module, ABC):
             settings: the family's inference settings.
         """
 
+    def inference_module(self) -> InferenceModule:
+        """Return this model as a module whose `forward` is `infer`, for `torch.export`; weights are shared."""
+        return InferenceModule(self)
+
     def optimize_for_inference(self) -> None:
         """Change the model in place into an equal one with fewer, faster operations; it cannot be trained afterwards.
 
@@ -172,6 +178,23 @@ class PanopticModel(nn.Module, ABC):
         self.eval().requires_grad_(False)
         if fold_batch_norms(self.backbone):
             self.backbone.to(memory_format=torch.channels_last)
+
+
+class InferenceModule(nn.Module):
+    """The forward pass of tensors only, which exporters trace.
+
+    `torch.export` can leave batch, height and width of the images dynamic. Build the model with `sampling="portable"`
+    or `"gather"`, and put it into evaluation mode first. Images must be larger than the largest stride (65 pixels for
+    Panoptic SegFormer), because `torch.export` treats a feature map with one row or column as a special case.
+    """
+
+    def __init__(self, model: PanopticModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the output of `PanopticModel.infer` as a plain tuple."""
+        return tuple(self.model.infer(images, padding_mask))
 
 
 def split_parameters(

@@ -99,7 +99,7 @@ def _convolution_flops(
 
 
 _ALSO_COUNTED = {torch.ops.aten.mkldnn_convolution: _convolution_flops}
-"""What torch's counter does not know; linears of tokens run through it (`models.layers.common`)."""
+"""What torch's counter does not know; linears of tokens run through it (`models.layers.token_linear`)."""
 
 
 @contextmanager

@@ -11,6 +11,8 @@ TIMM = "timm/"
 """What the name of any other timm model begins with."""
 RESNET_STAGES = 5
 """Stem and four stages: the most that can be frozen."""
+PUBLISHED_FROZEN_STAGES = 2
+"""Of the published ResNets: stem and stage 1."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,17 @@ BACKBONES = {
 }
 
 
+def published_frozen_stages(backbone: str) -> int:
+    """Return how many stages of a backbone are frozen where `model.frozen_stages` is not given."""
+    return PUBLISHED_FROZEN_STAGES if _is_resnet(backbone) else 0
+
+
+def _is_resnet(backbone: str) -> bool:
+    return backbone.startswith("resnet")
+
+
 def backbone_problems(settings: ModelSettings) -> list[str]:
-    """Return one sentence for every wrong setting; whether timm has such a model is checked when it is built."""
+    """Return one sentence for every wrong setting; `check_backbone_name` looks for the model in timm."""
     problems = []
     name = settings.backbone
     if name not in BACKBONES and not (name.startswith(TIMM) and name != TIMM):
@@ -51,8 +62,8 @@ def backbone_problems(settings: ModelSettings) -> list[str]:
             f"model.backbone is {name!r}: expected one of {', '.join(BACKBONES)}, or {TIMM}MODEL for another timm "
             f"model, such as {TIMM}convnext_tiny.fb_in22k{guess}"
         )
-    most = RESNET_STAGES if name.startswith("resnet") else 0
-    if not problems and not 0 <= settings.frozen_stages <= most:
+    most = RESNET_STAGES if _is_resnet(name) else 0
+    if not problems and settings.frozen_stages is not None and not 0 <= settings.frozen_stages <= most:
         problems.append(
             f"model.frozen_stages is {settings.frozen_stages}: expected 0 to {most} with the backbone {name}"
         )

@@ -8,10 +8,35 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
+from panformer_cli.models.backbones.feature_layout import FeatureLayout
+from panformer_cli.models.backbones.timm_backbone import TimmBackbone
+
 MASKED = -100.0
+PATCH = 4
+"""Pixels; timm's Swin refuses images that are no multiple of it."""
+
+
+class Swin(TimmBackbone):
+    """Swin with the published blocks, and the published LayerNorm on each feature map.
+
+    Args:
+        name: see `Backbone`.
+        architecture: timm's name of the model.
+        indices: timm's numbers of C3, C4, C5.
+        drop_path: stochastic depth rate of the last block, 0..1.
+    """
+
+    def __init__(self, name: str, architecture: str, indices: tuple[int, ...], drop_path: float) -> None:
+        layout = FeatureLayout(indices, channels_last=True, multiple=PATCH, options={"strict_img_size": False})
+        super().__init__(name, architecture, layout, drop_path)
+        with_published_blocks(self.body)
+        self.norms = nn.ModuleList([nn.LayerNorm(channels) for channels in self.channels])
+
+    def normalized(self, features: list[Tensor]) -> list[Tensor]:
+        return [norm(feature) for norm, feature in zip(self.norms, features, strict=True)]
 
 
 class PadFirstSwinBlock(nn.Module):
@@ -34,31 +59,51 @@ class PadFirstSwinBlock(nn.Module):
         return updated
 
     def _window_attention(self, x: Tensor) -> Tensor:
-        _, height, width, channels = x.shape
-        x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
-        padded_height, padded_width = x.shape[1:3]
+        batch, height, width, _ = x.shape
+        grid = (-(-height // self.window), -(-width // self.window))
+        rows, columns = (count * self.window for count in grid)
+        x = F.pad(x, (0, 0, 0, columns - width, 0, rows - height))
         x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        windows = window_partition(x, (self.window, self.window)).flatten(1, 2)
-        attended = self.attn(windows, mask=self._shift_mask(padded_height, padded_width, x))
-        attended = attended.view(-1, self.window, self.window, channels)
-        x = window_reverse(attended, (self.window, self.window), padded_height, padded_width)
+        attended = self.attn(_to_windows(x, grid, self.window), mask=self._shift_mask(grid, x))
+        x = _from_windows(attended, batch, grid, self.window)
         return torch.roll(x, (self.shift, self.shift), dims=(1, 2))[:, :height, :width]
 
-    def _shift_mask(self, height: int, width: int, like: Tensor) -> Tensor | None:
+    def _shift_mask(self, grid: tuple[int, int], like: Tensor) -> Tensor | None:
         """(windows, cells, cells): MASKED between cells that only the shift has brought together."""
         if not self.shift:
             return None
-        rows, columns = (_regions(size, self.window, self.shift, like.device) for size in (height, width))
+        rows, columns = (_regions(count * self.window, self.window, self.shift, like.device) for count in grid)
         regions = (3 * rows[:, None] + columns)[None, :, :, None]
-        windows = window_partition(regions, (self.window, self.window)).flatten(1)
-        apart = windows[:, None, :] != windows[:, :, None]
+        windows = _to_windows(regions, grid, self.window)  # (windows, cells, 1)
+        apart = windows.transpose(1, 2) != windows
         return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, MASKED)
+
+
+def _to_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """(B, H, W, C) to (B * windows, cells of a window, C).
+
+    Every size is stated, because an exporter would have to solve for one that is -1.
+
+    Args:
+        grid: how many windows fill the height and the width.
+        window: height and width of a window, cells.
+    """
+    batch, _, _, channels = x.shape
+    cells = x.view(batch, grid[0], window, grid[1], window, channels).transpose(2, 3)
+    return cells.reshape(batch * grid[0] * grid[1], window * window, channels)
+
+
+def _from_windows(windows: Tensor, batch: int, grid: tuple[int, int], window: int) -> Tensor:
+    """Undo `_to_windows`."""
+    channels = windows.shape[-1]
+    cells = windows.view(batch, grid[0], grid[1], window, window, channels).transpose(2, 3)
+    return cells.reshape(batch, grid[0] * window, grid[1] * window, channels)
 
 
 def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor:
     """(size,) 0, 1 or 2: whole windows, what stays in the last window, what the shift brought in from the other end."""
-    place = torch.arange(size, device=device)
-    return (place >= size - window).int() + (place >= size - shift).int()
+    index = torch.arange(size, device=device)
+    return (index >= size - window).int() + (index >= size - shift).int()
 
 
 def with_published_blocks(body: nn.Module) -> None:

@@ -13,8 +13,14 @@ def fold_batch_norms(root: nn.Module) -> int:
     pairs = [(module, *pair) for module in root.modules() for pair in _pairs(module)]
     for module, (conv_name, conv), (norm_name, norm) in pairs:
         setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-        setattr(module, norm_name, nn.Identity())
+        setattr(module, norm_name, _activation(norm))
     return len(pairs)
+
+
+def _activation(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return the activation inside timm's BatchNorms; plain ones have none."""
+    activation = getattr(norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[tuple[str, nn.Conv2d], tuple[str, nn.BatchNorm2d]]]:

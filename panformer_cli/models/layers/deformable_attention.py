@@ -8,8 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from panformer_cli.models.layers.common import LevelShapes, TokenLinear, may_be_true
+from panformer_cli.models.layers.common import LevelShapes, may_be_true
 from panformer_cli.models.layers.sampling import DeformableSampling, fastest_sampling
+from panformer_cli.models.layers.token_linear import TokenLinear
 
 
 class DeformableAttention(nn.Module):
@@ -90,8 +91,14 @@ class DeformableAttention(nn.Module):
         if references.shape[-1] == 4:
             locations = centres + offsets / self.points * references[..., 2:].flatten(2)[:, :, None] * 0.5
         else:
-            cells = torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32)
-            # A blocking copy would wait for all that the GPU still has to do, in every layer.
-            cells = cells.to(offsets.device, non_blocking=True)
-            locations = torch.addcdiv(centres, offsets, cells.repeat_interleave(self.points, 0).flatten())
+            locations = torch.addcdiv(centres, offsets, self._cells(shapes, offsets))
         return rearrange(locations, "b q h (l p xy) -> b q h l p xy", l=self.levels, p=self.points)
+
+    def _cells(self, shapes: LevelShapes, like: Tensor) -> Tensor:
+        """Return width and height of each level for each of its points, (levels * points * 2,).
+
+        They are filled in one by one: a tensor copied from a list would wait for the GPU, and an exported graph would
+        fix the sizes.
+        """
+        sides = [like.new_full((1, 1), side) for height, width in shapes for side in (width, height)]
+        return torch.cat(sides).view(self.levels, 1, 2).expand(-1, self.points, -1).flatten()

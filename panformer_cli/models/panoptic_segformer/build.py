@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.models.backbones.backbone import Backbone
-from panformer_cli.models.layers.common import FeedForward
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.layers.sampling import SamplingName, sampling_named
 from panformer_cli.models.panoptic_segformer.encoder import DeformableEncoder, DeformableEncoderLayer
 from panformer_cli.models.panoptic_segformer.location_decoder import LocationDecoder, LocationDecoderLayer
@@ -37,7 +37,7 @@ def build(
     Raises:
         PanformerError: the backbone does not suit, or the sampling cannot be used here.
     """
-    backbone = Backbone(settings.backbone, settings.drop_path, settings.frozen_stages, settings.frozen_batch_norm)
+    backbone = build_backbone(settings.backbone, settings.drop_path, settings.frozen_stages, settings.frozen_batch_norm)
     return PanopticSegFormer(
         backbone,
         Neck(backbone.channels, settings.embed_dim),

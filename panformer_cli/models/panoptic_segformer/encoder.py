@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panformer_cli.models.layers.common import FeedForward, LevelShapes, xavier_matrices
+from panformer_cli.models.layers.chunked import attend_in_chunks, is_eager_inference_on_cpu
+from panformer_cli.models.layers.common import LevelShapes, xavier_matrices
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.layers.position_encoding import sine_position_encoding
 
 
@@ -29,10 +31,6 @@ class Memory:
     valid_ratios: Tensor
 
 
-TOKENS_AT_ONCE = 2048
-"""Of a layer on the CPU without gradients; hidden channels of so many, 8 MB of float32, stay in the cache."""
-
-
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention and feed-forward, each with residual and LayerNorm after it."""
 
@@ -46,34 +44,17 @@ class DeformableEncoderLayer(nn.Module):
 
     def forward(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
         """position: (B, L, C); references: (B, L, levels, 2). Returns the new tokens (B, L, C)."""
-        if not torch.is_grad_enabled() and position.device.type == "cpu":
-            return self._in_parts(memory, position, references)
-        tokens = memory.tokens
-        attended = self.attention(tokens + position, references, tokens, memory.shapes, memory.padding_mask)
-        return self._updated(tokens, attended)
+        tokens, shapes, padding_mask = memory.tokens, memory.shapes, memory.padding_mask
+        if is_eager_inference_on_cpu(tokens):  # the same computation, faster
+            return attend_in_chunks(self.attention, self.update, tokens, position, references, shapes, padding_mask)
+        attended = self.attention(tokens + position, references, tokens, shapes, padding_mask)
+        return self.update(tokens, attended)
 
-    def _in_parts(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
-        """The same, but for the sampling, of a few tokens at a time: all that lies in between stays in the cache."""
-        attention, shapes = self.attention, memory.shapes
-        asking = zip(*_parts(memory.tokens, position, references), strict=True)
-        parts = [attention.sampling_locations(tokens + code, reference, shapes) for tokens, code, reference in asking]
-        locations, weights = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
-        del parts  # as large as what they became
-        values = attention.values(memory.tokens, memory.padding_mask)
-        sampled = attention.sampling(values, shapes, locations, weights)
-        del values, locations, weights
-        updated = zip(*_parts(memory.tokens, sampled), strict=True)
-        return torch.cat([self._updated(tokens, attention.output_proj(part)) for tokens, part in updated], dim=1)
-
-    def _updated(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Both (B, L, C)."""
+    def update(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Return the tokens after residuals, norms and feed-forward; all are (B, L, C)."""
         tokens = self.norm1(tokens + self.dropout(attended))
         updated: Tensor = self.norm2(tokens + self.feedforward(tokens))
         return updated
-
-
-def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    return [tensor.split(TOKENS_AT_ONCE, dim=1) for tensor in tensors]
 
 
 class DeformableEncoder(nn.Module):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from panformer_cli.models.layers.common import FeedForward, inverse_sigmoid, xavier_matrices
+from panformer_cli.models.layers.common import inverse_sigmoid, xavier_matrices
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.layers.prior_linear import prior_linear
 from panformer_cli.models.panoptic_segformer.encoder import Memory
 

@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from panformer_cli.models.layers.common import LevelShapes, TokenLinear, relu, xavier_matrices
+from panformer_cli.models.layers.common import LevelShapes, xavier_matrices
 from panformer_cli.models.layers.prior_linear import prior_linear
+from panformer_cli.models.layers.token_linear import TokenLinear
+from panformer_cli.models.layers.waking_relu import relu
 
 EPS = 1e-6
 MASK_LEVELS = 3
 """The mask decoders read the levels of strides 8, 16 and 32."""
 QUERIES_AT_ONCE = 10
-"""Of which the tail draws masks at a time; one query's logits at 800 x 1333 pixels are 0.7 MB."""
+"""Queries per chunk of the tail in eager inference; one query's logits at 800 x 1333 pixels are 0.7 MB."""
 
 
 @dataclass
@@ -71,13 +73,13 @@ class MaskHead(nn.Module):
         for level, part, weight, shape in zip(self.levels, logits, output_weights, shapes, strict=True):
             # The heads are mixed by matrices that multiply from the left, so that the logits stay where they are.
             assert isinstance(level, nn.Linear)
-            weights = level.weight.expand(len(part), -1, -1)
+            weights = level.weight.expand(part.shape[0], -1, -1)
             mixed = torch.baddbmm(level.bias[None, :, None], weights, part.flatten(2))  # (B, heads, Q * length)
             # The output linear sums over levels, so it may come before the resize: one channel to enlarge, not eight.
             single = rearrange(
                 weight @ relu(mixed, self.waking_slope), "b 1 (q y x) -> b q y x", y=shape[0], x=shape[1]
             )
-            mask = mask + _enlarge(single, shapes[0])
+            mask = mask + (single if level is self.levels[0] else _enlarge(single, shapes[0]))
         return relu(mask, self.waking_slope)
 
 
@@ -112,12 +114,13 @@ class MaskCrossAttention(nn.Module):
     def mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> Tensor:
         """The mask alone: queries (B, Q, C), memory (B, L, C) to (B, Q, *shapes[0]).
 
-        Where no gradient is wanted, a few queries at a time: their logits then stay in the cache.
+        Eager inference takes a few queries at a time, so that their logits stay in the cache.
         """
         levels = self._keys(memory).split(_lengths(shapes), dim=3)
         if levels[0].dtype != torch.float32:
             levels = tuple(level.contiguous() for level in levels)  # once; such products would do it for every part
-        at_once = queries.shape[1] if torch.is_grad_enabled() else QUERIES_AT_ONCE
+        is_eager_inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        at_once = QUERIES_AT_ONCE if is_eager_inference else queries.shape[1]
         parts = [
             self.mask_head([some @ level for level in levels], shapes)
             for some in (self._by_head(self.q(queries)) * self.scale).split(max(at_once, 1), dim=2)
@@ -231,8 +234,6 @@ def _lengths(shapes: LevelShapes) -> list[int]:
 
 def _enlarge(mask: Tensor, shape: tuple[int, int]) -> Tensor:
     """(B, Q, h, w) bilinearly to (B, Q, *shape)."""
-    if mask.shape[-2:] == shape:
-        return mask
     if mask.shape[1] == 0:  # `interpolate` refuses it; the sum keeps it a function of `mask` for autograd
         return mask.sum() + mask.new_zeros(*mask.shape[:2], *shape)
     return F.interpolate(mask, size=shape, mode="bilinear", align_corners=False)

@@ -11,7 +11,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Batch
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup, split_parameters
-from panformer_cli.models.layers.common import cast_for_autocast
+from panformer_cli.models.layers.autocast import cast_for_autocast
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion
 from panformer_cli.models.panoptic_segformer.encoder import DeformableEncoder, Memory
 from panformer_cli.models.panoptic_segformer.location_decoder import LocationDecoder
@@ -114,7 +114,7 @@ class PanopticSegFormer(PanopticModel):
         tokens = memory.tokens[:, : sum(height * width for height, width in shapes)]
         things: MaskOutput = self.thing_mask_decoder(thing_queries, None, tokens, shapes, every_mask)
         content, position = self.stuff_queries.content_and_position()
-        stuff_queries = content.expand(len(tokens), -1, -1)
+        stuff_queries = content.expand(tokens.shape[0], -1, -1)
         stuff: MaskOutput = self.stuff_mask_decoder(stuff_queries, position, tokens, shapes, every_mask)
         return things, stuff, self.stuff_queries.class_logits(stuff.queries)
 

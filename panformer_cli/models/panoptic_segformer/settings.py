@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from panformer_cli.models.backbones.known import backbone_problems
+from panformer_cli.models.backbones.known import backbone_problems, published_frozen_stages
 from panformer_cli.settings import InferenceSettings, ModelSettings, raise_together
 
 FAMILY = "panoptic_segformer"
@@ -43,6 +43,8 @@ class PanopticSegFormerSettings(ModelSettings):
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights", "mask_bias")
 
     def __post_init__(self) -> None:
+        if self.frozen_stages is None:  # runs and checkpoints record the number
+            object.__setattr__(self, "frozen_stages", published_frozen_stages(self.backbone))
         problems = backbone_problems(self)
         if self.embed_dim < 32 or self.embed_dim % 32 or (self.heads > 0 and self.embed_dim % self.heads):
             problems.append(

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.known import BACKBONES
 from tests.models.panoptic_segformer.small import images_of, scramble
 
@@ -22,7 +22,7 @@ def test_every_backbone_gives_strides_8_16_32(name: str) -> None:
     # PVTv2's reduced attention has a kernel of 8 cells of stride 4: it needs more than 28 pixels.
     sizes = [(75, 101), (96, 64), (29, 29)] + ([] if name.startswith("pvt") else [(8, 8)])
     with torch.device("meta"):  # shapes only, so the large ones are quick too
-        backbone = Backbone(name, drop_path=0.1, frozen_stages=0, frozen_batch_norm=True).eval()
+        backbone = build_backbone(name, drop_path=0.1, frozen_stages=0, frozen_batch_norm=True).eval()
         for size in sizes:
             features = backbone(torch.zeros(2, 3, *size))
             assert [feature.shape[1] for feature in features] == backbone.channels
@@ -34,7 +34,7 @@ def test_every_backbone_gives_strides_8_16_32(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL_ONES)
 def test_features_are_finite_at_sizes_that_are_no_multiple_of_anything(name: str) -> None:
     torch.manual_seed(0)
-    backbone = Backbone(name, drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
+    backbone = build_backbone(name, drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
     with torch.no_grad():
         features = backbone(images_of(1, (75, 101)))
     assert all(feature.isfinite().all() and feature.std() > 0 for feature in features)
@@ -42,7 +42,7 @@ def test_features_are_finite_at_sizes_that_are_no_multiple_of_anything(name: str
 
 def test_swin_pads_the_image_with_zeros_on_the_right_and_below() -> None:
     torch.manual_seed(0)
-    backbone = Backbone("swin_tiny", drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
+    backbone = build_backbone("swin_tiny", drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
     image = images_of(1, (46, 57))
     padded = torch.zeros(1, 3, 48, 60)
     padded[..., :46, :57] = image
@@ -54,7 +54,7 @@ def test_swin_pads_the_image_with_zeros_on_the_right_and_below() -> None:
 def after_one_step(frozen_stages: int, frozen_batch_norm: bool) -> set[str]:
     """The tensors of a ResNet-18 that one training step has changed."""
     torch.manual_seed(0)
-    backbone = Backbone("resnet18", 0.0, frozen_stages, frozen_batch_norm)
+    backbone = build_backbone("resnet18", 0.0, frozen_stages, frozen_batch_norm)
     scramble(backbone)  # timm's residual branches begin with a zero, behind which nothing learns
     before = {name: tensor.clone() for name, tensor in backbone.body.state_dict().items()}
     backbone.eval().train()
@@ -87,11 +87,11 @@ def test_what_is_frozen_stays_and_the_rest_learns(
 
 
 def test_the_published_freezing_leaves_only_convolutions_of_later_stages_to_train() -> None:
-    backbone = Backbone("resnet18", 0.0, frozen_stages=2, frozen_batch_norm=True)
+    backbone = build_backbone("resnet18", 0.0, frozen_stages=2, frozen_batch_norm=True)
     trained = {name for name, parameter in backbone.body.named_parameters() if parameter.requires_grad}
     assert trained == {name for name in RESNET18 - STEM_AND_STAGE_1 - BATCH_NORM if name.endswith("weight")}
 
 
 def test_only_resnets_freeze_stages() -> None:
-    with pytest.raises(PanformerError, match=r"model\.frozen_stages is 1, but only ResNet .* set it to 0"):
-        Backbone("pvt_v2_b0", 0.0, frozen_stages=1, frozen_batch_norm=True)
+    with pytest.raises(PanformerError, match=r"model\.frozen_stages is 1, but only a published ResNet .* set it to 0"):
+        build_backbone("pvt_v2_b0", 0.0, frozen_stages=1, frozen_batch_norm=True)

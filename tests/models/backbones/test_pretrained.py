@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.known import BACKBONES
 from panformer_cli.models.backbones.pretrained import load_backbone_weights
 from panformer_cli.models.panoptic_segformer.official.names import from_release
@@ -65,7 +65,7 @@ def test_a_file_with_torchvision_names_gives_torchvision_features(
     write: Callable[[dict[str, Tensor], Path], Path], classifier: nn.Module, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    backbone = Backbone("resnet18", 0.0, frozen_stages=2, frozen_batch_norm=True).eval()
+    backbone = build_backbone("resnet18", 0.0, frozen_stages=2, frozen_batch_norm=True).eval()
     images = images_of(1, (64, 96))
     with torch.no_grad():
         expected = torchvision_features(classifier, images)
@@ -76,7 +76,7 @@ def test_a_file_with_torchvision_names_gives_torchvision_features(
 
 
 def test_none_loads_nothing() -> None:
-    backbone = Backbone("resnet18", 0.0, 0, True)
+    backbone = build_backbone("resnet18", 0.0, 0, True)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     load_backbone_weights(backbone, "none")
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
@@ -84,7 +84,7 @@ def test_none_loads_nothing() -> None:
 
 def refused(source: Path | str, name: str = "resnet18") -> str:
     """The message with which a backbone refuses a source; its weights have stayed."""
-    backbone = Backbone(name, 0.0, 0, True)
+    backbone = build_backbone(name, 0.0, 0, True)
     before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
         load_backbone_weights(backbone, str(source))
@@ -118,7 +118,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_without_internet_the_message_names_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = Backbone("resnet18", 0.0, 0, True)
+    backbone = build_backbone("resnet18", 0.0, 0, True)
     asked = []
 
     def offline(name: str, **options: object) -> None:
@@ -140,7 +140,7 @@ def test_what_timm_downloads_has_a_place_for_every_tensor(name: str, monkeypatch
     """The classifier that timm would fill with ImageNet weights, without the download."""
     assert timm.is_model_pretrained(BACKBONES[name].pretrained)
     with torch.device("meta"):
-        backbone = Backbone(name, 0.0, 0, True)
+        backbone = build_backbone(name, 0.0, 0, True)
         model = timm.create_model(BACKBONES[name].pretrained)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
     loaded: dict[str, Tensor] = {}
@@ -166,7 +166,7 @@ def imagenet_file(variant: str) -> dict[str, Tensor]:
 def loaded_into(name: str, source: Path | str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """What a backbone takes from `source`, by the names of its state dict; the backbone itself takes no room."""
     with torch.device("meta"):
-        backbone = Backbone(name, 0.0, 0, True)
+        backbone = build_backbone(name, 0.0, 0, True)
     loaded: dict[str, Tensor] = {}
     monkeypatch.setattr(backbone.body, "load_state_dict", lambda state, strict: loaded.update(state))
     load_backbone_weights(backbone, str(source))

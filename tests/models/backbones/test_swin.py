@@ -9,7 +9,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 
-from panformer_cli.models.backbones.backbone import Backbone
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.swin import PadFirstSwinBlock
 
 WINDOW, HEADS, DIM = 4, 2, 8
@@ -87,7 +87,7 @@ def test_whole_windows_need_no_change_of_timms_block(shift: int) -> None:
 
 def test_every_other_block_of_the_backbone_is_shifted_by_half_a_window() -> None:
     with torch.device("meta"):
-        backbone = Backbone("swin_tiny", 0.0, 0, True)
+        backbone = build_backbone("swin_tiny", 0.0, 0, True)
     blocks = [module for module in backbone.modules() if isinstance(module, PadFirstSwinBlock)]
     assert [block.shift for block in blocks] == [0, 3] * 6
     assert not any(isinstance(module, SwinTransformerBlock) for module in backbone.modules())

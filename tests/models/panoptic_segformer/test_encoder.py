@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from panformer_cli.models.layers.common import FeedForward, LevelShapes
+from panformer_cli.models.layers.common import LevelShapes
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.panoptic_segformer.encoder import (
     DeformableEncoder,
     DeformableEncoderLayer,
@@ -136,6 +137,6 @@ def test_layers_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch, padded: b
     layers, padding = encoder(), padding_of((48, 64), (40, 32) if padded else (48, 64))
     whole = layers(features(), padding).tokens  # with gradients, all tokens at once
     for at_once in (1, 7, 64, 1000):
-        monkeypatch.setattr("panformer_cli.models.panoptic_segformer.encoder.TOKENS_AT_ONCE", at_once)
+        monkeypatch.setattr("panformer_cli.models.layers.chunked.TOKENS_AT_ONCE", at_once)
         with torch.no_grad():
             torch.testing.assert_close(layers(features(), padding).tokens, whole)

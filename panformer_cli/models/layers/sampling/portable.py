@@ -47,7 +47,7 @@ def gather_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weig
 def _gather_level(cells: Tensor, shape: tuple[int, int], places: Tensor, weights: Tensor) -> Tensor:
     """cells: (N, H * W, D); places: (N, Q, points, 2) in 0..1; weights: (N, Q, points). Returns (N, Q, D)."""
     height, width = shape
-    x, y = (places * places.new_tensor([width, height]) - 0.5).unbind(-1)
+    x, y = places[..., 0] * width - 0.5, places[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
     total = cells.new_zeros(*weights.shape[:2], cells.shape[2])
     for column, column_share in ((left, 1 - (x - left)), (left + 1, x - left)):

@@ -1,0 +1,18 @@
+"""A speed trick for reduced precision: tokens that many matrix products read are converted once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cast_for_autocast(tokens: Tensor) -> Tensor:
+    """Return the tokens in autocast's precision; unchanged without autocast or with gradients.
+
+    Otherwise autocast converts them again for every matrix product. With gradients it must, because their gradients
+    are then summed in float32.
+    """
+    device = tokens.device.type
+    if torch.is_grad_enabled() or not torch.is_autocast_enabled(device):
+        return tokens
+    return tokens.to(torch.get_autocast_dtype(device))

@@ -1,0 +1,82 @@
+"""Which timm models can be backbones, and what the error says for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+
+from panformer_cli.cli.main import main
+from panformer_cli.errors import PanformerError
+from panformer_cli.models.backbones.feature_layout import EXAMPLES, FeatureLayout, check_backbone_name, feature_layout
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(PanformerError) as caught:
+        check_backbone_name(name)
+    message = str(caught.value)
+    assert message.startswith(f"model.backbone is {name}: the model ")
+    assert "\n" not in message
+    assert message.count("timm/") > 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("timm/vit_base_patch16_224", "has feature maps at strides 16, 16, 16, but 8, 16, 32 are needed; "),
+        ("timm/levit_128s", "has feature maps at strides 16, 32, 64, but 8, 16, 32 are needed; "),
+        ("timm/botnet26t_256", "does not accept images of any height and width; "),
+        ("timm/coat_tiny", "does not accept images of any height and width; "),
+        ("timm/volo_d1_224", "cannot be used by timm as a feature extractor; "),
+    ],
+)
+def test_an_unsuitable_model(name: str, reason: str) -> None:
+    message = refusal(name)
+    assert reason in message
+    assert "did you mean timm/" in message or message.endswith(", ".join(f"timm/{example}" for example in EXAMPLES))
+
+
+def test_an_unknown_model_with_similar_ones() -> None:
+    message = refusal("timm/convnext_ato")
+    assert f"is unknown to timm {timm.__version__}; did you mean timm/convnext_atto" in message
+
+
+def test_an_unknown_tag_with_similar_ones() -> None:
+    message = refusal("timm/convnext_atto.d3_in1k")
+    assert "has no weights 'd3_in1k' in timm" in message
+    assert "timm/convnext_atto.d2_in1k" in message
+
+
+def test_a_name_like_nothing_else() -> None:
+    assert refusal("timm/qqqqqqqq").endswith(", ".join(f"timm/{example}" for example in EXAMPLES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_error_can_be_used(example: str) -> None:
+    check_backbone_name(f"timm/{example}")
+    assert timm.is_model_pretrained(example)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "swin_large", "pvt_v2_b5"])
+def test_published_names_need_no_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(timm, "create_model")
+    check_backbone_name(name)
+
+
+def test_layouts() -> None:
+    assert feature_layout("timm/tf_efficientnet_lite0") == FeatureLayout((2, 3, 4))
+    assert feature_layout("timm/convnext_atto") == FeatureLayout((1, 2, 3), multiple=32)
+    assert feature_layout("timm/mambaout_femto") == FeatureLayout((1, 2, 3), channels_last=True)
+
+
+def test_training_refuses_before_it_looks_for_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["train", "tiny", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    overrides = ["--set", f"data.root={tmp_path / 'nowhere'}", "--set", "model.backbone=timm/vit_base_patch16_224"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, *overrides])
+    assert ended.value.code == 2
+    assert "has feature maps at strides 16, 16, 16" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()

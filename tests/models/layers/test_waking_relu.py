@@ -1,0 +1,25 @@
+"""The ReLU that can raise negative inputs, against the plain one."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from panformer_cli.models.layers.waking_relu import relu
+
+
+def test_relu_with_a_waking_slope_has_the_same_values_bit_by_bit() -> None:
+    x = torch.cat(
+        [torch.randn(10_000, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, -0.0, 1e30, -1e30])]
+    )
+    for slope in (0.0, 0.1, 0.5):
+        assert torch.equal(relu(x.clone().requires_grad_(), slope), F.relu(x))
+        assert torch.equal(relu(x, slope), F.relu(x))
+
+
+def test_relu_passes_on_below_zero_only_what_would_raise() -> None:
+    x = torch.tensor([-3.0, -1e-3, -2.0, 1e-3, 2.0], requires_grad=True)
+    upstream = torch.tensor([1.0, -2.0, -4.0, 3.0, -4.0])
+    for slope, expected in ((0.25, [0.0, -0.5, -1.0, 3.0, -4.0]), (0.0, [0.0, 0.0, 0.0, 3.0, -4.0])):
+        (gradient,) = torch.autograd.grad(relu(x, slope), x, upstream)
+        torch.testing.assert_close(gradient, torch.tensor(expected))

@@ -1,0 +1,81 @@
+"""`torch.export` of the forward pass with dynamic batch, height and width, against eager mode at other sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from panformer_cli.models.base import PanopticModel
+from panformer_cli.models.build import build_model
+from panformer_cli.models.layers.sampling import SamplingName
+from panformer_cli.recipe_io import load_recipe
+from tests.golden.release import COCO_SIZED
+from tests.models.panoptic_segformer.small import images_of, no_padding, scramble, small_model
+
+TRACED = (2, 96, 128)
+OTHERS = ((1, 160, 224), (3, 75, 101))
+"""Images, height, width: other values of each, odd ones too."""
+TOLERANCE = 1e-4
+
+
+def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Noise; the last image of a batch is padded at the bottom and on the right."""
+    images = images_of(batch, (height, width), seed=height)
+    padding = no_padding(images)
+    if batch > 1:
+        padding[-1, -height // 4 :] = True
+        padding[-1, :, -width // 3 :] = True
+    return images, padding
+
+
+def exported(model: PanopticModel) -> ExportedProgram:
+    batch, height, width = Dim("batch", max=64), Dim("height", min=65, max=4096), Dim("width", min=65, max=4096)
+    shapes = {"images": {0: batch, 2: height, 3: width}, "padding_mask": {0: batch, 1: height, 2: width}}
+    with torch.no_grad():
+        return torch.export.export(model.inference_module(), inputs(*TRACED), dynamic_shapes=shapes)
+
+
+def assert_equal_to_eager(model: PanopticModel, program: ExportedProgram, size: tuple[int, int, int]) -> None:
+    images, padding = inputs(*size)
+    with torch.no_grad():
+        expected, actual = model.infer(images, padding), program.module()(images, padding)
+    assert len(actual) == len(expected)
+    for name, ours, eager in zip(expected._fields, actual, expected, strict=True):  # type: ignore[attr-defined]
+        assert ours.shape == eager.shape, name
+        assert ours.dtype == eager.dtype, name
+        assert eager.float().abs().max() > 0, name
+        difference = float((ours.float() - eager.float()).abs().max() / eager.float().abs().max())
+        assert difference <= TOLERANCE, f"{name} at {size}: {difference:.1e}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["portable", "gather"])
+@pytest.mark.parametrize("backbone", ["resnet18", "pvt_v2_b0", "swin_tiny", "timm/convnext_atto"])
+def test_an_exported_model_takes_other_sizes(backbone: str, sampling: SamplingName) -> None:
+    model = small_model(backbone=backbone, sampling=sampling).eval()
+    scramble(model)
+    program = exported(model)
+    for size in (TRACED, *OTHERS):
+        assert_equal_to_eager(model, program, size)
+
+
+@pytest.mark.slow
+def test_the_published_model_can_be_exported() -> None:
+    recipe = load_recipe("r50")
+    torch.manual_seed(0)
+    model = build_model(recipe.model, recipe.inference, COCO_SIZED, pretrained=False, sampling="portable").eval()
+    scramble(model.get_submodule("location_decoder"))
+    program = exported(model)
+    for size in OTHERS:
+        assert_equal_to_eager(model, program, size)
+
+
+def test_the_inference_module_shares_the_weights_and_returns_what_infer_returns() -> None:
+    model = small_model().eval()
+    module = model.inference_module()
+    assert {id(parameter) for parameter in module.parameters()} == {id(parameter) for parameter in model.parameters()}
+    with torch.no_grad():
+        for ours, expected in zip(module(*inputs(*TRACED)), model.infer(*inputs(*TRACED)), strict=True):
+            assert torch.equal(ours, expected)
