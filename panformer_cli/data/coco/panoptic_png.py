@@ -17,8 +17,8 @@ from panformer_cli.files import atomic_write
 MAX_ID = 256**3 - 1
 """The largest segment id that a colour can hold."""
 MANY_READS = 400
-"""From here on the faster decoder saves the time that it takes to load: 0.85 s on a processor that reads a PNG of COCO in
-2.5 ms with OpenCV and in 0.6 ms with it (LOG.md)."""
+"""From here on the faster decoder saves the time that it takes to load: 0.85 s on a processor that reads a PNG of COCO
+in 2.5 ms with OpenCV and in 0.6 ms with it (LOG.md)."""
 
 _COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 _NO_EXIF = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

@@ -109,8 +109,8 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
     pretrained = BACKBONES[name].pretrained if name in BACKBONES else name.removeprefix(TIMM)
     if not timm.is_model_pretrained(pretrained):
         raise CheckpointError(
-            f"timm has no pretrained weights for {pretrained}: use a local file with --set model.backbone_weights=FILE, or "
-            "start from random weights with --set model.backbone_weights=none"
+            f"timm has no pretrained weights for {pretrained}: use a local file with "
+            "--set model.backbone_weights=FILE, or start from random weights with --set model.backbone_weights=none"
         )
     # The hub reports every retry; one sentence at the end is enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
