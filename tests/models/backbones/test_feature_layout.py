@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -29,13 +30,24 @@ def refusal(name: str) -> str:
         ("timm/levit_128s", "has feature maps at strides 16, 32, 64, but 8, 16, 32 are needed; "),
         ("timm/botnet26t_256", "does not accept images of any height and width; "),
         ("timm/coat_tiny", "does not accept images of any height and width; "),
-        ("timm/volo_d1_224", "cannot be used by timm as a feature extractor; "),
     ],
 )
 def test_an_unsuitable_model(name: str, reason: str) -> None:
     message = refusal(name)
     assert reason in message
     assert "did you mean timm/" in message or message.endswith(", ".join(f"timm/{example}" for example in EXAMPLES))
+
+
+def test_a_model_that_timm_cannot_take_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def fail_for_volo(name: str, **options: Any) -> Any:
+        if name == "volo_d1_224":
+            raise RuntimeError("features_only not implemented")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", fail_for_volo)
+    assert "cannot be used by timm as a feature extractor; " in refusal("timm/volo_d1_224")
 
 
 def test_an_unknown_model_with_similar_ones() -> None:
