@@ -157,7 +157,7 @@ def test_recipes(
             "train.images_per_forward=3",
             ["train.batch_size is 4: expected a multiple of 3", "set train.batch_size to 3"],
         ),
-        ("data.train_split=vall", ["no split 'vall' in data", "splits there: train, val", "did you mean 'val'?"]),
+        ("data.train_split=vall", ["no split 'vall' in ", "splits there: train, val", "did you mean 'val'?"]),
         ("data.root=", ["data.root is not set", "--set data.root=DIR"]),
     ],
 )

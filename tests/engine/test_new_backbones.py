@@ -25,7 +25,8 @@ def run(*arguments: object) -> None:
 @pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/tf_efficientnet_lite0"])
 def test_a_new_backbone_is_trained_resumed_evaluated_and_its_weights_moved(backbone: str, tmp_path: Path) -> None:
     data, folder = small_scenes(tmp_path / "scenes"), tmp_path / "run"
-    settings = [*SMALL, f"data.root={data}", f"model.backbone={backbone}", "train.epochs=2", "train.batch_size=2"]
+    settings = [*SMALL, f"data.root={data}", f"model.backbone={backbone}", "train.epochs=2"]
+    settings += ["train.batch_size=2", "train.images_per_forward=1"]
     overrides = [word for setting in settings for word in ("--set", setting)]
     on = (*overrides, "--out", folder, "--device", "cpu")
 
