@@ -51,8 +51,9 @@ def assert_equal_to_eager(model: PanopticModel, program: ExportedProgram, size: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", ["portable", "gather"])
-@pytest.mark.parametrize("backbone", ["resnet18", "pvt_v2_b0", "swin_tiny", "timm/convnext_atto"])
+@pytest.mark.parametrize(
+    ("backbone", "sampling"), [("resnet18", "portable"), ("resnet18", "gather"), ("pvt_v2_b0", "portable")]
+)
 def test_an_exported_model_takes_other_sizes(backbone: str, sampling: SamplingName) -> None:
     model = small_model(backbone=backbone, sampling=sampling).eval()
     scramble(model)
