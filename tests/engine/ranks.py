@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(1, 1, count, run_id=f"tests-{os.getpid()}", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
     config.max_restarts = 0
-    results = elastic_launch(config, _joined)(work, arguments)
+    with ThreadPoolExecutor(1) as pool:  # in the main thread torch would replace the signal handlers for good
+        results = pool.submit(elastic_launch(config, _joined), work, arguments).result()
     return [results[rank] for rank in range(count)]
 
 

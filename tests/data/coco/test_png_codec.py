@@ -21,7 +21,13 @@ from PIL import Image
 
 from panformer_cli.data import parallel
 from panformer_cli.data.coco import panoptic_png, png_codec
-from panformer_cli.data.coco.panoptic_png import encode_ids, expect_reads, read_panoptic_png, write_panoptic_png
+from panformer_cli.data.coco.panoptic_png import (
+    MANY_READS,
+    encode_ids,
+    expect_reads,
+    read_panoptic_png,
+    write_panoptic_png,
+)
 from panformer_cli.data.coco.png_codec import decode_plain, encode_plain
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
@@ -244,7 +250,7 @@ def test_without_zlib_ng_or_numba_opencv_does_it(
 def test_only_many_files_are_worth_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(png_codec, "_unfilter", None)
     (tmp_path / "a.png").write_bytes(WHOLE)
-    for number, is_loaded in ((299, False), (300, True), (1, True)):
+    for number, is_loaded in ((MANY_READS - 1, False), (MANY_READS, True), (1, True)):
         expect_reads(number)
         assert png_codec.is_loaded() == is_loaded and (decode_plain(WHOLE) is not None) == is_loaded
         assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
