@@ -24,12 +24,16 @@ def _activation(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[tuple[str, nn.Conv2d], tuple[str, nn.BatchNorm2d]]]:
-    """The children that are a convolution and the BatchNorm after it: neighbours in a row, or `conv1` and `bn1`."""
+    """Yield the children that are a convolution and the BatchNorm after it.
+
+    They are neighbors in an `nn.Sequential`, or have names such as `conv1` and `bn1` and are created in this order:
+    some timm models (DPN) normalize before they convolve.
+    """
     children = dict(module.named_children())
-    in_a_row = list(children) if isinstance(module, nn.Sequential) else []
-    follower = dict(zip(in_a_row, in_a_row[1:], strict=False))
-    for name, conv in children.items():
-        after = follower.get(name, name.replace("conv", "bn"))
-        norm = children.get(after)
+    names = list(children)
+    for place, name in enumerate(names):
+        later = names[place + 1 :]
+        after = later[0] if later and isinstance(module, nn.Sequential) else name.replace("conv", "bn")
+        conv, norm = children[name], children[after] if after in later else None
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             yield (name, conv), (after, norm)

@@ -18,11 +18,6 @@ TOKENS_AT_ONCE = 2048
 """Tokens per chunk; their hidden channels take 8 MB of float32."""
 
 
-def is_eager_inference_on_cpu(tokens: Tensor) -> bool:
-    """Return whether chunks pay off: a CPU, no gradients, and no compiler or exporter tracing the sizes."""
-    return tokens.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
 def attend_in_chunks(
     attention: DeformableAttention,
     update: Callable[[Tensor, Tensor], Tensor],

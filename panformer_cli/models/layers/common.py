@@ -14,6 +14,11 @@ def may_be_true(mask: Tensor) -> bool:
     return mask.device.type != "cpu" or torch.compiler.is_compiling() or bool(mask.any())
 
 
+def is_eager_inference_on_cpu(tokens: Tensor) -> bool:
+    """Return whether tricks for CPUs apply: no gradients are wanted, and no compiler or exporter traces the sizes."""
+    return tokens.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """Return log(x / (1 - x)) of values in 0..1, numerator and denominator at least `eps` (spec, section 5)."""
     x = x.clamp(0, 1)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from panformer_cli.models.layers.common import is_eager_inference_on_cpu
+
 
 class TokenLinear(nn.Linear):
     """`nn.Linear` over many tokens, run as a convolution on a CPU.
@@ -34,16 +36,12 @@ class TokenLinear(nn.Linear):
 
     def transposed(self, tokens: Tensor) -> Tensor:
         """(B, L, in) -> (B, out, L), contiguous where products that sum over `out` read it faster so."""
-        if _is_eager_inference_on_cpu(tokens) and tokens.dtype != torch.float32:
+        if is_eager_inference_on_cpu(tokens) and tokens.dtype != torch.float32:
             assert self.bias is not None
             weight, bias = self.weight.to(tokens.dtype), self.bias.to(tokens.dtype)[:, None]
             return torch.stack([torch.addmm(bias, weight, image.t()) for image in tokens])
         output: Tensor = self(tokens).transpose(1, 2)
         return output
-
-
-def _is_eager_inference_on_cpu(tokens: Tensor) -> bool:
-    return tokens.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class _TokenConvolution(torch.autograd.Function):

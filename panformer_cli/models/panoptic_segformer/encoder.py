@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panformer_cli.models.layers.chunked import attend_in_chunks, is_eager_inference_on_cpu
-from panformer_cli.models.layers.common import LevelShapes, xavier_matrices
+from panformer_cli.models.layers.chunked import attend_in_chunks
+from panformer_cli.models.layers.common import LevelShapes, is_eager_inference_on_cpu, xavier_matrices
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
 from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.layers.position_encoding import sine_position_encoding

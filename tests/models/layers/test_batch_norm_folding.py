@@ -65,3 +65,27 @@ def test_convolutions_keep_their_channels_last() -> None:
     assert model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not model.training
+
+
+class NormalizeFirst(nn.Module):
+    """As in timm's DPN: the BatchNorm has the name of one that follows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, channels, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.conv(self.bn(images))
+        return output
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_a_batch_norm_before_its_convolution_stays(channels: int) -> None:
+    torch.manual_seed(0)
+    module = NormalizeFirst(channels).eval()
+    with_statistics(module)
+    images = torch.randn(1, 3, 8, 8)
+    before = module(images)
+    assert fold_batch_norms(module) == 0
+    assert torch.equal(module(images), before)
