@@ -56,8 +56,8 @@ class ResultLog:
             resume: keep the lines of a log with these settings.
 
         Raises:
-            PanformerError: another process is writing the log, the folder cannot be written, or the log to resume was
-                started with other settings.
+            PanformerError: another process is writing the log, the folder cannot be written, or the settings of the log
+                to resume are damaged or others.
         """
         with writing(folder):
             for path in folder.glob("*.lock"):
@@ -66,6 +66,8 @@ class ResultLog:
         if stored is None:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / "settings.json", settings)
+        elif settings and not stored:
+            raise PanformerError(f"{folder / 'settings.json'} is damaged or empty; leave out --resume to start over")
         elif changed := differing(stored, settings):
             raise PanformerError(
                 f"{folder.parent} was started with another {changed} (see {folder / 'settings.json'}); use the same to "

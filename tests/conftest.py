@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import Browser, browsing, find_browser
 from tests.file_server import CLOSED, FileServer, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,6 +39,16 @@ def server() -> Iterator[FileServer]:
     """A web server with a file of 5000 bytes, all parts of it different."""
     with serving(random.Random(0).randbytes(5000)) as files:
         yield files
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless browser with one tab."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("needs a browser: no Chromium or Chrome is installed (`apt-get install chromium`)")
+    with browsing(program, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

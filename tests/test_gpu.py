@@ -58,11 +58,14 @@ def model_of(recipe: str) -> PanopticSegFormer:
 def outputs(model: PanopticSegFormer, images: Tensor) -> dict[str, Tensor]:
     """Return what does not depend on the order of queries with nearly equal scores."""
     padding_mask = no_padding(images).to(images.device)
-    location = model.location_decoder(model.encode(images, padding_mask))
+    memory = model.encode(images, padding_mask)
+    location = model.location_decoder(memory)
+    things, _, _ = model.decode_masks(memory, location.queries[:, :5], every_mask=False)
     output = model.infer(images, padding_mask)
     return {
         "class logits": location.class_logits,
         "boxes": location.boxes,
+        "thing masks": things.masks[-1],
         "thing scores": output.scores,
         "stuff scores": output.stuff_scores,
         "stuff masks": output.stuff_masks,
@@ -154,6 +157,7 @@ def test_an_evaluation_on_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None
     write_scenes(scenes, SceneOptions(train_images=1, val_images=6), SilentReporter())
     data = CocoPanoptic(scenes, "val")
     checkpoint = random_checkpoint(tmp_path / "random.safetensors", scenes, data.categories)
+    contents = []
     for device in ("cpu", "cuda"):
         request = EvaluateRequest(
             checkpoint,
@@ -161,7 +165,11 @@ def test_an_evaluation_on_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None
             metrics=("panoptic", "boundary", "semantic"),
             batch_size=4,
         )
-        assert evaluate(request, Process.single(device), SilentReporter())["images"] == 6
+        contents.append(evaluate(request, Process.single(device), SilentReporter()))
+    assert contents[0]["images"] == contents[1]["images"] == 6
+    for group in ("all", "things", "stuff"):
+        assert contents[1]["panoptic"][group]["pq"] == pytest.approx(contents[0]["panoptic"][group]["pq"], abs=1)
+    assert contents[1]["semantic"]["accuracy"] == pytest.approx(contents[0]["semantic"]["accuracy"], abs=1)
     on_cpu, on_gpu = (segmented(tmp_path / device) for device in ("cpu", "cuda"))
     assert (on_cpu > 0).mean() > 0.1
     assert (on_cpu == on_gpu).mean() > 0.95

@@ -101,6 +101,23 @@ def test_a_line_cut_anywhere_does_not_count_and_spoils_no_other(kept: int, folde
     assert texts_of(ResultLog(folder)) == [(0, "before"), (1, "again"), (2, "after")]
 
 
+def test_a_line_without_its_newline_is_whole(folder: Path) -> None:
+    append(folder, {0: "a"})
+    path = folder / "0.jsonl"
+    path.write_bytes(path.read_bytes().rstrip())
+    assert own(ResultLog(folder)) == [0]
+    append(folder, {1: "b"})
+    assert texts_of(ResultLog(folder)) == [(0, "a"), (1, "b")]
+
+
+def test_memory_holds_24_bytes_of_a_line(folder: Path) -> None:
+    append(folder, dict.fromkeys(range(3), 1000 * "x"))
+    files, positions = ResultLog(folder)._find_lines()
+    assert [path.name for path in files] == ["0.jsonl"]
+    assert positions.tolist() == [(index, 0, index * (1000 + len('{"index": 0, "text": ""}\n'))) for index in range(3)]
+    assert positions.nbytes == 3 * 24
+
+
 @pytest.mark.parametrize("rubbish", [bytes(50), b"\xff\xfe\x80", b"{}[]", b"[1, 2]\n", b"{}\n", b"\0\0\n"])
 def test_what_a_broken_disk_leaves_is_no_line(rubbish: bytes, folder: Path) -> None:
     append(folder, {0: "a"})

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DISTRIBUTED = {"demo", "train", "evaluate", "predict"}
 """Commands that run in all processes of torchrun; the others run on rank 0 only."""
+ON_RANK_0 = [["evaluate", "compare"], ["evaluate", "check-submission"]]
+"""Subcommands of these that run on rank 0 only."""
 
 # What the system refuses for a reason outside of the program, wherever a path is first touched.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
@@ -54,7 +56,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         worker = Worker.of_environment()
     except PanformerError as error:
         return _report(2, str(error))
-    if worker is not None and worker.rank > 0 and DISTRIBUTED.isdisjoint(words[:1]):
+    on_rank_0 = DISTRIBUTED.isdisjoint(words[:1]) or words[:2] in ON_RANK_0
+    if worker is not None and worker.rank > 0 and on_rank_0:
         return 0
     return _exit_code(run, worker)
 

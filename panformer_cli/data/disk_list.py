@@ -36,7 +36,7 @@ class DiskList(MadeSequence[T]):
     are equal if their `repr` is. Small lists stay in memory, in SQLite's cache.
 
     Raises:
-        PanformerError: the temporary file cannot be written.
+        PanformerError: the temporary file cannot be written or read.
     """
 
     def __init__(self, items: Iterable[T] = (), key: Callable[[T], Hashable] | None = None) -> None:
@@ -97,7 +97,7 @@ class DiskList(MadeSequence[T]):
         try:
             return self._database.execute(statement, values)
         except sqlite3.Error as error:
-            raise _cannot_write(error) from error
+            raise _cannot_use(error) from error
 
     def _column(self, statement: str, *values: Any) -> Iterator[Any]:
         """Yield the first column of all rows."""
@@ -106,11 +106,11 @@ class DiskList(MadeSequence[T]):
             for row in rows:
                 yield row[0]
         except sqlite3.Error as error:
-            raise _cannot_write(error) from error
+            raise _cannot_use(error) from error
 
 
-def _cannot_write(error: sqlite3.Error) -> PanformerError:
+def _cannot_use(error: sqlite3.Error) -> PanformerError:
     return PanformerError(
-        f"cannot write a temporary file: {error}; free some space in the folder for temporary files (/var/tmp, /tmp), "
-        "or name another one in the environment variable TMPDIR"
+        f"cannot write or read a temporary file: {error}; free some space in the folder for temporary files "
+        "(/var/tmp, /tmp), or name another one in the environment variable TMPDIR"
     )

@@ -152,6 +152,8 @@ class TrainLoader:
         self._share = slice(rank * share, (rank + 1) * share)
         self._forwards = _Forwards()
         workers = min(recipe.data.workers, os.cpu_count() or 1)  # more only wait for each other
+        if not workers:
+            expect_reads(len(dataset))
         self._loader: DataLoader[_Loaded] = DataLoader(
             _ForwardDataset(TrainDataset(dataset, recipe)),
             batch_size=None,

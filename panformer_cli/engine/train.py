@@ -136,9 +136,13 @@ class Trainer:
     ) -> None:
         self.process, self.recipe, self.run_folder, self.reporter = process, recipe, run, reporter
         root = Path(recipe.data.root)
-        data = CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images)
+        data, self.validation = process.first_then_others(
+            lambda: (
+                CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images),
+                CocoPanoptic(root, recipe.data.val_split),
+            )
+        )
         self._skipped = data.skipped
-        self.validation = CocoPanoptic(root, recipe.data.val_split)
         self.categories: CategoryTable = data.categories
         _check_same_categories(self.categories, self.validation.categories, root)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)

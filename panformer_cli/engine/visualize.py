@@ -10,9 +10,11 @@ from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.annotated_images import AnnotatedImage, GroundTruth, Predictions
 from panformer_cli.engine.curves import curves, read_metrics
+from panformer_cli.engine.results import METRICS
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.files import name_inside
 from panformer_cli.pages.base import Table
@@ -106,6 +108,7 @@ def _draw_all(
     segments: Counter[tuple[str, tuple[int, int, int]]] = Counter()
     taken: set[Path] = set()
     total = min(len(images), request.limit or len(images))
+    expect_reads(2 * total if images.has_pairs else total)
     with reporter.progress("Drawing", total) as progress:
         for annotated in map(images.__getitem__, range(total)):
             path = _free_path(request.out, annotated.name, taken)
@@ -149,7 +152,7 @@ def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
 
 def _evaluation_tables(predictions: Path) -> list[Table]:
     """Return tables of the metrics.json that `evaluate` writes beside its predictions; none for those of `predict`."""
-    path = predictions.with_name("metrics.json")
+    path = predictions.with_name(METRICS)
     if not path.is_file():
         return []
     try:

@@ -88,12 +88,21 @@ def test_wrong_usage_and_missing_gpus_are_reported_before_any_process_starts(
     assert launched == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare-data", "scenes", "--out", "scenes"],
+        ["evaluate", "compare", "a", "b"],  # neither is there: rank 0 reports that
+        ["evaluate", "check-submission", "a.zip"],
+    ],
+)
 def test_other_ranks_leave_a_command_for_one_process_to_rank_0(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     set_worker(monkeypatch, 2, 2, rank=1)
     with pytest.raises(SystemExit) as caught:
-        main(["prepare-data", "scenes", "--out", str(tmp_path / "scenes")])
+        main(words)
     assert caught.value.code == 0
-    assert not (tmp_path / "scenes").exists()
-    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")

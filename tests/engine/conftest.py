@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from panformer_cli.engine.runs import RunFolder
+from tests.engine.ranks import kill_started
 from tests.engine.small import run_small, small_recipe, small_scenes
 
 
@@ -21,3 +23,10 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder
     """A run of 4 steps, 2 an epoch, evaluated after each epoch; dropout is on, so that random state matters."""
     out = tmp_path_factory.mktemp("run") / "trained"
     return RunFolder(run_small(small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2"), out))
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays() -> Iterator[None]:
+    """No process of a failed test outlives it."""
+    yield
+    kill_started()

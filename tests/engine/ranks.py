@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,25 @@ def start(*words: object, patch: Path | None = None) -> subprocess.Popen[str]:
     }
     command = [sys.executable, "-m", *map(str, words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+    _started.append(process)
+    return process
+
+
+_started: list[subprocess.Popen[str]] = []
+"""By `start`, in this test."""
+
+
+def kill_started() -> None:
+    """End what a failed test has left running. SIGTERM first: torchrun's workers have sessions of their own."""
+    while _started:
+        process = _started.pop()
+        with suppress(ProcessLookupError):
+            if process.poll() is None:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=30)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def torchrun(*words: object, nproc: int = 2, nodes: int = 1, port: int = 0) -> subprocess.Popen[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import pytest
+
+from panformer_cli.cli.main import main
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
@@ -93,3 +96,10 @@ class StopAfter(SilentReporter):
 def run_small(recipe: Recipe, out: Path, resume: bool = False) -> Path:
     """Train to the end and return the run's folder."""
     return train(recipe, TrainOptions(out, resume), ALONE, SilentReporter()).run.path
+
+
+def run_command(*arguments: object) -> None:
+    """Run `panformer ARGUMENTS`, which must succeed."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert not ended.value.code

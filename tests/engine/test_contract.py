@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from panformer_cli.cli.main import main
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, load_model, read_checkpoint, save_checkpoint
 from panformer_cli.engine.checkpoints.transfer import start_from
@@ -19,7 +18,7 @@ from panformer_cli.models.families import FAMILIES
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.reporting import SilentReporter
-from tests.engine.small import small_scenes
+from tests.engine.small import run_command, small_scenes
 from tests.models.panoptic_segformer.test_merge_cache import sample_of, without_boxes
 from tests.pixel_family import PixelClassifier, PixelFamily, PixelPrediction, PixelSettings, PixelThresholds
 
@@ -39,12 +38,6 @@ def family(monkeypatch: pytest.MonkeyPatch) -> PixelFamily:
     return family
 
 
-def run(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    assert not ended.value.code
-
-
 def test_the_whole_engine_runs_another_family(
     tmp_path: Path, family: PixelFamily, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,8 +45,8 @@ def test_the_whole_engine_runs_another_family(
     recipe.write_text(RECIPE)
     on = ("--set", f"data.root={data}", "--out", folder, "--device", "cpu")
 
-    run("train", recipe, *on, "--set", "train.max_steps=3")
-    run("train", recipe, *on, "--resume")
+    run_command("train", recipe, *on, "--set", "train.max_steps=3")
+    run_command("train", recipe, *on, "--resume")
     checkpoint = read_checkpoint(folder / "last.safetensors")
     assert checkpoint.progress.step == 24
     assert checkpoint.recipe.model == PixelSettings(
@@ -64,29 +57,29 @@ def test_the_whole_engine_runs_another_family(
     assert len(losses) == 24
     assert sum(losses[-6:]) < 0.95 * sum(losses[:6])
 
-    run("evaluate", folder, "--metrics", "all", "--out", tmp_path / "evaluation", "--device", "cpu")
+    run_command("evaluate", folder, "--metrics", "all", "--out", tmp_path / "evaluation", "--device", "cpu")
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert metrics["images"] == 4
     assert metrics["semantic"]["accuracy"] > 0
 
-    run("evaluate", "tune", folder, "--out", tmp_path / "tuning", "--device", "cpu")
+    run_command("evaluate", "tune", folder, "--out", tmp_path / "tuning", "--device", "cpu")
     tuning = json.loads((tmp_path / "tuning" / "tune.json").read_text())
     assert tuning["before"] == {"min_score": 0.0}
     assert tuning["searched"]["settings"] == 4
     assert family.calls["load_tuning_cache"] > 4
 
     images = data / "images" / "val"
-    run("predict", images, "--checkpoint", folder, "--out", tmp_path / "predictions", "--device", "cpu")
+    run_command("predict", images, "--checkpoint", folder, "--out", tmp_path / "predictions", "--device", "cpu")
     predictions = json.loads((tmp_path / "predictions" / "panoptic.json").read_text())
     assert len(predictions["annotations"]) == 4
     assert all(row["segments_info"] for row in predictions["annotations"])
 
-    run("visualize", "--predictions", tmp_path / "predictions" / "panoptic.json", "--images", images, "--run", folder,
-        "--out", tmp_path / "page")  # fmt: skip
+    saved = tmp_path / "predictions" / "panoptic.json"
+    run_command("visualize", "--predictions", saved, "--images", images, "--run", folder, "--out", tmp_path / "page")
     assert (tmp_path / "page" / "index.html").is_file()
 
     capsys.readouterr()
-    run("benchmark", recipe, "--size", "64x64", "--repeat", "1", "--device", "cpu", "--json")
+    run_command("benchmark", recipe, "--size", "64x64", "--repeat", "1", "--device", "cpu", "--json")
     stages = json.loads(capsys.readouterr().out)["stages"]
     assert list(stages) == ["decode", "prepare", "backbone", "classifier", "network_rest", "merging", "writing"]
 

@@ -17,6 +17,7 @@ from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpo
 from panformer_cli.engine.inference import WAITING_BATCHES, Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.models.base import Prediction
+from panformer_cli.models.panoptic_segformer.prediction import MergedPrediction
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import filled_model
 
@@ -66,8 +67,9 @@ def assert_same(one: Prediction, other: Prediction) -> None:
     assert rows[0] == rows[1]
     scores = [[s.score for s in prediction.panoptic.segments] for prediction in (one, other)]
     assert scores[0] == pytest.approx(scores[1], rel=0, abs=1e-5 if equal.all() else 1e-4)
-    candidates = [np.sort(prediction.instances("image").scores) for prediction in (one, other)]
-    np.testing.assert_allclose(candidates[0], candidates[1], rtol=0, atol=1e-4)
+    assert isinstance(one, MergedPrediction) and isinstance(other, MergedPrediction)
+    chosen = [np.sort(prediction.candidates.class_scores) for prediction in (one, other)]
+    torch.testing.assert_close(chosen[0], chosen[1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from panformer_cli.cli.main import main
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
 from panformer_cli.models.build import build_model
-from tests.engine.small import SMALL, small_scenes
+from tests.engine.small import SMALL, run_command, small_scenes
 from tests.models.panoptic_segformer.small import images_of, no_padding
-
-
-def run(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    assert not ended.value.code
 
 
 @pytest.mark.slow
@@ -30,14 +23,14 @@ def test_a_new_backbone_is_trained_resumed_evaluated_and_its_weights_moved(backb
     overrides = [word for setting in settings for word in ("--set", setting)]
     on = (*overrides, "--out", folder, "--device", "cpu")
 
-    run("train", "tiny", *on, "--set", "train.max_steps=3")
+    run_command("train", "tiny", *on, "--set", "train.max_steps=3")
     assert read_checkpoint(folder / "last.safetensors").progress.step == 3
-    run("train", "tiny", *on, "--resume")
+    run_command("train", "tiny", *on, "--resume")
     checkpoint = read_checkpoint(folder / "last.safetensors")
     assert checkpoint.progress.step == 8
     assert (checkpoint.recipe.model.backbone, checkpoint.recipe.model.frozen_stages) == (backbone, 0)
 
-    run("evaluate", folder, "--out", tmp_path / "evaluation", "--device", "cpu")
+    run_command("evaluate", folder, "--out", tmp_path / "evaluation", "--device", "cpu")
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["images"] == 4
 
     trained = load_model(checkpoint).eval()

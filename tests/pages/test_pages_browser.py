@@ -11,19 +11,10 @@ import pytest
 
 from panformer_cli.pages.gallery import GalleryPage, Picture, write_gallery
 from panformer_cli.pages.summary import write_summary
-from tests.browser import Browser, browsing, find_browser
+from tests.browser import Browser
 from tests.pages.samples import gallery_page, split_summary
 
 pytestmark = pytest.mark.slow  # a browser takes seconds to start
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip("needs a browser: no Chromium or Chrome is installed (`apt-get install chromium`)")
-    with browsing(program, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo
-from panformer_cli.data.coco.panoptic_png import expect_reads, read_panoptic_png, segment_ids
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
@@ -47,7 +47,6 @@ class CocoPanoptic:
                 f"{self.layout.annotation} lists {len(without)} images that it does not annotate, first {without[0]}; "
                 "annotate them or take them out of `images` (training leaves them out with data.skip_bad_images=true)"
             )
-        expect_reads(len(self))
 
     @property
     def categories(self) -> CategoryTable:

@@ -158,6 +158,16 @@ class Process:
         result: Value = outcome[0]
         return result
 
+    def first_then_others(self, work: Callable[[], Value]) -> Value:
+        """Run `work` on rank 0, then on the other ranks, which find what it left on disk, such as an index.
+
+        Raises:
+            PanformerError: The one that `work` raised on rank 0, on every rank; or one of this rank.
+        """
+        results: list[Value] = []
+        self.on_first(lambda: results.append(work()))
+        return results[0] if results else work()
+
     def wait_for_first(self) -> None:
         """Wait until rank 0 calls this too. Unlike in a collective operation, that may take hours."""
         if self.store is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.engine.results import METRICS, RECORDS
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import (
     FIGURES,
@@ -167,7 +168,7 @@ def read_evaluation(folder: Path) -> EvaluatedSet:
             f"{folder} {what}; expected a folder that `panformer evaluate` wrote; for JSONs of predictions name their "
             "ground truth with --annotations GT.json"
         )
-    metrics, records = folder / "metrics.json", folder / "records.jsonl"
+    metrics, records = folder / METRICS, folder / RECORDS
     for path in (metrics, records):
         if not path.is_file():
             raise DataError(

@@ -21,7 +21,7 @@ def compare_predictions(
     """Compare two panoptic JSONs of predictions; their PNGs lie in folders of the same names.
 
     Raises:
-        DataError: as `PanopticPairs`, `records.compare` and `compare_sets`.
+        DataError: as `PanopticPairs`, `image_overlap.compare` and `compare_sets`.
     """
     first, second = (PanopticPairs(annotations, path, gt_folder) for path in predictions)
     sets = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.engine.evaluation.compare import read_records
 from panformer_cli.engine.evaluation.evaluate import read_metrics
+from panformer_cli.engine.results import RECORDS
 from panformer_cli.metrics.cross_check import cross_check
 from panformer_cli.metrics.quality import PanopticQuality
 
@@ -18,8 +19,8 @@ def check_against_panopticapi(evaluation: Path) -> None:
         PanformerError: as `metrics.cross_check`.
     """
     metrics = read_metrics(evaluation)
-    quality = PanopticQuality(open_annotation(Path(metrics["annotation"])).categories)
-    for overlap in read_records(evaluation / "records.jsonl"):
+    quality = PanopticQuality(open_annotation(evaluation / metrics["annotation"]).categories)
+    for overlap in read_records(evaluation / RECORDS):
         quality.update(overlap)
     names = ("annotation", "truth_pngs", "predictions", "predicted_pngs")
     annotation, truth_pngs, predictions, predicted_pngs = (evaluation / metrics[name] for name in names)

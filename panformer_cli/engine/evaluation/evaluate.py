@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
@@ -82,7 +83,7 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
         PanformerError: checkpoint or data cannot be used, or do not go together.
     """
     checkpoint = read_checkpoint(request.checkpoint)
-    dataset = open_split(checkpoint, request)
+    dataset = process.first_then_others(lambda: open_split(checkpoint, request))
     figures = process.on_first(lambda: _begin(request, dataset, reporter))
     if figures is None:
         figures = _measure(request, checkpoint, dataset, process, reporter)
@@ -220,6 +221,7 @@ def evaluate_model(
     if results is not None:
         _count_done(evaluator, results, done)
     own = range(process.rank, len(dataset), process.world_size)
+    expect_reads(len(own) - sum(done))
     with reporter.progress("Evaluating", len(own) - sum(done)) as progress:
         samples = ((index, dataset[index]) for index in own if not done[index])
         pairs = (((index, sample), sample.image) for index, sample in ahead(samples, images_ahead(predictor.device)))

@@ -22,6 +22,7 @@ from panformer_cli.engine.evaluation.report_images import (
     write_layers,
     write_thumbnail,
 )
+from panformer_cli.engine.results import ANALYSIS, RECORDS
 from panformer_cli.files import name_inside
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
@@ -63,16 +64,16 @@ def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
         PanformerError: a file of the evaluation, or an image, is missing or corrupt.
     """
     metrics = read_metrics(evaluation)
-    truth = open_annotation(Path(metrics["annotation"]))
+    truth = open_annotation(evaluation / metrics["annotation"])
     predictions = read_predictions(evaluation / metrics["predictions"], truth.categories)
     request = ReportRequest(
         out,
         metrics,
-        json.loads((evaluation / "analysis.json").read_text(encoding="utf-8")),
+        json.loads((evaluation / ANALYSIS).read_text(encoding="utf-8")),
         truth.categories,
         _Files(evaluation, metrics, truth, predictions),
     )
-    return write_report(request, read_records(evaluation / "records.jsonl"), metrics["images"], reporter)
+    return write_report(request, read_records(evaluation / RECORDS), metrics["images"], reporter)
 
 
 def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.engine.checkpoints.checkpoint import (
     Checkpoint,
     load_model,
@@ -109,7 +110,7 @@ def tune(request: TuneRequest, process: Process, reporter: Reporter) -> Tuning:
     """
     checkpoint = read_checkpoint(request.checkpoint)
     process.on_first(lambda: check_results_folder(request.out))
-    dataset = _open(checkpoint, request)
+    dataset = process.first_then_others(lambda: _open(checkpoint, request))
     if len(dataset) < 2:
         raise DataError(
             f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to judge"
@@ -261,6 +262,7 @@ def _predict_missing(
     missing = [index for index in own if not files[index].is_file()]
     predictor = Predictor.of(checkpoint, process, request.precision)
     with reporter.progress("Predicting", len(own), len(own) - len(missing)) as progress:
+        expect_reads(len(missing))
         samples = ((index, dataset[index]) for index in missing)
         pairs = (((index, sample), sample.image) for index, sample in samples)
         for (index, sample), prediction in predictor.stream(pairs, request.batch_size):

@@ -57,7 +57,7 @@ class StuffQueries(nn.Module):
 class MaskHead(nn.Module):
     """Attention logits of all heads and levels to one mask.
 
-    heads: attention heads. levels: feature levels. waking_slope: see `layers.relu`.
+    heads: attention heads. levels: feature levels. waking_slope: see `waking_relu.relu`.
     """
 
     def __init__(self, heads: int, levels: int, waking_slope: float) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.json_stream import read_members, write_list, write_texts
-from panformer_cli.data.coco.panoptic_png import segment_ids
+from panformer_cli.data.coco.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
@@ -73,6 +73,7 @@ def prepare_in_place(
     if data.skipped:
         reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
     check_folder(out or root)
+    expect_reads(len(data))
     if detection != "none":
         rle.load()
     annotation = data.layout.annotation

@@ -129,6 +129,10 @@ def exchange(process: Process, out: Path) -> dict[str, Any]:
     content["spread"] = values.tolist()
     content["first"] = process.on_first(lambda: [process.rank, "x" * 20_000_000])
     content["second"] = process.on_first(lambda: process.rank)
+    made = out / "made"
+    content["third"] = process.first_then_others(lambda: found_and_made(made))
+    with pytest.raises(DataError, match="of rank 0"):
+        process.first_then_others(lambda: refuse(process.rank))
     with pytest.raises(DataError, match="of rank 0"):
         process.on_first(lambda: refuse(process.rank))
     with process.temporary_folder() as folder:
@@ -136,6 +140,13 @@ def exchange(process: Process, out: Path) -> dict[str, Any]:
         assert folder.is_dir()
         process.wait()
     return content
+
+
+def found_and_made(folder: Path) -> bool:
+    """Make a folder; return whether it was there."""
+    found = folder.is_dir()
+    folder.mkdir(exist_ok=True)
+    return found
 
 
 def refuse(rank: int) -> None:
@@ -153,6 +164,7 @@ def test_what_ranks_exchange(tmp_path: Path) -> None:
             "spread": [1, 10],
             "first": [0, "x" * 20_000_000],
             "second": 0,
+            "third": rank > 0,
         }
 
 

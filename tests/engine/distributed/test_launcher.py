@@ -15,8 +15,6 @@ from panformer_cli.engine.distributed.launcher import launch
 from tests.data.coco.pair_files import Pairs, write_pairs
 from tests.engine.ranks import start
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 120
 
 
@@ -45,6 +43,7 @@ def evaluation(pairs: Pairs, out: Path, patch: str = "") -> subprocess.Popen[str
     return start("panformer_cli", "evaluate", *words, "--cpu-processes", 2, patch=folder)
 
 
+@pytest.mark.slow
 def test_words_arrive_as_they_were_given_and_rank_0_alone_prints(pairs: Pairs, tmp_path: Path) -> None:
     out = tmp_path / "a $$ ${local_rank}'s"
     process = evaluation(pairs, out)
@@ -55,6 +54,7 @@ def test_words_arrive_as_they_were_given_and_rank_0_alone_prints(pairs: Pairs, t
     assert "Error" not in err
 
 
+@pytest.mark.slow
 def test_a_mistake_that_one_process_meets_is_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
     pairs.prediction.png(1).unlink()
     process = evaluation(pairs, tmp_path / "out")
@@ -67,6 +67,7 @@ def test_a_mistake_that_one_process_meets_is_one_sentence(pairs: Pairs, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_that_all_processes_meet_is_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
     pairs.truth.json.unlink()
     process = evaluation(pairs, tmp_path / "out")
@@ -76,6 +77,7 @@ def test_a_mistake_that_all_processes_meet_is_one_sentence(pairs: Pairs, tmp_pat
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["rank == 1", "True"])
 def test_a_bug_is_one_traceback(where: str, pairs: Pairs, tmp_path: Path) -> None:
     process = evaluation(pairs, tmp_path / "out", f"if {where}: raise ZeroDivisionError('our own mistake')")
@@ -85,6 +87,7 @@ def test_a_bug_is_one_traceback(where: str, pairs: Pairs, tmp_path: Path) -> Non
     assert "our own mistake" in err
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_explained(pairs: Pairs, tmp_path: Path) -> None:
     process = evaluation(pairs, tmp_path / "out", "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)")
     _, err = process.communicate(timeout=SECONDS)
@@ -120,10 +123,13 @@ def waiting(pairs: Pairs, out: Path, *before: str) -> subprocess.Popen[str]:
     assert process.stderr is not None
     seen = ""
     while seen.count("waiting;") < 2:
-        seen += process.stderr.read(1)
+        letter = process.stderr.read(1)
+        assert letter, f"it ended before both processes waited: {seen}"
+        seen += letter
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_processes(number: int, pairs: Pairs, tmp_path: Path) -> None:
     process = waiting(pairs, tmp_path / "out")
@@ -133,6 +139,7 @@ def test_a_signal_ends_all_processes(number: int, pairs: Pairs, tmp_path: Path) 
     assert err.split() == ["Stopped."]
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_processes_that_do_not_listen(pairs: Pairs, tmp_path: Path) -> None:
     listens_to_none = "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)"
     process = waiting(pairs, tmp_path / "out", listens_to_none)
@@ -145,6 +152,7 @@ def test_a_second_ctrl_c_ends_processes_that_do_not_listen(pairs: Pairs, tmp_pat
     assert err.split() == ["Stopped."]
 
 
+@pytest.mark.slow
 def test_processes_end_with_their_launcher_however_it_ends(pairs: Pairs, tmp_path: Path) -> None:
     process = waiting(pairs, tmp_path / "out")
     assert process.stdout is not None

@@ -25,6 +25,8 @@ from tests.engine.small import ALONE, small_recipe
 
 pytestmark = pytest.mark.slow
 
+SECONDS = 300
+
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -57,9 +59,9 @@ def test_training_gives_the_weights_of_processes_that_the_program_started(scenes
     own, given = RunFolder(tmp_path / "own"), RunFolder(tmp_path / "given")
     process = torchrun("train", tmp_path / "recipe.yaml", "--out", given.path)
     launched = start("panformer_cli", "train", tmp_path / "recipe.yaml", "--out", own.path, "--cpu-processes", 2)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
-    launched.communicate()
+    launched.communicate(timeout=SECONDS)
     assert launched.returncode == 0
     assert out == f"Best checkpoint: {given.best}\n"
     assert err.count("Run folder") == 1
@@ -78,11 +80,11 @@ def test_evaluation_gives_the_bytes_of_one_process(trained: RunFolder, tmp_path:
     nodes = [torchrun(*words, tmp_path / "two", nproc=1, nodes=2, port=port) for _ in range(2)]
     metrics: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
     evaluate(EvaluateRequest(trained.best, tmp_path / "one", metrics=metrics), ALONE, SilentReporter())
-    printed = [node.communicate() for node in nodes]
+    printed = [node.communicate(timeout=SECONDS) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], printed
     assert sorted(bool(out) for out, _ in printed) == [False, True]
     three = torchrun(*words, tmp_path / "three", nproc=3)
-    three.communicate()
+    three.communicate(timeout=SECONDS)
     one = files_of(tmp_path / "one")
     assert {"metrics.json", "panoptic.json", "records.jsonl", "panoptic/000003.png"} <= set(one)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "three") == one
@@ -90,7 +92,7 @@ def test_evaluation_gives_the_bytes_of_one_process(trained: RunFolder, tmp_path:
 
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     process = torchrun("evaluate", tmp_path / "nowhere")
-    _, err = process.communicate()
+    _, err = process.communicate(timeout=SECONDS)
     assert err.count("Error: checkpoint") == 1
     assert err.count("exitcode  : 2") == 1  # in torchrun's own report, which follows
     assert "[rank" not in err, "so torch marks the traceback of a worker"
@@ -107,7 +109,7 @@ def test_a_stop_is_saved_and_can_be_gone_on_from(scenes: Path, tmp_path: Path) -
     while process.poll() is None and not run.metrics.is_file():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
+    _, err = process.communicate(timeout=SECONDS)
     assert err.count("Stopped; step") == 1, err
     assert (
         f"resume with: torchrun --nproc-per-node 2 -m panformer_cli train {run.recipe} --resume --out {run.path}" in err

@@ -255,7 +255,7 @@ def test_a_wrong_request_leaves_old_figures(trained: RunFolder, out: Path, whole
 def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Path) -> None:
     interrupt(trained, out, 2)
     (out / ".parts" / "settings.json").write_text(content, encoding="latin-1")
-    with pytest.raises(PanformerError, match=r"was started with another annotation, .*settings\.json.*; use the same"):
+    with pytest.raises(PanformerError, match=r"settings\.json is damaged .*; leave out --resume to start over"):
         evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
 
 

@@ -114,3 +114,16 @@ def test_without_panopticapi_nothing_is_checked(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     with pytest.raises(PanformerError, match="panopticapi, which is not installed"):
         check_against_panopticapi(out)
+
+
+def test_the_folder_of_the_data_can_hold_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of files inside are stored relative to the folder, and found from any other."""
+    pairs = write_pairs(tmp_path / "data")
+    out = tmp_path / "data"
+    evaluate_predictions(PredictionsRequest(pairs.prediction.json, pairs.truth.json, out, resamples=10), ALONE, QUIET)
+    assert json.loads((out / "metrics.json").read_text())["annotation"] == "truth.json"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    check_against_panopticapi(out)
+    page = report_evaluation(out, tmp_path / "report", QUIET)
+    assert page.is_file()

@@ -9,7 +9,7 @@ import pytest
 
 from panformer_cli.pages.report.images import ImageScore
 from panformer_cli.pages.report.page import ReportPage, write_report_page
-from tests.browser import Browser, browsing, find_browser
+from tests.browser import Browser
 from tests.engine.evaluation.test_report import Evaluated
 
 pytestmark = pytest.mark.slow  # a browser takes seconds to start
@@ -31,15 +31,6 @@ PAINTED = """(name => {
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     return Evaluated(folder).write(folder / "out")
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip("needs a browser: no Chromium or Chrome is installed (`apt-get install chromium`)")
-    with browsing(program, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What deformable attention asks its sampling for, against plain loops. The sampling itself: tests/models/sampling."""
+"""What deformable attention asks its sampling for, against plain loops. `sampling/` tests the sampling."""
 
 from __future__ import annotations
 
