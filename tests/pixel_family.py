@@ -65,11 +65,13 @@ class PixelCache:
         write_json(path, self.whole.to_json())
 
 
+@dataclass(frozen=True)
 class PixelPrediction(Prediction):
     """The most probable class of every pixel; every class in the image is one segment."""
 
-    def __init__(self, probabilities: Tensor, categories: CategoryTable, settings: PixelThresholds) -> None:
-        self.probabilities, self.categories, self.settings = probabilities, categories, settings
+    probabilities: Tensor
+    categories: CategoryTable
+    settings: PixelThresholds
 
     @cached_property
     def panoptic(self) -> PanopticMap:
@@ -90,10 +92,6 @@ class PixelPrediction(Prediction):
             image_id, [s.score or 0.0 for s in things], labels, np.array(boxes).reshape(-1, 4), masks
         )
 
-    def for_tuning(self, sample: Sample) -> PixelCache:
-        everything = PixelPrediction(self.probabilities, self.categories, PixelThresholds()).panoptic
-        return PixelCache(compare(everything, sample.annotation, sample.image_id, sample.file_name))
-
 
 class PixelClassifier(PanopticModel):
     """C3, a hidden layer, a linear layer."""
@@ -112,7 +110,7 @@ class PixelClassifier(PanopticModel):
         del padding_mask
         return PixelOutput(self.logits(images).float().softmax(1))
 
-    def losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         assert counts.things >= 0
         logits = F.interpolate(self.logits(batch.images).float(), batch.images.shape[-2:], mode="bilinear")
         truth = torch.full(batch.padding_mask.shape, -1, device=logits.device)
@@ -154,6 +152,10 @@ class PixelFamily:
 
     def official_format(self) -> None:
         return None
+
+    def tuning_cache(self, prediction: PixelPrediction, sample: Sample) -> PixelCache:
+        everything = replace(prediction, settings=PixelThresholds()).panoptic
+        return PixelCache(compare(everything, sample.annotation, sample.image_id, sample.file_name))
 
     def load_tuning_cache(self, path: Path) -> PixelCache:
         self.calls["load_tuning_cache"] += 1

@@ -74,7 +74,7 @@ def outputs(model: PanopticSegFormer, images: Tensor) -> dict[str, Tensor]:
 
 def losses_and_gradients(model: PanopticSegFormer, batch: Batch) -> dict[str, Tensor]:
     model.zero_grad()
-    losses = model.losses(batch, LossCounts(1.0, 1.0))
+    losses = model(batch, LossCounts(1.0, 1.0))
     torch.stack(list(losses.values())).sum().backward()
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     return {**losses, **gradients}

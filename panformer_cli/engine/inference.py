@@ -6,21 +6,24 @@ resizing, without any padding, and each gets the result that it gets alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.structures import Batch, ImageArray
+from panformer_cli.data.structures import ImageArray
 from panformer_cli.data.transforms import prepare_image, resized_size
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, load_model
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast, resolve_precision
+from panformer_cli.engine.prefetch import ahead, behind
 from panformer_cli.models.base import PanopticModel, Prediction
 from panformer_cli.recipe import Recipe
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 WAITING_BATCHES = 8
 """Images that `Predictor.stream` holds at most, in batches. With less, common sizes run before their batch is full."""
@@ -90,6 +93,28 @@ class Predictor:
         for batch in waiting.values():
             yield from self._run(batch)
 
+    def map(
+        self,
+        images: Iterable[tuple[Key, ImageArray]],
+        finish: Callable[[Key, Prediction], Result],
+        batch_size: int = 1,
+    ) -> Iterator[Result]:
+        """Yield `finish(key, prediction)` of every image, in the order of `stream`.
+
+        Beside a model on a GPU, threads read the next images and finish results. A model on the CPU needs the cores
+        itself, so there one thing happens after the other (docs/performance.md has the times).
+
+        Args:
+            images: as for `stream`.
+            finish: what to do with a prediction; what it raises is raised in the place of its result.
+            batch_size: as for `stream`.
+        """
+        if self.device.type == "cpu":
+            for key, prediction in self.stream(images, batch_size):
+                yield finish(key, prediction)
+        else:
+            yield from behind(self.stream(ahead(images), batch_size), lambda found: finish(*found))
+
     def _run(self, batch: list[tuple[Key, ImageArray]]) -> Iterator[tuple[Key, Prediction]]:
         predictions = self._predictions([image for _, image in batch])
         return zip([key for key, _ in batch], predictions, strict=True)
@@ -104,19 +129,28 @@ class Predictor:
 
         images: of one input size, 1 or more.
         """
-        output = self._forward(images)
+        output = self.infer(*self.prepare(images))
         for number, image in enumerate(images):
-            yield self._postprocess(output, number, (image.shape[0], image.shape[1]))
+            yield self.postprocess(output, number, (image.shape[0], image.shape[1]))
 
-    @torch.inference_mode()
-    def _forward(self, images: Sequence[ImageArray]) -> Any:
+    def prepare(self, images: Sequence[ImageArray]) -> tuple[Tensor, Tensor]:
+        """Return the arguments of `infer`, on the device: (B, 3, H, W) float and (B, H, W) bool, which is False.
+
+        Args:
+            images: each (height, width, 3) uint8 RGB; of one size after resizing, 1 or more.
+        """
         data = self.recipe.data
         prepared = [prepare_image(image, data.short_side, data.long_side) for image in images]
         batch = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
-        padding_mask = torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
-        with autocast(self.precision, self.device):
-            return self.model(Batch(batch, padding_mask))
+        return batch, torch.zeros(len(batch), *batch.shape[-2:], dtype=torch.bool, device=self.device)
 
     @torch.inference_mode()
-    def _postprocess(self, output: Any, number: int, size: tuple[int, int]) -> Prediction:
+    def infer(self, images: Tensor, padding_mask: Tensor) -> Any:
+        """Return the family's raw output; see `PanopticModel.infer`."""
+        with autocast(self.precision, self.device):
+            return self.model.infer(images, padding_mask)
+
+    @torch.inference_mode()
+    def postprocess(self, output: Any, number: int, size: tuple[int, int]) -> Prediction:
+        """Return the prediction for one image of the batch; see `PanopticModel.postprocess`."""
         return self.model.postprocess(output, number, size, self.recipe.inference)

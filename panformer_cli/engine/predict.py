@@ -17,7 +17,6 @@ from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError
@@ -89,9 +88,8 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     own = range(process.rank, len(images), process.world_size)
     with reporter.progress("Predicting", len(own)) as progress:
         share = _Share(images, results, reporter, progress)
-        found = predictor.stream(ahead(share.read(own), images_ahead(process.device)), request.batch_size)
-        for index, problem in behind(found, share.write, workers_beside(process.device)):
-            share.finish(index, problem)
+        for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
+            share.report(index, problem)
     failures = process.gather(share.failures)
     for failure in (failure for part in failures[1:] for failure in part):
         reporter.warn(failure)
@@ -169,9 +167,9 @@ def _distinct(names: list[Path]) -> list[str]:
 
 
 class _Share:
-    """What one process reads and writes; an image with a problem is told of, and the others go on.
+    """What one process reads and writes; an image with a problem is reported, and the others go on.
 
-    failures: one sentence for each such image, in the order of meeting it.
+    failures: one sentence for each such image, in the order in which they came.
     """
 
     def __init__(
@@ -184,18 +182,18 @@ class _Share:
         self.failures: list[str] = []
 
     def read(self, indices: Iterable[int]) -> Iterator[tuple[tuple[int, ImageArray], ImageArray]]:
-        """The images that can be read, for `Predictor.stream`; the key is the place in the list, and the image."""
+        """Yield the images that can be read, for `Predictor.map`; the key is the position and the image."""
         for index in indices:
             try:
                 image = read_image(self._images[index].path)
             except DataError as error:
-                self.finish(index, error)
+                self.report(index, error)
             else:
                 yield (index, image), image
 
-    def write(self, found: tuple[tuple[int, ImageArray], Prediction]) -> tuple[int, DataError | None]:
-        """Overlay, PNG and row of an image; its place in the list, and what went wrong."""
-        (index, image), prediction = found
+    def write(self, key: tuple[int, ImageArray], prediction: Prediction) -> tuple[int, DataError | None]:
+        """Write overlay, PNG and row of an image; return its position in the list, and what went wrong."""
+        index, image = key
         source, panoptic = self._images[index], prediction.panoptic
         overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
         try:
@@ -206,8 +204,8 @@ class _Share:
             return index, error
         return index, None
 
-    def finish(self, index: int, problem: DataError | None) -> None:
-        """Tell of an image that is done, or could not be used."""
+    def report(self, index: int, problem: DataError | None) -> None:
+        """Report an image that is done, or could not be used."""
         if problem is not None:
             self.failures.append(str(problem))
             self._reporter.warn(str(problem))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.structures import Batch, PanopticMap, Sample, Targets
+from panformer_cli.data.structures import Batch, PanopticMap, Targets
 from panformer_cli.metrics.detection import InstancePrediction
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.models.backbones.backbone import Backbone
@@ -78,14 +78,6 @@ class Prediction(ABC):
     def instances(self, image_id: int | str) -> InstancePrediction:
         """The things as instances that may overlap, for box and mask AP."""
 
-    @abstractmethod
-    def for_tuning(self, sample: Sample) -> TuningCache:
-        """Return this image prepared for all settings that `evaluate tune` tries.
-
-        Args:
-            sample: the same image with its ground truth.
-        """
-
 
 class PanopticModel(nn.Module, ABC):
     """A network with its losses and its postprocessing.
@@ -101,15 +93,6 @@ class PanopticModel(nn.Module, ABC):
         super().__init__()
         self.categories = categories
 
-    def forward(self, batch: Batch, counts: LossCounts | None = None) -> Any:
-        """Return the losses by name where `counts` is given, else the raw output for `postprocess`.
-
-        Everything happens inside one `forward`, as `DistributedDataParallel` needs.
-        """
-        if counts is None:
-            return self.infer(batch.images, batch.padding_mask)
-        return self.losses(batch, counts)
-
     @abstractmethod
     def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
         """Run the network: tensors in, a (named) tuple of tensors out, so that it can be exported.
@@ -122,10 +105,11 @@ class PanopticModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         """Return weighted losses by name, `<term>` or `<term>/<layer>`; their sum is minimized.
 
         Each is averaged over the images of the batch. Under autocast the family decides what stays in float32.
+        It is `forward` because `DistributedDataParallel` synchronizes only what happens there; inference is `infer`.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ from panformer_cli.settings import InferenceSettings, ModelSettings
 
 if TYPE_CHECKING:
     from panformer_cli.data.categories import CategoryTable
+    from panformer_cli.data.structures import Sample
     from panformer_cli.models.base import PanopticModel, TuningCache
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.models.official import OfficialFormat
@@ -56,6 +57,17 @@ class Family(Protocol):
 
     def official_format(self) -> OfficialFormat | None:
         """Return the checkpoint format of the reference implementation; None where there is none to load."""
+
+    def tuning_cache(self, prediction: Any, sample: Sample) -> TuningCache:
+        """Return an image prepared for all inference settings that `evaluate tune` tries.
+
+        Args:
+            prediction: of one of the family's models.
+            sample: the same image with its ground truth.
+
+        Raises:
+            DataError: the ground truth contradicts itself.
+        """
 
     def load_tuning_cache(self, path: Path) -> TuningCache:
         """Read what a `TuningCache` of the family saved.

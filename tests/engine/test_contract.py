@@ -92,7 +92,7 @@ def test_tuning_gives_what_predicting_at_the_settings_gives() -> None:
         settings = PixelThresholds(threshold)
         prediction = PixelPrediction(logits.softmax(0), table, settings)
         live = compare(prediction.panoptic, sample.annotation, sample.image_id, sample.file_name)
-        cached = prediction.for_tuning(sample).overlap(settings, table)
+        cached = PixelFamily().tuning_cache(prediction, sample).overlap(settings, table)
         assert without_boxes(cached) == without_boxes(live)
         found.append(len(live.predictions))
     assert found[0] == 4

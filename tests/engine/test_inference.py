@@ -5,21 +5,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
 from panformer_cli.data.images import read_image
-from panformer_cli.data.structures import Batch, ImageArray
+from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
 from panformer_cli.engine.inference import WAITING_BATCHES, Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.models.base import Prediction
-from panformer_cli.models.panoptic_segformer.prediction import MergedPrediction
+from panformer_cli.models.panoptic_segformer.postprocessing import MergedPrediction
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import filled_model
+
+Batches = list[tuple[int, int, int]]
 
 PORTRAIT, LANDSCAPE, SQUARE = (64, 40), (40, 64), (50, 50)
 SIZES = [SQUARE, LANDSCAPE, LANDSCAPE, PORTRAIT, (128, 80), SQUARE, LANDSCAPE, (33, 64), (25, 25), LANDSCAPE, (80, 128)]
@@ -38,20 +41,23 @@ def predictor(trained: RunFolder) -> Predictor:
 
 
 @pytest.fixture
-def batches(predictor: Predictor) -> Iterator[list[tuple[int, int, int]]]:
-    """Images, height and width of every batch that the model is given from now on."""
-    seen: list[tuple[int, int, int]] = []
+def batches(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Batches:
+    return batches_of(predictor, monkeypatch)
 
-    def see(model: nn.Module, inputs: tuple[Batch]) -> None:
-        del model
-        images, padding_mask = inputs[0].images, inputs[0].padding_mask
+
+def batches_of(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """Return images, height and width of every batch that the model is given from now on."""
+    seen: Batches = []
+    infer = predictor.model.infer
+
+    def seeing(images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
         assert not padding_mask.any(), "padding changes the results"
         assert padding_mask.shape == (len(images), *images.shape[-2:])
         seen.append((len(images), images.shape[-2], images.shape[-1]))
+        return infer(images, padding_mask)
 
-    handle = predictor.model.register_forward_pre_hook(see)
-    yield seen
-    handle.remove()
+    monkeypatch.setattr(predictor.model, "infer", seeing)
+    return seen
 
 
 def assert_same(one: Prediction, other: Prediction) -> None:
@@ -73,20 +79,19 @@ def assert_same(one: Prediction, other: Prediction) -> None:
 
 
 @pytest.mark.slow
-def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path) -> None:
+def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole R-50 with made-up weights, which see several segments in every one of these images."""
     coco = shared / "data" / "coco_mini"
     recipe = load_recipe("r50", ["data.short_side=192", "data.long_side=320"])
     predictor = Predictor(filled_model("r50", train=False), recipe, torch.device("cpu"))
-    sizes: list[tuple[int, ...]] = []
-    predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].images.shape)))
+    batches = batches_of(predictor, monkeypatch)
     names = {
         "val2017": (139, 285, 39769, 142238),
         "train2017": (9, 185639, 247360, 313434),
     }
     images = [read_image(coco / "images" / split / f"{number:012d}.jpg") for split in names for number in names[split]]
     together = predictor.predict_all(images)
-    assert sorted(sizes) == [(1, 3, 210, 192), (2, 3, 192, 256), (2, 3, 288, 192), (3, 3, 192, 288)]
+    assert sorted(batches) == [(1, 210, 192), (2, 192, 256), (2, 288, 192), (3, 192, 288)]
     for image, prediction in zip(images, together, strict=True):
         assert prediction.panoptic.ids.shape == image.shape[:2]
         assert len(prediction.panoptic.segments) >= 3, "without segments nothing was tested"
@@ -94,9 +99,7 @@ def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path) ->
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_mixed_sizes_give_what_each_gives_alone(
-    batch_size: int, predictor: Predictor, batches: list[tuple[int, int, int]]
-) -> None:
+def test_mixed_sizes_give_what_each_gives_alone(batch_size: int, predictor: Predictor, batches: Batches) -> None:
     images = [noise(size, seed) for seed, size in enumerate(SIZES)]
     alone = [predictor(image) for image in images]
     assert any(prediction.panoptic.segments for prediction in alone)
@@ -114,7 +117,7 @@ def test_mixed_sizes_give_what_each_gives_alone(
     assert sorted(batches) == sorted(expected[batch_size])
 
 
-def test_all_at_once_keeps_the_order(predictor: Predictor, batches: list[tuple[int, int, int]]) -> None:
+def test_all_at_once_keeps_the_order(predictor: Predictor, batches: Batches) -> None:
     images = [noise(size, seed) for seed, size in enumerate(SIZES)]
     predictions = predictor.predict_all(images)
     assert sorted(batches) == [(1, 33, 64), (2, 64, 40), (3, 64, 64), (5, 40, 64)]
@@ -163,7 +166,7 @@ def many_sizes(number: int) -> list[tuple[int, int]]:
     return [(64, 32 + step) for step in range(number)]
 
 
-def test_the_size_that_waits_the_longest_makes_room(predictor: Predictor, batches: list[tuple[int, int, int]]) -> None:
+def test_the_size_that_waits_the_longest_makes_room(predictor: Predictor, batches: Batches) -> None:
     sizes = many_sizes(16)
     assert len(sizes) == WAITING_BATCHES * 2
     order = keys_of(predictor, [*sizes[:-1], sizes[1], sizes[-1], (64, 64)], 2)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
-from panformer_cli.data.structures import Batch
 from panformer_cli.engine.predict import PredictRequest, PredictResult, find_images, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
-from panformer_cli.models.base import LossCounts, PanopticModel
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.models.panoptic_segformer.output import InferenceOutput
 from panformer_cli.reporting import Progress, SilentReporter
 from tests.engine.small import ALONE, StopAfter
 
@@ -186,13 +187,13 @@ def scores_apart(content: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
 def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images in every batch that a model is given from now on."""
     seen: list[int] = []
-    forward = PanopticModel.forward
+    infer = PanopticSegFormer.infer
 
-    def counted(model: PanopticModel, batch: Batch, counts: LossCounts | None = None) -> Any:
-        seen.append(len(batch.images))
-        return forward(model, batch, counts)
+    def counted(model: PanopticSegFormer, images: Tensor, padding_mask: Tensor) -> InferenceOutput:
+        seen.append(len(images))
+        return infer(model, images, padding_mask)
 
-    monkeypatch.setattr(PanopticModel, "forward", counted)
+    monkeypatch.setattr(PanopticSegFormer, "infer", counted)
     return seen
 
 

@@ -21,8 +21,7 @@ from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.average_precision import FIGURES, METRICS, Metric
 from panformer_cli.metrics.detection import DetectionQuality, InstancePrediction, encode_mask, match_instances
-from panformer_cli.models.panoptic_segformer.postprocessing import Candidates
-from panformer_cli.models.panoptic_segformer.prediction import MergedPrediction
+from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, MergedPrediction
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 
 DOG, CAT, SKY = 18, 3, 187

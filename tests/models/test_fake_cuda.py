@@ -91,7 +91,7 @@ def test_losses_stay_on_the_gpu(name: str) -> None:
         batch = batch_of(*(targets_of(size, labels) for size, labels in images))
         for dtype in (torch.float32, torch.bfloat16):
             with autocast_on_gpu(dtype):
-                losses = model.losses(batch, LossCounts(1.0, 1.0))
+                losses = model(batch, LossCounts(1.0, 1.0))
             assert_on_gpu(list(losses.values()))
             assert all(loss.dtype == torch.float32 and loss.requires_grad for loss in losses.values())
 

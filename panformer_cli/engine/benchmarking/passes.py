@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from panformer_cli.data.images import read_image
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.benchmarking.meters import (
     Edges,
+    Meter,
     PeakMemory,
     Spread,
     clock_of,
@@ -48,9 +47,15 @@ class Pipeline:
         """Decode the files."""
         return [read_image(path) for path in self._files]
 
-    def predict(self, images: Sequence[ImageArray]) -> list[PanopticMap]:
-        """All images through the network at once, then merged one by one."""
-        return [prediction.panoptic for prediction in self._predictor.predict_all(images)]
+    def predict(self, images: Sequence[ImageArray], read: Meter) -> tuple[list[PanopticMap], Edges]:
+        """Return the maps of all images, one batch of the network, and what `read` gives at the network's ends."""
+        inputs = self._predictor.prepare(images)
+        begin = read()
+        output = self._predictor.infer(*inputs)
+        end = read()
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        maps = [self._predictor.postprocess(output, number, size).panoptic for number, size in enumerate(sizes)]
+        return maps, Edges(begin, end, end - begin)
 
     def write(self, images: Sequence[ImageArray], maps: Sequence[PanopticMap]) -> None:
         """An overlay and a panoptic PNG for each image."""
@@ -75,13 +80,12 @@ def whole_pass(pipeline: Pipeline, memory: PeakMemory) -> WholePass:
     read = clock_of(pipeline.device)
     memory.reset()
     begin = read()
-    with metered({"network": pipeline.model}, read) as edges:
-        images = pipeline.read()
-        maps = pipeline.predict(images)
-        pipeline.write(images, maps)
+    images = pipeline.read()
+    maps, network = pipeline.predict(images, read)
+    pipeline.write(images, maps)
     end = read()
     segments = sum(len(panoptic.segments) for panoptic in maps)
-    return WholePass(end - begin, edges["network"].total, memory.mib(), segments)
+    return WholePass(end - begin, network.total, memory.mib(), segments)
 
 
 def staged_pass(pipeline: Pipeline) -> dict[str, float]:
@@ -91,19 +95,19 @@ def staged_pass(pipeline: Pipeline) -> dict[str, float]:
     of them does, such as choosing queries; `writing` draws the overlay and writes it and the panoptic PNG.
     """
     read = clock_of(pipeline.device)
-    with metered(_modules(pipeline), read) as edges:
+    with metered(pipeline.model.stages(), read) as parts:
         begin = read()
         images = pipeline.read()
         decoded = read()
-        maps = pipeline.predict(images)
+        maps, network = pipeline.predict(images, read)
         merged = read()
         pipeline.write(images, maps)
         end = read()
     return {
         "decode": decoded - begin,
-        "prepare": edges["network"].begin - decoded,
-        **_network(edges),
-        "merging": merged - edges["network"].end,
+        "prepare": network.begin - decoded,
+        **_with_rest(parts, network),
+        "merging": merged - network.end,
         "writing": end - merged,
     }
 
@@ -111,19 +115,15 @@ def staged_pass(pipeline: Pipeline) -> dict[str, float]:
 def count_flops(pipeline: Pipeline) -> dict[str, float]:
     """Floating-point operations of each stage of the network."""
     images = pipeline.read()
-    with flop_meter(pipeline.model) as read, metered(_modules(pipeline), read) as edges:
-        pipeline.predict(images)
-    return _network(edges)
+    with flop_meter(pipeline.model) as read, metered(pipeline.model.stages(), read) as parts:
+        _, network = pipeline.predict(images, read)
+    return _with_rest(parts, network)
 
 
-def _modules(pipeline: Pipeline) -> dict[str, torch.nn.Module]:
-    return {"network": pipeline.model, **pipeline.model.stages()}
-
-
-def _network(edges: dict[str, Edges]) -> dict[str, float]:
-    """What the parts of the network took, and the rest of it."""
-    parts = {name: edge.total for name, edge in edges.items() if name != "network"}
-    return parts | {"network_rest": edges["network"].total - sum(parts.values())}
+def _with_rest(parts: dict[str, Edges], network: Edges) -> dict[str, float]:
+    """Return what the parts of the network took, and the rest of it."""
+    totals = {name: edge.total for name, edge in parts.items()}
+    return totals | {"network_rest": network.total - sum(totals.values())}
 
 
 @dataclass(frozen=True)

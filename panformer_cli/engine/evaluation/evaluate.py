@@ -15,7 +15,6 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpo
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.prefetch import ahead, behind, images_ahead, workers_beside
 from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
@@ -224,10 +223,10 @@ def evaluate_model(
     expect_reads(len(own) - sum(done))
     with reporter.progress("Evaluating", len(own) - sum(done)) as progress:
         samples = ((index, dataset[index]) for index in own if not done[index])
-        pairs = (((index, sample), sample.image) for index, sample in ahead(samples, images_ahead(predictor.device)))
+        pairs = (((index, sample), sample.image) for index, sample in samples)
 
-        def count(found: tuple[tuple[int, Sample], Prediction]) -> tuple[ImageOverlap, ImageDetections | None]:
-            (index, sample), prediction = found
+        def count(key: tuple[int, Sample], prediction: Prediction) -> tuple[ImageOverlap, ImageDetections | None]:
+            index, sample = key
             record, detections = _compared(evaluator, prediction, sample)
             if results is not None:
                 more = {"record": record.to_json(), "detections": detections and detections.to_json()}
@@ -235,8 +234,7 @@ def evaluate_model(
                 results.add(index, sample.image_id, names, prediction.panoptic, more)
             return record, detections
 
-        found = predictor.stream(pairs, batch_size)
-        for record, detections in behind(found, count, workers_beside(predictor.device)):
+        for record, detections in predictor.map(pairs, count, batch_size):
             evaluator.add(record, detections)
             progress.advance()
     return joined(evaluator, process)

@@ -260,13 +260,13 @@ def _predict_missing(
 ) -> None:
     own = range(process.rank, len(files), process.world_size)
     missing = [index for index in own if not files[index].is_file()]
-    predictor = Predictor.of(checkpoint, process, request.precision)
+    predictor, family = Predictor.of(checkpoint, process, request.precision), FAMILIES[checkpoint.recipe.model.family]
     with reporter.progress("Predicting", len(own), len(own) - len(missing)) as progress:
         expect_reads(len(missing))
         samples = ((index, dataset[index]) for index in missing)
         pairs = (((index, sample), sample.image) for index, sample in samples)
         for (index, sample), prediction in predictor.stream(pairs, request.batch_size):
-            prediction.for_tuning(sample).save(files[index])
+            family.tuning_cache(prediction, sample).save(files[index])
             progress.advance()
     process.wait()
 

@@ -10,9 +10,11 @@ from panformer_cli.models.panoptic_segformer.settings import MergingSettings, Pa
 
 if TYPE_CHECKING:
     from panformer_cli.data.categories import CategoryTable
+    from panformer_cli.data.structures import Sample
     from panformer_cli.models.base import PanopticModel, TuningCache
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.models.official import OfficialFormat
+    from panformer_cli.models.panoptic_segformer.postprocessing import MergedPrediction
 
 
 class PanopticSegFormerFamily:
@@ -39,6 +41,12 @@ class PanopticSegFormerFamily:
         from panformer_cli.models.panoptic_segformer.official.checkpoint import OfficialPanopticSegFormer
 
         return OfficialPanopticSegFormer()
+
+    def tuning_cache(self, prediction: MergedPrediction, sample: Sample) -> TuningCache:
+        """Return the pixels of an image, grouped by the candidates that claim them."""
+        from panformer_cli.models.panoptic_segformer.merge_cache import cache_of
+
+        return cache_of(prediction.candidates, sample, prediction.settings.lowest_score_threshold)
 
     def load_tuning_cache(self, path: Path) -> TuningCache:
         """Read a `MergeCache`."""

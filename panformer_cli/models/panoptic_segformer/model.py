@@ -19,8 +19,7 @@ from panformer_cli.models.panoptic_segformer.mask_decoder import MASK_LEVELS, Ma
 from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, match_locations
 from panformer_cli.models.panoptic_segformer.neck import Neck
 from panformer_cli.models.panoptic_segformer.output import InferenceOutput, TrainingOutput
-from panformer_cli.models.panoptic_segformer.postprocessing import candidates_of
-from panformer_cli.models.panoptic_segformer.prediction import MergedPrediction
+from panformer_cli.models.panoptic_segformer.postprocessing import MergedPrediction, candidates_of
 from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, pad_queries, select_top
 from panformer_cli.models.panoptic_segformer.random_weights import spread_scores
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
@@ -79,8 +78,8 @@ class PanopticSegFormer(PanopticModel):
         stuff_scores = stuff_logits[-1].float().sigmoid()
         return InferenceOutput(top.labels, top.scores, boxes, things.masks[-1], stuff_scores, stuff.masks[-1])
 
-    def losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
-        """Return the losses of `PanopticCriterion`; see `PanopticModel.losses`."""
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+        """Return the losses of `PanopticCriterion`; see `PanopticModel.forward`."""
         targets = [ImageTargets.of(target, self.categories.num_things) for target in batch.targets]
         memory = self.encode(batch.images, batch.padding_mask)
         location = self.location_decoder(memory)

@@ -18,6 +18,8 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.metrics.detection import InstancePrediction, encode_mask
+from panformer_cli.models.base import Prediction
 from panformer_cli.models.layers.boxes import cxcywh_to_xyxy
 from panformer_cli.models.panoptic_segformer.output import InferenceOutput
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
@@ -79,6 +81,29 @@ def _quality(mask: Floats) -> float:
     """The mean of a mask (H, W) over its binary part, of an empty one 0; the count has 1 added, as published."""
     _, kept = cv2.threshold(mask, MASK_THRESHOLD, 0.0, cv2.THRESH_TOZERO)
     return float(cv2.sumElems(kept)[0]) / (cv2.countNonZero(kept) + 1)
+
+
+@dataclass(frozen=True)
+class MergedPrediction(Prediction):
+    """Candidates, merged when the panoptic map is first asked for."""
+
+    candidates: Candidates
+    categories: CategoryTable
+    settings: MergingSettings
+
+    @cached_property
+    def panoptic(self) -> PanopticMap:
+        """The merged map at the image's own size."""
+        return merge_masks(self.candidates, self.categories, self.settings)
+
+    def instances(self, image_id: int | str) -> InstancePrediction:
+        """Return the thing candidates, each scored by class score x squared mask quality."""
+        scores = self.candidates.scores()
+        things = len(self.candidates.boxes)
+        labels = self.candidates.labels[:things]
+        assert (labels < self.categories.num_things).all(), "things come first"
+        masks = [encode_mask(self.candidates.binary(index)) for index in range(things)]
+        return InstancePrediction(image_id, scores[:things].tolist(), labels.tolist(), self.candidates.boxes, masks)
 
 
 def candidates_of(output: InferenceOutput, image: int, size: tuple[int, int], num_things: int) -> Candidates:

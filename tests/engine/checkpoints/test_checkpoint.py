@@ -60,7 +60,7 @@ class SmallestModel(PanopticModel):
     def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
         raise NotImplementedError
 
-    def losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def postprocess(self, output: Any, index: int, size: tuple[int, int], settings: Any) -> Prediction:

@@ -100,7 +100,7 @@ def test_the_gradients_are_those_of_the_losses_with_averaged_counts(
     total: dict[str, Tensor] = {}
     for batch in next(iter(trainer.loader.epoch(0))):
         model.zero_grad()
-        losses = model.losses(batch, counts)
+        losses = model(batch, counts)
         sum(losses.values(), torch.zeros(())).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:

@@ -16,7 +16,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
-from panformer_cli.data.structures import ImageArray, PanopticMap, Sample
+from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate, evaluate_model
 from panformer_cli.engine.inference import Key, Predictor
@@ -25,7 +25,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.detection import InstancePrediction
 from panformer_cli.metrics.evaluator import MetricName
-from panformer_cli.models.base import Prediction, TuningCache
+from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
 from tests.engine.small import ALONE, small_checkpoint, small_scenes
@@ -97,9 +97,6 @@ class _KnownMap(Prediction):
         return self._panoptic
 
     def instances(self, image_id: int | str) -> InstancePrediction:
-        raise NotImplementedError
-
-    def for_tuning(self, sample: Sample) -> TuningCache:
         raise NotImplementedError
 
 

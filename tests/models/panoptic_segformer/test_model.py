@@ -68,7 +68,7 @@ def test_training_needs_every_mask_and_inference_the_last() -> None:
 def test_the_raw_output_is_a_tuple_of_tensors() -> None:
     model, images = small_model(top_k=4).eval(), images_of(2, SIZE)
     with torch.no_grad():
-        output = model(Batch(images, no_padding(images)))
+        output = model.infer(images, no_padding(images))
     assert all(isinstance(tensor, Tensor) for tensor in output)
     assert output.labels.shape == output.scores.shape == (2, 4)
     assert output.boxes.shape == (2, 4, 4)
