@@ -26,13 +26,13 @@ from panformer_cli import __version__
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
-from panformer_cli.engine.allocator import keep_freed_memory
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, metered
 from panformer_cli.engine.benchmarking.random_model import random_model
+from panformer_cli.engine.distributed.allocator import keep_freed_memory
 from panformer_cli.engine.inference import Predictor
-from panformer_cli.files import atomic_write
 from panformer_cli.pages.chart import WIDTH, Chart, Series, chart_svg, series_class
 from panformer_cli.recipe_io import load_recipe
+from panformer_cli.storage.files import atomic_write
 
 AREAS = (0.25, 0.5, 1, 2, 4, 8, 16)
 """Megapixels of the input, three to four."""

@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
 from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.recipe import Recipe
+from panformer_cli.storage import plain_yaml
 from panformer_cli.wording import truncated
 
 Section = TypeVar("Section")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser, browsing, find_browser
-from tests.file_server import CLOSED, FileServer, serving
+from tests.storage.file_server import CLOSED, FileServer, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

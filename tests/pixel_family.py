@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import Batch, PanopticMap, Sample
-from panformer_cli.files import write_json
 from panformer_cli.metrics.detection import InstancePrediction, encode_mask
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup, Prediction
 from panformer_cli.settings import InferenceSettings, ModelSettings, TrainSettings
+from panformer_cli.storage.files import write_json
 
 
 @dataclass(frozen=True)

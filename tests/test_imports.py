@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 RECIPE = ("recipe", "recipe_io")
 """Modules beside the folders that depend on one: the settings in a recipe are those of its model family."""
 ORDER = (
-    *("data", "metrics", "models", *RECIPE),
+    *("storage", "data", "metrics", "models", *RECIPE),
     *("visualization", "pages", "prepare", "verify", "submission", "engine", "cli"),
 )
 """The folders of the package. A module imports from its own folder, from those before it, and from the base."""
@@ -32,7 +32,7 @@ MODEL_ORDER = (
     "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|query_selection|output)",
     "panoptic_segformer/(matcher|criterion)",
     "panoptic_segformer/settings",
-    "panoptic_segformer/(postprocessing|merge_cache|prediction)",
+    "panoptic_segformer/(postprocessing|merge_cache)",
     "panoptic_segformer/(model|random_weights|build|official|family)",
     "(families|build)",
 )
@@ -51,7 +51,7 @@ HOMES = {
     "click": {"cli"},
     "rich": {"console"},
     "cv2": {"data/opencv"},
-    "yaml": {"plain_yaml"},
+    "yaml": {"storage/plain_yaml"},
     "jinja2": {"pages/base"},
     **COMPILERS,
 }

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panformer_cli import plain_yaml
 from panformer_cli.errors import RecipeError
 from panformer_cli.models.families import FAMILIES
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
@@ -26,6 +25,7 @@ from panformer_cli.recipe_io import (
     recipe_to_yaml,
 )
 from panformer_cli.settings import DataSettings, InferenceSettings, ModelSettings, TrainSettings
+from panformer_cli.storage import plain_yaml
 
 
 @pytest.fixture(autouse=True)

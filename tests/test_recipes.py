@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli import plain_yaml
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_to_dict
 from panformer_cli.settings import DataSettings, TrainSettings
+from panformer_cli.storage import plain_yaml
 
 PUBLISHED = {
     "r50_1x": 48.0,

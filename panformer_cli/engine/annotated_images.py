@@ -12,7 +12,7 @@ from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import read_image
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.storage.files import name_inside
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.pages.chart import Chart, Series
-from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.storage.plain_json import parse as parse_json
 
 Row = Mapping[str, Any]
 

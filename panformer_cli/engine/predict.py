@@ -20,9 +20,9 @@ from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError
-from panformer_cli.files import resolve_links
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter
+from panformer_cli.storage.files import resolve_links
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
 
 

@@ -13,9 +13,9 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import atomic_write, name_inside
-from panformer_cli.plain_json import parse as parse_json
-from panformer_cli.result_log import Line, ResultLog
+from panformer_cli.storage.files import atomic_write, name_inside
+from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.storage.result_log import Line, ResultLog
 
 LINES = ".parts"
 """The folder of what is not yet joined, inside the folder of results."""

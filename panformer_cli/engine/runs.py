@@ -11,10 +11,10 @@ from typing import Any
 
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import atomic_write, write_json, writing
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import atomic_write, write_json, writing
 
 RUNS = Path("runs")
 

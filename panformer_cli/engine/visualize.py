@@ -16,11 +16,11 @@ from panformer_cli.engine.annotated_images import AnnotatedImage, GroundTruth, P
 from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.results import METRICS
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import name_inside
 from panformer_cli.pages.base import Table
 from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Picture, write_gallery
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import name_inside
+from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
 
 

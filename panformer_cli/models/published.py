@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from panformer_cli.files import cache_folder
-from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.storage.files import cache_folder
+from panformer_cli.storage.plain_json import parse as parse_json
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
-from panformer_cli.files import atomic_write
+from panformer_cli.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -12,7 +12,7 @@ from typing import Any
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.plain_yaml import parse
+from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.wording import short
 
 Color = tuple[int, int, int]

@@ -28,7 +28,12 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
-from panformer_cli.files import (
+from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
+from panformer_cli.prepare.parts import stamp_of, work_out
+from panformer_cli.prepare.source import ReadsMore, Source, SourceImage
+from panformer_cli.prepare.summary import SplitSummary
+from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import (
     atomic_write,
     is_file,
     name_inside,
@@ -38,12 +43,7 @@ from panformer_cli.files import (
     temporary_paths,
     writing,
 )
-from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
-from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.source import ReadsMore, Source, SourceImage
-from panformer_cli.prepare.summary import SplitSummary
-from panformer_cli.reporting import Reporter
-from panformer_cli.result_log import Line, ResultLog, stored_settings
+from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
 from panformer_cli.wording import first_items
 
 MAX_PIXELS = 2**28

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panformer_cli.errors import DataError
-from panformer_cli.files import locked_folder, resolve_links, sha256_of, write_json
 from panformer_cli.pages.summary import write_summary
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.prepare.summary import SplitSummary
+from panformer_cli.storage.files import locked_folder, resolve_links, sha256_of, write_json
+from panformer_cli.storage.plain_json import parse as parse_json
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.source import Source

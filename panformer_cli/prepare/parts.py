@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.reporting import Progress
-from panformer_cli.result_log import Line, ResultLog, line_text
+from panformer_cli.storage.result_log import Line, ResultLog, line_text
 
 Task = TypeVar("Task")
 

@@ -13,7 +13,7 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.storage.files import name_inside
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.storage.files import name_inside
 from panformer_cli.submission.findings import Findings, Problem
 
 MAX_JSON_BYTES = 2**29

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.errors import DataError
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.submission.archive import Archive, open_archive
 from panformer_cli.submission.findings import Findings, Problem, SubmissionReport
 from panformer_cli.submission.forms import Form, ImageId, ImageList, is_image_id, read_image_list

@@ -17,7 +17,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.wording import short
 
 FormName = Literal["coco", "cityscapes", "ade20k", "mapillary"]

@@ -12,8 +12,8 @@ from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_annotation
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write, name_inside
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import atomic_write, name_inside
 from panformer_cli.submission.forms import Form
 
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.disk_list import DiskList
-from panformer_cli.files import atomic_write
+from panformer_cli.storage.files import atomic_write
 from panformer_cli.verify.findings import Change
 
 

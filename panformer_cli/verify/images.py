@@ -14,7 +14,7 @@ from panformer_cli.data.images import read_bytes, read_image
 from panformer_cli.data.layout import SplitLayout
 from panformer_cli.data.structures import IdMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import is_file, name_inside
+from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.verify.findings import Change, Finding, Problem
 from panformer_cli.verify.outline import ImageId, ListedImage
 from panformer_cli.verify.segments import SegmentChecks

@@ -18,7 +18,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import atomic_write
+from panformer_cli.storage.files import atomic_write
 from panformer_cli.visualization.colors import VOID, Colors, category_colors, shade
 from panformer_cli.visualization.labels import draw_labels, font_size
 from panformer_cli.visualization.text_rendering import text_coverage

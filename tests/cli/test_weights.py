@@ -17,8 +17,8 @@ from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
-from tests.file_server import CLOSED, FileServer, serve
 from tests.release_files import save_as_mmcv, small_file, stub_state
+from tests.storage.file_server import CLOSED, FileServer, serve
 
 R50 = "panoptic_segformer_r50_2x.pth"
 PQ = {"r50_1x": 48.0, "r50": 49.6, "r101": 50.6, "pvtv2b5": 55.6, "swinl": 55.8}
@@ -192,7 +192,7 @@ def test_import_hands_over_what_was_said(
 def test_a_name_is_imported_from_a_download_that_broke_off(
     server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("panformer_cli.download.RETRY_WAITS", (0.0,))
+    monkeypatch.setattr("panformer_cli.storage.download.RETRY_WAITS", (0.0,))
     server.content = save_as_mmcv(stub_state("r50"), Path("release.pth")).read_bytes()
     server.answers = [serve(cut=100_000)]
     assert run("weights", "import", "r50_1x", "--out", "mine") == 0

@@ -11,7 +11,7 @@ import torch
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.results import wait_for_lines
 from panformer_cli.errors import PanformerError
-from panformer_cli.result_log import ResultLog
+from panformer_cli.storage.result_log import ResultLog
 
 
 class OneOfTwo(Process):

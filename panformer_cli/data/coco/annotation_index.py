@@ -29,7 +29,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo, JsonRows, PanopticAnnotation, row_type
 from panformer_cli.data.coco.panoptic_json import read_annotation
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import atomic_write, cache_folder
+from panformer_cli.storage.files import atomic_write, cache_folder
 
 SMALLEST = 2**24
 """Bytes of a JSON from which on it gets an index: a smaller one is read in half a second."""

@@ -16,7 +16,7 @@ from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from panformer_cli.errors import DataError
-from panformer_cli.plain_json import DEEPEST, TOO_DEEP, is_too_deep
+from panformer_cli.storage.plain_json import DEEPEST, TOO_DEEP, is_too_deep
 
 CHUNK = 2**18
 """Characters that are read at a time, and at least."""

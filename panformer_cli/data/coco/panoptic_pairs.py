@@ -12,7 +12,7 @@ from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.data.coco.panoptic_png import expect_reads, read_panoptic_png
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
+from panformer_cli.storage.files import name_inside
 
 
 class PanopticPairs:

@@ -12,7 +12,7 @@ from panformer_cli.data.images import decode, read_bytes
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write
+from panformer_cli.storage.files import atomic_write
 
 MAX_ID = 256**3 - 1
 """The largest segment id that a colour can hold."""

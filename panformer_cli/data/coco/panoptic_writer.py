@@ -12,7 +12,7 @@ import numpy as np
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import write_list
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
-from panformer_cli.files import atomic_write
+from panformer_cli.storage.files import atomic_write
 
 
 def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collection[int] = ()) -> tuple[Segment, ...]:

@@ -16,9 +16,9 @@ from panformer_cli.data.scenes.painter import paint_scene
 from panformer_cli.data.scenes.patterns import scene_categories
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import write_json, writing
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.reporting import Progress, Reporter
+from panformer_cli.storage.files import write_json, writing
+from panformer_cli.storage.plain_json import parse as parse_json
 
 __all__ = ["SceneOptions", "generate_scene", "write_scenes"]
 

@@ -23,15 +23,15 @@ from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.official import describe_official
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import atomic_write
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
-from panformer_cli.tensor_files import kind_of, read_header, read_state
+from panformer_cli.storage.files import atomic_write
+from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"

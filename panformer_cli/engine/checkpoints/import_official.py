@@ -17,12 +17,12 @@ from panformer_cli.engine.checkpoints.checkpoint import (
 )
 from panformer_cli.engine.runs import IMPORTED, RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
-from panformer_cli.files import atomic_write
 from panformer_cli.models.base import PanopticModel
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
-from panformer_cli.tensor_files import check_whole
+from panformer_cli.storage.files import atomic_write
+from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.storage.tensor_files import check_whole
 
 
 def import_weights(

@@ -15,7 +15,7 @@ from panformer_cli.models.families import FAMILIES
 from panformer_cli.models.official import OfficialFormat, OfficialModel, unknown_checkpoint
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe
-from panformer_cli.tensor_files import read_state
+from panformer_cli.storage.tensor_files import read_state
 
 
 def describe_official(

@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
-from panformer_cli.download import DownloadedFile, DownloadError, check_file, download
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.files import sha256_of, write_json
 from panformer_cli.models.families import published_weights
 from panformer_cli.models.published import PublishedWeights, WeightsRecord
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.download import DownloadedFile, DownloadError, check_file, download
+from panformer_cli.storage.files import sha256_of, write_json
 
 PUBLISHED = published_weights()
 """All weights that can be downloaded, by name."""
@@ -71,7 +71,7 @@ def _look_at(weights: PublishedWeights, reporter: Reporter) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    from panformer_cli.tensor_files import check_whole  # torch; the list of weights does without it
+    from panformer_cli.storage.tensor_files import check_whole  # torch; the list of weights does without it
 
     try:
         check_whole(path)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
-from panformer_cli.engine.allocator import keep_freed_memory
+from panformer_cli.engine.distributed.allocator import keep_freed_memory
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import SamplingName
 

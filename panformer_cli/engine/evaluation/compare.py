@@ -21,7 +21,7 @@ from panformer_cli.metrics.bootstrap import (
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
-from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.wording import listing
 
 NAMED = 5

@@ -18,7 +18,6 @@ from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import resolve_links, write_json
 from panformer_cli.metrics.average_precision import ImageDetections
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.detection import match_instances
@@ -26,7 +25,8 @@ from panformer_cli.metrics.evaluator import Evaluator, MetricName
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Reporter
-from panformer_cli.result_log import differing
+from panformer_cli.storage.files import resolve_links, write_json
+from panformer_cli.storage.result_log import differing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.reporting import Reporter
-from panformer_cli.result_log import ResultLog
+from panformer_cli.storage.result_log import ResultLog
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from panformer_cli.engine.evaluation.robustness import (
 )
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.files import write_json
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import write_json
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from panformer_cli.engine.evaluation.report_images import (
     write_thumbnail,
 )
 from panformer_cli.engine.results import ANALYSIS, RECORDS
-from panformer_cli.files import name_inside
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.pages.report.images import ImageScore
 from panformer_cli.pages.report.page import ReportPage, write_report_page
 from panformer_cli.pages.report.sections import facts, headlines, sections
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import name_inside
 
 CLOSE_UPS = 12
 """How many of the worst images, and of the best, get a close-up."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from panformer_cli.data.corruptions.frost_texture import frost_source
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import write_json
-from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.storage.files import write_json
+from panformer_cli.storage.plain_json import parse as parse_json
 
 Figures = dict[str, Any]
 """`pq` in percent, and whatever else is worth keeping beside it."""

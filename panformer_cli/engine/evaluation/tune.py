@@ -31,12 +31,12 @@ from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import sha256_of, write_json
 from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.models.base import TuningCache
 from panformer_cli.models.families import FAMILIES
 from panformer_cli.reporting import Reporter
 from panformer_cli.settings import InferenceSettings
+from panformer_cli.storage.files import sha256_of, write_json
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
 from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
-from panformer_cli.tensor_files import read_state
+from panformer_cli.storage.tensor_files import read_state
 from panformer_cli.wording import listing
 
 HEADS = ("bbox_head.", "model.location_decoder.")

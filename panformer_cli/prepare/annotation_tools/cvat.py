@@ -15,7 +15,6 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.cvat_xml import (
     Attributes,
@@ -36,6 +35,7 @@ from panformer_cli.prepare.annotation_tools.shapes import Box, Patch, Points, Si
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage
+from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import short
 
 ANNOTATION = "annotations.xml"

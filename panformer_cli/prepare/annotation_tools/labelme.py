@@ -22,8 +22,6 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
@@ -37,6 +35,8 @@ from panformer_cli.prepare.annotation_tools.shapes import Mask, Patch, Points, S
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, listed_files
+from panformer_cli.storage.files import name_inside
+from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.wording import short
 
 _JSON = frozenset({".json"})

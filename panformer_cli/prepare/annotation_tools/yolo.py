@@ -16,13 +16,13 @@ import numpy as np
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import LabelledShape, panoptic_of_shapes, with_stuff
 from panformer_cli.prepare.annotation_tools.shapes import Points, Size
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, listed_files, with_unused_labels
+from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
 _ROUNDING = 1e-3

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from panformer_cli.data.layout import find_annotation, find_images
-from panformer_cli.download import download
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.partial_file import PartialFile
 from panformer_cli.prepare.coco.unlabeled_images import is_unlabeled_split
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.download import download
+from panformer_cli.storage.partial_file import PartialFile
 
 URL = "http://images.cocodataset.org"
 """The certificate of this host is not its own, so https fails; the hashes vouch for what comes."""

@@ -23,7 +23,6 @@ from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import atomic_write, resolve_links
 from panformer_cli.prepare.coco import rle
 from panformer_cli.prepare.coco.rle import encode_segments
 from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images
@@ -31,7 +30,8 @@ from panformer_cli.prepare.manifest import IN_PLACE, SplitManifest, check_folder
 from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
-from panformer_cli.result_log import Line, ResultLog, stored_settings
+from panformer_cli.storage.files import atomic_write, resolve_links
+from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
 
 Detection = Literal["none", "all", "things"]
 """Whether the annotation is also written in detection form, and of which segments."""

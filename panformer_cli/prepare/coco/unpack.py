@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import name_inside
 from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import name_inside
 
 SPARE_BYTES = 64 * 2**20
 """What must stay free on the disk after unpacking, for file system overhead and other programs."""

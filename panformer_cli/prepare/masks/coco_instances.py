@@ -18,12 +18,12 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside, resolve_links
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, read_values
 from panformer_cli.prepare.source import SourceImage
+from panformer_cli.storage.files import name_inside, resolve_links
 from panformer_cli.wording import listing, short
 
 _EXPORT = "_annotations.coco.json"

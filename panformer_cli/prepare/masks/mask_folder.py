@@ -15,12 +15,12 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.masks.label_folders import Picture, find_splits, pictures, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
 _COUNTED = re.compile(r"[-_ ]?[0-9]+$")

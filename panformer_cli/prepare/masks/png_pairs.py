@@ -18,11 +18,11 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.masks.label_folders import find_splits, pictures, split_folder
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing
 
 USUAL_VOID = frozenset({0, 255})

@@ -13,10 +13,10 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
+from panformer_cli.storage.files import name_inside
 
 _OBJECTS = 256
 """Instance maps number objects from 1 to 255, so that a thing's segment id is 256 x (category id + 1) + number."""

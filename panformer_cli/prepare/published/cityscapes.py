@@ -17,10 +17,10 @@ from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.pixel_values import distinct_values, read_values
 from panformer_cli.prepare.published.ready_panoptic import VOID, read_categories, read_ready_panoptic, segment_table
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import short
 
 _PICTURE, _INSTANCES = "_leftImg8bit.png", "_gtFine_instanceIds.png"

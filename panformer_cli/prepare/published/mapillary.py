@@ -16,7 +16,6 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.files import name_inside
 from panformer_cli.prepare.pixel_values import distinct_values, read_values
 from panformer_cli.prepare.published.mapillary_labels import (
     categories_of_config,
@@ -26,6 +25,7 @@ from panformer_cli.prepare.published.mapillary_labels import (
 )
 from panformer_cli.prepare.published.ready_panoptic import VOID, read_ready_panoptic, segment_table
 from panformer_cli.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
+from panformer_cli.storage.files import name_inside
 
 Version = Literal["v1.2", "v2.0"]
 VERSIONS: tuple[Version, ...] = get_args(Version)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.plain_json import parse as parse_json
 from panformer_cli.prepare.published.ready_panoptic import read_categories
+from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.wording import short
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.plain_yaml import parse
+from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.wording import short
 
 VOID = "void"

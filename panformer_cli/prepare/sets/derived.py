@@ -13,10 +13,10 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import find_splits
 from panformer_cli.errors import DataError
-from panformer_cli.files import resolve_links
 from panformer_cli.prepare.sets.category_map import merged_tables, read_map
 from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
 from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
+from panformer_cli.storage.files import resolve_links
 
 
 def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0) -> ExistingSets:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.cli.test_cli import run
 from tests.data.coco.pair_files import Content, Side, write_pairs
-from tests.test_plain_json import nested
+from tests.storage.test_plain_json import nested
 
 Damage = Callable[[Side], Any]
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from panformer_cli.data.coco import json_stream
 from panformer_cli.data.coco.json_stream import read_members, write_list
 from panformer_cli.errors import DataError
-from panformer_cli.plain_json import DEEPEST
-from tests.test_plain_json import nested
+from panformer_cli.storage.plain_json import DEEPEST
+from tests.storage.test_plain_json import nested
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

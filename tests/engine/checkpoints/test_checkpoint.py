@@ -43,7 +43,7 @@ from panformer_cli.recipe_io import load_recipe, recipe_to_dict
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
 from tests.release_files import save_as_mmcv, stub_state
-from tests.test_plain_json import nested
+from tests.storage.test_plain_json import nested
 
 State = dict[str, torch.Tensor]
 CATEGORIES = CategoryTable([Category(7, "ball", True, (1, 2, 3)), Category(2, "box", True), Category(4, "sky", False)])

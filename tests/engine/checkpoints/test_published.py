@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.download import DownloadError
 from panformer_cli.engine.checkpoints import published
 from panformer_cli.engine.checkpoints.published import (
     PUBLISHED,
@@ -24,11 +23,12 @@ from panformer_cli.engine.checkpoints.published import (
 )
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.models.published import weights_folder
-from panformer_cli.partial_file import PartialFile
 from panformer_cli.recipe_io import built_in_recipes
+from panformer_cli.storage.download import DownloadError
+from panformer_cli.storage.partial_file import PartialFile
 from tests.engine.small import StopAfter
-from tests.file_server import CLOSED, FileServer
 from tests.release_files import small_file
+from tests.storage.file_server import CLOSED, FileServer
 
 R50 = PUBLISHED["r50"]
 

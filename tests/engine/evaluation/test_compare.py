@@ -17,7 +17,7 @@ from panformer_cli.metrics.bootstrap import paired_intervals
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from tests.metrics.test_bootstrap import TABLE, record_of, resamples_of
-from tests.test_plain_json import nested
+from tests.storage.test_plain_json import nested
 
 OPTIONS = CompareOptions(resamples=30, seed=2, listed=3)
 

@@ -270,7 +270,7 @@ from pathlib import Path
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.reporting import SilentReporter
-from panformer_cli.result_log import ResultLog
+from panformer_cli.storage.result_log import ResultLog
 
 append = ResultLog.append
 count = 0

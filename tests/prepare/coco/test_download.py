@@ -18,8 +18,8 @@ from panformer_cli.prepare.coco.coco import prepare_coco
 from panformer_cli.prepare.coco.download import Archive, download_coco, needed
 from panformer_cli.prepare.convert import ConvertOptions
 from panformer_cli.reporting import SilentReporter
-from tests.file_server import FileServer, serve
 from tests.prepare.coco.test_coco import make_split
+from tests.storage.file_server import FileServer, serve
 
 
 def names(archives: list[Archive]) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from panformer_cli.errors import CheckpointError
-from panformer_cli.tensor_files import check_whole, kind_of, read_header, read_state
+from panformer_cli.storage.tensor_files import check_whole, kind_of, read_header, read_state
 from tests.release_files import save_as_mmcv
 
 STATE = {"conv.weight": torch.arange(12.0).reshape(3, 4), "norm.bias": torch.ones(3)}
@@ -143,7 +143,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize(
     ("function", "arguments", "name"),
     [
-        (run_in_pickle, ("ran",), "tests.test_tensor_files.run_in_pickle"),
+        (run_in_pickle, ("ran",), "tests.storage.test_tensor_files.run_in_pickle"),
         (open, ("ran", "w"), "open"),
         (eval, ("open('ran', 'w')",), "eval"),
         (np.load, ("ran",), "numpy.load"),

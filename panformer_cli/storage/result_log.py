@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import lock_file, write_json, writing
+from panformer_cli.storage.files import lock_file, write_json, writing
 
 Line = dict[str, Any]
 """The results of one image; in the log also `index`, the position of the image in the data set."""

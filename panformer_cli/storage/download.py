@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 
 from panformer_cli import __version__
 from panformer_cli.errors import PanformerError
-from panformer_cli.files import sha256_of, writing
-from panformer_cli.partial_file import KEPT, Origin, PartialFile
 from panformer_cli.reporting import MEGABYTE, Reporter, megabyte_bar, megabytes
+from panformer_cli.storage.files import sha256_of, writing
+from panformer_cli.storage.partial_file import KEPT, Origin, PartialFile
 
 RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt; they begin anew whenever an attempt got further than all before it."""

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node
 
-from panformer_cli.plain_json import DEEPEST, TOO_DEEP
+from panformer_cli.storage.plain_json import DEEPEST, TOO_DEEP
 
 # A whole number of 19 digits or more reads as a float: no recipe has one, and none then overflows 64 bits.
 _SCALARS = (

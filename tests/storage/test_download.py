@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli import download as downloads
-from panformer_cli.download import DownloadedFile, DownloadError, download
 from panformer_cli.errors import PanformerError
-from panformer_cli.partial_file import Origin, PartialFile
 from panformer_cli.reporting import Progress, SilentReporter
+from panformer_cli.storage import download as downloads
+from panformer_cli.storage.download import DownloadedFile, DownloadError, download
+from panformer_cli.storage.partial_file import Origin, PartialFile
 from tests.conftest import REPOSITORY
-from tests.file_server import CLOSED, FileServer, hang, serve, status
+from tests.storage.file_server import CLOSED, FileServer, hang, serve, status
 
 
 class Told(SilentReporter):
@@ -479,7 +479,7 @@ def test_two_processes_download_once(server: FileServer, target: Path) -> None:
     server.answers = [hang(go_on, asked)]
     code = (
         "import pathlib, sys\nfrom panformer_cli.console import RichReporter\n"
-        "from panformer_cli.download import download\n"
+        "from panformer_cli.storage.download import download\n"
         "print(download(sys.argv[1], pathlib.Path(sys.argv[2]), reporter=RichReporter()).sha256)"
     )
     command = [sys.executable, "-c", code, f"{server.url}/model.pth", str(target)]

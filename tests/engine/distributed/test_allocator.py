@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from panformer_cli.engine.allocator import keep_freed_memory
+from panformer_cli.engine.distributed.allocator import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def use(): torch.empty({numbers})[:20_000_000].fill_(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.files import name_inside, resolve_links, sha256_of
+from panformer_cli.storage.files import name_inside, resolve_links, sha256_of
 
 
 @pytest.mark.parametrize(

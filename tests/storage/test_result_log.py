@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.result_log import ResultLog, line_text, stored_settings
-from tests.test_download import files_of_at_most
+from panformer_cli.storage.result_log import ResultLog, line_text, stored_settings
+from tests.storage.test_download import files_of_at_most
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(folder: Path) -> None:
 @pytest.mark.parametrize("resume", [True, False])
 def test_one_process_at_a_time(resume: bool, folder: Path) -> None:
     ResultLog.start(folder, {}, resume=False)
-    code = "import sys; from tests.test_result_log import hold; hold(sys.argv[1])"
+    code = "import sys; from tests.storage.test_result_log import hold; hold(sys.argv[1])"
     command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"open\n"

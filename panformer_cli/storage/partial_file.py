@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from panformer_cli.files import write_json, writing
-from panformer_cli.plain_json import parse as parse_json
+from panformer_cli.storage.files import write_json, writing
+from panformer_cli.storage.plain_json import parse as parse_json
 
 KEPT = "free some space or fix the permissions, and try again: what has arrived is kept"
 """What to do when a download cannot be written."""

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from panformer_cli.plain_json import DEEPEST, is_too_deep, parse
+from panformer_cli.storage.plain_json import DEEPEST, is_too_deep, parse
 
 
 def nested(depth: int, inner: str = "") -> str:
