@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.errors import DataError
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.plain_json import parse as parse_json
@@ -43,6 +44,7 @@ def _check_content(archive: Archive, wanted: ImageList, form: Form, findings: Fi
     folder = json_name.removesuffix(".json")
     if annotations is None or not _pngs_are_in(folder, archive, findings):
         return
+    expect_reads(len(annotations))
     check = _AnnotationChecks(archive, folder, wanted, findings)
     with reporter.progress("Checking", len(annotations)) as progress:
         for annotation in sorted(annotations, key=_by_image):

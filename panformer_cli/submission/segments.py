@@ -6,12 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco.panoptic_png import MAX_ID, decode_ids, segment_ids
-from panformer_cli.data.images import decode
-from panformer_cli.data.opencv import cv2
+from panformer_cli.data.coco.panoptic_png import MAX_ID, decode_panoptic_png, read_png_header, segment_ids
 from panformer_cli.submission.archive import Archive
 from panformer_cli.submission.findings import Findings, Problem
 from panformer_cli.submission.forms import ImageId
@@ -20,8 +16,7 @@ from panformer_cli.wording import listing, short
 MAX_PIXELS = 2**27
 """A PNG that declares more is not decoded, even where the image info gives no size."""
 
-_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 class SegmentChecks:
@@ -80,30 +75,32 @@ class SegmentChecks:
     def _read_png(
         self, where: str, image_id: ImageId, png: str, data: bytes, size: tuple[int, int] | None
     ) -> set[int] | None:
-        """The segment ids in a PNG, or None after telling why it cannot be used."""
+        """Return the segment ids in a PNG; None, with a finding added, if it cannot be used."""
         problem = _header_problem(data, size)
         if problem is not None:
             kind, reason = problem
             self._findings.add(kind, image_id, f"{where}: {png} {reason}")
             return None
-        bgr = decode(data, _AS_STORED) if _PNG_END in data[-64:] else None
-        if bgr is None:
+        # Stricter than the decoder, which accepts a truncated checksum.
+        ids = decode_panoptic_png(data) if _PNG_END in data[-64:] else None
+        if ids is None:
             sentence = f"{where}: {png} is damaged or cut short; expected a whole PNG"
             self._findings.add(Problem.PNG_DAMAGED, image_id, sentence)
             return None
-        return segment_ids(decode_ids(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)))
+        return segment_ids(ids)
 
 
 def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[Problem, str] | None:
     """What is wrong with a PNG, by its header alone."""
-    if not data.startswith(_PNG_START) or len(data) < 33:
+    header = read_png_header(data)
+    if header is None:
         return Problem.PNG_FORMAT, "is no PNG; expected an 8-bit RGB PNG"
-    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
-    if (data[24], data[25]) != (8, 2):
+    if not header.is_rgb8:
         return (
             Problem.PNG_FORMAT,
-            f"has {data[24]} bits and PNG colour type {data[25]}; expected 8 bits and type 2, RGB",
+            f"has {header.depth} bits and PNG colour type {header.colour_type}; expected 8 bits and type 2, RGB",
         )
+    width, height = header.width, header.height
     if (size is not None and size != (width, height)) or width * height > MAX_PIXELS:
         expected = f"{size[0]}x{size[1]}" if size else f"at most {MAX_PIXELS} pixels"
         return Problem.PNG_SIZE, f"is {width}x{height} (width x height); expected {expected}"

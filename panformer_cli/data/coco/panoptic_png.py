@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ MANY_READS = 400
 """From here on the faster decoder saves the time that it takes to load: 0.85 s on a processor that reads a PNG of COCO
 in 2.5 ms with OpenCV and in 0.6 ms with it (LOG.md)."""
 
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 _NO_EXIF = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -36,11 +38,6 @@ def encode_ids(ids: IdMap) -> ImageArray:
         return np.zeros((*ids.shape, 3), np.uint8)
     rgba = np.ascontiguousarray(ids, "<i4")[..., None].view(np.uint8)
     return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB), np.uint8)
-
-
-def decode_ids(rgb: ImageArray) -> IdMap:
-    """Segment ids (H, W) int32 of colours (H, W, 3) uint8 RGB: the inverse of `encode_ids`."""
-    return _ids_of(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), np.uint8))
 
 
 def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> None:
@@ -69,19 +66,54 @@ def read_panoptic_png(path: Path, data: bytes | None = None) -> IdMap:
     """
     if data is None:
         data = read_bytes(path, "panoptic PNG")
-    if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 33:
+    header = read_png_header(data)
+    if header is None:
         raise DataError(f"{path} is no PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
-    depth, colour_type = data[24], data[25]
-    if (depth, colour_type) != (8, 2):
-        found = f"{depth}-bit {_COLOUR_TYPES.get(colour_type, 'unknown')}"
+    if not header.is_rgb8:
+        found = f"{header.depth}-bit {_COLOUR_TYPES.get(header.colour_type, 'unknown')}"
         raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
+    ids = decode_panoptic_png(data)
+    if ids is None:
+        raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")
+    return ids
+
+
+class PngHeader(NamedTuple):
+    """The header of a PNG.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        depth: Bits per channel.
+        colour_type: As the PNG specification numbers them; 2 is RGB.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colour_type: int
+
+    @property
+    def is_rgb8(self) -> bool:
+        """Whether the PNG is 8-bit RGB, as panoptic PNGs are."""
+        return (self.depth, self.colour_type) == (8, 2)
+
+
+def read_png_header(data: bytes) -> PngHeader | None:
+    """Return the header of a PNG; None if `data` is not a PNG."""
+    if not data.startswith(_SIGNATURE) or len(data) < 33:
+        return None
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    return PngHeader(width, height, data[24], data[25])
+
+
+def decode_panoptic_png(data: bytes) -> IdMap | None:
+    """Return the segment ids (H, W) int32 of an 8-bit RGB PNG; None if it is corrupt."""
     ids = decode_plain(data)
     if ids is not None:
         return ids
     bgr = decode(data, _NO_EXIF) if b"IEND" in data[-64:] else None
-    if bgr is None:
-        raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")
-    return _ids_of(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA), np.uint8))
+    return None if bgr is None else _ids_of(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA), np.uint8))
 
 
 def _ids_of(rgba: npt.NDArray[np.uint8]) -> IdMap:
