@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from panformer_cli.data.coco.json_values import is_name
-from panformer_cli.data.coco.panoptic_png import write_panoptic_png
+from panformer_cli.data.coco.panoptic_png import expect_reads, write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, write_panoptic_json
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import ImageHeader, read_header
@@ -30,7 +30,7 @@ from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.source import ReadsMore, Source, SourceImage
+from panformer_cli.prepare.source import ReadsMore, ReadsPanopticPngs, Source, SourceImage
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import (
@@ -139,6 +139,8 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         reporter.message(f"{split} is in {out} already, made of these files; nothing was done")
         shutil.rmtree(folders.parts, ignore_errors=True)
         return finished
+    if isinstance(source, ReadsPanopticPngs) and source.reads_panoptic_pngs(split):
+        expect_reads(len(images))
     # What was done stands when the command comes again with --skip-bad-images.
     setting = {key: value for key, value in manifest.setting.items() if key != "skip_bad_images"}
     ResultLog.start(folders.parts, setting, resume=stored_settings(folders.parts) == setting)

@@ -83,6 +83,14 @@ class ReadsMore(Protocol):
         """These folders."""
 
 
+@runtime_checkable
+class ReadsPanopticPngs(Protocol):
+    """A `Source` that may read a panoptic PNG for every image, so that loading the faster decoder is worth it."""
+
+    def reads_panoptic_pngs(self, split: str) -> bool:
+        """Return whether it does so for this split."""
+
+
 def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Files of the lower-case `suffixes` in `folder` and the folders below it, sorted; hidden ones are left out.
 

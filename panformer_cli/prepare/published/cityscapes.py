@@ -13,7 +13,6 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.cityscapes_labels import CATEGORIES, IGNORED, LABELS, Label
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
-from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
@@ -55,10 +54,14 @@ class Cityscapes:
                 f"{self._ground_truth} has no split {split}: neither {split}/<city>/*{_INSTANCES} nor "
                 f"{_JSON}{split}.json is there; the splits there are {', '.join(found)}"
             )
-        if not self._has_maps(split):
+        if self.reads_panoptic_pngs(split):
             return self._images_of_json(split)
         maps = (path for path in listed_pngs(self._ground_truth / split) if path.name.endswith(_INSTANCES))
         return with_unused_labels(self._images_of_maps(split), maps, _folder(self.root, "leftImg8bit") / split)
+
+    def reads_panoptic_pngs(self, split: str) -> bool:
+        """As `ReadsPanopticPngs`."""
+        return not self._has_maps(split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`; segments have the ids of the instance map, which for stuff is the label id."""
@@ -113,7 +116,6 @@ class Cityscapes:
                 )
             return VOID if label.train_id == IGNORED else label.id
 
-        expect_reads(len(annotation.images))
         for index, info in enumerate(annotation.images):
             picture, file_name = self._picture(split, str(info.id), path)
             png = name_inside(path.with_suffix(""), info.png_name, str(path))

@@ -11,7 +11,6 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_json import read_annotation
-from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap, Segment
@@ -96,10 +95,14 @@ class MapillaryVistas:
                 f"{self.root} has no annotated split {split} of {self.version}; the splits there are "
                 f"{', '.join(self.splits())}"
             )
-        if self._panoptic_json(split).is_file():
+        if self.reads_panoptic_pngs(split):
             return self._ready_images(split)
         maps = listed_pngs(self._annotations(split) / "instances")
         return with_unused_labels(self._instance_maps(split), maps, self.root / split / "images")
+
+    def reads_panoptic_pngs(self, split: str) -> bool:
+        """As `ReadsPanopticPngs`."""
+        return self._panoptic_json(split).is_file()
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         """As `Source`; segments of panoptic PNGs keep their ids, objects of an instance map have its value plus 1."""
@@ -134,7 +137,6 @@ class MapillaryVistas:
         def category_of(segment: Segment) -> int:
             return segment.category_id if segment.category_id in self.categories else VOID
 
-        expect_reads(len(annotation.images))
         for index, info in enumerate(annotation.images):
             picture = name_inside(self.root / split / "images", info.file_name, str(path))
             png = name_inside(path.parent, info.png_name, str(path))

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -84,7 +83,6 @@ class ExistingSets:
     def images(self, split: str) -> Iterator[SourceImage]:
         if split not in self.chosen:
             raise DataError(f"{self.root} gives no split {split!r}; expected one of {', '.join(self.chosen)}")
-        expect_reads(sum(len(chosen.indices) for chosen in self.chosen[split]))
         return (image for chosen in self.chosen[split] for image in self._images(chosen))
 
     def _images(self, chosen: Chosen) -> Iterator[SourceImage]:
@@ -99,6 +97,10 @@ class ExistingSets:
                 (data.png_path(index), data.layout.annotation),
                 Place(chosen.part, index),
             )
+
+    def reads_panoptic_pngs(self, split: str) -> bool:
+        """As `ReadsPanopticPngs`."""
+        return True
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         part = self.parts[image.extra.part]

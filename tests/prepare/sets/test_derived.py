@@ -95,6 +95,17 @@ def test_a_subset_of_a_list_by_id_and_by_name(tmp_path: Path) -> None:
         subset(tmp_path / "in", (), 6)
 
 
+def test_the_faster_decoder_is_loaded_only_if_a_split_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[int] = []
+    monkeypatch.setattr("panformer_cli.prepare.convert.expect_reads", expected.append)
+    write_coco(tmp_path / "in", images=5)
+    for _ in range(2):
+        written(subset(tmp_path / "in", (), 4), tmp_path / "out")
+    assert expected == [4]
+
+
 @pytest.mark.parametrize(("val", "held_out"), [(0.2, 2), (3, 3)])
 def test_a_split_divides_without_a_common_image(tmp_path: Path, val: float, held_out: int) -> None:
     write_coco(tmp_path / "in", images=10)
