@@ -82,7 +82,7 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
         PanformerError: checkpoint or data cannot be used, or do not go together.
     """
     checkpoint = read_checkpoint(request.checkpoint)
-    dataset = process.first_then_others(lambda: open_split(checkpoint, request))
+    dataset = process.first_then_others(lambda: open_split(checkpoint, request.data_root, request.split))
     figures = process.on_first(lambda: _begin(request, dataset, reporter))
     if figures is None:
         figures = _measure(request, checkpoint, dataset, process, reporter)
@@ -106,13 +106,19 @@ def read_metrics(out: Path) -> dict[str, Any]:
     return content
 
 
-def open_split(checkpoint: Checkpoint, request: EvaluateRequest) -> CocoPanoptic:
-    """The data to evaluate on, which must have the checkpoint's categories."""
+def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None) -> CocoPanoptic:
+    """Return the data to evaluate on, which must have the checkpoint's categories.
+
+    Args:
+        checkpoint: The model to evaluate.
+        data_root: Folder of the data set; None for that of the checkpoint's recipe.
+        split: Of the data set; None for the validation split of the checkpoint's recipe.
+    """
     data = checkpoint.recipe.data
-    root = request.data_root or (Path(data.root) if data.root else None)
+    root = data_root or (Path(data.root) if data.root else None)
     if root is None:
         raise PanformerError("no data set was given and the checkpoint names none; give its folder with --data ROOT")
-    dataset = CocoPanoptic(root, request.split or data.val_split)
+    dataset = CocoPanoptic(root, split or data.val_split)
     ours, theirs = checkpoint.categories, dataset.categories
     if not ours.has_labels_of(theirs):
         raise DataError(

@@ -49,7 +49,7 @@ def evaluate_robustness(request: RobustnessRequest, process: Process, reporter: 
     evaluation = request.evaluation
     checkpoint = read_checkpoint(evaluation.checkpoint)
     process.on_first(lambda: check_results_folder(evaluation.out))
-    dataset = process.first_then_others(lambda: open_split(checkpoint, evaluation))
+    dataset = process.first_then_others(lambda: open_split(checkpoint, evaluation.data_root, evaluation.split))
     predictor = Predictor.of(checkpoint, process, evaluation.precision)
 
     def measure(samples: Samples) -> Figures:

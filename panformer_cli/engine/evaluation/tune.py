@@ -26,7 +26,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
 )
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
-from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, open_split
+from panformer_cli.engine.evaluation.evaluate import open_split
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import check_results_folder
@@ -110,7 +110,7 @@ def tune(request: TuneRequest, process: Process, reporter: Reporter) -> Tuning:
     """
     checkpoint = read_checkpoint(request.checkpoint)
     process.on_first(lambda: check_results_folder(request.out))
-    dataset = process.first_then_others(lambda: _open(checkpoint, request))
+    dataset = process.first_then_others(lambda: open_split(checkpoint, request.data_root, request.split))
     if len(dataset) < 2:
         raise DataError(
             f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to judge"
@@ -293,7 +293,3 @@ def save_thresholds(checkpoint: Path, thresholds: InferenceSettings, out: Path, 
     state = read_training_state(old) if old.training_state else None
     recipe = replace(old.recipe, inference=thresholds)
     save_checkpoint(out, load_model(old), recipe, old.categories, old.progress, state)
-
-
-def _open(checkpoint: Checkpoint, request: TuneRequest) -> CocoPanoptic:
-    return open_split(checkpoint, EvaluateRequest(request.checkpoint, request.out, request.data_root, request.split))
