@@ -1,8 +1,8 @@
-"""Ids and values out of files, in the words of a sentence."""
+"""Ids, values and intervals, as they are written in sentences and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 LISTED = 8
@@ -38,6 +38,15 @@ def truncated(text: str, most: int = 120) -> str:
     'abc...'
     """
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def interval_text(ends: Sequence[float]) -> str:
+    """Return a confidence interval in words.
+
+    >>> interval_text([1.26, 2.5])
+    '1.3 to 2.5'
+    """
+    return f"{ends[0]:.1f} to {ends[1]:.1f}"
 
 
 def short(value: Any) -> str:

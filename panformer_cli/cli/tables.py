@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-GROUPS = ("all", "things", "stuff")
 QUALITY = ("", "PQ", "SQ", "RQ", "classes")
 """Columns of `_quality`."""
 
@@ -12,6 +11,7 @@ QUALITY = ("", "PQ", "SQ", "RQ", "classes")
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print an evaluation (`metrics.evaluator.Evaluator.figures`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.metrics.bootstrap import GROUPS
 
     panoptic = metrics["panoptic"]
     intervals = metrics.get("intervals", {})
@@ -35,6 +35,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     """Print where PQ was lost (`PanopticAnalysis.to_json`), and the `classes` with the largest potential gain."""
     from panformer_cli.console import print_table
+    from panformer_cli.metrics.bootstrap import GROUPS
 
     causes = analysis["causes"]
     names = [name for name in causes["all"] if name != "total"]
@@ -66,12 +67,15 @@ def _quality(name: str, row: dict[str, Any]) -> tuple[str, float, float, float, 
 
 
 def _interval(bounds: list[float] | None) -> str | None:
-    return f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else None
+    from panformer_cli.wording import interval_text
+
+    return interval_text(bounds) if bounds else None
 
 
 def print_comparison(content: dict[str, Any]) -> None:
     """Print a comparison (`engine.evaluation.compare.Comparison.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.metrics.bootstrap import GROUPS
 
     first, second, difference = content["a"], content["b"], content["difference"]
     rows = [

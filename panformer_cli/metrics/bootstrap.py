@@ -29,6 +29,7 @@ CONFIDENCE = 95
 """Percent of the resamples inside an interval."""
 FIGURES = ("pq", "sq", "rq")
 GROUPS = ("all", "things", "stuff")
+"""What PQ is averaged over: all classes, only things, only stuff."""
 _COARSE, _FINE = 2**24, 2**29  # IoUs are summed in whole numbers, of 2^-24 and of 2^-53: exactly, in any order
 _AT_ONCE = 100  # resamples whose figures are made together
 _POISSON = np.cumsum([exp(-1) / factorial(count) for count in range(20)])  # shares with at most 0, 1, ... draws

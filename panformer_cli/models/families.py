@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from panformer_cli.models.panoptic_segformer.family import PanopticSegFormerFamily
+from panformer_cli.models.panoptic_segformer.settings import FAMILY as PANOPTIC_SEGFORMER
 from panformer_cli.settings import InferenceSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from panformer_cli.models.official import OfficialFormat
     from panformer_cli.models.published import PublishedWeights
 
-DEFAULT_FAMILY = "panoptic_segformer"
+DEFAULT_FAMILY = PANOPTIC_SEGFORMER
 """Of recipes and checkpoints that name none."""
 
 
@@ -77,7 +78,7 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {DEFAULT_FAMILY: PanopticSegFormerFamily()}
+FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
 
 
 def published_weights() -> Mapping[str, PublishedWeights]:

@@ -67,6 +67,7 @@ def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, report
     """
     from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
     from panformer_cli.engine.evaluation.report import report_evaluation
+    from panformer_cli.engine.results import ANALYSIS
 
     if outputs.cross_check:
         check_against_panopticapi(folder)
@@ -76,6 +77,6 @@ def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, report
         click.echo(json.dumps(metrics, indent=2))
         return
     print_metrics(metrics)
-    print_causes(json.loads((folder / "analysis.json").read_text(encoding="utf-8")))
+    print_causes(json.loads((folder / ANALYSIS).read_text(encoding="utf-8")))
     if page:
         click.echo(f"Report: {page}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.feature_layout import FeatureLayout, feature_layout
-from panformer_cli.models.backbones.known import BACKBONES, TIMM, KnownBackbone, published_frozen_stages
+from panformer_cli.models.backbones.known import BACKBONES, TIMM, KnownBackbone, is_resnet, published_frozen_stages
 from panformer_cli.models.backbones.resnet import ResNet
 from panformer_cli.models.backbones.swin import Swin
 from panformer_cli.models.backbones.timm_backbone import TimmBackbone
@@ -40,7 +40,7 @@ def build_backbone(name: str, drop_path: float, frozen_stages: int | None, froze
 def _published(name: str, known: KnownBackbone, drop_path: float) -> Backbone:
     if known.architecture.startswith("swin"):
         return Swin(name, known.architecture, known.out_indices, drop_path)
-    kind = ResNet if known.architecture.startswith("resnet") else TimmBackbone
+    kind = ResNet if is_resnet(name) else TimmBackbone
     return kind(name, known.architecture, FeatureLayout(known.out_indices), drop_path)
 
 

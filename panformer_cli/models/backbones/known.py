@@ -44,10 +44,11 @@ BACKBONES = {
 
 def published_frozen_stages(backbone: str) -> int:
     """Return how many stages of a backbone are frozen where `model.frozen_stages` is not given."""
-    return PUBLISHED_FROZEN_STAGES if _is_resnet(backbone) else 0
+    return PUBLISHED_FROZEN_STAGES if is_resnet(backbone) else 0
 
 
-def _is_resnet(backbone: str) -> bool:
+def is_resnet(backbone: str) -> bool:
+    """Return whether a backbone is one of the published ResNets, whose stages can be frozen."""
     return backbone.startswith("resnet")
 
 
@@ -62,7 +63,7 @@ def backbone_problems(settings: ModelSettings) -> list[str]:
             f"model.backbone is {name!r}: expected one of {', '.join(BACKBONES)}, or {TIMM}MODEL for another timm "
             f"model, such as {TIMM}convnext_tiny.fb_in22k{guess}"
         )
-    most = RESNET_STAGES if _is_resnet(name) else 0
+    most = RESNET_STAGES if is_resnet(name) else 0
     if not problems and settings.frozen_stages is not None and not 0 <= settings.frozen_stages <= most:
         problems.append(
             f"model.frozen_stages is {settings.frozen_stages}: expected 0 to {most} with the backbone {name}"

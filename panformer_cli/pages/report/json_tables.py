@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from panformer_cli.pages.base import Cell, Table
+from panformer_cli.wording import interval_text
 
 _NAMES = {"miou": "mIoU", "fwiou": "fwIoU", "iou": "IoU", "ece": "ECE", "of": "Group", "false": "False positive"}
 _NAMES |= {"truth pngs": "Ground truth PNGs", "predicted pngs": "Predicted PNGs"}
@@ -37,15 +38,6 @@ def title_of(key: str) -> str:
     """
     words = key.replace("_", " ").strip()
     return _NAMES.get(words, words[:1].upper() + words[1:])
-
-
-def interval_text(ends: Sequence[float]) -> str:
-    """Return a confidence interval in words.
-
-    >>> interval_text([1.26, 2.5])
-    '1.3 to 2.5'
-    """
-    return f"{ends[0]:.1f} to {ends[1]:.1f}"
 
 
 def _tables_of_object(name: str, content: Mapping[str, Any]) -> Iterator[Table]:

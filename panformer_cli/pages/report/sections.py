@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.metrics.bootstrap import GROUPS
 from panformer_cli.pages.base import Bar, Cell, Table
-from panformer_cli.pages.report.json_tables import interval_text, tables_of, title_of
+from panformer_cli.pages.report.json_tables import tables_of, title_of
 from panformer_cli.pages.report.page import CalibrationBin, Section
+from panformer_cli.wording import interval_text
 
-GROUPS = ("all", "things", "stuff")
 MAX_CONFUSIONS = 40
 """Pairs of classes per table, the most frequent ones first; analysis.json has all of them."""
 
