@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +32,7 @@ class OfficialFormat(Protocol):
 
     Attributes:
         name: of the model, for people.
+        example: name of a tensor that its checkpoints have, for people.
         optional: ends of the names of tensors that a file may lack or have.
     """
 
@@ -40,10 +40,23 @@ class OfficialFormat(Protocol):
     def name(self) -> str: ...
 
     @property
+    def example(self) -> str: ...
+
+    @property
     def optional(self) -> tuple[str, ...]: ...
 
     def recognizes(self, names: Mapping[str, Tensor]) -> bool:
         """Return whether a state dict is one of this family's."""
+
+    def mistaken(self, names: Mapping[str, Tensor], path: Path) -> str | None:
+        """Return the rest of a sentence about a state dict of another model that users take for this family's.
+
+        None if it is not known. It is asked only if no family recognizes the state dict.
+
+        Args:
+            names: of the tensors.
+            path: of the file.
+        """
 
     def describe(self, state: Mapping[str, Tensor], path: Path) -> OfficialModel:
         """Return the model that a recognized state dict belongs to.
@@ -70,12 +83,6 @@ class OfficialFormat(Protocol):
         """
 
 
-KNET = (
-    "is a checkpoint of K-Net, which is another model (some copies of the results table link to its files, named "
-    "knet_s3_*); give one of Panoptic SegFormer's, named panoptic_segformer_*.pth"
-)
-KNET_NAME = re.compile(r"(rpn_head|roi_head|decode_head)\..*kernel|roi_head\.mask_head\.\d+\.(fc_mask|mask_fcs)\.")
-
 OTHER_MODELS = (
     (("panoptic_head.", "sem_seg_head.", "panoptic_fusion_head.", "model.pixel_level_module."),
      "is a checkpoint of another model, of the kind of Mask2Former or Panoptic FPN"),
@@ -96,17 +103,25 @@ PREFIXED_BACKBONE = (
 )
 
 
-def unknown_checkpoint(state: Mapping[str, Tensor], path: Path) -> str:
-    """Return what a state dict that no family recognizes is, as far as its names tell: the rest of a sentence."""
-    if any(KNET_NAME.match(name) for name in state) or path.name.startswith("knet_"):
-        return KNET
-    names = listing(state, 3)
+def unknown_checkpoint(state: Mapping[str, Tensor], path: Path, formats: Sequence[OfficialFormat]) -> str:
+    """Return what a state dict that no family recognizes is, as far as its names show: the rest of a sentence.
+
+    Args:
+        state: the tensors.
+        path: of the file.
+        formats: those of all families.
+    """
+    for official in formats:
+        if mistaken := official.mistaken(state, path):
+            return mistaken
+    names, models = listing(state, 3), " or ".join(official.name for official in formats)
     for beginnings, what in OTHER_MODELS:
         if any(name.startswith(beginnings) for name in state):
-            return f"{what}: its names are {names}; expected a checkpoint of Panoptic SegFormer"
+            return f"{what}: its names are {names}; expected a checkpoint of {models}"
     if all(name.startswith("backbone.") for name in state):
-        return f"{PREFIXED_BACKBONE}: its names are {names}; expected a checkpoint of Panoptic SegFormer"
+        return f"{PREFIXED_BACKBONE}: its names are {names}; expected a checkpoint of {models}"
+    examples = " or ".join(official.example for official in formats)
     return (
-        f"holds tensors but is no checkpoint of Panoptic SegFormer: its names are {names}; expected a file that "
-        "`panformer train` wrote, or one of the authors' with names such as bbox_head.stuff_query.weight"
+        f"holds tensors but is no checkpoint of {models}: its names are {names}; expected a file that "
+        f"`panformer train` wrote, or one of the authors' with names such as {examples}"
     )

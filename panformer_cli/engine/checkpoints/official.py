@@ -49,7 +49,7 @@ def find_format(state: Mapping[str, Tensor], path: Path) -> OfficialFormat:
     for official in formats:
         if official.recognizes(state):
             return official
-    raise CheckpointError(f"checkpoint {path} {unknown_checkpoint(state, path)}")
+    raise CheckpointError(f"checkpoint {path} {unknown_checkpoint(state, path, formats)}")
 
 
 def _with_recipe(model: OfficialModel) -> str:

@@ -21,6 +21,11 @@ MARKS = (
     "bbox_head.mask_head2.",
 )
 """Names that Panoptic SegFormer has and no other model."""
+KNET = (
+    "is a checkpoint of K-Net, which is another model (some copies of the results table link to its files, named "
+    "knet_s3_*); give one of Panoptic SegFormer's, named panoptic_segformer_*.pth"
+)
+KNET_NAME = re.compile(r"(rpn_head|roi_head|decode_head)\..*kernel|roi_head\.mask_head\.\d+\.(fc_mask|mask_fcs)\.")
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,17 @@ class OfficialPanopticSegFormer:
     """The names of the authors' checkpoints: a `models.official.OfficialFormat`."""
 
     name = "Panoptic SegFormer"
+    example = "bbox_head.stuff_query.weight"
     optional = BUFFERS
 
     def recognizes(self, names: Mapping[str, Tensor]) -> bool:
         """Return whether a name is one that only Panoptic SegFormer has."""
         return any(name.startswith(MARKS) for name in names)
+
+    def mistaken(self, names: Mapping[str, Tensor], path: Path) -> str | None:
+        """Return the sentence about K-Net, whose files some copies of the results table link to."""
+        is_knet = any(KNET_NAME.match(name) for name in names) or path.name.startswith("knet_")
+        return KNET if is_knet else None
 
     def describe(self, state: Mapping[str, Tensor], path: Path) -> OfficialModel:
         """Return backbone and classes; see `OfficialFormat.describe`."""

@@ -210,6 +210,13 @@ def test_a_backbone_by_the_names_it_has_in_a_detector() -> None:
     assert "holds tensors but is no checkpoint of Panoptic SegFormer" in refused({**state, "strange_head.weight": ONE})
 
 
+def test_what_was_expected_is_named() -> None:
+    assert refused({"weight": ONE}).endswith(
+        "expected a file that `panformer train` wrote, or one of the authors' with names such as "
+        "bbox_head.stuff_query.weight"
+    )
+
+
 # The tables
 
 
