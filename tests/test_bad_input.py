@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from panformer_cli.cli.main import main
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.engine.small import SMALL, run_small, small_checkpoint, small_recipe, small_scenes
+from tests.helpers import files_of_at_most, run
 from tests.release_files import save_as_mmcv, stub_state
 
 ANNOTATION, IMAGE, PNG = (
@@ -55,13 +53,6 @@ def place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "run").symlink_to(original / "run")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def train(*more: str, data: str = "data") -> list[str]:
@@ -527,17 +518,6 @@ def test_files_and_folders(
 def test_no_permission(command: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("shut").mkdir(mode=0o500)
     assert_refused(command, ["cannot write shut/new/", "Permission denied", "choose another folder"], capsys)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file grows beyond `size` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(original: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:

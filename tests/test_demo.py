@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.cli.main import main
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from tests.engine.small import SMALL
+from tests.helpers import run
 
 pytestmark = pytest.mark.slow
 
 
 def demo(out: Path, *settings: str) -> int:
     overrides = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
-    with pytest.raises(SystemExit) as caught:
-        main(["demo", "--out", str(out), "--images", "8", *overrides])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return run("demo", "--out", str(out), "--images", "8", *overrides)
 
 
 def test_the_demo_shows_everything_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

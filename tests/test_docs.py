@@ -16,9 +16,9 @@ from panformer_cli.cli.evaluate import evaluate
 from panformer_cli.cli.evaluate.checkpoint import checkpoint
 from panformer_cli.cli.evaluate.routing import EvaluateGroup
 from panformer_cli.cli.main import program
-from tests.cli.test_cli import run
 from tests.conftest import REPOSITORY
 from tests.golden.conftest import TABLES
+from tests.helpers import run
 
 DATA = REPOSITORY / "docs" / "data.md"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tests.data.coco.coco_files import write_coco
+from tests.data.coco.png_files import END, SIGNATURE, header, image_data
 
 HEIGHT, WIDTH = 12, 16
 CLASSES = "id,name,kind\n26,car,thing\n7,road,stuff\n"
@@ -252,13 +252,8 @@ def converted(name: str, mode: str) -> Damage:
 
 def huge(name: str, colour_type: int = 2, bits: int = 8) -> Damage:
     """A PNG of 60,000 x 60,000 pixels, as its header has it, with next to no data."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, bits, colour_type, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    return written(name, b"\x89PNG\r\n\x1a\n" + content)
+    start = SIGNATURE + header(60_000, 60_000, (bits, colour_type, 0, 0, 0))
+    return written(name, start + image_data(zlib.compress(bytes(1000))) + END)
 
 
 def pixel(name: str, value: Any) -> Damage:

@@ -9,7 +9,8 @@ import pytest
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.settings import DataSettings
-from tests.cli.test_cli import HEAVY, in_new_process, run
+from tests.cli.test_cli import HEAVY
+from tests.helpers import in_new_process, run
 from tests.models.panoptic_segformer.small import SMALL
 
 PARTS = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")

@@ -20,27 +20,15 @@ from panformer_cli.cli.prepare_data.scenes import SCENE_HELP
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.errors import PanformerError
 from tests.conftest import REPOSITORY
+from tests.helpers import in_new_process, run
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "pycocotools", "rich", "yaml", "einops")
-
-
-def run(*arguments: str) -> int:
-    """The exit code of the program with `arguments`."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def use(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     """Make `function` what `panformer train` does."""
     command = click.Command("train", callback=function)
     monkeypatch.setattr(LazyGroup, "get_command", lambda *_: command)
-
-
-def in_new_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    return done.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,7 @@ from panformer_cli.cli.options import Compute
 from panformer_cli.cli.train import _stopped
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.train import RunResult
-
-
-def set_worker(monkeypatch: pytest.MonkeyPatch, world_size: int, local_world_size: int, rank: int = 0) -> None:
-    values = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": local_world_size}
-    for name, value in {**values, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
+from tests.helpers import set_worker
 
 
 @pytest.mark.parametrize(
@@ -34,10 +29,10 @@ def test_the_command_says_the_same(asked: dict[str, Any], command: str) -> None:
 
 
 def test_the_command_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_worker(monkeypatch, 2, 2)
+    set_worker(monkeypatch, 0, 2)
     assert Compute().command("train") == "torchrun --nproc-per-node 2 -m panformer_cli train"
     assert Compute(gpus=2).command("train") == "panformer train --gpus 2"
-    set_worker(monkeypatch, 6, 2)
+    set_worker(monkeypatch, 0, 6)
     several = "torchrun --nnodes 3 ... --nproc-per-node 2 -m panformer_cli train"
     assert Compute().command("train") == several
     assert Compute(gpus=2).command("train") == f"{several} --gpus 2"
@@ -100,7 +95,7 @@ def test_other_ranks_leave_a_command_for_one_process_to_rank_0(
     words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    set_worker(monkeypatch, 2, 2, rank=1)
+    set_worker(monkeypatch, 1, 2)
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 0

@@ -45,7 +45,7 @@ from tests.cli.prepare_folders import (
     written,
     yolo,
 )
-from tests.cli.test_cli import run
+from tests.helpers import run
 
 Build = Callable[[Path], list[str]]
 

@@ -7,21 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.cli.main import main
 from tests.data.coco.coco_files import write_coco
+from tests.helpers import run
 from tests.verify.damage import data_set
 
 
-def run(root: Path, *options: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(["prepare-data", "verify", str(root), "--workers", "1", *options])
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+def verify(root: Path, *options: str) -> int:
+    return run("prepare-data", "verify", str(root), "--workers", "1", *options)
 
 
 def test_a_clean_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path)
-    assert run(tmp_path) == 0
+    assert verify(tmp_path) == 0
     assert capsys.readouterr().out == "val: 3 images, 9 segments, no error found\n"
 
 
@@ -31,7 +28,7 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data.segment(2)["bbox"] = [0, 0, 1, 1]
     (data.images / "2.png").unlink()
     data.save()
-    assert run(tmp_path) == 1
+    assert verify(tmp_path) == 1
     lines = capsys.readouterr().out.splitlines()
     table = [line.strip().split(maxsplit=4) for line in lines[4:7]]
     assert table == [
@@ -47,11 +44,11 @@ def test_a_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_set(tmp_path)
     data.segment()["area"] = 3
     data.save()
-    assert run(tmp_path, "--fix") == 0
+    assert verify(tmp_path, "--fix") == 0
     out = capsys.readouterr().out
     assert "val: 3 images, 9 segments, no error left\n" in out
     assert f"1 change, listed in {data.annotation.parent}/panoptic_val.changes.json" in out
-    assert run(tmp_path) == 0
+    assert verify(tmp_path) == 0
 
 
 def test_a_warning_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +56,7 @@ def test_a_warning_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (data.images / "1.png").rename(data.images / "ä.png")
     data.json["images"][1]["file_name"] = "ä.png"
     data.save()
-    assert run(tmp_path, "--json") == 0
+    assert verify(tmp_path, "--json") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["root"] == str(tmp_path)
     (split,) = content["splits"]
@@ -79,7 +76,7 @@ def test_a_warning_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_what_cannot_be_checked(tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     if options:
         write_coco(tmp_path)
-    assert run(tmp_path, *options) == 2
+    assert verify(tmp_path, *options) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("Error: ")

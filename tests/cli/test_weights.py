@@ -17,6 +17,7 @@ from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
+from tests.helpers import run
 from tests.release_files import save_as_mmcv, small_file, stub_state
 from tests.storage.file_server import CLOSED, FileServer, serve
 
@@ -34,13 +35,6 @@ def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()  # looked for, never opened
     return tmp_path / "home"
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 @dataclass

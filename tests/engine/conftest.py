@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from panformer_cli.engine.runs import RunFolder
 from tests.engine.ranks import kill_started
@@ -23,6 +24,12 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder
     """A run of 4 steps, 2 an epoch, evaluated after each epoch; dropout is on, so that random state matters."""
     out = tmp_path_factory.mktemp("run") / "trained"
     return RunFolder(run_small(small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2"), out))
+
+
+@pytest.fixture
+def equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads in a worker as here: the last digit of a float sum depends on how threads share it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,14 @@ import errno
 import hashlib
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from panformer_cli.storage import download as downloads
 from panformer_cli.storage.download import DownloadedFile, DownloadError, download
 from panformer_cli.storage.partial_file import Origin, PartialFile
 from tests.conftest import REPOSITORY
+from tests.helpers import files_of_at_most
 from tests.storage.file_server import CLOSED, FileServer, hang, serve, status
 
 
@@ -377,17 +377,6 @@ def test_a_disk_that_fills_up_is_one_sentence(server: FileServer, target: Path) 
         "what has arrived is kept"
     )
     assert len(server.paths) == 1
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """No file grows beyond `size` bytes, as on a disk that fills up."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_fitted_on_the_disk_is_gone_on_with(server: FileServer, target: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.storage.result_log import ResultLog, line_text, stored_settings
-from tests.storage.test_download import files_of_at_most
+from tests.helpers import files_of_at_most
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import run
 from tests.data.coco.pair_files import write_pairs
 from tests.engine.small import small_checkpoint, small_scenes
+from tests.helpers import run
 
 IMAGES = 4
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_cli import run
 from tests.data.coco.pair_files import Content, Side, write_pairs
+from tests.helpers import run
 from tests.storage.test_plain_json import nested
 
 Damage = Callable[[Side], Any]

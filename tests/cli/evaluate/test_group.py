@@ -9,8 +9,8 @@ import click
 import pytest
 
 from panformer_cli.cli.evaluate import evaluate
-from tests.cli.test_cli import run
 from tests.data.coco.pair_files import write_pairs
+from tests.helpers import run
 
 NAMES = ["checkpoint", "predictions", "robustness", "compare", "tune", "check-submission"]
 ARGUMENTS = dict(zip(NAMES, ["CHECKPOINT", "PRED.json", "CHECKPOINT", "A B", "CHECKPOINT", "FILE.zip"], strict=True))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.cli.evaluate.test_damage import Damage, annotation, edit, with_segment, without
-from tests.cli.test_cli import run
 from tests.data.coco.pair_files import Content, Pairs, true_iou, write_pairs
+from tests.helpers import run
 
 
 @pytest.fixture

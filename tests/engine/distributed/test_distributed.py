@@ -24,6 +24,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.ranks import in_processes
 from tests.engine.small import ALONE, StopAfter, run_small, small_recipe
+from tests.helpers import files_of
 
 pytestmark = pytest.mark.slow
 
@@ -145,16 +146,6 @@ def test_images_without_things_or_stuff(scenes: Path, tmp_path: Path) -> None:
     recipe = small_recipe(data, "train.max_steps=4", "train.batch_size=2", "train.images_per_forward=1")
     first, _ = in_processes(2, train_in, recipe, TrainOptions(tmp_path / "run"))
     assert read_checkpoint(first.run.last).progress.step == 4
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many threads in a worker as here: the last digit of a float sum depends on how threads share it."""
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def evaluate_in(process: Process, request: EvaluateRequest) -> dict[str, Any]:

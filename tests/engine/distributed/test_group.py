@@ -15,17 +15,12 @@ from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.distributed.worker import Worker
 from panformer_cli.errors import DataError, PanformerError
 from tests.engine.ranks import in_processes
-
-
-def set_worker(monkeypatch: pytest.MonkeyPatch, rank: str, world: str, local: str = "0") -> None:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    for name, value in zip(names, (rank, world, local, "2", "localhost", "1"), strict=True):
-        monkeypatch.setenv(name, value)
+from tests.helpers import set_worker
 
 
 def test_the_worker_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Worker.of_environment() is None
-    set_worker(monkeypatch, "5", "6", "1")
+    set_worker(monkeypatch, 5, 6, 1)
     worker = Worker.of_environment()
     assert worker == Worker(rank=5, world_size=6, local_rank=1, local_world_size=2)
     assert worker is not None
@@ -112,7 +107,7 @@ def test_a_rank_that_does_not_reach_the_others_reports_it(ranks: list[Worker], m
 
 
 def test_other_ranks_that_cannot_be_reached_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_worker(monkeypatch, "1", "2")
+    set_worker(monkeypatch, 1, 2)
     monkeypatch.setattr(group, "_JOIN_SECONDS", 1.0)
     with (
         pytest.raises(UnreachableError, match=r"the others are not found \(.*\); unset them to run without torchrun"),

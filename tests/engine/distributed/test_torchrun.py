@@ -22,6 +22,7 @@ from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
 from tests.engine.ranks import start, torchrun
 from tests.engine.small import ALONE, small_recipe
+from tests.helpers import files_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,16 +34,6 @@ def free_port() -> int:
         listener.bind(("localhost", 0))
         port: int = listener.getsockname()[1]
     return port
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many threads in a worker as here: the last digit of a float sum depends on how threads share it."""
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 def logged(run: RunFolder) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.cvat import Cvat, open_cvat
 from panformer_cli.prepare.annotation_tools.cvat_xml import read_images
-from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
+from tests.prepare.annotation_tools.converted import areas, converted_train
 
 LABELS = {"car": "#0000ff", "road": "#80ff80", "__ignore__": "#000000", "sun": ""}
 
@@ -64,15 +64,7 @@ def opened(root: Path, stuff: tuple[str, ...] = ("road",), overlap: OverlapRule 
 
 
 def converted(root: Path, overlap: OverlapRule = "last") -> CocoPanoptic:
-    out = root.parent / "out"
-    convert(opened(root, overlap=overlap), out, ("train",), ConvertOptions(), SilentReporter())
-    return CocoPanoptic(out, "train")
-
-
-def areas(data: CocoPanoptic, index: int = 0) -> list[tuple[str, int, tuple[float, ...]]]:
-    """Class name, pixels and box of every segment."""
-    segments = data.annotation(index).segments
-    return [(data.categories.by_id(s.category_id).name, s.area, s.bbox) for s in segments]
+    return converted_train(opened(root, overlap=overlap))
 
 
 @pytest.fixture

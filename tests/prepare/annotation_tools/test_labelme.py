@@ -23,6 +23,7 @@ from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
+from tests.prepare.annotation_tools.converted import areas
 
 Row = dict[str, Any]
 
@@ -53,12 +54,6 @@ def converted(
     convert(open_labelme(root, classes, stuff, overlap), out, (), ConvertOptions(), SilentReporter())
     split = min(path.stem.removeprefix("panoptic_") for path in (out / "annotations").glob("*.json"))
     return CocoPanoptic(out, split), out
-
-
-def areas(data: CocoPanoptic, index: int = 0) -> list[tuple[str, int, tuple[float, ...]]]:
-    """Class name, pixels and box of every segment."""
-    segments = data.annotation(index).segments
-    return [(data.categories.by_id(s.category_id).name, s.area, s.bbox) for s in segments]
 
 
 def png(mask: npt.NDArray[Any]) -> str:

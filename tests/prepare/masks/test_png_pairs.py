@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.masks.png_pairs import open_png_pairs
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
+from tests.data.coco.png_files import END, SIGNATURE, header, image_data
 
 CAR, TREE, ROAD, VOID = 26, 3, 7, 255
 CLASSES = f"id,name,kind\n{CAR},car,thing\n{TREE},tree,thing\n{ROAD},road,stuff\n"
@@ -148,13 +148,8 @@ def test_kinds_of_png(tmp_path: Path, mode: str) -> None:
 
 def four_bits(values: Numbers) -> bytes:
     """A gray PNG of 4 bits, after the PNG specification."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     lines = b"".join(b"\0" + bytes((row[0::2] * 16 + row[1::2]).astype(np.uint8)) for row in values)
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 4, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return SIGNATURE + header(HEIGHT, WIDTH, (4, 0, 0, 0, 0)) + image_data(zlib.compress(lines)) + END
 
 
 def test_void_can_be_named(tmp_path: Path) -> None:

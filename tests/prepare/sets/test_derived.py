@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panformer_cli.cli.main import main
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import PanopticMap, Segment
@@ -23,6 +22,7 @@ from panformer_cli.prepare.sets.derived import merge, remap, split, subset
 from panformer_cli.prepare.sets.existing import ExistingSets, remapped
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import BALL, BOX, SKY, write_coco
+from tests.helpers import run
 
 TABLE = CategoryTable(
     [
@@ -285,9 +285,7 @@ def test_the_commands(tmp_path: Path, arguments: list[str], capsys: pytest.Captu
     places = {"MAP": str(a_map(tmp_path, "ball: void")), "OTHER": str(tmp_path / "other")}
     given = [places.get(argument, argument) for argument in arguments]
     where = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    with pytest.raises(SystemExit) as caught:
-        main(["prepare-data", *given, *where])
-    assert caught.value.code == 0
+    assert run("prepare-data", *given, *where) == 0
     assert len(CocoPanoptic(tmp_path / "out", "val")) == {"subset": 2, "split": 1, "remap": 3, "merge": 6}[arguments[0]]
     assert "Next: panformer prepare-data verify" in capsys.readouterr().out
 
@@ -345,8 +343,6 @@ def test_images_without_annotation_are_told_of(tmp_path: Path, capsys: pytest.Ca
     content["images"].append({"id": 900, "file_name": "lonely.png", "height": 40, "width": 60})
     annotation.write_text(json.dumps(content))
     given = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    with pytest.raises(SystemExit) as caught:
-        main(["prepare-data", "split", "--val", "1", *given])
-    assert caught.value.code == 0
+    assert run("prepare-data", "split", "--val", "1", *given) == 0
     told = capsys.readouterr().err
     assert "1 images are listed but not annotated" in told and "lonely.png" in told
