@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,7 +22,18 @@ from tests.golden.conftest import TABLES
 from tests.helpers import run
 
 DATA = REPOSITORY / "docs" / "data.md"
+ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PACKAGE = REPOSITORY / "panformer_cli"
+HOMES = {path.name for folder in (REPOSITORY, PACKAGE) for path in folder.iterdir() if path.is_dir()} - {"data"}
+"""Folders that a path of the project begins with; `data/` is also a folder of users, so only its modules count."""
+FOREIGN = {
+    "createPanopticImgs.py",
+    "cityscapesscripts/evaluation/evalPanopticSemanticLabeling.py",
+    "panopticapi/evaluation.py",
+    "prepare_ade20k_pan_seg.py",
+}
+"""Modules of other projects that the pages name."""
 
 
 def commands(text: str) -> list[list[str]]:
@@ -35,6 +47,52 @@ def section(text: str, title: str) -> str:
     """What stands below a heading, up to the next heading of any level."""
     (found,) = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, flags=re.S | re.M)
     return str(found)
+
+
+def named_paths(line: str, in_block: bool, all_folders: bool) -> list[str]:
+    """Return the paths of the project in a line: in the code spans of a text, or anywhere in a fenced block.
+
+    all_folders: whether every word that ends in a slash is a folder of the project.
+    """
+    code = [line] if in_block else re.findall(r"`([^`]+)`", line)
+    words = [word.lstrip("(").rstrip(".,;:)") for part in code for word in part.split()]
+    return [
+        word
+        for word in words
+        if word.endswith(".py") or (all_folders and word.endswith("/")) or ("/" in word and word.split("/")[0] in HOMES)
+    ]
+
+
+def wrong_paths(text: str, all_folders: bool = False) -> Iterator[str]:
+    """Yield the paths of the project in a page that do not exist.
+
+    A path is relative to the repository, to the package, to a folder that its paragraph or list item has named before,
+    or, in a tree of folders, to the folders that the line is indented below. `<name>` stands for any name.
+    """
+    default = re.findall(r"All files without a folder are in `([^`]*)`", text)
+    always = [REPOSITORY, PACKAGE, *(PACKAGE / folder for folder in default)]
+    in_block = False
+    said: list[tuple[int, Path]] = []  # indentation in a block (0 elsewhere), and the folder
+    for line in text.splitlines():
+        if line.startswith("```") or not line.strip():
+            in_block ^= line.startswith("```")
+            said = []
+            continue
+        if line.startswith("- "):
+            said = []
+        indent = len(line) - len(line.lstrip()) if in_block else 0
+        if in_block:
+            said = [(other, folder) for other, folder in said if other < indent]
+        for word in named_paths(line, in_block, all_folders):
+            if word in FOREIGN:
+                continue
+            pattern = re.sub("<[^>]*>", "*", word.rstrip("/"))
+            homes = [*(folder for _, folder in reversed(said)), *always]
+            found = next((path for home in homes for path in home.glob(pattern)), None)
+            if found is None or (word.endswith("/") and not found.is_dir()):
+                yield word
+            else:
+                said.append((indent, found if found.is_dir() else found.parent))
 
 
 def label_photos(folder: Path, number: int) -> None:
@@ -67,6 +125,45 @@ def test_the_tables_of_the_fidelity_page_are_full_and_within_their_limits(mark: 
         numbers = [float(cell) for cell in cells if cell]
         assert numbers
         assert max(numbers) <= max(map(float, limits.split(" to ")))
+
+
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_the_paths_and_links_of_a_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert list(wrong_paths(text, all_folders=page == ARCHITECTURE)) == []
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]*)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+def test_modules_of_other_projects_are_named_somewhere() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in FOREIGN if f"`{name}`" not in text] == []
+
+
+WRONG = {
+    "another folder": ("`models/layers/prefetch.py`", "models/layers/prefetch.py"),
+    "a name that is gone": ("`engine/gone.py`", "engine/gone.py"),
+    "a module without a folder": ("As `matching.py` has it", "matching.py"),
+    "a folder of the last paragraph": ("`metrics/quality.py`\n\n`matching.py`", "matching.py"),
+    "a folder of the last item": ("- `metrics/quality.py`\n- `matching.py`", "matching.py"),
+    "a folder": ("`docs/pictures/`", "docs/pictures/"),
+    "a file that is called a folder": ("`engine/train.py/`", "engine/train.py/"),
+    "a recipe": ("```\npanformer train recipes/r49.yaml\n```", "recipes/r49.yaml"),
+    "another branch of a tree": ("```\nengine/\n  runs.py\nmetrics/\n  runs.py\n```", "runs.py"),
+    "no family": ("`models/<family>/gone.py`", "models/<family>/gone.py"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_path_is_found(case: str) -> None:
+    text, path = WRONG[case]
+    assert list(wrong_paths(text)) == [path]
+
+
+def test_a_path_is_found_where_the_text_says_it_is() -> None:
+    spans = ["engine/train.py", "prefetch.py", "models/<family>/family.py", "docs/data.md", "data/mine", *FOREIGN]
+    assert list(wrong_paths(" ".join(f"`{span}`" for span in spans))) == []
+    assert list(wrong_paths("```\nengine/\n  runs.py\n  checkpoints/  checkpoint.py\n```", all_folders=True)) == []
 
 
 ALL_COMMANDS = [words for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
