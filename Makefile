@@ -18,16 +18,20 @@ COMPARED := panopticapi-lite cityscapesscripts pyquaternion
 
 OUT ?= gpu.json
 
+# The tests run in one process per core, at most 8: each needs up to 2 GB of memory.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+
 .PHONY: demo test fast check lint fix golden gpu
 
 demo: $(STAMP)
 	$(BIN)/panformer demo
 
 test: $(STAMP)-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(STAMP)-test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 check: lint fast
 
