@@ -37,7 +37,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import Progress, Reporter
 
 DIVERGED = (
-    "training diverged: a gradient is no longer finite; the last checkpoint is from before it; go on from there with "
+    "training diverged: a gradient is no longer finite; the last checkpoint is from before it; resume from there with "
     "--resume and a smaller learning rate (--set train.lr=...)"
 )
 
@@ -58,7 +58,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
             raise PanformerError(
-                "--resume and --init-from are both given: a run goes on with its own weights; choose one of them"
+                "--resume and --init-from are both given: a run resumes with its own weights; choose one of them"
             )
 
 
