@@ -5,7 +5,7 @@
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
 # make gpu     tests, speed, memory and a whole run on a GPU in 8 minutes; PYTHON needs torch, and nothing else
-# make fix     mends format and what ruff can mend
+# make fix     fixes the format and what ruff can fix
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", metavar="RECIPE")
 @compute_options
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the run [runs/<recipe>/<time>].")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, or with the newest one of this recipe.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out, or the newest one of this recipe.")
 @click.option(
     "--init-from",
     type=click.Path(path_type=Path),

@@ -16,7 +16,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     "--predictions",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PRED.json",
-    help="Panoptic JSON of `evaluate` or `predict`; its PNGs lie in the folder of the same name beside it.",
+    help="Panoptic JSON of `evaluate` or `predict`; its PNGs are in the folder of the same name beside it.",
 )
 @click.option("--images", type=FOLDER, metavar="DIR", help="Images of the predictions, where no --data has them.")
 @click.option("--run", type=click.Path(path_type=Path), metavar="DIR", help="Folder of `train`; draws its curves.")

@@ -52,7 +52,7 @@ def list_weights(as_json: bool) -> None:
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the checkpoint.")
-@click.option("--recipe", metavar="NAME", help="Recipe of the model [that of the name, or told from the shapes].")
+@click.option("--recipe", metavar="NAME", help="Recipe of the model [that of the name, or inferred from the shapes].")
 @click.option(
     "--categories", type=click.Path(path_type=Path), metavar="ANNOTATION.json", help="Its categories [those of COCO]."
 )
