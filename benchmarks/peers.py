@@ -28,7 +28,7 @@ from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.data.transforms import normalise
 from panformer_cli.engine.benchmarking.benchmark import parse_size
-from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, matrix_rate, metered
+from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, matrix_rate
 from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.errors import PanformerError
@@ -71,10 +71,12 @@ def panformer(image: ImageArray, device: torch.device) -> Peer:
     read = clock_of(device)
 
     def run() -> Pass:
-        with metered({"network": predictor.model}, read) as edges:
-            panoptic = predictor(image).panoptic  # merged when asked for
-        begin, end, total = edges["network"]
-        return Pass(total, read() - begin, len(panoptic.segments))
+        inputs = predictor.prepare([image])
+        begin = read()
+        output = predictor.infer(*inputs)
+        forward = read() - begin
+        panoptic = predictor.postprocess(output, 0, (height, width)).panoptic  # merged when asked for
+        return Pass(forward, read() - begin, len(panoptic.segments))
 
     return run
 

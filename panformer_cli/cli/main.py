@@ -16,6 +16,7 @@ import click
 
 from panformer_cli import __version__
 from panformer_cli.cli.groups import LazyGroup
+from panformer_cli.cli.loading import announce_torch
 from panformer_cli.cli.options import INTERRUPTED
 from panformer_cli.errors import PanformerError
 
@@ -59,6 +60,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     on_rank_0 = DISTRIBUTED.isdisjoint(words[:1]) or words[:2] in ON_RANK_0
     if worker is not None and worker.rank > 0 and on_rank_0:
         return 0
+    if worker is None:
+        announce_torch()
     return _exit_code(run, worker)
 
 
