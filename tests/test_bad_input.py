@@ -109,7 +109,7 @@ def test_commands_and_options(
         (None, ["the recipe 'mine.yaml' does not exist", "built-in recipes", "tiny"], 1),
         ("model: [1, 2", ["mine.yaml is not a recipe in YAML", "line"], 1),
         ("", ["mine.yaml is empty", "expected a recipe with settings"], 1),
-        ("- a\n- b\n", ["mine.yaml holds", "expected a recipe with settings"], 1),
+        ("- a\n- b\n", ["mine.yaml contains", "expected a recipe with settings"], 1),
         ("train: {lr_ratee: 1}", ["mine.yaml: unknown key train.lr_ratee"], 1),
         ("train: {epochz: 1}", ["unknown key train.epochz; did you mean train.epochs?"], 1),
         ("model: {embed_dim: big}", ["model.embed_dim is 'big': expected a whole number"], 1),
@@ -118,7 +118,7 @@ def test_commands_and_options(
         (
             "model: {headz: 8, dropout: 7}\ntrain: {lr: fast, epochs: 0}\n",
             [
-                "mine.yaml has 4 mistakes:",
+                "mine.yaml has 4 problems:",
                 "did you mean model.heads?",
                 "model.dropout is 7",
                 "train.lr is",
@@ -356,17 +356,17 @@ CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no state dict": (lambda path: torch.save([1, 2], path), ["the file holds no state dict; expected tensors by na"]),
     "K-Net": (
         make_state("backbone.conv1.weight", "rpn_head.init_kernels.weight", "roi_head.mask_head.0.fc_cls.weight"),
-        ["checkpoint model.safetensors is a checkpoint of K-Net, which is another model (some copies of the results "],
+        ["checkpoint model.safetensors is a checkpoint of another model, K-Net (some copies of the results "],
     ),
     "another detector": (
         make_state("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.bbox_head.fc_cls.weight"),
-        ["is a checkpoint of another model of MMDetection", "its names are backbone.conv1.weight, rpn_head.rpn_conv.w"],
+        ["is a checkpoint of another model in the format of MMDetection", "its tensors are backbone.conv1.weight, "],
     ),
     "ImageNet weights": (
         make_state("conv1.weight", "layer1.0.conv1.weight"),
-        ["holds the weights of a backbone alone", "--set model.backbone_weights=FILE", "its names are conv1.weight"],
+        ["contains only backbone weights", "--set model.backbone_weights=FILE", "its tensors are conv1.weight"],
     ),
-    "unknown tensors": (make_state("weight"), ["holds tensors but is no checkpoint of Panoptic SegFormer: its names"]),
+    "unknown tensors": (make_state("weight"), ["is not a checkpoint of Panoptic SegFormer: its tensors"]),
     "other categories than COCO's": (
         make_release_file_of_few_categories,
         ["trained on 80 things and 7 stuff classes, not on COCO's 80 and 53", "`panformer weights import model.safet"],

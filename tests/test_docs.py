@@ -23,6 +23,7 @@ from tests.helpers import run
 
 DATA = REPOSITORY / "docs" / "data.md"
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
+MODEL = REPOSITORY / "docs" / "model.md"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PACKAGE = REPOSITORY / "panformer_cli"
 HOMES = {path.name for folder in (REPOSITORY, PACKAGE) for path in folder.iterdir() if path.is_dir()} - {"data"}
@@ -203,6 +204,29 @@ def test_the_links_of_the_data_page_lead_to_its_sections() -> None:
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     assert len(titles) == len(anchors)
     assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+
+
+def model_sections(text: str) -> set[str]:
+    """Return the sections of docs/model.md that a file refers to by quoted names after the path of the page."""
+    text = re.sub(r"\n[ #]*", " ", text)
+    references = re.findall(r'docs/model\.md, ("[^"\n]+"(?:(?:, | and )"[^"\n]+")*)', text)
+    return {name for reference in references for name in re.findall('"([^"]+)"', reference)}
+
+
+def test_references_to_sections_of_the_model_page_are_found() -> None:
+    page = "docs/model" + ".md"
+    text = f'# ({page}, "Input" and\n    # "No such section")\n"""See {page},\n    "Losses"."""\n{page} and "others"'
+    assert model_sections(text) == {"Input", "No such section", "Losses"}
+
+
+def test_referenced_sections_of_the_model_page_exist() -> None:
+    titles = set(re.findall(r"^#+ (.*)$", MODEL.read_text(encoding="utf-8"), flags=re.M))
+    folders = ("panformer_cli", "tests", "docs", "recipes", "benchmarks")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".md", ".yaml")}
+    references = {str(path): model_sections(text) for path, text in texts.items()}
+    assert len(set().union(*references.values())) > 10
+    assert {path: names - titles for path, names in references.items() if names - titles} == {}
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ class Category:
 
 
 class CategoryTable:
-    """Things first, then stuff, each group in ascending dataset id (spec, section 9).
+    """Things first, then stuff, each group in ascending dataset id (docs/model.md, "Categories").
 
     A *label* is a position in this order: 0 .. num_things - 1 are things, num_things .. len - 1 are stuff. Models and
     losses speak in labels, files in dataset ids.

@@ -31,8 +31,8 @@ class Segment:
     area: pixels.
     bbox: (x, y, width, height) in pixels, x and y from the top-left corner.
     is_crowd: a group of objects annotated as one; neither trained on nor scored.
-    score: confidence of a prediction, 0 or more and seldom above 1: the quality of a mask has no upper end (spec,
-        section 7). None for ground truth.
+    score: confidence of a prediction, 0 or more and rarely above 1 (docs/model.md, "Inference and merging"). None for
+        ground truth.
     """
 
     id: int
@@ -90,7 +90,7 @@ class Targets:
 class Batch:
     """Images of one forward pass, each in the top-left corner of a zero canvas.
 
-    images: (B, 3, H, W) float32, normalised (spec, section 2).
+    images: (B, 3, H, W) float32, normalized (docs/model.md, "Input").
     padding_mask: (B, H, W) bool, True on the padding.
     targets: one `Targets` an image.
     image_ids: the data set's ids.

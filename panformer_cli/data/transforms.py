@@ -1,4 +1,4 @@
-"""From an image and its annotation to what the model takes (spec, sections 2 and 8)."""
+"""From an image and its annotation to what the model takes (docs/model.md, "Input" and "Augmentation")."""
 
 from __future__ import annotations
 

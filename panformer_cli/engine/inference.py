@@ -1,6 +1,6 @@
 """Images through a trained model: what evaluate, predict and training's own evaluation share.
 
-Padding changes what the model computes (spec, section 2). So a batch holds only images that have one size after
+Padding changes what the model computes (docs/model.md, "Input"). So a batch holds only images that have one size after
 resizing, without any padding, and each gets the result that it gets alone.
 """
 

@@ -125,7 +125,7 @@ def test_no_traceback_from_the_program_itself(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
     heading, *problems = done.stderr.splitlines()
-    assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 mistakes:"
+    assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 problems:"
     assert sorted(problems) == [
         "  train.lr is 'fast': expected a number",
         "  unknown key model.headz; did you mean model.heads?",

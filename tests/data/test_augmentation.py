@@ -1,4 +1,4 @@
-"""The random augmentation of training: what is drawn, and how often (spec, section 8)."""
+"""The random augmentation of training: what is drawn, and how often (docs/model.md, "Augmentation")."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Calibration:
         self.stuff = Reliability()
 
     def add(self, record: ImageOverlap, matching: Matching) -> None:
-        """Count one image. A score above 1 counts as 1: the quality of a mask has no upper end (spec, section 7).
+        """Count one image. A score above 1 counts as 1 (docs/model.md, "Inference and merging").
 
         Raises:
             DataError: a score is negative or no number.

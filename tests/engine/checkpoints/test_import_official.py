@@ -56,7 +56,7 @@ def test_the_imported_model_is_the_same_bit_by_bit(source: Path, tmp_path: Path)
         for name, shape, _ in release_keys("r50")
         if name.startswith(("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches."))
     )
-    parameters = 51_271_900 - unused  # spec, section 1
+    parameters = 51_271_900 - unused  # docs/model.md, "Published results"
     assert reporter.messages == [
         f"{source}: recipe r50_1x, 80 things and 53 stuff classes, {parameters / 1e6:.1f} M parameters"
     ]

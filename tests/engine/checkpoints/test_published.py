@@ -26,6 +26,7 @@ from panformer_cli.models.published import weights_folder
 from panformer_cli.recipe_io import built_in_recipes
 from panformer_cli.storage.download import DownloadError
 from panformer_cli.storage.partial_file import PartialFile
+from tests.conftest import REPOSITORY
 from tests.engine.small import StopAfter
 from tests.release_files import small_file
 from tests.storage.file_server import CLOSED, FileServer
@@ -53,14 +54,14 @@ def fetch() -> StopAfter:
     return told
 
 
-def test_the_table_is_that_of_the_release(shared: Path) -> None:
-    spec = (shared / "spec" / "panoptic_segformer.md").read_text(encoding="utf-8")
+def test_published_weights_are_those_of_the_model_page() -> None:
+    page = (REPOSITORY / "docs" / "model.md").read_text(encoding="utf-8")
     assert list(PUBLISHED) == ["r50_1x", "r50", "r101", "pvtv2b5", "swinl"]
     for name, row in PUBLISHED.items():
-        [line] = re.findall(rf"^\| {name} \| .*$", spec, re.MULTILINE)
-        assert f"| {row.pq} | {row.pq_things} / {row.pq_stuff} |" in line
+        [line] = re.findall(rf"^\| `{name}` \| .*$", page, re.MULTILINE)
+        assert f"| {row.pq} | {row.pq_things} | {row.pq_stuff} |" in line
         assert row.backbone in line
-        assert f"`{row.file}`" in spec
+        assert f"`{row.file.removeprefix('panoptic_segformer_').removesuffix('.pth')}`" in page
 
 
 def test_every_name_is_that_of_a_recipe() -> None:
