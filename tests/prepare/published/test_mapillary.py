@@ -282,8 +282,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lone\.png has no picture in .*training/images",
     ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is no image"),
-    "JSON cut": (json_cut, "is no JSON, or is cut short"),
+    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is not an image"),
+    "JSON cut": (json_cut, "is not valid JSON, or is truncated"),
     "no categories": (changed_json(lambda c: c.pop("categories")), "the category table is empty"),
     "foreign category": (
         changed_json(lambda c: c["categories"][1].update(name="Moon", supercategory="nature--moon")),
