@@ -26,7 +26,7 @@ from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.data.transforms import normalise
+from panformer_cli.data.transforms import normalize
 from panformer_cli.engine.benchmarking.benchmark import parse_size
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, matrix_rate
 from panformer_cli.engine.benchmarking.random_model import random_model
@@ -91,7 +91,7 @@ def mask2former(image: ImageArray, device: torch.device) -> Peer:
     config = hf.Mask2FormerConfig(backbone_config=backbone, num_labels=len(COCO))
     model = hf.Mask2FormerForUniversalSegmentation(config).eval().to(device)
     merge = hf.Mask2FormerImageProcessor().post_process_panoptic_segmentation
-    pixels, read = normalise(image)[None].to(device), clock_of(device)
+    pixels, read = normalize(image)[None].to(device), clock_of(device)
 
     @torch.inference_mode()
     def run() -> Pass:

@@ -148,7 +148,7 @@ def test_recipes(
             "train.images_per_forward=3",
             ["train.batch_size is 4: expected a multiple of 3", "set train.batch_size to 3"],
         ),
-        ("data.train_split=vall", ["no split 'vall' in ", "splits there: train, val", "did you mean 'val'?"]),
+        ("data.train_split=vall", ["no split 'vall' in ", "available splits: train, val", "did you mean 'val'?"]),
         ("data.root=", ["data.root is not set", "--set data.root=DIR"]),
     ],
 )
@@ -193,7 +193,7 @@ def first_segment(content: dict[str, Any]) -> dict[str, Any]:
 
 
 DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "splits there: train"]),
+    "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "available splits: train"]),
     "JSON truncated": (
         cut(ANNOTATION, 500),
         ["panoptic_val.json is not valid JSON, or is truncated", "expected a COCO pan"],
@@ -208,11 +208,11 @@ DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         [PNG, "disagree: segment ids 592137 only in the PNG", "expected the same"],
     ),
     "image missing": (remove(IMAGE), ["the image data/" + IMAGE + " is missing"]),
-    "image truncated": (cut(IMAGE, 100), [IMAGE, "damaged"]),
+    "image truncated": (cut(IMAGE, 100), [IMAGE, "corrupt or"]),
     "image of another size": (of_another_size(IMAGE), [IMAGE + " is 32x48", "is 64x64", "expected equal sizes"]),
     "category unknown": (
         edit(lambda content: first_segment(content).update(category_id=777)),
-        ["panoptic_val.json: image 0: segment", "has the category_id 777; expected an id of `categories`"],
+        ["panoptic_val.json: image 0: segment", "has the category_id 777; expected an id in `categories`"],
     ),
     "category table empty": (
         edit(lambda content: content["categories"].clear()),
@@ -220,9 +220,12 @@ DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "category without a name": (
         edit(lambda content: content["categories"][0].pop("name")),
-        ["panoptic_val.json: the category", "lacks name; expected id, name, isthing"],
+        ["panoptic_val.json: the category", "has no name; expected id, name, isthing"],
     ),
-    "no image": (edit(lambda content: content["annotations"].clear()), ["annotates no image; expected at least one"]),
+    "no image": (
+        edit(lambda content: content["annotations"].clear()),
+        ["contains no annotated image; expected at least one"],
+    ),
     "image name outside": (
         edit(lambda content: content["images"][0].update(file_name="../../../secret.png")),
         [
@@ -284,7 +287,7 @@ def touch(path: str) -> None:
 )
 def test_links_in_a_circle(arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("circle").symlink_to("circle")
-    expected = f"{arguments[-1]}: the symbolic links in this path form a circle; expected links that lead to a file or"
+    expected = f"{arguments[-1]}: the symbolic links in this path form a loop; expected links to a file or folder"
     assert_refused(arguments, [expected], capsys)
 
 
@@ -338,22 +341,28 @@ CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["weights model.safetensors: the file is corrupt or truncated"],
     ),
     "empty": (lambda path: path.write_bytes(b""), ["weights model.safetensors: the file is empty (0 bytes); download"]),
-    "PDF": (lambda path: path.write_bytes(b"%PDF-1.7\n"), ["the file is a PDF document, not weights; give a .safe"]),
+    "PDF": (lambda path: path.write_bytes(b"%PDF-1.7\n"), ["the file is a PDF document, not weights; pass a .safe"]),
     "web page": (
         lambda path: path.write_bytes(b"<!doctype html>\n<html>Not Found</html>"),
-        ["the file is a web page (HTML or XML), not weights: the download went wrong; fetch the file itself again"],
+        ["the file is a web page (HTML or XML), not weights: the download failed; download the file again"],
     ),
-    "something else": (lambda path: path.write_bytes(b"hello"), ["is neither in safetensors form nor one that torch."]),
+    "something else": (
+        lambda path: path.write_bytes(b"hello"),
+        ["is neither a safetensors file nor written by torch."],
+    ),
     "pickle": (
         make_pickle,
-        ["the pickle holds more than tensors and plain containers: it wants tests.test_bad_input.touch, and was not"],
+        ["the pickle needs tests.test_bad_input.touch, more than tensors and plain containers, and was not loaded"],
     ),
     "old pickle": (
         make_old_pickle,
-        ["is a pickle that torch.save did not write; a pickle can run code, so it was not"],
+        ["is a pickle that was not written by torch.save; it was not loaded, because a pickle"],
     ),
     "a folder": (make_folder, ["checkpoint model.safetensors is a folder without best, last or model.safetensors"]),
-    "no state dict": (lambda path: torch.save([1, 2], path), ["the file holds no state dict; expected tensors by na"]),
+    "no state dict": (
+        lambda path: torch.save([1, 2], path),
+        ["the file contains no state dict; expected tensors by na"],
+    ),
     "K-Net": (
         make_state("backbone.conv1.weight", "rpn_head.init_kernels.weight", "roi_head.mask_head.0.fc_cls.weight"),
         ["checkpoint model.safetensors is a checkpoint of another model, K-Net (some copies of the results "],
@@ -392,7 +401,7 @@ def test_a_pickle_of_backbone_weights_is_not_run(place: Path, capsys: pytest.Cap
     make_pickle(Path("backbone.pth"))
     arguments = train("--out", "new", "--set", "model.backbone_weights=backbone.pth")
     expected = [
-        "backbone.pth: the pickle holds more than tensors and plain containers: it wants tests.test_bad_input.t"
+        "backbone.pth: the pickle needs tests.test_bad_input.touch, more than tensors and plain containers, and was"
     ]
     assert_refused(arguments, expected, capsys)
     assert not Path("ran").exists()
@@ -483,7 +492,7 @@ def test_a_folder_with_another_run(place: Path, capsys: pytest.CaptureFixture[st
     for command in (EVALUATE, PREDICT):
         assert_refused([*command, "--out", "run"], ["--out run holds a training run; choose another folder"], capsys)
     assert_refused(
-        ["prepare-data", "scenes", "--out", "run"], ["run already holds other files; choose another"], capsys
+        ["prepare-data", "scenes", "--out", "run"], ["run already contains other files; choose another"], capsys
     )
     assert RunFolder(place / "run").last.read_bytes() == before
 
@@ -530,7 +539,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(original: Path, place: Path, caps
     with files_of_at_most(1_000_000):
         arguments = train("--resume", "--out", "mine", "--set", "train.max_steps=2")
         expected = [
-            "cannot write mine/last.safetensors: File too large; the file that was there is unchanged",
+            "cannot write mine/last.safetensors: File too large; the existing file is unchanged",
             "free some space",
         ]
         capsys.readouterr()

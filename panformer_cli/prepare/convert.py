@@ -243,7 +243,7 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
         (ids, "expected an id of its own for each image; change one where it is listed"),
     ):
         for place in keys.repeats():
-            first, second = (images[same].picture for same in (next(keys.places(keys[place])), place))
+            first, second = (images[same].picture for same in (next(keys.positions(keys[place])), place))
             raise DataError(f"{where}: {first} and {second} have the same {keys[place]}; {expected}")
 
 

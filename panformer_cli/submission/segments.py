@@ -98,7 +98,7 @@ def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[Problem,
     if not header.is_rgb8:
         return (
             Problem.PNG_FORMAT,
-            f"has {header.depth} bits and PNG colour type {header.colour_type}; expected 8 bits and type 2, RGB",
+            f"has {header.depth} bits and PNG colour type {header.color_type}; expected 8 bits and type 2, RGB",
         )
     width, height = header.width, header.height
     if (size is not None and size != (width, height)) or width * height > MAX_PIXELS:

@@ -159,7 +159,7 @@ def test_offline_is_one_sentence(
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
     file = "panoptic_segformer_swinl_2x.pth" if "swinl" in command else R50
     assert error.startswith(f"Error: cannot download {CLOSED}/{file}: ")
-    assert f"put the file by hand at {home / 'weights' / file}, or " in error
+    assert f"put the file at {home / 'weights' / file} yourself, or " in error
 
 
 @pytest.mark.parametrize(("source", "recipe"), [("r50", "r50"), ("mine.pth", None)])

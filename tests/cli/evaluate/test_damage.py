@@ -121,10 +121,10 @@ EITHER_SIDE: dict[str, tuple[Damage, list[str]]] = {
         write(f'{{"annotations": [{nested(3000)}]}}'),
         ["lists and objects are nested more than 100 levels deep"],
     ),
-    "a list": (write("[]"), ["holds a list; expected an object"]),
-    "null": (write("null"), ["holds a NoneType; expected an object"]),
-    "no annotations": (edit(lambda content: content.pop("annotations")), ["lacks the lists annotations"]),
-    "annotations an object": (edit(lambda content: content.update(annotations={})), ["lacks the lists annotations"]),
+    "a list": (write("[]"), ["contains a list; expected an object"]),
+    "null": (write("null"), ["contains a NoneType; expected an object"]),
+    "no annotations": (edit(lambda content: content.pop("annotations")), ["is missing the lists annotations"]),
+    "annotations an object": (edit(lambda content: content.update(annotations={})), ["missing the lists annotations"]),
     "annotation a number": (edit(lambda content: content["annotations"].append(7)), ["an annotation is 7; expected"]),
     "no image_id": (edit(lambda content: annotation(content).pop("image_id")), ["an annotation is", "image_id"]),
     "image_id a list": (with_annotation(image_id=[100]), ["an annotation is", "expected image_id"]),
@@ -141,7 +141,7 @@ EITHER_SIDE: dict[str, tuple[Damage, list[str]]] = {
     "id a fraction": (with_segment(id=1.5), ["image 100 has the segment", "id 1 to 16777215"]),
     "two segments of one id": (
         edit(lambda content: segment(content, 1).update(id=segment(content)["id"])),
-        ["image 100 has two segments of id"],
+        ["image 100 has two segments with id"],
     ),
     "category unknown": (with_segment(category_id=99), ["image 100: segment", "category_id 99", "`categories`"]),
     "category missing": (without("category_id"), ["image 100: segment", "category_id None"]),
@@ -160,13 +160,13 @@ EITHER_SIDE: dict[str, tuple[Damage, list[str]]] = {
     "a file for the folder": (file_for_folder, ["the folder of PNGs", "-folder"]),
     "PNG missing": (lambda side: side.png().unlink(), ["0.png is missing"]),
     "PNG empty": (cut_png(0), ["0.png is empty (0 bytes)"]),
-    "PNG is text": (lambda side: side.png().write_text("a PNG"), ["0.png is no PNG; expected an 8-bit RGB PNG"]),
+    "PNG is text": (lambda side: side.png().write_text("a PNG"), ["0.png is not a PNG; expected an 8-bit RGB PNG"]),
     "PNG cut short": (cut_png(-20), ["0.png is corrupt or truncated"]),
     "PNG grayscale": (png("L"), ["0.png is a 8-bit grayscale PNG; expected an 8-bit RGB PNG"]),
     "PNG with palette": (png("P"), ["0.png is a 8-bit palette PNG"]),
     "PNG with alpha": (png("RGBA"), ["0.png is a 8-bit RGB with alpha PNG"]),
     "PNG of 16 bits": (png_of_16_bits, ["0.png is a 16-bit grayscale PNG"]),
-    "PNG of another size": (smaller_png, ["0.jpg: the prediction is 40 x", "and the ground truth 40 x", "one size"]),
+    "PNG of another size": (smaller_png, ["0.jpg: the prediction is 40 x", "and the ground truth 40 x", "equal sizes"]),
     "file name absolute": (with_annotation(file_name="/etc/passwd"), ["'/etc/passwd' points outside"]),
     "file name climbs": (with_annotation(file_name="../0.png"), ["'../0.png' points outside"]),
     "file name of no text": (raw('"0.png"', '"\\ud800.png"'), ["an annotation is", "\\ud800.png", "file_name"]),
@@ -177,32 +177,32 @@ EITHER_SIDE: dict[str, tuple[Damage, list[str]]] = {
 PREDICTION_ONLY: dict[str, tuple[Damage, list[str]]] = {
     "image without a prediction": (
         edit(lambda content: content["annotations"].pop(1)),
-        ["lacks 1 of the 3 images of", "first image 101 (1.jpg)"],
+        ["is missing 1 of the 3 images of", "first image 101 (1.jpg)"],
     ),
-    "ids of images are texts": (with_annotation(image_id="100"), ["lacks 1 of the 3", "first image 100"]),
+    "ids of images are texts": (with_annotation(image_id="100"), ["is missing 1 of the 3", "first image 100"]),
     "score a text": (with_segment(score="high"), ["image 100: segment 1 has the score 'high'"]),
     "score negative": (with_segment(score=-0.1), ["image 100: segment 1 has the score -0.1"]),
     "score NaN": (with_segment(score=float("nan")), ["image 100: segment 1 has the score nan"]),
     "score of 400 digits": (with_segment(score=10**400), ["image 100: segment 1 has the score 1"]),
     "an id of the PNG has no row": (
         lambda side: side.draw(lambda ids: ids.__setitem__((39, 59), 9)),
-        ["0.jpg, prediction: the map holds the ids 9, which no segment has"],
+        ["0.jpg, prediction: the map contains ids 9, which are not listed as segments"],
     ),
     "a row has no pixel": (
         lambda side: side.draw(lambda ids: ids.__setitem__(ids == 2, 1)),
-        ["0.jpg, prediction: segments [2] have no pixel in the map"],
+        ["0.jpg, prediction: segments [2] have no pixels in the map"],
     ),
 }
 
 TRUTH_ONLY: dict[str, tuple[Damage, list[str]]] = {
-    "no images": (edit(lambda content: content.pop("images")), ["lacks the lists images"]),
-    "no categories": (edit(lambda content: content.pop("categories")), ["lacks the lists categories"]),
+    "no images": (edit(lambda content: content.pop("images")), ["is missing the lists images"]),
+    "no categories": (edit(lambda content: content.pop("categories")), ["is missing the lists categories"]),
     "categories empty": (edit(lambda content: content.update(categories=[])), ["the category table is empty"]),
     "category twice": (
         edit(lambda content: content["categories"].append(content["categories"][0])),
         ["category ids [7] appear more than once"],
     ),
-    "isthing missing": (edit(lambda content: content["categories"][0].pop("isthing")), ["lacks isthing"]),
+    "isthing missing": (edit(lambda content: content["categories"][0].pop("isthing")), ["has no isthing"]),
     "isthing 2": (edit(lambda content: content["categories"][0].update(isthing=2)), ["category 7 has isthing 2"]),
     "category id a text": (edit(lambda content: content["categories"][0].update(id="7")), ["category has the id '7'"]),
     "image listed twice": (
@@ -214,7 +214,7 @@ TRUTH_ONLY: dict[str, tuple[Damage, list[str]]] = {
     "height a text": (edit(lambda content: content["images"][0].update(height="40")), ["100 has the height '40'"]),
     "areas that leave nothing": (
         area_of_nothing,
-        ["0.jpg, ground truth: the listed areas of segments [300] leave nothing to divide by"],
+        ["0.jpg, ground truth: the listed areas of segments [300] give an empty union"],
     ),
 }  # fmt: skip
 

@@ -146,8 +146,8 @@ def test_contradictions_are_counted_and_named(pairs: Pairs, capsys: pytest.Captu
     assert figures["disagreements"] == {
         "images": 3,
         "first": [
-            ["0.jpg", "areas of segments 70000 are not those of their pixels"],
-            ["1.jpg", "segments 8 have no pixel"],
+            ["0.jpg", "areas of segments 70000 differ from their pixel counts"],
+            ["1.jpg", "segments 8 have no pixels"],
             ["2.jpg", "6 pixels belong to no listed segment"],
         ],
     }
@@ -227,7 +227,7 @@ def test_cross_check_tells_a_difference(
     out, err = capsys.readouterr()
     assert out == ""
     assert "SQ of category 7 (box) is" in err.splitlines()[-1]
-    assert "expected a difference of 1e-12 at most" in err.splitlines()[-1]
+    assert "expected a difference of at most 1e-12" in err.splitlines()[-1]
 
 
 def test_cross_check_without_panopticapi_says_how_to_get_it(

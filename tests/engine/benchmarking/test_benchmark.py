@@ -15,7 +15,7 @@ from torch import nn
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
-from panformer_cli.data.transforms import normalise
+from panformer_cli.data.transforms import normalize
 from panformer_cli.engine.benchmarking import passes as benchmark_passes
 from panformer_cli.engine.benchmarking.benchmark import Benchmark, BenchmarkRequest, benchmark, parse_size
 from panformer_cli.engine.benchmarking.meters import (
@@ -207,7 +207,7 @@ def test_random_weights_find_something() -> None:
     state = torch.get_rng_state()
     model = random_model(RECIPE, COCO)
     assert torch.equal(torch.get_rng_state(), state), "the random state is left alone"
-    image = normalise(generate_scene(SceneOptions(height=256, width=256), "val", 0)[0])[None]
+    image = normalize(generate_scene(SceneOptions(height=256, width=256), "val", 0)[0])[None]
     with torch.inference_mode():
         output = model.infer(image, no_padding(image))
     assert isinstance(output, InferenceOutput)

@@ -201,7 +201,7 @@ class _Trap:
 def test_a_pickle_is_refused_and_not_run(dump: Callable[[Any, Path], Any], name: str, tmp_path: Path) -> None:
     path, ran = tmp_path / name, tmp_path / "ran"
     dump({"state_dict": _Trap(ran)}, path)
-    with pytest.raises(CheckpointError, match="was not run; give"):
+    with pytest.raises(CheckpointError, match="was not loaded[;,] "):
         read_checkpoint(path)
     assert not ran.exists()
     with path.open("rb") as file:
@@ -221,7 +221,7 @@ def test_a_file_cut_short_is_damaged(kept: int, tmp_path: Path) -> None:
 def test_another_kind_of_file_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is neither in safetensors form nor one that torch.save wrote"):
+    with pytest.raises(CheckpointError, match="is neither a safetensors file nor written by torch.save"):
         read_checkpoint(path)
 
 

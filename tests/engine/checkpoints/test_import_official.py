@@ -142,7 +142,7 @@ def test_a_folder_with_anything_else_is_left_alone(stub: Path, tmp_path: Path) -
         ("", "the panoptic JSON {path} is empty (0 bytes); restore"),
         ("{", "annotation.json is not valid JSON, or is truncated"),
         ("{}", "annotation.json: the category table is empty; expected a list `categories`"),
-        ('{"categories": [{"id": 1}]}', "annotation.json: the category {'id': 1} lacks name"),
+        ('{"categories": [{"id": 1}]}', "annotation.json: the category {'id': 1} has no name"),
     ],
 )
 def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, stub: Path, tmp_path: Path) -> None:

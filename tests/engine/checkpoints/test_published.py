@@ -153,7 +153,7 @@ def test_what_is_no_whole_file_of_weights_is_neither_kept_nor_recorded(
     address = f"{server.url}/{R50.file}"
     assert str(caught.value) == (
         f"cannot download {address}: what came is no whole file of weights, and was deleted; try again later, or put "
-        f"the file by hand at {R50.path}, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL"
+        f"the file at {R50.path} yourself, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL"
     )
     assert {path.name for path in R50.path.parent.iterdir()} <= {f"{R50.file}.lock"}
     server.content = whole
@@ -237,7 +237,7 @@ def test_offline_tells_where_to_put_the_file(home: Path, monkeypatch: pytest.Mon
     text = str(caught.value)
     assert text.startswith(f"cannot download {CLOSED}/panoptic_segformer_r50_2x.pth: ")
     assert text.endswith(
-        f"put the file by hand at {home}/weights/panoptic_segformer_r50_2x.pth, or name the address of a folder that "
+        f"put the file at {home}/weights/panoptic_segformer_r50_2x.pth yourself, or name the address of a folder that "
         "has it in PANFORMER_WEIGHTS_URL"
     )
 

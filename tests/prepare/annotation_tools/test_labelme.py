@@ -258,7 +258,7 @@ def test_damaged_files(root: Path, rows: Any, more: Row, told: str) -> None:
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not valid JSON"),
         (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
         (lambda path: path.write_text("[1]"), "is no labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is no image"),
+        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is not an image"),
     ],
 )
 def test_files_that_cannot_be_read_are_told_with_the_others(

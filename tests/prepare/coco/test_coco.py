@@ -278,7 +278,7 @@ def test_missing_root_and_wrong_split(tmp_path: Path) -> None:
         prepare(tmp_path / "nowhere")
     make_split(tmp_path)
     assert "did you mean 'val2017'?" in refusal(tmp_path, "val2107")
-    assert "the name of a split" in refusal(tmp_path, "../val2017")
+    assert "is not a valid split name" in refusal(tmp_path, "../val2017")
 
 
 def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
 @pytest.mark.parametrize(
     ("made", "told"),
     [
-        ([], "holds a list; expected an object"),
+        ([], "contains a list; expected an object"),
         (without(content(), "categories"), "has no `categories`"),
         ({**content(), "categories": []}, "category table is empty"),
         ({**content(), "categories": {"id": 3}}, r"categories is \{.*\}; expected a list"),
@@ -336,7 +336,7 @@ def test_damaged_files(root: Path) -> None:
     with pytest.raises(DataError, match="no split 'train' in .*; splits there: val"):
         open_coco_instances(root, ["train"])
     (root / "images/val/b.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"b\.jpg is no image"):
+    with pytest.raises(DataError, match=r"b\.jpg is not an image"):
         converted(root)
 
 

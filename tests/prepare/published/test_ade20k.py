@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its picture"),
     "instances of another size": (lambda root: write(root / INSTANCES, instance_map()[1:]), f"{INSTANCES} is 12x9"),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is no image"),
+    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is not an image"),
 }
 
 
