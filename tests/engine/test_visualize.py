@@ -228,7 +228,7 @@ def test_the_command_prints_the_path_of_the_page(tmp_path: Path) -> None:
     arguments = ["--data", str(tmp_path / "data"), "--split", "val", "--out", str(tmp_path / "viz"), "--no-labels"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert f"3 pictures; open {tmp_path / 'viz' / 'index.html'}" in result.output
+    assert f"3 images drawn; open {tmp_path / 'viz' / 'index.html'}" in result.output
 
 
 def test_real_ground_truth(tmp_path: Path, shared: Path) -> None:
