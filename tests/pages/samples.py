@@ -1,4 +1,4 @@
-"""Pages with everything that they can show."""
+"""Sample pages with every kind of content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def report_page(text: str = "x", **changes: Any) -> ReportPage:
 
 
 def split_summary(text: str = "x") -> dict[str, Any]:
-    """As `SplitSummary.to_json`."""
+    """Return a summary in the format of `SplitSummary.to_json`."""
     counts = {"segments": 12, "crowd": 1, "images": 2, "pixels": 34_567}
     empty = dict.fromkeys(counts, 0)
     return {
