@@ -14,6 +14,11 @@ from tests.storage.file_server import CLOSED, FileServer, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Workers of pytest-xdist share the cores; with a thread for every core in each, PyTorch gets many times slower.
+# Set before anything imports torch, and inherited by the programs that tests start.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

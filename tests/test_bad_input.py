@@ -194,10 +194,13 @@ def first_segment(content: dict[str, Any]) -> dict[str, Any]:
 
 DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "splits there: train"]),
-    "JSON truncated": (cut(ANNOTATION, 500), ["panoptic_val.json is no JSON, or is cut short", "expected a COCO pan"]),
+    "JSON truncated": (
+        cut(ANNOTATION, 500),
+        ["panoptic_val.json is not valid JSON, or is truncated", "expected a COCO pan"],
+    ),
     "JSON empty": (cut(ANNOTATION, 0), ["panoptic_val.json is empty (0 bytes)"]),
     "PNG missing": (remove(PNG), ["the panoptic PNG data/" + PNG + " is missing"]),
-    "PNG truncated": (cut(PNG, 60), [PNG, "damaged or cut short"]),
+    "PNG truncated": (cut(PNG, 60), [PNG, "corrupt or truncated"]),
     "PNG palette": (as_palette, [PNG, "is a 8-bit palette PNG; expected an 8-bit RGB PNG"]),
     "PNG of another size": (of_another_size(PNG), [PNG + " is 32x48", "gives 64x64", "expected equal sizes"]),
     "PNG with another id": (
@@ -327,12 +330,12 @@ CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing": (Path.unlink, ["checkpoint model.safetensors: no such file; give a checkpoint"]),
     "truncated": (
         lambda path: path.write_bytes(path.read_bytes()[:1000]),
-        ["weights model.safetensors: the file is damaged or cut short; download or copy it again"],
+        ["weights model.safetensors: the file is corrupt or truncated; download or copy it again"],
     ),
-    "truncated archive": (make_cut_release_file, ["weights model.safetensors: the file is damaged or cut short"]),
+    "truncated archive": (make_cut_release_file, ["weights model.safetensors: the file is corrupt or truncated"]),
     "truncated legacy file": (
         lambda path: make_cut_release_file(path, _use_new_zipfile_serialization=False),
-        ["weights model.safetensors: the file is damaged or cut short"],
+        ["weights model.safetensors: the file is corrupt or truncated"],
     ),
     "empty": (lambda path: path.write_bytes(b""), ["weights model.safetensors: the file is empty (0 bytes); download"]),
     "PDF": (lambda path: path.write_bytes(b"%PDF-1.7\n"), ["the file is a PDF document, not weights; give a .safe"]),
@@ -476,7 +479,7 @@ def test_nothing_to_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_folder_with_another_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = RunFolder(place / "run").last.read_bytes()
-    assert_refused(train("--out", "run"), ["--out run holds another run; go on with that one with --resume"], capsys)
+    assert_refused(train("--out", "run"), ["--out run holds another run; resume it with --resume"], capsys)
     for command in (EVALUATE, PREDICT):
         assert_refused([*command, "--out", "run"], ["--out run holds a training run; choose another folder"], capsys)
     assert_refused(

@@ -26,7 +26,7 @@ def read_image(path: Path) -> ImageArray:
     Grayscale is repeated to three channels, CMYK is converted, 16 bits are reduced to 8 and alpha is dropped.
 
     Raises:
-        DataError: the file is missing, is no image, or is damaged or cut short.
+        DataError: the file is missing, is no image, or is corrupt or truncated.
     """
     data = read_bytes(path, "image")
     image = decode(data, cv2.IMREAD_COLOR)
@@ -72,4 +72,4 @@ def _check_whole(path: Path, data: bytes) -> None:
         with suppress(UnidentifiedImageError, Image.DecompressionBombError), Image.open(io.BytesIO(data)) as image:
             image.load()
     except (OSError, SyntaxError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); restore the file") from error
+        raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error

@@ -242,8 +242,8 @@ def _next(loaded: Iterator[_Loaded]) -> _Loaded:
         if not reason.startswith("DataLoader worker"):
             raise
         raise PanformerError(
-            f"a process that reads images ended ({reason}), probably for want of memory or shared memory (/dev/shm); "
-            "set data.workers lower (0 reads in the training process) and go on with --resume"
+            f"a process that reads images ended ({reason}), probably because the system ran out of memory or shared "
+            "memory (/dev/shm); set data.workers lower (0 reads in the training process) and resume with --resume"
         ) from error
 
 

@@ -63,7 +63,7 @@ def _in_processes(
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise PanformerError(
-            "a process that reads images was ended from outside, perhaps for want of memory; try --workers 1"
+            "a process that reads images was killed, possibly because the system ran out of memory; try --workers 1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -101,9 +101,7 @@ def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
     run = RunFolder(out)
     there = set(out.iterdir()) if out.is_dir() else set()
     if run.last in there:
-        raise PanformerError(
-            f"--out {out} holds another run; go on with that one with --resume, or choose a new folder"
-        )
+        raise PanformerError(f"--out {out} holds another run; resume it with --resume, or choose a new folder")
     if there - {run.recipe, run.metrics, run.environment}:
         raise PanformerError(f"--out {out} is not empty; expected a new or empty folder; choose another one")
     return run

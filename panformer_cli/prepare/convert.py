@@ -259,7 +259,7 @@ def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_l
         return
     leave_out = "" if may_be_left_out else ", or leave them out with --skip-bad-images"
     first = (
-        f"{where}: {len(problems)} of {images} images cannot be used, so the split is not finished; mend them "
+        f"{where}: {len(problems)} of {images} images cannot be used, so the split is not finished; fix them "
         f"and run the same command again{leave_out}:"
     )
     raise DataError(with_first(first, problems))

@@ -135,7 +135,7 @@ def _how_to_go_on(wanted: _Wanted, partial: PartialFile) -> str:
     if not partial.can_go_on(wanted.url):
         return f"Stopped; the same command downloads {wanted.target.name} from its beginning."
     kept = f"{megabytes(partial.size)} MB of {wanted.target.name} are kept"
-    return f"Stopped; {kept}, and the same command goes on from there."
+    return f"Stopped; {kept}, and the same command resumes from there."
 
 
 def _fetch(wanted: _Wanted, partial: PartialFile, reporter: Reporter, waits: Sequence[float]) -> None:

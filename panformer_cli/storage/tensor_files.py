@@ -114,7 +114,7 @@ def _other_kind(start: bytes) -> str:
         if visible.startswith(mark):
             return what
     return (
-        "is neither in safetensors form nor one that torch.save wrote, or it is damaged or cut short; "
+        "is neither in safetensors form nor one that torch.save wrote, or it is corrupt or truncated; "
         f"{DOWNLOAD_AGAIN}, or give another"
     )
 
@@ -183,7 +183,7 @@ def _refused(path: Path, error: Exception) -> CheckpointError:
 
 
 def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"weights {path}: the file is damaged or cut short; {DOWNLOAD_AGAIN}")
+    return CheckpointError(f"weights {path}: the file is corrupt or truncated; {DOWNLOAD_AGAIN}")
 
 
 class _Forgotten:

@@ -84,7 +84,7 @@ class SegmentChecks:
         # Stricter than the decoder, which accepts a truncated checksum.
         ids = decode_panoptic_png(data) if _PNG_END in data[-64:] else None
         if ids is None:
-            sentence = f"{where}: {png} is damaged or cut short; expected a whole PNG"
+            sentence = f"{where}: {png} is corrupt or truncated; expected a whole PNG"
             self._findings.add(Problem.PNG_DAMAGED, image_id, sentence)
             return None
         return segment_ids(ids)

@@ -70,7 +70,7 @@ def test_errors_arrive(workers: int) -> None:
 
 
 def test_a_process_that_is_ended_from_outside_is_told_of() -> None:
-    with pytest.raises(PanformerError, match="ended from outside"):
+    with pytest.raises(PanformerError, match="was killed, possibly because the system ran out of memory"):
         list(map_in_order(die_at_9, range(50), 2))
 
 

@@ -71,7 +71,7 @@ def test_a_folder_without_a_checkpoint_is_free(files: list[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("out/last.safetensors", "--out out holds another run; go on with that one with --resume, or choose a new"),
+        ("out/last.safetensors", "--out out holds another run; resume it with --resume, or choose a new"),
         ("out/letter.txt", "--out out is not empty; expected a new or empty folder; choose another one"),
         ("out", "--out out is a file; expected a folder, new or empty"),
     ],

@@ -184,7 +184,7 @@ def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_with_another_run_is_refused(trained: RunFolder, scenes: Path) -> None:
     before = trained.last.read_bytes()
-    with pytest.raises(PanformerError, match="holds another run; go on with that one with --resume, or choose a new"):
+    with pytest.raises(PanformerError, match="holds another run; resume it with --resume, or choose a new"):
         run_small(small_recipe(scenes), trained.path)
     assert trained.last.read_bytes() == before
 

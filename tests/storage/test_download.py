@@ -120,7 +120,7 @@ def test_a_later_call_goes_on(server: FileServer, target: Path) -> None:
 
 def test_ctrl_c_leaves_what_a_later_call_goes_on_with(server: FileServer, target: Path) -> None:
     server.answers = [serve(cut=1000)]
-    with pytest.raises(KeyboardInterrupt, match=r"^Stopped; 1 MB of model\.pth are kept, and the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"^Stopped; 1 MB of model\.pth are kept, and the same command resumes"):
         get(server, target, reporter=Told(KeyboardInterrupt()))
     assert_whole(server, target, get(server, target))
     assert server.sent == [(0, 1000), (1000, 5000)]

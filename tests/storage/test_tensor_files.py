@@ -199,7 +199,7 @@ def test_a_file_cut_short_is_called_so(way: str, kept: float, tmp_path: Path) ->
     WAYS[way][1]({"weight": torch.zeros(1000)}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept > 0 else -1])
-    assert "the file is damaged or cut short; download or copy it again" in refused(path)
+    assert "the file is corrupt or truncated; download or copy it again" in refused(path)
 
 
 @pytest.mark.parametrize("way", ["plain", "legacy", "safetensors"])
@@ -211,7 +211,7 @@ def test_a_file_of_which_little_is_left(way: str, kept: int, tmp_path: Path) -> 
     assert "again" in refused(path) or "it was not run" in refused(path)
 
 
-DAMAGED = "the file is damaged or cut short; download or copy it again"
+DAMAGED = "the file is corrupt or truncated; download or copy it again"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -262,10 +262,10 @@ def test_an_archive_without_sums_cannot_be_checked_by_them(tmp_path: Path) -> No
         (b'<?xml version="1.0"?><Error>', "the file is a web page (HTML or XML)"),
         (b"version https://git-lfs.github.com/spec/v1\n", "the file is a Git LFS pointer, not the weights themselves"),
         (b"\x1f\x8b\x08\x00rest", "the file is a gzip archive; unpack it first"),
-        (b"hello, world", "is neither in safetensors form nor one that torch.save wrote, or it is damaged"),
+        (b"hello, world", "is neither in safetensors form nor one that torch.save wrote, or it is corrupt"),
         (b"\x89PNG\r\n\x1a\n", "is neither in safetensors form nor one that torch.save wrote"),
         (b"\xff" * 64, "is neither in safetensors form nor one that torch.save wrote"),
-        (b"\x02\0\0\0\0\0\0\0{]", "the file is damaged or cut short"),
+        (b"\x02\0\0\0\0\0\0\0{]", "the file is corrupt or truncated"),
     ],
 )
 def test_another_kind_of_file_is_named(content: bytes, expected: str, tmp_path: Path) -> None:

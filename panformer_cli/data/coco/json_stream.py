@@ -89,7 +89,7 @@ def _members(text: _Text) -> Iterator[tuple[str, Any]]:
         _take_comma(text, "}")
     text.take("}")
     if text.peek():
-        text.fail("the object has ended, but the file goes on")
+        text.fail("the object has ended, but the file continues")
 
 
 def _items(text: _Text) -> Iterator[Any]:
@@ -166,7 +166,7 @@ class _Text:
         """Always raises DataError."""
         place = self._before + (self._at if position is None else position)
         told = f"{reason.removesuffix(' at')} at character {place}"
-        raise DataError(f"{self.path} is no JSON, or is cut short: {told}; expected a COCO {self.what}")
+        raise DataError(f"{self.path} is not valid JSON, or is truncated: {told}; expected a COCO {self.what}")
 
     def _read_more(self) -> bool:
         """Read on, by at least as much as is still needed, so that a long value is decoded few times."""

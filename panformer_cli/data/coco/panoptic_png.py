@@ -74,7 +74,7 @@ def read_panoptic_png(path: Path, data: bytes | None = None) -> IdMap:
         raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
     ids = decode_panoptic_png(data)
     if ids is None:
-        raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")
+        raise DataError(f"{path} is corrupt or truncated: it cannot be decoded; restore the file")
     return ids
 
 

@@ -263,8 +263,8 @@ def read_training_state(checkpoint: Checkpoint) -> TrainingState:
     """
     if not checkpoint.training_state:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} holds weights only, so training cannot go on from it; resume a run from its "
-            "last.safetensors, or start a new one with --init-from"
+            f"checkpoint {checkpoint.path} holds weights only, so training cannot resume from it; resume a run from "
+            "its last.safetensors, or start a new one with --init-from"
         )
     return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
 

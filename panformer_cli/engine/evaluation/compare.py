@@ -195,7 +195,7 @@ def read_records(path: Path) -> Iterator[ImageOverlap]:
                 hash((record.image_id, record.truth, record.predictions))  # ids are no lists or objects
             except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
                 raise DataError(
-                    f"{path}, line {number} is damaged or cut short: {error!r}; expected the record of an image; "
+                    f"{path}, line {number} is corrupt or truncated: {error!r}; expected the record of an image; "
                     "evaluate again"
                 ) from error
             yield record

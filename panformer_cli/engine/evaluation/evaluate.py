@@ -143,7 +143,7 @@ def _has_ended(request: EvaluateRequest, dataset: CocoPanoptic) -> bool:
     if other := differing(known, _all_settings(request, dataset)):
         raise PanformerError(
             f"{request.out} holds an evaluation with another {other}; --resume keeps only one with the same; leave it "
-            "out to begin anew"
+            "out to start over"
         )
     return True
 
@@ -285,5 +285,5 @@ def warn_of_disagreements(figures: dict[str, Any], reporter: Reporter) -> None:
         reporter.warn(
             f"{figures['annotation']} contradicts its PNGs in {count} image{'s' * (count > 1)}; PQ takes the listed "
             f"areas, as COCO's rule says, so it may be wrong, even above 100 ({named}); find them all with "
-            "`panformer prepare-data verify`, mend them with its --fix"
+            "`panformer prepare-data verify`, fix them with its --fix"
         )

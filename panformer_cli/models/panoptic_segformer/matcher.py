@@ -134,7 +134,7 @@ def _assign(costs: list[Tensor]) -> list[Match]:
     together = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     if not np.isfinite(together).all():
         raise PanformerError(
-            "training diverged: the matching costs are no longer finite; go on from an earlier checkpoint with a "
+            "training diverged: the matching costs are no longer finite; resume from an earlier checkpoint with a "
             "smaller learning rate (--set train.lr=...)"
         )
     parts = np.split(together, np.cumsum([cost.numel() for cost in costs])[:-1])

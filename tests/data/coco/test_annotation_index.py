@@ -194,7 +194,7 @@ def test_a_small_json_needs_none(path: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_bad_json_is_refused_as_without_an_index(path: Path) -> None:
     path.write_text(path.read_text()[:500])
-    with pytest.raises(DataError, match=r"panoptic_val\.json is no JSON, or is cut short"):
+    with pytest.raises(DataError, match=r"panoptic_val\.json is not valid JSON, or is truncated"):
         open_annotation(path)
     path.unlink()
     with pytest.raises(DataError, match=r"the panoptic JSON .*panoptic_val\.json is missing"):

@@ -112,7 +112,7 @@ def test_a_json_that_contradicts_itself_is_refused(
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"images": [', "cut short"), ("[1]", "holds a list"), ("", "empty")])
+@pytest.mark.parametrize(("text", "said"), [('{"images": [', "truncated"), ("[1]", "holds a list"), ("", "empty")])
 def test_a_file_that_is_no_panoptic_json_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "panoptic.json"
     path.write_text(text)

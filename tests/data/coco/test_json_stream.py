@@ -59,7 +59,7 @@ def test_a_file_that_is_cut_short_is_told(path: Path, cut: int, chunk: int) -> N
     path.write_text(text[:cut])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "CHUNK", chunk)
-        with pytest.raises(DataError, match="no JSON"):
+        with pytest.raises(DataError, match="not valid JSON"):
             read(path)
 
 
@@ -69,8 +69,8 @@ def test_a_file_that_is_cut_short_is_told(path: Path, cut: int, chunk: int) -> N
         (b"", r"the panoptic JSON .*x\.json is empty \(0 bytes\)"),
         (b"[1]", "holds a list; expected an object"),
         (b"null", "holds a NoneType; expected an object"),
-        (b"words", "is no JSON, or is cut short: Expecting value at character 0"),
-        (b'{"a": ' + 5000 * b"7" + b"}", "is no JSON.*digits"),
+        (b"words", "is not valid JSON, or is truncated: Expecting value at character 0"),
+        (b'{"a": ' + 5000 * b"7" + b"}", "is not valid JSON.*digits"),
         (b'{"a": 1, "a": 2}', "the key 'a' comes twice"),
     ],
     ids=["empty", "list", "null", "words", "too many digits", "key twice"],

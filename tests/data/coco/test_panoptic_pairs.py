@@ -71,7 +71,7 @@ def test_a_damaged_pair_spoils_no_other(tmp_path: Path) -> None:
     files.truth.png(1).write_bytes(files.truth.png(1).read_bytes()[:60])
     pairs = PanopticPairs(files.truth.json, files.prediction.json)
     pairs[0], pairs[2]
-    with pytest.raises(DataError, match=r"truth/1\.png is damaged or cut short"):
+    with pytest.raises(DataError, match=r"truth/1\.png is corrupt or truncated"):
         pairs[1]
 
 

@@ -213,7 +213,7 @@ def test_a_pickle_is_refused_and_not_run(dump: Callable[[Any, Path], Any], name:
 def test_a_file_cut_short_is_damaged(kept: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: the file is damaged or cut short; download or copy it"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: the file is corrupt or truncated; download or copy it"):
         read_checkpoint(path)
 
 
@@ -335,7 +335,7 @@ def test_what_a_file_of_the_release_says(r50: Path) -> None:
     assert (checkpoint.categories.num_things, checkpoint.categories.num_stuff) == (80, 53)
     assert checkpoint.progress == TrainProgress()
     assert not checkpoint.training_state
-    with pytest.raises(CheckpointError, match=r"r50_2x\.pth holds weights only, so training cannot go on from it"):
+    with pytest.raises(CheckpointError, match=r"r50_2x\.pth holds weights only, so training cannot resume from it"):
         read_training_state(checkpoint)
 
 

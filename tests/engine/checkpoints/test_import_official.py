@@ -140,7 +140,7 @@ def test_a_folder_with_anything_else_is_left_alone(stub: Path, tmp_path: Path) -
     [
         (None, "the panoptic JSON {path} is missing; check the path"),
         ("", "the panoptic JSON {path} is empty (0 bytes); restore"),
-        ("{", "annotation.json is no JSON, or is cut short"),
+        ("{", "annotation.json is not valid JSON, or is truncated"),
         ("{}", "annotation.json: the category table is empty; expected a list `categories`"),
         ('{"categories": [{"id": 1}]}', "annotation.json: the category {'id': 1} lacks name"),
     ],
@@ -151,7 +151,7 @@ def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, s
         path.write_text(content)
     said = refused(stub, tmp_path / "out", path)
     assert expected.replace("{path}", str(path)) in said
-    assert ("is no JSON" in said) == (content == "{")
+    assert ("is not valid JSON" in said) == (content == "{")
     assert not (tmp_path / "out").exists()
 
 
@@ -190,5 +190,5 @@ def test_damage_inside_a_tensor_is_seen(tmp_path: Path) -> None:
     place = content.index(torch.tensor(value).numpy().tobytes() * 256)
     source.write_bytes(content[:place] + b"\0" * 1024 + content[place + 1024 :])
     load_model(read_checkpoint(source))  # the numbers are others, and nothing else tells of it
-    assert "r50.pth: the file is damaged or cut short; download or copy it again" in refused(source, tmp_path / "out")
+    assert "r50.pth: the file is corrupt or truncated; download or copy it again" in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -148,5 +148,5 @@ def test_a_damaged_record_is_named(line: str, tmp_path: Path) -> None:
     good, damaged = folder_of(tmp_path / "good", A), folder_of(tmp_path / "damaged", A[:4])
     with (damaged / "records.jsonl").open("a") as file:
         file.write(line)
-    with pytest.raises(DataError, match=r"records\.jsonl, line 5 is damaged or cut short: .*; evaluate again"):
+    with pytest.raises(DataError, match=r"records\.jsonl, line 5 is corrupt or truncated: .*; evaluate again"):
         compare_folders(good, damaged, OPTIONS)

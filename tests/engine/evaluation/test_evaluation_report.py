@@ -78,7 +78,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     _, out = offline(tmp_path)
     records = out / "records.jsonl"
     records.write_text(records.read_text()[:-30])
-    with pytest.raises(PanformerError, match=r"records\.jsonl, line 3 is damaged or cut short"):
+    with pytest.raises(PanformerError, match=r"records\.jsonl, line 3 is corrupt or truncated"):
         report_evaluation(out, tmp_path / "report", QUIET)
 
 
@@ -91,7 +91,7 @@ def test_records_that_cannot_be_read_are_named(before: bytes, after: bytes, tmp_
     content = records.read_bytes()
     assert before in content
     records.write_bytes(content.replace(before, after))
-    with pytest.raises(PanformerError, match=r"records\.jsonl, line \d is damaged or cut short"):
+    with pytest.raises(PanformerError, match=r"records\.jsonl, line \d is corrupt or truncated"):
         report_evaluation(out, tmp_path / "report", QUIET)
 
 

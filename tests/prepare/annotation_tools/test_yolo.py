@@ -188,7 +188,7 @@ def linked_away(root: Path) -> None:
         (lambda root: (root / "data.yaml").write_text(""), "data.yaml"),
         (lambda root: (root / "data.yaml").write_text("names: [car, sky, car]"), "'car' comes a second time"),
         (lambda root: (root / "data.yaml").write_text("names: ["), "is no plain YAML"),
-        (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: there is no such class"),
+        (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: no class has this name"),
         (lambda root: (root / "labels").rename(root / "texts"), r"the folder .*labels/train is missing"),
     ],
 )

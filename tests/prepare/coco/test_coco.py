@@ -339,7 +339,7 @@ def test_truncated_json(tmp_path: Path) -> None:
     make_split(tmp_path)
     path = tmp_path / "annotations" / "panoptic_val2017.json"
     path.write_text(path.read_text()[:-20])
-    assert "is no JSON, or is cut short" in refusal(tmp_path)
+    assert "is not valid JSON, or is truncated" in refusal(tmp_path)
 
 
 def test_an_old_result_survives_a_failure(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_damage(root: Path, made: Any, told: str) -> None:
 def test_damaged_files(root: Path) -> None:
     annotations = root / "annotations/instances_val.json"
     whole = annotations.read_bytes()
-    for data, told in ((whole[:-30], "cut short"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
+    for data, told in ((whole[:-30], "truncated"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
         annotations.write_bytes(data)
         with pytest.raises(DataError, match=told):
             converted(root)

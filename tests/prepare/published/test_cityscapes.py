@@ -235,7 +235,7 @@ def colored(path: Path) -> None:
 MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda root: (root / MAP).rename(root / "other.png"), "(no split|holds neither)"),
     "empty": (lambda root: (root / MAP).write_bytes(b""), "instanceIds.png is empty"),
-    "cut": (lambda root: cut(root / MAP), "instanceIds.png is damaged or cut short"),
+    "cut": (lambda root: cut(root / MAP), "instanceIds.png is corrupt or truncated"),
     "no PNG": (lambda root: (root / MAP).write_text("no picture"), "instanceIds.png is no PNG"),
     "colours": (lambda root: colored(root / MAP), "instanceIds.png is a PNG of mode RGB"),
     "unknown label": (lambda root: rewrite(root / MAP, instance_map() + 40000), "instanceIds.png holds the value"),
