@@ -52,4 +52,4 @@ def visualize(
 
     options = DrawOptions(labels=not no_labels)
     result = draw(VisualizeRequest(out, data, split, predictions, images, run, limit, options), RichReporter())
-    click.echo(f"{len(result.pictures)} images drawn; open {result.page} in a browser")
+    click.echo(f"{len(result.overlays)} images drawn; open {result.page} in a browser")

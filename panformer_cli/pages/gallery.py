@@ -11,8 +11,8 @@ from panformer_cli.pages.chart import Chart, draw
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image on the page.
+class Overlay:
+    """An overlay on the page.
 
     Attributes:
         path: Path relative to the folder of the page, with `/`.
@@ -46,7 +46,7 @@ class GalleryPage:
         tables: Results of an evaluation.
         charts: Curves of a training run.
         legend: Categories in the images.
-        pictures: The images.
+        overlays: The images on the page.
         has_pairs: Whether every image is a pair, side by side.
     """
 
@@ -55,7 +55,7 @@ class GalleryPage:
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
     legend: Sequence[LegendEntry] = ()
-    pictures: Sequence[Picture] = ()
+    overlays: Sequence[Overlay] = ()
     has_pairs: bool = False
 
 

@@ -28,7 +28,7 @@ __all__ = [
     "category_colors",
     "colorize",
     "draw_panoptic",
-    "save_picture",
+    "save_image",
     "segment_colors",
     "side_by_side",
 ]
@@ -117,7 +117,7 @@ def side_by_side(images: Sequence[ImageArray], captions: Sequence[str]) -> Image
     return np.concatenate(row, axis=1)
 
 
-def save_picture(path: Path, image: ImageArray, jpeg_quality: int = 92) -> None:
+def save_image(path: Path, image: ImageArray, jpeg_quality: int = 92) -> None:
     """Write a (H, W, 3) uint8 RGB image to a JPEG or PNG file, chosen by the suffix of `path`, atomically.
 
     Raises:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from panformer_cli.pages.gallery import GalleryPage, Picture, write_gallery
+from panformer_cli.pages.gallery import GalleryPage, Overlay, write_gallery
 from panformer_cli.pages.summary import write_summary
 from tests.browser import Browser
 from tests.pages.samples import gallery_page, split_summary
@@ -28,8 +28,8 @@ def test_an_image_is_enlarged_and_arrow_keys_show_the_others(browser: Browser, t
     names = ("a b.jpg", "50%.jpg")
     for name in names:
         cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), 90, np.uint8))
-    pictures = [Picture(name, name, "detail", (30, 40)) for name in names]
-    write_gallery(tmp_path / "index.html", GalleryPage("title", pictures=pictures))
+    overlays = [Overlay(name, name, "detail", (30, 40)) for name in names]
+    write_gallery(tmp_path / "index.html", GalleryPage("title", overlays=overlays))
     browser.open(tmp_path / "index.html")
     browser.click("figure:nth-child(1) a")
     texts = []

@@ -20,7 +20,7 @@ from panformer_cli.visualization.drawing import (
     category_colors,
     colorize,
     draw_panoptic,
-    save_picture,
+    save_image,
     segment_colors,
     side_by_side,
 )
@@ -259,10 +259,10 @@ def test_text_without_opencv_5_loses_accents(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_images_are_written_completely_or_not_at_all(tmp_path: Path) -> None:
     image = noise(20, 30)
-    save_picture(tmp_path / "new" / "a.png", image)
+    save_image(tmp_path / "new" / "a.png", image)
     read = cv2.imread(str(tmp_path / "new" / "a.png"))
     assert read is not None
     np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), image)
     with pytest.raises(PanformerError, match="exceed the limit of .jpg"):
-        save_picture(tmp_path / "b.jpg", np.zeros((1, 70_000, 3), np.uint8))
+        save_image(tmp_path / "b.jpg", np.zeros((1, 70_000, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
