@@ -152,7 +152,7 @@ def random_checkpoint(path: Path, scenes: Path, categories: CategoryTable) -> Pa
 
 
 def test_an_evaluation_on_a_gpu_matches_the_cpu(tmp_path: Path) -> None:
-    """Results are written by several threads with a GPU, and by one on the CPU."""
+    """With a GPU, several threads finish the results; on the CPU, one does."""
     scenes = tmp_path / "scenes"
     write_scenes(scenes, SceneOptions(train_images=1, val_images=6), SilentReporter())
     data = CocoPanoptic(scenes, "val")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DISTRIBUTED = {"demo", "train", "evaluate", "predict"}
 """Commands that run in all processes of torchrun; the others run on rank 0 only."""
 ON_RANK_0 = [["evaluate", "compare"], ["evaluate", "check-submission"]]
-"""Subcommands of these that run on rank 0 only."""
+"""Subcommands of those commands that run on rank 0 only."""
 
 # Errors of the operating system that users can fix; any use of a path may raise them.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
