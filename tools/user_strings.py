@@ -110,7 +110,7 @@ def _text(node: ast.AST) -> str | None:
     if isinstance(node, ast.JoinedStr):
         return "".join(_text(part) or "" for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return f"{{{ast.unparse(node.value)}}}"
+        return f"{{{ast.unparse(node.value)}{'!r' if node.conversion == ord('r') else ''}}}"
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 

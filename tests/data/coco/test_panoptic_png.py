@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from panformer_cli.data.coco.panoptic_png import (
+    decode_panoptic_png,
     encode_ids,
     id_runs,
     read_panoptic_png,

@@ -45,7 +45,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import DataSettings
-from panformer_cli.visualization.drawing import save_picture
+from panformer_cli.visualization.drawing import save_image
 from tests.engine.small import small_checkpoint
 from tests.models.panoptic_segformer.small import SMALL, no_padding
 
@@ -75,7 +75,7 @@ def result(recipe_file: Path) -> Benchmark:
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Pipeline:
     picture = generate_scene(SceneOptions(height=64, width=96), "val", 0)[0]
-    save_picture(tmp_path / "scene.jpg", picture)
+    save_image(tmp_path / "scene.jpg", picture)
     predictor = Predictor(random_model(RECIPE, COCO), RECIPE, CPU)
     return Pipeline(predictor, [tmp_path / "scene.jpg"], tmp_path / "out")
 
@@ -295,7 +295,7 @@ def test_json(result: Benchmark, recipe_file: Path) -> None:
 
 def test_a_checkpoint_and_a_picture(scenes: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "run" / "last.safetensors", scenes)
-    save_picture(tmp_path / "photo.png", np.zeros((50, 100, 3), np.uint8))
+    save_image(tmp_path / "photo.png", np.zeros((50, 100, 3), np.uint8))
     result = measure(path, size=(64, 64), repeat=1, image=tmp_path / "photo.png")
     assert result.weights == str(path)
     assert (result.picture_size, result.input_size) == ((50, 100), (32, 64))
