@@ -212,7 +212,7 @@ def test_backbone_weights_with_the_names_of_a_detector() -> None:
 
 def test_what_was_expected_is_named() -> None:
     assert refused({"weight": ONE}).endswith(
-        "expected a file that `panformer train` wrote, or one of the authors' with names such as "
+        "expected a file written by `panformer train`, or an official checkpoint with tensors such as "
         "bbox_head.stuff_query.weight"
     )
 
