@@ -208,7 +208,7 @@ def test_bad_images_are_reported_together_and_no_json_is_written(root: Path) -> 
 
 def test_bad_images_can_be_skipped(root: Path) -> None:
     (root / "01.txt").write_text("wide")
-    (root / "02.jpg").write_bytes(b"no picture")
+    (root / "02.jpg").write_bytes(b"no image")
     out = converted(root, skips_bad_images=True)
     assert len(CocoPanoptic(out, "train")) == 18
     left_out = json.loads((out / "summary.json").read_text())["train"]["left_out"]

@@ -46,9 +46,12 @@ def png(pixels: np.ndarray | None = None, width: int = WIDTH, mode: str = "RGB")
 
 @dataclass
 class Submission:
-    """A submission that can be damaged before it is written.
+    """A submission that can be corrupted before it is written.
 
-    content: of the JSON; `json_text` is written in its place where it is given. files: PNGs and whatever else, by name.
+    Attributes:
+        content: Content of the JSON.
+        files: PNGs and other files by name.
+        json_text: Written instead of `content` unless None.
     """
 
     info: Path
