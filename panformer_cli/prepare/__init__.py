@@ -1,1 +1,1 @@
-"""One module for each source of data that `panformer prepare-data` takes."""
+"""Data set converters, one module per source format of `panformer prepare-data`."""

@@ -1,4 +1,4 @@
-"""The file in which a user names the classes of a data set whose labels do not: CSV or YAML, to a category table."""
+"""Class files (CSV or YAML) for data sets whose labels do not name their classes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ Color = tuple[int, int, int]
 
 _COLUMNS = ("id", "name", "isthing", "kind", "color")
 _KINDS = {"thing": True, "stuff": False}
-_EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and, if wanted, color"
+_EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and optionally color"
 
 
 def read_classes(path: Path) -> CategoryTable:
-    """The classes in a CSV or YAML file.
+    """Return the classes in a CSV or YAML file.
 
-    CSV: a header `id,name,isthing` and, if wanted, `color`, which is `#rrggbb` or three numbers 0..255 with blanks
-    between. The column `kind` with `thing` or `stuff` may stand for `isthing`.
+    CSV: a header `id,name,isthing` and optionally `color`, which is `#rrggbb` or three numbers 0..255 separated by
+    spaces. A column `kind` with `thing` or `stuff` can replace `isthing`.
 
-    YAML, one of
+    YAML: one of
       - a list of such rows: `- {id: 1, name: car, isthing: 1, color: [0, 0, 142]}`
-      - names with their kinds, numbered from 1: `car: thing`
-      - YOLO's data.yaml: `names`, a list numbered from 0 or ids with names. All are things but those in a list `stuff`.
+      - names with kinds, numbered from 1: `car: thing`
+      - YOLO's data.yaml: `names`, a list numbered from 0 or a mapping from id to name. All classes are things except
+        those in the list `stuff`.
 
     Raises:
-        DataError: the file is missing or not of this form, or an id or a name comes twice; the line or row is named.
+        DataError: The file is missing or has another format, or an id or a name is repeated. The error names the line
+            or row.
     """
     readers = {".csv": _rows_of_csv, ".yaml": _rows_of_yaml, ".yml": _rows_of_yaml}
     if path.suffix.lower() not in readers:
@@ -44,23 +46,23 @@ def read_classes(path: Path) -> CategoryTable:
         category = _category(row, where)
         for other in categories:
             if category.id == other.id or category.name == other.name:
-                twice = f"the id {category.id}" if category.id == other.id else f"the name {category.name!r}"
-                raise DataError(f"{where}: {twice} comes a second time; expected an id and a name for each class alone")
+                repeated = f"the id {category.id}" if category.id == other.id else f"the name {category.name!r}"
+                raise DataError(f"{where}: {repeated} is used twice; expected a unique id and name for each class")
         categories.append(category)
     if not categories:
-        raise DataError(f"the class file {path} names no class; {_EXPECTED}")
+        raise DataError(f"the class file {path} lists no classes; {_EXPECTED}")
     return CategoryTable(categories)
 
 
 _Rows = Iterator[tuple[str, Mapping[str, Any]]]
-"""Rows with how an error speaks of their place."""
+"""Pairs of the row's location, as errors name it, and the row."""
 
 
 def _text(path: Path) -> str:
     try:
         return read_bytes(path, "class file").decode("utf-8-sig")
     except UnicodeError as error:
-        raise DataError(f"the class file {path} is no UTF-8 text; save it as UTF-8") from error
+        raise DataError(f"the class file {path} is not UTF-8 text; save it as UTF-8") from error
 
 
 def _rows_of_csv(path: Path, text: str) -> _Rows:
@@ -69,25 +71,25 @@ def _rows_of_csv(path: Path, text: str) -> _Rows:
         header = [name.strip().lower() for name in next(reader, [])]
         if not {"id", "name"} <= set(header) or len(set(header)) < len(header):
             raise DataError(
-                f"{path}, line 1: the columns are {short(','.join(header))}; {_EXPECTED}, with commas between"
+                f"{path}, line 1: the columns are {short(','.join(header))}; {_EXPECTED}, separated by commas"
             )
         for cells in reader:
             where = f"{path}, line {reader.line_num}"
             if len(cells) not in (0, len(header)):
-                raise DataError(f"{where}: there are {len(cells)} cells under {len(header)} columns; {_EXPECTED}")
-            # An empty cell says as much as a missing one.
+                raise DataError(f"{where}: {len(cells)} cells for {len(header)} columns; {_EXPECTED}")
+            # An empty cell means the same as a missing one.
             row = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
             if row:
                 yield where, row
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; expected CSV with commas") from error
+        raise DataError(f"{path}, line {reader.line_num}: {error}; expected comma-separated values") from error
 
 
 def _rows_of_yaml(path: Path, text: str) -> _Rows:
     try:
         content = parse(text)
     except ValueError as error:
-        raise DataError(f"the class file {path} is no plain YAML: {error}") from error
+        raise DataError(f"the class file {path} is not plain YAML: {error}") from error
     if isinstance(content, list):
         for number, row in enumerate(content, 1):
             if not isinstance(row, dict):
@@ -96,20 +98,18 @@ def _rows_of_yaml(path: Path, text: str) -> _Rows:
     elif isinstance(content, dict) and isinstance(content.get("names"), list | dict):
         yield from _rows_of_yolo(path, content)
     elif isinstance(content, dict) and not {"train", "val", "nc"}.isdisjoint(content):
-        raise DataError(
-            f"the class file {path} looks like YOLO's data.yaml but has no `names`; add the names of the classes"
-        )
+        raise DataError(f"the class file {path} looks like YOLO's data.yaml but has no `names`; add the class names")
     elif isinstance(content, dict):
         for number, (name, kind) in enumerate(content.items(), 1):
             yield f"{path}, row {number}", {"id": number, "name": name, "kind": kind}
     else:
         raise DataError(
-            f"the class file {path} holds {short(content)}; expected a list of classes, or names with kinds"
+            f"the class file {path} contains {short(content)}; expected a list of classes, or names with kinds"
         )
 
 
 def _rows_of_yolo(path: Path, content: Mapping[str, Any]) -> _Rows:
-    """Of what else stands in a data.yaml (paths, `nc`), nothing is asked."""
+    """Yield the rows of a data.yaml. Its other keys (paths, `nc`) are ignored."""
     names, stuff = content["names"], content.get("stuff", [])
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -123,23 +123,23 @@ def _rows_of_yolo(path: Path, content: Mapping[str, Any]) -> _Rows:
 
 
 def _category(row: Mapping[str, Any], where: str) -> Category:
-    odd = [str(key) for key in row if key not in _COLUMNS]
+    unknown = [str(key) for key in row if key not in _COLUMNS]
     missing = [key for key in ("id", "name") if key not in row]
-    if odd or missing or ("isthing" in row) == ("kind" in row):
-        problem = f"{short(odd[0])} is not known" if odd else "isthing or kind is wanted, one of them"
-        problem = f"{' and '.join(missing)} missing" if missing else problem
+    if unknown or missing or ("isthing" in row) == ("kind" in row):
+        problem = f"unknown key {short(unknown[0])}" if unknown else "needs either isthing or kind"
+        problem = f"missing {' and '.join(missing)}" if missing else problem
         raise DataError(f"{where}: {problem}; {_EXPECTED}")
     name = row["name"]
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}: the name is {short(name)}; expected text, in quotes where it looks like a number")
+        raise DataError(f"{where}: the name is {short(name)}; expected text, quoted if it looks like a number")
     return Category(_id(row["id"], where), name.strip(), _is_thing(row, where), _color(row, where))
 
 
 def _id(value: Any, where: str) -> int:
-    """Of YAML a number, of CSV its digits."""
+    """Return the id, which is a number in YAML and digits in CSV."""
     text = str(value) if type(value) in (int, str) else ""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise DataError(f"{where}: the id is {short(value)}; expected a whole number from 0 on, of 9 digits or fewer")
+        raise DataError(f"{where}: the id is {short(value)}; expected an integer of 0 or more with at most 9 digits")
     return int(text)
 
 
@@ -166,5 +166,5 @@ def _color(row: Mapping[str, Any], where: str) -> Color | None:
         numbers = [int(part) if re.fullmatch(r"[0-9]{1,3}", str(part)) else -1 for part in parts]
         if all(0 <= number <= 255 for number in numbers):
             return numbers[0], numbers[1], numbers[2]
-    hint = " (in YAML # begins a comment: put #rrggbb in quotes)" if value is None else ""
+    hint = " (in YAML, # starts a comment: quote #rrggbb)" if value is None else ""
     raise DataError(f"{where}: the color is {short(value)}{hint}; expected #rrggbb or three numbers from 0 to 255")

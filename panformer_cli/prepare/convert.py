@@ -1,12 +1,12 @@
-"""Bring a source into COCO's panoptic layout: PNGs, images, JSON, manifest and summary, image by image in processes.
+"""Convert a source to COCO's panoptic layout: PNGs, images, JSON, manifest and summary, in parallel processes.
 
-    OUT/images/<split>/<name>.jpg           linked where the disk allows it, else copied
+    OUT/images/<split>/<name>.jpg           a hard link if the file system supports it, else a copy
     OUT/annotations/panoptic_<split>/<name>.png
     OUT/annotations/panoptic_<split>.json
     OUT/manifest.json  OUT/summary.json  OUT/summary.html
 
-The JSON of a split appears when all its images are done; until then a log of finished images lies beside it, from
-which the same command resumes.
+A split's JSON is written when all its images are done. Until then, a log of finished images is kept next to it, from
+which the same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -47,18 +47,19 @@ from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
 from panformer_cli.wording import first_items
 
 MAX_PIXELS = 2**28
-"""An image that declares more is not converted: its map alone would take gigabytes."""
+"""Larger images are not converted: the panoptic map alone would take gigabytes."""
 
 PROBLEMS_NAMED = 5
-"""How many unusable images an error describes; the others are counted."""
+"""Number of unusable images that an error describes; the others are only counted."""
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How to convert.
+    """How to convert a source.
 
-    workers: processes; 1 works in this one.
-    skips_bad_images: leave out images that cannot be used, and say so in the summary, instead of an error at the end.
+    Attributes:
+        workers: Number of processes; 1 works in the calling process.
+        skips_bad_images: Skip images that cannot be used and list them in the summary, instead of raising an error.
     """
 
     workers: int = 1
@@ -66,7 +67,7 @@ class ConvertOptions:
 
 
 class Folders(NamedTuple):
-    """Where the parts of a split are written."""
+    """Output paths of a split."""
 
     images: Path
     pngs: Path
@@ -80,13 +81,13 @@ class Folders(NamedTuple):
             out / "images" / split, pngs, pngs.with_name(f"{pngs.name}.json"), pngs.with_name(f".{pngs.name}.parts")
         )
 
-    def hold(self, image: SourceImage) -> bool:
-        """Whether picture and PNG of an image are there."""
+    def contain(self, image: SourceImage) -> bool:
+        """Return whether an image and its PNG have been written."""
         return all(map(is_file, self._files(image.file_name)))
 
     def clear(self, file_name: str) -> None:
-        """Remove what an earlier attempt has written of an image that is left out."""
-        with suppress(DataError, OSError):  # what is wrong with it may be its name
+        """Remove the files that an earlier run wrote for an image that is now skipped."""
+        with suppress(DataError, OSError):  # its name may be the problem
             name_inside(self.images, file_name, "")
             for path in self._files(file_name):
                 path.unlink(missing_ok=True)
@@ -98,32 +99,32 @@ class Folders(NamedTuple):
 def convert(
     source: Source, out: Path, splits: Sequence[str], options: ConvertOptions, reporter: Reporter
 ) -> list[SplitSummary]:
-    """Convert `splits` of `source` (none: all of them) into the folder `out`; returns what each holds.
+    """Convert `splits` of `source` (all if empty) into the folder `out`, and return their summaries.
 
-    A split that `out` holds already, made of the same files in the same way, is left as it is.
+    A split that `out` already contains, made from the same files with the same settings, is not converted again.
 
     Raises:
-        DataError: the source cannot be used, or images of it cannot: the first are described, and nothing but the
-            finished images is kept. `out` holds another data set.
-        PanformerError: `out` cannot be written, the disk is full, or a process was ended from outside.
+        DataError: The source or some of its images cannot be used, or `out` contains another data set. The error
+            describes the first bad images; finished images are kept.
+        PanformerError: `out` cannot be written, the disk is full, or a worker was killed.
     """
     for split in splits:
         check_split_name(split)
-    wanted = splits or source.splits()
-    _keep_apart(source, out, wanted)
-    return [_convert_split(source, out, split, options, reporter) for split in wanted]
+    names = splits or source.splits()
+    _check_out_is_separate(source, out, names)
+    return [_convert_split(source, out, split, options, reporter) for split in names]
 
 
-def _keep_apart(source: Source, out: Path, splits: Sequence[str]) -> None:
-    """DataError where something would be written into a folder that is read."""
+def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> None:
+    """Raise a DataError if an output folder is inside an input folder."""
     read = [source.root, *(source.also_read if isinstance(source, ReadsMore) else ())]
     written = [out, *(folder for split in splits for folder in Folders.of(out, split)[:3])]
     for folder in written:
         for other in read:
             if resolve_links(folder).is_relative_to(resolve_links(other)):
                 raise DataError(
-                    f"{folder} is the folder that is read, or inside of it: what is written would be read next time, "
-                    f"or overwrite it; choose an --out outside of {other}"
+                    f"the output folder {folder} is inside the input folder {other}, so outputs could overwrite inputs "
+                    "or be read as inputs; choose an --out outside of it"
                 )
 
 
@@ -135,13 +136,13 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         manifest.add_stamp(_stamp(image))
     folders = Folders.of(out, split)
     finished = finished_split(out, manifest, folders.annotation)
-    if finished is not None and sum(not folders.hold(image) for image in images) <= len(finished.left_out):
-        reporter.message(f"{split} is in {out} already, made of these files; nothing was done")
+    if finished is not None and sum(not folders.contain(image) for image in images) <= len(finished.left_out):
+        reporter.message(f"{split} in {out} is up to date; nothing to do")
         shutil.rmtree(folders.parts, ignore_errors=True)
         return finished
     if isinstance(source, ReadsPanopticPngs) and source.reads_panoptic_pngs(split):
         expect_reads(len(images))
-    # What was done stands when the command comes again with --skip-bad-images.
+    # Finished images stay valid if the command is rerun with --skip-bad-images.
     setting = {key: value for key, value in manifest.setting.items() if key != "skip_bad_images"}
     ResultLog.start(folders.parts, setting, resume=stored_settings(folders.parts) == setting)
     with closing(ResultLog(folders.parts)) as log:
@@ -151,45 +152,45 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         refuse_bad_images(problems, total, f"{source.root}, {split}", options.skips_bad_images)
         summary = _write_split(source, split, out, manifest, partial(log.lines, total))
         log.remove()
-    strangers = _sweep(folders) - summary.images
-    if strangers > 0:
+    unlisted = _remove_temporary_files(folders) - summary.images
+    if unlisted > 0:
         reporter.warn(
-            f"{folders.images} holds {strangers} files that {folders.annotation.name} does not list, perhaps of images "
-            "that the source had before; delete them if nothing else needs them"
+            f"{folders.images} contains {unlisted} files that {folders.annotation.name} does not list, possibly from "
+            "an earlier version of the source; delete them if they are not needed"
         )
     return summary
 
 
 def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line:
-    """Write PNG and image; returns the rows of the JSON, or what is wrong with the image."""
+    """Write an image and its PNG; return its JSON rows, or a description of the problem."""
     stamp = _stamp(image)
     try:
         if image.problem:
             raise DataError(image.problem)
         if not is_name(image.file_name):
-            raise DataError(f"the name of {image.picture} is no text in UTF-8, as JSON has it; rename it")
-        header = _usable_header(image.picture)
+            raise DataError(f"the file name {image.path} is not valid UTF-8, which JSON requires; rename the file")
+        header = _usable_header(image.path)
         panoptic = source.read(image, header.shown)
         _check_size(image, header, panoptic.ids.shape)
         png_name = str(PurePosixPath(image.file_name).with_suffix(".png"))
         png = name_inside(folders.pngs, png_name, str(source.root))
-        picture = name_inside(folders.images, image.file_name, str(source.root))
+        target = name_inside(folders.images, image.file_name, str(source.root))
     except DataError as error:
-        told = str(error).encode(errors="backslashreplace").decode()  # names of files may be no text
-        return {"stamp": stamp, "problem": told}
+        problem = str(error).encode(errors="backslashreplace").decode()  # file names may not be valid UTF-8
+        return {"stamp": stamp, "problem": problem}
     write_panoptic_png(png, panoptic.ids, waits_for_disk=False)
-    link_or_copy(image.picture, picture)
+    link_or_copy(image.path, target)
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
-    hashes = {"picture": sha256_of(picture), "png": sha256_of(png)}
+    hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
     return {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
 
 
-def _usable_header(picture: Path) -> ImageHeader:
-    header = read_header(picture)
+def _usable_header(path: Path) -> ImageHeader:
+    header = read_header(path)
     height, width = header.shown
     if height * width > MAX_PIXELS:
-        raise DataError(f"{picture} declares {width}x{height} pixels; expected {MAX_PIXELS} or fewer; scale it down")
+        raise DataError(f"{path} declares {width}x{height} pixels; expected at most {MAX_PIXELS}; scale it down")
     return header
 
 
@@ -197,15 +198,15 @@ def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...])
     if found == header.shown:
         return
     labels = image.labels[0] if image.labels else f"the annotation of {image.file_name}"
-    turned = f", as its EXIF orientation {header.orientation} turns it" if found == header.stored else ""
+    rotated = f", with its EXIF orientation {header.orientation} applied" if found == header.stored else ""
     raise DataError(
-        f"{labels} is {found[1]}x{found[0]} but {image.picture} is shown as {header.shown[1]}x{header.shown[0]} "
-        f"(width x height{turned}); expected equal sizes"
+        f"{labels} is {found[1]}x{found[0]} but {image.path} is displayed as {header.shown[1]}x{header.shown[0]} "
+        f"(width x height{rotated}); expected equal sizes"
     )
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """`source` at `target`: a second name of the same file, or a copy where the disk has no such names."""
+    """Create `target` as a hard link to `source`, or as a copy if the file system does not support hard links."""
     temporary = temporary_path(target)
     try:
         with writing(target):
@@ -222,58 +223,58 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _stamp(image: SourceImage) -> list[Any]:
-    return [image.id, image.file_name, *stamp_of(image.picture, *image.labels)]
+    return [image.id, image.file_name, *stamp_of(image.path, *image.labels)]
 
 
 def _stamp_if_written(folders: Folders, image: SourceImage) -> list[Any] | None:
-    """What a line has to say so that its image need not be converted again; None where it has to be."""
-    return _stamp(image) if folders.hold(image) else None
+    """Return the stamp with which a logged line is still valid; None if the image must be converted again."""
+    return _stamp(image) if folders.contain(image) else None
 
 
 def _check_names(images: Sequence[SourceImage], where: str) -> None:
-    """DataError where there is no image, or two would be written to the same place or have one id."""
+    """Raise a DataError if there are no images, or if two share an output path or an id."""
     if not images:
-        raise DataError(f"{where}: there is no image; expected at least one (docs/data.md shows the folders)")
+        raise DataError(f"{where}: no images found; expected at least one (docs/data.md shows the folder layout)")
     names, ids = DiskList[str](key=str), DiskList[str](key=str)
     for image in images:
         names.append(_name_key(image))
         ids.append(f"id {image.id}")
     for keys, expected in (
-        (names, "expected a PNG for each image; rename one of them, or its folder"),
-        (ids, "expected an id of its own for each image; change one where it is listed"),
+        (names, "expected one PNG per image; rename one of them or its folder"),
+        (ids, "expected a unique id for each image; change one where it is listed"),
     ):
-        for place in keys.repeats():
-            first, second = (images[same].picture for same in (next(keys.positions(keys[place])), place))
-            raise DataError(f"{where}: {first} and {second} have the same {keys[place]}; {expected}")
+        for index in keys.repeats():
+            first, second = (images[same].path for same in (next(keys.positions(keys[index])), index))
+            raise DataError(f"{where}: {first} and {second} have the same {keys[index]}; {expected}")
 
 
 def _name_key(image: SourceImage) -> str:
-    """What the PNG will be called, but for its suffix."""
+    """Return the name of the PNG without its suffix."""
     *folders, name = filter(None, re.split(r"[/\\]", image.file_name))
     return f"name {'/'.join([*folders, name.rpartition('.')[0] or name])}"
 
 
 def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_left_out: bool) -> None:
-    """DataError where some of so many images have problems, unless they may be left out and others remain."""
+    """Raise a DataError if images have problems, unless they may be skipped and other images remain."""
     if not problems or (may_be_left_out and len(problems) < images):
         return
-    leave_out = "" if may_be_left_out else ", or leave them out with --skip-bad-images"
+    skip = "" if may_be_left_out else ", or skip them with --skip-bad-images"
     first = (
-        f"{where}: {len(problems)} of {images} images cannot be used, so the split is not finished; fix them "
-        f"and run the same command again{leave_out}:"
+        f"{where}: {len(problems)} of {images} images cannot be used, so the split is incomplete; fix them "
+        f"and rerun the same command{skip}:"
     )
     raise DataError(with_first(first, problems))
 
 
 def with_first(heading: str, problems: Sequence[str]) -> str:
-    """Return the heading and, on a line each, the first problems and how many more there are."""
+    """Return the heading followed by the first problems, one per line, and the number of others."""
     return "\n".join([heading, *(f"  {line}" for line in first_items(problems, PROBLEMS_NAMED))])
 
 
 def _write_split(
     source: Source, split: str, out: Path, manifest: SplitManifest, lines: Callable[[], Iterator[Line]]
 ) -> SplitSummary:
-    """The JSON out of the lines, one at a time, manifest and summary; the JSON appears last, when all is there."""
+    """Write manifest, summary and, last, the JSON from the log's lines, one at a time."""
     summary, folders = SplitSummary(split, source.categories), Folders.of(out, split)
     for line in lines():
         if "problem" in line:
@@ -283,7 +284,7 @@ def _write_split(
             summary.add((line["image"]["height"], line["image"]["width"]), line["annotation"])
             manifest.add(line["picture"], line["png"])
     annotation = folders.annotation
-    info = {"description": f"{source.name}, {split}, in COCO's panoptic form", "made_by": "panformer prepare-data"}
+    info = {"description": f"{source.name}, {split}, in COCO panoptic format", "made_by": "panformer prepare-data"}
     with atomic_write(annotation) as temporary:
         write_panoptic_json(temporary, _rows(lines(), "image"), _rows(lines(), "annotation"), source.categories, info)
         write_split(out, manifest.finish(temporary, annotation.name), summary)
@@ -294,21 +295,21 @@ def _rows(lines: Iterator[Line], key: str) -> Iterator[dict[str, Any]]:
     return (line[key] for line in lines if key in line)
 
 
-def _sweep(folders: Folders) -> int:
-    """Remove what processes that were killed in the midst of a file left; returns how many files `images` holds."""
+def _remove_temporary_files(folders: Folders) -> int:
+    """Remove the temporary files of killed processes; return the number of files in `images`."""
     for path in temporary_paths(folders.annotation):
         path.unlink(missing_ok=True)
-    _without_temporary_files(folders.pngs)
-    return _without_temporary_files(folders.images)
+    _remove_temporary_files_below(folders.pngs)
+    return _remove_temporary_files_below(folders.images)
 
 
-def _without_temporary_files(folder: Path) -> int:
-    """Remove those in `folder` and below it; returns how many visible files there are. No list of all is made."""
+def _remove_temporary_files_below(folder: Path) -> int:
+    """Remove temporary files in `folder`, recursively; return the number of visible files. Builds no list of files."""
     others = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                others += _without_temporary_files(Path(entry.path))
+                others += _remove_temporary_files_below(Path(entry.path))
             elif not entry.name.startswith("."):
                 others += 1
             elif entry.name.endswith(".tmp"):

@@ -1,4 +1,4 @@
-"""What a prepared folder was made of, and how: `manifest.json`, with `summary.json` and `summary.html`."""
+"""`manifest.json` (inputs and settings of a prepared folder), `summary.json` and `summary.html`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from panformer_cli.prepare.source import Source
 
 IN_PLACE = "in place"
-"""The source of a split that was not converted but checked where it lies."""
+"""The manifest's source for a split that was checked in place, not converted."""
 
 MANIFEST, SUMMARY, PAGE = "manifest.json", "summary.json", "summary.html"
 
 
 class SplitManifest:
-    """The record of one split, taken down while its images go by.
+    """The manifest entry of one split, built image by image.
 
-    setting: source, root, and everything else that decides the result, as JSON.
+    Attributes:
+        setting: Source, root and all other settings that affect the result, as JSON.
     """
 
     def __init__(self, split: str, setting: dict[str, Any]) -> None:
@@ -33,11 +34,11 @@ class SplitManifest:
         self.setting = setting
         self._images = 0
         self._annotation: dict[str, Any] = {}
-        self._inputs, self._pictures, self._pngs = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self._inputs_hash, self._images_hash, self._pngs_hash = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
 
     @classmethod
     def of_source(cls, source: Source, split: str, skips_bad_images: bool) -> SplitManifest:
-        """For a split of `source`."""
+        """Return an empty manifest for a split of `source`."""
         setting = {
             "source": source.name,
             "root": str(resolve_links(source.root)),
@@ -48,38 +49,38 @@ class SplitManifest:
         return cls(split, setting)
 
     def add_stamp(self, stamp: Any) -> None:
-        """What tells that the files of the next image are those of before."""
-        self._inputs.update(json.dumps(stamp).encode())
+        """Add the stamp (names, sizes, times) of the next image's input files."""
+        self._inputs_hash.update(json.dumps(stamp).encode())
 
-    def add(self, picture: str, png: str) -> None:
-        """The next image's sha256, and that of its PNG, in hexadecimal."""
+    def add(self, image: str, png: str) -> None:
+        """Add the hexadecimal SHA-256 of the next image and of its PNG."""
         self._images += 1
-        self._pictures.update(picture.encode())
-        self._pngs.update(png.encode())
+        self._images_hash.update(image.encode())
+        self._pngs_hash.update(png.encode())
 
     def finish(self, annotation: Path, name: str) -> SplitManifest:
-        """Take in the JSON that was written, and its name."""
+        """Add the written JSON under `name` and return self."""
         self._annotation = {"name": name, "bytes": annotation.stat().st_size, "sha256": sha256_of(annotation)}
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Setting; the sha256 of all stamps, of the JSON, and of the sha256 of all images and of all PNGs in order."""
+        """Return the settings and the SHA-256 of the stamps, the JSON, the image hashes and the PNG hashes."""
         return {
             "setting": self.setting,
-            "inputs_sha256": self._inputs.hexdigest(),
+            "inputs_sha256": self._inputs_hash.hexdigest(),
             "images": self._images,
             "annotation": self._annotation,
-            "images_sha256": self._pictures.hexdigest(),
-            "pngs_sha256": self._pngs.hexdigest(),
+            "images_sha256": self._images_hash.hexdigest(),
+            "pngs_sha256": self._pngs_hash.hexdigest(),
         }
 
 
 def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> SplitSummary | None:
-    """The summary of a split that `out` holds already, made of the same files in the same way; None without one.
+    """Return the summary of a split in `out` that was made from the same files with the same settings; None if missing.
 
     Raises:
-        DataError: `out` holds another split of this name, one with other categories, or files of our names that are
-            not ours.
+        DataError: `out` contains a different split of this name, a split with different categories, or files with
+            our names that were not written by us.
     """
     check_folder(out)
     records = _records(out)
@@ -87,8 +88,8 @@ def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> Spli
         is_there = split != manifest.split and annotation.with_name(other["annotation"]["name"]).exists()
         if is_there and other["setting"].get("categories", categories := manifest.setting["categories"]) != categories:
             raise DataError(
-                f"{out} holds the split {split} with other categories than {manifest.split} would have; expected one "
-                "table in all splits of a folder; choose another --out"
+                f"{out} contains the split {split}, whose categories differ from those of {manifest.split}; expected "
+                "the same categories in all splits of a folder; choose another --out"
             )
     if not annotation.exists():
         return None
@@ -101,18 +102,19 @@ def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> Spli
     ):
         return SplitSummary.from_json(manifest.split, summary)
     raise DataError(
-        f"{annotation} is there already, and was not made of these files in this way; expected a folder without the "
-        f"split {manifest.split}; choose another --out, or delete that file"
+        f"{annotation} already exists and was made from other files or with other settings; expected a folder without "
+        f"the split {manifest.split}; choose another --out, or delete that file"
     )
 
 
 def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> None:
-    """Add a split to the manifest and the summaries in `out`; those of other splits stay.
+    """Add a split to the manifest and the summaries in `out`, keeping the other splits.
 
-    A check in place leaves the record of the conversion that made the same files, by which that one knows them.
+    A check in place keeps the record of the conversion that wrote the same files, so that the conversion still
+    recognizes them.
 
     Raises:
-        PanformerError: a file cannot be written.
+        PanformerError: A file cannot be written.
     """
     check_folder(out)
     with locked_folder(out):  # another process may add another split
@@ -127,7 +129,7 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
 
 
 def _is_known(manifest: SplitManifest, record: dict[str, Any] | None) -> bool:
-    """Whether a split that was checked where it lies is just what a conversion has written, as its record says."""
+    """Return whether a split checked in place is unchanged since the conversion in `record` wrote it."""
     if record is None or manifest.setting["source"] != IN_PLACE or record["setting"].get("source") == IN_PLACE:
         return False
     new, made = manifest.to_json(), ("annotation", "images", "images_sha256", "pngs_sha256")
@@ -135,7 +137,7 @@ def _is_known(manifest: SplitManifest, record: dict[str, Any] | None) -> bool:
 
 
 def check_folder(out: Path) -> None:
-    """DataError where a file in `out` has one of our names and is not ours: it would be overwritten."""
+    """Raise a DataError if `out` has a file with one of our names that we did not write and would overwrite."""
     _records(out)
     _summaries(out)
     if (out / PAGE).exists() and not (out / SUMMARY).exists():
@@ -143,7 +145,7 @@ def check_folder(out: Path) -> None:
 
 
 def _records(out: Path) -> dict[str, dict[str, Any]]:
-    """The manifest by split."""
+    """Return the manifest by split."""
     return _read(out / MANIFEST, "inputs_sha256")
 
 
@@ -152,7 +154,7 @@ def _summaries(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: Path, key: str) -> dict[str, dict[str, Any]]:
-    """The object in a file of ours, whose members are objects that have `key`; empty where there is no such file."""
+    """Return the JSON object in one of our files, whose members are objects with `key`; empty if there is no file."""
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -168,6 +170,6 @@ def _read(path: Path, key: str) -> dict[str, dict[str, Any]]:
 
 def _not_ours(path: Path) -> DataError:
     return DataError(
-        f"{path} was not written by prepare-data, which writes a file of this name; expected none; move it away, or "
-        "choose another folder with --out"
+        f"{path} was not written by prepare-data and would be overwritten; expected no such file; move it, or choose "
+        "another folder with --out"
     )

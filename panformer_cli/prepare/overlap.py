@@ -1,4 +1,4 @@
-"""Masks that may lie over each other, to a map in which every pixel belongs to one segment."""
+"""Merge overlapping masks into a panoptic map, in which every pixel belongs to at most one segment."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from panformer_cli.errors import DataError
 
 OverlapRule = Literal["last", "first", "smallest", "error"]
 OVERLAP_RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
-"""Who keeps a pixel that several masks claim: the last of them, the first, or the one of the smallest area (of equal
-ones the first); `error` refuses such an image."""
+"""Which mask keeps a pixel covered by several: the last, the first, or the one with the smallest area (the first of
+equal ones). `error` rejects such an image."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -26,8 +26,9 @@ Mask = npt.NDArray[np.bool_]
 class Layer:
     """One annotated object or region before overlaps are resolved.
 
-    mask: (h, w) bool, the part of the image from `top` and `left` on: an object is small, the image is not.
-    name: how an error speaks of it: `polygon 3 (car)`.
+    Attributes:
+        mask: (h, w) bool; a crop of the image that starts at row `top` and column `left`.
+        name: Name in error messages, such as `polygon 3 (car)`.
     """
 
     category_id: int
@@ -41,20 +42,26 @@ class Layer:
 def panoptic_of_layers(
     layers: Iterable[Layer], size: tuple[int, int], categories: CategoryTable, rule: OverlapRule, where: str
 ) -> PanopticMap:
-    """Lay masks over each other; uncovered pixels are void (0).
+    """Merge masks into one map; uncovered pixels are void (0).
 
-    size: height and width of the map.
-    Things get an id each, numbered from 1 in the order of `layers`. All stuff of one category is one segment, as COCO
-    has it and never a crowd, and so are the crowds of one category. A segment that keeps no pixel is left out.
+    Each thing gets its own id, numbered from 1 in the order of `layers`. All stuff of one category is one segment that
+    is never a crowd, as in COCO. All crowds of one category are also one segment. Segments without pixels are dropped.
+
+    Args:
+        layers: Masks in drawing order.
+        size: Height and width of the map.
+        categories: The category table.
+        rule: Which mask keeps shared pixels.
+        where: The file, for error messages.
 
     Raises:
-        DataError: with the rule `error`, two segments claim a pixel; `where` says of what file.
+        DataError: Two segments overlap and the rule is `error`.
     """
     ids: IdMap = np.zeros(size, np.int32)
     numbers = _Numbers(categories)
-    # Numbered before they are sorted, so that the rule does not change the ids.
+    # Number the layers before sorting, so that the rule does not change the ids.
     numbered = [(layer, numbers.of(layer)) for layer in layers]
-    if rule == "smallest":  # painted last, and of equal ones the first
+    if rule == "smallest":  # the smallest is painted last; of equal ones, the first
         numbered = sorted(numbered, key=lambda pair: int(pair[0].mask.sum()))[::-1]
     for layer, number in numbered:
         _paint(ids, layer, number, rule, numbers, where)
@@ -62,7 +69,7 @@ def panoptic_of_layers(
 
 
 class _Numbers:
-    """Segment ids as they are given out."""
+    """Assigns segment ids."""
 
     def __init__(self, categories: CategoryTable) -> None:
         self._categories = categories
@@ -106,5 +113,5 @@ def _refuse_overlap(part: IdMap, mask: Mask, number: int, layer: Layer, numbers:
         other = numbers.names[int(others[0])]
         raise DataError(
             f"{where}: {layer.name} and {other} share {int((others == others[0]).sum())} pixels; expected no overlap; "
-            "fix the annotation, or choose who keeps such pixels with --overlap last, first or smallest"
+            "fix the annotation, or resolve overlaps with --overlap last, first or smallest"
         )

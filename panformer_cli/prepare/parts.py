@@ -15,7 +15,7 @@ Task = TypeVar("Task")
 
 
 def stamp_of(*paths: Path) -> list[int | None]:
-    """Return sizes and modification times, which change with the files; None for a file that does not exist."""
+    """Return the sizes and modification times of the files; None for a file that does not exist."""
     stamp: list[int | None] = []
     for path in paths:
         try:
@@ -36,13 +36,13 @@ def work_out(
     workers: int,
     progress: Progress,
 ) -> list[str]:
-    """Append `work(task)` to `log` for each of `tasks()` that has no line, one with a problem, or another stamp.
+    """Append `work(task)` to `log` for each task whose line is missing, has a problem, or has another stamp.
 
-    `work` must pickle unless `workers` is 1. It returns `stamp(task)` as `stamp`, and if an image cannot be used the
-    reason as `problem`.
+    `work` must be picklable unless `workers` is 1. Its result has `stamp(task)` as `stamp` and, if an image cannot be
+    used, the reason as `problem`.
 
     Returns:
-        All problems, in the order of the `total` tasks.
+        All problems, in task order.
     """
     finished = _finished(log, total, tasks(), stamp)
     progress.advance(sum(finished))
@@ -66,7 +66,7 @@ def _finished(log: ResultLog, total: int, tasks: Iterable[Task], stamp: Callable
 
 
 def _line_of(work: Callable[[Task], Line], numbered: tuple[int, Task]) -> tuple[str, str | None]:
-    """Return the line of a task as JSON, which is faster to send than the object, and its problem."""
+    """Return a task's line as JSON, which is faster to send than the object, and its problem."""
     index, task = numbered
     line = work(task)
     return line_text(index, line), line.get("problem")

@@ -1,4 +1,4 @@
-"""What a data set in a form of its own has to tell, so that `convert` can bring it into COCO's panoptic layout."""
+"""The `Source` protocol: what `convert` needs to know about a data set in another format."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from panformer_cli.storage.files import name_inside
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One image of a source, before anything of it is read; it travels to another process.
+    """One image of a source, not yet read. Must be picklable.
 
-    id: of the image in the JSON that is written.
-    picture: the image file.
-    file_name: its name below `images/<split>/` of the result, with `/` between folders. The PNG is called the same,
-        with `.png`.
-    labels: the files that its annotation is read from, in an order that the source knows.
-    problem: what is known to be wrong already; it is told, or left out, with the other bad images.
-    extra: whatever else the source needs to read the annotation (a row of a JSON, say).
+    Attributes:
+        id: Image id in the output JSON.
+        path: Path of the image file.
+        file_name: Output name below `images/<split>/`, with `/` as separator. The PNG has the same name with `.png`.
+        labels: Files with the annotation, in an order defined by the source.
+        extra: Other data that the source needs to read the annotation, such as a JSON row.
+        problem: A known problem. The image is reported or skipped like other bad images.
     """
 
     id: int | str
-    picture: Path
+    path: Path
     file_name: str
     labels: tuple[Path, ...] = ()
     extra: Any = None
@@ -38,85 +38,91 @@ class SourceImage:
 
 
 class Source(Protocol):
-    """A data set in a form of its own; one module of this package for each. It travels to other processes."""
+    """A data set in another format. Must be picklable."""
 
     @property
     def name(self) -> str:
-        """As the command is called: `cityscapes`."""
+        """The name of the subcommand, such as `cityscapes`."""
 
     @property
     def root(self) -> Path:
-        """The folder that is read."""
+        """The input folder."""
 
     @property
     def categories(self) -> CategoryTable:
-        """The full table, classes without a segment included."""
+        """The full category table, including classes without segments."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Whatever else decides the result, as JSON: how overlaps are resolved, say."""
+        """Other settings that affect the result, as JSON, such as how overlaps are resolved."""
 
     def splits(self) -> Sequence[str]:
-        """Names of the splits that are there; DataError where there is none."""
+        """Return the names of the available splits. Raises a DataError if there are none."""
 
     def images(self, split: str) -> Iterable[SourceImage]:
-        """The images of a split in a fixed order, each with an id and a file name of its own.
+        """Return the images of a split in a fixed order, each with a unique id and file name.
 
-        Nothing is decoded here, and no list of them is kept, for there may be millions. DataError, now or on the way,
-        where the split is not there, or a picture lacks its labels.
+        Decodes nothing and keeps no list, because there may be millions. Raises a DataError, possibly during
+        iteration, if the split does not exist or an image has no labels.
         """
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
-        """The annotation of an image, of the height and width `size`, which are those of the picture as it is shown.
+        """Return the annotation of an image.
+
+        Args:
+            image: One of `images`.
+            size: Height and width of the image as displayed, with its EXIF orientation applied.
 
         Raises:
-            DataError: the labels are missing or damaged, or do not fit.
+            DataError: The labels are missing or corrupt, or do not match the image.
         """
 
 
 @runtime_checkable
 class ReadsMore(Protocol):
-    """A `Source` that reads other folders than `root`, into which nothing may be written."""
+    """A `Source` that reads folders other than `root`. Nothing may be written to them."""
 
     @property
     def also_read(self) -> Sequence[Path]:
-        """These folders."""
+        """The other input folders."""
 
 
 @runtime_checkable
 class ReadsPanopticPngs(Protocol):
-    """A `Source` that may read a panoptic PNG for every image, so that loading the faster decoder is worth it."""
+    """A `Source` that may read one panoptic PNG per image, so that loading the faster decoder pays off."""
 
     def reads_panoptic_pngs(self, split: str) -> bool:
-        """Return whether it does so for this split."""
+        """Return whether it does for this split."""
 
 
 def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
-    """Files of the lower-case `suffixes` in `folder` and the folders below it, sorted; hidden ones are left out.
+    """Yield the files with one of the lowercase `suffixes` in `folder`, recursively and sorted, without hidden files.
 
     Raises:
-        DataError: `folder` is no folder or cannot be read, or a file in it is a link that leads out of it, or a link to
-            a folder, which is not followed.
+        DataError: `folder` is not a folder or cannot be read, or it contains a link that points outside of it or a link
+            to a folder, which is not followed.
     """
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist; check the path (docs/data.md shows the folders expected)")
+        raise DataError(f"the folder {folder} does not exist; check the path (docs/data.md shows the folder layout)")
     for inner in _names_below(folder, ""):
         if PurePosixPath(inner).suffix.lower() in suffixes:
             yield name_inside(folder, inner, str(folder))
 
 
 def listed_pngs(folder: Path) -> Iterator[Path]:
-    """The PNGs, as `listed_files`."""
+    """Yield the PNGs in `folder`, as in `listed_files`."""
     return listed_files(folder, frozenset({".png"}))
 
 
-def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], pictures: Path) -> Iterator[SourceImage]:
-    """`images`, and then a bad one for each of the label files `found` that none of them has.
+def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], folder: Path) -> Iterator[SourceImage]:
+    """Yield `images`, then one bad image for each label file in `found` that belongs to none of them.
 
-    found: paths as `listed_files` and `name_inside` make them, like the labels of `images`: equal for equal files.
-    pictures: the folder that lacks theirs.
+    If there are no images at all, yields nothing: the missing images are the problem, not the labels.
 
-    Where there are no images at all, that is what is wrong, and nothing is said of the labels.
+    Args:
+        images: The images of a split.
+        found: Paths as returned by `listed_files` and `name_inside`, so that they compare equal to the labels.
+        folder: The folder where the missing images were expected.
     """
     used, is_empty = DiskList[str](key=str), True  # there may be millions
     for image in images:
@@ -127,22 +133,24 @@ def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], pic
         if used.first(str(path)) is None:
             name = f"{path.absolute().as_posix().lstrip('/')}.bad"
             problem = (
-                f"{path} has no picture in {pictures}; expected one of its name, upper and lower case alike, and "
-                f"{path.suffix.lower()} in lower case; rename it, or restore the picture"
+                f"{path} has no image in {folder}; expected one with the same name, including upper and lower case, "
+                f"and {path.suffix.lower()} in lowercase; rename it, or restore the image"
             )
             yield SourceImage(name, path, name, problem=problem)
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
-    """Names relative to `folder` of all that lies below `folder / prefix`, in the order of their parts.
+    """Yield the names of everything below `folder / prefix`, relative to `folder` and sorted by their parts.
 
-    In memory are the names in one folder, and in those above it.
+    Keeps only the names in the current folder and its parents in memory.
     """
     try:
         with os.scandir(folder / prefix) as entries:
             found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
-        raise DataError(f"the folder {folder / prefix} cannot be read: {error.strerror}; check its rights") from error
+        raise DataError(
+            f"the folder {folder / prefix} cannot be read: {error.strerror}; check its permissions"
+        ) from error
     for name in sorted(found):
         yield f"{prefix}{name}"
         if found[name]:
@@ -152,7 +160,7 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     if entry.is_symlink() and entry.is_dir():
         raise DataError(
-            f"{entry.path} is a link to a folder, which is not followed; put the folder itself there, or make the "
-            "folder of the whole split a link"
+            f"{entry.path} is a link to a folder, which is not followed; replace it with the folder, or link the whole "
+            "split folder instead"
         )
     return entry.is_dir()

@@ -1,4 +1,4 @@
-"""What a prepared split holds: counted while its rows go by, shown as a table, JSON or a page."""
+"""Statistics of a prepared split, counted row by row and shown as a table, JSON or an HTML page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from panformer_cli.data.categories import CategoryTable
 
 SMALL, MEDIUM = 32**2, 96**2
-"""Pixels; COCO's borders between small, medium and large segments."""
+"""COCO's area limits between small, medium and large segments, in pixels."""
 
 
 @dataclass
 class CategoryCount:
-    """Of one category: segments (crowds among them), images that have it, pixels."""
+    """Counts of one category: segments (including crowds), crowds, images that contain it, and pixels."""
 
     segments: int = 0
     crowd: int = 0
@@ -25,13 +25,16 @@ class CategoryCount:
 
 @dataclass
 class SplitSummary:
-    """Counts over the images of a split; `add` takes one image after another.
+    """Counts over the images of a split; `add` counts one image.
 
-    categories: the table, also of classes without a segment.
-    image_sizes: images by (height, width).
-    segment_sizes: thing segments by size, crowds left out: small below 32 x 32 pixels, medium below 96 x 96, large.
-    void: pixels without a segment, of `pixels` in all.
-    left_out: one sentence for each image that could not be used.
+    Attributes:
+        categories: The table, including classes without segments.
+        pixels: Number of all pixels.
+        void: Number of pixels without a segment.
+        image_sizes: Number of images by (height, width).
+        segment_sizes: Number of thing segments by size, without crowds: small below 32 x 32 pixels, medium below
+            96 x 96, and large.
+        left_out: One sentence per skipped image.
     """
 
     split: str
@@ -49,7 +52,7 @@ class SplitSummary:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
 
     def add(self, size: tuple[int, int], annotation: Mapping[str, Any]) -> None:
-        """Count an image of height and width `size`, annotated as a row of `annotations` says, areas included."""
+        """Count an image of height and width `size` with a row of `annotations`, which includes areas."""
         segments = annotation["segments_info"]
         self.images += 1
         self.pixels += size[0] * size[1]
@@ -76,7 +79,7 @@ class SplitSummary:
 
     @property
     def things(self) -> int:
-        """Segments of thing categories, crowds included."""
+        """Number of thing segments, including crowds."""
         return sum(count.segments for id_, count in self.by_category.items() if self.categories.by_id(id_).is_thing)
 
     @property
@@ -89,11 +92,11 @@ class SplitSummary:
 
     @property
     def void_share(self) -> float:
-        """Pixels without a segment, 0..1 of all pixels."""
+        """Fraction of pixels without a segment, 0..1."""
         return self.void / max(self.pixels, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """The counts for a program: totals, then `categories`, `image_sizes`, `segments_per_image`, `segment_sizes`."""
+        """Return the counts as JSON: totals, `categories`, `image_sizes`, `segments_per_image`, `segment_sizes`."""
         rows = [row | vars(self.by_category[row["id"]]) for row in self.categories.to_coco()]
         return {
             "images": self.images,
@@ -113,7 +116,7 @@ class SplitSummary:
 
     @classmethod
     def from_json(cls, split: str, content: Mapping[str, Any]) -> SplitSummary:
-        """The summary that `to_json` wrote."""
+        """Return the summary that `to_json` wrote."""
         keys = ("id", "name", "isthing", "color")
         rows = [{key: row[key] for key in keys if row.get(key) is not None} for row in content["categories"]]
         summary = cls(split, CategoryTable.from_coco(rows, split), content["images"], left_out=content["left_out"])

@@ -1,1 +1,1 @@
-"""Submissions: the zips that test servers and their evaluation scripts take, and what is wrong with one."""
+"""Write and check submission zips for test servers and evaluation scripts."""

@@ -1,4 +1,4 @@
-"""A submission's zip, looked into without unpacking it and without trusting it."""
+"""Read a submission zip without unpacking or trusting it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from panformer_cli.storage.files import name_inside
 from panformer_cli.submission.findings import Findings, Problem
 
 MAX_JSON_BYTES = 2**29
-"""The 20 thousand images of COCO's test-dev need some 10 MB, with areas, boxes and names 50 MB."""
+"""The 20,000 images of COCO test-dev need about 10 MB, or 50 MB with areas, boxes and names."""
 
 MAX_PNG_BYTES = 2**28
 """An image of 80 megapixels, uncompressed."""
@@ -25,7 +25,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplemente
 
 
 class Archive:
-    """The files of a zip, by name; nothing is ever written to disk."""
+    """The files of a zip by name. Nothing is written to disk."""
 
     def __init__(self, opened: zipfile.ZipFile) -> None:
         self._opened = opened
@@ -43,33 +43,33 @@ class Archive:
         return name in self._entries
 
     def read(self, name: str) -> bytes:
-        """The content of an entry, as much of it as its header declares: that size was checked.
+        """Return the content of an entry, up to the declared size, which was checked.
 
         Raises:
-            DataError: the entry is damaged.
+            DataError: The entry is corrupt.
         """
         try:
             entry = self._entries[name]
             with self._opened.open(entry) as file:
-                # Without a size, zipfile would first unpack everything and then cut.
+                # Without a size, zipfile would unpack everything before truncating.
                 return file.read(entry.file_size)
         except _DAMAGE as error:
-            raise DataError(f"{self.path}: the entry {name} is damaged ({error}); expected a whole file") from error
+            raise DataError(f"{self.path}: the entry {name} is corrupt ({error}); write the zip again") from error
 
 
 @contextmanager
 def open_archive(path: Path, findings: Findings) -> Iterator[Archive | None]:
-    """The zip, or None where it cannot be read or an entry is unsafe; `findings` then says why.
+    """Yield the zip, or None if it is unreadable or unsafe, which is then added to `findings`.
 
     Raises:
-        DataError: the file is missing or may not be read.
+        DataError: The file is missing or its permissions do not allow reading it.
     """
     try:
         opened = zipfile.ZipFile(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a readable zip") from error
     except _DAMAGE as error:
-        findings.add(Problem.ZIP_DAMAGED, path.name, f"{path} is damaged or no zip ({error}); write it again")
+        findings.add(Problem.ZIP_DAMAGED, path.name, f"{path} is corrupt or not a zip ({error}); write it again")
         yield None
         return
     with opened:
@@ -79,11 +79,11 @@ def open_archive(path: Path, findings: Findings) -> Iterator[Archive | None]:
 
 
 def _unsafe_entries(opened: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, str]]:
-    """Reason and name of every entry that is not to be read, by the table of contents alone."""
+    """Yield the reason and name of each unsafe entry, based on the table of contents."""
     entries = sorted(opened.infolist(), key=lambda entry: entry.filename)
     for name, count in Counter(entry.filename for entry in entries).items():
         if count > 1:
-            yield f"appears {count} times; expected every name once", name
+            yield f"appears {count} times; expected unique names", name
     for entry in entries:
         reason = _danger(entry, path)
         if reason:
@@ -94,15 +94,15 @@ def _danger(entry: zipfile.ZipInfo, path: Path) -> str | None:
     try:
         name_inside(path.parent, entry.filename, str(path))
     except DataError:
-        return "points outside the folder that it is unpacked into; expected a plain relative name"
+        return "points outside of the target folder; expected a plain relative name"
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device; expected a file"
     if entry.flag_bits & 1:
         return "is encrypted; expected a zip without a password"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is compressed by a method that not every server knows; expected stored or deflated"
+        return "uses a compression method that servers may not support; expected stored or deflated"
     limit = MAX_JSON_BYTES if entry.filename.endswith(".json") else MAX_PNG_BYTES
     if entry.file_size > limit:
-        return f"unpacks to {entry.file_size} bytes, as a zip bomb does; expected at most {limit}"
+        return f"unpacks to {entry.file_size} bytes, like a zip bomb; expected at most {limit}"
     return None

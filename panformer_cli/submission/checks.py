@@ -1,4 +1,4 @@
-"""Everything that a test server would refuse in a submission, found before it is uploaded."""
+"""Check a submission for everything that a test server would reject."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from panformer_cli.wording import listing, short
 
 
 def check_submission(path: Path, image_info: Path, form: Form, reporter: Reporter) -> SubmissionReport:
-    """Check a submission against the images that it has to answer for.
+    """Check a submission against the images of a benchmark.
 
-    path: the zip; it is read in place, one PNG at a time, and never unpacked.
-    image_info: as `forms.read_image_list`.
+    The check stops early if the zip is unsafe, or if the JSON or the PNGs are not where they should be.
 
-    Where the zip is unsafe, or the JSON or the PNGs are not at their place, the check ends there.
+    Args:
+        path: The zip. It is read in place, one PNG at a time.
+        image_info: An image info JSON, see `forms.read_image_list`.
+        form: The rules of the benchmark.
+        reporter: Receives progress.
 
     Raises:
-        DataError: a file is missing, or the image info cannot be used.
+        DataError: A file is missing, or the image info cannot be used.
     """
-    wanted = read_image_list(image_info, form)
+    expected = read_image_list(image_info, form)
     findings = Findings()
     with open_archive(path, findings) as archive:
         if archive is not None:
-            _check_content(archive, wanted, form, findings, reporter)
-    return findings.report(len(wanted.images))
+            _check_content(archive, expected, form, findings, reporter)
+    return findings.report(len(expected.images))
 
 
-def _check_content(archive: Archive, wanted: ImageList, form: Form, findings: Findings, reporter: Reporter) -> None:
+def _check_content(archive: Archive, expected: ImageList, form: Form, findings: Findings, reporter: Reporter) -> None:
     json_name = _find_json(archive, form, findings)
     if json_name is None:
         return
@@ -45,7 +48,7 @@ def _check_content(archive: Archive, wanted: ImageList, form: Form, findings: Fi
     if annotations is None or not _pngs_are_in(folder, archive, findings):
         return
     expect_reads(len(annotations))
-    check = _AnnotationChecks(archive, folder, wanted, findings)
+    check = _AnnotationChecks(archive, folder, expected, findings)
     with reporter.progress("Checking", len(annotations)) as progress:
         for annotation in sorted(annotations, key=_by_image):
             check.add(annotation)
@@ -54,21 +57,20 @@ def _check_content(archive: Archive, wanted: ImageList, form: Form, findings: Fi
 
 
 def _find_json(archive: Archive, form: Form, findings: Findings) -> str | None:
-    """The JSON at the top of the zip; a name that the server does not expect is told of."""
+    """Return the name of the JSON at the top level of the zip; report a name that the server does not expect."""
     names = sorted(name for name in archive.names if name.endswith(".json"))
     top = [name for name in names if "/" not in name]
     if len(top) != 1:
         found = f"several, {listing(top, 3)}" if top else names[0] if names else "none"
-        findings.add(
-            Problem.JSON_PLACE, found, f"{archive.path} holds {found} as JSON; expected one JSON at the top of the zip"
-        )
+        sentence = f"{archive.path}: found {found} as JSON; expected one JSON at the top level of the zip"
+        findings.add(Problem.JSON_PLACE, found, sentence)
         return None
     name = top[0]
     if form.stem is not None and (not form.knows(Path(name).stem) or archive.path.stem != Path(name).stem):
         findings.add(
             Problem.WRONG_NAME,
             name,
-            f"the zip is called {archive.path.name} and its JSON {name}; expected {form.zip_name} and the same name "
+            f"the zip is named {archive.path.name} and its JSON {name}; expected {form.zip_name} and the same name "
             "with .json",
         )
     return name
@@ -77,35 +79,32 @@ def _find_json(archive: Archive, form: Form, findings: Findings) -> str | None:
 def _read_annotations(archive: Archive, name: str, findings: Findings) -> list[Any] | None:
     try:
         content = parse_json(archive.read(name).decode("utf-8"))
-    except ValueError as error:  # a DataError is a ValueError
-        findings.add(
-            Problem.JSON_DAMAGED,
-            name,
-            f"{name} is not valid JSON or is truncated ({error}); expected an object in UTF-8",
-        )
+    except ValueError as error:  # includes DataError
+        sentence = f"{name} is not valid JSON, or is truncated ({error}); expected an object in UTF-8"
+        findings.add(Problem.JSON_DAMAGED, name, sentence)
         return None
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
-        findings.add(Problem.KEYS, name, f"{name} lacks the list `annotations`; expected one row for every image")
+        findings.add(Problem.KEYS, name, f"{name} has no list `annotations`; expected one row per image")
         return None
     return annotations
 
 
 def _pngs_are_in(folder: str, archive: Archive, findings: Findings) -> bool:
-    """Whether the zip has the folder that belongs to the JSON, or no PNG at all."""
+    """Return whether the zip has the JSON's folder of PNGs, or no PNGs at all."""
     pngs = sorted(name for name in archive.names if name.endswith(".png"))
     if not pngs or any(name.startswith(f"{folder}/") for name in pngs):
         return True
     findings.add(
         Problem.PNG_PLACE,
         pngs[0],
-        f"{archive.path} holds PNGs such as {pngs[0]} and none in {folder}/; expected the JSON's name for the folder",
+        f"{archive.path} contains PNGs such as {pngs[0]} but none in {folder}/; name the folder like the JSON",
     )
     return False
 
 
 def _by_image(annotation: Any) -> tuple[int, int, str]:
-    """Sorts numbers as numbers, before strings; annotations without an image id come first."""
+    """Return a sort key: annotations without image id first, then numeric ids, then strings."""
     image_id = annotation.get("image_id") if isinstance(annotation, Mapping) else None
     if not is_image_id(image_id):
         return 0, 0, ""
@@ -113,25 +112,25 @@ def _by_image(annotation: Any) -> tuple[int, int, str]:
 
 
 class _AnnotationChecks:
-    """The rows of `annotations`, one after the other, and at the end what they leave out."""
+    """Checks the rows of `annotations` one by one, and finally for missing images and unlisted files."""
 
-    def __init__(self, archive: Archive, folder: str, wanted: ImageList, findings: Findings) -> None:
+    def __init__(self, archive: Archive, folder: str, expected: ImageList, findings: Findings) -> None:
         self._archive = archive
         self._folder = folder
-        self._wanted = wanted
+        self._expected = expected
         self._findings = findings
-        self._segments = SegmentChecks(archive, wanted.categories, findings)
+        self._segments = SegmentChecks(archive, expected.categories, findings)
         self._answered: set[ImageId] = set()
         self._listed: set[str] = set()
-        self._all_whole = True
+        self._all_complete = True
 
     def add(self, annotation: Any) -> None:
-        lacking = _lacking(annotation)
-        if lacking:
-            self._all_whole = False
+        missing = _missing_keys(annotation)
+        if missing:
+            self._all_complete = False
             image = annotation.get("image_id") if isinstance(annotation, Mapping) else None
             sentence = (
-                f"the annotation {short(annotation)} lacks {lacking}; expected image_id, file_name, segments_info"
+                f"the annotation {short(annotation)} lacks {missing}; expected image_id, file_name, segments_info"
             )
             self._findings.add(Problem.KEYS, image, sentence)
             return
@@ -142,27 +141,27 @@ class _AnnotationChecks:
             self._check_png(image_id, png, annotation["segments_info"])
 
     def finish(self, json_name: str) -> None:
-        """Images without an annotation and files without an owner.
+        """Report images without an annotation and files that no annotation lists.
 
-        Both are left out where an annotation lacks its keys: whose image or file it is cannot be told.
+        Skipped if an annotation lacks keys, because its image and file are unknown.
         """
-        if not self._all_whole:
+        if not self._all_complete:
             return
-        for image_id, info in self._wanted.images.items():
+        for image_id, info in self._expected.images.items():
             if image_id not in self._answered:
                 sentence = f"image {image_id!r} ({info.file_name}) has no annotation in {json_name}; expected one"
                 self._findings.add(Problem.IMAGE_MISSING, image_id, sentence)
         for name in sorted(set(self._archive.names) - self._listed - {json_name}):
             if name.startswith(f"{self._folder}/") and name.endswith(".png"):
-                sentence = f"{name} is named by no annotation; expected one or no such file"
+                sentence = f"{name} is not listed by any annotation; remove it, or add its annotation"
                 self._findings.add(Problem.PNG_UNLISTED, name, sentence)
             else:
-                sentence = f"{name} is neither {json_name} nor a PNG in {self._folder}/; leave it out"
+                sentence = f"{name} is neither {json_name} nor a PNG in {self._folder}/; remove it"
                 self._findings.add(Problem.SURPLUS_FILE, name, sentence)
 
     def _claim_image(self, image_id: ImageId) -> bool:
-        if image_id not in self._wanted.images:
-            sentence = f"image {image_id!r} is not in {self._wanted.path}; expected only images of that split"
+        if image_id not in self._expected.images:
+            sentence = f"image {image_id!r} is not in {self._expected.path}; expected only images of that split"
             self._findings.add(Problem.IMAGE_SURPLUS, image_id, sentence)
             return False
         if image_id in self._answered:
@@ -173,14 +172,14 @@ class _AnnotationChecks:
         return True
 
     def _claim_png(self, image_id: ImageId, png: str) -> bool:
-        """Whether the PNG is there for this image alone; an image that is annotated twice may name it again."""
+        """Return whether the PNG exists and belongs only to this image, which may be annotated twice."""
         if png not in self._archive:
-            sentence = f"image {image_id!r} names the PNG {png}, which the zip lacks; expected it there"
+            sentence = f"image {image_id!r} lists the PNG {png}, which is not in the zip; add it"
             self._findings.add(Problem.PNG_MISSING, image_id, sentence)
             return False
         if png in self._listed and image_id not in self._answered:
             sentence = (
-                f"image {image_id!r} names the PNG {png}, which belongs to another image; expected one of its own"
+                f"image {image_id!r} lists the PNG {png}, which belongs to another image; expected one PNG per image"
             )
             self._findings.add(Problem.PNG_SHARED, image_id, sentence)
             return False
@@ -193,13 +192,13 @@ class _AnnotationChecks:
         except DataError as error:
             self._findings.add(Problem.PNG_DAMAGED, image_id, f"image {image_id!r}: {error}")
             return
-        self._segments.add(image_id, png, data, self._wanted.images[image_id].size, rows)
+        self._segments.add(image_id, png, data, self._expected.images[image_id].size, rows)
 
 
-def _lacking(annotation: Any) -> str:
-    """The keys that an annotation lacks or fills with something else."""
+def _missing_keys(annotation: Any) -> str:
+    """Return the keys of an annotation that are missing or have the wrong type."""
     if not isinstance(annotation, Mapping):
-        return "every key"
+        return "all keys"
     good = {
         "image_id": is_image_id(annotation.get("image_id")),
         "file_name": isinstance(annotation.get("file_name"), str),

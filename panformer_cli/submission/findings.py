@@ -1,4 +1,4 @@
-"""What is wrong with a submission: kinds of problems, counted, with the first examples of each."""
+"""Problems of a submission: counts per kind and the first examples of each."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from dataclasses import dataclass
 from enum import Enum
 
 EXAMPLES = 10
-"""Findings of one kind that are kept; more of them are only counted, so that memory stays flat."""
+"""Maximum number of findings kept per kind; the others are only counted, to bound memory use."""
 
 
 class Problem(Enum):
-    """A kind of problem, in the order of a report; the value is its heading."""
+    """A kind of problem, in report order; the value is its heading."""
 
     ZIP_DAMAGED = "the zip cannot be read"
-    UNSAFE_ENTRY = "entries of the zip that are unsafe to unpack"
+    UNSAFE_ENTRY = "zip entries that are unsafe to unpack"
     WRONG_NAME = "names that the server does not expect"
-    JSON_PLACE = "the JSON is not at its place"
+    JSON_PLACE = "the JSON is missing or in the wrong location"
     JSON_DAMAGED = "the JSON cannot be read"
-    PNG_PLACE = "the PNGs are not at their place"
+    PNG_PLACE = "the PNGs are in the wrong location"
     SURPLUS_FILE = "files that do not belong to a submission"
-    KEYS = "annotations or segments that lack something"
+    KEYS = "annotations or segments with missing keys"
     IMAGE_MISSING = "images without a result"
-    IMAGE_SURPLUS = "results for images that are not asked for"
+    IMAGE_SURPLUS = "results for images that are not in the split"
     IMAGE_TWICE = "images with more than one result"
-    PNG_MISSING = "PNGs that are missing"
-    PNG_SHARED = "PNGs that several images name"
-    PNG_UNLISTED = "PNGs that no annotation names"
+    PNG_MISSING = "missing PNGs"
+    PNG_SHARED = "PNGs listed by several images"
+    PNG_UNLISTED = "PNGs that no annotation lists"
     PNG_DAMAGED = "PNGs that cannot be read"
     PNG_FORMAT = "PNGs that are not 8-bit RGB"
-    PNG_SIZE = "PNGs of another size than the image"
+    PNG_SIZE = "PNGs whose size differs from the image"
     SEGMENT_TWICE = "segment ids that appear twice in an image"
-    SEGMENT_ID = "segment ids that a PNG cannot hold"
-    SEGMENT_UNLISTED = "segments in a PNG that the JSON lacks"
-    SEGMENT_NOT_DRAWN = "segments in the JSON that the PNG lacks"
+    SEGMENT_ID = "segment ids outside of the valid range"
+    SEGMENT_UNLISTED = "segments in a PNG that are not in the JSON"
+    SEGMENT_NOT_DRAWN = "segments in the JSON that are not in the PNG"
     CATEGORY_UNKNOWN = "categories that the data set does not have"
     STUFF_TWICE = "stuff categories with several segments in an image"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem.
 
-    image: id of the image, or the file in the zip where no image is concerned.
-    sentence: what is wrong, where, and what was expected.
+    Attributes:
+        image: Image id, or the file in the zip if the problem does not concern an image.
+        sentence: What is wrong, where, and what was expected.
     """
 
     problem: Problem
@@ -53,11 +54,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class SubmissionReport:
-    """What a check found.
+    """The result of a check.
 
-    images: how many the image info asks for.
-    counts: findings of each kind, in the order of `Problem`; kinds without any are left out.
-    findings: the first `EXAMPLES` of each kind, in the same order, each kind by image.
+    Attributes:
+        images: Number of images in the image info.
+        counts: Number of findings per kind, in the order of `Problem`, without zeros.
+        findings: The first `EXAMPLES` of each kind, in the same order, sorted by image.
     """
 
     images: int
@@ -66,12 +68,12 @@ class SubmissionReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.counts
 
 
 class Findings:
-    """Collects findings as they come."""
+    """Collects findings."""
 
     def __init__(self) -> None:
         self._counts: Counter[Problem] = Counter()

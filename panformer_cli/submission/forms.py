@@ -1,7 +1,7 @@
-"""In which form a benchmark takes panoptic results; docs/submission.md says where each rule comes from.
+"""Submission formats of benchmarks. docs/submission.md lists the source of each rule.
 
-All forms are COCO's layout: a zip `NAME.zip` holds `NAME.json` and the PNGs `NAME/*.png`. They differ in the names, in
-the image ids and in the categories.
+All use COCO's layout, a zip `NAME.zip` with `NAME.json` and `NAME/*.png`. They differ in names, image ids and
+categories.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ImageId = int | str
 class Form:
     """The rules of a benchmark.
 
-    zip_name: what the zip is called, for a person to read.
-    stem: regular expression of that name without `.zip`; None where any name will do.
-    image_id: regular expression of the image ids, which are then the beginning of the image's file name; None where the
-        ids are those of the image info.
-    categories: of the benchmark; None where the image info has to say them.
+    Attributes:
+        zip_name: Example name of the zip, for messages.
+        stem: Regular expression for the name without `.zip`; None allows any name.
+        image_id: Regular expression for image ids that are prefixes of file names; None takes those of the image info.
+        categories: Categories of the benchmark; None if the image info must list them.
     """
 
     zip_name: str
@@ -43,19 +43,19 @@ class Form:
     categories: CategoryTable | None = None
 
     def check_name(self, zip_path: Path) -> None:
-        """Raise a DataError where a server would not know the zip by its name."""
+        """Raise a DataError if the server would not accept the name of the zip."""
         if zip_path.suffix != ".zip" or not self.knows(zip_path.stem):
-            raise DataError(f"the submission is to be called {zip_path.name}; expected a name such as {self.zip_name}")
+            raise DataError(f"invalid submission name {zip_path.name}; expected a name such as {self.zip_name}")
 
     def knows(self, stem: str) -> bool:
-        """Whether `stem` is a name, without its ending, that this form allows."""
+        """Return whether this form allows the name `stem`, without extension."""
         return self.stem is None or re.fullmatch(self.stem, stem) is not None
 
     def server_id(self, image_id: ImageId, file_name: str) -> ImageId:
-        """The id that the benchmark knows an image by.
+        """Return the benchmark's id of an image.
 
         Raises:
-            DataError: neither the id nor the file name shows it.
+            DataError: Neither the id nor the file name contains it.
         """
         if self.image_id is None:
             return image_id
@@ -63,7 +63,7 @@ class Form:
             if match := re.match(self.image_id, text):
                 return match[0]
         raise DataError(
-            f"image {image_id!r} with the file name {file_name!r} shows no Cityscapes id; "
+            f"image {image_id!r} with the file name {file_name!r} has no Cityscapes id; "
             "expected a file name such as berlin_000000_000019_leftImg8bit.png"
         )
 
@@ -88,7 +88,9 @@ FORMS: dict[FormName, Form] = {
 class ImageInfo:
     """An image of the benchmark.
 
-    size: width and height in pixels; None where the image info does not say it.
+    Attributes:
+        file_name: Name of the image file.
+        size: Width and height in pixels; None if not in the image info.
     """
 
     file_name: str
@@ -97,7 +99,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class ImageList:
-    """What a submission is checked against: the images of a split, by the id of the benchmark, and the categories."""
+    """The images of a split by benchmark id, and the categories, against which a submission is checked."""
 
     path: Path
     categories: CategoryTable
@@ -105,13 +107,16 @@ class ImageList:
 
 
 def read_image_list(path: Path, form: Form) -> ImageList:
-    """Read an image info JSON, such as `image_info_test-dev2017.json`; it needs no annotations.
+    """Read an image info JSON such as `image_info_test-dev2017.json`.
 
-    path: a JSON with `images`, rows of id, file_name, width and height. Its `categories` are taken where every row has
-        `isthing`, else those of the form: `image_info_test-dev2017.json` has rows without `isthing`.
+    Args:
+        path: A JSON with `images`, rows of id, file_name, width and height; annotations are not needed. Its
+            `categories` are used if every row has `isthing`, else those of the form, because
+            `image_info_test-dev2017.json` has no `isthing`.
+        form: The rules of the benchmark.
 
     Raises:
-        DataError: the file is missing or damaged, lists an image twice, or shows neither categories nor ids.
+        DataError: The file is missing or corrupt, lists an image twice, or has no categories or ids.
     """
     data = read_bytes(path, "image info")
     try:
@@ -120,18 +125,18 @@ def read_image_list(path: Path, form: Form) -> ImageList:
         raise DataError(f"{path} is not valid JSON ({error}); expected an image info with `images`") from error
     rows = content.get("images") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path} lists no `images`; expected rows of id, file_name, width and height")
+        raise DataError(f"{path} has no `images`; expected rows of id, file_name, width and height")
     images: dict[ImageId, ImageInfo] = {}
     for row in rows:
         image_id, info = _image_of_row(row, path, form)
         if image_id in images:
-            raise DataError(f"{path}: image {image_id!r} is listed twice; expected an id of its own for every image")
+            raise DataError(f"{path}: image {image_id!r} is listed twice; expected unique image ids")
         images[image_id] = info
     return ImageList(path, _categories(content.get("categories"), path, form), images)
 
 
 def is_image_id(value: Any) -> bool:
-    """Whether a value out of a JSON can be the id of an image."""
+    """Return whether a JSON value can be an image id."""
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
@@ -144,9 +149,9 @@ def _image_of_row(row: Any, path: Path, form: Form) -> tuple[ImageId, ImageInfo]
 
 
 def _categories(rows: Any, path: Path, form: Form) -> CategoryTable:
-    told = isinstance(rows, list) and all(isinstance(row, Mapping) and "isthing" in row for row in rows)
-    if told and rows:
+    has_kinds = isinstance(rows, list) and all(isinstance(row, Mapping) and "isthing" in row for row in rows)
+    if has_kinds and rows:
         return CategoryTable.from_coco(rows, str(path))
     if form.categories is None:
-        raise DataError(f"{path} lacks `categories` with isthing; add the list from the panoptic JSON of the data set")
+        raise DataError(f"{path} has no `categories` with isthing; add the list from the data set's panoptic JSON")
     return form.categories

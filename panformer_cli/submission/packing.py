@@ -1,4 +1,4 @@
-"""Results packed for a test server: `evaluate --submission`."""
+"""Pack results for a test server (`--submission`)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from panformer_cli.storage.files import atomic_write, name_inside
 from panformer_cli.submission.forms import Form
 
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)
-"""The earliest that a zip can hold: with it, equal results give equal bytes."""
+"""The earliest date that a zip supports. A fixed date makes equal results give equal bytes."""
 
 
 def write_submission(results: Path, target: Path, form: Form, reporter: Reporter) -> int:
-    """Pack predictions into the zip that a benchmark takes, and return how many images it holds.
+    """Pack predictions into a submission zip and return the number of images.
 
-    results: folder of `evaluate` or `predict`, with `panoptic.json` and `panoptic/*.png`.
-    target: the zip; its name is checked by `Form.check_name`, which can be asked before predicting, too.
+    The zip `NAME.zip` contains `NAME.json` (image_id, file_name, segments_info with id and category_id) and the
+    unchanged PNGs in `NAME/`. One PNG is in memory at a time. `target` is written atomically.
 
-    The zip `NAME.zip` holds `NAME.json` (image_id, file_name, segments_info of id and category_id) and the PNGs as
-    they are, in `NAME/`. One PNG is held at a time, and `target` appears whole or not at all.
+    Args:
+        results: Output folder of `evaluate` or `predict`, with `panoptic.json` and `panoptic/*.png`.
+        target: The zip. Its name is checked by `Form.check_name`, which can also be called before predicting.
+        form: The rules of the benchmark.
+        reporter: Receives progress.
 
     Raises:
-        PanformerError: the name does not fit the form, the results are missing or damaged, two images would share an
-            id or a PNG, or the zip cannot be written.
+        PanformerError: The name does not match the form, the results are missing or corrupt, two images share an id or
+            a PNG, or the zip cannot be written.
     """
     form.check_name(target)
     annotation = read_annotation(results / "panoptic.json")
@@ -47,7 +50,7 @@ def write_submission(results: Path, target: Path, form: Form, reporter: Reporter
 
 
 def _rows(annotation: PanopticAnnotation, form: Form) -> list[dict[str, Any]]:
-    """Image id and PNG name of every image, as the benchmark wants them: all PNGs lie in one folder."""
+    """Return the benchmark's id and the flat PNG name of each image."""
     rows = [
         {"image_id": form.server_id(image.id, image.file_name), "file_name": PurePosixPath(image.png_name).name}
         for image in annotation.images
@@ -57,8 +60,8 @@ def _rows(annotation: PanopticAnnotation, form: Form) -> list[dict[str, Any]]:
         for row in rows:
             if row[key] in seen:
                 raise DataError(
-                    f"{annotation.path}: two images have the {key} {row[key]!r} in a submission; "
-                    "expected another for each: predict the images of the test set alone"
+                    f"{annotation.path}: two images have the {key} {row[key]!r} in the submission; "
+                    "expected unique values; predict only the images of the test set"
                 )
             seen.add(row[key])
     return rows
@@ -73,7 +76,7 @@ def _write_json(
 
 
 def _json_pieces(rows: list[dict[str, Any]], annotation: PanopticAnnotation) -> Iterator[str]:
-    """The JSON, an image at a time."""
+    """Yield the JSON image by image."""
     yield '{"annotations": ['
     for index, row in enumerate(rows):
         segments = [{"id": segment.id, "category_id": segment.category_id} for segment in annotation.segments(index)]
@@ -82,7 +85,7 @@ def _json_pieces(rows: list[dict[str, Any]], annotation: PanopticAnnotation) -> 
 
 
 def _entry(name: str, method: int = zipfile.ZIP_STORED) -> zipfile.ZipInfo:
-    """A file of a zip, the same on every system. PNGs are compressed already, so they are stored."""
+    """Return a zip entry that is identical on all systems. PNGs are stored, being compressed already."""
     entry = zipfile.ZipInfo(name, _FIRST_DATE)
     entry.compress_type = method
     entry.create_system = 3

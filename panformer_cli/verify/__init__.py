@@ -1,1 +1,1 @@
-"""`prepare-data verify`: what is wrong with a data set in COCO's panoptic form, and what can be repaired."""
+"""`prepare-data verify`: find and repair problems in a COCO panoptic data set."""

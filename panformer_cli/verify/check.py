@@ -1,4 +1,4 @@
-"""Checking a data set: every image of every split, in several processes, in memory that does not grow with them."""
+"""Check every image of every split in parallel processes, with bounded memory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from panformer_cli.wording import short
 class VerifyOptions:
     """How to check.
 
-    workers: processes; 1 works in this one.
-    decodes_images: read the pixels of images, not only their headers.
-    fixes: repair what has one right answer.
+    Attributes:
+        workers: Number of processes; 1 works in the calling process.
+        decodes_images: Decode images instead of reading only their headers.
+        fixes: Repair what has only one correct fix.
     """
 
     workers: int = 1
@@ -40,11 +41,14 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What was found in a split.
+    """The result of checking a split.
 
-    images, segments: how many were looked at.
-    problems: by kind; empty where all is well.
-    fixed: what was repaired; None where nothing was.
+    Attributes:
+        split: Name of the split.
+        images: Number of checked images.
+        segments: Number of checked segments.
+        problems: Problems by kind.
+        fixed: The repaired file; None if nothing was repaired.
     """
 
     split: str
@@ -55,14 +59,14 @@ class SplitReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether no error is left; warnings do not count."""
+        """Whether no errors remain. Warnings do not count."""
         return all(
             found.problem.is_warning or (self.fixed is not None and found.fixable == found.count)
             for found in self.problems
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The report for a program; problems by the name of their kind."""
+        """Return the report as JSON, with problems by the name of their kind."""
         problems = {
             found.problem.name.lower(): {
                 "severity": found.problem.severity,
@@ -77,16 +81,20 @@ class SplitReport:
 
 
 def verify(root: Path, splits: Sequence[str], options: VerifyOptions, reporter: Reporter) -> list[SplitReport]:
-    """Check the splits of a data set in COCO's panoptic form, one report for each.
+    """Check the splits of a COCO panoptic data set and return one report per split.
 
-    splits: names such as `val2017`; none stands for all splits with annotations and images. Images are compared between
-        the splits that are checked together.
+    With `options.fixes`, a repaired JSON replaces the old one, see `fix.ChangeLog.apply`.
 
-    With `options.fixes` a repaired JSON takes the place of the old one, see `fix.ChangeLog.apply`.
+    Args:
+        root: The data set.
+        splits: Names such as `val2017`; if empty, all splits with annotations and images. Images are compared between
+            the splits checked together.
+        options: How to check.
+        reporter: Receives progress and warnings.
 
     Raises:
-        DataError: no such folder or split, or one without its images or PNGs.
-        PanformerError: a repaired JSON cannot be written, or a process was ended from outside.
+        DataError: The folder or a split does not exist, or has no images or PNGs.
+        PanformerError: A repaired JSON cannot be written, or a worker was killed.
     """
     layouts = {split: find_split(root, split) for split in splits or _complete_splits(root, reporter)}
     owners = _ImageOwners() if len(layouts) > 1 else None
@@ -103,27 +111,27 @@ def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
             f"(`panformer prepare-data coco --root {root}` unpacks COCO's zips)"
         )
     for split in sorted(set(known) - set(complete)):
-        reporter.warn(f"{split} is left out: {root} has its annotations but no folder of its images")
+        reporter.warn(f"skipping {split}: {root} has its annotations but not its image folder")
     return complete
 
 
 class _ImageOwners:
-    """Which split an image was first seen in, by the digest of its bytes."""
+    """The split that each image was first seen in, by the digest of its bytes."""
 
     def __init__(self) -> None:
-        self._names: dict[str, DiskList[tuple[bytes, str]]] = {}  # of each split, by digest
+        self._names: dict[str, DiskList[tuple[bytes, str]]] = {}  # file names per split, by digest
 
     def claim(self, result: ImageResult, split: str) -> Iterator[Finding]:
-        """A finding where an earlier split has the same image. All images of a split come before those of the next."""
+        """Yield a finding if an earlier split has the same image. Splits must be claimed one after another."""
         if result.digest is None or result.file_name is None:
             return
         self._names.setdefault(split, DiskList(key=itemgetter(0))).append((result.digest, result.file_name))
         for other, names in self._names.items():
-            place = names.first(result.digest) if other != split else None
-            if place is not None:
-                _, name = names[place]
+            index = names.first(result.digest) if other != split else None
+            if index is not None:
+                _, name = names[index]
                 sentence = f"{short(result.file_name)} of {split} is the same file as {short(name)} of {other}"
-                yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without a common image")
+                yield Finding(Problem.LEAKAGE, f"{sentence}; expected splits without common images")
                 return
 
 
@@ -152,7 +160,7 @@ def _verify_split(
 
 
 def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
-    """Every image that is annotated, in the order of the annotations, and then every other one."""
+    """Yield all annotated images, in the order of the annotations, and then the other images."""
     images, all_usable = outline.images or DiskList[tuple[ImageId, ListedImage]](), True
     is_done = bytearray(len(images))
     for repeat in images.repeats():
@@ -172,30 +180,30 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 all_usable = False
                 continue
             image_id = row["image_id"]
-            place = images.first(image_id)
-            if image_id in unlisted if place is None else is_done[place]:
+            position = images.first(image_id)
+            if image_id in unlisted if position is None else is_done[position]:
                 add(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
                 continue
-            if place is not None:
-                is_done[place] = True
+            if position is not None:
+                is_done[position] = True
             else:
                 unlisted.add(image_id)
                 if len(images) and not outline.has_bad_images:
                     sentence = f"image {short(image_id)} is annotated but not listed in images"
-                    add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or take the annotation out")
-            listed = images[place][1] if place is not None else None
+                    add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or remove the annotation")
+            listed = images[position][1] if position is not None else None
             yield ImageTask(image_id, listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
-    for place, (image_id, listed) in enumerate(images):
-        if not is_done[place]:
+    for position, (image_id, listed) in enumerate(images):
+        if not is_done[position]:
             if all_usable and outline.annotations is not None:
                 sentence = f"lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
-                sentence = f"{annotation} {sentence}; annotate it, or take it out of images"
+                sentence = f"{annotation} {sentence}; annotate it, or remove it from images"
                 findings.add(Finding(Problem.IMAGE_UNANNOTATED, sentence))
             yield ImageTask(image_id, listed, None)
 
 
 def _is_usable(row: Any) -> bool:
-    """Whether a row of `annotations` has what tells its image and its PNG."""
+    """Return whether a row of `annotations` identifies its image and its PNG."""
     return (
         isinstance(row, dict)
         and is_image_id(row.get("image_id"))

@@ -1,4 +1,4 @@
-"""What a check finds: kinds of problems, counted, with the first examples of each, and the changes that mend them."""
+"""Problems of a data set: counts per kind, the first examples of each, and the changes that fix them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from enum import Enum
 from typing import Any, Literal
 
 EXAMPLES = 10
-"""Findings of one kind that are kept of a split; more of them are only counted, so that memory stays flat."""
+"""Maximum number of findings kept per kind and split; the others are only counted, to bound memory use."""
 
 
 class Problem(Enum):
-    """A kind of problem, in the order of a report; the value is its heading."""
+    """A kind of problem, in report order; the value is its heading."""
 
     JSON_DAMAGED = "the JSON cannot be read"
-    JSON_LISTS = "lists that the JSON lacks, or that are empty"
+    JSON_LISTS = "lists in the JSON that are missing or empty"
     CATEGORY_ROW = "categories without a usable id, name or color"
     CATEGORY_TWICE = "category ids that appear twice"
     IS_THING = "categories whose isthing is missing or not 0 or 1"
@@ -29,47 +29,50 @@ class Problem(Enum):
     NAME_UNUSABLE = "file names that point outside their folder or cannot be used"
     NAME_BACKSLASH = "file names with Windows path separators"
     NAME_NOT_ASCII = "file names that are not plain ASCII"
-    IMAGE_MISSING = "images that are missing"
+    IMAGE_MISSING = "missing images"
     IMAGE_DAMAGED = "images that cannot be read"
-    IMAGE_ROTATED = "images whose EXIF rotation the annotation does not follow"
-    IMAGE_ORIENTATION = "images with an EXIF orientation that sizes cannot confirm"
-    IMAGE_SIZE = "images of another size than their PNG"
-    PNG_MISSING = "PNGs that are missing"
+    IMAGE_ROTATED = "images whose annotation ignores their EXIF rotation"
+    IMAGE_ORIENTATION = "images with an EXIF orientation that cannot be checked by size"
+    IMAGE_SIZE = "images whose size differs from their PNG"
+    PNG_MISSING = "missing PNGs"
     PNG_FORMAT = "PNGs that are not 8-bit RGB"
     PNG_DAMAGED = "PNGs that cannot be read"
-    SIZE_LISTED = "sizes in the JSON that are not those of the files"
+    SIZE_LISTED = "sizes in the JSON that differ from the files"
     SEGMENT_ROW = "segments without a usable id or iscrowd"
     SEGMENT_TWICE = "segment ids that appear twice in an image"
-    SEGMENT_UNLISTED = "images whose PNG holds segment ids that the JSON lacks"
-    SEGMENT_NOT_DRAWN = "images whose JSON lists segments without a pixel in the PNG"
-    CATEGORY_UNKNOWN = "segments whose category the table lacks"
+    SEGMENT_UNLISTED = "images whose PNG has segment ids that are not in the JSON"
+    SEGMENT_NOT_DRAWN = "images whose JSON lists segments without pixels in the PNG"
+    CATEGORY_UNKNOWN = "segments whose category is not in the table"
     STUFF_TWICE = "stuff categories with several segments in an image"
-    STUFF_CROWD = "segments of stuff that are marked as a crowd"
-    AREA = "segments whose area is not that of their pixels"
-    BOX = "segments whose bbox is not that of their pixels"
-    TINY = "segments of a few pixels"
-    LEAKAGE = "images that another split holds too"
+    STUFF_CROWD = "stuff segments marked as a crowd"
+    AREA = "segments whose area differs from their pixels"
+    BOX = "segments whose bbox differs from their pixels"
+    TINY = "segments with only a few pixels"
+    LEAKAGE = "images that are also in another split"
 
     @property
     def is_warning(self) -> bool:
-        """Whether it only deserves a look: a data set with nothing else is usable as it is."""
+        """Whether the data set can be used without fixing it."""
         return self in (Problem.NAME_NOT_ASCII, Problem.IMAGE_ORIENTATION, Problem.TINY)
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """In one word."""
+        """`error` or `warning`."""
         return "warning" if self.is_warning else "error"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value of the JSON to be changed, or one segment to be taken out.
+    """One value of the JSON to change, or one segment to remove.
 
-    image_id: of the image concerned.
-    place: the list of the JSON, and `index` the position of the row in it.
-    segment: the position in the `segments_info` of that row; None for the row itself.
-    key: what is changed; None takes the segment out.
-    old, new: the value before and after; for a segment taken out, the segment and None.
+    Attributes:
+        image_id: Id of the image.
+        place: The list in the JSON.
+        index: Index of the row in that list.
+        segment: Index in the row's `segments_info`; None for the row itself.
+        key: Key to change; None removes the segment.
+        old: The value before, or the removed segment.
+        new: The value after; None for a removed segment.
     """
 
     image_id: int | str
@@ -83,10 +86,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem.
 
-    sentence: what is wrong, where, and what was expected.
-    changes: what mends it; empty where there is no one right answer.
+    Attributes:
+        problem: Its kind.
+        sentence: What is wrong, where, and what was expected.
+        changes: The fix; empty if there is not exactly one correct fix.
     """
 
     problem: Problem
@@ -96,7 +101,7 @@ class Finding:
 
 @dataclass
 class Count:
-    """How many findings there are of a kind, and how many of them have one right answer."""
+    """Number of findings of a kind, and how many of them can be fixed."""
 
     total: int = 0
     fixable: int = 0
@@ -104,10 +109,7 @@ class Count:
 
 @dataclass
 class Findings:
-    """Collects the findings of a split as they come.
-
-    counts: by kind. examples: sentences of the first `EXAMPLES` of each kind.
-    """
+    """Collects the findings of a split."""
 
     _counts: dict[Problem, Count] = field(default_factory=dict)
     _examples: dict[Problem, list[str]] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class Findings:
             self._examples.setdefault(finding.problem, []).append(finding.sentence)
 
     def report(self) -> tuple[ProblemReport, ...]:
-        """All kinds that were found, in the order of `Problem`."""
+        """Return all kinds found, in the order of `Problem`."""
         found = [problem for problem in Problem if problem in self._counts]
         return tuple(
             ProblemReport(
@@ -137,8 +139,11 @@ class Findings:
 class ProblemReport:
     """The findings of one kind in a split.
 
-    count: all of them; `fixable` of these have one right answer.
-    examples: the first sentences.
+    Attributes:
+        problem: The kind.
+        count: Number of findings.
+        fixable: Number of findings that can be fixed.
+        examples: The first sentences.
     """
 
     problem: Problem
@@ -148,7 +153,7 @@ class ProblemReport:
 
 
 def twice(values: Iterable[Any]) -> list[Any]:
-    """The values that come more than once, in the order of their first time.
+    """Return the values that occur more than once, in order of first occurrence.
 
     >>> twice([3, 1, 3, 2, 1, 3])
     [3, 1]

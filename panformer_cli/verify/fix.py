@@ -1,4 +1,4 @@
-"""Repairing a panoptic JSON: the old file is kept, and every change is listed."""
+"""Repair a panoptic JSON, keeping the old file and listing every change."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from panformer_cli.verify.findings import Change
 
 @dataclass(frozen=True)
 class FixedFile:
-    """A JSON that was repaired.
+    """A repaired JSON.
 
-    changes: how many there were. listed_in: the file that lists them. backup: the JSON as it was.
+    Attributes:
+        changes: Number of changes.
+        listed_in: The file that lists them.
+        backup: The old JSON.
     """
 
     changes: int
@@ -30,12 +33,12 @@ class FixedFile:
     backup: Path
 
     def to_json(self) -> dict[str, Any]:
-        """The same for a program."""
+        """Return the same as JSON."""
         return {"changes": self.changes, "listed_in": str(self.listed_in), "backup": str(self.backup)}
 
 
 class ChangeLog:
-    """The changes of a JSON, gathered while it is checked; those of annotations wait on disk, for they may be many."""
+    """The changes of a JSON, collected during the check. Those of annotations are stored on disk: there may be many."""
 
     def __init__(self) -> None:
         self._of_images: dict[int, list[Change]] = defaultdict(list)
@@ -46,7 +49,7 @@ class ChangeLog:
         return self._count
 
     def add(self, changes: Iterable[Change]) -> None:
-        """Take changes in; those of annotations come in the order of the JSON."""
+        """Add changes. Those of annotations must be added in the order of the JSON."""
         for change in changes:
             self._count += 1
             if change.place == "images":
@@ -55,13 +58,13 @@ class ChangeLog:
                 self._of_annotations.append(change)
 
     def apply(self, annotation: Path) -> FixedFile:
-        """Write the JSON anew, with the changes, in place of the old one.
+        """Replace the JSON with one that has the changes.
 
-        The old one is kept as `<name>.json.bak` and the changes are listed in `<name>.changes.json`; where there are
-        such files already, these get a number. All three files or none are written.
+        The old one is kept as `<name>.json.bak` and the changes are listed in `<name>.changes.json`, with a number if
+        these files exist. Either all three files are written or none.
 
         Raises:
-            PanformerError: the folder cannot be written, or the disk is full.
+            PanformerError: The folder cannot be written, or the disk is full.
         """
         backup, listed_in = _free_names(annotation)
         old = annotation.stat()
@@ -73,7 +76,7 @@ class ChangeLog:
                 with atomic_write(listed_in) as list_file, list_file.open("w", encoding="utf-8") as file:
                     self._write_changes(annotation, file)
         except BaseException:
-            if os.path.samestat(old, annotation.stat()):  # not replaced: nothing is to remain of the attempt
+            if os.path.samestat(old, annotation.stat()):  # not replaced: remove the other files
                 backup.unlink(missing_ok=True)
                 listed_in.unlink(missing_ok=True)
             raise
@@ -92,7 +95,7 @@ class ChangeLog:
         file.write("}")
 
     def _fixed_rows(self, rows: Iterator[Any]) -> Iterator[Any]:
-        """The rows of `annotations`; their changes come in the same order."""
+        """Yield the rows of `annotations` with their changes, which are in the same order."""
         saved = iter(self._of_annotations)
         waiting = next(saved, None)
         for index, row in enumerate(rows):
@@ -110,7 +113,7 @@ class ChangeLog:
 
 
 def _write_list(items: Iterable[Any], comma: str, file: TextIO) -> None:
-    """A JSON list, item by item."""
+    """Write a JSON list item by item."""
     file.write("[")
     for index, item in enumerate(items):
         file.write((comma if index else "") + json.dumps(item))
@@ -118,7 +121,7 @@ def _write_list(items: Iterable[Any], comma: str, file: TextIO) -> None:
 
 
 def _changed(row: Any, changes: Iterable[Change]) -> Any:
-    """The row with its changes made."""
+    """Return the row with its changes applied."""
     removed = set()
     for change in changes:
         if change.segment is not None and change.key is None:
@@ -133,18 +136,18 @@ def _changed(row: Any, changes: Iterable[Change]) -> Any:
 
 
 def _free_names(annotation: Path) -> tuple[Path, Path]:
-    """For the backup and the list of changes: the first of which neither exists."""
+    """Return unused paths for the backup and the list of changes, with the same number."""
     for number in count():
-        mark = f".{number}" if number else ""
-        backup = annotation.with_name(f"{annotation.name}.bak{mark}")
-        listed_in = annotation.with_name(f"{annotation.stem}.changes{mark}.json")
+        suffix = f".{number}" if number else ""
+        backup = annotation.with_name(f"{annotation.name}.bak{suffix}")
+        listed_in = annotation.with_name(f"{annotation.stem}.changes{suffix}.json")
         if not os.path.lexists(backup) and not os.path.lexists(listed_in):
             return backup, listed_in
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable: count() is infinite")
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy that is on the disk when this returns."""
+    """Copy a file and flush it to disk."""
     with source.open("rb") as old, target.open("xb") as new:
         shutil.copyfileobj(old, new)
         new.flush()

@@ -1,4 +1,4 @@
-"""One image of a data set: its file, its PNG and its rows in the JSON against each other."""
+"""Check that an image, its PNG and its rows in the JSON agree."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from panformer_cli.verify.segments import SegmentChecks
 from panformer_cli.wording import short
 
 MAX_PIXELS = 2**28
-"""A PNG that declares more is not decoded: it would take gigabytes."""
+"""Larger PNGs are not decoded, because they would take gigabytes."""
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_RGB_8 = (8, 2)  # bit depth and colour type in a PNG's header
+_RGB_8 = (8, 2)  # bit depth and color type in a PNG's header
 _Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all images of a split.
+    """Settings that all images of a split share.
 
-    is_thing: as `Outline.is_thing`.
-    decodes_images: read the pixels of the images, not only their headers.
-    hashes_images: images may have to be compared with those of another split.
+    Attributes:
+        layout: Folders of the split.
+        is_thing: See `Outline.is_thing`.
+        decodes_images: Decode images instead of reading only their headers.
+        hashes_images: Hash image files, to compare them between splits.
     """
 
     layout: SplitLayout
@@ -45,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class AnnotationRow:
-    """A row of `annotations` whose keys are of the right kind; `index` is its position in the list."""
+    """A row of `annotations` whose keys have the right types; `index` is its index in the list."""
 
     index: int
     png_name: str
@@ -54,7 +56,7 @@ class AnnotationRow:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """An image to check: its rows in the JSON, one of which may be missing."""
+    """An image to check, with its rows in the JSON. One of them may be missing."""
 
     image_id: ImageId
     listed: ListedImage | None
@@ -63,11 +65,13 @@ class ImageTask:
 
 @dataclass
 class ImageResult:
-    """What was found in one image.
+    """The result of checking one image.
 
-    file_name: as the JSON lists it; None where it lists none.
-    segments: how many the JSON has of it.
-    digest: of the bytes of the image file; None where they were not read.
+    Attributes:
+        file_name: File name in the JSON; None if not listed.
+        segments: Number of segments in the JSON.
+        findings: Problems of the image.
+        digest: Hash of the image file; None if it was not read.
     """
 
     file_name: str | None
@@ -77,7 +81,7 @@ class ImageResult:
 
 
 def check_image(setting: Setting, task: ImageTask) -> ImageResult:
-    """Check one image; whatever is wrong becomes a finding."""
+    """Check one image and report all problems as findings."""
     listed, annotation = task.listed, task.annotation
     result = ImageResult(listed.file_name if listed else None, len(annotation.segments) if annotation else 0)
     _ImageChecks(setting, task, result).run()
@@ -109,7 +113,7 @@ class _ImageChecks:
         self._result.findings.append(Finding(problem, sentence, changes))
 
     def _check_image_file(self) -> ImageHeader | None:
-        """The header of the image, where it has a name and can be read."""
+        """Return the header of the image, or None if it has no name or cannot be read."""
         listed = self._task.listed
         if listed is None:
             return None
@@ -128,7 +132,7 @@ class _ImageChecks:
         return header
 
     def _check_png(self) -> tuple[_Size | None, IdMap | None]:
-        """Size and ids of the PNG, as far as it can be read."""
+        """Return size and ids of the PNG, each None if it cannot be read."""
         row = self._task.annotation
         path = row and self._find(self._setting.layout.pngs, row.png_name, "annotations", row.index)
         if not path:
@@ -136,7 +140,7 @@ class _ImageChecks:
         size, is_rgb = _read_png_header(path)
         if size and size[0] * size[1] > MAX_PIXELS:
             self._add(
-                Problem.PNG_DAMAGED, f"{path} declares {_words(size)} pixels; expected at most {MAX_PIXELS} in all"
+                Problem.PNG_DAMAGED, f"{path} declares {_words(size)} pixels; expected at most {MAX_PIXELS} in total"
             )
             return size, None
         try:
@@ -147,7 +151,7 @@ class _ImageChecks:
         return size, None
 
     def _find(self, folder: Path, name: str, place: Literal["images", "annotations"], index: int) -> Path | None:
-        """The path of a file that the JSON names; None where the name cannot be used."""
+        """Return the path of a file named in the JSON, or None if the name cannot be used."""
         try:
             path = name_inside(folder, name, self._where)
             is_usable = is_text(name)
@@ -159,13 +163,13 @@ class _ImageChecks:
         if not is_usable:
             self._add(
                 Problem.NAME_UNUSABLE,
-                f"{self._where}: no file of a data set can have the name {short(name)}; expected another",
+                f"{self._where}: the file name {short(name)} is invalid; rename the file",
             )
             return None
         if "\\" in name:
             change = Change(self._task.image_id, place, index, None, "file_name", name, name.replace("\\", "/"))
             sentence = f"{self._where}: the file name {short(name)} has backslashes; expected / between folders"
-            # Where there is no such file, a backslash may be a part of a name.
+            # If there is no such file, the backslash may be part of a name.
             self._add(Problem.NAME_BACKSLASH, sentence, *([change] if is_file(path) else []))
         if not name.isascii():
             sentence = f"{self._where}: the file name {short(name)} is not ASCII; some tools and systems cannot read it"
@@ -174,14 +178,14 @@ class _ImageChecks:
 
     def _check_sizes(self, header: ImageHeader, png: _Size) -> None:
         name = self._task.listed.file_name if self._task.listed else ""
-        turned = f"{self._where}: {short(name)} has EXIF orientation {header.orientation}"
+        exif = f"{self._where}: {short(name)} has EXIF orientation {header.orientation}"
         if header.shown == png:
             if header.orientation != 1 and header.stored == png:
-                sentence = f"{turned}, with which sizes do not change; see that the PNG is of the image as it is shown"
+                sentence = f"{exif}, which does not change its size; check that the PNG matches the displayed image"
                 self._add(Problem.IMAGE_ORIENTATION, sentence)
         elif header.stored == png:
-            sentence = f"{turned} and is shown as {_words(header.shown)}, but its PNG is {_words(png)}, as it is stored"
-            self._add(Problem.IMAGE_ROTATED, f"{sentence}; turn the PNG, or take the EXIF data out of the image")
+            sentence = f"{exif} and is displayed as {_words(header.shown)}, but its PNG is {_words(png)}, as stored"
+            self._add(Problem.IMAGE_ROTATED, f"{sentence}; rotate the PNG, or remove the EXIF data from the image")
         else:
             sentence = f"{self._where}: {short(name)} is {_words(header.shown)} but its PNG is {_words(png)}"
             self._add(Problem.IMAGE_SIZE, f"{sentence} (width x height); expected equal sizes")
@@ -193,31 +197,31 @@ class _ImageChecks:
         return listed.height, listed.width
 
     def _check_listed_size(self, shown: _Size | None, png: _Size | None) -> None:
-        """The size in the JSON may agree with the image or with the PNG: which of these is wrong is another finding."""
+        """Report a listed size that matches neither the image nor the PNG. `_check_sizes` compares these two."""
         listed, files = self._task.listed, [size for size in (shown, png) if size]
         if listed is None or not files:
             return
-        given = {"height": listed.height, "width": listed.width}
-        if any(all(given[side] in (None, size[i]) for i, side in enumerate(given)) for size in files):
+        old = {"height": listed.height, "width": listed.width}
+        if any(all(old[side] in (None, size[i]) for i, side in enumerate(old)) for size in files):
             return
         changes = []
         if shown is not None and shown == png:
-            new = dict(zip(given, shown, strict=True))
+            new = dict(zip(old, shown, strict=True))
             changes = [
-                Change(self._task.image_id, "images", listed.index, None, side, given[side], new[side])
-                for side in given
-                if given[side] not in (None, new[side])
+                Change(self._task.image_id, "images", listed.index, None, side, old[side], new[side])
+                for side in old
+                if old[side] not in (None, new[side])
             ]
         found = " and ".join(dict.fromkeys(_words(size) for size in files))
         sentence = (
             f"{self._where} is listed with width {short(listed.width)} and height {short(listed.height)} but its files "
-            f"are {found} (width x height); expected the same"
+            f"are {found} (width x height); expected equal sizes"
         )
         self._add(Problem.SIZE_LISTED, sentence, *changes)
 
 
 def _read_png_header(path: Path) -> tuple[_Size | None, bool]:
-    """Height and width of a PNG, None where it is none; and whether it is 8-bit RGB."""
+    """Return height and width of a PNG (None if it is not a PNG), and whether it is 8-bit RGB."""
     try:
         with path.open("rb") as file:
             head = file.read(33)

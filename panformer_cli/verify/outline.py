@@ -1,4 +1,4 @@
-"""The first pass over a panoptic JSON: its categories and its list of images, kept small."""
+"""First pass over a panoptic JSON: read its categories and its list of images compactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ ImageId = int | str
 class ListedImage:
     """A row of `images`.
 
-    index: its position in the list. height, width: as the JSON has them, be it what it may; None where it has none.
+    Attributes:
+        index: Index in the list.
+        file_name: Name of the image file.
+        height: Unchecked height in the JSON; None if missing.
+        width: Unchecked width in the JSON; None if missing.
     """
 
     index: int
@@ -34,12 +38,13 @@ class ListedImage:
 
 @dataclass
 class Outline:
-    """What has to be known before annotations can be checked.
+    """Data needed to check annotations.
 
-    images: by id, of which the first row counts; None where the JSON has no such list, or no usable row in it.
-    is_thing: by category id, None where `isthing` cannot be used; None where there is none.
-    annotations: how many there are; None where there is none.
-    has_bad_images: whether a row of `images` could not be used, so that it cannot be told which image is not listed.
+    Attributes:
+        images: Images by id (the first row of each counts); None if the list is missing or has no usable row.
+        is_thing: `isthing` by category id, None if invalid; None if the list is missing or has no usable row.
+        annotations: Number of annotations; None if there are none.
+        has_bad_images: Whether a row of `images` is unusable, so that unlisted images cannot be determined.
     """
 
     images: DiskList[tuple[ImageId, ListedImage]] | None = None
@@ -49,13 +54,13 @@ class Outline:
 
 
 def read_outline(path: Path, findings: Findings) -> Outline | None:
-    """Read and check `images` and `categories`; None where the file is no JSON to the end, which is told."""
+    """Read and check `images` and `categories`; return None if the file is not valid JSON, which is reported."""
     outline = Outline()
     try:
         for key, value in read_members(path):
             if key == "images" and isinstance(value, Iterator):
                 images = DiskList(_read_images(value, path, outline, findings), key=itemgetter(0))
-                _tell_repeated(images, path, findings)
+                _report_repeated(images, path, findings)
                 outline.images = images if len(images) else None
             elif key == "categories" and isinstance(value, Iterator):
                 outline.is_thing = _read_categories(value, path, findings) or None
@@ -67,7 +72,7 @@ def read_outline(path: Path, findings: Findings) -> Outline | None:
     lists = {"images": outline.images, "annotations": outline.annotations, "categories": outline.is_thing}
     for key, found in lists.items():
         if found is None:
-            sentence = f"{path} has no list `{key}`, or no usable row in it; expected a COCO panoptic JSON"
+            sentence = f"{path} has no list `{key}` with usable rows; expected a COCO panoptic JSON"
             findings.add(Finding(Problem.JSON_LISTS, sentence))
     return outline
 
@@ -85,10 +90,10 @@ def _read_images(
             yield row["id"], ListedImage(index, name, row.get("height"), row.get("width"))
 
 
-def _tell_repeated(images: DiskList[tuple[ImageId, ListedImage]], path: Path, findings: Findings) -> None:
-    for place in images.repeats():
-        name = short(images[place][0])
-        sentence = f"{path}: image id {name} appears twice in images; expected an id of its own for each"
+def _report_repeated(images: DiskList[tuple[ImageId, ListedImage]], path: Path, findings: Findings) -> None:
+    for index in images.repeats():
+        name = short(images[index][0])
+        sentence = f"{path}: image id {name} appears twice in images; expected unique ids"
         findings.add(Finding(Problem.IMAGE_TWICE, sentence))
 
 
@@ -101,11 +106,11 @@ def _read_categories(rows: Iterable[Any], path: Path, findings: Findings) -> dic
             has_id = isinstance(row, dict) and is_count(row.get("id"), 0)
             is_unclear = has_id and row.get("isthing") not in (0, 1)
             findings.add(Finding(Problem.IS_THING if is_unclear else Problem.CATEGORY_ROW, str(error)))
-            if has_id:  # its segments are not of an unknown category
+            if has_id:  # so that its segments do not count as having an unknown category
                 is_thing.setdefault(row["id"], None)
             continue
         if category.id in is_thing:
-            sentence = f"{path}: category id {category.id} appears twice; expected an id of its own for every category"
+            sentence = f"{path}: category id {category.id} appears twice; expected unique ids"
             findings.add(Finding(Problem.CATEGORY_TWICE, sentence))
         is_thing.setdefault(category.id, category.is_thing)
     return is_thing

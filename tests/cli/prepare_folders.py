@@ -1,4 +1,4 @@
-"""A small whole data set for each source of `prepare-data`, and ways to damage files, with Pillow and json alone."""
+"""A small valid data set for each source of `prepare-data`, and ways to corrupt files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = "id,name,kind\n26,car,thing\n7,road,stuff\n"
 Damage = Callable[[Path], Any]
 
 
-def picture(path: Path, tone: int = 0) -> None:
+def save_image(path: Path, tone: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (WIDTH, HEIGHT), (tone, 10, 200)).save(path)
 
@@ -37,14 +37,14 @@ def text(path: Path, content: str) -> None:
 
 
 def drawn(background: int, thing: int) -> Any:
-    """(12, 16): a box of `thing` on `background`."""
+    """Return values (12, 16) with a box of `thing` on `background`."""
     values = np.full((HEIGHT, WIDTH), background)
     values[4:8, 3:9] = thing
     return values
 
 
 def outline() -> list[list[float]]:
-    """The corners of the box of `drawn`."""
+    """Return the corners of the box in `drawn`."""
     return [[3, 4], [9, 4], [9, 8], [3, 8]]
 
 
@@ -54,14 +54,14 @@ def custom(root: Path) -> list[str]:
 
 
 def coco_images(root: Path) -> list[str]:
-    """With packed images."""
+    """With zipped images."""
     write_coco(root, 2, "val2017")
     pack(root / "val2017.zip", root / "images" / "val2017")
     return ["coco"]
 
 
 def coco_pngs(root: Path) -> list[str]:
-    """With packed PNGs."""
+    """With zipped PNGs."""
     write_coco(root, 2, "val2017")
     pack(root / "annotations" / "panoptic_val2017.zip", root / "annotations" / "panoptic_val2017")
     return ["coco"]
@@ -79,14 +79,14 @@ def pack(archive: Path, folder: Path) -> None:
 def cityscapes(root: Path) -> list[str]:
     for number in (1, 2):
         frame = f"ulm_000000_00000{number}"
-        picture(root / f"leftImg8bit/val/ulm/{frame}_leftImg8bit.png", number)
+        save_image(root / f"leftImg8bit/val/ulm/{frame}_leftImg8bit.png", number)
         label(root / f"gtFine/val/ulm/{frame}_gtFine_instanceIds.png", drawn(7, 26001), np.uint16)
     return ["cityscapes"]
 
 
 def ade20k(root: Path) -> list[str]:
     for name in ("a", "b"):
-        picture(root / f"images/validation/{name}.jpg", ord(name))
+        save_image(root / f"images/validation/{name}.jpg", ord(name))
         label(root / f"annotations/validation/{name}.png", drawn(1, 8))
         objects = np.zeros((HEIGHT, WIDTH, 3))
         objects[4:8, 3:9] = (1, 3, 0)
@@ -102,7 +102,7 @@ def mapillary(root: Path) -> list[str]:
     ]
     text(root / "config_v1.2.json", json.dumps({"labels": labels, "version": "1.2"}))
     for name in ("a", "b"):
-        picture(root / f"training/images/{name}.jpg", ord(name))
+        save_image(root / f"training/images/{name}.jpg", ord(name))
         label(root / f"training/v1.2/instances/{name}.png", drawn(0, 256 + 1), np.uint16)
     return ["mapillary"]
 
@@ -119,14 +119,14 @@ def coco_instances(root: Path) -> list[str]:
     content = {"images": images, "annotations": rows, "categories": [{"id": 3, "name": "car"}]}
     text(root / "annotations/instances_val.json", json.dumps(content))
     for name in ("a", "b"):
-        picture(root / f"images/val/{name}.jpg", ord(name))
+        save_image(root / f"images/val/{name}.jpg", ord(name))
     return ["coco-instances"]
 
 
 def png_pairs(root: Path) -> list[str]:
     text(root / "classes.csv", CLASSES)
     for name in ("a", "b"):
-        picture(root / f"images/{name}.jpg", ord(name))
+        save_image(root / f"images/{name}.jpg", ord(name))
         label(root / f"semantic/{name}.png", drawn(7, 26))
         label(root / f"instance/{name}.png", drawn(0, 1), np.uint16)
     return ["png-pairs", "--classes", str(root / "classes.csv")]
@@ -135,7 +135,7 @@ def png_pairs(root: Path) -> list[str]:
 def masks(root: Path) -> list[str]:
     text(root / "classes.csv", CLASSES)
     for name in ("a", "b"):
-        picture(root / f"images/{name}.jpg", ord(name))
+        save_image(root / f"images/{name}.jpg", ord(name))
         label(root / f"masks/{name}/car_1.png", drawn(0, 255))
         label(root / f"masks/{name}/road.png", drawn(255, 0))
     return ["masks", "--classes", str(root / "classes.csv")]
@@ -143,7 +143,7 @@ def masks(root: Path) -> list[str]:
 
 def labelme(root: Path) -> list[str]:
     for name in ("a", "b"):
-        picture(root / f"{name}.jpg", ord(name))
+        save_image(root / f"{name}.jpg", ord(name))
         shape: dict[str, Any] = {
             "label": "car",
             "points": outline(),
@@ -159,7 +159,7 @@ def labelme(root: Path) -> list[str]:
 def yolo(root: Path) -> list[str]:
     text(root / "data.yaml", "names: [car, road]\n")
     for name in ("a", "b"):
-        picture(root / f"images/train/{name}.jpg", ord(name))
+        save_image(root / f"images/train/{name}.jpg", ord(name))
         shares = " ".join(f"{x / WIDTH:.4f} {y / HEIGHT:.4f}" for x, y in outline())
         text(root / f"labels/train/{name}.txt", f"0 {shares}\n")
     return ["yolo"]
@@ -176,7 +176,7 @@ def cvat(root: Path) -> list[str]:
     head = f"<version>1.1</version><meta><task><id>4</id><name>mine</name>{labels}</task></meta>"
     text(root / "annotations.xml", f'<?xml version="1.0"?>\n<annotations>\n{head}\n{rows}\n</annotations>\n')
     for name in ("a", "b"):
-        picture(root / f"images/{name}.jpg", ord(name))
+        save_image(root / f"images/{name}.jpg", ord(name))
     return ["cvat"]
 
 
@@ -187,12 +187,12 @@ SOURCES: Sequence[Callable[[Path], list[str]]] = (
 
 
 def cut(name: str, kept: int) -> Damage:
-    """Keep so many bytes of a file; a negative number drops so many at its end."""
+    """Keep the first `kept` bytes of a file, or drop bytes at its end if negative."""
     return lambda root: (root / name).write_bytes((root / name).read_bytes()[:kept])
 
 
 def replaced(name: str, old: str, new: str) -> Damage:
-    """Other words in a text file."""
+    """Replace a word in a text file."""
 
     def damage(root: Path) -> None:
         content = (root / name).read_text()
@@ -222,7 +222,7 @@ def removed(name: str) -> Damage:
 
 
 def linked_out(name: str) -> Damage:
-    """The file lies outside of the folder, and a symbolic link in its place."""
+    """Move a file out of the folder and replace it with a symbolic link."""
 
     def damage(root: Path) -> None:
         outside = root.parent / "outside" / Path(name).name
@@ -233,7 +233,7 @@ def linked_out(name: str) -> Damage:
 
 
 def smaller(name: str) -> Damage:
-    """The same picture without its last row."""
+    """Remove the last row of an image."""
 
     def damage(root: Path) -> None:
         with Image.open(root / name) as image:
@@ -251,13 +251,13 @@ def converted(name: str, mode: str) -> Damage:
 
 
 def huge(name: str, color_type: int = 2, bits: int = 8) -> Damage:
-    """A PNG of 60,000 x 60,000 pixels, as its header has it, with next to no data."""
+    """Write a PNG that declares 60,000 x 60,000 pixels but has almost no data."""
     start = SIGNATURE + header(60_000, 60_000, (bits, color_type, 0, 0, 0))
     return written(name, start + image_data(zlib.compress(bytes(1000))) + END)
 
 
 def pixel(name: str, value: Any) -> Damage:
-    """The last pixel of a PNG has another value."""
+    """Change the last pixel of a PNG."""
 
     def damage(root: Path) -> None:
         with Image.open(root / name) as image:
@@ -269,7 +269,7 @@ def pixel(name: str, value: Any) -> Damage:
 
 
 def entry(archive: str, name: str, mode: int = 0o100644) -> Damage:
-    """One more file in a zip; `mode` is its kind and permissions."""
+    """Add an entry to a zip; `mode` is its file type and permissions."""
 
     def damage(root: Path) -> None:
         info = zipfile.ZipInfo(name)
@@ -289,7 +289,7 @@ def renamed(name: str, new: str) -> Damage:
     return lambda root: (root / name).rename((root / name).with_name(new))
 
 
-def unlabelled(root: Path) -> None:
-    """Files of labelme without a shape."""
+def unlabeled(root: Path) -> None:
+    """Remove the shapes from labelme files."""
     for name in ("a.json", "b.json"):
         edited(name, lambda content: content.update(shapes=[]))(root)

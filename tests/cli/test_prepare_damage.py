@@ -1,4 +1,4 @@
-"""Damaged data sets through the command line: one sentence names the file, and nothing is left but finished images."""
+"""Corrupt data sets on the command line: one error names the file, and only finished images remain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.cli.prepare_folders import (
     replaced,
     smaller,
     text,
-    unlabelled,
+    unlabeled,
     written,
     yolo,
 )
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         edited(CUSTOM, lambda c: c["annotations"][0]["segments_info"].pop()),
         ["0.mask.png", "segment ids 5 only in the PNG"],
     ),
-    "coco-instances: JSON cut short": (coco_instances, cut(INSTANCES, -40), [INSTANCES]),
+    "coco-instances: JSON truncated": (coco_instances, cut(INSTANCES, -40), [INSTANCES]),
     "coco-instances: polygon of two numbers": (
         coco_instances,
         edited(INSTANCES, lambda c: c["annotations"][0].update(segmentation=[[1, 2]])),
@@ -87,12 +87,12 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         ["instances_val.json", "annotation 1", "add up to 5"],
     ),
     "coco-instances: no annotation at all": (coco_instances, removed(INSTANCES), ["instances_<split>.json"]),
-    "labelme: JSON cut short": (labelme, cut("a.json", -10), ["a.json is not valid JSON, or is truncated"]),
+    "labelme: JSON truncated": (labelme, cut("a.json", -10), ["a.json is not valid JSON, or is truncated"]),
     "labelme: a line": (labelme, replaced("a.json", '"polygon"', '"line"'), ["a.json", "(car)", "no area"]),
     "labelme: coordinates far outside": (labelme, replaced("a.json", "[3, 4]", "[300, 4]"), ["a.json", "(car)"]),
-    "yolo: a word": (yolo, replaced("labels/train/a.txt", "0.1875", "left"), ["a.txt", "line 1", "than numbers"]),
+    "yolo: a word": (yolo, replaced("labels/train/a.txt", "0.1875", "left"), ["a.txt", "line 1", "non-numbers"]),
     "yolo: a box": (yolo, written("labels/train/a.txt", "0 0.5 0.5 0.1 0.1\n"), ["a.txt", "line 1"]),
-    "cvat: XML cut short": (cvat, cut("annotations.xml", -30), ["annotations.xml"]),
+    "cvat: XML truncated": (cvat, cut("annotations.xml", -30), ["annotations.xml"]),
     "cvat: document type": (
         cvat,
         replaced("annotations.xml", "<annotations>", '<!DOCTYPE a [<!ENTITY b SYSTEM "/etc/passwd">]><annotations>'),
@@ -116,7 +116,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         edited(INSTANCES, lambda c: c["annotations"][0].update(category_id=99)),
         ["instances_val.json", "99"],
     ),
-    "labelme: no class drawn": (labelme, unlabelled, ["--classes FILE"]),
+    "labelme: no class drawn": (labelme, unlabeled, ["--classes FILE"]),
     "yolo: class number unknown": (yolo, replaced("labels/train/a.txt", "0 ", "5 "), ["a.txt", "line 1", "5"]),
     "yolo: no names": (yolo, written("data.yaml", "nc: 3\n"), ["data.yaml"]),
     "cvat: label unknown": (cvat, replaced(XML, 'label="car"', 'label="bus"'), [XML, "bus"]),
@@ -132,7 +132,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "ade20k: class of an object unknown": (ade20k, pixel(ADE_OBJECTS, (120, 1, 0)), [ADE_OBJECTS, "120"]),
     "ade20k: class id unknown": (ade20k, pixel(ADE, 200), [ADE, "200"]),
     "mapillary: label unknown": (mapillary, pixel(VISTAS, 256 * 90), [VISTAS, "90"]),
-    "mapillary: config cut short": (mapillary, cut("config_v1.2.json", -9), ["config_v1.2.json"]),
+    "mapillary: config truncated": (mapillary, cut("config_v1.2.json", -9), ["config_v1.2.json"]),
     # PNGs of labels.
     "custom: PNG missing": (custom, removed(f"{PNGS}/0.mask.png"), ["0.mask.png is missing"]),
     "custom: PNG empty": (custom, written(f"{PNGS}/0.mask.png", ""), ["0.mask.png is empty"]),
@@ -141,12 +141,12 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "custom: PNG with palette": (custom, converted(f"{PNGS}/0.mask.png", "P"), ["0.mask.png", "palette"]),
     "custom: PNG with alpha": (custom, converted(f"{PNGS}/0.mask.png", "RGBA"), ["0.mask.png", "alpha"]),
     "custom: PNG of another size": (custom, smaller(f"{PNGS}/0.mask.png"), ["0.mask.png", "60x39"]),
-    "cityscapes: PNG cut short": (cityscapes, cut(STREET, -20), [STREET, "truncated"]),
-    "cityscapes: PNG in colour": (cityscapes, converted(STREET, "RGB"), [STREET, "RGB"]),
+    "cityscapes: PNG truncated": (cityscapes, cut(STREET, -20), [STREET, "truncated"]),
+    "cityscapes: PNG in color": (cityscapes, converted(STREET, "RGB"), [STREET, "RGB"]),
     "ade20k: PNG of another size": (ade20k, smaller(ADE), [ADE, "16x11"]),
     "mapillary: PNG missing": (mapillary, removed(VISTAS), [VISTAS]),
     "png-pairs: PNG missing": (png_pairs, removed("instance/a.png"), ["instance/a.png"]),
-    "masks: PNG cut short": (masks, cut("masks/a/car_1.png", -20), ["car_1.png"]),
+    "masks: PNG truncated": (masks, cut("masks/a/car_1.png", -20), ["car_1.png"]),
     "masks: PNG of another size": (masks, smaller("masks/a/car_1.png"), ["car_1.png", "16x11"]),
     # Images.
     "custom: image missing": (custom, removed("images/val/0.png"), ["0.png is missing"]),
@@ -155,26 +155,26 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "coco-instances: image missing": (coco_instances, removed("images/val/a.jpg"), ["a.jpg is missing"]),
     "labelme: image missing": (labelme, removed("a.jpg"), ["a.jpg"]),
     "labelme: image of another size": (labelme, smaller("a.jpg"), ["a.json", "16x12", "16x11"]),
-    "yolo: image cut short": (yolo, cut("images/train/a.jpg", 30), ["a.jpg"]),
+    "yolo: image truncated": (yolo, cut("images/train/a.jpg", 30), ["a.jpg"]),
     "cvat: image missing": (cvat, removed("images/a.jpg"), ["a.jpg"]),
-    # Sizes without sense.
+    # Implausible sizes.
     "custom: huge image": (custom, huge("images/val/0.png"), ["images/val/0.png"]),
     "custom: huge PNG": (custom, huge(f"{PNGS}/0.mask.png"), ["0.mask.png", "cannot be decoded"]),
-    "cityscapes: huge image": (cityscapes, huge(STREET_PICTURE), [STREET_PICTURE, "implausible size"]),
-    "cityscapes: huge PNG": (cityscapes, huge(STREET, 0, 16), [STREET, "declares a size"]),
-    "ade20k: huge PNG": (ade20k, huge(ADE, 0), [ADE, "declares a size"]),
-    "ade20k: huge PNG of objects": (ade20k, huge(ADE_OBJECTS), [ADE_OBJECTS, "declares a size"]),
-    "mapillary: huge PNG": (mapillary, huge(VISTAS, 0, 16), [VISTAS, "declares a size"]),
-    "png-pairs: huge PNG": (png_pairs, huge("semantic/a.png", 0), ["semantic/a.png", "declares a size"]),
-    "masks: huge PNG": (masks, huge("masks/a/car_1.png", 0), ["car_1.png", "declares a size"]),
-    "labelme: huge image": (labelme, huge("a.jpg"), ["a.jpg", "implausible size"]),
+    "cityscapes: huge image": (cityscapes, huge(STREET_PICTURE), [STREET_PICTURE, "declares a size"]),
+    "cityscapes: huge PNG": (cityscapes, huge(STREET, 0, 16), [STREET, "implausible size"]),
+    "ade20k: huge PNG": (ade20k, huge(ADE, 0), [ADE, "implausible size"]),
+    "ade20k: huge PNG of objects": (ade20k, huge(ADE_OBJECTS), [ADE_OBJECTS, "implausible size"]),
+    "mapillary: huge PNG": (mapillary, huge(VISTAS, 0, 16), [VISTAS, "implausible size"]),
+    "png-pairs: huge PNG": (png_pairs, huge("semantic/a.png", 0), ["semantic/a.png", "implausible size"]),
+    "masks: huge PNG": (masks, huge("masks/a/car_1.png", 0), ["car_1.png", "implausible size"]),
+    "labelme: huge image": (labelme, huge("a.jpg"), ["a.jpg", "declares a size"]),
     "coco-instances: huge image in the JSON": (
         coco_instances,
         edited(INSTANCES, lambda c: c["images"][0].update(height=60_000, width=60_000)),
         ["a.jpg", "60000x60000"],
     ),
     "cvat: huge image in the XML": (cvat, replaced(XML, 'width="16"', 'width="60000"'), ["a.jpg", "60000"]),
-    # Names that are no text.
+    # Names that are not valid Unicode.
     "custom: name of a category in half characters": (
         custom,
         edited(CUSTOM, lambda c: c["categories"][0].update(name="\ud800")),
@@ -190,7 +190,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         edited(INSTANCES, lambda c: c["images"][0].update(file_name="\ud800.jpg")),
         ["instances_val.json", "'\\ud800.jpg' is not a valid file name"],
     ),
-    # Names and links that lead out.
+    # Names and links that point outside.
     "custom: name climbs": (
         custom,
         edited(CUSTOM, lambda c: c["images"][0].update(file_name="../x.png")),
@@ -220,8 +220,8 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "png-pairs: PNG is a link": (png_pairs, linked_out("semantic/a.png"), ["a.png' points outside"]),
     "masks: PNG is a link": (masks, linked_out("masks/a/car_1.png"), ["car_1.png' points outside"]),
     # Zips.
-    "coco: image zip cut short": (coco_images, cut(IMAGE_ZIP, -30), [f"{IMAGE_ZIP} is damaged or not a zip"]),
-    "coco: zip is text": (coco_pngs, written(PNG_ZIP, "zip"), [f"{PNG_ZIP} is damaged or not a zip"]),
+    "coco: image zip truncated": (coco_images, cut(IMAGE_ZIP, -30), [f"{IMAGE_ZIP} is corrupt or not a zip"]),
+    "coco: zip is text": (coco_pngs, written(PNG_ZIP, "zip"), [f"{PNG_ZIP} is corrupt or not a zip"]),
     "coco: entry climbs": (coco_images, entry(IMAGE_ZIP, "../../x.png"), [IMAGE_ZIP, "'../../x.png' points outside"]),
     "coco: entry absolute": (coco_pngs, entry(PNG_ZIP, "/etc/x.png"), [PNG_ZIP, "'/etc/x.png' points outside"]),
     "coco: entry is a link": (
@@ -230,7 +230,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         [PNG_ZIP, "is a link"],
     ),
     "coco: entry below a file": (coco_images, entry(IMAGE_ZIP, "val2017/0.png/x"), [IMAGE_ZIP]),
-    # Nothing there.
+    # Missing and empty folders.
     "custom: folder missing": (custom, shutil.rmtree, ["does not exist"]),
     "cityscapes: folder empty": (cityscapes, emptied, []),
     "ade20k: folder empty": (ade20k, emptied, []),
@@ -239,7 +239,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "png-pairs: folder empty": (png_pairs, emptied, ["classes.csv"]),
     "masks: no image": (masks, lambda root: emptied(root / "images"), ["images"]),
     "labelme: folder empty": (labelme, emptied, []),
-    "yolo: no image": (yolo, lambda root: emptied(root / "images/train"), ["data, train: there is no image"]),
+    "yolo: no image": (yolo, lambda root: emptied(root / "images/train"), ["data, train: no images found"]),
     "cvat: no image": (cvat, written("annotations.xml", "<annotations></annotations>"), ["annotations.xml"]),
 }  # fmt: skip
 
@@ -250,26 +250,26 @@ MAPS: dict[str, tuple[str, list[str]]] = {
     "empty": ("", ["map.yaml"]),
     "a number for a name": ("ball: 3\n", ["map.yaml", "ball"]),
     "unknown name": ("truck: vehicle\n", ["map.yaml", "truck"]),
-    "nothing left": ("box: void\nball: void\nsky: void\n", ["map.yaml", "every category becomes void"]),
-    "things and stuff as one": ("box: all\nsky: all\n", ["map.yaml", "things and stuff become 'all'"]),
+    "nothing left": ("box: void\nball: void\nsky: void\n", ["map.yaml", "all categories become void"]),
+    "things and stuff as one": ("box: all\nsky: all\n", ["map.yaml", "things and stuff are both mapped to 'all'"]),
     "an id twice": ("map: {box: crate}\ncategories: [{name: crate, id: 3}]\n", ["map.yaml"]),
     "isthing a word": ("map: {box: crate}\ncategories: [{name: crate, isthing: very}]\n", ["map.yaml"]),
 }
 
 OPTIONS: dict[str, tuple[list[str], list[str]]] = {
-    "subset of too many": (["subset", "--images", "3"], [CUSTOM, "annotates 2 images"]),
+    "subset of too many": (["subset", "--images", "3"], [CUSTOM, "annotates only 2 images"]),
     "subset of an unknown image": (["subset", "--list", "{root}/list.txt"], ["list.txt, line 2", "'9.png'"]),
     "subset of a missing list": (["subset", "--list", "{root}/none.txt"], ["none.txt"]),
-    "split without a rest": (["split", "--val", "2"], ["--val 2 of the 2 images of"]),
+    "split without a rest": (["split", "--val", "2"], ["--val 2 of the 2 images in"]),
     "split of an unknown split": (["split", "--split", "test"], ["no split 'test'"]),
-    "merge with itself": (["merge", "--with", "{root}"], ["are one data set", "name another"]),
+    "merge with itself": (["merge", "--with", "{root}"], ["are the same data set", "choose another one"]),
     "merge with nothing": (["merge", "--with", "{root}/nothing"], ["nothing does not exist"]),
     "split that climbs": (["custom", "--split", "../x"], ["'../x'"]),
 }
 
 
 def snapshot(folder: Path, without: Path) -> dict[str, Any]:
-    """Name and content of everything in `folder`, but for what is in `without`."""
+    """Return name and content of all files in `folder` except those in `without`."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path != without and without not in path.parents:
@@ -278,7 +278,7 @@ def snapshot(folder: Path, without: Path) -> dict[str, Any]:
 
 
 def prepared(folder: Path, build: Build) -> tuple[Path, list[str]]:
-    """The whole data set, and the command that prepares it into the folder `out`."""
+    """Return a valid data set and the command that converts it into the folder `out`."""
     root = folder / "data"
     (folder / "outside").mkdir()
     root.mkdir()
@@ -287,7 +287,7 @@ def prepared(folder: Path, build: Build) -> tuple[Path, list[str]]:
 
 
 def check_failure(command: list[str], words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, one error with these words in it, and nothing changed but finished images in `out`."""
+    """Expect exit code 2, one error with these words, and no changes except finished images in `out`."""
     out = folder / "out"
     before = snapshot(folder, out)
     capsys.readouterr()
@@ -305,14 +305,14 @@ def check_failure(command: list[str], words: list[str], folder: Path, capsys: py
 
 
 @pytest.mark.parametrize("build", SOURCES, ids=lambda build: build.__name__)
-def test_whole_sets_are_taken(build: Build, tmp_path: Path) -> None:
+def test_valid_data_sets_are_converted(build: Build, tmp_path: Path) -> None:
     _, command = prepared(tmp_path, build)
     assert run(*command) == 0
     assert (tmp_path / "out/manifest.json").is_file()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_damage_is_told_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corruption_is_reported_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build, damage, words = CASES[name]
     root, command = prepared(tmp_path, build)
     damage(root)
@@ -320,9 +320,7 @@ def test_damage_is_told_in_one_sentence(name: str, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("custom")])
-def test_reshaping_refuses_what_the_check_refuses(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reshaping_rejects_invalid_data_sets(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build, damage, words = CASES[name]
     root, command = prepared(tmp_path, build)
     text(root / "map.yaml", "box: crate\n")
@@ -331,7 +329,9 @@ def test_reshaping_refuses_what_the_check_refuses(
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("custom")])
-def test_verify_finds_it_and_changes_nothing(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_finds_problems_without_changing_files(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     build, damage, words = CASES[name]
     root, _ = prepared(tmp_path, build)
     damage(root)
@@ -350,7 +350,7 @@ def test_verify_finds_it_and_changes_nothing(name: str, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("subcommand", ["remap", "merge"])
-def test_maps_of_categories(subcommand: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_category_maps(subcommand: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content, words = MAPS[name]
     root, command = prepared(tmp_path, custom)
     text(root / "map.yaml", content)
@@ -360,7 +360,7 @@ def test_maps_of_categories(subcommand: str, name: str, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_that_do_not_fit_the_data(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_do_not_match_the_data(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options, words = OPTIONS[name]
     root, command = prepared(tmp_path, custom)
     text(root / "list.txt", "0.png\n9.png\n")
@@ -376,17 +376,17 @@ def test_a_file_where_a_folder_is_needed(
     build: Build, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, command = prepared(tmp_path, build)
-    text(tmp_path / place, "of somebody else")
+    text(tmp_path / place, "unrelated")
     capsys.readouterr()
     assert run(*command) == 2
     err = capsys.readouterr().err
     assert f"cannot write {tmp_path / place}" in err
     assert err.count("Error: ") == 1
-    assert (tmp_path / place).read_text() == "of somebody else"
+    assert (tmp_path / place).read_text() == "unrelated"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write everywhere")
+def test_an_unwritable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, command = prepared(tmp_path, labelme)
     (tmp_path / "out").mkdir(mode=0o555)
     check_failure(command, [f"cannot write {tmp_path / 'out'}", "Permission denied"], tmp_path, capsys)
@@ -395,7 +395,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     "name", ["a.png", "a.jpg", "panoptic_train.json", "summary.json", "summary.html", "manifest.json"]
 )
-def test_a_disk_that_fills_up_and_is_emptied(
+def test_resuming_after_a_full_disk(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, command = prepared(tmp_path, labelme)
@@ -420,7 +420,7 @@ def test_a_disk_that_fills_up_and_is_emptied(
 
 
 @pytest.mark.parametrize("build", [coco_images, coco_pngs], ids=lambda build: build.__name__)
-def test_no_room_to_unpack(
+def test_no_space_to_unpack(
     build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, command = prepared(tmp_path, build)

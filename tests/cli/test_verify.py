@@ -16,10 +16,10 @@ def verify(root: Path, *options: str) -> int:
     return run("prepare-data", "verify", str(root), "--workers", "1", *options)
 
 
-def test_a_clean_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path)
     assert verify(tmp_path) == 0
-    assert capsys.readouterr().out == "val: 3 images, 9 segments, no error found\n"
+    assert capsys.readouterr().out == "val: 3 images, 9 segments, no errors found\n"
 
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,11 +32,11 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     table = [line.strip().split(maxsplit=4) for line in lines[4:7]]
     assert table == [
-        ["val", "error", "1", "0", "images that are missing"],
-        ["val", "error", "1", "1", "segments whose area is not that of their pixels"],
-        ["val", "error", "1", "1", "segments whose bbox is not that of their pixels"],
+        ["val", "error", "1", "0", "missing images"],
+        ["val", "error", "1", "1", "segments whose area differs from their pixels"],
+        ["val", "error", "1", "1", "segments whose bbox differs from their pixels"],
     ]
-    assert "  panoptic_val.json: image 101: segment 70001 has area 3; expected 210, as its pixels have" in lines
+    assert "  panoptic_val.json: image 101: segment 70001 has area 3; expected 210, measured on its pixels" in lines
     assert lines[-1] == "val: 3 images, 9 segments, errors found"
 
 
@@ -46,12 +46,12 @@ def test_a_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data.save()
     assert verify(tmp_path, "--fix") == 0
     out = capsys.readouterr().out
-    assert "val: 3 images, 9 segments, no error left\n" in out
+    assert "val: 3 images, 9 segments, no errors left\n" in out
     assert f"1 change, listed in {data.annotation.parent}/panoptic_val.changes.json" in out
     assert verify(tmp_path) == 0
 
 
-def test_a_warning_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_not_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_set(tmp_path)
     (data.images / "1.png").rename(data.images / "ä.png")
     data.json["images"][1]["file_name"] = "ä.png"
@@ -73,7 +73,9 @@ def test_a_warning_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("options", [(), ("--split", "train"), ("--split", "../val")])
-def test_what_cannot_be_checked(tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_input_that_cannot_be_checked(
+    tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     if options:
         write_coco(tmp_path)
     assert verify(tmp_path, *options) == 2

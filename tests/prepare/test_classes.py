@@ -1,4 +1,4 @@
-"""The class file: every form gives the table that is spelt out here; every mistake gives its place."""
+"""Class files: all formats give the expected table, and errors name the line or row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from panformer_cli.prepare.classes import read_classes
 
 CAR, ROAD = Category(4, "car", True, (0, 0, 142)), Category(9, "road", False, (128, 64, 128))
 TABLE = CategoryTable([CAR, ROAD])
-WITHOUT_COLOURS = CategoryTable([Category(1, "car", True), Category(2, "road", False)])
+WITHOUT_COLORS = CategoryTable([Category(1, "car", True), Category(2, "road", False)])
 FROM_0 = CategoryTable([Category(0, "car", True), Category(1, "road", False)])
 
 
@@ -27,15 +27,15 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     [
         ("a.csv", "id,name,isthing,color\n4,car,1,0 0 142\n9,road,0,#804080\n", TABLE),
         ("a.CSV", "color, kind, id, name\r\n#00008E, thing, 4, car\r\n\r\n128 64 128,stuff,9,road\r\n", TABLE),
-        ("bom.csv", b"\xef\xbb\xbfid,name,isthing\n1,car,1\n2,road,0\n", WITHOUT_COLOURS),
-        ("a.csv", "id,name,isthing,color\n1,car,1,\n2,road,0,\n,,,\n", WITHOUT_COLOURS),
+        ("bom.csv", b"\xef\xbb\xbfid,name,isthing\n1,car,1\n2,road,0\n", WITHOUT_COLORS),
+        ("a.csv", "id,name,isthing,color\n1,car,1,\n2,road,0,\n,,,\n", WITHOUT_COLORS),
         (
             "a.yaml",
             "- {id: 9, name: road, isthing: 0, color: [128, 64, 128]}\n"
             "- {id: 4, name: car, kind: thing, color: '#00008e'}\n",
             TABLE,
         ),
-        ("a.yml", "car: thing\nroad: stuff\n", WITHOUT_COLOURS),
+        ("a.yml", "car: thing\nroad: stuff\n", WITHOUT_COLORS),
         ("a.yml", "car: thing\nnames: stuff\n", CategoryTable([Category(1, "car", True), Category(2, "names", False)])),
         ("a.yaml", "path: ../x\nnc: 2\nnames: [car, road]\nstuff: [road]\n", FROM_0),
         ("a.yaml", "names:\n  0: car\n  1: road\nstuff:\n- road\n", FROM_0),
@@ -46,51 +46,51 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ),
     ],
 )
-def test_forms(tmp_path: Path, name: str, content: str | bytes, table: CategoryTable) -> None:
+def test_formats(tmp_path: Path, name: str, content: str | bytes, table: CategoryTable) -> None:
     assert read_classes(write(tmp_path, name, content)) == table
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.txt", "car", r"a\.txt ends in '\.txt'; expected \.csv, \.yaml or \.yml"),
         ("a.csv", "", r"a\.csv is empty \(0 bytes\)"),
-        ("a.csv", b"\xff\xfeid", r"a\.csv is no UTF-8 text"),
-        ("a.csv", "id,name,isthing\n", r"a\.csv names no class"),
+        ("a.csv", b"\xff\xfeid", r"a\.csv is not UTF-8 text"),
+        ("a.csv", "id,name,isthing\n", r"a\.csv lists no classes"),
         ("a.csv", "id;name;isthing\n1;car;1\n", r"a\.csv, line 1: the columns are 'id;name;isthing'"),
-        ("a.csv", "id,name,isthing\n1,car\n", r"a\.csv, line 2: there are 2 cells under 3 columns"),
-        ("a.csv", "id,name,isthing,hue\n1,car,1,red\n", r"line 2: 'hue' is not known"),
-        ("a.csv", "id,name\n1,car\n", "line 2: isthing or kind is wanted"),
-        ("a.csv", "id,name,isthing,kind\n1,car,1,thing\n", "line 2: isthing or kind is wanted, one of them"),
-        ("a.csv", "id,name,isthing\n1,,1\n", "line 2: name missing"),
+        ("a.csv", "id,name,isthing\n1,car\n", r"a\.csv, line 2: 2 cells for 3 columns"),
+        ("a.csv", "id,name,isthing,hue\n1,car,1,red\n", r"line 2: unknown key 'hue'"),
+        ("a.csv", "id,name\n1,car\n", "line 2: needs either isthing or kind"),
+        ("a.csv", "id,name,isthing,kind\n1,car,1,thing\n", "line 2: needs either isthing or kind"),
+        ("a.csv", "id,name,isthing\n1,,1\n", "line 2: missing name"),
         ("a.csv", "id,name,isthing\n1,car,1\nx,road,0\n", "line 3: the id is 'x'"),
         ("a.csv", "id,name,isthing\n-1,car,1\n", "line 2: the id is '-1'"),
         ("a.csv", "id,name,isthing\n1,car,yes\n", "line 2: isthing is 'yes'"),
         ("a.csv", "id,name,kind\n1,car,object\n", "line 2: the kind is 'object'"),
-        ("a.csv", "id,name,isthing\n1,car,1\n1,road,0\n", "line 3: the id 1 comes a second time"),
-        ("a.csv", "id,name,isthing\n1,car,1\n2,car,0\n", "line 3: the name 'car' comes a second time"),
+        ("a.csv", "id,name,isthing\n1,car,1\n1,road,0\n", "line 3: the id 1 is used twice"),
+        ("a.csv", "id,name,isthing\n1,car,1\n2,car,0\n", "line 3: the name 'car' is used twice"),
         ("a.csv", "id,name,isthing,color\n1,car,1,0 0 256\n", "line 2: the color is '0 0 256'"),
         ("a.csv", "id,name,isthing,color\n1,car,1,blue\n", "line 2: the color is 'blue'"),
         ("a.csv", 'id,name,isthing\n1,"' + "c" * 200_000 + '",1\n', r"a\.csv, line 2: field larger than"),
-        ("a.yaml", "a: [", r"a\.yaml is no plain YAML: line 1"),
-        ("a.yaml", "a: thing\na: stuff\n", r"a\.yaml is no plain YAML: line 2, .* appears twice"),
-        ("a.yaml", "car", r"a\.yaml holds 'car'"),
+        ("a.yaml", "a: [", r"a\.yaml is not plain YAML: line 1"),
+        ("a.yaml", "a: thing\na: stuff\n", r"a\.yaml is not plain YAML: line 2, .* given twice"),
+        ("a.yaml", "car", r"a\.yaml contains 'car'"),
         ("a.yaml", "- car\n", "row 1 is 'car'"),
         ("a.yaml", "car: thing\nroad: [stuff]\n", r"row 2: the kind is \['stuff'\]"),
-        ("a.yaml", "7: thing\n", "row 1: the name is 7; expected text, in quotes"),
+        ("a.yaml", "7: thing\n", "row 1: the name is 7; expected text, quoted"),
         ("a.yaml", "- {id: 1.5, name: car, isthing: 1}\n", "row 1: the id is 1.5"),
         ("a.yaml", "- {id: true, name: car, isthing: 1}\n", "row 1: the id is True"),
         ("a.yaml", "- {id: 1, name: car, isthing: [1]}\n", r"row 1: isthing is \[1\]"),
-        ("a.yaml", "- id: 1\n  name: car\n  isthing: 1\n  color: #ff0000\n", "row 1: the color is None .in YAML #"),
+        ("a.yaml", "- id: 1\n  name: car\n  isthing: 1\n  color: #ff0000\n", "row 1: the color is None .in YAML, #"),
         ("a.yaml", "- {id: 1, name: car, isthing: 1, color: [1, 2]}\n", r"row 1: the color is \[1, 2\]"),
         ("a.yaml", "names: [car]\nstuff: [road]\n", "stuff lists 'road', which is not in names"),
         ("a.yaml", "names: [car]\nstuff: car\n", "stuff is 'car'; expected a list of names"),
         ("a.yaml", "names: {-1: car}\n", "names: -1: the id is -1"),
-        ("a.yaml", "names: []\n", r"a\.yaml names no class"),
+        ("a.yaml", "names: []\n", r"a\.yaml lists no classes"),
     ],
 )
-def test_mistakes(tmp_path: Path, name: str, content: str | bytes, told: str) -> None:
-    with pytest.raises(DataError, match=told) as caught:
+def test_errors(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         read_classes(write(tmp_path, name, content))
     assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
 

@@ -1,4 +1,4 @@
-"""The pipeline that all sources share, with a source whose annotation is known without reading it."""
+"""The conversion pipeline, with a source whose annotation is known in advance."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.source import SourceImage, listed_files
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
-from tests.prepare.told import Told
+from tests.prepare.reporters import RecordingReporter
 
 TABLE = CategoryTable([Category(4, "car", True), Category(9, "road", False), Category(2, "never seen", True)])
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A source whose images have a car (category 4) as many columns wide as their label file says, and road below."""
+    """A source whose images have road and a car (category 4) of the width that is in their label file."""
 
     root: Path
     name: str = "columns"
@@ -54,7 +54,7 @@ class Columns:
         try:
             width = int(image.labels[0].read_text())
         except (OSError, ValueError) as error:
-            raise DataError(f"{image.labels[0]} is no number; write one") from error
+            raise DataError(f"{image.labels[0]} is not a number; write one") from error
         ids = np.zeros(size, np.int32)
         ids[:4, :width] = 70000
         ids[6:] = 3
@@ -86,7 +86,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_result_is_the_source_in_cocos_form(root: Path) -> None:
+def test_the_result_is_in_coco_format(root: Path) -> None:
     out = converted(root)
     data = CocoPanoptic(out, "train")
     assert len(data) == 20 and data.categories == TABLE
@@ -100,7 +100,7 @@ def test_the_result_is_the_source_in_cocos_form(root: Path) -> None:
     assert (out / "images/train/00.jpg").read_bytes() == (root / "00.jpg").read_bytes()
 
 
-def test_the_summary_counts_what_was_drawn(root: Path) -> None:
+def test_summary_counts(root: Path) -> None:
     (summary,) = convert(Columns(root), root.parent / "out", (), ConvertOptions(), SilentReporter())
     cars = sum(4 * (number % 8 + 3) for number in range(20))
     assert (summary.images, summary.things, summary.stuff, summary.crowd) == (20, 20, 20, 0)
@@ -112,7 +112,7 @@ def test_the_summary_counts_what_was_drawn(root: Path) -> None:
     )
 
 
-def test_the_manifest_has_the_digests_of_what_lies_there(root: Path) -> None:
+def test_the_manifest_has_the_hashes_of_the_files(root: Path) -> None:
     out = converted(root)
     record = json.loads((out / "manifest.json").read_text())["train"]
     annotation = out / "annotations/panoptic_train.json"
@@ -124,13 +124,13 @@ def test_the_manifest_has_the_digests_of_what_lies_there(root: Path) -> None:
     assert record["setting"]["source"] == "columns" and record["images"] == 20
 
 
-def test_several_processes_write_the_same(root: Path, tmp_path: Path) -> None:
+def test_several_workers_write_the_same_files(root: Path, tmp_path: Path) -> None:
     alone = content_of(converted(root))
     (root.parent / "out").rename(tmp_path / "alone")
     assert content_of(converted(root, workers=3)) == alone
 
 
-def test_a_stopped_conversion_goes_on_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_conversion_resumes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Columns.read
     seen: list[int | str] = []
 
@@ -148,7 +148,7 @@ def test_a_stopped_conversion_goes_on_where_it_was(root: Path, monkeypatch: pyte
     parts = out / "annotations/.panoptic_train.parts"
     lines = parts / "0.jsonl"
     lines.write_bytes(lines.read_bytes()[:-20])  # the last line is incomplete
-    write(root, "02", 5)  # and one image is another now
+    write(root, "02", 5)  # and one image has changed
     converted(root)
     assert seen[7:] == [2, *range(5, 20)]
     assert not parts.exists() and not list(out.rglob(".*"))
@@ -157,7 +157,7 @@ def test_a_stopped_conversion_goes_on_where_it_was(root: Path, monkeypatch: pyte
     assert content_of(converted(root)) == resumed
 
 
-def test_a_stopped_conversion_of_more_images_resumes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_conversion_with_more_images_resumes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "_write_split", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -175,88 +175,92 @@ def test_a_stopped_conversion_of_more_images_resumes(root: Path, monkeypatch: py
     assert content_of(converted(root)) == resumed
 
 
-def test_a_finished_split_is_left_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_split_is_not_converted_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = converted(root)
     monkeypatch.setattr(convert_module, "work_out", None)
     (again,) = convert(Columns(root), out, (), ConvertOptions(), SilentReporter())
     assert again.images == 20 and again.to_json() == json.loads((out / "summary.json").read_text())["train"] | {
         "segments_per_image": [(2, 20)]
     }
-    with pytest.raises(DataError, match="is there already, and was not made of these files"):
+    with pytest.raises(DataError, match="already exists and was made from other files"):
         convert(Columns(root, settings={"overlap": "first"}), out, (), ConvertOptions(), SilentReporter())
     write(root, "new", 1)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         converted(root)
 
 
-def test_bad_images_are_told_together_and_nothing_is_published(root: Path) -> None:
+def test_bad_images_are_reported_together_and_no_json_is_written(root: Path) -> None:
     for number in (1, 3, 4, 5, 6, 7):
         (root / f"{number:02d}.txt").write_text("wide")
     with pytest.raises(DataError) as caught:
         converted(root)
-    told = str(caught.value)
-    assert "train: 6 of 20 images cannot be used" in told and "01.txt is no number" in told and "1 more" in told
+    message = str(caught.value)
+    assert (
+        "train: 6 of 20 images cannot be used" in message
+        and "01.txt is not a number" in message
+        and "1 more" in message
+    )
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
     for number in (1, 3, 4, 5, 6, 7):
         write(root, f"{number:02d}", number)
     assert len(CocoPanoptic(converted(root), "train")) == 20
 
 
-def test_bad_images_can_be_left_out(root: Path) -> None:
+def test_bad_images_can_be_skipped(root: Path) -> None:
     (root / "01.txt").write_text("wide")
-    (root / "02.jpg").write_bytes(b"no picture")
+    (root / "02.jpg").write_bytes(b"no image")
     out = converted(root, skips_bad_images=True)
     assert len(CocoPanoptic(out, "train")) == 18
     left_out = json.loads((out / "summary.json").read_text())["train"]["left_out"]
     assert [Path(sentence.split()[0]).name for sentence in left_out] == ["01.txt", "02.jpg"]
 
 
-def test_all_images_bad_is_an_error_all_the_same(root: Path) -> None:
+def test_skipping_all_images_is_an_error(root: Path) -> None:
     for path in root.rglob("*.txt"):
         path.write_text("wide")
     with pytest.raises(DataError, match="20 of 20 images"):
         converted(root, skips_bad_images=True)
 
 
-def test_a_map_of_another_size_than_its_photo_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_with_another_size_than_its_image_is_rejected(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (16, 10)).save(root / "00.jpg", exif=turned)
     read = Columns.read
     monkeypatch.setattr(Columns, "read", lambda self, image, size: read(self, image, (10, 16)))
-    with pytest.raises(DataError, match=r"00.txt is 16x10 but .*00.jpg is shown as 10x16 .*EXIF orientation 6"):
+    with pytest.raises(DataError, match=r"00.txt is 16x10 but .*00.jpg is displayed as 10x16 .*EXIF orientation 6"):
         converted(root)
 
 
-def test_an_image_of_a_senseless_size_is_not_drawn(root: Path) -> None:
-    picture = bytearray((root / "00.jpg").read_bytes())
-    place = picture.index(b"\xff\xc0") + 5
-    picture[place : place + 4] = (60000).to_bytes(2, "big") * 2
-    (root / "00.jpg").write_bytes(picture)
+def test_an_image_with_an_implausible_size_is_not_converted(root: Path) -> None:
+    data = bytearray((root / "00.jpg").read_bytes())
+    offset = data.index(b"\xff\xc0") + 5
+    data[offset : offset + 4] = (60000).to_bytes(2, "big") * 2
+    (root / "00.jpg").write_bytes(data)
     with pytest.raises(DataError, match="00.jpg declares"):
         converted(root)
 
 
-def test_two_images_of_one_name_are_refused(root: Path) -> None:
+def test_two_images_with_one_name_are_rejected(root: Path) -> None:
     Image.new("RGB", (16, 10)).save(root / "00.png")
     with pytest.raises(DataError, match=r"00\.jpg and .*00\.png have the same name 00"):
         converted(root)
 
 
-def test_links_out_of_the_folder_are_refused(root: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_rejected(root: Path, tmp_path: Path) -> None:
     Image.new("RGB", (16, 10)).save(tmp_path / "outside.jpg")
     (root / "20.jpg").symlink_to(tmp_path / "outside.jpg")
     with pytest.raises(DataError, match="points outside"):
         converted(root)
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(root: Path) -> None:
+def test_an_unwritable_folder_is_reported(root: Path) -> None:
     (root.parent / "out").write_text("a file")
     with pytest.raises(PanformerError, match="cannot write"):
         converted(root)
 
 
-def test_a_full_disk_keeps_what_was_done(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_finished_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def full(source: Any, target: Any) -> None:
@@ -274,7 +278,7 @@ def test_a_full_disk_keeps_what_was_done(root: Path, monkeypatch: pytest.MonkeyP
     assert len(CocoPanoptic(converted(root), "train")) == 20
 
 
-def test_where_the_disk_has_no_hard_links_images_are_copied(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_copied_without_hard_links(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(source: Any, target: Any) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -283,9 +287,9 @@ def test_where_the_disk_has_no_hard_links_images_are_copied(root: Path, monkeypa
     assert (out / "images/train/03.jpg").read_bytes() == (root / "03.jpg").read_bytes()
 
 
-def test_what_was_done_stands_when_bad_images_may_be_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_images_are_kept_when_bad_images_may_be_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "01.txt").write_text("wide")
-    with pytest.raises(DataError, match="leave them out with --skip-bad-images"):
+    with pytest.raises(DataError, match="skip them with --skip-bad-images"):
         converted(root)
     read, seen = Columns.read, []
 
@@ -298,8 +302,10 @@ def test_what_was_done_stands_when_bad_images_may_be_left_out(root: Path, monkey
     assert seen == [1]
 
 
-@pytest.mark.parametrize("stage", ["write_panoptic_json", "write_split", "_sweep"])
-def test_an_end_at_any_stage_of_writing_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+@pytest.mark.parametrize("stage", ["write_panoptic_json", "write_split", "_remove_temporary_files"])
+def test_an_interruption_at_any_stage_of_writing_can_be_resumed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
     whole = content_of(converted(root))
     (root.parent / "out").rename(root.parent / "whole")
 
@@ -315,7 +321,7 @@ def test_an_end_at_any_stage_of_writing_loses_nothing(root: Path, monkeypatch: p
 
 @pytest.mark.parametrize("lost", ["images/train/03.jpg", "annotations/panoptic_train/03.png"])
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_files_that_were_taken_away_are_written_again(
+def test_deleted_files_are_written_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, lost: str, is_finished: bool
 ) -> None:
     with monkeypatch.context() as patch:
@@ -329,19 +335,19 @@ def test_files_that_were_taken_away_are_written_again(
     assert len([sample.file_name for sample in CocoPanoptic(converted(root), "train")]) == 20
 
 
-def test_splits_with_other_categories_are_not_mixed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_with_different_categories_are_not_mixed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = converted(root)
     before = content_of(out)
     monkeypatch.setattr(Columns, "images", lambda self, split: [SourceImage(1, root / "00.jpg", "00.jpg")])
     fewer = CategoryTable(category for category in TABLE.categories if category.id != 2)
-    with pytest.raises(DataError, match="holds the split train with other categories than val would have"):
+    with pytest.raises(DataError, match="contains the split train, whose categories differ from those of val"):
         convert(Columns(root, categories=fewer), out, ["val"], ConvertOptions(), SilentReporter())
     assert content_of(out) == before
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "summary.json", "summary.html"])
 @pytest.mark.parametrize("content", ["{}[", "[1]", '{"train": {"by": "me"}}'])
-def test_a_file_of_somebody_else_is_not_overwritten(root: Path, name: str, content: str) -> None:
+def test_unrelated_files_are_not_overwritten(root: Path, name: str, content: str) -> None:
     (root.parent / "out").mkdir()
     (root.parent / "out" / name).write_text(content)
     with pytest.raises(DataError, match=f"{name} was not written by prepare-data"):
@@ -350,41 +356,41 @@ def test_a_file_of_somebody_else_is_not_overwritten(root: Path, name: str, conte
 
 
 @pytest.mark.parametrize("split", ["..", "a/b", ""])
-def test_a_split_has_a_plain_name(root: Path, split: str) -> None:
-    with pytest.raises(DataError, match="is not a valid split name"):
+def test_split_names_are_checked(root: Path, split: str) -> None:
+    with pytest.raises(DataError, match="the name of a split is"):
         convert(Columns(root), root.parent / "out", [split], ConvertOptions(), SilentReporter())
 
 
-def test_the_folder_that_is_read_is_not_written(root: Path) -> None:
+def test_the_input_folder_is_not_written(root: Path) -> None:
     before = content_of(root)
-    with pytest.raises(DataError, match="is the folder that is read"):
+    with pytest.raises(DataError, match="is inside the input folder"):
         convert(Columns(root), root / "town" / "..", (), ConvertOptions(), SilentReporter())
     assert content_of(root) == before
 
 
-def test_what_a_source_knows_to_be_wrong_is_told_with_the_bad_images(
+def test_problems_known_to_the_source_are_reported_with_the_bad_images(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = Columns.images
-    # A label's name may be as long as names are, and `.bad` makes it longer.
-    lone = SourceImage(99, root / "lone.txt", f"{'l' * 255}.bad", problem="lone.txt has no picture; restore it")
+    # A label's name may have the maximum length, and `.bad` makes it longer.
+    lone = SourceImage(99, root / "lone.txt", f"{'l' * 255}.bad", problem="lone.txt has no image; restore it")
     monkeypatch.setattr(Columns, "images", lambda self, split: [*images(self, split), lone])
-    with pytest.raises(DataError, match="1 of 21 images cannot be used.*\n  lone.txt has no picture; restore it"):
+    with pytest.raises(DataError, match="1 of 21 images cannot be used.*\n  lone.txt has no image; restore it"):
         converted(root)
     for _ in range(2):
         assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 20
 
 
-def test_nothing_is_written_into_the_source_from_a_folder_above_it(root: Path) -> None:
-    pictures = root.parent / "images"
-    root.rename(pictures)
-    before = content_of(pictures)
-    with pytest.raises(DataError, match=r"images/train is the folder that is read, or inside of it"):
-        convert(Columns(pictures), root.parent, (), ConvertOptions(), SilentReporter())
-    assert content_of(pictures) == before
+def test_nothing_is_written_into_the_source_from_a_parent_folder(root: Path) -> None:
+    images = root.parent / "images"
+    root.rename(images)
+    before = content_of(images)
+    with pytest.raises(DataError, match=r"images/train is inside the input folder"):
+        convert(Columns(images), root.parent, (), ConvertOptions(), SilentReporter())
+    assert content_of(images) == before
 
 
-def test_an_image_that_is_left_out_leaves_nothing_and_hides_no_loss(root: Path) -> None:
+def test_a_skipped_image_leaves_no_files_and_missing_files_are_restored(root: Path) -> None:
     (root / "01.txt").write_text("none")
     with pytest.raises(DataError, match="1 of 20 images cannot be used"):
         converted(root)
@@ -397,33 +403,33 @@ def test_an_image_that_is_left_out_leaves_nothing_and_hides_no_loss(root: Path) 
     assert (out / "images/train/03.jpg").is_file()
 
 
-def test_pictures_that_the_json_does_not_list_are_told(root: Path) -> None:
+def test_images_not_listed_in_the_json_are_reported(root: Path) -> None:
     (root / "01.txt").write_text("none")
     with pytest.raises(DataError, match="1 of 20 images cannot be used"):
         converted(root)
     for suffix in ("jpg", "txt"):
         (root / f"00.{suffix}").unlink()
         (root / f"01.{suffix}").unlink()
-    told = Told()
-    convert(Columns(root), root.parent / "out", (), ConvertOptions(), told)
+    reporter = RecordingReporter()
+    convert(Columns(root), root.parent / "out", (), ConvertOptions(), reporter)
     assert (
-        len(told.warnings) == 1
-        and "images/train holds 1 files that panoptic_train.json does not list" in told.warnings[0]
+        len(reporter.warnings) == 1
+        and "images/train contains 1 files that panoptic_train.json does not list" in reporter.warnings[0]
     )
 
 
-def test_a_name_that_is_no_text_is_told(root: Path) -> None:
+def test_a_name_that_is_not_utf8_is_reported(root: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     try:
         write(root, name, 3)
     except OSError:
-        pytest.skip("this disk takes names of whole characters only")
-    with pytest.raises(DataError, match=r"1 of 21 images cannot be used.*\n.*caf\\udce9.jpg is no text in UTF-8"):
+        pytest.skip("this file system requires valid Unicode names")
+    with pytest.raises(DataError, match=r"1 of 21 images cannot be used.*\n.*caf\\udce9.jpg is not valid UTF-8"):
         converted(root)
     assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 20
 
 
-def test_the_longest_names(root: Path) -> None:
+def test_long_names(root: Path) -> None:
     for name in ("n" * 251, "名" * 80):
         write(root, name, 3)
     assert len(CocoPanoptic(converted(root), "train")) == 22
@@ -437,25 +443,25 @@ def test_names_without_a_suffix_in_folders_with_dots(root: Path) -> None:
             convert_module._check_names(
                 [*images, replace(images[0], file_name="a/b", id=7), replace(images[0], file_name=name, id=8)], "here"
             )
-    with pytest.raises(DataError, match="have the same id 1; expected an id of its own"):
+    with pytest.raises(DataError, match="have the same id 1; expected a unique id"):
         convert_module._check_names([images[1], replace(images[0], id="1")], "here")
 
 
-def test_a_check_in_place_leaves_the_record_of_the_conversion(root: Path) -> None:
+def test_a_check_in_place_keeps_the_manifest_of_the_conversion(root: Path) -> None:
     (root / "02.txt").write_text("none")
     out = converted(root, skips_bad_images=True)
     before = content_of(out)
     prepare_custom(out, (), ConvertOptions(), SilentReporter())
     assert content_of(out) == before
     converted(root, skips_bad_images=True)
-    picture = out / "images/train/00.jpg"
-    picture.unlink()
-    Image.new("RGB", (16, 10)).save(picture)
+    image = out / "images/train/00.jpg"
+    image.unlink()
+    Image.new("RGB", (16, 10)).save(image)
     prepare_custom(out, (), ConvertOptions(), SilentReporter())
     assert json.loads((out / "manifest.json").read_text())["train"]["setting"]["source"] == "in place"
 
 
-def test_the_result_does_not_lie_in_the_source(root: Path) -> None:
+def test_the_output_folder_cannot_be_inside_the_source(root: Path) -> None:
     for out in (root, root / "out", root / "town"):
-        with pytest.raises(DataError, match="is the folder that is read, or inside of it"):
+        with pytest.raises(DataError, match="is inside the input folder"):
             convert(Columns(root), out, (), ConvertOptions(), SilentReporter())

@@ -1,4 +1,4 @@
-"""Overlapping masks: maps painted here pixel by pixel, by the rule in words."""
+"""Overlapping masks: compared with a pixel-by-pixel implementation of the rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = (4, 6)
 
 
 def box(category_id: int, top: int, left: int, bottom: int, right: int, is_crowd: bool = False) -> Layer:
-    """A mask of the whole image, True in a box."""
+    """Return a full-image mask that is True in a box."""
     mask = np.zeros(SIZE, np.bool_)
     mask[top:bottom, left:right] = True
     return Layer(category_id, mask, f"box {top} {left}", is_crowd=is_crowd)
@@ -50,13 +50,13 @@ def test_rules(rule: OverlapRule, expected: list[str]) -> None:
     assert rows(merged([BIG, SMALL, OTHER], rule)) == expected
 
 
-def test_error_names_both_and_the_shared_pixels() -> None:
+def test_the_error_names_both_layers_and_the_shared_pixels() -> None:
     with pytest.raises(DataError, match=r"^a\.json: box 1 1 and box 0 0 share 3 pixels; .*--overlap last, first or"):
         merged([BIG, SMALL], "error")
     assert rows(merged([SMALL, box(TREE, 2, 0, 4, 6)], "error")) == ["000000", "011110", "222222", "222222"]
 
 
-def test_of_equal_areas_the_first_is_the_smallest() -> None:
+def test_of_equal_areas_the_first_counts_as_smallest() -> None:
     layers = [box(CAR, 0, 0, 2, 2), box(CAR, 0, 1, 2, 3), box(CAR, 1, 0, 3, 2)]
     assert rows(merged(layers, "smallest")) == ["112000", "112000", "330000", "000000"]
 
@@ -70,12 +70,12 @@ def test_every_segment_has_its_own_pixels_area_and_box() -> None:
     ]
 
 
-def test_a_covered_segment_is_left_out_and_its_number_stays_free() -> None:
+def test_a_covered_segment_is_dropped_and_its_id_stays_unused() -> None:
     panoptic = merged([SMALL, BIG, box(TREE, 3, 0, 4, 6), box(CAR, 1, 4, 2, 5)], "last")
     assert [segment.id for segment in panoptic.segments] == [2, 3, 4]
 
 
-def test_a_cropped_mask_lies_where_it_was_cut_out() -> None:
+def test_a_cropped_mask_keeps_its_position() -> None:
     whole = [BIG, SMALL, OTHER]
     cropped = [
         Layer(CAR, np.ones((3, 4), np.bool_), "", 0, 0),
@@ -86,11 +86,11 @@ def test_a_cropped_mask_lies_where_it_was_cut_out() -> None:
         assert rows(merged(cropped, rule)) == rows(merged(whole, rule))
 
 
-def test_what_of_a_cropped_mask_lies_outside_is_cut_off() -> None:
+def test_a_cropped_mask_is_clipped_to_the_image() -> None:
     assert rows(merged([Layer(CAR, np.ones((9, 9), np.bool_), "", 2, 4)], "last"))[1:] == ["000000", "000011", "000011"]
 
 
-def test_stuff_of_a_class_is_one_segment_whatever_the_rule() -> None:
+def test_stuff_of_a_class_is_one_segment_with_any_rule() -> None:
     layers = [box(ROAD, 0, 0, 1, 6), BIG, box(ROAD, 0, 0, 4, 1)]
     assert rows(merged(layers, "last")) == ["122211", "122200", "122200", "100000"]
     assert rows(merged(layers, "first")) == ["111111", "222200", "222200", "100000"]
@@ -98,7 +98,7 @@ def test_stuff_of_a_class_is_one_segment_whatever_the_rule() -> None:
     assert [(s.id, s.category_id, s.area) for s in merged(apart, "error").segments] == [(1, ROAD, 7)]
 
 
-def test_crowds_of_a_class_are_one_segment_beside_its_objects() -> None:
+def test_crowds_of_a_class_are_one_segment_separate_from_its_objects() -> None:
     layers = [
         box(CAR, 0, 0, 1, 2, is_crowd=True),
         box(CAR, 1, 0, 2, 2),
@@ -110,7 +110,7 @@ def test_crowds_of_a_class_are_one_segment_beside_its_objects() -> None:
     assert [(s.category_id, s.is_crowd) for s in panoptic.segments] == [(CAR, True), (CAR, False), (TREE, True)]
 
 
-def test_nothing_is_void() -> None:
+def test_no_layers_give_a_void_map() -> None:
     panoptic = merged([], "last")
     assert not panoptic.ids.any() and panoptic.segments == () and panoptic.ids.shape == SIZE
 
@@ -121,7 +121,7 @@ boxes = st.lists(
 
 
 def pixel_by_pixel(layers: Sequence[Layer], rule: OverlapRule) -> npt.NDArray[np.int32]:
-    """The rules as they are told, one pixel after the other."""
+    """Apply the rules as documented, pixel by pixel."""
     keys: list[tuple[object, ...]] = []
     number_of: list[int] = []
     for place, layer in enumerate(layers):
@@ -143,7 +143,7 @@ def pixel_by_pixel(layers: Sequence[Layer], rule: OverlapRule) -> npt.NDArray[np
 
 @settings(deadline=None, max_examples=50)
 @given(boxes)
-def test_against_the_rules_pixel_by_pixel(layers: list[Layer]) -> None:
+def test_matches_the_rules_pixel_by_pixel(layers: list[Layer]) -> None:
     for rule in ("last", "first", "smallest"):
         panoptic = merged(layers, rule)
         expected = pixel_by_pixel(layers, rule)
@@ -153,7 +153,7 @@ def test_against_the_rules_pixel_by_pixel(layers: list[Layer]) -> None:
 
 
 def test_ids_do_not_depend_on_the_rule() -> None:
-    """A pixel that one mask alone claims has the same id under every rule."""
+    """A pixel covered by only one mask has the same id with every rule."""
     layers = [BIG, SMALL, OTHER, box(ROAD, 3, 0, 4, 3), box(CAR, 0, 5, 1, 6)]
     alone = sum(layer.mask.astype(int) for layer in layers) == 1
     maps = [merged(layers, rule).ids[alone].tolist() for rule in OVERLAP_RULES if rule != "error"]

@@ -1,4 +1,4 @@
-"""Files of a source, found without a list of all of them."""
+"""Listing the files of a source."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ NAMES = (
 )  # fmt: skip
 
 
-def test_files_come_in_the_order_of_their_parts(tmp_path: Path) -> None:
+def test_files_are_sorted_by_their_parts(tmp_path: Path) -> None:
     for name in NAMES:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    wanted = [
+    expected = [
         path
         for path in sorted(tmp_path.rglob("*"))
         if path.suffix.lower() in (".jpg", ".png")
         and not any(part.startswith(".") for part in path.relative_to(tmp_path).parts)
     ]
-    assert list(listed_files(tmp_path)) == wanted and len(wanted) == 11
+    assert list(listed_files(tmp_path)) == expected and len(expected) == 11
 
 
-def test_a_linked_folder_is_told(tmp_path: Path) -> None:
+def test_a_linked_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.jpg").touch()
@@ -41,18 +41,18 @@ def test_a_linked_folder_is_told(tmp_path: Path) -> None:
     assert [path.name for path in listed_files(tmp_path / "other")] == ["a.jpg"]
 
 
-def test_labels_that_no_image_has_are_told(tmp_path: Path) -> None:
+def test_labels_without_an_image_are_reported(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
-    bare = SourceImage(1, tmp_path / "a.jpg", "a.jpg")  # of masks, say, and without an object
+    bare = SourceImage(1, tmp_path / "a.jpg", "a.jpg")  # for example, of a mask folder without objects
     for image, problems in ((bare, paths), (replace(bare, labels=(paths[1],)), [paths[0], paths[2]])):
         first, *bad = with_unused_labels([image], paths, tmp_path / "images")
-        assert first is image and [one.picture for one in bad] == problems
-        assert all(f"{one.picture} has no picture in {tmp_path}/images; expected" in one.problem for one in bad)
+        assert first is image and [one.path for one in bad] == problems
+        assert all(f"{one.path} has no image in {tmp_path}/images; expected" in one.problem for one in bad)
         assert len({(one.id, one.file_name) for one in bad}) == len(bad)
     assert list(with_unused_labels([], paths, tmp_path)) == []
 
 
-def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_a_link_that_points_outside_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "a.jpg").touch()
     (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "a.jpg")
@@ -60,7 +60,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
         list(listed_files(tmp_path / "in"))
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     scandir = os.scandir
 
@@ -70,5 +70,5 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(DataError, match=r"the folder .*a/? cannot be read: Permission denied; check its rights"):
+    with pytest.raises(DataError, match=r"the folder .*a/? cannot be read: Permission denied; check its permissions"):
         list(listed_files(tmp_path))

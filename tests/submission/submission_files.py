@@ -1,4 +1,4 @@
-"""A small submission of every form, written with Pillow, json and zipfile alone, and ways to damage it."""
+"""A small submission in each format and ways to corrupt it, written only with Pillow, json and zipfile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ THING_ID, STUFF_ID = 70000, 300
 
 
 def png(pixels: np.ndarray | None = None, width: int = WIDTH, mode: str = "RGB") -> bytes:
-    """A PNG by Pillow: void above, stuff below, a thing in the middle; id = R + 256 G + 65536 B spelt out."""
+    """Return a PNG with void above, stuff below and a thing in the middle; id = R + 256 G + 65536 B."""
     if pixels is None:
         pixels = np.zeros((HEIGHT, width, 3), np.uint8)
         pixels[6:] = (STUFF_ID % 256, STUFF_ID // 256, 0)
@@ -46,9 +46,12 @@ def png(pixels: np.ndarray | None = None, width: int = WIDTH, mode: str = "RGB")
 
 @dataclass
 class Submission:
-    """A submission that can be damaged before it is written.
+    """A submission that can be corrupted before it is written.
 
-    content: of the JSON; `json_text` is written in its place where it is given. files: PNGs and whatever else, by name.
+    Attributes:
+        content: Content of the JSON.
+        files: PNGs and other files by name.
+        json_text: Written instead of `content` unless None.
     """
 
     info: Path
@@ -81,7 +84,7 @@ class Submission:
 
 
 def submission(folder: Path, form: FormName = "coco") -> Submission:
-    """A good one of three images."""
+    """Return a valid submission of three images."""
     thing, stuff = THING_AND_STUFF[form]
     names = [f"{image_id}.jpg" for image_id in IDS[form]]
     images = [

@@ -1,4 +1,4 @@
-"""The validator of submissions: a good zip of every form passes, and every kind of damage gives its own finding."""
+"""Checking submissions: a valid zip in each format passes, and each kind of corruption gives its own finding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.submission.submission_files import HEIGHT, IDS, STEM, WIDTH, Submissi
 
 
 @pytest.mark.parametrize("form", FORM_NAMES)
-def test_a_good_one_of_every_form_passes(tmp_path: Path, form: FormName) -> None:
+def test_a_valid_submission_in_each_format_passes(tmp_path: Path, form: FormName) -> None:
     good = submission(tmp_path, form)
     good.write()
     report = good.check(form)
@@ -101,13 +101,13 @@ def rename_all(one: Submission) -> None:
 
 
 def huge_header(data: bytes) -> bytes:
-    """The PNG with a width that it does not have."""
+    """Return the PNG with a wrong width in its header."""
     return data[:16] + (2**30).to_bytes(4, "big") + data[20:]
 
 
 IMAGE_30 = "30"
 DAMAGE: dict[str, tuple[Callable[[Submission], Any], Problem, str, str]] = {
-    # how it is damaged: the problem, the image or entry, and words of the sentence
+    # name: corruption, problem, image or entry, and part of the sentence
     "climbing name": (add_entry("../evil.png"), Problem.UNSAFE_ENTRY, "../evil.png", "points outside"),
     "absolute name": (add_entry("/etc/evil"), Problem.UNSAFE_ENTRY, "/etc/evil", "points outside"),
     "drive": (add_entry("C:\\evil.png"), Problem.UNSAFE_ENTRY, "C:", "points outside"),
@@ -117,24 +117,24 @@ DAMAGE: dict[str, tuple[Callable[[Submission], Any], Problem, str, str]] = {
         lambda one: setattr(one, "zip_path", one.zip_path.with_name("a.zip")),
         Problem.WRONG_NAME,
         f"{STEM}.json",
-        "called a.zip",
+        "named a.zip",
     ),
     "all renamed": (rename_all, Problem.WRONG_NAME, "results.json", "panoptic_test-dev2017_<algorithm>_results.zip"),
     "no JSON": (
         lambda one: setattr(one, "json_name", f"{STEM}.txt"),
         Problem.JSON_PLACE,
         "none",
-        "expected one JSON at the top",
+        "expected one JSON at the top level",
     ),
-    "JSON in the folder": (json_in_folder, Problem.JSON_PLACE, f"{STEM}/{STEM}.json", "at the top of the zip"),
+    "JSON in the folder": (json_in_folder, Problem.JSON_PLACE, f"{STEM}/{STEM}.json", "at the top level of the zip"),
     "two JSONs": (add_entry("other.json"), Problem.JSON_PLACE, "several", "expected one JSON"),
     "JSON cut": (set_text(b'{"annotations": [{"im'), Problem.JSON_DAMAGED, f"{STEM}.json", "is not valid JSON"),
     "JSON not UTF-8": (set_text(b'{"a": "\xff"}'), Problem.JSON_DAMAGED, f"{STEM}.json", "UTF-8"),
     "JSON nested": (set_text(b"[" * 100_000), Problem.JSON_DAMAGED, f"{STEM}.json", "is not valid JSON"),
-    "JSON is a list": (set_text(b"[]"), Problem.KEYS, f"{STEM}.json", "lacks the list `annotations`"),
+    "JSON is a list": (set_text(b"[]"), Problem.KEYS, f"{STEM}.json", "has no list `annotations`"),
     "PNG folder renamed": (rename_folder, Problem.PNG_PLACE, "panoptic/0.png", f"none in {STEM}/"),
-    "surplus file": (add_entry("readme.txt"), Problem.SURPLUS_FILE, "readme.txt", "leave it out"),
-    "macOS file": (add_entry("__MACOSX/x/._1.png"), Problem.SURPLUS_FILE, "__MACOSX", "leave it out"),
+    "surplus file": (add_entry("readme.txt"), Problem.SURPLUS_FILE, "readme.txt", "remove it"),
+    "macOS file": (add_entry("__MACOSX/x/._1.png"), Problem.SURPLUS_FILE, "__MACOSX", "remove it"),
     "no image_id": (drop_key("image_id"), Problem.KEYS, "None", "lacks image_id"),
     "image_id is a list": (set_row("image_id", [30]), Problem.KEYS, "[30]", "lacks image_id"),
     "no file_name": (drop_key("file_name"), Problem.KEYS, IMAGE_30, "lacks file_name"),
@@ -143,7 +143,7 @@ DAMAGE: dict[str, tuple[Callable[[Submission], Any], Problem, str, str]] = {
         lambda one: one.content["annotations"].__setitem__(1, None),
         Problem.KEYS,
         "None",
-        "lacks every key",
+        "lacks all keys",
     ),
     "image missing": (
         lambda one: (one.rows.pop(1), one.files.pop(one.png_of(1))),
@@ -161,34 +161,34 @@ DAMAGE: dict[str, tuple[Callable[[Submission], Any], Problem, str, str]] = {
         "../0.png",
     ),
     "PNG shared": (share_png, Problem.PNG_SHARED, IMAGE_30, "belongs to another image"),
-    "PNG unlisted": (add_entry(f"{STEM}/9.png"), Problem.PNG_UNLISTED, f"{STEM}/9.png", "by no annotation"),
+    "PNG unlisted": (add_entry(f"{STEM}/9.png"), Problem.PNG_UNLISTED, f"{STEM}/9.png", "not listed by any annotation"),
     "PNG cut": (set_png(png()[:-20]), Problem.PNG_DAMAGED, IMAGE_30, "truncated"),
     "PNG scrambled": (set_png(png()[:40] + bytes(30) + png()[-12:]), Problem.PNG_DAMAGED, IMAGE_30, "corrupt"),
-    "JPEG": (set_png(b"\xff\xd8\xff" + bytes(99)), Problem.PNG_FORMAT, IMAGE_30, "is no PNG"),
-    "grey PNG": (set_png(png(mode="L")), Problem.PNG_FORMAT, IMAGE_30, "colour type 0"),
-    "palette PNG": (set_png(png(mode="P")), Problem.PNG_FORMAT, IMAGE_30, "colour type 3"),
-    "PNG with alpha": (set_png(png(mode="RGBA")), Problem.PNG_FORMAT, IMAGE_30, "colour type 6"),
+    "JPEG": (set_png(b"\xff\xd8\xff" + bytes(99)), Problem.PNG_FORMAT, IMAGE_30, "is not a PNG"),
+    "gray PNG": (set_png(png(mode="L")), Problem.PNG_FORMAT, IMAGE_30, "color type 0"),
+    "palette PNG": (set_png(png(mode="P")), Problem.PNG_FORMAT, IMAGE_30, "color type 3"),
+    "PNG with alpha": (set_png(png(mode="RGBA")), Problem.PNG_FORMAT, IMAGE_30, "color type 6"),
     "PNG too wide": (set_png(png(width=WIDTH + 1)), Problem.PNG_SIZE, IMAGE_30, "21x12 (width x height); expected 20x"),
     "PNG bomb": (set_png(huge_header(png())), Problem.PNG_SIZE, IMAGE_30, f"{2**30}x12"),
     "segment id twice": (
         lambda one: one.rows[1]["segments_info"].append(dict(one.rows[1]["segments_info"][0])),
         Problem.SEGMENT_TWICE,
         IMAGE_30,
-        "an id of its own",
+        "unique ids within the image",
     ),
     "segment without id": (
         lambda one: one.rows[1]["segments_info"][0].pop("id"),
         Problem.KEYS,
         IMAGE_30,
-        "whole numbers id and category_id",
+        "integers id and category_id",
     ),
     "segment without category": (
         lambda one: one.rows[1]["segments_info"][0].pop("category_id"),
         Problem.KEYS,
         IMAGE_30,
-        "whole numbers id and category_id",
+        "integers id and category_id",
     ),
-    "segment id as text": (set_segment(id="70000"), Problem.KEYS, IMAGE_30, "whole numbers"),
+    "segment id as text": (set_segment(id="70000"), Problem.KEYS, IMAGE_30, "integers"),
     "segment id 0": (set_segment(id=0), Problem.SEGMENT_ID, IMAGE_30, "0 is void"),
     "segment id too large": (set_segment(id=256**3), Problem.SEGMENT_ID, IMAGE_30, "16777215"),
     "segment only in the PNG": (surplus_segment, Problem.SEGMENT_UNLISTED, IMAGE_30, "segment ids 70000"),
@@ -206,7 +206,7 @@ DAMAGE: dict[str, tuple[Callable[[Submission], Any], Problem, str, str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_damage_gives_one_finding(tmp_path: Path, name: str) -> None:
+def test_corruption_gives_one_finding(tmp_path: Path, name: str) -> None:
     damage, problem, image, words = DAMAGE[name]
     one = submission(tmp_path)
     damage(one)
@@ -228,13 +228,13 @@ def test_every_kind_of_problem_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no zip at all", b"PK\x05\x06"])
-def test_no_zip(tmp_path: Path, data: bytes) -> None:
+def test_not_a_zip(tmp_path: Path, data: bytes) -> None:
     one = submission(tmp_path)
     one.zip_path.write_bytes(data)
     assert one.check().counts == {Problem.ZIP_DAMAGED: 1}
 
 
-def test_cut_zip(tmp_path: Path) -> None:
+def test_truncated_zip(tmp_path: Path) -> None:
     one = submission(tmp_path)
     one.write()
     one.zip_path.write_bytes(one.zip_path.read_bytes()[:-30])
@@ -242,14 +242,14 @@ def test_cut_zip(tmp_path: Path) -> None:
 
 
 def flip(path: Path, name: str, offset: int, value: bytes, central: bool = True) -> None:
-    """Overwrite bytes of an entry's record in the table of contents, or of its data."""
+    """Overwrite bytes of an entry in the table of contents, or of its data."""
     data = bytearray(path.read_bytes())
     start = data.rindex(name.encode()) - 46 if central else data.index(name.encode()) + len(name)
     data[start + offset : start + offset + len(value)] = value
     path.write_bytes(bytes(data))
 
 
-def test_a_byte_of_the_data_flipped(tmp_path: Path) -> None:
+def test_flipped_bytes_in_the_data(tmp_path: Path) -> None:
     one = submission(tmp_path)
     one.write()
     flip(one.zip_path, f"{STEM}/1.png", 20, b"\xaa\x55\xaa", central=False)
@@ -261,11 +261,11 @@ def test_a_byte_of_the_data_flipped(tmp_path: Path) -> None:
     ("offset", "value", "words"),
     [
         (8, b"\x01\x00", "encrypted"),
-        (10, b"\x0c\x00", "compressed by a method"),
-        (24, (MAX_PNG_BYTES + 1).to_bytes(4, "little"), "as a zip bomb does"),
+        (10, b"\x0c\x00", "uses a compression method"),
+        (24, (MAX_PNG_BYTES + 1).to_bytes(4, "little"), "like a zip bomb"),
     ],
 )
-def test_entries_refused_by_the_table_of_contents(tmp_path: Path, offset: int, value: bytes, words: str) -> None:
+def test_entries_rejected_by_the_table_of_contents(tmp_path: Path, offset: int, value: bytes, words: str) -> None:
     one = submission(tmp_path)
     one.write()
     flip(one.zip_path, f"{STEM}/1.png", offset, value)
@@ -273,7 +273,7 @@ def test_entries_refused_by_the_table_of_contents(tmp_path: Path, offset: int, v
     assert report.counts == {Problem.UNSAFE_ENTRY: 1} and words in report.findings[0].sentence
 
 
-def test_an_entry_larger_than_it_says_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_larger_than_declared_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = submission(tmp_path)
     one.files[one.png_of(1)] = bytes(50_000_000)
     one.write()
@@ -281,17 +281,17 @@ def test_an_entry_larger_than_it_says_is_not_unpacked(tmp_path: Path, monkeypatc
     sizes: list[int] = []
     read = zipfile.ZipExtFile._read1  # type: ignore[attr-defined]
 
-    def noted(file: zipfile.ZipExtFile, size: int) -> bytes:
+    def recorded(file: zipfile.ZipExtFile, size: int) -> bytes:
         sizes.append(size)
         data: bytes = read(file, size)
         return data
 
-    monkeypatch.setattr(zipfile.ZipExtFile, "_read1", noted)
+    monkeypatch.setattr(zipfile.ZipExtFile, "_read1", recorded)
     assert one.check().counts == {Problem.PNG_DAMAGED: 1}
     assert sizes and max(sizes) < 10_000
 
 
-def test_many_findings_are_counted_and_the_first_kept(tmp_path: Path) -> None:
+def test_findings_are_counted_and_the_first_kept(tmp_path: Path) -> None:
     one = submission(tmp_path)
     for number in range(1000, 1000 + 3 * EXAMPLES):
         one.rows.insert(0, {**one.rows[-1], "image_id": number, "file_name": f"{number}.png"})
@@ -317,7 +317,7 @@ def test_the_order_of_the_json_does_not_matter(tmp_path: Path) -> None:
     assert one.check() == first and [finding.image for finding in first.findings] == ["7", "30", "200"]
 
 
-def test_sizes_are_not_checked_where_the_image_info_has_none(tmp_path: Path) -> None:
+def test_sizes_are_not_checked_if_the_image_info_has_none(tmp_path: Path) -> None:
     one = submission(tmp_path)
     info = json.loads(one.info.read_text())
     for row in info["images"]:
@@ -333,7 +333,7 @@ def test_sizes_are_not_checked_where_the_image_info_has_none(tmp_path: Path) -> 
 
 def test_cityscapes_train_ids_are_found(tmp_path: Path) -> None:
     one = submission(tmp_path, "cityscapes")
-    one.rows[1]["segments_info"][0]["category_id"] = 1  # sidewalk by trainId; no class of the evaluation by id
+    one.rows[1]["segments_info"][0]["category_id"] = 1  # sidewalk as a trainId; not an evaluated label id
     one.write()
     report = one.check("cityscapes")
     assert report.counts == {Problem.CATEGORY_UNKNOWN: 1} and report.findings[0].image == "berlin_000001_000019"
@@ -350,7 +350,7 @@ def test_cityscapes_ids_come_from_the_file_names(tmp_path: Path) -> None:
     assert one.check("cityscapes").is_good
 
 
-def test_cityscapes_categories_are_the_published_ones(shared: Path) -> None:
+def test_cityscapes_categories_match_the_published_ones(shared: Path) -> None:
     rows = json.loads((shared / "data" / "cityscapes_mini" / "panoptic_cityscapes_categories.json").read_text())
     theirs = {(row["id"], row["name"], bool(row["isthing"])) for row in rows}
     assert {(one.id, one.name, one.is_thing) for one in CITYSCAPES.categories} == theirs
@@ -360,15 +360,15 @@ def test_cityscapes_categories_are_the_published_ones(shared: Path) -> None:
     ("form", "content", "words"),
     [
         ("coco", "{", "is not valid JSON"),
-        ("coco", "[]", "lists no `images`"),
-        ("coco", '{"images": []}', "lists no `images`"),
+        ("coco", "[]", "has no `images`"),
+        ("coco", '{"images": []}', "has no `images`"),
         ("coco", '{"images": [{"id": 1}]}', "expected an object with id and file_name"),
         ("coco", '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]}', "image 1 is listed twice"),
-        ("ade20k", '{"images": [{"id": 1, "file_name": "a"}]}', "lacks `categories` with isthing"),
-        ("cityscapes", '{"images": [{"id": 1, "file_name": "a.png"}]}', "shows no Cityscapes id"),
+        ("ade20k", '{"images": [{"id": 1, "file_name": "a"}]}', "has no `categories` with isthing"),
+        ("cityscapes", '{"images": [{"id": 1, "file_name": "a.png"}]}', "has no Cityscapes id"),
     ],
 )
-def test_image_info_that_cannot_be_used(tmp_path: Path, form: FormName, content: str, words: str) -> None:
+def test_invalid_image_info(tmp_path: Path, form: FormName, content: str, words: str) -> None:
     path = tmp_path / "info.json"
     path.write_text(content)
     with pytest.raises(DataError, match=re.escape(words)):

@@ -1,4 +1,4 @@
-"""Submissions out of results: the zip by plain zipfile and json, and the validator's word on every form."""
+"""Packing submissions: the zip's content, and the result of checking it in each format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_results(
     ids: tuple[int | str, ...] = (139, 285, 632),
     names: tuple[str, ...] = ("000000000139.jpg", "000000000285.jpg", "000000000632.jpg"),
 ) -> Path:
-    """Results as `evaluate` writes them: void, one stuff segment (id 7) and two things (70000 and 12) an image."""
+    """Results as `evaluate` writes them: void, one stuff segment (id 7) and two things (70000 and 12) per image."""
     results = PanopticResults(out, categories, Process(0, 1, torch.device("cpu")))
     thing, stuff = categories.by_label(0).id, categories.by_label(len(categories) - 1).id
     for index, (image_id, name, (height, width)) in enumerate(zip(ids, names, SIZES, strict=True)):
@@ -55,7 +55,7 @@ def write_results(
 
 
 def image_info(path: Path, results: Path) -> Path:
-    """The image info that the results answer to."""
+    """Write the image info of the results."""
     content = json.loads((results / "panoptic.json").read_text())
     path.write_text(json.dumps({"images": content["images"], "categories": content["categories"]}))
     return path
@@ -76,7 +76,7 @@ FORM_CASES: list[tuple[FormName, str, CategoryTable, tuple[int | str, ...], tupl
 
 
 @pytest.mark.parametrize(("form", "stem", "categories", "ids", "names"), FORM_CASES)
-def test_what_is_written_passes_the_check(
+def test_written_submissions_pass_the_check(
     tmp_path: Path,
     form: FormName,
     stem: str,
@@ -127,17 +127,17 @@ def test_cityscapes_ids_and_one_folder(tmp_path: Path) -> None:
 
 def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
     zips = []
-    for place, time in (("a", 1_000_000_000), ("b", 1_600_000_000)):
-        results = write_results(tmp_path / place)
+    for name, time in (("a", 1_000_000_000), ("b", 1_600_000_000)):
+        results = write_results(tmp_path / name)
         for path in results.rglob("*.png"):
             os.utime(path, (time, time))
-        write_submission(results, tmp_path / place / f"{STEM}.zip", FORMS["coco"], QUIET)
-        zips.append((tmp_path / place / f"{STEM}.zip").read_bytes())
+        write_submission(results, tmp_path / name / f"{STEM}.zip", FORMS["coco"], QUIET)
+        zips.append((tmp_path / name / f"{STEM}.zip").read_bytes())
     assert zips[0] == zips[1]
 
 
 class Interrupted(SilentReporter):
-    """Stops at the second PNG."""
+    """Interrupts at the second PNG."""
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Any]:
@@ -152,8 +152,8 @@ class Interrupted(SilentReporter):
         yield Bar()
 
 
-@pytest.mark.parametrize("old", [None, b"what was there"])
-def test_interrupted_writing_leaves_no_half_file(tmp_path: Path, old: bytes | None) -> None:
+@pytest.mark.parametrize("old", [None, b"old content"])
+def test_interrupted_writing_leaves_no_partial_file(tmp_path: Path, old: bytes | None) -> None:
     results = write_results(tmp_path / "results")
     target = tmp_path / "out" / f"{STEM}.zip"
     target.parent.mkdir()
@@ -165,7 +165,7 @@ def test_interrupted_writing_leaves_no_half_file(tmp_path: Path, old: bytes | No
 
 
 def refusal(results: Path, target: Path, form: FormName = "coco") -> str:
-    """Why nothing is written; the folder of the zip holds nothing afterwards."""
+    """Return the error; the folder of the zip must stay empty."""
     target.parent.mkdir(exist_ok=True)
     with pytest.raises(PanformerError) as raised:
         write_submission(results, target, FORMS[form], QUIET)
@@ -175,12 +175,12 @@ def refusal(results: Path, target: Path, form: FormName = "coco") -> str:
     return text
 
 
-def test_a_name_that_the_server_does_not_know(tmp_path: Path) -> None:
+def test_a_name_that_the_server_does_not_accept(tmp_path: Path) -> None:
     text = refusal(tmp_path / "no results", tmp_path / "out" / "results.zip")
     assert "results.zip" in text and FORMS["coco"].zip_name in text
 
 
-def test_results_that_are_missing_or_damaged(tmp_path: Path) -> None:
+def test_missing_or_corrupt_results(tmp_path: Path) -> None:
     target = tmp_path / "out" / f"{STEM}.zip"
     assert "panoptic.json is missing" in refusal(tmp_path / "nothing", target)
     results = write_results(tmp_path / "results")
@@ -190,7 +190,7 @@ def test_results_that_are_missing_or_damaged(tmp_path: Path) -> None:
     assert "is not valid JSON" in refusal(results, target)
 
 
-def test_no_file_from_outside_is_packed(tmp_path: Path) -> None:
+def test_files_outside_of_the_results_are_not_packed(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results")
     (tmp_path / "secret.png").write_bytes(b"secret")
     text = (results / "panoptic.json").read_text()
@@ -198,7 +198,7 @@ def test_no_file_from_outside_is_packed(tmp_path: Path) -> None:
     assert "points outside" in refusal(results, tmp_path / "out" / f"{STEM}.zip")
 
 
-def test_images_that_would_share_a_png_or_an_id(tmp_path: Path) -> None:
+def test_images_that_share_a_png_or_an_id(tmp_path: Path) -> None:
     ids, names = ("a", "b", "c"), ("x/1.jpg", "y/1.jpg", "2.jpg")
     results = write_results(tmp_path / "results", OTHER, ids, names)
     assert "file_name '1.png'" in refusal(results, tmp_path / "out" / "a.zip", "ade20k")
@@ -209,10 +209,10 @@ def test_images_that_would_share_a_png_or_an_id(tmp_path: Path) -> None:
 
 def test_an_image_without_a_cityscapes_id(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results", CITYSCAPES)
-    assert "shows no Cityscapes id" in refusal(results, tmp_path / "out" / "a.zip", "cityscapes")
+    assert "has no Cityscapes id" in refusal(results, tmp_path / "out" / "a.zip", "cityscapes")
 
 
-def test_one_png_is_held_at_a_time(tmp_path: Path) -> None:
+def test_one_png_is_in_memory_at_a_time(tmp_path: Path) -> None:
     results = tmp_path / "results"
     (results / "panoptic").mkdir(parents=True)
     size, count = 1_000_000, 20
@@ -232,7 +232,7 @@ def test_one_png_is_held_at_a_time(tmp_path: Path) -> None:
     assert peak < 4 * size
 
 
-def test_a_cityscapes_id_needs_all_its_digits() -> None:
+def test_a_cityscapes_id_needs_all_digits() -> None:
     form = FORMS["cityscapes"]
     assert form.server_id("bad-honnef_000000_000019", "a.png") == "bad-honnef_000000_000019"
     with pytest.raises(DataError):

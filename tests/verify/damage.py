@@ -1,4 +1,4 @@
-"""A small clean data set, and ways to damage it, with Pillow and json alone."""
+"""A small valid data set and ways to corrupt it, written only with Pillow and json."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class DataSet:
         return found
 
     def redraw(self, change: Callable[[Any], Any], number: int = 1) -> None:
-        """Write the PNG of an image anew, from its ids after `change`."""
+        """Rewrite the PNG of an image with its ids after `change`."""
         ids = change(scene(number)[0])
         Image.fromarray(colors(ids)).save(self.pngs / f"{number}.mask.png")
 
@@ -69,12 +69,12 @@ def check(root: Path, *splits: str, **options: Any) -> list[SplitReport]:
 
 
 def counts(report: SplitReport) -> dict[Problem, tuple[int, int]]:
-    """Findings of every kind: all, and those that can be fixed."""
+    """Return the number of all and of fixable findings of each kind."""
     return {found.problem: (found.count, found.fixable) for found in report.problems}
 
 
 def save_rotated(path: Path, orientation: int, size: tuple[int, int]) -> None:
-    """An image stored as `size` (width, height), with an EXIF orientation."""
+    """Save an image of `size` (width, height) with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     Image.new("RGB", size, (200, 100, 50)).save(path, format="JPEG", exif=exif)

@@ -1,4 +1,4 @@
-"""The checker: a clean set gives nothing, and every fault alone gives its finding and no other."""
+"""The checker: a valid data set has no findings, and each fault gives exactly its own finding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Damage = Callable[[DataSet], object]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_clean_set_gives_nothing(tmp_path: Path, workers: int) -> None:
+def test_a_valid_data_set_has_no_findings(tmp_path: Path, workers: int) -> None:
     write_coco(tmp_path, images=20)
     (report,) = check(tmp_path, workers=workers, decodes_images=True)
     assert (report.split, report.images, report.segments) == ("val", 20, 60)
@@ -31,7 +31,7 @@ def test_a_clean_set_gives_nothing(tmp_path: Path, workers: int) -> None:
     assert report.is_good
 
 
-def test_what_may_be_left_out_gives_nothing(tmp_path: Path) -> None:
+def test_optional_values_may_be_missing(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     for image in data.json["images"]:
         del image["height"], image["width"]
@@ -58,7 +58,7 @@ def set_category(**values: Any) -> Damage:
 
 
 def add(*keys: str, item: Any) -> Damage:
-    """A further item of a list at the top, or of the segments of image 1."""
+    """Append an item to a top-level list or to the segments of image 1."""
     return lambda data: (data.row()["segments_info"] if keys == ("segments",) else data.json[keys[0]]).append(item)
 
 
@@ -70,16 +70,16 @@ def redraw(change: Callable[[Any], Any]) -> Damage:
     return lambda data: data.redraw(change)
 
 
-def save_png(picture: Image.Image) -> Damage:
-    return lambda data: picture.save(data.pngs / "1.mask.png")
+def save_png(image: Image.Image) -> Damage:
+    return lambda data: image.save(data.pngs / "1.mask.png")
 
 
-def save_image(picture: Image.Image) -> Damage:
-    return lambda data: picture.save(data.images / "1.png")
+def save_image(image: Image.Image) -> Damage:
+    return lambda data: image.save(data.images / "1.png")
 
 
 def rename(name: str, key: str = "image") -> Damage:
-    """The file and its name in the JSON."""
+    """Rename the file and change its name in the JSON."""
 
     def apply(data: DataSet) -> None:
         folder, row = (data.images, data.json["images"][1]) if key == "image" else (data.pngs, data.row())
@@ -129,7 +129,7 @@ IDS = scene(1)[0]
 EMPTY_SEGMENT = {"id": 9, "category_id": BALL, "iscrowd": 0, "bbox": [0, 0, 0, 0], "area": 0}
 
 FAULTS: list[tuple[Problem, int, Damage]] = [
-    # Kind, how many of it can be fixed, and the fault; each gives one finding.
+    # Kind, number of fixable findings, and the fault. Each gives one finding.
     (Problem.JSON_LISTS, 0, lambda data: data.json.pop("images")),
     (Problem.JSON_LISTS, 0, lambda data: data.json.pop("categories")),
     (Problem.JSON_LISTS, 0, lambda data: data.json.update(annotations={})),
@@ -212,7 +212,9 @@ FAULTS: list[tuple[Problem, int, Damage]] = [
 
 
 @pytest.mark.parametrize(("problem", "fixable", "damage"), FAULTS)
-def test_a_fault_gives_its_finding_and_no_other(tmp_path: Path, problem: Problem, fixable: int, damage: Damage) -> None:
+def test_each_fault_gives_exactly_its_own_finding(
+    tmp_path: Path, problem: Problem, fixable: int, damage: Damage
+) -> None:
     data = data_set(tmp_path)
     damage(data)
     data.save()
@@ -233,7 +235,7 @@ def test_every_kind_of_problem_has_a_test() -> None:
     "text",
     ["", "[]", "{", '{"images": []', '{"images": []} x', '{"images": [,]}', '{"a": 1, "a": 2}', "\x80", "[" * 100_000],
 )
-def test_a_damaged_json_is_one_finding(tmp_path: Path, text: str) -> None:
+def test_an_invalid_json_is_one_finding(tmp_path: Path, text: str) -> None:
     data = data_set(tmp_path)
     data.annotation.write_bytes(text.encode("latin-1"))
     (report,) = check(tmp_path, "val")
@@ -241,26 +243,26 @@ def test_a_damaged_json_is_one_finding(tmp_path: Path, text: str) -> None:
     assert not report.is_good
 
 
-def test_the_header_of_a_huge_png_is_enough(tmp_path: Path) -> None:
+def test_a_huge_png_is_rejected_by_its_header(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     (data.pngs / "1.mask.png").write_bytes(png_header(60000, 60000))
     assert counts(check(tmp_path, "val")[0]) == {Problem.PNG_DAMAGED: (1, 0), Problem.IMAGE_SIZE: (1, 0)}
 
 
-def test_pixels_of_images_are_read_when_asked_for(tmp_path: Path) -> None:
+def test_images_are_decoded_only_on_request(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     cut("images/val/1.png")(data)
     assert check(tmp_path, "val")[0].is_good
     assert not check(tmp_path, "val", decodes_images=True)[0].is_good
 
 
-def test_an_annotation_that_follows_the_rotation_is_clean(tmp_path: Path) -> None:
+def test_an_annotation_with_the_rotation_applied_is_valid(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     turned(6, (40, 60))(data)  # stored upright, shown as 60 x 40, the size of the PNG
     assert check(tmp_path, "val")[0].problems == ()
 
 
-def test_a_real_rotated_photo_is_named(tmp_path: Path, shared: Path) -> None:
+def test_a_real_rotated_photo_is_reported(tmp_path: Path, shared: Path) -> None:
     photo = shared / "data" / "photos" / "portrait_exif_orientation_6.jpg"  # stored 1800x1200, shown 1200x1800
     data = data_set(tmp_path)
     shutil.copy(photo, data.images / "1.png")
@@ -271,7 +273,7 @@ def test_a_real_rotated_photo_is_named(tmp_path: Path, shared: Path) -> None:
     data.save()
     (found,) = check(tmp_path, "val")[0].problems
     assert found.problem is Problem.IMAGE_ROTATED
-    assert "EXIF orientation 6 and is shown as 1200x1800, but its PNG is 1800x1200" in found.examples[0]
+    assert "EXIF orientation 6 and is displayed as 1200x1800, but its PNG is 1800x1200" in found.examples[0]
 
 
 def test_images_of_two_splits(tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_images_of_two_splits(tmp_path: Path) -> None:
     assert check(tmp_path, "val")[0].is_good
 
 
-def test_findings_are_counted_but_few_are_kept(tmp_path: Path) -> None:
+def test_findings_are_counted_but_only_the_first_are_kept(tmp_path: Path) -> None:
     write_coco(tmp_path, images=30)
     shutil.rmtree(tmp_path / "images" / "val")
     (tmp_path / "images" / "val").mkdir()
@@ -312,15 +314,15 @@ def test_many_faults_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_the_real_coco_images_are_clean(shared: Path, split: str) -> None:
-    """As data/coco_mini/SOURCE.md says; no segment of them is tiny."""
+def test_real_coco_images_are_valid(shared: Path, split: str) -> None:
+    """See data/coco_mini/SOURCE.md; none of their segments is tiny."""
     (report,) = check(shared / "data" / "coco_mini", split, decodes_images=True)
     expected = {"train2017": (14, 133), "val2017": (5, 88)}
     assert (report.images, report.segments) == expected[split]
     assert report.problems == ()
 
 
-def test_real_cityscapes_annotation_lacks_two_lists_and_nothing_else(tmp_path: Path, shared: Path) -> None:
+def test_a_real_cityscapes_annotation_lacks_only_two_lists(tmp_path: Path, shared: Path) -> None:
     source = shared / "data" / "cityscapes_mini" / "gtFine"
     name = "cityscapes_panoptic_dummy_trainId"
     shutil.copytree(source / name, tmp_path / "annotations" / "panoptic_dummy")
@@ -331,7 +333,7 @@ def test_real_cityscapes_annotation_lacks_two_lists_and_nothing_else(tmp_path: P
     assert (report.images, report.segments) == (1, 10)
 
 
-def test_what_cannot_be_checked_at_all(tmp_path: Path) -> None:
+def test_input_that_cannot_be_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         check(tmp_path / "no")
     with pytest.raises(DataError, match="has no panoptic JSON"):
@@ -344,7 +346,7 @@ def test_what_cannot_be_checked_at_all(tmp_path: Path) -> None:
         check(tmp_path)
 
 
-def test_what_is_clean_can_be_read_and_what_is_not_drawn_cannot(tmp_path: Path) -> None:
+def test_valid_data_can_be_read_and_undrawn_segments_cannot(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     assert check(tmp_path)[0].is_good
     assert len(list(CocoPanoptic(tmp_path, "val"))) == 3

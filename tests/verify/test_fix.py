@@ -1,4 +1,4 @@
-"""`--fix`: what it changes, what it keeps, and what is left when it is interrupted."""
+"""`--fix`: what it changes, what it keeps, and what remains after an interruption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMPTY = {"id": 9, "category_id": BALL, "iscrowd": 0, "bbox": [0, 0, 0, 0], "area
 
 
 def damage(data: DataSet) -> None:
-    """Everything that can be fixed, in image 1 and image 2."""
+    """Introduce all fixable problems in images 1 and 2."""
     data.segment(0)["area"] = 1.5
     data.segment(1)["bbox"] = [0, 0, 1, 1]
     data.row()["segments_info"].insert(1, copy.deepcopy(EMPTY))
@@ -38,7 +38,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_repaired_set_is_clean_and_otherwise_the_same(tmp_path: Path, workers: int) -> None:
+def test_a_repaired_data_set_is_valid_and_otherwise_unchanged(tmp_path: Path, workers: int) -> None:
     data = data_set(tmp_path)
     data.json = {"info": {"note": "grün"}, **data.json, "licenses": []}
     expected = copy.deepcopy(data.json)
@@ -87,16 +87,16 @@ def test_every_change_is_listed(tmp_path: Path) -> None:
     assert [one["old"] for one in listed["changes"] if one["key"] is None] == [EMPTY]
 
 
-def test_without_a_fault_nothing_is_written(tmp_path: Path) -> None:
+def test_nothing_is_written_without_fixable_problems(tmp_path: Path) -> None:
     data = data_set(tmp_path)
-    (data.images / "1.png").unlink()  # wrong, but beyond repair
+    (data.images / "1.png").unlink()  # a problem that cannot be fixed
     before = files(data.annotation.parent)
     (report,) = check(tmp_path, fixes=True)
     assert (report.fixed, report.is_good) == (None, False)
     assert files(data.annotation.parent) == before
 
 
-def test_nothing_is_written_unless_asked_for(tmp_path: Path) -> None:
+def test_nothing_is_written_without_fix(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     damage(data)
     before = files(data.annotation.parent)
@@ -104,7 +104,7 @@ def test_nothing_is_written_unless_asked_for(tmp_path: Path) -> None:
     assert files(data.annotation.parent) == before
 
 
-def test_an_error_that_is_left_is_an_error(tmp_path: Path) -> None:
+def test_remaining_errors_are_errors(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     data.segment()["area"] = 3
     data.segment(2)["category_id"] = 4
@@ -115,7 +115,7 @@ def test_an_error_that_is_left_is_an_error(tmp_path: Path) -> None:
     assert counts(check(tmp_path)[0]) == {Problem.CATEGORY_UNKNOWN: (1, 0)}
 
 
-def test_a_segment_stays_where_the_png_may_be_of_another_image(tmp_path: Path) -> None:
+def test_segments_are_kept_if_the_png_may_belong_to_another_image(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     data.segment()["id"] = 8  # the PNG has 70001: is it the same segment?
     data.save()
@@ -123,11 +123,11 @@ def test_a_segment_stays_where_the_png_may_be_of_another_image(tmp_path: Path) -
     assert counts(report) == {Problem.SEGMENT_NOT_DRAWN: (1, 0), Problem.SEGMENT_UNLISTED: (1, 0)}
     data.redraw(lambda ids: ids * 0)
     (report,) = check(tmp_path, fixes=True)
-    assert counts(report) == {Problem.SEGMENT_NOT_DRAWN: (1, 0)}  # an empty PNG is more likely a slip
+    assert counts(report) == {Problem.SEGMENT_NOT_DRAWN: (1, 0)}  # an empty PNG is more likely a mistake
     assert report.fixed is None
 
 
-def test_areas_stay_where_the_png_has_another_size(tmp_path: Path) -> None:
+def test_areas_are_kept_if_the_png_has_another_size(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     noise(80, 120).save(data.images / "1.png")
     data.json["images"][1].update(height=80, width=120)
@@ -139,7 +139,7 @@ def test_areas_stay_where_the_png_has_another_size(tmp_path: Path) -> None:
     assert report.fixed is None
 
 
-def test_areas_of_two_segments_of_one_id_stay(tmp_path: Path) -> None:
+def test_areas_of_segments_with_repeated_ids_are_kept(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     data.row()["segments_info"].append({**data.segment(), "area": 50, "category_id": BALL})
     data.save()
@@ -165,12 +165,12 @@ def test_an_older_backup_is_kept(tmp_path: Path) -> None:
     ]
     first = json.loads((data.annotation.parent / "panoptic_val.json.bak").read_text())
     assert first["annotations"][1]["segments_info"][1]["area"] == 1
-    assert check(tmp_path)[0].is_good  # the new files are not taken for splits
+    assert check(tmp_path)[0].is_good  # the new files are not mistaken for splits
 
 
 @pytest.mark.parametrize("call", ["_write_fixed", "_write_changes", "fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_an_interrupted_repair_leaves_the_old_file_and_nothing_else(
+def test_an_interrupted_repair_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
 ) -> None:
     data = data_set(tmp_path)
@@ -186,7 +186,7 @@ def test_an_interrupted_repair_leaves_the_old_file_and_nothing_else(
     assert files(data.annotation.parent) == before
 
 
-def test_the_change_log_takes_nothing_for_empty() -> None:
+def test_an_empty_change_log_is_false() -> None:
     log = ChangeLog()
     assert not log
     log.add([Change(1, "images", 0, None, "height", 3, 4)])

@@ -1,4 +1,4 @@
-"""`panformer prepare-data`: one subcommand per source of data."""
+"""`panformer prepare-data`: one subcommand per source format."""
 
 from panformer_cli.cli.prepare_data.group import prepare_data
 

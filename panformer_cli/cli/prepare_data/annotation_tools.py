@@ -1,4 +1,4 @@
-"""`panformer prepare-data labelme`, `yolo` and `cvat`: what people draw with annotation tools."""
+"""`panformer prepare-data labelme`, `yolo` and `cvat`: exports of annotation tools."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _class_options(classes_default: str) -> Callable[[Command], Command]:
-    """`--classes`, `--stuff` and `--overlap`, with what is taken where `--classes` is not given."""
+    """Return a decorator that adds `--classes`, `--stuff` and `--overlap`; `classes_default` describes the default."""
 
     def decorate(command: Command) -> Command:
         classes_option = click.option(
             "--classes",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help=f"CSV or YAML of the classes [{classes_default}].",
+            help=f"CSV or YAML file with the classes. [default: {classes_default}]",
         )
         stuff_option = click.option(
-            "--stuff", multiple=True, metavar="NAME", help="A class that is stuff, not things; may be repeated."
+            "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
         )
         return classes_option(stuff_option(overlap_option(command)))
 
@@ -35,13 +35,13 @@ def _class_options(classes_default: str) -> Callable[[Command], Command]:
 
 
 @click.command()
-@_class_options("all labels that are drawn")
+@_class_options("all labels in use")
 @conversion_options
 def labelme(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: OverlapRule, **conversion: Any) -> None:
-    """Convert the JSON files of labelme in the folder DIR.
+    """Convert labelme JSON files in the folder DIR.
 
-    The folders train, val and test are the splits; without such folders all files are the split `train`. Classes are
-    things unless --stuff or the class file says otherwise; what is labelled __ignore__ or _background_ becomes void.
+    The folders train, val and test are the splits. Without them, all files form the split `train`. Classes are things
+    unless --stuff or the class file says otherwise. Shapes labeled __ignore__ or _background_ become void.
 
     \b
     panformer prepare-data labelme --root photos --out data/mine --stuff sky --stuff road
@@ -55,10 +55,10 @@ def labelme(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: O
 @_class_options("data.yaml in DIR")
 @conversion_options
 def yolo(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: OverlapRule, **conversion: Any) -> None:
-    """Convert the YOLO segmentation data set in the folder DIR.
+    """Convert a YOLO segmentation data set in the folder DIR.
 
-    Pictures and text files lie in images/<split> and labels/<split>, or in <split>/images and <split>/labels. A picture
-    without a text file has no object.
+    Images and text files are in images/<split> and labels/<split>, or in <split>/images and <split>/labels. An image
+    without a text file has no objects.
 
     \b
     panformer prepare-data yolo --root data/coco8-seg --out data/mine
@@ -70,13 +70,13 @@ def yolo(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: Over
 
 
 @click.command()
-@_class_options("the labels of the task")
+@_class_options("the task's labels")
 @conversion_options
 def cvat(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: OverlapRule, **conversion: Any) -> None:
-    """Convert an export `CVAT for images 1.1`, unpacked.
+    """Convert an unpacked `CVAT for images 1.1` export.
 
-    DIR holds annotations.xml and images/. The subsets of a project are the splits; a task is the split `train`. Shapes
-    with a greater z_order lie above the others.
+    DIR contains annotations.xml and images/. A project's subsets are the splits. A task becomes the split `train`.
+    Shapes with a higher z_order are drawn on top.
 
     \b
     panformer prepare-data cvat --root export --out data/mine --stuff road

@@ -1,4 +1,4 @@
-"""`panformer prepare-data coco` and `custom`: sets that are in COCO's panoptic form already."""
+"""`panformer prepare-data coco` and `custom`: data sets already in COCO panoptic format."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def in_place_options(command: Command) -> Command:
-    """The options of a command that works on a set where it lies."""
+    """Add the options of a command that prepares a data set in place."""
     out = click.option(
-        "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of what is written [in the data set]."
+        "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder. [default: the data set]"
     )
     for option in (skip_bad_images_option, workers_option, out, splits_option, root_option):
         command = option(command)
@@ -37,8 +37,10 @@ def in_place_options(command: Command) -> Command:
 
 @click.command()
 @in_place_options
-@click.option("--download", is_flag=True, help="Fetch from cocodataset.org what is missing [train2017, val2017].")
-@click.option("--things-only", is_flag=True, help="Write only things into the detection JSON.")
+@click.option(
+    "--download", is_flag=True, help="Download missing files from cocodataset.org. [default splits: train2017, val2017]"
+)
+@click.option("--things-only", is_flag=True, help="Write only things to the detection JSON.")
 def coco(
     root: Path,
     splits: tuple[str, ...],
@@ -48,9 +50,9 @@ def coco(
     download: bool,
     things_only: bool,
 ) -> None:
-    """Check COCO, unpack its zips, and write the detection JSON.
+    """Unpack and check COCO, and write the detection JSON.
 
-    docs/data.md shows the layouts that are understood. Test splits have a list of images and no annotation.
+    docs/data.md shows the supported layouts. Test splits have a list of images but no annotations.
 
     \b
     panformer prepare-data coco --root /data/coco
@@ -78,9 +80,9 @@ def coco(
 @click.command()
 @in_place_options
 def custom(root: Path, splits: tuple[str, ...], out: Path | None, workers: int | None, skip_bad_images: bool) -> None:
-    """Check a data set that is in COCO's panoptic form already.
+    """Check a data set that is already in COCO panoptic format.
 
-    Summary and manifest are written into it.     `panformer prepare-data verify DIR` looks deeper, and repairs.
+    Writes a summary and a manifest. For a more thorough check with repairs, use `panformer prepare-data verify DIR`.
 
     \b
     panformer prepare-data custom --root data/mine
@@ -102,5 +104,5 @@ def _show(root: Path, prepared: Sequence[Prepared]) -> None:
 
 
 def _show_test(test: UnlabeledImages) -> None:
-    click.echo(f"{test.split}: {test.images} images, in {test.folder}, listed in {test.info}")
+    click.echo(f"{test.split}: {test.images} images in {test.folder}, listed in {test.info}")
     click.echo(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")

@@ -1,4 +1,4 @@
-"""`panformer prepare-data`: the group and its subcommands."""
+"""The `panformer prepare-data` group with its subcommands."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from panformer_cli.cli.prepare_data.verify import verify
 
 @click.group(cls=OrderedGroup)
 def prepare_data() -> None:
-    """Bring a data set into the form that panformer reads, check it, reshape it.
+    """Convert, check and reshape data sets.
 
-    docs/data.md shows the folder that each source expects.
+    docs/data.md shows the folder layout of each source format.
     """
 
 
 PUBLISHED = (coco, custom, cityscapes, ade20k, mapillary)
-DRAWN = (coco_instances, png_pairs, masks, labelme, yolo, cvat)
+GENERIC = (coco_instances, png_pairs, masks, labelme, yolo, cvat)
 RESHAPING = (subset, split, merge, remap)
 
-for command in (*PUBLISHED, *DRAWN, scenes, verify, *RESHAPING):
+for command in (*PUBLISHED, *GENERIC, scenes, verify, *RESHAPING):
     prepare_data.add_command(command)

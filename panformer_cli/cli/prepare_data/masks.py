@@ -1,4 +1,4 @@
-"""`panformer prepare-data` for masks and PNGs that people have: COCO instances, pairs of PNGs, folders of masks."""
+"""`panformer prepare-data coco-instances`, `png-pairs` and `masks`: common mask formats."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FILE = click.Path(path_type=Path)
 @click.command("coco-instances")
 @conversion_options
 @overlap_option
-@click.option("--classes", type=_FILE, metavar="FILE", help="CSV or YAML that says which categories are stuff.")
-@click.option("--stuff-masks", type=_FILE, metavar="DIR", help="PNGs with the id of a stuff class for every pixel.")
+@click.option("--classes", type=_FILE, metavar="FILE", help="CSV or YAML file that marks stuff categories.")
+@click.option("--stuff-masks", type=_FILE, metavar="DIR", help="Folder of PNGs with a stuff class id per pixel.")
 def coco_instances(
     root: Path, overlap: OverlapRule, classes: Path | None, stuff_masks: Path | None, **conversion: Any
 ) -> None:
-    """Convert COCO instance annotations, polygons or RLE.
+    """Convert COCO instance annotations (polygons or RLE).
 
-    They are annotations/instances_<split>.json, or an export of Roboflow. All categories are things, but for those
-    that --classes says are stuff. docs/data.md has the details.
+    Reads annotations/instances_<split>.json or a Roboflow export. All categories are things except those that --classes
+    marks as stuff. See docs/data.md for details.
 
     \b
     panformer prepare-data coco-instances --root /data/boxes --out /data/boxes-panoptic
@@ -39,19 +39,19 @@ def coco_instances(
 
 @click.command("png-pairs")
 @conversion_options
-@click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML with the classes.")
+@click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
 @click.option(
     "--void",
     type=click.IntRange(0, 65535),
     multiple=True,
     metavar="ID",
-    help="A class id that is void; may be repeated. 0 and 255 are, unless they are classes.",
+    help="Class id to treat as void. Can be repeated. 0 and 255 are void unless they are classes.",
 )
 def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: Any) -> None:
-    """Convert PNGs of class and instance ids, two or one.
+    """Convert PNGs of class and instance ids.
 
-    Two: semantic/<split>/*.png and instance/<split>/*.png. One: panoptic/<split>/*.png, R the class, G and B the
-    instance. docs/data.md has the details.
+    Reads two PNGs per image, semantic/<split>/*.png and instance/<split>/*.png, or one, panoptic/<split>/*.png, with
+    the class in R and the instance in G and B. See docs/data.md for details.
 
     \b
     panformer prepare-data png-pairs --root /data/mine --classes classes.csv --out /data/mine-panoptic
@@ -64,12 +64,12 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: An
 @click.command("masks")
 @conversion_options
 @overlap_option
-@click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML with the classes.")
+@click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
 def masks(root: Path, overlap: OverlapRule, classes: Path, **conversion: Any) -> None:
-    """Convert folders of masks, with a file of classes.
+    """Convert folders of masks, with a class file.
 
-    A PNG for each object, masks/<split>/<image>/car_2.png, or one of class colours or ids for each image. docs/data.md
-    has the details.
+    Reads one PNG per object, masks/<split>/<image>/car_2.png, or one PNG per image with class colors or ids. See
+    docs/data.md for details.
 
     \b
     panformer prepare-data masks --root /data/mine --classes classes.csv --out /data/mine-panoptic

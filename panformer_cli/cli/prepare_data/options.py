@@ -1,4 +1,4 @@
-"""What the subcommands of `prepare-data` that convert a source have in common."""
+"""Options and output shared by the `prepare-data` subcommands."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ LEFT_OUT_NAMED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 root_option = click.option(
-    "--root", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder that is read."
+    "--root", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Input folder."
 )
 splits_option = click.option(
-    "--split", "splits", multiple=True, metavar="S", help="Only this split; may be repeated [all]."
+    "--split", "splits", multiple=True, metavar="S", help="Process only this split. Can be repeated. [default: all]"
 )
-workers_option = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes [one a core].")
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Worker processes. [default: one per core]"
+)
 skip_bad_images_option = click.option(
-    "--skip-bad-images", is_flag=True, help="Leave out images that cannot be used, and list them."
+    "--skip-bad-images", is_flag=True, help="Skip images that cannot be used, and list them."
 )
 overlap_option = click.option(
     "--overlap",
     type=click.Choice(["last", "first", "smallest", "error"]),
     default="last",
     show_default=True,
-    help="Who keeps pixels that several masks claim.",
+    help="Which mask keeps pixels covered by several.",
 )
 
 
 def conversion_options(command: Command) -> Command:
-    """`--root`, `--out`, `--split`, `--workers` and `--skip-bad-images`: the arguments of `run_conversion`."""
+    """Add `--root`, `--out`, `--split`, `--workers` and `--skip-bad-images`."""
     for option in (
         skip_bad_images_option,
         workers_option,
         splits_option,
-        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to write."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder."),
         root_option,
     ):
         command = option(command)
@@ -53,7 +55,7 @@ def conversion_options(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `conversion_options` gave, but for `--root`, which the source takes."""
+    """The values of `conversion_options`, except `--root`, which the source takes."""
 
     out: Path
     splits: tuple[str, ...]
@@ -61,12 +63,12 @@ class Conversion:
     skip_bad_images: bool
 
     def of_all_splits(self) -> Conversion:
-        """The same for all splits of the source, where `--split` chose from another set."""
+        """Return a copy for all splits of the source, for commands whose `--split` selects from the input."""
         return replace(self, splits=())
 
 
 def run_conversion(source: Source, conversion: Conversion) -> None:
-    """Convert `source` and show what it holds."""
+    """Convert `source`, print its summary and suggest the next command."""
     from panformer_cli.console import RichReporter
     from panformer_cli.data.parallel import available_cores
     from panformer_cli.prepare.convert import ConvertOptions, convert
@@ -75,11 +77,11 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
     click.echo(f"Next: panformer prepare-data verify {conversion.out}")
-    click.echo(f"      {_after_the_check(conversion.out, _train_and_val(summaries))}")
+    click.echo(f"      {_command_after_verify(conversion.out, _train_and_val(summaries))}")
 
 
-def _after_the_check(out: Path, splits: Sequence[tuple[str, str]]) -> str:
-    """Training where there are images to train on and others to measure with; else dividing."""
+def _command_after_verify(out: Path, splits: Sequence[tuple[str, str]]) -> str:
+    """Return the training command if there are splits to train on and to evaluate, else the one that splits."""
     if len(splits) < 2:
         return f"panformer prepare-data split --root {out} --out {out.with_name(f'{out.name}_divided')}"
     named = " ".join(f"--set data.{key}_split={name}" for key, name in splits)
@@ -87,14 +89,14 @@ def _after_the_check(out: Path, splits: Sequence[tuple[str, str]]) -> str:
 
 
 def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
-    """Splits whose names say what they are for."""
+    """Return `train` and `val`, each with the first split whose name starts with it."""
     names = [summary.split for summary in summaries]
     found = ((key, next((name for name in names if name.startswith(key)), None)) for key in ("train", "val"))
     return [(key, name) for key, name in found if name is not None]
 
 
 def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
-    """A table with a row for each split."""
+    """Print a table with one row per split, and the first skipped images."""
     from panformer_cli.console import print_table
     from panformer_cli.wording import first_items
 
@@ -108,4 +110,4 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
         for sentence in first_items(summary.left_out, LEFT_OUT_NAMED):
             click.echo(f"left out of {summary.split}: {sentence}")
         if len(summary.left_out) > LEFT_OUT_NAMED:
-            click.echo("summary.json lists all of them")
+            click.echo("See summary.json for the full list.")

@@ -10,37 +10,37 @@ from typing import Any
 import click
 
 SCENE_HELP = {
-    "train_images": "Images to train on.",
-    "val_images": "Images held out.",
-    "height": "Height of an image, pixels.",
-    "width": "Width of an image, pixels.",
-    "seed": "Equal seeds give equal scenes.",
-    "image_format": "jpg or png.",
-    "min_objects": "Fewest objects tried in an image.",
-    "max_objects": "Most objects tried in an image.",
-    "smallest_object": "Diameter, share of the short side.",
-    "largest_object": "Diameter, share of the short side.",
-    "min_visible_pixels": "Least that shows of an object, pixels.",
-    "min_visible_share": "Least that shows of an object, share of it.",
-    "min_stuff": "Fewest textured regions in an image.",
-    "max_stuff": "Most textured regions in an image.",
-    "hue_spread": "How far an object's hue strays from its class's, degrees.",
-    "void_probability": "How often a region is not annotated.",
-    "crowd_probability": "How often there is a crowd segment.",
-    "min_crowd": "Fewest objects in a crowd.",
-    "max_crowd": "Most objects in a crowd.",
+    "train_images": "Number of training images.",
+    "val_images": "Number of validation images.",
+    "height": "Image height in pixels.",
+    "width": "Image width in pixels.",
+    "seed": "Random seed. The same seed gives the same scenes.",
+    "image_format": "Image format: jpg or png.",
+    "min_objects": "Minimum number of objects to place per image.",
+    "max_objects": "Maximum number of objects to place per image.",
+    "smallest_object": "Minimum object diameter, as a fraction of the short side.",
+    "largest_object": "Maximum object diameter, as a fraction of the short side.",
+    "min_visible_pixels": "Minimum visible area of an object in pixels.",
+    "min_visible_share": "Minimum visible fraction of an object.",
+    "min_stuff": "Minimum number of textured regions per image.",
+    "max_stuff": "Maximum number of textured regions per image.",
+    "hue_spread": "Standard deviation of object hues within a class, in degrees.",
+    "void_probability": "Probability that a region is not annotated.",
+    "crowd_probability": "Probability that an image has a crowd segment.",
+    "min_crowd": "Minimum number of objects in a crowd.",
+    "max_crowd": "Maximum number of objects in a crowd.",
 }
 
 
 class SceneCommand(click.Command):
-    """A command with an option for every field of `SceneOptions`.
+    """A command with one option per field of `SceneOptions`.
 
-    They are made when they are needed, because that class imports NumPy, and `panformer prepare-data --help` should not
-    wait for it.
+    The options are created lazily because `SceneOptions` imports NumPy, which would slow down `panformer prepare-data
+    --help`.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """As click's, with the options of the scenes before `--help`."""
+        """Return click's parameters with the scene options inserted before `--help`."""
         *own, help_option = super().get_params(ctx)
         return [*own, *self._scene_options, help_option]
 
@@ -61,11 +61,11 @@ class SceneCommand(click.Command):
 
 
 @click.command(cls=SceneCommand)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the data set.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
 def scenes(out: Path, **settings: Any) -> None:
-    """Write a data set of generated scenes.
+    """Generate a synthetic data set.
 
-    It has the splits `train` and `val`. Equal options give equal scenes.
+    It has the splits `train` and `val`. The same options give the same images.
 
     \b
     panformer prepare-data scenes --out data/scenes

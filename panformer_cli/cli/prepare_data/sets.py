@@ -1,4 +1,4 @@
-"""`panformer prepare-data subset`, `split`, `merge` and `remap`: new data sets out of prepared ones."""
+"""`panformer prepare-data subset`, `split`, `merge` and `remap`: new data sets from prepared ones."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from panformer_cli.prepare.sets.existing import ExistingSets
 
 FILE = click.Path(path_type=Path, dir_okay=False)
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice.")
+seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 
 
 @click.command()
 @conversion_options
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="So many of each split, stratified by class.")
-@click.option("--list", "listed", type=FILE, metavar="FILE", help="Those that a text file names, one a line.")
+@click.option(
+    "--images", type=click.IntRange(min=1), metavar="N", help="Number of images per split, stratified by class."
+)
+@click.option("--list", "listed", type=FILE, metavar="FILE", help="Text file of images, one file name or id per line.")
 @seed_option
 def subset(root: Path, images: int | None, listed: Path | None, seed: int, **conversion: Any) -> None:
-    """Take some of the images of a data set.
+    """Select some of the images of a data set.
 
-    N of each split, every class in its share, or those of a list.
+    Takes N images per split, stratified by class, or the images of a list.
 
     \b
     panformer prepare-data subset --root /data/coco --split train2017 --images 5000 --out /data/coco5000
@@ -32,7 +34,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
     from panformer_cli.prepare.sets.derived import subset as source
 
     if (images is None) == (listed is None):
-        raise click.UsageError("give one of --images and --list.")
+        raise click.UsageError("pass either --images or --list.")
     chosen = images if listed is None else listed
     assert chosen is not None
     options = Conversion(**conversion)
@@ -41,12 +43,14 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
 
 @click.command()
 @conversion_options
-@click.option("--val", type=float, default=0.1, show_default=True, help="Held out: a share below 1, or a number.")
+@click.option(
+    "--val", type=float, default=0.1, show_default=True, help="Validation images: a fraction below 1, or a number."
+)
 @seed_option
 def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
-    """Divide a data set into `train` and `val`.
+    """Split a data set into `train` and `val`.
 
-    Every class keeps its share in both.
+    The split is stratified by class.
 
     \b
     panformer prepare-data split --root data/mine --val 0.2 --out data/divided
@@ -55,20 +59,27 @@ def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
 
     options = Conversion(**conversion)
     if len(options.splits) > 1:
-        raise click.UsageError("--split is given more than once; expected one split to divide")
+        raise click.UsageError("--split was passed more than once; expected one split to divide")
     _convert(source(root, next(iter(options.splits), None), val, seed), options)
 
 
 @click.command()
 @conversion_options
 @click.option(
-    "--with", "second", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the other set."
+    "--with",
+    "second",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder of the second data set.",
 )
-@click.option("--map", "category_map", type=FILE, metavar="YAML", help="Categories of the other set, as for remap.")
+@click.option(
+    "--map", "category_map", type=FILE, metavar="YAML", help="Category map for the second data set, as in remap."
+)
 def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any) -> None:
-    """Bring two data sets together.
+    """Merge two data sets.
 
-    They get one table of categories; equal names are one category.
+    Categories with the same name become one.
 
     \b
     panformer prepare-data merge --root data/a --with data/b --map b_to_a.yaml --out data/both
@@ -81,11 +92,13 @@ def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any
 
 @click.command()
 @conversion_options
-@click.option("--map", "category_map", type=FILE, required=True, metavar="YAML", help="`old name: new name`, or void.")
+@click.option(
+    "--map", "category_map", type=FILE, required=True, metavar="YAML", help="Lines of `old name: new name`, or void."
+)
 def remap(root: Path, category_map: Path, **conversion: Any) -> None:
-    """Rename, unite or leave out categories.
+    """Rename, merge or drop categories.
 
-    docs/data.md shows the form of the map.
+    docs/data.md shows the format of the map.
 
     \b
     panformer prepare-data remap --root data/mine --map fewer.yaml --out data/fewer
@@ -100,6 +113,6 @@ def _convert(source: ExistingSets, options: Conversion) -> None:
     from panformer_cli.console import RichReporter
 
     if source.skipped:
-        what = f"{len(source.skipped)} images are listed but not annotated, and left out"
+        what = f"{len(source.skipped)} images are listed but not annotated, and were skipped"
         RichReporter().warn(f"{what}; first: {source.skipped[0]}")
     run_conversion(source, options.of_all_splits())

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @click.command()
 @conversion_options
 def cityscapes(root: Path, **conversion: Any) -> None:
-    """Convert Cityscapes: leftImg8bit and gtFine in one folder.
+    """Convert Cityscapes (leftImg8bit and gtFine).
 
-    Reads the instance maps, or else panoptic PNGs that cityscapesScripts has made. 8 things and 11 stuff classes, by
-    label id.
+    Reads the instance maps, or panoptic PNGs made by cityscapesScripts if there are none. The result has 8 thing and 11
+    stuff classes, by label id.
 
     \b
     panformer prepare-data cityscapes --root /data/cityscapes --out data/cityscapes
@@ -32,9 +32,9 @@ def cityscapes(root: Path, **conversion: Any) -> None:
 @click.command()
 @conversion_options
 def ade20k(root: Path, **conversion: Any) -> None:
-    """Convert ADE20K: ADEChallengeData2016 with its instances.
+    """Convert ADE20K (ADEChallengeData2016 with instances).
 
-    The folder annotations_instance lies in it. 100 things and 50 stuff classes, with the ids 0 to 149.
+    The folder must contain annotations_instance. The result has 100 thing and 50 stuff classes with ids 0 to 149.
 
     \b
     panformer prepare-data ade20k --root /data/ADEChallengeData2016 --out data/ade20k
@@ -46,11 +46,12 @@ def ade20k(root: Path, **conversion: Any) -> None:
 
 @click.command()
 @conversion_options
-@click.option("--version", type=click.Choice(["v1.2", "v2.0"]), help="Of the annotations [the newest there].")
+@click.option("--version", type=click.Choice(["v1.2", "v2.0"]), help="Annotation version. [default: newest available]")
 def mapillary(root: Path, version: Version | None, **conversion: Any) -> None:
     """Convert Mapillary Vistas, v1.2 or v2.0.
 
-    Reads the panoptic PNGs, or else the 16-bit instance maps. 65 classes in v1.2, 116 in v2.0.
+    Reads the panoptic PNGs, or the 16-bit instance maps if there are none. The result has 65 classes for v1.2 and 116
+    for v2.0.
 
     \b
     panformer prepare-data mapillary --root /data/vistas --out data/vistas --version v1.2

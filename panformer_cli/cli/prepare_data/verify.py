@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @splits_option
-@click.option("--fix", is_flag=True, help="Repair what has one right answer; the old JSON is kept.")
-@click.option("--decode-images", is_flag=True, help="Decode the images too, not only their headers.")
+@click.option("--fix", is_flag=True, help="Repair what has only one correct fix. Keeps the old JSON.")
+@click.option("--decode-images", is_flag=True, help="Decode images instead of reading only their headers.")
 @workers_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def verify(
     root: Path, splits: tuple[str, ...], fix: bool, decode_images: bool, workers: int | None, as_json: bool
 ) -> int:
-    """Find what is wrong in a data set, and repair it.
+    """Find and repair problems in a data set.
 
-    Every image, PNG and annotation of the folder ROOT is checked. docs/data.md lists what is checked and what --fix
-    repairs. The exit code is 1 where an error is left; warnings do not count.
+    Checks every image, PNG and annotation in the folder ROOT. docs/data.md lists the checks and what --fix repairs. The
+    exit code is 1 if errors remain. Warnings do not count.
 
     \b
     panformer prepare-data verify /data/coco
@@ -50,7 +50,7 @@ def verify(
 
 
 def _print_findings(root: Path, reports: Sequence[SplitReport]) -> None:
-    """A table of what was found, the first examples of it, and what became of it."""
+    """Print a table of problems, the first examples of each, and the status of each split."""
     from panformer_cli.console import print_table
 
     found = [(report, problem) for report in reports for problem in report.problems]
@@ -64,7 +64,7 @@ def _print_findings(root: Path, reports: Sequence[SplitReport]) -> None:
                 click.echo(f"  {sentence}")
         click.echo()
     for report in reports:
-        errors = "no error" if report.is_good else "errors"
+        errors = "no errors" if report.is_good else "errors"
         state = "left" if report.fixed else "found"
         click.echo(f"{report.split}: {report.images} images, {report.segments} segments, {errors} {state}")
         if report.fixed:

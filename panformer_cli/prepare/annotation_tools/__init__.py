@@ -1,1 +1,1 @@
-"""Exports of annotation tools: labelme, YOLO, CVAT."""
+"""Convert exports of annotation tools: labelme, YOLO, CVAT."""

@@ -1,4 +1,4 @@
-"""`prepare-data cvat`: an unpacked export `CVAT for images 1.1`."""
+"""`prepare-data cvat`: convert an unpacked `CVAT for images 1.1` export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from panformer_cli.prepare.annotation_tools.cvat_xml import (
 )
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
-    LabelledShape,
+    LabeledShape,
     check_size,
     panoptic_of_shapes,
     with_stuff,
@@ -41,14 +41,14 @@ from panformer_cli.wording import short
 ANNOTATION = "annotations.xml"
 
 _TAG = "tag"
-"""A child of an image that is no shape: a label of the whole image."""
+"""A child of an image that is not a shape but a label of the whole image."""
 
 
 @dataclass(frozen=True)
 class Cvat:
     """A folder with `annotations.xml` and its images; open one with `open_cvat`.
 
-    The splits are the subsets of a project; images without one, as of a task, are the split `train`.
+    The splits are the subsets of a project. Images without a subset, such as those of a task, form the split `train`.
     """
 
     root: Path
@@ -63,7 +63,7 @@ class Cvat:
     def splits(self) -> Sequence[str]:
         found = sorted({_split_of(image) for image in self._rows()})
         if not found:
-            raise DataError(f"{self.root / ANNOTATION} lists no image; expected at least one; export it again")
+            raise DataError(f"{self.root / ANNOTATION} lists no images; expected at least one; export it again")
         return found
 
     def images(self, split: str) -> Iterator[SourceImage]:
@@ -71,7 +71,7 @@ class Cvat:
         if not rows:
             raise DataError(f"{self.root} has no split {split}; expected one of {', '.join(self.splits())}")
         ids = [row.attributes.get("id", "") for row in rows]
-        # The tasks of a project may each count from 0.
+        # In a project, each task may number its images from 0.
         if len(set(ids)) < len(ids) or not all(re.fullmatch("[0-9]{1,15}", id_) for id_ in ids):
             ids = [str(number) for number in range(1, len(rows) + 1)]
         return (self._image(int(id_), row, split) for id_, row in zip(ids, rows, strict=True))
@@ -83,11 +83,11 @@ class Cvat:
         labels = self.root / ANNOTATION
         name = row.attributes.get("name", "").replace("\\", "/")
         folders = [self.root / "images" / split, self.root / "images", self.root / split, self.root]
-        places = [(folder, name_inside(folder, name, str(labels))) for folder in folders]
-        folder, picture = next((place for place in places if place[1].is_file()), places[1])
-        if not picture.is_file() and picture.suffix.lower() not in IMAGE_SUFFIXES:
-            picture = _frame(picture)
-        return SourceImage(number, picture, picture.relative_to(folder).as_posix(), (labels,), row)
+        candidates = [(folder, name_inside(folder, name, str(labels))) for folder in folders]
+        folder, path = next((candidate for candidate in candidates if candidate[1].is_file()), candidates[1])
+        if not path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
+            path = _frame(path)
+        return SourceImage(number, path, path.relative_to(folder).as_posix(), (labels,), row)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         row: XmlImage = image.extra
@@ -105,17 +105,20 @@ class Cvat:
 
 
 def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Cvat:
-    """The source in the folder `root`.
+    """Return the source in the folder `root`.
 
-    classes: a file for `read_classes`; None takes the labels of the task, in its order and with its colours, numbered
-        from 1, as things.
-    stuff: names of classes that are stuff.
+    Args:
+        root: The folder with `annotations.xml`.
+        classes: A file for `read_classes`. None takes the labels of the task as things, in its order and with its
+            colors, numbered from 1.
+        stuff: Names of the classes that are stuff.
+        overlap: Which shape keeps shared pixels.
 
     Raises:
-        DataError: no annotations.xml, not of this form, no labels in it, or unknown names.
+        DataError: annotations.xml is missing, has another format or no labels, or a name is unknown.
     """
     if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folders expected)")
+        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     table = read_classes(classes) if classes else _table(root / ANNOTATION)
     return Cvat(root, with_stuff(table, stuff), overlap)
 
@@ -124,8 +127,8 @@ def _table(path: Path) -> CategoryTable:
     labels = {label.name: label for label in read_labels(path) if label.name not in VOID_LABELS}
     if not labels or "" in labels:
         raise DataError(
-            f"{path} has {'a label without a name' if labels else 'no label'} in its head; expected the name of every "
-            "class; export the whole task, or name the classes with --classes FILE"
+            f"{path} has {'a label without a name' if labels else 'no labels'} in its header; expected the name of "
+            "every class; export the whole task, or list the classes with --classes FILE"
         )
     rows = enumerate(labels.values(), 1)
     return CategoryTable(Category(number, label.name, True, _color(label)) for number, label in rows)
@@ -139,26 +142,26 @@ def _color(label: XmlLabel) -> tuple[int, int, int] | None:
 
 
 def _split_of(image: XmlImage) -> str:
-    """Its subset, as the name of a folder; the default subset of CVAT has no name of its own."""
+    """Return the image's subset, or `train` for CVAT's unnamed default subset."""
     subset = image.attributes.get("subset", "")
     if subset in ("", "default"):
         return "train"
     if subset in (".", "..") or "/" in subset or "\\" in subset:
-        raise DataError(f"the subset {short(subset)} is no name of a folder; rename it in CVAT and export it again")
+        raise DataError(f"the subset {short(subset)} is not a valid folder name; rename it in CVAT and export it again")
     return subset
 
 
-def _frame(picture: Path) -> Path:
-    """Frames of a video are listed without the ending that their files have."""
-    found = (picture.with_name(picture.name + suffix) for suffix in (".PNG", ".png", ".jpg"))
-    return next((path for path in found if path.is_file()), picture)
+def _frame(path: Path) -> Path:
+    """Return the file of a video frame, which is listed without its extension."""
+    found = (path.with_name(path.name + suffix) for suffix in (".PNG", ".png", ".jpg"))
+    return next((path for path in found if path.is_file()), path)
 
 
-def _shape(shape: XmlShape, number: int, size: Size, where: str) -> LabelledShape:
+def _shape(shape: XmlShape, number: int, size: Size, where: str) -> LabeledShape:
     label = shape.attributes.get("label", "")
     name = f"{shape.kind} {number} ({label})"
     group = shape.attributes.get("group_id", "0")
-    return LabelledShape(label, _patch(shape, size, f"{where}: {name}"), name, None if group == "0" else group)
+    return LabeledShape(label, _patch(shape, size, f"{where}: {name}"), name, None if group == "0" else group)
 
 
 def _patch(shape: XmlShape, size: Size, where: str) -> Patch:
@@ -177,7 +180,7 @@ def _patch(shape: XmlShape, size: Size, where: str) -> Patch:
         box = Box(top, left, top + height, left + width)
         return shapes.run_lengths(_counts(values.get("rle", ""), where), box, size, where)
     raise DataError(
-        f"{where} is no area; expected polygon, box, ellipse or mask; draw its outline as a polygon, or "
+        f"{where} has no area; expected polygon, box, ellipse or mask; draw its outline as a polygon, or "
         "delete it in CVAT"
     )
 
@@ -200,7 +203,7 @@ def _counts(text: str, where: str) -> list[int]:
         return [int(count) for count in text.split(",")]
     except ValueError as error:
         raise DataError(
-            f"{where} has the rle {short(text)}; expected whole numbers with commas; export it again"
+            f"{where} has the rle {short(text)}; expected comma-separated integers; export it again"
         ) from error
 
 
@@ -218,5 +221,5 @@ def _whole(values: Attributes, key: str, where: str, default: int | None = None)
         return int(values[key]) if default is None else int(values.get(key, default))
     except (KeyError, ValueError) as error:
         raise DataError(
-            f"{where} has the {key} {short(values.get(key))}; expected a whole number; export it again"
+            f"{where} has the {key} {short(values.get(key))}; expected an integer; export it again"
         ) from error

@@ -1,6 +1,6 @@
-"""CVAT's XML file of annotations, image by image.
+"""Read CVAT's XML annotations image by image.
 
-The form, "CVAT for images 1.1", is described at https://docs.cvat.ai/docs/other/xml_format.
+The format, "CVAT for images 1.1", is documented at https://docs.cvat.ai/docs/other/xml_format.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from xml.etree.ElementTree import ParseError, XMLParser
 from panformer_cli.errors import DataError
 
 _CHUNK = 2**20
-"""Bytes that are parsed at a time."""
+"""Bytes parsed at a time."""
 
 Attributes = dict[str, str]
 
 
 class XmlShape(NamedTuple):
-    """One child of an image: `kind` is its tag, such as polygon."""
+    """A child of an image; `kind` is its tag, such as polygon."""
 
     kind: str
     attributes: Attributes
 
 
 class XmlImage(NamedTuple):
-    """One `<image>` and what it holds, in the order of the file."""
+    """An `<image>` with its children in file order."""
 
     attributes: Attributes
     shapes: tuple[XmlShape, ...]
 
 
 class XmlLabel(NamedTuple):
-    """A class of the task: its name, and its colour as `#rrggbb`, empty where it has none."""
+    """A class of the task; `color` is `#rrggbb` or empty."""
 
     name: str
     color: str
 
 
 def read_images(path: Path) -> Iterator[XmlImage]:
-    """The images of the file one after another; memory for some of them only.
+    """Yield the images of the file, keeping only a few of them in memory.
 
     Raises:
-        DataError: the file is missing, no XML of this form, cut short, or declares a document type: no entity is ever
-            expanded.
+        DataError: The file is missing, truncated, not XML in this format, or declares a document type. Entities are
+            never expanded.
     """
     for content in _parsed(path):
         yield from content.images
@@ -52,7 +52,7 @@ def read_images(path: Path) -> Iterator[XmlImage]:
 
 
 def read_labels(path: Path) -> list[XmlLabel]:
-    """The classes that the head of the file lists; the rest of it is not read. Errors as `read_images`."""
+    """Return the classes in the header of the file, without reading the rest. Raises as `read_images`."""
     for content in _parsed(path):
         if content.head_is_done:
             return content.labels
@@ -60,7 +60,7 @@ def read_labels(path: Path) -> list[XmlLabel]:
 
 
 def _parsed(path: Path) -> Iterator[_Content]:
-    """What was found so far, after each part of the file."""
+    """Yield the content so far after each chunk of the file."""
     content = _Content(path)
     parser = XMLParser(target=content)
     try:
@@ -71,7 +71,7 @@ def _parsed(path: Path) -> Iterator[_Content]:
             parser.close()
     except FileNotFoundError as error:
         raise DataError(
-            f"{path} is missing; expected the unpacked export `CVAT for images 1.1`, with annotations.xml and images"
+            f"{path} is missing; expected an unpacked `CVAT for images 1.1` export with annotations.xml and images"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
@@ -83,12 +83,12 @@ def _parsed(path: Path) -> Iterator[_Content]:
     except DataError:
         raise
     except (LookupError, ValueError) as error:
-        raise DataError(f"{path} is in an encoding that is not read here; expected UTF-8; export it again") from error
+        raise DataError(f"{path} has an unsupported encoding; expected UTF-8; export it again") from error
     yield content
 
 
 class _Content:
-    """What `XMLParser` tells of the file, gathered; the tree itself is not kept."""
+    """Target of `XMLParser` that collects labels and images without building a tree."""
 
     def __init__(self, path: Path) -> None:
         self.labels: list[XmlLabel] = []
@@ -101,19 +101,17 @@ class _Content:
         self._label = {"name": "", "color": ""}
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
-        """Entities are declared in a document type, and CVAT writes none."""
+        """Reject document types, which may declare entities. CVAT writes none."""
         raise DataError(
-            f"{self._path} declares a document type (DOCTYPE), which may hold entities; expected none, as CVAT "
-            "writes it; export it again, or take those lines out if you trust the file"
+            f"{self._path} declares a document type (DOCTYPE), which may contain entities; expected none, as in CVAT's "
+            "exports; export it again, or remove those lines if you trust the file"
         )
 
     def start(self, tag: str, attributes: Attributes) -> None:
         if not self._open and tag != "annotations":
-            raise DataError(f"{self._path} is no CVAT file: it begins with <{tag}>; expected <annotations>")
+            raise DataError(f"{self._path} is not a CVAT file: it starts with <{tag}>; expected <annotations>")
         if self._open == ["annotations"] and tag == "track":
-            raise DataError(
-                f"{self._path} holds the tracks of a video; export the task from CVAT as `CVAT for images 1.1`"
-            )
+            raise DataError(f"{self._path} contains video tracks; export the task from CVAT as `CVAT for images 1.1`")
         self._open.append(tag)
         if self._open == ["annotations", "image"]:
             self._image, self._shapes = attributes, []

@@ -1,6 +1,6 @@
-"""`prepare-data labelme`: images with the JSON that labelme writes for each of them.
+"""`prepare-data labelme`: convert images with labelme's JSON files.
 
-What stands in such a JSON is in labelme's own `labelme/_label_file.py` and `labelme/utils/shape.py`.
+The format is defined by labelme's `labelme/_label_file.py` and `labelme/utils/shape.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
-    LabelledShape,
+    LabeledShape,
     check_size,
     panoptic_of_shapes,
     table_of_names,
@@ -42,18 +42,18 @@ from panformer_cli.wording import short
 _JSON = frozenset({".json"})
 
 _SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
-"""What a folder is called, if it is a split."""
+"""Folder names that are splits."""
 
 _POLYGONS = frozenset({"polygon", "oriented_rectangle", "rotation"})
-"""Shape types that list the corners: of labelme, and X-AnyLabeling's rotated box."""
+"""Shape types that list corners: labelme's, and X-AnyLabeling's rotated box."""
 
 
 @dataclass(frozen=True)
 class Labelme:
-    """A folder of labelme's JSON files, each naming its picture; open one with `open_labelme`.
+    """A folder of labelme JSON files, each naming its image; open one with `open_labelme`.
 
-    Folders of `root` called train, val, test or alike that hold such files are splits; without them all files are the
-    split `train`. Pictures without a JSON are left out.
+    Subfolders named train, val, test or similar that contain such files are splits. Without them, all files form the
+    split `train`. Images without a JSON are ignored.
     """
 
     root: Path
@@ -77,18 +77,18 @@ class Labelme:
 
     def _image(self, number: int, labels: Path, folder: Path) -> SourceImage:
         try:
-            picture = self._picture(labels, folder)
+            path = self._image_path(labels, folder)
         except DataError as error:
             return SourceImage(number, labels, f"{labels.relative_to(folder).as_posix()}.bad", problem=str(error))
-        home = folder if picture.is_relative_to(folder) else self.root
-        return SourceImage(number, picture, picture.relative_to(home).as_posix(), (labels,))
+        home = folder if path.is_relative_to(folder) else self.root
+        return SourceImage(number, path, path.relative_to(home).as_posix(), (labels,))
 
-    def _picture(self, labels: Path, folder: Path) -> Path:
-        """The file that `imagePath` names, relative to the JSON and somewhere below `root`."""
+    def _image_path(self, labels: Path, folder: Path) -> Path:
+        """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
         try:
             name = _read_json(labels)["imagePath"].replace("\\", "/")
         except DataError:
-            # One bad JSON is told, or left out, with the other bad images, if its picture can be guessed.
+            # If its image can be guessed, a bad JSON is reported or skipped like other bad images.
             for path in sorted(labels.parent.iterdir()):
                 if path.stem == labels.stem and path.suffix.lower() in IMAGE_SUFFIXES:
                     return name_inside(labels.parent, path.name, str(labels))
@@ -108,25 +108,28 @@ class Labelme:
 
 
 def open_labelme(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Labelme:
-    """The source in the folder `root`.
+    """Return the source in the folder `root`.
 
-    classes: a file for `read_classes`; None takes all labels that are drawn, sorted and numbered from 1, as things.
-    stuff: names of classes that are stuff.
+    Args:
+        root: The folder with the JSON files.
+        classes: A file for `read_classes`. None takes all labels in use as things, sorted and numbered from 1.
+        stuff: Names of the classes that are stuff.
+        overlap: Which shape keeps shared pixels.
 
     Raises:
-        DataError: no such folder, no JSON or no label in it, or unknown names.
+        DataError: The folder is missing or has no JSON or no labels, or a name is unknown.
     """
     table = read_classes(classes) if classes else table_of_names(_labels_in(root))
     return Labelme(root, with_stuff(table, stuff), overlap)
 
 
 def _below(folder: Path, labels: Path, name: str) -> str:
-    """`name`, which is relative to the file `labels`, relative to `folder`; with `..` in front where it leads out."""
+    """Return `name`, which is relative to the file `labels`, relative to `folder`; starts with `..` if outside."""
     return posixpath.normpath(posixpath.join(labels.parent.relative_to(folder).as_posix(), name))
 
 
 def _labels_in(root: Path) -> list[str]:
-    """All labels of all splits, sorted. Files that cannot be read are passed over: reading their image tells."""
+    """Return all labels of all splits, sorted. Unreadable files are ignored here and reported with their image."""
     labels = set()
     for folder in _split_folders(root).values():
         for path in listed_files(folder, _JSON):
@@ -137,15 +140,15 @@ def _labels_in(root: Path) -> list[str]:
             labels |= {row["label"] for row in rows if isinstance(row, dict) and isinstance(row.get("label"), str)}
     if not labels.difference(VOID_LABELS):
         raise DataError(
-            f"no JSON of {root} has a shape with a class; draw some, or name the classes with --classes FILE"
+            f"no JSON file in {root} has a labeled shape; draw some, or list the classes with --classes FILE"
         )
     return sorted(labels.difference(VOID_LABELS))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Splits by name; DataError where `root` holds no JSON."""
+    """Return the folder of each split. Raises a DataError if `root` contains no JSON."""
     if next(listed_files(root, _JSON), None) is None and not list(_named_splits(root)):
-        raise DataError(f"{root} has no .json file; expected the files that labelme saves, beside their pictures")
+        raise DataError(f"{root} has no .json files; expected the files that labelme saves next to the images")
     return {folder.name: folder for folder in _named_splits(root)} or {"train": root}
 
 
@@ -157,23 +160,23 @@ def _named_splits(root: Path) -> Iterator[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """An object with a text `imagePath` and a list `shapes`; DataError for anything else."""
+    """Return an object with the text `imagePath` and the list `shapes`. Raises a DataError for anything else."""
     data = read_bytes(path, "labelme file")
     try:
         content = parse_json(data)
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON, or is truncated; save it again with labelme") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        raise DataError(f"{path} is no labelme file: it has no list `shapes`; move it out of this folder")
+        raise DataError(f"{path} is not a labelme file: it has no list `shapes`; move it out of this folder")
     if not isinstance(content.get("imagePath"), str) or not content["imagePath"]:
         raise DataError(
-            f"{path} names no picture: imagePath is {short(content.get('imagePath'))}; expected the picture's file "
-            "name (pictures inside the JSON are not read)"
+            f"{path} names no image: imagePath is {short(content.get('imagePath'))}; expected the image's file name "
+            "(images embedded in the JSON are not read)"
         )
     return content
 
 
-def _shape(row: Any, number: int, size: Size, path: Path) -> LabelledShape:
+def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
     if not isinstance(row, dict) or not isinstance(row.get("label"), str):
         raise DataError(f"{path}: shape {number} is {short(row)}; expected an object with label and points")
     kind, label, group = row.get("shape_type") or "polygon", row["label"], row.get("group_id")
@@ -181,10 +184,10 @@ def _shape(row: Any, number: int, size: Size, path: Path) -> LabelledShape:
     if not isinstance(kind, str):
         raise DataError(f"{path}: shape {number} has the shape_type {short(kind)}; expected text such as polygon")
     if group is not None and not isinstance(group, int | str):
-        raise DataError(f"{path}: {name} has the group_id {short(group)}; expected a whole number or null")
+        raise DataError(f"{path}: {name} has the group_id {short(group)}; expected an integer or null")
     flags = row.get("flags")
     is_crowd = isinstance(flags, dict) and flags.get("iscrowd") is True
-    return LabelledShape(label, _patch(kind, row, size, f"{path}: {name}"), name, group, is_crowd)
+    return LabeledShape(label, _patch(kind, row, size, f"{path}: {name}"), name, group, is_crowd)
 
 
 def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
@@ -192,7 +195,7 @@ def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
         return _drawn_mask(row, size, where)
     if kind not in ("rectangle", "circle") and kind not in _POLYGONS:
         raise DataError(
-            f"{where} is no area; expected polygon, rectangle, oriented_rectangle, circle or mask; draw its outline "
+            f"{where} has no area; expected polygon, rectangle, oriented_rectangle, circle or mask; draw its outline "
             "as a polygon, or delete it in labelme"
         )
     points = _points(row, where)
@@ -218,27 +221,27 @@ def _points(row: dict[str, Any], where: str) -> Points:
     try:
         return np.array(points, np.float64)
     except OverflowError as error:
-        raise DataError(f"{where} has a coordinate that is no finite number; expected pixels; draw it again") from error
+        raise DataError(f"{where} has a non-finite coordinate; expected pixels; draw it again") from error
 
 
 def _drawn_mask(row: dict[str, Any], size: Size, where: str) -> Patch:
-    """Its points are the first and the last pixel of a box, corner to corner; `mask` is the box as a PNG."""
+    """Return a drawn mask: `points` are the first and last pixel of its box, `mask` is the box as a PNG."""
     points = _points(row, where)
     if len(points) != 2 or not np.isfinite(points).all():
         raise DataError(f"{where} has {len(points)} points; expected the 2 corners of its mask; draw it again")
     (left, top), (right, bottom) = points.tolist()
-    # Some programs give the pixel behind the last one.
+    # Some tools write the pixel after the last one.
     expected = (abs(bottom - top) + 1, abs(right - left) + 1)
     if expected[0] > size[0] + 1 or expected[1] > size[1] + 1:
-        raise DataError(f"{where} is larger than its image; check that picture and labels belong together")
+        raise DataError(f"{where} is larger than its image; check that image and labels belong together")
     mask = _decode_mask(row.get("mask"), expected, where)
     return shapes.bitmap(mask, int(min(top, bottom)), int(min(left, right)), size, where)
 
 
 def _decode_mask(text: Any, expected: tuple[float, float], where: str) -> Mask:
-    """The pixels of a PNG in base64 that are not 0, after its header has been held to the `expected` height, width."""
+    """Return the nonzero pixels of a base64 PNG, after checking its header against the `expected` height and width."""
     if not isinstance(text, str):
-        raise DataError(f"{where} has the mask {short(text)}; expected a PNG in base64; draw it again")
+        raise DataError(f"{where} has the mask {short(text)}; expected a base64 PNG; draw it again")
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
             if abs(image.height - expected[0]) > 1 or abs(image.width - expected[1]) > 1:
@@ -250,5 +253,5 @@ def _decode_mask(text: Any, expected: tuple[float, float], where: str) -> Mask:
     except DataError:
         raise
     except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} has a mask that is no PNG in base64, or is truncated; draw it again") from error
+        raise DataError(f"{where} has a mask that is not a base64 PNG or is truncated; draw it again") from error
     return np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels, np.bool_)

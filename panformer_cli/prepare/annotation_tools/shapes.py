@@ -1,7 +1,7 @@
-"""What people draw - polygons, boxes, ellipses, masks - as a mask of its own small part of the image.
+"""Rasterize polygons, boxes, ellipses and masks, each into a crop of the image.
 
-Coordinates are pixels: (0, 0) is the corner of the first pixel, (0.5, 0.5) its centre, x goes right and y down. No
-mask of the whole image is made: an object of a large image costs what its own box costs.
+Coordinates are pixels: (0, 0) is the corner of the first pixel, (0.5, 0.5) its center, x points right and y down. No
+mask of the whole image is created, so the cost of an object depends on its own box, not on the image.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from panformer_cli.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
-"""(N, 2) float64: x and y of every point, in pixels."""
+"""(N, 2) float64: x and y of each point, in pixels."""
 
 Size = tuple[int, int]
-"""Height and width of an image, in pixels."""
+"""Height and width of an image in pixels."""
 
 
 class Patch(NamedTuple):
     """A mask of a part of the image.
 
-    mask: (h, w) bool.
-    top, left: row and column of the image where it begins, 0 or more; all of it lies in the image.
+    Attributes:
+        mask: (h, w) bool, entirely inside the image.
+        top: First row in the image.
+        left: First column in the image.
     """
 
     mask: Mask
@@ -50,50 +52,59 @@ class Box(NamedTuple):
 
 
 def polygon(points: Points, size: Size, where: str) -> Patch:
-    """The pixels inside a polygon, clipped to the image: those that `pycocotools.mask.frPyObjects` gives it.
+    """Return the pixels inside a polygon, clipped to the image, as in `pycocotools.mask.frPyObjects`.
 
-    points: (N, 2), N of 3 or more; the last is joined to the first. Where the outline crosses itself, what is inside
-        twice is outside.
-    where: how an error speaks of the polygon: `a.json: polygon 3 (car)`.
+    Args:
+        points: (N, 2), N >= 3; the last point is joined to the first. Where the outline crosses itself, the even-odd
+            rule applies.
+        size: Height and width of the image.
+        where: The polygon's name in error messages, such as `a.json: polygon 3 (car)`.
 
     Raises:
-        DataError: fewer than 3 points, or points that are no numbers or not in this image.
+        DataError: There are fewer than 3 points, or points that are not finite or not in the image.
     """
     if len(points) < 3:
-        raise DataError(f"{where} has {len(points)} points; expected 3 or more; draw it again, or take it out")
+        raise DataError(f"{where} has {len(points)} points; expected 3 or more; draw it again, or remove it")
     _check_near(points, size, where)
-    _box_in_image(points, size, where)  # one that is not in the image is an error, not an empty mask
+    _box_in_image(points, size, where)  # a polygon outside of the image is an error, not an empty mask
     (runs,) = coco_mask.frPyObjects([points.ravel().tolist()], *size)
     return coco_runs(runs["counts"], size, where)
 
 
 def rectangle(corners: Points, size: Size, where: str, rotation: float = 0.0) -> Patch:
-    """The pixels of a rectangle, as those of a polygon with its four corners.
+    """Return the pixels of a rectangle, as those of a polygon with its four corners.
 
-    corners: (2, 2), two corners that face each other, before the rotation.
-    rotation: degrees about the centre, clockwise as the image is shown.
+    Args:
+        corners: (2, 2), two opposite corners before rotation.
+        size: Height and width of the image.
+        where: The rectangle's name in error messages.
+        rotation: Degrees about the center, clockwise in the displayed image.
 
     Raises:
-        DataError: as `polygon`.
+        DataError: As in `polygon`.
     """
     _check_near(corners, size, where)
     (x1, y1), (x2, y2) = corners.tolist()
     outline = np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if rotation:
         cosine, sine = _cosine_and_sine(rotation, where)
-        centre = corners.mean(axis=0)
-        outline = (outline - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre
+        center = corners.mean(axis=0)
+        outline = (outline - center) @ np.array([[cosine, sine], [-sine, cosine]]) + center
     return polygon(outline, size, where)
 
 
 def ellipse(center: Sequence[float], radii: Sequence[float], size: Size, where: str, rotation: float = 0.0) -> Patch:
-    """The pixels whose centres lie inside an ellipse, clipped to the image.
+    """Return the pixels whose centers are inside an ellipse, clipped to the image.
 
-    center, radii: x and y in pixels; a circle has two equal radii.
-    rotation: as in `rectangle`.
+    Args:
+        center: x and y in pixels.
+        radii: x and y in pixels; equal for a circle.
+        size: Height and width of the image.
+        where: The ellipse's name in error messages.
+        rotation: As in `rectangle`.
 
     Raises:
-        DataError: a number is not finite, or the ellipse is not in this image.
+        DataError: A number is not finite, or the ellipse is not in the image.
     """
     (x, y), (radius_x, radius_y) = center, radii
     cosine, sine = _cosine_and_sine(rotation, where)
@@ -105,18 +116,16 @@ def ellipse(center: Sequence[float], radii: Sequence[float], size: Size, where: 
     dx = np.arange(box.left, box.right) + 0.5 - x  # (w,)
     dy = (np.arange(box.top, box.bottom) + 0.5 - y)[:, None]  # (h, 1)
     along, across = dx * cosine + dy * sine, dy * cosine - dx * sine
-    # Multiplied out, so that an ellipse without an area has no pixel instead of a division by zero.
+    # Multiplied out, so that an ellipse without area has no pixels instead of a division by zero.
     mask = (along * radius_y) ** 2 + (across * radius_x) ** 2 < (radius_x * radius_y) ** 2
     return Patch(mask, box.top, box.left)
 
 
 def bitmap(mask: Mask, top: int, left: int, size: Size, where: str) -> Patch:
-    """A mask that is given pixel by pixel, clipped to the image.
-
-    mask: (h, w) bool, its first pixel at row `top` and column `left`, which may lie outside.
+    """Return a mask, (h, w) bool, at row `top` and column `left`, clipped to the image.
 
     Raises:
-        DataError: all of it lies outside of the image.
+        DataError: The mask is entirely outside of the image.
     """
     height, width = mask.shape
     box = Box(max(top, 0), max(left, 0), min(top + height, size[0]), min(left + width, size[1]))
@@ -127,23 +136,26 @@ def bitmap(mask: Mask, top: int, left: int, size: Size, where: str) -> Patch:
 
 
 def run_lengths(counts: Sequence[int], box: Box, size: Size, where: str) -> Patch:
-    """A mask in run lengths, row by row: pixels outside and inside by turns, the first run outside.
+    """Return the mask of row-major run lengths, which alternate between outside and inside and start outside.
 
-    counts: lengths of the runs, together all pixels of `box`.
-    box: the part of the image that they fill. (COCO's run lengths go down the columns instead.)
+    Args:
+        counts: Run lengths that add up to the number of pixels in `box`. (COCO's run lengths are column-major.)
+        box: The part of the image that they fill.
+        size: Height and width of the image.
+        where: The mask's name in error messages.
 
     Raises:
-        DataError: the box is not in the image, a length is negative, or they do not fill the box.
+        DataError: The box is not in the image, a length is negative, or the lengths do not fill the box.
     """
     height, width = box.size
     if not (0 <= box.top < box.bottom <= size[0] and 0 <= box.left < box.right <= size[1]):
         raise DataError(
-            f"{where} fills {width}x{height} pixels from column {box.left} and row {box.top} on; expected a part of "
-            f"its image of {size[1]}x{size[0]} (width x height); export it again"
+            f"{where} fills {width}x{height} pixels starting at column {box.left} and row {box.top}; expected a part "
+            f"of its {size[1]}x{size[0]} image (width x height); export it again"
         )
     if any(count < 0 for count in counts) or sum(counts) != height * width:
         raise DataError(
-            f"{where} has run lengths of {sum(counts)} pixels in all; expected lengths of 0 or more that fill its "
+            f"{where} has run lengths of {sum(counts)} pixels in total; expected lengths of 0 or more that fill its "
             f"{width}x{height} pixels; export it again"
         )
     inside = np.arange(len(counts)) % 2 == 1
@@ -151,24 +163,27 @@ def run_lengths(counts: Sequence[int], box: Box, size: Size, where: str) -> Patc
 
 
 def coco_runs(text: bytes, size: Size, where: str) -> Patch:
-    """A mask out of COCO's compressed run lengths, which go down the columns of the whole image.
+    """Return the mask of COCO's compressed run lengths, which are column-major over the whole image.
 
-    text: the `counts` of what `pycocotools.mask` makes.
+    Args:
+        text: The `counts` that `pycocotools.mask` returns.
+        size: Height and width of the image.
+        where: The mask's name in error messages.
 
     Raises:
-        DataError: the text is no such code, or its runs do not fill the image.
+        DataError: The text is not a valid encoding, or its runs do not fill the image.
     """
     height, width = size
     counts = _decompress(text, where)
     ends = np.cumsum(counts)
     if (counts < 0).any() or ends[-1] != height * width:
-        raise DataError(f"{where} has run lengths that do not fill its image of {width}x{height}; export it again")
-    starts, stops = ends[:-1:2], ends[1::2]  # of the runs inside: a start at every second border
+        raise DataError(f"{where} has run lengths that do not fill its {width}x{height} image; export it again")
+    starts, stops = ends[:-1:2], ends[1::2]  # every second run is inside
     starts, stops = starts[stops > starts], stops[stops > starts]
     if not starts.size:
         return Patch(np.zeros((0, 0), np.bool_))
     first, last = starts // height, (stops - 1) // height  # columns of the first and the last pixel
-    # A run that goes on in the next column has the lowest and the uppermost pixel of the image.
+    # A run that continues in the next column touches the bottom and the top row of the image.
     top, bottom = int((starts % height).min()), int(((stops - 1) % height).max()) + 1
     if (first < last).any():
         top, bottom = 0, height
@@ -182,24 +197,24 @@ def coco_runs(text: bytes, size: Size, where: str) -> Patch:
 
 
 def _decompress(text: bytes, where: str) -> npt.NDArray[np.int64]:
-    """The counts of COCO's compressed run lengths (`rleFrString` in its maskApi.c), all digits at once."""
+    """Return the counts of COCO's compressed run lengths (`rleFrString` in maskApi.c), decoding all digits at once."""
     digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero((digits & 32) == 0)  # 32 says that another digit follows
+    last = np.flatnonzero((digits & 32) == 0)  # bit 32: another digit follows
     if not digits.size or last.size == 0 or last[-1] != digits.size - 1 or (digits < 0).any() or (digits > 63).any():
-        raise DataError(f"{where} has run lengths that are no code of COCO's; export it again")
+        raise DataError(f"{where} has run lengths that are not in COCO's encoding; export it again")
     first = np.concatenate(([0], last[:-1] + 1))
     lengths = last - first + 1
-    place = np.arange(digits.size) - np.repeat(first, lengths)
-    values = np.add.reduceat((digits & 31) << (5 * place), first)
-    values -= np.where(digits[last] & 16, 1 << (5 * lengths), 0)  # 16 in the last digit: it is negative
-    # All but the first three are differences to the one before the last.
+    position = np.arange(digits.size) - np.repeat(first, lengths)
+    values = np.add.reduceat((digits & 31) << (5 * position), first)
+    values -= np.where(digits[last] & 16, 1 << (5 * lengths), 0)  # bit 16 of the last digit: the value is negative
+    # From the fourth on, counts are stored as differences from the count two before.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
 
 
 def union(patches: Sequence[Patch]) -> Patch:
-    """One mask of all pixels of the patches, of which there is at least one."""
+    """Return the union of one or more patches."""
     if len(patches) == 1:
         return patches[0]
     top, left = min(patch.top for patch in patches), min(patch.left for patch in patches)
@@ -213,27 +228,28 @@ def union(patches: Sequence[Patch]) -> Patch:
 
 
 def _check_near(points: Points, size: Size, where: str) -> None:
-    """DataError unless the points are finite and at most one image away: farther off they belong to another picture.
+    """Raise a DataError unless the points are finite and at most one image size outside of the image.
 
-    A shape is often drawn a little over the edge. The limit also bounds what drawing an outline costs.
+    Shapes often extend slightly over the edge; points farther away belong to another image. The limit also bounds the
+    cost of drawing an outline.
     """
     height, width = size
     if not np.isfinite(points).all():
-        raise DataError(f"{where} has a coordinate that is no finite number; expected pixels; draw it again")
+        raise DataError(f"{where} has a non-finite coordinate; expected pixels; draw it again")
     far = (points < (-width, -height)) | (points > (2 * width, 2 * height))
     if far.any():
         x, y = points[far.any(axis=1)][0]
         raise DataError(
-            f"{where} reaches to ({x:g}, {y:g}), far outside of its image of {width}x{height} (width x height); "
-            "expected coordinates in pixels of this image; check that picture and labels belong together"
+            f"{where} extends to ({x:g}, {y:g}), far outside of its {width}x{height} image (width x height); "
+            "expected coordinates in pixels of this image; check that image and labels belong together"
         )
 
 
 def _box_in_image(points: Points, size: Size, where: str) -> Box:
-    """The pixels that the points span, clipped to the image; none where they only touch its edge.
+    """Return the box that the points span, clipped to the image; empty if they only touch its edge.
 
     Raises:
-        DataError: they lie outside.
+        DataError: The points are outside of the image.
     """
     (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     if left > size[1] or top > size[0] or right < 0 or bottom < 0:
@@ -248,12 +264,12 @@ def _box_in_image(points: Points, size: Size, where: str) -> Box:
 
 def _outside(where: str, size: Size) -> DataError:
     return DataError(
-        f"{where} is outside its image of {size[1]}x{size[0]} (width x height); expected coordinates in pixels of "
-        "this image; check that picture and labels belong together, or take it out"
+        f"{where} is outside of its {size[1]}x{size[0]} image (width x height); expected coordinates in pixels of this "
+        "image; check that image and labels belong together, or remove it"
     )
 
 
 def _cosine_and_sine(degrees: float, where: str) -> tuple[float, float]:
     if not math.isfinite(degrees):
-        raise DataError(f"{where} has a rotation that is no finite number; expected degrees; draw it again")
+        raise DataError(f"{where} has a non-finite rotation; expected degrees; draw it again")
     return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

@@ -1,6 +1,6 @@
-"""`prepare-data yolo`: images with YOLO's text files of polygons, as Ultralytics' segmentation data sets have them.
+"""`prepare-data yolo`: convert a data set in Ultralytics' YOLO segmentation format.
 
-The form is described at https://docs.ultralytics.com/datasets/segment/.
+The format is documented at https://docs.ultralytics.com/datasets/segment/.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools import shapes
-from panformer_cli.prepare.annotation_tools.labeled_shapes import LabelledShape, panoptic_of_shapes, with_stuff
+from panformer_cli.prepare.annotation_tools.labeled_shapes import LabeledShape, panoptic_of_shapes, with_stuff
 from panformer_cli.prepare.annotation_tools.shapes import Points, Size
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.overlap import OverlapRule
@@ -26,17 +26,17 @@ from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
 _ROUNDING = 1e-3
-"""How far outside of 0..1 a coordinate may lie: some programs round or clip that badly."""
+"""Tolerance for coordinates outside of 0..1, because some tools round or clip imprecisely."""
 
 _LAYOUTS = "images/<split>/ with labels/<split>/, or <split>/images/ with <split>/labels/"
 
 
 _NAMES = "classes.txt"
-"""Annotation tools put the names of the classes into a file among the labels."""
+"""A file with class names that annotation tools put next to the labels."""
 
 
 class SplitFolders(NamedTuple):
-    """Where the pictures of a split lie, and its text files."""
+    """Folders of a split's images and text files."""
 
     images: Path
     labels: Path
@@ -46,7 +46,7 @@ class SplitFolders(NamedTuple):
 class Yolo:
     """A YOLO segmentation data set; open one with `open_yolo`.
 
-    The category ids are the class numbers of the text files. A picture without a text file has no object.
+    The category ids are the class numbers in the text files. An image without a text file has no objects.
     """
 
     root: Path
@@ -68,7 +68,7 @@ class Yolo:
         folders = _split_folders(self.root).get(split)
         if folders is None or not folders.labels.is_dir():
             missing = f"the folder {folders.labels} is missing" if folders else f"{self.root} has no split {split!r}"
-            missing += "" if folders else f" (splits there: {', '.join(self.splits())})"
+            missing += "" if folders else f" (available splits: {', '.join(self.splits())})"
             raise DataError(f"{missing}; expected {_LAYOUTS}")
         texts = listed_files(folders.labels, frozenset({".txt"}))
         labels = (path for path in texts if path.name != _NAMES)
@@ -79,38 +79,39 @@ class Yolo:
         drawn = [self._shape(words, f"{path}, line {number}", size) for number, words in _lines(path)]
         return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
 
-    def _shape(self, words: Sequence[str], where: str, size: Size) -> LabelledShape:
+    def _shape(self, words: Sequence[str], where: str, size: Size) -> LabeledShape:
         if not re.fullmatch("[0-9]{1,9}", words[0]) or int(words[0]) not in self.categories:
             known = listing(sorted(category.id for category in self.categories.categories))
             raise DataError(
-                f"{where} begins with {short(words[0])}; expected the number of a class, one of {known}; correct it, "
+                f"{where} starts with {short(words[0])}; expected a class number, one of {known}; correct it, "
                 "or add the class to data.yaml"
             )
         label = self.categories.by_id(int(words[0])).name
         patch = shapes.polygon(_points(words[1:], where) * (size[1], size[0]), size, f"{where}: the polygon")
-        return LabelledShape(label, patch, f"{where.rpartition(', ')[2]} ({label})")
+        return LabeledShape(label, patch, f"{where.rpartition(', ')[2]} ({label})")
 
 
 def open_yolo(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Yolo:
-    """The source in the folder `root`.
+    """Return the source in the folder `root`.
 
-    classes: a file for `read_classes`; None takes `data.yaml` in `root`.
-    stuff: names of classes that are stuff.
+    Args:
+        root: The folder of the data set.
+        classes: A file for `read_classes`. None takes `data.yaml` in `root`.
+        stuff: Names of the classes that are stuff.
+        overlap: Which polygon keeps shared pixels.
 
     Raises:
-        DataError: no such folder, no classes, or unknown names.
+        DataError: The folder or the classes are missing, or a name is unknown.
     """
     if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folders expected)")
+        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     if classes is None and not (root / "data.yaml").exists():
-        raise DataError(
-            f"{root} has no data.yaml, which names the classes; name the data set's YAML file with --classes FILE"
-        )
+        raise DataError(f"{root} has no data.yaml with the classes; pass the data set's YAML file with --classes FILE")
     return Yolo(root, with_stuff(read_classes(classes or root / "data.yaml"), stuff), overlap)
 
 
 def _split_folders(root: Path) -> dict[str, SplitFolders]:
-    """Splits by name, their pictures found; their labels may be missing."""
+    """Return the folders of each split with images; its labels may be missing."""
     below = {path.name: SplitFolders(path, root / "labels" / path.name) for path in _folders(root / "images", "*")}
     return below | {
         path.parent.name: SplitFolders(path, path.with_name("labels")) for path in _folders(root, "*/images")
@@ -123,38 +124,38 @@ def _folders(folder: Path, pattern: str) -> list[Path]:
 
 
 def _images(folders: SplitFolders) -> Iterator[SourceImage]:
-    """The pictures.
+    """Yield the images of a split.
 
     Raises:
-        DataError: there are pictures, none of which has a text file.
+        DataError: None of the images has a text file.
     """
     image, has_labels = None, False
-    for number, picture in enumerate(listed_files(folders.images), 1):
-        image = _image(number, picture, folders)
+    for number, path in enumerate(listed_files(folders.images), 1):
+        image = _image(number, path, folders)
         has_labels = has_labels or image.labels[0].exists()
         yield image
     if image is not None and not has_labels:
         raise DataError(
-            f"no picture of {folders.images} has a text file in {folders.labels}; expected the same names with .txt, "
+            f"no image in {folders.images} has a text file in {folders.labels}; expected the same names with .txt, "
             f"such as {image.labels[0]}"
         )
 
 
-def _image(number: int, picture: Path, folders: SplitFolders) -> SourceImage:
-    inner = picture.relative_to(folders.images)
+def _image(number: int, path: Path, folders: SplitFolders) -> SourceImage:
+    inner = path.relative_to(folders.images)
     labels = name_inside(folders.labels, inner.with_suffix(".txt").as_posix(), str(folders.labels))
-    return SourceImage(number, picture, inner.as_posix(), (labels,))
+    return SourceImage(number, path, inner.as_posix(), (labels,))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Numbers and words of the lines that are not empty."""
+    """Yield the number and the words of each nonempty line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return
     except UnicodeError as error:
         raise DataError(
-            f"{path} is no text; expected lines of a class number and a polygon; export it again"
+            f"{path} is not a text file; expected lines of a class number and a polygon; export it again"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
@@ -165,25 +166,25 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _points(words: Sequence[str], where: str) -> Points:
-    """The polygon of a line, (N, 2), as shares of width and height, 0..1."""
+    """Return the polygon of a line, (N, 2), as fractions of width and height, 0..1."""
     if len(words) == 4:
         raise DataError(
-            f"{where} is a box, as data sets for detection have them; expected a polygon, `class x1 y1 x2 y2 x3 "
-            "y3 ...`; export the data set for segmentation"
+            f"{where} is a detection box; expected a polygon, `class x1 y1 x2 y2 x3 y3 ...`; export the data set for "
+            "segmentation"
         )
     if len(words) < 6 or len(words) % 2:
         raise DataError(
-            f"{where} has {len(words)} numbers after the class; expected x and y of 3 points or more; export it again"
+            f"{where} has {len(words)} numbers after the class; expected x and y of 3 or more points; export it again"
         )
     try:
         points = np.array([float(word) for word in words]).reshape(-1, 2)
     except ValueError as error:
-        raise DataError(f"{where} holds more than numbers; expected numbers from 0 to 1; export it again") from error
-    # Written so that nan, which is not inside of anything, is refused too.
+        raise DataError(f"{where} contains non-numbers; expected numbers from 0 to 1; export it again") from error
+    # Negated so that NaN is also rejected.
     wrong = points[~((points >= -_ROUNDING) & (points <= 1 + _ROUNDING))]
     if wrong.size:
         raise DataError(
-            f"{where} has the coordinate {wrong[0]:g}; expected shares of width and height from 0 to 1; divide pixels "
-            "by the size of the image, or export it again"
+            f"{where} has the coordinate {wrong[0]:g}; expected fractions of width and height from 0 to 1; divide "
+            "pixels by the image size, or export it again"
         )
     return points.clip(0, 1)

@@ -1,1 +1,1 @@
-"""Sets that are in COCO's panoptic form already: COCO itself, fetched and unpacked, and those of users."""
+"""Prepare data sets already in COCO panoptic format: COCO itself, with download, and custom ones."""

@@ -1,4 +1,4 @@
-"""`prepare-data coco`: download and unpack COCO, check it, and write the annotation in detection form."""
+"""`prepare-data coco` and `custom`: unpack, check, and write the annotations in detection format."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ def prepare_coco(
     detection: Detection = "all",
     out: Path | None = None,
 ) -> list[Prepared]:
-    """Make the COCO folder `root` ready: unpack zips, check all images, write `panoptic_<split>_detection_format.json`.
+    """Unpack the zips in the COCO folder `root`, check all images and write the detection JSON.
 
-    splits: names such as `val2017`; none takes every split that has both annotations and images.
-    detection, out: as `in_place.prepare_in_place`.
+    Args:
+        root: The COCO folder.
+        splits: Names such as `val2017`; if empty, all splits with both annotations and images.
+        options: How to process the images.
+        reporter: Receives progress and warnings.
+        detection: As in `in_place.prepare_in_place`.
+        out: As in `in_place.prepare_in_place`.
 
     Raises:
-        DataError: a split, an image or a PNG is missing or damaged, or image, PNG and JSON disagree; a zip is unsafe
-            or damaged. The detection JSON of such a split is not written.
-        PanformerError: no disk space, or a folder that cannot be written.
+        DataError: A split, an image or a PNG is missing or corrupt, image, PNG and JSON disagree, or a zip is unsafe
+            or corrupt. The detection JSON of such a split is not written.
+        PanformerError: The disk is full, or a folder cannot be written.
     """
     check_root(root)
     for split in splits:
@@ -44,20 +49,20 @@ def prepare_coco(
 def prepare_custom(
     root: Path, splits: Sequence[str], options: ConvertOptions, reporter: Reporter, out: Path | None = None
 ) -> list[Prepared]:
-    """Check a data set of any categories in COCO's panoptic form; arguments and errors as `prepare_coco`."""
+    """Check a data set with any categories in COCO panoptic format. Arguments and errors as in `prepare_coco`."""
     return prepare_coco(root, splits, options, reporter, "none", out)
 
 
 def _splits_with_images(root: Path, reporter: Reporter) -> list[str]:
     known = sorted(packed_splits(root).union(find_splits(root)))
-    wanted = [split for split in known if find_images(root, split) or find_image_zip(root, split)]
-    if not wanted:
+    complete = [split for split in known if find_images(root, split) or find_image_zip(root, split)]
+    if not complete:
         annotated = f"annotations of {', '.join(known)} but no images" if known else "neither annotations nor images"
         raise DataError(
-            f"{root} holds {annotated} of a COCO panoptic data set; expected images in images/<split>/, <split>/ or "
+            f"{root} contains {annotated} of a COCO panoptic data set; expected images in images/<split>/, <split>/ or "
             "<split>.zip, and annotations/panoptic_<split>.json or COCO's panoptic_annotations_trainval2017.zip"
         )
     for split in known:
-        if split not in wanted:
-            reporter.warn(f"{split} is left out: {root} has its annotations but not its images")
-    return wanted
+        if split not in complete:
+            reporter.warn(f"skipping {split}: {root} has its annotations but not its images")
+    return complete

@@ -1,4 +1,4 @@
-"""COCO's downloads: fetched with resume, checked by size and hash."""
+"""Download COCO, resuming partial files and checking size and SHA-256."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from panformer_cli.storage.download import download
 from panformer_cli.storage.partial_file import PartialFile
 
 URL = "http://images.cocodataset.org"
-"""The certificate of this host is not its own, so https fails; the hashes vouch for what comes."""
+"""https fails because the host's certificate does not match its name; the hashes verify the downloads instead."""
 URL_VARIABLE = "PANFORMER_COCO_URL"
-"""Environment variable for a mirror with the same paths."""
+"""Environment variable with the URL of a mirror that has the same paths."""
 
 DEFAULT_SPLITS = ("train2017", "val2017")
 
 UNPACKED = 1.2
-"""Bytes on the disk after unpacking, for each byte of a zip; images are hardly packed, annotations a little."""
+"""Ratio of unpacked to zipped bytes. Images hardly compress; annotations compress a little."""
 
 
 class Archive(NamedTuple):
-    """A zip of COCO: its path on the server, bytes, and SHA-256 (as recorded by TensorFlow Datasets)."""
+    """A COCO zip: path on the server, size in bytes, and SHA-256 as recorded by TensorFlow Datasets."""
 
     path: str
     size: int
@@ -62,13 +62,13 @@ TEST_INFO = Archive(
 
 
 def download_coco(root: Path, splits: Sequence[str], reporter: Reporter) -> None:
-    """Fetch into `root` the zips that `splits` (none: train2017 and val2017) need and that are not there.
+    """Download into `root` the missing zips of `splits` (if empty, train2017 and val2017).
 
-    Nothing is fetched for a split whose images and annotations are unpacked already.
+    Splits whose images and annotations are already unpacked are not downloaded.
 
     Raises:
         DataError: COCO has no such split.
-        PanformerError: too little disk space for the zips and what is in them; or as `download.download`.
+        PanformerError: There is not enough disk space for the zips and their contents; or as in `download.download`.
     """
     archives = [archive for archive in needed(root, splits or DEFAULT_SPLITS) if not (root / archive.name).is_file()]
     _check_space(root, archives)
@@ -80,14 +80,14 @@ def download_coco(root: Path, splits: Sequence[str], reporter: Reporter) -> None
 
 
 def needed(root: Path, splits: Sequence[str]) -> list[Archive]:
-    """The zips that have what `root` lacks of `splits`, packed or not, each once."""
+    """Return the zips with the parts of `splits` that are not unpacked in `root`, without duplicates."""
     archives: list[Archive] = []
     for split in splits:
         pool = f"test{split[-4:]}" if is_unlabeled_split(split) else split
         if pool not in IMAGES:
             raise DataError(
-                f"there is no download for the split {split!r}; expected train2017, val2017, test2017, test-dev2017 or "
-                "test-challenge2017"
+                f"no download is available for the split {split!r}; expected train2017, val2017, test2017, "
+                "test-dev2017 or test-challenge2017"
             )
         if find_images(root, pool) is None:
             archives.append(IMAGES[pool])
@@ -99,15 +99,15 @@ def needed(root: Path, splits: Sequence[str]) -> list[Archive]:
 
 
 def _check_space(root: Path, archives: Sequence[Archive]) -> None:
-    """PanformerError where the disk of `root` cannot take the zips and what they hold."""
+    """Raise a PanformerError if the disk of `root` has no space for the zips and their contents."""
     folder = next(path for path in (root, *root.absolute().parents) if path.exists())
     partials = [PartialFile(root / archive.name) for archive in archives]
-    begun = sum(partial.size for partial in partials)
+    downloaded = sum(partial.size for partial in partials)
     size = sum(archive.size for archive in archives)
-    required, free = int(size * (1 + UNPACKED)) - begun, shutil.disk_usage(folder).free
+    required, free = int(size * (1 + UNPACKED)) - downloaded, shutil.disk_usage(folder).free
     if required > free:
         names = ", ".join(archive.name for archive in archives)
         raise PanformerError(
-            f"{names} need {required / 1e9:.1f} GB in {root}, zips and unpacked, but {free / 1e9:.1f} GB are "
-            "free; free some space, or take another --root or fewer splits"
+            f"{names} need {required / 1e9:.1f} GB in {root}, zips and unpacked, but only {free / 1e9:.1f} GB are "
+            "free; free some space, or choose another --root or fewer splits"
         )

@@ -1,6 +1,6 @@
-"""A split that is in COCO's panoptic layout already: every image checked, summary and manifest written.
+"""Check a split that is already in COCO's panoptic layout and write its summary and manifest.
 
-On request the annotation is also written in detection form, as the converter of the authors does.
+Optionally also writes the annotations in detection format, like the reference implementation's converter.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from panformer_cli.storage.files import atomic_write, resolve_links
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
 
 Detection = Literal["none", "all", "things"]
-"""Whether the annotation is also written in detection form, and of which segments."""
+"""Which segments are also written in detection format."""
 
 Encoded = dict[int, dict[str, Any]]
-"""The run lengths of each segment id, as `rle.encode_segments` gives them."""
+"""RLE of each segment id, as returned by `rle.encode_segments`."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a split holds, and the detection JSON that was written of it."""
+    """The summary of a split, and its detection JSON if one was written."""
 
     summary: SplitSummary
     detection: Path | None = None
 
 
 class Row(NamedTuple):
-    """A row of `annotations` as it stands in the JSON, and the place of its image in the data set."""
+    """The index of an image in the data set, and its row of `annotations` as it is in the JSON."""
 
     image: int
     annotation: Mapping[str, Any]
@@ -58,16 +58,21 @@ class Row(NamedTuple):
 def prepare_in_place(
     root: Path, split: str, options: ConvertOptions, reporter: Reporter, detection: Detection, out: Path | None = None
 ) -> Prepared:
-    """Check all images of a split of the data set in `root`; write its summary, manifest and detection JSON.
+    """Check all images of a split in `root`, and write its summary, manifest and detection JSON.
 
-    detection: the JSON is called `panoptic_<split>_detection_format.json`, with `things`
-        `panoptic_<split>_things_detection_format.json`.
-    out: folder for all that is written; None: the detection JSON beside the panoptic one, the rest in `root`.
+    Args:
+        root: The data set.
+        split: Name of the split.
+        options: How to process the images.
+        reporter: Receives progress and warnings.
+        detection: The segments in the detection JSON, `panoptic_<split>_detection_format.json` for `all` or
+            `panoptic_<split>_things_detection_format.json` for `things`.
+        out: Output folder. None writes the detection JSON next to the panoptic one and the rest to `root`.
 
     Raises:
-        DataError: an image or a PNG is missing or damaged, or image, PNG and JSON disagree. Nothing is written then but
-            the log of the images that were checked, from which the same command resumes.
-        PanformerError: no disk space, or a folder that cannot be written.
+        DataError: An image or a PNG is missing or corrupt, or image, PNG and JSON disagree. Only a log of the checked
+            images is kept, from which the same command resumes.
+        PanformerError: The disk is full, or a folder cannot be written.
     """
     data = CocoPanoptic(root, split, skip_unannotated=True)
     if data.skipped:
@@ -102,7 +107,7 @@ def _settings(data: CocoPanoptic, detection: Detection) -> Line:
 
 
 def _rows(data: CocoPanoptic) -> Iterator[Row]:
-    """The annotated images in the order of `annotations`, one row at a time."""
+    """Yield the annotated images in the order of `annotations`."""
     ids = DiskList((data.image_info(index).id for index in range(len(data))), key=lambda image_id: image_id)
     for key, rows in read_members(data.layout.annotation):
         if key == "annotations":
@@ -124,14 +129,14 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
         png = data.png_path(row.image)
         drawn = read_bytes(png, "panoptic PNG")
         panoptic = data.annotation(row.image, segment_ids if detection == "none" else encode, drawn)
-        picture = data.image_path(row.image)
-        content = read_bytes(picture, "image")
-        _check_size(picture, content, panoptic.ids.shape)
+        path = data.image_path(row.image)
+        content = read_bytes(path, "image")
+        _check_size(path, content, panoptic.ids.shape)
     except DataError as error:
-        # A name that leads out of the folder has no stamp of its own.
+        # A name that points outside of the folder has no stamp.
         return {"stamp": None, "problem": str(error)}
     line = {
-        "stamp": stamp_of(picture, png),
+        "stamp": stamp_of(path, png),
         "size": panoptic.ids.shape,
         "segments_info": _measured(panoptic),
         "picture": sha256(content).hexdigest(),
@@ -139,7 +144,7 @@ def _check_image(data: CocoPanoptic, detection: Detection, row: Row) -> Line:
     }
     if detection != "none":
         rows = _detection_rows(panoptic, encoded, row.annotation)
-        # As text without the last brace, where the number of the row comes: nobody has to read it again.
+        # Text without the closing brace, so that the row's id can be appended without parsing.
         line["detection"] = [json.dumps(row)[:-1] for row in rows if detection == "all" or _is_thing(data, row)]
     return line
 
@@ -148,12 +153,12 @@ def _is_thing(data: CocoPanoptic, row: Mapping[str, Any]) -> bool:
     return data.categories.by_id(row["category_id"]).is_thing
 
 
-def _check_size(picture: Path, content: bytes, expected: tuple[int, ...]) -> None:
-    """DataError unless the image is of the expected height and width. Its pixels are not decoded."""
-    height, width = read_header(picture, content).shown
+def _check_size(path: Path, content: bytes, expected: tuple[int, ...]) -> None:
+    """Raise a DataError unless the image has the expected height and width. Does not decode its pixels."""
+    height, width = read_header(path, content).shown
     if (height, width) != expected:
         raise DataError(
-            f"{picture} is {width}x{height} but its panoptic PNG is {expected[1]}x{expected[0]} (width x height); "
+            f"{path} is {width}x{height} but its panoptic PNG is {expected[1]}x{expected[0]} (width x height); "
             "expected equal sizes"
         )
 
@@ -166,21 +171,21 @@ def _measured(panoptic: PanopticMap) -> list[dict[str, Any]]:
 
 
 def _detection_rows(panoptic: PanopticMap, encoded: Encoded, annotation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The `segments_info` as they are, each with `image_id` and `segmentation` and without its panoptic id."""
-    for segment, given in zip(panoptic.segments, annotation["segments_info"], strict=True):
-        # COCO gives the first three. Where other data sets do not, they are taken from the pixels.
+    """Yield the rows of `segments_info`, with `image_id` and `segmentation` and without the panoptic id."""
+    for segment, listed in zip(panoptic.segments, annotation["segments_info"], strict=True):
+        # COCO lists the first three. For data sets that do not, they are measured on the pixels.
         yield {
             "iscrowd": int(segment.is_crowd),
             "bbox": segment.bbox,
             "area": segment.area,
-            **{key: value for key, value in given.items() if value is not None and key != "id"},
+            **{key: value for key, value in listed.items() if value is not None and key != "id"},
             "image_id": annotation["image_id"],
             "segmentation": encoded[segment.id],
         }
 
 
 def _counted(lines: Iterable[Line], manifest: SplitManifest, summary: SplitSummary) -> Iterator[Line]:
-    """The lines, each counted as it passes: those of a large data set are read once."""
+    """Yield the lines while adding them to manifest and summary, so that the log is read only once."""
     for line in lines:
         manifest.add_stamp(line["stamp"])
         if "problem" in line:
@@ -193,7 +198,7 @@ def _counted(lines: Iterable[Line], manifest: SplitManifest, summary: SplitSumma
 
 
 def _write_detection(lines: Iterable[Line], annotation: Path, folder: Path, detection: Detection) -> Path:
-    """The panoptic JSON with other annotations, numbered from 0, and its categories without `isthing`."""
+    """Write the panoptic JSON with detection annotations, numbered from 0, and categories without `isthing`."""
     things_only = detection == "things"
     written = folder / f"{annotation.stem}{'_things' if things_only else ''}_detection_format.json"
     with atomic_write(written) as temporary, temporary.open("w", encoding="utf-8") as file:

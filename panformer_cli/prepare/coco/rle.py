@@ -1,8 +1,7 @@
-"""Run-length encoding of all the segments of a panoptic map in one pass.
+"""Run-length encode all segments of a panoptic map in one pass.
 
-The loops are our own because pycocotools takes 21 times as long to encode masks of the whole image (9.9 and 0.47 ms
-per map of COCO), and 1.9 times as long to compress runs that NumPy finds, which makes `prepare-data coco` 13 to 17 %
-slower.
+pycocotools takes 21 times as long to encode full-image masks (9.9 versus 0.47 ms per COCO map), and 1.9 times as long
+to compress runs found by NumPy, which makes `prepare-data coco` 13 to 17 % slower.
 """
 
 from __future__ import annotations
@@ -17,19 +16,22 @@ from panformer_cli.data.structures import IdMap
 
 
 def encode_segments(ids: IdMap) -> dict[int, dict[str, Any]]:
-    """COCO's compressed RLE of each id in the map, void (0) left out.
+    """Return COCO's compressed RLE of each id in the map, except void (0).
 
-    ids: (H, W) int32.
-    Returns `{id: {"size": [H, W], "counts": text}}`, as `pycocotools.mask.encode` encodes `ids == id`.
+    Runs of equal ids, a few thousand per map, are found in one pass over the pixels. All later steps work on the runs.
 
-    A map is some thousand runs of equal ids, found in one pass over its pixels; all that follows works on these.
+    Args:
+        ids: (H, W) int32.
+
+    Returns:
+        `{id: {"size": [H, W], "counts": text}}`, as `pycocotools.mask.encode` encodes `ids == id`.
 
     >>> encode_segments(np.array([[0, 7], [7, 7]], dtype=np.int32))
     {7: {'size': [2, 2], 'counts': '13'}}
     """
     column_runs, write_segments = _loops()
     starts, values = column_runs(ids)
-    # Runs of one id together, from left to right: whole numbers are sorted faster than an order is found.
+    # Group the runs by id, left to right. Sorting packed integers is faster than argsort.
     order = np.sort(values.astype(np.int64) << 32 | np.arange(len(values))) & (2**32 - 1)
     numbers, ends, characters = write_segments(starts, values, order, ids.size)
     text = characters.tobytes().decode("ascii")
@@ -42,7 +44,7 @@ def encode_segments(ids: IdMap) -> dict[int, dict[str, Any]]:
 
 
 def load() -> None:
-    """Load what `encode_segments` needs now, so that processes started from this one have it."""
+    """Load the compiled loops now, so that workers need not load them again."""
     encode_segments(np.zeros((1, 1), np.int32))
 
 

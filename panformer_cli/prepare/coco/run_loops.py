@@ -1,7 +1,7 @@
-"""The loops of run-length encoding over the pixels and the runs of a panoptic map, compiled by numba."""
+"""Run-length encoding loops, compiled by numba."""
 
 # mypy: ignore-errors
-# What numba compiles looks like Python, but its types are numba's.
+# Compiled by numba, whose types mypy does not know.
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ import numpy as np
 from panformer_cli.compiled import compiled
 
 LONGEST = 7
-"""Characters of a length, five bits each, with a sign: of an image of up to 2^31 pixels."""
+"""Maximum number of characters per run length (five bits each, plus sign) in an image of up to 2^31 pixels."""
 
 
 @compiled()
 def column_runs(ids):
-    """Starts and values of the runs of equal ids down the columns, one column after the other.
-
-    ids: (H, W) int32. Returns two arrays of equal length; a start is x * H + y.
-    """
+    """Return the starts (x * H + y) and values of the column-major runs of equal ids, (H, W) int32."""
     height, width = ids.shape
-    in_column = np.zeros(width + 1, np.int64)  # later: where those of a column begin
-    found = np.empty(max(height * width, 1), np.int32)  # x of every change, row by row
+    in_column = np.zeros(width + 1, np.int64)  # number of runs per column; later, the column's first index
+    found = np.empty(max(height * width, 1), np.int32)  # x of each change, row by row
     ends = np.zeros(height, np.int64)
     number = 0
     for y in range(height):
-        # The pixel above the top of a column is the last of the column before.
+        # The pixel before the top of a column is the last one of the previous column.
         for x in range(width):
             if ids[y, x] != (ids[y - 1, x] if y else ids[height - 1, x - 1]) or x == y == 0:
                 found[number] = x
@@ -38,8 +35,8 @@ def column_runs(ids):
     values = np.empty(number, np.int32)
     first = 0
     for y in range(height):
-        for place in range(first, ends[y]):
-            x = found[place]
+        for index in range(first, ends[y]):
+            x = found[index]
             starts[in_column[x]] = x * height + y
             values[in_column[x]] = ids[y, x]
             in_column[x] += 1
@@ -49,7 +46,10 @@ def column_runs(ids):
 
 @compiled()
 def write_number(text, end, number):
-    """Five bits a character, from 48 on, and 32 where more follow (maskApi.c in COCO's API). Returns the new end."""
+    """Append a number to `text` and return the new end.
+
+    Each character has five bits, bit 32 if more follow, and an offset of 48 (maskApi.c in COCO's API).
+    """
     more = True
     while more:
         bits = number & 31
@@ -62,20 +62,27 @@ def write_number(text, end, number):
 
 @compiled()
 def write_segments(starts, values, order, pixels):
-    """The lengths of the runs of each segment as COCO's text, outside and inside by turns and the first one outside.
+    """Encode the run lengths of each segment as COCO's text: alternately outside and inside, starting outside.
 
-    starts, values: as `column_runs` gives them. order: numbers of the runs, those of one value together.
-    Returns the values of the segments, where the characters of each end, and the characters of all. From the fourth
-    length on, it is the difference from the length before the last that is written.
+    From the fourth on, each length is written as the difference from the length two before.
+
+    Args:
+        starts: As returned by `column_runs`.
+        values: As returned by `column_runs`.
+        order: Indices of the runs, grouped by value.
+        pixels: Number of pixels in the map.
+
+    Returns:
+        The values of the segments, the end of each one's characters, and the characters of all.
     """
     text = np.empty(LONGEST * 3 * len(starts), np.uint8)
     numbers, ends = np.empty(len(starts), np.int32), np.empty(len(starts), np.int64)
     segments = end = 0
-    for place in range(len(order)):
-        run = order[place]
+    for index in range(len(order)):
+        run = order[index]
         start = starts[run]
         stop = starts[run + 1] if run + 1 < len(starts) else pixels
-        if place == 0 or values[run] != values[order[place - 1]]:
+        if index == 0 or values[run] != values[order[index - 1]]:
             lengths, outside, inside, position = 0, 0, 0, 0
         base = outside if lengths > 2 else 0
         outside = start - position
@@ -85,7 +92,7 @@ def write_segments(starts, values, order, pixels):
         end = write_number(text, end, inside - base)
         lengths += 2
         position = stop
-        if place + 1 == len(order) or values[order[place + 1]] != values[run]:
+        if index + 1 == len(order) or values[order[index + 1]] != values[run]:
             if position < pixels:
                 base = outside if lengths > 2 else 0
                 end = write_number(text, end, pixels - position - base)

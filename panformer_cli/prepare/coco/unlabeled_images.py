@@ -1,4 +1,4 @@
-"""COCO's test images: they have no annotation, only a list, and are there to be predicted."""
+"""Prepare COCO's test images, which have no annotations, only an image list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INFO_ZIPS = "image_info_*.zip"
 
 @dataclass(frozen=True)
 class UnlabeledImages:
-    """The images of a test split: how many can be used, the list, and the folder that holds exactly these."""
+    """A test split: number of usable images, the image list, and the folder with exactly these images."""
 
     __test__ = False
 
@@ -38,38 +38,43 @@ class UnlabeledImages:
 
 
 def is_unlabeled_split(split: str) -> bool:
-    """Whether COCO keeps the annotation of a split to itself: test2017, test-dev2017, test-challenge2017."""
+    """Return whether a split has no public annotations: test2017, test-dev2017, test-challenge2017."""
     return re.fullmatch(r"test(-\w+)?\d{4}", split) is not None
 
 
 def prepare_unlabeled_images(
     root: Path, split: str, options: ConvertOptions, reporter: Reporter, out: Path | None = None
 ) -> UnlabeledImages:
-    """Unpack and check the images that `annotations/image_info_<split>.json` lists, and put them into a folder.
+    """Unpack and check the images listed in `annotations/image_info_<split>.json`, and collect them in a folder.
 
-    All test splits of a year share the folder or zip `test<year>`; `images/<split>` gets links (or copies) of the
-    images of this split, so that `panformer predict` takes these and no others.
+    All test splits of a year share the folder or zip `test<year>`. The images of this split are linked (or copied) to
+    `images/<split>`, so that `panformer predict` processes only these.
 
-    out: folder for `images/<split>`; None: `root`.
+    Args:
+        root: The COCO folder.
+        split: Name of the test split.
+        options: How to process the images.
+        reporter: Receives progress and warnings.
+        out: Folder for `images/<split>`. None is `root`.
 
     Raises:
-        DataError: the list or the images are not there, or an image is missing, damaged or of another size
-            and may not be left out.
-        PanformerError: no disk space, or a folder that cannot be written.
+        DataError: The list or the images are missing, or an image is missing, corrupt or has another size and may not
+            be skipped.
+        PanformerError: The disk is full, or a folder cannot be written.
     """
     check_root(root)
     info = _find_info(root, split, reporter)
     pool = f"test{split[-4:]}"
     unpack_images(root, pool, reporter)
-    pictures = find_images(root, pool)
-    if pictures is None:
+    image_folder = find_images(root, pool)
+    if image_folder is None:
         raise DataError(
             f"{root} has no images of {split}: looked for the folders images/{pool} and {pool}, and for {pool}.zip; "
-            "put one of them there, or download it with --download"
+            "add one of them, or use --download"
         )
     folder = (out or root) / "images" / split
     rows = _rows(info)
-    work = partial(_place, info, pictures, folder)
+    work = partial(_link_image, info, image_folder, folder)
     with reporter.progress(f"checking {split}", len(rows)) as progress:
         found = []
         for problem in map_in_order(work, rows, options.workers):
@@ -77,10 +82,12 @@ def prepare_unlabeled_images(
             found.append(problem)
     problems = [problem for problem in found if problem]
     refuse_bad_images(problems, len(rows), str(info), options.skips_bad_images)
-    if pictures != folder:
-        _refuse_strangers(folder, {row["file_name"] for row, problem in zip(rows, found, strict=True) if not problem})
+    if image_folder != folder:
+        _refuse_other_images(
+            folder, {row["file_name"] for row, problem in zip(rows, found, strict=True) if not problem}
+        )
     if problems:
-        reporter.warn(with_first(f"{len(problems)} of {len(rows)} images of {split} are left out:", problems))
+        reporter.warn(with_first(f"skipped {len(problems)} of {len(rows)} images of {split}:", problems))
     return UnlabeledImages(split, len(rows) - len(problems), info, folder)
 
 
@@ -94,8 +101,8 @@ def _find_info(root: Path, split: str, reporter: Reporter) -> Path:
                 folder.mkdir(parents=True, exist_ok=True)
                 return unpack_files(packed, [name], folder, reporter)[0]
     raise DataError(
-        f"{root} has no list of the images of {split}: looked for annotations/{name} and {INFO_ZIPS}; put COCO's "
-        "image_info_test2017.zip there, or download it with --download"
+        f"{root} has no image list of {split}: looked for annotations/{name} and {INFO_ZIPS}; add COCO's "
+        "image_info_test2017.zip, or use --download"
     )
 
 
@@ -103,32 +110,32 @@ def _rows(info: Path) -> list[Any]:
     lists = (value for key, value in read_members(info, "image list") if key == "images")
     rows = [row for value in lists if isinstance(value, Iterator) for row in value]
     if not rows:
-        raise DataError(f"{info} lists no image; expected rows in `images`; restore the file")
+        raise DataError(f"{info} lists no images; expected rows in `images`; restore the file")
     return rows
 
 
-def _refuse_strangers(folder: Path, names: Collection[str]) -> None:
-    """DataError where `folder` holds other images than these, which would be predicted with them."""
+def _refuse_other_images(folder: Path, names: Collection[str]) -> None:
+    """Raise a DataError if `folder` contains other images, which would be predicted too."""
     others = [path for path in listed_files(folder) if path.relative_to(folder).as_posix() not in names]
     if others:
         raise DataError(
-            f"{folder} holds {len(others)} images that are not of this split or cannot be used, first "
-            f"{others[0].name}; delete them there, or choose another --out"
+            f"{folder} contains {len(others)} images that are not in this split or cannot be used, such as "
+            f"{others[0].name}; delete them, or choose another --out"
         )
 
 
-def _place(info: Path, pictures: Path, folder: Path, row: Any) -> str | None:
-    """Put an image into `folder`; a sentence where it cannot be used."""
+def _link_image(info: Path, image_folder: Path, folder: Path, row: Any) -> str | None:
+    """Link an image into `folder`; return a description of the problem if it cannot be used."""
     if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
         return f"{info}: an image is {short(row)}; expected an object with id, file_name, height and width"
     try:
-        picture = name_inside(pictures, row["file_name"], str(info))
-        stored = read_header(picture).stored
+        path = name_inside(image_folder, row["file_name"], str(info))
+        stored = read_header(path).stored
     except DataError as error:
         return str(error)
     if stored != (row.get("height"), row.get("width")):
         listed = f"{row.get('width')}x{row.get('height')}"
-        return f"{picture} is {stored[1]}x{stored[0]} but {info} lists it as {listed} (width x height)"
-    if pictures != folder:
-        link_or_copy(picture, name_inside(folder, row["file_name"], str(info)))
+        return f"{path} is {stored[1]}x{stored[0]} but {info} lists it as {listed} (width x height)"
+    if image_folder != folder:
+        link_or_copy(path, name_inside(folder, row["file_name"], str(info)))
     return None

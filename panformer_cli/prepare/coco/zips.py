@@ -1,4 +1,4 @@
-"""COCO's downloads, as far as they are still packed."""
+"""Find and unpack COCO's downloaded zips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from panformer_cli.reporting import Reporter
 
 
 def unpack_split(root: Path, split: str, reporter: Reporter) -> None:
-    """Unpack annotations, PNGs and images of `split` as far as they are still in COCO's zips.
+    """Unpack the annotations, PNGs and images of `split` that are still in COCO's zips.
 
     Raises:
         DataError, PanformerError: as `unpack.unpack_folder`.
@@ -26,27 +26,27 @@ def unpack_split(root: Path, split: str, reporter: Reporter) -> None:
 
 
 def unpack_images(root: Path, split: str, reporter: Reporter) -> None:
-    """Unpack `<split>.zip` where there is no folder of these images; errors as `unpack.unpack_folder`."""
+    """Unpack `<split>.zip` if there is no folder of its images. Raises as `unpack.unpack_folder`."""
     packed = find_image_zip(root, split)
     if packed is not None and find_images(root, split) is None:
         unpack_folder(packed, packed.with_suffix(""), reporter)
 
 
 def packed_splits(root: Path) -> set[str]:
-    """Names of the splits whose panoptic JSON is in a download."""
+    """Return the names of the splits whose panoptic JSON is in a downloaded zip."""
     packed = {name for outer in find_outer_zips(root) for name in names_in(outer) if name.startswith("panoptic_")}
     return {name[len("panoptic_") : -len(".json")] for name in packed if name.endswith(".json")}
 
 
 def _unpack_annotations(root: Path, split: str, reporter: Reporter) -> None:
-    """From a download that holds JSON files and zips of PNGs: what is missing of `split`."""
+    """Unpack the missing parts of `split` from a zip of JSON files and zips of PNGs."""
     for outer in find_outer_zips(root):
         folder = outer.parent if outer.parent.name == "annotations" else outer.parent / "annotations"
-        wanted = [f"panoptic_{split}.json", f"panoptic_{split}.zip"]
+        names = [f"panoptic_{split}.json", f"panoptic_{split}.zip"]
         if (folder / f"panoptic_{split}").exists():
-            wanted.pop()
-        missing = [name for name in wanted if not (folder / name).exists() and name in names_in(outer)]
+            names.pop()
+        missing = [name for name in names if not (folder / name).exists() and name in names_in(outer)]
         for path in unpack_files(outer, missing, folder, reporter) if missing else ():
             if path.suffix == ".zip":
                 unpack_folder(path, path.with_suffix(""), reporter)
-                path.unlink()  # it is still in the download
+                path.unlink()  # the outer zip still contains it

@@ -1,1 +1,1 @@
-"""Masks and ids that people have: COCO instances, folders of masks, pairs of PNGs."""
+"""Convert common mask formats: COCO instances, folders of masks, pairs of PNGs."""

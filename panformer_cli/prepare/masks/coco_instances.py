@@ -1,4 +1,4 @@
-"""`prepare-data coco-instances`: things out of a COCO detection JSON, and stuff, where there is any, out of PNGs."""
+"""`prepare-data coco-instances`: convert things from a COCO detection JSON and optionally stuff from PNGs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ from panformer_cli.storage.files import name_inside, resolve_links
 from panformer_cli.wording import listing, short
 
 _EXPORT = "_annotations.coco.json"
-"""Beside the images of a split, as Roboflow exports it."""
+"""Roboflow's JSON, next to the images of a split."""
 _VOID_IDS = frozenset({0, 255})
-"""Values of the stuff PNGs that are void unless a class has them as its id."""
+"""Values in stuff PNGs that are void unless they are class ids."""
 
 
 class _Rows(NamedTuple):
-    """Of an image: height and width as the JSON says (None where it does not), and its annotations as text, a JSON
-    list `[id, category_id, iscrowd, segmentation]` a line.
+    """The JSON rows of an image.
+
+    Attributes:
+        size: Height and width in the JSON, each None if missing.
+        text: Annotations, one JSON list `[id, category_id, iscrowd, segmentation]` per line.
     """
 
     size: tuple[Any, Any]
@@ -43,9 +46,12 @@ class _Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class CocoInstances:
-    """The source; `open_coco_instances` makes one. `extra` of its images are their `_Rows`.
+    """A data set with COCO instance annotations; open one with `open_coco_instances`.
 
-    stuff_masks: the folder of the stuff PNGs, if any.
+    The `extra` of its images are their `_Rows`.
+
+    Attributes:
+        stuff_masks: The folder of stuff PNGs, if any.
     """
 
     root: Path
@@ -66,10 +72,11 @@ class CocoInstances:
         annotation, folder = find_parts(self.root, split)
         content = _read_json(annotation)
         names = {category.id: category.name for category in self.categories.categories}
-        odd = [row for row in content.categories if names.get(row["id"]) != str(row["name"])]
-        if odd:
+        other = [row for row in content.categories if names.get(row["id"]) != str(row["name"])]
+        if other:
             raise DataError(
-                f"{annotation} has the category {short(odd[0])}, which the other splits have not; expected equal tables"
+                f"{annotation} has the category {short(other[0])}, which other splits do not have; expected the same "
+                "categories in all splits"
             )
         masks = self.stuff_masks / split if self.stuff_masks else None
         if masks is not None and not masks.is_dir():
@@ -81,7 +88,7 @@ class CocoInstances:
         annotation = image.labels[0]
         if rows.size not in ((None, None), size):
             raise DataError(
-                f"{annotation} says that {image.file_name} is {rows.size[1]}x{rows.size[0]} but it is shown as "
+                f"{annotation} lists {image.file_name} as {rows.size[1]}x{rows.size[0]} but it is displayed as "
                 f"{size[1]}x{size[0]} (width x height, EXIF orientation applied); expected equal sizes"
             )
         annotations = [json.loads(line) for line in rows.text.splitlines()]
@@ -97,7 +104,7 @@ class CocoInstances:
         where = f"{annotation}, annotation {short(number)}"
         if type(category_id) is not int or category_id not in self.categories:
             raise DataError(
-                f"{where}: the category_id is {short(category_id)}, which `categories` lacks; add it, or correct the id"
+                f"{where}: the category_id {short(category_id)} is not in `categories`; add it, or correct the id"
             )
         if is_crowd not in (0, 1):
             raise DataError(f"{where}: iscrowd is {short(is_crowd)}; expected 0 or 1")
@@ -108,14 +115,14 @@ class CocoInstances:
 
 
 def _image(row: Mapping[str, Any], text: bytes, annotation: Path, folder: Path, masks: Path | None) -> SourceImage:
-    """text: of its `_Rows`; masks: the folder of the stuff PNGs."""
+    """Return the source image of a row; `text` is that of its `_Rows`, `masks` the folder of stuff PNGs."""
     name = row["file_name"].replace("\\", "/")
-    picture = name_inside(folder, name, str(annotation))
+    image_path = name_inside(folder, name, str(annotation))
     labels = [annotation]
     if masks is not None:
         labels.append(name_inside(masks, str(PurePosixPath(name).with_suffix(".png")), str(annotation)))
     rows = _Rows((row["height"], row["width"]), text)
-    return SourceImage(row["id"], picture, name, tuple(labels), rows)
+    return SourceImage(row["id"], image_path, name, tuple(labels), rows)
 
 
 def open_coco_instances(
@@ -125,50 +132,59 @@ def open_coco_instances(
     classes: Path | None = None,
     stuff_masks: Path | None = None,
 ) -> CocoInstances:
-    """The source in the folder `root`.
+    """Return the source in the folder `root`.
 
-    splits: those that will be read; the categories of the first count for all. Without any, all that are there.
-    classes: a class file that says which categories are stuff, and has those of the stuff PNGs; it goes before the
-        JSON, in which all are things.
-    stuff_masks: folder of PNGs `[<split>/]<image name>.png` with the id of a stuff class for every pixel.
+    Args:
+        root: The folder of the data set.
+        splits: The splits to read; if empty, all. The categories of the first one apply to all.
+        overlap: Which object keeps shared pixels.
+        classes: A class file that marks stuff categories and lists those of the stuff PNGs. It takes precedence over
+            the JSON, whose categories are all things.
+        stuff_masks: Folder of PNGs `[<split>/]<image name>.png` with a stuff class id per pixel.
 
     Raises:
-        DataError: a JSON or the class file cannot be used, or they disagree.
+        DataError: A JSON or the class file cannot be used, or they disagree.
     """
     if stuff_masks is not None and classes is None:
-        raise DataError(f"--stuff-masks {stuff_masks} needs --classes FILE with the names of its classes")
+        raise DataError(f"--stuff-masks {stuff_masks} requires --classes FILE with the names of its classes")
     if stuff_masks is not None and not stuff_masks.is_dir():
         raise DataError(f"the folder of stuff masks {stuff_masks} does not exist; check the path")
     annotation, _ = find_parts(root, next(iter(splits), "") or find_splits(root)[0])
     rows = [{"id": row["id"], "name": row["name"], "isthing": 1} for row in _categories(annotation)]
     table = CategoryTable.from_coco(rows, str(annotation))
-    return CocoInstances(root, _named_by(table, classes, annotation) if classes else table, overlap, stuff_masks)
+    return CocoInstances(root, _with_class_file(table, classes, annotation) if classes else table, overlap, stuff_masks)
 
 
-def _named_by(table: CategoryTable, classes: Path, annotation: Path) -> CategoryTable:
-    """Categories of a JSON, and those of a class file, which go first."""
+def _with_class_file(table: CategoryTable, classes: Path, annotation: Path) -> CategoryTable:
+    """Return the categories of a class file, followed by the other ones of a JSON."""
     named = read_classes(classes)
     for category in table.categories:
         if category.id in named and named.by_id(category.id).name != category.name:
             raise DataError(
-                f"{classes} calls the id {category.id} {named.by_id(category.id).name!r} but {annotation} calls it "
-                f"{category.name!r}; expected one name for an id"
+                f"{classes} names the id {category.id} {named.by_id(category.id).name!r} but {annotation} names it "
+                f"{category.name!r}; expected one name per id"
             )
     return CategoryTable([*named.categories, *(c for c in table.categories if c.id not in named)])
 
 
 def with_stuff(things: PanopticMap, layers: int, classes: IdMap, table: CategoryTable, where: Path) -> PanopticMap:
-    """Lay stuff under the segments that are there: a class for every pixel that none of them has.
+    """Fill the void of a map of things with stuff.
 
-    layers: ids up to this number are taken.
-    classes: (H, W) int32 class ids. Those of things are void: which object such a pixel is of is not known.
-    where: the file of `classes`, for DataError where it holds an id that the table lacks.
+    Args:
+        things: The map of things.
+        layers: Highest segment id in use.
+        classes: (H, W) int32 class ids. Pixels of thing classes stay void, because their object is unknown.
+        table: The category table.
+        where: The file of `classes`, for error messages.
+
+    Raises:
+        DataError: `classes` contains an id that is not in the table.
     """
-    found, place = distinct_values(classes)
+    found, index_of_pixel = distinct_values(classes)
     unknown = [number for number in found if number not in table and number not in _VOID_IDS]
     if unknown:
         raise DataError(
-            f"{where} holds the class ids {listing(sorted(unknown))}, which are not in the class file; add them there"
+            f"{where} contains the class ids {listing(sorted(unknown))}, which are not in the class file; add them"
         )
     segments = {s.id: s.category_id for s in things.segments}
     id_of_class = {s.category_id: s.id for s in things.segments if not s.is_crowd}
@@ -177,33 +193,33 @@ def with_stuff(things: PanopticMap, layers: int, classes: IdMap, table: Category
         if number in table and not table.by_id(number).is_thing:
             segment_of_class[index] = id_of_class.get(number, layers + 1 + index)
             segments[int(segment_of_class[index])] = number
-    ids = np.where(things.ids == 0, segment_of_class[place], things.ids)
+    ids = np.where(things.ids == 0, segment_of_class[index_of_pixel], things.ids)
     crowds = {segment.id for segment in things.segments if segment.is_crowd}
     return PanopticMap(ids, segments_of(ids, segments, crowds))
 
 
 def find_splits(root: Path) -> list[str]:
-    """Splits of `root` that have a JSON and images, sorted.
+    """Return the sorted splits of `root` that have a JSON and images.
 
     Raises:
-        DataError: there is none.
+        DataError: There are none.
     """
     named = {path.stem.removeprefix("instances_") for path in (root / "annotations").glob("instances_*.json")}
     exported = {path.parent.name for path in root.glob(f"*/{_EXPORT}")}
     splits = sorted({split for split in named if find_images(root, split)} | exported)
     if not splits:
         raise DataError(
-            f"{root} holds no annotations/instances_<split>.json with images in images/<split>/ or <split>/, and no "
+            f"{root} has no annotations/instances_<split>.json with images in images/<split>/ or <split>/, and no "
             f"<split>/{_EXPORT}; check --root"
         )
     return splits
 
 
 def find_parts(root: Path, split: str) -> tuple[Path, Path]:
-    """The JSON of a split and the folder of its images.
+    """Return the JSON of a split and the folder of its images.
 
     Raises:
-        DataError: one of them is missing.
+        DataError: One of them is missing.
     """
     check_split_name(split)
     annotation, folder = root / "annotations" / f"instances_{split}.json", find_images(root, split)
@@ -214,15 +230,15 @@ def find_parts(root: Path, split: str) -> tuple[Path, Path]:
         return exported, exported.parent
     raise DataError(
         f"no split {split!r} in {root}: looked for {annotation} with images in images/{split}/ or {split}/, and for "
-        f"{exported}; splits there: {', '.join(find_splits(root))}"
+        f"{exported}; available splits: {', '.join(find_splits(root))}"
     )
 
 
 @dataclass
 class _Content:
-    """A JSON read: its rows of images and categories, and its annotations with the image of each, as `_Rows` has them.
+    """The content of a JSON: rows of images and categories, and annotation lines (see `_Rows`) with their image ids.
 
-    What there may be millions of is not in memory.
+    Images and annotations are stored on disk, because there may be millions.
     """
 
     path: Path
@@ -231,34 +247,34 @@ class _Content:
     annotations: DiskList[tuple[int | str, bytes]] = field(default_factory=lambda: DiskList(key=itemgetter(0)))
 
     def images_with_annotations(self) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Each image with the lines of its annotations, which may stand anywhere in the file.
+        """Yield each image with the lines of its annotations, which may be anywhere in the file.
 
         Raises:
-            DataError: at the end, where an annotation is of no image.
+            DataError: An annotation belongs to no image. Raised at the end.
         """
         found = 0
         for number, row in enumerate(self.images):
-            is_first = self.images.first(row["id"]) == number  # a repeated id is refused later
-            lines = [self.annotations[place][1] for place in self.annotations.positions(row["id"])] if is_first else []
+            is_first = self.images.first(row["id"]) == number  # a repeated id is rejected later
+            lines = [self.annotations[index][1] for index in self.annotations.positions(row["id"])] if is_first else []
             found += len(lines)
             yield row, b"".join(lines)
         if found < len(self.annotations):
             lost = next(image_id for image_id, _ in self.annotations if self.images.first(image_id) is None)
-            raise DataError(f"{self.path} annotates image {short(lost)}, which `images` lacks; expected a row for it")
+            raise DataError(f"{self.path} annotates image {short(lost)}, which is not in `images`; add a row for it")
 
 
 def _read_json(path: Path) -> _Content:
-    """All of a JSON, checked as far as rows must be brought together."""
+    """Read a JSON, checking what is needed to match its rows."""
     content = _Content(path)
     for key, items in read_members(path, "instances JSON"):
         if key == "images":
-            wanted = ("id", "file_name", "height", "width")
-            for row in _with_keys(items, wanted[:2], f"{path}, images"):
+            keys = ("id", "file_name", "height", "width")
+            for row in _with_keys(items, keys[:2], f"{path}, images"):
                 if not isinstance(row["file_name"], str):
                     raise DataError(
                         f"{path}: the file_name of image {short(row['id'])} is {short(row['file_name'])}; expected text"
                     )
-                content.images.append({key: row.get(key) for key in wanted})
+                content.images.append({key: row.get(key) for key in keys})
         elif key == "categories":
             content.categories.extend(_with_keys(items, ("id", "name"), f"{path}, categories"))
         elif key == "annotations":
@@ -273,11 +289,11 @@ def _categories(path: Path) -> list[dict[str, Any]]:
     for key, items in read_members(path, "instances JSON"):
         if key == "categories":
             return list(_with_keys(items, ("id", "name"), f"{path}, categories"))
-    raise DataError(f"{path} has no `categories`; expected COCO's detection form: images, annotations, categories")
+    raise DataError(f"{path} has no `categories`; expected COCO detection format: images, annotations, categories")
 
 
 def _with_keys(items: Any, keys: Sequence[str], where: str) -> Iterator[dict[str, Any]]:
-    """The rows of a list, each an object that has the keys, and ids that can be one."""
+    """Yield the rows of a list, checking that each is an object with these keys and valid ids."""
     if not isinstance(items, Iterator):
         raise DataError(f"{where} is {short(items)}; expected a list")
     for number, row in enumerate(items):

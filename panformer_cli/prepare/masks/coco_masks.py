@@ -1,6 +1,6 @@
-"""A `segmentation` of a COCO detection JSON to a mask, through pycocotools: polygons and both kinds of RLE.
+"""Decode a COCO `segmentation` (polygons or either kind of RLE) to a mask with pycocotools.
 
-pycocotools trusts its input with memory; what comes out of a file is checked first.
+Input is checked first because pycocotools does not check it and may access invalid memory.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from panformer_cli.prepare.overlap import Mask
 from panformer_cli.wording import short
 
 _OFFSET, _DIGIT, _MORE, _SIGN = 48, 0x1F, 0x20, 0x10
-"""Compressed RLE: five bits a character from `0` on, the lowest first; a bit that more follow, and the sign."""
-_MOST_CHARACTERS = 7
-"""Of one count; so many hold 34 bits and a sign, more than any image has pixels."""
+"""Compressed RLE: five bits per character, lowest first, offset by `0`; a continuation bit and a sign bit."""
+_MAX_CHARACTERS = 7
+"""Maximum characters per count: 34 bits and a sign, more than the pixels of any image."""
 
 
 class CroppedMask(NamedTuple):
-    """mask: (h, w) bool, the part of the image from `top` and `left` on that holds all of it."""
+    """A mask, (h, w) bool, cropped to its bounding box at row `top` and column `left` of the image."""
 
     mask: Mask
     top: int
@@ -30,21 +30,23 @@ class CroppedMask(NamedTuple):
 
 
 def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> CroppedMask:
-    """The pixels of a segmentation, as pycocotools' `annToMask` has them, cut out.
+    """Return the mask of a segmentation, as in pycocotools' `annToMask` but cropped.
 
-    segmentation: a list of polygons `[x1, y1, x2, y2, ...]` in pixels, or `{"size": [H, W], "counts": ...}` with a list
-        of run lengths or COCO's compressed text.
-    size: height and width of the image.
+    Args:
+        segmentation: A list of polygons `[x1, y1, x2, y2, ...]` in pixels, or `{"size": [H, W], "counts": ...}` with a
+            list of run lengths or COCO's compressed text.
+        size: Height and width of the image.
+        where: File and annotation, for error messages.
 
     Raises:
-        DataError: it is none of these or does not fit the size; `where` names file and annotation.
+        DataError: The segmentation has another format or does not match the size.
     """
     if isinstance(segmentation, list):
         encoded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size, where), *size))
     elif isinstance(segmentation, dict):
         encoded = coco_mask.frPyObjects({"size": list(size), "counts": _counts(segmentation, size, where)}, *size)
     else:
-        raise DataError(f"{where}: the segmentation is {short(segmentation)}; expected a list of polygons, or an RLE")
+        raise DataError(f"{where}: the segmentation is {short(segmentation)}; expected a list of polygons or an RLE")
     left, top, width, height = (int(number) for number in coco_mask.toBbox(encoded))
     mask = coco_mask.decode(encoded)[top : top + height, left : left + width]
     return CroppedMask(np.array(mask, np.bool_, order="C"), top, left)
@@ -56,22 +58,22 @@ def _polygons(polygons: list[Any], size: tuple[int, int], where: str) -> list[li
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise DataError(
-                f"{where}: a polygon is {short(polygon)}; expected x1, y1, x2, y2, x3, y3 ... of 3 or more points"
+                f"{where}: a polygon is {short(polygon)}; expected x1, y1, x2, y2, x3, y3, ... with 3 or more points"
             )
-        # Slips over the edge are usual; what lies an image away is of another image or unit.
+        # Small overshoots are common; points farther than one image size away belong to another image or unit.
         far = [n for n in polygon if type(n) not in (int, float) or not -max(size) <= n <= 2 * max(size)]
         if far:
             raise DataError(
-                f"{where}: a polygon holds {short(far[0])}; expected pixels of the image of {size[1]}x{size[0]}"
+                f"{where}: a polygon contains {short(far[0])}; expected pixels of the {size[1]}x{size[0]} image"
             )
     return polygons
 
 
 def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]:
-    """Lengths of the runs, outside and inside by turns, whose sum is the number of pixels."""
+    """Return the run lengths, alternately outside and inside, after checking that they fill the image."""
     if rle.get("size") != list(size):
         raise DataError(
-            f"{where}: the RLE has the size {short(rle.get('size'))}; expected {list(size)}, height and width"
+            f"{where}: the RLE has the size {short(rle.get('size'))}; expected {list(size)}, the height and width"
             " of the image"
         )
     counts = rle.get("counts")
@@ -81,16 +83,16 @@ def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]
         raise DataError(f"{where}: the counts of the RLE are {short(rle.get('counts'))}; expected run lengths")
     if sum(counts) != size[0] * size[1]:
         raise DataError(
-            f"{where}: the counts of the RLE add up to {sum(counts)}; expected {size[0] * size[1]}, the pixels of "
-            f"{size[1]}x{size[0]}"
+            f"{where}: the counts of the RLE add up to {sum(counts)}; expected {size[0] * size[1]}, the number of "
+            f"pixels in {size[1]}x{size[0]}"
         )
     return counts
 
 
 def decompress(text: str) -> list[int] | None:
-    """Run lengths of COCO's compressed RLE; None where the text is not of this form.
+    """Return the run lengths of COCO's compressed RLE; None if the text is invalid.
 
-    From the third on, each is stored as the difference to the last but one.
+    From the fourth on, each is stored as the difference from the one two before.
 
     >>> decompress("13")
     [1, 3]
@@ -104,7 +106,7 @@ def decompress(text: str) -> list[int] | None:
     ends = np.flatnonzero(characters & _MORE == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > _MOST_CHARACTERS:
+    if lengths.max() > _MAX_CHARACTERS:
         return None
     shifts = 5 * (np.arange(characters.size) - np.repeat(starts, lengths))
     numbers = np.add.reduceat((characters & _DIGIT) << shifts, starts)
@@ -114,7 +116,7 @@ def decompress(text: str) -> list[int] | None:
 
 
 def _summed(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Counts out of differences: those of even places and those of odd places, but for the first, add up."""
+    """Return counts from differences: cumulative sums of the odd and of the even positions, except the first."""
     counts = numbers.copy()
     counts[1::2] = np.cumsum(numbers[1::2])
     counts[2::2] = np.cumsum(numbers[2::2])

@@ -1,6 +1,6 @@
-"""A folder `images` with folders of labels beside it, all divided into the same splits.
+"""Find images and labels in parallel folders with the same splits.
 
-ROOT/images/<split>/**/<name>.jpg    with, say, ROOT/masks/<split>/**/<name>.png
+ROOT/images/<split>/**/<name>.jpg    with, for example, ROOT/masks/<split>/**/<name>.png
 ROOT/images/<name>.jpg               with ROOT/masks/<name>.png: a single split, called `train`
 """
 
@@ -16,58 +16,58 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import listed_files
 
 SINGLE_SPLIT = "train"
-"""What the images are called where `images` has no sub-folders."""
+"""Name of the split if `images` has no subfolders."""
 
 
-class Picture(NamedTuple):
-    """path: of the image file; name: the same below the folder of its split, with `/` between folders."""
+class ImageFile(NamedTuple):
+    """An image file; `name` is its path relative to the folder of its split, with `/` as separator."""
 
     path: Path
     name: str
 
     @property
     def stem(self) -> str:
-        """The name without its suffix: what its labels are called."""
+        """The name without its suffix, which its labels share."""
         return self.name[: -len(self.path.suffix)]
 
 
 def find_splits(root: Path) -> list[str]:
-    """The sub-folders of `images`, sorted; one split where it holds the images themselves.
+    """Return the sorted subfolders of `images`, or a single split if it contains the images directly.
 
     Raises:
-        DataError: there is no such folder, it is empty, or it holds both.
+        DataError: The folder is missing or empty, or contains both.
     """
     images = root / "images"
     if not images.is_dir():
         raise DataError(f"the folder {images} does not exist; expected images/<split>/ in the --root folder")
     entries = [path for path in images.iterdir() if not path.name.startswith(".")]
     splits = sorted(path.name for path in entries if path.is_dir())
-    has_pictures = any(path.suffix.lower() in IMAGE_SUFFIXES for path in entries if path.is_file())
-    if bool(splits) == has_pictures:
+    has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in entries if path.is_file())
+    if bool(splits) == has_images:
         found = "both images and folders" if splits else "neither images nor folders"
-        raise DataError(f"{images} holds {found}; expected a folder for each split, or the images of a single one")
+        raise DataError(f"{images} contains {found}; expected one folder per split, or the images of a single split")
     return splits or [SINGLE_SPLIT]
 
 
 def split_folder(root: Path, kind: str, split: str) -> Path:
-    """The folder `kind` (`images`, `masks`) of a split.
+    """Return the folder `kind` (`images`, `masks`, ...) of a split.
 
     Raises:
-        DataError: there is no such split or folder.
+        DataError: The split or the folder does not exist.
     """
     check_split_name(split)
     splits = find_splits(root)
     if split not in splits:
-        raise DataError(f"no split {split!r} in {root / 'images'}; splits there: {', '.join(splits)}")
+        raise DataError(f"no split {split!r} in {root / 'images'}; available splits: {', '.join(splits)}")
     is_single = splits == [SINGLE_SPLIT] and not (root / "images" / SINGLE_SPLIT).is_dir()
     folder = root / kind if is_single else root / kind / split
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist; expected the labels of {root / 'images'} there")
+        raise DataError(f"the folder {folder} does not exist; expected it to contain the labels of {root / 'images'}")
     return folder
 
 
-def pictures(root: Path, split: str) -> Iterator[Picture]:
-    """The images of a split, sorted; errors as `split_folder` and `listed_files`."""
+def image_files(root: Path, split: str) -> Iterator[ImageFile]:
+    """Yield the images of a split, sorted. Raises as `split_folder` and `listed_files`."""
     folder = split_folder(root, "images", split)
     for path in listed_files(folder):
-        yield Picture(path, path.relative_to(folder).as_posix())
+        yield ImageFile(path, path.relative_to(folder).as_posix())

@@ -1,4 +1,4 @@
-"""`prepare-data masks`: a PNG for each object, or one PNG for an image that shows the class of every pixel."""
+"""`prepare-data masks`: convert one PNG per object, or one PNG per image with the class of each pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
-from panformer_cli.prepare.masks.label_folders import Picture, find_splits, pictures, split_folder
+from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
@@ -24,17 +24,17 @@ from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
 _COUNTED = re.compile(r"[-_ ]?[0-9]+$")
-"""What tells several masks of one class apart: car_2.png, car-2.png, car2.png."""
+"""Number at the end of a mask's name: car_2.png, car-2.png, car2.png."""
 _BLACK, _VOID_IDS = frozenset({0}), frozenset({0, 255})
-"""Values that are void unless a class has them: of colours, and of class ids."""
+"""Colors and class ids that are void unless a class uses them."""
 
 _NOTHING = -1
-"""No class, in a map of class ids."""
+"""Marks pixels without a class in a map of class ids."""
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """The source; `open_mask_folder` makes one. `extra` of its images is the folder of their objects, if any."""
+    """A folder of masks; open one with `open_mask_folder`. The `extra` of an image is the folder of its objects."""
 
     root: Path
     categories: CategoryTable
@@ -51,53 +51,56 @@ class MaskFolder:
     def images(self, split: str) -> Iterator[SourceImage]:
         masks = split_folder(self.root, "masks", split)
         images = (
-            SourceImage(number, picture.path, picture.name, *_labels(masks, picture))
-            for number, picture in enumerate(pictures(self.root, split), 1)
+            SourceImage(number, image_file.path, image_file.name, *_labels(masks, image_file))
+            for number, image_file in enumerate(image_files(self.root, split), 1)
         )
         return with_unused_labels(images, listed_pngs(masks), split_folder(self.root, "images", split))
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
         if image.extra is not None:
             layers = [_layer(path, image.extra, self.categories, size) for path in image.labels]
-            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.picture))
+            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
         return panoptic_of_classes(_class_map(image.labels[0], self.categories, size), self.categories)
 
 
 def open_mask_folder(root: Path, classes: Path, overlap: OverlapRule = "last") -> MaskFolder:
-    """The source in the folder `root`.
+    """Return the source in the folder `root`.
 
-    classes: the class file, as `read_classes` takes it.
+    Args:
+        root: The folder of the data set.
+        classes: A class file for `read_classes`.
+        overlap: Which mask keeps shared pixels.
 
     Raises:
-        DataError: the class file cannot be used, or gives a color to some classes only or one color twice.
+        DataError: The class file cannot be used, lists colors for only some classes, or repeats a color.
     """
     table = read_classes(classes)
     colors = [category.color for category in table.categories if category.color is not None]
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"
-        raise DataError(f"{classes} has {problem}; expected a color of its own for every class, or none at all")
+        raise DataError(f"{classes} has {problem}; expected a unique color for each class, or no colors at all")
     return MaskFolder(root, table, overlap)
 
 
-def _labels(masks: Path, picture: Picture) -> tuple[tuple[Path, ...], Path | None]:
-    """The label files of a picture, and the folder of its objects. A file that is missing is told when it is read."""
-    folder = name_inside(masks, picture.stem, str(picture.path))
-    whole = name_inside(masks, f"{picture.stem}.png", str(picture.path))
+def _labels(masks: Path, image_file: ImageFile) -> tuple[tuple[Path, ...], Path | None]:
+    """Return the label files of an image and the folder of its objects. Missing files are reported when read."""
+    folder = name_inside(masks, image_file.stem, str(image_file.path))
+    class_map = name_inside(masks, f"{image_file.stem}.png", str(image_file.path))
     if not folder.is_dir():
-        return (whole,), None
-    if whole.exists():
-        raise DataError(f"{picture.path} has both {folder}/ and {whole}; expected one of them")
+        return (class_map,), None
+    if class_map.exists():
+        raise DataError(f"{image_file.path} has both {folder}/ and {class_map}; expected one of them")
     return tuple(sorted(listed_pngs(folder), key=lambda path: _natural(path.relative_to(folder)))), folder
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:
-    """For sorting car_2 before car_10."""
+    """Return a key that sorts car_2 before car_10."""
     pieces = re.findall("([^0-9]*)([0-9]*)", path.with_suffix("").as_posix())
     return [(text, int(digits or 0)) for text, digits in pieces]
 
 
 def _layer(path: Path, folder: Path, categories: CategoryTable, size: tuple[int, int]) -> Layer:
-    """The object of a mask, cut out."""
+    """Return the cropped object of a mask."""
     category = _category(path, folder, categories)
     mask = read_mask(path, size)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -108,7 +111,7 @@ def _layer(path: Path, folder: Path, categories: CategoryTable, size: tuple[int,
 
 
 def _category(path: Path, folder: Path, categories: CategoryTable) -> Category:
-    """After the sub-folder that a mask lies in, else after its own name, with or without a number at the end."""
+    """Return the category named by a mask's subfolder, or else by its file name with or without a final number."""
     inner = path.relative_to(folder)
     names = [inner.parts[0]] if len(inner.parts) > 1 else [path.stem, _COUNTED.sub("", path.stem)]
     by_name = {category.name: category for category in categories.categories}
@@ -116,8 +119,8 @@ def _category(path: Path, folder: Path, categories: CategoryTable) -> Category:
         if name in by_name:
             return by_name[name]
     raise DataError(
-        f"{path}: no class is called {names[-1]!r}; expected the name of a class ({_some_names(by_name)}), "
-        "then a number if there are several, or a folder of that name"
+        f"{path}: no class is named {names[-1]!r}; expected a class name ({_some_names(by_name)}), optionally followed "
+        "by a number, or a folder of that name"
     )
 
 
@@ -126,9 +129,9 @@ def _some_names(names: Iterable[str]) -> str:
 
 
 def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> IdMap:
-    """The class id of every pixel (H, W), `_NOTHING` where it has none.
+    """Return the class id of each pixel (H, W), or `_NOTHING`.
 
-    Where the class file gives colours they count, else the values of the PNG.
+    Classes are matched by color if the class file has colors, else by the values of the PNG.
     """
     if categories.categories[0].color is not None:
         values, void = pack(read_colors(path, size).astype(np.int32)), _BLACK
@@ -136,27 +139,27 @@ def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> 
     else:
         values, void = read_values(path, size), _VOID_IDS
         id_of = {category.id: category.id for category in categories.categories}
-    found, place = distinct_values(values)
+    found, index_of_pixel = distinct_values(values)
     unknown = [value for value in found if value not in id_of and value not in void]
     if unknown and categories.categories[0].color is not None:
         colors = listing(f"#{value:06x}" for value in unknown)
         raise DataError(
-            f"{path} holds {len(unknown)} colors that are no class: {colors}; expected those of the class file, "
-            "and black for void (a class file without colors goes by the values of the PNG)"
+            f"{path} contains {len(unknown)} colors that are not in the class file: {colors}; expected its colors, and "
+            "black for void (if the PNG's values are class ids, leave colors out of the class file)"
         )
     if unknown:
         raise DataError(
-            f"{path} holds the class ids {listing(sorted(unknown))}, which are not in the class file; add them there"
+            f"{path} contains the class ids {listing(sorted(unknown))}, which are not in the class file; add them"
         )
-    ids: IdMap = np.array([id_of.get(value, _NOTHING) for value in found], np.int32)[place]
+    ids: IdMap = np.array([id_of.get(value, _NOTHING) for value in found], np.int32)[index_of_pixel]
     return ids
 
 
 def panoptic_of_classes(classes: IdMap, categories: CategoryTable) -> PanopticMap:
-    """The panoptic map of a class id for every pixel, (H, W) int32; ids that the table lacks are void.
+    """Return the panoptic map of a class map, (H, W) int32. Ids that are not in the table are void.
 
-    All stuff of a class is one segment. Of a thing class each connected region is one, pixels that touch at a
-    corner being connected: nothing else tells objects apart.
+    All stuff of a class is one segment. Each 8-connected region of a thing class is one segment, because the class map
+    does not separate objects.
     """
     ids: IdMap = np.zeros(classes.shape, np.int32)
     category_of_id: dict[int, int] = {}

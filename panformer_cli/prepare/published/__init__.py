@@ -1,1 +1,1 @@
-"""Published data sets in forms of their own: Cityscapes, ADE20K, Mapillary Vistas."""
+"""Convert published data sets with their own formats: Cityscapes, ADE20K, Mapillary Vistas."""

@@ -1,8 +1,7 @@
-"""The 150 classes of ADE20K's scene parsing challenge, with ids 0 to 149: the value in a semantic map less 1.
+"""The 150 classes of ADE20K's scene parsing challenge, with ids 0 to 149 (the value in a semantic map minus 1).
 
-Names, colours and the 100 things are those of the community's panoptic preparation
-(datasets/prepare_ade20k_pan_seg.py of Mask2Former); the name "window" has lost a blank at its end. Where the colours
-are listed for that project's training, skyscraper has the grey of road, #8c8c8c.
+Names, colors and the 100 things follow Mask2Former's datasets/prepare_ade20k_pan_seg.py, except for a trailing space in
+"window ". In Mask2Former's training code, skyscraper has the gray of road, #8c8c8c.
 """
 
 from __future__ import annotations
@@ -178,5 +177,5 @@ CATEGORIES = CategoryTable([*_categories(_THINGS, True), *_categories(_STUFF, Fa
 """100 things and 50 stuff classes."""
 
 INSTANCE_CLASSES = (None, *sorted(_THINGS))
-"""The category id of each class of the instance maps, which are 1 to 100: the things in the order of their ids
-(ade20k_instance_catid_mapping.txt of the same project)."""
+"""The category id of each class 1 to 100 of the instance maps: the things in the order of their ids
+(Mask2Former's ade20k_instance_catid_mapping.txt)."""

@@ -1,4 +1,4 @@
-"""Cityscapes: its instance maps, or the panoptic PNGs that cityscapesScripts has made of them already."""
+"""`prepare-data cityscapes`: convert Cityscapes' instance maps, or panoptic PNGs made by cityscapesScripts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_l
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import short
 
-_PICTURE, _INSTANCES = "_leftImg8bit.png", "_gtFine_instanceIds.png"
+_IMAGE, _INSTANCES = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 _JSON, _TRAIN_ID = "cityscapes_panoptic_", "_trainId"
 _ANY_ID = CategoryTable(Category(number, str(number), False) for number in range(256))
-"""To read a JSON of which it is not known yet what its category ids are."""
+"""Accepts any category id, for a JSON that may have label ids or trainIds."""
 
 
 @dataclass(frozen=True)
 class Cityscapes:
-    """The folder `root` with `leftImg8bit` and `gtFine`, each as unpacked or inside `<name>_trainvaltest`.
+    """The folder `root` with `leftImg8bit` and `gtFine`, either directly or inside `<name>_trainvaltest`.
 
-    A split is read from `gtFine/<split>/<city>/*_instanceIds.png`; where there are none, from
-    `gtFine/cityscapes_panoptic_<split>.json`, or `..._<split>_trainId.json`, and the folder of PNGs beside it.
+    A split is read from `gtFine/<split>/<city>/*_instanceIds.png` or, if there are none, from
+    `gtFine/cityscapes_panoptic_<split>.json` or `..._<split>_trainId.json` with the folder of PNGs next to it.
     """
 
     root: Path
@@ -42,17 +42,17 @@ class Cityscapes:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def splits(self) -> Sequence[str]:
-        """All but `test`, whose labels are not public: its maps hold void alone."""
+        """Return all splits except `test`, whose labels are not public: its maps contain only void."""
         found = self._splits_found()
         return [split for split in found if split != "test"] or found
 
     def images(self, split: str) -> Iterator[SourceImage]:
-        """As `Source`; the id is `<city>_<sequence>_<frame>`, by which the benchmark knows an image."""
+        """Return the images; the id is `<city>_<sequence>_<frame>`, as in the benchmark."""
         found = self._splits_found()
         if split not in found:
             raise DataError(
-                f"{self._ground_truth} has no split {split}: neither {split}/<city>/*{_INSTANCES} nor "
-                f"{_JSON}{split}.json is there; the splits there are {', '.join(found)}"
+                f"{self._ground_truth} has no split {split}: found neither {split}/<city>/*{_INSTANCES} nor "
+                f"{_JSON}{split}.json; available splits: {', '.join(found)}"
             )
         if self.reads_panoptic_pngs(split):
             return self._images_of_json(split)
@@ -60,11 +60,11 @@ class Cityscapes:
         return with_unused_labels(self._images_of_maps(split), maps, _folder(self.root, "leftImg8bit") / split)
 
     def reads_panoptic_pngs(self, split: str) -> bool:
-        """As `ReadsPanopticPngs`."""
+        """Return whether the split has no instance maps."""
         return not self._has_maps(split)
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
-        """As `Source`; segments have the ids of the instance map, which for stuff is the label id."""
+        """Return the annotation; segments keep the ids of the instance map, which are label ids for stuff."""
         if image.extra is None:
             return _panoptic_of_instances(image.labels[0], size)
         png, annotation = image.labels
@@ -80,7 +80,7 @@ class Cityscapes:
         found = {*maps, *(stem.removeprefix(_JSON).removesuffix(_TRAIN_ID) for stem in jsons)}
         if not found:
             raise DataError(
-                f"{self._ground_truth} holds neither <split>/<city>/*{_INSTANCES} nor {_JSON}<split>.json; "
+                f"{self._ground_truth} contains neither <split>/<city>/*{_INSTANCES} nor {_JSON}<split>.json; "
                 "unpack gtFine_trainvaltest.zip there"
             )
         return sorted(found)
@@ -93,12 +93,12 @@ class Cityscapes:
         return plain if plain.is_file() else plain.with_name(f"{_JSON}{split}{_TRAIN_ID}.json")
 
     def _images_of_maps(self, split: str) -> Iterator[SourceImage]:
-        pictures, maps = _folder(self.root, "leftImg8bit") / split, self._ground_truth / split
-        for path in listed_pngs(pictures):
-            inner = path.relative_to(pictures).as_posix()
-            if inner.endswith(_PICTURE):
-                label = name_inside(maps, inner.removesuffix(_PICTURE) + _INSTANCES, str(maps))
-                yield SourceImage(path.name.removesuffix(_PICTURE), path, inner, (label,))
+        image_folder, maps = _folder(self.root, "leftImg8bit") / split, self._ground_truth / split
+        for path in listed_pngs(image_folder):
+            inner = path.relative_to(image_folder).as_posix()
+            if inner.endswith(_IMAGE):
+                label = name_inside(maps, inner.removesuffix(_IMAGE) + _INSTANCES, str(maps))
+                yield SourceImage(path.name.removesuffix(_IMAGE), path, inner, (label,))
 
     def _images_of_json(self, split: str) -> Iterator[SourceImage]:
         path = self._panoptic_json(split)
@@ -111,67 +111,67 @@ class Cityscapes:
             if label is None:
                 kind = "trainId" if has_train_ids else "label id"
                 raise DataError(
-                    f"{path}: segment {segment.id} has the category id {segment.category_id}; expected a {kind}, as "
-                    "the other category ids of the file are; create the file again"
+                    f"{path}: segment {segment.id} has the category id {segment.category_id}; expected a {kind} like "
+                    "the other category ids in the file; regenerate the file"
                 )
             return VOID if label.train_id == IGNORED else label.id
 
         for index, info in enumerate(annotation.images):
-            picture, file_name = self._picture(split, str(info.id), path)
+            image_path, file_name = self._image_file(split, str(info.id), path)
             png = name_inside(path.with_suffix(""), info.png_name, str(path))
             table = segment_table(annotation.segments(index), category_of)
-            yield SourceImage(info.id, picture, file_name, (png, path), table)
+            yield SourceImage(info.id, image_path, file_name, (png, path), table)
 
-    def _picture(self, split: str, image_id: str, annotation: Path) -> tuple[Path, str]:
-        """The picture of an image and its name below the folder of the split; small samples have no such folders."""
-        pictures = _folder(self.root, "leftImg8bit")
-        name = f"{image_id}{_PICTURE}"
+    def _image_file(self, split: str, image_id: str, annotation: Path) -> tuple[Path, str]:
+        """Return the image file and its name below the folder of the split. Small samples have no subfolders."""
+        image_folder = _folder(self.root, "leftImg8bit")
+        name = f"{image_id}{_IMAGE}"
         in_city = f"{image_id.split('_')[0]}/{name}"
-        for folder, inner in ((pictures / split, in_city), (pictures, name)):
+        for folder, inner in ((image_folder / split, in_city), (image_folder, name)):
             path = name_inside(folder, inner, str(annotation))
             if path.is_file():
                 return path, inner
-        return pictures / split / in_city, in_city  # reading it says that it is missing
+        return image_folder / split / in_city, in_city  # reading it reports that it is missing
 
 
 def _folder(root: Path, name: str) -> Path:
-    """`root/name`, or where the zip of that name was unpacked into a folder of its own."""
-    places = (root / name, root / f"{name}_trainvaltest" / name)
-    found = next((place for place in places if place.is_dir()), None)
+    """Return the folder `name` in `root`, or in a folder named after its zip."""
+    candidates = (root / name, root / f"{name}_trainvaltest" / name)
+    found = next((folder for folder in candidates if folder.is_dir()), None)
     if found is None:
-        raise DataError(f"{root} has no folder {name}; expected that of {name}_trainvaltest.zip from Cityscapes")
+        raise DataError(f"{root} has no folder {name}; expected the content of Cityscapes' {name}_trainvaltest.zip")
     return found
 
 
 def _label_of(segment_id: int) -> Label | None:
-    """Of stuff and groups the id is the label id, of an object 1000 times that plus its number."""
+    """Return the label of a segment id: the label id for stuff and groups, 1000 x label id + number for objects."""
     return LABELS.get(segment_id if segment_id < 1000 else segment_id // 1000)
 
 
 def _panoptic_of_instances(path: Path, size: tuple[int, int]) -> PanopticMap:
-    """As `preparation/createPanopticImgs.py` of cityscapesScripts: a thing without a number is a crowd."""
-    values, place = distinct_values(read_values(path, size))
+    """Return the map as cityscapesScripts' preparation/createPanopticImgs.py does: things without number are crowds."""
+    values, index_of_pixel = distinct_values(read_values(path, size))
     numbers = []
     category_of_id: dict[int, int] = {}
     for value in values:
         label = _label_of(value)
         if label is None:
             raise DataError(
-                f"the instance map {path} holds the value {value}; expected a label id from 0 to {max(LABELS)} or "
-                "1000 times that plus a number; restore the file as it was released"
+                f"the instance map {path} contains the value {value}; expected a label id from 0 to {max(LABELS)} or "
+                "1000 x label id + number; restore the original file"
             )
         numbers.append(0 if label.train_id == IGNORED else value if label.is_thing else label.id)
         category_of_id[numbers[-1]] = label.id
-    ids = np.array(numbers, np.int32)[place]
+    ids = np.array(numbers, np.int32)[index_of_pixel]
     crowds = {number for number in numbers if 0 < number < 1000 and LABELS[number].is_thing}
     return PanopticMap(ids, segments_of(ids, category_of_id, crowds))
 
 
 def _has_train_ids(annotation: PanopticAnnotation) -> bool:
-    """Whether the category ids are trainIds, by the JSON's `categories` or else by its segment ids.
+    """Return whether the category ids are trainIds, based on the JSON's `categories` or else its segment ids.
 
     Raises:
-        DataError: they are neither trainIds nor label ids, or now the one and now the other.
+        DataError: They are neither trainIds nor label ids, or a mixture of both.
     """
     rows = read_categories(annotation.path)
     ids = _ids_of_segments(annotation) if rows is None else _ids_of_categories(rows, annotation.path)
@@ -181,7 +181,7 @@ def _has_train_ids(annotation: PanopticAnnotation) -> bool:
         if not fits & possible:
             raise DataError(
                 f"{annotation.path}: {where} has the category id {category_id}; expected {label.id} (label id) or "
-                f"{label.train_id} (trainId) for {label.name}, and one of the two throughout; create the file again"
+                f"{label.train_id} (trainId) for {label.name}, and the same kind throughout; regenerate the file"
             )
         possible &= fits
     return possible == {True}
@@ -192,7 +192,7 @@ def _ids_of_categories(rows: Any, path: Path) -> Iterator[tuple[str, int, Label]
     for row in rows if isinstance(rows, list) else [rows]:
         label = label_of_name.get(str(row.get("name"))) if isinstance(row, dict) else None
         if label is None or not isinstance(row.get("id"), int):
-            raise DataError(f"{path}: a category is {short(row)}; expected an id and a name of Cityscapes")
+            raise DataError(f"{path}: a category is {short(row)}; expected an id and a Cityscapes class name")
         yield f"the category {label.name}", row["id"], label
 
 
@@ -202,7 +202,7 @@ def _ids_of_segments(annotation: PanopticAnnotation) -> Iterator[tuple[str, int,
             label = _label_of(segment.id)
             if label is None:
                 raise DataError(
-                    f"{annotation.path}: segment {segment.id} of image {info.id!r} shows no label id; expected that or "
-                    "1000 times that plus a number, as the JSON has no `categories`; add them"
+                    f"{annotation.path}: segment id {segment.id} of image {info.id!r} is neither a label id nor 1000 x "
+                    "label id + number, as expected in a JSON without `categories`; add `categories`"
                 )
             yield f"segment {segment.id} of image {info.id!r}", segment.category_id, label

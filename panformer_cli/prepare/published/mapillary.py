@@ -1,4 +1,4 @@
-"""Mapillary Vistas 1.2 and 2.0: its panoptic PNGs, or its 16-bit instance maps."""
+"""`prepare-data mapillary`: convert the panoptic PNGs or 16-bit instance maps of Mapillary Vistas 1.2 and 2.0."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ _PANOPTIC: dict[Version, str] = {"v1.2": "panoptic/panoptic_2018.json", "v2.0": 
 
 @dataclass(frozen=True)
 class MapillaryVistas:
-    """The folder `root` of the release, read in one version of its annotations; made by `open`.
+    """A release of Mapillary Vistas with one version of its annotations; created by `open`.
 
-    version: of the annotations.
-    categories: the classes that are evaluated; all others are void.
-    category_of_label: the category id of each label of the instance maps, `VOID` for void; empty without a label list.
+    Attributes:
+        version: Version of the annotations.
+        categories: The evaluated classes; all others are void.
+        category_of_label: Category id of each label of the instance maps, or `VOID`; empty without a label list.
     """
 
     root: Path
@@ -49,15 +50,17 @@ class MapillaryVistas:
 
     @classmethod
     def open(cls, root: Path, version: Version | None = None) -> MapillaryVistas:
-        """Find out what is there and read the table of categories.
+        """Return the source in `root`, after detecting its layout and reading its categories.
 
-        version: None takes the newest that is there.
+        Args:
+            root: The folder of the release.
+            version: None takes the newest available one.
 
         Raises:
-            DataError: the folder is not that of a release, or its label list is damaged.
+            DataError: The folder is not a release, or its label list is corrupt.
         """
         if not root.is_dir():
-            raise DataError(f"the folder {root} does not exist; expected that of Mapillary Vistas; check --root")
+            raise DataError(f"the folder {root} does not exist; expected Mapillary Vistas; check --root")
         version = version or _newest(root)
         config = _config(root, version)
         labels = read_config(config) if config else None
@@ -68,18 +71,18 @@ class MapillaryVistas:
             categories = categories_of_config(labels)
         else:
             raise DataError(
-                f"{root} has neither config_{version}.json nor <split>/{version}/{_PANOPTIC[version]}; expected the "
-                "folder of Mapillary Vistas as it was unpacked; check --root and --version"
+                f"{root} has neither config_{version}.json nor <split>/{version}/{_PANOPTIC[version]}; expected "
+                "Mapillary Vistas as unpacked; check --root and --version"
             )
         return cls(root, version, categories, category_of_label(labels or (), categories, VOID))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The version."""
+        """The annotation version."""
         return {"version": self.version}
 
     def splits(self) -> Sequence[str]:
-        """`training` and `validation`; `testing` has no annotations."""
+        """Return the annotated splits: `training` and `validation`, not `testing`."""
         found = [split for split in _split_names(self.root) if self._has_annotations(split)]
         if not found:
             raise DataError(
@@ -89,10 +92,10 @@ class MapillaryVistas:
         return found
 
     def images(self, split: str) -> Iterator[SourceImage]:
-        """As `Source`; the id is the name of the file without its ending."""
+        """Return the images; the id is the file name without extension."""
         if split not in self.splits():
             raise DataError(
-                f"{self.root} has no annotated split {split} of {self.version}; the splits there are "
+                f"{self.root} has no annotated split {split} of {self.version}; available splits: "
                 f"{', '.join(self.splits())}"
             )
         if self.reads_panoptic_pngs(split):
@@ -101,18 +104,18 @@ class MapillaryVistas:
         return with_unused_labels(self._instance_maps(split), maps, self.root / split / "images")
 
     def reads_panoptic_pngs(self, split: str) -> bool:
-        """As `ReadsPanopticPngs`."""
+        """Return whether the split has a panoptic JSON."""
         return self._panoptic_json(split).is_file()
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
-        """As `Source`; segments of panoptic PNGs keep their ids, objects of an instance map have its value plus 1."""
+        """Return the annotation; segments keep the ids of panoptic PNGs, or have an instance map's value plus 1."""
         if image.extra is None:
             return self._panoptic_of_instances(image.labels[0], size)
         png, annotation = image.labels
         return read_ready_panoptic(png, annotation, image.extra, self.categories)
 
     def _annotations(self, split: str) -> Path:
-        """Older releases have no folder of the version."""
+        """Return the folder of the version, which older releases do not have."""
         folder = self.root / split
         return folder / self.version if (folder / self.version).is_dir() else folder
 
@@ -127,7 +130,9 @@ class MapillaryVistas:
         annotation = read_annotation(path)
         known = {category.id: category for category in annotation.categories.categories}
         if any(known.get(category.id) != category for category in self.categories.categories):
-            raise DataError(f"{path} has other categories than the other splits; restore the files from one release")
+            raise DataError(
+                f"{path} has different categories from the other splits; restore the files from one release"
+            )
         if len(annotation.unannotated):
             raise DataError(
                 f"{path} lists {len(annotation.unannotated)} images that it does not annotate, first "
@@ -138,31 +143,31 @@ class MapillaryVistas:
             return segment.category_id if segment.category_id in self.categories else VOID
 
         for index, info in enumerate(annotation.images):
-            picture = name_inside(self.root / split / "images", info.file_name, str(path))
+            image_path = name_inside(self.root / split / "images", info.file_name, str(path))
             png = name_inside(path.parent, info.png_name, str(path))
             table = segment_table(annotation.segments(index), category_of)
-            yield SourceImage(info.id, picture, info.file_name, (png, path), table)
+            yield SourceImage(info.id, image_path, info.file_name, (png, path), table)
 
     def _instance_maps(self, split: str) -> Iterator[SourceImage]:
         if not self.category_of_label:
             raise DataError(
-                f"{self.root} has no config_{self.version}.json, without which the numbers in {split}'s instance maps "
-                "mean nothing; copy it there from the release"
+                f"{self.root} has no config_{self.version}.json, which defines the labels in the instance maps of "
+                f"{split}; copy it from the release"
             )
-        pictures, maps = self.root / split / "images", self._annotations(split) / "instances"
-        for path in listed_files(pictures):
-            inner = path.relative_to(pictures)
+        image_folder, maps = self.root / split / "images", self._annotations(split) / "instances"
+        for path in listed_files(image_folder):
+            inner = path.relative_to(image_folder)
             label = name_inside(maps, inner.with_suffix(".png").as_posix(), str(maps))
             yield SourceImage(path.stem, path, inner.as_posix(), (label,))
 
     def _panoptic_of_instances(self, path: Path, size: tuple[int, int]) -> PanopticMap:
-        """A pixel is 256 x label + number of the object, from 0; of stuff the number says nothing."""
+        """Return the map of an instance map, whose pixels are 256 x label + object number (ignored for stuff)."""
         _check_depth(path)
-        values, place = distinct_values(read_values(path, size))
+        values, index_of_pixel = distinct_values(read_values(path, size))
         if values[-1] // 256 >= len(self.category_of_label):
             raise DataError(
-                f"the instance map {path} holds the value {values[-1]}, which is label {values[-1] // 256}; expected 0 "
-                f"to {len(self.category_of_label) - 1} as in config_{self.version}.json; is it of another version?"
+                f"the instance map {path} contains the value {values[-1]}, which is label {values[-1] // 256}; "
+                f"expected 0 to {len(self.category_of_label) - 1} as in config_{self.version}.json; check --version"
             )
         category_of_id: dict[int, int] = {}
         numbers = []
@@ -172,17 +177,17 @@ class MapillaryVistas:
             is_thing = not is_void and self.categories.by_id(category_id).is_thing
             numbers.append(0 if is_void else 1 + (value if is_thing else value // 256 * 256))
             category_of_id[numbers[-1]] = category_id
-        ids = np.array(numbers, np.int32)[place]
+        ids = np.array(numbers, np.int32)[index_of_pixel]
         return PanopticMap(ids, segments_of(ids, category_of_id))
 
 
 def _check_depth(path: Path) -> None:
-    """The folder `labels` has 8-bit maps of the same names, which would all be read as birds."""
+    """Reject the 8-bit maps of the same names in the folder `labels`, whose pixels would all be label 0 (bird)."""
     header = read_bytes(path, "instance map")[:26]
     if header.startswith(b"\x89PNG") and header[24:] != b"\x10\x00":
         raise DataError(
-            f"the instance map {path} is no 16-bit grayscale PNG; expected 256 x label + object; restore the folder "
-            "instances of the release"
+            f"the instance map {path} is not a 16-bit grayscale PNG; expected 256 x label + object; restore the "
+            "release's folder instances"
         )
 
 
@@ -191,7 +196,7 @@ def _split_names(root: Path) -> list[str]:
 
 
 def _newest(root: Path) -> Version:
-    """By the folders of the versions, else by the JSONs, else by the label lists."""
+    """Return the newest version by version folders, or else by JSONs, or else by label lists."""
     for version in reversed(VERSIONS):
         if any((root / split / version).is_dir() for split in _split_names(root)):
             return version
@@ -202,7 +207,7 @@ def _newest(root: Path) -> Version:
 
 
 def _config(root: Path, version: Version) -> Path | None:
-    """Releases before 1.2 have the labels of 1.2 in `config.json`."""
+    """Return the label list. Releases before 1.2 have the labels of 1.2 in `config.json`."""
     names = [f"config_{version}.json", *(["config.json"] if version == "v1.2" else [])]
     return next((root / name for name in names if (root / name).is_file()), None)
 

@@ -1,4 +1,4 @@
-"""The labels of Mapillary Vistas, out of the files of the data set itself."""
+"""Read the labels of Mapillary Vistas from the files of the data set."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from panformer_cli.wording import short
 
 
 class VistasLabel(NamedTuple):
-    """One label of `config_<version>.json`; its place in the list is its number in the instance maps.
+    """One label of `config_<version>.json`; its index in the list is its number in the instance maps.
 
-    name: as `object--vehicle--car`; `readable`: as `Car`.
-    is_evaluated: False for labels that are void in the benchmarks.
+    Attributes:
+        name: Name such as `object--vehicle--car`.
+        readable: Name such as `Car`.
+        is_evaluated: False for labels that are void in the benchmarks.
     """
 
     name: str
@@ -29,10 +31,10 @@ class VistasLabel(NamedTuple):
 
 
 def read_config(path: Path) -> tuple[VistasLabel, ...]:
-    """The labels of `config_<version>.json`.
+    """Return the labels of `config_<version>.json`.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: The file is missing or corrupt.
     """
     try:
         content = parse_json(read_bytes(path, "label list"))
@@ -44,17 +46,17 @@ def read_config(path: Path) -> tuple[VistasLabel, ...]:
         ) from error
     rows = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not 0 < len(rows) <= 256:
-        raise DataError(f"the label list {path} lacks the list `labels` of 1 to 256 rows; restore the file")
+        raise DataError(f"the label list {path} has no list `labels` of 1 to 256 rows; restore the file")
     labels = tuple(_label(row, path) for row in rows)
     for names in ([label.name for label in labels], [label.readable for label in labels]):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"the label list {path} has {short(twice)} twice; expected a name for each label alone")
+            raise DataError(f"the label list {path} has {short(twice)} twice; expected unique names")
     return labels
 
 
 def categories_of_config(labels: Sequence[VistasLabel]) -> CategoryTable:
-    """The evaluated labels, numbered from 1, as the panoptic JSON of both versions numbers them."""
+    """Return the evaluated labels, numbered from 1 as in the panoptic JSON of both versions."""
     evaluated = (label for label in labels if label.is_evaluated)
     return CategoryTable(
         Category(number, label.readable, label.is_thing, label.color) for number, label in enumerate(evaluated, 1)
@@ -62,10 +64,10 @@ def categories_of_config(labels: Sequence[VistasLabel]) -> CategoryTable:
 
 
 def categories_of_json(path: Path, labels: Sequence[VistasLabel] | None) -> CategoryTable:
-    """The `categories` of a panoptic JSON, without those that `labels` say are not evaluated.
+    """Return the `categories` of a panoptic JSON, without those that are not evaluated according to `labels`.
 
     Raises:
-        DataError: the JSON is missing or damaged, or names a category that `labels` lack.
+        DataError: The JSON is missing or corrupt, or has a category that is not in `labels`.
     """
     rows = read_categories(path)
     table = CategoryTable.from_coco(rows, str(path))  # which checks the rows
@@ -76,19 +78,19 @@ def categories_of_json(path: Path, labels: Sequence[VistasLabel] | None) -> Cate
 
 
 def category_of_label(labels: Sequence[VistasLabel], categories: CategoryTable, void: int) -> tuple[int, ...]:
-    """The category id of each label; `void` for those that the table lacks."""
+    """Return the category id of each label, or `void` for labels that are not in the table."""
     id_of_name = {category.name: category.id for category in categories.categories}
     return tuple(id_of_name.get(label.readable, id_of_name.get(label.name, void)) for label in labels)
 
 
 def _label_of_row(row: dict[str, Any], labels: Sequence[VistasLabel], path: Path) -> VistasLabel:
-    """The panoptic JSON calls the name `supercategory`, and the readable name `name`."""
+    """Return the label of a category, whose `supercategory` is the name and whose `name` is the readable name."""
     for label in labels:
         if label.name in (row.get("supercategory"), row["name"]) or label.readable == row["name"]:
             return label
     raise DataError(
-        f"{path}: the category {short(row['name'])} is not in the label list of this version; expected one release "
-        "throughout; restore the two files"
+        f"{path}: the category {short(row['name'])} is not in the label list of this version; expected files of one "
+        "release; restore both"
     )
 
 
@@ -104,6 +106,6 @@ def _label(row: Any, path: Path) -> VistasLabel:
     if not (has_names and has_color and {type(is_thing), type(is_evaluated)} == {bool}):
         raise DataError(
             f"the label list {path} has the row {short(row)}; expected name, readable, instances and evaluate (true or "
-            "false) and color; restore the file"
+            "false), and color; restore the file"
         )
     return VistasLabel(str(name), str(readable), bool(is_thing), bool(is_evaluated), tuple(color or ()))

@@ -1,4 +1,4 @@
-"""Panoptic PNGs that a data set brings along, taken over with void and stuff as COCO has them."""
+"""Read a data set's own panoptic PNGs, with void and stuff as in COCO."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ VOID = -1
 """The category id, in `SegmentTable`, of a segment that becomes void."""
 
 SegmentTable = npt.NDArray[np.int32]
-"""(segments, 3): id, category id of the result, 1 for a crowd. Small, since it travels to another process."""
+"""(segments, 3): id, output category id, 1 for a crowd. Compact, because it is sent to another process."""
 
 
 def read_categories(annotation: Path) -> Any:
-    """What a panoptic JSON has as `categories`, unchecked; None where it has none. The rest is passed over.
+    """Return the unchecked `categories` of a panoptic JSON, or None if there are none, without reading the rest.
 
     Raises:
-        DataError: as `json_stream.read_members`.
+        DataError: As in `json_stream.read_members`.
     """
     for key, value in read_members(annotation):
         if key == "categories":
@@ -37,19 +37,19 @@ def read_categories(annotation: Path) -> Any:
 
 
 def segment_table(segments: Iterable[Segment], category_of: Callable[[Segment], int]) -> SegmentTable:
-    """The segments of an image; `category_of` gives the category id of the result, or `VOID`."""
+    """Return the table of an image's segments; `category_of` returns the output category id or `VOID`."""
     rows = [(segment.id, category_of(segment), segment.is_crowd) for segment in segments]
     return np.array(rows, np.int32).reshape(-1, 3)
 
 
 def read_ready_panoptic(png: Path, annotation: Path, table: SegmentTable, categories: CategoryTable) -> PanopticMap:
-    """Read a panoptic PNG with the segments that the JSON `annotation` gives its image.
+    """Read a panoptic PNG with the segments that the JSON `annotation` lists for its image.
 
-    Segments keep their ids. Those of category `VOID` become void; several of one stuff class become one, with the id
-    that the JSON lists first, as COCO has one for each; stuff is never a crowd. Areas and boxes are measured.
+    Segments keep their ids, but those of category `VOID` become void, and several of one stuff class become one, with
+    the first id in the JSON. Stuff is never a crowd. Areas and boxes are measured on the pixels.
 
     Raises:
-        DataError: the PNG is missing or damaged, or does not hold just the ids of the table.
+        DataError: The PNG is missing or corrupt, or its ids differ from those of the table.
     """
     ids = read_panoptic_png(png)
     _check_ids(png, annotation, segment_ids(ids), set(table[:, 0].tolist()))

@@ -1,1 +1,1 @@
-"""New data sets out of prepared ones."""
+"""Create new data sets from prepared ones."""

@@ -1,4 +1,4 @@
-"""Which category becomes which: a user's YAML, and the tables of two sets brought together."""
+"""Map categories to new ones: from a user's YAML, or by merging the tables of two data sets."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.wording import short
 
 VOID = "void"
-"""The name in a map for what is to be left out."""
+"""New name of categories to drop."""
 
 _EXPECTED = "expected lines such as `truck: vehicle` or `sky: void`, or `map:` and `categories:`"
 
 
 class NewCategories(NamedTuple):
-    """The new table, and the new id of each old id; None is void."""
+    """The new table, and the new id of each old one; None is void."""
 
     table: CategoryTable
     new_id: dict[int, int | None]
 
 
 def read_map(path: Path, categories: CategoryTable) -> NewCategories:
-    """The categories that a YAML makes of `categories`.
+    """Return the categories that result from applying a YAML map to `categories`.
 
         map:
           truck: vehicle         # old name: new name
           car: vehicle
-          sky: void              # left out; a category that is not named stays as it is
-        categories:              # only where a new one needs what the old ones do not say
+          sky: void              # dropped; categories that are not listed stay unchanged
+        categories:              # only for properties that differ from the old category
           - {name: vehicle, id: 30, isthing: 1, color: [0, 0, 142]}
 
-    Without `categories` the names may stand at the top. A new name that the set has already is that category. Another
-    one takes its kind and colour from the first old category that becomes it, and the lowest free id.
+    Without `categories`, `map:` can be omitted. If the new name is an existing category, that category is used. Other
+    new categories take kind and color from the first old category mapped to them, and the lowest free id.
 
     Raises:
-        DataError: the file is missing or not of this form, or names a category that is not there; things and stuff
-            would become one without a word on what that is; no category is left.
+        DataError: The file is missing or has another format, names an unknown category, merges things and stuff
+            without specifying the kind, or leaves no category.
     """
     _check_unique(categories, str(path))
     renamed, described = _read(path, categories)
     for name in set(described) - {*renamed.values()} - {category.name for category in categories.categories}:
-        raise DataError(f"{path}: no category becomes {name!r}; expected it in `map`, or not in `categories`")
+        raise DataError(f"{path}: no category is mapped to {name!r}; add it to `map`, or remove it from `categories`")
     targets: dict[str, list[Category]] = {}
     for category in categories.categories:
         targets.setdefault(renamed.get(category.name, category.name), []).append(category)
     targets.pop(VOID, None)
     if not targets:
-        raise DataError(f"{path}: every category becomes void; expected one at least that stays")
+        raise DataError(f"{path}: all categories become void; expected at least one to remain")
     new = _new_categories(targets, described, categories, path)
     id_of_name = {category.name: category.id for category in new}
     names = {category.id: renamed.get(category.name, category.name) for category in categories.categories}
@@ -64,11 +64,11 @@ def read_map(path: Path, categories: CategoryTable) -> NewCategories:
 
 
 def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> NewCategories:
-    """`first` with what `second` adds: equal names are one category; others keep their id or take the lowest free one.
+    """Merge two tables: equal names are one category; others of `second` keep their id or get the lowest free one.
 
     Raises:
-        DataError: a name is a thing in one table and stuff in the other, or stands twice in one; `where` says of what
-            sets.
+        DataError: A name is a thing in one table and stuff in the other, or is repeated in one of them. `where` names
+            the data sets.
     """
     _check_unique(first, where)
     _check_unique(second, where)
@@ -80,8 +80,8 @@ def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> Ne
         if same is not None and same.is_thing != category.is_thing:
             kinds = ["stuff", "a thing"][same.is_thing], ["stuff", "a thing"][category.is_thing]
             raise DataError(
-                f"{where}: {category.name!r} is {kinds[0]} in the first and {kinds[1]} in the second; expected one "
-                "kind; rename one with --map"
+                f"{where}: {category.name!r} is {kinds[0]} in the first and {kinds[1]} in the second; expected the "
+                "same kind; rename one with --map"
             )
         if same is None:
             free = category.id if category.id not in first else _lowest_free(taken)
@@ -93,34 +93,34 @@ def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> Ne
 
 
 def _check_unique(categories: CategoryTable, where: str) -> None:
-    """DataError where a name does not say which category is meant."""
+    """Raise a DataError if a name is ambiguous."""
     first: dict[str, Category] = {}
     for category in categories.categories:
         other = first.setdefault(category.name, category)
         if other is not category:
             raise DataError(
-                f"{where}: the categories {other.id} and {category.id} are both called {category.name!r}; expected a "
-                "name for each; rename one in the panoptic JSON"
+                f"{where}: the categories {other.id} and {category.id} are both named {category.name!r}; expected "
+                "unique names; rename one in the panoptic JSON"
             )
 
 
 def _read(path: Path, categories: CategoryTable) -> tuple[dict[str, str], dict[str, Mapping[str, Any]]]:
-    """New names by old ones, and the rows of `categories` by name."""
+    """Return the new names by old ones, and the rows of `categories` by name."""
     try:
         content = parse(read_bytes(path, "category map").decode("utf-8"))
-    except ValueError as error:  # of the encoding, too
+    except ValueError as error:  # includes UnicodeDecodeError
         raise DataError(f"the category map {path} cannot be read: {error}; {_EXPECTED}") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f"the category map {path} is {short(content)}; {_EXPECTED}")
-    whole = set(content) <= {"map", "categories"} and isinstance(content.get("map"), dict)
-    renamed, rows = (content["map"], content.get("categories") or []) if whole else (content, [])
+    has_map = set(content) <= {"map", "categories"} and isinstance(content.get("map"), dict)
+    renamed, rows = (content["map"], content.get("categories") or []) if has_map else (content, [])
     known = {category.name for category in categories.categories}
     for old, new in renamed.items():
         if not isinstance(old, str) or not isinstance(new, str) or not new:
             raise DataError(f"the category map {path} has {short(old)}: {short(new)}; {_EXPECTED}")
         if old not in known:
             raise DataError(
-                f"the category map {path} names {old!r}, which the data set lacks; expected one of "
+                f"the category map {path} has {old!r}, which is not in the data set; expected one of "
                 f"{short(', '.join(sorted(known)))}"
             )
     for row in rows if isinstance(rows, list) else [rows]:
@@ -146,15 +146,15 @@ def _new_categories(
             like = replace(like, id=row.get("id") or _lowest_free(taken), name=name)
         taken.add(like.id)
         color = {"color": list(like.color)} if like.color else {}
-        given = {"id": like.id, "name": name, "isthing": int(like.is_thing), **color, **row}
-        new += CategoryTable.from_coco([given], str(path)).categories
+        new_row = {"id": like.id, "name": name, "isthing": int(like.is_thing), **color, **row}
+        new += CategoryTable.from_coco([new_row], str(path)).categories
     return new
 
 
 def _check_kinds(name: str, old: Iterable[Category], row: Mapping[str, Any], path: Path) -> None:
     if "isthing" not in row and len({category.is_thing for category in old}) > 1:
         raise DataError(
-            f"{path}: things and stuff become {name!r}; expected one kind; say which it is under `categories`, as "
+            f"{path}: things and stuff are both mapped to {name!r}; specify the kind under `categories`, such as "
             f"{{name: {name}, isthing: 1}}"
         )
 

@@ -1,4 +1,4 @@
-"""`prepare-data subset`, `split`, `merge` and `remap`: new data sets out of ones in COCO's panoptic form."""
+"""`prepare-data subset`, `split`, `merge` and `remap`: derive data sets from COCO panoptic ones."""
 
 from __future__ import annotations
 
@@ -20,28 +20,36 @@ from panformer_cli.storage.files import resolve_links
 
 
 def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0) -> ExistingSets:
-    """Part of every one of `splits` (none: all).
+    """Return a source with some images of each split.
 
-    images: so many of each split, with every class in its share; or a text file with ids or file names, one a line.
+    Args:
+        root: The data set.
+        splits: The splits; if empty, all.
+        images: Number of images per split, stratified by class, or a text file with one id or file name per line.
+        seed: Random seed of the selection.
 
     Raises:
-        DataError: a split cannot be used or has fewer images, or the list names an image that is in none of them.
+        DataError: A split cannot be used or has too few images, or the list has an image that is in none of them.
     """
     opened = _opened(root, splits)
     data = list(opened.values())
-    places = listed(data, images) if isinstance(images, Path) else [_some(one, images, seed) for one in data]
-    chosen = {name: [Chosen(part, places[part])] for part, name in enumerate(opened) if len(places[part])}
+    indices = listed(data, images) if isinstance(images, Path) else [_sample(one, images, seed) for one in data]
+    chosen = {name: [Chosen(part, indices[part])] for part, name in enumerate(opened) if len(indices[part])}
     settings = {"images": str(images), "seed": seed}
     return _of_one_table("subset", root, data, chosen, settings)
 
 
 def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSets:
-    """The split `name` (None: the only one) as two, `train` and `val`, with every class in its share in both.
+    """Return a source that divides a split into `train` and `val`, stratified by class.
 
-    val: share of the images below 1; 1 and more is their number.
+    Args:
+        root: The data set.
+        name: The split. None is the only one.
+        val: Fraction of validation images if below 1, else their number.
+        seed: Random seed of the selection.
 
     Raises:
-        DataError: the split cannot be used, or one of the two would have no image.
+        DataError: The split cannot be used, or one of the two would be empty.
     """
     opened = _opened(root, [name] if name else ())
     if len(opened) > 1:
@@ -50,8 +58,8 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
     count = round(val * len(data)) if val < 1 else val
     if not 0 < count < len(data) or count != int(count):
         raise DataError(
-            f"--val {val:g} of the {len(data)} images of {root} is {count:g}; expected a whole number, and one "
-            "image or more in both"
+            f"--val {val:g} of the {len(data)} images in {root} is {count:g}; expected an integer that leaves at least "
+            "one image in each split"
         )
     held_out = stratified(classes_of(data), int(count), seed)
     others = np.delete(np.arange(len(data)), held_out)
@@ -60,10 +68,10 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
 
 
 def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:
-    """Every one of `splits` (none: all) in the categories that the YAML `path` makes of its own.
+    """Return a source that maps the categories of `splits` (all if empty) with the YAML `path`.
 
     Raises:
-        DataError: as `category_map.read_map`, or a split cannot be used.
+        DataError: As in `category_map.read_map`, or a split cannot be used.
     """
     opened = _opened(root, splits)
     parts, chosen = [], {}
@@ -75,17 +83,22 @@ def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:
 
 
 def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = None) -> ExistingSets:
-    """Two sets as one: splits of one name together, categories of one name as one.
+    """Return a source that merges splits and categories of the same name from two data sets.
 
-    path: a YAML as for `remap`, for the categories of `second`.
+    Files of `second` are put in a folder with its name. Its images keep their ids unless `first` uses them.
 
-    Files of `second` lie in a folder of its name. Its images keep the ids that `first` has not used.
+    Args:
+        first: The first data set.
+        second: The second data set.
+        splits: The splits; if empty, all.
+        path: Category map for `second`, as in `remap`.
 
     Raises:
-        DataError: as `category_map.read_map` and `merged_tables`, or a split cannot be used; both are one folder.
+        DataError: As in `category_map.read_map` and `merged_tables`, a split cannot be used, or both are the same
+            folder.
     """
     if resolve_links(first) == resolve_links(second):
-        raise DataError(f"{first} and {second} are one data set, of which every image would come twice; name another")
+        raise DataError(f"{first} and {second} are the same data set; choose another one to merge")
     ours, theirs = _opened(first, splits), _opened(second, splits)
     table = _table(first, ours)
     mapped = read_map(path, _table(second, theirs)) if path else None
@@ -104,7 +117,7 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
 
 
 def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> list[int | None]:
-    """For each image of `theirs` whose id an image of `ours` has, an id that nobody has; None for the others."""
+    """Return a new unused id for each image of `theirs` whose id is also in `ours`, and None for the others."""
     known, new_ids = DiskList(map(str, _ids(ours)), key=str), list[int | None]()  # 1 and "1" are one id
     numbers = (int(image_id) for data in (ours, theirs) for image_id in _ids(data) if _is_number(image_id))
     free = 1 + max(numbers, default=0)
@@ -138,17 +151,19 @@ def _opened(root: Path, splits: Sequence[str]) -> dict[str, CocoPanoptic]:
     return {name: CocoPanoptic(root, name, skip_unannotated=True) for name in names}
 
 
-def _some(data: CocoPanoptic, count: int, seed: int) -> npt.NDArray[np.int64]:
+def _sample(data: CocoPanoptic, count: int, seed: int) -> npt.NDArray[np.int64]:
     if count > len(data):
         raise DataError(
-            f"{data.layout.annotation} annotates {len(data)} images; expected {count} or more to choose from"
+            f"{data.layout.annotation} annotates only {len(data)} images; expected {count} or more; lower --images"
         )
     return stratified(classes_of(data), count, seed)
 
 
 def _table(root: Path, opened: dict[Any, CocoPanoptic]) -> Any:
-    """The categories of all splits of a set, which have to be the same."""
+    """Return the categories of a data set, which must be the same in all splits."""
     first, *others = (data.categories for data in opened.values())
     if any(other != first for other in others):
-        raise DataError(f"the splits of {root} have different categories; choose splits with equal ones with --split")
+        raise DataError(
+            f"the splits of {root} have different categories; choose splits with the same ones with --split"
+        )
     return first

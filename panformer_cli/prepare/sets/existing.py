@@ -1,4 +1,4 @@
-"""Data sets in COCO's panoptic form as the source of another one: part of them, both together, or other categories."""
+"""COCO panoptic data sets as the source of another one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from panformer_cli.prepare.source import SourceImage
 
 @dataclass(frozen=True)
 class Chosen:
-    """Images of a part that the new set takes, in this order; of millions of them only numbers are in memory.
+    """Images of a part for the new data set, in this order. Keeps only numbers in memory.
 
-    part: number of the part, among `ExistingSets.parts`.
-    indices: the places of the images in it.
-    folder: stands before their file names, with a `/` at its end.
-    new_ids: the id of each image in the new set, None where it keeps its own; None: everywhere.
+    Attributes:
+        part: Index of the part in `ExistingSets.parts`.
+        indices: Indices of the images in the part.
+        folder: Prefix of their file names, ending in `/`.
+        new_ids: New id of each image, None to keep its own. None keeps all.
     """
 
     part: int
@@ -35,7 +36,7 @@ class Chosen:
 
 
 class Place(NamedTuple):
-    """Where an image is: the number of its part, and its own number there."""
+    """The index of an image's part, and the image's index in that part."""
 
     part: int
     number: int
@@ -43,9 +44,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A split that flows into the new set.
+    """A split used in the new data set.
 
-    new_id: the new category id of each category id of the split; None makes its segments void.
+    Attributes:
+        data: The split.
+        new_id: The new category id of each old one; None makes its segments void.
     """
 
     data: CocoPanoptic
@@ -54,9 +57,11 @@ class Part:
 
 @dataclass(frozen=True)
 class ExistingSets:
-    """A `Source` that takes images of other sets as they are, in categories of its own.
+    """A `Source` of images from other data sets, with its own categories.
 
-    chosen: the images of each split of the new set.
+    Attributes:
+        parts: The splits that images are taken from.
+        chosen: The images of each new split.
     """
 
     name: str
@@ -68,12 +73,12 @@ class ExistingSets:
 
     @property
     def skipped(self) -> list[str]:
-        """One sentence for each image that the sets list but do not annotate: it is left out."""
+        """One sentence per image that is listed but not annotated, and therefore skipped."""
         return [sentence for part in self.parts for sentence in part.data.skipped]
 
     @property
     def also_read(self) -> list[Path]:
-        """Those of all parts, which need not lie in `root`."""
+        """The folders of all parts, which may be outside of `root`."""
         layouts = [part.data.layout for part in self.parts]
         return [folder for layout in layouts for folder in (layout.images, layout.annotation.parent)]
 
@@ -82,7 +87,7 @@ class ExistingSets:
 
     def images(self, split: str) -> Iterator[SourceImage]:
         if split not in self.chosen:
-            raise DataError(f"{self.root} gives no split {split!r}; expected one of {', '.join(self.chosen)}")
+            raise DataError(f"{self.root} has no split {split!r}; expected one of {', '.join(self.chosen)}")
         return (image for chosen in self.chosen[split] for image in self._images(chosen))
 
     def _images(self, chosen: Chosen) -> Iterator[SourceImage]:
@@ -99,7 +104,7 @@ class ExistingSets:
             )
 
     def reads_panoptic_pngs(self, split: str) -> bool:
-        """As `ReadsPanopticPngs`."""
+        """Return True."""
         return True
 
     def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
@@ -108,11 +113,14 @@ class ExistingSets:
 
 
 def remapped(panoptic: PanopticMap, new_id: Mapping[int, int | None], categories: CategoryTable) -> PanopticMap:
-    """The map in other categories; segments keep their ids.
+    """Return the map with new categories. Segments keep their ids.
 
-    new_id: the new category id of each old one; None makes void.
-    categories: the new table. Segments that fall into one stuff class become one, with the lowest of their ids; stuff
-        is never a crowd.
+    Segments of one new stuff class become one, with the lowest of their ids. Stuff is never a crowd.
+
+    Args:
+        panoptic: The old map.
+        new_id: The new category id of each old one; None is void.
+        categories: The new table.
     """
     number_of: dict[int, int] = {}
     category_of_id: dict[int, int] = {}
@@ -130,12 +138,12 @@ def remapped(panoptic: PanopticMap, new_id: Mapping[int, int | None], categories
         number_of[segment.id] = number
     ids = panoptic.ids
     if any(old != new for old, new in number_of.items()):
-        present, place = np.unique(ids, return_inverse=True)
+        present, index_of_pixel = np.unique(ids, return_inverse=True)
         new = np.array([number_of.get(number, 0) for number in present.tolist()], np.int32)
-        ids = new[place.reshape(ids.shape)]
+        ids = new[index_of_pixel.reshape(ids.shape)]
     return PanopticMap(ids, segments_of(ids, category_of_id, crowd_ids))
 
 
 def unchanged(categories: CategoryTable) -> dict[int, int | None]:
-    """The map of categories onto themselves."""
+    """Return the identity map of category ids."""
     return {category.id: category.id for category in categories.categories}

@@ -191,5 +191,5 @@ def test_the_name_of_a_submission_is_checked_before_anything_is_predicted(
     words = ("--out", str(tmp_path / "out"), "--submission", str(tmp_path / "mine.zip"))
     assert run("evaluate", str(made / "model.safetensors"), *words) == 2
     err = capsys.readouterr().err
-    assert "the submission is to be called mine.zip; expected a name such as panoptic_test-dev2017_" in err
+    assert "invalid submission name mine.zip; expected a name such as panoptic_test-dev2017_" in err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`panformer prepare-data`: what its help tells."""
+"""The help of `panformer prepare-data`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORDER = [
 ]
 
 
-def test_help_lists_the_sources_first_then_what_is_done_with_them(
+def test_help_lists_sources_before_other_commands(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -1,4 +1,4 @@
-"""What the tests of the annotation tools share: the conversion, and its result in a form that is easy to compare."""
+"""Shared by the tests of annotation tools: conversion, and its result in a form that is easy to compare."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from panformer_cli.reporting import SilentReporter
 
 
 def converted_train(source: Source) -> CocoPanoptic:
-    """Convert the split `train` of a source into `out` beside its folder."""
+    """Convert the split `train` of a source into `out` next to its folder."""
     out = source.root.parent / "out"
     convert(source, out, ("train",), ConvertOptions(), SilentReporter())
     return CocoPanoptic(out, "train")
 
 
 def areas(data: CocoPanoptic, index: int = 0) -> list[tuple[str, int, tuple[float, ...]]]:
-    """Return class name, pixels and box of every segment of an image."""
+    """Return class name, area in pixels and box of each segment of an image."""
     segments = data.annotation(index).segments
     return [(data.categories.by_id(s.category_id).name, s.area, s.bbox) for s in segments]

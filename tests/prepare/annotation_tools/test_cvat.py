@@ -1,4 +1,4 @@
-"""`prepare-data cvat`: XML as CVAT's documentation has it, with areas known by hand."""
+"""`prepare-data cvat`: XML as in CVAT's documentation, with areas computed by hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def head(labels: dict[str, str] = LABELS) -> str:
 
 
 def polygon(label: str, x1: float, y1: float, x2: float, y2: float, more: str = "") -> str:
-    """Round the pixels x1..x2 - 1, y1..y2 - 1."""
+    """A polygon around the pixels x1..x2 - 1, y1..y2 - 1."""
     points = f"{x1:.2f},{y1:.2f};{x2:.2f},{y1:.2f};{x2:.2f},{y2:.2f};{x1:.2f},{y2:.2f}"
     attribute = '<attribute name="age">3</attribute>'
     return f'<polygon label="{label}" source="manual" occluded="0" points="{points}" {more}>{attribute}</polygon>'
@@ -54,7 +54,7 @@ def write(root: Path, *images: str, labels: dict[str, str] = LABELS) -> Path:
     return path
 
 
-def picture(path: Path, tone: int = 0) -> None:
+def save_image(path: Path, tone: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (tone, 10, 200)).save(path)
 
@@ -69,12 +69,12 @@ def converted(root: Path, overlap: OverlapRule = "last") -> CocoPanoptic:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with the picture a.jpg of 40 x 30 (width x height) and no XML yet."""
-    picture(tmp_path / "in/images/a.jpg")
+    """A folder with the image a.jpg of 40 x 30 (width x height) and no XML yet."""
+    save_image(tmp_path / "in/images/a.jpg")
     return tmp_path / "in"
 
 
-def test_every_kind_of_area(root: Path) -> None:
+def test_all_shape_types(root: Path) -> None:
     write(
         root,
         image(
@@ -117,8 +117,8 @@ def test_every_kind_of_area(root: Path) -> None:
         ("first", [("car", 100), ("car", 100), ("sun", 50)]),
     ],
 )
-def test_z_order_comes_before_the_rule(root: Path, rule: OverlapRule, expected: list[tuple[str, int]]) -> None:
-    """The shape of the greatest z_order is the last one, wherever it stands; equal ones are as they stand."""
+def test_z_order_takes_precedence_over_the_rule(root: Path, rule: OverlapRule, expected: list[tuple[str, int]]) -> None:
+    """The shape with the highest z_order is the last one; shapes with equal z_order keep their order."""
     shapes = [
         polygon("sun", 0, 0, 10, 10, 'z_order="5"'),
         polygon("car", 5, 0, 15, 10, 'z_order="-1"'),
@@ -128,7 +128,7 @@ def test_z_order_comes_before_the_rule(root: Path, rule: OverlapRule, expected: 
     assert [(name, area) for name, area, _ in areas(converted(root, rule))] == expected
 
 
-def test_a_group_is_one_object_and_ignored_parts_are_void(root: Path) -> None:
+def test_groups_are_one_object_and_ignored_parts_are_void(root: Path) -> None:
     shapes = [
         polygon("car", 0, 0, 4, 4, 'group_id="2"'),
         polygon("car", 10, 0, 14, 4, 'group_id="2"'),
@@ -146,7 +146,7 @@ def test_a_group_is_one_object_and_ignored_parts_are_void(root: Path) -> None:
     ]
 
 
-def test_an_overlap_can_be_an_error(root: Path) -> None:
+def test_overlap_can_be_an_error(root: Path) -> None:
     path = write(root, image("a.jpg", polygon("car", 0, 0, 9, 9), polygon("sun", 8, 0, 12, 9)))
     with pytest.raises(
         DataError, match=rf"{path}: image a.jpg: polygon 2 \(sun\) and polygon 1 \(car\) share 9 pixels"
@@ -154,12 +154,12 @@ def test_an_overlap_can_be_an_error(root: Path) -> None:
         converted(root, overlap="error")
 
 
-def test_subsets_are_splits_and_ids_that_come_twice_are_counted_anew(root: Path) -> None:
-    """As the export of a project; pictures may also lie in folders of their subsets, or beside the XML."""
-    picture(root / "images/town/b.jpg")
-    picture(root / "images/Validation/c.jpg")
-    picture(root / "d.jpg")
-    picture(root / "images/frame_000003.PNG")
+def test_subsets_are_splits_and_repeated_ids_are_renumbered(root: Path) -> None:
+    """As in the export of a project; images may also be in subset folders or next to the XML."""
+    save_image(root / "images/town/b.jpg")
+    save_image(root / "images/Validation/c.jpg")
+    save_image(root / "d.jpg")
+    save_image(root / "images/frame_000003.PNG")
     write(
         root,
         image("a.jpg", number=0, more='subset="Train" task_id="1"'),
@@ -172,7 +172,7 @@ def test_subsets_are_splits_and_ids_that_come_twice_are_counted_anew(root: Path)
     source = opened(root)
     assert source.splits() == ["Train", "Validation", "train"]
     assert [(i.id, i.file_name) for i in source.images("Train")] == [(1, "a.jpg"), (2, "town/b.jpg")]
-    assert [(i.id, i.picture) for i in source.images("Validation")] == [(4, root / "images/Validation/c.jpg")]
+    assert [(i.id, i.path) for i in source.images("Validation")] == [(4, root / "images/Validation/c.jpg")]
     assert [(i.id, i.file_name) for i in source.images("train")] == [(9, "d.jpg"), (3, "frame_000003.PNG")]
     assert areas(converted(root)) == [("car", 16, (0, 0, 4, 4))]
     with pytest.raises(DataError, match="has no split val; expected one of Train, Validation, train"):
@@ -192,8 +192,8 @@ def test_the_command(root: Path) -> None:
     assert json.loads((out / "manifest.json").read_text())["train"]["setting"]["overlap"] == "smallest"
 
 
-def test_a_large_file_is_read_in_parts(root: Path) -> None:
-    """Over three parts of a mebibyte, the borders of which lie within tags."""
+def test_a_large_file_is_read_in_chunks(root: Path) -> None:
+    """More than three chunks of a mebibyte, whose boundaries are inside tags."""
     shape = polygon("car", 0, 0, 4, 4)
     path = write(root, *(image(f"{number}.jpg", *[shape] * 30, number=number) for number in range(800)))
     assert path.stat().st_size > 3 * 2**20
@@ -206,50 +206,50 @@ def test_a_large_file_is_read_in_parts(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [
         (
             '<polyline label="car" points="1,1;2,2"/>',
-            r"polyline 1 \(car\) is no area; .* draw its outline as a polygon",
+            r"polyline 1 \(car\) has no area; .* draw its outline as a polygon",
         ),
-        ('<points label="car" points="1,1"/>', r"points 1 \(car\) is no area"),
-        ('<cuboid label="car" xtl1="1"/>', r"cuboid 1 \(car\) is no area"),
-        ('<skeleton label="car"><points/></skeleton>', r"skeleton 1 \(car\) is no area"),
-        (polygon("bike", 0, 0, 4, 4), r"polygon 1 \(bike\) has a label that is none of the classes car, sun, road;"),
-        ('<polygon points="0,0;4,0;4,4"/>', r"polygon 1 \(\) has a label that is none"),
+        ('<points label="car" points="1,1"/>', r"points 1 \(car\) has no area"),
+        ('<cuboid label="car" xtl1="1"/>', r"cuboid 1 \(car\) has no area"),
+        ('<skeleton label="car"><points/></skeleton>', r"skeleton 1 \(car\) has no area"),
+        (polygon("bike", 0, 0, 4, 4), r"the label of polygon 1 \(bike\) is not one of the classes car, sun, road;"),
+        ('<polygon points="0,0;4,0;4,4"/>', r"the label of polygon 1 \(\) is not one"),
         ('<polygon label="car"/>', r"has the points ''; expected x,y;x,y;... in pixels"),
         ('<polygon label="car" points="1,2;3,4;5"/>', "has the points"),
         ('<polygon label="car" points="1,2;3,x;5,6"/>', "has the points"),
         ('<polygon label="car" points="1,2;3,4"/>', "has 2 points; expected 3"),
-        ('<polygon label="car" points="1,2;3,4;nan,4"/>', "no finite number"),
-        ('<polygon label="car" points="1,2;3,4;1e300,4"/>', "far outside of its image of 40x30"),
-        (polygon("car", 60, 0, 70, 9), "is outside its image"),
-        (polygon("car", 0, 0, 4, 4, 'z_order="top"'), "has the z_order 'top'; expected a whole number"),
+        ('<polygon label="car" points="1,2;3,4;nan,4"/>', "non-finite coordinate"),
+        ('<polygon label="car" points="1,2;3,4;1e300,4"/>', "far outside of its 40x30 image"),
+        (polygon("car", 60, 0, 70, 9), "is outside of its 40x30 image"),
+        (polygon("car", 0, 0, 4, 4, 'z_order="top"'), "has the z_order 'top'; expected an integer"),
         ('<box label="car" xtl="1" ytl="1" xbr="9"/>', r"box 1 \(car\) has the ybr None; expected a number"),
         ('<box label="car" xtl="1" ytl="1" xbr="9" ybr="nine"/>', "has the ybr 'nine'"),
-        ('<ellipse label="car" cx="1" cy="1" rx="inf" ry="2"/>', "no finite number"),
+        ('<ellipse label="car" cx="1" cy="1" rx="inf" ry="2"/>', "non-finite coordinate"),
         ('<mask label="car" rle="2, x" left="0" top="0" width="2" height="2"/>', "has the rle '2, x'"),
-        ('<mask label="car" rle="2, 1" left="0" top="0" width="2" height="2"/>', "run lengths of 3 pixels in all"),
-        ('<mask label="car" rle="4" left="39" top="0" width="2" height="2"/>', "expected a part of its image of 40x30"),
+        ('<mask label="car" rle="2, 1" left="0" top="0" width="2" height="2"/>', "run lengths of 3 pixels in total"),
+        ('<mask label="car" rle="4" left="39" top="0" width="2" height="2"/>', "expected a part of its 40x30 image"),
         ('<mask label="car" rle="3600000000" left="0" top="0" width="60000" height="60000"/>', "expected a part"),
         ('<mask label="car" rle="4" left="0" top="0" width="2"/>', "has the height None"),
     ],
 )
-def test_damaged_shapes(root: Path, shape: str, told: str) -> None:
-    picture(root / "images/b.jpg", 90)
+def test_invalid_shapes(root: Path, shape: str, message: str) -> None:
+    save_image(root / "images/b.jpg", 90)
     path = write(root, image("a.jpg", polygon("car", 0, 0, 4, 4)), image("b.jpg", shape, number=1))
-    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{path}: image b.jpg: .*{told}|{told}") as caught:
+    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{path}: image b.jpg: .*{message}|{message}") as caught:
         converted(root)
     assert len(str(caught.value).splitlines()) == 2 and f"{path}: image b.jpg" in str(caught.value)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         (image("a.jpg", size='width="30" height="40"'), "image a.jpg is for an image of 30x40 but .* as 40x30 .*EXIF"),
         (image("a.jpg", size='width="60000" height="60000"'), "is for an image of 60000x60000"),
-        (image("a.jpg", size='width="wide" height="30"'), "has the width 'wide'; expected a whole number"),
+        (image("a.jpg", size='width="wide" height="30"'), "has the width 'wide'; expected an integer"),
         (image("a.jpg", size=""), "has the height None"),
         (image("b.jpg"), r"the image .*images/b.jpg is missing"),
         (image("../a.jpg"), "the file name '../a.jpg' points outside"),
@@ -257,13 +257,16 @@ def test_damaged_shapes(root: Path, shape: str, told: str) -> None:
         (image("C:\\a.jpg"), "points outside"),
         (image(""), "the file name '' points outside"),
         (image("a.jpg") * 2, "have the same name a"),
-        (image("a.jpg", more='subset=".."') + image("a.jpg", more='subset="train"'), r"the subset '\.\.' is no name"),
-        (image("a.jpg", more='subset="a/b"'), "the subset 'a/b' is no name of a folder"),
+        (
+            image("a.jpg", more='subset=".."') + image("a.jpg", more='subset="train"'),
+            r"the subset '\.\.' is not a valid folder name",
+        ),
+        (image("a.jpg", more='subset="a/b"'), "the subset 'a/b' is not a valid folder name"),
     ],
 )
-def test_damaged_images(root: Path, row: str, told: str) -> None:
+def test_invalid_images(root: Path, row: str, message: str) -> None:
     write(root, row)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         converted(root)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
 
@@ -273,40 +276,40 @@ THIEF = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>\n<annotations>&b
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
-        (lambda path: path.unlink(), "annotations.xml is missing; expected the unpacked export `CVAT for images 1.1`"),
+        (lambda path: path.unlink(), "annotations.xml is missing; expected an unpacked `CVAT for images 1.1` export"),
         (lambda path: path.write_text(""), r"is not valid XML, or is truncated \(line 1, column 0\)"),
         (lambda path: path.write_text(path.read_text()[:-20]), "is not valid XML, or is truncated"),
         (lambda path: path.write_text('{"images": []}'), "is not valid XML"),
         (
             lambda path: path.write_text("<annotation><folder/></annotation>"),
-            "begins with <annotation>; expected <annot",
+            "starts with <annotation>; expected <annot",
         ),
-        (lambda path: path.write_text("<annotations><track id='0'/></annotations>"), "holds the tracks of a video"),
-        (lambda path: path.write_text("<annotations/>"), "has no label in its head"),
-        (lambda path: write(path.parent, labels={"car": "", "road": ""}), "lists no image"),
+        (lambda path: path.write_text("<annotations><track id='0'/></annotations>"), "contains video tracks"),
+        (lambda path: path.write_text("<annotations/>"), "has no labels in its header"),
+        (lambda path: write(path.parent, labels={"car": "", "road": ""}), "lists no images"),
         (lambda path: path.write_text(BOMB), "declares a document type"),
         (lambda path: path.write_text(BOMB, encoding="utf-16"), "declares a document type"),
         (lambda path: path.write_text(THIEF), "declares a document type"),
         (lambda path: path.write_text("<annotations>&b;</annotations>"), "is not valid XML"),
         (
             lambda path: path.write_text('<?xml version="1.0" encoding="klingon"?><annotations/>'),
-            "is not valid XML|an encoding",
+            "is not valid XML|unsupported encoding",
         ),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
     ],
 )
-def test_damaged_xml(root: Path, damage: Callable[[Path], Any], told: str) -> None:
+def test_invalid_xml(root: Path, damage: Callable[[Path], Any], message: str) -> None:
     damage(write(root, image("a.jpg")))
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         opened(root).splits()
     assert "\n" not in str(caught.value) and "annotations.xml" in str(caught.value)
 
 
-def test_names_that_cannot_be_used(root: Path) -> None:
+def test_unknown_names(root: Path) -> None:
     write(root, image("a.jpg"))
-    with pytest.raises(DataError, match="--stuff raod: no class has this name; did you mean road?"):
+    with pytest.raises(DataError, match="--stuff raod: no such class; did you mean road?"):
         opened(root, stuff=("raod",))
     with pytest.raises(DataError, match="missing does not exist"):
         opened(root / "missing")

@@ -1,4 +1,4 @@
-"""`prepare-data labelme`: files written as labelme writes them, with areas known by hand."""
+"""`prepare-data labelme`: files as labelme writes them, with areas computed by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shape(label: Any, points: Any, kind: Any = "polygon", **more: Any) -> Row:
 
 
 def write(folder: Path, name: str, shapes: Any, **more: Any) -> Path:
-    """A picture of 40 x 30 (width x height) and its JSON."""
+    """An image of 40 x 30 (width x height) and its JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (sum(name.encode()) % 256, 10, 200)).save(folder / f"{name}.jpg")
     content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None}
@@ -67,7 +67,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_every_kind_of_area(root: Path) -> None:
+def test_all_shape_types(root: Path) -> None:
     drawn = np.zeros((4, 6), np.uint8)
     drawn[1:, 2:] = 255
     write(
@@ -103,7 +103,7 @@ def test_every_kind_of_area(root: Path) -> None:
     assert verify(out, (), VerifyOptions(), SilentReporter())[0].is_good
 
 
-def test_a_group_is_one_object_if_it_has_one_label(root: Path) -> None:
+def test_a_group_with_one_label_is_one_object(root: Path) -> None:
     parts = [box(0, 0, 4, 4), box(10, 0, 14, 4), box(20, 0, 24, 4), box(30, 0, 34, 4)]
     groups = [("car", 1), ("car", 1), ("dog", 1), ("car", None)]
     write(root, "a", [shape(label, p, group_id=g) for p, (label, g) in zip(parts, groups, strict=True)])
@@ -111,7 +111,7 @@ def test_a_group_is_one_object_if_it_has_one_label(root: Path) -> None:
     assert areas(data) == [("car", 32, (0, 0, 14, 4)), ("dog", 16, (20, 0, 4, 4)), ("car", 16, (30, 0, 4, 4))]
 
 
-def test_stuff_is_one_segment_and_keeps_its_place_in_a_group(root: Path) -> None:
+def test_stuff_is_one_segment_also_in_a_group(root: Path) -> None:
     rows = [
         shape("sky", box(0, 0, 10, 10), group_id=1),
         shape("car", box(5, 0, 15, 10)),
@@ -121,7 +121,7 @@ def test_stuff_is_one_segment_and_keeps_its_place_in_a_group(root: Path) -> None
     assert areas(converted(root, stuff=("sky",))[0]) == [("sky", 150, (0, 0, 20, 10)), ("car", 50, (5, 0, 5, 10))]
 
 
-def test_void_labels_wipe_out_what_lies_below(root: Path) -> None:
+def test_void_labels_erase_shapes_below(root: Path) -> None:
     rows = [
         shape("car", box(0, 0, 10, 10)),
         shape("__ignore__", box(5, 0, 20, 10)),
@@ -146,7 +146,7 @@ def test_overlaps(root: Path, rule: OverlapRule, expected: tuple[int, int]) -> N
         assert tuple(area for _, area, _ in areas(data, 0)) == expected
 
 
-def test_an_overlap_can_be_an_error(root: Path) -> None:
+def test_overlap_can_be_an_error(root: Path) -> None:
     path = write(root, "a", [shape("car", box(0, 0, 10, 10)), shape("dog", box(5, 0, 15, 10))])
     with pytest.raises(DataError, match=rf"{path}: polygon 2 \(dog\) and polygon 1 \(car\) share 50 pixels"):
         converted(root, overlap="error")
@@ -163,13 +163,13 @@ def test_a_flag_makes_a_crowd_of_things_only(root: Path) -> None:
     assert [segment.is_crowd for segment in segments] == [True, False, False]
 
 
-def test_shapes_over_the_edge_are_clipped_and_thin_ones_left_out(root: Path) -> None:
+def test_shapes_over_the_edge_are_clipped_and_empty_ones_dropped(root: Path) -> None:
     rows = [shape("car", box(-5, -5, 5, 5)), shape("dog", [[30, 1], [39, 10], [30, 1]])]
     write(root, "a", rows)
     assert areas(converted(root)[0]) == [("car", 25, (0, 0, 5, 5))]
 
 
-def test_split_folders_and_pictures_in_other_folders(root: Path) -> None:
+def test_split_folders_and_images_in_other_folders(root: Path) -> None:
     write(root / "train" / "town", "a", [shape("car", box(0, 0, 4, 4))])
     write(root / "train", "b", [], imagePath="../photos/b.jpg")
     (root / "photos").mkdir()
@@ -185,7 +185,7 @@ def test_split_folders_and_pictures_in_other_folders(root: Path) -> None:
         source.images("test")
 
 
-def test_a_class_file_gives_ids_kinds_and_colours(root: Path) -> None:
+def test_a_class_file_defines_ids_kinds_and_colors(root: Path) -> None:
     write(root, "a", [shape("sky", box(0, 0, 40, 10)), shape("car", box(0, 0, 4, 4))])
     classes = root.parent / "classes.csv"
     classes.write_text("id,name,isthing,color\n7,car,1,#0000ff\n9,sky,0,#00ff00\n30,bus,1,\n")
@@ -209,10 +209,10 @@ def test_the_command(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "told"),
+    ("rows", "more", "message"),
     [
-        ([shape("car", [[1, 1], [9, 9]], "line")], {}, r"line 1 \(car\) is no area; .* draw its outline as a polygon"),
-        ([shape("car", [[1, 1]], "point")], {}, r"point 1 \(car\) is no area"),
+        ([shape("car", [[1, 1], [9, 9]], "line")], {}, r"line 1 \(car\) has no area; .* draw its outline as a polygon"),
+        ([shape("car", [[1, 1]], "point")], {}, r"point 1 \(car\) has no area"),
         (
             [shape("car", box(0, 0, 4, 4)), shape("car", [[1, 1], [2, 2], [3, 3]], "linestrip")],
             {},
@@ -223,62 +223,60 @@ def test_the_command(root: Path) -> None:
         ([shape("car", [[1, 1]], "circle")], {}, "has 1 points; expected 2"),
         ([shape("car", [])], {}, r"has the points \[\]; expected a list of \[x, y\]"),
         ([shape("car", [[1, "2"], [3, 4], [5, 6]])], {}, "has the points"),
-        ([shape("car", [[1, 10**400], [3, 4], [5, 6]])], {}, "no finite number"),
-        ([shape("car", [[float("nan"), 1], [3, 4], [5, 6]])], {}, "no finite number"),
-        ([shape("car", box(50, 0, 60, 9))], {}, "is outside its image of 40x30"),
-        ([shape("car", box(0, 0, 4000, 9))], {}, "far outside of its image"),
+        ([shape("car", [[1, 10**400], [3, 4], [5, 6]])], {}, "non-finite coordinate"),
+        ([shape("car", [[float("nan"), 1], [3, 4], [5, 6]])], {}, "non-finite coordinate"),
+        ([shape("car", box(50, 0, 60, 9))], {}, "is outside of its 40x30 image"),
+        ([shape("car", box(0, 0, 4000, 9))], {}, "far outside of its"),
         ([shape(5, box(0, 0, 4, 4))], {}, "shape 1 is .*; expected an object with label and points"),
         (["car"], {}, "shape 1 is 'car'"),
         ([shape("car", box(0, 0, 4, 4), ["polygon"])], {}, r"has the shape_type \['polygon'\]"),
         ([shape("car", box(0, 0, 4, 4), group_id=[1])], {}, r"has the group_id \[1\]"),
         ([shape("car", [[0, 0], [3, 3]], "mask", mask=None)], {}, r"mask 1 \(car\) has the mask None"),
-        ([shape("car", [[0, 0], [3, 3]], "mask", mask="@@")], {}, "no PNG in base64"),
+        ([shape("car", [[0, 0], [3, 3]], "mask", mask="@@")], {}, "not a base64 PNG"),
         ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((4, 4), np.uint8))[:-40])], {}, "truncated"),
         ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((9, 4), np.uint8)))], {}, "4x9 in a box of 4x4"),
         ([shape("car", [[0, 0], [60000, 60000]], "mask", mask="")], {}, "is larger than its image"),
-        ({"label": "car"}, {}, "is no labelme file: it has no list `shapes`"),
-        ([], {"imageHeight": 40, "imageWidth": 30}, "30x40 but the picture is shown as 40x30 .*EXIF orientation"),
+        ({"label": "car"}, {}, "is not a labelme file: it has no list `shapes`"),
+        ([], {"imageHeight": 40, "imageWidth": 30}, "30x40 but the image is displayed as 40x30 .*EXIF orientation"),
         ([], {"imageHeight": "tall"}, "is for an image of 40xtall"),
     ],
 )
-def test_damaged_files(root: Path, rows: Any, more: Row, told: str) -> None:
+def test_corrupt_files(root: Path, rows: Any, more: Row, message: str) -> None:
     write(root, "good", [shape("car", box(0, 0, 4, 4))])
     path = write(root, "bad", rows, **more)
-    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{path}.*{told}") as caught:
+    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{path}.*{message}") as caught:
         converted(root)
     assert len(str(caught.value).splitlines()) == 2
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda path: path.write_text(path.read_text()[:-9]), "bad.json is not valid JSON, or is truncated"),
         (lambda path: path.write_bytes(b""), "bad.json is empty"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not valid JSON"),
         (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
-        (lambda path: path.write_text("[1]"), "is no labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is not an image"),
+        (lambda path: path.write_text("[1]"), "is not a labelme file"),
+        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is no image"),
     ],
 )
-def test_files_that_cannot_be_read_are_told_with_the_others(
-    root: Path, damage: Callable[[Path], Any], told: str
-) -> None:
+def test_unreadable_files_are_reported_with_the_others(root: Path, damage: Callable[[Path], Any], message: str) -> None:
     write(root, "good", [shape("car", box(0, 0, 4, 4))])
     damage(write(root, "bad", []))
-    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{told}"):
+    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{message}"):
         converted(root)
 
 
 @pytest.mark.parametrize("name", ["/etc/a.jpg", "../../a.jpg", "C:\\a.jpg", "x/../../../a.jpg"])
-def test_pictures_outside_of_the_folder_are_refused(root: Path, name: str) -> None:
+def test_images_outside_of_the_folder_are_rejected(root: Path, name: str) -> None:
     path = write(root / "sub", "a", [shape("car", box(0, 0, 4, 4))], imagePath=name)
     with pytest.raises(DataError, match=f"{path}: the file name .* points outside|a.jpg is missing"):
         converted(root)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
 
 
-def test_a_missing_picture_and_one_that_is_labelled_twice(root: Path) -> None:
+def test_a_missing_image_and_one_with_two_label_files(root: Path) -> None:
     path = write(root, "a", [shape("car", box(0, 0, 4, 4))])
     (root / "b.json").write_text(path.read_text())
     with pytest.raises(DataError, match="have the same name a"):
@@ -289,31 +287,29 @@ def test_a_missing_picture_and_one_that_is_labelled_twice(root: Path) -> None:
         converted(root)
 
 
-def test_folders_and_names_that_cannot_be_used(root: Path) -> None:
+def test_invalid_folders_and_unknown_names(root: Path) -> None:
     with pytest.raises(DataError, match="in does not exist"):
         open_labelme(root, None, (), "last")
     root.mkdir()
-    with pytest.raises(DataError, match="has no .json file; expected the files that labelme saves"):
+    with pytest.raises(DataError, match="has no .json files; expected the files that labelme saves"):
         open_labelme(root, None, (), "last")
     write(root, "a", [])
-    with pytest.raises(DataError, match="has a shape with a class; draw some"):
+    with pytest.raises(DataError, match="has a labeled shape; draw some"):
         open_labelme(root, None, (), "last")
     write(root, "b", [shape("street", box(0, 0, 4, 4))])
-    write(root, "a", [], imageData="picture", imagePath=None)
-    with pytest.raises(DataError, match="--stuff stret: no class has this name; did you mean street?"):
+    write(root, "a", [], imageData="image", imagePath=None)
+    with pytest.raises(DataError, match="--stuff stret: no such class; did you mean street?"):
         open_labelme(root, None, ("stret",), "last")
-    with pytest.raises(DataError, match=r"names no picture: imagePath is None; .*\(pictures inside the JSON are not"):
+    with pytest.raises(DataError, match=r"names no image: imagePath is None; .*\(images embedded in the JSON are not"):
         converted(root)
     classes = root.parent / "classes.csv"
     classes.write_text("id,name,isthing\n7,car,1\n")
     write(root, "a", [shape("street", box(0, 0, 4, 4))])
-    with pytest.raises(
-        DataError, match=r"polygon 1 \(street\) has a label that is none of the classes car; correct it"
-    ):
+    with pytest.raises(DataError, match=r"the label of polygon 1 \(street\) is not one of the classes car; correct it"):
         converted(root, classes=classes)
 
 
-def test_a_json_that_is_no_labelme_file_is_left_out_with_the_bad_images(root: Path) -> None:
+def test_a_json_that_is_not_a_labelme_file_is_skipped_with_the_bad_images(root: Path) -> None:
     write(root, "good", [shape("car", box(1, 1, 5, 5))])
     (root / "stray.json").write_text('{"images": []}')
     (root / "cut.json").write_text('{"shapes": [')

@@ -1,4 +1,4 @@
-"""`prepare-data yolo`: text files as Ultralytics describes them, with areas known by hand."""
+"""`prepare-data yolo`: text files as Ultralytics documents them, with areas computed by hand."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ names:
 
 
 def line(number: int | str, x1: float, y1: float, x2: float, y2: float) -> str:
-    """The polygon round the pixels x1..x2 - 1, y1..y2 - 1 of a picture of 40 x 20."""
+    """A polygon around the pixels x1..x2 - 1, y1..y2 - 1 of an image of 40 x 20."""
     corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     return f"{number} " + " ".join(f"{x / 40:.6f} {y / 20:.6f}" for x, y in corners)
 
 
-def picture(path: Path, tone: int = 0) -> None:
+def save_image(path: Path, tone: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 20), (tone, 10, 200)).save(path)
 
@@ -50,12 +50,12 @@ def text(path: Path, *lines: str) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two pictures, the second without objects, in the layout images/<split>."""
+    """Two images, the second without objects, in the layout images/<split>."""
     folder = tmp_path / "in"
     text(folder / "data.yaml", NAMES)
-    picture(folder / "images/train/a.jpg")
+    save_image(folder / "images/train/a.jpg")
     text(folder / "labels/train/a.txt", line(1, 0, 0, 40, 8), line(0, 5, 5, 15, 15), "", line(0, 20, 5, 25, 15))
-    picture(folder / "images/train/b.jpg", 90)
+    save_image(folder / "images/train/b.jpg", 90)
     return folder
 
 
@@ -83,11 +83,11 @@ def test_polygons_become_segments(root: Path) -> None:
     assert verify(root.parent / "out", (), VerifyOptions(), SilentReporter())[0].is_good
 
 
-def test_who_keeps_pixels_is_chosen(root: Path) -> None:
+def test_the_overlap_rule_can_be_chosen(root: Path) -> None:
     assert [area for _, area, _ in areas(converted(root, overlap="first"))] == [320, 70, 35]
 
 
-def test_an_overlap_can_be_an_error(root: Path) -> None:
+def test_overlap_can_be_an_error(root: Path) -> None:
     with pytest.raises(DataError, match=r"a.txt: line 2 \(car\) and line 1 \(sky\) share 30 pixels"):
         converted(root, overlap="error")
 
@@ -96,28 +96,28 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
     root = tmp_path / "in"
     text(root / "data.yaml", "names: ['car', 'sky']")
     for split in ("train", "valid", "test"):
-        picture(root / split / "images/town/a.jpg")
+        save_image(root / split / "images/town/a.jpg")
         text(root / split / "labels/town/a.txt", line(0, 1, 1, 3, 3))
-    picture(root / "new/images/a.jpg")  # has no labels
+    save_image(root / "new/images/a.jpg")  # has no labels
     source = opened(root)
     assert source.splits() == ["test", "train", "valid"]
     (image,) = source.images("valid")
-    assert (image.id, image.file_name, image.picture) == (1, "town/a.jpg", root / "valid/images/town/a.jpg")
+    assert (image.id, image.file_name, image.path) == (1, "town/a.jpg", root / "valid/images/town/a.jpg")
     assert areas(converted(root)) == [("car", 4, (1, 1, 2, 2))]
     with pytest.raises(DataError, match=r"the folder .*new/labels is missing; expected images/<split>/"):
         source.images("new")
     with pytest.raises(
-        DataError, match=r"has no split 'val' \(splits there: test, train, valid\); expected images/<split>/"
+        DataError, match=r"has no split 'val' \(available splits: test, train, valid\); expected images/<split>/"
     ):
         source.images("val")
 
 
-def test_coordinates_may_lie_out_by_a_rounding_error(root: Path) -> None:
+def test_coordinates_may_be_outside_by_a_rounding_error(root: Path) -> None:
     text(root / "labels/train/a.txt", "0 -0.0009 0 1.0009 -1e-4 1.0001 1 0 1.0009")
     assert areas(converted(root)) == [("car", 800, (0, 0, 40, 20))]
 
 
-def test_a_sliver_on_the_edge_is_left_out(root: Path) -> None:
+def test_a_polygon_without_pixels_at_the_edge_is_dropped(root: Path) -> None:
     text(root / "labels/train/a.txt", "0 1.0005 0.1 1.0005 0.2 1.0005 0.3", line(2, 0, 0, 4, 4))
     assert areas(converted(root)) == [("bus", 16, (0, 0, 4, 4))]
 
@@ -134,31 +134,31 @@ def test_the_command(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        ("0 0.5 0.5 0.2 0.2", "line 1 is a box, as data sets for detection have them; expected a polygon"),
-        ("0 0.1 0.1 0.2 0.2 0.3", "line 1 has 5 numbers after the class; expected x and y of 3 points or more"),
+        ("0 0.5 0.5 0.2 0.2", "line 1 is a detection box; expected a polygon"),
+        ("0 0.1 0.1 0.2 0.2 0.3", "line 1 has 5 numbers after the class; expected x and y of 3 or more points"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "line 1 has 7 numbers"),
         ("0", "line 1 has 0 numbers"),
         (
             line(0, 1, 1, 3, 3) + "\n" + line(3, 1, 1, 3, 3),
-            "line 2 begins with '3'; .*number of a class, one of 0, 1, 2; correct it",
+            "line 2 starts with '3'; expected a class number, one of 0, 1, 2; correct it",
         ),
-        (line("car", 1, 1, 3, 3), "begins with 'car'"),
-        (line("-1", 1, 1, 3, 3), "begins with '-1'"),
-        (line("0.0", 1, 1, 3, 3), "begins with '0.0'"),
-        (line("٣", 1, 1, 3, 3), "begins with"),
-        ("0 10 10 20 10 20 20", "has the coordinate 10; expected shares of width and height from 0 to 1"),
+        (line("car", 1, 1, 3, 3), "starts with 'car'"),
+        (line("-1", 1, 1, 3, 3), "starts with '-1'"),
+        (line("0.0", 1, 1, 3, 3), "starts with '0.0'"),
+        (line("٣", 1, 1, 3, 3), "starts with"),
+        ("0 10 10 20 10 20 20", "has the coordinate 10; expected fractions of width and height from 0 to 1"),
         ("0 0.1 0.1 0.2 0.2 0.3 -0.002", "has the coordinate -0.002"),
         ("0 0.1 0.1 0.2 0.2 0.3 nan", "has the coordinate nan"),
-        ("0 0.1 0.1 0.2 0.2 0.3 x", "line 1 holds more than numbers; expected numbers from 0 to 1"),
+        ("0 0.1 0.1 0.2 0.2 0.3 x", "line 1 contains non-numbers; expected numbers from 0 to 1"),
         ("0 " * 8 + "1e999", "line 1 has the coordinate inf"),
     ],
 )
-def test_damaged_lines(root: Path, content: str, told: str) -> None:
+def test_invalid_lines(root: Path, content: str, message: str) -> None:
     path = text(root / "labels/train/a.txt", content)
     with pytest.raises(
-        DataError, match=f"1 of 2 images(.|\n)*{path}, {told}|1 of 2 images(.|\n)*{path}.*{told}"
+        DataError, match=f"1 of 2 images(.|\n)*{path}, {message}|1 of 2 images(.|\n)*{path}.*{message}"
     ) as caught:
         converted(root)
     assert len(str(caught.value).splitlines()) == 2
@@ -176,30 +176,30 @@ def linked_away(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
-        (lambda root: (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0"), "a.txt is no text"),
+        (lambda root: (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0"), "a.txt is not a text file"),
         (unreadable, "a.txt cannot be read"),
         (linked_away, "'b.txt' points outside"),
-        (lambda root: (root / "images/train/b.jpg").write_bytes(b"no picture"), "b.jpg is not an image"),
-        (lambda root: (root / "labels/train/a.txt").rename(root / "labels/train/c.txt"), "no picture of .* has a text"),
-        (lambda root: picture(root / "images/train/a.png"), "have the same name a"),
-        (lambda root: (root / "data.yaml").unlink(), r"has no data.yaml, which names the classes; .*--classes FILE"),
+        (lambda root: (root / "images/train/b.jpg").write_bytes(b"no picture"), "b.jpg is no image"),
+        (lambda root: (root / "labels/train/a.txt").rename(root / "labels/train/c.txt"), "no image in .* has a text"),
+        (lambda root: save_image(root / "images/train/a.png"), "have the same name a"),
+        (lambda root: (root / "data.yaml").unlink(), r"has no data.yaml with the classes; .*--classes FILE"),
         (lambda root: (root / "data.yaml").write_text(""), "data.yaml"),
-        (lambda root: (root / "data.yaml").write_text("names: [car, sky, car]"), "'car' comes a second time"),
-        (lambda root: (root / "data.yaml").write_text("names: ["), "is no plain YAML"),
-        (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: no class has this name"),
+        (lambda root: (root / "data.yaml").write_text("names: [car, sky, car]"), "'car' is used twice"),
+        (lambda root: (root / "data.yaml").write_text("names: ["), "is not plain YAML"),
+        (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: no such class"),
         (lambda root: (root / "labels").rename(root / "texts"), r"the folder .*labels/train is missing"),
     ],
 )
-def test_damaged_folders(root: Path, damage: Callable[[Path], Any], told: str) -> None:
+def test_invalid_folders(root: Path, damage: Callable[[Path], Any], message: str) -> None:
     damage(root)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         converted(root)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
 
 
-def test_folders_that_hold_nothing(tmp_path: Path) -> None:
+def test_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing does not exist"):
         opened(tmp_path / "missing")
     text(tmp_path / "data.yaml", NAMES)
@@ -207,12 +207,12 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
         opened(tmp_path).splits()
 
 
-def test_the_names_among_the_labels_are_no_label(root: Path) -> None:
+def test_classes_txt_among_the_labels_is_ignored(root: Path) -> None:
     text(root / "labels/train/classes.txt", "car\nsky\n")
     assert len(converted(root)) == len(list((root / "images/train").iterdir()))
 
 
-def test_a_text_file_without_its_picture_is_told(root: Path) -> None:
+def test_a_text_file_without_an_image_is_reported(root: Path) -> None:
     text(root / "labels/train/lone.txt", line(0, 1, 1, 3, 3))
-    with pytest.raises(DataError, match=r"lone\.txt has no picture in .*images/train"):
+    with pytest.raises(DataError, match=r"lone\.txt has no image in .*images/train"):
         converted(root)

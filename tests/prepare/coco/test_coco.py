@@ -1,4 +1,4 @@
-"""Preparing a COCO folder: zips, checks, and the detection form of the annotation."""
+"""Preparing a COCO folder: zips, checks, and annotations in detection format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CATEGORIES = [
     {"id": 90, "name": "grass", "isthing": 0, "supercategory": "plant"},
 ]
 IDS = np.array([[0, 0, 260, 260], [70000, 70000, 260, 5], [70000, 70000, 5, 5]])
-"""3 x 4 pixels: two of void, a cat (260), grass (70000) and a crowd of cats (5)."""
+"""3 x 4 pixels: two void pixels, a cat (260), grass (70000) and a crowd of cats (5)."""
 SEGMENTS = [
     {"id": 260, "category_id": 3, "iscrowd": 0, "bbox": [2, 0, 2, 2], "area": 3},
     {"id": 70000, "category_id": 90, "iscrowd": 0, "bbox": [0, 1, 2, 2], "area": 4},
@@ -40,7 +40,7 @@ SEGMENTS = [
 
 
 class Listening(SilentReporter):
-    """Keeps warnings and counts steps."""
+    """Records warnings and counts steps."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -59,15 +59,15 @@ class Listening(SilentReporter):
 
 
 def make_split(root: Path, split: str = "val2017", images: int = 2) -> dict[str, Any]:
-    """A data set of equal small images in `root`; returns its panoptic JSON."""
+    """Write a data set of equal small images to `root` and return its panoptic JSON."""
     content: dict[str, Any] = {"info": {"year": 1}, "licenses": [], "images": [], "annotations": []}
     pngs = root / "annotations" / f"panoptic_{split}"
     (root / "images" / split).mkdir(parents=True)
     pngs.mkdir(parents=True)
-    colours = np.stack([IDS % 256, IDS // 256 % 256, IDS // 65536], axis=-1).astype(np.uint8)
+    colors = np.stack([IDS % 256, IDS // 256 % 256, IDS // 65536], axis=-1).astype(np.uint8)
     for number in range(1, images + 1):
         Image.new("RGB", (4, 3)).save(root / "images" / split / f"{number}.jpg")
-        Image.fromarray(colours).save(pngs / f"{number}.png")
+        Image.fromarray(colors).save(pngs / f"{number}.png")
         content["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 4, "height": 3})
         content["annotations"].append(
             {"image_id": number, "file_name": f"{number}.png", "segments_info": [dict(row) for row in SEGMENTS]}
@@ -91,7 +91,7 @@ def detection_of(prepared: Prepared) -> Any:
 
 
 def refusal(root: Path, *splits: str) -> str:
-    """What is said; nothing may be left but the log of images that were checked, from which a rerun resumes."""
+    """Return the error; nothing may remain except the log of checked images, from which a rerun resumes."""
     before = files_below(root)
     with pytest.raises(PanformerError) as raised:
         prepare(root, *splits)
@@ -104,7 +104,7 @@ def files_below(root: Path) -> set[str]:
 
 
 def pack(path: Path, *sources: Path) -> None:
-    """Zip each source under its own name (folders with what is in them) and remove it."""
+    """Zip each file or folder under its own name and remove it."""
     with zipfile.ZipFile(path, "w") as archive:
         for source in sources:
             for file in sorted(source.iterdir()) if source.is_dir() else [source]:
@@ -113,7 +113,7 @@ def pack(path: Path, *sources: Path) -> None:
         shutil.rmtree(source) if source.is_dir() else source.unlink()
 
 
-def test_equal_to_the_authors_converter(shared: Path, tmp_path: Path) -> None:
+def test_equal_to_the_reference_converter(shared: Path, tmp_path: Path) -> None:
     (prepared,) = prepare(shared / "data" / "coco_mini", "val2017", out=tmp_path / "new")
     assert prepared.detection == tmp_path / "new" / "panoptic_val2017_detection_format.json"
     found = detection_of(prepared)
@@ -183,7 +183,7 @@ def test_annotations_in_another_order_than_images(tmp_path: Path) -> None:
     assert prepared.summary.images == 2
 
 
-def test_what_own_data_leaves_out_is_measured(tmp_path: Path) -> None:
+def test_missing_values_are_measured(tmp_path: Path) -> None:
     content = make_split(tmp_path, images=1)
     content["annotations"][0]["segments_info"] = [
         {"id": row["id"], "category_id": row["category_id"]} for row in SEGMENTS
@@ -198,14 +198,14 @@ def test_what_own_data_leaves_out_is_measured(tmp_path: Path) -> None:
     ]
 
 
-def test_only_the_splits_asked_for(tmp_path: Path) -> None:
+def test_only_the_selected_splits(tmp_path: Path) -> None:
     for split in ("val2017", "train2017"):
         make_split(tmp_path, split)
     assert [prepared.summary.split for prepared in prepare(tmp_path, "train2017")] == ["train2017"]
     assert [prepared.summary.split for prepared in prepare(tmp_path)] == ["train2017", "val2017"]
 
 
-def test_twice_gives_the_same(tmp_path: Path) -> None:
+def test_running_twice_gives_the_same_result(tmp_path: Path) -> None:
     make_split(tmp_path)
     (first,) = prepare(tmp_path)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -236,12 +236,12 @@ def test_zips_as_downloaded(tmp_path: Path, image_zip: str, outer: str | None) -
     zips = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zip")}
     (prepared,) = prepare(tmp_path)
     assert prepared.summary.segments == 6
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zip")} == zips  # downloads stay, nothing else
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.zip")} == zips  # only the downloads remain
     assert not [name for name in files_below(tmp_path) if "/." in name or name.startswith(".")]
     assert prepare(tmp_path) == [prepared]
 
 
-def test_the_release_layout_with_the_download_in_datasets(tmp_path: Path) -> None:
+def test_the_reference_layout_with_the_download_in_datasets(tmp_path: Path) -> None:
     make_split(tmp_path)
     annotations = tmp_path / "annotations"
     (tmp_path / "images").rename(tmp_path / "coco")
@@ -253,13 +253,13 @@ def test_the_release_layout_with_the_download_in_datasets(tmp_path: Path) -> Non
     assert prepared.detection.samefile(annotations / "panoptic_val2017_detection_format.json")
 
 
-def test_annotations_without_images_are_left_out_and_named(tmp_path: Path) -> None:
+def test_annotations_without_images_are_skipped_with_a_warning(tmp_path: Path) -> None:
     for split in ("val2017", "train2017"):
         make_split(tmp_path, split)
     shutil.rmtree(tmp_path / "images" / "train2017")
     reporter = Listening()
     assert [one.summary.split for one in prepare_coco(tmp_path, (), ConvertOptions(), reporter)] == ["val2017"]
-    assert len(reporter.warnings) == 1 and "train2017 is left out" in reporter.warnings[0]
+    assert len(reporter.warnings) == 1 and "skipping train2017" in reporter.warnings[0]
     assert "has no images" in refusal(tmp_path, "train2017")
 
 
@@ -281,7 +281,7 @@ def test_missing_root_and_wrong_split(tmp_path: Path) -> None:
     assert "is not a valid split name" in refusal(tmp_path, "../val2017")
 
 
-def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> None:
+def test_all_bad_images_are_counted_and_the_first_described(tmp_path: Path) -> None:
     make_split(tmp_path, images=8)
     images, pngs = tmp_path / "images" / "val2017", tmp_path / "annotations" / "panoptic_val2017"
     (images / "1.jpg").unlink()
@@ -292,7 +292,7 @@ def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> N
     (images / "6.jpg").write_bytes(b"no image")
     (pngs / "7.png").write_bytes((pngs / "7.png").read_bytes()[:50])
     head, *named = refusal(tmp_path).splitlines()
-    assert "7 of 8 images cannot be used, so the split is not finished" in head
+    assert "7 of 8 images cannot be used, so the split is incomplete" in head
     assert str(tmp_path / "annotations" / "panoptic_val2017.json") in head
     for line, (bad, words) in zip(
         named[:5],
@@ -310,7 +310,7 @@ def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["not_an_image", "cut_png"])
-def test_damaged_files(tmp_path: Path, damage: str) -> None:
+def test_corrupt_files(tmp_path: Path, damage: str) -> None:
     make_split(tmp_path)
     image, png = tmp_path / "images" / "val2017" / "1.jpg", tmp_path / "annotations" / "panoptic_val2017" / "1.png"
     path, content = (image, b"no image") if damage == "not_an_image" else (png, png.read_bytes()[:50])
@@ -319,7 +319,7 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
     assert "1 of 2 images" in text and str(path) in text
 
 
-def test_a_turned_photo_is_taken_as_it_is_shown(tmp_path: Path) -> None:
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     make_split(tmp_path, images=1)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -328,7 +328,7 @@ def test_a_turned_photo_is_taken_as_it_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["images", "annotations"])
-def test_names_that_leave_the_folder(tmp_path: Path, part: str) -> None:
+def test_names_outside_of_the_folder(tmp_path: Path, part: str) -> None:
     content = make_split(tmp_path)
     content[part][0]["file_name"] = "../../secret.png"
     save(tmp_path, content)
@@ -342,7 +342,7 @@ def test_truncated_json(tmp_path: Path) -> None:
     assert "is not valid JSON, or is truncated" in refusal(tmp_path)
 
 
-def test_an_old_result_survives_a_failure(tmp_path: Path) -> None:
+def test_an_old_result_is_kept_after_a_failure(tmp_path: Path) -> None:
     make_split(tmp_path)
     (prepared,) = prepare(tmp_path)
     before = detection_of(prepared)
@@ -351,18 +351,18 @@ def test_an_old_result_survives_a_failure(tmp_path: Path) -> None:
     assert detection_of(prepared) == before
 
 
-def test_a_truncated_zip_leaves_nothing(tmp_path: Path) -> None:
+def test_a_truncated_zip_leaves_no_files(tmp_path: Path) -> None:
     make_split(tmp_path)
     pngs = tmp_path / "annotations" / "panoptic_val2017"
     pack(pngs.with_name("panoptic_val2017.zip"), pngs)
     packed = pngs.with_name("panoptic_val2017.zip").read_bytes()
     pngs.with_name("panoptic_val2017.zip").write_bytes(packed[:-30])
     text = refusal(tmp_path)
-    assert "panoptic_val2017.zip is damaged or not a zip" in text and "download it again" in text
+    assert "panoptic_val2017.zip is corrupt or not a zip" in text and "download it again" in text
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/tmp/x.png", "panoptic_val2017/../../x.png"])
-def test_a_zip_that_leaves_the_folder(tmp_path: Path, name: str) -> None:
+def test_a_zip_with_entries_outside_of_the_folder(tmp_path: Path, name: str) -> None:
     make_split(tmp_path)
     packed = tmp_path / "annotations" / "panoptic_val2017.zip"
     pack(packed, tmp_path / "annotations" / "panoptic_val2017")
@@ -382,15 +382,15 @@ def test_a_zip_with_a_link(tmp_path: Path) -> None:
     assert "is a link or a device" in refusal(tmp_path)
 
 
-def test_no_room_for_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_for_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_split(tmp_path)
     pack(tmp_path / "val2017.zip", tmp_path / "images" / "val2017")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     assert "0.00 GB free" in refusal(tmp_path)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write everywhere")
+def test_an_unwritable_folder(tmp_path: Path) -> None:
     make_split(tmp_path)
     (tmp_path / "annotations").chmod(0o555)
     try:
@@ -407,7 +407,7 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
         prepare(tmp_path, out=tmp_path / "file")
 
 
-def test_things_only_as_the_authors_converter_has_it(shared: Path, tmp_path: Path) -> None:
+def test_things_only_matches_the_reference_converter(shared: Path, tmp_path: Path) -> None:
     coco = shared / "data" / "coco_mini"
     (prepared,) = prepare_coco(coco, ["val2017"], ConvertOptions(), SilentReporter(), "things", tmp_path)
     assert prepared.detection == tmp_path / "panoptic_val2017_things_detection_format.json"
@@ -419,7 +419,7 @@ def test_things_only_as_the_authors_converter_has_it(shared: Path, tmp_path: Pat
     assert {row["id"] for row in found["categories"]} == things and len(things) == 80
 
 
-def test_processes_and_a_stop_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_interruptions_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_split(tmp_path, images=30)
     (prepared,) = prepare(tmp_path)
     alone = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -442,7 +442,7 @@ def test_processes_and_a_stop_change_nothing(tmp_path: Path, monkeypatch: pytest
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == alone
 
 
-def test_mended_images_only_are_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_fixed_images_are_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_split(tmp_path, images=5)
     image = tmp_path / "images" / "val2017" / "4.jpg"
     good = image.read_bytes()
@@ -454,7 +454,7 @@ def test_mended_images_only_are_checked_again(tmp_path: Path, monkeypatch: pytes
     assert prepare(tmp_path)[0].summary.images == 5 and seen.call_count == 1
 
 
-def test_bad_images_can_be_left_out(tmp_path: Path) -> None:
+def test_bad_images_can_be_skipped(tmp_path: Path) -> None:
     content = make_split(tmp_path, images=3)
     content["annotations"][0]["file_name"] = "../1.png"
     save(tmp_path, content)
@@ -464,7 +464,7 @@ def test_bad_images_can_be_left_out(tmp_path: Path) -> None:
     assert prepared.summary.images == 1 and len(prepared.summary.left_out) == 2
 
 
-def test_custom_checks_and_sums_up_without_a_detection_json(tmp_path: Path) -> None:
+def test_custom_writes_a_summary_but_no_detection_json(tmp_path: Path) -> None:
     make_split(tmp_path, split="mine")
     (prepared,) = prepare_custom(tmp_path, (), ConvertOptions(), SilentReporter())
     assert prepared.detection is None and not list(tmp_path.rglob("*detection*"))

@@ -1,4 +1,4 @@
-"""What is fetched of COCO, with a server and archives of our own in place of COCO's."""
+"""Downloading COCO, with a local server and small archives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_each_split_needs_its_archives(tmp_path: Path) -> None:
     panoptic = "panoptic_annotations_trainval2017.zip"
     assert names(needed(tmp_path, ["train2017", "val2017"])) == ["train2017.zip", panoptic, "val2017.zip"]
     assert names(needed(tmp_path, ["test-dev2017"])) == ["test2017.zip", "image_info_test2017.zip"]
-    with pytest.raises(DataError, match="no download for the split 'val2014'"):
+    with pytest.raises(DataError, match="no download is available for the split 'val2014'"):
         needed(tmp_path, ["val2014"])
     make_split(tmp_path)
     assert names(needed(tmp_path, ["val2017"])) == []
@@ -38,39 +38,39 @@ def test_each_split_needs_its_archives(tmp_path: Path) -> None:
     assert names(needed(tmp_path, ["val2017"])) == [panoptic]
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(
+def test_too_little_space_is_reported_before_any_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FileServer
 ) -> None:
     monkeypatch.setenv("PANFORMER_COCO_URL", server.url)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 3 * 10**9))
-    with pytest.raises(PanformerError, match=r"val2017.zip need 3.7 GB in .*, but 3.0 GB are free"):
+    with pytest.raises(PanformerError, match=r"val2017.zip need 3.7 GB in .*, but only 3.0 GB are free"):
         download_coco(tmp_path / "new", ["val2017"], SilentReporter())
     assert server.paths == [] and not (tmp_path / "new").exists()
 
 
 @pytest.fixture
 def val2017(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FileServer) -> bytes:
-    """The server serves a small `val2017.zip`, which is all that is missing below `tmp_path / "coco"`."""
+    """The server serves a small `val2017.zip`, the only missing part of `tmp_path / "coco"`."""
     root = tmp_path / "coco"
     make_split(root)
     shutil.rmtree(root / "images")
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
         for number in (1, 2):
-            picture = io.BytesIO()
-            Image.new("RGB", (4, 3)).save(picture, "JPEG")
-            archive.writestr(f"val2017/{number}.jpg", picture.getvalue())
+            jpeg = io.BytesIO()
+            Image.new("RGB", (4, 3)).save(jpeg, "JPEG")
+            archive.writestr(f"val2017/{number}.jpg", jpeg.getvalue())
     server.content = memory.getvalue()
     digest = hashlib.sha256(server.content).hexdigest()
-    wanted = Archive("zips/val2017.zip", len(server.content), digest)
-    monkeypatch.setitem(coco_download.IMAGES, "val2017", wanted)
+    archive_info = Archive("zips/val2017.zip", len(server.content), digest)
+    monkeypatch.setitem(coco_download.IMAGES, "val2017", archive_info)
     monkeypatch.setenv("PANFORMER_COCO_URL", server.url)
     return server.content
 
 
-def test_what_is_missing_is_fetched_unpacked_and_checked(tmp_path: Path, val2017: bytes, server: FileServer) -> None:
+def test_missing_files_are_downloaded_unpacked_and_checked(tmp_path: Path, val2017: bytes, server: FileServer) -> None:
     root = tmp_path / "coco"
-    server.answers = [serve(cut=100)]  # the connection breaks; the rest is asked for
+    server.answers = [serve(cut=100)]  # the connection breaks; the rest is requested
     download_coco(root, ["val2017"], SilentReporter())
     assert server.ranges == [None, "bytes=100-"] and all(path.endswith("/zips/val2017.zip") for path in server.paths)
     assert (root / "val2017.zip").read_bytes() == val2017
@@ -80,14 +80,14 @@ def test_what_is_missing_is_fetched_unpacked_and_checked(tmp_path: Path, val2017
     assert len(server.paths) == 2
 
 
-def test_another_file_than_cocos_is_refused(tmp_path: Path, val2017: bytes, server: FileServer) -> None:
+def test_a_file_with_another_hash_is_rejected(tmp_path: Path, val2017: bytes, server: FileServer) -> None:
     server.content = val2017[:-1] + b"?"
     with pytest.raises(PanformerError, match="SHA-256"):
         download_coco(tmp_path / "coco", ["val2017"], SilentReporter())
     assert not (tmp_path / "coco" / "val2017.zip").exists()
 
 
-def test_the_addresses_sizes_and_hashes_are_whole() -> None:
+def test_urls_sizes_and_hashes_are_complete() -> None:
     archives = [*coco_download.IMAGES.values(), coco_download.PANOPTIC, coco_download.TEST_INFO]
     assert len({archive.sha256 for archive in archives}) == 5
     for archive in archives:

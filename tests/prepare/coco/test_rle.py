@@ -1,4 +1,4 @@
-"""The one-pass encoder against pycocotools' own encoder of whole masks."""
+"""The one-pass encoder compared with pycocotools."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_equals_pycocotools_on_random_maps(seed: int) -> None:
         assert rle == {"size": list(ids.shape), "counts": expected["counts"].decode()}
 
 
-def test_void_alone_gives_nothing() -> None:
+def test_a_void_map_gives_no_segments() -> None:
     assert encode_segments(np.zeros((3, 4), dtype=np.int32)) == {}
 
 
-def test_one_segment_over_all() -> None:
+def test_one_segment_covers_the_map() -> None:
     decoded = coco_mask.decode(encode_segments(np.full((3, 4), 9, dtype=np.int32))[9])
     assert decoded.shape == (3, 4) and decoded.all()

@@ -1,4 +1,4 @@
-"""Zips: what COCO offers is unpacked, and nothing else comes out of any other."""
+"""Unpacking zips: COCO's layouts are supported, and unsafe archives are rejected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from panformer_cli.prepare.coco.unpack import names_in, unpack_files, unpack_fol
 from panformer_cli.reporting import SilentReporter
 
 CONTENT = bytes(range(256)) * 64
-"""16 KB of one entry."""
+"""The 16 KB content of each entry."""
 
 
 def make_zip(path: Path, *names: str, method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -30,7 +30,7 @@ def everything_in(folder: Path) -> list[str]:
 
 
 def refusal(archive: Path, target: Path) -> str:
-    """Why `archive` is refused; nothing but it may be in its folder afterwards, and nothing new above it."""
+    """Return the error for `archive`; no file may remain in its folder or above."""
     above = everything_in(archive.parent.parent)
     with pytest.raises(PanformerError) as raised:
         unpack_folder(archive, target, SilentReporter())
@@ -47,19 +47,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("inside", ["val2017/", "", "a/b/val2017/"])
-def test_folder_wherever_it_lies_in_the_zip(folder: Path, inside: str) -> None:
+def test_the_folder_is_found_anywhere_in_the_zip(folder: Path, inside: str) -> None:
     archive = make_zip(folder / "val2017.zip", f"{inside}1.png", f"{inside}2.png", "__MACOSX/val2017/._1.png")
     unpack_folder(archive, folder / "val2017", SilentReporter())
     assert everything_in(folder) == ["val2017", "val2017.zip", "val2017/1.png", "val2017/2.png"]
     assert (folder / "val2017" / "2.png").read_bytes() == CONTENT
 
 
-def test_folder_of_another_name_is_refused(folder: Path) -> None:
+def test_a_folder_with_another_name_is_rejected(folder: Path) -> None:
     archive = make_zip(folder / "val2017.zip", "train2017/1.png")
-    assert "holds no files in a folder val2017" in refusal(archive, folder / "val2017")
+    assert "has no files in a folder val2017" in refusal(archive, folder / "val2017")
 
 
-def test_chosen_files(folder: Path) -> None:
+def test_selected_files(folder: Path) -> None:
     archive = make_zip(folder / "all.zip", "annotations/a.json", "annotations/b.json", "annotations/a.zip")
     assert sorted(names_in(archive)) == ["a.json", "a.zip", "b.json"]
     written = unpack_files(archive, ["a.json", "a.zip", "c.json"], folder, SilentReporter())
@@ -68,7 +68,7 @@ def test_chosen_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "val2017/../../x", "/x", "C:/x", "C:x", "..\\x", "\\\\host\\share\\x"])
-def test_entries_that_leave_the_folder(folder: Path, name: str) -> None:
+def test_entries_outside_of_the_folder(folder: Path, name: str) -> None:
     archive = make_zip(folder / "val2017.zip", "val2017/1.png", name)
     assert "points outside" in refusal(archive, folder / "val2017")
 
@@ -88,18 +88,18 @@ def test_truncated(folder: Path, share: float) -> None:
     archive = make_zip(folder / "val2017.zip", "val2017/1.png", "val2017/2.png")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: int(len(whole) * share)])
-    assert "is damaged or not a zip" in refusal(archive, folder / "val2017")
+    assert "is corrupt or not a zip" in refusal(archive, folder / "val2017")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_wrong_byte(folder: Path, method: int) -> None:
+def test_a_flipped_byte(folder: Path, method: int) -> None:
     archive = make_zip(folder / "val2017.zip", "val2017/1.png", "val2017/2.png", method=method)
     with zipfile.ZipFile(archive) as opened:
-        place = opened.infolist()[1].header_offset + 150
+        offset = opened.infolist()[1].header_offset + 150
     content = bytearray(archive.read_bytes())
-    content[place] ^= 0xFF
+    content[offset] ^= 0xFF
     archive.write_bytes(content)
-    assert "is damaged or not a zip" in refusal(archive, folder / "val2017")
+    assert "is corrupt or not a zip" in refusal(archive, folder / "val2017")
 
 
 def test_encrypted(folder: Path) -> None:
@@ -111,16 +111,16 @@ def test_encrypted(folder: Path) -> None:
     assert "encrypted" in refusal(archive, folder / "val2017")
 
 
-def test_a_method_that_only_some_python_versions_know(folder: Path) -> None:
+def test_a_method_that_only_some_python_versions_support(folder: Path) -> None:
     archive = make_zip(folder / "val2017.zip", "val2017/1.png")
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 10] = 93  # Zstandard
     archive.write_bytes(content)
-    assert "'val2017/1.png' is compressed by method 93, which is not read here" in refusal(archive, folder / "val2017")
+    assert "'val2017/1.png' uses the unsupported compression method 93" in refusal(archive, folder / "val2017")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_twice(folder: Path) -> None:
+def test_a_repeated_name(folder: Path) -> None:
     archive = make_zip(folder / "val2017.zip", "val2017/1.png", "val2017/1.png")
     assert "more than once" in refusal(archive, folder / "val2017")
 

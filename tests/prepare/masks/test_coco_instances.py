@@ -1,4 +1,4 @@
-"""COCO's detection form: against pycocotools' own masks, and against the panoptic samples that it is made from."""
+"""COCO instances: compared with pycocotools' masks and with COCO's panoptic samples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def annotation(
 
 
 def content() -> dict[str, Any]:
-    """Two images; annotations stand before the images that they belong to, and not in their order."""
+    """Three images; annotations come before the images and in another order."""
     return {
         "info": {},
         "annotations": [
@@ -104,7 +104,7 @@ def converted(root: Path, **options: Any) -> CocoPanoptic:
 
 
 def maps(data: CocoPanoptic) -> dict[int | str, tuple[npt.NDArray[np.int32], dict[int, tuple[int, bool]]]]:
-    """By image id: the map, and category and crowd of each segment."""
+    """Return by image id the map, and category and crowd of each segment."""
     return {
         data[i].image_id: (
             data[i].annotation.ids,
@@ -114,7 +114,7 @@ def maps(data: CocoPanoptic) -> dict[int | str, tuple[npt.NDArray[np.int32], dic
     }
 
 
-def test_masks_are_those_of_pycocotools(root: Path) -> None:
+def test_masks_match_pycocotools(root: Path) -> None:
     coco = COCO(root / "annotations/instances_val.json")
     expected = np.zeros((HEIGHT, WIDTH), np.int32)
     for number, row in enumerate(coco.imgToAnns[12], 1):
@@ -126,12 +126,12 @@ def test_masks_are_those_of_pycocotools(root: Path) -> None:
     assert not found[3][0].any() and found[3][1] == {}
 
 
-def test_the_table_has_the_ids_of_the_json_and_all_are_things(root: Path) -> None:
+def test_categories_keep_their_ids_and_are_things(root: Path) -> None:
     table = converted(root).categories
     assert [(c.id, c.name, c.is_thing) for c in table.categories] == [(CAR, "car", True), (DOG, "dog", True)]
 
 
-def test_overlap_goes_by_the_rule(root: Path) -> None:
+def test_overlap_follows_the_rule(root: Path) -> None:
     coco = COCO(root / "annotations/instances_val.json")
     expected = np.zeros((HEIGHT, WIDTH), np.int32)
     for number, row in reversed(list(enumerate(coco.imgToAnns[12], 1))):
@@ -142,12 +142,12 @@ def test_overlap_goes_by_the_rule(root: Path) -> None:
         converted(root, overlap="error")
 
 
-def test_stuff_lies_below_the_instances(root: Path) -> None:
+def test_stuff_is_below_the_instances(root: Path) -> None:
     classes = root / "classes.yaml"
     classes.write_text(f"- {{id: {SKY}, name: sky, kind: stuff}}\n- {{id: {CAR}, name: car, kind: thing}}\n")
     stuff = np.full((HEIGHT, WIDTH), SKY, np.uint8)
     stuff[:, 20:] = 255
-    stuff[:5] = CAR  # of which car, nobody knows
+    stuff[:5] = CAR  # the car is unknown
     stuff[18:] = 0
     for name in ("b", "town/a", "empty"):
         (root / "stuff" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def test_stuff_lies_below_the_instances(root: Path) -> None:
         assert np.array_equal(ids == sky, (things == 0) & (stuff == SKY))
 
 
-def test_a_class_file_says_what_is_stuff(root: Path) -> None:
+def test_a_class_file_marks_stuff(root: Path) -> None:
     (root / "classes.csv").write_text(f"id,name,kind,color\n{DOG},dog,stuff,0 255 0\n")
     data = converted(root, classes=root / "classes.csv")
     assert [(c.id, c.is_thing, c.color) for c in data.categories.categories] == [
@@ -173,7 +173,7 @@ def test_a_class_file_says_what_is_stuff(root: Path) -> None:
     assert maps(data)[12][1] == {1: (DOG, False), 2: (CAR, False), 3: (CAR, True)}
 
 
-def test_an_export_with_the_json_beside_the_images(tmp_path: Path) -> None:
+def test_an_export_with_the_json_next_to_the_images(tmp_path: Path) -> None:
     folder = tmp_path / "in/valid"
     folder.mkdir(parents=True)
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "b.jpg")
@@ -188,7 +188,7 @@ def test_an_export_with_the_json_beside_the_images(tmp_path: Path) -> None:
     assert maps(CocoPanoptic(tmp_path / "out", "valid"))[40][1] == {1: (CAR, False)}
 
 
-def test_several_processes_give_the_same(root: Path) -> None:
+def test_several_workers_give_the_same_result(root: Path) -> None:
     alone = maps(converted(root))
     (root.parent / "out").rename(root.parent / "alone")
     convert(open_coco_instances(root), root.parent / "out", [], ConvertOptions(workers=2), SilentReporter())
@@ -196,7 +196,7 @@ def test_several_processes_give_the_same(root: Path) -> None:
         assert np.array_equal(ids, alone[number][0]) and segments == alone[number][1]
 
 
-def test_the_real_samples_come_back(shared: Path, tmp_path: Path) -> None:
+def test_real_samples_are_reproduced(shared: Path, tmp_path: Path) -> None:
     """The things of COCO's own panoptic samples, written as detection JSON."""
     source = shared / "data/coco_mini"
     panoptic = json.loads((source / "annotations/panoptic_val2017.json").read_text())
@@ -223,9 +223,7 @@ def test_the_real_samples_come_back(shared: Path, tmp_path: Path) -> None:
     for number, (ids, kept) in expected.items():
         pairs = [divmod(pair, 2**24) for pair in np.unique(ids.astype(np.int64) << 24 | found[number][0]).tolist()]
         new_id = dict(pairs)
-        assert (
-            len(new_id) == len(pairs) == len(kept) + (0 in new_id)
-        )  # an old id is one new id, and the other way round
+        assert len(new_id) == len(pairs) == len(kept) + (0 in new_id)  # old and new ids correspond one to one
         assert new_id.get(0, 0) == 0 and len(set(new_id.values())) == len(new_id)
         for segment in kept:
             assert found[number][1][new_id[segment["id"]]] == (segment["category_id"], bool(segment["iscrowd"]))
@@ -233,12 +231,12 @@ def test_the_real_samples_come_back(shared: Path, tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 2**33), min_size=1, max_size=12))
-def test_decompressing_is_the_inverse_of_cocos_compression(counts: list[int]) -> None:
-    assert decompress(by_the_book(counts)) == counts
+def test_decompression_inverts_coco_compression(counts: list[int]) -> None:
+    assert decompress(reference_compression(counts)) == counts
 
 
-def by_the_book(counts: list[int]) -> str:
-    """COCO's compression, number by number: five bits a character, the sign in the last."""
+def reference_compression(counts: list[int]) -> str:
+    """COCO's compression, number by number: five bits per character, the sign in the last."""
     text = ""
     for place, count in enumerate(counts):
         number = count - (counts[place - 2] if place > 2 else 0)
@@ -251,10 +249,10 @@ def by_the_book(counts: list[int]) -> str:
     return text
 
 
-def test_by_the_book_is_cocos_compression() -> None:
+def test_reference_compression_is_cocos_compression() -> None:
     for seed in range(5):
         mask = speckled(seed)
-        assert by_the_book(uncompressed(mask)["counts"]) == compressed(mask)["counts"]
+        assert reference_compression(uncompressed(mask)["counts"]) == compressed(mask)["counts"]
 
 
 def without(made: dict[str, Any], key: str) -> dict[str, Any]:
@@ -275,15 +273,15 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "message"),
     [
         ([], "contains a list; expected an object"),
         (without(content(), "categories"), "has no `categories`"),
         ({**content(), "categories": []}, "category table is empty"),
         ({**content(), "categories": {"id": 3}}, r"categories is \{.*\}; expected a list"),
         ({**content(), "categories": [{"id": 3, "name": "car"}] * 2}, r"category ids \[3\] appear more than once"),
-        ({**content(), "images": []}, "annotates image 12, which `images` lacks"),
-        ({**content(), "images": [], "annotations": []}, "there is no image"),
+        ({**content(), "images": []}, "annotates image 12, which is not in `images`"),
+        ({**content(), "images": [], "annotations": []}, "no images found"),
         ({**content(), "annotations": 5}, "annotations is 5; expected a list"),
         ({**content(), "annotations": [5]}, r"annotations\[0\] is 5; expected an object with image_id"),
         (with_row("images", 0, id=None), r"images\[0\]: the id is None"),
@@ -293,19 +291,19 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         (with_row("images", 0, file_name="/b.jpg"), "points outside"),
         (with_row("images", 0, file_name=""), "the file name '' points outside"),
         (with_row("images", 0, file_name="c.jpg"), r"c\.jpg is missing"),
-        (with_row("images", 0, height=WIDTH), "says that b.jpg is 30x30 but it is shown as 30x20"),
+        (with_row("images", 0, height=WIDTH), "lists b.jpg as 30x30 but it is displayed as 30x20"),
         (with_row("annotations", 1, image_id=[40]), r"annotations\[1\]: the image_id is \[40\]"),
-        (with_row("annotations", 1, category_id=4), "annotation 1: the category_id is 4, which `categories` lacks"),
-        (with_row("annotations", 1, category_id="3"), "annotation 1: the category_id is '3'"),
+        (with_row("annotations", 1, category_id=4), "annotation 1: the category_id 4 is not in `categories`"),
+        (with_row("annotations", 1, category_id="3"), "annotation 1: the category_id '3'"),
         (with_row("annotations", 1, iscrowd=2), "annotation 1: iscrowd is 2"),
         (with_segmentation([]), "annotation 1: the segmentation is empty"),
         (with_segmentation(None), "annotation 1: the segmentation is None"),
         (with_segmentation(TRIANGLE), r"annotation 1: a polygon is 2\.3"),
         (with_segmentation([[1, 2, 3, 4]]), r"a polygon is \[1, 2, 3, 4\]; expected"),
         (with_segmentation([[1, 2, 3, 4, 5, 6, 7]]), "expected x1, y1"),
-        (with_segmentation([[1, 2, 3, 4, 5, "6"]]), "a polygon holds '6'; expected pixels"),
-        (with_segmentation([[1, 2, 3, 4, 5, float("nan")]]), "a polygon holds nan; expected"),
-        (with_segmentation([[1, 2, 3, 4, 5, 10**400]]), "a polygon holds 1000"),
+        (with_segmentation([[1, 2, 3, 4, 5, "6"]]), "a polygon contains '6'; expected pixels"),
+        (with_segmentation([[1, 2, 3, 4, 5, float("nan")]]), "a polygon contains nan; expected"),
+        (with_segmentation([[1, 2, 3, 4, 5, 10**400]]), "a polygon contains 1000"),
         (with_segmentation({**MASK, "size": [WIDTH, HEIGHT]}), r"the RLE has the size \[30, 20\]; expected \[20, 30\]"),
         (with_segmentation({**MASK, "counts": [0, 599]}), "add up to 599; expected 600"),
         (with_segmentation({**MASK, "counts": [700, -100]}), "the counts of the RLE are"),
@@ -314,36 +312,36 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         (with_segmentation({**MASK, "counts": "ü"}), "the counts of the RLE are"),
     ],
 )
-def test_damage(root: Path, made: Any, told: str) -> None:
+def test_corrupt_input(root: Path, made: Any, message: str) -> None:
     write(root, made)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         converted(root)
     assert str(root) in str(caught.value)
     assert not (root.parent / "out/annotations/panoptic_val.json").exists()
 
 
-def test_damaged_files(root: Path) -> None:
+def test_corrupt_files(root: Path) -> None:
     annotations = root / "annotations/instances_val.json"
     whole = annotations.read_bytes()
-    for data, told in ((whole[:-30], "truncated"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
+    for data, message in ((whole[:-30], "cut short"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
         annotations.write_bytes(data)
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             converted(root)
     annotations.unlink()
     with pytest.raises(DataError, match=r"no annotations/instances_<split>\.json"):
         converted(root)
     write(root, content())
-    with pytest.raises(DataError, match="no split 'train' in .*; splits there: val"):
+    with pytest.raises(DataError, match="no split 'train' in .*; available splits: val"):
         open_coco_instances(root, ["train"])
     (root / "images/val/b.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"b\.jpg is not an image"):
         converted(root)
 
 
-def test_damaged_stuff(root: Path) -> None:
+def test_invalid_stuff(root: Path) -> None:
     classes = root / "classes.csv"
     classes.write_text(f"id,name,kind\n{SKY},sky,stuff\n")
-    with pytest.raises(DataError, match="needs --classes"):
+    with pytest.raises(DataError, match="requires --classes"):
         open_coco_instances(root, stuff_masks=root)
     with pytest.raises(DataError, match="stuff masks .*nowhere does not exist"):
         open_coco_instances(root, classes=classes, stuff_masks=root / "nowhere")
@@ -354,20 +352,20 @@ def test_damaged_stuff(root: Path) -> None:
     Image.new("L", (HEIGHT, WIDTH), SKY).save(root / "stuff/empty.png")
     with pytest.raises(DataError) as caught:
         converted(root, classes=classes, stuff_masks=root / "stuff")
-    told = str(caught.value)
-    assert "b.png holds the class ids 5, which are not in the class file" in told
-    assert "empty.png is 20x30 but its picture is shown as 30x20" in told
+    message = str(caught.value)
+    assert "b.png contains the class ids 5, which are not in the class file" in message
+    assert "empty.png is 20x30 but its image is displayed as 30x20" in message
     classes.write_text(f"id,name,kind\n{CAR},sky,stuff\n")
-    with pytest.raises(DataError, match="calls the id 3 'sky' but .* calls it 'car'"):
+    with pytest.raises(DataError, match="names the id 3 'sky' but .* names it 'car'"):
         open_coco_instances(root, classes=classes)
 
 
-def test_splits_have_one_table(root: Path) -> None:
+def test_splits_must_share_categories(root: Path) -> None:
     (root / "images/train").symlink_to(root / "images/val")
     made = content()
     made["categories"][0]["name"] = "cat"
     (root / "annotations/instances_train.json").write_text(json.dumps(made))
     with pytest.raises(
-        DataError, match=r"instances_val\.json has the category .*dog.*, which the other splits have not"
+        DataError, match=r"instances_val\.json has the category .*dog.*, which other splits do not have"
     ):
         convert(open_coco_instances(root), root.parent / "out", ["val"], ConvertOptions(), SilentReporter())

@@ -1,4 +1,4 @@
-"""Folders of masks: each form gives the map that is drawn here."""
+"""Folders of masks: each format gives the map drawn here."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from panformer_cli.verify.check import VerifyOptions, verify
 
 CAR, LIGHT, ROAD = 3, 5, 9
 CLASSES = f"id,name,kind\n{CAR},car,thing\n{LIGHT},traffic-light_2,thing\n{ROAD},road,stuff\n"
-COLOURS = {CAR: (0, 0, 142), LIGHT: (250, 170, 30), ROAD: (128, 64, 128)}
-COLOURED = CLASSES.replace("kind\n", "kind,color\n").replace("car,thing", "car,thing,#00008e")
-COLOURED = COLOURED.replace("2,thing", "2,thing,250 170 30").replace("road,stuff", "road,stuff,128 64 128")
+COLORS = {CAR: (0, 0, 142), LIGHT: (250, 170, 30), ROAD: (128, 64, 128)}
+COLORED = CLASSES.replace("kind\n", "kind,color\n").replace("car,thing", "car,thing,#00008e")
+COLORED = COLORED.replace("2,thing", "2,thing,250 170 30").replace("road,stuff", "road,stuff,128 64 128")
 HEIGHT, WIDTH = 10, 14
 
 Box = tuple[int, int, int, int]
 
 
 def mask(*boxes: Box) -> npt.NDArray[np.bool_]:
-    """True in boxes (top, left, bottom, right)."""
+    """Return a mask that is True in boxes (top, left, bottom, right)."""
     drawn = np.zeros((HEIGHT, WIDTH), np.bool_)
     for top, left, bottom, right in boxes:
         drawn[top:bottom, left:right] = True
@@ -47,7 +47,7 @@ def save(path: Path, pixels: npt.NDArray[Any] | Image.Image) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A picture without masks, and the class file."""
+    """An image without masks, and the class file."""
     save(tmp_path / "in/images/train/a.jpg", Image.new("RGB", (WIDTH, HEIGHT)))
     (tmp_path / "in/masks/train").mkdir(parents=True)
     (tmp_path / "in/classes.csv").write_text(CLASSES)
@@ -61,12 +61,12 @@ def converted(root: Path, **options: Any) -> CocoPanoptic:
 
 
 def rows(data: CocoPanoptic) -> list[str]:
-    """The map of the first image, with a digit for each id."""
+    """Return the map of the first image, with one digit per id."""
     return ["".join(map(str, row)) for row in data[0].annotation.ids.tolist()]
 
 
 def segments(data: CocoPanoptic) -> list[tuple[int, int, int]]:
-    """Id, category and area."""
+    """Return id, category and area of each segment."""
     return [(s.id, s.category_id, s.area) for s in data[0].annotation.segments]
 
 
@@ -79,7 +79,7 @@ OBJECTS = {
     "road": mask((7, 0, 10, WIDTH), (6, 0, 7, 2)),
     "road3": mask((6, 12, 7, 14)),
 }
-DRAWN = [  # car, car_2, car_10, road, the two lights: last of the name wins
+DRAWN = [  # car, car_2, car_10, road, the two lights: the last mask wins
     "10000000050600",
     "00000000050600",
     "00222200050600",
@@ -98,7 +98,7 @@ def write_objects(folder: Path) -> None:
         save(folder / f"{name}.png", drawn.astype(np.uint8) * 255)
 
 
-def test_a_mask_for_each_object(root: Path) -> None:
+def test_one_mask_per_object(root: Path) -> None:
     write_objects(root / "masks/train/a")
     data = converted(root)
     assert rows(data) == DRAWN
@@ -107,7 +107,7 @@ def test_a_mask_for_each_object(root: Path) -> None:
     assert report.is_good
 
 
-def test_a_folder_for_each_class(root: Path) -> None:
+def test_one_folder_per_class(root: Path) -> None:
     save(root / "masks/train/a/traffic-light_2/x.png", mask((0, 0, 2, 2)))
     save(root / "masks/train/a/car/9.png", mask((1, 1, 3, 3)))
     save(root / "masks/train/a/car/10.png", mask((1, 5, 3, 7)))
@@ -115,13 +115,13 @@ def test_a_folder_for_each_class(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("rule", "areas"), [("last", (12, 16)), ("first", (16, 12)), ("smallest", (16, 12))])
-def test_overlap_goes_by_the_rule(root: Path, rule: str, areas: tuple[int, int]) -> None:
+def test_overlap_follows_the_rule(root: Path, rule: str, areas: tuple[int, int]) -> None:
     for name in ("car_2", "car_10"):
         save(root / f"masks/train/a/{name}.png", OBJECTS[name])
     assert segments(converted(root, overlap=rule)) == [(1, CAR, areas[0]), (2, CAR, areas[1])]
 
 
-def test_overlap_can_be_refused(root: Path) -> None:
+def test_overlap_can_be_an_error(root: Path) -> None:
     for name in ("car_2", "car_10"):
         save(root / f"masks/train/a/{name}.png", OBJECTS[name])
     with pytest.raises(DataError, match=r"a\.jpg: mask car_10\.png and mask car_2\.png share 4 pixels"):
@@ -135,7 +135,7 @@ def palette(drawn: npt.NDArray[np.bool_]) -> Image.Image:
 
 
 def transparent(drawn: npt.NDArray[np.bool_]) -> Image.Image:
-    """White all over, and opaque where the object is."""
+    """A white image that is opaque where the object is."""
     return Image.fromarray(np.dstack([np.full((*drawn.shape, 3), 255), drawn * 255]).astype(np.uint8))
 
 
@@ -150,7 +150,7 @@ def transparent(drawn: npt.NDArray[np.bool_]) -> Image.Image:
         transparent,
     ],
 )
-def test_kinds_of_masks(root: Path, kind: Callable[[npt.NDArray[np.bool_]], Image.Image]) -> None:
+def test_mask_formats(root: Path, kind: Callable[[npt.NDArray[np.bool_]], Image.Image]) -> None:
     save(root / "masks/train/a/car.png", kind(OBJECTS["car_2"]))
     assert np.array_equal(converted(root)[0].annotation.ids, OBJECTS["car_2"])
 
@@ -162,7 +162,7 @@ def test_an_empty_folder_is_an_image_without_objects(root: Path) -> None:
     assert all(not sample.annotation.ids.any() for sample in converted(root))
 
 
-CLASS_MAP = {  # two cars that touch at no corner, two that do, two pieces of road, a light
+CLASS_MAP = {  # two separate cars, two that touch at a corner, two pieces of road, a light
     CAR: mask((0, 0, 2, 2), (0, 3, 2, 5), (4, 0, 5, 1), (5, 1, 6, 2)),
     LIGHT: mask((0, 8, 3, 9)),
     ROAD: mask((8, 0, 10, 5), (8, 7, 10, 14)),
@@ -174,10 +174,10 @@ def class_ids() -> npt.NDArray[np.uint8]:
     return sum((drawn.astype(np.uint8) * number for number, drawn in CLASS_MAP.items()), np.zeros(1, np.uint8))
 
 
-def class_colours() -> npt.NDArray[np.uint8]:
+def class_colors() -> npt.NDArray[np.uint8]:
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for number, drawn in CLASS_MAP.items():
-        image[drawn] = COLOURS[number]
+        image[drawn] = COLORS[number]
     return image
 
 
@@ -200,14 +200,14 @@ def test_class_ids_as_values(root: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colours(root: Path, mode: str) -> None:
-    (root / "classes.csv").write_text(COLOURED)
-    image = Image.fromarray(class_colours())
+def test_colors(root: Path, mode: str) -> None:
+    (root / "classes.csv").write_text(COLORED)
+    image = Image.fromarray(class_colors())
     save(root / "masks/train/a.png", image.quantize(8) if mode == "P" else image.convert(mode))
     check_regions(converted(root))
 
 
-def test_without_sub_folders_and_from_the_command(root: Path) -> None:
+def test_the_command_without_subfolders(root: Path) -> None:
     shutil.move(root / "images/train/a.jpg", root / "images/a.jpg")
     shutil.rmtree(root / "images/train")
     shutil.rmtree(root / "masks/train")
@@ -236,40 +236,40 @@ def cut(root: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def coloured_with(*colour: int) -> Callable[[Path], None]:
+def colored_with(*color: int) -> Callable[[Path], None]:
     def change(root: Path) -> None:
-        (root / "classes.csv").write_text(COLOURED)
-        save(root / "masks/train/a.png", np.full((HEIGHT, WIDTH, 3), colour, np.uint8))
+        (root / "classes.csv").write_text(COLORED)
+        save(root / "masks/train/a.png", np.full((HEIGHT, WIDTH, 3), color, np.uint8))
 
     return change
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda root: None, r"masks/train/a\.png is missing"),
-        (lambda root: save(root / "masks/train/a/bus_1.png", mask()), r"bus_1\.png: no class is called 'bus'; .*car"),
-        (lambda root: save(root / "masks/train/a/bus/1.png", mask()), "no class is called 'bus'"),
-        (lambda root: save(root / "masks/train/a/1.png", mask()), r"1\.png: no class is called ''"),
+        (lambda root: save(root / "masks/train/a/bus_1.png", mask()), r"bus_1\.png: no class is named 'bus'; .*car"),
+        (lambda root: save(root / "masks/train/a/bus/1.png", mask()), "no class is named 'bus'"),
+        (lambda root: save(root / "masks/train/a/1.png", mask()), r"1\.png: no class is named ''"),
         (cut, r"car\.png is corrupt or truncated"),
-        (lambda root: save(root / "masks/train/a/car.png", class_ids()), "several values beside 0"),
-        (lambda root: save(root / "masks/train/a/car.png", mask()[:5]), r"car\.png is 14x5 but .* shown as 14x10"),
+        (lambda root: save(root / "masks/train/a/car.png", class_ids()), "several nonzero values"),
+        (lambda root: save(root / "masks/train/a/car.png", mask()[:5]), r"car\.png is 14x5 but .* displayed as 14x10"),
         (objects_and_map, r"a\.jpg has both .*a/ and .*a\.png"),
         (link_out, "points outside"),
-        (lambda root: save(root / "masks/train/a.png", class_colours()), "PNG of mode RGB; expected one value"),
-        (lambda root: save(root / "masks/train/x.png", class_ids()), r"x\.png has no picture in .*images/train"),
-        (lambda root: save(root / "masks/train/x/car.png", mask()), r"x/car\.png has no picture"),
-        (lambda root: save(root / "masks/train/a.png", class_ids() + 70), "holds the class ids 70, 73"),
-        (coloured_with(1, 2, 3), "holds 1 colors that are no class: #010203"),
+        (lambda root: save(root / "masks/train/a.png", class_colors()), "PNG of mode RGB; expected one value"),
+        (lambda root: save(root / "masks/train/x.png", class_ids()), r"x\.png has no image in .*images/train"),
+        (lambda root: save(root / "masks/train/x/car.png", mask()), r"x/car\.png has no image"),
+        (lambda root: save(root / "masks/train/a.png", class_ids() + 70), "contains the class ids 70, 73"),
+        (colored_with(1, 2, 3), "contains 1 colors that are not in the class file: #010203"),
         (lambda root: shutil.rmtree(root / "masks"), "masks/train does not exist"),
-        (lambda root: shutil.rmtree(root / "images/train"), "images holds neither images nor folders"),
-        (lambda root: (root / "classes.csv").write_text(COLOURED.replace("#00008e", "")), "with and without a color"),
-        (lambda root: (root / "classes.csv").write_text(COLOURED.replace("128 64 128", "#00008E")), "of one color"),
+        (lambda root: shutil.rmtree(root / "images/train"), "images contains neither images nor folders"),
+        (lambda root: (root / "classes.csv").write_text(COLORED.replace("#00008e", "")), "with and without a color"),
+        (lambda root: (root / "classes.csv").write_text(COLORED.replace("128 64 128", "#00008E")), "of one color"),
     ],
 )
-def test_damage(root: Path, change: Callable[[Path], object], told: str) -> None:
+def test_corrupt_input(root: Path, change: Callable[[Path], object], message: str) -> None:
     change(root)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         converted(root)
     assert str(root) in str(caught.value)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()

@@ -1,4 +1,4 @@
-"""Class and instance of every pixel: maps drawn here, written in both forms, compared pair by pair."""
+"""Class and instance PNGs: maps drawn here and written in both formats."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Numbers = npt.NDArray[np.uint16]
 
 
 def drawn() -> tuple[Numbers, Numbers]:
-    """Classes and instances: road with an instance of its own, cars 1 and 300, tree 1, a crowd of cars, void."""
+    """Return classes and instances: road with an instance id, cars 1 and 300, tree 1, a crowd of cars, void."""
     classes, instances = np.zeros((2, HEIGHT, WIDTH), np.uint16)
     classes[6:] = ROAD
     instances[6:, :3] = 9
@@ -51,12 +51,12 @@ EXPECTED = {
 
 
 def expected() -> dict[bytes, tuple[int, bool]]:
-    """Category and crowd of each segment, by its mask."""
+    """Return category and crowd of each segment by its mask."""
     masks = {}
-    for key, places in EXPECTED.items():
-        for place in places:
+    for key, regions in EXPECTED.items():
+        for region in regions:
             mask = np.zeros((HEIGHT, WIDTH), np.bool_)
-            mask[place] = True
+            mask[region] = True
             masks[mask.tobytes()] = key
     masks[(drawn()[0] == ROAD).tobytes()] = (ROAD, False)
     return masks
@@ -76,9 +76,9 @@ def write(root: Path, name: str, split: str = "train", form: str = "pairs") -> N
         path = root / kind / split / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    picture = root / "images" / split / f"{name}.jpg"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (len(split), len(name), 9)).save(picture)
+    image = root / "images" / split / f"{name}.jpg"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT), (len(split), len(name), 9)).save(image)
 
 
 @pytest.fixture(params=["pairs", "panoptic"])
@@ -98,7 +98,7 @@ def converted(root: Path, split: str = "train", **options: Any) -> CocoPanoptic:
     return CocoPanoptic(out, split)
 
 
-def test_both_forms_give_what_was_drawn(root: Path) -> None:
+def test_both_formats_give_the_same_map(root: Path) -> None:
     data = converted(root)
     assert [(s.image_id, s.file_name) for s in data] == [(1, "a.jpg"), (2, "town/b.jpg")]
     for sample in data:
@@ -117,7 +117,7 @@ def test_the_command_converts_all_splits(root: Path) -> None:
     assert all(report.is_good for report in reports)
 
 
-def test_without_sub_folders_there_is_one_split(root: Path) -> None:
+def test_without_subfolders_there_is_one_split(root: Path) -> None:
     flat = root.parent / "flat"
     for kind in ("images", "semantic", "instance", "panoptic"):
         if (root / kind).is_dir():
@@ -127,8 +127,8 @@ def test_without_sub_folders_there_is_one_split(root: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "P", "L;4"])
-def test_kinds_of_png(tmp_path: Path, mode: str) -> None:
-    """The same classes in 16 bits, as palette indices, and in the 4 bits that Pillow stretches."""
+def test_png_formats(tmp_path: Path, mode: str) -> None:
+    """The same classes in 16 bits, as palette indices, and in the 4 bits that Pillow rescales."""
     write(tmp_path / "in", "a")
     (tmp_path / "in/classes.csv").write_text(CLASSES.replace(str(CAR), "13"))
     classes = drawn()[0]
@@ -142,21 +142,21 @@ def test_kinds_of_png(tmp_path: Path, mode: str) -> None:
         path.write_bytes(four_bits(classes))
     else:
         Image.fromarray(classes).save(path)
-    wanted = {mask: (13 if key[0] == CAR else key[0], key[1]) for mask, key in expected().items()}
-    assert masks_of(converted(tmp_path / "in")[0].annotation) == wanted
+    relabeled = {mask: (13 if key[0] == CAR else key[0], key[1]) for mask, key in expected().items()}
+    assert masks_of(converted(tmp_path / "in")[0].annotation) == relabeled
 
 
 def four_bits(values: Numbers) -> bytes:
-    """A gray PNG of 4 bits, after the PNG specification."""
+    """Return a 4-bit gray PNG, written according to the PNG specification."""
     lines = b"".join(b"\0" + bytes((row[0::2] * 16 + row[1::2]).astype(np.uint8)) for row in values)
     return SIGNATURE + header(HEIGHT, WIDTH, (4, 0, 0, 0, 0)) + image_data(zlib.compress(lines)) + END
 
 
-def test_void_can_be_named(tmp_path: Path) -> None:
+def test_void_ids_can_be_specified(tmp_path: Path) -> None:
     write(tmp_path / "in", "a")
     (tmp_path / "in/classes.csv").write_text(CLASSES.replace(f"{TREE},tree,thing\n", ""))
     with pytest.raises(
-        DataError, match=r"semantic/train/a\.png holds the class ids 3, which are not in the class file"
+        DataError, match=r"semantic/train/a\.png contains the class ids 3, which are not in the class file"
     ):
         converted(tmp_path / "in")
     annotation = converted(tmp_path / "in", void=[TREE])[0].annotation
@@ -172,13 +172,13 @@ def test_0_and_255_can_be_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda root: (root / "semantic/train/a.png").unlink(), r"semantic/train/a\.png is missing"),
         (lambda root: (root / "instance/train/a.png").write_bytes(b""), r"instance/train/a\.png is empty"),
         (lambda root: cut(root / "instance/train/a.png"), r"instance/train/a\.png is corrupt or truncated"),
-        (lambda root: (root / "semantic/train/a.png").write_bytes(b"GIF89a" * 9), r"a\.png is no PNG"),
-        (lambda root: shutil.copy(root / "images/train/a.jpg", root / "semantic/train/a.png"), r"a\.png is no PNG"),
+        (lambda root: (root / "semantic/train/a.png").write_bytes(b"GIF89a" * 9), r"a\.png is not a PNG"),
+        (lambda root: shutil.copy(root / "images/train/a.jpg", root / "semantic/train/a.png"), r"a\.png is not a PNG"),
         (lambda root: Image.new("RGB", (WIDTH, HEIGHT)).save(root / "semantic/train/a.png"), "PNG of mode RGB"),
         (lambda root: Image.new("L", (9, 8)).save(root / "instance/train/a.png"), r"a\.png is 9x8 but .* 16x12"),
         (lambda root: Image.new("L", (WIDTH, HEIGHT), 77).save(root / "semantic/train/a.png"), "class ids 77,"),
@@ -186,22 +186,25 @@ def test_0_and_255_can_be_classes(tmp_path: Path) -> None:
         (lambda root: shutil.rmtree(root / "instance/train"), r"instance/train does not exist"),
         (lambda root: (root / "panoptic").mkdir(), "found semantic and instance and panoptic"),
         (lambda root: shutil.rmtree(root / "images"), "images does not exist"),
-        (lambda root: (root / "images/train").rename(root / "images/test"), "no split 'train' in .*splits there: test"),
-        (lambda root: (root / "images/x.jpg").write_bytes(b""), "images holds both images and folders"),
-        (lambda root: (root / "images/train/a.jpg").unlink(), "train: there is no image"),
+        (
+            lambda root: (root / "images/train").rename(root / "images/test"),
+            "no split 'train' in .*available splits: test",
+        ),
+        (lambda root: (root / "images/x.jpg").write_bytes(b""), "images contains both images and folders"),
+        (lambda root: (root / "images/train/a.jpg").unlink(), "train: no images found"),
         (lambda root: Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images/train/a.png"), "have the same name a"),
-        (lambda root: copy_of_a(root / "semantic/train"), r"semantic/train/x\.png has no picture in .*images/train"),
-        (lambda root: copy_of_a(root / "instance/train"), r"instance/train/x\.png has no picture"),
+        (lambda root: copy_of_a(root / "semantic/train"), r"semantic/train/x\.png has no image in .*images/train"),
+        (lambda root: copy_of_a(root / "instance/train"), r"instance/train/x\.png has no image"),
         (lambda root: link_out(root / "semantic/train/a.png"), "points outside"),
         (lambda root: (root / "classes.csv").unlink(), r"classes\.csv is missing"),
     ],
 )
-def test_damage(tmp_path: Path, change: Any, told: str) -> None:
+def test_corrupt_input(tmp_path: Path, change: Any, message: str) -> None:
     root = tmp_path / "in"
     write(root, "a")
     (root / "classes.csv").write_text(CLASSES)
     change(root)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         converted(root)
     assert str(root) in str(caught.value)
     assert not (tmp_path / "out/annotations/panoptic_train.json").exists()
@@ -221,18 +224,18 @@ def link_out(path: Path) -> None:
     path.symlink_to(outside)
 
 
-def test_damaged_panoptic(tmp_path: Path) -> None:
+def test_invalid_panoptic_pngs(tmp_path: Path) -> None:
     root = tmp_path / "in"
     write(root, "a", form="panoptic")
     (root / "classes.csv").write_text(CLASSES)
     path = root / "panoptic/train/a.png"
     Image.open(path).convert("RGBA").save(path)
     with pytest.raises(
-        DataError, match=r"panoptic/train/a\.png is a PNG of mode RGBA and 8 bits; expected an 8-bit RGB"
+        DataError, match=r"panoptic/train/a\.png is a PNG of mode RGBA with 8 bits; expected an 8-bit RGB"
     ):
         converted(root)
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), (200, 0, 0), np.uint8)).save(path)
-    with pytest.raises(DataError, match=r"a\.png holds the class ids 200,"):
+    with pytest.raises(DataError, match=r"a\.png contains the class ids 200,"):
         converted(root)
-    with pytest.raises(DataError, match=f"--void {CAR} is a class of .*classes.csv"):
+    with pytest.raises(DataError, match=f"--void {CAR} is a class in .*classes.csv"):
         converted(root, void=[CAR])

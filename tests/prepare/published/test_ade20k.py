@@ -1,4 +1,4 @@
-"""ADE20K: the community's rules on maps made by hand and out of the real sample, and what is wrong with them."""
+"""ADE20K: Mask2Former's rules on hand-made maps and on the real sample, and invalid files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PICTURE = f"images/validation/{NAME}.jpg"
 
 
 def semantic_map() -> Any:
-    """10 x 12 pixels, values 1 wall, 4 floor, 8 bed, 20 chair, 0 unlabelled."""
+    """10 x 12 pixels, values 1 wall, 4 floor, 8 bed, 20 chair, 0 unlabeled."""
     values = np.full((10, 12), 1, np.uint8)
     values[6:] = 4
     values[5:8, 1:5] = 8
@@ -37,11 +37,11 @@ def semantic_map() -> Any:
 
 
 def instance_map() -> Any:
-    """Bed (class 1) is object 3 and reaches over wall and floor, not over all of its own; a chair (class 8) is 200."""
+    """A bed (class 1) is object 3 and overlaps wall and floor but not all of the bed; a chair (class 8) is 200."""
     values = np.zeros((10, 12, 3), np.uint8)
     values[4:7, 1:4] = (1, 3, 0)
     values[6:9, 7:9] = (8, 200, 77)
-    values[9, 9] = (8, 0, 5)  # a class without a number is no object
+    values[9, 9] = (8, 0, 5)  # a class without a number is not an object
     return values
 
 
@@ -65,7 +65,7 @@ def converted(root: Path, *splits: str) -> Path:
     return out
 
 
-def test_the_classes_are_those_of_the_challenge() -> None:
+def test_classes_match_the_challenge() -> None:
     assert [row.id for row in sorted(CATEGORIES.categories, key=lambda row: row.id)] == list(range(150))
     assert CATEGORIES.num_things == 100
     for number, name, is_thing, color in (
@@ -82,14 +82,14 @@ def test_the_classes_are_those_of_the_challenge() -> None:
     assert len({row.color for row in CATEGORIES.categories}) == len({row.name for row in CATEGORIES.categories}) == 150
 
 
-def test_the_classes_of_instance_maps() -> None:
+def test_instance_map_classes() -> None:
     """Rows of ade20k_instance_catid_mapping.txt: class of the instance map, and value of the semantic map."""
     assert len(INSTANCE_CLASSES) == 101 and INSTANCE_CLASSES[0] is None
     for instance_class, value in ((1, 8), (4, 13), (9, 21), (28, 48), (36, 63), (64, 99), (93, 140), (100, 150)):
         assert INSTANCE_CLASSES[instance_class] == value - 1
 
 
-def test_stuff_first_and_things_over_it(root: Path) -> None:
+def test_things_are_painted_over_stuff(root: Path) -> None:
     out = converted(root)
     sample = CocoPanoptic(out, "validation")[0]
     assert (sample.image_id, sample.file_name, sample.png_name) == (NAME, f"{NAME}.jpg", f"{NAME}.png")
@@ -109,7 +109,7 @@ def test_stuff_first_and_things_over_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
-def test_the_real_sample_with_objects_made_of_its_classes(shared: Path, tmp_path: Path, split: str) -> None:
+def test_the_real_sample_with_objects_from_its_classes(shared: Path, tmp_path: Path, split: str) -> None:
     root = tmp_path / "in"
     shutil.copytree(shared / "data/ade20k_mini/ADEChallengeData2016", root)
     (label,) = (root / "annotations" / split).glob("*.png")
@@ -138,15 +138,15 @@ def test_without_objects_all_things_are_void(root: Path) -> None:
     assert [s.id for s in CocoPanoptic(converted(root), "validation")[0].annotation.segments] == [1, 4]
 
 
-def test_the_command_takes_the_folder_above(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_command_accepts_the_parent_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     out = tmp_path_factory.mktemp("result") / "out"
     result = CliRunner().invoke(ade20k, ["--root", str(root.parent), "--out", str(out), "--workers", "1"])
     assert result.exit_code == 0, result.output
     assert len(CocoPanoptic(out, "validation")) == 1
 
 
-def test_only_semantic_maps_name_the_missing_download(shared: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"annotations_instance/training is missing.*annotations_instance\.tar"):
+def test_missing_instances_name_the_download(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"annotations_instance/training, .* is missing.*annotations_instance\.tar"):
         convert(Ade20k(shared / "data/ade20k_mini"), tmp_path, (), ConvertOptions(), SilentReporter())
 
 
@@ -162,34 +162,34 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "instances missing": (lambda root: (root / INSTANCES).unlink(), f"{INSTANCES} is missing"),
     "empty": (lambda root: (root / SEMANTIC).write_bytes(b""), f"{SEMANTIC} is empty"),
     "cut": (lambda root: (root / INSTANCES).write_bytes((root / INSTANCES).read_bytes()[:-40]), "corrupt or truncated"),
-    "no PNG": (lambda root: (root / INSTANCES).write_text("none"), f"{INSTANCES} is no PNG"),
+    "no PNG": (lambda root: (root / INSTANCES).write_text("none"), f"{INSTANCES} is not a PNG"),
     "gray instances": (lambda root: write(root / INSTANCES, semantic_map()), f"{INSTANCES} is a PNG of mode L"),
     "colored semantic": (lambda root: write(root / SEMANTIC, instance_map()), f"{SEMANTIC} is a PNG of mode RGB"),
-    "value 151": (lambda root: write(root / SEMANTIC, changed(semantic_map(), (0, 0), 151)), "holds the value 151"),
+    "value 151": (lambda root: write(root / SEMANTIC, changed(semantic_map(), (0, 0), 151)), "contains the value 151"),
     "class 101": (
         lambda root: write(root / INSTANCES, changed(instance_map(), (0, 0), (101, 9, 0))),
-        f"{INSTANCES} gives object 9 the class 101; expected 1 to 100",
+        f"{INSTANCES} assigns object 9 the class 101; expected 1 to 100",
     ),
     "class 0": (
         lambda root: write(root / INSTANCES, changed(instance_map(), (0, 0), (0, 9, 0))),
-        "gives object 9 the class 0",
+        "assigns object 9 the class 0",
     ),
     "two classes": (
         lambda root: write(root / INSTANCES, changed(instance_map(), (0, 0), (2, 3, 0))),
-        "gives object 3 the classes 1 and 2",
+        "assigns object 3 the classes 1 and 2",
     ),
-    "no picture": (
+    "no image": (
         lambda root: shutil.copy(root / SEMANTIC, (root / SEMANTIC).with_name("lone.png")),
-        r"lone\.png has no picture in .*images/validation",
+        r"lone\.png has no image in .*images/validation",
     ),
-    "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its picture"),
+    "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its image"),
     "instances of another size": (lambda root: write(root / INSTANCES, instance_map()[1:]), f"{INSTANCES} is 12x9"),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is not an image"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_damaged_files_are_told_by_name(root: Path, fault: str) -> None:
+def test_invalid_files_are_reported_by_name(root: Path, fault: str) -> None:
     damage, message = FAULTS[fault]
     damage(root)
     with pytest.raises(DataError, match=message):
@@ -197,8 +197,8 @@ def test_damaged_files_are_told_by_name(root: Path, fault: str) -> None:
     assert not list(root.parent.glob("out/annotations/*.json"))
 
 
-def test_links_out_of_the_folder_and_unknown_splits_are_refused(root: Path) -> None:
-    with pytest.raises(DataError, match="has no split training; the splits there are validation"):
+def test_links_out_of_the_folder_and_unknown_splits_are_rejected(root: Path) -> None:
+    with pytest.raises(DataError, match="has no split training; available splits: validation"):
         converted(root, "training")
     (root / SEMANTIC).rename(root.parent / "outside.png")
     (root / SEMANTIC).symlink_to(root.parent / "outside.png")

@@ -1,4 +1,4 @@
-"""Cityscapes: maps painted by hand, a ready panoptic sample, and what is wrong with either."""
+"""Cityscapes: hand-made maps, a real panoptic sample, and invalid files."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ EXPECTED = [
 def write_map(root: Path, values: Any, frame: str = FRAME, split: str = "val") -> None:
     city = frame.split("_")[0]
     label = root / f"gtFine/{split}/{city}/{frame}_gtFine_instanceIds.png"
-    picture = root / f"leftImg8bit/{split}/{city}/{frame}_leftImg8bit.png"
-    for path in (label, picture):
+    image = root / f"leftImg8bit/{split}/{city}/{frame}_leftImg8bit.png"
+    for path in (label, image):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values).save(label)
-    Image.new("RGB", values.shape[::-1], (9, 9, 9)).save(picture)
+    Image.new("RGB", values.shape[::-1], (9, 9, 9)).save(image)
 
 
 def ready(root: Path, change: Callable[[dict[str, Any]], object] = lambda content: None, split: str = "val") -> None:
-    """The same scene as a panoptic JSON with PNG, written by hand; category ids are label ids."""
+    """Write the same scene as a panoptic JSON with PNG; category ids are label ids."""
     values = instance_map().astype(np.int64)
     colors = np.stack([values % 256, values // 256, values * 0], axis=-1)
     colors[(values == 1) | (values == 29001)] = 0
     name = f"cityscapes_panoptic_{split}"
     png = root / f"gtFine/{name}/{FRAME}_gtFine_panoptic.png"
-    picture = root / PICTURE
-    for path in (png, picture):
+    image = root / PICTURE
+    for path in (png, image):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(colors.astype(np.uint8)).save(png)
-    Image.new("RGB", (16, 12)).save(picture)
+    Image.new("RGB", (16, 12)).save(image)
     rows = [{"id": i, "category_id": c, "area": 1, "iscrowd": int(crowd)} for i, c, _, crowd in EXPECTED]
     content = {"annotations": [{"image_id": FRAME, "file_name": png.name, "segments_info": rows}]}
     change(content)
@@ -94,13 +94,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_the_classes_are_those_of_the_benchmark() -> None:
+def test_classes_match_the_benchmark() -> None:
     assert (CATEGORIES.num_things, CATEGORIES.num_stuff) == (8, 11)
     evaluated = [label.train_id for label in LABELS.values() if label.train_id != IGNORED]
     assert evaluated == list(range(19)) and sorted(LABELS) == list(range(34))
 
 
-def test_the_table_is_the_published_one(shared: Path) -> None:
+def test_the_table_matches_the_published_one(shared: Path) -> None:
     rows = json.loads((shared / "data/cityscapes_mini/panoptic_cityscapes_categories.json").read_text())
     assert sorted(CATEGORIES.to_coco(), key=lambda row: row["id"]) == sorted(rows, key=lambda row: row["id"])
 
@@ -118,7 +118,7 @@ def test_an_instance_map(root: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_as_the_published_script(tmp_path: Path, seed: int) -> None:
+def test_matches_the_published_script(tmp_path: Path, seed: int) -> None:
     script = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
     rng = np.random.default_rng(seed)
     known = [*range(34), *(label * 1000 + n for label in range(24, 34) for n in (0, 1, 7, 255))]
@@ -182,12 +182,12 @@ def with_nothing(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change", [with_nothing, with_train_ids, with_categories, with_categories_of_train_ids], ids=lambda c: c.__name__
 )
-def test_a_ready_json_of_either_kind_of_ids(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_panoptic_json_with_either_kind_of_ids(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     ready(tmp_path / "in", change)
     out = converted(tmp_path / "in")
     assert segments(out) == EXPECTED
     (tmp_path / "out").rename(tmp_path / "ready")
-    write_map(tmp_path / "in", instance_map())  # where both are there, the maps are read: with equal content
+    write_map(tmp_path / "in", instance_map())  # if both exist, the maps are read, which have equal content
     assert segments(converted(tmp_path / "in")) == EXPECTED
 
 
@@ -200,14 +200,14 @@ def test_segments_of_ignored_classes_become_void(tmp_path: Path) -> None:
     assert segments(converted(tmp_path / "in")) == [row for row in EXPECTED if row[0] != 26000]
 
 
-def test_the_zips_may_be_unpacked_in_folders_of_their_own(root: Path) -> None:
+def test_the_zips_may_be_unpacked_in_separate_folders(root: Path) -> None:
     for name in ("gtFine", "leftImg8bit"):
         (root / f"{name}_trainvaltest").mkdir()
         (root / name).rename(root / f"{name}_trainvaltest" / name)
     assert segments(converted(root)) == EXPECTED
 
 
-def test_the_split_without_public_labels_is_left_out_unless_named(root: Path) -> None:
+def test_the_split_without_public_labels_is_skipped_unless_selected(root: Path) -> None:
     write_map(root, np.ones((4, 4), np.uint16), "bonn_000000_000019", "test")
     assert Cityscapes(root).splits() == ["val"]
     assert segments(converted(root, "test"), "test") == []
@@ -233,18 +233,18 @@ def colored(path: Path) -> None:
 
 
 MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda root: (root / MAP).rename(root / "other.png"), "(no split|holds neither)"),
+    "missing": (lambda root: (root / MAP).rename(root / "other.png"), "(no split|contains neither)"),
     "empty": (lambda root: (root / MAP).write_bytes(b""), "instanceIds.png is empty"),
     "cut": (lambda root: cut(root / MAP), "instanceIds.png is corrupt or truncated"),
-    "no PNG": (lambda root: (root / MAP).write_text("no picture"), "instanceIds.png is no PNG"),
-    "colours": (lambda root: colored(root / MAP), "instanceIds.png is a PNG of mode RGB"),
-    "unknown label": (lambda root: rewrite(root / MAP, instance_map() + 40000), "instanceIds.png holds the value"),
-    "label 34": (lambda root: rewrite(root / MAP, np.full((12, 16), 34, np.uint16)), "holds the value 34"),
+    "no PNG": (lambda root: (root / MAP).write_text("no PNG"), "instanceIds.png is not a PNG"),
+    "colors": (lambda root: colored(root / MAP), "instanceIds.png is a PNG of mode RGB"),
+    "unknown label": (lambda root: rewrite(root / MAP, instance_map() + 40000), "instanceIds.png contains the value"),
+    "label 34": (lambda root: rewrite(root / MAP, np.full((12, 16), 34, np.uint16)), "contains the value 34"),
     "another size": (lambda root: rewrite(root / MAP, instance_map()[:, :-1]), "instanceIds.png is 15x12 but"),
-    "no picture": (lambda root: (root / PICTURE).unlink(), "there is no image"),
-    "one picture less": (
+    "no image": (lambda root: (root / PICTURE).unlink(), "no images found"),
+    "one image less": (
         lambda root: shutil.copy(root / MAP, (root / MAP).with_name("aachen_000009_000019_gtFine_instanceIds.png")),
-        "aachen_000009_000019_gtFine_instanceIds.png has no picture in .*leftImg8bit",
+        "aachen_000009_000019_gtFine_instanceIds.png has no image in .*leftImg8bit",
     ),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), "leftImg8bit.png is not an image"),
     "no pictures": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
@@ -253,7 +253,7 @@ MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", MAP_FAULTS)
-def test_damaged_maps_are_told_by_name(root: Path, fault: str) -> None:
+def test_invalid_maps_are_reported_by_name(root: Path, fault: str) -> None:
     damage, message = MAP_FAULTS[fault]
     damage(root)
     with pytest.raises(DataError, match=message):
@@ -261,15 +261,15 @@ def test_damaged_maps_are_told_by_name(root: Path, fault: str) -> None:
     assert not list(root.parent.glob("out/annotations/*.json"))
 
 
-def test_a_link_out_of_the_folder_is_refused(root: Path) -> None:
+def test_a_link_out_of_the_folder_is_rejected(root: Path) -> None:
     (root / MAP).rename(root.parent / "outside.png")
     (root / MAP).symlink_to(root.parent / "outside.png")
     with pytest.raises(DataError, match="points outside"):
         converted(root)
 
 
-def test_a_split_that_is_not_there(root: Path) -> None:
-    with pytest.raises(DataError, match="has no split train: .*the splits there are val"):
+def test_a_missing_split(root: Path) -> None:
+    with pytest.raises(DataError, match="has no split train: .*available splits: val"):
         converted(root, "train")
 
 
@@ -295,7 +295,7 @@ JSON_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "neither id": (change_row(category_id=8), r"segment 7 of .* has the category id 8; expected 7 .* or 0"),
     "now the one, now the other": (one_of_each, r"segment 26001 .* category id 13; expected 26 .* throughout"),
     "id out of range": (change_row(category_id=4000), "has the category_id 4000"),
-    "ids of no convention": (change_row(id=4711000), "segment 4711000 .* shows no label id"),
+    "ids of no convention": (change_row(id=4711000), "segment id 4711000 .* is neither a label id"),
     "segment without pixels": (change_row(id=11, category_id=11), "11 only in its segments_info"),
     "unknown category": (lambda c: c.update(categories=[{"id": 7, "name": "street"}]), "a category is .*street"),
     "foreign category id": (with_a_foreign_id, "segment 7 has the category id 99; expected a label id"),
@@ -309,7 +309,7 @@ JSON_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", JSON_FAULTS)
-def test_damaged_ready_jsons_are_told_by_name(tmp_path: Path, fault: str) -> None:
+def test_invalid_panoptic_jsons_are_reported_by_name(tmp_path: Path, fault: str) -> None:
     change, message = JSON_FAULTS[fault]
     ready(tmp_path / "in", change)
     with pytest.raises(DataError, match=message):

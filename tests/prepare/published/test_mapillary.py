@@ -1,4 +1,4 @@
-"""Mapillary Vistas: one scene as a 16-bit map and as a panoptic PNG, in both layouts; and what is wrong with them."""
+"""Mapillary Vistas: one scene as a 16-bit map and as a panoptic PNG, in both layouts, and invalid files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = (
     ("object--vehicle--car", "Car", True, True, [0, 0, 142]),
     ("void--unlabeled", "Unlabeled", False, False, [0, 0, 0]),
 )
-"""The second is not evaluated, so that the numbers of categories and labels differ from there on."""
+"""The second label is not evaluated, so that category ids and label indices differ from there on."""
 
 
 def config() -> dict[str, Any]:
@@ -52,7 +52,7 @@ def instance_map() -> Any:
 
 
 EXPECTED = {(1, "Bird", 1), (2, "Sky", 81), (3, "Car", 6), (3, "Car", 8)}
-"""Category ids (1 to 3: those of the evaluated labels), names, areas."""
+"""Category ids (1 to 3, the evaluated labels), names, areas."""
 
 
 def panoptic_json() -> dict[str, Any]:
@@ -75,7 +75,7 @@ def panoptic_json() -> dict[str, Any]:
 
 
 def panoptic_ids() -> Any:
-    """The scene of `instance_map`; the sky has two ids, as no release should have."""
+    """The scene of `instance_map`, but the sky has two ids, which no release should have."""
     ids = np.full((10, 12), 70001, np.int64)
     ids[0, 0] = 5
     ids[0, 4:] = 8
@@ -100,7 +100,7 @@ def write_ready(root: Path, content: dict[str, Any], folder: str = "training/v2.
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """With instance maps alone."""
+    """A release with only instance maps."""
     folder = tmp_path / "vistas"
     write(folder / "config_v2.0.json", config())
     write(folder / PICTURE, np.zeros((10, 12, 3), np.uint8))
@@ -134,7 +134,7 @@ def test_instance_maps(root: Path) -> None:
     assert found(out) == EXPECTED and MapillaryVistas.open(root).splits() == ["training"]
 
 
-def test_stuff_of_several_numbers_is_one_segment(root: Path) -> None:
+def test_stuff_with_several_numbers_is_one_segment(root: Path) -> None:
     values = instance_map()
     values[2] += 7
     write(root / MAP, values)
@@ -158,7 +158,7 @@ def test_panoptic_pngs_are_preferred(root: Path) -> None:
     ]
 
 
-def test_the_jsons_numbers_of_categories_are_taken(root: Path) -> None:
+def test_category_ids_of_the_json_are_kept(root: Path) -> None:
     content = panoptic_json()
     content["categories"][1]["id"] = 30
     for segment in content["annotations"][0]["segments_info"]:
@@ -179,7 +179,7 @@ def test_categories_that_are_not_evaluated_become_void(root: Path) -> None:
     assert 9 not in CocoPanoptic(out, "training").categories
 
 
-def test_a_json_needs_no_label_list(root: Path) -> None:
+def test_a_json_without_label_list(root: Path) -> None:
     write_ready(root, panoptic_json())
     (root / "config_v2.0.json").unlink()
     assert found(converted(root)) == EXPECTED
@@ -192,7 +192,7 @@ def both_versions(root: Path) -> None:
     shutil.copytree(root / "training/v2.0", root / "training/v1.2")
 
 
-def test_the_newest_version_is_taken_unless_another_is_named(root: Path) -> None:
+def test_the_newest_version_is_the_default(root: Path) -> None:
     both_versions(root)
     assert found(converted(root)) == EXPECTED
     (root.parent / "out").rename(root.parent / "v2.0")
@@ -265,7 +265,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "config_v2.0.json is not valid JSON, or is truncated",
     ),
     "label list empty": (lambda root: (root / "config_v2.0.json").write_text(""), "config_v2.0.json is empty"),
-    "no labels": (changed_config(lambda c: c.update(labels={})), "config_v2.0.json lacks the list `labels`"),
+    "no labels": (changed_config(lambda c: c.update(labels={})), "config_v2.0.json has no list `labels`"),
     "label without color": (changed_config(lambda c: c["labels"][2].pop("color")), "has the row .*nature--sky"),
     "color out of range": (changed_config(lambda c: c["labels"][2].update(color=[0, 0, 256])), "has the row .*sky"),
     "name twice": (changed_config(lambda c: c["labels"][2].update(readable="Car")), "has 'Car' twice"),
@@ -274,15 +274,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "map missing": (lambda root: (root / MAP).unlink(), f"{MAP} is missing"),
     "map empty": (lambda root: (root / MAP).write_bytes(b""), f"{MAP} is empty"),
     "map cut": (lambda root: cut(root / MAP), f"{MAP} is corrupt or truncated"),
-    "no PNG": (lambda root: (root / MAP).write_text("none"), f"{MAP} is no PNG"),
-    "map of labels": (lambda root: write(root / MAP, np.zeros((10, 12), np.uint8)), "no 16-bit grayscale PNG"),
+    "no PNG": (lambda root: (root / MAP).write_text("none"), f"{MAP} is not a PNG"),
+    "map of labels": (lambda root: write(root / MAP, np.zeros((10, 12), np.uint8)), "not a 16-bit grayscale PNG"),
     "label 5": (
         lambda root: write(root / MAP, instance_map() + 1024),
         r"value 2048, which is label 8; expected 0 to 4",
     ),
-    "no picture": (
+    "no image": (
         lambda root: shutil.copy(root / MAP, (root / MAP).with_name("lone.png")),
-        r"lone\.png has no picture in .*training/images",
+        r"lone\.png has no image in .*training/images",
     ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
     "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is not an image"),
@@ -296,8 +296,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         changed_json(lambda c: c["annotations"][0].update(file_name="../../a.png")),
         "'../../a.png' points outside",
     ),
-    "picture outside": (changed_json(lambda c: c["images"][0].update(file_name="/a.jpg")), "'/a.jpg' points outside"),
-    "picture missing": (changed_json(lambda c: c["images"][0].update(file_name="b.jpg")), "b.jpg is missing"),
+    "image outside": (changed_json(lambda c: c["images"][0].update(file_name="/a.jpg")), "'/a.jpg' points outside"),
+    "image missing": (changed_json(lambda c: c["images"][0].update(file_name="b.jpg")), "b.jpg is missing"),
     "image without annotation": (
         changed_json(lambda c: c["images"].append({"id": "b", "file_name": "b.jpg"})),
         r"lists 1 images that it does not annotate, first b\.jpg",
@@ -315,7 +315,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_damaged_files_are_told_by_name(root: Path, fault: str) -> None:
+def test_invalid_files_are_reported_by_name(root: Path, fault: str) -> None:
     damage, message = FAULTS[fault]
     damage(root)
     with pytest.raises(DataError, match=message):
@@ -323,18 +323,18 @@ def test_damaged_files_are_told_by_name(root: Path, fault: str) -> None:
     assert not list(root.parent.glob("out/annotations/*.json"))
 
 
-def test_splits_of_different_releases_are_refused(root: Path) -> None:
+def test_splits_of_different_releases_are_rejected(root: Path) -> None:
     write_ready(root, panoptic_json())
     content = panoptic_json()
     content["categories"][0]["name"] = "animal--bird"
     write(root / "validation/images/x.jpg", np.zeros((10, 12, 3), np.uint8))
     write_ready(root, content, "validation/v2.0/panoptic")
-    with pytest.raises(DataError, match="has other categories than the other splits"):
+    with pytest.raises(DataError, match="has different categories from the other splits"):
         converted(root, None, "validation")
 
 
-def test_a_split_without_annotations_is_told(root: Path) -> None:
-    with pytest.raises(DataError, match="no annotated split testing of v2.0; the splits there are training"):
+def test_a_split_without_annotations_is_reported(root: Path) -> None:
+    with pytest.raises(DataError, match="no annotated split testing of v2.0; available splits: training"):
         converted(root, None, "testing")
 
 

@@ -1,4 +1,4 @@
-"""New sets out of old ones."""
+"""Deriving data sets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def a_map(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_stratified_choice_keeps_the_share_of_every_class() -> None:
+def test_stratified_selection_keeps_class_frequencies() -> None:
     rng = np.random.default_rng(0)
     frequency = np.array([0.9, 0.5, 0.2, 0.05, 0.02])
     has_class = rng.random((2000, 5)) < frequency
@@ -63,9 +63,9 @@ def test_stratified_choice_keeps_the_share_of_every_class() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 12])
-def test_stratified_choice_is_of_the_size_asked_for(count: int) -> None:
+def test_stratified_selection_has_the_requested_size(count: int) -> None:
     has_class = np.zeros((12, 3), np.bool_)
-    has_class[:4, 0] = has_class[3:6, 1] = True  # half of the images have no segment
+    has_class[:4, 0] = has_class[3:6, 1] = True  # half of the images have no segments
     assert len(stratified(np.packbits(has_class, axis=1), count, 0)) == count
 
 
@@ -82,7 +82,7 @@ def test_a_subset_has_the_same_images_and_annotations(tmp_path: Path) -> None:
         assert {segment.id: segment for segment in sample.annotation.segments} == by_id
 
 
-def test_a_subset_of_a_list_by_id_and_by_name(tmp_path: Path) -> None:
+def test_a_subset_from_a_list_of_ids_and_names(tmp_path: Path) -> None:
     write_coco(tmp_path / "in", images=5)
     chosen = tmp_path / "list.txt"
     chosen.write_text("103\n\n 1.png \n103\n", encoding="utf-8-sig")
@@ -91,7 +91,7 @@ def test_a_subset_of_a_list_by_id_and_by_name(tmp_path: Path) -> None:
     chosen.write_text("103\nnowhere.png\n")
     with pytest.raises(DataError, match="line 2: no image has the id or file name 'nowhere.png'"):
         subset(tmp_path / "in", ["val"], chosen)
-    with pytest.raises(DataError, match="annotates 5 images; expected 6 or more"):
+    with pytest.raises(DataError, match="annotates only 5 images; expected 6 or more"):
         subset(tmp_path / "in", (), 6)
 
 
@@ -107,16 +107,16 @@ def test_the_faster_decoder_is_loaded_only_if_a_split_is_not_finished(
 
 
 @pytest.mark.parametrize(("val", "held_out"), [(0.2, 2), (3, 3)])
-def test_a_split_divides_without_a_common_image(tmp_path: Path, val: float, held_out: int) -> None:
+def test_split_has_no_common_images(tmp_path: Path, val: float, held_out: int) -> None:
     write_coco(tmp_path / "in", images=10)
     out = written(split(tmp_path / "in", None, val), tmp_path / "out")
     train, held = names(CocoPanoptic(out, "train")), names(CocoPanoptic(out, "val"))
     assert len(held) == held_out and sorted(train + held) == sorted(names(CocoPanoptic(tmp_path / "in", "val")))
-    with pytest.raises(DataError, match="one image or more in both"):
+    with pytest.raises(DataError, match="at least one image in each split"):
         split(tmp_path / "in", None, 10)
 
 
-def test_remapping_brings_segments_together(tmp_path: Path) -> None:
+def test_remapping_merges_segments(tmp_path: Path) -> None:
     ids = np.array([[1, 1, 2, 2], [3, 3, 4, 4], [0, 5, 5, 5]], np.int32)
     segments = tuple(
         Segment(number, category, int((ids == number).sum()), (0, 0, 1, 1), crowd)
@@ -145,7 +145,7 @@ def test_a_remapped_set_on_disk(tmp_path: Path) -> None:
     assert np.array_equal(data[0].annotation.ids, CocoPanoptic(tmp_path / "in", "val")[0].annotation.ids)
 
 
-def test_what_a_map_may_say(tmp_path: Path) -> None:
+def test_category_maps(tmp_path: Path) -> None:
     row = "{name: above, id: 40, isthing: 1, color: [9, 9, 9]}"
     text = f"map: {{truck: car, tree: void, sky: above}}\ncategories:\n  - {row}\n"
     table, new_id = read_map(a_map(tmp_path, text), TABLE)
@@ -156,25 +156,25 @@ def test_what_a_map_may_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("bus: car", "names 'bus', which the data set lacks"),
-        ("car: mixed\nsky: mixed", "things and stuff become 'mixed'"),
-        ("car: void\ntruck: void\nsky: void\ntree: void", "every category becomes void"),
+        ("bus: car", "has 'bus', which is not in the data set"),
+        ("car: mixed\nsky: mixed", "things and stuff are both mapped to 'mixed'"),
+        ("car: void\ntruck: void\nsky: void\ntree: void", "all categories become void"),
         ("car: 3", "has 'car': 3"),
         ("- car", r"is \['car'\]"),
         ("", "is empty"),
         ("car: [", "cannot be read"),
-        ("map: {car: a}\ncategories: [{name: b}]", "no category becomes 'b'"),
+        ("map: {car: a}\ncategories: [{name: b}]", "no category is mapped to 'b'"),
         ("map: {car: a}\ncategories: [{name: a, isthing: 3}]", "has isthing 3"),
         ("map: {car: a}\ncategories: [a]", "expected an object with a name"),
         ("map: {car: a}\ncategories: [{name: a, id: 5}]", "appear more than once"),
     ],
 )
-def test_damaged_maps(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_category_maps(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_map(a_map(tmp_path, text), TABLE)
 
 
-def test_tables_come_together_by_name() -> None:
+def test_tables_are_merged_by_name() -> None:
     second = CategoryTable(
         [Category(1, "sky", False), Category(2, "dog", True), Category(9, "cat", True), Category(5, "car", True)]
     )
@@ -186,7 +186,7 @@ def test_tables_come_together_by_name() -> None:
         merged_tables(TABLE, CategoryTable([Category(1, "car", False)]), "a and b")
 
 
-def test_two_sets_become_one(tmp_path: Path) -> None:
+def test_merging_two_data_sets(tmp_path: Path) -> None:
     write_coco(tmp_path / "a", images=2)
     write_coco(tmp_path / "b", images=3)
     write_coco(tmp_path / "b2", images=1, split="train")
@@ -213,7 +213,7 @@ def test_two_sets_become_one(tmp_path: Path) -> None:
         (2**70, [2**70, 2**70 + 1, 2**70 + 2, 2**70 + 3]),
     ],
 )
-def test_ids_of_any_size_are_merged(tmp_path: Path, first: int, expected: list[int]) -> None:
+def test_ids_of_any_size_can_be_merged(tmp_path: Path, first: int, expected: list[int]) -> None:
     for name in ("a", "b"):
         path = write_coco(tmp_path / name, images=2)
         text = path.read_text().replace('"id": 100,', f'"id": {first},').replace('"id": 101,', f'"id": {first + 1},')
@@ -225,7 +225,7 @@ def test_ids_of_any_size_are_merged(tmp_path: Path, first: int, expected: list[i
     assert [image.id for image in source.images("val")] == expected
 
 
-def test_a_merged_set_is_not_written_over_its_parts(tmp_path: Path) -> None:
+def test_a_merged_data_set_does_not_overwrite_its_parts(tmp_path: Path) -> None:
     write_coco(tmp_path / "a", images=2)
     write_coco(tmp_path / "b", images=2)
     (tmp_path / "b" / "images").rename(tmp_path / "images")
@@ -233,12 +233,12 @@ def test_a_merged_set_is_not_written_over_its_parts(tmp_path: Path) -> None:
     (tmp_path / "images").rename(tmp_path / "b" / "coco" / "images")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for out in ("b", "b/coco"):
-        with pytest.raises(DataError, match="is the folder that is read, or inside of it"):
+        with pytest.raises(DataError, match="is inside the input folder"):
             written(merge(tmp_path / "a", tmp_path / "b" / "coco", ()), tmp_path / out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_ids_that_differ_in_kind_only_are_one_id(tmp_path: Path) -> None:
+def test_ids_that_differ_only_in_type_are_the_same(tmp_path: Path) -> None:
     write_coco(tmp_path / "a", images=2)
     path = write_coco(tmp_path / "b", images=2)
     path.write_text(
@@ -248,14 +248,14 @@ def test_ids_that_differ_in_kind_only_are_one_id(tmp_path: Path) -> None:
     assert [image.id for image in source.images("val")] == [100, 101, 102, 103]
 
 
-def test_a_set_is_not_merged_with_itself(tmp_path: Path) -> None:
+def test_a_data_set_cannot_be_merged_with_itself(tmp_path: Path) -> None:
     write_coco(tmp_path / "a")
     (tmp_path / "again").symlink_to(tmp_path / "a")
-    with pytest.raises(DataError, match="are one data set"):
+    with pytest.raises(DataError, match="are the same data set"):
         merge(tmp_path / "a", tmp_path / "again", ())
 
 
-def test_splits_of_different_tables_are_refused(tmp_path: Path) -> None:
+def test_splits_with_different_categories_are_rejected(tmp_path: Path) -> None:
     write_coco(tmp_path)
     write_coco(tmp_path / "other", split="train")
     annotation = tmp_path / "other" / "annotations" / "panoptic_train.json"
@@ -282,15 +282,15 @@ def test_splits_of_different_tables_are_refused(tmp_path: Path) -> None:
 def test_the_commands(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path / "in")
     write_coco(tmp_path / "other")
-    places = {"MAP": str(a_map(tmp_path, "ball: void")), "OTHER": str(tmp_path / "other")}
-    given = [places.get(argument, argument) for argument in arguments]
+    paths = {"MAP": str(a_map(tmp_path, "ball: void")), "OTHER": str(tmp_path / "other")}
+    words = [paths.get(argument, argument) for argument in arguments]
     where = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert run("prepare-data", *given, *where) == 0
+    assert run("prepare-data", *words, *where) == 0
     assert len(CocoPanoptic(tmp_path / "out", "val")) == {"subset": 2, "split": 1, "remap": 3, "merge": 6}[arguments[0]]
     assert "Next: panformer prepare-data verify" in capsys.readouterr().out
 
 
-def test_images_that_leave_their_folder_are_refused(tmp_path: Path) -> None:
+def test_images_outside_of_their_folder_are_rejected(tmp_path: Path) -> None:
     write_coco(tmp_path / "in")
     annotation = tmp_path / "in" / "annotations" / "panoptic_val.json"
     content: dict[str, Any] = json.loads(annotation.read_text())
@@ -303,13 +303,13 @@ def test_images_that_leave_their_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("val", [float("nan"), float("inf"), 1.5, -1])
-def test_a_senseless_number_to_hold_out(tmp_path: Path, val: float) -> None:
+def test_an_invalid_number_of_validation_images(tmp_path: Path, val: float) -> None:
     write_coco(tmp_path, images=4)
-    with pytest.raises(DataError, match="expected a whole number, and one image or more"):
+    with pytest.raises(DataError, match="expected an integer that leaves at least"):
         split(tmp_path, None, val)
 
 
-def test_a_list_that_names_no_image_or_two_at_once(tmp_path: Path) -> None:
+def test_a_list_with_no_image_or_an_ambiguous_name(tmp_path: Path) -> None:
     annotation = write_coco(tmp_path / "in", images=2)
     (tmp_path / "in/images/val/town").mkdir()
     (tmp_path / "in/images/val/1.png").rename(tmp_path / "in/images/val/town/0.png")
@@ -321,15 +321,15 @@ def test_a_list_that_names_no_image_or_two_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: 2 images have the id or file name '0.png'"):
         subset(tmp_path / "in", (), chosen)
     chosen.write_text("\n \n")
-    with pytest.raises(DataError, match="names no image"):
+    with pytest.raises(DataError, match="lists no images"):
         subset(tmp_path / "in", (), chosen)
     chosen.write_text("town/0.png\n101\n")
     assert names(CocoPanoptic(written(subset(tmp_path / "in", (), chosen), tmp_path / "out"), "val")) == ["town/0.png"]
 
 
-def test_a_name_that_two_categories_have_is_no_name(tmp_path: Path) -> None:
+def test_ambiguous_category_names_are_rejected(tmp_path: Path) -> None:
     twice = CategoryTable([Category(1, "tree", True), Category(2, "tree", False), Category(3, "car", True)])
-    words = "categories 1 and 2 are both called 'tree'"
+    words = "categories 1 and 2 are both named 'tree'"
     with pytest.raises(DataError, match=words):
         read_map(a_map(tmp_path, "car: truck"), twice)
     for pair in ((twice, TABLE), (TABLE, twice)):
@@ -337,12 +337,12 @@ def test_a_name_that_two_categories_have_is_no_name(tmp_path: Path) -> None:
             merged_tables(*pair, "a and b")
 
 
-def test_images_without_annotation_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_without_annotation_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotation = write_coco(tmp_path / "in")
     content: dict[str, Any] = json.loads(annotation.read_text())
     content["images"].append({"id": 900, "file_name": "lonely.png", "height": 40, "width": 60})
     annotation.write_text(json.dumps(content))
-    given = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert run("prepare-data", "split", "--val", "1", *given) == 0
-    told = capsys.readouterr().err
-    assert "1 images are listed but not annotated" in told and "lonely.png" in told
+    options = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert run("prepare-data", "split", "--val", "1", *options) == 0
+    err = capsys.readouterr().err
+    assert "1 images are listed but not annotated" in err and "lonely.png" in err

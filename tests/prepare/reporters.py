@@ -1,12 +1,12 @@
-"""A reporter that keeps what it is told."""
+"""A reporter that records warnings."""
 
 from __future__ import annotations
 
 from panformer_cli.reporting import SilentReporter
 
 
-class Told(SilentReporter):
-    """Keeps warnings."""
+class RecordingReporter(SilentReporter):
+    """Records warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
