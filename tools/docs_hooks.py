@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -79,7 +80,7 @@ def _section(title: str, prefix: str, settings: Any) -> list[str]:
 
 def settings_of(settings: Any) -> Iterator[Setting]:
     """Yield the settings of a dataclass, those of its parent first; sections of the recipe are left out."""
-    meanings = {}
+    meanings: dict[str, str] = {}
     for parent in reversed(settings.__mro__[:-1]):
         meanings |= _attribute_docstrings(parent)
     for field in fields(settings):
@@ -93,7 +94,7 @@ def _attribute_docstrings(settings: type) -> dict[str, str]:
     (body,) = ast.parse(inspect.getsource(settings)).body
     assert isinstance(body, ast.ClassDef)
     found = {}
-    for statement, following in zip(body.body, body.body[1:]):
+    for statement, following in pairwise(body.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
             assert isinstance(statement.target, ast.Name)
             found[statement.target.id] = ast.literal_eval(following.value)
