@@ -4,6 +4,7 @@
 # make check   format, lint, types and the fast tests: before every commit
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
+# make docs    the documentation site, in site/
 # make gpu     tests, speed, memory and a whole run on a GPU in 8 minutes; PYTHON needs torch, and nothing else
 # make fix     fixes the format and what ruff can fix
 
@@ -22,7 +23,7 @@ OUT ?= gpu.json
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test fast check lint fix golden gpu
+.PHONY: demo test fast check lint fix golden gpu docs
 
 demo: $(STAMP)
 	$(BIN)/panformer demo
@@ -42,6 +43,9 @@ lint: $(STAMP)-dev
 
 golden: $(STAMP)-test
 	$(BIN)/python -m pytest tests/golden --fidelity-table docs/fidelity.md
+
+docs: $(STAMP)-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gpu:
 	$(PYTHON) benchmarks/gpu_check.py --json $(OUT)
@@ -68,3 +72,7 @@ $(STAMP)-dev: setup.cfg pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --editable '.[dev]'
 	$(BIN)/python -m pip install --no-deps $(COMPARED)
 	touch $(STAMP) $(STAMP)-test $(STAMP)-dev
+
+$(STAMP)-docs: setup.cfg pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --editable '.[docs]'
+	touch $(STAMP) $(STAMP)-docs
