@@ -111,7 +111,7 @@ def test_compare_wants_an_evaluation(name: str, made: Path, tmp_path: Path, caps
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert f"{tmp_path} holds no {name}" in err
+    assert f"{tmp_path} has no {name}" in err
 
 
 def test_tune_searches_and_says_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
