@@ -5,7 +5,7 @@
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
 # make gpu     tests, speed, memory and a whole run on a GPU in 8 minutes; PYTHON needs torch, and nothing else
-# make fix     mends format and what ruff can mend
+# make fix     fixes the format and what ruff can fix
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,16 +18,20 @@ COMPARED := panopticapi-lite cityscapesscripts pyquaternion
 
 OUT ?= gpu.json
 
+# The tests run in one process per core, at most 8: each needs up to 2 GB of memory.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+
 .PHONY: demo test fast check lint fix golden gpu
 
 demo: $(STAMP)
 	$(BIN)/panformer demo
 
 test: $(STAMP)-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(STAMP)-test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 check: lint fast
 

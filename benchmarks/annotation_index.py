@@ -27,7 +27,7 @@ import numpy as np
 
 import panformer_cli.data.loading  # noqa: F401 - the modules of a worker; reading an annotation does not import torch
 from panformer_cli.console import print_table
-from panformer_cli.data.coco.annotation_index import index_places, open_annotation
+from panformer_cli.data.coco.annotation_index import index_paths, open_annotation
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_annotation
@@ -158,7 +158,7 @@ def measure_build(path: Path) -> dict[str, float]:
     process.start()
     found: dict[str, float] = answers.get(timeout=LONGEST)
     process.join()
-    sizes = {"json_mib": path.stat().st_size / MIB, "index_mib": index_places(path)[0].stat().st_size / MIB}
+    sizes = {"json_mib": path.stat().st_size / MIB, "index_mib": index_paths(path)[0].stat().st_size / MIB}
     return sizes | found
 
 

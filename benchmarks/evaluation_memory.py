@@ -29,6 +29,7 @@ from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.data.coco.panoptic_png import encode_ids
 from panformer_cli.data.structures import IdMap
 from panformer_cli.engine.benchmarking.meters import PeakMemory
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.reporting import SilentReporter
 
@@ -79,7 +80,7 @@ def evaluate_pairs(folder: Path, bootstrap: int) -> float:
     """Return PQ of the pairs in `folder`, in percent."""
     jsons = folder / "prediction.json", folder / "truth.json"
     request = PredictionsRequest(*jsons, folder / "out", metrics=("panoptic", "semantic"), resamples=bootstrap)
-    pq: float = evaluate_predictions(request, SilentReporter())["panoptic"]["all"]["pq"]
+    pq: float = evaluate_predictions(request, Process.single("cpu"), SilentReporter())["panoptic"]["all"]["pq"]
     return pq
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from panformer_cli.data.coco.coco_categories import COCO
-from panformer_cli.data.structures import Batch
 from panformer_cli.engine.benchmarking.benchmark import parse_size
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name
 from panformer_cli.engine.precision import DTYPES, autocast
@@ -86,29 +85,31 @@ def measured(
         images = torch.randn(batch, 3, *size, device=device).to(memory_format=FORMATS[memory_format])
         padding_mask = torch.zeros(batch, *size, dtype=torch.bool, device=device)
         try:
-            result = measure(model, Batch(images, padding_mask), precision, options.repeat)
+            result = measure(model, images, padding_mask, precision, options.repeat)
         except torch.OutOfMemoryError:
             result = {"error": "the GPU ran out of memory"}
         yield {**setting, **result}
 
 
 @torch.inference_mode()
-def measure(model: PanopticModel, batch: Batch, precision: Any, repeat: int) -> dict[str, Any]:
+def measure(
+    model: PanopticModel, images: torch.Tensor, padding_mask: torch.Tensor, precision: Any, repeat: int
+) -> dict[str, Any]:
     """Return milliseconds, rate and peak memory of `repeat` passes."""
-    device = batch.images.device
+    device = images.device
     read, memory, seconds = clock_of(device), PeakMemory(device), []
     for number in range(WARM_UP + repeat):
         if number == WARM_UP:
             memory.reset()
         begin = read()
         with autocast(precision, device):
-            output = model(batch)
+            output = model.infer(images, padding_mask)
         if number >= WARM_UP:
             seconds.append(read() - begin)
     if not all(bool(tensor.isfinite().all()) for tensor in output):
         return {"error": "an output is not finite"}
     ms = Spread.of([1000 * value for value in seconds])
-    rate = 1000 * len(batch.images) / ms.median
+    rate = 1000 * len(images) / ms.median
     return {"ms": asdict(ms), "images_per_second": rate, "peak_memory_mib": memory.mib()}
 
 

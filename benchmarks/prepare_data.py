@@ -36,7 +36,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from panformer_cli.console import print_table
+from panformer_cli.console import Cell, print_table
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.prepare.coco.coco import prepare_coco
@@ -253,7 +253,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
-    rows = []
+    rows: list[list[Cell]] = []
     for name, figures in found.items():
         theirs = found[name.replace("panformer", "masks")]
         rows.append([name, *figures.values(), *(theirs[key] / figures[key] for key in figures)])

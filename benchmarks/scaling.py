@@ -26,7 +26,7 @@ from panformer_cli import __version__
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
-from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name, metered
+from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name
 from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.distributed.allocator import keep_freed_memory
 from panformer_cli.engine.inference import Predictor
@@ -114,13 +114,15 @@ def measure(point: Point, arguments: argparse.Namespace) -> Cost:
     rows: dict[str, list[float]] = {part: [] for part in PARTS}
     for number in range(WARM_UP + arguments.repeat):
         begin = read()
-        with metered({"network": predictor.model}, read) as edges:
-            maps = [
-                prediction.panoptic for prediction in predictor.predict_all(images)
-            ]  # accessing them merges the masks
-        end, network = read(), edges["network"]
+        inputs = predictor.prepare(images)
+        prepared = read()
+        output = predictor.infer(*inputs)
+        inferred = read()
+        size = (point.height, point.width)
+        maps = [predictor.postprocess(output, index, size).panoptic for index in range(point.batch)]
+        end = read()
         if number >= WARM_UP:
-            for part, seconds in zip(PARTS, (end - begin, network.total, end - network.end), strict=True):
+            for part, seconds in zip(PARTS, (end - begin, inferred - prepared, end - inferred), strict=True):
                 rows[part].append(seconds)
     segments = sum(len(panoptic.segments) for panoptic in maps) / point.batch
     return Cost({part: Spread.of(row) for part, row in rows.items()}, memory.mib(), segments)

@@ -1,3 +1,3 @@
 """Panoptic segmentation with Panoptic SegFormer (CVPR 2022)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

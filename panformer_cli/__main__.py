@@ -1,4 +1,4 @@
-"""`python -m panformer_cli` is the same program as `panformer`."""
+"""Entry point of `python -m panformer_cli`, the same program as `panformer`."""
 
 from panformer_cli.cli.main import main
 

@@ -1,7 +1,7 @@
-"""Loops compiled by numba: for what array arithmetic cannot do in one pass."""
+"""Loops compiled by numba, for work that array operations cannot do in one pass."""
 
 # mypy: ignore-errors
-# What numba compiles looks like Python, but its types are numba's.
+# Functions compiled by numba have numba's types, not Python's.
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numba import njit
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: machine code when first called. Threads run it side by side.
+    """Return a decorator that compiles a function when it is first called; it runs without the GIL.
 
-    The code is kept in a folder of numba's for the next process, where there is one that can be written to.
+    The compiled code is cached for later processes if numba has a writable cache folder.
 
-    options: of `numba.njit`.
+    Args:
+        options: passed to `numba.njit`.
     """
     options = {"nogil": True, **options}
 

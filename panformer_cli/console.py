@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress and messages on stderr, tables on stdout. All of rich is used here."""
+"""Terminal output: progress and messages on stderr, tables on stdout. The only module that uses rich."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ _UNLIMITED_WIDTH = 100_000
 
 
 class RichReporter:
-    """A `reporting.Reporter` for a person: bars in a terminal, now and then a line where stderr is a file.
+    """A `reporting.Reporter` for people: progress bars in a terminal, occasional lines if stderr is a file.
 
-    stream: where to write; stderr by default.
-    clock: seconds, ever growing.
+    Args:
+        stream: where to write; stderr by default.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,20 +46,20 @@ class RichReporter:
         self._bars: Bars | None = None
 
     def __reduce__(self) -> tuple[type[RichReporter], tuple[()]]:
-        """Sent to another process, it becomes a reporter to that process's stderr."""
+        """Unpickle as a reporter to the stderr of the receiving process."""
         return RichReporter, ()
 
     def message(self, text: str) -> None:
-        """One line for a person."""
+        """Print one line."""
         _write(self._console, Text(text))
 
     def warn(self, text: str) -> None:
-        """One line about something that deserves a look."""
+        """Print a warning of one line."""
         _write(self._console, Text.assemble(("Warning: ", "yellow"), text))
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Progress]:
-        """A bar with the time left; a bar begun inside another one stands below it and goes when it is done."""
+        """Show a bar with the time left. A bar inside another one appears below it and is removed at its end."""
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             yield _LineProgress(self.message, self._clock, what, total, done)
         elif self._bars is not None:
@@ -85,14 +86,14 @@ class _BarProgress:
 
 
 class _LineProgress:
-    """A line each time another tenth is done, and at least every 30 seconds; not more than one a second."""
+    """Prints a line after every tenth and at least every 30 seconds, but at most one per second."""
 
     def __init__(
         self, write: Callable[[str], None], clock: Callable[[], float], what: str, total: int, done: int
     ) -> None:
         self._write, self._clock, self._what, self._total = write, clock, what, total
         self._done = self._first = done
-        self._begin = self._last_time = clock()
+        self._start = self._last_time = clock()
         self._last_tenth = self._tenth()
 
     def advance(self, steps: int = 1, status: str = "") -> None:
@@ -102,7 +103,7 @@ class _LineProgress:
         ends = self._done >= self._total > self._done - steps
         if ends or quiet >= _LINE_SECONDS or (tenth > self._last_tenth and quiet >= _QUIET_SECONDS):
             self._last_time, self._last_tenth = now, tenth
-            self._write(self._line(now - self._begin, status))
+            self._write(self._line(now - self._start, status))
 
     def _tenth(self) -> int:
         return 10 * self._done // max(self._total, 1)
@@ -122,7 +123,7 @@ class _LineProgress:
 
 
 class _FactColumn(ProgressColumn):
-    """A few words about a task."""
+    """A short text about a task."""
 
     max_refresh = 0.5  # seconds: numbers that change faster cannot be read
 
@@ -135,10 +136,12 @@ class _FactColumn(ProgressColumn):
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """A table on stdout; in a terminal as wide as that, in a file or pipe as wide as its content.
+    """Print a table to stdout: as wide as the terminal, or as wide as its content in a file or pipe.
 
-    rows: one cell for each of `columns`; a float is shown with one decimal, None as `-`. Columns of numbers are set to
-        the right.
+    Args:
+        title: printed above the table.
+        columns: the header.
+        rows: one cell per column; a float is shown with one decimal, None as `-`. Numeric columns are right-aligned.
     """
     console = Console(file=sys.stdout)
     if not console.is_terminal:
@@ -154,17 +157,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
 
 
 def print_error(message: str) -> None:
-    """`Error: message` on stderr."""
+    """Print `Error: message` to stderr."""
     _write(Console(file=sys.stderr), Text.assemble(("Error: ", "bold red"), message))
 
 
 def _write(console: Console, text: Text) -> None:
-    # Soft wrap: the terminal breaks a long line by itself, so that a path can be copied whole.
+    # Soft wrap: the terminal breaks long lines itself, so a path can be copied as a whole.
     console.print(text, soft_wrap=True, highlight=False)
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """What fits a terminal of `width` characters on one line."""
+    """Return the columns that fit on one line of `width` characters."""
     status = TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     name = TextColumn(
         "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width // 4)
@@ -189,7 +192,7 @@ def _speed(per_second: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """`0:05`, `12:34`, `1:02:03`."""
+    """Return a time such as `0:05`, `12:34` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,17 +1,17 @@
-"""What the package raises when a user's input cannot be used."""
+"""Errors raised for input that cannot be used."""
 
 
 class PanformerError(ValueError):
-    """A mistake that the user can mend.
+    """An error that the user can fix.
 
-    The message is one sentence (or a short list where several mistakes are reported at once) that says what is wrong,
-    where, what was expected and what to do next. The command line prints it and exits with code 2; a library caller
-    catches it as a `ValueError`.
+    The message is one sentence (or a short list if several problems are reported at once) that says what is wrong,
+    where, what was expected and what to do next. The command line prints it and exits with code 2; library callers can
+    catch it as a `ValueError`.
     """
 
 
 class DataError(PanformerError):
-    """An image or annotation that cannot be used; training may skip such an image when asked to."""
+    """An image or annotation that cannot be used. Training can skip such images (`data.skip_bad_images`)."""
 
 
 class RecipeError(PanformerError):
@@ -19,4 +19,4 @@ class RecipeError(PanformerError):
 
 
 class CheckpointError(PanformerError):
-    """A checkpoint that is missing, damaged, unsafe or made for another model."""
+    """A checkpoint that is missing, corrupt, unsafe or made for a different model."""

@@ -1,7 +1,7 @@
-"""A recipe: every setting of a model, its data, its training and its inference, typed and checked.
+"""A recipe: all settings of a model, its data, its training and its inference, typed and validated.
 
-The defaults are the published R-50 run on COCO (spec, sections 2 to 8). A YAML file states what differs; `recipe_io`
-reads it. Only `build_model`, the data pipeline and the engine see a recipe: layers take plain arguments.
+The defaults are the published R-50 run on COCO (docs/model.md). A YAML file lists the differences; `recipe_io` reads
+it. Only `build_model`, the data pipeline and the engine see a recipe. Layers take plain arguments.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from panformer_cli.settings import DataSettings, InferenceSettings, ModelSetting
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that makes a run."""
+    """All settings of a run."""
 
     name: str = "custom"
-    """Short name; runs go to runs/<name>/."""
+    """Short name. Runs are written to runs/<name>/. Range: letters, digits, `.`, `-` and `_`."""
     published_pq: float | None = None
-    """PQ of the paper on COCO val2017, percent; None where nothing is published."""
+    """PQ in the paper on COCO val2017, in percent. Null: nothing is published."""
     model: ModelSettings = field(default_factory=FAMILIES[DEFAULT_FAMILY].model_settings)
+    """The model's architecture and initial weights; the keys depend on `model.family`."""
     data: DataSettings = field(default_factory=DataSettings)
+    """Data set and transforms."""
     train: TrainSettings = field(default_factory=TrainSettings)
+    """Optimization and logging."""
     inference: InferenceSettings = field(default_factory=FAMILIES[DEFAULT_FAMILY].inference_settings)
+    """Postprocessing; the keys depend on `model.family`."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             raise RecipeError(
-                f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', since it becomes a folder"
+                f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', because it names a folder"
             )

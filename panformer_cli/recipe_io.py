@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a checked `Recipe`, and back."""
+"""Convert YAML files and `key=value` overrides to validated `Recipe`s, and back."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from panformer_cli.wording import truncated
 
 Section = TypeVar("Section")
 
-# In a wheel and in an editable install the recipes are the package `panformer_cli.recipes`; a checkout that is run in
-# place has them beside the package.
+# In a wheel and in an editable install the recipes are the package `panformer_cli.recipes`. In a checkout that is run
+# in place they are beside the package.
 _RECIPE_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parent.parent / "recipes")
 
 _YES_NO = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, or a built-in one, with `overrides` applied.
+    """Return the recipe in a file, or a built-in recipe, with `overrides` applied.
 
-    name_or_path: a YAML file, or a built-in recipe as `r50`, `r50.yaml` or `recipes/r50.yaml`; an existing file wins.
-    overrides: `key=value` with dotted keys, such as `train.lr=1e-4` or `data.train_short_sides=[320]`. The value is
-        YAML, except where the setting is text: that is taken as it stands.
+    Args:
+        name_or_path: path of a YAML file, or a built-in recipe such as `r50`, `r50.yaml` or `recipes/r50.yaml`. An
+            existing file takes precedence.
+        overrides: `key=value` with dotted keys, such as `train.lr=1e-4` or `data.train_short_sides=[320]`. Values are
+            YAML. Values of text settings are used verbatim.
 
     Raises:
-        RecipeError: no such recipe, not YAML, or settings that cannot be used, all of them listed.
+        RecipeError: there is no such recipe, it is not YAML, or it has invalid settings; all of them are listed.
     """
     path = find_recipe(name_or_path)
     content = _read(path)
@@ -47,28 +49,29 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from_dict(mapping: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from nested dictionaries such as `recipe_to_dict` gives; what is left out has its default.
+    """Return a recipe from nested dictionaries such as `recipe_to_dict` returns. Missing settings get their defaults.
 
-    where: what to call the source of `mapping` in an error.
+    Args:
+        where: name of the source of `mapping`, for errors.
 
     Raises:
-        RecipeError: unknown keys, wrong types and values out of range, all of them listed.
+        RecipeError: there are unknown keys, wrong types or values out of range; all of them are listed.
     """
     return _checked_recipe(mapping, where, [])
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Every setting, as nested dictionaries of str, int, float, bool, None and lists: fit for JSON and YAML."""
+    """Return all settings as nested dictionaries of str, int, float, bool, None and lists, for JSON and YAML."""
     return {key: _plain(value) for key, value in asdict(recipe).items()}
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
-    """Every setting, as YAML that `load_recipe` reads back to an equal recipe."""
+    """Return all settings as YAML. `load_recipe` reads it back to an equal recipe."""
     return plain_yaml.write(recipe_to_dict(recipe))
 
 
 def built_in_recipes() -> dict[str, Path]:
-    """Names and files of the recipes that come with panformer, sorted by name."""
+    """Return the files of the recipes that come with panformer, by name, sorted."""
     for folder in _RECIPE_FOLDERS:
         found = sorted(folder.glob("*.yaml"))
         if found:
@@ -77,10 +80,10 @@ def built_in_recipes() -> dict[str, Path]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The file of a recipe; see `load_recipe`.
+    """Return the path of a recipe; see `load_recipe`.
 
     Raises:
-        RecipeError: there is no such file and no such built-in recipe.
+        RecipeError: there is neither such a file nor such a built-in recipe.
     """
     path = Path(name_or_path)
     built_in = built_in_recipes()
@@ -100,7 +103,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def _obstacle(path: Path) -> str:
-    """Why there is no file at `path`; empty where there is one."""
+    """Return why there is no file at `path`; empty if there is one."""
     try:
         return "is a folder" if stat.S_ISDIR(path.stat().st_mode) else ""
     except (FileNotFoundError, NotADirectoryError):
@@ -123,15 +126,17 @@ def _read(path: Path) -> dict[Any, Any]:
     if content is None:
         raise RecipeError(f"{path} is empty: expected a recipe with settings such as `name: my_run`")
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds {_received(content)}: expected a recipe with settings such as `name: my_run`")
+        raise RecipeError(
+            f"{path} contains {_received(content)}: expected a recipe with settings such as `name: my_run`"
+        )
     return content
 
 
 def _family_of(content: Any, where: str, overrides: Sequence[str] = ()) -> str:
-    """Return the model family that a recipe and its overrides name, or the default where they name none.
+    """Return the model family that a recipe and its overrides name, or the default family.
 
     Raises:
-        RecipeError: there is no such family. Nothing else is checked then: the other settings depend on the family.
+        RecipeError: there is no such family. Nothing else is validated then, because the other settings depend on it.
     """
     section = content.get("model") if isinstance(content, Mapping) else None
     family = section.get("family", DEFAULT_FAMILY) if isinstance(section, Mapping) else DEFAULT_FAMILY
@@ -144,13 +149,13 @@ def _family_of(content: Any, where: str, overrides: Sequence[str] = ()) -> str:
 
 
 def _sections(family: str) -> dict[str, Any]:
-    """Return the types of the recipe's fields; two sections depend on the model family."""
+    """Return the types of the recipe's fields. Two sections depend on the model family."""
     known = FAMILIES[family]
     return {**get_type_hints(Recipe), "model": known.model_settings, "inference": known.inference_settings}
 
 
 def _apply_override(content: dict[Any, Any], override: str, settings: dict[str, Any], problems: list[str]) -> None:
-    """Put `override` into `content`, or explain in `problems` why not."""
+    """Apply `override` to `content`, or add to `problems` why it cannot be applied."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         problems.append(f"--set {override}: expected key=value, such as train.lr=1e-4")
@@ -165,7 +170,7 @@ def _apply_override(content: dict[Any, Any], override: str, settings: dict[str, 
         problems.append(f"{key} is {text!r}: {error}; expected {_expected(hint)}")
         return
     section, _, leaf = key.rpartition(".")
-    # A section that is not a mapping stays as it is: the check of the whole recipe names it.
+    # A section that is not a mapping is left unchanged: the validation of the whole recipe reports it.
     inner = _opened(content, section) if section else content
     if isinstance(inner, dict):
         inner[leaf] = value
@@ -178,13 +183,13 @@ def _opened(content: dict[Any, Any], section: str) -> Any:
 
 
 def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str]) -> Recipe:
-    """The recipe; or one error with `problems` and whatever else is wrong."""
+    """Return the recipe, or raise one RecipeError with `problems` and all other problems."""
     family = _family_of(mapping, where)
     recipe = _section(Recipe, _sections(family), mapping, "", problems, list(_settings(family)))
     if len(problems) == 1:
         raise RecipeError(f"{where}: {problems[0]}")
     if problems:
-        raise RecipeError("\n  ".join([f"{where} has {len(problems)} mistakes:", *problems]))
+        raise RecipeError("\n  ".join([f"{where} has {len(problems)} problems:", *problems]))
     return recipe
 
 
@@ -196,11 +201,11 @@ def _section(
     problems: list[str],
     known: list[str],
 ) -> Section:
-    """Return an object of the dataclass `kind`; what is wrong goes to `problems` and gets its default.
+    """Return an instance of the dataclass `kind`. Invalid settings are added to `problems` and get their defaults.
 
     Args:
         hints: types of its fields.
-        prefix: of its keys, such as `model.`.
+        prefix: prefix of its keys, such as `model.`.
         known: dotted keys of all settings.
     """
     if mapping is None:
@@ -226,13 +231,13 @@ def _section(
     try:
         return kind(**values)
     except RecipeError as error:
-        # A setting of a wrong type has its default here; nothing may be said about that.
+        # A setting of a wrong type has its default here, which must not be reported.
         problems += [line for line in str(error).splitlines() if line.split(" ")[0] not in wrong]
         return kind()
 
 
 def _checked(dotted: str, value: Any, hint: Any) -> Any:
-    """Return a value of a setting; TypeError, with the whole sentence, where it cannot be used."""
+    """Return the value of a setting. Raise a TypeError with a complete message if it cannot be used."""
     try:
         return _convert(value, hint)
     except TypeError as error:
@@ -240,13 +245,13 @@ def _checked(dotted: str, value: Any, hint: Any) -> Any:
 
 
 def _field_types(kind: Any) -> dict[str, Any]:
-    """Return the types of a dataclass's fields; class variables are none."""
+    """Return the types of a dataclass's fields, without class variables."""
     hints = get_type_hints(kind)
     return {item.name: hints[item.name] for item in fields(kind)}
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` says; TypeError where it is of another."""
+    """Return `value` converted to the type `hint`. Raise a TypeError if it has another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         inner = next(argument for argument in arguments if argument is not type(None))
@@ -274,7 +279,7 @@ def _accept(value: Any, fits: bool) -> Any:
 
 
 def _expected(hint: Any) -> str:
-    """What `_convert` takes for `hint`, in words."""
+    """Return a description of the values that `_convert` accepts for `hint`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return f"{_expected(arguments[0])}, or null"
@@ -284,7 +289,7 @@ def _expected(hint: Any) -> str:
         return "a list of whole numbers such as [320, 480]"
     if origin is tuple:
         return f"a list of {len(arguments)} whole numbers"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if need be)"}[hint]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if necessary)"}[hint]
 
 
 def _is_text(hint: Any) -> bool:
@@ -296,7 +301,7 @@ def _received(value: Any) -> str:
 
 
 def _settings(family: str) -> dict[str, Any]:
-    """Return the dotted keys of all settings with their types; sections themselves are left out."""
+    """Return the types of all settings by dotted key, without the sections themselves."""
     found: dict[str, Any] = {}
     for key, hint in _sections(family).items():
         if is_dataclass(hint):
@@ -307,7 +312,7 @@ def _settings(family: str) -> dict[str, Any]:
 
 
 def _unknown_key(dotted: str, known: list[str]) -> str:
-    """The problem, with the keys that may have been meant: of the same section, or of the same name in another."""
+    """Return the problem with suggestions: similar keys of the same section, or the same name in another section."""
     sections = sorted({key.split(".")[0] for key in known if "." in key})
     if dotted in sections:
         return f"{dotted} is a section: set one of its keys, such as {_keys_of(dotted, known)[0]}"

@@ -1,4 +1,4 @@
-"""How the engine tells of its progress without printing: `console` shows it to a person, tests keep it quiet."""
+"""Interface through which the engine reports messages and progress; `console` prints them, tests ignore them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ MEGABYTE = 1_000_000
 
 
 class Progress(Protocol):
-    """A running count towards a total."""
+    """A progress bar."""
 
     def advance(self, steps: int = 1, status: str = "") -> None:
-        """Go on by `steps`; `status` is a few words shown beside the bar, such as the loss."""
+        """Advance by `steps`; `status` is a short text shown beside the bar, such as the loss."""
 
 
 class Reporter(Protocol):
-    """Where messages and progress go."""
+    """Receives messages and progress."""
 
     def message(self, text: str) -> None:
-        """One line for a person."""
+        """Report one line of text."""
 
     def warn(self, text: str) -> None:
-        """One line about something that deserves a look."""
+        """Report a warning of one line."""
 
     def progress(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Progress]:
-        """A bar with the time left, for `total` steps of which `done` are behind us."""
+        """Return a progress bar of `total` steps, of which `done` are already complete."""
 
 
 class _SilentProgress:
@@ -35,7 +35,7 @@ class _SilentProgress:
 
 
 class SilentReporter:
-    """Says nothing: for tests, library callers and all processes but the first."""
+    """Reports nothing: for tests, library callers and ranks other than 0."""
 
     def message(self, text: str) -> None:
         del text
@@ -49,7 +49,7 @@ class SilentReporter:
 
 
 class MegabyteBar:
-    """A bar that counts bytes and shows megabytes."""
+    """A progress bar that counts bytes and shows megabytes."""
 
     def __init__(self, bar: Progress, done: int) -> None:
         self._bar, self._done = bar, done
@@ -62,12 +62,12 @@ class MegabyteBar:
 
 @contextmanager
 def megabyte_bar(what: str, total: int, done: int, reporter: Reporter) -> Iterator[MegabyteBar]:
-    """Show a bar for `total` bytes, of which `done` are done; no bar if the total is 0, which means unknown."""
+    """Show a progress bar of `total` bytes, of which `done` are complete; no bar if `total` is 0 (unknown)."""
     shown = reporter if total else SilentReporter()
     with shown.progress(what, megabytes(total), megabytes(done)) as bar:
         yield MegabyteBar(bar, done)
 
 
 def megabytes(count: int) -> int:
-    """Return the megabytes of `count` bytes, rounded up so that the last byte completes a bar."""
+    """Return `count` bytes in megabytes, rounded up so that the last byte completes a bar."""
     return -(-count // MEGABYTE)

@@ -1,7 +1,9 @@
-"""Settings of data and training, and what the settings of every model family have in common.
+"""Settings of data and training, and the settings that all model families share.
 
-A model family adds its own sizes and thresholds (`models/<family>/settings.py`); `recipe.Recipe` puts them together.
-Each class checks its values and reports all problems at once.
+A model family adds its own sizes and thresholds in `models/<family>/settings.py`. `recipe.Recipe` combines them. Each
+class validates its values and reports all problems at once.
+
+The docstring of each field gives its meaning, its unit and, where values are limited, their range.
 """
 
 from __future__ import annotations
@@ -14,60 +16,66 @@ from panformer_cli.errors import RecipeError
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What every model family can be asked for; a family's own class adds its sizes."""
+    """Model settings that every family has. A family's subclass adds its sizes."""
 
     family: str = ""
-    """The model family, a key of `models.families.FAMILIES`."""
+    """Model family: a key of `models.families.FAMILIES`."""
     backbone: str = "resnet50"
-    """Features at strides 8, 16 and 32: a name of `models.backbones.known.BACKBONES`, or `timm/<model>` for any timm
-    model that has them."""
+    """Backbone with feature maps at strides 8, 16 and 32: a name in `models.backbones.known.BACKBONES`, or
+    `timm/<model>` for any other suitable timm model."""
     backbone_weights: str = "imagenet"
-    """`imagenet` (downloaded through timm), `none` (random), or a file."""
+    """Initial weights of the backbone: `imagenet` (downloaded by timm), `none` (random), or the path of a file."""
     frozen_stages: int | None = None
-    """ResNet: how many of stem, stage 1, stage 2, ... are not trained. Other backbones: 0. Null: as published, 2
-    for ResNets."""
+    """Number of ResNet stages that are not trained, counted from the stem. Null: 2 for ResNets, as published, and 0 for
+    other backbones. Range: 0 to 5 for ResNets; 0 for other backbones."""
     frozen_batch_norm: bool = True
-    """BatchNorm of the backbone keeps its running statistics, and its affine weights are not trained."""
+    """Freeze the backbone's BatchNorms: running statistics are used in training too, affine parameters are not
+    trained."""
     drop_path: float = 0.0
-    """Stochastic depth rate of the last backbone block, 0..1; earlier blocks get linearly less."""
+    """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks. Range: 0 to less
+    than 1."""
 
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights",)
-    """Fields that only matter when a run starts: a resumed run may change them."""
+    """Fields that only matter when a run starts. A resumed run can change them."""
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What turns a model's output into segments; a family's own class adds its thresholds."""
+    """Settings for postprocessing a model's output. A family's subclass adds its thresholds."""
 
     grid: ClassVar[dict[str, tuple[float, ...]]] = {}
-    """The fields that `evaluate tune` searches, with the values it tries."""
+    """Fields that `evaluate tune` searches, with the values it tries."""
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the images are, and what happens to them before the model sees them."""
+    """Location of the images, and the transforms applied to them."""
 
     root: str = ""
-    """A folder in COCO's layout; see docs/data.md. Usually given as `--set data.root=DIR`."""
+    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`."""
     train_split: str = "train2017"
+    """Split to train on. Its annotations are `annotations/panoptic_<split>.json` in `root`."""
     val_split: str = "val2017"
+    """Split to evaluate on."""
     short_side: int = 800
-    """Inference: the short side is at most this, pixels."""
+    """Inference: maximum length of an image's short side after resizing, in pixels. Range: 32 or more."""
     long_side: int = 1333
-    """Inference and training: the long side is at most this, pixels."""
+    """Inference and training: maximum length of an image's long side after resizing, in pixels. Range: 32 or more."""
     train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    """Training: one of these is drawn for the short side, pixels."""
+    """Training: lengths of the short side to choose from at random, in pixels. Range: 32 or more each."""
     flip_probability: float = 0.5
+    """Training: probability that an image is flipped horizontally. Range: 0 to 1."""
     crop_probability: float = 0.5
-    """How often an image is resized, cropped at random and resized again (spec, section 8, b)."""
+    """Training: probability that an image is resized, cropped at random and resized again (docs/model.md,
+    "Augmentation"). Range: 0 to 1."""
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
-    """Short sides drawn before a crop, pixels."""
+    """Training: lengths of the short side before a crop to choose from at random, in pixels. Range: 32 or more each."""
     crop_range: tuple[int, int] = (384, 600)
-    """Smallest and largest side of a crop, pixels."""
+    """Training: minimum and maximum length of a crop's sides, in pixels. Range: 1 or more, in ascending order."""
     skip_bad_images: bool = False
-    """Training: leave out images that cannot be used, count and list them. Otherwise the first one ends the run."""
+    """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
     workers: int = 4
-    """Processes that read and transform images, for each training process; 0 reads in the training process itself."""
+    """Number of data loading workers for each training process; 0 loads in the training process. Range: 0 or more."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -89,37 +97,44 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Optimisation (spec, section 8)."""
+    """Optimization (docs/model.md, "Optimizer")."""
 
     epochs: int = 24
+    """Number of passes over the training split. Range: 1 or more."""
     max_steps: int | None = None
-    """Stop, save and evaluate after this many optimiser steps, whatever `epochs` says."""
+    """Stop, save and evaluate after this many optimizer steps, even if `epochs` would take longer. Null: no limit.
+    Range: 1 or more."""
     batch_size: int = 8
-    """Images per optimiser step, all processes together. With fewer processes than images, gradients are accumulated:
-    the step is the same (where BatchNorm is frozen). A multiple of processes x `images_per_forward`."""
+    """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the
+    step is the same as long as BatchNorm is frozen. Range: a multiple of the number of processes times
+    `images_per_forward`."""
     images_per_forward: int = 1
-    """Images that one process sends through the model at once. Images of different sizes are padded, which
-    changes the result a little; the published runs used 1."""
+    """Images per forward pass of one process. Images of different sizes are padded, which changes the result slightly;
+    the published runs used 1. Range: 1 or more."""
     lr: float = 1.4e-4
-    """Learning rate for `batch_size` images per step."""
+    """Learning rate for a step of `batch_size` images. Range: more than 0."""
     weight_decay: float = 1e-4
+    """Weight decay of AdamW, applied to all parameters. Range: 0 or more."""
     slow_lr_factor: float = 0.1
-    """Multiplies the learning rate of the backbone, of `sampling_offsets` and of `reference_points`."""
+    """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`. Range: 0 or
+    more."""
     clip_norm: float = 0.1
-    """Largest L2 norm of the whole gradient."""
+    """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down. Range: more than 0."""
     schedule: Literal["step", "cosine"] = "step"
-    """`step`: x 0.1 at every epoch of `drop_epochs`. `cosine`: down to 0 at the last step."""
+    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
+    step."""
     drop_epochs: tuple[int, ...] = (18,)
-    """Epochs, counted from 0, that begin with a learning rate of a tenth."""
+    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule."""
     warmup_steps: int = 0
-    """The learning rate rises linearly over this many steps."""
+    """Number of optimizer steps over which the learning rate increases linearly at the start. Range: 0 or more."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the forward pass under autocast; weights, losses and the optimiser stay fp32."""
+    """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
     seed: int = 0
+    """Seed of the random weights, of the order of the images and of the augmentation. Range: 0 or more."""
     evaluate_every: int = 1
-    """Epochs between evaluations on `data.val_split`; the last epoch is always evaluated."""
+    """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated. Range: 1 or more."""
     log_every: int = 50
-    """Optimiser steps between lines of metrics.jsonl."""
+    """Optimizer steps between lines in metrics.jsonl. Range: 1 or more."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -138,6 +153,6 @@ class TrainSettings:
 
 
 def raise_together(problems: list[str]) -> None:
-    """One error that lists every problem; nothing where there is none."""
+    """Raise one RecipeError that lists all problems, if there are any."""
     if problems:
         raise RecipeError("\n".join(problems))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 LISTED = 8
-"""Items that a sentence names unless it says otherwise."""
+"""Default number of items listed in a message."""
 
 
 def first_items(items: Iterable[object], most: int = LISTED) -> list[str]:
@@ -32,7 +32,7 @@ def listing(items: Iterable[object], most: int = LISTED, separator: str = ", ") 
 
 
 def truncated(text: str, most: int = 120) -> str:
-    """Return `text`, or its beginning and three dots if it has more than `most` characters.
+    """Return `text`, cut to `most` characters including three dots if it is longer.
 
     >>> truncated("abcdefgh", 6)
     'abc...'
@@ -50,5 +50,5 @@ def interval_text(ends: Sequence[float]) -> str:
 
 
 def short(value: Any) -> str:
-    """Return a value of a JSON as at most 120 printable ASCII characters."""
+    """Return a JSON value as at most 120 printable ASCII characters."""
     return truncated(ascii(value))

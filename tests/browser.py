@@ -1,4 +1,4 @@
-"""A headless Chromium to look at pages with, spoken to through its DevTools pipe; no package is needed for it."""
+"""A headless Chromium for testing pages, controlled through its DevTools pipe; needs no package."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 60
-"""Seconds to wait for an answer."""
+TIMEOUT = 60
+"""Seconds to wait for a response."""
 
 _OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium, or None."""
+    """Return the path of a Chromium or Chrome, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One tab. `problems` are the exceptions and the errors on the console of every page so far."""
+    """A browser with one tab. `problems` collects exceptions and console errors of all pages."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write = write
         self._read = read
-        self._unread = b""
+        self._buffer = b""
         self._last_id = 0
         self._session: str | None = None
         self._events: list[dict[str, Any]] = []
@@ -55,7 +55,7 @@ class Browser:
         return result
 
     def open(self, page: Path, size: tuple[int, int] = (1280, 900), scheme: str = "light") -> None:
-        """Load a file at a width and height in CSS pixels, light or dark."""
+        """Load a file. `size` is width and height in CSS pixels, `scheme` is light or dark."""
         self.resize(size)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[feature])
@@ -71,23 +71,23 @@ class Browser:
         )
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression; promises are waited for."""
+        """Return the value of a JavaScript expression; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press and release a key, by its DOM name: `e`, `ArrowRight`, `Enter`."""
+        """Press and release a key, given by its DOM name: `e`, `ArrowRight`, `Enter`."""
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def point(self, x: float, y: float) -> None:
-        """Move the mouse to a point of the window."""
+        """Move the mouse to a position in the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, selector: str) -> None:
-        """Scroll to the first element of a selector and click on its middle."""
+        """Scroll to the first element that matches a selector, and click on its center."""
         x, y = self.run(
             f"(e => (e.scrollIntoView({{block: 'center'}}), e = e.getBoundingClientRect(), "
             f"[e.x + e.width / 2, e.y + e.height / 2]))(document.querySelector({json.dumps(selector)}))"
@@ -96,22 +96,22 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path) -> None:
-        """What the window shows, as a PNG."""
+        """Save a screenshot of the window as a PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self._unread:
-            ready, _, _ = select.select([self._read], [], [], PATIENCE)
-            assert ready, f"the browser said nothing for {PATIENCE} seconds"
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._read], [], [], TIMEOUT)
+            assert ready, f"no response from the browser for {TIMEOUT} seconds"
             data = os.read(self._read, 1 << 20)
-            assert data, "the browser has gone"
-            self._unread += data
-        data, _, self._unread = self._unread.partition(b"\0")
+            assert data, "the browser exited"
+            self._buffer += data
+        data, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(data)
-        self._note(message.get("method", ""), message.get("params", {}))
+        self._collect_problems(message.get("method", ""), message.get("params", {}))
         return message
 
-    def _note(self, method: str, parameters: dict[str, Any]) -> None:
+    def _collect_problems(self, method: str, parameters: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(parameters["exceptionDetails"]))
         if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
@@ -122,10 +122,10 @@ class Browser:
 
 @contextmanager
 def browsing(program: str, profile: Path) -> Iterator[Browser]:
-    """Start a browser with an empty profile; it ends with the block."""
+    """Run a browser with an empty profile."""
     command_read, command_write = os.pipe()
     answer_read, answer_write = os.pipe()
-    shell = f'exec "$0" "$@" 3<&{command_read} 4>&{answer_write}'  # the pipes that the browser expects are 3 and 4
+    shell = f'exec "$0" "$@" 3<&{command_read} 4>&{answer_write}'  # the browser uses the file descriptors 3 and 4
     process = subprocess.Popen(
         ["bash", "-c", shell, program, *_OPTIONS, f"--user-data-dir={profile}"],
         pass_fds=(command_read, answer_write),

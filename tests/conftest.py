@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from tests.storage.file_server import CLOSED, FileServer, serving
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Workers of pytest-xdist share the cores; with a thread for every core in each, PyTorch gets many times slower.
+# Set before anything imports torch, and inherited by the programs that tests start.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of recorded numbers and real images that is kept beside the project."""
+    """The folder of recorded numbers and real images, beside the repository."""
     folder = Path(os.environ.get("PANFORMER_SHARED", REPOSITORY / ".." / "shared")).resolve()
     if not folder.is_dir():
-        pytest.skip(f"needs the recorded data: {folder} is missing (set PANFORMER_SHARED to its place)")
+        pytest.skip(f"needs the recorded data: {folder} is missing (set PANFORMER_SHARED to its path)")
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def stay_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reaches the internet for published weights or touches the cache of whoever runs it."""
+    """Keep tests from downloading published weights and from using the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PANFORMER_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("PANFORMER_WEIGHTS_URL", CLOSED)
@@ -36,7 +41,7 @@ def stay_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def server() -> Iterator[FileServer]:
-    """A web server with a file of 5000 bytes, all parts of it different."""
+    """A web server with a file of 5000 random bytes."""
     with serving(random.Random(0).randbytes(5000)) as files:
         yield files
 

@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""Helpers shared by tests of several folders."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def set_worker(
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file in a folder and below it, by relative path."""
+    """Return the content of every file in a folder and its subfolders, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes, as on a full disk."""
+    """Limit files to `size` bytes, to simulate a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

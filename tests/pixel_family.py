@@ -1,4 +1,4 @@
-"""A model family that is no Panoptic SegFormer: a linear classifier of every cell of C3. It proves the contract."""
+"""A second model family, to test the contract of `models/base.py`: a per-cell linear classifier on C3."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from panformer_cli.storage.files import write_json
 
 @dataclass(frozen=True)
 class PixelSettings(ModelSettings):
-    """Sizes of the classifier."""
+    """Architecture of the classifier."""
 
     family: str = "per_pixel"
     hidden_dim: int = 16
@@ -35,21 +35,25 @@ class PixelSettings(ModelSettings):
 
 @dataclass(frozen=True)
 class PixelThresholds(InferenceSettings):
-    """A segment needs this mean probability."""
+    """Minimum mean probability of a segment."""
 
     min_score: float = 0.0
     grid: ClassVar[dict[str, tuple[float, ...]]] = {"min_score": (0.0, 0.2, 0.4, 0.99)}
 
 
 class PixelOutput(NamedTuple):
-    """probabilities: (B, classes, h, w)."""
+    """Output of `infer`.
+
+    Attributes:
+        probabilities: (B, classes, h, w).
+    """
 
     probabilities: Tensor
 
 
 @dataclass(frozen=True)
 class PixelCache:
-    """An image compared without any threshold; segments below one become void."""
+    """Image overlaps without a threshold; segments below the threshold become void."""
 
     whole: ImageOverlap
 
@@ -67,7 +71,7 @@ class PixelCache:
 
 @dataclass(frozen=True)
 class PixelPrediction(Prediction):
-    """The most probable class of every pixel; every class in the image is one segment."""
+    """The most probable class of every pixel; each class is one segment."""
 
     probabilities: Tensor
     categories: CategoryTable
@@ -94,7 +98,7 @@ class PixelPrediction(Prediction):
 
 
 class PixelClassifier(PanopticModel):
-    """C3, a hidden layer, a linear layer."""
+    """A hidden layer and a linear layer on C3."""
 
     def __init__(self, settings: PixelSettings, categories: CategoryTable) -> None:
         super().__init__(categories)
@@ -136,7 +140,7 @@ class PixelClassifier(PanopticModel):
 
 
 class PixelFamily:
-    """A `families.Family`; counts what it is asked for."""
+    """A `families.Family` that counts calls."""
 
     model_settings = PixelSettings
     inference_settings = PixelThresholds

@@ -1,4 +1,4 @@
-"""Files as the authors of the release saved them, without their weights: every tensor has one value of its own."""
+"""Checkpoints in the format of the reference implementation, with one constant value per tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.golden.release import release_keys
 
 
 def stub_state(variant: str) -> dict[str, Tensor]:
-    """The state dict of a published checkpoint; a tensor takes the room of a single number, in memory and on disk."""
+    """Return the state dict of a published checkpoint; each tensor is an expanded scalar, in memory and on disk."""
     state = {}
     for name, shape, kind in release_keys(variant):
         value = zlib.crc32(name.encode()) / 2**32 if kind == "float32" else 7
@@ -25,14 +25,14 @@ def stub_state(variant: str) -> dict[str, Tensor]:
 
 
 def small_file(value: float = 0.0, numbers: int = 1000) -> bytes:
-    """A whole file of weights, of no model; its size does not depend on `value`."""
+    """Return a valid weights file that fits no model; its size does not depend on `value`."""
     buffer = io.BytesIO()
     torch.save({"weight": torch.full((numbers,), value)}, buffer)
     return buffer.getvalue()
 
 
 def save_as_mmcv(state: Mapping[str, Tensor], path: Path, **options: Any) -> Path:
-    """Write a checkpoint as MMCV 1.3 does and return `path`; `options` are those of `torch.save`."""
+    """Write a checkpoint as MMCV 1.3 does and return `path`; `options` are passed to `torch.save`."""
     meta = {
         "epoch": 24,
         "iter": 354_912,

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one sentence on stderr that names the place and the way out, exit code 2, no traceback."""
+"""Invalid input: one line on stderr that says what is wrong, where, and what to do; exit code 2; no traceback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ANNOTATION, IMAGE, PNG = (
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, a checkpoint of it and a run with both checkpoints; tests work on copies."""
+    """A data set, a model with random weights and a trained run; tests work on copies."""
     folder = tmp_path_factory.mktemp("original")
     data = small_scenes(folder / "data", 4, 2)
     small_checkpoint(folder / "model.safetensors", data)
@@ -42,8 +42,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the user stands: `data` and `model.safetensors` are copies, `run` is the trained run."""
+def folder(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: `data` and `model.safetensors` are copies, `run` links to the trained run."""
     for path in (original / "data").rglob("*"):
         if path.is_file():
             target = tmp_path / "data" / path.relative_to(original / "data")
@@ -56,7 +56,7 @@ def place(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def train(*more: str, data: str = "data") -> list[str]:
-    """`panformer train tiny` for one step, made small."""
+    """Return a command line that trains a very small model for one step."""
     settings = [*SMALL, f"data.root={data}", "train.max_steps=1", "model.dropout=0.0"]
     return ["train", "tiny", *(word for setting in settings for word in ("--set", setting)), *more]
 
@@ -66,10 +66,10 @@ PREDICT = ["predict", "data/images/val", "--checkpoint", "model.safetensors", "-
 VISUALIZE = ["visualize", "--data", "data", "--split", "val", "--out", "out"]
 
 
-def assert_refused(
+def assert_error(
     arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str], problems: int = 1
 ) -> str:
-    """One `Error:` sentence that has all of `expected` in it, or a heading and a line for each of several problems."""
+    """Check that there is one `Error:` line, and one line per problem if there are several, with all of `expected`."""
     capsys.readouterr()
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
@@ -97,10 +97,10 @@ def assert_refused(
         (["visualize"], ["nothing to draw", "--data, --predictions, --run"]),
     ],
 )
-def test_commands_and_options(
-    arguments: list[str], expected: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+def test_unknown_commands_and_options(
+    arguments: list[str], expected: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refused(arguments, expected, capsys)
+    assert_error(arguments, expected, capsys)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_commands_and_options(
         (None, ["the recipe 'mine.yaml' does not exist", "built-in recipes", "tiny"], 1),
         ("model: [1, 2", ["mine.yaml is not a recipe in YAML", "line"], 1),
         ("", ["mine.yaml is empty", "expected a recipe with settings"], 1),
-        ("- a\n- b\n", ["mine.yaml holds", "expected a recipe with settings"], 1),
+        ("- a\n- b\n", ["mine.yaml contains", "expected a recipe with settings"], 1),
         ("train: {lr_ratee: 1}", ["mine.yaml: unknown key train.lr_ratee"], 1),
         ("train: {epochz: 1}", ["unknown key train.epochz; did you mean train.epochs?"], 1),
         ("model: {embed_dim: big}", ["model.embed_dim is 'big': expected a whole number"], 1),
@@ -118,7 +118,7 @@ def test_commands_and_options(
         (
             "model: {headz: 8, dropout: 7}\ntrain: {lr: fast, epochs: 0}\n",
             [
-                "mine.yaml has 4 mistakes:",
+                "mine.yaml has 4 problems:",
                 "did you mean model.heads?",
                 "model.dropout is 7",
                 "train.lr is",
@@ -128,12 +128,12 @@ def test_commands_and_options(
         ),
     ],
 )
-def test_recipes(
-    content: str | None, expected: list[str], problems: int, place: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_recipes(
+    content: str | None, expected: list[str], problems: int, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
         Path("mine.yaml").write_text(content)
-    assert_refused(["train", "mine.yaml"], expected, capsys, problems)
+    assert_error(["train", "mine.yaml"], expected, capsys, problems)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,12 @@ def test_recipes(
             "train.images_per_forward=3",
             ["train.batch_size is 4: expected a multiple of 3", "set train.batch_size to 3"],
         ),
-        ("data.train_split=vall", ["no split 'vall' in ", "splits there: train, val", "did you mean 'val'?"]),
+        ("data.train_split=vall", ["no split 'vall' in ", "available splits: train, val", "did you mean 'val'?"]),
         ("data.root=", ["data.root is not set", "--set data.root=DIR"]),
     ],
 )
-def test_settings(setting: str, expected: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(train("--out", "new", "--set", setting), expected, capsys)
+def test_invalid_settings(setting: str, expected: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_error(train("--out", "new", "--set", setting), expected, capsys)
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -173,11 +173,11 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return apply
 
 
-def as_palette(data: Path) -> None:
+def to_palette(data: Path) -> None:
     Image.open(data / PNG).convert("P").save(data / PNG)
 
 
-def of_another_size(name: str) -> Callable[[Path], None]:
+def resized(name: str) -> Callable[[Path], None]:
     return lambda data: Image.open(data / name).resize((32, 48), Image.Resampling.NEAREST).save(data / name)
 
 
@@ -192,24 +192,27 @@ def first_segment(content: dict[str, Any]) -> dict[str, Any]:
     return segment
 
 
-DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "splits there: train"]),
-    "JSON truncated": (cut(ANNOTATION, 500), ["panoptic_val.json is no JSON, or is cut short", "expected a COCO pan"]),
+DATA_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "JSON missing": (remove(ANNOTATION), ["no split 'val' in data", "panoptic_val.json", "available splits: train"]),
+    "JSON truncated": (
+        cut(ANNOTATION, 500),
+        ["panoptic_val.json is not valid JSON, or is truncated", "expected a COCO pan"],
+    ),
     "JSON empty": (cut(ANNOTATION, 0), ["panoptic_val.json is empty (0 bytes)"]),
     "PNG missing": (remove(PNG), ["the panoptic PNG data/" + PNG + " is missing"]),
-    "PNG truncated": (cut(PNG, 60), [PNG, "damaged or cut short"]),
-    "PNG palette": (as_palette, [PNG, "is a 8-bit palette PNG; expected an 8-bit RGB PNG"]),
-    "PNG of another size": (of_another_size(PNG), [PNG + " is 32x48", "gives 64x64", "expected equal sizes"]),
+    "PNG truncated": (cut(PNG, 60), [PNG, "corrupt or truncated"]),
+    "PNG palette": (to_palette, [PNG, "is a 8-bit palette PNG; expected an 8-bit RGB PNG"]),
+    "PNG of another size": (resized(PNG), [PNG + " is 32x48", "gives 64x64", "expected equal sizes"]),
     "PNG with another id": (
         with_another_id,
         [PNG, "disagree: segment ids 592137 only in the PNG", "expected the same"],
     ),
     "image missing": (remove(IMAGE), ["the image data/" + IMAGE + " is missing"]),
-    "image truncated": (cut(IMAGE, 100), [IMAGE, "damaged"]),
-    "image of another size": (of_another_size(IMAGE), [IMAGE + " is 32x48", "is 64x64", "expected equal sizes"]),
+    "image truncated": (cut(IMAGE, 100), [IMAGE, "corrupt or"]),
+    "image of another size": (resized(IMAGE), [IMAGE + " is 32x48", "is 64x64", "expected equal sizes"]),
     "category unknown": (
         edit(lambda content: first_segment(content).update(category_id=777)),
-        ["panoptic_val.json: image 0: segment", "has the category_id 777; expected an id of `categories`"],
+        ["panoptic_val.json: image 0: segment", "has the category_id 777; expected an id in `categories`"],
     ),
     "category table empty": (
         edit(lambda content: content["categories"].clear()),
@@ -217,9 +220,12 @@ DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "category without a name": (
         edit(lambda content: content["categories"][0].pop("name")),
-        ["panoptic_val.json: the category", "lacks name; expected id, name, isthing"],
+        ["panoptic_val.json: the category", "has no name; expected id, name, isthing"],
     ),
-    "no image": (edit(lambda content: content["annotations"].clear()), ["annotates no image; expected at least one"]),
+    "no image": (
+        edit(lambda content: content["annotations"].clear()),
+        ["contains no annotated image; expected at least one"],
+    ),
     "image name outside": (
         edit(lambda content: content["images"][0].update(file_name="../../../secret.png")),
         [
@@ -234,20 +240,20 @@ DATA_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", DATA_MISTAKES)
+@pytest.mark.parametrize("case", DATA_ERRORS)
 @pytest.mark.parametrize("command", [EVALUATE, VISUALIZE], ids=["evaluate", "visualize"])
-def test_data(command: list[str], mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spoil, expected = DATA_MISTAKES[mistake]
-    spoil(place / "data")
-    assert_refused(command, expected, capsys)
+def test_invalid_data(command: list[str], case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corrupt, expected = DATA_ERRORS[case]
+    corrupt(folder / "data")
+    assert_error(command, expected, capsys)
     assert not Path("secret.png").exists()
 
 
-@pytest.mark.parametrize("mistake", ["JSON truncated", "PNG palette", "image truncated", "image name outside"])
-def test_data_in_training(mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spoil, expected = DATA_MISTAKES[mistake]
-    spoil(place / "data")
-    assert_refused(train("--out", "new", "--set", "data.train_split=val", "--set", "train.batch_size=2",
+@pytest.mark.parametrize("case", ["JSON truncated", "PNG palette", "image truncated", "image name outside"])
+def test_invalid_data_in_training(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corrupt, expected = DATA_ERRORS[case]
+    corrupt(folder / "data")
+    assert_error(train("--out", "new", "--set", "data.train_split=val", "--set", "train.batch_size=2",
                          "--set", "train.images_per_forward=2"), expected, capsys)  # fmt: skip
 
 
@@ -261,8 +267,8 @@ def test_data_in_training(mistake: str, place: Path, capsys: pytest.CaptureFixtu
     ],
     ids=["train", "evaluate", "prepare-data", "visualize"],
 )
-def test_no_data_folder(arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(arguments, ["nowhere does not exist; expected a folder in COCO's layout", "pass its path"], capsys)
+def test_missing_data_folder(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_error(arguments, ["nowhere does not exist; expected a folder in COCO's layout", "pass its path"], capsys)
     assert not Path("new").exists()
 
 
@@ -279,26 +285,26 @@ def touch(path: str) -> None:
     ],
     ids=["predict", "predict into it", "prepare-data"],
 )
-def test_links_in_a_circle(arguments: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_circular_links(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("circle").symlink_to("circle")
-    expected = f"{arguments[-1]}: the symbolic links in this path form a circle; expected links that lead to a file or"
-    assert_refused(arguments, [expected], capsys)
+    expected = f"{arguments[-1]}: the symbolic links in this path form a loop; expected links to a file or folder"
+    assert_error(arguments, [expected], capsys)
 
 
-class _Trap:
-    """A pickle of this creates the file `ran` when it is loaded."""
+class _Malicious:
+    """Its pickle creates the file `ran` when it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A function of ours: those of Python are in another module in another version (io.open, _io.open).
+        # One of our functions: the module of a built-in differs between Python versions (io.open, _io.open).
         return touch, ("ran",)
 
 
 def make_pickle(path: Path) -> None:
-    torch.save({"state_dict": _Trap()}, path)
+    torch.save({"state_dict": _Malicious()}, path)
 
 
 def make_old_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"state_dict": _Trap()}))
+    path.write_bytes(pickle.dumps({"state_dict": _Malicious()}))
 
 
 def make_folder(path: Path) -> None:
@@ -310,7 +316,7 @@ def make_release_file(path: Path, **options: Any) -> None:
     save_as_mmcv(stub_state("r50"), path, **options)
 
 
-def make_cut_release_file(path: Path, **options: Any) -> None:
+def make_truncated_release_file(path: Path, **options: Any) -> None:
     make_release_file(path, **options)
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -319,104 +325,110 @@ def make_state(*names: str) -> Callable[[Path], Any]:
     return lambda path: save_as_mmcv({name: torch.zeros(1) for name in names}, path)
 
 
-def make_release_file_of_few_categories(path: Path) -> None:
+def make_release_file_with_few_categories(path: Path) -> None:
     save_as_mmcv(stub_state("r50") | {"bbox_head.stuff_query.weight": torch.zeros(7, 512)}, path)
 
 
-CHECKPOINT_MISTAKES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+CHECKPOINT_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing": (Path.unlink, ["checkpoint model.safetensors: no such file; give a checkpoint"]),
     "truncated": (
         lambda path: path.write_bytes(path.read_bytes()[:1000]),
-        ["weights model.safetensors: the file is damaged or cut short; download or copy it again"],
+        ["weights model.safetensors: the file is corrupt or truncated; download or copy it again"],
     ),
-    "truncated archive": (make_cut_release_file, ["weights model.safetensors: the file is damaged or cut short"]),
+    "truncated archive": (make_truncated_release_file, ["weights model.safetensors: the file is corrupt or truncated"]),
     "truncated legacy file": (
-        lambda path: make_cut_release_file(path, _use_new_zipfile_serialization=False),
-        ["weights model.safetensors: the file is damaged or cut short"],
+        lambda path: make_truncated_release_file(path, _use_new_zipfile_serialization=False),
+        ["weights model.safetensors: the file is corrupt or truncated"],
     ),
     "empty": (lambda path: path.write_bytes(b""), ["weights model.safetensors: the file is empty (0 bytes); download"]),
-    "PDF": (lambda path: path.write_bytes(b"%PDF-1.7\n"), ["the file is a PDF document, not weights; give a .safe"]),
+    "PDF": (lambda path: path.write_bytes(b"%PDF-1.7\n"), ["the file is a PDF document, not weights; pass a .safe"]),
     "web page": (
         lambda path: path.write_bytes(b"<!doctype html>\n<html>Not Found</html>"),
-        ["the file is a web page (HTML or XML), not weights: the download went wrong; fetch the file itself again"],
+        ["the file is a web page (HTML or XML), not weights: the download failed; download the file again"],
     ),
-    "something else": (lambda path: path.write_bytes(b"hello"), ["is neither in safetensors form nor one that torch."]),
+    "something else": (
+        lambda path: path.write_bytes(b"hello"),
+        ["is neither a safetensors file nor written by torch."],
+    ),
     "pickle": (
         make_pickle,
-        ["the pickle holds more than tensors and plain containers: it wants tests.test_bad_input.touch, and was not"],
+        ["the pickle needs tests.test_bad_input.touch, more than tensors and plain containers, and was not loaded"],
     ),
     "old pickle": (
         make_old_pickle,
-        ["is a pickle that torch.save did not write; a pickle can run code, so it was not"],
+        ["is a pickle that was not written by torch.save; it was not loaded, because a pickle"],
     ),
     "a folder": (make_folder, ["checkpoint model.safetensors is a folder without best, last or model.safetensors"]),
-    "no state dict": (lambda path: torch.save([1, 2], path), ["the file holds no state dict; expected tensors by na"]),
+    "no state dict": (
+        lambda path: torch.save([1, 2], path),
+        ["the file contains no state dict; expected tensors by na"],
+    ),
     "K-Net": (
         make_state("backbone.conv1.weight", "rpn_head.init_kernels.weight", "roi_head.mask_head.0.fc_cls.weight"),
-        ["checkpoint model.safetensors is a checkpoint of K-Net, which is another model (some copies of the results "],
+        ["checkpoint model.safetensors is a checkpoint of another model, K-Net (some copies of the results "],
     ),
     "another detector": (
         make_state("backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.bbox_head.fc_cls.weight"),
-        ["is a checkpoint of another model of MMDetection", "its names are backbone.conv1.weight, rpn_head.rpn_conv.w"],
+        ["is a checkpoint of another model in the format of MMDetection", "its tensors are backbone.conv1.weight, "],
     ),
     "ImageNet weights": (
         make_state("conv1.weight", "layer1.0.conv1.weight"),
-        ["holds the weights of a backbone alone", "--set model.backbone_weights=FILE", "its names are conv1.weight"],
+        ["contains only backbone weights", "--set model.backbone_weights=FILE", "its tensors are conv1.weight"],
     ),
-    "unknown tensors": (make_state("weight"), ["holds tensors but is no checkpoint of Panoptic SegFormer: its names"]),
+    "unknown tensors": (make_state("weight"), ["is not a checkpoint of Panoptic SegFormer: its tensors"]),
     "other categories than COCO's": (
-        make_release_file_of_few_categories,
+        make_release_file_with_few_categories,
         ["trained on 80 things and 7 stuff classes, not on COCO's 80 and 53", "`panformer weights import model.safet"],
     ),
 }
 
 
-@pytest.mark.parametrize("mistake", CHECKPOINT_MISTAKES)
+@pytest.mark.parametrize("case", CHECKPOINT_ERRORS)
 @pytest.mark.parametrize(
     "command",
     [EVALUATE, PREDICT, train("--out", "new", "--init-from", "model.safetensors")],
     ids=["evaluate", "predict", "train"],
 )
-def test_checkpoints(command: list[str], mistake: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spoil, expected = CHECKPOINT_MISTAKES[mistake]
-    spoil(Path("model.safetensors"))
-    assert_refused(command, expected, capsys)
+def test_invalid_checkpoints(command: list[str], case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corrupt, expected = CHECKPOINT_ERRORS[case]
+    corrupt(Path("model.safetensors"))
+    assert_error(command, expected, capsys)
     assert not Path("ran").exists()
     assert not Path("out").exists()
 
 
-def test_a_pickle_of_backbone_weights_is_not_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_of_backbone_weights_is_not_executed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_pickle(Path("backbone.pth"))
     arguments = train("--out", "new", "--set", "model.backbone_weights=backbone.pth")
     expected = [
-        "backbone.pth: the pickle holds more than tensors and plain containers: it wants tests.test_bad_input.t"
+        "backbone.pth: the pickle needs tests.test_bad_input.touch, more than tensors and plain containers, and was"
     ]
-    assert_refused(arguments, expected, capsys)
+    assert_error(arguments, expected, capsys)
     assert not Path("ran").exists()
 
 
-def test_a_release_file_that_lacks_tensors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_official_checkpoint_without_some_tensors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = stub_state("r50")
     sparse = "bbox_head.cls_branches.3.weight"
     state[sparse] = torch.ones(80, 256).to_sparse()
-    lost = "bbox_head.transformer.encoder.layers.3.ffns.0.layers.1.bias"
-    del state[lost]
+    missing = "bbox_head.transformer.encoder.layers.3.ffns.0.layers.1.bias"
+    del state[missing]
     save_as_mmcv(state | {"bbox_head.more.weight": torch.ones(1)}, Path("r50.pth"))
     expected = [
-        f"checkpoint r50.pth (recipe r50, 133 categories) does not match this model: missing: {lost}; unexpected"
+        f"checkpoint r50.pth (recipe r50, 133 categories) does not match this model: missing: {missing}; unexpected"
     ]
     arguments = ["predict", "data/images/val", "--checkpoint", "r50.pth", "--out", "out"]
-    assert_refused(arguments, [*expected, "unexpected: bbox_head.more.weight; not plain floating-"], capsys)
+    assert_error(arguments, [*expected, "unexpected: bbox_head.more.weight; not plain floating-"], capsys)
 
 
-def test_a_release_file_of_another_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_release_file(Path("r50.pth"))
     expected = ["checkpoint r50.pth is from recipe r50 with the backbone resnet50, but this model has resnet18"]
-    assert "(recipe" not in assert_refused(train("--out", "new", "--init-from", "r50.pth"), expected, capsys)
+    assert "(recipe" not in assert_error(train("--out", "new", "--init-from", "r50.pth"), expected, capsys)
     expected = [
         "checkpoint r50.pth has the backbone resnet50 (recipe r50), but the recipe swinl has swin_large; omit --recipe"
     ]
-    assert_refused(["weights", "import", "r50.pth", "--out", "new2", "--recipe", "swinl"], expected, capsys)
+    assert_error(["weights", "import", "r50.pth", "--out", "new2", "--recipe", "swinl"], expected, capsys)
     assert not Path("new2").exists()
 
 
@@ -440,25 +452,25 @@ def test_a_release_file_of_another_recipe(place: Path, capsys: pytest.CaptureFix
         ),
     ],
 )
-def test_imports(arguments: list[str], expected: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_imports(arguments: list[str], expected: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_release_file(Path("r50.pth"))
-    assert_refused(["weights", "import", *arguments], [expected], capsys)
+    assert_error(["weights", "import", *arguments], [expected], capsys)
     assert not Path("new").exists()
 
 
-def test_no_checkpoint_at_all(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_checkpoint_and_no_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = ["no checkpoint was given and there is no run in", "published weights (r50_1x, r50", "panformer train R"]
-    assert_refused(["evaluate"], expected, capsys)
+    assert_error(["evaluate"], expected, capsys)
 
 
-def test_a_checkpoint_of_another_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_checkpoint(Path("other.safetensors"), Path("data"), "model.encoder_layers=2")
     expected = [
         "checkpoint other.safetensors (recipe tiny, 11 categories) does not match this model: ",
         "unexpected: encoder.layers.1.",
     ]
-    assert_refused(train("--out", "new", "--init-from", "other.safetensors"), expected, capsys)
-    assert_refused(
+    assert_error(train("--out", "new", "--init-from", "other.safetensors"), expected, capsys)
+    assert_error(
         train("--resume", "--out", "run", "--set", "model.encoder_layers=2"),
         [
             "--resume: the run in run is of recipe tiny and another model: model.encoder_layers was 1 and is 2",
@@ -468,22 +480,22 @@ def test_a_checkpoint_of_another_recipe(place: Path, capsys: pytest.CaptureFixtu
     )
 
 
-def test_nothing_to_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(train("--resume"), ["--resume: there is no run of tiny in runs/tiny; omit --resume"], capsys)
-    assert_refused(train("--resume", "--out", "new"), ["--resume: new has no last.safetensors"], capsys)
+def test_nothing_to_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_error(train("--resume"), ["--resume: there is no run of tiny in runs/tiny; omit --resume"], capsys)
+    assert_error(train("--resume", "--out", "new"), ["--resume: new has no last.safetensors"], capsys)
     both = train("--resume", "--out", "run", "--init-from", "model.safetensors")
-    assert_refused(both, ["--resume and --init-from are both given"], capsys)
+    assert_error(both, ["--resume and --init-from are both given"], capsys)
 
 
-def test_a_folder_with_another_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = RunFolder(place / "run").last.read_bytes()
-    assert_refused(train("--out", "run"), ["--out run has another run; add --resume to continue that run"], capsys)
+def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = RunFolder(folder / "run").last.read_bytes()
+    assert_error(train("--out", "run"), ["--out run has another run; add --resume to continue that run"], capsys)
     for command in (EVALUATE, PREDICT):
-        assert_refused([*command, "--out", "run"], ["--out run has a training run; choose another folder"], capsys)
-    assert_refused(
-        ["prepare-data", "scenes", "--out", "run"], ["run already holds other files; choose another"], capsys
+        assert_error([*command, "--out", "run"], ["--out run has a training run; choose another folder"], capsys)
+    assert_error(
+        ["prepare-data", "scenes", "--out", "run"], ["run already contains other files; choose another"], capsys
     )
-    assert RunFolder(place / "run").last.read_bytes() == before
+    assert RunFolder(folder / "run").last.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -506,44 +518,44 @@ def test_a_folder_with_another_run(place: Path, capsys: pytest.CaptureFixture[st
         (train(data="x" * 300), ["xxx: File name too long; check the path"]),
     ],
 )
-def test_files_and_folders(
-    arguments: list[str], expected: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_files_and_folders(
+    arguments: list[str], expected: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("file").write_text("")
     Path("empty").mkdir()
-    assert_refused(arguments, expected, capsys)
+    assert_error(arguments, expected, capsys)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
-@pytest.mark.parametrize("command", [train("--out", "shut/new"), [*EVALUATE, "--out", "shut/new"]])
-def test_no_permission(command: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("shut").mkdir(mode=0o500)
-    assert_refused(command, ["cannot write shut/new/", "Permission denied", "choose another folder"], capsys)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+@pytest.mark.parametrize("command", [train("--out", "readonly/new"), [*EVALUATE, "--out", "readonly/new"]])
+def test_missing_permission(command: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("readonly").mkdir(mode=0o500)
+    assert_error(command, ["cannot write readonly/new/", "Permission denied", "choose another folder"], capsys)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(original: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_small(small_recipe(place / "data", "train.max_steps=1"), place / "mine")
+def test_a_full_disk_keeps_the_old_checkpoint(original: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_small(small_recipe(folder / "data", "train.max_steps=1"), folder / "mine")
     mine = RunFolder(Path("mine"))
     before = mine.last.read_bytes()
     with files_of_at_most(1_000_000):
         arguments = train("--resume", "--out", "mine", "--set", "train.max_steps=2")
         expected = [
-            "cannot write mine/last.safetensors: File too large; the file that was there is unchanged",
+            "cannot write mine/last.safetensors: File too large; the existing file is unchanged",
             "free some space",
         ]
         capsys.readouterr()
         assert run(*arguments) == 2
     err = capsys.readouterr().err
-    said = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert len(said) == 1
+    errors = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
     for words in expected:
-        assert words in said[0]
+        assert words in errors[0]
     assert "Traceback" not in err
     assert mine.last.read_bytes() == before
     assert [path for path in Path("mine").iterdir() if path.suffix == ".tmp"] == []
 
 
-def test_names_in_saved_predictions_stay_inside(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_names_in_predictions_cannot_point_outside(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*EVALUATE) == 0
     saved = Path("out/panoptic.json")
     content = json.loads(saved.read_text())
@@ -552,23 +564,23 @@ def test_names_in_saved_predictions_stay_inside(place: Path, capsys: pytest.Capt
         changed[key][0]["file_name"] = name
         saved.write_text(json.dumps(changed))
         arguments = ["visualize", "--predictions", str(saved), "--images", "data/images/val", "--out", "viz"]
-        assert_refused(arguments, [f"the file name '{name}' points outside", "expected a name inside it"], capsys)
+        assert_error(arguments, [f"the file name '{name}' points outside", "expected a name inside it"], capsys)
     assert not Path("stolen.jpg").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_in_training_saves_and_says_how_to_go_on(processes: int, place: Path) -> None:
+def test_ctrl_c_in_training_saves_and_prints_how_to_resume(processes: int, folder: Path) -> None:
     many = ["--set", "train.max_steps=100000", "--set", "train.epochs=100000", "--out", "mine"]
     share = ["--cpu-processes", str(processes)] if processes > 1 else []
     many += [*share, "--set", "train.images_per_forward=1"]
     command = [sys.executable, "-m", "panformer_cli", *train(), *many]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    # In a session of its own, as in a terminal: Ctrl-C reaches all processes of it.
+    # A new session, as in a terminal: Ctrl-C reaches all of its processes.
     training = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert training.stderr is not None
     try:
-        for line in training.stderr:  # an evaluation after the first epoch: steps have been done
+        for line in training.stderr:  # printed after the first epoch, so there is a step to save
             if line.startswith("Step "):
                 break
         os.killpg(training.pid, signal.SIGINT)
@@ -580,11 +592,11 @@ def test_ctrl_c_in_training_saves_and_says_how_to_go_on(processes: int, place: P
     mine = RunFolder(Path("mine"))
     step = read_checkpoint(mine.last).progress.step
     assert step >= 1
-    advice = ["train", "mine/recipe.yaml", "--resume", "--out", "mine", *share]
+    resume = ["train", "mine/recipe.yaml", "--resume", "--out", "mine", *share]
     assert rest.splitlines()[-1] == (
-        f"Stopped; step {step} of 100000 is saved; resume with: panformer {' '.join(advice)}"
+        f"Stopped; step {step} of 100000 is saved; resume with: panformer {' '.join(resume)}"
     )
     assert "Traceback" not in rest
-    # The advice works, word for word.
-    assert run(*advice, "--set", f"train.max_steps={step + 1}") == 0
+    # The printed command works unchanged.
+    assert run(*resume, "--set", f"train.max_steps={step + 1}") == 0
     assert read_checkpoint(mine.last).progress.step == step + 1

@@ -10,7 +10,7 @@ from numba import njit
 from panformer_cli import compiled
 
 
-def test_where_no_folder_can_be_written_machine_code_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_writable_folder_compiled_code_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_folder(**options: Any) -> Any:
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")

@@ -1,4 +1,4 @@
-"""What a person sees: bars in a terminal, lines in a file, tables."""
+"""Terminal output: progress bars in a terminal, lines in a file, tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panformer_cli.reporting import Reporter
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """A clock that advances only when set."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -38,7 +38,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of(total: int, seconds_per_step: float, done: int = 0) -> list[str]:
-    """What a file gets while `total` steps pass."""
+    """Return the lines written to a file during `total` steps."""
     stream, clock = io.StringIO(), Clock()
     reporter: Reporter = RichReporter(stream, clock)
     with reporter.progress("train", total, done) as progress:
@@ -48,20 +48,20 @@ def lines_of(total: int, seconds_per_step: float, done: int = 0) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_a_line_for_each_tenth_where_there_is_no_terminal() -> None:
+def test_without_a_terminal_each_tenth_is_a_line() -> None:
     lines = lines_of(100, 2.0)
     assert [line.split(", ")[1] for line in lines] == [f"{count}/100" for count in range(10, 101, 10)]
     assert lines[0] == "train: 10 %, 10/100, 2.0 s each, 0:20 elapsed, 3:00 left, loss 9"
     assert lines[-1] == "train: 100 %, 100/100, 2.0 s each, 3:20 elapsed, loss 99"
 
 
-def test_a_line_every_half_minute_where_a_tenth_takes_longer() -> None:
+def test_a_line_every_30_seconds_if_a_tenth_takes_longer() -> None:
     lines = lines_of(100, 15.0)
     assert [line.split(", ")[1] for line in lines[:3]] == ["2/100", "4/100", "6/100"]
     assert lines[0].endswith("0:30 elapsed, 24:30 left, loss 1")
 
 
-def test_what_passes_within_a_second_is_one_line() -> None:
+def test_progress_within_a_second_is_one_line() -> None:
     assert lines_of(50, 0.01) == ["train: 100 %, 50/50, 100.0/s, 0:01 elapsed, loss 49"]
 
 
@@ -78,7 +78,7 @@ def test_nothing_to_do() -> None:
     assert lines_of(0, 1.0) == []
 
 
-def test_messages_are_whole_lines_without_markup_or_colour() -> None:
+def test_messages_are_complete_lines_without_markup_or_color() -> None:
     stream = io.StringIO()
     reporter = RichReporter(stream)
     reporter.message("wrote [red]a[/red] " + "x" * 300)
@@ -87,7 +87,7 @@ def test_messages_are_whole_lines_without_markup_or_colour() -> None:
 
 
 def bars(width: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[Reporter, Clock], None]) -> str:
-    """What a terminal of `width` characters gets, control codes and all."""
+    """Return what a terminal of `width` characters receives, including control codes."""
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("LINES", "30")
     stream, clock = Terminal(), Clock()
@@ -114,7 +114,7 @@ def test_a_bar_is_one_row_at_any_width(width: int, monkeypatch: pytest.MonkeyPat
     assert "left" in rows[-1] or width < 40
 
 
-def test_a_wide_bar_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_bar_shows_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     last = rows_of(bars(120, monkeypatch, a_few_steps))[-1]
     for piece in ("training the model [a]", "━", "55%", "110/200", "1.5/s", "1:00 elapsed", "1:00 left", "loss 1.234"):
         assert piece in last
@@ -127,20 +127,20 @@ def test_a_bar_inside_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
             with reporter.progress("evaluate", 2) as inner:
                 clock.now += 10
                 inner.advance()
-                reporter.message("half way")
+                reporter.message("halfway")
             outer.advance()
         with reporter.progress("again", 1) as last:
             last.advance()
 
     rows = rows_of(bars(80, monkeypatch, work))
-    assert "half way" in [row.strip() for row in rows]
+    assert "halfway" in [row.strip() for row in rows]
     assert any(row.startswith("evaluate") for row in rows)
     assert any(row.startswith("train") and "100%" in row for row in rows)
     assert rows[-1].startswith("again")
     assert "100%" in rows[-1]
 
 
-def test_an_error_under_a_bar_passes_and_the_reporter_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_inside_a_bar_propagates_and_the_reporter_keeps_working(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(reporter: Reporter, clock: Clock) -> None:
         del clock
         for _ in range(2):
@@ -170,7 +170,7 @@ def test_a_table_in_a_file_is_as_wide_as_its_content(capsys: pytest.CaptureFixtu
     assert first.split() == ["person", "49.6", "12"]
     assert second.split() == ["a", "[b]", "c" * 150, "-", "3"]
     assert "\x1b" not in out
-    assert len(first) == len(second), "numbers end at one column"
+    assert len(first) == len(second), "numbers are right-aligned"
 
 
 def test_a_table_fits_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_a_table_without_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split()[:3] == ["PQ", "class", "PQ"]
 
 
-def test_errors_go_to_stderr_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_go_to_stderr_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     print_error("cannot read [a/b]: " + "x" * 200)
     out, err = capsys.readouterr()
     assert (out, err) == ("", "Error: cannot read [a/b]: " + "x" * 200 + "\n")

@@ -1,4 +1,4 @@
-"""`panformer demo`: everything in one command, small enough for a test."""
+"""`panformer demo` with a very small model."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def demo(out: Path, *settings: str) -> int:
     return run("demo", "--out", str(out), "--images", "8", *overrides)
 
 
-def test_the_demo_shows_everything_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_writes_all_results_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     assert demo(out, "train.max_steps=2") == 0
-    said, told = capsys.readouterr()
-    for line in (f"Scenes:       {out}/scenes", f"Page to open: {out}/page/index.html"):
-        assert line in said
-    assert "PQ" in said
+    printed, messages = capsys.readouterr()
+    for line in (f"Scenes:       {out}/scenes", f"HTML page:    {out}/page/index.html"):
+        assert line in printed
+    assert "PQ" in printed
     for name in ("scenes/annotations/panoptic_val.json", "run/best.safetensors", "evaluation/metrics.json"):
         assert (out / name).is_file()
     page = (out / "page" / "index.html").read_text(encoding="utf-8")
     assert "Panoptic quality" in page
     shown = list((out / "page" / "overlays").glob("*.jpg"))
     assert len(shown) == len(list((out / "predictions" / "overlays").glob("*.jpg"))) == 24
-    assert "validation scenes are in" in told
+    assert "validation scenes are in" in messages
 
     scene = out / "scenes" / "images" / "train" / "000000.jpg"
     written = scene.stat().st_mtime_ns
     assert demo(out, "train.max_steps=3") == 0
     assert "Resuming after step 2 of 3" in capsys.readouterr().err
     assert read_checkpoint(out / "run" / "last.safetensors").progress.step == 3
-    assert scene.stat().st_mtime_ns == written, "the scenes are kept"
+    assert scene.stat().st_mtime_ns == written, "the scenes are not generated again"

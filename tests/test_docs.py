@@ -1,4 +1,4 @@
-"""What the documentation says is whole."""
+"""The documentation is complete, and its paths, links and commands exist."""
 
 from __future__ import annotations
 
@@ -23,36 +23,37 @@ from tests.helpers import run
 
 DATA = REPOSITORY / "docs" / "data.md"
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
+MODEL = REPOSITORY / "docs" / "model.md"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 PACKAGE = REPOSITORY / "panformer_cli"
 HOMES = {path.name for folder in (REPOSITORY, PACKAGE) for path in folder.iterdir() if path.is_dir()} - {"data"}
-"""Folders that a path of the project begins with; `data/` is also a folder of users, so only its modules count."""
+"""First folders of the project's paths; `data/` is also a folder of users, so only its modules are checked."""
 FOREIGN = {
     "createPanopticImgs.py",
     "cityscapesscripts/evaluation/evalPanopticSemanticLabeling.py",
     "panopticapi/evaluation.py",
     "prepare_ade20k_pan_seg.py",
 }
-"""Modules of other projects that the pages name."""
+"""Modules of other projects that are mentioned in the docs."""
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the words after `panformer` of each command in the fenced blocks of a page, in their order."""
+    """Return the words after `panformer` of each command in the code blocks of a page."""
     blocks = re.findall(r"^```\n(.*?)^```$", text, flags=re.S | re.M)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("panformer ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def section(text: str, title: str) -> str:
-    """What stands below a heading, up to the next heading of any level."""
+    """Return the text below a heading, up to the next heading of any level."""
     (found,) = re.findall(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, flags=re.S | re.M)
     return str(found)
 
 
 def named_paths(line: str, in_block: bool, all_folders: bool) -> list[str]:
-    """Return the paths of the project in a line: in the code spans of a text, or anywhere in a fenced block.
+    """Return the project's paths in a line: in code spans, or anywhere in a code block.
 
-    all_folders: whether every word that ends in a slash is a folder of the project.
+    all_folders: Whether every word that ends in a slash is a folder of the project.
     """
     code = [line] if in_block else re.findall(r"`([^`]+)`", line)
     words = [word.lstrip("(").rstrip(".,;:)") for part in code for word in part.split()]
@@ -64,39 +65,39 @@ def named_paths(line: str, in_block: bool, all_folders: bool) -> list[str]:
 
 
 def wrong_paths(text: str, all_folders: bool = False) -> Iterator[str]:
-    """Yield the paths of the project in a page that do not exist.
+    """Yield the project's paths in a page that do not exist.
 
-    A path is relative to the repository, to the package, to a folder that its paragraph or list item has named before,
-    or, in a tree of folders, to the folders that the line is indented below. `<name>` stands for any name.
+    A path is relative to the repository, to the package, to a folder mentioned earlier in its paragraph or list item,
+    or, in a tree of folders, to the folders above it. `<name>` matches any name.
     """
     default = re.findall(r"All files without a folder are in `([^`]*)`", text)
     always = [REPOSITORY, PACKAGE, *(PACKAGE / folder for folder in default)]
     in_block = False
-    said: list[tuple[int, Path]] = []  # indentation in a block (0 elsewhere), and the folder
+    mentioned: list[tuple[int, Path]] = []  # indentation in a code block (0 elsewhere), and the folder
     for line in text.splitlines():
         if line.startswith("```") or not line.strip():
             in_block ^= line.startswith("```")
-            said = []
+            mentioned = []
             continue
         if line.startswith("- "):
-            said = []
+            mentioned = []
         indent = len(line) - len(line.lstrip()) if in_block else 0
         if in_block:
-            said = [(other, folder) for other, folder in said if other < indent]
+            mentioned = [(other, folder) for other, folder in mentioned if other < indent]
         for word in named_paths(line, in_block, all_folders):
             if word in FOREIGN:
                 continue
             pattern = re.sub("<[^>]*>", "*", word.rstrip("/"))
-            homes = [*(folder for _, folder in reversed(said)), *always]
+            homes = [*(folder for _, folder in reversed(mentioned)), *always]
             found = next((path for home in homes for path in home.glob(pattern)), None)
             if found is None or (word.endswith("/") and not found.is_dir()):
                 yield word
             else:
-                said.append((indent, found if found.is_dir() else found.parent))
+                mentioned.append((indent, found if found.is_dir() else found.parent))
 
 
 def label_photos(folder: Path, number: int) -> None:
-    """Photos of 160 x 120 with a road, a car and a person, and the JSON that labelme saves for each."""
+    """Write photos of 160 x 120 pixels with a road, a car and a person, and their labelme JSONs."""
     folder.mkdir()
     draws = np.random.default_rng(0)
     for photo in range(1, number + 1):
@@ -104,9 +105,9 @@ def label_photos(folder: Path, number: int) -> None:
         drawing = ImageDraw.Draw(image)
         drawing.rectangle((0, 80, 160, 120), fill=(90, 90, 90))
         shapes = [{"label": "road", "shape_type": "polygon", "points": [[0, 80], [160, 80], [160, 120], [0, 120]]}]
-        for label, colour in (("car", (200, 30, 30)), ("person", (30, 30, 200))):
+        for label, color in (("car", (200, 30, 30)), ("person", (30, 30, 200))):
             x, y = int(draws.integers(0, 110)), int(draws.integers(10, 60))
-            drawing.ellipse((x, y, x + 40, y + 30), fill=colour)
+            drawing.ellipse((x, y, x + 40, y + 30), fill=color)
             shapes.append({"label": label, "shape_type": "rectangle", "points": [[x, y], [x + 40, y + 30]]})
         image.save(folder / f"street{photo}.jpg")
         content = {"shapes": shapes, "imagePath": f"street{photo}.jpg", "imageHeight": 120, "imageWidth": 160}
@@ -114,7 +115,7 @@ def label_photos(folder: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("mark", TABLES)
-def test_the_tables_of_the_fidelity_page_are_full_and_within_their_limits(mark: str) -> None:
+def test_the_tables_of_the_fidelity_page_are_complete_and_within_limits(mark: str) -> None:
     text = (REPOSITORY / "docs" / "fidelity.md").read_text(encoding="utf-8")
     (body,) = re.findall(f"<!-- {mark} -->\n(.*?)\n<!-- end {mark} -->", text, flags=re.S)
     header, _, *rows = [line[2:-2].split(" | ") for line in body.splitlines()]
@@ -135,19 +136,19 @@ def test_the_paths_and_links_of_a_page_exist(page: Path) -> None:
     assert [link for link in links if link and not (page.parent / link).exists()] == []
 
 
-def test_modules_of_other_projects_are_named_somewhere() -> None:
+def test_modules_of_other_projects_are_mentioned() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in FOREIGN if f"`{name}`" not in text] == []
 
 
 WRONG = {
     "another folder": ("`models/layers/prefetch.py`", "models/layers/prefetch.py"),
-    "a name that is gone": ("`engine/gone.py`", "engine/gone.py"),
+    "a removed file": ("`engine/gone.py`", "engine/gone.py"),
     "a module without a folder": ("As `matching.py` has it", "matching.py"),
-    "a folder of the last paragraph": ("`metrics/quality.py`\n\n`matching.py`", "matching.py"),
-    "a folder of the last item": ("- `metrics/quality.py`\n- `matching.py`", "matching.py"),
+    "a folder of the previous paragraph": ("`metrics/quality.py`\n\n`matching.py`", "matching.py"),
+    "a folder of the previous item": ("- `metrics/quality.py`\n- `matching.py`", "matching.py"),
     "a folder": ("`docs/pictures/`", "docs/pictures/"),
-    "a file that is called a folder": ("`engine/train.py/`", "engine/train.py/"),
+    "a file with a trailing slash": ("`engine/train.py/`", "engine/train.py/"),
     "a recipe": ("```\npanformer train recipes/r49.yaml\n```", "recipes/r49.yaml"),
     "another branch of a tree": ("```\nengine/\n  runs.py\nmetrics/\n  runs.py\n```", "runs.py"),
     "no family": ("`models/<family>/gone.py`", "models/<family>/gone.py"),
@@ -155,12 +156,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_path_is_found(case: str) -> None:
+def test_a_path_that_does_not_exist_is_found(case: str) -> None:
     text, path = WRONG[case]
     assert list(wrong_paths(text)) == [path]
 
 
-def test_a_path_is_found_where_the_text_says_it_is() -> None:
+def test_existing_paths_are_accepted() -> None:
     spans = ["engine/train.py", "prefetch.py", "models/<family>/family.py", "docs/data.md", "data/mine", *FOREIGN]
     assert list(wrong_paths(" ".join(f"`{span}`" for span in spans))) == []
     assert list(wrong_paths("```\nengine/\n  runs.py\n  checkpoints/  checkpoint.py\n```", all_folders=True)) == []
@@ -197,12 +198,35 @@ def test_the_evaluation_page_names_every_option_of_the_default_subcommand() -> N
     assert [option.opts[0] for option in options if option.opts[0] not in text] == []
 
 
-def test_the_links_of_the_data_page_lead_to_its_sections() -> None:
+def test_links_within_the_data_page_have_sections() -> None:
     text = DATA.read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.*)$", text, flags=re.M)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     assert len(titles) == len(anchors)
     assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= anchors
+
+
+def model_sections(text: str) -> set[str]:
+    """Return the sections of docs/model.md that a file refers to by quoted names after the path of the page."""
+    text = re.sub(r"\n[ #]*", " ", text)
+    references = re.findall(r'docs/model\.md, ("[^"\n]+"(?:(?:, | and )"[^"\n]+")*)', text)
+    return {name for reference in references for name in re.findall('"([^"]+)"', reference)}
+
+
+def test_references_to_sections_of_the_model_page_are_found() -> None:
+    page = "docs/model" + ".md"
+    text = f'# ({page}, "Input" and\n    # "No such section")\n"""See {page},\n    "Losses"."""\n{page} and "others"'
+    assert model_sections(text) == {"Input", "No such section", "Losses"}
+
+
+def test_referenced_sections_of_the_model_page_exist() -> None:
+    titles = set(re.findall(r"^#+ (.*)$", MODEL.read_text(encoding="utf-8"), flags=re.M))
+    folders = ("panformer_cli", "tests", "docs", "recipes", "benchmarks")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".md", ".yaml")}
+    references = {str(path): model_sections(text) for path, text in texts.items()}
+    assert len(set().union(*references.values())) > 10
+    assert {path: names - titles for path, names in references.items() if names - titles} == {}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped, saying so, where there is none."""
+"""Tests that need a GPU; skipped if there is none."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ SIZE = (96, 128)
 
 @pytest.fixture(autouse=True)
 def full_float32() -> Iterator[None]:
-    """PyTorch rounds the inputs of float32 convolutions to TF32 on a GPU unless asked not to."""
+    """Disable TF32: by default, PyTorch rounds the inputs of float32 convolutions to it."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
 def model_of(recipe: str) -> PanopticSegFormer:
-    """Return a model with random weights all of whose outputs depend on the image."""
+    """Return a model with random weights whose outputs all depend on the image."""
     torch.manual_seed(0)
     loaded = load_recipe(recipe, ["model.backbone_weights=none"])
     model = build_model(loaded.model, loaded.inference, table(things=3, stuff=2))
@@ -56,7 +56,7 @@ def model_of(recipe: str) -> PanopticSegFormer:
 
 
 def outputs(model: PanopticSegFormer, images: Tensor) -> dict[str, Tensor]:
-    """Return what does not depend on the order of queries with nearly equal scores."""
+    """Return outputs that do not depend on the order of queries with nearly equal scores."""
     padding_mask = no_padding(images).to(images.device)
     memory = model.encode(images, padding_mask)
     location = model.location_decoder(memory)
@@ -92,8 +92,8 @@ def assert_near(on_gpu: dict[str, Tensor], on_cpu: dict[str, Tensor], tolerance:
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
-    """Inside, an operation that waits for the GPU raises RuntimeError."""
+def no_synchronization() -> Iterator[None]:
+    """Let operations that synchronize with the GPU raise RuntimeError."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -102,7 +102,7 @@ def no_waiting() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("recipe", ["tiny", "r50"])
-def test_a_gpu_computes_what_the_cpu_computes(recipe: str) -> None:
+def test_outputs_on_a_gpu_match_the_cpu(recipe: str) -> None:
     model, images = model_of(recipe), images_of(2, SIZE)
     with torch.inference_mode():
         on_cpu = outputs(model, images)
@@ -110,7 +110,7 @@ def test_a_gpu_computes_what_the_cpu_computes(recipe: str) -> None:
     assert_near(on_gpu, on_cpu, tolerance=1e-3)
 
 
-def test_losses_and_gradients_on_a_gpu_are_those_of_the_cpu() -> None:
+def test_losses_and_gradients_on_a_gpu_match_the_cpu() -> None:
     model = model_of("tiny")
     targets = [targets_of(SIZE, (0, (8, 8, 40, 60)), (2, (50, 20, 90, 80)), (4, (0, 0, 128, 50))), targets_of(SIZE)]
     batch = Batch(images_of(2, SIZE), torch.zeros(2, *SIZE, dtype=torch.bool), targets)
@@ -120,13 +120,13 @@ def test_losses_and_gradients_on_a_gpu_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_the_cpu_runs_ahead_of_the_gpu(dtype: torch.dtype) -> None:
-    """A forward pass that waits for the GPU in between leaves it idle."""
+def test_the_forward_pass_does_not_synchronize(dtype: torch.dtype) -> None:
+    """A forward pass that waits for the GPU leaves it idle."""
     model, images = model_of("tiny").cuda(), images_of(1, SIZE).cuda()
     padding_mask = no_padding(images).cuda()
     with torch.inference_mode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-        model.infer(images, padding_mask)  # the kernels are compiled at the first call
-        with no_waiting():
+        model.infer(images, padding_mask)  # the first call compiles the kernels
+        with no_synchronization():
             output = model.infer(images, padding_mask)
     assert all(bool(tensor.isfinite().all()) for tensor in output)
 
@@ -145,14 +145,14 @@ def test_training_runs_on_a_gpu_and_resumes(tmp_path: Path, precision: str) -> N
 
 
 def random_checkpoint(path: Path, scenes: Path, categories: CategoryTable) -> Path:
-    """Write a model with random weights that finds segments."""
+    """Write a checkpoint with random weights that detects segments."""
     recipe = load_recipe("tiny", [f"data.root={scenes}"])
     save_checkpoint(path, random_model(recipe, categories), recipe, categories, TrainProgress())
     return path
 
 
-def test_an_evaluation_on_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
-    """Results are finished by several threads beside a GPU, by one beside the CPU."""
+def test_an_evaluation_on_a_gpu_matches_the_cpu(tmp_path: Path) -> None:
+    """With a GPU, several threads finish the results; on the CPU, one does."""
     scenes = tmp_path / "scenes"
     write_scenes(scenes, SceneOptions(train_images=1, val_images=6), SilentReporter())
     data = CocoPanoptic(scenes, "val")
@@ -176,7 +176,7 @@ def test_an_evaluation_on_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None
 
 
 def segmented(results: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-    """Return the maps of all images, in the order of their names: the category of every pixel, 0 for void."""
+    """Return the category of every pixel of all images, sorted by file name; 0 is void."""
     rows = json.loads((results / "panoptic.json").read_text(encoding="utf-8"))["annotations"]
     maps = []
     for row in sorted(rows, key=lambda row: str(row["file_name"])):

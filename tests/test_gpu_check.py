@@ -1,4 +1,4 @@
-"""The command that measures everything on a GPU: its parts, their limits and its report, without a GPU."""
+"""benchmarks/gpu_check.py, tested without a GPU: its parts, their time limits and its report."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_running(process: int) -> bool:
     return state != "Z"
 
 
-def test_a_part_that_fails_does_not_cost_the_others(tmp_path: Path) -> None:
+def test_the_other_parts_run_after_a_failure(tmp_path: Path) -> None:
     parts = [part("broken", "raise ValueError('no memory')"), part("good", "print('all fine')")]
     report, content, table = run(parts, tmp_path)
     broken, good = content["parts"]
@@ -63,8 +63,8 @@ def test_a_part_that_fails_does_not_cost_the_others(tmp_path: Path) -> None:
     assert report.exit_code == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs the process list of Linux")
-def test_a_part_is_killed_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
+def test_a_part_is_killed_at_its_time_limit_with_its_child_processes(tmp_path: Path) -> None:
     child = "import time; time.sleep(60)"
     code = (
         f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True); {child}"
@@ -85,8 +85,8 @@ def test_a_part_is_killed_at_its_limit_with_all_that_it_started(tmp_path: Path) 
 def test_results_printed_before_the_limit_are_kept(tmp_path: Path) -> None:
     line = {"recipe": "r50", "size": [8, 9], "batch": 1, "precision": "fp32", "memory_format": "channels_last"}
     line |= {"ms": {"median": 12.5}, "images_per_second": 80.0, "peak_memory_mib": 100.0}
-    cut_off = '{"recipe": "r5'
-    code = f"import time; print({json.dumps(line)!r}); print({cut_off!r}, end='', flush=True); time.sleep(60)"
+    incomplete = '{"recipe": "r5'
+    code = f"import time; print({json.dumps(line)!r}); print({incomplete!r}, end='', flush=True); time.sleep(60)"
     _, content, table = run([part("inference", code, 2, rows=check.inference_rows)], tmp_path)
     assert content["parts"][0]["results"] == [line]
     assert "| inference | r50, 8x9, batch 1, fp32, channels last | 12.5 ms, 80.0 images/s, 100 MiB |" in table
@@ -98,7 +98,7 @@ def test_without_a_gpu_a_part_that_needs_one_is_skipped(tmp_path: Path) -> None:
     assert report.exit_code == 0
 
 
-def test_output_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+def test_invalid_output_is_a_failure(tmp_path: Path) -> None:
     report, content, _ = run([part("step", "print('nothing')", rows=check.step_rows)], tmp_path)
     assert content["parts"][0]["status"] == "failed"
     assert content["parts"][0]["reason"].startswith("its output cannot be read (ValueError")
@@ -117,13 +117,13 @@ def test_output_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
         (["t.py::one FAILED [100%]"], [("tests", "0 passed, 1 failed, 0 skipped"), ("one", "failed")], False),
     ],
 )
-def test_tests_are_counted_as_far_as_they_ran(lines: list[str], rows: list[tuple[str, str]], skipped: bool) -> None:
+def test_finished_tests_are_counted(lines: list[str], rows: list[tuple[str, str]], skipped: bool) -> None:
     assert check.test_rows("\n".join(lines)) == rows
     assert all(check.SKIPPED.fullmatch(result) for _, result in rows) == skipped
 
 
-def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path) -> None:
-    """Both files are whole after every part, and no temporary file is left."""
+def test_results_are_written_after_every_part(tmp_path: Path) -> None:
+    """Both files are complete after every part, and no temporary file remains."""
     report = check.Report(tmp_path / "gpu.json")
     for number in range(3):
         report.add(check.Outcome(f"part {number}", "passed"))
@@ -131,7 +131,7 @@ def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
 
 
-def test_all_limits_together_are_at_most_eight_minutes(tmp_path: Path) -> None:
+def test_the_time_limits_add_up_to_at_most_eight_minutes(tmp_path: Path) -> None:
     seconds = sum(part.seconds for part in check.parts(False, tmp_path))
     assert seconds + check.INSTALL + 2 * check.LOOK <= check.LONGEST == 480
 
@@ -150,7 +150,7 @@ def test_no_package_is_missing_here() -> None:
     assert not check.is_installed("panformer-that-does-not-exist")
 
 
-def test_torch_is_kept_by_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_keeps_the_version_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     def run_part(part: Any, folder: Path) -> Any:
@@ -166,7 +166,7 @@ def test_torch_is_kept_by_an_installation(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_python_without_torch_is_reported(tmp_path: Path) -> None:
-    """A folder `torch` that cannot be imported hides the real one."""
+    """A package `torch` that cannot be imported shadows the real one."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no torch here')")
     command = [sys.executable, str(SCRIPT), "--json", str(tmp_path / "gpu.json")]

@@ -1,4 +1,4 @@
-"""Who may import whom: the folders in their order, the modules of a model in theirs, and what is imported when."""
+"""Import rules: the order of the folders, the order of the modules of a model, and lazy imports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RECIPE = ("recipe", "recipe_io")
-"""Modules beside the folders that depend on one: the settings in a recipe are those of its model family."""
+"""Top-level modules that depend on a folder: the settings in a recipe are those of its model family."""
 ORDER = (
     *("storage", "data", "metrics", "models", *RECIPE),
     *("visualization", "pages", "prepare", "verify", "submission", "engine", "cli"),
 )
-"""The folders of the package. A module imports from its own folder, from those before it, and from the base."""
-SPEAKING = {"console": "cli", "__main__": ""}
-"""Modules of the base that belong to the command line, and the only folder that may import them."""
+"""The folders of the package. A module imports from its own folder, earlier folders, and the top-level modules."""
+OUTPUT_MODULES = {"console": "cli", "__main__": ""}
+"""Top-level modules that belong to the command line, and the only folder that may import them."""
 MODEL_ORDER = (
     "layers",
     "backbones",
@@ -36,8 +36,8 @@ MODEL_ORDER = (
     "panoptic_segformer/(model|random_weights|build|official|family)",
     "(families|build)",
 )
-"""Inside `models`: layers know no settings, networks no losses, losses no postprocessing, and a family does not know
-which families there are; regular expressions for the paths."""
+"""Order inside `models`, as regular expressions of paths: layers do not import settings, networks do not import losses,
+losses do not import postprocessing, and a family does not import the table of families."""
 FAMILIES = sorted(path.parent.name for path in PACKAGE.glob("models/*/family.py"))
 SAMPLING = "models/layers/sampling"
 COMPILERS = {
@@ -45,9 +45,9 @@ COMPILERS = {
     "llvmlite": {f"{SAMPLING}/cpu_kernels"},
     "triton": {f"{SAMPLING}/triton_kernels"},
 }
-KERNELS = {home for homes in COMPILERS.values() for home in homes} | {"data/coco/png_filters", "prepare/coco/run_loops"}
-"""Modules whose import takes that of a compiler."""
-HOMES = {
+KERNELS = {name for names in COMPILERS.values() for name in names} | {"data/coco/png_filters", "prepare/coco/run_loops"}
+"""Modules that import a compiler."""
+WRAPPERS = {
     "click": {"cli"},
     "rich": {"console"},
     "cv2": {"data/opencv"},
@@ -55,13 +55,13 @@ HOMES = {
     "jinja2": {"pages/base"},
     **COMPILERS,
 }
-"""Third-party packages that one place wraps, by the path of that place without `.py`."""
+"""Third-party packages that only one module or folder imports, by its path without `.py`."""
 
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Full names of all modules that `tree` imports."""
+    """Yield the full names of all modules that `tree` imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -71,8 +71,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def at_once(tree: ast.Module) -> Iterator[str]:
-    """As `imported`, of what runs when the module is imported."""
+def imported_at_load(tree: ast.Module) -> Iterator[str]:
+    """Yield what is imported when the module itself is imported; as `imported`."""
     for statement in tree.body:
         is_typing = isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test)
         if not is_typing and not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
@@ -84,22 +84,22 @@ def parse(path: Path) -> ast.Module:
 
 
 def part(path: Path) -> str:
-    """The subpackage, or the module of the base: `models`, `recipe`."""
+    """Return the subpackage or top-level module, such as `models` or `recipe`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def inner_part(name: str) -> str | None:
-    """The part that an imported name belongs to; None outside the package."""
+    """Return the part that an imported name belongs to; None outside the package."""
     pieces = name.split(".")
     return pieces[1] if pieces[0] == "panformer_cli" and len(pieces) > 1 else None
 
 
-def rank(place: str) -> int:
-    """The position of a folder or module in `ORDER`; 0 for the base."""
-    return ORDER.index(place) + 1 if place in ORDER else 0
+def rank(name: str) -> int:
+    """Return the position of a folder or module in `ORDER`; 0 for other top-level modules."""
+    return ORDER.index(name) + 1 if name in ORDER else 0
 
 
-def test_the_order_has_every_folder() -> None:
+def test_the_order_contains_every_folder() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders - {"recipes"} == set(ORDER) - set(RECIPE)
     assert all((PACKAGE / f"{name}.py").is_file() for name in RECIPE)
@@ -112,19 +112,19 @@ def test_imports_go_one_way(path: Path) -> None:
         other = inner_part(name)
         if other is None or other == own or other == "__version__":
             continue
-        if other in SPEAKING:
-            assert own == SPEAKING[other], f"{own} imports {name}"
+        if other in OUTPUT_MODULES:
+            assert own == OUTPUT_MODULES[other], f"{own} imports {name}"
         elif own != "__main__":
             assert rank(other) < rank(own) or rank(other) == rank(own) == 0, f"{own} imports {name}"
 
 
-def model_rank(place: str) -> int | None:
-    """The position of `panoptic_segformer/matcher` and the like in `MODEL_ORDER`; None for what has none."""
-    return next((number for number, part in enumerate(MODEL_ORDER) if re.match(rf"{part}(/|$)", place)), None)
+def model_rank(name: str) -> int | None:
+    """Return the position of a module such as `panoptic_segformer/matcher` in `MODEL_ORDER`; None if it has none."""
+    return next((number for number, part in enumerate(MODEL_ORDER) if re.match(rf"{part}(/|$)", name)), None)
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "models"], ids=lambda path: path.stem)
-def test_networks_know_no_losses_and_losses_no_postprocessing(path: Path) -> None:
+def test_networks_do_not_import_losses_nor_losses_postprocessing(path: Path) -> None:
     own = model_rank(path.relative_to(PACKAGE / "models").with_suffix("").as_posix())
     for name in imported(parse(path)):
         if own is not None and name.startswith("panformer_cli.models."):
@@ -132,12 +132,10 @@ def test_networks_know_no_losses_and_losses_no_postprocessing(path: Path) -> Non
             assert other is None or other <= own, f"{path.name} imports {name}"
 
 
-def test_the_order_has_every_module_of_a_model() -> None:
-    places = [path.relative_to(PACKAGE / "models") for path in MODULES if part(path) == "models"]
-    ranks = {
-        place.as_posix(): model_rank(place.with_suffix("").as_posix()) for place in places if place.stem != "__init__"
-    }
-    assert [place for place, found in ranks.items() if found is None] == []
+def test_the_order_contains_every_module_of_a_model() -> None:
+    paths = [path.relative_to(PACKAGE / "models") for path in MODULES if part(path) == "models"]
+    ranks = {path.as_posix(): model_rank(path.with_suffix("").as_posix()) for path in paths if path.stem != "__init__"}
+    assert [path for path, found in ranks.items() if found is None] == []
     assert set(ranks.values()) == set(range(len(MODEL_ORDER)))
 
 
@@ -148,7 +146,7 @@ def test_a_folder_of_models_is_shared_or_a_family() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_known_to_the_table_of_families_alone(family: str) -> None:
+def test_only_the_table_of_families_imports_a_family(family: str) -> None:
     """The engine and the rest of the package use any family through `models.base` and `models.families`."""
     importers = {
         path.relative_to(PACKAGE).with_suffix("").as_posix()
@@ -159,13 +157,13 @@ def test_a_family_is_known_to_the_table_of_families_alone(family: str) -> None:
     assert importers == {"models/families"}
 
 
-def test_modules_import_each_other_in_no_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     names = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in MODULES}
     known = set(names.values())
     graph = {
         names[path]: {
             module
-            for name in at_once(parse(path))
+            for name in imported_at_load(parse(path))
             for module in (name, name.rpartition(".")[0])
             if module in known and module != names[path]
         }
@@ -175,29 +173,30 @@ def test_modules_import_each_other_in_no_circle() -> None:
 
 
 @every_module
-def test_wrapped_packages_stay_at_home(path: Path) -> None:
-    place = path.relative_to(PACKAGE).with_suffix("").as_posix()
+def test_only_wrappers_import_wrapped_packages(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").as_posix()
     for name in imported(parse(path)):
-        homes = HOMES.get(name.split(".")[0])
-        allowed = homes is None or place in homes or part(path) in homes
-        assert allowed, f"{place} imports {name}; {sorted(homes or ())} wraps it"
+        wrappers = WRAPPERS.get(name.split(".")[0])
+        allowed = wrappers is None or own in wrappers or part(path) in wrappers
+        assert allowed, f"{own} imports {name}; {sorted(wrappers or ())} wraps it"
 
 
 @every_module
-def test_what_a_compiler_wants_is_imported_when_it_is_used(path: Path) -> None:
+def test_kernels_are_imported_when_they_are_used(path: Path) -> None:
     if path.relative_to(PACKAGE).with_suffix("").as_posix() in KERNELS:
         return
-    kernels = {f"panformer_cli/{home}".replace("/", ".") for home in KERNELS}
-    for name in at_once(parse(path)):
-        assert not any(name == home or name.startswith(f"{home}.") for home in kernels), f"{path.name} imports {name}"
+    kernels = {f"panformer_cli/{module}".replace("/", ".") for module in KERNELS}
+    for name in imported_at_load(parse(path)):
+        used = any(name == kernel or name.startswith(f"{kernel}.") for kernel in kernels)
+        assert not used, f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "cli"], ids=lambda path: path.stem)
-def test_commands_import_what_is_heavy_when_they_run(path: Path) -> None:
+def test_commands_import_heavy_packages_when_they_run(path: Path) -> None:
     light = {"click", *sys.stdlib_module_names}
-    for name in at_once(parse(path)):
+    for name in imported_at_load(parse(path)):
         ours = inner_part(name) in {"cli", "errors", "__version__"}
-        assert ours or name.split(".")[0] in light, f"{path.name} imports {name} at once"
+        assert ours or name.split(".")[0] in light, f"{path.name} imports {name} at load time"
 
 
 @pytest.mark.parametrize("module", ["recipe_io", "models.families"])
@@ -206,13 +205,13 @@ def test_recipes_are_checked_without_torch(module: str) -> None:
     subprocess.run([sys.executable, "-c", command], check=True)
 
 
-def test_preparing_data_does_without_torch() -> None:
-    """It takes seconds to load and hundreds of megabytes, which every process would have."""
-    homes = [PACKAGE / folder for folder in ("prepare", "verify", "submission")]
+def test_preparing_data_does_not_import_torch() -> None:
+    """Importing torch takes seconds and hundreds of megabytes in each process."""
+    folders = [PACKAGE / folder for folder in ("prepare", "verify", "submission")]
     names = [
         path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
         for path in MODULES
-        if any(home in path.parents for home in homes)
+        if any(folder in path.parents for folder in folders)
         and path.relative_to(PACKAGE).with_suffix("").as_posix() not in KERNELS
     ]
     assert len(names) > 30
@@ -231,7 +230,7 @@ def test_the_engine_and_below_never_print_or_exit(path: Path) -> None:
 
 
 @every_module
-def test_links_are_followed_in_one_way(path: Path) -> None:
-    """`Path.resolve` treats links in a circle differently in each Python version; `files.resolve_links` does not."""
+def test_links_are_resolved_in_one_way(path: Path) -> None:
+    """`Path.resolve` treats loops of links differently in each Python version; `files.resolve_links` does not."""
     names = {node.attr for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)}
     assert "resolve" not in names, "use files.resolve_links"

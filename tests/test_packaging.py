@@ -1,4 +1,4 @@
-"""What an installation gets."""
+"""The installed package: its modules, requirements and recipes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from panformer_cli.recipe_io import built_in_recipes
 from tests.conftest import REPOSITORY
 
 IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "zlib-ng": "zlib_ng"}
-NOT_IMPORTED = {"torchvision": "timm needs it, and the tests compare with it", "tqdm": "timm's downloads show it"}
+NOT_IMPORTED = {"torchvision": "needed by timm and the tests", "tqdm": "shows timm's downloads"}
 
 
 WITH_TORCH = {"triton"}
-"""What torch itself requires where it can be used; panformer does without."""
+"""Packages that torch requires where they are supported; panformer works without them."""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,12 @@ def test_every_requirement_is_used_and_every_import_is_required(setup_cfg: Confi
     assert outside - WITH_TORCH == required - set(NOT_IMPORTED)
 
 
-def test_every_requirement_has_a_floor(setup_cfg: ConfigParser) -> None:
+def test_every_requirement_has_a_minimum_version(setup_cfg: ConfigParser) -> None:
     for row in rows(setup_cfg["options"]["install_requires"]):
         assert re.fullmatch(r"[a-z0-9-]+ >= [0-9.]+( ; platform_machine in .+)?", row), row
 
 
-def test_no_fact_stands_in_both_files() -> None:
+def test_pyproject_does_not_repeat_setup_cfg() -> None:
     sections = re.findall(r"^\[+([\w.-]+)\]", (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert "project" not in sections
     assert all(name == "build-system" or name.split(".")[:2][0] == "tool" for name in sections)
@@ -72,7 +72,7 @@ def test_no_fact_stands_in_both_files() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
+def test_a_wheel_contains_the_recipes_and_finds_them(tmp_path: Path) -> None:
     source = tmp_path / "source"
     _copy_checkout(source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
@@ -100,7 +100,7 @@ def test_a_wheel_has_the_recipes_and_finds_them(tmp_path: Path) -> None:
 
 
 def _copy_checkout(target: Path) -> None:
-    """What a build needs, so that it leaves no folders in the checkout."""
+    """Copy the files that a build needs, so that it leaves no folders in the checkout."""
     patterns = ["setup.cfg", "pyproject.toml", "LICENSE", "README.md", "recipes/*"]
     for pattern in [*patterns, *(f"panformer_cli/**/*.{kind}" for kind in ("py", "css", "js", "html", "svg"))]:
         for path in REPOSITORY.glob(pattern):

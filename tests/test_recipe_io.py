@@ -1,4 +1,4 @@
-"""Reading recipes: what is taken, what is refused, and in which words."""
+"""Reading recipes: valid values, invalid values, and error messages."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from panformer_cli.storage import plain_yaml
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test stands in an empty folder, where `recipes/` is not."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run every test in an empty folder, without `recipes/`."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -69,20 +69,20 @@ def test_values_of_every_type_and_defaults_for_the_rest() -> None:
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.0001", ".0001", "1.0e-4", "+1e-04"])
-def test_numbers_as_people_write_them(text: str) -> None:
+def test_common_spellings_of_numbers(text: str) -> None:
     assert load(f"train: {{lr: {text}}}").train.lr == 0.0001
     assert load("name: a", f"train.lr={text}").train.lr == 0.0001
 
 
 @pytest.mark.parametrize("word", ["off", "no", "yes", "on", "none", "2017-01-31x", "y", "0x1f", "1:30", "<<"])
-def test_words_stay_words(word: str) -> None:
+def test_text_is_used_verbatim(word: str) -> None:
     assert load(f"data: {{root: {word}}}").data.root == word
 
 
 @pytest.mark.parametrize(
     ("word", "value"), [("yes", True), ("On", True), ("true", True), ("no", False), ("off", False), ("False", False)]
 )
-def test_words_for_a_switch(word: str, value: bool) -> None:
+def test_spellings_of_booleans(word: str, value: bool) -> None:
     assert load(f"data: {{skip_bad_images: {word}}}").data.skip_bad_images is value
     assert load("name: a", f"data.skip_bad_images={word}").data.skip_bad_images is value
 
@@ -138,7 +138,7 @@ def test_overrides() -> None:
         (f"name: [{'x' * 500}]", "name is ['xxxx"),
     ],
 )
-def test_one_mistake_is_one_line(text: str, expected: str) -> None:
+def test_a_single_problem_is_one_line(text: str, expected: str) -> None:
     message = refusal(text)
     assert expected in message
     assert "\n" not in message
@@ -168,14 +168,14 @@ def test_one_mistake_is_one_line(text: str, expected: str) -> None:
         ("model.backbone=timm/", "model.backbone is 'timm/': expected one of"),
     ],
 )
-def test_mistakes_in_overrides(override: str, expected: str) -> None:
+def test_problems_in_overrides(override: str, expected: str) -> None:
     message = refusal("name: mine", override)
     assert expected in message
     assert message.startswith(f"mine.yaml with --set {override}: ")
 
 
-def test_any_timm_model_may_be_the_backbone() -> None:
-    """Whether timm has it is checked when it is built."""
+def test_any_timm_model_name_is_accepted_as_backbone() -> None:
+    """Building the model checks whether timm has it."""
     recipe = load("model: {backbone: timm/convnext_tiny.fb_in22k, frozen_stages: 0}")
     assert recipe.model.backbone == "timm/convnext_tiny.fb_in22k"
     assert load("name: a", "model.frozen_stages=0", "model.backbone=timm/x").model.backbone == "timm/x"
@@ -190,7 +190,7 @@ def test_the_family_is_panoptic_segformer_unless_another_is_named(text: str) -> 
 
 
 @pytest.mark.parametrize("family", ["mask2former", "[a]", "{a: b}", "null", "3"])
-def test_of_an_unknown_family_only_the_family_is_reported(family: str) -> None:
+def test_for_an_unknown_family_only_the_family_is_reported(family: str) -> None:
     message = refusal(f"model: {{family: {family}, queries: 3}}\ninference: {{zzz: 1}}\ntrain: {{lr: -1}}")
     assert message.startswith("mine.yaml: model.family is ")
     assert message.endswith(": expected one of panoptic_segformer")
@@ -199,7 +199,7 @@ def test_of_an_unknown_family_only_the_family_is_reported(family: str) -> None:
 
 @dataclass(frozen=True)
 class GridSettings(ModelSettings):
-    """Of a family that exists in these tests alone."""
+    """Settings of a family that exists only in these tests."""
 
     family: str = "grid"
     cells: int = 40
@@ -231,7 +231,7 @@ def grid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("grid")
-def test_another_family_has_settings_of_its_own() -> None:
+def test_another_family_has_its_own_settings() -> None:
     expected = Recipe("mine", model=GridSettings(cells=8), inference=CellSettings(least_cells=1))
     text = "name: mine\nmodel: {family: grid, cells: 8}\ninference: {least_cells: 1}"
     by_overrides = load("name: mine", "model.cells=8", "inference.least_cells=1", "model.family=grid")
@@ -259,7 +259,7 @@ def test_keys_are_checked_and_suggested_by_family(override: str, expected: str) 
     assert expected in refusal(f"model: {model}{rest}")
 
 
-def test_all_mistakes_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     message = refusal(
         """
         train: {lr: -1, epochs: many, batch_size: 0}
@@ -271,7 +271,7 @@ def test_all_mistakes_at_once() -> None:
         "oops",
     )
     heading, *problems = message.splitlines()
-    assert heading == "mine.yaml with --set train.warmup=3 --set oops has 9 mistakes:"
+    assert heading == "mine.yaml with --set train.warmup=3 --set oops has 9 problems:"
     named = {problem.strip().partition(" is ")[0] for problem in problems if " is " in problem}
     expected = {"train.lr", "train.epochs", "train.batch_size", "model.embed_dim", "inference.top_k", "data.workers"}
     assert named == expected
@@ -284,7 +284,7 @@ def test_a_wrong_type_is_not_reported_again_as_its_default() -> None:
     )
 
 
-def test_no_heads_at_all() -> None:
+def test_zero_heads_are_an_error() -> None:
     assert refusal("model: {heads: 0}") == "mine.yaml: model.heads is 0: expected 1 or more"
 
 
@@ -293,12 +293,12 @@ def test_no_heads_at_all() -> None:
     [
         (b"", "mine.yaml is empty"),
         (b"# nothing yet\n", "mine.yaml is empty"),
-        (b"name", "mine.yaml holds 'name': expected a recipe"),
-        (b"- a\n- b\n", "mine.yaml holds ['a', 'b']"),
+        (b"name", "mine.yaml contains 'name': expected a recipe"),
+        (b"- a\n- b\n", "mine.yaml contains ['a', 'b']"),
         (b"name: a\ntrain: {lr: [1\n", "mine.yaml is not a recipe in YAML: line 3, column 1"),
         (b"name: a\n\tlr: 1\n", "line 2, column 1"),
-        (b"name: a\nname: b\n", "line 2, column 1: the key 'name' is given twice, first in line 1"),
-        (b"train:\n  lr: 1\n  lr: 2\n", "line 3, column 3: the key 'lr' is given twice, first in line 2"),
+        (b"name: a\nname: b\n", "line 2, column 1: the key 'name' appears twice, first on line 1"),
+        (b"train:\n  lr: 1\n  lr: 2\n", "line 3, column 3: the key 'lr' appears twice, first on line 2"),
         (b"a: &x [1]\nb: *x\n", "line 1, column 4: anchors"),
         (b"name: !!python/object/apply:os.system [ls]\n", "line 1, column 7: anchors"),
         (b"name: !!int x\n", "line 1, column 7: anchors"),
@@ -309,7 +309,7 @@ def test_no_heads_at_all() -> None:
         (b"\xff\xfe\x00name", "mine.yaml is not UTF-8 text (byte 0)"),
     ],
 )
-def test_files_that_are_no_recipe(content: bytes, expected: str) -> None:
+def test_files_that_are_not_recipes(content: bytes, expected: str) -> None:
     Path("mine.yaml").write_bytes(content)
     with pytest.raises(RecipeError) as caught:
         load_recipe("mine.yaml")
@@ -317,7 +317,7 @@ def test_files_that_are_no_recipe(content: bytes, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     Path("mine.yaml").write_bytes(b"\xef\xbb\xbfname: mine\n")
     assert load_recipe("mine.yaml").name == "mine"
 
@@ -327,7 +327,7 @@ def test_built_in_recipes_from_anywhere(name: str) -> None:
     assert load_recipe(name).name == "r50"
 
 
-def test_an_existing_file_wins_and_a_folder_does_not() -> None:
+def test_an_existing_file_takes_precedence_but_a_folder_does_not() -> None:
     Path("recipes").mkdir()
     Path("recipes/r50.yaml").write_text("name: my_own")
     assert load_recipe("recipes/r50.yaml").name == "my_own"
@@ -369,7 +369,7 @@ def test_unreadable_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[], "text", {"model": {"heads": {}}}, {"train": {3: 4}}, {"data": {"root": b"x"}}])
-def test_a_checkpoint_may_hold_anything(wrong: Any) -> None:
+def test_invalid_recipes_in_checkpoints_are_reported(wrong: Any) -> None:
     with pytest.raises(RecipeError, match=r"^last\.pt: "):
         recipe_from_dict(wrong, "last.pt")
 
@@ -414,14 +414,14 @@ recipes = st.builds(
 
 @settings(deadline=None, max_examples=50)
 @given(recipes)
-def test_there_and_back(recipe: Recipe) -> None:
+def test_recipes_round_trip_through_dictionaries_and_yaml(recipe: Recipe) -> None:
     plain = recipe_to_dict(recipe)
     assert json.loads(json.dumps(plain)) == plain
     assert recipe_from_dict(plain, "memory") == recipe
     assert recipe_from_dict(plain_yaml.parse(recipe_to_yaml(recipe)), "yaml") == recipe
 
 
-def test_built_in_list() -> None:
+def test_built_in_recipes_are_sorted_and_r50_is_the_default() -> None:
     found = built_in_recipes()
     assert list(found) == sorted(found)
     assert all(path.is_file() and path.stem == name for name, path in found.items())

@@ -28,19 +28,19 @@ OURS = ("tiny", "coco_mini")
 every_recipe = pytest.mark.parametrize("path", built_in_recipes().values(), ids=str)
 
 
-def test_the_list() -> None:
+def test_all_recipes_are_built_in() -> None:
     assert set(built_in_recipes()) == {*PUBLISHED, *OURS}
 
 
 @every_recipe
-def test_loads_and_is_named_as_its_file(path: Path) -> None:
+def test_a_recipe_has_the_name_of_its_file(path: Path) -> None:
     recipe = load_recipe(str(path))
     assert recipe.name == path.stem
     assert recipe.published_pq == PUBLISHED.get(path.stem)
 
 
 @every_recipe
-def test_header_says_how_to_use_it(path: Path) -> None:
+def test_the_header_describes_command_data_hardware_and_results(path: Path) -> None:
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert re.match(rf"# {path.stem}: \S.*\.\n", header)
     for entry in ("command", "data", "hardware", "published"):
@@ -48,13 +48,13 @@ def test_header_says_how_to_use_it(path: Path) -> None:
     assert f"panformer train {path.stem} " in header
     if path.stem in PUBLISHED:
         assert f"PQ {PUBLISHED[path.stem]} on COCO val2017" in header
-        assert "not measured here" in header
+        assert "not measured" in header
     else:
         assert "nothing" in header
 
 
 @every_recipe
-def test_states_only_what_differs_from_the_defaults(path: Path) -> None:
+def test_a_recipe_contains_only_differences_from_the_defaults(path: Path) -> None:
     defaults = recipe_to_dict(Recipe())
     for key, value in plain_yaml.parse(path.read_text()).items():
         stated = value.items() if isinstance(value, dict) else [(None, value)]
@@ -63,7 +63,7 @@ def test_states_only_what_differs_from_the_defaults(path: Path) -> None:
 
 
 def test_the_published_settings() -> None:
-    """Sections 1, 3, 7 and 8 of the specification, setting by setting."""
+    """The settings in docs/model.md."""
     r50 = load_recipe("r50")
     assert r50.model == PanopticSegFormerSettings(
         backbone="resnet50",
@@ -121,7 +121,7 @@ def test_the_published_settings() -> None:
         ("swinl", "swin_large", 0, 0.3, 0.3),
     ],
 )
-def test_how_the_others_differ_from_r50(
+def test_differences_of_the_other_recipes_from_r50(
     name: str, backbone: str, frozen_stages: int, drop_path: float, threshold: float
 ) -> None:
     r50, other = load_recipe("r50"), load_recipe(name)
@@ -141,6 +141,6 @@ def test_small_recipes_need_no_download_and_freeze_nothing(name: str) -> None:
 
 
 @every_recipe
-def test_limits_that_the_command_line_gives(path: Path) -> None:
+def test_overrides_apply_to_every_recipe(path: Path) -> None:
     recipe = load_recipe(str(path), ["data.root=DIR", "train.max_steps=3"])
     assert (recipe.data.root, recipe.train.max_steps) == ("DIR", 3)

@@ -1,4 +1,4 @@
-"""Lists and values in the words of an error."""
+"""Lists and values in error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from panformer_cli.wording import LISTED, first_items, listing, short, truncated
         ((name for name in "abcdefg"), "a, b, c, and 4 more"),
     ],
 )
-def test_a_listing_says_how_many_more_there_are(items: list[int], expected: str) -> None:
+def test_a_listing_gives_the_number_of_further_items(items: list[int], expected: str) -> None:
     assert listing(items, 3) == expected
 
 

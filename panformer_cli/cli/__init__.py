@@ -1,1 +1,1 @@
-"""The command line. `main` finds the command; every other module or folder is one command, or what several share."""
+"""The command line: `main` runs the program, and every other module or folder is a command or shared code."""

@@ -16,15 +16,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder of all results."
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for all results."
 )
-@click.option("--images", type=click.IntRange(min=4), default=4000, show_default=True, help="Scenes to train on.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe tiny.")
+@click.option(
+    "--images", type=click.IntRange(min=4), default=4000, show_default=True, help="Number of training scenes."
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting of the recipe tiny; can be repeated.",
+)
 def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
-    """A first run on this machine, without a download.
+    """Train and evaluate a model on generated scenes; nothing is downloaded.
 
-    Writes a data set of generated scenes, trains the recipe `tiny` on it, evaluates, predicts on images it has not
-    seen, and draws pictures and an HTML page. Prints the PQ table and where everything lies.
+    Generates a data set, trains the recipe `tiny` on it, evaluates, predicts on the validation images, and draws
+    overlays and an HTML page. Prints the PQ table and the paths of all results. If interrupted, rerun the same command
+    to resume.
     """
     from panformer_cli.data.scenes.options import SceneOptions
     from panformer_cli.engine.demo import DemoFolders
@@ -37,7 +46,7 @@ def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
         try:
             metrics = run_demo(load_recipe("tiny", overrides), folders, scenes, process, reporter)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("Stopped; the same command resumes.") from error
+            raise KeyboardInterrupt("Stopped; rerun the same command to resume.") from error
         _print(metrics, folders)
 
 
@@ -47,4 +56,4 @@ def _print(metrics: dict[str, Any], folders: DemoFolders) -> None:
     click.echo(f"Run:          {folders.run.path}")
     click.echo(f"Evaluation:   {folders.evaluation}")
     click.echo(f"Predictions:  {folders.predictions / 'overlays'}")
-    click.echo(f"Page to open: {folders.page}")
+    click.echo(f"HTML page:    {folders.page}")

@@ -1,4 +1,4 @@
-"""Groups of commands: with suggestions for a mistyped name, in a chosen order, imported only when used."""
+"""Command groups that suggest a name for a mistyped one, keep a fixed order, and import commands only when used."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from importlib import import_module
 
 import click
 
-# Name and one line of help of every command: `panformer --help` shows them without an import. The command `a-b` is the
+# Name and one-line help of every command, so that `panformer --help` imports none of them. The command `a-b` is the
 # function `a_b` of the module `a_b` of this package.
 COMMANDS = {
-    "demo": "A first run on generated scenes: prepare, train, evaluate, predict, draw.",
-    "prepare-data": "Convert, check, repair or divide a data set, or generate scenes.",
+    "demo": "Try everything on generated scenes: train, evaluate, predict, visualize.",
+    "prepare-data": "Convert, verify, repair or split a data set, or generate scenes.",
     "train": "Train a model from a recipe.",
-    "evaluate": "Evaluate a checkpoint or predictions, compare two results.",
+    "evaluate": "Evaluate a checkpoint or predictions; compare results.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
-    "visualize": "Draw a data set, predictions, or the curves of a run.",
-    "weights": "List the published weights; import a .pth file.",
-    "benchmark": "Measure speed and memory of a model, stage by stage.",
+    "visualize": "Draw a data set, predictions or training curves.",
+    "weights": "List published weights; import a .pth file.",
+    "benchmark": "Measure the speed and memory of a model, stage by stage.",
 }
 
 
 class SuggestingGroup(click.Group):
-    """A group that answers an unknown command with the closest one, and no command with its help."""
+    """A group that suggests the closest command for an unknown one; without a command, it shows its help."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's; without arguments the help is the result, on stdout."""
+        """Parse as click does; without arguments, show the help on stdout."""
         return super().parse_args(ctx, args or ["--help"])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with "did you mean"."""
+        """Resolve as click does; suggest the closest name for an unknown command."""
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
             close = get_close_matches(args[0], names, n=1)
@@ -44,7 +44,7 @@ class OrderedGroup(SuggestingGroup):
     """A group that lists its commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names."""
+        """Return the names in the order in which they were added."""
         del ctx
         return list(self.commands)
 
@@ -53,12 +53,12 @@ class LazyGroup(SuggestingGroup):
     """The commands of `COMMANDS`, each imported when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, in the order of a user's work."""
+        """Return the names in the order of a typical workflow."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now; None where there is none of this name."""
+        """Import and return a command; None for an unknown name."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -68,7 +68,7 @@ class LazyGroup(SuggestingGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing them."""
+        """Write the list of commands without importing them."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))

@@ -1,4 +1,4 @@
-"""The program `panformer`: finds the command, and turns failures into one message and an exit code.
+"""The program `panformer`: runs a command and turns failures into one message and an exit code.
 
 Exit codes: 0 success, 1 some inputs could not be used, 2 invalid usage or input, 130 stopped by Ctrl-C.
 """
@@ -16,6 +16,7 @@ import click
 
 from panformer_cli import __version__
 from panformer_cli.cli.groups import LazyGroup
+from panformer_cli.cli.loading import announce_torch
 from panformer_cli.cli.options import INTERRUPTED
 from panformer_cli.errors import PanformerError
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 DISTRIBUTED = {"demo", "train", "evaluate", "predict"}
 """Commands that run in all processes of torchrun; the others run on rank 0 only."""
 ON_RANK_0 = [["evaluate", "compare"], ["evaluate", "check-submission"]]
-"""Subcommands of these that run on rank 0 only."""
+"""Subcommands of those commands that run on rank 0 only."""
 
-# What the system refuses for a reason outside of the program, wherever a path is first touched.
+# Errors of the operating system that users can fix; any use of a path may raise them.
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
 
 
@@ -36,17 +37,17 @@ REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, 
 def program() -> None:
     """Panoptic segmentation with Panoptic SegFormer.
 
-    Start with `panformer demo`. `panformer COMMAND --help` tells all about a command.
+    Start with `panformer demo`. Run `panformer COMMAND --help` for the options of a command.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line `arguments` (those of the process by default) and exit."""
+    """Run the command line `arguments`, by default those of the process, and exit."""
     sys.exit(_run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    """Return the exit code of `arguments`, run by this process, which may be one of several that run them."""
+    """Run `arguments` in this process, which may be one of several ranks, and return the exit code."""
     from panformer_cli.engine.distributed.worker import Worker, end_with_launcher
 
     end_with_launcher()
@@ -59,11 +60,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     on_rank_0 = DISTRIBUTED.isdisjoint(words[:1]) or words[:2] in ON_RANK_0
     if worker is not None and worker.rank > 0 and on_rank_0:
         return 0
+    if worker is None:
+        announce_torch()
     return _exit_code(run, worker)
 
 
 def _exit_code(run: Callable[[], Any], worker: Worker | None) -> int:
-    """Return the exit code of `run`, which may return one; report its failure, unless another rank does."""
+    """Call `run` and return its exit code; report its failure, unless another rank does."""
     try:
         result = run()
         sys.stdout.flush()
@@ -80,7 +83,7 @@ def _exit_code(run: Callable[[], Any], worker: Worker | None) -> int:
 
 
 def _explained(error: BaseException) -> tuple[int, str] | None:
-    """Return exit code and message of a failure that users can do something about; None for a bug."""
+    """Return exit code and message of a failure that users can fix; None for a bug."""
     if isinstance(error, PanformerError):
         return 2, str(error)
     if isinstance(error, click.UsageError):
@@ -91,10 +94,10 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         interrupt = (error.__cause__ or "") if isinstance(error, click.Abort) else error  # click wraps Ctrl-C
         return INTERRUPTED, str(interrupt) or "Stopped."
-    if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+    if isinstance(error, BrokenPipeError):  # the reader of stdout exited, as `head` does
         return 1, ""
     if isinstance(error, OSError) and error.errno in REFUSALS and error.filename is not None:
-        return 2, f"{error.filename}: {error.strerror}; check the path, its permissions and the space on the disk"
+        return 2, f"{error.filename}: {error.strerror}; check the path, its permissions and the free disk space"
     return None
 
 
@@ -112,6 +115,6 @@ def _report(exit_code: int, message: str) -> int:
         click.echo(message, err=True)
     elif message:
         print_error(message)
-    else:  # Python would complain about the closed pipe when it flushes at exit
+    else:  # otherwise Python reports the closed pipe when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exit_code

@@ -28,7 +28,7 @@ FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 
 @dataclass(frozen=True)
 class Submission:
-    """A zip to write for a test server, and the server's form."""
+    """A zip file to write for a test server, and the format that the server expects."""
 
     path: Path
     form: FormName
@@ -38,10 +38,11 @@ class Submission:
 class Compute:
     """What a command runs on.
 
-    gpus: GPUs, one process each; None where the user did not say.
-    cpu_processes: processes on the CPU; None where the user did not say. Not together with `gpus`.
-    device: a torch device such as `cpu` or `cuda:1`; None for the GPU where there is one, else the CPU.
-    sampling: implementation of the inner step of deformable attention.
+    Attributes:
+        gpus: Number of GPUs, with one process each; None if not given.
+        cpu_processes: Number of processes on the CPU; None if not given. Excludes `gpus`.
+        device: torch device such as `cpu` or `cuda:1`; None for the GPU if there is one, else the CPU.
+        sampling: Implementation of deformable sampling.
     """
 
     gpus: int | None = None
@@ -50,16 +51,16 @@ class Compute:
     sampling: SamplingName = "auto"
 
     def options(self) -> ProcessOptions:
-        """The same for the engine, checked against this machine."""
+        """Return these options for the engine, checked against the hardware of this machine."""
         from panformer_cli.engine.distributed.runtime import ProcessOptions
 
         return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[tuple[Process, Reporter]]:
-        """Yield this process, in its process group if there is one, and its reporter: ranks other than 0 print nothing.
+        """Yield this process, in its process group if there is one, and a reporter. Only rank 0 prints.
 
-        Errors as `engine.distributed.group.joined`.
+        Raises the errors of `engine.distributed.group.joined`.
         """
         from panformer_cli.console import RichReporter
         from panformer_cli.engine.distributed.group import joined
@@ -68,13 +69,13 @@ class Compute:
         with joined(self.options()) as process:
             if process.is_first:
                 yield process, RichReporter()
-                sys.stdout.flush()  # the launcher may end this rank as soon as another one has left
+                sys.stdout.flush()  # the launcher may end this rank as soon as another one exits
                 return
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
                 yield process, SilentReporter()
 
     def command(self, name: str, *words: str) -> str:
-        """Return the command line that runs `panformer NAME WORDS` in the same processes as now."""
+        """Return the command line that runs `panformer NAME WORDS` on the same devices and processes."""
         from panformer_cli.engine.distributed.worker import Worker
 
         worker, program, own = Worker.of_environment(), ["panformer"], []
@@ -91,41 +92,41 @@ class Compute:
 
 
 def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--gpus`, `--cpu-processes`, `--device`, `--sampling`; the function gets them as `compute`, a `Compute`.
+    """Add `--gpus`, `--cpu-processes`, `--device` and `--sampling`; the function receives `compute`, a `Compute`.
 
-    If they ask for more than one process, the whole command line is started in that many, and each calls the function.
+    With more than one process, the whole command line is started in each of them, and each calls the function.
     """
 
-    @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process each.")
+    @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process per GPU.")
     @click.option("--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Use N processes on the CPU.")
-    @click.option("--device", metavar="D", help="cpu, cuda or cuda:1; by default the GPU where there is one.")
+    @click.option("--device", metavar="D", help="cpu, cuda or cuda:N. [default: the GPU if there is one]")
     @click.option(
         "--sampling",
         type=click.Choice(["auto", "portable", "gather", "cpu", "triton"]),
         default="auto",
-        help="Force an implementation of deformable attention; auto takes the fastest.",
+        help="Implementation of deformable attention; auto picks the fastest. [default: auto]",
     )
     @functools.wraps(function)
     def with_compute(
         gpus: int | None, cpu_processes: int | None, device: str | None, sampling: SamplingName, **others: Any
     ) -> Any:
         if gpus is not None and cpu_processes is not None:
-            raise click.UsageError("--gpus and --cpu-processes exclude each other: give one of them.")
+            raise click.UsageError("--gpus and --cpu-processes cannot be used together: use one of them.")
         if device is not None and (gpus is not None or cpu_processes is not None):
-            raise click.UsageError("--device names one device: leave it out with --gpus or --cpu-processes.")
+            raise click.UsageError("--device cannot be used with --gpus or --cpu-processes: leave it out.")
         return _in_processes(function, Compute(gpus, cpu_processes, device, sampling), others)
 
     return with_compute
 
 
 def cpu_processes_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--cpu-processes` to a command that needs no GPU; as `compute_options`."""
+    """Add `--cpu-processes` to a command that uses no GPU; the function receives `compute`, a `Compute`."""
 
     @click.option(
         "--cpu-processes",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Share the images among N processes. [default: 1]",
+        help="Distribute the images over N processes. [default: 1]",
     )
     @functools.wraps(function)
     def with_processes(cpu_processes: int | None, **others: Any) -> Any:
@@ -136,7 +137,7 @@ def cpu_processes_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_processes(function: Callable[..., Any], compute: Compute, others: dict[str, Any]) -> Any:
-    """Call a command's function, or start the whole command line again in as many processes as it asks for."""
+    """Call a command's function, or start the whole command line again in several processes."""
     processes = compute.gpus or compute.cpu_processes or 1
     if processes == 1 or _is_launched():
         return function(compute=compute, **others)
@@ -157,7 +158,7 @@ def _launch(words: Sequence[str], processes: int) -> int:
 
 
 def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--batch-size`, `--precision` and `--fast`; the function gets `batch_size` and `precision`."""
+    """Add `--batch-size`, `--precision` and `--fast`; the function receives `batch_size` and `precision`."""
 
     @click.option(
         "--batch-size",
@@ -165,7 +166,7 @@ def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
         default=1,
         show_default=True,
         metavar="N",
-        help="Images of equal size per forward pass, at most; does not change the results.",
+        help="Maximum number of equally sized images per forward pass; does not change the results.",
     )
     @click.option(
         "--precision",
@@ -177,28 +178,28 @@ def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_speed(precision: str | None, fast: bool, **others: Any) -> Any:
         if fast and precision is not None:
-            raise click.UsageError("--fast chooses a precision: leave it out with --precision.")
+            raise click.UsageError("--fast and --precision cannot be used together: use one of them.")
         return function(precision="fast" if fast else precision or "fp32", **others)
 
     return with_speed
 
 
 def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--submission` and `--form`; the function gets `submission`, a `Submission` or None, its name checked."""
+    """Add `--submission` and `--form`; the function receives `submission`, a valid `Submission` or None."""
 
     @click.option(
         "--submission",
         "archive",
         type=click.Path(path_type=Path),
         metavar="FILE.zip",
-        help="Pack the predictions for a test server.",
+        help="Pack the predictions into a zip file for a test server.",
     )
     @click.option("--form", type=click.Choice(FORMS), help="Format of the test server. [default: coco]")
     @functools.wraps(function)
     def with_submission(archive: Path | None, form: FormName | None, **others: Any) -> Any:
         if archive is None:
             if form is not None:
-                raise click.UsageError("--form belongs to --submission FILE.zip: give both, or neither.")
+                raise click.UsageError("--form needs --submission FILE.zip: use both or neither.")
             return function(submission=None, **others)
         from panformer_cli.submission.forms import FORMS as KNOWN
 
@@ -210,9 +211,9 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def write_submission(submission: Submission, results: Path, reporter: Reporter) -> None:
-    """Pack what is in the folder of results, as the options say."""
+    """Pack the predictions in the results folder into the zip file of a submission."""
     from panformer_cli.submission.forms import FORMS as KNOWN
     from panformer_cli.submission.packing import write_submission as write
 
     images = write(results, submission.path, KNOWN[submission.form], reporter)
-    reporter.message(f"{images} images packed in {submission.path}")
+    reporter.message(f"Packed {images} images into {submission.path}")

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the results.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the results.")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
     metavar="C",
-    help="File, run's folder or published name [newest run, else r50].",
+    help="File, run folder or name of published weights. [default: the newest run, else r50]",
 )
 @submission_options
 @speed_options
 @compute_options
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def predict(
     inputs: tuple[str, ...],
     out: Path,
@@ -45,11 +45,11 @@ def predict(
     compute: Compute,
     as_json: bool,
 ) -> int:
-    """Segment the images INPUT: files, folders and globs.
+    """Segment images.
 
-    Writes DIR/overlays/<name>.jpg, DIR/panoptic/<name>.png (the id of the segment of every pixel, in COCO's colour
-    coding) and DIR/panoptic.json (all segments). An image that cannot be read is reported, the others go on, and the
-    exit code is 1.
+    INPUT is an image file, a folder or a glob pattern. Writes DIR/overlays/<name>.jpg, DIR/panoptic/<name>.png (the
+    segment id of every pixel, encoded as in COCO) and DIR/panoptic.json (all segments). Images that cannot be read are
+    reported and skipped, and the exit code is 1.
 
     \b
     panformer predict photos --out predictions
@@ -62,7 +62,7 @@ def predict(
     from panformer_cli.engine.runs import find_checkpoint
 
     def find() -> Path:
-        find_images(inputs, out)  # wrong inputs are reported before weights are downloaded
+        find_images(inputs, out)  # report invalid inputs before weights are downloaded
         return find_checkpoint(checkpoint, reporter, default="r50")
 
     with compute.joined() as (process, reporter):
@@ -78,9 +78,9 @@ def predict(
 
 
 def _print(content: dict[str, Any], failed: int, out: Path) -> None:
-    """One line an image, and a summary."""
+    """Print one line per image, and a summary."""
     for image, annotation in zip(content["images"], content["annotations"], strict=True):
         names = Counter(segment["category_name"] for segment in annotation["segments_info"])
         listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in names.most_common())
-        click.echo(f"{image['file_name']}: {listed or 'nothing found'}")
+        click.echo(f"{image['file_name']}: {listed or 'no segments'}")
     click.echo(f"{len(content['images'])} images segmented, {failed} failed; overlays: {out / 'overlays'}")

@@ -1,4 +1,4 @@
-"""Tables of results that several commands print."""
+"""Tables of results, printed by several commands."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     gains = [(row["name"], row["pq"], row["mend"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
     worth = [row for row in gains[:classes] if row[-1] > 0]
     if worth:
-        title = "Potential gain from fixing one cause of a class"
-        print_table(title, ("class", "PQ", "cause to fix", "gain, points of overall PQ"), worth)
+        title = "Largest potential gain per class"
+        print_table(title, ("class", "PQ", "cause", "potential gain, points of overall PQ"), worth)
 
 
 def _print_classes(panoptic: dict[str, Any]) -> None:

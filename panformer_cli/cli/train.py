@@ -16,15 +16,23 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe", metavar="RECIPE")
 @compute_options
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the run [runs/<recipe>/<time>].")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, or with the newest one of this recipe.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
+)
+@click.option("--resume", is_flag=True, help="Resume the run in --out, or the newest run of this recipe.")
 @click.option(
     "--init-from",
     type=click.Path(path_type=Path),
     metavar="CHECKPOINT",
-    help="Begin with the weights of a file, a run's folder or a published name.",
+    help="Initialize from a checkpoint: a file, a run folder or the name of published weights.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-4.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, such as train.lr=1e-4; can be repeated.",
+)
 def train(
     recipe: str,
     compute: Compute,
@@ -33,15 +41,17 @@ def train(
     init_from: Path | None,
     overrides: tuple[str, ...],
 ) -> int:
-    """Train a model from RECIPE: a file, or a built-in recipe such as tiny or r50.
+    """Train a model from a recipe.
+
+    RECIPE is a YAML file or the name of a built-in recipe, such as tiny or r50.
 
     \b
     panformer train tiny --set data.root=data/scenes
     panformer train r50 --gpus 8 --set data.root=/data/coco
     panformer train r50 --set data.root=/data/coco --set train.max_steps=100
 
-    The run goes to runs/<recipe>/<time>/: the resolved recipe, metrics.jsonl, environment.json and the checkpoints
-    `last` and `best` (by PQ). Ctrl-C saves first; --resume goes on from there.
+    The run folder gets the resolved recipe, metrics.jsonl, environment.json and the checkpoints `last` and `best` (by
+    PQ). Ctrl-C saves a checkpoint before it stops; --resume continues from it.
     """
     from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.engine.train import TrainOptions
@@ -62,9 +72,9 @@ def train(
 
 
 def _stopped(result: RunResult, compute: Compute) -> str:
-    """Return what to do after a run was stopped."""
+    """Return the message for an interrupted run: what was saved and how to resume."""
     run = result.run
     if result.saved_step is None:
-        return "Stopped before a checkpoint was saved; the same command starts again"
+        return "Stopped before a checkpoint was saved; rerun the same command to start over"
     command = compute.command("train", str(run.recipe), "--resume", "--out", str(run.path))
     return f"Stopped; step {result.saved_step} of {result.total_steps} is saved; resume with: {command}"

@@ -1,4 +1,4 @@
-"""`panformer weights`: the published checkpoints, and files of the authors' form."""
+"""`panformer weights`: published weights, and importing checkpoints of the reference implementation."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @click.group(cls=SuggestingGroup)
 def weights() -> None:
-    """The weights that the authors of Panoptic SegFormer published.
+    """List or import the weights published by the authors of Panoptic SegFormer.
 
-    Their names stand wherever a checkpoint does; the file is downloaded when it is first used.
+    Their names can be used anywhere a checkpoint is expected; the file is downloaded on first use.
     """
 
 
 @weights.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON; sizes are bytes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON, with sizes in bytes.")
 def list_weights(as_json: bool) -> None:
-    """The names, their published PQ on COCO val2017, and which ones are in the cache.
+    """List the published weights.
 
-    PANFORMER_HOME names another folder for the cache, and PANFORMER_WEIGHTS_URL the address of a folder with the same
-    files.
+    Prints their PQ on COCO val2017, and which of them are cached. The environment variable PANFORMER_HOME sets the
+    cache folder, PANFORMER_WEIGHTS_URL the URL of a mirror.
     """
     from panformer_cli.console import print_table
     from panformer_cli.engine.checkpoints.published import PUBLISHED
@@ -51,15 +51,19 @@ def list_weights(as_json: bool) -> None:
 
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the checkpoint.")
-@click.option("--recipe", metavar="NAME", help="Recipe of the model [that of the name, or told from the shapes].")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint.")
+@click.option("--recipe", metavar="NAME", help="Recipe of the model. [default: inferred from FILE]")
 @click.option(
-    "--categories", type=click.Path(path_type=Path), metavar="ANNOTATION.json", help="Its categories [those of COCO]."
+    "--categories",
+    type=click.Path(path_type=Path),
+    metavar="ANNOTATION.json",
+    help="Panoptic JSON with the categories of the model. [default: COCO]",
 )
 def import_file(file: Path, out: Path, recipe: str | None, categories: Path | None) -> None:
-    """Write FILE, a .pth of the authors or a published name, to DIR as panformer's own checkpoint.
+    """Convert official weights to a panformer checkpoint.
 
-    DIR gets model.safetensors and recipe.yaml, and stands for the checkpoint then. Commands also take a .pth as it is.
+    FILE is a .pth file of the reference implementation or the name of published weights. DIR gets model.safetensors and
+    recipe.yaml, and can be used as a checkpoint. Importing is optional: commands also accept a .pth file.
 
     \b
     panformer weights import r50 --out weights/r50
@@ -72,7 +76,7 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
 
     reporter = RichReporter()
     source = find_checkpoint(file, reporter)
-    published = published_at(source)  # r50 and r50_1x have equal shapes; their names tell them apart
+    published = published_at(source)  # r50 and r50_1x have the same shapes; only their names differ
     name = published.name if recipe is None and published else recipe
     written = import_weights(source, out, name, categories, reporter)
     click.echo(f"Checkpoint: {written}")

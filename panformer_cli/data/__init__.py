@@ -1,1 +1,1 @@
-"""Images and annotations: from files to batches, and back."""
+"""Images and annotations: reading, transforming, batching and writing them."""

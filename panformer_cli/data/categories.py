@@ -1,4 +1,4 @@
-"""The category table of a data set: which dataset id is which model label."""
+"""The category table of a data set: maps dataset ids to model labels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from panformer_cli.errors import DataError
 class Category:
     """One row of the table.
 
-    id: the data set's own id (any non-negative integer, gaps allowed).
-    name: what people call it.
-    is_thing: True for countable objects, False for stuff.
-    color: RGB 0..255, or None where the annotation gives none.
+    Attributes:
+        id: the data set's own id (any non-negative integer, gaps allowed).
+        name: human-readable name.
+        is_thing: True for countable objects, False for stuff.
+        color: RGB 0..255, or None if the annotation gives none.
     """
 
     id: int
@@ -27,10 +28,10 @@ class Category:
 
 
 class CategoryTable:
-    """Things first, then stuff, each group in ascending dataset id (spec, section 9).
+    """Things first, then stuff, each group in ascending dataset id (docs/model.md, "Categories").
 
     A *label* is a position in this order: 0 .. num_things - 1 are things, num_things .. len - 1 are stuff. Models and
-    losses speak in labels, files in dataset ids.
+    losses use labels, files use dataset ids.
     """
 
     def __init__(self, categories: Iterable[Category]) -> None:
@@ -39,13 +40,13 @@ class CategoryTable:
             raise DataError("the category table is empty: expected at least one category with id, name and isthing")
         for category in ordered:
             if not is_text(category.name):
-                raise DataError(f"category {category.id} has the name {category.name!r}, which is no text; rename it")
+                raise DataError(f"category {category.id} has the name {category.name!r}, not valid Unicode; rename it")
         self.categories: tuple[Category, ...] = tuple(ordered)
         self._label_of_id = {category.id: label for label, category in enumerate(ordered)}
         if len(self._label_of_id) != len(ordered):
             ids = [category.id for category in ordered]
             twice = sorted({i for i in ids if ids.count(i) > 1})
-            raise DataError(f"category ids {twice} appear more than once: every category needs an id of its own")
+            raise DataError(f"category ids {twice} appear more than once; expected a unique id per category")
 
     @property
     def num_things(self) -> int:
@@ -73,11 +74,11 @@ class CategoryTable:
         return own == others
 
     def label(self, category_id: int) -> int:
-        """The label of a dataset id; KeyError when the table has no such id."""
+        """Return the label of a dataset id; KeyError if the table has no such id."""
         return self._label_of_id[category_id]
 
     def by_id(self, category_id: int) -> Category:
-        """The row of a dataset id; KeyError when the table has no such id."""
+        """Return the row of a dataset id; KeyError if the table has no such id."""
         return self.categories[self._label_of_id[category_id]]
 
     def by_label(self, label: int) -> Category:
@@ -85,14 +86,18 @@ class CategoryTable:
 
     @classmethod
     def from_coco(cls, rows: Any, where: str) -> CategoryTable:
-        """From the `categories` list of a COCO panoptic JSON.
+        """Return the table in the `categories` list of a COCO panoptic JSON.
 
-        rows: `[{"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]?}, ...]`.
-        where: what to call the file in an error.
+        Args:
+            rows: `[{"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]}, ...]`; `color` is optional.
+            where: name of the file in errors.
+
+        Raises:
+            DataError: the list or one of its rows is invalid.
         """
         if not isinstance(rows, list) or not rows:
             raise DataError(
-                f"{where}: the category table is empty; expected a list `categories` with id, name, isthing"
+                f"{where}: the category table is empty; expected a list `categories` with id, name and isthing"
             )
         categories = [_category_of_row(row, where) for row in rows]
         try:
@@ -101,7 +106,7 @@ class CategoryTable:
             raise DataError(f"{where}: {error}") from error
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """The `categories` list of a COCO panoptic JSON; `from_coco` reads it back to an equal table."""
+        """Return the `categories` list of a COCO panoptic JSON; `from_coco` reads it back to an equal table."""
         rows = []
         for category in self.categories:
             row = asdict(category)
@@ -119,9 +124,9 @@ def _category_of_row(row: Any, where: str) -> Category:
         raise DataError(f"{where}: a category is {row!r}; expected an object with id, name and isthing")
     missing = [key for key in ("id", "name", "isthing") if key not in row]
     if missing:
-        raise DataError(f"{where}: the category {dict(row)!r} lacks {', '.join(missing)}; expected id, name, isthing")
+        raise DataError(f"{where}: the category {dict(row)!r} has no {', '.join(missing)}; expected id, name, isthing")
     if not isinstance(row["id"], int) or isinstance(row["id"], bool) or row["id"] < 0:
-        raise DataError(f"{where}: a category has the id {row['id']!r}; expected a whole number of 0 or more")
+        raise DataError(f"{where}: a category has the id {row['id']!r}; expected an integer of 0 or more")
     if row["isthing"] not in (0, 1):
         raise DataError(
             f"{where}: category {row['id']} has isthing {row['isthing']!r}; expected 1 (thing) or 0 (stuff)"

@@ -1,4 +1,4 @@
-"""The labels of Cityscapes, as `helpers/labels.py` of cityscapesScripts 2.3 lists them."""
+"""The labels of Cityscapes, as listed in `helpers/labels.py` of cityscapesScripts 2.3."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ Color = tuple[int, int, int]
 class Label(NamedTuple):
     """One label.
 
-    id: in the maps `*_labelIds.png` and, with an object's number, `*_instanceIds.png`.
-    train_id: 0..18 of the classes that are evaluated, else `IGNORED`.
-    is_thing: whether its objects are told apart.
+    Attributes:
+        id: value in `*_labelIds.png` and, combined with an object's number, in `*_instanceIds.png`.
+        name: as in cityscapesScripts.
+        train_id: 0..18 for the classes that are evaluated, else `IGNORED`.
+        is_thing: whether its objects are annotated as instances.
+        color: RGB 0..255.
     """
 
     id: int
@@ -72,11 +75,11 @@ LABELS = {
     for rows, is_thing in ((_STUFF, False), (_THINGS, True))
     for number, name, train_id, color in rows
 }
-"""By label id. The 35th, `license plate`, has the id -1 and appears in no map."""
+"""By label id. The 35th label, `license plate`, has the id -1 and appears in no map."""
 
 CATEGORIES = CategoryTable(
     Category(label.id, label.name, label.is_thing, label.color)
     for label in LABELS.values()
     if label.train_id != IGNORED
 )
-"""The 8 things and 11 stuff classes that are evaluated, by label id."""
+"""The 8 thing and 11 stuff classes that are evaluated, by label id."""

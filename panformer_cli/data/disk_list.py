@@ -1,4 +1,4 @@
-"""Rows of a large data set in a temporary SQLite database instead of memory."""
+"""A list in a temporary SQLite database instead of memory, for the rows of large data sets."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from panformer_cli.errors import PanformerError
 T = TypeVar("T")
 
 
-class MadeSequence(Sequence[T], Generic[T]):
-    """A sequence that makes each item when it is asked for."""
+class LazySequence(Sequence[T], Generic[T]):
+    """A sequence that creates each item on access."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[T, ...]: ...
     def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
-        places = range(len(self))[index]
-        return tuple(map(self._item, places)) if isinstance(places, range) else self._item(places)
+        positions = range(len(self))[index]
+        return tuple(map(self._item, positions)) if isinstance(positions, range) else self._item(positions)
 
-    def _item(self, place: int) -> T:
-        """The item at a place that is there."""
+    def _item(self, position: int) -> T:
+        """Return the item at a valid, non-negative position."""
         raise NotImplementedError
 
 
-class DiskList(MadeSequence[T]):
-    """A sequence that grows at its end, in a temporary database that is deleted with the object.
+class DiskList(LazySequence[T]):
+    """An append-only sequence in a temporary database that is deleted with the object.
 
-    Items must pickle. Each access makes a new object. `key` returns the key of an item, by which it can be found; keys
-    are equal if their `repr` is. Small lists stay in memory, in SQLite's cache.
+    Items must be picklable. Each access creates a new object. Small lists stay in memory, in SQLite's cache.
+
+    Args:
+        items: the first items.
+        key: returns the key of an item, by which it can be found. Keys are equal if their `repr` is.
 
     Raises:
         PanformerError: the temporary file cannot be written or read.
@@ -46,7 +49,7 @@ class DiskList(MadeSequence[T]):
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._database.close)
         self._run("PRAGMA journal_mode = OFF")
-        self._run("CREATE TABLE items (place INTEGER PRIMARY KEY, key TEXT, content BLOB)")
+        self._run("CREATE TABLE items (position INTEGER PRIMARY KEY, key TEXT, content BLOB)")
         self._run("BEGIN")
         self.extend(items)
 
@@ -63,37 +66,37 @@ class DiskList(MadeSequence[T]):
         return self._length
 
     def __iter__(self) -> Iterator[T]:
-        return map(pickle.loads, self._column("SELECT content FROM items ORDER BY place"))
+        return map(pickle.loads, self._column("SELECT content FROM items ORDER BY position"))
 
-    def places(self, key: Hashable) -> Iterator[int]:
+    def positions(self, key: Hashable) -> Iterator[int]:
         """Yield the positions of the items with this key, ascending."""
         self._index_keys()
-        return self._column("SELECT place FROM items WHERE key = ? ORDER BY place", repr(key))
+        return self._column("SELECT position FROM items WHERE key = ? ORDER BY position", repr(key))
 
     def first(self, key: Hashable) -> int | None:
         """Return the position of the first item with this key; None if there is none."""
         self._index_keys()
-        row = self._run("SELECT place FROM items WHERE key = ? ORDER BY place LIMIT 1", repr(key)).fetchone()
+        row = self._run("SELECT position FROM items WHERE key = ? ORDER BY position LIMIT 1", repr(key)).fetchone()
         return None if row is None else int(row[0])
 
     def repeats(self) -> Iterator[int]:
-        """Yield the positions of the items whose key an earlier item has, ascending."""
+        """Yield the positions of the items that repeat the key of an earlier item, ascending."""
         self._index_keys()
-        firsts = "SELECT min(place) FROM items GROUP BY key"
-        return self._column(f"SELECT place FROM items WHERE place NOT IN ({firsts}) ORDER BY place")
+        firsts = "SELECT min(position) FROM items GROUP BY key"
+        return self._column(f"SELECT position FROM items WHERE position NOT IN ({firsts}) ORDER BY position")
 
-    def _item(self, place: int) -> T:
-        (content,) = self._run("SELECT content FROM items WHERE place = ?", place).fetchone()
+    def _item(self, position: int) -> T:
+        (content,) = self._run("SELECT content FROM items WHERE position = ?", position).fetchone()
         item: T = pickle.loads(content)
         return item
 
     def _index_keys(self) -> None:
-        if not self._is_indexed:  # an index is built faster from all keys than one by one
+        if not self._is_indexed:  # indexing all keys at once is faster than one by one
             self._run("CREATE INDEX keys ON items (key)")
             self._is_indexed = True
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        """Execute a statement, as far as its first row."""
+        """Execute a statement up to its first row."""
         try:
             return self._database.execute(statement, values)
         except sqlite3.Error as error:
@@ -112,5 +115,5 @@ class DiskList(MadeSequence[T]):
 def _cannot_use(error: sqlite3.Error) -> PanformerError:
     return PanformerError(
         f"cannot write or read a temporary file: {error}; free some space in the folder for temporary files "
-        "(/var/tmp, /tmp), or name another one in the environment variable TMPDIR"
+        "(/var/tmp, /tmp), or set the environment variable TMPDIR to another folder"
     )

@@ -1,4 +1,4 @@
-"""The size of an image and how it is to be turned, without decoding its pixels."""
+"""The size and EXIF orientation of an image, read without decoding its pixels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from PIL import Image, UnidentifiedImageError
 
 from panformer_cli.errors import DataError
 
-_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_EXIF_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image file says before its pixels.
+    """The header of an image file.
 
-    stored: height and width of the pixels in the file.
-    orientation: EXIF's number 1..8 for how the picture is shown; 1 as stored, 5 to 8 turned by a quarter.
+    Attributes:
+        stored: height and width of the pixels in the file.
+        orientation: EXIF orientation 1..8; 1 is as stored, 5 to 8 are rotated by 90 degrees.
     """
 
     stored: tuple[int, int]
@@ -28,38 +29,40 @@ class ImageHeader:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """Height and width with the orientation applied, as `images.read_image` gives the image."""
+        """Height and width with the orientation applied, as `images.read_image` returns the image."""
         height, width = self.stored
-        return (width, height) if self.orientation in _TURNED else (height, width)
+        return (width, height) if self.orientation in _ROTATED else (height, width)
 
 
 def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     """Read the header of an image.
 
-    data: the content of the file, where it has been read already.
+    Args:
+        path: the file.
+        data: its content, if already read.
 
     Raises:
-        DataError: the file is missing, cannot be read, is no image, or declares a senseless size.
+        DataError: the file is missing, cannot be read, is not an image, or declares an implausible size.
     """
     try:
         with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
-            warnings.simplefilter("ignore")  # Pillow warns of large images; whoever decodes them may refuse
+            warnings.simplefilter("ignore")  # Pillow warns about large images; the decoder may reject them
             return ImageHeader((image.height, image.width), _orientation(image))
     except FileNotFoundError as error:
         raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no image that can be recognised; restore the file") from error
+        raise DataError(f"{path} is not an image in a known format; restore the file") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} declares a size that no usual image has; restore the file") from error
+        raise DataError(f"{path} declares an implausible size; restore the file") from error
     except OSError as error:
         raise DataError(f"the image {path} cannot be read: {error.strerror or error}; restore the file") from error
 
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the whole image in search of it
+        return 1  # Pillow would decode the whole image to find it
     try:
         number = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (SyntaxError, ValueError, struct.error):  # OpenCV shows an image with damaged EXIF data as stored
+    except (SyntaxError, ValueError, struct.error):  # OpenCV reads an image with corrupt EXIF data as stored
         return 1
     return number if number in range(1, 9) else 1

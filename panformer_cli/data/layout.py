@@ -1,6 +1,6 @@
-"""Where the parts of a COCO panoptic data set lie on disk.
+"""Finds the parts of a COCO panoptic data set on disk.
 
-Three layouts are understood, `<split>` being a name such as `val2017`:
+Three layouts are supported, where `<split>` is a name such as `val2017`:
 
     ROOT/images/<split>/*.jpg    ROOT/annotations/panoptic_<split>.json    ROOT/annotations/panoptic_<split>/*.png
     ROOT/<split>/*.jpg           the same annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from panformer_cli.errors import DataError
 
 OUTER_ZIPS = "panoptic_annotations*.zip"
-"""What COCO calls the download that holds the panoptic JSON files and the zips of their PNGs."""
+"""COCO's name of the download that contains the panoptic JSON files and the zips of their PNGs."""
 HOW_TO_NAME = "pass its path (train: --set data.root=DIR; evaluate, visualize: --data DIR; prepare-data: --root DIR)"
 
 
@@ -25,9 +25,10 @@ HOW_TO_NAME = "pass its path (train: --set data.root=DIR; evaluate, visualize: -
 class SplitLayout:
     """The parts of one split; all three exist.
 
-    images: folder of the image files.
-    annotation: the panoptic JSON.
-    pngs: folder of the panoptic PNGs.
+    Attributes:
+        images: folder of the image files.
+        annotation: the panoptic JSON.
+        pngs: folder of the panoptic PNGs.
     """
 
     images: Path
@@ -36,10 +37,10 @@ class SplitLayout:
 
 
 def find_split(root: Path, split: str) -> SplitLayout:
-    """The parts of `split` in the data set folder `root`.
+    """Return the parts of `split` in the data set folder `root`.
 
     Raises:
-        DataError: `root` is no folder, has no such split, or the split lacks its images or PNGs.
+        DataError: `root` is not a folder, has no such split, or the split has no images or PNGs.
     """
     check_root(root)
     check_split_name(split)
@@ -56,19 +57,19 @@ def find_split(root: Path, split: str) -> SplitLayout:
 
 
 def find_splits(root: Path) -> list[str]:
-    """Names of the splits in `root`, sorted: a panoptic JSON with images or PNGs, be it as folders or as zips.
+    """Return the sorted names of the splits in `root`: panoptic JSONs with images or PNGs, as folders or as zips.
 
     Raises:
-        DataError: `root` is no folder.
+        DataError: `root` is not a folder.
     """
     check_root(root)
     jsons = [path for folder in annotation_folders(root) for path in folder.glob("panoptic_*.json")]
-    # `panoptic_coco_categories.json` and our own `..._detection_format.json` match the pattern but have no images.
+    # `panoptic_coco_categories.json` and our `..._detection_format.json` match the pattern but have no images.
     return sorted({split for split in map(_split_of, jsons) if _has_content(root, split)})
 
 
 def check_root(root: Path) -> None:
-    """DataError unless `root` is a folder."""
+    """Raise DataError unless `root` is a folder."""
     if not root.exists():
         raise DataError(
             f"the data folder {root} does not exist; expected a folder in COCO's layout with images/<split>/ and "
@@ -82,50 +83,50 @@ def check_root(root: Path) -> None:
 
 
 def check_split_name(split: str) -> None:
-    """DataError unless `split` is one plain name: it becomes a part of paths."""
+    """Raise DataError unless `split` is a plain name; it becomes a part of paths."""
     if split in ("", ".", "..") or any(mark in split for mark in "/\\\0"):
-        raise DataError(f"the name of a split is {split!r}; expected a plain name such as val2017, without a folder")
+        raise DataError(f"{split!r} is not a valid split name; expected a plain name such as val2017, without a folder")
 
 
 def image_folders(root: Path, split: str) -> list[Path]:
-    """Where the images of `split` may lie, in the order of preference."""
+    """Return the possible image folders of `split`, in order of preference."""
     return [folder for base in (root, root / "coco") for folder in (base / "images" / split, base / split)]
 
 
 def annotation_folders(root: Path) -> list[Path]:
-    """Where annotations may lie, in the order of preference."""
+    """Return the possible annotation folders, in order of preference."""
     folders = [root / "annotations", root / "coco" / "annotations"]
-    absolute = root.absolute()  # `resolve` would leave `datasets` where `coco` is a symbolic link
+    absolute = root.absolute()  # `resolve` would leave `datasets` if `coco` is a symbolic link
     if absolute.name == "coco":
         folders.append(absolute.parent / "annotations")
     return folders
 
 
 def find_annotation(root: Path, split: str) -> Path | None:
-    """The panoptic JSON of `split`, or None."""
+    """Return the panoptic JSON of `split`, or None."""
     return _first_file(folder / f"panoptic_{split}.json" for folder in annotation_folders(root))
 
 
 def find_images(root: Path, split: str) -> Path | None:
-    """The image folder of `split`, or None."""
+    """Return the image folder of `split`, or None."""
     return next((folder for folder in image_folders(root, split) if folder.is_dir()), None)
 
 
 def photo_folder(annotation: Path) -> Path:
-    """Where the images of a panoptic JSON lie in one of the layouts; if nowhere, the folder of the JSON itself."""
+    """Return the image folder of a panoptic JSON in one of the layouts, or else the folder of the JSON."""
     root = annotation.absolute().parent.parent
     return find_images(root, _split_of(annotation)) or annotation.parent
 
 
 def find_image_zip(root: Path, split: str) -> Path | None:
-    """`<split>.zip` beside one of the places of the image folder, or None."""
+    """Return `<split>.zip` beside one of the possible image folders, or None."""
     return _first_file(folder.with_name(f"{split}.zip") for folder in image_folders(root, split))
 
 
 def find_outer_zips(root: Path) -> list[Path]:
-    """Downloads such as `panoptic_annotations_trainval2017.zip`, in an annotation folder or beside one."""
-    places = [place for folder in annotation_folders(root) for place in (folder, folder.parent)]
-    return sorted({path for place in places for path in place.glob(OUTER_ZIPS)})
+    """Return downloads such as `panoptic_annotations_trainval2017.zip`, in an annotation folder or beside one."""
+    folders = [folder for inner in annotation_folders(root) for folder in (inner, inner.parent)]
+    return sorted({path for folder in folders for path in folder.glob(OUTER_ZIPS)})
 
 
 def _split_of(annotation: Path) -> str:
@@ -153,10 +154,10 @@ def _no_annotation(root: Path, split: str) -> DataError:
         return DataError(f"{start}; {outer[0].name} is not unpacked yet: run `{_prepare(root)}`")
     splits = find_splits(root)
     if not splits:
-        return DataError(f"{start}; no other split is there either; expected a folder in COCO's layout (docs/data.md)")
+        return DataError(f"{start}; found no other split; expected a folder in COCO's layout (docs/data.md)")
     close = get_close_matches(split, splits, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
-    return DataError(f"{start}; splits there: {', '.join(splits)}{guess}")
+    return DataError(f"{start}; available splits: {', '.join(splits)}{guess}")
 
 
 def _no_images(root: Path, split: str, annotation: Path) -> DataError:

@@ -1,4 +1,4 @@
-"""From a data set to the batches of every optimiser step, the same ones however many processes share the work."""
+"""The training batches of each optimizer step; the number of processes does not change the images they contain."""
 
 from __future__ import annotations
 
@@ -34,17 +34,21 @@ class LoadingSettings(Protocol):
 
 
 class Draw(NamedTuple):
-    """Which image comes where in training: everything that its random augmentation depends on, but the seed."""
+    """An image at a position of training: with the seed, all that its random augmentation depends on.
+
+    Attributes:
+        epoch: from 0.
+        position: position in the epoch's order of images, from 0.
+        image: index in the data set.
+    """
 
     epoch: int
     position: int
-    """Place in the epoch's order of images, from 0."""
     image: int
-    """Place in the data set."""
 
 
 class TrainItem(NamedTuple):
-    """An augmented image (3, H, W) float32 with its targets, and the errors of the bad images it stands in for."""
+    """An augmented image (3, H, W) float32 with its targets, and the errors of the bad images it replaces."""
 
     image: Tensor
     targets: Targets
@@ -53,7 +57,7 @@ class TrainItem(NamedTuple):
 
 
 def collate(items: Sequence[TrainItem]) -> Batch:
-    """Put images of any sizes top-left on a zero canvas of the largest height and width."""
+    """Return a batch of images of any size, each in the top-left corner of a zero canvas of the largest size."""
     height = max(item.image.shape[1] for item in items)
     width = max(item.image.shape[2] for item in items)
     images = torch.zeros(len(items), 3, height, width)
@@ -66,10 +70,10 @@ def collate(items: Sequence[TrainItem]) -> Batch:
 
 
 class EpochOrder:
-    """The shuffled images of an epoch, cut into optimiser steps.
+    """The shuffled images of an epoch, divided into optimizer steps.
 
-    The order depends on seed and epoch alone. Images that do not fill a last step are left out; of fewer images than
-    one step takes, some are used more than once.
+    The order depends only on seed and epoch. Images that do not fill the last step are dropped. If the data set has
+    fewer images than one step needs, some are repeated.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int) -> None:
@@ -79,7 +83,7 @@ class EpochOrder:
         self.steps = max(1, images // batch_size)
 
     def step_draws(self, epoch: int, first_step: int = 0) -> list[list[Draw]]:
-        """The `batch_size` images of each step from `first_step` on."""
+        """Return the `batch_size` images of each step from `first_step` on."""
         order = np.random.default_rng((self._seed, epoch, 0)).permutation(self._images)
         order = np.resize(order, self.steps * self._batch_size)  # cuts, or repeats from the start
         draws = [Draw(epoch, position, image) for position, image in enumerate(order.tolist())]
@@ -88,9 +92,9 @@ class EpochOrder:
 
 
 class TrainDataset(Dataset[TrainItem]):
-    """Augmented items by `Draw`: the same draw gives the same item in every process and after every resume.
+    """Augmented items by `Draw`: the same draw gives the same item in every process and after a resume.
 
-    With `data.skip_bad_images`, the next good image of the data set takes the place of one that raises `DataError`.
+    With `data.skip_bad_images`, an image that raises `DataError` is replaced by the next good one in the data set.
     """
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings) -> None:
@@ -103,7 +107,7 @@ class TrainDataset(Dataset[TrainItem]):
         return len(self._dataset)
 
     def __getitem__(self, draw: Draw) -> TrainItem:
-        # 0 in the last place is the epoch's order.
+        # A last number of 0 is used for the order of the epoch.
         rng = np.random.default_rng((self._seed, draw.epoch, draw.position + 1))
         sample, skipped = self._read(draw.image)
         return TrainItem(*self._transform(sample, rng), sample.image_id, tuple(skipped))
@@ -117,14 +121,14 @@ class TrainDataset(Dataset[TrainItem]):
                 if not self._skip:
                     raise
                 skipped.append(str(error))
-        raise DataError(f"none of the {len(self)} training images can be used; the first problem: {skipped[0]}")
+        raise DataError(f"none of the {len(self)} training images can be used; first error: {skipped[0]}")
 
 
 def train_loader(dataset: CocoPanoptic, recipe: LoadingSettings, rank: int = 0, world_size: int = 1) -> TrainLoader:
-    """The training batches of process `rank` of `world_size`.
+    """Return the training batches of rank `rank` of `world_size`.
 
     Raises:
-        RecipeError: `train.batch_size` cannot be shared evenly.
+        RecipeError: `train.batch_size` cannot be divided evenly.
     """
     train = recipe.train
     together = world_size * train.images_per_forward
@@ -132,16 +136,17 @@ def train_loader(dataset: CocoPanoptic, recipe: LoadingSettings, rank: int = 0, 
         raise RecipeError(
             f"train.batch_size is {train.batch_size}: expected a multiple of {together} ({world_size} processes x "
             f"train.images_per_forward {train.images_per_forward}); set train.batch_size to "
-            f"{max(together, train.batch_size // together * together)}, or use other numbers of processes or images"
+            f"{max(together, train.batch_size // together * together)}, or change the number of processes or images"
         )
     return TrainLoader(dataset, recipe, rank, world_size)
 
 
 class TrainLoader:
-    """Batches of one process, optimiser step by optimiser step; made by `train_loader`.
+    """The batches of one rank for each optimizer step; created by `train_loader`.
 
-    steps_per_epoch: optimiser steps in an epoch.
-    skipped: what was wrong with each image that this process left out, in the order of meeting it.
+    Attributes:
+        steps_per_epoch: optimizer steps in an epoch.
+        skipped: the error of each image that this rank skipped, in order of occurrence.
     """
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings, rank: int, world_size: int) -> None:
@@ -151,7 +156,7 @@ class TrainLoader:
         share = train.batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
         self._forwards = _Forwards()
-        workers = min(recipe.data.workers, os.cpu_count() or 1)  # more only wait for each other
+        workers = min(recipe.data.workers, os.cpu_count() or 1)  # more would only compete for the cores
         if not workers:
             expect_reads(len(dataset))
         self._loader: DataLoader[_Loaded] = DataLoader(
@@ -163,17 +168,17 @@ class TrainLoader:
             persistent_workers=workers > 0,
             collate_fn=_unchanged,
             worker_init_fn=partial(_start_worker, len(dataset)),
-            # Otherwise every epoch would take a number from torch's own generator, and a resumed run another one.
+            # Otherwise every epoch would draw from torch's global generator, and a resumed run would differ.
             generator=torch.Generator(),
         )
         self.steps_per_epoch = self._order.steps
         self.skipped: list[str] = []
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """For each optimiser step from `first_step` on, the batches that this process sends through the model.
+        """Yield the batches of this rank for each optimizer step from `first_step` on.
 
         Raises:
-            DataError: an image cannot be used (with `data.skip_bad_images`: none can).
+            DataError: an image cannot be used (with `data.skip_bad_images`: no image can be used).
             PanformerError: a worker process died.
         """
         size = self._images_per_forward
@@ -185,7 +190,7 @@ class TrainLoader:
 
     def _unpacked(self, loaded: _Loaded) -> Batch:
         if isinstance(loaded, PanformerError):
-            # Raising `loaded` itself would tie it and this frame in a circle, and keep the workers alive for seconds.
+            # Raising `loaded` itself would create a reference cycle that keeps the workers alive for seconds.
             raise type(loaded)(str(loaded))
         batch, skipped = loaded
         self.skipped += [problem for problem in skipped if problem not in self.skipped]
@@ -196,15 +201,15 @@ _Loaded = tuple[Batch, list[str]] | PanformerError
 
 
 _START_METHOD = "fork" if sys.platform == "linux" else None
-"""Of worker processes; None is the system's default.
+"""Start method of the worker processes; None is the default of the platform.
 
-From Python 3.14 on the default on Linux is a server that starts them. A SIGTERM to the whole process group ends the
-server, and the workers with it, before the run is saved.
+Since Python 3.14 the default on Linux is forkserver. A SIGTERM to the whole process group ends the server, and with it
+the workers, before the run is saved.
 """
 
 
 class _Forwards(Sampler[list[Draw]]):
-    """What the worker processes are to read in this epoch: the images of one forward pass at a time."""
+    """The images that the workers read in this epoch, one forward pass at a time."""
 
     def __init__(self) -> None:
         self.draws: list[list[Draw]] = []
@@ -217,7 +222,7 @@ class _Forwards(Sampler[list[Draw]]):
 
 
 class _ForwardDataset(Dataset[_Loaded]):
-    """Batches with what was skipped. Our errors are returned, since torch would put a traceback into their message."""
+    """Batches with their skipped images. Errors are returned, since torch would put a traceback in the message."""
 
     def __init__(self, items: TrainDataset) -> None:
         self._items = items
@@ -242,17 +247,19 @@ def _next(loaded: Iterator[_Loaded]) -> _Loaded:
         if not reason.startswith("DataLoader worker"):
             raise
         raise PanformerError(
-            f"a process that reads images ended ({reason}), probably for want of memory or shared memory (/dev/shm); "
-            "set data.workers lower (0 reads in the training process) and go on with --resume"
+            f"a data loading worker died ({reason}), possibly because memory or shared memory (/dev/shm) ran out; "
+            "set data.workers lower (0 loads images in the training process) and continue with --resume"
         ) from error
 
 
 def _start_worker(images: int, worker: int) -> None:
     del worker
     expect_reads(images)
-    # One process an image is enough; and an interrupt is for the training process, which still wants its batch.
+    # Images are read in parallel by processes, not threads.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # The training process handles SIGINT, and the SIGTERM that torchrun and batch systems send to the process group. It
+    # still needs the batch of its current step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
-        os.setpgrp()  # so is the SIGTERM that torchrun and batch systems send to a whole group of processes
+        os.setpgrp()

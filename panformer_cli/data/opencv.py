@@ -1,4 +1,4 @@
-"""OpenCV, imported in one place so that a system without its libraries gets one sentence."""
+"""OpenCV, imported in one place so that a system without its libraries gets a clear error."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ except ImportError as error:
     if "shared object" not in str(error) and "libGL" not in str(error):
         raise
     raise PanformerError(
-        f"OpenCV cannot start ({error}): this system lacks the libraries of a desktop; "
-        "run `pip uninstall opencv-python` and `pip install opencv-python-headless` in its place"
+        f"OpenCV cannot be imported ({error}): this system has no desktop libraries; "
+        "run `pip uninstall opencv-python`, then `pip install opencv-python-headless`"
     ) from error
 
 __all__ = ["cv2"]

@@ -1,4 +1,4 @@
-"""Work on many images in several processes, with the results in order and only a few images under way."""
+"""A parallel map over many images in several processes: ordered results, a bounded number of images in flight."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from panformer_cli.data.coco import png_codec
 from panformer_cli.errors import PanformerError
 
 BATCH = 8
-"""Images that go to a process together: what is sent with each call is shared by so many."""
+"""Images sent to a process together, to share the overhead of a call."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """`map(work, tasks)` in `workers` processes; 1 works in this one.
+    """Yield `map(work, tasks)`, computed in `workers` processes; 1 computes in this process.
 
-    Where `workers` is more than 1, tasks and results have to pickle; `work` goes to every process once, when it starts.
-    Tasks are drawn as they are needed, so memory does not grow with their number.
+    With several workers, tasks and results must be picklable; `work` is sent to each process once, when it starts.
+    Tasks are consumed as needed, so memory does not grow with their number.
 
     Raises:
-        PanformerError: a process was ended from outside. Whatever `work` raises is raised here.
+        PanformerError: a worker was killed. Exceptions of `work` are raised unchanged.
     """
     if workers == 1:
         yield from map(work, tasks)
@@ -63,27 +63,27 @@ def _in_processes(
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise PanformerError(
-            "a process that reads images was ended from outside, perhaps for want of memory; try --workers 1"
+            "a worker process was killed, possibly because the system ran out of memory; try --workers 1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 _work: Callable[[Any], Any]
-"""Of a process of the pool: what it does with a task."""
+"""The function that a worker process applies to each task."""
 
 
 def _start_process(work: Callable[[Any], Any], reads_many_pngs: bool) -> None:
     global _work
     _work = work
-    if reads_many_pngs:  # a process that is not forked starts without what its parent has loaded
+    if reads_many_pngs:  # only a forked process inherits the loaded decoder
         png_codec.load()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A first process that is killed cannot end the others, which would wait for work for ever."""
+    """End this worker when its parent is killed; it would otherwise wait for work forever."""
     parent = parent_process()
     if parent is not None:
         parent.join()

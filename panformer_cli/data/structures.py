@@ -1,4 +1,4 @@
-"""What flows from the files to the model, and back to the files.
+"""Data structures passed between files and model.
 
 Letters for shapes: B batch, H x W image, N segments of an image.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:  # what only prepares data starts in a sixth of the time without it
+if TYPE_CHECKING:  # commands that only prepare data start six times as fast without torch
     import torch
     from torch import Tensor
 
@@ -19,20 +19,21 @@ ImageArray = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
 
 IdMap = npt.NDArray[np.int32]
-"""(H, W) int32: the segment id of every pixel, 0 = void."""
+"""(H, W) int32: the segment id of each pixel; 0 is void."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of a panoptic map: of an annotation, or predicted.
+    """One annotated or predicted segment of a panoptic map.
 
-    id: the value of its pixels in the panoptic map, 1 or more.
-    category_id: the data set's id of its category.
-    area: pixels.
-    bbox: (x, y, width, height) in pixels, x and y from the top-left corner.
-    is_crowd: a group of objects annotated as one; neither trained on nor scored.
-    score: confidence of a prediction, 0 or more and seldom above 1: the quality of a mask has no upper end (spec,
-        section 7). None for ground truth.
+    Attributes:
+        id: the value of its pixels in the panoptic map, 1 or more.
+        category_id: dataset id of its category.
+        area: in pixels.
+        bbox: (x, y, width, height) in pixels, x and y of the top-left corner.
+        is_crowd: a group of objects annotated as one segment; used neither in training nor in scoring.
+        score: confidence of a prediction, 0 or more and rarely above 1, since mask quality has no upper bound
+            (docs/model.md, "Inference and merging"). None for ground truth.
     """
 
     id: int
@@ -45,7 +46,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class PanopticMap:
-    """A panoptic segmentation of one image: the id of every pixel, and what each id is."""
+    """The panoptic segmentation of one image: the segment id of each pixel, and the segments."""
 
     ids: IdMap
     segments: tuple[Segment, ...]
@@ -55,11 +56,12 @@ class PanopticMap:
 class Sample:
     """One image with its annotation, as read from disk.
 
-    image: (H, W, 3) uint8 RGB, EXIF orientation applied.
-    annotation: the ground truth at the same size.
-    image_id: the data set's id of the image.
-    file_name: the image's file name as the annotation writes it.
-    png_name: of its panoptic PNG, likewise.
+    Attributes:
+        image: (H, W, 3) uint8 RGB, EXIF orientation applied.
+        annotation: the ground truth at the same size.
+        image_id: dataset id of the image.
+        file_name: file name of the image, as in the annotation.
+        png_name: file name of its panoptic PNG, as in the annotation.
     """
 
     image: ImageArray
@@ -71,11 +73,12 @@ class Sample:
 
 @dataclass
 class Targets:
-    """Ground truth of one image at the size the model sees it, crowd segments left out.
+    """Ground truth of one image at the input size of the model, without crowd segments.
 
-    labels: (N,) int64, labels of the category table (things and stuff together).
-    boxes: (N, 4) float32, x1, y1, x2, y2 in pixels of the image without padding.
-    masks: (N, H, W) bool, size of the image without padding.
+    Attributes:
+        labels: (N,) int64, labels of the category table (things and stuff together).
+        boxes: (N, 4) float32, x1, y1, x2, y2 in pixels of the image without padding.
+        masks: (N, H, W) bool, size of the image without padding.
     """
 
     labels: Tensor
@@ -90,10 +93,11 @@ class Targets:
 class Batch:
     """Images of one forward pass, each in the top-left corner of a zero canvas.
 
-    images: (B, 3, H, W) float32, normalised (spec, section 2).
-    padding_mask: (B, H, W) bool, True on the padding.
-    targets: one `Targets` an image.
-    image_ids: the data set's ids.
+    Attributes:
+        images: (B, 3, H, W) float32, normalized (docs/model.md, "Input").
+        padding_mask: (B, H, W) bool, True on padding.
+        targets: one `Targets` per image.
+        image_ids: dataset ids of the images.
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""From an image and its annotation to what the model takes (spec, sections 2 and 8)."""
+"""Transforms of an image and its annotation to the input of the model (docs/model.md, "Input" and "Augmentation")."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap, Sample
 from panformer_cli.settings import DataSettings
 
 MEAN = (123.675, 116.28, 103.53)
-"""Of the channels R, G, B, 0..255."""
+"""Mean of the channels R, G, B over ImageNet, 0..255."""
 STD = (58.395, 57.12, 57.375)
-"""Of the channels R, G, B, 0..255."""
+"""Standard deviation of the channels R, G, B over ImageNet, 0..255."""
 
 LEAST_SIDE = 32
-"""Pixels; the coarsest feature map of every backbone has one cell."""
+"""In pixels; at this size the coarsest feature map of each backbone is one cell."""
 
 CROP_LONG_SIDE = 4200
-"""The long side is at most this before a crop, pixels."""
+"""Maximum long side before a crop, in pixels."""
 
-# A channel has only 256 values, so normalising is looking up: (3, 256) float32.
+# A channel has only 256 values, so normalization is a table lookup: (3, 256) float32.
 _MEAN, _STD = np.array(MEAN, np.float32)[:, None], np.array(STD, np.float32)[:, None]
-_NORMALISED = (np.arange(256, dtype=np.float32) - _MEAN) / _STD
+_NORMALIZED = (np.arange(256, dtype=np.float32) - _MEAN) / _STD
 
 
 def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """Height and width after resizing: the aspect ratio kept, the sides at most `short_side` and `long_side`.
+    """Return height and width after resizing to sides of at most `short_side` and `long_side`.
 
-    A banner so narrow that a side would fall below `LEAST_SIDE` is made wider: no backbone could take it.
+    The aspect ratio is kept, but no side gets shorter than `LEAST_SIDE`, the minimum for the backbones.
 
     >>> resized_size(480, 640, 800, 1333)
     (800, 1067)
@@ -45,28 +45,28 @@ def resized_size(height: int, width: int, short_side: int, long_side: int) -> tu
 
 
 def resize_image(image: ImageArray, height: int, width: int) -> ImageArray:
-    """Bilinear, without antialiasing: (H, W, 3) to (height, width, 3) uint8."""
+    """Resize (H, W, 3) uint8 to (height, width, 3), bilinearly and without antialiasing."""
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def normalise(image: ImageArray) -> Tensor:
-    """(H, W, 3) uint8 RGB to (3, H, W) float32 of mean 0 and deviation 1 over ImageNet."""
+def normalize(image: ImageArray) -> Tensor:
+    """Return (H, W, 3) uint8 RGB as (3, H, W) float32 with mean 0 and standard deviation 1 over ImageNet."""
     channels = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, table in enumerate(_NORMALISED):
+    for channel, table in enumerate(_NORMALIZED):
         np.take(table, image[:, :, channel], out=channels[channel])
     return torch.from_numpy(channels)
 
 
 def prepare_image(image: ImageArray, short_side: int, long_side: int) -> Tensor:
-    """What the model takes at inference: (H, W, 3) uint8 RGB, resized and normalised to (3, H', W') float32."""
+    """Return the model's input at inference: (H, W, 3) uint8 RGB, resized and normalized to (3, H', W') float32."""
     height, width = image.shape[:2]
-    return normalise(resize_image(image, *resized_size(height, width, short_side, long_side)))
+    return normalize(resize_image(image, *resized_size(height, width, short_side, long_side)))
 
 
 def targets_of(annotation: PanopticMap, categories: CategoryTable) -> Targets:
-    """Targets of an annotation at its own size."""
+    """Return the targets of an annotation at its original size."""
     height, width = annotation.ids.shape
     return _Scene.of(np.zeros((height, width, 3), np.uint8), annotation, categories).targets()
 
@@ -74,8 +74,8 @@ def targets_of(annotation: PanopticMap, categories: CategoryTable) -> Targets:
 class TrainTransform:
     """The random augmentation of training: flip, then resize or resize-crop-resize; see `DataSettings`.
 
-    Calling it with a sample and a generator gives the image (3, H, W) float32 and its targets. The draws depend on the
-    generator and the image's size alone.
+    Called with a sample and a generator, it returns the image (3, H, W) float32 and its targets. The random choices
+    depend only on the generator and the size of the image.
     """
 
     def __init__(self, recipe: DataSettings, categories: CategoryTable) -> None:
@@ -91,17 +91,18 @@ class TrainTransform:
             scene = scene.resized(_one_of(recipe.crop_short_sides, rng), CROP_LONG_SIDE)
             scene = _random_crop(scene, recipe.crop_range, rng)
         scene = scene.resized(_one_of(recipe.train_short_sides, rng), recipe.long_side)
-        return normalise(scene.image), scene.targets()
+        return normalize(scene.image), scene.targets()
 
 
 @dataclass
 class _Scene:
-    """An image with its segments, on the way through the transforms.
+    """An image with its segments, between transforms.
 
-    image: (H, W, 3) uint8.
-    numbers: (H, W) uint16: k + 1 where segment k is, 0 where none or a crowd is.
-    labels: (N,) int64.
-    boxes: (N, 4) float32, x1, y1, x2, y2 in pixels.
+    Attributes:
+        image: (H, W, 3) uint8.
+        numbers: (H, W) uint16: k + 1 on segment k, 0 elsewhere and on crowds.
+        labels: (N,) int64.
+        boxes: (N, 4) float32, x1, y1, x2, y2 in pixels.
     """
 
     image: ImageArray
@@ -146,14 +147,14 @@ class _Scene:
 
 
 def _number_map(ids: IdMap, segments: Sequence[Segment]) -> npt.NDArray[np.uint16]:
-    """Place + 1 in `segments` of every pixel, 0 for ids that are not among them."""
+    """Return the index in `segments` + 1 for each pixel; 0 for other ids."""
     if not segments:
         return np.zeros(ids.shape, np.uint16)
     known = np.array([segment.id for segment in segments])
     order = np.argsort(known)
     values, lengths = id_runs(ids)
-    places = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
-    numbers = np.where(known[places] == values, places + 1, 0).astype(np.uint16)
+    indices = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
+    numbers = np.where(known[indices] == values, indices + 1, 0).astype(np.uint16)
     return np.repeat(numbers, lengths).reshape(ids.shape)
 
 
@@ -166,7 +167,7 @@ def _one_of(sizes: Sequence[int], rng: np.random.Generator) -> int:
 
 
 def _random_crop(scene: _Scene, crop_range: tuple[int, int], rng: np.random.Generator) -> _Scene:
-    """A window with sides drawn from `crop_range`, limited by the image, anywhere in it; it may hold no object."""
+    """Return a random window with sides drawn from `crop_range`, limited by the image. It may contain no object."""
     smallest, largest = crop_range
     sides = [int(rng.integers(min(side, smallest), min(side, largest) + 1)) for side in scene.numbers.shape]
     corner = [int(rng.integers(side - taken + 1)) for side, taken in zip(scene.numbers.shape, sides, strict=True)]

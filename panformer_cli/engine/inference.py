@@ -1,7 +1,7 @@
 """Run a trained model on images; shared by evaluate, predict and the evaluation during training.
 
-Padding changes what the model computes (spec, section 2). So all images of a batch have the same size after resizing,
-and each one gets the same result as in a batch of its own.
+Padding changes what the model computes (docs/model.md, "Input"). So all images of a batch have the same size after
+resizing, and each one gets the same result as in a batch of its own.
 """
 
 from __future__ import annotations

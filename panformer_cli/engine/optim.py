@@ -1,4 +1,4 @@
-"""AdamW with the published parameter groups and learning rates (spec, section 8)."""
+"""AdamW with the published parameter groups and learning rates (docs/model.md, "Optimizer")."""
 
 from __future__ import annotations
 

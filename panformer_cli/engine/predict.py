@@ -23,7 +23,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.storage.files import resolve_links
-from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class _Share:
         source, panoptic = self._images[index], prediction.panoptic
         overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
         try:
-            save_picture(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
+            save_image(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
             png_name = Path(source.name).with_suffix(".png").as_posix()
             self._results.add(index, source.id, (source.name, png_name), panoptic)
         except DataError as error:

@@ -18,18 +18,8 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import TrainLoader, train_loader
 from panformer_cli.data.structures import Batch
-from panformer_cli.engine.checkpoints.checkpoint import (
-    Checkpoint,
-    TrainingState,
-    TrainProgress,
-    check_backbone,
-    load_optimizer_state,
-    load_weights,
-    optimizer_state,
-    read_checkpoint,
-    read_training_state,
-    save_checkpoint,
-)
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress, check_backbone, read_checkpoint
+from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_same_model
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import StopRequest, stop_on_signals
@@ -38,22 +28,18 @@ from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
-from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
+from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.metrics.quality import PanopticResult
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
-from panformer_cli.recipe_io import recipe_to_dict
 from panformer_cli.reporting import Progress, Reporter
-from panformer_cli.wording import listing
 
 DIVERGED = (
-    "training diverged: a gradient is no longer finite; the last checkpoint is from before it; go on from there with "
+    "training diverged: a gradient is no longer finite; the last checkpoint is from before it; resume from there with "
     "--resume and a smaller learning rate (--set train.lr=...)"
 )
-SAVE_SECONDS = 600.0
-"""The last checkpoint is never older than this, and a step."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +58,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
             raise PanformerError(
-                "--resume and --init-from are both given: a run goes on with its own weights; choose one of them"
+                "--resume and --init-from are both given: a run resumes with its own weights; choose one of them"
             )
 
 
@@ -112,7 +98,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         check_backbone(recipe.model.backbone, checkpoint)
     trainer = Trainer(process, recipe, run, reporter, pretrained=checkpoint is None)
     if checkpoint is not None and options.resume:
-        _check_same_model(recipe, trainer.categories, run, checkpoint)
+        check_same_model(recipe, trainer.categories, run, checkpoint)
     process.on_first(lambda: run.start(recipe, environment()))
     reporter.message(f"Run folder: {run.path}")
     ended = False
@@ -122,7 +108,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         except KeyboardInterrupt:
             if process.world_size > 1:  # the other ranks wait for this one
                 raise
-    return RunResult(run, ended, trainer.saved_step, trainer.total_steps)
+    return RunResult(run, ended, trainer.checkpoints.saved_step, trainer.total_steps)
 
 
 class Trainer:
@@ -153,14 +139,13 @@ class Trainer:
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
         self.model: PanopticModel = model.to(process.device)
         self.optimizer = build_optimizer(self.model, recipe.train)
+        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.optimizer)
         self.parallel: nn.Module = self.model
         if process.world_size > 1:
             # Dropout has to differ between processes; everything up to here had to be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
             self.parallel = _distributed(self.model)
         self.log = _LossLog()
-        self.saved_step: int | None = None
-        self._saved_at = time.monotonic()
         self._status = ""
 
     def run(self, checkpoint: Checkpoint | None, resume: bool, stop: StopRequest) -> bool:
@@ -172,16 +157,17 @@ class Trainer:
             stop: Request to save the last step and return.
         """
         if checkpoint is not None and resume:
-            self._resume(checkpoint)
+            self.progress = self.checkpoints.resume(checkpoint)
+            self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
         elif checkpoint is not None:
             start_from(self.model, checkpoint, self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate()
             for batches in self._steps():
-                stopping, saving = self._agree(bool(stop), time.monotonic() - self._saved_at > SAVE_SECONDS)
+                stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
                 if stopping or saving:
-                    self._save()
+                    self.checkpoints.save_last(self.progress)
                 if stopping:
                     break
                 self._step(batches, bar)
@@ -256,7 +242,7 @@ class Trainer:
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
 
     def _evaluate(self) -> None:
-        self._save()  # an evaluation can take long: whatever happens to it, the step is safe
+        self.checkpoints.save_last(self.progress)  # the step is not lost if the evaluation fails
         self.model.eval()
         predictor = Predictor(self.model, self.recipe, self.process.device)
         groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
@@ -265,46 +251,8 @@ class Trainer:
         pq = groups.all.pq
         if self.progress.best_pq is None or pq > self.progress.best_pq:
             self.progress.best_pq = pq
-            self._save_best()
-        self._save()
-
-    def _save(self) -> None:
-        """The last checkpoint, with all that is needed to go on."""
-        self._saved_at = time.monotonic()
-        self.process.spread(self.model.buffers())  # running statistics: of each process its own until now
-        device = self.process.device
-        random = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(device)
-        of_all = self.process.gather({name: state.cpu() for name, state in random.items()})
-        if self.process.is_first:
-            by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
-            state = TrainingState(optimizer_state(self.model, self.optimizer), by_rank)
-            save_checkpoint(self.run_folder.last, self.model, self.recipe, self.categories, self.progress, state)
-        self.saved_step = self.progress.step
-
-    def _save_best(self) -> None:
-        if self.process.is_first:
-            save_checkpoint(self.run_folder.best, self.model, self.recipe, self.categories, self.progress)
-
-    def _resume(self, checkpoint: Checkpoint) -> None:
-        load_weights(self.model, checkpoint)
-        state = read_training_state(checkpoint)
-        load_optimizer_state(self.model, self.optimizer, state.optimizer)
-        self.progress = checkpoint.progress
-        self.saved_step = checkpoint.progress.step
-        own = {
-            name.partition(".")[2]: value
-            for name, value in state.random.items()
-            if name.startswith(f"{self.process.rank}.")
-        }
-        if "cpu" in own:  # a run that goes on with more processes has no state for the new ones
-            torch.set_rng_state(own["cpu"])
-        if "cuda" in own and self.process.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self.process.device)
-        if self.process.is_first:
-            self.run_folder.forget_after(self.progress.step)
-        self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
+            self.checkpoints.save_best(self.progress)
+        self.checkpoints.save_last(self.progress)
 
     def _show(self, bar: Progress) -> None:
         """One step on the bar. The loss is read now and then only: on a GPU, reading it waits for all pending work."""
@@ -375,25 +323,6 @@ def _distributed(model: nn.Module) -> nn.Module:
         # Newer releases of torch rename `broadcast_buffers`, older ones know no other name.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False)
-
-
-def _check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder, checkpoint: Checkpoint) -> None:
-    """A run resumes with the model and categories it began with; the path of the data, schedule etc. may change."""
-    before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
-    lasting = [key for key in now if key not in recipe.model.starting_only]
-    changed = [
-        f"model.{key} was {before.get(key)!r} and is {now[key]!r}" for key in lasting if before.get(key) != now[key]
-    ]
-    if changed:
-        raise CheckpointError(
-            f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "
-            f"{listing(changed, 3, '; ')}; use its own recipe, {run.recipe}"
-        )
-    if not checkpoint.categories.has_labels_of(categories):
-        raise CheckpointError(
-            f"--resume: the run in {run.path} was trained on other categories than those of {recipe.data.root} "
-            f"({len(checkpoint.categories)} and {len(categories)}, or other ids); use its own data set"
-        )
 
 
 def _check_same_categories(train: CategoryTable, validation: CategoryTable, root: Path) -> None:

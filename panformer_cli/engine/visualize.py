@@ -17,11 +17,11 @@ from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.results import METRICS
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.pages.base import Table
-from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Picture, write_gallery
+from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay, write_gallery
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
-from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_picture, side_by_side
+from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_image, side_by_side
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class VisualizeResult:
     """The files that were written."""
 
     page: Path
-    pictures: tuple[Path, ...]
+    overlays: tuple[Path, ...]
 
 
 def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
@@ -79,19 +79,19 @@ def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
     tables = _evaluation_tables(request.predictions) if request.predictions else []
     charts = curves(read_metrics(_metrics_path(request.run))) if request.run else []
     images = _open_images(request)
-    pictures, legend = _draw_all(images, request, reporter) if images is not None else ([], [])
+    overlays, legend = _draw_all(images, request, reporter) if images is not None else ([], [])
     page = GalleryPage(
         "panformer visualize",
         _facts(request),
         tables,
         charts,
         legend,
-        pictures,
+        overlays,
         has_pairs=images is not None and images.has_pairs,
     )
     path = request.out / "index.html"
     write_gallery(path, page)
-    return VisualizeResult(path, tuple(request.out / picture.path for picture in pictures))
+    return VisualizeResult(path, tuple(request.out / overlay.path for overlay in overlays))
 
 
 def _open_images(request: VisualizeRequest) -> GroundTruth | Predictions | None:
@@ -103,8 +103,8 @@ def _open_images(request: VisualizeRequest) -> GroundTruth | Predictions | None:
 
 def _draw_all(
     images: GroundTruth | Predictions, request: VisualizeRequest, reporter: Reporter
-) -> tuple[list[Picture], list[LegendEntry]]:
-    pictures: list[Picture] = []
+) -> tuple[list[Overlay], list[LegendEntry]]:
+    overlays: list[Overlay] = []
     segments: Counter[tuple[str, tuple[int, int, int]]] = Counter()
     taken: set[Path] = set()
     total = min(len(images), request.limit or len(images))
@@ -112,22 +112,22 @@ def _draw_all(
     with reporter.progress("Drawing", total) as progress:
         for annotated in map(images.__getitem__, range(total)):
             path = _free_path(request.out, annotated.name, taken)
-            pictures.append(_draw(annotated, path, request))
+            overlays.append(_draw(annotated, path, request))
             for _, panoptic, table in annotated.maps:
                 segments.update(_categories(panoptic, table))
             progress.advance(status=annotated.name)
-    return pictures, [LegendEntry(name, color, count) for (name, color), count in segments.most_common()]
+    return overlays, [LegendEntry(name, color, count) for (name, color), count in segments.most_common()]
 
 
-def _draw(annotated: AnnotatedImage, path: Path, request: VisualizeRequest) -> Picture:
+def _draw(annotated: AnnotatedImage, path: Path, request: VisualizeRequest) -> Overlay:
     """Write the overlay of an image, or those of a pair side by side."""
     overlays = [draw_panoptic(annotated.image, panoptic, table, request.draw) for _, panoptic, table in annotated.maps]
     captions = [caption for caption, _, _ in annotated.maps]
     overlay = side_by_side(overlays, captions) if len(overlays) > 1 else overlays[0]
-    save_picture(path, overlay)
+    save_image(path, overlay)
     detail = ", ".join(f"{caption}: {_segment_count(panoptic)}" for caption, panoptic, _ in annotated.maps)
     relative = path.relative_to(request.out).as_posix()
-    return Picture(relative, annotated.name, detail, (overlay.shape[0], overlay.shape[1]))
+    return Overlay(relative, annotated.name, detail, (overlay.shape[0], overlay.shape[1]))
 
 
 def _categories(panoptic: PanopticMap, table: CategoryTable) -> Iterator[tuple[str, tuple[int, int, int]]]:

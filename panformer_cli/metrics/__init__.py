@@ -1,1 +1,1 @@
-"""Predictions and ground truth to numbers: records of images, matching, PQ, AP and what explains them."""
+"""Metrics of panoptic segmentation: image overlaps, matching, PQ, AP, and the analysis of errors."""

@@ -1,6 +1,6 @@
-"""From matched instances to average precision, by pycocotools.
+"""Average precision of matched instances, computed by pycocotools.
 
-Letters for shapes: N instances, C categories of an image's ground truth.
+Letters for shapes: N instances, C categories in the ground truth of an image.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Metric = Literal["bbox", "segm"]
 METRICS: tuple[Metric, ...] = ("bbox", "segm")
 
 AREAS, THRESHOLDS, RECALLS = 4, 10, 101
-"""pycocotools' ranges of area (all, small, medium, large), thresholds of IoU (0.50, 0.55, ... 0.95), and recalls."""
+"""Numbers of area ranges (all, small, medium, large), IoU thresholds (0.50, 0.55, ... 0.95) and recalls."""
 
-FIGURES: dict[str, tuple[slice | int, int]] = {
+AP_RANGES: dict[str, tuple[slice | int, int]] = {
     "AP": (slice(None), 0),
     "AP50": (0, 0),
     "AP75": (5, 0),
@@ -33,7 +33,7 @@ FIGURES: dict[str, tuple[slice | int, int]] = {
     "APm": (slice(None), 2),
     "APl": (slice(None), 3),
 }
-"""pycocotools' first six figures, in its order: their thresholds of IoU and their range of area, by place."""
+"""The first six results of pycocotools, in its order: indices of their IoU thresholds and of their area range."""
 
 FLAG_BYTES = 2 * AREAS * THRESHOLDS // 8
 Flags = npt.NDArray[np.uint8]
@@ -41,11 +41,15 @@ Flags = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ImageDetections:
-    """How the instances of an image match: all that AP needs.
+    """The matched instances of an image, as needed for AP.
 
-    labels: (N,) int64, ascending, not more than 100 of each. scores: (N,) float64, descending within a label.
-    flags: by metric (N, 10) uint8, packed bits of `[is it matched, is it ignored] x AREAS x THRESHOLDS`.
-    truth_labels: (C,) int64. truth_counts: (C, AREAS) int64, objects to be found in every range of area.
+    Attributes:
+        image_id: dataset id of the image.
+        labels: (N,) int64, ascending, at most 100 instances per label.
+        scores: (N,) float64, descending within a label.
+        flags: (N, 10) uint8 for each metric, packed bits of `[is matched, is ignored] x AREAS x THRESHOLDS`.
+        truth_labels: (C,) int64.
+        truth_counts: (C, AREAS) int64, objects in the ground truth for each area range.
     """
 
     image_id: int | str
@@ -56,7 +60,7 @@ class ImageDetections:
     truth_counts: IntArray
 
     def to_json(self) -> dict[str, Any]:
-        """For one line of JSON; `from_json` reads it back without loss."""
+        """Return a JSON object that `from_json` reads back without loss."""
         return {
             "image_id": self.image_id,
             "labels": self.labels.tolist(),
@@ -68,7 +72,7 @@ class ImageDetections:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ImageDetections:
-        """Detections from `to_json`."""
+        """Return the detections in a `to_json` object."""
         count = len(content["labels"])
         return cls(
             image_id=content["image_id"],
@@ -84,21 +88,23 @@ class ImageDetections:
 
 
 def pack_flags(matched: npt.NDArray[np.bool_], ignored: npt.NDArray[np.bool_]) -> Flags:
-    """(N, 10) uint8 for `ImageDetections.flags`, of two (AREAS, THRESHOLDS, N) bool."""
+    """Return `ImageDetections.flags`, (N, 10) uint8, from two arrays (AREAS, THRESHOLDS, N) bool."""
     flags = np.stack([matched, ignored]).reshape(2 * AREAS * THRESHOLDS, -1 if matched.size else 0)
     return np.packbits(flags.T, axis=1)
 
 
 class Detections:
-    """The detections of many images, packed: AP ranks all of them, so all are needed at the end.
+    """The detections of many images, packed. AP ranks all of them together, so all must be kept.
 
-    12 bytes an instance, 10 more for each metric, and some 100 bytes an image: 3 kB for an image with 100 instances.
+    12 bytes per instance, 10 more per metric, and about 100 bytes per image: 3 kB for an image with 100 instances.
 
-    metrics: those that the images were matched by. num_things: labels that instances have.
+    Args:
+        metrics: those that the images were matched for.
+        num_things: number of thing labels.
     """
 
     def __init__(self, metrics: Sequence[Metric], num_things: int) -> None:
-        self.places: dict[int | str, int] = {}
+        self.positions: dict[int | str, int] = {}
         self._lengths = array("I")  # instances of each image
         self._labels = array("i")
         self._scores = array("d")
@@ -106,8 +112,8 @@ class Detections:
         self._truth_counts = np.zeros((num_things, AREAS), np.int64)
 
     def add(self, image: ImageDetections) -> None:
-        """Add an image, none that is there already."""
-        self.places[image.image_id] = len(self.places)
+        """Add an image; it must be a new one."""
+        self.positions[image.image_id] = len(self.positions)
         self._lengths.append(len(image.labels))
         self._labels.frombytes(image.labels.astype(np.intc).tobytes())
         self._scores.frombytes(image.scores.astype(np.float64).tobytes())
@@ -116,8 +122,8 @@ class Detections:
         np.add.at(self._truth_counts, image.truth_labels, image.truth_counts)
 
     def merge(self, other: Detections) -> None:
-        """Add the images of `other`, none of the same; its metrics and labels are equal."""
-        self.places |= {image_id: len(self.places) + place for image_id, place in other.places.items()}
+        """Add the images of `other`, which must be different ones with equal metrics and labels."""
+        self.positions |= {image_id: len(self.positions) + position for image_id, position in other.positions.items()}
         self._lengths += other._lengths
         self._labels += other._labels
         self._scores += other._scores
@@ -126,25 +132,25 @@ class Detections:
         self._truth_counts += other._truth_counts
 
     def average_precisions(self, metric: Metric) -> dict[str, float | None]:
-        """Values in percent by the names of `FIGURES`; None where there is no object to be found.
+        """Return APs in percent by the names of `AP_RANGES`; None if the ground truth has no object.
 
-        Between equal scores the ids of the images decide, ascending, numbers before texts.
+        Equal scores are ordered by image id, ascending, integers before strings.
         """
         precisions = np.full((THRESHOLDS, RECALLS, len(self._truth_counts), AREAS), -1.0)
         for label, detections in enumerate(self._by_label(metric)):
             precisions[:, :, label] = detections.precisions()
-        figures: dict[str, float | None] = {}
-        for name, (thresholds, area) in FIGURES.items():
+        results: dict[str, float | None] = {}
+        for name, (thresholds, area) in AP_RANGES.items():
             values = precisions[..., area][thresholds]
             found = values[values > -1]
-            figures[name] = 100 * float(np.mean(found)) if found.size else None
-        return figures
+            results[name] = 100 * float(np.mean(found)) if found.size else None
+        return results
 
     def _by_label(self, metric: Metric) -> Iterator[_CategoryDetections]:
-        """One for every label. The sorting is stable, so an image's instances keep their order."""
-        ordered = sorted(self.places, key=lambda image_id: (isinstance(image_id, str), image_id))
+        """Yield the detections of each label. The sort is stable, so the instances of an image keep their order."""
+        ordered = sorted(self.positions, key=lambda image_id: (isinstance(image_id, str), image_id))
         ranks = np.zeros(len(ordered), np.uint32)
-        ranks[[self.places[image_id] for image_id in ordered]] = np.arange(len(ordered))
+        ranks[[self.positions[image_id] for image_id in ordered]] = np.arange(len(ordered))
         labels, scores = np.asarray(self._labels), np.asarray(self._scores)
         flags = np.frombuffer(self._flags[metric], np.uint8).reshape(-1, FLAG_BYTES)
         order = np.lexsort([np.repeat(ranks, self._lengths), labels])
@@ -156,9 +162,12 @@ class Detections:
 
 @dataclass(frozen=True)
 class _CategoryDetections:
-    """The instances of one category in all images, one image after another.
+    """The instances of one category in all images, image by image.
 
-    scores: (N,). flags: (N, 10) as in `ImageDetections`. truth_counts: (AREAS,) objects to be found.
+    Attributes:
+        scores: (N,).
+        flags: (N, 10) as in `ImageDetections`.
+        truth_counts: (AREAS,) objects in the ground truth.
     """
 
     scores: FloatArray
@@ -166,10 +175,10 @@ class _CategoryDetections:
     truth_counts: IntArray
 
     def precisions(self) -> FloatArray:
-        """(THRESHOLDS, RECALLS, AREAS) by pycocotools, -1 where there is no object.
+        """Return precisions (THRESHOLDS, RECALLS, AREAS) by pycocotools, -1 if there is no object.
 
-        pycocotools takes the best 100 of every image and sorts them all by score. The former is done already, so all
-        images may be given to it as one.
+        pycocotools takes the best 100 instances of each image and sorts all of them by score. The first step is already
+        done, so all images can be passed as one.
         """
         bits = np.unpackbits(self.flags, axis=1).astype(bool).T.reshape(2, AREAS, THRESHOLDS, len(self.scores))
         evaluation = COCOeval()

@@ -1,11 +1,12 @@
-"""How sure a PQ is: intervals from images drawn again and again, for one set of predictions or two on the same images.
+"""Bootstrap confidence intervals of PQ, for one set of predictions or for two on the same images.
 
 The percentile bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 16):
-images drawn with replacement stand for another validation set. How often a resample has an image is a Poisson number of
-mean 1 (Hanley and MacGibbon, Creating non-parametric bootstrap samples using Poisson frequencies, 2006), which belongs
-to the image alone: so images may come in any order and in any process, and only sums are kept, whatever their number.
-Intervals are too narrow where many categories are rare: on made-up data of 400 images and 20 categories 95 of 100 held
-the true PQ with all categories frequent, 91 with half of them in 8 images each, 87 with half of them in 2 images each.
+images drawn with replacement simulate another validation set. The number of times that a resample contains an image is
+Poisson distributed with mean 1 (Hanley and MacGibbon, Creating non-parametric bootstrap samples using Poisson
+frequencies, 2006) and depends only on the image, so images can be added in any order and in any process, and only sums
+are kept. Intervals are too narrow if many categories are rare: on synthetic data of 400 images and 20 categories, 95 of
+100 contained the true PQ with all categories frequent, 91 with half of them in 8 images each, 87 with half of them in 2
+images each.
 Letters for shapes: L labels, R resamples.
 """
 
@@ -26,17 +27,17 @@ from panformer_cli.metrics.image_overlap import FloatArray, IntArray
 from panformer_cli.metrics.matching import Matching
 
 CONFIDENCE = 95
-"""Percent of the resamples inside an interval."""
+"""Percentage of the resamples inside an interval."""
 FIGURES = ("pq", "sq", "rq")
 GROUPS = ("all", "things", "stuff")
 """What PQ is averaged over: all classes, only things, only stuff."""
-_COARSE, _FINE = 2**24, 2**29  # IoUs are summed in whole numbers, of 2^-24 and of 2^-53: exactly, in any order
-_AT_ONCE = 100  # resamples whose figures are made together
-_POISSON = np.cumsum([exp(-1) / factorial(count) for count in range(20)])  # shares with at most 0, 1, ... draws
+_COARSE, _FINE = 2**24, 2**29  # IoUs are summed as integers, in units of 2^-24 and 2^-53: exact in any order
+_AT_ONCE = 100  # resamples computed at a time
+_POISSON = np.cumsum([exp(-1) / factorial(count) for count in range(20)])  # probabilities of at most 0, 1, ... draws
 
 
 class Interval(NamedTuple):
-    """The ends of an interval, in the unit of what it is of."""
+    """The ends of an interval, in the unit of its value."""
 
     low: float
     high: float
@@ -44,7 +45,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupInterval:
-    """Intervals of the means over a group of categories: PQ, SQ and RQ, percent; of a difference, points."""
+    """Intervals of PQ, SQ and RQ over a group of categories, in percent; of a difference, in points."""
 
     pq: Interval
     sq: Interval
@@ -53,24 +54,27 @@ class GroupInterval:
 
 @dataclass(frozen=True)
 class QualityIntervals:
-    """Intervals for all categories, the things and the stuff."""
+    """Intervals for all categories, things and stuff."""
 
     all: GroupInterval
     things: GroupInterval
     stuff: GroupInterval
 
     def to_json(self) -> dict[str, dict[str, list[float]]]:
-        """`{"all": {"pq": [low, high], "sq": ..., "rq": ...}, "things": ..., "stuff": ...}`."""
+        """Return `{"all": {"pq": [low, high], "sq": ..., "rq": ...}, "things": ..., "stuff": ...}`."""
         return {group: {name: list(ends) for name, ends in of.items()} for group, of in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class PairedIntervals:
-    """Two sets of predictions, `first` and `second`, with the same images in every resample.
+    """Intervals of two sets of predictions, with the same images in each resample.
 
-    difference: intervals of second - first, points; narrower than the other two let expect, since both sets find the
-        same images hard.
-    better: share of the resamples, 0..1, in which the second has the higher PQ, for each of `GROUPS`.
+    Attributes:
+        first: intervals of the first set.
+        second: intervals of the second set.
+        difference: intervals of second - first, in points; narrower than the other two suggest, since the same images
+            are hard for both sets.
+        better: fraction of the resamples, 0..1, in which the second set has the higher PQ, for each of `GROUPS`.
     """
 
     first: QualityIntervals
@@ -80,15 +84,19 @@ class PairedIntervals:
 
 
 class Resamples:
-    """What PQ is summed from, in every resample: IoU of the matches, TP, FP and FN of every category.
+    """The sums behind PQ for each resample: IoU of the matches, TP, FP and FN of each category.
 
-    Counts images one by one; processes that share the images `merge` their parts. 40 bytes a category and resample,
-    whatever the number of images: 5 MB for 1000 resamples of COCO.
+    Images are added one by one; processes `merge` their parts. It takes 40 bytes per category and resample, for any
+    number of images: 5 MB for 1000 resamples of COCO.
 
-    resamples: 0 or more. seed: of the draws; two sets of the same images are resampled alike.
+    Args:
+        categories: the category table.
+        resamples: 0 or more.
+        seed: of the draws; two sets with the same images are resampled alike.
 
     Attributes:
-        images: how many were added. drawn: (R,) int64, images of every resample, each as often as it was drawn.
+        images: number of images added.
+        drawn: (R,) int64, number of images in each resample, with repetitions.
     """
 
     def __init__(self, categories: CategoryTable, resamples: int = 1000, seed: int = 0) -> None:
@@ -99,7 +107,7 @@ class Resamples:
         self._sums: IntArray = np.zeros((5 * len(categories), resamples), np.int64)
 
     def add(self, image_id: int | str, matching: Matching) -> None:
-        """Add the matched, wrong and missed segments of an image; no image may come twice."""
+        """Add the matched, wrong and missed segments of an image, which must be a new one."""
         self.images += 1
         draws = image_draws(image_id, len(self.drawn), self.seed)
         self.drawn += draws
@@ -110,25 +118,25 @@ class Resamples:
         self._sums[rows] += sums[rows, None] * draws
 
     def merge(self, other: Resamples) -> None:
-        """Add the images of `other`: as many resamples of the same seed and categories, and none of the same images."""
+        """Add the images of `other`, which must be different ones with equal resamples, seed and categories."""
         if other.categories != self.categories:
-            raise DataError("two sets of resamples have different category tables; expected one table for both")
+            raise DataError("cannot merge resamples with different category tables; expected equal tables")
         self.images += other.images
         self.drawn += other.drawn
         self._sums += other._sums
 
     def quality(self) -> FloatArray:
-        """(R', 3, 3) percent: the `FIGURES` of the `GROUPS` of every resample that has an image.
+        """Return PQ, SQ and RQ of each of the `GROUPS` in each non-empty resample, (R', 3, 3) in percent.
 
-        Of a few images some resamples have none: of one image every third.
+        With few images some resamples are empty; with one image, a third of them.
 
         Raises:
-            DataError: no resample has an image.
+            DataError: all resamples are empty.
         """
         filled = np.flatnonzero(self.drawn)
         if not len(filled):
             raise DataError(
-                f"{len(self.drawn)} resamples of {self.images} images hold no image; expected more images or resamples"
+                f"{len(self.drawn)} resamples of {self.images} images contain no image; use more images or resamples"
             )
         parts = [
             group_quality(self._totals(filled[start : start + _AT_ONCE]), self.categories)
@@ -142,45 +150,48 @@ class Resamples:
 
 
 def image_draws(image_id: int | str, resamples: int, seed: int) -> IntArray:
-    """(R,) int64: how often every resample has this image; a function of id and seed alone."""
+    """Return how often each resample contains this image, (R,) int64; depends only on id and seed."""
     uniform = np.random.default_rng([seed, image_key(image_id)]).random(resamples)
     return np.searchsorted(_POISSON, uniform, side="right")
 
 
 def image_key(image_id: int | str) -> int:
-    """64 bits that belong to the id, the same in every process: a number and its text have different ones."""
+    """Return a 64-bit hash of an image id, equal in every process; an integer and its string have different hashes."""
     return int.from_bytes(blake2b(json.dumps(image_id).encode(), digest_size=8).digest(), "big")
 
 
 def quality_intervals(resamples: Resamples) -> QualityIntervals:
-    """Intervals of PQ, SQ and RQ; errors as `Resamples.quality`."""
+    """Return intervals of PQ, SQ and RQ; errors as `Resamples.quality`."""
     return _intervals(resamples.quality())
 
 
 def paired_intervals(first: Resamples, second: Resamples) -> PairedIntervals:
-    """Intervals of two sets of predictions and of their difference.
+    """Return the intervals of two sets of predictions and of their difference.
 
     Raises:
-        DataError: the sets are not of the same images, categories or draws; and as `Resamples.quality`.
+        DataError: the sets differ in images, categories or draws; and as `Resamples.quality`.
     """
     if len(first.categories) != len(second.categories) or not np.array_equal(first.drawn, second.drawn):
         raise DataError("the two sets of predictions differ in their images or categories; expected the same in both")
-    one, other = first.quality(), second.quality()
-    difference = other - one
+    first_values, second_values = first.quality(), second.quality()
+    difference = second_values - first_values
     better = (difference[:, :, FIGURES.index("pq")] > 0).mean(axis=0)
     return PairedIntervals(
-        _intervals(one), _intervals(other), _intervals(difference), dict(zip(GROUPS, better.tolist(), strict=True))
+        _intervals(first_values),
+        _intervals(second_values),
+        _intervals(difference),
+        dict(zip(GROUPS, better.tolist(), strict=True)),
     )
 
 
 def image_quality(matching: Matching, categories: CategoryTable) -> float:
-    """The PQ of an image alone, percent."""
-    figures = group_quality(image_sums(matching, len(categories))[:, :, None], categories)
-    return float(figures[0, GROUPS.index("all"), FIGURES.index("pq")])
+    """Return the PQ of a single image, in percent."""
+    quality = group_quality(image_sums(matching, len(categories))[:, :, None], categories)
+    return float(quality[0, GROUPS.index("all"), FIGURES.index("pq")])
 
 
 def image_sums(matching: Matching, labels: int) -> FloatArray:
-    """(4, L): sum of IoUs, TP, FP and FN of an image."""
+    """Return the sum of IoUs, TP, FP and FN of an image, (4, L)."""
     matched = matching.labels[matching.columns]
     wrong, missed = matching.labels[matching.wrong], matching.truth_labels[matching.missed]
     iou = np.bincount(matched, weights=matching.iou, minlength=labels)
@@ -188,25 +199,27 @@ def image_sums(matching: Matching, labels: int) -> FloatArray:
 
 
 def group_quality(totals: FloatArray, categories: CategoryTable) -> FloatArray:
-    """(R, 3, 3) percent: the `FIGURES` of the `GROUPS`, by the rules of `metrics.quality`.
+    """Return PQ, SQ and RQ of each of the `GROUPS`, (R, 3, 3) in percent, as defined in `metrics.quality`.
 
-    totals: (4, L, R) sums of IoUs, TP, FP and FN.
+    Args:
+        totals: (4, L, R) sums of IoUs, TP, FP and FN.
+        categories: the category table.
     """
     iou, tp, fp, fn = totals
     segments = tp + fp / 2 + fn / 2
     counting = segments > 0
     divided = np.where(counting, segments, 1)
-    figures = np.stack([iou / divided, iou / np.where(tp > 0, tp, 1), tp / divided])  # 0 where nothing is to divide
+    qualities = np.stack([iou / divided, iou / np.where(tp > 0, tp, 1), tp / divided])  # 0 if there is no segment
     things = np.arange(len(categories)) < categories.num_things
     groups = np.stack([np.ones_like(things), things, ~things]).astype(np.float64)  # (3, L)
-    sums = np.einsum("gl,flr->rgf", groups, figures, optimize=True)
+    sums = np.einsum("gl,flr->rgf", groups, qualities, optimize=True)
     numbers = (groups @ counting).T[:, :, None]  # (R, 3, 1)
     means: FloatArray = 100 * sums / np.maximum(numbers, 1)
     return means
 
 
 def _intervals(values: FloatArray) -> QualityIntervals:
-    """The middle `CONFIDENCE` percent of (R, 3, 3) values."""
+    """Return the intervals that contain `CONFIDENCE` percent of (R, 3, 3) values."""
     tail = (100 - CONFIDENCE) / 2
     ends: Any = np.percentile(values, [tail, 100 - tail], axis=0)  # (2, 3, 3)
     groups = [

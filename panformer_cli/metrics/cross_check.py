@@ -1,4 +1,4 @@
-"""panopticapi, COCO's own code, beside our PQ: the same figures on the same files, or an error."""
+"""Compares PQ with COCO's panopticapi on the same files; a difference is an error."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.quality import PanopticResult
 
 TOLERANCE = 1e-12
-"""The largest difference of PQ, SQ or RQ, each between 0 and 1. Sums of doubles differ by less for any data set."""
+"""Maximum difference of PQ, SQ or RQ, each 0..1; more than the rounding of sums for any data set."""
 
 
 def cross_check(
     annotation: Path, truth_pngs: Path, predictions: Path, predicted_pngs: Path, result: PanopticResult
 ) -> None:
-    """Compare `result` with what panopticapi makes of the same files.
+    """Compare `result` with the result of panopticapi on the same files.
 
-    Every category's PQ, SQ and RQ, and the means of all, things and stuff, are compared.
+    PQ, SQ and RQ of each category, and their means over all, things and stuff, are compared.
 
-    annotation, predictions: COCO panoptic JSONs. truth_pngs, predicted_pngs: the folders of their PNGs.
+    Args:
+        annotation: COCO panoptic JSON of the ground truth.
+        truth_pngs: its PNG folder.
+        predictions: COCO panoptic JSON of the predictions.
+        predicted_pngs: its PNG folder.
+        result: the PQ of these files.
 
     Raises:
-        PanformerError: panopticapi is not installed or cannot read the files, or a figure differs by over 1e-12.
+        PanformerError: panopticapi is not installed or cannot read the files, or a metric differs by more than 1e-12.
     """
     statistics, categories = _statistics(annotation, truth_pngs, predictions, predicted_pngs)
-    for name, ids, ours in _figures(result):
+    for name, ids, ours in _metrics(result):
         theirs = _average(statistics, {number: categories[number] for number in ids})
-        for figure, value in ours.items():
-            if not abs(value - theirs[figure]) <= TOLERANCE:
+        for metric, value in ours.items():
+            if not abs(value - theirs[metric]) <= TOLERANCE:
                 raise PanformerError(
-                    f"{predictions}: {figure.upper()} of {name} is {value!r} here and {theirs[figure]!r} in "
-                    f"panopticapi; expected a difference of {TOLERANCE} at most; please report it with these files"
+                    f"{predictions}: {metric.upper()} of {name} is {value!r} here and {theirs[metric]!r} in "
+                    f"panopticapi; expected a difference of at most {TOLERANCE}; please report it with these files"
                 )
 
 
-def _figures(result: PanopticResult) -> Iterator[tuple[str, list[int], dict[str, float]]]:
-    """Our figures, 0 to 1, with a name and the ids of the categories that they are of; single categories come first."""
+def _metrics(result: PanopticResult) -> Iterator[tuple[str, list[int], dict[str, float]]]:
+    """Yield name, category ids and metrics in 0..1: first of each category, then of the groups."""
     rows = result.categories
     for row in rows:
         name, counted = f"category {row.category_id} ({row.name})", int(row.counts)
@@ -55,7 +60,7 @@ def _figures(result: PanopticResult) -> Iterator[tuple[str, list[int], dict[str,
 
 
 def _average(statistics: Any, categories: dict[int, Any]) -> dict[str, float]:
-    """panopticapi's means; zeros where no category counts, since it divides by their number."""
+    """Return panopticapi's means; zeros if no category counts, since panopticapi divides by their number."""
     counts = [statistics[number] for number in categories]
     if not any(count.tp + count.fp + count.fn for count in counts):
         return {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
@@ -66,10 +71,10 @@ def _average(statistics: Any, categories: dict[int, Any]) -> dict[str, float]:
 def _statistics(
     annotation: Path, truth_pngs: Path, predictions: Path, predicted_pngs: Path
 ) -> tuple[Any, dict[int, Any]]:
-    """panopticapi's counts of all images, and its table of categories by id.
+    """Return panopticapi's counts over all images, and its category table by id.
 
-    Images are paired and counted as by its `pq_compute`, which itself fails on a data set without stuff or things, and
-    prints. Threads take the place of its processes.
+    `pq_compute` itself is not used, because it prints and fails on data sets without stuff or without things. Threads
+    replace its processes.
     """
     evaluation = panopticapi()
     content = json.loads(annotation.read_text(encoding="utf-8"))
@@ -89,11 +94,11 @@ def _statistics(
 
 
 def panopticapi() -> Any:
-    """Its module of the evaluation; PanformerError where it is not installed."""
+    """Return the module `panopticapi.evaluation`; PanformerError if it is not installed."""
     try:
         return import_module("panopticapi.evaluation")
     except ImportError as error:
         raise PanformerError(
-            "the cross-check needs COCO's panopticapi, which is not installed; install it with "
-            "`pip install --no-deps panopticapi-lite`, which has the same module, or leave out --cross-check"
+            "--cross-check needs COCO's panopticapi, which is not installed; install it with "
+            "`pip install --no-deps panopticapi-lite`, which contains the same module, or leave out --cross-check"
         ) from error

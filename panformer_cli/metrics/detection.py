@@ -1,7 +1,7 @@
-"""Box AP and mask AP of the things, by pycocotools, against the panoptic annotation.
+"""Box AP and mask AP of the things against the panoptic annotation, computed by pycocotools.
 
-Every image is matched when it comes, by pycocotools' own code on that image alone. Scores and flags are kept of it, no
-masks; `Detections` makes the figures of them.
+Each image is matched by pycocotools as soon as it is added. Only scores and flags are kept, no masks; `Detections`
+computes AP from them.
 Letters for shapes: N instances of an image.
 """
 
@@ -39,13 +39,14 @@ Row = dict[str, Any]
 
 @dataclass
 class InstancePrediction:
-    """The things that a model sees in one image, in any order.
+    """The predicted things of one image, in any order.
 
-    image_id: the data set's id of the image.
-    scores: (N,) confidence 0..1.
-    labels: (N,) integer labels of the category table, things only.
-    boxes: (N, 4) x1, y1, x2, y2 in pixels of the image.
-    masks: N COCO run-length encodings at the size of the image, as `encode_mask` makes them.
+    Attributes:
+        image_id: dataset id of the image.
+        scores: (N,) confidence 0..1.
+        labels: (N,) integer labels of the category table, things only.
+        boxes: (N, 4) x1, y1, x2, y2 in pixels of the image.
+        masks: N COCO run-length encodings at the size of the image, as returned by `encode_mask`.
     """
 
     image_id: int | str
@@ -56,9 +57,11 @@ class InstancePrediction:
 
 
 class DetectionQuality:
-    """Gathers images one by one; processes that share the images `merge` their parts before `result`.
+    """Evaluator of AP: images are added one by one; processes `merge` their parts before `result`.
 
-    metrics: what images are matched by; each takes its time.
+    Args:
+        categories: the category table.
+        metrics: those that images are matched for; each takes time.
     """
 
     def __init__(self, categories: CategoryTable, metrics: Sequence[Metric] = METRICS) -> None:
@@ -67,36 +70,37 @@ class DetectionQuality:
         self._detections = Detections(self.metrics, categories.num_things)
 
     def update(self, prediction: InstancePrediction, truth: PanopticMap) -> None:
-        """Match and add one image; raises as `match_instances` and `add`."""
+        """Match and add one image; errors as `match_instances` and `add`."""
         self.add(match_instances(prediction, truth, self.categories, self.metrics))
 
     def add(self, image: ImageDetections) -> None:
-        """Add an image that was matched by the metrics of this quality.
+        """Add an image that was matched for the metrics of this evaluator.
 
         Raises:
-            DataError: the image came before.
+            DataError: the image was already added.
         """
-        if image.image_id in self._detections.places:
-            raise DataError(f"image {image.image_id} was counted before; expected every image once")
+        if image.image_id in self._detections.positions:
+            raise DataError(f"image {image.image_id} was already added; expected each image once")
         self._detections.add(image)
 
     def merge(self, other: DetectionQuality) -> None:
-        """Add the images of `other`, which must have an equal category table and none of the same images."""
+        """Add the images of `other`, which must be different ones, with an equal category table."""
         if other.categories != self.categories:
-            raise DataError("two detection qualities have different category tables; expected one table for both")
-        twice = sorted(str(image_id) for image_id in self._detections.places.keys() & other._detections.places)
+            raise DataError("cannot merge detections with different category tables; expected equal tables")
+        twice = sorted(str(image_id) for image_id in self._detections.positions.keys() & other._detections.positions)
         if twice:
             raise DataError(
-                f"images {listing(twice)} are in two parts of the detections; expected every image in one part"
+                f"images {listing(twice)} are in two parts of the detections; expected each image in one part"
             )
         self._detections.merge(other._detections)
 
     def result(self, metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, float | None]]:
-        """`{"bbox": {"AP": 41.2, "AP50": ...}, "segm": {...}}` in percent, keys as `average_precision.FIGURES`.
+        """Return `{"bbox": {"AP": 41.2, "AP50": ...}, "segm": {...}}` in percent, with the keys of `AP_RANGES`.
 
-        None stands where there is no ground truth to find. The order in which images came does not matter.
+        Values are None if the ground truth has no object. The order of the images does not matter.
 
-        metrics: some of those of this quality; None: all of them.
+        Args:
+            metrics: some of the metrics of this evaluator; None: all.
         """
         chosen = self.metrics if metrics is None else metrics
         return {metric: self._detections.average_precisions(metric) for metric in chosen}
@@ -105,17 +109,17 @@ class DetectionQuality:
 def match_instances(
     prediction: InstancePrediction, truth: PanopticMap, categories: CategoryTable, metrics: Sequence[Metric] = METRICS
 ) -> ImageDetections:
-    """Match the instances of one image. The stuff of `truth` is left out; boxes and areas are those of its rows.
+    """Return the matched instances of one image. Stuff is ignored; boxes and areas are those listed in `truth`.
 
     Raises:
-        DataError: the lists of the prediction differ in length, a label is not that of a thing, a mask has another size
-            than the ground truth, or a category is not in the table.
+        DataError: the lists of the prediction differ in length, a label is not a thing, a mask differs in size from the
+            ground truth, or a category is not in the table.
     """
     where = f"image {prediction.image_id}"
     true = _truth_rows(truth, categories, where)
-    guessed = _prediction_rows(prediction, truth, categories.num_things, where)
-    matches = {metric: _match(true, guessed, metric) for metric in metrics}
-    by_label = next(iter(matches.values()), {})  # labels, scores and objects are the same for every metric
+    predicted = _prediction_rows(prediction, truth, categories.num_things, where)
+    matches = {metric: _match(true, predicted, metric) for metric in metrics}
+    by_label = next(iter(matches.values()), {})  # labels, scores and objects are the same for each metric
     scores = [rows[0]["dtScores"] for rows in by_label.values()]
     counts = [[int(np.sum(row["gtIgnore"] == 0)) for row in rows] for rows in by_label.values()]
     labels = np.array(list(by_label), np.int64)
@@ -130,17 +134,17 @@ def match_instances(
 
 
 def encode_mask(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed run-length encoding `{"size": [H, W], "counts": text}` of an (H, W) bool mask."""
+    """Return COCO's compressed run-length encoding `{"size": [H, W], "counts": text}` of an (H, W) bool mask."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 def _truth_rows(truth: PanopticMap, categories: CategoryTable, where: str) -> list[Row]:
-    """The things as pycocotools' rows."""
+    """Return the things as rows of pycocotools."""
     unknown = sorted({s.category_id for s in truth.segments if s.category_id not in categories})
     if unknown:
         raise DataError(f"{where}: categories {unknown} are unknown; expected ids of the category table")
-    ids = np.asfortranarray(truth.ids)  # the order in which masks are encoded: transposed once, not for every mask
+    ids = np.asfortranarray(truth.ids)  # the order in which masks are encoded; transposed once instead of for each mask
     return [
         {
             "category_id": categories.label(segment.category_id),
@@ -155,19 +159,19 @@ def _truth_rows(truth: PanopticMap, categories: CategoryTable, where: str) -> li
 
 
 def _prediction_rows(prediction: InstancePrediction, truth: PanopticMap, num_things: int, where: str) -> list[Row]:
-    """The instances as pycocotools' rows, without areas."""
+    """Return the instances as rows of pycocotools, without areas."""
     scores = np.asarray(prediction.scores, dtype=np.float64)
     labels = np.asarray(prediction.labels, dtype=np.int64)
     boxes = np.asarray(prediction.boxes, dtype=np.float64).reshape(-1, 4)
     lengths = [len(scores), len(labels), len(boxes), len(prediction.masks)]
     if len(set(lengths)) > 1:
-        raise DataError(f"{where}: scores, labels, boxes, masks have the lengths {lengths}; expected equal lengths")
+        raise DataError(f"{where}: scores, labels, boxes and masks have lengths {lengths}; expected equal lengths")
     if len(labels) and not (labels.min() >= 0 and labels.max() < num_things):
         raise DataError(f"{where}: labels {labels.tolist()}; expected things, 0 to {num_things - 1}")
     size = [int(side) for side in truth.ids.shape]
     if any(list(mask["size"]) != size for mask in prediction.masks):
         raise DataError(
-            f"{where}: a predicted mask has another size than the ground truth, {size}; expected equal sizes"
+            f"{where}: a predicted mask differs in size from the ground truth, {size}; expected equal sizes"
         )
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     columns = zip(labels.tolist(), xywh.tolist(), scores.tolist(), prediction.masks, strict=True)
@@ -177,20 +181,20 @@ def _prediction_rows(prediction: InstancePrediction, truth: PanopticMap, num_thi
     ]
 
 
-def _match(true: list[Row], guessed: list[Row], metric: Metric) -> dict[int, list[Row]]:
-    """pycocotools' matches by label, ascending: one for every range of area."""
-    if not true and not guessed:
+def _match(true: list[Row], predicted: list[Row], metric: Metric) -> dict[int, list[Row]]:
+    """Return pycocotools' matches by label, ascending: one for each area range."""
+    if not true and not predicted:
         return {}
-    areas = [_predicted_area(row, metric) for row in guessed]
-    sized = [{**row, "area": area} for row, area in zip(guessed, areas, strict=True)]
+    areas = [_predicted_area(row, metric) for row in predicted]
+    sized = [{**row, "area": area} for row, area in zip(predicted, areas, strict=True)]
     with redirect_stdout(StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_one_image(true), _one_image(sized), metric)
         evaluation.params.imgIds = [0]
-        evaluation.params.catIds = sorted({row["category_id"] for row in true + guessed})
+        evaluation.params.catIds = sorted({row["category_id"] for row in true + predicted})
         evaluation.evaluate()
     return {
-        int(label): evaluation.evalImgs[place * AREAS : (place + 1) * AREAS]
-        for place, label in enumerate(evaluation.params.catIds)
+        int(label): evaluation.evalImgs[index * AREAS : (index + 1) * AREAS]
+        for index, label in enumerate(evaluation.params.catIds)
     }
 
 
@@ -201,10 +205,10 @@ def _predicted_area(row: Row, metric: Metric) -> float:
 
 
 def _one_image(rows: list[Row]) -> COCO:
-    """pycocotools' table of image 0. Rows are numbered from 1, since it takes the id 0 for `unmatched`."""
+    """Return pycocotools' data set of image 0. Rows are numbered from 1, since the id 0 means unmatched."""
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": 0, "height": None, "width": None}],  # it asks for the size, but only polygons need it
+        "images": [{"id": 0, "height": None, "width": None}],  # the keys are required, but only polygons need the size
         "annotations": [{**row, "id": number, "image_id": 0} for number, row in enumerate(rows, start=1)],
         "categories": [{"id": label} for label in {row["category_id"] for row in rows}],
     }
@@ -213,7 +217,7 @@ def _one_image(rows: list[Row]) -> COCO:
 
 
 def _flags(matches: Iterable[list[Row]]) -> Flags:
-    """The flags of `ImageDetections`, of pycocotools' matches of one label after another."""
+    """Return the flags of `ImageDetections` from pycocotools' matches, label by label."""
     none = np.zeros((AREAS, THRESHOLDS, 0), dtype=bool)
     by_label = list(matches)
     matched = [np.stack([row["dtMatches"] > 0 for row in rows]) for rows in by_label]

@@ -1,4 +1,4 @@
-"""All figures of an evaluation, counted from the records of its images as they come."""
+"""All metrics of an evaluation, accumulated from image overlaps."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ from panformer_cli.metrics.sizes import SizeQuality
 MetricName = Literal["panoptic", "boundary", "semantic", "bbox", "segm"]
 
 NAMED = 10
-"""Images whose ground truth contradicts itself that are named."""
+"""Maximum number of inconsistently annotated images that are listed."""
 
 
 class Evaluator:
-    """Counts images one by one; processes that share the images `merge` their tallies, which are picklable.
+    """Accumulates all metrics: images are added one by one; processes `merge` their evaluators, which are picklable.
 
-    8 bytes are kept of every image; with `bbox` or `segm` also what `Detections` says.
+    It keeps 8 bytes per image; with `bbox` or `segm` also the data of `Detections`.
 
-    metrics: `panoptic` is always counted, and with it the reasons behind it; `boundary` needs records with boundaries,
-        `bbox` and `segm` need detections.
-    resamples: of the bootstrap; 0 for no intervals.
+    Args:
+        categories: the category table.
+        metrics: `panoptic`, with its analysis, is always computed; `boundary` needs overlaps with boundary IoUs, `bbox`
+            and `segm` need detections.
+        resamples: of the bootstrap; 0 for no intervals.
 
     Attributes:
-        panoptic: PQ. disagreements: file name and phrase of the first images whose ground truth contradicts itself, in
-            the order of names. disagreeing: how many there are.
+        panoptic: PQ.
+        disagreements: file name and problem of the first images whose ground truth is inconsistent, ordered by name.
+        disagreeing: number of such images.
     """
 
     def __init__(
@@ -60,19 +63,19 @@ class Evaluator:
 
     @property
     def images(self) -> int:
-        """How many were counted."""
+        """Number of images added."""
         return len(self._keys)
 
     @property
     def detection_metrics(self) -> tuple[Metric, ...]:
-        """Which APs are counted."""
+        """The APs that are computed."""
         return tuple(metric for metric in ("bbox", "segm") if metric in self.metrics)
 
     def add(self, record: ImageOverlap, detections: ImageDetections | None = None) -> None:
-        """Count an image.
+        """Add an image.
 
         Raises:
-            DataError: the record cannot be counted; the sentence names the image.
+            DataError: the overlap cannot be evaluated; the message names the image.
         """
         matching = match_segments(record, self.categories)
         self._keys.append(image_key(record.image_id))
@@ -85,14 +88,14 @@ class Evaluator:
         if "boundary" in self.metrics:
             self.boundary.add(match_segments(record, self.categories, boundary=True))
         if self.detection_metrics:
-            assert detections is not None, "AP is counted from detections"
+            assert detections is not None, "AP needs detections"
             self.detection.add(detections)
         phrases = record.disagreements
         if phrases:
             self._remember(1, [(record.file_name, " and ".join(phrases))])
 
     def merge(self, other: Evaluator) -> None:
-        """Add the images of `other`, none of the same, counted by equal metrics and categories."""
+        """Add the images of `other`, which must be different ones, with equal metrics and categories."""
         self._keys += other._keys
         self.panoptic.merge(other.panoptic)
         self.sizes.merge(other.sizes)
@@ -107,36 +110,36 @@ class Evaluator:
         self.disagreeing += count
         self.disagreements = heapq.nsmallest(NAMED, self.disagreements + disagreements)
 
-    def figures(self) -> dict[str, Any]:
-        """All figures for JSON, in percent; docs/evaluation.md defines them.
+    def results(self) -> dict[str, Any]:
+        """Return all metrics as JSON, in percent; docs/evaluation.md defines them.
 
         Raises:
-            DataError: an image was counted twice.
+            DataError: an image was added twice.
         """
         if len(np.unique(self._keys)) < self.images:
-            raise DataError(f"of {self.images} images some were counted twice; expected every image once")
-        figures: dict[str, Any] = {"images": self.images, "panoptic": _panoptic_figures(self.panoptic.result())}
-        figures["panoptic"]["sizes"] = {name: _groups(result) for name, result in self.sizes.result().items()}
+            raise DataError(f"some of {self.images} images were added twice; expected each image once")
+        results: dict[str, Any] = {"images": self.images, "panoptic": _panoptic_results(self.panoptic.result())}
+        results["panoptic"]["sizes"] = {name: _groups(result) for name, result in self.sizes.result().items()}
         if self.resamples.drawn.any():
-            figures["intervals"] = quality_intervals(self.resamples).to_json()
+            results["intervals"] = quality_intervals(self.resamples).to_json()
         if "boundary" in self.metrics:
-            figures["boundary"] = _panoptic_figures(self.boundary.result())
+            results["boundary"] = _panoptic_results(self.boundary.result())
         if "semantic" in self.metrics:
             result = asdict(self.semantic.result())
             rows = result.pop("categories")
             per_class = {str(row["category_id"]): row for row in rows if row["union_pixels"]}
-            figures["semantic"] = {**result, "per_class": per_class}
-        figures |= self.detection.result() if self.detection_metrics else {}
-        figures["disagreements"] = {"images": self.disagreeing, "first": [list(row) for row in self.disagreements]}
-        figures["categories"] = self.categories.to_coco()
-        return figures
+            results["semantic"] = {**result, "per_class": per_class}
+        results |= self.detection.result() if self.detection_metrics else {}
+        results["disagreements"] = {"images": self.disagreeing, "first": [list(row) for row in self.disagreements]}
+        results["categories"] = self.categories.to_coco()
+        return results
 
 
-def _panoptic_figures(result: PanopticResult) -> dict[str, Any]:
-    """`{"all": {"pq", "sq", "rq", "n"}, "things": ..., "stuff": ..., "per_class": {"<category id>": {...}}}`."""
-    figures = _groups(result)
-    figures["per_class"] = {str(row.category_id): asdict(row) for row in result.categories if row.counts}
-    return figures
+def _panoptic_results(result: PanopticResult) -> dict[str, Any]:
+    """Return `{"all": {"pq", "sq", "rq", "n"}, "things": ..., "stuff": ..., "per_class": {"<category id>": {...}}}`."""
+    results = _groups(result)
+    results["per_class"] = {str(row.category_id): asdict(row) for row in result.categories if row.counts}
+    return results
 
 
 def _groups(result: PanopticResult) -> dict[str, Any]:

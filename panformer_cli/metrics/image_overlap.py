@@ -1,7 +1,7 @@
-"""What evaluation keeps of an image: the segments of both sides, and how many pixels each pair shares.
+"""The overlap of a predicted and a true panoptic map: their segments, and the pixels that each pair shares.
 
-Every panoptic figure (PQ, mIoU, the reasons behind them, their intervals) is a function of such records, so images can
-be compared once, anywhere and in any order, and their maps forgotten.
+All panoptic metrics (PQ, mIoU, their analysis and intervals) are functions of image overlaps, so images can be compared
+once, in any process and order, and their maps discarded.
 Letters for shapes: T ground truth segments, P predicted segments of an image.
 """
 
@@ -27,15 +27,19 @@ VOID_ROW, UNLISTED_ROW, VOID_COLUMN = -2, -1, -1
 
 @dataclass(frozen=True)
 class ImageOverlap:
-    """One image: ground truth against prediction.
+    """The segments of one image in ground truth and prediction, and the pixels they share.
 
-    image_id, file_name: of the image, as the annotation writes them.
-    size: height and width, pixels.
-    truth, predictions: their segments. Areas of `truth` are those that the annotation lists.
-    overlap: (T + 2, P + 1) pixels that a ground truth segment (row) and a predicted one (column) share, in the order
-        of `truth` and `predictions`. Row T is the ground truth's void, row T + 1 are pixels of ids that the annotation
-        does not list; column P is predicted void.
-    boundary_iou: (T, P) boundary IoU (`metrics.boundary`) of pairs that may match, 0 elsewhere; None: not measured.
+    Attributes:
+        image_id: dataset id of the image.
+        file_name: of the image, as in the annotation.
+        size: height and width, in pixels.
+        truth: the ground truth segments, with the areas listed in the annotation.
+        predictions: the predicted segments.
+        overlap: (T + 2, P + 1) pixels shared by a ground truth segment (row) and a predicted segment (column), in the
+            order of `truth` and `predictions`. Row T is void in the ground truth, row T + 1 are pixels of ids that the
+            annotation does not list; column P is predicted void.
+        boundary_iou: (T, P) boundary IoU (`metrics.boundary`) of pairs that can match, 0 elsewhere; None if it was not
+            computed.
     """
 
     image_id: int | str
@@ -48,12 +52,12 @@ class ImageOverlap:
 
     @property
     def shared(self) -> IntArray:
-        """(T, P) pixels that two segments share."""
+        """(T, P) pixels shared by two segments."""
         return self.overlap[:VOID_ROW, :VOID_COLUMN]
 
     @property
     def truth_pixels(self) -> IntArray:
-        """(T,) pixels of the ground truth's segments in its map; the listed areas ought to be the same."""
+        """(T,) pixels of the ground truth segments in the map; the listed areas should be equal."""
         pixels: IntArray = self.overlap[:VOID_ROW].sum(axis=1)
         return pixels
 
@@ -70,18 +74,18 @@ class ImageOverlap:
 
     @property
     def disagreements(self) -> list[str]:
-        """What of the ground truth's list and map differs, a phrase each: areas, and ids on one side only."""
+        """The differences between list and map of the ground truth, as phrases: areas, and ids in only one of them."""
         pixels = self.truth_pixels.tolist()
         areas = [s.id for s, count in zip(self.truth, pixels, strict=True) if 0 < count != s.area]
         absent = [s.id for s, count in zip(self.truth, pixels, strict=True) if count == 0]
         unlisted = int(self.overlap[UNLISTED_ROW].sum())
-        phrases = [f"areas of segments {listing(sorted(areas))} are not those of their pixels"] if areas else []
-        phrases += [f"segments {listing(sorted(absent))} have no pixel"] if absent else []
+        phrases = [f"areas of segments {listing(sorted(areas))} differ from their pixel counts"] if areas else []
+        phrases += [f"segments {listing(sorted(absent))} have no pixels"] if absent else []
         phrases += [f"{unlisted} pixels belong to no listed segment"] if unlisted else []
         return phrases
 
     def to_json(self) -> dict[str, Any]:
-        """For one line of JSON; `from_json` reads it back without loss."""
+        """Return a JSON object that `from_json` reads back without loss."""
         rows, columns = np.nonzero(self.overlap)
         content: dict[str, Any] = {
             "image_id": self.image_id,
@@ -98,7 +102,7 @@ class ImageOverlap:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> ImageOverlap:
-        """A record from `to_json`."""
+        """Return the overlap in a `to_json` object."""
         truth = tuple(
             Segment(number, category, area, tuple(bbox), bool(crowd))
             for number, category, area, bbox, crowd in content["truth"]
@@ -122,39 +126,38 @@ class ImageOverlap:
 def compare(
     prediction: PanopticMap, truth: PanopticMap, image_id: int | str = 0, file_name: str = "the image"
 ) -> ImageOverlap:
-    """The record of an image.
+    """Return the overlap of prediction and ground truth of an image.
 
-    Ids of the ground truth's map that no segment has are kept apart, as panopticapi does; in a prediction they are an
-    error.
+    Unlisted ids in the ground truth map are counted separately, as in panopticapi; in a prediction they are an error.
 
     Raises:
-        DataError: the maps differ in size; ids of a side appear twice or are below 1; the prediction's map holds ids
-            that no segment has, or a predicted segment has no pixel.
+        DataError: the maps differ in size, segment ids are repeated or below 1, the predicted map contains unlisted
+            ids, or a predicted segment has no pixels.
     """
     if prediction.ids.shape != truth.ids.shape:
         raise DataError(
             f"{file_name}: the prediction is {_size(prediction.ids)} and the ground truth {_size(truth.ids)}; "
-            "expected one size (height x width)"
+            "expected equal sizes (height x width)"
         )
     truth_ids = _ids(truth.segments, f"{file_name}, ground truth")
     predicted_ids = _ids(prediction.segments, f"{file_name}, prediction")
     truth_runs, predicted_runs, lengths = _runs_of_pairs(truth.ids, prediction.ids)
-    rows = _places(truth_ids, truth_runs)
-    columns = _places(predicted_ids, predicted_runs)
-    strangers = columns > len(predicted_ids)
-    if strangers.any():
-        unknown = np.unique(predicted_runs[strangers]).tolist()
+    rows = _indices(truth_ids, truth_runs)
+    columns = _indices(predicted_ids, predicted_runs)
+    unlisted = columns > len(predicted_ids)
+    if unlisted.any():
+        unknown = np.unique(predicted_runs[unlisted]).tolist()
         raise DataError(
-            f"{file_name}, prediction: the map holds the ids {listing(unknown)}, which no segment has; "
-            "expected a row for every id but 0"
+            f"{file_name}, prediction: the map contains ids {listing(unknown)}, which are not listed as segments; "
+            "expected a segment for every id except 0"
         )
     shape = (len(truth_ids) + 2, len(predicted_ids) + 1)
     pixels = np.bincount(rows * shape[1] + columns, weights=lengths, minlength=shape[0] * shape[1])
-    overlap = pixels.astype(np.int64).reshape(shape)  # sums of whole numbers below 2^53 are exact in floats
+    overlap = pixels.astype(np.int64).reshape(shape)  # float sums of integers below 2^53 are exact
     empty = predicted_ids[overlap[:, :VOID_COLUMN].sum(axis=0) == 0].tolist()
     if empty:
         raise DataError(
-            f"{file_name}, prediction: segments {empty} have no pixel in the map; expected at least one each"
+            f"{file_name}, prediction: segments {empty} have no pixels in the map; expected at least one each"
         )
     size = (int(truth.ids.shape[0]), int(truth.ids.shape[1]))
     return ImageOverlap(image_id, file_name, size, truth.segments, prediction.segments, overlap)
@@ -163,27 +166,27 @@ def compare(
 def _ids(segments: Sequence[Segment], where: str) -> IntArray:
     ids = [segment.id for segment in segments]
     if len(set(ids)) < len(ids) or min(ids, default=1) < 1:
-        raise DataError(f"{where}: the segments have the ids {sorted(ids)}; expected different ids of 1 or more")
+        raise DataError(f"{where}: the segment ids are {sorted(ids)}; expected unique ids of 1 or more")
     return np.array(ids, np.int64)
 
 
 def _runs_of_pairs(first: IdMap, second: IdMap) -> tuple[IdMap, IdMap, npt.NDArray[np.intp]]:
-    """Runs in reading order where both maps stay the same: their two values and lengths; thousands, not a million."""
+    """Return the values and lengths of runs, in row order, in which both maps are constant."""
     a, b = first.reshape(-1), second.reshape(-1)
     changes = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
     starts = np.concatenate(([0], np.flatnonzero(changes) + 1)) if a.size else np.zeros(0, np.intp)
     return a[starts], b[starts], np.diff(starts, append=a.size)
 
 
-def _places(ids: IntArray, values: IdMap) -> IntArray:
-    """Each value's place in `ids`; `len(ids)` for void, and one more for a value that is not there."""
+def _indices(ids: IntArray, values: IdMap) -> IntArray:
+    """Return the index of each value in `ids`; `len(ids)` for void, and `len(ids) + 1` for unlisted values."""
     order = np.argsort(ids)
-    known = np.append(ids[order], 0)  # one more, for a search beyond the end
+    known = np.append(ids[order], 0)  # one more, for searches beyond the end
     found = np.searchsorted(known[:-1], values)
-    places = np.append(order, len(ids))[found]
+    indices = np.append(order, len(ids))[found]
     absent = known[found] != values
-    places[absent] = np.where(values[absent] == 0, len(ids), len(ids) + 1)
-    return places
+    indices[absent] = np.where(values[absent] == 0, len(ids), len(ids) + 1)
+    return indices
 
 
 def _size(ids: IdMap) -> str:

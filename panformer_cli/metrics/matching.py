@@ -1,4 +1,4 @@
-"""Which predicted segment is which ground truth segment, by the rules of COCO's panoptic evaluation.
+"""Matches predicted and ground truth segments by the rules of COCO's panoptic evaluation.
 
 Letters for shapes: T ground truth segments, P predicted segments of an image.
 """
@@ -17,18 +17,22 @@ from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import FloatArray, ImageOverlap, IntArray
 
 MATCH = 0.5
-"""A pair matches above this IoU; so no segment can match two."""
+"""A pair matches above this IoU, so a segment has at most one match."""
 
 
 @dataclass(frozen=True)
 class Matching:
-    """How the segments of an image were counted. Numbers are places in the record's `truth` and `predictions`.
+    """The matched and unmatched segments of an image, as indices of `ImageOverlap.truth` and `predictions`.
 
-    truth_labels: (T,), labels: (P,) labels of the category table.
-    rows, columns: (n,) the matched pairs, and iou: (n,) their IoU, over 0.5.
-    missed: ground truth segments without a match, crowds left out: FN.
-    wrong: predicted segments without a match, ignored ones left out: FP.
-    ignored: predicted segments without a match that lie for more than half on void or on a crowd of their category.
+    Attributes:
+        truth_labels: (T,) labels of the category table.
+        labels: (P,) labels of the category table.
+        rows: (n,) ground truth segments of the matched pairs.
+        columns: (n,) predicted segments of the matched pairs.
+        iou: (n,) IoU of the matched pairs, above 0.5.
+        missed: ground truth segments without a match, except crowds: FN.
+        wrong: predicted segments without a match, except ignored ones: FP.
+        ignored: predicted segments without a match, more than half of which is on void or on a crowd of their category.
     """
 
     truth_labels: IntArray
@@ -42,17 +46,20 @@ class Matching:
 
 
 def match_segments(record: ImageOverlap, categories: CategoryTable, boundary: bool = False) -> Matching:
-    """Match an image's segments as panopticapi does.
+    """Return the matching of an image's segments, as in panopticapi.
 
-    A pair matches when the categories agree and IoU > 0.5; predicted pixels on void ground truth are left out of the
-    union. Crowd segments are neither matched nor missed. A prediction without a match is not counted when more than
-    half of it lies on void and on the crowd of its category (the last one listed, where there are several). Areas of
-    the ground truth are the listed ones, areas of the prediction are counted in the map.
+    A pair matches if the categories agree and IoU > 0.5; predicted pixels on void ground truth are excluded from the
+    union. Crowd segments are neither matched nor missed. A prediction without a match is ignored if more than half of
+    it is on void and on the crowd of its category (the last one listed, if there are several). Areas of the ground
+    truth are the listed ones, areas of the prediction are counted in the map.
 
-    boundary: IoU is the smaller of mask IoU and boundary IoU, for boundary PQ; the record must have the latter.
+    Args:
+        record: the overlap of the image.
+        categories: the category table.
+        boundary: use the minimum of mask IoU and boundary IoU, for boundary PQ; needs `record.boundary_iou`.
 
     Raises:
-        DataError: a category is not in the table, or listed areas make a union of nothing.
+        DataError: a category is not in the table, or listed areas give an empty union.
     """
     truth_labels = _labels(record.truth, categories, f"{record.file_name}, ground truth")
     labels = _labels(record.predictions, categories, f"{record.file_name}, prediction")
@@ -61,7 +68,7 @@ def match_segments(record: ImageOverlap, categories: CategoryTable, boundary: bo
     rows, columns = np.nonzero(candidates)
     iou = mask_ious(record, rows, columns)
     if boundary:
-        assert record.boundary_iou is not None, "a record for boundary PQ is measured with boundaries"
+        assert record.boundary_iou is not None, "boundary PQ needs boundary IoUs"
         iou = np.minimum(iou, record.boundary_iou[rows, columns])
     matched = iou > MATCH
     rows, columns = rows[matched], columns[matched]
@@ -83,14 +90,14 @@ def match_segments(record: ImageOverlap, categories: CategoryTable, boundary: bo
 
 
 def mask_ious(record: ImageOverlap, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
-    """(n,) float64 IoUs of the pairs (rows[i], columns[i]), the predictions' void pixels left out of the union."""
+    """Return the IoUs (n,) float64 of the pairs (rows[i], columns[i]), without predicted void in the union."""
     areas = np.array([segment.area for segment in record.truth], dtype=np.int64)[rows]
     shared = record.shared[rows, columns]
     union = record.predicted_pixels[columns] + areas - shared - record.predicted_on_void[columns]
     if (union == 0).any():
         unsized = sorted({record.truth[row].id for row in rows[union == 0].tolist()})
         raise DataError(
-            f"{record.file_name}, ground truth: the listed areas of segments {unsized} leave nothing to divide by; "
+            f"{record.file_name}, ground truth: the listed areas of segments {unsized} give an empty union; "
             "expected the number of their pixels"
         )
     iou: FloatArray = shared / union
@@ -107,7 +114,7 @@ def _labels(segments: Sequence[Segment], categories: CategoryTable, where: str) 
 def _ignored_pixels(
     record: ImageOverlap, truth_labels: IntArray, labels: IntArray, crowd: npt.NDArray[np.bool_]
 ) -> IntArray:
-    """(P,) pixels of every prediction on void and on the last crowd segment of its category."""
+    """Return the pixels of each prediction on void and on the last crowd segment of its category, (P,)."""
     ignored = record.predicted_on_void.copy()
     crowd_of_label = {int(truth_labels[row]): row for row in np.flatnonzero(crowd)}
     for column, label in enumerate(labels.tolist()):

@@ -1,6 +1,6 @@
 """Panoptic quality (PQ) by the rules of COCO's panoptic evaluation.
 
-PQ = SQ x RQ of one category: SQ is the mean IoU of its matched pairs, RQ the F1 score of the matching.
+For one category PQ = SQ x RQ: SQ is the mean IoU of its matched pairs, RQ the F1 score of the matching.
 Letter for shapes: L labels.
 """
 
@@ -17,8 +17,8 @@ from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap, IntArray
 from panformer_cli.metrics.matching import Matching, match_segments
 
-# A float64 above 0.5 is a whole multiple of 2^-53. So IoUs are summed as whole numbers of this unit: the sum is exact,
-# and does not depend on the order of the images or on the number of processes.
+# A float64 between 0.5 and 1 is an integer multiple of 2^-53. IoUs are summed as integers of this unit, so the sum is
+# exact and does not depend on the order of the images or on the number of processes.
 _UNITS = 2**53
 
 
@@ -26,8 +26,11 @@ _UNITS = 2**53
 class GroupQuality:
     """Means over the categories of a group that have a segment in the ground truth or in the predictions.
 
-    pq, sq, rq: percent; 0 where no category counts.
-    n: categories that count.
+    Attributes:
+        pq: in percent; 0 if no category counts.
+        sq: likewise.
+        rq: likewise.
+        n: number of categories that count.
     """
 
     pq: float
@@ -40,8 +43,16 @@ class GroupQuality:
 class CategoryQuality:
     """The quality of one category.
 
-    pq, sq, rq: percent; 0 where the category has no segment at all.
-    tp, fp, fn: matched pairs, predictions without a match, ground truth segments without a match.
+    Attributes:
+        category_id: dataset id of the category.
+        name: of the category.
+        is_thing: True for things, False for stuff.
+        pq: in percent; 0 if the category has no segment.
+        sq: likewise.
+        rq: likewise.
+        tp: matched pairs.
+        fp: predictions without a match.
+        fn: ground truth segments without a match.
     """
 
     category_id: int
@@ -56,13 +67,13 @@ class CategoryQuality:
 
     @property
     def counts(self) -> bool:
-        """Whether the category takes part in the means."""
+        """Whether the category is included in the means."""
         return self.tp + self.fp + self.fn > 0
 
 
 @dataclass(frozen=True)
 class PanopticResult:
-    """Means over all categories, the things, the stuff; and every category in the order of the table."""
+    """Means over all categories, things and stuff; and each category in the order of the table."""
 
     all: GroupQuality
     things: GroupQuality
@@ -71,7 +82,7 @@ class PanopticResult:
 
 
 class PanopticQuality:
-    """Counts images one by one; processes that share the images `merge` their parts."""
+    """Evaluator of PQ: images are added one by one; processes `merge` their parts."""
 
     def __init__(self, categories: CategoryTable) -> None:
         self.categories = categories
@@ -79,11 +90,11 @@ class PanopticQuality:
         self._counts: IntArray = np.zeros((len(categories), 3), dtype=np.int64)  # tp, fp, fn
 
     def update(self, record: ImageOverlap) -> None:
-        """Count one image by the rules of `match_segments`, which also says what it raises."""
+        """Match and add one image; errors as `match_segments`."""
         self.add(match_segments(record, self.categories))
 
     def add(self, matching: Matching) -> None:
-        """Count matched, wrong and missed segments of one image."""
+        """Add the matched, wrong and missed segments of one image."""
         matched = matching.labels[matching.columns]
         for label, value in zip(matched.tolist(), matching.iou.tolist(), strict=True):
             self._iou_units[label] += int(value * _UNITS)  # exact: only the exponent changes
@@ -92,14 +103,14 @@ class PanopticQuality:
             self._counts[:, column] += np.bincount(labels, minlength=len(self.categories))
 
     def merge(self, other: PanopticQuality) -> None:
-        """Add the images that `other` has counted; it must have an equal category table."""
+        """Add the images of `other`, which must have an equal category table."""
         if other.categories != self.categories:
-            raise DataError("two panoptic qualities have different category tables; expected one table for both")
+            raise DataError("cannot merge PQ with different category tables; expected equal tables")
         self._iou_units = [a + b for a, b in zip(self._iou_units, other._iou_units, strict=True)]
         self._counts += other._counts
 
     def result(self) -> PanopticResult:
-        """PQ, SQ and RQ of what was counted so far."""
+        """Return PQ, SQ and RQ of the images added so far."""
         rows = tuple(self._category_quality(label) for label in range(len(self.categories)))
         return PanopticResult(
             all=_mean(rows),

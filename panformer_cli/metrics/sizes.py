@@ -1,4 +1,4 @@
-"""PQ of small, medium and large segments, by COCO's limits of area.
+"""PQ of small, medium and large segments, with COCO's area limits.
 
 Letter for shapes: L labels.
 """
@@ -17,14 +17,14 @@ from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 
 SIZES = ("small", "medium", "large")
 LIMITS = (32**2, 96**2)
-"""Areas in pixels from which on a segment is medium, and large."""
+"""Minimum areas, in pixels, of medium and of large segments."""
 
 
 class SizeQuality:
-    """Counts images one by one; processes that share the images `merge` their parts.
+    """Evaluator of PQ by size: images are added one by one; processes `merge` their parts.
 
-    A pair and a missed segment belong to the size of the ground truth, by its listed area; a wrong prediction belongs
-    to its own. So every segment is counted in one size, and the counts of the three add up to those of PQ.
+    Matched pairs and missed segments have the size of the ground truth, by its listed area; wrong predictions have
+    their own size. Each segment is counted in one size, so the counts of the three sizes add up to those of PQ.
     """
 
     def __init__(self, categories: CategoryTable) -> None:
@@ -32,28 +32,28 @@ class SizeQuality:
         self._qualities = tuple(PanopticQuality(categories) for _ in SIZES)
 
     def update(self, record: ImageOverlap) -> None:
-        """Count one image by the rules of `match_segments`, which also says what it raises."""
+        """Match and add one image; errors as `match_segments`."""
         self.add(match_segments(record, self.categories), record)
 
     def add(self, matching: Matching, record: ImageOverlap) -> None:
-        """Count matched, wrong and missed segments of one image; `matching` is that of `record`."""
+        """Add the matched, wrong and missed segments of one image; `matching` belongs to `record`."""
         truth_sizes = _sizes(np.array([segment.area for segment in record.truth], np.int64))
         sizes = _sizes(record.predicted_pixels)
         for size, quality in enumerate(self._qualities):
             quality.add(_of_size(matching, truth_sizes == size, sizes == size))
 
     def merge(self, other: SizeQuality) -> None:
-        """Add the images that `other` has counted; it must have an equal category table."""
+        """Add the images of `other`, which must have an equal category table."""
         for mine, theirs in zip(self._qualities, other._qualities, strict=True):
             mine.merge(theirs)
 
     def result(self) -> dict[str, PanopticResult]:
-        """PQ, SQ and RQ by the names of `SIZES`."""
+        """Return PQ, SQ and RQ by the names of `SIZES`."""
         return {name: quality.result() for name, quality in zip(SIZES, self._qualities, strict=True)}
 
 
 def _sizes(areas: IntArray) -> npt.NDArray[np.intp]:
-    """Place in `SIZES` of every area.
+    """Return the index in `SIZES` of each area.
 
     >>> _sizes(np.array([1023, 1024, 9215, 9216])).tolist()
     [0, 1, 1, 2]
@@ -62,7 +62,7 @@ def _sizes(areas: IntArray) -> npt.NDArray[np.intp]:
 
 
 def _of_size(matching: Matching, truth: npt.NDArray[np.bool_], predicted: npt.NDArray[np.bool_]) -> Matching:
-    """What of a matching belongs to the size that `truth` (T,) and `predicted` (P,) say."""
+    """Return the part of a matching with the segments selected by `truth` (T,) and `predicted` (P,)."""
     pairs = truth[matching.rows]
     return replace(
         matching,

@@ -1,1 +1,1 @@
-"""The network, from an image to class scores, boxes and masks (spec, sections 3 to 6)."""
+"""Models: from images to class scores, boxes and masks (docs/model.md)."""

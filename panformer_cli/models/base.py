@@ -1,9 +1,9 @@
-"""The contract of a model family: everything that the engine knows about a model.
+"""The interface of a model family: everything that the engine knows about a model.
 
-A family is a folder of `models/` with a `PanopticModel`, its settings, and an entry in `families.FAMILIES`. The engine
-trains, evaluates, tunes, predicts and benchmarks it through the methods here, and knows no family by name.
+A family is a folder in `models/` with a `PanopticModel`, its settings, and an entry in `families.FAMILIES`. The engine
+trains, evaluates, tunes, predicts and benchmarks it only through this interface.
 
-Letters for shapes: B images, H x W pixels, N segments of an image.
+Letters in shapes: B images, H x W pixels, N segments of an image.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from panformer_cli.settings import TrainSettings
 
 @dataclass(frozen=True)
 class LossCounts:
-    """Segments to learn: the mean over all images of an optimizer step, in all processes. Not clamped.
+    """Mean numbers of target segments per image, over all images of an optimizer step in all processes. Not clamped.
 
-    Losses are normalized by these, so that several batches and processes give the gradient of one large batch.
+    Losses are normalized by these counts, so that several batches and processes give the gradient of one large batch.
 
     Attributes:
         things: objects per image.
-        stuff: stuff classes that are present, per image.
+        stuff: stuff classes per image.
     """
 
     things: float
@@ -42,7 +42,7 @@ class LossCounts:
 
 
 def count_segments(targets: Sequence[Targets], num_things: int) -> tuple[int, int]:
-    """Return how many objects and how many stuff classes these images have: (things, stuff), sums over the images."""
+    """Return the numbers of objects and of stuff classes, summed over the images: (things, stuff)."""
     labels = [target.labels for target in targets]
     things = sum(int((image < num_things).sum()) for image in labels)
     stuff = sum(image[image >= num_things].unique().numel() for image in labels)
@@ -50,41 +50,41 @@ def count_segments(targets: Sequence[Targets], num_things: int) -> tuple[int, in
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that share a learning rate: `train.lr` times `lr_factor`."""
+    """Parameters that share the learning rate `train.lr` times `lr_factor`."""
 
     parameters: list[nn.Parameter]
     lr_factor: float
 
 
 class TuningCache(Protocol):
-    """One image prepared for `evaluate tune`: postprocessing at other settings needs no mask again."""
+    """One image, cached so that `evaluate tune` can postprocess it at other settings without its masks."""
 
     def overlap(self, settings: Any, categories: CategoryTable) -> ImageOverlap:
-        """Return what postprocessing at `settings` gives, compared with the ground truth; boxes may be left at 0."""
+        """Return the result of postprocessing at `settings` compared with the ground truth. Boxes may be 0."""
 
     def save(self, path: Path) -> None:
-        """Write a file that the family's `load_tuning_cache` reads, atomically."""
+        """Write a file for the family's `load_tuning_cache`, atomically."""
 
 
 class Prediction(ABC):
-    """What a model sees in one image. Computed when it is first asked for, so that another thread may do it."""
+    """The prediction for one image. Computed on first access, so that another thread can do it."""
 
     @property
     @abstractmethod
     def panoptic(self) -> PanopticMap:
-        """The panoptic map at the image's own size, with its segments and their scores."""
+        """The panoptic map at the original image size, with its segments and their scores."""
 
     @abstractmethod
     def instances(self, image_id: int | str) -> InstancePrediction:
-        """The things as instances that may overlap, for box and mask AP."""
+        """Return the things as instances, which may overlap, for box AP and mask AP."""
 
 
 class PanopticModel(nn.Module, ABC):
     """A network with its losses and its postprocessing.
 
     Attributes:
-        categories: of the data set; a label is a position in this table.
-        backbone: the part that ImageNet weights are for.
+        categories: category table of the data set. A label is a position in this table.
+        backbone: the part that ImageNet weights can initialize.
     """
 
     backbone: Backbone
@@ -95,9 +95,9 @@ class PanopticModel(nn.Module, ABC):
 
     @abstractmethod
     def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
-        """Run the network: tensors in, a (named) tuple of tensors out, so that it can be exported.
+        """Run the network and return a (named) tuple of tensors, so that it can be exported.
 
-        Sizes must not decide which operations run: no `int()`, `bool()` or `len()` of a tensor that depends on them.
+        Control flow must not depend on sizes: no `int()`, `bool()` or `len()` of a tensor that depends on them.
 
         Args:
             images: (B, 3, H, W) float, normalized, each in the top-left corner of the canvas.
@@ -106,43 +106,43 @@ class PanopticModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
-        """Return weighted losses by name, `<term>` or `<term>/<layer>`; their sum is minimized.
+        """Return the weighted losses by name, `<term>` or `<term>/<layer>`. Training minimizes their sum.
 
-        Each is averaged over the images of the batch. Under autocast the family decides what stays in float32.
-        It is `forward` because `DistributedDataParallel` synchronizes only what happens there; inference is `infer`.
+        Each loss is averaged over the images of the batch. Under autocast the family decides what stays in float32.
+        Training is `forward` because `DistributedDataParallel` synchronizes only this method. Inference is `infer`.
         """
 
     @abstractmethod
     def postprocess(self, output: Any, index: int, size: tuple[int, int], settings: Any) -> Prediction:
-        """Return the prediction for image `index` of a batch of images of one size, without padding.
+        """Return the prediction for one image of a batch of images of one size, without padding.
 
         Args:
-            output: of `infer`.
-            index: position in the batch.
-            size: height and width of the original image, to which masks and boxes are brought.
+            output: output of `infer`.
+            index: position of the image in the batch.
+            size: height and width of the original image, to which masks and boxes are scaled.
             settings: the family's inference settings.
         """
 
     @abstractmethod
     def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
-        """Return all trainable parameters, in groups of one learning rate each."""
+        """Return all trainable parameters, grouped by learning rate."""
 
     @abstractmethod
     def class_rows(self) -> dict[str, range]:
-        """Return the tensors with one row per class, by name, with the labels that their rows belong to.
+        """Return the names of the tensors with one row per class, and the labels of their rows.
 
-        Fine-tuning copies these rows by category name; rows beyond the range belong to no class.
+        Fine-tuning copies these rows by category name. Rows beyond the range belong to no class.
         """
 
     @abstractmethod
     def stages(self) -> dict[str, nn.Module]:
-        """Return the parts that `benchmark` times, by name, in the order they run."""
+        """Return the modules that `benchmark` times, by name, in the order in which they run."""
 
     def spread_scores(self, image: Tensor, settings: Any) -> None:
-        """Rescale freshly initialized output layers until about as many segments are found as in a photograph.
+        """Rescale randomly initialized output layers so that about as many segments are found as in a photo.
 
-        `benchmark` uses it where it has no trained weights: an untrained model finds nothing, and postprocessing would
-        cost nothing. By default nothing changes.
+        `benchmark` uses this without trained weights: an untrained model finds nothing, so postprocessing would take no
+        time. By default nothing changes.
 
         Args:
             image: (1, 3, H, W) normalized.
@@ -150,14 +150,14 @@ class PanopticModel(nn.Module, ABC):
         """
 
     def inference_module(self) -> InferenceModule:
-        """Return this model as a module whose `forward` is `infer`, for `torch.export`; weights are shared."""
+        """Return a module for `torch.export` whose `forward` is `infer`. It shares the weights."""
         return InferenceModule(self)
 
     def optimize_for_inference(self) -> None:
-        """Change the model in place into an equal one with fewer, faster operations; it cannot be trained afterwards.
+        """Replace operations in place by fewer, faster ones. The model cannot be trained afterwards.
 
-        Every BatchNorm is folded into the convolution before it, and convolutional backbones keep their channels last
-        in memory, as CPUs and GPUs compute them fastest. Outputs stay the same to the rounding of float32.
+        Every BatchNorm is folded into the convolution before it, and convolutional backbones use the channels-last
+        memory format, which is fastest on CPUs and GPUs. Outputs stay the same up to float32 rounding.
         """
         self.eval().requires_grad_(False)
         if fold_batch_norms(self.backbone):
@@ -165,10 +165,10 @@ class PanopticModel(nn.Module, ABC):
 
 
 class InferenceModule(nn.Module):
-    """The forward pass of tensors only, which exporters trace.
+    """A module whose forward pass takes and returns only tensors, for exporters to trace.
 
-    `torch.export` can leave batch, height and width of the images dynamic. Build the model with `sampling="portable"`
-    or `"gather"`, and put it into evaluation mode first. Images must be larger than the largest stride (65 pixels for
+    `torch.export` can keep the batch size, height and width dynamic. Build the model with `sampling="portable"` or
+    `"gather"`, and call `eval()` before exporting. Images must be larger than the largest stride (65 pixels for
     Panoptic SegFormer), because `torch.export` treats a feature map with one row or column as a special case.
     """
 
@@ -184,7 +184,7 @@ class InferenceModule(nn.Module):
 def split_parameters(
     named: Iterable[tuple[str, nn.Parameter]], slow: Sequence[str], slow_lr_factor: float
 ) -> list[ParameterGroup]:
-    """Return the trainable parameters in two groups: with one of `slow` in their name, they learn at the factor."""
+    """Return the trainable parameters in two groups: those with one of `slow` in their name get `slow_lr_factor`."""
     fast_group, slow_group = ParameterGroup([], 1.0), ParameterGroup([], slow_lr_factor)
     for name, parameter in named:
         if parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""From a recipe to a model of its family, with ImageNet weights in the backbone where the recipe asks for them."""
+"""Build the model of a recipe, with pretrained backbone weights if the recipe asks for them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def build_model(
     pretrained: bool = True,
     sampling: SamplingName = "auto",
 ) -> PanopticModel:
-    """Return a freshly initialized model for a data set's categories.
+    """Return a newly initialized model for the categories of a data set.
 
     Args:
-        settings: the recipe's section `model`, of the class that belongs to its family.
-        inference: the recipe's section `inference`, of the same family.
-        pretrained: fill the backbone as `settings.backbone_weights` says; False where a checkpoint is loaded anyway.
-        sampling: implementation of deformable attention's sampling.
+        settings: the recipe's section `model`.
+        inference: the recipe's section `inference`.
+        pretrained: load `settings.backbone_weights`. Pass False if a checkpoint is loaded afterwards.
+        sampling: implementation of the sampling of deformable attention.
 
     Raises:
-        CheckpointError: the backbone's weights cannot be loaded.
-        PanformerError: the backbone does not suit, or the sampling cannot be used here.
+        CheckpointError: the backbone weights cannot be loaded.
+        PanformerError: the backbone is not suitable, or this sampling cannot be used on this machine.
     """
     model = FAMILIES[settings.family].build(settings, inference, categories, sampling)
     if pretrained:

@@ -1,6 +1,6 @@
-"""The model families, by the name that `model.family` has in a recipe; no torch before a model is built.
+"""The model families, by the value of `model.family` in a recipe. torch is imported only when a model is built.
 
-To add one, write its folder (`models/<family>/` with a `family.py`) and add a row to `FAMILIES`.
+To add a family, write its folder (`models/<family>/` with a `family.py`) and add an entry to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from panformer_cli.models.published import PublishedWeights
 
 DEFAULT_FAMILY = PANOPTIC_SEGFORMER
-"""Of recipes and checkpoints that name none."""
+"""Family of recipes and checkpoints that do not name one."""
 
 
 class Family(Protocol):
-    """What is known of a model family before one of its models is built.
+    """The interface of a model family before one of its models is built.
 
     Attributes:
-        model_settings: the recipe's section `model`.
-        inference_settings: the recipe's section `inference`.
+        model_settings: class of the recipe's section `model`.
+        inference_settings: class of the recipe's section `inference`.
         published: weights that can be downloaded, in the order of `panformer weights list`.
     """
 
@@ -44,34 +44,34 @@ class Family(Protocol):
     def published(self) -> tuple[PublishedWeights, ...]: ...
 
     def build(self, model: Any, inference: Any, categories: CategoryTable, sampling: SamplingName) -> PanopticModel:
-        """Return a freshly initialized model of these settings; its backbone is random, too.
+        """Return a newly initialized model. Its backbone is random too.
 
         Args:
             model: the family's model settings.
-            inference: the family's inference settings, for what the network itself has to know.
-            categories: of the data set.
-            sampling: implementation of deformable attention; families without it ignore this.
+            inference: the family's inference settings, for those that the network itself needs.
+            categories: category table of the data set.
+            sampling: implementation of the sampling of deformable attention. Families without it ignore this.
 
         Raises:
-            PanformerError: the backbone does not exist or does not suit.
+            PanformerError: the backbone does not exist or is not suitable.
         """
 
     def official_format(self) -> OfficialFormat | None:
-        """Return the checkpoint format of the reference implementation; None where there is none to load."""
+        """Return the checkpoint format of the reference implementation; None if there is no such format."""
 
     def tuning_cache(self, prediction: Any, sample: Sample) -> TuningCache:
-        """Return an image prepared for all inference settings that `evaluate tune` tries.
+        """Return an image, cached for all inference settings that `evaluate tune` tries.
 
         Args:
-            prediction: of one of the family's models.
+            prediction: prediction of one of the family's models.
             sample: the same image with its ground truth.
 
         Raises:
-            DataError: the ground truth contradicts itself.
+            DataError: the ground truth is inconsistent.
         """
 
     def load_tuning_cache(self, path: Path) -> TuningCache:
-        """Read what a `TuningCache` of the family saved.
+        """Read a file that a `TuningCache` of the family saved.
 
         Raises:
             DataError: the file is corrupt.

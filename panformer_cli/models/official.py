@@ -1,4 +1,4 @@
-"""Checkpoints of reference implementations: which model a state dict belongs to, and its tensors by our names."""
+"""Checkpoints of reference implementations: recognize their models and rename their tensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from panformer_cli.wording import listing
 
 @dataclass(frozen=True)
 class OfficialModel:
-    """What names and shapes say about a model; the names of its categories are not in them.
+    """A model as described by the names and shapes of its tensors. They do not contain category names.
 
     Attributes:
-        backbone: a value of `model.backbone`.
-        recipe: the built-in recipe that describes it; None where there is none.
+        backbone: value of `model.backbone`.
+        recipe: name of the built-in recipe for this model; None if there is none.
+        num_things: number of thing classes.
+        num_stuff: number of stuff classes.
     """
 
     backbone: str
@@ -28,12 +30,12 @@ class OfficialModel:
 
 
 class OfficialFormat(Protocol):
-    """How the reference implementation of one family writes its checkpoints.
+    """The checkpoint format of one family's reference implementation.
 
     Attributes:
-        name: of the model, for people.
-        example: name of a tensor that its checkpoints have, for people.
-        optional: ends of the names of tensors that a file may lack or have.
+        name: display name of the model.
+        example: name of a tensor in its checkpoints, shown in messages.
+        optional: suffixes of the names of tensors that a file may lack.
     """
 
     @property
@@ -46,12 +48,12 @@ class OfficialFormat(Protocol):
     def optional(self) -> tuple[str, ...]: ...
 
     def recognizes(self, names: Mapping[str, Tensor]) -> bool:
-        """Return whether a state dict is one of this family's."""
+        """Return whether a state dict belongs to this family."""
 
     def mistaken(self, names: Mapping[str, Tensor], path: Path) -> str | None:
-        """Return the rest of a sentence about a state dict of another model that users take for this family's.
+        """Return why a state dict that users often mistake for this family's cannot be used; None for others.
 
-        None if it is not known. It is asked only if no family recognizes the state dict.
+        Called only if no family recognizes the state dict. The result completes "checkpoint PATH ...".
 
         Args:
             names: of the tensors.
@@ -59,52 +61,53 @@ class OfficialFormat(Protocol):
         """
 
     def describe(self, state: Mapping[str, Tensor], path: Path) -> OfficialModel:
-        """Return the model that a recognized state dict belongs to.
+        """Return the model of a recognized state dict.
 
         Args:
-            path: of the file, for errors.
+            path: path of the file, for errors.
 
         Raises:
-            CheckpointError: the tensors are of a variant that panformer does not have.
+            CheckpointError: the tensors belong to a variant that panformer does not support.
         """
 
     def own_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors under our names; those that no model needs are dropped.
+        """Return the tensors with panformer's names, without unused tensors.
 
         Raises:
-            CheckpointError: two tensors have the same meaning.
+            CheckpointError: two tensors get the same name.
         """
 
     def official_name(self, name: str, own: Mapping[str, Tensor]) -> str:
-        """Return what the reference implementation calls a tensor of ours.
+        """Return the reference implementation's name of a tensor.
 
         Args:
-            own: the state dict of our model, which tells the backbone.
+            name: panformer's name of the tensor.
+            own: state dict of panformer's model, which identifies the backbone.
         """
 
 
 OTHER_MODELS = (
     (("panoptic_head.", "sem_seg_head.", "panoptic_fusion_head.", "model.pixel_level_module."),
-     "is a checkpoint of another model, of the kind of Mask2Former or Panoptic FPN"),
+     "is a checkpoint of another model, such as Mask2Former or Panoptic FPN"),
     (("class_embed.", "query_embed.", "transformer.encoder.", "transformer.decoder.", "detr."),
-     "is a checkpoint of another model, of the kind of DETR"),
+     "is a checkpoint of another model, such as DETR"),
     (("bbox_head.", "rpn_head.", "roi_head.", "mask_head.", "decode_head."),
-     "is a checkpoint of another model of MMDetection or its relatives"),
+     "is a checkpoint of another model in the format of MMDetection"),
     (("layer1.0.", "block1.0.", "layers.0.blocks.0.", "stages.0."),
-     "holds the weights of a backbone alone, such as ImageNet weights; train from them with "
+     "contains only backbone weights, such as ImageNet weights; to train from them, use "
      "--set model.backbone_weights=FILE"),
 )  # fmt: skip
-"""Beginnings of names of what else may be given, and what to say of it."""
+"""Prefixes of tensor names in other files, and the message for each."""
 
 
 PREFIXED_BACKBONE = (
-    "holds the weights of a backbone alone; take `backbone.` off its names and train from them with "
+    "contains only backbone weights; remove `backbone.` from their names and train from them with "
     "--set model.backbone_weights=FILE"
 )
 
 
 def unknown_checkpoint(state: Mapping[str, Tensor], path: Path, formats: Sequence[OfficialFormat]) -> str:
-    """Return what a state dict that no family recognizes is, as far as its names show: the rest of a sentence.
+    """Return why no family recognizes a state dict, based on its tensor names. Completes "checkpoint PATH ...".
 
     Args:
         state: the tensors.
@@ -117,11 +120,11 @@ def unknown_checkpoint(state: Mapping[str, Tensor], path: Path, formats: Sequenc
     names, models = listing(state, 3), " or ".join(official.name for official in formats)
     for beginnings, what in OTHER_MODELS:
         if any(name.startswith(beginnings) for name in state):
-            return f"{what}: its names are {names}; expected a checkpoint of {models}"
+            return f"{what}: its tensors are {names}; expected a checkpoint of {models}"
     if all(name.startswith("backbone.") for name in state):
-        return f"{PREFIXED_BACKBONE}: its names are {names}; expected a checkpoint of {models}"
+        return f"{PREFIXED_BACKBONE}: its tensors are {names}; expected a checkpoint of {models}"
     examples = " or ".join(official.example for official in formats)
     return (
-        f"holds tensors but is no checkpoint of {models}: its names are {names}; expected a file that "
-        f"`panformer train` wrote, or one of the authors' with names such as {examples}"
+        f"is not a checkpoint of {models}: its tensors are {names}; expected a file written by `panformer train`, "
+        f"or an official checkpoint with tensors such as {examples}"
     )

@@ -1,4 +1,4 @@
-"""Weights that can be downloaded: what is published about them, and where they are kept."""
+"""Weights that can be downloaded: published results, addresses and cached files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from panformer_cli.storage.plain_json import parse as parse_json
 
 @dataclass(frozen=True)
 class PublishedRobustness:
-    """Published PQ in percent on clean and corrupted images.
+    """Published PQ on clean and corrupted images, in percent.
 
     Attributes:
-        clean: on the images as they are.
-        mean: of the sixteen corruptions, as printed.
-        pq: of each corruption, in the order of `data.corruptions.CORRUPTIONS`.
+        clean: PQ on the original images.
+        mean: mean PQ over the sixteen corruptions, as printed.
+        pq: PQ on each corruption, in the order of `data.corruptions.CORRUPTIONS`.
     """
 
     clean: float
@@ -30,12 +30,15 @@ class PublishedWeights:
     """One published checkpoint, trained on COCO train2017.
 
     Attributes:
-        name: what the command line accepts as a checkpoint; the recipe of the same name describes the model.
-        file: its name where it is published.
-        folder: the address of the folder it is published in.
-        backbone: for people.
-        pq, pq_things, pq_stuff: published, COCO val2017, percent.
-        size, sha256: bytes and hash that the file must have; None where none are published.
+        name: name that the command line accepts as a checkpoint. The recipe of the same name describes the model.
+        file: name of the published file.
+        folder: URL of the folder that contains it.
+        backbone: display name of the backbone.
+        pq: published PQ on COCO val2017, in percent.
+        pq_things: published PQ of things.
+        pq_stuff: published PQ of stuff.
+        size: expected size in bytes; None if it is not published.
+        sha256: expected SHA-256 as hexadecimal digits; None if it is not published.
         robustness: published PQ on corrupted images.
     """
 
@@ -52,23 +55,23 @@ class PublishedWeights:
 
     @property
     def address(self) -> str:
-        """Where it is downloaded from: PANFORMER_WEIGHTS_URL, else the folder it is published in."""
+        """The URL of the file, in PANFORMER_WEIGHTS_URL if it is set, otherwise in `folder`."""
         folder = (os.environ.get("PANFORMER_WEIGHTS_URL") or self.folder).rstrip("/")
         return f"{folder}/{self.file}"
 
     @property
     def path(self) -> Path:
-        """Where it is kept, be it there or not."""
+        """The path of the file in the cache, whether it exists or not."""
         return weights_folder() / self.file
 
     @property
     def record_path(self) -> Path:
-        """Where the record of the file lies."""
+        """The path of the file's record."""
         return self.path.with_name(f"{self.file}.json")
 
     @property
     def record(self) -> WeightsRecord | None:
-        """What is known of the file as it was first seen; None before that, or where the record cannot be read."""
+        """The record of the file when it was first seen; None before that, or if the record cannot be read."""
         try:
             return WeightsRecord(**parse_json(self.record_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -76,18 +79,22 @@ class PublishedWeights:
 
     @property
     def known_size(self) -> int | None:
-        """Bytes, as published or else as recorded; None before the file was first seen."""
+        """The size in bytes, published or recorded; None if neither is known."""
         record = self.record
         return self.size if self.size is not None or record is None else record.size
 
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """A file as it was first seen; it lies as JSON beside the file.
+    """The state of a file when it was first seen, stored as JSON beside the file.
 
-    url: where it came from; None where the user put it in place. size: bytes. sha256: 64 hexadecimal digits.
-    first_seen: date, as 2030-01-31. mtime_ns: time of change of the file that was hashed last; with `size` it tells
-        whether the file has been exchanged.
+    Attributes:
+        url: URL that it was downloaded from; None if the user put it there.
+        size: size in bytes.
+        sha256: 64 hexadecimal digits.
+        first_seen: date, such as 2030-01-31.
+        mtime_ns: modification time of the file that was hashed last. With `size` it shows whether the file was
+            replaced.
     """
 
     url: str | None
@@ -98,5 +105,5 @@ class WeightsRecord:
 
 
 def weights_folder() -> Path:
-    """The cache: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
+    """Return the cache for weights: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
     return cache_folder() / "weights"

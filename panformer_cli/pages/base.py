@@ -1,8 +1,8 @@
-"""What all HTML pages share: the template environment, and the tables and bars that the templates draw.
+"""Shared parts of all HTML pages: the template environment, tables and bars.
 
-`templates/base.html` is the frame of every page: head, content security policy, style and script; `gallery.html`,
-`report.html` and `summary.html` extend it. Style and script are part of the page, so it opens from disk without a
-network, and every value is escaped.
+`templates/base.html` is the base of every page: head, content security policy, style and script; `gallery.html`,
+`report.html` and `summary.html` extend it. Style and script are inlined, so a page opens from disk and needs no
+network. Every value is escaped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bar:
-    """A number drawn as a bar, with its value beside it.
+    """A number drawn as a bar, followed by its value.
 
-    value: 0 or more. full: the value of a bar of full length. style: the color: `things`, `stuff` or `lost`.
+    Attributes:
+        value: 0 or more.
+        full: Value of a bar of full length.
+        style: Color of the bar: `things`, `stuff` or `lost`.
+        decimals: Decimals of the value.
     """
 
     value: float
@@ -38,16 +42,19 @@ class Bar:
 
     @property
     def length(self) -> float:
-        """Percent of the full length."""
+        """Length in percent of the full length, 0..100."""
         return round(100 * min(max(self.value / self.full, 0.0), 1.0), 2) if self.full else 0.0
 
 
 @dataclass(frozen=True)
 class Label:
-    """A name in a table, with a color (RGB, 0..255) or a thumbnail in front of it.
+    """A name in a table, optionally with a color or a thumbnail in front of it.
 
-    thumbnail: path relative to the page, with `/`; "" for none.
-    close_up: the position of the image in the viewer that a click on the name opens; None if it has no close-up.
+    Attributes:
+        text: The name.
+        color: RGB, 0..255; None for none.
+        thumbnail: Path relative to the page, with `/`; "" for none.
+        close_up: Index of the image that a click on the name opens in the viewer; None if it has no close-up.
     """
 
     text: str
@@ -61,10 +68,13 @@ Cell = str | int | float | Bar | Label | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table that the reader can sort and, if it is long, filter.
+    """A table that can be sorted and, if it is long, filtered.
 
-    rows: floats get one decimal, or three if none exceeds 1; None and NaN become a dash and are sorted last.
-    note: a sentence below the caption.
+    Attributes:
+        caption: Title of the table.
+        headers: Name of each column.
+        rows: Floats get one decimal, or three if none exceeds 1; None and NaN become a dash and are sorted last.
+        note: Sentence below the caption; "" for none.
     """
 
     caption: str
@@ -78,13 +88,13 @@ class Table:
 
     @property
     def is_number(self) -> list[bool]:
-        """For every column whether it holds numbers only, which are aligned to the right."""
+        """Whether each column has only numbers, which are aligned to the right."""
         columns = range(len(self.headers))
         return [not any(isinstance(row[i], (str, Label)) for row in self.rows) for i in columns]
 
     @property
     def decimals(self) -> int:
-        """Percentages are shown with one decimal, fractions of one with three."""
+        """Decimals of the floats: 3 if all are fractions of 1, otherwise 1."""
         largest = max((abs(cell) for row in self.rows for cell in row if _is_finite(cell)), default=0.0)
         return 3 if 0 < largest <= 1 else 1
 
@@ -98,14 +108,14 @@ def write_page(path: Path, template: str, title: str, facts: Sequence[tuple[str,
     """Render a template that extends `base.html` to a file, atomically.
 
     Args:
-        path: Of the page.
-        template: Name in `templates/`.
+        path: Path of the page.
+        template: Name of a file in `templates/`.
         title: Heading of the page.
-        facts: Name and value of what the page is about, shown below the title.
+        facts: Name and value pairs, shown below the title.
         **content: Variables of the template. Characters that UTF-8 cannot encode become question marks.
 
     Raises:
-        PanformerError: the file cannot be written.
+        PanformerError: The file cannot be written.
     """
     stream = _environment().get_template(template).stream(title=title, facts=facts, **content)
     stream.enable_buffering(1000)
@@ -115,7 +125,7 @@ def write_page(path: Path, template: str, title: str, facts: Sequence[tuple[str,
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # only the commands that write a page need it
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # imported only by the commands that write a page
 
     environment = Environment(
         loader=PackageLoader("panformer_cli.pages"),
@@ -146,7 +156,7 @@ def format_number(value: float | None, decimals: int = 1) -> str:
 
 
 def short_number(value: float) -> str:
-    """Return the text of an axis tick: 12000 is 12k, 2500000 is 2.5M."""
+    """Return the text of an axis tick, such as 12k for 12000 and 2.5M for 2500000."""
     for size, unit in ((1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):g}{unit}"
@@ -158,10 +168,10 @@ def _is_finite(cell: Cell) -> TypeGuard[float]:
 
 
 def _url(path: str) -> str:
-    """A path relative to the page as a URL; names may hold bytes that are not UTF-8."""
+    """Return a relative path as a URL; names may contain bytes that are not UTF-8."""
     return quote(os.fsencode(path))
 
 
 def _digest(text: str) -> str:
-    """The hash of an inline style or script, by which the content security policy recognizes it."""
+    """Return the hash that allows an inline style or script in the content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

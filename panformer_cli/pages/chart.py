@@ -1,4 +1,4 @@
-"""Line charts as SVG, for the pages that panformer writes and for files of their own."""
+"""Line charts as SVG, inside HTML pages or as separate files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from panformer_cli.pages.base import render
 
 WIDTH, HEIGHT = 720, 320
-"""Units of the drawing; the page scales it."""
+"""Size in SVG units; the page scales the chart."""
 
 LEFT, RIGHT, TOP, BOTTOM = 76, WIDTH - 26, 14, HEIGHT - 44
 """The area inside the axes."""
 
 MAX_POINTS = 400
-"""A longer curve is averaged over this many pieces."""
+"""Longer curves are averaged to this many points."""
 
 SERIES_COLORS = 8
-"""The style of the pages has the colors s0 .. s7; later curves are dashed."""
+"""Number of style classes s0 .. s7; further curves reuse them with dashes."""
 
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -26,9 +26,11 @@ Scale = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. Points with a value that is not finite are left out.
+    """One curve.
 
-    points: (x, y), in the order of x.
+    Attributes:
+        name: Name in the legend.
+        points: (x, y), sorted by x. Points that are not finite are left out.
     """
 
     name: str
@@ -37,9 +39,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over one pair of axes.
+    """Curves that share their axes.
 
-    log_y: a logarithmic y axis; ignored if a value is 0 or less.
+    Attributes:
+        heading: Title of the chart.
+        series: The curves.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        log_y: Whether the y axis is logarithmic; ignored if a value is 0 or less.
     """
 
     heading: str
@@ -51,7 +58,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curve:
-    """A series as it is drawn: thinned, with its style classes and its last value."""
+    """A series ready to draw: thinned, with its style classes and its last value."""
 
     name: str
     style: str
@@ -61,9 +68,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart as `templates/line_chart.svg` draws it; without curves if no point can be drawn.
+    """The layout of a chart, for `templates/line_chart.svg`.
 
-    to_x, to_y: from values to units of the drawing. area: left, right, top and bottom of the area inside the axes.
+    Attributes:
+        chart: The chart.
+        curves: The curves; empty if no point can be drawn.
+        x_ticks: Values of the ticks on the x axis.
+        y_ticks: Values of the ticks on the y axis.
+        to_x: Maps an x value to SVG units.
+        to_y: Maps a y value to SVG units.
+        area: Left, right, top and bottom of the area inside the axes, SVG units.
+        size: Width and height, SVG units.
     """
 
     chart: Chart
@@ -77,15 +92,15 @@ class Drawing:
 
 
 def chart_svg(chart: Chart) -> str:
-    """Return the chart as an `<svg>` element, or a sentence in a `<p>` if no point can be drawn.
+    """Return the chart as an `<svg>` element, or a message in a `<p>` element if no point can be drawn.
 
-    The style of the page colors the classes `axis`, `grid` and `s0`, `s1`, ... (`series_class`).
+    The style sheet of the page colors the classes `axis`, `grid` and `s0`, `s1`, ... (`series_class`).
     """
     return render("line_chart.svg", drawing=draw(chart))
 
 
 def draw(chart: Chart) -> Drawing:
-    """Lay a chart out."""
+    """Return the layout of a chart."""
     thinned = [(number, series.name, *_thinned(series.points)) for number, series in enumerate(chart.series)]
     curves = [Curve(name, series_class(number), points, last) for number, name, points, last in thinned if points]
     if not curves:
@@ -100,7 +115,7 @@ def draw(chart: Chart) -> Drawing:
 
 
 def series_class(number: int) -> str:
-    """Return the style classes of curve `number`: a color, and from the ninth curve on dashes."""
+    """Return the style classes of curve `number`: a color, and dashes from the ninth curve on."""
     return f"s{number % SERIES_COLORS}" + (" dashed" if number >= SERIES_COLORS else "")
 
 
@@ -122,7 +137,7 @@ def linear_ticks(low: float, high: float, about: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten that enclose low .. high, or only powers of ten over a wide range.
+    """Return 1, 2 and 5 times powers of ten that enclose low .. high; only powers of ten for a wide range.
 
     >>> log_ticks(0.3, 9.2)
     [0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
@@ -145,7 +160,7 @@ def _thinned(points: Sequence[Point]) -> tuple[list[Point], float]:
 
 
 def _scale(low: float, high: float, start: float, end: float, warp: Callable[[float], float] = float) -> Scale:
-    """Map low .. high to start .. end, rounded to one decimal; a range of one value maps to the middle."""
+    """Return a map from low .. high to start .. end, rounded to one decimal; an empty range maps to the middle."""
     first, extent = warp(low), warp(high) - warp(low)
     if extent <= 0:
         return lambda value: (start + end) / 2

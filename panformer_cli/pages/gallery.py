@@ -1,4 +1,4 @@
-"""The page of `visualize`: tables, curves, and pictures with the colors of their categories."""
+"""The page of `visualize`: tables, curves, and images with a legend of categories."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from panformer_cli.pages.chart import Chart, draw
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file.
+class Overlay:
+    """An overlay on the page.
 
-    path: relative to the folder of the page, with `/`.
-    size: (height, width) in pixels, so that the page does not jump while it loads.
+    Attributes:
+        path: Path relative to the folder of the page, with `/`.
+        caption: Name below the image.
+        detail: Second line below the image.
+        size: Height and width in pixels, so that the layout does not shift while images load.
     """
 
     path: str
@@ -26,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A category with its color (RGB, 0..255) and the number of its segments."""
+    """A category with its color (RGB, 0..255) and its number of segments."""
 
     name: str
     color: tuple[int, int, int]
@@ -35,10 +38,16 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """What the page shows; a section without content is left out.
+    """Content of the page; empty sections are left out.
 
-    facts: name and value of every input. tables: results of an evaluation. charts: of a training run.
-    has_pairs: every picture is twice as wide as an image.
+    Attributes:
+        title: Heading of the page.
+        facts: Name and value of every input.
+        tables: Results of an evaluation.
+        charts: Curves of a training run.
+        legend: Categories in the images.
+        overlays: The images on the page.
+        has_pairs: Whether every image is a pair, side by side.
     """
 
     title: str
@@ -46,7 +55,7 @@ class GalleryPage:
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
     legend: Sequence[LegendEntry] = ()
-    pictures: Sequence[Picture] = ()
+    overlays: Sequence[Overlay] = ()
     has_pairs: bool = False
 
 
@@ -54,7 +63,7 @@ def write_gallery(path: Path, page: GalleryPage) -> None:
     """Write the page, atomically.
 
     Raises:
-        PanformerError: the file cannot be written.
+        PanformerError: The file cannot be written.
     """
     drawings = [draw(chart) for chart in page.charts]
     write_page(path, "gallery.html", page.title, page.facts, page=page, drawings=drawings)

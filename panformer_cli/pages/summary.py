@@ -1,4 +1,4 @@
-"""The page of a prepared data set: what each split contains."""
+"""The summary page of a prepared data set: the contents of each split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from panformer_cli.pages.base import Bar, Cell, Label, Table, write_page
 
 MAX_IMAGE_SIZES = 20
-"""Image sizes on the page, the most frequent ones first."""
+"""Number of image sizes on the page; the most frequent ones are shown."""
 
 _SIZES = {"small": "below 32 x 32", "medium": "below 96 x 96", "large": "larger"}
 
@@ -18,12 +18,12 @@ def write_summary(path: Path, name: str, summaries: Mapping[str, Mapping[str, An
     """Write the page, atomically.
 
     Args:
-        path: Of the page.
-        name: Name of the data set, the heading of the page.
-        summaries: `SplitSummary.to_json` by split.
+        path: Path of the page.
+        name: Name of the data set; the heading of the page.
+        summaries: `SplitSummary.to_json` of each split, by name.
 
     Raises:
-        PanformerError: the file cannot be written.
+        PanformerError: The file cannot be written.
     """
     splits = [
         (split, content, _categories(content["categories"]), _distributions(content))
@@ -35,7 +35,7 @@ def write_summary(path: Path, name: str, summaries: Mapping[str, Mapping[str, An
 def _distributions(content: Mapping[str, Any]) -> list[Table]:
     image_sizes = content["image_sizes"]
     shown = [(f"{width} x {height}", count) for height, width, count in image_sizes[:MAX_IMAGE_SIZES]]
-    note = f"The {len(shown)} most frequent of {len(image_sizes):,}." if len(image_sizes) > len(shown) else ""
+    note = f"The {len(shown)} most frequent of {len(image_sizes):,} sizes." if len(image_sizes) > len(shown) else ""
     sizes = [(_SIZES[name], count) for name, count in content["segment_sizes"].items()]
     return [
         _distribution("Things by size", "Pixels", "Segments", sizes),

@@ -243,7 +243,7 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
         (ids, "expected an id of its own for each image; change one where it is listed"),
     ):
         for place in keys.repeats():
-            first, second = (images[same].picture for same in (next(keys.places(keys[place])), place))
+            first, second = (images[same].picture for same in (next(keys.positions(keys[place])), place))
             raise DataError(f"{where}: {first} and {second} have the same {keys[place]}; {expected}")
 
 
@@ -259,7 +259,7 @@ def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_l
         return
     leave_out = "" if may_be_left_out else ", or leave them out with --skip-bad-images"
     first = (
-        f"{where}: {len(problems)} of {images} images cannot be used, so the split is not finished; mend them "
+        f"{where}: {len(problems)} of {images} images cannot be used, so the split is not finished; fix them "
         f"and run the same command again{leave_out}:"
     )
     raise DataError(with_first(first, problems))

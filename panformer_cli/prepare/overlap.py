@@ -106,5 +106,5 @@ def _refuse_overlap(part: IdMap, mask: Mask, number: int, layer: Layer, numbers:
         other = numbers.names[int(others[0])]
         raise DataError(
             f"{where}: {layer.name} and {other} share {int((others == others[0]).sum())} pixels; expected no overlap; "
-            "mend the annotation, or choose who keeps such pixels with --overlap last, first or smallest"
+            "fix the annotation, or choose who keeps such pixels with --overlap last, first or smallest"
         )

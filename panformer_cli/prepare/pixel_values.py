@@ -101,7 +101,7 @@ def _open(path: Path, size: tuple[int, int]) -> tuple[bytes, Image.Image]:
     """The bytes of a PNG, and the PNG decoded."""
     data = read_bytes(path, "label PNG")
     if data.startswith(b"\x89PNG") and (len(data) < 45 or b"IEND" not in data[-64:]):  # Pillow may not mind
-        raise DataError(f"{path} is damaged or cut short: it has no end; restore the file")
+        raise DataError(f"{path} is corrupt or truncated: it has no end; restore the file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large images
@@ -114,7 +114,7 @@ def _open(path: Path, size: tuple[int, int]) -> tuple[bytes, Image.Image]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} declares a size that no usual image has; restore the file") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); restore the file") from error
+        raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error
     if found != size:
         raise DataError(
             f"{path} is {found[1]}x{found[0]} but its picture is shown as {size[1]}x{size[0]} (width x height, EXIF "

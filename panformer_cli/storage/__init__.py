@@ -1,1 +1,1 @@
-"""Files as the whole program reads and writes them: whole or not at all, plain, and safe."""
+"""Reading and writing files: atomic writes, plain JSON and YAML, tensors, downloads and result logs."""

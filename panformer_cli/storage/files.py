@@ -1,4 +1,4 @@
-"""Writing without losing anything, and names that stay where they belong."""
+"""Atomic writes, checksums, locks, and file names that stay inside their folder."""
 
 from __future__ import annotations
 
@@ -18,48 +18,50 @@ from typing import Any, BinaryIO
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
 
-_WINDOWS_LINKS_IN_CIRCLE = 1921
+_WINDOWS_LINK_LOOP = 1921
 """ERROR_CANT_RESOLVE_FILENAME, which Python does not translate to ELOOP."""
 
 _SEPARATOR = re.compile(r"[/\\]")
 _LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
-"""A piece of a name that is empty, climbs (Windows takes `.. ` for `..`), is a root (`/`, `//`) or names a drive."""
+"""A path component that is empty, a parent (Windows reads `.. ` as `..`), a root (`/`, `//`) or a drive."""
 
 _PIECE = 1 << 20
-"""Bytes that are hashed at a time."""
+"""Bytes hashed at a time."""
 
 _KEPT = 50
-"""Characters of a name that the temporary one keeps: of up to four bytes each, where a name has 255 at most."""
+"""Characters of a name kept in the temporary name: up to four bytes each, and a name has at most 255 bytes."""
 
 
 @contextmanager
 def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path`: filled by the caller, flushed to disk and renamed to `path` at the end.
+    """Yield a temporary path beside `path`; at the end, flush the file to disk and rename it to `path`.
 
-    waits_for_disk: False leaves the flushing to the system. Of many files that another file vouches for, each would
-        take longer to be flushed than to be made; a failure of the machine, not of the program, may then damage it.
+    On any error `path` keeps its old content, and the temporary file is deleted.
 
-    Whatever goes wrong, `path` is the old file or the whole new one, and the temporary file is gone.
+    Args:
+        path: the file to write; missing folders are created.
+        waits_for_disk: False leaves the flush to the operating system. For many small files, flushing each one takes
+            longer than writing it; a crash of the machine, not of the program, may then leave it corrupt.
 
     Raises:
-        PanformerError: the folder cannot be written, or the disk is full; an old file at `path` is untouched.
+        PanformerError: the folder cannot be written, or the disk is full; an existing file is unchanged.
     """
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if waits_for_disk:
-            with open(temporary, "r+b") as written:  # Windows flushes only what may be written
+            with open(temporary, "r+b") as written:  # Windows flushes only writable files
                 os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        kept = "; the file that was there is unchanged" if is_file(path) else ""
+        kept = "; the existing file is unchanged" if is_file(path) else ""
         reason = error.strerror or str(error)
         raise PanformerError(
             f"cannot write {path}: {reason}{kept}; free some space or choose another folder"
         ) from error
     finally:
-        with suppress(OSError):  # it may never have been made: a missing file, or a parent that is no folder
+        with suppress(OSError):  # it may not exist, or its parent may not be a folder
             temporary.unlink()
 
 
@@ -73,40 +75,40 @@ def writing(path: Path, advice: str = "free some space or choose another folder"
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; False, too, where no file can be called so."""
+    """Return whether `path` is a file; False if no file can have this name."""
     try:
         return path.is_file()
-    except OSError:  # a name that is too long
+    except OSError:  # the name is too long
         return False
 
 
 def resolve_links(path: Path) -> Path:
-    """Return `path` as an absolute path without symbolic links; parts that do not exist are kept as they are.
+    """Return `path` as an absolute path without symbolic links; missing components are kept.
 
-    `Path.resolve` is not used: for links in a circle it raises RuntimeError before Python 3.13, and since then it
-    returns a path that was not followed to its end.
+    `Path.resolve` is not used: for a loop of links it raises RuntimeError before Python 3.13 and returns a partly
+    resolved path since then.
 
     Raises:
-        PanformerError: the links form a circle.
+        PanformerError: the links form a loop.
     """
     try:
         path.stat()
     except OSError as error:
-        if error.errno == errno.ELOOP or getattr(error, "winerror", None) == _WINDOWS_LINKS_IN_CIRCLE:
+        if error.errno == errno.ELOOP or getattr(error, "winerror", None) == _WINDOWS_LINK_LOOP:
             raise PanformerError(
-                f"{path}: the symbolic links in this path form a circle; expected links that lead to a file or folder; "
-                "remove the link that is wrong"
+                f"{path}: the symbolic links in this path form a loop; expected links to a file or folder; "
+                "remove the wrong link"
             ) from error
     return Path(os.path.realpath(path))
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process fills what is to become `path`; of a long name it keeps a part, for disks take 255 bytes."""
+    """Return the temporary path for writing `path`; long names are shortened, since file systems allow 255 bytes."""
     return path.with_name(f".{path.name[:_KEPT]}.{os.getpid()}.tmp")
 
 
 def temporary_paths(path: Path) -> Iterator[Path]:
-    """Those of all processes, which remain where one was killed."""
+    """Yield the temporary paths of all processes; killed processes leave theirs behind."""
     return path.parent.glob(f".{escape(path.name[:_KEPT])}.*.tmp")
 
 
@@ -127,8 +129,8 @@ def sha256_of(path: Path, reporter: Reporter | None = None) -> str:
 
 
 def cache_folder() -> Path:
-    """Where what can be had again is kept: PANFORMER_HOME, or the user's cache folder for panformer."""
-    from platformdirs import user_cache_path  # only few commands need it
+    """Return the cache folder for downloads and indexes: PANFORMER_HOME or the user's cache folder."""
+    from platformdirs import user_cache_path  # few commands need it
 
     home = os.environ.get("PANFORMER_HOME")
     return Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
@@ -142,7 +144,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Waits for other processes that are in here with this folder; Windows and some disks cannot."""
+    """Hold a lock on `folder`, waiting for other processes. Windows and some file systems do not support it."""
     if sys.platform == "win32":
         yield
         return
@@ -158,7 +160,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def lock_file(path: Path) -> BinaryIO:
-    """Return `path`, open and locked until it is closed. Windows and some file systems have no such locks.
+    """Return `path`, opened and locked until it is closed. Windows and some file systems do not support the lock.
 
     Raises:
         PanformerError: another process holds the lock.
@@ -168,7 +170,7 @@ def lock_file(path: Path) -> BinaryIO:
         return file
     import fcntl
 
-    try:  # a lock of the process, which its children do not inherit
+    try:  # the lock belongs to the process; children do not inherit it
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -181,22 +183,27 @@ def lock_file(path: Path) -> BinaryIO:
 
 
 def name_inside(folder: Path, name: str, where: str) -> Path:
-    """`folder / name`, for a name that came out of a file and is not to be trusted.
+    """Return `folder / name` for an untrusted name from a file.
+
+    Args:
+        folder: the folder that the path must stay in.
+        name: the relative name.
+        where: the file that contains the name, for errors.
 
     Raises:
-        DataError: the name is empty or absolute, climbs with `..`, names a drive, or leaves `folder` through a
-            symbolic link; or no file can be called so. `where` is the file that holds the name.
+        DataError: the name is empty, absolute or invalid, contains `..` or a drive, or leaves `folder` through a
+            symbolic link.
     """
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: no file can have the name {name!r}; expected whole characters; rename it") from error
+        raise DataError(f"{where}: {name!r} is not a valid file name; expected valid Unicode; rename it") from error
     pieces = PurePosixPath(name.replace("\\", "/")).parts if _SEPARATOR.search(name) else (name,)
     outside = not pieces or any(map(_LEADS_OUT.fullmatch, pieces))
     path, has_link = folder, False
     for piece in () if outside else pieces:
         path /= piece
-        has_link = has_link or _is_link(path)  # most paths have none to follow
+        has_link = has_link or _is_link(path)  # most paths contain no links
     leads_out = has_link and _leads_out(folder, path)
     if outside or leads_out:
         link = ", through a symbolic link" if leads_out else ""
@@ -205,14 +212,14 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
 
 
 def _leads_out(folder: Path, path: Path) -> bool:
-    """Whether the symbolic links between `folder` and `path` lead out of `folder`."""
+    """Return whether symbolic links between `folder` and `path` lead out of `folder`."""
     try:
         return not resolve_links(path).is_relative_to(resolve_links(folder))
-    except PanformerError:  # links in a circle
+    except PanformerError:  # a loop of links
         return True
 
 
 def _is_link(path: Path) -> bool:
-    with suppress(OSError):  # of what is not there or has too long a name, whoever opens it will tell
+    with suppress(OSError):  # a missing file or an overlong name fails later, when it is opened
         return stat.S_ISLNK(os.lstat(path).st_mode)
     return False

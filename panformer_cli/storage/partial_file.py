@@ -1,4 +1,4 @@
-"""What has arrived of a file that is on its way, kept so that a later process can go on with it."""
+"""A partly downloaded file, kept so that a later process can resume the download."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from panformer_cli.storage.files import write_json, writing
 from panformer_cli.storage.plain_json import parse as parse_json
 
-KEPT = "free some space or fix the permissions, and try again: what has arrived is kept"
-"""What to do when a download cannot be written."""
+KEPT = "free some space or fix the permissions, then try again; the part already downloaded is kept"
+"""Advice for a download that cannot be written."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Which file the bytes are of.
+    """The remote file that the bytes belong to.
 
-    size: bytes of the whole file; None where the server does not say.
-    version: its ETag or date of change, as the header If-Range wants it; None where the server gives neither.
+    Attributes:
+        url: address of the file.
+        size: bytes of the complete file; None if the server does not report it.
+        version: its ETag or date of change, as for the header If-Range; None if the server reports neither.
     """
 
     url: str
@@ -28,7 +30,7 @@ class Origin:
 
 
 class PartialFile:
-    """`<target>.partial` with the bytes that have arrived, and `<target>.partial.json` with their `Origin`."""
+    """The downloaded bytes in `<target>.partial`, and their `Origin` in `<target>.partial.json`."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -37,47 +39,49 @@ class PartialFile:
 
     @property
     def size(self) -> int:
-        """Bytes that are here."""
+        """Bytes downloaded so far."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
     def origin(self) -> Origin | None:
-        """None where nothing is noted that can be read."""
+        """The recorded origin; None if there is none that can be read."""
         try:
             return Origin(**parse_json(self._note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
     def is_whole(self, url: str) -> bool:
-        """Whether all bytes of `url` are here."""
+        """Return whether all bytes of `url` are downloaded."""
         origin = self.origin
         return origin is not None and origin.url == url and origin.size == self.size
 
-    def can_go_on(self, url: str) -> bool:
-        """Whether what is here spares a part of `url`."""
+    def can_resume(self, url: str) -> bool:
+        """Return whether the download of `url` can resume from these bytes."""
         return self.is_whole(url) or bool(self.range_headers(url))
 
     def range_headers(self, url: str) -> dict[str, str]:
-        """Ask for the rest, or, if the server has another version by now, for all; empty where all is to be asked."""
+        """Return headers that request the missing bytes, or everything if the file has changed; empty to start over."""
         origin = self.origin
         if not self.size or origin is None or origin.url != url or origin.version is None:
             return {}
         return {"Range": f"bytes={self.size}-", "If-Range": origin.version}
 
-    def begin(self, origin: Origin) -> None:
-        """Make it empty; errors as `append`."""
+    def start(self, origin: Origin) -> None:
+        """Create an empty file; errors as `append`."""
         with writing(self.path, KEPT):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
         write_json(self._note, asdict(origin))
 
     def append(self, pieces: Iterable[bytes], advance: Callable[[int], None]) -> None:
-        """Add what comes, unbuffered, so that nothing is lost whatever happens next.
+        """Append bytes, unbuffered, so that everything received is kept if the process ends.
 
-        advance: is told the bytes of each piece once they are written.
+        Args:
+            pieces: the bytes as they arrive.
+            advance: called with the size of each piece after it is written.
 
         Raises:
-            PanformerError: no room or no permission; what was written is kept.
+            PanformerError: no disk space or no permission; the bytes already written are kept.
         """
         with writing(self.path, KEPT), self.path.open("ab", buffering=0) as file:
             for piece in pieces:
@@ -87,7 +91,7 @@ class PartialFile:
                 advance(len(piece))
 
     def finish(self) -> None:
-        """Flush it to the disk and rename it to the target; errors as `append`."""
+        """Flush the file to disk and rename it to the target; errors as `append`."""
         with writing(self.target, KEPT):
             with self.path.open("r+b") as file:
                 os.fsync(file.fileno())
@@ -95,6 +99,6 @@ class PartialFile:
             self._note.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Delete it."""
+        """Delete the file and its origin."""
         for path in (self.path, self._note):
             path.unlink(missing_ok=True)

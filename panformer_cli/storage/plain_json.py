@@ -1,4 +1,4 @@
-"""JSON from files: nested only as deep as every Python version, and every step after reading, can handle."""
+"""JSON with a limit on nesting that every Python version, and every step after reading, can handle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 DEEPEST = 100
-"""Levels of lists and objects within each other. Those of data sets have fewer than ten."""
+"""Maximum nesting of lists and objects. Data sets have fewer than ten levels."""
 
 TOO_DEEP = f"lists and objects are nested more than {DEEPEST} levels deep"
 
@@ -14,8 +14,8 @@ TOO_DEEP = f"lists and objects are nested more than {DEEPEST} levels deep"
 def parse(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
-    How deep `json` itself reads depends on the Python version: until 3.11 on its recursion limit, later on the stack
-    of the process. A value that it reads may then be too deep for pickling, copying or printing.
+    The nesting that `json` itself can read depends on the Python version: up to 3.11 on the recursion limit, later on
+    the stack size. A value that it reads may be nested too deeply for pickling, copying or printing.
 
     Raises:
         ValueError: not JSON, or nested too deeply.

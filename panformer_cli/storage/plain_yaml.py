@@ -1,7 +1,7 @@
-"""Plain YAML: what a person expects of `key: value`, and nothing that surprises.
+"""YAML without its surprises.
 
-`1e-4` is a number; `no`, `off`, `yes` and `on` are text; a key given twice is an error; anchors, aliases, tags and
-dates are not read. PyYAML's own rules differ in each of these.
+`1e-4` is a number; `no`, `off`, `yes` and `on` are strings; duplicate keys are errors; anchors, aliases, tags and dates
+are not supported. PyYAML's own rules differ in each of these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from yaml.nodes import MappingNode, Node
 
 from panformer_cli.storage.plain_json import DEEPEST, TOO_DEEP
 
-# A whole number of 19 digits or more reads as a float: no recipe has one, and none then overflows 64 bits.
+# An integer of 19 digits or more is read as a float, so that no integer overflows 64 bits.
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-            _refuse("anchors (&), aliases (*) and tags (!) are not read here; write the value itself", event.start_mark)
+            _refuse("anchors (&), aliases (*) and tags (!) are not supported; write the value itself", event.start_mark)
         is_nesting = isinstance(event, yaml.CollectionStartEvent)
         self.depth += is_nesting
         if self.depth > DEEPEST:
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(key.value)
             if name in seen:
-                _refuse(f"the key {name!r} is given twice, first in line {seen[name]}", key.start_mark)
+                _refuse(f"the key {name!r} appears twice, first on line {seen[name]}", key.start_mark)
             seen[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
@@ -58,7 +58,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
-# Lists on one line, as a person writes them.
+# Write lists on one line, as in the recipes.
 _Dumper.add_representer(list, lambda dumper, rows: dumper.represent_sequence("tag:yaml.org,2002:seq", rows, True))
 
 for _kind, _pattern, _first in _SCALARS:
@@ -67,24 +67,24 @@ for _kind, _pattern, _first in _SCALARS:
 
 
 def parse(text: str) -> Any:
-    """What the YAML `text` says, as dict, list, str, int, float, bool and None.
+    """Return the value of a YAML text: dict, list, str, int, float, bool or None.
 
     Raises:
-        ValueError: not plain YAML; the message says what and, if known, in which line and column.
+        ValueError: not plain YAML; the message gives the reason and, if known, the line and column.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ValueError(f"{place}{reason}") from error
+        raise ValueError(f"{where}{reason}") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
 def write(content: Any) -> str:
-    """YAML that `parse` reads back to an equal `content`."""
+    """Return `content` as YAML that `parse` reads back to an equal value."""
     return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 

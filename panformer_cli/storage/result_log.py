@@ -1,7 +1,7 @@
 """Results kept as one JSON line per image, so that an interrupted run resumes where it stopped.
 
-- `FOLDER/settings.json`: what the results depend on
-- `FOLDER/<rank>.jsonl`: the lines of one process; one that a kill left incomplete is ignored
+- `FOLDER/settings.json`: the settings that the results depend on
+- `FOLDER/<rank>.jsonl`: the lines of one process; an incomplete line of a killed process is ignored
 - `FOLDER/<rank>.lock`: held by that process while it writes
 """
 
@@ -27,13 +27,13 @@ Line = dict[str, Any]
 """The results of one image; in the log also `index`, the position of the image in the data set."""
 
 _POSITION = np.dtype([("index", "i8"), ("file", "i8"), ("offset", "i8")])
-"""Where a line is: all that memory holds of it."""
+"""Position of a line; the line itself is not kept in memory."""
 
 
 class ResultLog:
     """The log in `folder`, as seen by one of the processes that write to it.
 
-    Any number of processes can resume what any other number wrote. The last line of an image counts. Image i belongs
+    The number of processes may change on resume. If an image has several lines, the last one counts. Image i belongs
     to the process with rank i modulo `world_size`.
     """
 
@@ -51,13 +51,13 @@ class ResultLog:
         """Create an empty log, or keep the existing one if `resume`; called once, before any process writes.
 
         Args:
-            folder: folder of the log, and of nothing else.
-            settings: what the lines depend on, as JSON.
+            folder: folder that contains only the log.
+            settings: the settings that the lines depend on, as JSON.
             resume: keep the lines of a log with these settings.
 
         Raises:
             PanformerError: another process is writing the log, the folder cannot be written, or the settings of the log
-                to resume are damaged or others.
+                to resume are corrupt or different.
         """
         with writing(folder):
             for path in folder.glob("*.lock"):
@@ -67,15 +67,15 @@ class ResultLog:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / "settings.json", settings)
         elif settings and not stored:
-            raise PanformerError(f"{folder / 'settings.json'} is damaged or empty; leave out --resume to start over")
+            raise PanformerError(f"{folder / 'settings.json'} is corrupt or empty; leave out --resume to start over")
         elif changed := differing(stored, settings):
             raise PanformerError(
-                f"{folder.parent} was started with another {changed} (see {folder / 'settings.json'}); use the same to "
-                "resume, or leave out --resume to start over"
+                f"{folder.parent} was started with a different {changed} (see {folder / 'settings.json'}); use the "
+                "same to resume, or leave out --resume to start over"
             )
 
     def append(self, index: int, content: Line) -> None:
-        """Append the line of an image, from any thread. The line survives the end of the process.
+        """Append the line of an image; thread-safe. The line is kept even if the process is killed.
 
         Raises:
             PanformerError: the file cannot be written, or another process is writing it.
@@ -83,7 +83,7 @@ class ResultLog:
         self.append_text(line_text(index, content))
 
     def append_text(self, text: str) -> None:
-        """Append the result of `line_text`; as `append`."""
+        """Append a line returned by `line_text`; errors as `append`."""
         with self._appending, writing(self.path, "free some space and run the command again; finished images are kept"):
             self._file = self._file or self._open()
             unwritten = memoryview(text.encode() + b"\n")
@@ -91,12 +91,12 @@ class ResultLog:
                 unwritten = unwritten[self._file.write(unwritten) :]
 
     def lines(self, total: int | None = None) -> Iterator[Line]:
-        """Yield the lines of all processes by index, up to that of image `total` - 1."""
+        """Yield the lines of all processes in index order, up to image `total` - 1."""
         files, positions = self._find_lines()
         return _read(files, positions if total is None else positions[positions["index"] < total])
 
     def own_lines(self) -> Iterator[Line]:
-        """Yield the lines of this process's images by index, whichever process wrote them."""
+        """Yield the lines of this process's images in index order, including those that other processes wrote."""
         files, positions = self._find_lines()
         return _read(files, positions[positions["index"] % self._world_size == self._rank])
 
@@ -112,17 +112,17 @@ class ResultLog:
 
     def _open(self) -> FileIO:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Not the file itself: closing any reader of it would release the lock.
+        # A lock on the log itself would be released when any reader closes it.
         self._opened.enter_context(lock_file(self.path.with_suffix(".lock")))
         file = self._opened.enter_context(self.path.open("a+b", buffering=0))
         if file.tell():
             file.seek(-1, 2)
             if file.read(1) != b"\n":
-                file.write(b"\n")  # an incomplete line must not spoil the next one
+                file.write(b"\n")  # end an incomplete line
         return file
 
     def _find_lines(self) -> tuple[list[Path], npt.NDArray[np.void]]:
-        """Return the files, and (N,) of `_POSITION`: the last complete line of each image, by index."""
+        """Return the files, and the last complete line of each image as (N,) of `_POSITION`, sorted by index."""
         files, found = sorted(self.folder.glob("*.jsonl")), array("q")
         for number, path in enumerate(files):
             offset = 0
@@ -136,7 +136,7 @@ class ResultLog:
 
 
 def line_text(index: int, content: Line) -> str:
-    """Return the JSON of a line, for `ResultLog.append_text`."""
+    """Return a line as JSON, for `ResultLog.append_text`."""
     return json.dumps({"index": index, **content})
 
 

@@ -1,4 +1,4 @@
-"""Files of weights, told apart by their content and read without running anything that is in them."""
+"""Reading weights: the format is detected from the content, and no code in the file is run."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from panformer_cli.errors import CheckpointError
 Kind = Literal["safetensors", "torch zip", "torch legacy"]
 
 TORCH_LEGACY_MARK = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-"""The number that `torch.save` pickled first, until torch 1.6 came with zip archives."""
+"""The number that `torch.save` pickled first before torch 1.6 introduced zip archives."""
 
 LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors refuses a longer one."""
+"""Bytes; safetensors rejects longer headers."""
 
 DOWNLOAD_AGAIN = "download or copy it again"
 
 OTHER_KINDS = (
-    (b"<", "is a web page (HTML or XML), not weights: the download went wrong; fetch the file itself again"),
-    (b"%pdf", "is a PDF document, not weights; give a .safetensors file or a .pth file that torch.save wrote"),
+    (b"<", "is a web page (HTML or XML), not weights: the download failed; download the file again"),
+    (b"%pdf", "is a PDF document, not weights; pass a .safetensors file or a .pth file written by torch.save"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights themselves; fetch them with `git lfs pull`"),
     (b"\x1f\x8b", "is a gzip archive; unpack it first"),
-    (b"\x80", "is a pickle that torch.save did not write; a pickle can run code, so it was not run; give its tensors as"
-              " a .safetensors file"),
+    (b"\x80", "is a pickle that was not written by torch.save; it was not loaded, because a pickle can run code; save"
+              " its tensors as a .safetensors file"),
 )  # fmt: skip
-"""How files begin that are taken for weights, in lower case, and what to say of them."""
+"""First bytes, in lower case, of files that are mistaken for weights, and what to report."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict by name, on the CPU; a leading `module.` is dropped.
+    """Return the tensors of a state dict by name, on the CPU, without a leading `module.`.
 
-    path: a safetensors file or what `torch.save` wrote (zip or legacy form), whatever its suffix: a plain state dict,
-        or one under `state_dict` or `model`. Zip archives are mapped into memory, so that only the tensors which are
-        used are read from the disk.
+    Args:
+        path: a safetensors file or a file written by `torch.save` (zip or legacy format), with any suffix. It contains
+            a state dict, or one under `state_dict` or `model`. Zip archives are memory-mapped, so only the tensors
+            that are used are read from disk.
 
     Raises:
-        CheckpointError: missing, damaged, of another kind, without a state dict, or a pickle that wants more than
-            tensors and plain containers; such a pickle is not run.
+        CheckpointError: the file is missing, corrupt, of another format or without a state dict, or it is a pickle that
+            needs more than tensors and plain containers. Such a pickle is not loaded.
     """
     kind = kind_of(path)
     content = _load_safetensors(path) if kind == "safetensors" else _unpickle(path, kind)
@@ -54,15 +55,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"weights {path}: the file holds no state dict; expected tensors by name")
+        raise CheckpointError(f"weights {path}: the file contains no state dict; expected tensors by name")
     return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def check_whole(path: Path) -> None:
-    """Look for damage without reading the tensors: of a zip archive every check sum, of safetensors the sizes.
+    """Check a file without loading its tensors: all checksums of a zip archive, the sizes in a safetensors header.
 
     Raises:
-        CheckpointError: no file of weights, damaged, or cut short.
+        CheckpointError: the file does not contain weights, or is corrupt or truncated.
     """
     kind = kind_of(path)
     if kind == "torch zip":
@@ -73,28 +74,28 @@ def check_whole(path: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Metadata of a safetensors file, and the names of its tensors.
+    """Return the metadata of a safetensors file, and the names of its tensors.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is corrupt.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, list(file.keys())
     except (SafetensorError, OSError) as error:
-        raise _damaged(path) from error
+        raise _corrupt(path) from error
 
 
 def kind_of(path: Path) -> Kind:
-    """What kind of weight file lies at `path`, told from its first bytes.
+    """Return the format of a file of weights, from its first bytes.
 
     Raises:
-        CheckpointError: none of those that panformer reads; the sentence says what it is instead.
+        CheckpointError: panformer does not read this format; the message says what the file is.
     """
     if path.is_dir():
-        raise CheckpointError(f"weights {path}: this is a folder; give a .safetensors or .pth file in it")
+        raise CheckpointError(f"weights {path}: this is a folder; pass a .safetensors or .pth file inside it")
     if not path.is_file():
-        raise CheckpointError(f"weights {path}: no such file; give the path of a .safetensors or .pth file")
+        raise CheckpointError(f"weights {path}: no such file; pass the path of a .safetensors or .pth file")
     with path.open("rb") as file:
         start = file.read(256)
     if start.startswith(b"PK\x03\x04"):
@@ -114,8 +115,8 @@ def _other_kind(start: bytes) -> str:
         if visible.startswith(mark):
             return what
     return (
-        "is neither in safetensors form nor one that torch.save wrote, or it is damaged or cut short; "
-        f"{DOWNLOAD_AGAIN}, or give another"
+        "is neither a safetensors file nor written by torch.save, or it is corrupt or truncated; "
+        f"{DOWNLOAD_AGAIN}, or pass another"
     )
 
 
@@ -123,71 +124,71 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path) from error
+        raise _corrupt(path) from error
 
 
 def _unpickle(path: Path, kind: Kind) -> Any:
     if kind == "torch zip":
         _check_archive(path)
-    mapped = kind == "torch zip" and path.suffix != ".safetensors"  # torch.load goes by that suffix of a path
+    mapped = kind == "torch zip" and path.suffix != ".safetensors"  # torch.load treats that suffix differently
     try:
         with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_STAND_INS):
-            warnings.simplefilter("ignore")  # of an old torch or pickle form; it can be read, or the error says more
+            warnings.simplefilter("ignore")  # about old torch or pickle formats: loading works or raises
             return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise _refused(path, error) from error
+    except Exception as error:  # a corrupt pickle may raise anything
+        raise _load_error(path, error) from error
 
 
 def _check_archive(path: Path) -> None:
-    """Raises CheckpointError unless the zip archive is whole and holds what `torch.save` writes."""
+    """Raise CheckpointError unless the zip archive can be read and was written by `torch.save`."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.rpartition("/")[2] for name in archive.namelist()}
-    except Exception as error:  # beside BadZipFile, whatever damaged names and numbers lead to
-        raise _damaged(path) from error
+    except Exception as error:  # corrupt names and numbers raise more than BadZipFile
+        raise _corrupt(path) from error
     if "data.pkl" not in members:
         raise CheckpointError(
-            f"weights {path}: the file is a zip archive that torch.save did not write; give the file of weights itself"
+            f"weights {path}: the file is a zip archive that torch.save did not write; pass the weights file itself"
         )
     if "constants.pkl" in members:
         raise CheckpointError(
-            f"weights {path}: the file is a TorchScript program, which was not run; give its weights as a state dict"
+            f"weights {path}: the file is a TorchScript program, which was not run; pass its weights as a state dict"
         )
 
 
 def _check_sums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch.save writes zeros where it is told to do without them.
+            # torch.save can be configured to write zeros instead of checksums.
             bad = archive.testzip() if any(member.CRC for member in archive.infolist()) else None
-    except Exception as error:  # whatever damaged numbers lead to
-        raise _damaged(path) from error
+    except Exception as error:  # corrupt numbers raise more than BadZipFile
+        raise _corrupt(path) from error
     if bad is not None:
-        raise _damaged(path)
+        raise _corrupt(path)
 
 
-def _refused(path: Path, error: Exception) -> CheckpointError:
-    """What to say of the exception that `torch.load` raised."""
-    wanted = re.search(r"GLOBAL ([\w.<>]+)", str(error))
-    if wanted:
+def _load_error(path: Path, error: Exception) -> CheckpointError:
+    """Return the error to raise for an exception of `torch.load`."""
+    name = re.search(r"GLOBAL ([\w.<>]+)", str(error))
+    if name:
         return CheckpointError(
-            f"weights {path}: the pickle holds more than tensors and plain containers: it wants {wanted[1]}, and was "
-            "not run; give a file of weights alone"
+            f"weights {path}: the pickle needs {name[1]}, more than tensors and plain containers, and was not loaded; "
+            "pass a file that contains only weights"
         )
     if isinstance(error, pickle.UnpicklingError):
         return CheckpointError(
-            f"weights {path}: the pickle is damaged, or holds more than tensors and plain containers; it was not run; "
-            f"{DOWNLOAD_AGAIN}, or give a file of weights alone"
+            f"weights {path}: the pickle is corrupt, or needs more than tensors and plain containers, and was not "
+            f"loaded; {DOWNLOAD_AGAIN}, or pass a file that contains only weights"
         )
-    return _damaged(path)
+    return _corrupt(path)
 
 
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"weights {path}: the file is damaged or cut short; {DOWNLOAD_AGAIN}")
+def _corrupt(path: Path) -> CheckpointError:
+    return CheckpointError(f"weights {path}: the file is corrupt or truncated; {DOWNLOAD_AGAIN}")
 
 
-class _Forgotten:
-    """Stands for a numpy value in a pickle: takes whatever it was made from, and keeps nothing."""
+class _Ignored:
+    """Placeholder for a numpy value in a pickle: accepts any arguments and state, and keeps nothing."""
 
     def __init__(self, *parts: object) -> None:
         del parts
@@ -196,9 +197,9 @@ class _Forgotten:
         del state
 
 
-def _stand_in(module: str, name: str) -> type[_Forgotten]:
-    """A `_Forgotten` that torch takes for `module.name`; nothing of numpy is called."""
-    return type(name, (_Forgotten,), {"__module__": module})
+def _stand_in(module: str, name: str) -> type[_Ignored]:
+    """Return a subclass of `_Ignored` that torch accepts as `module.name`, without calling numpy."""
+    return type(name, (_Ignored,), {"__module__": module})
 
 
 NUMPY_STAND_INS: list[Any] = [
@@ -206,4 +207,4 @@ NUMPY_STAND_INS: list[Any] = [
     _stand_in("numpy._core.multiarray", "scalar"),
     _stand_in("numpy", "dtype"),
 ]
-"""MMCV notes the best score so far beside the weights, often as a numpy number; nobody here asks for it."""
+"""MMCV stores the best score beside the weights, often as a numpy number, which is not needed here."""

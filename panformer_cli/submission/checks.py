@@ -79,7 +79,9 @@ def _read_annotations(archive: Archive, name: str, findings: Findings) -> list[A
         content = parse_json(archive.read(name).decode("utf-8"))
     except ValueError as error:  # a DataError is a ValueError
         findings.add(
-            Problem.JSON_DAMAGED, name, f"{name} is no JSON or is cut short ({error}); expected an object in UTF-8"
+            Problem.JSON_DAMAGED,
+            name,
+            f"{name} is not valid JSON or is truncated ({error}); expected an object in UTF-8",
         )
         return None
     annotations = content.get("annotations") if isinstance(content, dict) else None

@@ -117,7 +117,7 @@ def read_image_list(path: Path, form: Form) -> ImageList:
     try:
         content = parse_json(data)
     except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}); expected an image info with `images`") from error
+        raise DataError(f"{path} is not valid JSON ({error}); expected an image info with `images`") from error
     rows = content.get("images") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path} lists no `images`; expected rows of id, file_name, width and height")

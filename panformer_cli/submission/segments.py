@@ -84,7 +84,7 @@ class SegmentChecks:
         # Stricter than the decoder, which accepts a truncated checksum.
         ids = decode_panoptic_png(data) if _PNG_END in data[-64:] else None
         if ids is None:
-            sentence = f"{where}: {png} is damaged or cut short; expected a whole PNG"
+            sentence = f"{where}: {png} is corrupt or truncated; expected a whole PNG"
             self._findings.add(Problem.PNG_DAMAGED, image_id, sentence)
             return None
         return segment_ids(ids)
@@ -98,7 +98,7 @@ def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[Problem,
     if not header.is_rgb8:
         return (
             Problem.PNG_FORMAT,
-            f"has {header.depth} bits and PNG colour type {header.colour_type}; expected 8 bits and type 2, RGB",
+            f"has {header.depth} bits and PNG colour type {header.color_type}; expected 8 bits and type 2, RGB",
         )
     width, height = header.width, header.height
     if (size is not None and size != (width, height)) or width * height > MAX_PIXELS:

@@ -1,1 +1,1 @@
-"""Drawing of panoptic maps: colors, overlays and labels."""
+"""Drawing panoptic maps: colors, overlays and labels."""

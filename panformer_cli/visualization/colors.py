@@ -1,6 +1,6 @@
-"""Distinguishable colors, chosen in OKLab, where equal distances look equally different.
+"""Distinguishable colors, chosen in OKLab, a perceptually uniform color space.
 
-OKLab: lightness 0..1 and two color axes (Björn Ottosson, 2020). OKLCH is the same with chroma and hue.
+OKLab has lightness (0..1) and two color axes (Björn Ottosson, 2020). OKLCH is OKLab with chroma and hue.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Colors = npt.NDArray[np.uint8]
 """(N, 3) uint8, sRGB."""
 
 VOID = (0, 0, 0)
-"""The color of pixels without a segment; no category gets it."""
+"""Color of pixels without a segment; no category has it."""
 
 SMALLEST_DISTANCE = 0.05
-"""OKLab distance below which two colors of a table count as the same; about 0.02 is just noticeable."""
+"""OKLab distance below which two colors are treated as equal; about 0.02 is just noticeable."""
 
 _RGB_TO_CONES = np.array(
     [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
@@ -36,8 +36,8 @@ _CONES_TO_LAB = np.array(
 def category_colors(categories: CategoryTable) -> Colors:
     """Return one color per category: (len(categories), 3) uint8 RGB, in the order of labels; read-only.
 
-    They depend only on the table, so a category looks the same in every image. A color given in the table is kept if
-    it differs from those before it and from black, which is void; the others are spread as far apart as possible.
+    Colors depend only on the table, so a category looks the same in every image. A color from the table is kept if it
+    differs from earlier ones and from black (void); the other colors are as far apart as possible.
     """
     colors = np.zeros((len(categories), 3), np.uint8)
     taken = rgb_to_oklab(np.array([VOID], np.uint8))
@@ -55,37 +55,37 @@ def category_colors(categories: CategoryTable) -> Colors:
 
 
 def shade(color: npt.ArrayLike, index: int) -> Colors:
-    """Return the shade of a category's color for instance `index` in an image: (3,) uint8; 0 is the color itself.
+    """Return the color of instance `index` of a category: (3,) uint8, a shade of `color`; 0 is `color` itself.
 
-    Lightness and hue move along a low-discrepancy sequence, so that any few instances are far apart.
+    Lightness and hue follow a low-discrepancy sequence, so that the first instances are easy to tell apart.
     """
     base = np.asarray(color, np.uint8)
     if index == 0:
         return base
     lightness, a, b = rgb_to_oklab(base[None])[0]
     chroma, hue = max(float(np.hypot(a, b)), 0.05), float(np.arctan2(b, a))
-    # Steps by the golden ratio and by the plastic number's square: no two of the first twenty shades come close.
+    # Steps from the golden ratio and the square of the plastic number keep the first twenty shades apart.
     step_l, step_h = (0.5 + np.array([0.6180339887, 0.5698402910]) * index) % 1 - 0.5
-    centre = float(np.clip(lightness, 0.45, 0.72))
-    lch = np.array([[centre + 0.36 * step_l, chroma, hue + np.radians(52) * step_h]])
+    center = float(np.clip(lightness, 0.45, 0.72))
+    lch = np.array([[center + 0.36 * step_l, chroma, hue + np.radians(52) * step_h]])
     return np.asarray(_oklch_to_rgb(lch)[0])
 
 
 def rgb_to_oklab(colors: Colors) -> Floats:
-    """Convert (N, 3) uint8 sRGB to (N, 3) float64 OKLab: lightness 0..1, green to red, blue to yellow."""
+    """Convert (N, 3) uint8 sRGB to (N, 3) float64 OKLab: lightness 0..1, green-red, blue-yellow."""
     srgb = colors.astype(np.float64) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return np.asarray(np.cbrt(linear @ _RGB_TO_CONES.T) @ _CONES_TO_LAB.T)
 
 
 def _oklab_to_linear_rgb(lab: Floats) -> Floats:
-    """Invert `rgb_to_oklab`, before gamma; values outside 0..1 are colors that a screen cannot show."""
+    """Invert `rgb_to_oklab` up to the gamma curve; values outside 0..1 are outside of sRGB."""
     cones = lab @ np.linalg.inv(_CONES_TO_LAB).T
     return np.asarray(cones**3 @ np.linalg.inv(_RGB_TO_CONES).T)
 
 
 def _oklch_to_rgb(lch: Floats) -> Colors:
-    """Convert (N, 3) lightness, chroma, hue in radians to (N, 3) uint8; chroma that no screen can show is lowered."""
+    """Convert (N, 3) lightness, chroma, hue (radians) to (N, 3) uint8; chroma is reduced where it exceeds sRGB."""
     colors = np.zeros(lch.shape)
     missing = np.ones(len(lch), bool)
     for share in np.linspace(1, 0, 21):
@@ -104,7 +104,7 @@ def _lch_to_lab(lch: Floats) -> Floats:
 
 
 def _spread(taken: Floats, count: int) -> Colors:
-    """Return `count` colors, each as far as possible from those taken and from each other: (count, 3) uint8."""
+    """Return `count` colors, as far as possible from each other and from `taken`: (count, 3) uint8."""
     candidates = _candidates()
     labs = rgb_to_oklab(candidates)
     distance = np.linalg.norm(labs[:, None] - taken[None], axis=2).min(axis=1)
@@ -117,7 +117,7 @@ def _spread(taken: Floats, count: int) -> Colors:
 
 
 def _candidates() -> Colors:
-    """Return colors that suit a photo: not too dark, too pale or too saturated. (K, 3) uint8."""
+    """Return (K, 3) uint8 colors for overlays on photos: not too dark, pale or saturated."""
     grid = np.meshgrid(
         np.linspace(0.48, 0.88, 11), np.linspace(0.05, 0.17, 7), np.radians(np.arange(0, 360, 7.5)), indexing="ij"
     )

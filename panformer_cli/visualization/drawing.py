@@ -1,7 +1,7 @@
 """Overlays of panoptic maps on their images.
 
-Drawing uses an *index map*, (H, W) uint16: 0 is void, i is `segments[i - 1]`, together with tables of colors. No
-full-size array is made per segment, so a large image with many segments is drawn as fast as one with few.
+Drawing uses an *index map*, (H, W) uint16 (0 is void, i is `segments[i - 1]`), and color tables. No full-size array is
+created per segment, so the drawing time does not depend on the number of segments.
 """
 
 from __future__ import annotations
@@ -28,43 +28,48 @@ __all__ = [
     "category_colors",
     "colorize",
     "draw_panoptic",
-    "save_picture",
+    "save_image",
     "segment_colors",
     "side_by_side",
 ]
 
 IndexMap = npt.NDArray[np.uint16]
 
-_PAPER = (24, 26, 30)
-"""Background of pictures side by side."""
+_BACKGROUND = (24, 26, 30)
+"""Background color of `side_by_side`."""
 
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """How an overlay looks."""
+    """Style of an overlay.
+
+    Attributes:
+        opacity: Opacity of the colors, 0..1.
+        contours: Whether to outline segments.
+        labels: Whether to write class names.
+        scores: Whether to write scores after the names.
+    """
 
     opacity: float = 0.5
-    """Of the colors over the image, 0..1."""
     contours: bool = True
     labels: bool = True
     scores: bool = False
-    """Write the score of a segment after its name."""
 
 
 def draw_panoptic(
     image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, options: DrawOptions | None = None
 ) -> ImageArray:
-    """Return `image` with its segments colored, outlined and named: (H, W, 3) uint8 RGB, the size of the image.
+    """Return `image` with colored, outlined and labeled segments: (H, W, 3) uint8 RGB, the size of the image.
 
-    Void is dimmed. Names that do not fit are left out.
+    Void is dimmed. Labels that do not fit are left out.
 
     Raises:
-        ValueError: the map and the image differ in size.
-        KeyError: a segment's category is not in the table.
+        ValueError: The map and the image differ in size.
+        KeyError: The category of a segment is not in the table.
     """
     if image.shape[:2] != panoptic.ids.shape:
         raise ValueError(
-            f"the image is {image.shape[:2]} and its panoptic map {panoptic.ids.shape}; expected equal sizes"
+            f"the image is {image.shape[:2]} and its panoptic map is {panoptic.ids.shape}; expected equal sizes"
         )
     options = options or DrawOptions()
     index = _index_map(panoptic)
@@ -79,53 +84,55 @@ def draw_panoptic(
 
 
 def colorize(panoptic: PanopticMap, categories: CategoryTable) -> ImageArray:
-    """Return the map alone: (H, W, 3) uint8 RGB, each segment in its color of `segment_colors`, void black."""
+    """Return the map without its image: (H, W, 3) uint8 RGB, segments in their `segment_colors`, void black."""
     return np.asarray(segment_colors(panoptic.segments, categories)[_index_map(panoptic)])
 
 
 def segment_colors(segments: Sequence[Segment], categories: CategoryTable) -> Colors:
     """Return the colors of void and of every segment: (1 + N, 3) uint8.
 
-    Stuff has the color of its category. Things have different shades of it, in the order of `segments`; the first one
-    has the color itself.
+    Stuff has the color of its category. Things have different shades of that color, in the order of `segments`; the
+    first instance has the color itself.
     """
-    of_category = category_colors(categories)
+    base_colors = category_colors(categories)
     colors = np.zeros((1 + len(segments), 3), np.uint8)
     colors[0] = VOID
-    before: Counter[int] = Counter()
+    instances: Counter[int] = Counter()
     for position, segment in enumerate(segments, start=1):
         label = categories.label(segment.category_id)
-        colors[position] = shade(of_category[label], before[label] if categories.by_label(label).is_thing else 0)
-        before[label] += 1
+        colors[position] = shade(base_colors[label], instances[label] if categories.by_label(label).is_thing else 0)
+        instances[label] += 1
     return colors
 
 
 def side_by_side(images: Sequence[ImageArray], captions: Sequence[str]) -> ImageArray:
-    """Return the pictures in a row, each below its caption, on a dark background: (H, W, 3) uint8 RGB."""
+    """Return the images in a row, each below its caption, on a dark background: (H, W, 3) uint8 RGB."""
     if len(images) != len(captions) or not images:
         raise ValueError(f"got {len(images)} images and {len(captions)} captions; expected one caption per image")
     size = max(font_size(*image.shape[:2]) for image in images)
     height = max(image.shape[0] for image in images)
     columns = [_column(image, caption, height, size) for image, caption in zip(images, captions, strict=True)]
-    gap = np.full((columns[0].shape[0], max(2, size // 3), 3), _PAPER, np.uint8)
+    gap = np.full((columns[0].shape[0], max(2, size // 3), 3), _BACKGROUND, np.uint8)
     row = [piece for column in columns for piece in (gap, column)][1:]
     return np.concatenate(row, axis=1)
 
 
-def save_picture(path: Path, picture: ImageArray, jpeg_quality: int = 92) -> None:
-    """Write (H, W, 3) uint8 RGB to a JPEG or PNG file, by the suffix of `path`, atomically.
+def save_image(path: Path, image: ImageArray, jpeg_quality: int = 92) -> None:
+    """Write a (H, W, 3) uint8 RGB image to a JPEG or PNG file, chosen by the suffix of `path`, atomically.
 
     Raises:
-        PanformerError: the file cannot be written, or the picture is too large for its format.
+        PanformerError: The file cannot be written, or the image is too large for the format.
     """
     quality = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+        done, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     except cv2.error:
         done = False
     if not done:
-        height, width = picture.shape[:2]
-        raise PanformerError(f"cannot write {path}: {width}x{height} pixels are too many for {path.suffix}")
+        height, width = image.shape[:2]
+        raise PanformerError(
+            f"cannot write {path}: {width}x{height} pixels exceed the limit of {path.suffix}; use a smaller image"
+        )
     with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
@@ -134,7 +141,7 @@ def _column(image: ImageArray, caption: str, height: int, size: int) -> ImageArr
     margin = size // 3
     text = text_coverage(caption, size)[:, : max(0, image.shape[1] - margin)]
     top = text.shape[0] + 2 * margin
-    canvas = np.full((top + height, image.shape[1], 3), _PAPER, np.uint8)
+    canvas = np.full((top + height, image.shape[1], 3), _BACKGROUND, np.uint8)
     line = canvas[margin : margin + text.shape[0], margin : margin + text.shape[1]]
     np.maximum(line, text[:, :, None], out=line)
     canvas[top : top + image.shape[0]] = image
@@ -147,21 +154,21 @@ def _text(segment: Segment, categories: CategoryTable, with_score: bool) -> str:
 
 
 def _index_map(panoptic: PanopticMap) -> IndexMap:
-    """(H, W) uint16; ids without a segment are void."""
+    """Return the index map, (H, W) uint16; ids without a segment become void."""
     ids = np.array([0] + [segment.id for segment in panoptic.segments])
     order = ids.argsort(kind="stable")
     index = np.empty(panoptic.ids.shape, np.uint16)
-    # Row by row, because the 64-bit result of the search for a whole large image would be the largest array of all.
+    # Row by row, because searching a whole large image at once would need a huge 64-bit array.
     for row, found in zip(panoptic.ids, index, strict=True):
-        place = np.minimum(np.searchsorted(ids, row, sorter=order), len(ids) - 1)
-        found[:] = np.where(ids[order][place] == row, order[place], 0)
+        position = np.minimum(np.searchsorted(ids, row, sorter=order), len(ids) - 1)
+        found[:] = np.where(ids[order][position] == row, order[position], 0)
     return index
 
 
 def _draw_contours(overlay: ImageArray, index: IndexMap, colors: Colors) -> None:
-    """Draw lines along the borders, in lighter shades of the segment colors, about 1 pixel wide per 600.
+    """Draw borders in lighter shades of the segment colors, about 1 pixel wide per 600 pixels of the longer side.
 
-    A small image gets fainter lines instead of thinner ones.
+    In a small image, lines get fainter instead of thinner.
     """
     width = max(index.shape) / 600
     border: npt.NDArray[np.uint8] = np.zeros(index.shape, np.uint8)
@@ -175,7 +182,7 @@ def _draw_contours(overlay: ImageArray, index: IndexMap, colors: Colors) -> None
     if width > 2:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(width) | 1,) * 2)
         border = np.asarray(cv2.dilate(border, kernel), np.uint8)
-    # Blurring smooths the stairs of a border.
+    # Blurring antialiases the border.
     strength = cv2.GaussianBlur(border, (0, 0), max(0.6, 0.35 * width)).astype(np.float32)
     rows, columns = np.nonzero(strength > 8)
     share = (strength[rows, columns] / 255 * min(1.0, 0.3 + 0.7 * width))[:, None]

@@ -1,4 +1,4 @@
-"""Labels on segments: the best location of each, and its drawing."""
+"""Labels on segments: finding the best position, and drawing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from panformer_cli.visualization.text_rendering import text_coverage
 Mask = npt.NDArray[np.uint8]
 
 _SEARCH_SIDE = 640
-"""Pixels of the longer side, about, of the copy of the map on which locations are searched."""
+"""Approximate longer side, in pixels, of the downscaled map in which positions are searched."""
 
 _INSIDE = 0.6
-"""Minimum fraction of a label's box that covers its own segment."""
+"""Minimum fraction of a label's box that is on its own segment."""
 
 
 def font_size(height: int, width: int) -> int:
@@ -27,13 +27,17 @@ def font_size(height: int, width: int) -> int:
     return max(9, round(4 + max(height, width) / 62))
 
 
-def draw_labels(picture: ImageArray, index: npt.NDArray[np.uint16], texts: Sequence[str], colors: Colors) -> None:
-    """Write `texts[i]` on the pixels where `index` is i + 1, into `picture` in place.
+def draw_labels(image: ImageArray, index: npt.NDArray[np.uint16], texts: Sequence[str], colors: Colors) -> None:
+    """Write `texts[i]` on the pixels where `index` is i + 1, in place.
 
-    A label is placed deep inside its segment. A label that does not fit, or overlaps that of a larger segment, is left
-    out.
+    Labels are placed well inside their segments. A label that does not fit, or that overlaps the label of a larger
+    segment, is left out.
 
-    colors: (N, 3), of the segments; the boxes behind the text are dark shades of them.
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        index: (H, W), see `drawing`.
+        texts: One text per segment.
+        colors: (N, 3) colors of the segments; the boxes behind the text are dark shades of them.
     """
     size = font_size(*index.shape)
     step = max(1, max(index.shape) // _SEARCH_SIDE)
@@ -47,16 +51,16 @@ def draw_labels(picture: ImageArray, index: npt.NDArray[np.uint16], texts: Seque
         letters = text_coverage(texts[i], size)
         letters = np.pad(letters, ((0, 0), (size // 3, size // 3)))
         height, width = -(-letters.shape[0] // step), -(-letters.shape[1] // step)
-        place = _place(small, taken, int(i) + 1, regions[i], (height, width))
-        if place is not None:
-            taken[place[0] : place[0] + height, place[1] : place[1] + width] = 1
-            _stamp(picture, letters, (place[0] * step, place[1] * step), colors[i])
+        corner = _best_corner(small, taken, int(i) + 1, regions[i], (height, width))
+        if corner is not None:
+            taken[corner[0] : corner[0] + height, corner[1] : corner[1] + width] = 1
+            _stamp(image, letters, (corner[0] * step, corner[1] * step), colors[i])
 
 
-def _place(
+def _best_corner(
     small: npt.NDArray[np.uint16], taken: Mask, i: int, region: tuple[slice, slice], box: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """Return the top-left corner of the best location for a box (height, width), mostly on segment `i`, or None."""
+    """Return the best top-left corner for a box (height, width) on segment `i`; None if the box does not fit."""
     rows, columns = (
         slice(max(0, side.start - length), side.stop + length) for side, length in zip(region, box, strict=True)
     )
@@ -67,26 +71,26 @@ def _place(
     free = (inside >= _INSIDE) & (_box_sums(taken[rows, columns], box) == 0)
     if not free.any():
         return None
-    # The zeros around the mask make the edge of the picture a border.
+    # Zeros around the mask make the image edge a border.
     depth = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)
-    at_centre = depth[1 + box[0] // 2 :, 1 + box[1] // 2 :][: inside.shape[0], : inside.shape[1]]
-    best = np.where(free, (1 + at_centre) * inside**2, 0).argmax()
+    at_center = depth[1 + box[0] // 2 :, 1 + box[1] // 2 :][: inside.shape[0], : inside.shape[1]]
+    best = np.where(free, (1 + at_center) * inside**2, 0).argmax()
     y, x = np.unravel_index(best, inside.shape)
     return rows.start + int(y), columns.start + int(x)
 
 
 def _box_sums(mask: Mask, box: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Return the number of ones in a box for each of its top-left corners: (H - h + 1, W - w + 1)."""
+    """Return the number of ones in a box, for each top-left corner: (H - h + 1, W - w + 1)."""
     sums, (height, width) = cv2.integral(mask), box
     return np.asarray(
         sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width], np.int32
     )
 
 
-def _stamp(picture: ImageArray, letters: Mask, corner: tuple[int, int], color: npt.NDArray[np.uint8]) -> None:
-    """Draw white text on a dark, translucent box with round corners, moved inside the picture."""
-    y, x = (min(place, full - own) for place, full, own in zip(corner, picture.shape[:2], letters.shape, strict=True))
-    view = picture[y : y + letters.shape[0], x : x + letters.shape[1]]
+def _stamp(image: ImageArray, letters: Mask, corner: tuple[int, int], color: npt.NDArray[np.uint8]) -> None:
+    """Draw white text on a dark, translucent, rounded box; the box is moved inside the image."""
+    y, x = (min(start, full - own) for start, full, own in zip(corner, image.shape[:2], letters.shape, strict=True))
+    view = image[y : y + letters.shape[0], x : x + letters.shape[1]]
     box = 0.72 * _round_box(*letters.shape)[:, :, None]
     ink = letters[:, :, None] / np.float32(255)
     ground = (1 - box) * view + box * (0.22 * color.astype(np.float32))
@@ -94,7 +98,7 @@ def _stamp(picture: ImageArray, letters: Mask, corner: tuple[int, int], color: n
 
 
 def _round_box(height: int, width: int) -> npt.NDArray[np.float32]:
-    """Return the fraction of each pixel that a box with round corners covers, 0..1: (height, width)."""
+    """Return the coverage of each pixel by a rounded box, 0..1: (height, width)."""
     radius = min(height, width) / 4
     y, x = (
         np.maximum(abs(np.arange(n, dtype=np.float32) + 0.5 - n / 2) - (n / 2 - radius), 0) for n in (height, width)

@@ -1,4 +1,4 @@
-"""Text as pixels, at any size, independent of the installed fonts."""
+"""Text rendering at any size, independent of installed fonts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Coverage = npt.NDArray[np.uint8]
 
 
 def text_coverage(text: str, size: int) -> Coverage:
-    """Return one line of text: (height, width), the same height for every text of a size.
+    """Return one line of text as (height, width); the height depends only on `size`, the font size in pixels.
 
-    size: of the font, pixels. ASCII is drawn with Pillow's font, other text with the fonts of OpenCV 5. An older OpenCV
-    has none: accents are dropped then, and remaining characters that are not ASCII become `?`.
+    ASCII is drawn with Pillow's font, other text with the fonts of OpenCV 5. Older versions of OpenCV have no fonts:
+    accents are dropped, and other non-ASCII characters become `?`.
     """
     line = " ".join(text.split()) or " "
     if not line.isascii():

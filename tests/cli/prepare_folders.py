@@ -250,9 +250,9 @@ def converted(name: str, mode: str) -> Damage:
     return damage
 
 
-def huge(name: str, colour_type: int = 2, bits: int = 8) -> Damage:
+def huge(name: str, color_type: int = 2, bits: int = 8) -> Damage:
     """A PNG of 60,000 x 60,000 pixels, as its header has it, with next to no data."""
-    start = SIGNATURE + header(60_000, 60_000, (bits, colour_type, 0, 0, 0))
+    start = SIGNATURE + header(60_000, 60_000, (bits, color_type, 0, 0, 0))
     return written(name, start + image_data(zlib.compress(bytes(1000))) + END)
 
 

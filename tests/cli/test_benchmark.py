@@ -1,4 +1,4 @@
-"""`panformer benchmark` as a user meets it."""
+"""`panformer benchmark`: table, JSON, and errors."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_the_table_has_every_stage(recipe_file: str, capsys: pytest.CaptureFixtu
     firsts = [line.strip() for line in out.splitlines()]
     for label in [*(stage.replace("_", " ") for stage in STAGES), "network alone", "file to result"]:
         assert any(line.startswith(label) for line in firsts), label
-    assert "segments an image of 64x80" in out
+    assert "segments per image of 64x80" in out
     assert "MiB (of the process" in out
 
 
-def test_json_alone_on_stdout(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_json_is_on_stdout(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--size", "64x64", "--batch", "2", "--repeat", "1", "--device", "cpu", "--precision", "bf16", "--json"]
     assert run("benchmark", recipe_file, *arguments) == 0
     content = json.loads(capsys.readouterr().out)
@@ -69,7 +69,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["tiny", "--image", "/no/such.jpg"], "the image /no/such.jpg is missing"),
     ],
 )
-def test_mistakes_are_one_line_and_code_2(
+def test_invalid_usage_is_one_line_and_exit_code_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("benchmark", *arguments) == 2

@@ -1,4 +1,4 @@
-"""The program as a user meets it: help, exit codes, and one line for each mistake."""
+"""The program: help, exit codes, and one line per error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "cv2", "PIL", "pycoco
 
 
 def use(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
-    """Make `function` what `panformer train` does."""
+    """Let `panformer train` call `function`."""
     command = click.Command("train", callback=function)
     monkeypatch.setattr(LazyGroup, "get_command", lambda *_: command)
 
@@ -68,7 +68,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("arguments", [[], ["prepare-data"]])
-def test_no_command_is_a_call_for_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_help_is_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 0
     out, err = capsys.readouterr()
     assert "Commands:" in out
@@ -91,8 +91,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train"], "Missing argument 'RECIPE'. See `panformer train --help`."),
         (["train", "r50", "--gpus", "0"], "0 is not in the range x>=1"),
         (["train", "r50", "--gpus", "many"], "'many' is not a valid integer"),
-        (["train", "r50", "--gpus", "2", "--cpu-processes", "2"], "--gpus and --cpu-processes exclude each other"),
-        (["train", "r50", "--gpus", "2", "--device", "cpu"], "--device names one device"),
+        (["train", "r50", "--gpus", "2", "--cpu-processes", "2"], "--gpus and --cpu-processes cannot be used together"),
+        (["train", "r50", "--gpus", "2", "--device", "cpu"], "--device cannot be used with --gpus"),
         (["train", "r5O"], "the recipe 'r5O' does not exist"),
         (["train", "r50", "--set", "train.lrr=1"], "unknown key train.lrr; did you mean train.lr?"),
         (["train", "r50", "--set", "train.lr"], "--set train.lr: expected key=value"),
@@ -108,7 +108,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare-data", "coco", "--root", "/no/such"], "the data folder /no/such does not exist"),
     ],
 )
-def test_mistakes_are_one_line_and_code_2(
+def test_invalid_usage_is_one_line_and_exit_code_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == 2
@@ -119,20 +119,22 @@ def test_mistakes_are_one_line_and_code_2(
     assert err.count("\n") == 1
 
 
-def test_no_traceback_from_the_program_itself(tmp_path: Path) -> None:
+def test_the_installed_program_prints_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("train: {lr: fast}\nmodel: {headz: 8}\n")
     command = [sys.executable, "-m", "panformer_cli", "train", str(tmp_path / "mine.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
     heading, *problems = done.stderr.splitlines()
-    assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 mistakes:"
+    assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 problems:"
     assert sorted(problems) == [
         "  train.lr is 'fast': expected a number",
         "  unknown key model.headz; did you mean model.heads?",
     ]
 
 
-def test_an_error_of_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_engine_is_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
         raise PanformerError("a [b] c")
 
@@ -142,7 +144,7 @@ def test_an_error_of_the_engine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, click.Abort])
-def test_ctrl_c(
+def test_ctrl_c_is_exit_code_130(
     interrupt: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop() -> None:
@@ -154,7 +156,7 @@ def test_ctrl_c(
     assert (out, err.strip()) == ("", "Stopped.")
 
 
-def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -172,7 +174,7 @@ def test_a_command_returns_its_exit_code(result: object, code: int, monkeypatch:
     assert run("train") == code
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_prints_no_error() -> None:
     code = (
         "import click\nfrom panformer_cli.cli.groups import LazyGroup\nfrom panformer_cli.cli.main import main\n"
         "LazyGroup.get_command = lambda *_: click.Command('train', callback=lambda: print('x' * 1_000_000))\n"
@@ -220,11 +222,11 @@ def test_prepare_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "train" not in out.replace(str(tmp_path), "")
 
 
-def test_metrics_keep_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_have_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
     from panformer_cli.cli.evaluate.checkpoint import checkpoint
 
-    asked = checkpoint.make_context("checkpoint", ["--metrics", "segm, panoptic"]).params["metrics"]
-    assert asked == ("panoptic", "segm")
+    parsed = checkpoint.make_context("checkpoint", ["--metrics", "segm, panoptic"]).params["metrics"]
+    assert parsed == ("panoptic", "segm")
 
 
 @pytest.mark.parametrize(("name", "module"), [("predict", "predict"), ("evaluate", "evaluation.evaluate")])
@@ -236,7 +238,7 @@ def test_the_batch_size_reaches_the_engine(
 
     def keep(request: Any, *_: object) -> None:
         requests.append(request)
-        raise PanformerError("this is enough")
+        raise PanformerError("not run in this test")
 
     monkeypatch.setattr(f"panformer_cli.engine.{module}.{name}", keep)
     checkpoint = tmp_path / "model.safetensors"

@@ -1,4 +1,4 @@
-"""`--gpus`, `--cpu-processes` and `--device`: when processes are started, and the command that resumes a run."""
+"""`--gpus`, `--cpu-processes` and `--device`: starting processes, and the command that resumes a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers import set_worker
 
 
 @pytest.mark.parametrize(
-    ("asked", "command"),
+    ("options", "command"),
     [
         ({}, "panformer train 'a b'"),
         ({"gpus": 8}, "panformer train 'a b' --gpus 8"),
@@ -24,31 +24,31 @@ from tests.helpers import set_worker
         ({"device": "cpu", "sampling": "portable"}, "panformer train 'a b' --device cpu --sampling portable"),
     ],
 )
-def test_the_command_says_the_same(asked: dict[str, Any], command: str) -> None:
-    assert Compute(**asked).command("train", "a b") == command
+def test_the_command_has_the_same_options(options: dict[str, Any], command: str) -> None:
+    assert Compute(**options).command("train", "a b") == command
 
 
-def test_the_command_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_of_a_torchrun_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     set_worker(monkeypatch, 0, 2)
     assert Compute().command("train") == "torchrun --nproc-per-node 2 -m panformer_cli train"
     assert Compute(gpus=2).command("train") == "panformer train --gpus 2"
     set_worker(monkeypatch, 0, 6)
-    several = "torchrun --nnodes 3 ... --nproc-per-node 2 -m panformer_cli train"
-    assert Compute().command("train") == several
-    assert Compute(gpus=2).command("train") == f"{several} --gpus 2"
+    several_nodes = "torchrun --nnodes 3 ... --nproc-per-node 2 -m panformer_cli train"
+    assert Compute().command("train") == several_nodes
+    assert Compute(gpus=2).command("train") == f"{several_nodes} --gpus 2"
 
 
-def test_a_stopped_run_says_how_to_resume() -> None:
+def test_a_stopped_run_prints_how_to_resume() -> None:
     stopped = RunResult(RunFolder(Path("a run")), ended=False, saved_step=1, total_steps=4)
     command = "panformer train 'a run/recipe.yaml' --resume --out 'a run' --gpus 2"
     assert _stopped(stopped, Compute(gpus=2)) == f"Stopped; step 1 of 4 is saved; resume with: {command}"
     nothing = RunResult(RunFolder(Path("run")), ended=False, saved_step=None, total_steps=4)
-    assert _stopped(nothing, Compute()) == "Stopped before a checkpoint was saved; the same command starts again"
+    assert _stopped(nothing, Compute()) == "Stopped before a checkpoint was saved; rerun the same command to start over"
 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
-    """The command lines that were started in several processes; none is."""
+    """Command lines that would have been started in several processes."""
     seen: list[tuple[list[str], int]] = []
 
     def launch(words: list[str], processes: int) -> int:
@@ -62,7 +62,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
 @pytest.mark.parametrize(
     "name", [["train", "tiny"], ["predict", "a.jpg", "--out", "x"], ["evaluate"], ["evaluate", "tune"]]
 )
-def test_the_whole_command_line_is_started_and_its_exit_code_kept(
+def test_the_whole_command_line_is_started_and_its_exit_code_returned(
     name: list[str], launched: list[tuple[list[str], int]]
 ) -> None:
     words = [*name, "--cpu-processes", "3"]
@@ -87,11 +87,11 @@ def test_wrong_usage_and_missing_gpus_are_reported_before_any_process_starts(
     "words",
     [
         ["prepare-data", "scenes", "--out", "scenes"],
-        ["evaluate", "compare", "a", "b"],  # neither is there: rank 0 reports that
+        ["evaluate", "compare", "a", "b"],  # neither exists: rank 0 reports that
         ["evaluate", "check-submission", "a.zip"],
     ],
 )
-def test_other_ranks_leave_a_command_for_one_process_to_rank_0(
+def test_commands_for_one_process_run_only_on_rank_0(
     words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

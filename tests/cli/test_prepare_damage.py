@@ -61,7 +61,7 @@ IMAGE_ZIP, PNG_ZIP = "val2017.zip", "annotations/panoptic_val2017.zip"
 CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     # The annotation.
     "custom: JSON empty": (custom, written(CUSTOM, ""), [CUSTOM]),
-    "custom: JSON cut short": (custom, cut(CUSTOM, -40), ["panoptic_val.json", "cut short"]),
+    "custom: JSON cut short": (custom, cut(CUSTOM, -40), ["panoptic_val.json", "truncated"]),
     "custom: JSON of another kind": (custom, written(CUSTOM, "[1, 2]"), [CUSTOM]),
     "custom: no images listed": (custom, edited(CUSTOM, lambda c: c.update(images=[], annotations=[])), [CUSTOM]),
     "custom: id listed twice": (custom, edited(CUSTOM, lambda c: c["images"].append(c["images"][0])), [CUSTOM, "100"]),
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
         ["instances_val.json", "annotation 1", "add up to 5"],
     ),
     "coco-instances: no annotation at all": (coco_instances, removed(INSTANCES), ["instances_<split>.json"]),
-    "labelme: JSON cut short": (labelme, cut("a.json", -10), ["a.json is no JSON, or is cut short"]),
+    "labelme: JSON cut short": (labelme, cut("a.json", -10), ["a.json is not valid JSON, or is truncated"]),
     "labelme: a line": (labelme, replaced("a.json", '"polygon"', '"line"'), ["a.json", "(car)", "no area"]),
     "labelme: coordinates far outside": (labelme, replaced("a.json", "[3, 4]", "[300, 4]"), ["a.json", "(car)"]),
     "yolo: a word": (yolo, replaced("labels/train/a.txt", "0.1875", "left"), ["a.txt", "line 1", "than numbers"]),
@@ -136,12 +136,12 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     # PNGs of labels.
     "custom: PNG missing": (custom, removed(f"{PNGS}/0.mask.png"), ["0.mask.png is missing"]),
     "custom: PNG empty": (custom, written(f"{PNGS}/0.mask.png", ""), ["0.mask.png is empty"]),
-    "custom: PNG cut short": (custom, cut(f"{PNGS}/0.mask.png", -20), ["0.mask.png", "cut short"]),
-    "custom: PNG is text": (custom, written(f"{PNGS}/0.mask.png", "PNG"), ["0.mask.png is no PNG"]),
+    "custom: PNG cut short": (custom, cut(f"{PNGS}/0.mask.png", -20), ["0.mask.png", "truncated"]),
+    "custom: PNG is text": (custom, written(f"{PNGS}/0.mask.png", "PNG"), ["0.mask.png is not a PNG"]),
     "custom: PNG with palette": (custom, converted(f"{PNGS}/0.mask.png", "P"), ["0.mask.png", "palette"]),
     "custom: PNG with alpha": (custom, converted(f"{PNGS}/0.mask.png", "RGBA"), ["0.mask.png", "alpha"]),
     "custom: PNG of another size": (custom, smaller(f"{PNGS}/0.mask.png"), ["0.mask.png", "60x39"]),
-    "cityscapes: PNG cut short": (cityscapes, cut(STREET, -20), [STREET, "cut short"]),
+    "cityscapes: PNG cut short": (cityscapes, cut(STREET, -20), [STREET, "truncated"]),
     "cityscapes: PNG in colour": (cityscapes, converted(STREET, "RGB"), [STREET, "RGB"]),
     "ade20k: PNG of another size": (ade20k, smaller(ADE), [ADE, "16x11"]),
     "mapillary: PNG missing": (mapillary, removed(VISTAS), [VISTAS]),
@@ -160,14 +160,14 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     # Sizes without sense.
     "custom: huge image": (custom, huge("images/val/0.png"), ["images/val/0.png"]),
     "custom: huge PNG": (custom, huge(f"{PNGS}/0.mask.png"), ["0.mask.png", "cannot be decoded"]),
-    "cityscapes: huge image": (cityscapes, huge(STREET_PICTURE), [STREET_PICTURE, "declares a size"]),
+    "cityscapes: huge image": (cityscapes, huge(STREET_PICTURE), [STREET_PICTURE, "implausible size"]),
     "cityscapes: huge PNG": (cityscapes, huge(STREET, 0, 16), [STREET, "declares a size"]),
     "ade20k: huge PNG": (ade20k, huge(ADE, 0), [ADE, "declares a size"]),
     "ade20k: huge PNG of objects": (ade20k, huge(ADE_OBJECTS), [ADE_OBJECTS, "declares a size"]),
     "mapillary: huge PNG": (mapillary, huge(VISTAS, 0, 16), [VISTAS, "declares a size"]),
     "png-pairs: huge PNG": (png_pairs, huge("semantic/a.png", 0), ["semantic/a.png", "declares a size"]),
     "masks: huge PNG": (masks, huge("masks/a/car_1.png", 0), ["car_1.png", "declares a size"]),
-    "labelme: huge image": (labelme, huge("a.jpg"), ["a.jpg", "declares a size"]),
+    "labelme: huge image": (labelme, huge("a.jpg"), ["a.jpg", "implausible size"]),
     "coco-instances: huge image in the JSON": (
         coco_instances,
         edited(INSTANCES, lambda c: c["images"][0].update(height=60_000, width=60_000)),
@@ -178,17 +178,17 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     "custom: name of a category in half characters": (
         custom,
         edited(CUSTOM, lambda c: c["categories"][0].update(name="\ud800")),
-        ["panoptic_val.json", "has the name '\\ud800', which is no text"],
+        ["panoptic_val.json", "has the name '\\ud800', not valid Unicode"],
     ),
     "coco-instances: name of a category in half characters": (
         coco_instances,
         edited(INSTANCES, lambda c: c["categories"][0].update(name="\ud800")),
-        ["instances_val.json", "has the name '\\ud800', which is no text"],
+        ["instances_val.json", "has the name '\\ud800', not valid Unicode"],
     ),
     "coco-instances: name of an image in half characters": (
         coco_instances,
         edited(INSTANCES, lambda c: c["images"][0].update(file_name="\ud800.jpg")),
-        ["instances_val.json", "no file can have the name '\\ud800.jpg'"],
+        ["instances_val.json", "'\\ud800.jpg' is not a valid file name"],
     ),
     # Names and links that lead out.
     "custom: name climbs": (

@@ -1,4 +1,4 @@
-"""`panformer weights`, and published names where other commands take a checkpoint."""
+"""`panformer weights`, and names of published weights as checkpoints of other commands."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ PQ = {"r50_1x": 48.0, "r50": 49.6, "r101": 50.6, "pvtv2b5": 55.6, "swinl": 55.8}
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, a mirror of the release, and a folder without runs to stand in."""
+    """An empty cache, a mirror of the published weights, and a working directory without runs."""
     server.content = small_file()
     monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", server.url)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").touch()  # looked for, never opened
+    (tmp_path / "photos" / "a.jpg").touch()  # must exist, is never opened
     return tmp_path / "home"
 
 
 @dataclass
 class Stopped(Exception):
-    """What the engine was asked, in place of doing it."""
+    """Raised in place of running; holds the request to the engine."""
 
     request: Any
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predicting, evaluating and training stop at once and tell what they were asked."""
+    """Predicting, evaluating and training raise `Stopped` at once."""
 
     def stop(request: Any, *others: Any) -> None:
         raise Stopped(others[0] if hasattr(others[0], "init_from") else request)
 
-    for place in ("predict.predict", "evaluation.evaluate.evaluate", "train.train"):
-        monkeypatch.setattr(f"panformer_cli.engine.{place}", stop)
+    for function in ("predict.predict", "evaluation.evaluate.evaluate", "train.train"):
+        monkeypatch.setattr(f"panformer_cli.engine.{function}", stop)
 
 
-def asked(*arguments: str) -> Any:
+def requested(*arguments: str) -> Any:
     with pytest.raises(Stopped) as caught:
         main(arguments)
     return caught.value.request
@@ -77,9 +77,9 @@ def test_the_list(home: Path, server: FileServer, capsys: pytest.CaptureFixture[
     assert server.paths == []
 
 
-def test_the_list_knows_what_is_cached(server: FileServer, engine: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_shows_what_is_cached(server: FileServer, engine: None, capsys: pytest.CaptureFixture[str]) -> None:
     server.content = small_file(numbers=600_000)
-    asked("evaluate", "r50")
+    requested("evaluate", "r50")
     run("weights", "list")
     table = rows(capsys.readouterr().out)
     assert table["r50"][5:7] == ["2", "yes"]
@@ -119,39 +119,41 @@ def test_the_list_imports_no_torch() -> None:
 def test_predict_without_a_run_uses_r50(
     home: Path, server: FileServer, engine: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request = asked("predict", "photos", "--out", "viz")
+    request = requested("predict", "photos", "--out", "viz")
     assert request.checkpoint == home / "weights" / R50
     assert request.checkpoint.read_bytes() == server.content
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == f"There is no run in {Path('runs').resolve()}: using the published weights r50"
-    assert said[1] == f"Downloading {server.url}/{R50} to {home / 'weights' / R50}"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"There is no run in {Path('runs').resolve()}: using the published weights r50"
+    assert lines[1] == f"Downloading {server.url}/{R50} to {home / 'weights' / R50}"
 
 
 def test_predict_with_a_run_uses_the_run(server: FileServer, engine: None) -> None:
     checkpoint = Path("runs/mine/a/best.safetensors")
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
-    assert asked("predict", "photos", "--out", "viz").checkpoint == checkpoint
+    assert requested("predict", "photos", "--out", "viz").checkpoint == checkpoint
     assert server.paths == []
 
 
-def test_a_name_stands_for_a_checkpoint_everywhere(home: Path, engine: None) -> None:
+def test_a_name_can_be_used_anywhere_a_checkpoint_is_expected(home: Path, engine: None) -> None:
     file = home / "weights" / R50
-    assert asked("predict", "photos", "--out", "viz", "--checkpoint", "r50").checkpoint == file
-    assert asked("train", "tiny", "--init-from", "r50").init_from == file
-    request = asked("evaluate", "r50")
+    assert requested("predict", "photos", "--out", "viz", "--checkpoint", "r50").checkpoint == file
+    assert requested("train", "tiny", "--init-from", "r50").init_from == file
+    request = requested("evaluate", "r50")
     assert (request.checkpoint, request.out) == (file, Path("evaluation/r50"))
-    assert asked("evaluate", "r50", "--out", "here").out == Path("here")
+    assert requested("evaluate", "r50", "--out", "here").out == Path("here")
 
 
-def test_a_wrong_device_is_told_before_the_download(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_device_is_reported_before_the_download(
+    server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("predict", "photos", "--out", "viz", "--device", "cudda") == 2
     assert "cudda" in capsys.readouterr().err
     assert server.paths == []
 
 
 @pytest.mark.parametrize("command", [["evaluate", "swinl"], ["predict", "photos", "--out", "viz"]])
-def test_offline_is_one_sentence(
+def test_a_failed_download_is_one_line(
     command: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", CLOSED)
@@ -159,11 +161,11 @@ def test_offline_is_one_sentence(
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
     file = "panoptic_segformer_swinl_2x.pth" if "swinl" in command else R50
     assert error.startswith(f"Error: cannot download {CLOSED}/{file}: ")
-    assert f"put the file by hand at {home / 'weights' / file}, or " in error
+    assert f"put the file at {home / 'weights' / file} yourself, or " in error
 
 
 @pytest.mark.parametrize(("source", "recipe"), [("r50", "r50"), ("mine.pth", None)])
-def test_import_hands_over_what_was_said(
+def test_import_passes_its_options_on(
     source: str, recipe: str | None, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("mine.pth").touch()
@@ -183,7 +185,7 @@ def test_import_hands_over_what_was_said(
     assert calls == [(file, Path("out"), recipe, None), (file, Path("out"), "r101", Path("a.json"))]
 
 
-def test_a_name_is_imported_from_a_download_that_broke_off(
+def test_a_name_is_imported_after_an_interrupted_download(
     server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("panformer_cli.storage.download.RETRY_WAITS", (0.0,))
@@ -197,7 +199,7 @@ def test_a_name_is_imported_from_a_download_that_broke_off(
     assert (checkpoint.recipe.name, len(checkpoint.categories)) == ("r50_1x", 133)
 
 
-def test_inputs_are_looked_for_before_weights_are_downloaded(
+def test_missing_inputs_are_reported_before_weights_are_downloaded(
     server: FileServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("predict", "fotos", "--out", "viz") == 2

@@ -1,4 +1,4 @@
-"""The random augmentation of training: what is drawn, and how often (spec, section 8)."""
+"""The random augmentation of training: its random choices and their frequencies (docs/model.md, "Augmentation")."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CROP_SHORT_SIDES = (400, 500, 600)
 
 
 def assert_uniform(values: Sequence[Hashable], choices: Iterable[Hashable]) -> None:
-    """Every choice equally often: chi-square within 4 standard deviations of its mean, the degrees of freedom."""
+    """Check that all choices are equally frequent: chi-square within 4 standard deviations of its mean."""
     counts, known = Counter(values), list(choices)
     assert values
     assert set(counts) <= set(known)
@@ -36,10 +36,12 @@ def assert_uniform(values: Sequence[Hashable], choices: Iterable[Hashable]) -> N
 
 @dataclass
 class Draw:
-    """What one call of the transform drew.
+    """The random choices of one call of the transform.
 
-    resizes: height and width before it, and the largest short and long side, of each resize.
-    size: height and width of the image that came out.
+    Attributes:
+        flips: number of flips.
+        resizes: height and width before each resize, and its largest short and long side.
+        size: height and width of the result.
     """
 
     flips: int = 0
@@ -48,12 +50,12 @@ class Draw:
 
 
 class Recorder:
-    """Draws with the published settings, which are the defaults, and computes no pixel: thousands take a second."""
+    """Draws with the default settings, which are the published ones, without computing pixels, for speed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._draw = Draw()
         monkeypatch.setattr(transforms, "resized_size", self._resized_size)
-        monkeypatch.setattr(transforms, "normalise", lambda image: torch.empty(3, *image.shape[:2], device="meta"))
+        monkeypatch.setattr(transforms, "normalize", lambda image: torch.empty(3, *image.shape[:2], device="meta"))
         monkeypatch.setattr(cv2, "resize", self._resize)
         monkeypatch.setattr(_Scene, "flipped", lambda scene: self._flipped(scene))
 
@@ -118,7 +120,7 @@ def test_two_thousand_crops_at_the_published_settings(recorder: Recorder) -> Non
         crops = [crop[:2] for first, crop in cropped if first[2] == short]
         assert_uniform([height for height, _ in crops], range(384, short + 1))
         assert_uniform([width for _, width in crops], range(384, 600 + 1))
-    # Height and width are drawn each for itself: 492 is the middle of 384 and 600.
+    # Height and width are independent: 492 is the middle of 384 and 600.
     assert_uniform([(height > 492, width > 492) for height, width in crops], product((False, True), (False, True)))
 
 
@@ -132,7 +134,7 @@ def test_the_long_side_is_capped(recorder: Recorder) -> None:
     [
         ((50, 40), {(500, 400), (625, 500), (750, 600)}, (384, 600), (384, 600)),  # small images are enlarged
         ((300, 900), {(400, 1200), (500, 1500), (600, 1800)}, (384, 600), (384, 600)),
-        ((30, 640), {(197, 4200)}, (197, 197), (384, 600)),  # here the long side is at most 4200
+        ((30, 640), {(197, 4200)}, (197, 197), (384, 600)),  # limited by the long side of 4200
         ((640, 30), {(4200, 197)}, (384, 600), (197, 197)),
     ],
 )
@@ -155,7 +157,7 @@ def test_images_of_other_shapes(
             assert widths[0] <= width <= widths[1]
 
 
-def test_sizes_and_rates_are_drawn_as_specified() -> None:
+def test_sizes_and_probabilities_are_as_specified() -> None:
     recipe = DataSettings(
         train_short_sides=(40, 48),
         long_side=100,
@@ -164,7 +166,7 @@ def test_sizes_and_rates_are_drawn_as_specified() -> None:
         flip_probability=0.5,
     )
     transform, rng = TrainTransform(recipe, CATEGORIES), np.random.default_rng(0)
-    sample = marked(64, 96, 4, 4, 20, 20)  # near the left edge, so that a flip shows
+    sample = marked(64, 96, 4, 4, 20, 20)  # near the left edge, so that a flip is visible
     whole: Counter[tuple[int, int]] = Counter()
     flips = crops = 0
     for _ in range(2000):
@@ -186,7 +188,7 @@ def test_sizes_and_rates_are_drawn_as_specified() -> None:
     assert abs(whole[(40, 60)] / kept - 0.5) < 4 * 0.5 / kept**0.5
 
 
-def test_crop_sides_are_uniform_between_the_limits_of_the_image() -> None:
+def test_crop_sides_are_uniform_up_to_the_size_of_the_image() -> None:
     sample = marked(64, 96, 4, 4, 20, 20)
     scene = _Scene.of(sample.image, sample.annotation, CATEGORIES)
     rng = np.random.default_rng(0)
@@ -197,9 +199,9 @@ def test_crop_sides_are_uniform_between_the_limits_of_the_image() -> None:
     assert abs(widths.mean() - 65) < 4 * (31**2 / 12 / 500) ** 0.5  # 4 standard deviations of the mean
 
 
-def test_a_crop_lies_anywhere_with_equal_chance() -> None:
+def test_crop_positions_are_uniform() -> None:
     rows, columns = np.mgrid[:64, :96]
-    image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)  # a pixel says where it is
+    image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)  # each pixel encodes its position
     scene = _Scene.of(image, PanopticMap(np.zeros((64, 96), np.int32), ()), CATEGORIES)
     rng = np.random.default_rng(0)
     crops = [_random_crop(scene, (20, 20), rng).image for _ in range(2000)]
@@ -207,7 +209,7 @@ def test_a_crop_lies_anywhere_with_equal_chance() -> None:
     assert_uniform([int(crop[0, 0, 1]) for crop in crops], range(96 - 20 + 1))
 
 
-def test_equal_generators_draw_equal_items() -> None:
+def test_equal_generators_give_equal_items() -> None:
     transform = TrainTransform(DataSettings(train_short_sides=(40, 48, 56)), CATEGORIES)
     sample = marked(64, 96, 8, 16, 20, 24)
     (one, targets), (two, again) = (transform(sample, np.random.default_rng(5)) for _ in range(2))

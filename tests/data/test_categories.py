@@ -20,6 +20,6 @@ TABLE = CategoryTable([Category(1, "cat", True), Category(5, "sky", False, (1, 2
     ],
     ids=["other names and colors", "one fewer", "another id", "stuff for a thing", "one more"],
 )
-def test_equal_labels_are_those_of_equal_ids_and_types(categories: list[Category], expected: bool) -> None:
+def test_labels_are_equal_if_ids_and_types_are(categories: list[Category], expected: bool) -> None:
     other = CategoryTable(categories)
     assert TABLE.has_labels_of(other) is other.has_labels_of(TABLE) is expected

@@ -1,4 +1,4 @@
-"""The corruptions of COCO-C, held to their definitions: closed forms by hand, noise by its statistics."""
+"""The corruptions of COCO-C, compared with their definitions: exact values by hand, noise by its statistics."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from panformer_cli.errors import PanformerError
 every_corruption = pytest.mark.parametrize("name", CORRUPTIONS)
 every_severity = pytest.mark.parametrize("severity", SEVERITIES)
 
-# Snow, spatter and frost change their kind between severities, saturate its direction, glass blur its ways of
-# blurring; and fog, where it gets denser, gets more even too.
+# The others are not monotonic: between severities, snow, spatter, frost and glass blur change several parameters,
+# saturate changes its direction, and denser fog is also smoother.
 GROWING = (
     *("motion_blur", "defocus_blur", "gaussian_blur"),
     *("gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise"),
@@ -34,8 +34,8 @@ GROWING = (
 )
 
 
-def picture(height: int = 90, width: int = 120) -> ImageArray:
-    """Smooth colours with sharp shapes on them."""
+def smooth_image(height: int = 90, width: int = 120) -> ImageArray:
+    """Smooth colors with sharp shapes."""
     down, right = np.mgrid[:height, :width]
     image = np.stack([40 + right, 200 - down, 60 + (down * right) // 80], axis=-1).astype(np.uint8)
     image[20:50, 30:70] = (200, 40, 40)
@@ -51,12 +51,12 @@ def difference(corrupted: ImageArray, image: ImageArray) -> float:
     return float(np.abs(corrupted.astype(float) - image).mean())
 
 
-def one_pixel(colour: tuple[int, int, int], name: str, severity: int) -> tuple[int, ...]:
-    corrupted = corrupt(np.array([[colour]], np.uint8), name, severity, 0, 1)
+def one_pixel(color: tuple[int, int, int], name: str, severity: int) -> tuple[int, ...]:
+    corrupted = corrupt(np.array([[color]], np.uint8), name, severity, 0, 1)
     return tuple(int(channel) for channel in corrupted[0, 0])
 
 
-def test_there_are_sixteen_in_four_groups() -> None:
+def test_there_are_sixteen_corruptions_in_four_groups() -> None:
     assert len(CORRUPTIONS) == len(set(CORRUPTIONS)) == 16
     assert {group: len(functions) for group, functions in CORRUPTIONS_BY_GROUP.items()} == {
         "blur": 4,
@@ -67,49 +67,49 @@ def test_there_are_sixteen_in_four_groups() -> None:
 
 
 @every_corruption
-def test_an_image_changes_and_keeps_its_form(name: str) -> None:
-    image = picture()
+def test_an_image_changes_and_keeps_its_shape(name: str) -> None:
+    image = smooth_image()
     before = image.copy()
     for severity in SEVERITIES:
         corrupted = corrupt(image, name, severity, 0, 1)
         assert corrupted.shape == image.shape
         assert corrupted.dtype == np.uint8
         assert difference(corrupted, image) > 0.3
-    assert (image == before).all(), "the image itself is left alone"
+    assert (image == before).all(), "the input is not changed"
 
 
 @pytest.mark.parametrize("name", GROWING)
 def test_a_higher_severity_changes_more(name: str) -> None:
-    image = picture()
+    image = smooth_image()
     changes = [difference(corrupt(image, name, severity, 0, 1), image) for severity in SEVERITIES]
     assert changes == sorted(set(changes))
 
 
 @every_corruption
-def test_chance_belongs_to_seed_image_and_severity(name: str) -> None:
-    image = picture(60, 60)
+def test_random_choices_depend_on_seed_image_and_severity(name: str) -> None:
+    image = smooth_image(60, 60)
     first = corrupt(image, name, 3, 7, "a")
     corrupt(image, name, 4, 7, "b")
-    assert (corrupt(image, name, 3, 7, "a") == first).all(), "whatever was drawn in between"
+    assert (corrupt(image, name, 3, 7, "a") == first).all(), "independent of other draws"
     if name not in ("defocus_blur", "gaussian_blur", "brightness", "contrast", "saturate", "jpeg_compression"):
         assert (corrupt(image, name, 3, 8, "a") != first).any()
         assert (corrupt(image, name, 3, 7, "b") != first).any()
 
 
 @pytest.mark.slow
-def test_another_process_draws_the_same() -> None:
+def test_another_process_gives_the_same_result() -> None:
     program = (
         "import numpy as np, zlib; from panformer_cli.data.corruptions import corrupt;"
         "image = np.full((50, 50, 3), 90, np.uint8);"
         "print(zlib.crc32(b''.join(corrupt(image, n, 3, 5, 12).tobytes() for n in ('snow', 'fog', 'shot_noise'))))"
     )
-    there = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
-    here = b"".join(corrupt(flat(90, 50), name, 3, 5, 12).tobytes() for name in ("snow", "fog", "shot_noise"))
-    assert int(there) == zlib.crc32(here)
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    own = b"".join(corrupt(flat(90, 50), name, 3, 5, 12).tobytes() for name in ("snow", "fog", "shot_noise"))
+    assert int(other) == zlib.crc32(own)
 
 
 @every_corruption
-def test_any_size_and_any_colour(name: str) -> None:
+def test_any_size_and_any_color(name: str) -> None:
     for size in ((1, 1), (1, 9), (2, 40), (31, 5), (70, 33)):
         drawn = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         for image in (drawn, np.zeros_like(drawn), np.full_like(drawn, 255)):
@@ -129,7 +129,7 @@ def test_any_size_and_any_colour(name: str) -> None:
         ("zzz", "expected motion_blur, defocus_blur"),
     ],
 )
-def test_an_unknown_name_is_told(name: str, expected: str) -> None:
+def test_an_unknown_name_is_an_error(name: str, expected: str) -> None:
     with pytest.raises(PanformerError) as caught:
         corrupt(flat(0, 4), name, 1, 0, 1)
     assert repr(name) in str(caught.value)
@@ -138,12 +138,12 @@ def test_an_unknown_name_is_told(name: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("severity", [0, 6, -1])
-def test_an_unknown_severity_is_told(severity: int) -> None:
+def test_an_unknown_severity_is_an_error(severity: int) -> None:
     with pytest.raises(PanformerError, match=rf"is {severity}; expected 1 \(weak\) to 5"):
         corrupt(flat(0, 4), "fog", severity, 0, 1)
 
 
-def test_a_negative_seed_is_told() -> None:
+def test_a_negative_seed_is_an_error() -> None:
     with pytest.raises(PanformerError, match="seed of the corruptions is -1; expected 0 or more"):
         corrupt(flat(0, 4), "fog", 1, -1, 1)
 
@@ -157,13 +157,13 @@ def test_brightness_by_hand() -> None:
 
 @every_severity
 def test_hsv_agrees_with_the_standard_library(severity: int) -> None:
-    colours = np.random.default_rng(1).integers(0, 256, (40, 1, 3), dtype=np.uint8)
-    colours[:4] = [[[0, 0, 0]], [[255, 255, 255]], [[77, 77, 77]], [[5, 0, 0]]]
+    colors = np.random.default_rng(1).integers(0, 256, (40, 1, 3), dtype=np.uint8)
+    colors[:4] = [[[0, 0, 0]], [[255, 255, 255]], [[77, 77, 77]], [[5, 0, 0]]]
     more = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
     factor, added = ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))[severity - 1]
-    brighter, saturated = (corrupt(colours, name, severity, 0, 1) for name in ("brightness", "saturate"))
-    for index, colour in enumerate(colours[:, 0] / 255):
-        hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+    brighter, saturated = (corrupt(colors, name, severity, 0, 1) for name in ("brightness", "saturate"))
+    for index, color in enumerate(colors[:, 0] / 255):
+        hue, saturation, value = colorsys.rgb_to_hsv(*color)
         expected = colorsys.hsv_to_rgb(hue, saturation, min(value + more, 1))
         np.testing.assert_allclose(brighter[index, 0] + 0.5, np.array(expected) * 255, atol=0.51)
         expected = colorsys.hsv_to_rgb(hue, min(saturation * factor + added, 1), value)
@@ -178,13 +178,13 @@ def test_contrast_by_hand() -> None:
 
 
 @every_severity
-def test_jpeg_is_what_opencv_writes_and_reads(severity: int) -> None:
-    image = picture()
+def test_jpeg_agrees_with_opencv(severity: int) -> None:
+    image = smooth_image()
     quality = (25, 18, 15, 10, 7)[severity - 1]
     _, file = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1]
     other = np.abs(corrupt(image, "jpeg_compression", severity, 0, 1).astype(int) - decoded)
-    assert other.max() <= 4, "two builds of the same codec round in their own ways"
+    assert other.max() <= 4, "two builds of the codec round differently"
     assert other.mean() < 0.5
 
 
@@ -193,7 +193,7 @@ def test_gaussian_noise_has_its_deviation(severity: int) -> None:
     deviation = (0.08, 0.12, 0.18, 0.26, 0.38)[severity - 1]
     noisy = corrupt(flat(128), "gaussian_noise", severity, 0, 1) / 255
     assert noisy.mean() == pytest.approx(0.5, abs=0.01)
-    # Clipping moves the tails to 0 and 1: compared is the middle half, which no severity clips.
+    # Clipping moves the tails to 0 and 1, so the middle half is compared, which no severity clips.
     quarter, three_quarters = np.quantile(noisy, [0.25, 0.75])
     assert three_quarters - quarter == pytest.approx(1.349 * deviation, rel=0.03, abs=0.006)
 
@@ -212,8 +212,10 @@ def test_shot_noise_counts_photons(severity: int) -> None:
     photons = (60, 25, 12, 5, 3)[severity - 1]
     noisy = corrupt(flat(64), "shot_noise", severity, 0, 1) / 255
     assert set(np.unique(np.round(noisy * photons).astype(int))) <= set(range(photons + 1))
-    np.testing.assert_allclose(noisy * photons, np.round(noisy * photons), atol=photons / 255, err_msg="whole photons")
-    # Counted up to all of them: more than white is not to be seen.
+    np.testing.assert_allclose(
+        noisy * photons, np.round(noisy * photons), atol=photons / 255, err_msg="integer photons"
+    )
+    # Values above white are clipped.
     shares = poisson.pmf(np.arange(200), 64 / 255 * photons)
     seen = np.minimum(np.arange(200) / photons, 1)
     mean = (shares * seen).sum()
@@ -222,7 +224,7 @@ def test_shot_noise_counts_photons(severity: int) -> None:
 
 
 @every_severity
-def test_impulse_noise_has_its_share(severity: int) -> None:
+def test_impulse_noise_has_its_fraction(severity: int) -> None:
     share = (0.03, 0.06, 0.09, 0.17, 0.27)[severity - 1]
     noisy = corrupt(flat(100), "impulse_noise", severity, 0, 1)
     assert set(np.unique(noisy)) == {0, 100, 255}
@@ -232,15 +234,15 @@ def test_impulse_noise_has_its_share(severity: int) -> None:
 
 
 @every_severity
-def test_gaussian_blur_is_that_of_scipy(severity: int) -> None:
-    image, sigma = picture(), (1, 2, 3, 4, 6)[severity - 1]
+def test_gaussian_blur_equals_that_of_scipy(severity: int) -> None:
+    image, sigma = smooth_image(), (1, 2, 3, 4, 6)[severity - 1]
     expected = ndimage.gaussian_filter(image.astype(float), (sigma, sigma, 0), mode="nearest", truncate=4)
     np.testing.assert_allclose(corrupt(image, "gaussian_blur", severity, 0, 1) + 0.5, expected, atol=0.51)
 
 
 @every_severity
-def test_out_of_focus_is_the_mean_over_a_disk(severity: int) -> None:
-    image, radius = picture(), (3, 4, 6, 8, 10)[severity - 1]
+def test_defocus_blur_is_the_mean_over_a_disk(severity: int) -> None:
+    image, radius = smooth_image(), (3, 4, 6, 8, 10)[severity - 1]
     corrupted = corrupt(image, "defocus_blur", severity, 0, 1)
 
     def apart(radius: int) -> float:
@@ -249,12 +251,12 @@ def test_out_of_focus_is_the_mean_over_a_disk(severity: int) -> None:
         mean = ndimage.convolve(image.astype(float), disk / disk.sum(), mode="mirror")
         return float(np.abs(corrupted + 0.5 - mean).mean())
 
-    # The edge of the published disk is a little smoothed, which shows where the picture has edges.
+    # The edge of the reference implementation's disk is slightly smoothed, which is visible at edges of the image.
     assert apart(radius) < 1.5
     assert apart(radius) < min(apart(radius - 1), apart(radius + 1))
 
 
-def test_a_moved_point_leaves_a_trace_that_fades() -> None:
+def test_motion_blur_of_a_point_is_a_fading_trace() -> None:
     values = np.zeros((21, 21))
     values[10, 10] = 1.0
     weights = np.exp(-(np.arange(7) ** 2) / (2 * 2.0**2))
@@ -267,12 +269,12 @@ def test_a_moved_point_leaves_a_trace_that_fades() -> None:
 
 
 @every_severity
-def test_glass_moves_pixels_no_further_than_it_reaches(severity: int) -> None:
+def test_glass_blur_moves_pixels_at_most_by_its_reach(severity: int) -> None:
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity - 1]
     image = flat(0, 121)
     image[60, 60] = 255
     down, right = np.nonzero(corrupt(image, "glass_blur", severity, 0, 1)[..., 0])
-    # Within a round a colour may be handed on to the rows and columns that come later, up and to the left.
+    # Within a round a color can propagate to later rows and columns, up and to the left.
     margin = 2 * int(4 * sigma + 0.5)
     assert max(down.max(), right.max()) <= 60 + rounds * reach + margin
     assert (corrupt(flat(90, 50), "glass_blur", severity, 0, 1) >= 88).all()
@@ -285,10 +287,10 @@ def test_fog_by_its_formula(severity: int) -> None:
     # White w: (1 + density * cloud) / (1 + density), the cloud from 0 to 1 over the whole square.
     assert foggy.min() == pytest.approx(1 / (1 + density), abs=0.005)
     assert foggy.max() == 1
-    assert not corrupt(flat(0, 64), "fog", severity, 0, 1).any(), "the brightest value stays what it is"
+    assert not corrupt(flat(0, 64), "fog", severity, 0, 1).any(), "the maximum is unchanged"
 
 
-def test_plasma_is_a_landscape_that_goes_round() -> None:
+def test_plasma_wraps_around() -> None:
     clouds = plasma(100, 2.0, np.random.default_rng(0))
     assert clouds.shape == (128, 128)
     assert (clouds.min(), clouds.max()) == (0, 1)
@@ -298,7 +300,7 @@ def test_plasma_is_a_landscape_that_goes_round() -> None:
     assert np.abs(np.diff(rough)).mean() > 2 * np.abs(np.diff(smooth)).mean()
 
 
-def test_snow_pales_and_lightens() -> None:
+def test_snow_makes_the_image_paler_and_brighter() -> None:
     dark = corrupt(flat(0), "snow", 1, 0, 1)
     # Without a flake black becomes (1 - 0.8) * 0.5 = 0.1; flakes are only added.
     assert dark.min() == 25
@@ -325,14 +327,14 @@ def test_frost_is_a_weighted_sum() -> None:
     assert dark.max() <= 0.7 * 255 + 1 or frost_source() == "generated"
 
 
-def test_generated_frost_resembles_frost() -> None:
+def test_generated_frost_resembles_the_photographs() -> None:
     textures = [frost_texture(120, 160, np.random.default_rng(seed)) for seed in range(20)]
     assert 90 < np.mean([texture.mean() for texture in textures]) < 215
     assert np.mean([texture.std((0, 1)).mean() for texture in textures]) > 10
     assert np.mean([texture[..., 2].mean() - texture[..., 0].mean() for texture in textures]) > 5, "bluish"
 
 
-def test_photographs_of_frost_are_used_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_of_frost_are_used_if_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from panformer_cli.data.corruptions import frost_texture as module
 
     (tmp_path / "imagecorruptions" / "frost").mkdir(parents=True)
@@ -345,8 +347,8 @@ def test_photographs_of_frost_are_used_where_they_are(tmp_path: Path, monkeypatc
     module._photographs.cache_clear()
     try:
         assert frost_source() == "photographs"
-        colour = frost_texture(70, 64, np.random.default_rng(0)).reshape(-1, 3).mean(0)
-        np.testing.assert_allclose(colour, (0, 100, 200), atol=2)
+        color = frost_texture(70, 64, np.random.default_rng(0)).reshape(-1, 3).mean(0)
+        np.testing.assert_allclose(color, (0, 100, 200), atol=2)
         corrupted = corrupt(flat(100, 8), "frost", 1, 0, 1)
         np.testing.assert_allclose(corrupted.mean((0, 1)), (100, 140, 180), atol=2)
     finally:
@@ -354,8 +356,8 @@ def test_photographs_of_frost_are_used_where_they_are(tmp_path: Path, monkeypatc
 
 
 @every_corruption
-def test_real_images_stay_recognisable(name: str, shared: Path) -> None:
-    """Even the strongest corruption leaves a likeness: coarse brightness goes along with the original's."""
+def test_real_images_stay_recognizable(name: str, shared: Path) -> None:
+    """At the highest severity the coarse brightness still correlates with the original."""
     image = read_image(shared / "data" / "photos" / "truck.jpg")[:400, :600]
     small = cv2.resize(corrupt(image, name, 5, 0, 1), (12, 8), interpolation=cv2.INTER_AREA).mean(2)
     original = cv2.resize(image, (12, 8), interpolation=cv2.INTER_AREA).mean(2)

@@ -1,4 +1,4 @@
-"""Rows that are not kept in memory."""
+"""Lists in a temporary database."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import PanformerError
 
 
-def test_a_disk_list_is_the_sequence_of_what_was_added() -> None:
+def test_a_disk_list_contains_the_added_items() -> None:
     rng = np.random.default_rng(0)
     rows, expected = DiskList[Any](["first"]), ["first"]
     for step in range(500):
         item = {"step": step, "content": "x" * int(rng.integers(0, 300))}
         rows.append(item)
         expected.append(item)  # type: ignore[arg-type]
-        if step % 7 == 0:  # reading in between does not disturb what is added
-            place = int(rng.integers(0, len(expected)))
-            assert rows[place] == expected[place]
+        if step % 7 == 0:  # reading does not affect appending
+            position = int(rng.integers(0, len(expected)))
+            assert rows[position] == expected[position]
     rows.extend([None, (1, 2)])
     assert len(rows) == 503 and list(rows) == [*expected, None, (1, 2)]
     assert rows[-1] == (1, 2) and rows[1:4] == tuple(expected[1:4])
@@ -47,15 +47,15 @@ def test_items_are_found_by_their_key() -> None:
     rows = DiskList([(key, number) for number, key in enumerate(keys)], key=lambda row: row[0])
     for key in keys:
         expected = [number for number, other in enumerate(keys) if other == key]
-        assert list(rows.places(key)) == expected and rows.first(key) == expected[0]
+        assert list(rows.positions(key)) == expected and rows.first(key) == expected[0]
     assert rows.first("c") is rows.first(4) is None
     assert list(rows.repeats()) == [3, 6, 7]
     rows.append(("b", 11))
     rows.append((2**70, 12))
-    assert rows.first("b") == 11 and list(rows.places(2**70)) == [5, 12] and list(rows.repeats()) == [3, 6, 7, 12]
+    assert rows.first("b") == 11 and list(rows.positions(2**70)) == [5, 12] and list(rows.repeats()) == [3, 6, 7, 12]
 
 
-def test_items_can_be_added_and_found_while_others_are_read() -> None:
+def test_items_can_be_added_and_found_during_iteration() -> None:
     rows = DiskList(range(5), key=lambda number: number % 3)
     for number in rows:
         if len(rows) < 10:
@@ -72,7 +72,7 @@ def test_many_rows_of_one_key() -> None:
     assert len(statements) <= 3  # the index, the first row, the repeats
 
 
-def test_a_full_disk_is_reported_with_the_way_out() -> None:
+def test_a_full_disk_is_reported() -> None:
     rows = DiskList[Any](range(10))
     (size,) = rows._database.execute("PRAGMA page_count").fetchone()
     rows._database.execute(f"PRAGMA max_page_count = {size}")
@@ -97,7 +97,7 @@ def test_the_database_is_closed_with_the_list() -> None:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork")
-def test_processes_that_are_forked_do_not_disturb_it() -> None:
+def test_forked_processes_do_not_affect_it() -> None:
     rows = DiskList(("x" * 1000 for _ in range(10000)), key=len)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(abs, range(10)) == list(range(10))

@@ -1,4 +1,4 @@
-"""Reading images: every kind that people have, and what is damaged."""
+"""Reading images of common formats, and corrupt ones."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from panformer_cli.data.images import read_image
 from panformer_cli.errors import DataError, PanformerError
 
 
-def picture(height: int = 24, width: int = 32) -> Image.Image:
+def noise_image(height: int = 24, width: int = 32) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
 def test_lossless_files_are_read_as_written_in_rgb_order(tmp_path: Path, suffix: str) -> None:
-    picture().save(tmp_path / f"a.{suffix}")
+    noise_image().save(tmp_path / f"a.{suffix}")
     image = read_image(tmp_path / f"a.{suffix}")
-    assert image.dtype == np.uint8 and np.array_equal(image, np.asarray(picture()))
+    assert image.dtype == np.uint8 and np.array_equal(image, np.asarray(noise_image()))
 
 
 def test_jpeg_is_close_to_what_was_written(tmp_path: Path) -> None:
@@ -35,16 +35,16 @@ def test_jpeg_is_close_to_what_was_written(tmp_path: Path) -> None:
 
 
 def test_grayscale_becomes_three_equal_channels(tmp_path: Path) -> None:
-    gray = picture().convert("L")
+    gray = noise_image().convert("L")
     gray.save(tmp_path / "a.png")
     assert np.array_equal(read_image(tmp_path / "a.png"), np.repeat(np.asarray(gray)[..., None], 3, axis=2))
 
 
 def test_alpha_is_dropped(tmp_path: Path) -> None:
-    transparent = picture().convert("RGBA")
+    transparent = noise_image().convert("RGBA")
     transparent.putalpha(7)
     transparent.save(tmp_path / "a.png")
-    assert np.array_equal(read_image(tmp_path / "a.png"), np.asarray(picture()))
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.asarray(noise_image()))
 
 
 def test_16_bits_are_reduced_to_8(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_16_bits_are_reduced_to_8(tmp_path: Path) -> None:
     assert np.unique(read_image(tmp_path / "a.png")).tolist() == [200]
 
 
-def test_palette_images_are_read_in_colour(tmp_path: Path) -> None:
+def test_palette_images_are_read_in_color(tmp_path: Path) -> None:
     flat = Image.new("RGB", (6, 4), (10, 20, 30))
     flat.quantize(4).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png")[0, 0].tolist() == [10, 20, 30]
@@ -60,9 +60,9 @@ def test_palette_images_are_read_in_colour(tmp_path: Path) -> None:
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it a quarter turn clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     stored = Image.new("RGB", (32, 16), (255, 255, 255))
-    stored.paste((0, 0, 0), (0, 0, 8, 16))  # the left edge of the stored picture is the top edge of the upright one
+    stored.paste((0, 0, 0), (0, 0, 8, 16))  # the left edge of the stored image is the top edge of the upright one
     stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
     image = read_image(tmp_path / "a.jpg")
     assert image.shape == (32, 16, 3)
@@ -71,40 +71,41 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_file_cut_short_is_an_error(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float) -> None:
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
-    picture(200, 300).save(whole)
+    noise_image(200, 300).save(whole)
     read_image(whole)
     data = whole.read_bytes()
     cut.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(DataError, match=r"cut\.\w+ .*(damaged|cut short)"):
+    with pytest.raises(DataError, match=r"cut\.\w+ .*(corrupt|truncated)"):
         read_image(cut)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_what_an_older_opencv_fills_with_grey_is_an_error(
+def test_a_file_that_older_versions_of_opencv_fill_with_gray_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    picture(200, 300).save(tmp_path / f"a.{suffix}")
+    noise_image(200, 300).save(tmp_path / f"a.{suffix}")
     monkeypatch.setattr(images, "decode", lambda data, flags: np.full((200, 300, 3), 128, np.uint8))
     read_image(tmp_path / f"a.{suffix}")
     (tmp_path / f"a.{suffix}").write_bytes((tmp_path / f"a.{suffix}").read_bytes()[:-3000])
-    with pytest.raises(DataError, match="damaged or cut short"):
+    with pytest.raises(DataError, match="corrupt or truncated"):
         read_image(tmp_path / f"a.{suffix}")
 
 
-def test_what_follows_the_end_of_a_jpeg_does_no_harm(tmp_path: Path) -> None:
-    picture(200, 300).save(tmp_path / "a.jpg")
+def test_data_after_the_end_of_a_jpeg_is_ignored(tmp_path: Path) -> None:
+    noise_image(200, 300).save(tmp_path / "a.jpg")
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(b"a camera's own notes" * 10)
     assert read_image(tmp_path / "a.jpg").shape == (200, 300, 3)
 
 
-def test_missing_empty_folder_and_text_are_told_apart(tmp_path: Path) -> None:
+def test_missing_empty_and_other_files_have_different_errors(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image")
-    for name, said in [("none.jpg", "missing"), ("empty.jpg", "empty"), ("text.jpg", "no image"), ("", "directory")]:
-        with pytest.raises(DataError, match=f"(?i){said}") as caught:
+    expected = {"none.jpg": "missing", "empty.jpg": "empty", "text.jpg": "not an image", "": "directory"}
+    for name, message in expected.items():
+        with pytest.raises(DataError, match=f"(?i){message}") as caught:
             read_image(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -124,7 +125,7 @@ def test_real_photos(shared: Path) -> None:
         read_image(shared / "data" / "photos" / "truncated.jpg")
 
 
-def test_a_system_without_libgl_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_libgl_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def without_libgl(name: str, *rest: Any) -> Any:

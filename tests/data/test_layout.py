@@ -1,4 +1,4 @@
-"""Every folder layout that is accepted, and what is said where something is missing."""
+"""The supported folder layouts, and the errors for missing parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from panformer_cli.errors import DataError
 
 
 def lay_out(images: Path, annotations: Path, split: str) -> SplitLayout:
-    """Empty parts of a split at the given places."""
+    """Create the empty parts of a split in the given folders."""
     layout = SplitLayout(images / split, annotations / f"panoptic_{split}.json", annotations / f"panoptic_{split}")
     layout.images.mkdir(parents=True)
     layout.pngs.mkdir(parents=True)
@@ -20,7 +20,7 @@ def lay_out(images: Path, annotations: Path, split: str) -> SplitLayout:
 
 
 def sentence(root: Path, split: str = "val2017") -> str:
-    """What `find_split` says; it must be one line."""
+    """Return the error of `find_split`, which must be one line."""
     with pytest.raises(DataError) as raised:
         find_split(root, split)
     text = str(raised.value)
@@ -61,18 +61,18 @@ def test_a_linked_coco_folder_keeps_the_annotations_beside_the_link(tmp_path: Pa
     assert find_split(tmp_path / "datasets/coco", "val2017").images.samefile(elsewhere / "val2017")
 
 
-def test_annotations_beside_another_folder_are_not_taken(tmp_path: Path) -> None:
+def test_annotations_beside_a_folder_with_another_name_are_not_used(tmp_path: Path) -> None:
     lay_out(tmp_path / "mine", tmp_path / "annotations", "val2017")
     assert "no split 'val2017'" in sentence(tmp_path / "mine")
 
 
-def test_annotations_inside_go_before_those_beside(tmp_path: Path) -> None:
+def test_annotations_inside_have_priority_over_those_beside(tmp_path: Path) -> None:
     lay_out(tmp_path / "other", tmp_path / "annotations", "val2017")
     inside = lay_out(tmp_path / "coco", tmp_path / "coco/annotations", "val2017")
     assert find_split(tmp_path / "coco", "val2017") == inside
 
 
-def test_splits_leave_out_what_has_no_images(tmp_path: Path) -> None:
+def test_jsons_without_images_are_not_splits(tmp_path: Path) -> None:
     for split in ("val2017", "train2017"):
         lay_out(tmp_path / "images", tmp_path / "annotations", split)
     for name in ("coco_categories", "val2017_detection_format"):
@@ -102,7 +102,7 @@ def test_root_is_a_file(tmp_path: Path) -> None:
     assert f"{tmp_path / 'file'} is not a folder" in sentence(tmp_path / "file")
 
 
-def test_unknown_split_names_places_splits_and_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_split_is_reported_with_paths_splits_and_a_guess(tmp_path: Path) -> None:
     for split in ("val2017", "train2017"):
         lay_out(tmp_path / "images", tmp_path / "annotations", split)
     text = sentence(tmp_path, "val2071")
@@ -113,13 +113,13 @@ def test_unknown_split_names_places_splits_and_the_nearest(tmp_path: Path) -> No
 
 def test_empty_root(tmp_path: Path) -> None:
     text = sentence(tmp_path)
-    assert "no other split is there either" in text and "docs/data.md" in text
+    assert "found no other split" in text and "docs/data.md" in text
 
 
 @pytest.mark.parametrize("split", ["../val2017", "", "images/val2017", "..", "a\\b"])
 def test_a_split_is_a_plain_name(tmp_path: Path, split: str) -> None:
     lay_out(tmp_path, tmp_path / "annotations", "val2017")
-    assert "the name of a split" in sentence(tmp_path, split)
+    assert "is not a valid split name" in sentence(tmp_path, split)
 
 
 def test_images_missing(tmp_path: Path) -> None:
@@ -129,13 +129,13 @@ def test_images_missing(tmp_path: Path) -> None:
     assert str(tmp_path / "images" / "val2017") in text and str(tmp_path / "val2017") in text
 
 
-@pytest.mark.parametrize("place", ["val2017.zip", "images/val2017.zip"])
-def test_images_still_zipped(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("name", ["val2017.zip", "images/val2017.zip"])
+def test_images_still_zipped(tmp_path: Path, name: str) -> None:
     layout = lay_out(tmp_path / "images", tmp_path / "annotations", "val2017")
     layout.images.rmdir()
-    (tmp_path / place).touch()
+    (tmp_path / name).touch()
     text = sentence(tmp_path)
-    assert str(tmp_path / place) in text and f"run `panformer prepare-data coco --root {tmp_path}`" in text
+    assert str(tmp_path / name) in text and f"run `panformer prepare-data coco --root {tmp_path}`" in text
 
 
 def test_pngs_missing(tmp_path: Path) -> None:
@@ -153,10 +153,10 @@ def test_pngs_still_zipped(tmp_path: Path) -> None:
     assert f"{layout.pngs}.zip" in text and f"run `panformer prepare-data coco --root {tmp_path}`" in text
 
 
-@pytest.mark.parametrize("place", ["", "annotations"])
-def test_annotations_still_zipped(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("folder", ["", "annotations"])
+def test_annotations_still_zipped(tmp_path: Path, folder: str) -> None:
     (tmp_path / "annotations").mkdir()
-    (tmp_path / place / "panoptic_annotations_trainval2017.zip").touch()
+    (tmp_path / folder / "panoptic_annotations_trainval2017.zip").touch()
     text = sentence(tmp_path)
     assert "panoptic_annotations_trainval2017.zip is not unpacked" in text and "prepare-data coco" in text
 

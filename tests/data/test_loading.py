@@ -1,4 +1,4 @@
-"""Batches: the same images in every step however many processes there are, and after every resume."""
+"""Training batches: the same images in each step for any number of processes and after a resume."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def item(height: int, width: int, image_id: int) -> TrainItem:
     return TrainItem(torch.full((3, height, width), float(image_id)), targets, image_id)
 
 
-def test_collate_puts_images_top_left_on_zeros() -> None:
+def test_collate_pads_images_with_zeros_at_the_bottom_right() -> None:
     batch = collate([item(4, 6, 1), item(5, 3, 2)])
     assert batch.images.shape == (2, 3, 5, 6) and batch.padding_mask.shape == (2, 5, 6)
     assert batch.padding_mask.dtype == torch.bool and batch.image_ids == [1, 2]
@@ -55,7 +55,7 @@ def test_collate_puts_images_top_left_on_zeros() -> None:
     assert [target.masks.shape for target in batch.targets] == [(1, 4, 6), (1, 5, 3)]
 
 
-def test_an_epoch_takes_each_image_at_most_once_and_drops_the_rest() -> None:
+def test_an_epoch_uses_each_image_at_most_once_and_drops_the_rest() -> None:
     order = EpochOrder(images=10, batch_size=4, seed=0)
     steps = [[draw.image for draw in step] for step in order.step_draws(epoch=0)]
     assert order.steps == len(steps) == 2 and [len(step) for step in steps] == [4, 4]
@@ -67,16 +67,16 @@ def test_an_epoch_takes_each_image_at_most_once_and_drops_the_rest() -> None:
     assert seen == set(range(10))
 
 
-def test_images_repeat_when_they_are_fewer_than_a_step_takes() -> None:
+def test_images_repeat_if_there_are_fewer_than_one_step_needs() -> None:
     order = EpochOrder(images=3, batch_size=8, seed=0)
     (step,) = order.step_draws(epoch=0)
     counts = np.bincount([draw.image for draw in step], minlength=3)
     assert order.steps == 1 and sorted(counts.tolist()) == [2, 3, 3]
-    assert len({draw.position for draw in step}) == 8  # each repetition is augmented anew
+    assert len({draw.position for draw in step}) == 8  # each repetition is augmented independently
 
 
 @pytest.mark.parametrize(("world_size", "together"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1)])
-def test_the_images_of_a_step_do_not_depend_on_the_processes(
+def test_the_images_of_a_step_do_not_depend_on_the_number_of_processes(
     coco: CocoPanoptic, world_size: int, together: int
 ) -> None:
     expected = ids_of(list(train_loader(coco, recipe()).epoch(3)))
@@ -113,13 +113,13 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation(coco: CocoPanoptic) -
     assert len(shapes) > 15  # 10 images, of several sizes each
 
 
-def test_every_use_of_an_image_is_augmented_anew(tmp_path: Path) -> None:
+def test_each_use_of_an_image_is_augmented_independently(tmp_path: Path) -> None:
     write_coco(tmp_path, images=1)
     (step,) = train_loader(CocoPanoptic(tmp_path, "val"), recipe(batch_size=12)).epoch(0)
     assert len({tuple(batch.images.shape) for batch in step}) > 2
 
 
-def test_loading_takes_nothing_from_the_random_state_of_torch(coco: CocoPanoptic) -> None:
+def test_loading_does_not_change_the_random_state_of_torch(coco: CocoPanoptic) -> None:
     before = torch.get_rng_state()
     list(train_loader(coco, recipe()).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)
@@ -135,9 +135,9 @@ def test_worker_processes_give_the_same_batches(coco: CocoPanoptic) -> None:
             assert torch.equal(one.masks, two.masks) and torch.equal(one.boxes, two.boxes)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers start as the system's default says")
+@pytest.mark.skipif(sys.platform != "linux", reason="other platforms use their default start method")
 def test_workers_are_children_of_the_training_process(coco: CocoPanoptic) -> None:
-    """Whatever the default of the Python version is: those of a server end with it, by a SIGTERM to all processes."""
+    """With forkserver, a SIGTERM to all processes would end the server, and with it the workers."""
     default = multiprocessing.get_start_method()
     multiprocessing.set_start_method("forkserver", force=True)  # as in Python 3.14
     try:
@@ -149,13 +149,13 @@ def test_workers_are_children_of_the_training_process(coco: CocoPanoptic) -> Non
     assert [int(stat.rpartition(")")[2].split()[1]) for stat in stats] == 2 * [os.getpid()]
 
 
-def test_an_epoch_left_early_does_not_spill_into_the_next(coco: CocoPanoptic) -> None:
+def test_an_interrupted_epoch_does_not_affect_the_next_one(coco: CocoPanoptic) -> None:
     loader = train_loader(coco, recipe(batch_size=1, workers=1))
     next(iter(loader.epoch(0)))
     assert ids_of(list(loader.epoch(1))) == ids_of(list(train_loader(coco, recipe(batch_size=1)).epoch(1)))
 
 
-def test_batches_that_cannot_be_shared_are_refused(coco: CocoPanoptic) -> None:
+def test_batches_that_cannot_be_divided_are_rejected(coco: CocoPanoptic) -> None:
     with pytest.raises(RecipeError, match=r"batch_size is 8: expected a multiple of 6 .* set train.batch_size to 6"):
         train_loader(coco, recipe(batch_size=8, together=2), rank=0, world_size=3)
     with pytest.raises(RecipeError, match="set train.batch_size to 4"):
@@ -163,16 +163,16 @@ def test_batches_that_cannot_be_shared_are_refused(coco: CocoPanoptic) -> None:
 
 
 def failure(loader: TrainLoader) -> tuple[type[PanformerError], str]:
-    """What an epoch ends with; unlike `pytest.raises` this keeps no traceback, and so no worker process."""
+    """Return the error that ends an epoch. Unlike `pytest.raises` it keeps no traceback, and so no worker."""
     try:
         list(loader.epoch(0))
     except PanformerError as error:
         return type(error), str(error)
-    raise AssertionError("the epoch ended well")
+    raise AssertionError("the epoch ended without an error")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_image_ends_the_epoch_with_one_sentence(coco: CocoPanoptic, workers: int) -> None:
+def test_a_bad_image_ends_the_epoch_with_an_error(coco: CocoPanoptic, workers: int) -> None:
     coco.png_path(4).unlink()
     kind, text = failure(train_loader(coco, recipe(batch_size=10, workers=workers)))
     assert kind is DataError
@@ -182,12 +182,12 @@ def test_a_bad_image_ends_the_epoch_with_one_sentence(coco: CocoPanoptic, worker
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_replaced_counted_and_listed(coco: CocoPanoptic, workers: int) -> None:
     coco.png_path(4).unlink()
-    coco.image_path(5).write_bytes(b"damaged")
+    coco.image_path(5).write_bytes(b"corrupt")
     loader = train_loader(coco, recipe(batch_size=5, skip=True, workers=workers))
     steps = [step for epoch in range(2) for step in loader.epoch(epoch)]
     assert [len(ids) for ids in ids_of(steps)] == [5] * 4
     taken = [image for ids in ids_of(steps) for image in ids]
-    assert sorted(taken[:10]) == [100, 101, 102, 103, 106, 106, 106, 107, 108, 109]  # 106 stands in for both
+    assert sorted(taken[:10]) == [100, 101, 102, 103, 106, 106, 106, 107, 108, 109]  # 106 replaces both
     assert len(loader.skipped) == 2
     assert {str(coco.png_path(4)) in text for text in loader.skipped} == {True, False}
 
@@ -200,7 +200,7 @@ def test_only_bad_images_are_an_error_even_when_skipping(coco: CocoPanoptic) -> 
 
 
 class DyingCoco(CocoPanoptic):
-    """Reading ends the process, as running out of memory does."""
+    """Reading ends the process, like running out of memory."""
 
     def __getitem__(self, index: int) -> Sample:
         os._exit(1)
@@ -210,4 +210,4 @@ def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     write_coco(tmp_path, images=2)
     kind, text = failure(train_loader(DyingCoco(tmp_path, "val"), recipe(batch_size=1, workers=1)))
     assert kind is PanformerError and "\n" not in text
-    assert text.startswith("a process that reads images ended") and "set data.workers lower" in text
+    assert text.startswith("a data loading worker died") and "set data.workers lower" in text

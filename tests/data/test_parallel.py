@@ -1,4 +1,4 @@
-"""Work in several processes."""
+"""The parallel map."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from panformer_cli.errors import DataError, PanformerError
 
 
 def square(number: int) -> int:
-    time.sleep(0.01 * (number % 3))  # some take longer than those after them
+    time.sleep(0.01 * (number % 3))  # some take longer than their successors
     return number**2
 
 
 def own_process(number: int) -> int:
-    time.sleep(0.003)  # so that one process alone is not quick enough for all
+    time.sleep(0.003)  # so that a single process cannot take all tasks
     return os.getpid()
 
 
-def refuse_9(number: int) -> int:
+def fail_at_9(number: int) -> int:
     if number == 9:
         raise DataError("nine")
     return number
@@ -39,17 +39,17 @@ def die_at_9(number: int) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_results_come_in_order(workers: int) -> None:
+def test_results_are_in_order(workers: int) -> None:
     assert list(map_in_order(square, range(50), workers)) == [number**2 for number in range(50)]
 
 
-def test_all_processes_take_part() -> None:
+def test_all_processes_are_used() -> None:
     processes = set(map_in_order(own_process, range(64 * BATCH), 2))
     assert len(processes) == 2 and os.getpid() not in processes
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tasks_are_drawn_as_they_are_needed(workers: int) -> None:
+def test_tasks_are_consumed_as_needed(workers: int) -> None:
     drawn: list[int] = []
 
     def tasks() -> Iterator[int]:
@@ -64,34 +64,34 @@ def test_tasks_are_drawn_as_they_are_needed(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_errors_arrive(workers: int) -> None:
+def test_errors_are_raised(workers: int) -> None:
     with pytest.raises(DataError, match="nine"):
-        list(map_in_order(refuse_9, range(50), workers))
+        list(map_in_order(fail_at_9, range(50), workers))
 
 
-def test_a_process_that_is_ended_from_outside_is_told_of() -> None:
-    with pytest.raises(PanformerError, match="ended from outside"):
+def test_a_killed_process_is_reported() -> None:
+    with pytest.raises(PanformerError, match="a worker process was killed"):
         list(map_in_order(die_at_9, range(50), 2))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
-def test_processes_end_with_the_first_one_however_it_ends() -> None:
-    code = "from tests.data.test_parallel import kill_first; kill_first()"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as first:
-        assert first.stdout is not None and first.wait(60) == -signal.SIGKILL
-        # What the processes write to stays open as long as one of them lives.
-        has_ended = bool(select.select([first.stdout], [], [], 20)[0])
+def test_workers_end_when_their_parent_is_killed() -> None:
+    code = "from tests.data.test_parallel import kill_parent; kill_parent()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout is not None and parent.wait(60) == -signal.SIGKILL
+        # The pipe stays open while one of the processes lives.
+        has_ended = bool(select.select([parent.stdout], [], [], 20)[0])
         if not has_ended:
-            os.killpg(first.pid, signal.SIGKILL)
+            os.killpg(parent.pid, signal.SIGKILL)
     assert has_ended
 
 
-def kill_first() -> None:
-    """Die like a process that the system kills, while others wait for work."""
+def kill_parent() -> None:
+    """Be killed while the workers wait for work."""
     results = map_in_order(own_process, range(10_000), 2)
     next(results)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_there_is_a_core() -> None:
+def test_at_least_one_core_is_available() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Sizes, normalisation, and the random augmentation of training."""
+"""Sizes, normalization, and the random augmentation of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panformer_cli.data.transforms import (
     MEAN,
     STD,
     TrainTransform,
-    normalise,
+    normalize,
     resized_size,
     targets_of,
 )
@@ -39,14 +39,14 @@ def marked(height: int, width: int, top: int, left: int, tall: int, wide: int) -
     return Sample(image, PanopticMap(ids, segments), 1, "a.jpg", "a.png")
 
 
-def coloured(image: torch.Tensor) -> torch.Tensor:
-    """(H, W) bool: more magenta than green in a normalised image."""
+def is_magenta(image: torch.Tensor) -> torch.Tensor:
+    """Return where a normalized image is more magenta than green, (H, W) bool."""
     pixels = image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     return torch.gt(pixels[0], pixels[1])
 
 
 def bounds(mask: torch.Tensor) -> torch.Tensor:
-    """x1, y1, x2, y2 of what is True in (H, W)."""
+    """Return x1, y1, x2, y2 of the True pixels in (H, W)."""
     rows, columns = torch.nonzero(mask.any(1)).flatten(), torch.nonzero(mask.any(0)).flatten()
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
 
@@ -57,23 +57,23 @@ def bounds(mask: torch.Tensor) -> torch.Tensor:
         ((480, 640), (800, 1333), (800, 1067)),  # 1066.67 rounds up
         ((640, 480), (800, 1333), (1067, 800)),
         ((427, 640), (800, 1333), (800, 1199)),
-        ((300, 900), (800, 1333), (444, 1333)),  # the long side decides: 444.3
+        ((300, 900), (800, 1333), (444, 1333)),  # limited by the long side: 444.3
         ((96, 128), (192, 320), (192, 256)),
         ((200, 304), (176, 280), (176, 268)),
-        ((1, 5000), (100, 200), (32, 200)),  # no backbone takes less than 32
+        ((1, 5000), (100, 200), (32, 200)),  # the backbones need at least 32
     ],
 )
 def test_sizes_by_hand(size: tuple[int, int], limits: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resized_size(*size, *limits) == expected
 
 
-def test_normalising_is_the_formula() -> None:
+def test_normalization_follows_the_formula() -> None:
     image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     expected = ((image - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
-    assert np.allclose(normalise(image).numpy(), expected, atol=1e-6)
+    assert np.allclose(normalize(image).numpy(), expected, atol=1e-6)
 
 
-def test_targets_of_an_annotation_leave_out_the_crowd() -> None:
+def test_targets_exclude_crowds() -> None:
     targets = targets_of(marked(60, 80, 10, 20, 12, 30).annotation, CATEGORIES)
     assert targets.labels.dtype == torch.int64 and targets.labels.tolist() == [1, 2]
     assert targets.boxes.dtype == torch.float32
@@ -91,7 +91,7 @@ def test_an_image_without_segments_has_empty_targets() -> None:
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_the_patch_moves_alike_in_image_mask_and_box_without_crop(flip: float) -> None:
+def test_image_mask_and_box_agree_without_crop(flip: float) -> None:
     recipe = DataSettings(flip_probability=flip, crop_probability=0.0, train_short_sides=(128,), long_side=400)
     image, targets = TrainTransform(recipe, CATEGORIES)(marked(64, 96, 8, 16, 20, 24), np.random.default_rng(0))
     assert image.shape == (3, 128, 192)
@@ -100,7 +100,7 @@ def test_the_patch_moves_alike_in_image_mask_and_box_without_crop(flip: float) -
     expected = torch.zeros(128, 192, dtype=torch.bool)
     expected[16:56, left:right] = True
     assert torch.equal(targets.masks[0], expected)
-    assert (coloured(image) == expected).float().mean() > 0.99
+    assert (is_magenta(image) == expected).float().mean() > 0.99
 
 
 def test_boxes_follow_the_exact_ratio_of_each_axis() -> None:
@@ -112,34 +112,34 @@ def test_boxes_follow_the_exact_ratio_of_each_axis() -> None:
 
 
 @pytest.mark.parametrize("last_side", [60, 100, 150, 230])
-def test_the_patch_moves_alike_in_image_mask_and_box_through_flip_resize_crop_and_resize(last_side: int) -> None:
+def test_image_mask_and_box_agree_after_flip_resize_crop_and_resize(last_side: int) -> None:
     recipe = DataSettings(
         crop_probability=1.0, crop_short_sides=(130,), crop_range=(100, 100), train_short_sides=(last_side,)
     )
     transform, rng = TrainTransform(recipe, CATEGORIES), np.random.default_rng(1)
-    seen = cut = 0
+    seen = clipped = 0
     for _ in range(60):
         image, targets = transform(marked(100, 140, 20, 30, 24, 36), rng)
         assert image.shape == (3, last_side, last_side)
         if 1 not in targets.labels.tolist():
-            assert not coloured(image).any()
+            assert not is_magenta(image).any()
             continue
         box, mask = targets.boxes[targets.labels.tolist().index(1)], targets.masks[targets.labels.tolist().index(1)]
         if min(box[2] - box[0], box[3] - box[1]) < 6:
             continue  # a sliver at the border may have no pixel
         seen += 1
-        cut += bool((box == 0).any() or (box == last_side).any())
-        x1, y1, x2, y2 = (int(side) for side in bounds(coloured(image)))
-        assert (bounds(coloured(image)) - box).abs().max() <= 1
-        assert coloured(image)[y1:y2, x1:x2].float().mean() > 0.95, "not all corners"
-        # OpenCV's nearest neighbour moves an edge by less than a pixel to the right and down in every resize.
+        clipped += bool((box == 0).any() or (box == last_side).any())
+        x1, y1, x2, y2 = (int(side) for side in bounds(is_magenta(image)))
+        assert (bounds(is_magenta(image)) - box).abs().max() <= 1
+        assert is_magenta(image)[y1:y2, x1:x2].float().mean() > 0.95, "not all corners"
+        # OpenCV's nearest neighbor moves edges by less than a pixel to the right and down in each resize.
         moved = bounds(mask) - box
         assert moved.min() > -1e-3
         assert moved.max() < 1 + last_side / 100
         x1, y1, x2, y2 = (int(side) for side in bounds(mask))
         assert mask[y1:y2, x1:x2].all()
     assert seen > 20
-    assert 0 < cut < seen
+    assert 0 < clipped < seen
 
 
 def test_a_crop_without_objects_is_kept() -> None:
@@ -152,7 +152,7 @@ def test_a_crop_without_objects_is_kept() -> None:
     assert 0 in counts
 
 
-def test_the_sample_is_left_as_it_was() -> None:
+def test_the_sample_is_not_changed() -> None:
     sample = marked(64, 96, 8, 16, 20, 24)
     image, ids = sample.image.copy(), sample.annotation.ids.copy()
     for seed in range(8):

@@ -50,10 +50,10 @@ def run(out: Path, **settings: Any) -> tuple[Html, list[str]]:
     result = visualize(VisualizeRequest(out, **settings), SilentReporter())
     assert result.page == out / "index.html"
     sizes = []
-    for path in result.pictures:
-        picture = cv2.imread(str(path))
-        assert picture is not None
-        sizes.append(f"{picture.shape[1]}x{picture.shape[0]}")
+    for path in result.overlays:
+        overlay = cv2.imread(str(path))
+        assert overlay is not None
+        sizes.append(f"{overlay.shape[1]}x{overlay.shape[0]}")
     return Html.of_file(result.page), sizes
 
 
@@ -100,9 +100,9 @@ def test_both_side_by_side(tmp_path: Path) -> None:
     assert "2.pngground truth: 3 segments, prediction: 0 segments" in page.text
     # Equal maps of an image look the same; the emptied one does not.
     for number, alike in (("0", True), ("2", False)):
-        picture = cv2.imread(str(tmp_path / "viz" / "overlays" / f"{number}.jpg"))
-        assert picture is not None
-        difference = np.abs(picture[-38:-2, 4:56].astype(int) - picture[-38:-2, -56:-4]).mean()
+        overlay = cv2.imread(str(tmp_path / "viz" / "overlays" / f"{number}.jpg"))
+        assert overlay is not None
+        difference = np.abs(overlay[-38:-2, 4:56].astype(int) - overlay[-38:-2, -56:-4]).mean()
         assert (difference < 4) == alike
 
 
@@ -131,8 +131,8 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_curves_of_a_run(tmp_path: Path) -> None:
     write_metrics(tmp_path / "run", [*TRAIN, EVAL])
-    page, pictures = run(tmp_path / "out", run=tmp_path / "run")
-    assert not pictures and not page.all("figure")
+    page, sizes = run(tmp_path / "out", run=tmp_path / "run")
+    assert not sizes and not page.all("figure")
     labels = [chart["aria-label"] for chart in page.all("svg") if chart.get("aria-label")]
     assert labels == ["Panoptic quality", "Loss", "Parts of the loss", "Learning rate"]
     assert "<i>" in page.text and "PQ 43.2" in page.text
@@ -228,7 +228,7 @@ def test_the_command_prints_the_path_of_the_page(tmp_path: Path) -> None:
     arguments = ["--data", str(tmp_path / "data"), "--split", "val", "--out", str(tmp_path / "viz"), "--no-labels"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert f"3 pictures; open {tmp_path / 'viz' / 'index.html'}" in result.output
+    assert f"3 images drawn; open {tmp_path / 'viz' / 'index.html'}" in result.output
 
 
 def test_real_ground_truth(tmp_path: Path, shared: Path) -> None:

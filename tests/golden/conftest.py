@@ -1,4 +1,4 @@
-"""What the golden tests share: the folder of recordings, and the table that `make golden` writes."""
+"""Fixtures of the golden tests: the folder of recordings, and the tables that `make golden` writes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ TABLES = {
     "training": ["plain", "padded", "no_things", "no_stuff"],
     "two-processes": ["plain+padded", "plain_padded+padded", "no_things+padded"],
 }
-"""By mark in docs/fidelity.md, the columns."""
+"""Columns of the tables in docs/fidelity.md, by mark."""
 
 _table = pytest.StashKey[FidelityTable]()
 
 
 def recordings_folder(config: pytest.Config) -> Path:
-    """Where the recordings are: those of the project, or `--recordings`."""
+    """Return the folder of the recordings: the project's, or `--recordings`."""
     given: str | None = config.getoption("--recordings")
     return Path(given) if given else DATA
 
 
 def variants_recorded(config: pytest.Config, form: str) -> list[str]:
-    """The variants with a recording called `form`: those of the project have to be there, others may be.
+    """Return the variants that have a recording named `form`. The project's own folder must have all expected ones.
 
-    form: such as `eval_{}`.
+    Args:
+        form: name with a placeholder for the variant, such as `eval_{}`.
     """
     folder = recordings_folder(config)
     expected = {"eval_{}": list(VARIANTS), "train_{}": ["r50"]}[form] if folder == DATA else []
-    there = [variant for variant in VARIANTS if (folder / f"{form.format(variant)}.npz").exists()]
-    missing = [variant for variant in expected if variant not in there]
-    if missing or not there:
-        raise pytest.UsageError(f"{folder} lacks recordings {form}.npz of {', '.join(missing) or 'any variant'}")
-    return there
+    found = [variant for variant in VARIANTS if (folder / f"{form.format(variant)}.npz").exists()]
+    missing = [variant for variant in expected if variant not in found]
+    if missing or not found:
+        raise pytest.UsageError(f"{folder} has no recordings {form}.npz of {', '.join(missing) or 'any variant'}")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +55,12 @@ def inputs(recordings: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def fidelity(pytestconfig: pytest.Config) -> FidelityTable:
-    """Where measured differences are kept and held to their limits."""
+    """Return the table that collects measured differences and checks their limits."""
     return pytestconfig.stash.setdefault(_table, FidelityTable())
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Put the measured tables between their marks in the file of `--fidelity-table`, if every test passed."""
+    """Write the measured tables between their marks in the file `--fidelity-table`, if all tests passed."""
     path: str | None = session.config.getoption("--fidelity-table")
     table = session.config.stash.get(_table, None)
     if path is None or table is None or exitstatus:

@@ -1,4 +1,4 @@
-"""The recorded numbers, and the table of how far ours are from them."""
+"""The recordings, and the table of differences from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 class Recording:
     """One pair of `<name>.npz` and `<name>.json`.
 
-    Of a large tensor only every `stride`-th number is kept; the JSON says which, and the whole tensor's shape.
+    Of a large tensor only every `stride`-th value is stored. The JSON contains the stride and the complete shape.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -25,7 +25,7 @@ class Recording:
         self.notes: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
 
     def distance(self, name: str, ours: Tensor) -> float:
-        """The largest difference, as a share of the largest recorded value."""
+        """Return the largest difference divided by the largest recorded value."""
         note = self.notes[name]
         assert list(ours.squeeze().shape) == [side for side in note["shape"] if side != 1], name
         return relative(ours.detach().reshape(-1)[:: note.get("stride", 1)].numpy(), self.arrays[name])
@@ -35,26 +35,26 @@ class Recording:
 
 
 def relative(ours: Array, theirs: Array) -> float:
-    """The largest difference, as a share of the largest of `theirs`."""
+    """Return the largest difference divided by the largest value of `theirs`."""
     theirs = theirs.reshape(-1).astype(np.float64)
     largest = max(float(np.abs(theirs).max(initial=0.0)), 1e-12)
     return float(np.abs(ours.reshape(-1).astype(np.float64) - theirs).max(initial=0.0)) / largest
 
 
 def recorded_inputs(folder: Path) -> dict[str, Tensor]:
-    """Three normalised images, (3, H, W), by name."""
+    """Return three normalized images, (3, H, W), by name."""
     arrays = np.load(folder / "inputs.npz")
     return {name.split(".")[0]: torch.from_numpy(arrays[name]) for name in arrays.files if name.endswith(".input")}
 
 
 class FidelityTable:
-    """Measured differences: a row a stage, a column a recording. Measuring is asserting: a cell has a limit."""
+    """Measured differences: one row per stage, one column per recording. `measure` asserts the limit of each cell."""
 
     def __init__(self) -> None:
         self.cells: dict[tuple[str, str], tuple[float, float]] = {}  # difference and limit by stage and recording
 
     def measure(self, stage: str, recording: str, differences: dict[str, float] | float, limit: float) -> None:
-        """Keep the largest of `differences`, and fail where one is above `limit`."""
+        """Record the largest of `differences`, and fail if one is above `limit`."""
         given = differences if isinstance(differences, dict) else {stage: differences}
         assert given, f"{stage}: nothing was compared"
         before, _ = self.cells.get((stage, recording), (0.0, limit))
@@ -64,7 +64,7 @@ class FidelityTable:
         assert not too_far, f"{recording}, {stage}: {len(too_far)} above {limit:g}, the worst: {worst}"
 
     def markdown(self, recordings: list[str]) -> str:
-        """A row for every stage that has one of these columns, in the order they were measured."""
+        """Return a table with a row for every stage in these columns, in the order of measurement."""
         lines = [f"| stage | {' | '.join(recordings)} | limit |", "| --- |" + " --- |" * (len(recordings) + 1)]
         for stage in dict.fromkeys(stage for stage, column in self.cells if column in recordings):
             row = [self.cells.get((stage, column)) for column in recordings]

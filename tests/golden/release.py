@@ -1,4 +1,4 @@
-"""The authors' four models with made-up weights: what the recorded numbers were computed with; see README.md."""
+"""The four official models with synthetic weights, with which the recordings were made; see README.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.models.panoptic_segformer.build import build
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
-from panformer_cli.models.panoptic_segformer.official.names import from_release
+from panformer_cli.models.panoptic_segformer.official.names import from_official
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 
 Numbers = npt.NDArray[Any]
@@ -27,15 +27,19 @@ COCO_SIZED = CategoryTable(
     [Category(1 + label, f"thing {label}", True) for label in range(THINGS)]
     + [Category(101 + label, f"stuff {label}", False) for label in range(STUFF)]
 )
-"""As many categories as COCO has; the ids are made up."""
+"""As many categories as COCO has, with synthetic ids."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A published model.
+    """A published model (docs/model.md, "Published results").
 
-    parameters, trainable: counts of the spec, section 1, the unused branches included.
-    salt: part of the seed of every made-up tensor.
+    Attributes:
+        backbone: value of `model.backbone`.
+        frozen_stages: number of frozen backbone stages.
+        parameters: number of parameters, including unused branches.
+        trainable: number of trained parameters; None if all are trained.
+        salt: part of the seed of every synthetic tensor.
     """
 
     backbone: str
@@ -54,13 +58,13 @@ VARIANTS = {
 
 
 def release_keys(variant: str) -> list[tuple[str, list[int], str]]:
-    """Name, shape and type of every tensor of a published checkpoint."""
+    """Return name, shape and dtype of every tensor in an official checkpoint."""
     rows: list[tuple[str, list[int], str]] = json.loads((DATA / f"keys_{variant}.json").read_text())
     return rows
 
 
 def unfilled_model(variant: str) -> PanopticSegFormer:
-    """A published model without dropout, as random as it comes."""
+    """Return a newly initialized published model without dropout."""
     settings = PanopticSegFormerSettings(
         backbone=VARIANTS[variant].backbone, frozen_stages=VARIANTS[variant].frozen_stages, dropout=0.0
     )
@@ -68,16 +72,16 @@ def unfilled_model(variant: str) -> PanopticSegFormer:
 
 
 def filled_model(variant: str, train: bool) -> PanopticSegFormer:
-    """A published model with the weights of the recordings; `train` chooses those of the training recordings."""
+    """Return a published model with the weights of the recordings of inference, or of training."""
     model = unfilled_model(variant)
-    missing, unexpected = model.load_state_dict(from_release(release_state(variant, train)), strict=False)
+    missing, unexpected = model.load_state_dict(from_official(release_state(variant, train)), strict=False)
     assert not unexpected, unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing), missing
     return model.train(train)
 
 
 def release_state(variant: str, train: bool) -> dict[str, Tensor]:
-    """A state dict as in a published checkpoint, made up by rule; counters and index tables are 0."""
+    """Return a synthetic state dict in the official format. Counters and index tables are 0."""
     state = {}
     for name, shape, kind in release_keys(variant):
         if kind == "float32":
@@ -96,9 +100,9 @@ MASK_QUERY_AND_KEY = ("attn.q.weight", "attn.k.weight", "attnen.q.weight", "attn
 
 
 def made_up(name: str, shape: tuple[int, ...], salt: str, train: bool) -> npt.NDArray[np.float32]:
-    """A tensor from its name in the release alone, so scaled that the panoptic maps hold several segments.
+    """Return a tensor generated from its official name, scaled so that panoptic maps contain several segments.
 
-    Training has another bias for masks and classes: few ReLUs are dead, and the class loss does not drown the rest.
+    Training uses other biases for masks and classes, so that few ReLUs are dead and the class loss does not dominate.
     """
     seed = int.from_bytes(hashlib.sha256((salt + name).encode()).digest()[:8], "little")
     normal = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
@@ -134,12 +138,12 @@ def _matrix(name: str, normal: Numbers) -> Numbers:
 
 def _bias(name: str, normal: Numbers, train: bool) -> Numbers:
     if "_mask_head." in name and name.endswith(".linear.0.bias"):
-        centre, spread = (4.0 if train else 2.0 if ".stuff_mask_head." in name else 1.6), 0.1
+        center, spread = (4.0 if train else 2.0 if ".stuff_mask_head." in name else 1.6), 0.1
     elif "bbox_head.cls_branches." in name:
-        centre, spread = (-4.0 if train else -0.5), 0.1
+        center, spread = (-4.0 if train else -0.5), 0.1
     elif "sampling_offsets" in name:
-        centre, spread = 0.0, 2.0
+        center, spread = 0.0, 2.0
     else:
-        centre, spread = 0.0, (0.05 if name.startswith("bbox_head.") else 0.1)
-    values: Numbers = centre + spread * normal
+        center, spread = 0.0, (0.05 if name.startswith("bbox_head.") else 0.1)
+    values: Numbers = center + spread * normal
     return values

@@ -1,6 +1,6 @@
-"""The recorded numbers of the authors' release at inference: every stage of the network, and merging.
+"""Inference, compared with recordings of the reference implementation: every stage of the network, and merging.
 
-The recordings' folder has a README that says what they hold: made-up weights, synthetic images.
+README.md describes the recordings: synthetic weights and synthetic images.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tests.golden.release import STUFF, THINGS, filled_model
 pytestmark = pytest.mark.slow
 
 CLOSE = 1e-4
-"""Largest difference / largest value."""
+"""Tolerance: largest difference / largest value."""
 
 STAGES = {
     "backbone C3, C4, C5": ["backbone.0", "backbone.1", "backbone.2"],
     "neck": [f"neck.{level}" for level in range(4)],
-    "position code": ["pos_embed"],
+    "position encoding": ["pos_embed"],
     "encoder, 6 layers": [*(f"encoder.{layer}" for layer in range(6)), "memory"],
     "location decoder, queries of 6 layers": ["hs"],
     "initial reference": ["init_reference"],
@@ -55,10 +55,7 @@ MASK_STAGES = {
 
 @dataclass
 class Evaluation:
-    """A forward pass over a recorded input, with what flowed between the parts by the recordings' names.
-
-    prefix: of the names of each image's arrays, such as `a.`.
-    """
+    """A forward pass over a recorded input, with its intermediate tensors by their names in the recording."""
 
     name: str
     recording: Recording
@@ -67,19 +64,20 @@ class Evaluation:
     stages: dict[str, Tensor] = field(default_factory=dict)
 
     def candidates(self, image: int, prefix: str) -> Candidates:
+        """Return the candidates of an image; `prefix` is that of its arrays, such as `a.`."""
         height, width, _ = self.recording.notes[f"{prefix}meta"]["ori_shape"]
         return candidates_of(self.output, image, (height, width), THINGS)
 
 
 def record_location(model: PanopticSegFormer) -> list[LocationOutput]:
-    """What the location decoder gives whenever the model runs."""
+    """Return a list to which every run of the model appends the output of the location decoder."""
     outputs: list[LocationOutput] = []
     model.location_decoder.register_forward_hook(lambda _, __, output: outputs.append(output))
     return outputs
 
 
 def record_stages(model: PanopticSegFormer, stages: dict[str, Tensor]) -> None:
-    """Fill `stages` whenever the model runs."""
+    """Fill `stages` on every run of the model."""
 
     def keep(module: nn.Module, name: str) -> None:
         def hook(_: nn.Module, __: Any, result: Any) -> None:
@@ -100,7 +98,7 @@ def record_stages(model: PanopticSegFormer, stages: dict[str, Tensor]) -> None:
 
 
 def decode_every_mask(model: PanopticSegFormer, location: LocationOutput, stages: dict[str, Tensor]) -> None:
-    """Both mask decoders once more on the same memory, as in training: with the masks of their blocks."""
+    """Run both mask decoders again on the same memory, as in training, with the masks of their blocks."""
     shapes = [(side[-2], side[-1]) for side in (stages[f"neck.{level}"].shape for level in range(3))]
     memory = stages["encoder.5"][:, : sum(height * width for height, width in shapes)]
     content, position = model.stuff_queries.content_and_position()
@@ -110,18 +108,18 @@ def decode_every_mask(model: PanopticSegFormer, location: LocationOutput, stages
         ("things", model.thing_mask_decoder, thing_queries, None),
         ("stuff", model.stuff_mask_decoder, stuff_queries, position),
     )
-    for kind, decoder, queries, place in parts:
-        decoded: MaskOutput = decoder(queries, place, memory, shapes, every_mask=True)
+    for kind, decoder, queries, shift in parts:
+        decoded: MaskOutput = decoder(queries, shift, memory, shapes, every_mask=True)
         *blocks, tail = [masks.flatten(2) for masks in decoded.masks]
         stages[f"{kind}.query_in"], stages[f"{kind}.mask"] = queries, tail
         stages.update({f"{kind}.inter_mask.{block}": masks for block, masks in enumerate(blocks)})
         stages.update({f"{kind}.inter_query.{block}": x for block, x in enumerate(decoded.queries)})
-        last = decoded.queries[-1] if place is None else decoded.queries[-1] + place
+        last = decoded.queries[-1] if shift is None else decoded.queries[-1] + shift
         stages[f"{kind}.mask_prerelu"] = before_relu(decoder.tail, last, memory, shapes)
 
 
 def before_relu(tail: Any, queries: Tensor, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """The tail's mask as it would be without its last ReLU: spec, section 6, written out once more."""
+    """Return the tail's mask without its last ReLU, by a plain implementation (docs/model.md, "Mask decoders")."""
     q, k = (x.unflatten(-1, (tail.heads, -1)).transpose(1, 2) for x in (tail.q(queries), tail.k(memory)))
     logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
     levels = logits.split([height * width for height, width in shapes], dim=-1)
@@ -158,7 +156,7 @@ def evaluate(name: str, variant: str, recording: Recording, images: Tensor, padd
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One round for every image of every `eval_<variant>` in the folder of recordings."""
+    """Parametrize by every image of every `eval_<variant>` in the folder of recordings."""
     if "single" in metafunc.fixturenames:
         folder = recordings_folder(metafunc.config)
         rounds = []
@@ -170,7 +168,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def single(request: pytest.FixtureRequest, recordings: Path, inputs: dict[str, Tensor]) -> tuple[Evaluation, str]:
-    """One image alone, and the prefix of its arrays."""
+    """Return the evaluation of a single image, and the prefix of its arrays."""
     variant, image = request.param
     images = inputs[image][None]
     padding = torch.zeros(1, *images.shape[-2:], dtype=torch.bool)
@@ -206,27 +204,28 @@ def test_every_stage_of_the_network(single: tuple[Evaluation, str], fidelity: Fi
 
 @dataclass
 class Merging:
-    """One image from its masks to its results, beside what was recorded.
+    """The merging of one image, with its recording.
 
-    places: our candidate for each of the recorded 153: near ties may have changed places among the hundred things.
+    Attributes:
+        order: our candidate for each of the 153 recorded ones. Near ties among the 100 things can be swapped.
     """
 
     evaluation: Evaluation
     candidates: Candidates
     prefix: str
-    places: Array
+    order: Array
 
     @classmethod
     def of(cls, evaluation: Evaluation, image: int, prefix: str) -> Merging:
         top = select_top(evaluation.location.class_logits[-1], 100)
         queries, labels = top.queries[image].tolist(), evaluation.output.labels[image].tolist()
-        place = {pair: number for number, pair in enumerate(zip(queries, labels, strict=True))}
+        index = {pair: number for number, pair in enumerate(zip(queries, labels, strict=True))}
         arrays = evaluation.recording.arrays
         recorded = arrays[f"{prefix}det.bbox_index"].tolist(), arrays[f"{prefix}det.labels"].tolist()
-        things = [place[pair] for pair in zip(*recorded, strict=True)]  # a KeyError: another query or class was chosen
+        things = [index[pair] for pair in zip(*recorded, strict=True)]  # a KeyError means a different query or class
         assert len(set(things)) == len(things) == 100
-        places = np.array([*things, *range(100, 100 + STUFF)])
-        return cls(evaluation, evaluation.candidates(image, prefix), prefix, places)
+        order = np.array([*things, *range(100, 100 + STUFF)])
+        return cls(evaluation, evaluation.candidates(image, prefix), prefix, order)
 
     def recorded(self, name: str) -> Array:
         array: Array = self.evaluation.recording.arrays[self.prefix + name]
@@ -237,27 +236,27 @@ class Merging:
 
 
 def measure_detections(fidelity: FidelityTable, merging: Merging) -> None:
-    theirs, places, candidates = merging.recorded("det.bboxes"), merging.places[:100], merging.candidates
-    boxes = np.abs(candidates.boxes[places] - theirs[:, :4]).max()
-    scores = np.abs(candidates.class_scores[places] - theirs[:, 4]).max()
+    theirs, order, candidates = merging.recorded("det.bboxes"), merging.order[:100], merging.candidates
+    boxes = np.abs(candidates.boxes[order] - theirs[:, :4]).max()
+    scores = np.abs(candidates.class_scores[order] - theirs[:, 4]).max()
     merging.measure(fidelity, "100 detections: boxes, pixels", float(boxes), 1e-2)
     merging.measure(fidelity, "100 detections: class scores", float(scores), CLOSE)
 
 
 def measure_masks_and_scores(fidelity: FidelityTable, merging: Merging) -> None:
-    places, candidates = merging.places, merging.candidates
-    masks = np.stack([candidates.enlarged(index) for index in places])
+    order, candidates = merging.order, merging.candidates
+    masks = np.stack([candidates.enlarged(index) for index in order])
     distance = merging.evaluation.recording.distance(f"{merging.prefix}masks_ori", torch.from_numpy(masks))
-    merging.measure(fidelity, "masks at the image's size", distance, CLOSE)
+    merging.measure(fidelity, "masks at the original image size", distance, CLOSE)
     areas, theirs = (masks > 0.5).sum((1, 2)), merging.recorded("post.mask_area")
     merging.measure(fidelity, "mask areas", relative(areas, theirs), 1e-3)
-    scores, theirs = candidates.scores()[places], merging.recorded("post.scores_presort")
+    scores, theirs = candidates.scores()[order], merging.recorded("post.scores_presort")
     assert (theirs > 0.25).sum() >= 3
     merging.measure(fidelity, "scores", float(np.abs(scores - theirs).max()), CLOSE)
 
 
 def measure_instances(fidelity: FidelityTable, merging: Merging) -> None:
-    """The results with a score, by score; the many of score 0 have no order."""
+    """Compare the results with a score above 0, by score. The order of those with score 0 is arbitrary."""
     candidates, theirs = merging.candidates, merging.recorded("result.bboxes")
     scores = candidates.scores()[:100]
     order = np.argsort(-scores)[: int((theirs[:, 4] > 0).sum())]
@@ -274,11 +273,11 @@ def measure_instances(fidelity: FidelityTable, merging: Merging) -> None:
     if f"{merging.prefix}result.segm_packbits" in merging.evaluation.recording:
         packed = merging.recorded("result.segm_packbits")[:count]
         masks = np.unpackbits(packed, axis=1)[:, : binary[0].size].reshape(binary.shape).astype(bool)
-        merging.measure(fidelity, "instances: share of other pixels", float((binary != masks).mean()), 1e-3)
+        merging.measure(fidelity, "instances: share of differing pixels", float((binary != masks).mean()), 1e-3)
 
 
 def category_and_instance(panoptic: PanopticMap, categories: CategoryTable) -> Array:
-    """(2, H, W): the category id, and for things their number in order of acceptance."""
+    """Return the category id, and for things their number in order of acceptance, (2, H, W)."""
     maps = np.zeros((2, *panoptic.ids.shape), dtype=np.int64)
     things = 0
     for segment in sorted(panoptic.segments, key=lambda segment: segment.id):
@@ -296,7 +295,7 @@ def measure_map(fidelity: FidelityTable, merging: Merging, recipe: MergingSettin
     segments = {tuple(pair) for pair in theirs.reshape(2, -1).T.tolist()} - {(0, 0)}
     assert len(segments) >= 3
     assert {tuple(pair) for pair in ours.reshape(2, -1).T.tolist()} - {(0, 0)} == segments
-    merging.measure(fidelity, "panoptic map: share of other pixels", float((ours != theirs).any(0).mean()), 1e-3)
+    merging.measure(fidelity, "panoptic map: share of differing pixels", float((ours != theirs).any(0).mean()), 1e-3)
     accepted = [row for row in merging.recorded("post.merge_log") if row[4] == 2]
     scores = merging.recorded("post.scores_presort")
     assert [COCO.label(segment.category_id) for segment in panoptic.segments] == [row[1] for row in accepted]
@@ -322,8 +321,10 @@ def test_from_masks_to_results(single: tuple[Evaluation, str], fidelity: Fidelit
     measure_merging(fidelity, Merging.of(evaluation, 0, prefix), thresholds(evaluation.recording))
 
 
-def test_in_the_form_for_inference(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:
-    """As `evaluate` and `predict` run it: BatchNorm folded, channels last, fused attention, masks in parts."""
+def test_the_model_optimized_for_inference(
+    recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable
+) -> None:
+    """As `evaluate` and `predict` run it: BatchNorm folded, channels last, fused attention, masks in chunks."""
     images = inputs["a"][None].contiguous(memory_format=torch.channels_last)
     model = filled_model("r50", train=False)
     model.optimize_for_inference()

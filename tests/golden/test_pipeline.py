@@ -1,4 +1,4 @@
-"""The input that the authors' release makes of an image, recorded: resized pixels and normalised numbers."""
+"""The network's input, compared with recordings of the reference implementation: resized and normalized pixels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DATA = Path(__file__).parent / "data"
     ("name", "file", "short_side", "long_side"),
     [("a", "img_a.png", 192, 320), ("b", "img_b.png", 192, 320), ("b_small", "img_b.png", 176, 280)],
 )
-def test_the_input_is_bitwise_that_of_the_release(name: str, file: str, short_side: int, long_side: int) -> None:
+def test_the_input_is_bitwise_equal_to_the_reference(name: str, file: str, short_side: int, long_side: int) -> None:
     recorded = np.load(DATA / "inputs.npz")
-    bgr, normalised = recorded[f"{name}.resized_bgr_uint8"], recorded[f"{name}.input"]
+    bgr, normalized = recorded[f"{name}.resized_bgr_uint8"], recorded[f"{name}.input"]
     assert bgr.dtype == np.uint8
-    assert normalised.dtype == np.float32
+    assert normalized.dtype == np.float32
     image = read_image(DATA / file)
     height, width = image.shape[:2]
     assert resized_size(height, width, short_side, long_side) == bgr.shape[:2]
     assert np.array_equal(resize_image(image, *bgr.shape[:2])[..., ::-1], bgr)
     prepared = prepare_image(image, short_side, long_side).numpy()
     assert prepared.dtype == np.float32
-    assert prepared.shape == normalised.shape
-    assert np.array_equal(prepared, normalised)
+    assert prepared.shape == normalized.shape
+    assert np.array_equal(prepared, normalized)

@@ -1,4 +1,4 @@
-"""The made-up weights are those of the recordings."""
+"""The synthetic weights are those of the recordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.golden.release import DATA, VARIANTS, made_up, release_keys
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_the_made_up_weights_are_the_recorded_ones(train: bool) -> None:
+def test_the_synthetic_weights_are_those_of_the_recordings(train: bool) -> None:
     recorded = json.loads((DATA / "fill_check.json").read_text())[f"r50.{'train' if train else 'eval'}"]
     digest, elements = hashlib.sha256(), 0
     for name, shape, kind in release_keys("r50"):
@@ -24,7 +24,7 @@ def test_the_made_up_weights_are_the_recorded_ones(train: bool) -> None:
     assert digest.hexdigest() == recorded["sha256"]
 
 
-def test_a_made_up_tensor_number_by_number() -> None:
+def test_a_synthetic_tensor_value_by_value() -> None:
     example = json.loads((DATA / "fill_check.json").read_text())["example"]
     values = made_up(example["key"], (300, 512), example["salt"], train=False)
     assert values.reshape(-1)[:4].tolist() == pytest.approx(example["first4"], abs=0)

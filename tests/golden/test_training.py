@@ -1,4 +1,4 @@
-"""The recorded training steps of the authors' release: losses, both matchings, gradients and the optimiser."""
+"""Training steps, compared with the reference implementation: losses, both matchings, gradients and optimizer."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from tests.golden.training_cases import (
 
 pytestmark = pytest.mark.slow
 
-# Three times what was measured between two runs of the release itself (README.md). The large ones come from ReLU kinks
-# in the constant padding, and from gradients that nearly cancel where there is no thing.
+# Three times the differences between two runs of the reference implementation (README.md). The large ones are due to
+# ReLU kinks in the constant padding, and to gradients that almost cancel without things.
 NORM_LIMITS = {"padded": 1.8e-3}
 WHOLE_LIMITS = {"padded": 2.1e-2, "no_things": 1.8e-3}
 NORM_LIMIT, WHOLE_LIMIT = 1.8e-4, 2.4e-4
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One round for every case of every `train_<variant>` in the folder of recordings."""
+    """Parametrize by every case of every `train_<variant>` in the folder of recordings."""
     if "case" in metafunc.fixturenames:
-        there = variants_recorded(metafunc.config, "train_{}")
-        rounds = [(variant, name) for variant in there for name in CASES]
+        variants = variants_recorded(metafunc.config, "train_{}")
+        rounds = [(variant, name) for variant in variants for name in CASES]
         metafunc.parametrize("case", rounds, indirect=True, scope="module", ids="-".join)
 
 
@@ -53,7 +53,7 @@ _models: dict[str, PanopticSegFormer] = {}
 
 
 def train_model(variant: str) -> PanopticSegFormer:
-    """The last one is kept: its weights are not changed by a forward pass."""
+    """Return the model of a variant. The last one is cached, because a forward pass does not change its weights."""
     if variant not in _models:
         _models.clear()
         _models[variant] = filled_model(variant, train=True)
@@ -75,8 +75,8 @@ def test_losses(case: TrainingCase, fidelity: FidelityTable) -> None:
     fidelity.measure("total loss, relative", case.column, off, 1e-4)
 
 
-def test_the_model_gives_the_same_losses_in_one_forward_pass(case: TrainingCase) -> None:
-    """The steps above are those of the model itself."""
+def test_the_forward_pass_of_the_model_gives_the_same_losses(case: TrainingCase) -> None:
+    """The steps in `TrainingCase` are those of the model."""
     with torch.no_grad():
         losses = case.model(Batch(case.images, case.padding, [case.targets]), case.counts)
     expected = PanopticCriterion(THINGS)(case.forward[0], [case.image_targets], [case.forward[1]], case.counts)
@@ -86,7 +86,7 @@ def test_the_model_gives_the_same_losses_in_one_forward_pass(case: TrainingCase)
 
 
 def assignments(queries: Tensor, objects: Tensor, count: int) -> list[int]:
-    """0 for the background, k for the k-th thing, from 1: the recordings' way."""
+    """Return assignments in the format of the recordings: 0 for background, k for the k-th thing, from 1."""
     row = [0] * count
     for query, number in zip(queries.tolist(), objects.tolist(), strict=True):
         row[query] = number + 1
@@ -99,7 +99,7 @@ def test_first_matching(case: TrainingCase, fidelity: FidelityTable) -> None:
     theirs = np.vstack([arrays[f"{case.name}.assign.loc"], arrays[f"{case.name}.assign.filter"][None]])
     assert output.selected[0].tolist() == arrays[f"{case.name}.assign.filter_pos"].tolist()
     others = float((ours != theirs).sum())
-    fidelity.measure("matching of 6 location layers: queries matched otherwise", case.column, others, 0)
+    fidelity.measure("matching of 6 location layers: different assignments", case.column, others, 0)
 
 
 def test_second_matching(case: TrainingCase, fidelity: FidelityTable) -> None:
@@ -117,7 +117,7 @@ def test_second_matching(case: TrainingCase, fidelity: FidelityTable) -> None:
     )
     ours = assignments(second.queries[0], second.objects[0], len(chosen))
     others = float((np.array(ours) != case.recording.arrays[f"{case.name}.assign.mask"]).sum())
-    fidelity.measure("second matching, with masks: queries matched otherwise", case.column, others, 0)
+    fidelity.measure("second matching, with masks: different assignments", case.column, others, 0)
 
 
 def test_masks_in_training(case: TrainingCase, fidelity: FidelityTable) -> None:
@@ -130,7 +130,7 @@ def test_masks_in_training(case: TrainingCase, fidelity: FidelityTable) -> None:
 
 @pytest.mark.parametrize("without_class_losses", [False, True], ids=["all losses", "without class losses"])
 def test_gradients(case: TrainingCase, without_class_losses: bool, fidelity: FidelityTable) -> None:
-    """The whole gradients of `plain` were recorded after they had been clipped for its optimiser step."""
+    """The full gradients of `plain` were recorded after clipping for its optimizer step."""
     prefix = f"{case.name}.nocls." if without_class_losses else f"{case.name}."
     notes, gradients = case.recording.notes, case.gradients(without_class_losses)
     clipped = case.name == "plain" and not without_class_losses
@@ -140,17 +140,17 @@ def test_gradients(case: TrainingCase, without_class_losses: bool, fidelity: Fid
     fidelity.measure("gradient norm of every parameter, relative", case.column, but_for_a_kink(norms, limit), limit)
     total = sum(norm_of(gradient) ** 2 for gradient in gradients.values()) ** 0.5
     off = abs(total / notes[f"{prefix}grad_total_norm"] - 1)
-    fidelity.measure("norm of the whole gradient, relative", case.column, off, 1e-4)
+    fidelity.measure("norm of the complete gradient, relative", case.column, off, 1e-4)
     limit = WHOLE_LIMITS.get(case.name, WHOLE_LIMIT)
     whole = whole_differences(case.recording, prefix, gradients, scale, case.is_swin)
     assert len(whole) >= 6
-    fidelity.measure("gradients recorded whole", case.column, but_for_a_kink(whole, limit), limit)
+    fidelity.measure("gradients recorded in full", case.column, but_for_a_kink(whole, limit), limit)
     samples = sample_differences(case.recording, prefix, gradients, case.is_swin)
     assert len(samples) >= 200
     fidelity.measure("gradient of every parameter, sampled", case.column, but_for_a_kink(samples, limit), limit)
 
 
-def test_one_step_of_the_optimiser(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:
+def test_one_optimizer_step(recordings: Path, inputs: dict[str, Tensor], fidelity: FidelityTable) -> None:
     model, recipe = filled_model("r50", train=True), TrainSettings()
     recording = Recording(recordings, "train_r50")
     case = TrainingCase.of("plain", "r50", recording, model, inputs)
@@ -161,22 +161,22 @@ def test_one_step_of_the_optimiser(recordings: Path, inputs: dict[str, Tensor], 
     assert norm == pytest.approx(recording.notes["plain.step.grad_norm_before_clip"], rel=1e-4)
     optimizer.step()
     after = dict(model.named_parameters())
-    # A step is about the learning rate for every number, whatever its gradient, so tiny gradients may differ.
+    # AdamW moves every value by about the learning rate, even for tiny gradients, so these may differ.
     moved = {}
     for name, ours, theirs in recorded_by_own_name(recording.notes["plain.step.delta_norms"]):
         delta = float((after[ours].detach() - before[ours]).double().norm())
         moved[name] = abs(delta - (theirs or 0.0)) / theirs if theirs else delta
-    fidelity.measure("one step: how far every parameter went, relative", "plain", moved, 2e-2)
+    fidelity.measure("one step: distance moved by every parameter, relative", "plain", moved, 2e-2)
     prefix, values = "plain.step.param:", {}
     for key in recording.arrays.files:
         own = own_name(key.removeprefix(prefix), is_swin=False) if key.startswith(prefix) else None
         if own is not None:
             values[key] = float(np.abs(after[own].detach().numpy() - recording.arrays[key]).max())
     assert len(values) >= 14
-    fidelity.measure("one step: parameters recorded whole, absolute", "plain", values, 3e-5)
+    fidelity.measure("one step: parameters recorded in full, absolute", "plain", values, 3e-5)
 
 
-def test_only_the_sampling_offsets_of_one_layer_are_ever_left_out() -> None:
+def test_only_sampling_offsets_of_a_single_layer_are_ignored() -> None:
     good = {"a.value_proj.weight": 0.001}
     one = {**good, "a.sampling_offsets.bias": 0.09, "a.sampling_offsets.weight": 0.08}
     assert but_for_a_kink(one, 0.002) == good

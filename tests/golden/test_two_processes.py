@@ -1,4 +1,4 @@
-"""Recorded steps of two processes with one image each: counts and gradients are averaged."""
+"""Recorded steps of two processes with one image each, with averaged counts and gradients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAIRS = ("plain+padded", "plain_padded+padded", "no_things+padded")
 
 
 def cases_of(pair: str, folder: Path, model: PanopticSegFormer) -> list[TrainingCase]:
-    """`plain_padded` is `plain` on the canvas of `padded`."""
+    """Return the cases of a pair; `plain_padded` is `plain` on the canvas of `padded`."""
     recording, inputs = Recording(folder, "train_r50"), recorded_inputs(folder)
     height, width = recording.notes["padded.case"]["batch_input_shape"]
     return [
@@ -45,7 +45,7 @@ def cases_of(pair: str, folder: Path, model: PanopticSegFormer) -> list[Training
 
 
 def steps_of_every_pair(process: Process, folder: Path, out: Path) -> None:
-    """Each process takes its own image of every pair, and writes its losses and the gradients it is left with."""
+    """Run a step of every pair, with one image per process, and write the losses and the synchronized gradients."""
     model = filled_model("r50", train=True)
     parallel = _distributed(model)
     for pair in PAIRS:
@@ -55,7 +55,7 @@ def steps_of_every_pair(process: Process, folder: Path, out: Path) -> None:
         losses = parallel(Batch(case.images, case.padding, [case.targets]), LossCounts(things, stuff))
         model.zero_grad()
         kept = case.without_dropped(losses)
-        # What the release drops is multiplied by zero here: every process has to take part in every gradient.
+        # Losses that the reference drops are multiplied by zero: every process must contribute to all gradients.
         total = torch.stack([loss if name in kept else 0 * loss for name, loss in losses.items()]).sum()
         total.backward()
         tensors = {f"loss:{name}": loss.detach() for name, loss in kept.items()}
@@ -65,7 +65,7 @@ def steps_of_every_pair(process: Process, folder: Path, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def steps(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """Losses (`loss:<name>`) and gradients by `<pair>_<rank>`."""
+    """Return losses (`loss:<name>`) and gradients, by `<pair>_<rank>`."""
     out = tmp_path_factory.mktemp("steps")
     in_processes(2, steps_of_every_pair, recordings, out)
     return {path.stem: load_file(path) for path in out.glob("*.safetensors")}
@@ -92,15 +92,15 @@ def test_two_processes(
 def compare_gradients(
     pair: str, recording: Recording, gradients: dict[str, Tensor | None], fidelity: FidelityTable
 ) -> None:
-    """The limits are those of `padded` alone, which is in every pair."""
+    """Compare with the limits of `padded`, which is in every pair."""
     norms = norm_differences(recording.notes[f"{pair}.grad_norms"], gradients)
     fidelity.measure("gradient norm of every parameter, relative", pair, but_for_a_kink(norms, 1.8e-3), 1.8e-3)
     total = sum(norm_of(gradient) ** 2 for gradient in gradients.values()) ** 0.5
     off = abs(total / recording.notes[f"{pair}.grad_total_norm"] - 1)
-    fidelity.measure("norm of the whole gradient, relative", pair, off, 1e-4)
+    fidelity.measure("norm of the complete gradient, relative", pair, off, 1e-4)
     whole = whole_differences(recording, f"{pair}.", gradients)
     assert len(whole) >= 10
-    fidelity.measure("gradients recorded whole", pair, but_for_a_kink(whole, 2.1e-2), 2.1e-2)
+    fidelity.measure("gradients recorded in full", pair, but_for_a_kink(whole, 2.1e-2), 2.1e-2)
     samples = sample_differences(recording, f"{pair}.", gradients)
     assert len(samples) >= 200
     fidelity.measure("gradient of every parameter, sampled", pair, but_for_a_kink(samples, 2.1e-2), 2.1e-2)
@@ -112,7 +112,7 @@ def parameter_names() -> list[str]:
 
 
 def test_a_batch_of_two_in_one_process(recordings: Path, fidelity: FidelityTable) -> None:
-    """Both images on one canvas give what the recorded two processes gave."""
+    """Both images on one canvas give the results of the two recorded processes."""
     pair, model = "plain_padded+padded", filled_model("r50", train=True)
     first, second = cases_of(pair, recordings, model)
     targets: list[Targets] = [first.targets, second.targets]

@@ -1,4 +1,4 @@
-"""The recorded training steps: an image and its targets, our forward pass over it, and names on both sides."""
+"""The recorded training steps: images, targets, our forward pass, and conversion of names."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CASES = ("plain", "padded", "no_things", "no_stuff")
 LAST = {"cls": ("location_class", 5), "bbox": ("location_l1", 5), "iou": ("location_giou", 5)}
 LAST |= {"mask_things": ("thing_mask", 4), "mask_stuff": ("stuff_mask", 6), "cls_stuff": ("stuff_class", 6)}
 TINY = 1e-6
-"""A gradient norm below this is the noise of what cancels exactly: a key's bias does not change a softmax."""
+"""Gradient norms below this are rounding noise: some cancel exactly, as a key's bias does not change a softmax."""
 
 
 def own_loss(name: str) -> str | None:
-    """Our name of a recorded loss; None for the branches whose losses are multiplied by zero."""
+    """Return our name of a recorded loss; None for branches whose losses are multiplied by zero."""
     head, _, tail = name.rpartition(".")
     term = tail.removeprefix("loss_").removesuffix("_f")
     if tail.endswith("_f") and term in ("cls", "bbox", "iou"):
@@ -39,7 +39,7 @@ def own_loss(name: str) -> str | None:
 
 
 def is_of_location_class(name: str) -> bool:
-    """Whether one of our losses is left out where the recordings say `nocls`."""
+    """Return whether one of our losses is excluded in recordings named `nocls`."""
     return name.startswith("location_class/")
 
 
@@ -65,7 +65,7 @@ class TrainingCase:
         inputs: dict[str, Tensor],
         canvas: tuple[int, int] | None = None,
     ) -> TrainingCase:
-        """canvas: height and width that the image is padded to, other than recorded."""
+        """Return a recorded case; `canvas` replaces the recorded height and width of the canvas."""
         note, arrays = recording.notes[f"{name}.case"], recording.arrays
         (height, width, _), canvas = note["img_shape"], canvas or tuple(note["batch_input_shape"])
         images, padding = torch.zeros(1, 3, *canvas), torch.ones(1, *canvas, dtype=torch.bool)
@@ -79,7 +79,7 @@ class TrainingCase:
 
     @property
     def column(self) -> str:
-        """Of the table: R-50 is the variant that was recorded in full."""
+        """The column in the table. Only R-50 is in the project's own recordings."""
         return self.name if self.variant == "r50" else f"{self.variant} {self.name}"
 
     @property
@@ -88,7 +88,7 @@ class TrainingCase:
 
     @property
     def drops_stuff_classes(self) -> bool:
-        """The release gives no stuff class loss to an image without things, by accident (spec, section 8)."""
+        """Whether the reference implementation drops the stuff class losses: without things (docs/fidelity.md)."""
         return not bool((self.targets.labels < THINGS).any())
 
     @cached_property
@@ -97,7 +97,7 @@ class TrainingCase:
 
     @cached_property
     def forward(self) -> tuple[TrainingOutput, Match]:
-        """The output and the first matching, as `PanopticSegFormer.losses` has them between its steps."""
+        """The output and the first matching, as in `PanopticSegFormer.forward`."""
         model = self.model
         memory = model.encode(self.images, self.padding)
         location = model.location_decoder(memory)
@@ -113,17 +113,17 @@ class TrainingCase:
         return LossCounts(*count_segments([self.targets], THINGS))
 
     def losses(self, counts: LossCounts) -> dict[str, Tensor]:
-        """Without those that the release drops by accident."""
+        """Return the losses, without those that the reference implementation drops."""
         output, match = self.forward
         return self.without_dropped(PanopticCriterion(THINGS)(output, [self.image_targets], [match], counts))
 
     def without_dropped(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses that the release has too."""
+        """Return the losses that the reference implementation has too."""
         dropped = "stuff_class/" if self.drops_stuff_classes else "none"
         return {name: loss for name, loss in losses.items() if not name.startswith(dropped)}
 
     def gradients(self, without_class_losses: bool) -> dict[str, Tensor | None]:
-        """By our names."""
+        """Return the gradients, by our names."""
         losses = self.losses(self.counts)
         kept = [x for name, x in losses.items() if not (without_class_losses and is_of_location_class(name))]
         self.model.zero_grad()
@@ -136,7 +136,7 @@ class TrainingCase:
 def recorded_by_own_name(
     notes: dict[str, float | None], is_swin: bool = False
 ) -> Iterator[tuple[str, str, float | None]]:
-    """Recorded name, our name and value; of the unused branches nothing but zeros was recorded."""
+    """Yield recorded name, our name and value. The values of unused branches must be 0."""
     for name, value in notes.items():
         ours = own_name(name, is_swin)
         if ours is None:
@@ -150,7 +150,7 @@ def norm_of(gradient: Tensor | None) -> float:
 
 
 def loss_differences(recorded: dict[str, float], ours: dict[str, Tensor]) -> dict[str, float]:
-    """The relative difference of every recorded loss; what we do not have was recorded as 0."""
+    """Return the relative difference of every recorded loss. Losses that we do not have must be 0."""
     differences = {}
     for name, theirs in recorded.items():
         own = own_loss(name)
@@ -165,7 +165,7 @@ def loss_differences(recorded: dict[str, float], ours: dict[str, Tensor]) -> dic
 def norm_differences(
     recorded: dict[str, float | None], gradients: dict[str, Tensor | None], is_swin: bool = False
 ) -> dict[str, float]:
-    """The relative difference of the gradient norm of every parameter; a missing gradient is one of zeros."""
+    """Return the relative difference of the gradient norm of every parameter. A missing gradient counts as zero."""
     differences = {}
     for name, ours, norm in recorded_by_own_name(recorded, is_swin):
         theirs, own = norm or 0.0, norm_of(gradients[ours])
@@ -175,15 +175,15 @@ def norm_differences(
 
 
 KINK = 0.1
-"""The most that rounding at one edge has moved a gradient of sampling offsets; a wrong gradient is off by more."""
+"""The largest observed effect of rounding at one edge on a gradient of sampling offsets. Bugs have larger effects."""
 
 
 def but_for_a_kink(differences: dict[str, float], limit: float) -> dict[str, float]:
-    """The differences without the sampling offsets of one layer, if those alone are above the limit.
+    """Return the differences without the sampling offsets of one layer, if only those are above the limit.
 
-    The gradient of bilinear sampling jumps where a place crosses the edge of a cell. Of some million places one may lie
-    so near an edge that rounding decides: then one number of a layer's `sampling_offsets.bias` and one row of its
-    weight differ, and all others agree to 1e-8. Which place it is changes with processor, threads and libraries.
+    The gradient of bilinear sampling jumps where a sampling location crosses the edge of a cell. Of millions of
+    locations one can be so close to an edge that rounding decides. Then one value of a layer's `sampling_offsets.bias`
+    and one row of its weight differ, and all others agree to 1e-8. It depends on CPU, threads and libraries.
     """
     above = {name for name, difference in differences.items() if difference > limit}
     layers = {name.rpartition(".")[0] for name in above}
@@ -196,19 +196,19 @@ def but_for_a_kink(differences: dict[str, float], limit: float) -> dict[str, flo
 def sample_differences(
     recording: Recording, prefix: str, gradients: dict[str, Tensor | None], is_swin: bool = False
 ) -> dict[str, float]:
-    """Every parameter's gradient at the recorded places: the largest difference / the largest recorded number."""
-    places: dict[str, list[int]] = recording.notes[f"{prefix}grad_sample_offset_stride"]
+    """Return the largest difference / the largest recorded value, for samples of the gradient of every parameter."""
+    positions: dict[str, list[int]] = recording.notes[f"{prefix}grad_sample_offset_stride"]
     samples = recording.arrays[f"{prefix}grad_samples"]
     norms = recording.notes[f"{prefix}grad_norms"]
     differences = {}
-    for name, (offset, stride) in places.items():
+    for name, (offset, stride) in positions.items():
         ours = own_name(name, is_swin)
         gradient = None if ours is None else gradients[ours]
         if gradient is None or (norms[name] or 0.0) <= TINY:
             continue
         mine = gradient.reshape(-1)[::stride].numpy()
         theirs = samples[offset : offset + len(mine)]
-        # Where the places happen to hold next to nothing, the noise is measured against a usual number.
+        # If all samples happen to be tiny, the noise is compared with a typical value.
         usual = norms[name] / gradient.numel() ** 0.5
         differences[name] = float(np.abs(mine - theirs).max()) / max(float(np.abs(theirs).max()), usual)
     return differences
@@ -217,7 +217,7 @@ def sample_differences(
 def whole_differences(
     recording: Recording, prefix: str, gradients: dict[str, Tensor | None], scale: float = 1.0, is_swin: bool = False
 ) -> dict[str, float]:
-    """The small gradients that were recorded whole; `scale`: what the recording had multiplied them by."""
+    """Return the differences of gradients that were recorded in full; `scale` is the factor in the recording."""
     differences = {}
     for key in recording.arrays.files:
         name = key.removeprefix(f"{prefix}grad:")

@@ -1,4 +1,4 @@
-"""Boundary IoU against a plain computation with one full mask for every segment."""
+"""Boundary IoU, compared with a plain computation with one mask per segment."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ def listed(ids: np.ndarray, categories: dict[int, int], crowd: tuple[int, ...] =
 
 
 def random_pair(seed: int) -> tuple[PanopticMap, PanopticMap]:
-    """Rectangles of some ids, the prediction's shifted by some pixels; void, crowd and ids that nobody lists."""
+    """Return rectangles, shifted by some pixels in the prediction; with void, crowds and unlisted ids."""
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(20, 90, 2))
     ids = rng.choice([0, 1, 2, 300, 70000, TOP, TOP - 1], size=4, replace=False).tolist()
     truth = np.full((height, width), ids[0])
-    guess = truth.copy()
+    predicted = truth.copy()
     for number in (*ids[1:], *ids[1:3]):
         top, left = int(rng.integers(height - 5)), int(rng.integers(width - 5))
         tall, wide = int(rng.integers(5, height)), int(rng.integers(5, width))
         truth[top : top + tall, left : left + wide] = number
         down, right = (int(move) for move in rng.integers(0, 3, 2))
-        guess[top + down : top + down + tall, left + right : left + right + wide] = number
+        predicted[top + down : top + down + tall, left + right : left + right + wide] = number
     categories = {i: int(rng.integers(1, 4)) for i in ids if i}
     there = {i: c for i, c in categories.items() if (truth == i).any() and (i != 300 or rng.random() < 0.5)}
     crowd = tuple(i for i in there if rng.random() < 0.15)
-    return listed(guess, {i: c for i, c in categories.items() if (guess == i).any()}), listed(truth, there, crowd)
+    return listed(predicted, {i: c for i, c in categories.items() if (predicted == i).any()}), listed(
+        truth, there, crowd
+    )
 
 
 def plain_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
-    """What is lost when one pixel is worn off all around, d times; outside the image is background."""
+    """Return the pixels removed by d erosions of one pixel; the outside of the image is background."""
     distance = max(1, round(ratio * float(np.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2))))
-    worn = np.asarray(binary_erosion(mask, np.ones((3, 3)), iterations=distance, border_value=0), dtype=bool)
-    lost: np.ndarray = mask & ~worn
-    return lost
+    eroded = np.asarray(binary_erosion(mask, np.ones((3, 3)), iterations=distance, border_value=0), dtype=bool)
+    removed: np.ndarray = mask & ~eroded
+    return removed
 
 
 def plain_ious(prediction: PanopticMap, truth: PanopticMap, ratio: float) -> np.ndarray:
@@ -76,47 +78,47 @@ def test_equals_the_plain_computation(ratio: float) -> None:
     assert measured > 30
 
 
-def test_worked_by_hand_with_contours_at_the_edge_of_the_image() -> None:
+def test_hand_worked_contours_at_the_image_border() -> None:
     left = np.arange(400) < np.full((300, 1), 200)
     truth = listed(np.where(left, 5, 8), {5: 1, 8: 3})
     prediction = listed(np.where(np.arange(400) < np.full((300, 1), 190), 4, 9), {4: 1, 9: 3})
-    # The diagonal is 500, so a boundary is 10 pixels wide. Of dog, 200 and 190 columns, the upper and lower 10 rows of
-    # 190 columns are shared, and in the 280 rows between 10 columns at the left edge; at the right they just miss.
+    # The diagonal is 500, so a boundary is 10 pixels wide. Of the dogs, 200 and 190 columns wide, the top and bottom 10
+    # rows of 190 columns are shared, and 10 columns at the left in the 280 rows between; at the right, none are.
     shared = 20 * 190 + 280 * 10
     ious = boundary_ious(prediction, truth, compare(prediction, truth))
     assert ious[0, 0] == shared / (300 * 200 - 280 * 180 + 300 * 190 - 280 * 170 - shared)
     assert ious[0, 1] == ious[1, 0] == 0
 
 
-def test_contours_that_lie_apart_have_nothing_in_common() -> None:
+def test_separate_contours_have_no_overlap() -> None:
     truth = listed(np.ones((300, 400)), {1: 3})
     smaller = listed(np.pad(np.ones((260, 360)), 20), {1: 3})  # mask IoU 0.78
     assert boundary_ious(smaller, truth, compare(smaller, truth)).tolist() == [[0.0]]
     assert boundary_ious(truth, truth, compare(truth, truth)).tolist() == [[1.0]]
 
 
-def test_void_is_left_out_of_the_union() -> None:
+def test_void_is_excluded_from_the_union() -> None:
     ids = np.full((300, 400), 1)
     ids[:, 200:] = 0
     truth, prediction = listed(ids, {1: 3}), listed(np.full((300, 400), 1), {1: 3})
-    # the left half's boundary: 300 x 200 - 280 x 180; the prediction has no contour in the middle, 10 x 280 pixels
+    # boundary of the left half: 300 x 200 - 280 x 180; the prediction has no contour in the middle, 10 x 280 pixels
     whole = 300 * 200 - 280 * 180
     ious = boundary_ious(prediction, truth, compare(prediction, truth))
     assert ious[0, 0] == (whole - 10 * 280) / whole
 
 
-def test_a_width_between_two_pixels_is_rounded_to_the_even_one() -> None:
+def test_a_distance_of_half_a_pixel_is_rounded_to_even() -> None:
     ids = np.ones((375, 500), int)  # a common size of photographs: 2 % of the diagonal are 12.5 pixels
     truth = listed(ids, {1: 3})
     moved = ids.copy()
-    moved[12:14, 12:-12] = 0  # inside of a boundary of 12 pixels, so only its own contour differs
+    moved[12:14, 12:-12] = 0  # inside a boundary of 12 pixels, so only its own contour differs
     prediction = listed(moved, {1: 3})
     shared = plain_ious(prediction, truth, 12 / 625)
     np.testing.assert_array_equal(boundary_ious(prediction, truth, compare(prediction, truth)), shared)
     assert (plain_ious(prediction, truth, 13 / 625) != shared).all()
 
 
-def test_matching_takes_the_smaller_iou_and_loses_pairs_by_it() -> None:
+def test_matching_uses_the_minimum_iou_and_loses_pairs() -> None:
     lost = shrunk = 0
     for seed in range(40):
         prediction, truth = random_pair(seed)

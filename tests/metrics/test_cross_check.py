@@ -1,4 +1,4 @@
-"""panopticapi beside ours; a stand-in with its interface shows, wherever it is not installed, what is compared."""
+"""The comparison with panopticapi, and with a fake that has the same interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Files = tuple[Path, Path, Path, Path]
 
 
 def written(pairs: list[Pair], folder: Path) -> Files:
-    """Annotation, its PNGs, predictions and their PNGs, as COCO has them."""
+    """Write the pairs in COCO's format; return annotation, its PNG folder, predictions and their PNG folder."""
     paths = []
     for side, name in ((1, "truth"), (0, "prediction")):
         (folder / name).mkdir(parents=True)
@@ -49,7 +49,7 @@ def measured(pairs: list[Pair]) -> PanopticResult:
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_equals_panopticapi(count: int, tmp_path: Path) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
+    pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi for comparison")
     pairs = seeded_pairs(count, seed=11)
     files, result = written(pairs, tmp_path), measured(pairs)
     cross_check(*files, result)
@@ -61,7 +61,7 @@ def test_equals_panopticapi(count: int, tmp_path: Path) -> None:
 
 
 class Statistics(defaultdict[int, SimpleNamespace]):
-    """Counts by category with the methods of panopticapi's, from the plain loop of the tests of PQ."""
+    """Counts by category with the methods of panopticapi, from the plain loop in the tests of PQ."""
 
     def __init__(self) -> None:
         super().__init__(lambda: SimpleNamespace(iou=0.0, tp=0, fp=0, fn=0))
@@ -101,7 +101,7 @@ def count(number: int, pairs: list[Any], truth_pngs: str, predicted_pngs: str, c
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_panopticapi(monkeypatch: pytest.MonkeyPatch) -> None:
     module, package = ModuleType("panopticapi.evaluation"), ModuleType("panopticapi")
     package.evaluation = module  # type: ignore[attr-defined]
     module.PQStat, module.pq_compute_single_core = Statistics, count  # type: ignore[attr-defined]
@@ -109,15 +109,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", module)
 
 
-@pytest.mark.usefixtures("stand_in")
+@pytest.mark.usefixtures("fake_panopticapi")
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_equal_figures_pass_without_a_word(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_equal_results_pass_silently(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pairs = seeded_pairs(count, seed=12)
     cross_check(*written(pairs, tmp_path), measured(pairs))
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.usefixtures("stand_in")
+@pytest.mark.usefixtures("fake_panopticapi")
 def test_a_data_set_without_stuff_can_be_checked(tmp_path: Path) -> None:
     pairs = [(panoptic([[1, 1, 0]], {1: DOG}), panoptic([[1, 1, 1]], {1: DOG}))]
     result = measured(pairs)
@@ -125,8 +125,8 @@ def test_a_data_set_without_stuff_can_be_checked(tmp_path: Path) -> None:
     cross_check(*written(pairs, tmp_path), result)
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_the_first_category_that_differs_is_named(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fake_panopticapi")
+def test_the_first_difference_is_reported(tmp_path: Path) -> None:
     pairs = seeded_pairs(20, seed=13)
     files, result = written(pairs, tmp_path), measured(pairs)
     cat, dog, sea, sky = result.categories
@@ -140,15 +140,15 @@ def test_the_first_category_that_differs_is_named(tmp_path: Path) -> None:
         cross_check(*files, replace(result, stuff=replace(result.stuff, n=1)))
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_what_only_panopticapi_counts_is_seen(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("fake_panopticapi")
+def test_categories_that_only_panopticapi_counts_are_detected(tmp_path: Path) -> None:
     pairs = [(panoptic([[1, 1, 1]], {1: DOG}), panoptic([[0, 0, 5]], {5: DOG}, areas={5: 1}))]
     empty = PanopticQuality(TABLE).result()
     with pytest.raises(PanformerError, match=r"PQ of category 18 \(dog\) is 0.0 here and 1.0"):
         cross_check(*written(pairs, tmp_path), empty)
 
 
-def test_without_panopticapi_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_panopticapi_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     with pytest.raises(PanformerError, match="is not installed; install it with `pip install --no-deps panoptic"):
         cross_check(*written([], tmp_path), measured([]))

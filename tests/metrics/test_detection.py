@@ -1,4 +1,4 @@
-"""Box AP and mask AP against hand-worked examples."""
+"""Box AP and mask AP, compared with hand-worked examples and pycocotools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco.coco_categories import COCO as COCO_CATEGORIES
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.metrics.average_precision import FIGURES, METRICS, Metric
+from panformer_cli.metrics.average_precision import AP_RANGES, METRICS, Metric
 from panformer_cli.metrics.detection import DetectionQuality, InstancePrediction, encode_mask, match_instances
 from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, MergedPrediction
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
@@ -41,7 +41,7 @@ def filled(box: Box, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def truth_of(*objects: tuple[int, Box], crowd: tuple[int, ...] = (), size: tuple[int, int] = SIZE) -> PanopticMap:
-    """Boxes filled with segments 1, 2, ... of the given category ids; `crowd` names segments."""
+    """Return filled boxes as segments 1, 2, ... of the given category ids; `crowd` contains segment ids."""
     ids = np.zeros(size, dtype=np.int32)
     rows = []
     for number, (category_id, box) in enumerate(objects, start=1):
@@ -56,7 +56,7 @@ def truth_of(*objects: tuple[int, Box], crowd: tuple[int, ...] = (), size: tuple
 def guess(
     *objects: tuple[int, Box, float], image_id: int | str = 1, size: tuple[int, int] = SIZE
 ) -> InstancePrediction:
-    """Filled boxes of the given category ids and scores."""
+    """Return filled boxes as predictions of the given category ids and scores."""
     return InstancePrediction(
         image_id=image_id,
         scores=np.array([score for _, _, score in objects], dtype=np.float32),
@@ -74,9 +74,9 @@ def measure(*pairs: tuple[InstancePrediction, PanopticMap]) -> dict[str, dict[st
 
 
 def both(AP: float | None, **others: float | None) -> dict[str, Any]:
-    """Figures that boxes and masks have in common; those not named equal `AP`."""
-    figures = {name: {"AP": AP, **others}.get(name, AP) for name in FIGURES}
-    expected = {name: None if value is None else pytest.approx(value, abs=1e-9) for name, value in figures.items()}
+    """Return results that are equal for boxes and masks; those not given equal `AP`."""
+    results = {name: {"AP": AP, **others}.get(name, AP) for name in AP_RANGES}
+    expected = {name: None if value is None else pytest.approx(value, abs=1e-9) for name, value in results.items()}
     return {"bbox": expected, "segm": expected}
 
 
@@ -86,21 +86,21 @@ def test_perfect_predictions_give_100() -> None:
     assert measure((prediction, truth)) == both(100, APl=None)
 
 
-def test_a_wrong_one_between_two_right_ones() -> None:
+def test_a_wrong_prediction_between_two_correct_ones() -> None:
     truth = truth_of((DOG, SMALL_BOX), (DOG, MEDIUM_BOX))
     prediction = guess((DOG, SMALL_BOX, 0.9), (DOG, (160, 100, 190, 120), 0.8), (DOG, MEDIUM_BOX, 0.7))
-    # precision 1 up to recall 0.5 (51 of the 101 recall points), then 2/3; the wrong one is small: APm is spared
+    # precision 1 up to recall 0.5 (51 of the 101 recall points), then 2/3; the wrong one is small, so APm is 100
     expected = 100 * (51 + 50 * 2 / 3) / 101
     assert measure((prediction, truth)) == both(expected, APs=100, APm=100, APl=None)
 
 
-def test_the_overlap_decides_at_which_thresholds_a_match_counts() -> None:
+def test_the_iou_determines_the_thresholds_at_which_a_match_counts() -> None:
     truth = truth_of((DOG, LARGE_BOX))
-    prediction = guess((DOG, (60, 10, 160, 72), 0.9))  # IoU 0.62: right at 0.50, 0.55 and 0.60 of ten thresholds
+    prediction = guess((DOG, (60, 10, 160, 72), 0.9))  # IoU 0.62: correct at 0.50, 0.55 and 0.60 of ten thresholds
     assert measure((prediction, truth)) == both(30, AP50=100, AP75=0, APs=None, APm=None)
 
 
-def test_boxes_and_masks_are_scored_apart() -> None:
+def test_boxes_and_masks_are_scored_separately() -> None:
     prediction = replace(guess((DOG, LARGE_BOX, 0.9)), masks=[encode_mask(filled((60, 10, 160, 82)))])
     result = measure((prediction, truth_of((DOG, LARGE_BOX))))
     assert result["bbox"]["AP"] == pytest.approx(100)
@@ -109,21 +109,21 @@ def test_boxes_and_masks_are_scored_apart() -> None:
 
 def test_boxes_areas_and_masks_of_the_ground_truth_come_from_the_annotation() -> None:
     truth = truth_of((DOG, LARGE_BOX))
-    told = replace(truth, segments=(replace(truth.segments[0], bbox=(0, 0, 20, 20), area=400),))
-    result = measure((guess((DOG, LARGE_BOX, 0.9)), told))
+    listed = replace(truth, segments=(replace(truth.segments[0], bbox=(0, 0, 20, 20), area=400),))
+    result = measure((guess((DOG, LARGE_BOX, 0.9)), listed))
     assert result["bbox"]["AP"] == 0
     assert result["segm"]["APs"] == pytest.approx(100)
     assert result["segm"]["APl"] is None
 
 
-def test_the_mean_runs_over_categories_with_ground_truth() -> None:
+def test_the_mean_is_over_categories_with_ground_truth() -> None:
     truth = truth_of((DOG, SMALL_BOX))
     assert measure((guess((DOG, SMALL_BOX, 0.5), (CAT, MEDIUM_BOX, 0.9)), truth))["bbox"]["AP"] == pytest.approx(100)
     truth = truth_of((DOG, SMALL_BOX), (CAT, MEDIUM_BOX))
     assert measure((guess((DOG, SMALL_BOX, 0.5)), truth))["segm"]["AP"] == pytest.approx(50)
 
 
-def test_a_prediction_in_a_crowd_is_neither_right_nor_wrong() -> None:
+def test_a_prediction_in_a_crowd_is_ignored() -> None:
     objects = ((DOG, SMALL_BOX), (DOG, LARGE_BOX))
     prediction = guess((DOG, (70, 20, 100, 50), 0.9), (DOG, SMALL_BOX, 0.8))
     assert measure((prediction, truth_of(*objects, crowd=(2,)))) == both(100, APm=None, APl=None)
@@ -131,7 +131,7 @@ def test_a_prediction_in_a_crowd_is_neither_right_nor_wrong() -> None:
     assert without == pytest.approx(100 * 51 * 0.5 / 101)
 
 
-def test_stuff_is_left_out() -> None:
+def test_stuff_is_ignored() -> None:
     truth = truth_of((SKY, LARGE_BOX))
     assert measure((guess(), truth)) == both(None)
     everything_stuff = DetectionQuality(CategoryTable([Category(SKY, "sky", False)]))
@@ -142,11 +142,11 @@ def test_stuff_is_left_out() -> None:
 def test_no_prediction_gives_0_and_no_image_gives_none() -> None:
     assert measure((guess(), truth_of((DOG, SMALL_BOX)))) == both(0, APm=None, APl=None)
     assert measure() == both(None)
-    assert DetectionQuality(TABLE).result(["segm"]) == {"segm": dict.fromkeys(FIGURES)}
+    assert DetectionQuality(TABLE).result(["segm"]) == {"segm": dict.fromkeys(AP_RANGES)}
 
 
 def scattered(count: int, image_ids: list[int | str]) -> list[tuple[InstancePrediction, PanopticMap]]:
-    """Images of different sizes, with equal scores across images so that the order of images could matter."""
+    """Return images of different sizes with equal scores, so that the order of the images could matter."""
     generator = np.random.default_rng(0)
     pairs = []
     for image_id in image_ids[:count]:
@@ -164,7 +164,7 @@ def scattered(count: int, image_ids: list[int | str]) -> list[tuple[InstancePred
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("image_ids", [[*range(5, 17)], [f"town_{i}" for i in range(12)], [7, "b", 3, "a", 9, "c"]])
-def test_parts_of_any_number_of_processes_join_to_the_same_digits(
+def test_merged_parts_give_identical_results(
     processes: int, image_ids: list[int | str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = scattered(12, image_ids)
@@ -176,19 +176,19 @@ def test_parts_of_any_number_of_processes_join_to_the_same_digits(
         part = DetectionQuality(TABLE)
         for prediction, truth in reversed(pairs[rank::processes]):
             part.update(prediction, truth)
-        joined.merge(pickle.loads(pickle.dumps(part)))  # as they travel
+        joined.merge(pickle.loads(pickle.dumps(part)))  # as they are sent between processes
     assert joined.result() == whole
-    assert joined.result() == whole  # a second look changes nothing
+    assert joined.result() == whole  # computing it again changes nothing
     assert capsys.readouterr() == ("", "")
 
 
-# --- pycocotools on all images together, as its own documentation has it
+# --- pycocotools on all images together, as in its documentation
 
 Pair = tuple[InstancePrediction, PanopticMap]
 
 
 def crowded(seed: int, instances: int = 30) -> Pair:
-    """Things of all sizes, some of them crowds, sky, and `instances` guesses, of which several have equal scores."""
+    """Return things of all sizes, some of them crowds, sky, and `instances` predictions, some with equal scores."""
     rng = np.random.default_rng(seed)
     boxes = [random_box(rng) for _ in range(int(rng.integers(0, 9)))]
     objects = [(int(rng.choice([DOG, CAT, SKY], p=[0.5, 0.3, 0.2])), box) for box in boxes]
@@ -213,7 +213,7 @@ CROWDED = [*(crowded(seed) for seed in range(40)), crowded(40, instances=0), cro
 
 
 def coco_rows(pairs: list[Pair], metric: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The JSON of the ground truth and that of the results, as users of pycocotools write them."""
+    """Return the JSON of ground truth and results, as written by users of pycocotools."""
     true: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for prediction, truth in pairs:
@@ -235,8 +235,8 @@ def coco_rows(pairs: list[Pair], metric: str) -> tuple[dict[str, Any], list[dict
     return {"info": {}, "images": images, "annotations": true, "categories": [{"id": CAT}, {"id": DOG}]}, results
 
 
-def six_figures(coco: Any, evaluation: Any, metric: Metric) -> list[float | None]:
-    """In percent, by pycocotools or a library with its interface."""
+def six_results(coco: Any, evaluation: Any, metric: Metric) -> list[float | None]:
+    """Return the first six results in percent, by pycocotools or a library with its interface."""
     content, results = coco_rows(CROWDED, metric)
     truth = coco()
     truth.dataset = content
@@ -250,8 +250,8 @@ def six_figures(coco: Any, evaluation: Any, metric: Metric) -> list[float | None
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_equals_pycocotools_on_all_images_together(metric: Metric) -> None:
-    plain = six_figures(COCO, COCOeval, metric)
-    assert min(figure or 0 for figure in plain) > 0.1
+    plain = six_results(COCO, COCOeval, metric)
+    assert min(value or 0 for value in plain) > 0.1
     mixed = CROWDED[::2] + CROWDED[1::2]
     assert list(measure(*mixed)[metric].values()) == plain
     alone = DetectionQuality(TABLE, [metric])
@@ -262,8 +262,8 @@ def test_equals_pycocotools_on_all_images_together(metric: Metric) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_equals_faster_coco_eval(metric: Metric) -> None:
-    faster = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed; it is compared with")
-    theirs = six_figures(faster.COCO, faster.COCOeval_faster, metric)
+    faster = pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval for comparison")
+    theirs = six_results(faster.COCO, faster.COCOeval_faster, metric)
     assert list(measure(*CROWDED)[metric].values()) == pytest.approx(theirs, abs=1e-10)
 
 
@@ -276,14 +276,14 @@ def test_the_best_100_of_an_image_count() -> None:
         assert image.scores[image.labels == label].tolist() == sorted(scores[labels == label], reverse=True)[:100]
 
 
-def test_what_is_kept_of_an_image_is_small() -> None:
+def test_the_data_kept_per_image_is_small() -> None:
     image = match_instances(*CROWDED[-1], TABLE)
     columns: list[np.ndarray] = [image.labels, image.scores, image.truth_labels, image.truth_counts]
     columns += image.flags.values()
     assert sum(column.nbytes for column in columns) < 40 * len(image.scores)
 
 
-def test_masks_may_come_with_text_or_bytes() -> None:
+def test_masks_can_be_strings_or_bytes() -> None:
     prediction, truth = guess((DOG, SMALL_BOX, 0.5)), truth_of((DOG, SMALL_BOX))
     mask = prediction.masks[0]
     assert isinstance(mask["counts"], str)
@@ -291,11 +291,11 @@ def test_masks_may_come_with_text_or_bytes() -> None:
     assert measure((as_bytes, truth)) == measure((prediction, truth))
 
 
-def test_all_thing_queries_are_instances_whatever_their_score() -> None:
+def test_all_thing_queries_are_instances_with_any_score() -> None:
     rng = np.random.default_rng(0)
     things, stuff, size = 100, 3, (33, 47)
     masks = rng.uniform(0, 1, (things + stuff, 5, 6)).astype(np.float32)
-    masks[7] = 0.3  # nowhere over one half: an empty mask
+    masks[7] = 0.3  # below 0.5 everywhere: an empty mask
     labels = np.concatenate([rng.integers(0, 80, things), np.arange(80, 80 + stuff)])
     class_scores = rng.uniform(0.01, 1, things + stuff).astype(np.float32)
     corners = np.sort(rng.uniform(0, 33, (things, 2, 2)), axis=1).reshape(things, 4).astype(np.float32)
@@ -309,7 +309,7 @@ def test_all_thing_queries_are_instances_whatever_their_score() -> None:
     assert found.scores == pytest.approx((class_scores[:things] * quality**2).tolist(), abs=1e-3)
     assert (np.asarray(found.scores) < 0.25).sum() > 20 and np.asarray(found.scores)[7] == 0
     areas = [coco_mask.area(mask) for mask in found.masks]
-    assert areas == pytest.approx(binary.sum((1, 2)).tolist(), abs=2)  # a pixel at one half may fall on either side
+    assert areas == pytest.approx(binary.sum((1, 2)).tolist(), abs=2)  # pixels at 0.5 may be rounded either way
     assert {tuple(mask["size"]) for mask in found.masks} == {size}
 
 
@@ -319,29 +319,29 @@ PREDICTION = guess((DOG, SMALL_BOX, 0.5))
 @pytest.mark.parametrize(
     ("prediction", "message"),
     [
-        (replace(PREDICTION, scores=np.zeros(2)), r"lengths \[2, 1, 1, 1\]"),
+        (replace(PREDICTION, scores=np.zeros(2)), r"have lengths \[2, 1, 1, 1\]"),
         (replace(PREDICTION, labels=np.array([2])), r"labels \[2\]; expected things, 0 to 1"),
         (replace(PREDICTION, labels=np.array([-1])), r"labels \[-1\]"),
-        (guess((DOG, SMALL_BOX, 0.5), size=(60, 70)), r"another size than the ground truth, \[150, 200\]"),
+        (guess((DOG, SMALL_BOX, 0.5), size=(60, 70)), r"differs in size from the ground truth, \[150, 200\]"),
     ],
 )
-def test_predictions_that_cannot_be_counted(prediction: InstancePrediction, message: str) -> None:
+def test_invalid_predictions(prediction: InstancePrediction, message: str) -> None:
     quality = DetectionQuality(TABLE)
     with pytest.raises(DataError, match=rf"^image 1: .*{message}"):
         quality.update(prediction, truth_of((DOG, SMALL_BOX)))
     assert quality.result() == DetectionQuality(TABLE).result()
 
 
-def test_an_unknown_category_cannot_be_counted() -> None:
+def test_an_unknown_category_is_an_error() -> None:
     with pytest.raises(DataError, match=r"image 1: categories \[99\] are unknown"):
         DetectionQuality(TABLE).update(PREDICTION, truth_of((99, SMALL_BOX)))
 
 
-def test_an_image_counts_once() -> None:
+def test_an_image_can_be_added_only_once() -> None:
     first, second = DetectionQuality(TABLE), DetectionQuality(TABLE)
     first.update(PREDICTION, truth_of((DOG, SMALL_BOX)))
     second.update(PREDICTION, truth_of((DOG, SMALL_BOX)))
-    with pytest.raises(DataError, match="image 1 was counted before"):
+    with pytest.raises(DataError, match="image 1 was already added"):
         first.update(PREDICTION, truth_of((DOG, SMALL_BOX)))
     with pytest.raises(DataError, match=r"images 1 are in two parts"):
         first.merge(second)
@@ -360,5 +360,5 @@ def test_real_ground_truth_predicts_itself(shared: Path) -> None:
         labels = [data.categories.label(s.category_id) for s in things]
         masks = [encode_mask(truth.ids == s.id) for s in things]
         quality.update(InstancePrediction(number, [1.0] * len(things), labels, corners, masks), truth)
-    for figures in quality.result().values():
-        assert figures == {name: pytest.approx(100) for name in FIGURES}
+    for results in quality.result().values():
+        assert results == {name: pytest.approx(100) for name in AP_RANGES}

@@ -1,4 +1,4 @@
-"""All figures at once: those of the parts, in any order and from any division of the images."""
+"""All metrics together: equal to those of the parts, for any order and division of the images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def record_of(number: int) -> ImageOverlap:
 RECORDS = [record_of(number) for number in range(len(PAIRS))]
 
 
-def tally_of(records: list[ImageOverlap], metrics: tuple[MetricName, ...] = METRICS, resamples: int = 0) -> Evaluator:
+def evaluate(records: list[ImageOverlap], metrics: tuple[MetricName, ...] = METRICS, resamples: int = 0) -> Evaluator:
     evaluator = Evaluator(TABLE, metrics, resamples)
     for record in records:
         evaluator.add(record)
@@ -36,40 +36,40 @@ def tally_of(records: list[ImageOverlap], metrics: tuple[MetricName, ...] = METR
 
 
 def everything(evaluator: Evaluator) -> str:
-    return json.dumps([evaluator.figures(), evaluator.analysis.to_json()])
+    return json.dumps([evaluator.results(), evaluator.analysis.to_json()])
 
 
-def test_panoptic_figures_are_those_of_the_plain_loop() -> None:
-    figures = tally_of(RECORDS).figures()
+def test_panoptic_metrics_equal_those_of_a_plain_loop() -> None:
+    results = evaluate(RECORDS).results()
     counts = oracle(PAIRS)
-    assert figures["images"] == 30
+    assert results["images"] == 30
     for group, is_thing in (("all", (True, False)), ("things", (True,)), ("stuff", (False,))):
-        row = figures["panoptic"][group]
+        row = results["panoptic"][group]
         assert [row["pq"] / 100, row["sq"] / 100, row["rq"] / 100, row["n"]] == pytest.approx(
             oracle_means(counts, is_thing), rel=0, abs=1e-12
         )
-    for category_id, row in figures["panoptic"]["per_class"].items():
+    for category_id, row in results["panoptic"]["per_class"].items():
         assert [row["tp"], row["fp"], row["fn"]] == counts[int(category_id)][1:]
 
 
 def test_every_segment_has_one_size() -> None:
-    figures = tally_of(RECORDS).figures()["panoptic"]
+    results = evaluate(RECORDS).results()["panoptic"]
     for name in ("tp", "fp", "fn"):
-        total = sum(row[name] for row in figures["per_class"].values())
+        total = sum(row[name] for row in results["per_class"].values())
         assert total == sum(counts[1 + ("tp", "fp", "fn").index(name)] for counts in oracle(PAIRS).values())
-    assert set(figures["sizes"]) == {"small", "medium", "large"}
-    assert figures["sizes"]["small"]["all"]["pq"] == pytest.approx(figures["all"]["pq"])  # the maps are tiny
+    assert set(results["sizes"]) == {"small", "medium", "large"}
+    assert results["sizes"]["small"]["all"]["pq"] == pytest.approx(results["all"]["pq"])  # the maps are tiny
 
 
 @pytest.mark.parametrize("processes", [2, 3, 7, 40])
-def test_any_division_of_the_images_gives_the_same_digits(processes: int) -> None:
-    whole = everything(tally_of(RECORDS, resamples=20))
-    parts = [tally_of(RECORDS[rank::processes], resamples=20) for rank in range(processes)]
-    total, *others = (pickle.loads(pickle.dumps(part)) for part in parts)  # as they travel
+def test_any_division_of_the_images_gives_identical_results(processes: int) -> None:
+    whole = everything(evaluate(RECORDS, resamples=20))
+    parts = [evaluate(RECORDS[rank::processes], resamples=20) for rank in range(processes)]
+    total, *others = (pickle.loads(pickle.dumps(part)) for part in parts)  # as they are sent between processes
     for other in others:
         total.merge(other)
     assert everything(total) == whole
-    assert everything(tally_of(RECORDS[::-1], resamples=20)) == whole
+    assert everything(evaluate(RECORDS[::-1], resamples=20)) == whole
 
 
 @pytest.mark.parametrize(
@@ -81,59 +81,59 @@ def test_any_division_of_the_images_gives_the_same_digits(processes: int) -> Non
         (("boundary",), {"boundary"}),
     ],
 )
-def test_only_what_was_asked_for_is_there(metrics: tuple[MetricName, ...], keys: set[str]) -> None:
-    figures = tally_of(RECORDS[:3], metrics).figures()
-    assert set(figures) == {"images", "panoptic", "disagreements", "categories", *keys}
-    assert "intervals" in tally_of(RECORDS[:3], metrics, resamples=20).figures()
+def test_the_results_contain_only_the_requested_metrics(metrics: tuple[MetricName, ...], keys: set[str]) -> None:
+    results = evaluate(RECORDS[:3], metrics).results()
+    assert set(results) == {"images", "panoptic", "disagreements", "categories", *keys}
+    assert "intervals" in evaluate(RECORDS[:3], metrics, resamples=20).results()
 
 
-def test_boundary_pq_is_no_more_than_pq() -> None:
-    figures = tally_of(RECORDS).figures()
-    assert 0 < figures["boundary"]["all"]["pq"] <= figures["panoptic"]["all"]["pq"]
+def test_boundary_pq_is_at_most_pq() -> None:
+    results = evaluate(RECORDS).results()
+    assert 0 < results["boundary"]["all"]["pq"] <= results["panoptic"]["all"]["pq"]
 
 
-def test_nothing_counted_is_zeros_without_intervals() -> None:
-    figures = tally_of([], resamples=100).figures()
-    assert figures["images"] == 0
-    assert figures["panoptic"]["all"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
-    assert figures["panoptic"]["per_class"] == {}
-    assert "intervals" not in figures
-    assert figures["disagreements"] == {"images": 0, "first": []}
-    json.dumps(figures, allow_nan=False)
+def test_without_images_the_results_are_zero_without_intervals() -> None:
+    results = evaluate([], resamples=100).results()
+    assert results["images"] == 0
+    assert results["panoptic"]["all"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
+    assert results["panoptic"]["per_class"] == {}
+    assert "intervals" not in results
+    assert results["disagreements"] == {"images": 0, "first": []}
+    json.dumps(results, allow_nan=False)
 
 
-def contradictory(name: str) -> ImageOverlap:
+def inconsistent(name: str) -> ImageOverlap:
     truth = panoptic([[1, 1, 0]], {1: DOG}, areas={1: 5})
     return compare(panoptic([[1, 1, 0]], {1: DOG}), truth, name, name)
 
 
-def test_contradictions_are_counted_and_the_first_ones_named() -> None:
+def test_inconsistent_images_are_counted_and_the_first_ones_listed() -> None:
     names = [f"{number:02d}.jpg" for number in range(NAMED + 5)]
-    alone = tally_of([contradictory(name) for name in reversed(names)], ("panoptic",))
-    shared = tally_of([contradictory(name) for name in names[::2]], ("panoptic",))
-    shared.merge(tally_of([contradictory(name) for name in names[1::2]], ("panoptic",)))
-    phrase = "areas of segments 1 are not those of their pixels"
+    alone = evaluate([inconsistent(name) for name in reversed(names)], ("panoptic",))
+    shared = evaluate([inconsistent(name) for name in names[::2]], ("panoptic",))
+    shared.merge(evaluate([inconsistent(name) for name in names[1::2]], ("panoptic",)))
+    phrase = "areas of segments 1 differ from their pixel counts"
     expected: dict[str, Any] = {"images": NAMED + 5, "first": [[name, phrase] for name in names[:NAMED]]}
-    assert alone.figures()["disagreements"] == shared.figures()["disagreements"] == expected
+    assert alone.results()["disagreements"] == shared.results()["disagreements"] == expected
 
 
-def test_an_image_counted_twice_is_refused() -> None:
-    evaluator = tally_of(RECORDS[:2])
-    evaluator.merge(tally_of(RECORDS[2:3]))
-    assert evaluator.figures()["images"] == 3
-    evaluator.merge(tally_of(RECORDS[1:2]))
-    with pytest.raises(DataError, match="of 4 images some were counted twice"):
-        evaluator.figures()
+def test_an_image_added_twice_is_an_error() -> None:
+    evaluator = evaluate(RECORDS[:2])
+    evaluator.merge(evaluate(RECORDS[2:3]))
+    assert evaluator.results()["images"] == 3
+    evaluator.merge(evaluate(RECORDS[1:2]))
+    with pytest.raises(DataError, match="some of 4 images were added twice"):
+        evaluator.results()
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
-    few, many = tally_of(RECORDS[:20]), tally_of(RECORDS)
+    few, many = evaluate(RECORDS[:20]), evaluate(RECORDS)
     grown = len(pickle.dumps(many)) - len(pickle.dumps(few))
-    assert grown < 1000, "20 images are the worst ones; more of them add 8 bytes and rare new counts"
+    assert grown < 1000, "the worst 20 images are kept; others add 8 bytes and a few new counts"
 
 
 def test_an_unknown_category_names_the_image() -> None:
     segment = Segment(**{**asdict(RECORDS[0].predictions[0]), "category_id": 999})
     record = ImageOverlap(**{**vars(RECORDS[0]), "predictions": (segment, *RECORDS[0].predictions[1:])})
     with pytest.raises(DataError, match=r"00\.jpg, prediction: categories \[999\] are unknown"):
-        tally_of([record])
+        evaluate([record])

@@ -1,4 +1,4 @@
-"""PQ against hand-worked cases, an independent plain loop, and panopticapi where it is installed."""
+"""PQ, compared with hand-worked cases, an independent plain loop, and panopticapi if installed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def panoptic(
     crowd: tuple[int, ...] = (),
     areas: dict[int, int] | None = None,
 ) -> PanopticMap:
-    """A map with a row for every id of `categories`; areas from the pixels unless given."""
+    """Return a map with a segment for each id in `categories`; areas are counted unless given."""
     array = np.array(ids, dtype=np.int32)
     pixels = {i: int((array == i).sum()) for i in categories} | (areas or {})
     rows = [Segment(i, category, pixels[i], (0, 0, 0, 0), i in crowd) for i, category in categories.items()]
@@ -70,7 +70,7 @@ def test_nothing_counted_gives_zeros() -> None:
 
 
 def test_hand_worked_image() -> None:
-    # dog 1: 4 pixels, prediction 3 of them + 1 beside: IoU 3/5. dog 2: not found. sky: 6 pixels, 5 found: IoU 5/6.
+    # dog 1: 4 pixels, 3 predicted + 1 outside: IoU 3/5. dog 2: not found. sky: 6 pixels, 5 found: IoU 5/6.
     truth = panoptic([[1, 1, 1, 1, 2, 2], [7, 7, 7, 7, 7, 7]], {1: DOG, 2: DOG, 7: SKY})
     guess = panoptic([[5, 5, 5, 6, 6, 6], [5, 8, 8, 8, 8, 8]], {5: DOG, 6: CAT, 8: SKY})
     result = measure((guess, truth))
@@ -87,12 +87,12 @@ def test_hand_worked_image() -> None:
     assert result.all.n == 3
 
 
-def test_an_iou_of_one_half_is_no_match() -> None:
+def test_an_iou_of_one_half_is_not_a_match() -> None:
     result = measure((panoptic([[5, 0]], {5: DOG}), panoptic([[1, 1]], {1: DOG})))
     assert counts_of(result, DOG) == (0, 1, 1)
 
 
-def test_void_is_left_out_of_the_union() -> None:
+def test_void_is_excluded_from_the_union() -> None:
     truth = panoptic([[1, 1, 0, 0, 0]], {1: DOG})
     result = measure((panoptic([[5, 5, 5, 5, 5]], {5: DOG}), truth))
     assert counts_of(result, DOG) == (1, 0, 0)
@@ -100,13 +100,13 @@ def test_void_is_left_out_of_the_union() -> None:
 
 
 @pytest.mark.parametrize(("on_void", "fp"), [(2, 1), (3, 0)])
-def test_a_prediction_mostly_on_void_is_not_counted(on_void: int, fp: int) -> None:
+def test_a_prediction_mostly_on_void_is_ignored(on_void: int, fp: int) -> None:
     truth = panoptic([[0] * on_void + [1] * (4 - on_void)], {1: SKY})
     result = measure((panoptic([[5, 5, 5, 5]], {5: DOG}), truth))
     assert counts_of(result, DOG) == (0, fp, 0)  # exactly half is counted
 
 
-def test_crowd_is_neither_matched_nor_missed_and_excuses_its_own_class_only() -> None:
+def test_crowds_are_neither_matched_nor_missed_and_only_predictions_of_their_class_are_ignored() -> None:
     truth = panoptic([[1, 1, 1, 1]], {1: DOG}, crowd=(1,))
     assert counts_of(measure((panoptic([[5, 5, 5, 5]], {5: DOG}), truth)), DOG) == (0, 0, 0)
     assert counts_of(measure((panoptic([[5, 5, 5, 5]], {5: CAT}), truth)), CAT) == (0, 1, 0)
@@ -114,17 +114,17 @@ def test_crowd_is_neither_matched_nor_missed_and_excuses_its_own_class_only() ->
 
 
 @pytest.mark.parametrize(("order", "fp"), [((1, 2), 1), ((2, 1), 0)])
-def test_only_the_last_crowd_of_a_category_excuses(order: tuple[int, int], fp: int) -> None:
+def test_predictions_are_ignored_only_on_the_last_crowd_of_a_category(order: tuple[int, int], fp: int) -> None:
     truth = panoptic([[1, 1, 1, 2]], dict.fromkeys(order, DOG), crowd=(1, 2))
     assert counts_of(measure((panoptic([[5, 5, 5, 5]], {5: DOG}), truth)), DOG) == (0, fp, 0)
 
 
-def test_void_and_crowd_shares_add_up() -> None:
+def test_void_and_crowd_pixels_add_up() -> None:
     truth = panoptic([[0, 0, 1, 2, 2]], {1: DOG, 2: SKY}, crowd=(1,))
     assert counts_of(measure((panoptic([[5, 5, 5, 5, 5]], {5: DOG}), truth)), DOG) == (0, 0, 0)
 
 
-def test_ground_truth_areas_come_from_the_rows() -> None:
+def test_ground_truth_areas_are_the_listed_ones() -> None:
     guess = panoptic([[5, 5, 5, 0]], {5: DOG})
     true = panoptic([[1, 1, 1, 1]], {1: DOG})
     assert measure((guess, true)).all.sq == pytest.approx(75.0)
@@ -132,7 +132,7 @@ def test_ground_truth_areas_come_from_the_rows() -> None:
     assert counts_of(measure((guess, panoptic([[1, 1, 1, 1]], {1: DOG}, areas={1: 6}))), DOG) == (0, 1, 1)
 
 
-def test_a_ground_truth_row_without_pixels_is_missed() -> None:
+def test_a_ground_truth_segment_without_pixels_is_missed() -> None:
     truth = panoptic([[1, 1]], {1: DOG, 2: CAT}, areas={2: 7})
     assert counts_of(measure((panoptic([[1, 1]], {1: DOG}), truth)), CAT) == (0, 0, 1)
 
@@ -143,11 +143,11 @@ def test_the_largest_ids_of_a_png() -> None:
     assert measure((truth, truth)).all == GroupQuality(100.0, 100.0, 100.0, 2)
 
 
-# --- an independent oracle: one boolean mask for every segment
+# --- an independent oracle: one boolean mask per segment
 
 
 def oracle(pairs: list[Pair]) -> Counts:
-    """[sum of IoUs, tp, fp, fn] by dataset category id."""
+    """Return [sum of IoUs, tp, fp, fn] by category id."""
     counts: Counts = defaultdict(lambda: [0.0, 0, 0, 0])
     for prediction, truth in pairs:
         void = truth.ids == 0
@@ -170,18 +170,18 @@ def oracle(pairs: list[Pair]) -> Counts:
             if not t.is_crowd and t.id not in found:
                 counts[t.category_id][3] += 1
         for p in prediction.segments:
-            excused = void
+            ignorable = void
             crowds = [t for t in truth.segments if t.is_crowd and t.category_id == p.category_id]
             if crowds:
-                excused = void | (truth.ids == crowds[-1].id)
+                ignorable = void | (truth.ids == crowds[-1].id)
             own = prediction.ids == p.id
-            if p.id not in used and (own & excused).sum() / own.sum() <= 0.5:
+            if p.id not in used and (own & ignorable).sum() / own.sum() <= 0.5:
                 counts[p.category_id][2] += 1
     return counts
 
 
 def oracle_means(counts: Counts, is_thing: tuple[bool, ...]) -> list[float]:
-    """[pq, sq, rq, n], the first three between 0 and 1."""
+    """Return [pq, sq, rq, n], the first three in 0..1."""
     rows = []
     for category in TABLE.categories:
         iou, tp, fp, fn = counts.get(category.id, [0.0, 0, 0, 0])
@@ -201,17 +201,24 @@ def assert_equals_oracle(result: PanopticResult, counts: Counts) -> None:
 
 
 def build_pair(layout: np.ndarray, noise: np.ndarray, choices: Callable[[int], int]) -> Pair:
-    """A truth with the regions of `layout` (0 void), and a prediction that differs where `noise` is not 0.
+    """Return a ground truth with the regions of `layout` (0 is void), and a prediction that differs where `noise` > 0.
 
-    choices(n): any number in 0 .. n - 1.
+    Args:
+        choices: choices(n) returns any number in 0 .. n - 1.
     """
     category_ids = [category.id for category in TABLE.categories]
-    big = 1 + choices(256**3 - 16)  # ids far from the rows' places
+    big = 1 + choices(256**3 - 16)  # ids different from the indices
     truth_of = {i: category_ids[choices(4)] for i in range(1, 8)}
     guess_of = {i: truth_of[i] if choices(5) else category_ids[choices(4)] for i in truth_of}
-    wish = np.where(noise > 0, noise - 1, layout)
-    truth_ids, guess_ids = np.where(layout > 0, layout + big, 0), np.where(wish > 0, 8 - wish + big, 0)
-    present, guessed = np.unique(layout[layout > 0]).tolist(), np.unique(wish[wish > 0]).tolist()
+    predicted_layout = np.where(noise > 0, noise - 1, layout)
+    truth_ids, guess_ids = (
+        np.where(layout > 0, layout + big, 0),
+        np.where(predicted_layout > 0, 8 - predicted_layout + big, 0),
+    )
+    present, guessed = (
+        np.unique(layout[layout > 0]).tolist(),
+        np.unique(predicted_layout[predicted_layout > 0]).tolist(),
+    )
     random.Random(choices(1000)).shuffle(present)
     crowd = tuple(i + big for i in present if choices(3) == 0)
     truth = panoptic(truth_ids, {i + big: truth_of[i] for i in present}, crowd)
@@ -243,7 +250,7 @@ def test_equals_the_plain_loop(pairs: list[Pair]) -> None:
     assert_equals_oracle(measure(*pairs), oracle(pairs))
 
 
-def test_equals_the_plain_loop_on_maps_that_hold_every_case() -> None:
+def test_equals_the_plain_loop_on_maps_with_every_case() -> None:
     pairs = seeded_pairs(200)
     counts = oracle(pairs)
     assert_equals_oracle(measure(*pairs), counts)
@@ -257,9 +264,7 @@ def _without_crowd(truth: PanopticMap) -> tuple[Segment, ...]:
 
 
 def test_equals_panopticapi(tmp_path: Path) -> None:
-    evaluation = pytest.importorskip(
-        "panopticapi.evaluation", reason="panopticapi is not installed; it is compared with"
-    )
+    evaluation = pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi for comparison")
     image_file = pytest.importorskip("PIL.Image", reason="panopticapi reads its files with Pillow, which is missing")
     pairs = seeded_pairs(60, seed=1)
     folders = [tmp_path / "prediction", tmp_path / "truth"]
@@ -277,19 +282,19 @@ def test_equals_panopticapi(tmp_path: Path) -> None:
     result = measure(*pairs)
     for group, is_thing in ((result.all, None), (result.things, True), (result.stuff, False)):
         means, by_category = statistics.pq_average(categories, is_thing)
-        figures = {"pq": group.pq / 100, "sq": group.sq / 100, "rq": group.rq / 100, "n": group.n}
-        assert figures == pytest.approx(means, rel=1e-12, abs=1e-12)
+        results = {"pq": group.pq / 100, "sq": group.sq / 100, "rq": group.rq / 100, "n": group.n}
+        assert results == pytest.approx(means, rel=1e-12, abs=1e-12)
         for row in result.categories:
             if is_thing is None:
-                figures = {"pq": row.pq / 100, "sq": row.sq / 100, "rq": row.rq / 100}
-                assert figures == pytest.approx(by_category[row.category_id], rel=1e-12, abs=1e-12)
+                results = {"pq": row.pq / 100, "sq": row.sq / 100, "rq": row.rq / 100}
+                assert results == pytest.approx(by_category[row.category_id], rel=1e-12, abs=1e-12)
 
 
 # --- several processes
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_any_number_of_processes_gives_the_same_digits(processes: int) -> None:
+def test_any_number_of_processes_gives_identical_results(processes: int) -> None:
     pairs = seeded_pairs(90, seed=2)
     whole = measure(*pairs)
     assert whole.all.n == 4
@@ -311,7 +316,7 @@ def test_the_iou_sum_is_exact() -> None:
     for _ in range(1000):
         quality.update(compare(guess, truth))
     row = quality.result().categories[TABLE.label(DOG)]
-    assert row.sq == 100 * (float(1000 * (Fraction(5 / 7) + Fraction(7 / 9))) / 2000)  # a sum that is rounded once
+    assert row.sq == 100 * (float(1000 * (Fraction(5 / 7) + Fraction(7 / 9))) / 2000)  # rounded only once
     assert (row.tp, row.fp, row.fn) == (2000, 0, 0)
 
 
@@ -322,12 +327,12 @@ def test_the_iou_sum_is_exact() -> None:
     ("prediction", "truth", "message"),
     [
         (panoptic([[1]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction is 1 x 1 and the ground truth 1 x 2"),
-        (panoptic([[1, 4]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map holds the ids 4, which"),
-        (panoptic([[-3, 1]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map holds the ids -3, which"),
-        (panoptic([[1, 1]], {1: DOG, 3: CAT}), panoptic([[1, 1]], {1: DOG}), r"segments \[3\] have no pixel"),
+        (panoptic([[1, 4]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map contains ids 4, which"),
+        (panoptic([[-3, 1]], {1: DOG}), panoptic([[1, 1]], {1: DOG}), r"prediction: the map contains ids -3, which"),
+        (panoptic([[1, 1]], {1: DOG, 3: CAT}), panoptic([[1, 1]], {1: DOG}), r"segments \[3\] have no pixels"),
         (panoptic([[1, 1]], {1: 99}), panoptic([[1, 1]], {1: DOG}), r"prediction: categories \[99\] are unknown"),
         (panoptic([[1, 1]], {1: DOG}), panoptic([[1, 1]], {1: 98}), r"ground truth: categories \[98\] are unknown"),
-        (panoptic([[0, 1]], {0: SKY, 1: DOG}), panoptic([[1, 1]], {1: DOG}), r"ids \[0, 1\]; expected different ids"),
+        (panoptic([[0, 1]], {0: SKY, 1: DOG}), panoptic([[1, 1]], {1: DOG}), r"ids are \[0, 1\]; expected unique ids"),
         (
             panoptic([[1, 1]], {1: DOG}),
             panoptic([[1, 1]], {1: DOG}, areas={1: 0}),
@@ -335,20 +340,20 @@ def test_the_iou_sum_is_exact() -> None:
         ),
     ],
 )
-def test_maps_that_cannot_be_counted(prediction: PanopticMap, truth: PanopticMap, message: str) -> None:
+def test_invalid_maps(prediction: PanopticMap, truth: PanopticMap, message: str) -> None:
     quality = PanopticQuality(TABLE)
     with pytest.raises(DataError, match=rf"^a\.png.*{message}"):
         quality.update(compare(prediction, truth, file_name="a.png"))
     assert quality.result() == PanopticQuality(TABLE).result()
 
 
-def test_rows_of_one_id_cannot_be_counted() -> None:
+def test_repeated_ids_are_an_error() -> None:
     once = panoptic([[1, 1]], {1: DOG})
-    with pytest.raises(DataError, match=r"ids \[1, 1\]"):
+    with pytest.raises(DataError, match=r"ids are \[1, 1\]"):
         compare(once, replace(once, segments=once.segments * 2))
 
 
-def test_other_tables_do_not_mix() -> None:
+def test_different_category_tables_cannot_be_merged() -> None:
     other = CategoryTable(TABLE.categories[:2])
     with pytest.raises(DataError, match="different category tables"):
         PanopticQuality(TABLE).merge(PanopticQuality(other))

@@ -1,4 +1,4 @@
-"""mIoU, fwIoU and accuracy against plain label maps."""
+"""mIoU, fwIoU and accuracy, compared with plain label maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measure(*pairs: Pair) -> SemanticResult:
 
 
 def categories_of(side: PanopticMap) -> np.ndarray:
-    """(H, W): the dataset id of every pixel's category, -1 for void and for ids that are not listed."""
+    """Return the category id of each pixel, (H, W); -1 for void and unlisted ids."""
     flat = np.full(side.ids.shape, -1)
     for segment in side.segments:
         flat[side.ids == segment.id] = segment.category_id
@@ -31,23 +31,25 @@ def categories_of(side: PanopticMap) -> np.ndarray:
 
 
 def plain(pairs: list[Pair]) -> tuple[list[float], float, float]:
-    """[IoU by category of the table, nan where there is none], fwIoU and accuracy, 0..1, from all pixels in a row."""
-    guess = np.concatenate([categories_of(prediction).ravel() for prediction, _ in pairs])
+    """Return IoU by category (nan if it has no pixels), fwIoU and accuracy, 0..1, of all pixels."""
+    predicted = np.concatenate([categories_of(prediction).ravel() for prediction, _ in pairs])
     true = np.concatenate([categories_of(truth).ravel() for _, truth in pairs])
-    guess, true = guess[true >= 0], true[true >= 0]
+    predicted, true = predicted[true >= 0], true[true >= 0]
     ious = []
     weighted = 0.0
     for category in TABLE.categories:
-        both = ((guess == category.id) & (true == category.id)).sum()
-        either = ((guess == category.id) | (true == category.id)).sum()
+        both = ((predicted == category.id) & (true == category.id)).sum()
+        either = ((predicted == category.id) | (true == category.id)).sum()
         ious.append(float(both / either) if either else float("nan"))
         weighted += float(both / either * (true == category.id).mean()) if either else 0.0
-    return ious, weighted, float((guess == true).mean())
+    return ious, weighted, float((predicted == true).mean())
 
 
 def test_equals_label_maps() -> None:
     pairs = seeded_pairs(60, seed=5)
-    unlisted = [(guess, replace(truth, segments=truth.segments[1:])) for guess, truth in seeded_pairs(20, seed=6)]
+    unlisted = [
+        (predicted, replace(truth, segments=truth.segments[1:])) for predicted, truth in seeded_pairs(20, seed=6)
+    ]
     assert any(segment.is_crowd for _, truth in pairs for segment in truth.segments)
     for few in (pairs + unlisted, pairs[:1], unlisted[:2]):
         result = measure(*few)
@@ -61,9 +63,9 @@ def test_equals_label_maps() -> None:
 
 def test_worked_by_hand() -> None:
     truth = panoptic([[1, 1, 2, 2, 3, 3, 0, 9]], {1: DOG, 2: DOG, 3: SKY})  # 9 is not listed
-    guess = panoptic([[5, 5, 5, 6, 6, 0, 7, 7]], {5: DOG, 6: SKY, 7: CAT})
-    # dog: 3 of 4 pixels and no other; sky: 1 of 2, and 1 of dog's; cat only where nothing counts
-    result = measure((guess, truth))
+    predicted = panoptic([[5, 5, 5, 6, 6, 0, 7, 7]], {5: DOG, 6: SKY, 7: CAT})
+    # dog: 3 of 4 pixels and no others; sky: 1 of 2, and 1 of the dog's; cat only on excluded pixels
+    result = measure((predicted, truth))
     cat, dog, sea, sky = result.categories
     assert (dog.iou, dog.truth_pixels, dog.union_pixels) == (75.0, 4, 4)
     assert sky.iou == pytest.approx(100 / 3)
@@ -75,7 +77,7 @@ def test_worked_by_hand() -> None:
     assert result.accuracy == pytest.approx(100 * 4 / 6)
 
 
-def test_a_crowd_is_pixels_of_its_category() -> None:
+def test_a_crowd_counts_as_pixels_of_its_category() -> None:
     truth = panoptic([[1, 1, 1, 1]], {1: DOG}, crowd=(1,))
     assert measure((panoptic([[5, 5, 5, 0]], {5: DOG}), truth)).miou == 75.0
 
@@ -86,13 +88,13 @@ def test_listed_areas_do_not_matter() -> None:
     assert (result.miou, result.n) == (75.0, 1)
 
 
-def test_nothing_counted_gives_zeros() -> None:
+def test_without_pixels_the_results_are_zero() -> None:
     result = measure()
     assert (result.miou, result.fwiou, result.accuracy, result.n) == (0.0, 0.0, 0.0, 0)
     assert measure((panoptic([[5, 5]], {5: DOG}), panoptic([[0, 0]], {}))).n == 0
 
 
-def test_parts_of_several_processes_join_to_the_same_digits() -> None:
+def test_merged_parts_give_identical_results() -> None:
     pairs = seeded_pairs(30, seed=7)
     parts = [SemanticQuality(TABLE) for _ in range(3)]
     for number, (prediction, truth) in enumerate(pairs):
@@ -103,12 +105,12 @@ def test_parts_of_several_processes_join_to_the_same_digits() -> None:
     assert first.result() == measure(*pairs)
 
 
-def test_other_tables_do_not_mix() -> None:
+def test_different_category_tables_cannot_be_merged() -> None:
     other = SemanticQuality(CategoryTable(TABLE.categories[:2]))
     with pytest.raises(DataError, match="different category tables"):
         SemanticQuality(TABLE).merge(other)
 
 
-def test_an_unknown_category_cannot_be_counted() -> None:
+def test_an_unknown_category_is_an_error() -> None:
     with pytest.raises(DataError, match=r"^x, prediction: categories \[77\] are unknown"):
         SemanticQuality(TABLE).update(compare(panoptic([[5]], {5: 77}), panoptic([[1]], {1: SKY}), file_name="x"))

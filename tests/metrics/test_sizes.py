@@ -1,4 +1,4 @@
-"""PQ by size against PQ of maps that hold one size only, and against plain counting."""
+"""PQ by size, compared with hand-worked counts and with PQ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL, MEDIUM, LARGE = (31, 33), (32, 32), (96, 96)  # 1023, 1024 and 9216 pixel
 
 
 def scene(*objects: tuple[int, tuple[int, int], tuple[int, int]]) -> np.ndarray:
-    """Rectangles (id, top left corner, height and width) on void."""
+    """Draw rectangles (id, top left corner, height and width) on void."""
     ids = np.zeros(SHAPE, int)
     for number, (top, left), (height, width) in objects:
         ids[top : top + height, left : left + width] = number
@@ -26,7 +26,7 @@ def scene(*objects: tuple[int, tuple[int, int], tuple[int, int]]) -> np.ndarray:
 
 
 def counts(quality: SizeQuality, category_id: int) -> dict[str, tuple[int, int, int]]:
-    """tp, fp, fn by size."""
+    """Return tp, fp, fn by size."""
     found = {}
     for name, result in quality.result().items():
         row = next(row for row in result.categories if row.category_id == category_id)
@@ -49,7 +49,7 @@ def test_limits_are_those_of_coco() -> None:
     assert [result.things.pq for result in quality.result().values()] == [100.0, 100.0, 100.0]
 
 
-def test_a_pair_belongs_to_its_ground_truth_and_a_wrong_one_to_itself() -> None:
+def test_a_pair_has_the_size_of_its_ground_truth_and_a_wrong_prediction_its_own() -> None:
     truth = panoptic(
         scene((1, (0, 0), SMALL), (2, (50, 50), LARGE), (9, (150, 150), (50, 150))), {1: DOG, 2: CAT, 9: SKY}
     )
@@ -60,13 +60,13 @@ def test_a_pair_belongs_to_its_ground_truth_and_a_wrong_one_to_itself() -> None:
     assert counts(quality, SKY) == {"small": (0, 0, 0), "medium": (0, 0, 1), "large": (0, 0, 0)}
 
 
-def test_the_listed_area_decides() -> None:
+def test_the_listed_area_determines_the_size() -> None:
     truth = panoptic(scene((1, (0, 0), SMALL)), {1: DOG}, areas={1: 1024})
     assert counts(measured((panoptic(scene((5, (0, 0), SMALL)), {5: DOG}), truth)), DOG)["medium"] == (1, 0, 0)
 
 
 def test_the_sizes_add_up_to_pq() -> None:
-    pairs = [(_blown(prediction), _blown(truth)) for prediction, truth in seeded_pairs(40, seed=8)]
+    pairs = [(_enlarged(prediction), _enlarged(truth)) for prediction, truth in seeded_pairs(40, seed=8)]
     quality, whole = measured(*pairs), PanopticQuality(TABLE)
     for prediction, truth in pairs:
         whole.update(compare(prediction, truth))
@@ -78,15 +78,15 @@ def test_the_sizes_add_up_to_pq() -> None:
     assert all(sum(row.tp + row.fp + row.fn for row in rows) > 10 for rows in sizes)
 
 
-def _blown(side: PanopticMap) -> PanopticMap:
-    """A map with every pixel and every listed area 30 times 16 as large: maps of 6 x 12 pixels reach all sizes."""
+def _enlarged(side: PanopticMap) -> PanopticMap:
+    """Return a map with pixels and listed areas 30 x 16 times as large, so that 6 x 12 pixels reach all sizes."""
     ids = np.kron(side.ids, np.ones((30, 16), int))
     areas = {segment.id: segment.area * 480 for segment in side.segments}
     categories = {segment.id: segment.category_id for segment in side.segments}
     return panoptic(ids, categories, tuple(s.id for s in side.segments if s.is_crowd), areas)
 
 
-def test_parts_of_several_processes_join_to_the_same_digits() -> None:
+def test_merged_parts_give_identical_results() -> None:
     pairs = seeded_pairs(30, seed=9)
     parts = [measured(*pairs[rank::3]) for rank in range(3)]
     first, *others = parts
@@ -95,7 +95,7 @@ def test_parts_of_several_processes_join_to_the_same_digits() -> None:
     assert first.result() == measured(*pairs).result()
 
 
-def test_other_tables_do_not_mix() -> None:
+def test_different_category_tables_cannot_be_merged() -> None:
     other = SizeQuality(CategoryTable(TABLE.categories[:2]))
     with pytest.raises(DataError, match="different category tables"):
         SizeQuality(TABLE).merge(other)

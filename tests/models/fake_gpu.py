@@ -1,7 +1,7 @@
-"""A GPU without the hardware: tensors that have a shape, a dtype and the device `cuda`, but no data.
+"""A simulated GPU: tensors with a shape, a dtype and the device `cuda`, but without data.
 
-PyTorch's `FakeTensorMode` runs every operator on them as far as shapes, dtypes and devices go, and raises where the
-tensors of one operation are on two devices. No kernel and no backward pass runs: these need real hardware.
+PyTorch's `FakeTensorMode` computes shapes, dtypes and devices for every operator, and raises an error if the tensors of
+an operation are on different devices. Kernels and backward passes do not run; they need real hardware.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ GPU = torch.device("cuda", 0)
 
 @contextmanager
 def fake_gpu() -> Iterator[None]:
-    """Inside, new tensors are fake, `module.to(GPU)` works, and `cpu().numpy()` gives zeros.
+    """In this context new tensors are fake, `module.to(GPU)` works, and `cpu().numpy()` returns zeros.
 
-    Real tensors may be used too: they become fake tensors of the same device. Modules built under
-    `torch.device("meta")`, before, cost no memory.
+    Real tensors can be used too: they become fake tensors on the same device. Build modules under
+    `torch.device("meta")` before, so that they need no memory.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Module, "to", _moved)
@@ -44,7 +44,7 @@ def with_values(values: list[int]) -> Tensor:
 
 @contextmanager
 def autocast_on_gpu(dtype: torch.dtype) -> Iterator[None]:
-    """As `torch.autocast("cuda", dtype)`, which disables itself on a machine without a GPU; float32: no autocast."""
+    """Like `torch.autocast("cuda", dtype)`, which disables itself without a GPU. float32 means no autocast."""
     torch.set_autocast_enabled("cuda", dtype != torch.float32)
     torch.set_autocast_dtype("cuda", dtype)
     try:
@@ -55,7 +55,7 @@ def autocast_on_gpu(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _moved(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace all parameters and buffers by fake tensors; what is neither stays on its device, as usual."""
+    """Replace all parameters and buffers by fake tensors. Other tensors stay on their device, as usual."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -71,8 +71,8 @@ def _empty_like(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Arrived:
-    """A tensor on the CPU that is only read as an array, as inside the mode every real tensor becomes a fake one."""
+class _HostTensor:
+    """A CPU tensor that can only be read as an array, because in this mode every real tensor becomes fake."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -81,8 +81,8 @@ class _Arrived:
         return np.zeros(self.shape, self.dtype)
 
 
-def _zeros_like(tensor: Tensor) -> _Arrived:
-    return _Arrived(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+def _zeros_like(tensor: Tensor) -> _HostTensor:
+    return _HostTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def _known_values(tensor: Any) -> list[int]:

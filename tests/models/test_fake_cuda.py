@@ -1,4 +1,4 @@
-"""Device mix-ups in every recipe's model, found without a GPU; `fake_gpu` says how."""
+"""Find tensors on the wrong device in the model of every recipe, without a GPU (see `fake_gpu`)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model_of(recipe: Recipe) -> PanopticModel:
         return build_model(recipe.model, recipe.inference, COCO, pretrained=False, sampling="portable").eval()
 
 
-def sample_by(model: nn.Module, sampling: DeformableSampling) -> None:
+def use_sampling(model: nn.Module, sampling: DeformableSampling) -> None:
     attentions = [module for module in model.modules() if isinstance(module, DeformableAttention)]
     assert attentions
     for attention in attentions:
@@ -74,7 +74,7 @@ def test_inference_stays_on_the_gpu(name: str) -> None:
             (gather_sampling, torch.bfloat16),
             (triton_sampling, torch.float16),
         ]:
-            sample_by(model, sampling)
+            use_sampling(model, sampling)
             with autocast_on_gpu(dtype):
                 output = model.infer(batch.images, batch.padding_mask)
             assert_on_gpu(output)
@@ -83,7 +83,7 @@ def test_inference_stays_on_the_gpu(name: str) -> None:
 @pytest.mark.slow
 @every_recipe
 def test_losses_stay_on_the_gpu(name: str) -> None:
-    """The images have things and stuff, stuff in two segments alone, and no segment at all."""
+    """The images have things and stuff, only stuff in two segments, and no segments."""
     model = model_of(recipe_of(name)).train()
     with fake_gpu():
         model.to(GPU)
@@ -98,8 +98,8 @@ def test_losses_stay_on_the_gpu(name: str) -> None:
 
 @pytest.mark.slow
 @every_recipe
-def test_a_prediction_crosses_to_the_cpu_and_back(name: str) -> None:
-    """From images on the CPU to a merged map, with the model in its fastest form; the masks arrive as zeros."""
+def test_prediction_from_cpu_images_to_a_merged_map(name: str) -> None:
+    """With the optimized model. The masks are zeros on the CPU."""
     recipe = recipe_of(name)
     model = model_of(recipe)
     model.optimize_for_inference()
@@ -112,14 +112,14 @@ def test_a_prediction_crosses_to_the_cpu_and_back(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_spread_scores_stays_on_the_gpu_until_it_reads_a_number() -> None:
+def test_spread_scores_stays_on_the_gpu_until_it_reads_a_value() -> None:
     recipe = recipe_of("tiny")
     model = model_of(recipe)
     with fake_gpu(), pytest.raises(DataDependentOutputException, match="local_scalar_dense"):
         model.to(GPU).spread_scores(torch.zeros(1, 3, *CANVAS, device=GPU), recipe.inference)
 
 
-def test_a_batch_is_moved_whole() -> None:
+def test_all_tensors_of_a_batch_are_moved() -> None:
     with fake_gpu():
         targets = Targets(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 4), torch.zeros(2, 8, 8, dtype=torch.bool))
         batch = Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool), [targets]).to(GPU)
@@ -127,15 +127,15 @@ def test_a_batch_is_moved_whole() -> None:
         assert_on_gpu([batch.images, batch.padding_mask, moved.labels, moved.boxes, moved.masks])
 
 
-class MadeInForward(nn.Module):
-    """Wrong: makes a tensor on the CPU."""
+class TensorOnCpu(nn.Module):
+    """Wrong: creates a tensor on the CPU in `forward`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.arange(3.0)
 
 
 class NoBuffer(nn.Module):
-    """Wrong: `module.to` does not know its tensor."""
+    """Wrong: `module.to` does not move its tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class NoBuffer(nn.Module):
 
 
 class RightDevice(nn.Module):
-    """Right: one tensor is a buffer, the other is made on the input's device."""
+    """Right: one tensor is a buffer, the other is created on the input's device."""
 
     scale: Tensor
 
@@ -159,8 +159,8 @@ class RightDevice(nn.Module):
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("wrong", [MadeInForward, NoBuffer])
-def test_a_mix_up_is_found(wrong: Callable[[], nn.Module], device: str) -> None:
+@pytest.mark.parametrize("wrong", [TensorOnCpu, NoBuffer])
+def test_tensors_on_the_wrong_device_are_found(wrong: Callable[[], nn.Module], device: str) -> None:
     with torch.device(device):
         module, right = wrong(), RightDevice()
     with fake_gpu():
@@ -171,8 +171,8 @@ def test_a_mix_up_is_found(wrong: Callable[[], nn.Module], device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_autocast_is_on(dtype: torch.dtype) -> None:
-    """Otherwise the tests above would say nothing about it."""
+def test_autocast_is_enabled(dtype: torch.dtype) -> None:
+    """Otherwise the tests above would not test autocast."""
     with fake_gpu():
         layer = nn.Linear(4, 4).to(GPU)
         with autocast_on_gpu(dtype):
@@ -180,7 +180,7 @@ def test_autocast_is_on(dtype: torch.dtype) -> None:
         assert layer(torch.zeros(2, 4, device=GPU)).dtype == torch.float32
 
 
-def test_what_leaves_the_gpu_is_zero_and_labels_are_known() -> None:
+def test_tensors_copied_to_the_cpu_are_zero_and_labels_are_known() -> None:
     with fake_gpu():
         host: Any = torch.ones(2, 3, device=GPU).cpu()
         assert host.numpy().tolist() == [[0.0] * 3] * 2

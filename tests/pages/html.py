@@ -1,4 +1,4 @@
-"""A parser for the pages that panformer writes."""
+"""A parser for panformer's HTML pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NASTY = "</script><img src=x onerror=alert(1)>\"'&<!--{{ 7 * 7 }}"
 
 
 class Html(HTMLParser):
-    """Checks that elements close in order, and collects them, the text, and what scripts and styles contain."""
+    """Checks that elements are closed in order; collects elements, text, and the content of scripts and styles."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -48,5 +48,5 @@ class Html(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
     def lines(self) -> list[str]:
-        """The text, without empty lines."""
+        """Return the text without empty lines."""
         return [line.strip() for line in self.text.splitlines() if line.strip()]

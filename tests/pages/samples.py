@@ -1,4 +1,4 @@
-"""Pages with everything that they can show."""
+"""Sample pages with every kind of content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from panformer_cli.pages.base import Bar, Table
 from panformer_cli.pages.chart import Chart, Series
-from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Picture
+from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay
 from panformer_cli.pages.report.images import ImageLayers, ImageScore, Side
 from panformer_cli.pages.report.page import CalibrationBin, ReportPage, Section
 
@@ -18,7 +18,7 @@ def gallery_page(text: str = "x", path: str = "overlays/a.jpg") -> GalleryPage:
         [Table(text, [text], [[text]], text)],
         [Chart(text, [Series(text, [(0, 1), (1, 2)])], text, text)],
         [LegendEntry(text, (1, 2, 3), 4)],
-        [Picture(path, text, text, (30, 40))],
+        [Overlay(path, text, text, (30, 40))],
     )
 
 
@@ -38,7 +38,7 @@ def report_page(text: str = "x", **changes: Any) -> ReportPage:
 
 
 def split_summary(text: str = "x") -> dict[str, Any]:
-    """As `SplitSummary.to_json`."""
+    """Return a summary in the format of `SplitSummary.to_json`."""
     counts = {"segments": 12, "crowd": 1, "images": 2, "pixels": 34_567}
     empty = dict.fromkeys(counts, 0)
     return {

@@ -1,4 +1,4 @@
-"""What all pages share: head, security policy, inlined files, tables and bars."""
+"""Shared parts of all pages: head, security policy, inlined files, tables and bars."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEMPLATES = Path(base.__file__).parent / "templates"
 
 
 def write(kind: str, path: Path, text: str = "x") -> None:
-    """Write a page of one kind, with `text` wherever the page shows text."""
+    """Write a page of one kind in which every text is `text`."""
     if kind == "gallery":
         write_gallery(path, gallery_page(text))
     elif kind == "report":
@@ -49,7 +49,7 @@ every_page = pytest.mark.parametrize(
 
 
 @every_page
-def test_only_the_page_itself_may_run(tmp_path: Path, kind: str, assets: list[str]) -> None:
+def test_the_security_policy_allows_only_the_inlined_files(tmp_path: Path, kind: str, assets: list[str]) -> None:
     write(kind, tmp_path / "index.html")
     page = Html.of_file(tmp_path / "index.html")
     policy = page.all("meta")[1]["content"] or ""
@@ -57,11 +57,11 @@ def test_only_the_page_itself_may_run(tmp_path: Path, kind: str, assets: list[st
         digest = base64.b64encode(hashlib.sha256(page.raw[name].encode()).digest()).decode()
         assert f"{name}-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy and "unsafe" not in policy
-    assert not [attributes for _, attributes in page.elements if "style" in attributes], "the policy blocks them"
+    assert not [attributes for _, attributes in page.elements if "style" in attributes], "blocked by the policy"
 
 
 @every_page
-def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path, kind: str, assets: list[str]) -> None:
+def test_a_page_is_self_contained(tmp_path: Path, kind: str, assets: list[str]) -> None:
     write(kind, tmp_path / "index.html")
     source = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(|\bfetch\b|XMLHttpRequest|innerHTML|eval\(", source)
@@ -90,7 +90,7 @@ def test_characters_that_utf8_cannot_encode_become_question_marks(tmp_path: Path
     assert "a?b" in Html.of_file(tmp_path / "index.html").text
 
 
-def test_tables_say_what_they_are_sorted_by(tmp_path: Path) -> None:
+def test_cells_have_their_sort_keys(tmp_path: Path) -> None:
     rows: list[list[Any]] = [
         ["a", 43.25, 7000, Bar(3, 6, "things"), Label("x")],
         ["b", None, 8, Bar(4.5, 6, decimals=2), Label("y", (1, 2, 3), close_up=1)],
@@ -132,17 +132,17 @@ def test_long_tables_can_be_filtered(tmp_path: Path, rows: int, boxes: int) -> N
     assert (f"{rows} rows" in page.text) == (boxes > 0)
 
 
-def test_a_table_with_a_row_of_another_length_is_refused() -> None:
+def test_a_table_with_a_row_of_the_wrong_length_is_an_error() -> None:
     with pytest.raises(ValueError, match="'caption' has a row without 2 cells"):
         Table("caption", ["a", "b"], [["1"]])
 
 
-def test_a_variable_that_is_missing_is_an_error() -> None:
+def test_an_undefined_variable_is_an_error() -> None:
     with pytest.raises(Exception, match="'drawing' is undefined"):
         render("line_chart.svg")
 
 
-def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(PanformerError, match="cannot write"):
         write_page(tmp_path / "file" / "index.html", "summary.html", "title", splits=[])

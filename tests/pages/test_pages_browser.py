@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from panformer_cli.pages.gallery import GalleryPage, Picture, write_gallery
+from panformer_cli.pages.gallery import GalleryPage, Overlay, write_gallery
 from panformer_cli.pages.summary import write_summary
 from tests.browser import Browser
 from tests.pages.samples import gallery_page, split_summary
@@ -19,17 +19,17 @@ pytestmark = pytest.mark.slow  # a browser takes seconds to start
 
 @pytest.fixture
 def browser(started: Browser) -> Iterator[Browser]:
-    """After the test the console must be empty: the security policy reports there what it blocks."""
+    """A browser whose console must be empty after the test; violations of the security policy are reported there."""
     yield started
     assert started.problems == []
 
 
-def test_a_picture_is_enlarged_and_arrows_show_the_others(browser: Browser, tmp_path: Path) -> None:
+def test_an_image_is_enlarged_and_arrow_keys_show_the_others(browser: Browser, tmp_path: Path) -> None:
     names = ("a b.jpg", "50%.jpg")
     for name in names:
         cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), 90, np.uint8))
-    pictures = [Picture(name, name, "detail", (30, 40)) for name in names]
-    write_gallery(tmp_path / "index.html", GalleryPage("title", pictures=pictures))
+    overlays = [Overlay(name, name, "detail", (30, 40)) for name in names]
+    write_gallery(tmp_path / "index.html", GalleryPage("title", overlays=overlays))
     browser.open(tmp_path / "index.html")
     browser.click("figure:nth-child(1) a")
     texts = []
@@ -55,7 +55,7 @@ def test_colors_and_curves_are_drawn(browser: Browser, tmp_path: Path) -> None:
     assert browser.run("getComputedStyle(document.querySelector('polyline')).stroke") == "rgb(11, 98, 196)"
 
 
-def test_the_summary_can_be_sorted_and_is_as_dark_as_the_system(browser: Browser, tmp_path: Path) -> None:
+def test_the_summary_can_be_sorted_and_follows_the_dark_mode(browser: Browser, tmp_path: Path) -> None:
     write_summary(tmp_path / "summary.html", "data", {"train": split_summary("cat")})
     browser.open(tmp_path / "summary.html", (390, 844), "dark")
     names = "[...document.querySelector('table').tBodies[0].rows].map(row => row.cells[0].textContent)"

@@ -1,4 +1,4 @@
-"""The page of an evaluation: runs, scores, tables of JSON, sections, and the page as a whole."""
+"""The report page: encoded maps, scores, tables of JSON, sections, and the whole page."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def html_of(tmp_path: Path, page: ReportPage) -> Html:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 9), width=st.integers(1, 9), shrink=st.booleans())
-def test_runs_give_the_segment_of_every_pixel(seed: int, height: int, width: int, shrink: bool) -> None:
+def test_runs_encode_the_segment_of_every_pixel(seed: int, height: int, width: int, shrink: bool) -> None:
     panoptic = random_map(seed, (height, width), FAR_IDS)
-    segments = panoptic.segments[1:]  # the pixels of the first have no row
+    segments = panoptic.segments[1:]  # the first one has pixels but no row
     full_height, full_width = panoptic.ids.shape
     size = (max(1, full_height // 2), max(1, full_width - 1)) if shrink else panoptic.ids.shape
     runs = map_runs(panoptic.ids, segments, size)
@@ -52,7 +52,7 @@ def test_runs_give_the_segment_of_every_pixel(seed: int, height: int, width: int
     ids = [0, *(segment.id for segment in segments)]
     for row in range(size[0]):
         for column in range(size[1]):
-            # the pixel of the full map in which the middle of the small pixel lies
+            # the pixel of the full map at the center of the small pixel
             y, x = int((row + 0.5) * full_height / size[0]), int((column + 0.5) * full_width / size[1])
             value = int(panoptic.ids[y, x])
             assert ids[decoded[row * size[1] + column]] == (value if value in ids else 0)
@@ -62,13 +62,13 @@ def test_runs_give_the_segment_of_every_pixel(seed: int, height: int, width: int
 @pytest.mark.parametrize(
     ("size", "shown"), [((480, 640), (480, 640)), ((2048, 1024), (LARGEST_SIDE, 512)), ((1, 9000), (1, LARGEST_SIDE))]
 )
-def test_large_images_are_shown_smaller(size: tuple[int, int], shown: tuple[int, int]) -> None:
+def test_large_images_are_scaled_down(size: tuple[int, int], shown: tuple[int, int]) -> None:
     assert shown_size(size) == shown
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_the_pq_of_an_image_is_that_of_a_data_set_of_one_image(seed: int) -> None:
+def test_the_pq_of_an_image_is_that_of_a_data_set_with_only_this_image(seed: int) -> None:
     truth = random_map(seed, (4, 5), FAR_IDS)
     mixed = np.where(np.arange(truth.ids.shape[1]) < 4, random_map(seed + 1, (4, 5), FAR_IDS).ids, truth.ids)
     known = {segment.id: segment for segment in truth.segments}
@@ -85,18 +85,22 @@ def test_the_pq_of_an_image_is_that_of_a_data_set_of_one_image(seed: int) -> Non
     assert score.missed == sum(row.fn for row in result.categories)
 
 
-def worked_record() -> Any:
-    """Columns of truth: 1 met in 3 of 4 pixels, 2 missed, a crowd, void. Of the predictions 20 is false, 30 ignored."""
+def example_overlap() -> Any:
+    """Ground truth: 1 is matched in 3 of 4 pixels, 2 is missed, a crowd, void. Prediction 20 is false, 30 ignored."""
     truth = np.array([[1, 2, 3, 0]] * 4, np.int32)
     ids = np.array([[10, 20, 0, 30], [10, 20, 0, 30], [10, 0, 0, 30], [0, 0, 0, 30]], np.int32)
-    of_truth = (Segment(1, 0, 4, (0, 0, 1, 4)), Segment(2, 4, 4, (1, 0, 1, 4)), Segment(3, 1, 4, (2, 0, 1, 4), True))
+    true_segments = (
+        Segment(1, 0, 4, (0, 0, 1, 4)),
+        Segment(2, 4, 4, (1, 0, 1, 4)),
+        Segment(3, 1, 4, (2, 0, 1, 4), True),
+    )
     found = [(10, 0, 3), (20, 3, 2), (30, 1, 4)]
     predicted = tuple(Segment(number, category, area, (0, 0, 1, 1), score=0.5) for number, category, area in found)
-    return compare(PanopticMap(ids, predicted), PanopticMap(truth, of_truth), 7, "b.jpg")
+    return compare(PanopticMap(ids, predicted), PanopticMap(truth, true_segments), 7, "b.jpg")
 
 
 def test_states_of_segments() -> None:
-    record = worked_record()
+    record = example_overlap()
     matching = match_segments(record, TABLE)
     truth, prediction = describe_segments(record, matching, TABLE)
     assert [row["state"] for row in truth] == ["matched", "missed", "crowd"]
@@ -110,7 +114,7 @@ def test_states_of_segments() -> None:
     assert score.pq == pytest.approx(100 * (0.75 + 0 + 0) / 3)
 
 
-def test_any_metrics_become_tables() -> None:
+def test_arbitrary_metrics_become_tables() -> None:
     metrics = {"miou": 50.0, "range": [1.0, 2.5], "small": {"pq": 1.0}, "large": {"pq": 2.0}, "deep": {"a": {"b": {}}}}
     tables = list(
         tables_of("Semantic", {**metrics, "rows": [{"name": "x", "lost": {"missed": 1.5}}], "list": [3, 4, 5]})
@@ -136,17 +140,17 @@ def test_calibrated_scores_are_on_the_diagonal() -> None:
     assert (x1 - left) / (right - left) == pytest.approx(0.75) and y1 < y0 and r0 > r1
 
 
-def test_the_data_of_close_ups_cannot_end_their_element(tmp_path: Path) -> None:
+def test_the_data_of_close_ups_cannot_close_their_element(tmp_path: Path) -> None:
     page = html_of(tmp_path, report_page(NASTY, thumbnails=[NASTY]))
     [image] = json.loads(page.raw["application/json"])
     assert image["name"] == NASTY == image["truth"]["segments"][0]["name"]
     assert "<" not in page.raw["application/json"] and len(page.all("script")) == 2
-    assert [picture["src"] for picture in page.all("img") if "src" in picture][-1] == (
+    assert [image["src"] for image in page.all("img") if "src" in image][-1] == (
         "%3C/script%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%22%27%26%3C%21--%7B%7B%207%20%2A%207%20%7D%7D"
     )
 
 
-def test_every_link_has_its_section_and_every_image_is_lazy(tmp_path: Path) -> None:
+def test_every_link_has_a_section_and_every_image_loads_lazily(tmp_path: Path) -> None:
     page = html_of(tmp_path, report_page("x", best=[layers(1, "b.jpg")]))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -163,7 +167,7 @@ def test_a_page_without_close_ups(tmp_path: Path) -> None:
     assert page.raw["application/json"] == "[]"
 
 
-def test_metrics_have_their_intervals() -> None:
+def test_metrics_have_confidence_intervals() -> None:
     group = {"pq": 40.04, "sq": 80.0, "rq": 50.0, "n": 3}
     metrics = {
         "images": 5000,
@@ -182,6 +186,6 @@ def test_metrics_have_their_intervals() -> None:
     assert headlines({}) == [] and sections({}, {}, TABLE)[-1].tables == []
 
 
-def test_unknown_parts_of_an_analysis_are_shown_as_plain_tables() -> None:
+def test_unknown_parts_of_an_analysis_become_plain_tables() -> None:
     [section] = analysis_sections({"new_metric": {"a": 1.0}}, TABLE)
     assert section.heading == "New metric" and [list(row) for row in section.tables[0].rows] == [["A", 1.0]]

@@ -30,7 +30,7 @@ def test_categories_are_sorted_by_segments(tmp_path: Path) -> None:
     assert lines.index("catthing122134,567") == lines.index("skystuff0000") - 1
 
 
-def test_bars_compare_the_counts(tmp_path: Path) -> None:
+def test_bars_are_proportional_to_counts(tmp_path: Path) -> None:
     page = html_of(tmp_path, train=split_summary())
     widths = [rect["width"] for rect in page.all("rect") if rect.get("class") in ("things", "stuff")]
     assert widths[:5] == ["100.0", "0.0", "50.0", "100.0", "33.33"]
@@ -39,7 +39,9 @@ def test_bars_compare_the_counts(tmp_path: Path) -> None:
 
 def test_only_the_most_frequent_image_sizes_are_listed(tmp_path: Path) -> None:
     page = html_of(tmp_path, train=split_summary())
-    assert "640 x 4802" in page.lines() and f"Image sizesThe {MAX_IMAGE_SIZES} most frequent of 31." in page.lines()
+    assert (
+        "640 x 4802" in page.lines() and f"Image sizesThe {MAX_IMAGE_SIZES} most frequent of 31 sizes." in page.lines()
+    )
     assert "0 x 1001" in page.lines() and "29 x 1001" not in page.lines()
 
 

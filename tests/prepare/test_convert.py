@@ -351,7 +351,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(root: Path, name: str, conte
 
 @pytest.mark.parametrize("split", ["..", "a/b", ""])
 def test_a_split_has_a_plain_name(root: Path, split: str) -> None:
-    with pytest.raises(DataError, match="the name of a split is"):
+    with pytest.raises(DataError, match="is not a valid split name"):
         convert(Columns(root), root.parent / "out", [split], ConvertOptions(), SilentReporter())
 
 

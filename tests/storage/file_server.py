@@ -1,4 +1,4 @@
-"""A web server on this machine that serves one file, as well or as badly as a test wants it."""
+"""A local web server that serves one file, with the failures that a test asks for."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CLOSED = "http://127.0.0.1:9/release"
-"""An address where nobody listens."""
+"""An address that refuses connections."""
 
 
 @dataclass
 class FileServer:
-    """What is served at every path, and what has been asked.
+    """The file that is served at every path, and the requests received.
 
-    headers: name the version of the file, which is what makes a resumption safe.
-    answers: what to do with the first requests, one after the other; the others are served as they should be.
+    Attributes:
+        content: the file.
+        url: address of the server.
+        headers: headers of each response; they identify the version of the file, so that a download can resume safely.
+        answers: responses to the first requests; the later ones are served normally.
+        paths: path of each request.
+        ranges: header Range of each request.
+        conditions: header If-Range of each request.
+        sent: first and end position of the bytes of each response.
     """
 
     content: bytes
@@ -29,11 +36,10 @@ class FileServer:
     ranges: list[str | None] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
     sent: list[tuple[int, int]] = field(default_factory=list)
-    """First and end position of the bytes of each answer."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one request."""
 
     files: FileServer
 
@@ -54,10 +60,13 @@ Answer = Callable[[Handler], None]
 def serve(
     cut: int | None = None, use_range: bool = True, use_condition: bool = True, length: int | None = None
 ) -> Answer:
-    """The file, or the range of it that is asked for.
+    """Return an answer that sends the file, or the requested range of it.
 
-    cut: hang up after so many bytes. use_range, use_condition: heed Range, and If-Range. length: what to say that the
-        size is, if not the truth; -1 to say nothing.
+    Args:
+        cut: close the connection after this many bytes.
+        use_range: respect the header Range.
+        use_condition: respect the header If-Range.
+        length: reported size if not the true one; -1 for none.
     """
 
     def answer(handler: Handler) -> None:
@@ -86,7 +95,7 @@ def serve(
 
 
 def status(code: int, **headers: str) -> Answer:
-    """An empty answer of this code."""
+    """Return an empty answer with this status code."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(code)
@@ -98,7 +107,7 @@ def status(code: int, **headers: str) -> Answer:
 
 
 def hang(until: threading.Event, asked: threading.Event | None = None) -> Answer:
-    """The file, but not before `until` is set; `asked` is set when the request is there."""
+    """Return an answer that waits for `until` before it sends the file; it sets `asked` when the request arrives."""
 
     def answer(handler: Handler) -> None:
         if asked is not None:
@@ -111,7 +120,7 @@ def hang(until: threading.Event, asked: threading.Event | None = None) -> Answer
 
 @contextmanager
 def serving(content: bytes) -> Iterator[FileServer]:
-    """A server that runs meanwhile; `url` is the address of a folder."""
+    """Run a server; `url` is the address of a folder."""
     files = FileServer(content)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Mine", (Handler,), {"files": files}))
     files.url = f"http://127.0.0.1:{server.server_address[1]}/release"

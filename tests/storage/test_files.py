@@ -1,4 +1,4 @@
-"""Names out of files."""
+"""File names from files, symbolic links and checksums."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from panformer_cli.storage.files import name_inside, resolve_links, sha256_of
     [
         *("", ".", "./", "..", ".. ", "...", "a/..", "a/../../b", "a\\..\\b"),
         *("/a", "//a", "//", "///a", "\\a", "\\\\server\\share\\a", "C:a", "C:\\a", "a/C:b", "a/C:/b", "a\0b"),
-        *("out", "out/a", "real/out/a", "circle", "circle/a", "pair", "pair/a", "through"),
+        *("out", "out/a", "real/out/a", "loop", "loop/a", "two", "two/a", "through"),
     ],
 )
-def test_names_that_lead_out(tmp_path: Path, name: str) -> None:
+def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "data"
     (folder / "real").mkdir(parents=True)
     for link in ("out", "real/out"):
         (folder / link).symlink_to(tmp_path)
-    (folder / "circle").symlink_to("circle")
-    (folder / "pair").symlink_to("real/pair")
-    (folder / "real" / "pair").symlink_to("../pair")
-    (folder / "through").symlink_to("circle/../real")
+    (folder / "loop").symlink_to("loop")
+    (folder / "two").symlink_to("real/two")
+    (folder / "real" / "two").symlink_to("../two")
+    (folder / "through").symlink_to("loop/../real")
     with pytest.raises(DataError, match="points outside"):
         name_inside(folder, name, "x.json")
 
 
-def test_half_a_character_is_no_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"x.json: no file can have the name '\\ud800.jpg'"):
+def test_a_lone_surrogate_is_not_a_file_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x.json: '\\ud800.jpg' is not a valid file name"):
         name_inside(tmp_path, "\ud800.jpg", "x.json")
     foreign = os.fsdecode(b"caf\xe9.jpg")
     assert name_inside(tmp_path, foreign, "x.json") == tmp_path / foreign
@@ -43,7 +43,7 @@ def test_half_a_character_is_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["a.jpg", "a..b", ".hidden", "real/a.jpg", "real\\a.jpg", "./a", "a//b", "link/a", "12:30.jpg"]
 )
-def test_names_that_stay(tmp_path: Path, name: str) -> None:
+def test_names_that_stay_inside(tmp_path: Path, name: str) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     expected = tmp_path.joinpath(*name.replace("\\", "/").split("/"))
@@ -57,7 +57,7 @@ def test_the_sha256_of_a_file(size: int, tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_links_are_followed_as_far_as_there_is_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_are_resolved_up_to_the_first_missing_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -69,9 +69,9 @@ def test_links_are_followed_as_far_as_there_is_something(tmp_path: Path, monkeyp
     assert resolve_links(Path("n" * 300)) == home / ("n" * 300)
 
 
-@pytest.mark.parametrize("name", ["circle", "circle/a", "link/circle"])
-def test_links_in_a_circle_are_an_error(tmp_path: Path, name: str) -> None:
-    (tmp_path / "circle").symlink_to("circle")
+@pytest.mark.parametrize("name", ["loop", "loop/a", "link/loop"])
+def test_a_loop_of_links_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(PanformerError, match=f"{name}: the symbolic links in this path form a circle; expected links"):
+    with pytest.raises(PanformerError, match=f"{name}: the symbolic links in this path form a loop; expected links"):
         resolve_links(tmp_path / name)

@@ -1,4 +1,4 @@
-"""One line per image that several processes write and any number of processes resume from."""
+"""The result log: one line per image, written by several processes, resumed by any number of processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def append(folder: Path, texts: dict[int, str], rank: int = 0) -> None:
-    """As a process that then ends."""
+    """Append lines like a process that then ends."""
     log = ResultLog(folder, rank)
     for index, text in texts.items():
         log.append(index, {"text": text})
@@ -39,7 +39,7 @@ def own(log: ResultLog) -> list[int]:
     return [line["index"] for line in log.own_lines()]
 
 
-def test_lines_of_all_processes_come_in_the_order_of_images(folder: Path) -> None:
+def test_lines_of_all_processes_are_in_image_order(folder: Path) -> None:
     append(folder, {index: f"Straße {index}\n" for index in (9, 3, 0, 6)})
     append(folder, {index: f"Straße {index}\n" for index in (2, 11, 5, 8)}, rank=2)
     expected = [(index, f"Straße {index}\n") for index in (0, 2, 3, 5, 6, 8, 9, 11)]
@@ -49,14 +49,14 @@ def test_lines_of_all_processes_come_in_the_order_of_images(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
-def test_any_number_of_processes_shares_what_is_done(processes: int, folder: Path) -> None:
+def test_finished_images_are_divided_among_any_number_of_processes(processes: int, folder: Path) -> None:
     for index in range(10):
         append(folder, {index: ""}, rank=index % 4)
     shares = [own(ResultLog(folder, rank, processes)) for rank in range(processes)]
     assert shares == [list(range(rank, 10, processes)) for rank in range(processes)]
 
 
-def test_threads_append_whole_lines(folder: Path) -> None:
+def test_threads_append_complete_lines(folder: Path) -> None:
     log = ResultLog(folder)
 
     def append_share(first: int) -> None:
@@ -88,7 +88,7 @@ def test_lines_can_be_read_between_appending(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", range(1, 35))
-def test_a_line_cut_anywhere_does_not_count_and_spoils_no_other(kept: int, folder: Path) -> None:
+def test_a_truncated_line_is_ignored_and_leaves_the_others_intact(kept: int, folder: Path) -> None:
     append(folder, {0: "before"})
     whole = json.dumps({"index": 1, "text": "cut {short}"}).encode()
     assert len(whole) == 35
@@ -101,7 +101,7 @@ def test_a_line_cut_anywhere_does_not_count_and_spoils_no_other(kept: int, folde
     assert texts_of(ResultLog(folder)) == [(0, "before"), (1, "again"), (2, "after")]
 
 
-def test_a_line_without_its_newline_is_whole(folder: Path) -> None:
+def test_a_line_without_a_newline_is_complete(folder: Path) -> None:
     append(folder, {0: "a"})
     path = folder / "0.jsonl"
     path.write_bytes(path.read_bytes().rstrip())
@@ -110,7 +110,7 @@ def test_a_line_without_its_newline_is_whole(folder: Path) -> None:
     assert texts_of(ResultLog(folder)) == [(0, "a"), (1, "b")]
 
 
-def test_memory_holds_24_bytes_of_a_line(folder: Path) -> None:
+def test_a_line_takes_24_bytes_of_memory(folder: Path) -> None:
     append(folder, dict.fromkeys(range(3), 1000 * "x"))
     files, positions = ResultLog(folder)._find_lines()
     assert [path.name for path in files] == ["0.jsonl"]
@@ -118,16 +118,16 @@ def test_memory_holds_24_bytes_of_a_line(folder: Path) -> None:
     assert positions.nbytes == 3 * 24
 
 
-@pytest.mark.parametrize("rubbish", [bytes(50), b"\xff\xfe\x80", b"{}[]", b"[1, 2]\n", b"{}\n", b"\0\0\n"])
-def test_what_a_broken_disk_leaves_is_no_line(rubbish: bytes, folder: Path) -> None:
+@pytest.mark.parametrize("garbage", [bytes(50), b"\xff\xfe\x80", b"{}[]", b"[1, 2]\n", b"{}\n", b"\0\0\n"])
+def test_garbage_in_the_file_is_ignored(garbage: bytes, folder: Path) -> None:
     append(folder, {0: "a"})
     with (folder / "0.jsonl").open("ab") as file:
-        file.write(rubbish)
+        file.write(garbage)
     append(folder, {1: "b"})
     assert texts_of(ResultLog(folder)) == [(0, "a"), (1, "b")]
 
 
-def test_without_resume_what_was_there_is_gone(folder: Path) -> None:
+def test_without_resume_the_old_log_is_deleted(folder: Path) -> None:
     ResultLog.start(folder, {"a": 1}, resume=False)
     append(folder, {0: ""})
     ResultLog.start(folder, {"a": 1}, resume=False)
@@ -135,7 +135,7 @@ def test_without_resume_what_was_there_is_gone(folder: Path) -> None:
     assert own(ResultLog(folder)) == []
 
 
-def test_resume_keeps_what_has_the_same_settings(folder: Path) -> None:
+def test_resume_keeps_a_log_with_the_same_settings(folder: Path) -> None:
     ResultLog.start(folder, {"a": [1, "x"], "b": None}, resume=True)
     append(folder, {0: ""})
     ResultLog.start(folder, {"b": None, "a": [1, "x"]}, resume=True)
@@ -145,29 +145,29 @@ def test_resume_keeps_what_has_the_same_settings(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"), [({"a": 2, "b": 3}, "a"), ({"a": 1}, "b"), ({"a": 1, "b": 3, "c": 0}, "c"), ({}, "a, b")]
 )
-def test_resume_refuses_other_settings(settings: dict[str, int], named: str, folder: Path) -> None:
+def test_resume_rejects_different_settings(settings: dict[str, int], named: str, folder: Path) -> None:
     ResultLog.start(folder, {"a": 1, "b": 3}, resume=False)
     append(folder, {0: ""})
     with pytest.raises(PanformerError) as caught:
         ResultLog.start(folder, settings, resume=True)
-    assert str(caught.value).startswith(f"{folder.parent} was started with another {named} (see")
+    assert str(caught.value).startswith(f"{folder.parent} was started with a different {named} (see")
     assert own(ResultLog(folder)) == [0]
 
 
-def test_lines_without_settings_are_of_unknown_origin(folder: Path) -> None:
+def test_lines_without_settings_are_discarded(folder: Path) -> None:
     append(folder, {0: ""})
     ResultLog.start(folder, {}, resume=True)
     assert own(ResultLog(folder)) == []
 
 
 @pytest.mark.parametrize(("content", "expected"), [(None, None), ('{"a": 1}', {"a": 1}), ("{", {}), ("[1]", {})])
-def test_settings_are_known_without_starting(content: str | None, expected: Any, tmp_path: Path) -> None:
+def test_settings_can_be_read_without_starting(content: str | None, expected: Any, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "settings.json").write_text(content)
     assert stored_settings(tmp_path) == expected
 
 
-def test_removed(folder: Path) -> None:
+def test_remove_deletes_the_folder(folder: Path) -> None:
     log = ResultLog(folder)
     log.append(0, {})
     log.remove()
@@ -175,7 +175,7 @@ def test_removed(folder: Path) -> None:
     log.remove()
 
 
-def test_a_disk_that_fills_up_within_a_line_is_one_sentence(folder: Path) -> None:
+def test_a_disk_that_fills_up_within_a_line_is_reported(folder: Path) -> None:
     append(folder, {0: "a"})
     size = (folder / "0.jsonl").stat().st_size
     with files_of_at_most(size + 10), pytest.raises(PanformerError) as caught:
@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_within_a_line_is_one_sentence(folder: Path) -> Non
     assert texts_of(ResultLog(folder)) == [(0, "a"), (1, "c")]
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(folder: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(folder: Path) -> None:
     folder.parent.write_text("a file")
     with pytest.raises(PanformerError, match="cannot write"):
         ResultLog.start(folder, {}, resume=False)
@@ -215,7 +215,7 @@ def test_one_process_at_a_time(resume: bool, folder: Path) -> None:
 
 
 def hold(folder: str) -> None:
-    """Append, read, and keep the lock until a line comes."""
+    """Append, read, and hold the lock until a line arrives on stdin."""
     log = ResultLog(Path(folder))
     log.append(0, {"text": "theirs"})
     assert own(log) == [0]

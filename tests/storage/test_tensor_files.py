@@ -1,4 +1,4 @@
-"""Files of weights: told apart by content, read without running anything, and refused in one sentence."""
+"""Files of weights: detected by content, read without running code, and rejected with one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.release_files import save_as_mmcv
 STATE = {"conv.weight": torch.arange(12.0).reshape(3, 4), "norm.bias": torch.ones(3)}
 Write = Callable[[dict[str, Tensor], Path], Any]
 
-WAYS: dict[str, tuple[str, Write]] = {
+FORMATS: dict[str, tuple[str, Write]] = {
     "plain": ("torch zip", lambda state, path: torch.save(state, path)),
     "legacy": ("torch legacy", lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False)),
     "protocol 4": (
@@ -44,27 +44,27 @@ def with_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ""])
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "protocol 4"])
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "protocol 4"])
 @pytest.mark.parametrize("prefixed", [False, True])
-def test_every_form_gives_the_same_tensors_whatever_its_suffix(
-    way: str, suffix: str, prefixed: bool, tmp_path: Path
+def test_every_format_gives_the_same_tensors_with_any_suffix(
+    format: str, suffix: str, prefixed: bool, tmp_path: Path
 ) -> None:
-    kind, write = WAYS[way]
+    kind, write = FORMATS[format]
     path = tmp_path / f"weights{suffix}"
     write(with_module(STATE) if prefixed else STATE, path)
     assert kind_of(path) == kind
     torch.testing.assert_close(read_state(path), STATE, rtol=0, atol=0)
 
 
-def test_an_archive_is_mapped_not_read(tmp_path: Path) -> None:
-    """What changes in the file after reading shows in the tensor: its bytes are those of the file."""
+def test_an_archive_is_memory_mapped(tmp_path: Path) -> None:
+    """Changes of the file after reading appear in the tensor, because it shares the bytes of the file."""
     path = tmp_path / "a.pth"
     torch.save({"weight": torch.full((64,), 7.0)}, path)
     state = read_state(path)
     before, after = torch.full((64,), 7.0).numpy().tobytes(), torch.full((64,), 9.0).numpy().tobytes()
-    place = path.read_bytes().index(before)
+    offset = path.read_bytes().index(before)
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(after)
     assert state["weight"].tolist() == [9.0] * 64
 
@@ -75,14 +75,14 @@ def test_the_header_of_safetensors(tmp_path: Path) -> None:
     assert (metadata, set(names)) == ({"format": "mine"}, set(STATE))
 
 
-# Numbers of numpy in what MMCV writes beside the weights
+# numpy numbers that MMCV writes beside the weights
 
 
 NUMBERS = [np.float64(49.6), np.float32(1), np.int64(3), np.bool_(True), np.dtype("f8")]
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"], ids=["numpy 1", "numpy 2"])
-def test_numpy_numbers_beside_the_weights_are_passed_over(module: bytes, tmp_path: Path) -> None:
+def test_numpy_numbers_beside_the_weights_are_ignored(module: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"meta": {"best_score": NUMBERS}, "state_dict": STATE}, path)
     change_pickle(path, lambda content: re.sub(rb"numpy\._?core\.multiarray", module, content))
@@ -90,7 +90,7 @@ def test_numpy_numbers_beside_the_weights_are_passed_over(module: bytes, tmp_pat
 
 
 def change_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Put another pickle into an archive of `torch.save`."""
+    """Replace the pickle in an archive of `torch.save`."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -98,7 +98,7 @@ def change_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
             archive.writestr(name, change(content) if name.endswith("/data.pkl") else content)
 
 
-def test_nothing_of_numpy_is_called_and_nothing_stays_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_is_not_called_and_allowed_globals_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"state_dict": STATE, "best_score": NUMBERS}, tmp_path / "a.pth")
     original, loaded, allowed = torch.load, [], set(torch.serialization.get_safe_globals())
 
@@ -113,11 +113,11 @@ def test_nothing_of_numpy_is_called_and_nothing_stays_allowed(tmp_path: Path, mo
     assert set(torch.serialization.get_safe_globals()) == allowed
 
 
-# What is refused
+# Rejected files
 
 
-class Wants:
-    """A pickle of this asks for `function` when it is loaded."""
+class Calls:
+    """Its pickle calls `function` when it is loaded."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.parts = function, arguments
@@ -130,7 +130,7 @@ def run_in_pickle(path: str) -> None:
     Path(path).touch()
 
 
-def refused(path: Path) -> str:
+def rejected(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_state(path)
     message = str(caught.value)
@@ -152,7 +152,7 @@ def refused(path: Path) -> str:
         (Path, ("ran",), "pathlib."),
     ],
 )
-def test_a_pickle_that_wants_more_is_refused_by_name(
+def test_a_pickle_that_needs_more_is_rejected_by_name(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     name: str,
@@ -161,86 +161,87 @@ def test_a_pickle_that_wants_more_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    content = {"state_dict": STATE, "meta": Wants(function, *arguments)}
+    content = {"state_dict": STATE, "meta": Calls(function, *arguments)}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    message = refused(tmp_path / "a.pth")
-    assert "the pickle holds more than tensors and plain containers: it wants " in message
-    assert name in message
-    assert message.endswith("and was not run; give a file of weights alone")
+    message = rejected(tmp_path / "a.pth")
+    assert "the pickle needs " in message and name in message
+    assert message.endswith(
+        "more than tensors and plain containers, and was not loaded; pass a file that contains only weights"
+    )
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_trap_of_the_test_above_works(tmp_path: Path) -> None:
-    pickle.loads(pickle.dumps(Wants(run_in_pickle, str(tmp_path / "ran"))))
+def test_loading_the_pickle_would_run_the_function(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Calls(run_in_pickle, str(tmp_path / "ran"))))
     assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_bare_pickle_is_not_even_opened(protocol: int, tmp_path: Path) -> None:
+def test_a_bare_pickle_is_not_loaded(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    path.write_bytes(pickle.dumps({"weight": Wants(run_in_pickle, str(tmp_path / "ran"))}, protocol=protocol))
-    expected = "neither in safetensors form nor one that torch.save wrote" if protocol == 0 else "it was not run"
-    assert expected in refused(path)
+    path.write_bytes(pickle.dumps({"weight": Calls(run_in_pickle, str(tmp_path / "ran"))}, protocol=protocol))
+    expected = "neither a safetensors file nor written by torch.save" if protocol == 0 else "it was not loaded"
+    assert expected in rejected(path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pickle_of_an_unknown_form_is_not_run(tmp_path: Path) -> None:
-    torch.save({"weight": Wants(run_in_pickle, str(tmp_path / "ran"))}, tmp_path / "a.pth", pickle_protocol=4)
-    assert "the pickle is damaged, or holds more than tensors and plain containers; it was not run" in refused(
+def test_a_pickle_with_an_unknown_protocol_is_not_loaded(tmp_path: Path) -> None:
+    torch.save({"weight": Calls(run_in_pickle, str(tmp_path / "ran"))}, tmp_path / "a.pth", pickle_protocol=4)
+    assert "the pickle is corrupt, or needs more than tensors and plain containers, and was not loaded" in rejected(
         tmp_path / "a.pth"
     )
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("way", ["plain", "mmcv", "legacy", "mmcv legacy", "safetensors"])
+@pytest.mark.parametrize("format", ["plain", "mmcv", "legacy", "mmcv legacy", "safetensors"])
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, -1])
-def test_a_file_cut_short_is_called_so(way: str, kept: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(format: str, kept: float, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    WAYS[way][1]({"weight": torch.zeros(1000)}, path)
+    FORMATS[format][1]({"weight": torch.zeros(1000)}, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content)) if kept > 0 else -1])
-    assert "the file is damaged or cut short; download or copy it again" in refused(path)
+    assert CORRUPT in rejected(path)
 
 
-@pytest.mark.parametrize("way", ["plain", "legacy", "safetensors"])
+@pytest.mark.parametrize("format", ["plain", "legacy", "safetensors"])
 @pytest.mark.parametrize("kept", [1, 3, 7, 9, 30, 60])
-def test_a_file_of_which_little_is_left(way: str, kept: int, tmp_path: Path) -> None:
+def test_a_file_with_only_its_first_bytes(format: str, kept: int, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    WAYS[way][1](STATE, path)
+    FORMATS[format][1](STATE, path)
     path.write_bytes(path.read_bytes()[:kept])
-    assert "again" in refused(path) or "it was not run" in refused(path)
+    assert "again" in rejected(path) or "it was not loaded" in rejected(path)
 
 
-DAMAGED = "the file is damaged or cut short; download or copy it again"
+CORRUPT = "the file is corrupt or truncated; download or copy it again"
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_whole_file_is_whole(way: str, tmp_path: Path) -> None:
-    WAYS[way][1](STATE, tmp_path / "a.pth")
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_complete_file_passes_the_check(format: str, tmp_path: Path) -> None:
+    FORMATS[format][1](STATE, tmp_path / "a.pth")
     check_whole(tmp_path / "a.pth")
 
 
-def test_one_bit_that_reading_does_not_see_is_damage(tmp_path: Path) -> None:
+def test_the_checksum_detects_changes_that_reading_does_not(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"weight": torch.full((64,), 7.0)}, path)
     seven, other = torch.tensor(7.0).numpy().tobytes() * 64, torch.tensor(7.5).numpy().tobytes()
     path.write_bytes(path.read_bytes().replace(seven, seven[:-4] + other))
     assert read_state(path)["weight"][-1] == 7.5
-    with pytest.raises(CheckpointError, match=f"a.pth: {DAMAGED}"):
+    with pytest.raises(CheckpointError, match=f"a.pth: {CORRUPT}"):
         check_whole(path)
 
 
-@pytest.mark.parametrize("way", ["plain", "mmcv", "safetensors"])
+@pytest.mark.parametrize("format", ["plain", "mmcv", "safetensors"])
 @pytest.mark.parametrize("kept", [20, 100, -1])
-def test_a_file_cut_short_is_not_whole(way: str, kept: int, tmp_path: Path) -> None:
+def test_a_truncated_file_fails_the_check(format: str, kept: int, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
-    WAYS[way][1](STATE, path)
+    FORMATS[format][1](STATE, path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=f"a.pth: {DAMAGED}"):
+    with pytest.raises(CheckpointError, match=f"a.pth: {CORRUPT}"):
         check_whole(path)
 
 
-def test_an_archive_without_sums_cannot_be_checked_by_them(tmp_path: Path) -> None:
+def test_an_archive_without_checksums_passes_the_check(tmp_path: Path) -> None:
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -256,41 +257,41 @@ def test_an_archive_without_sums_cannot_be_checked_by_them(tmp_path: Path) -> No
     ("content", "expected"),
     [
         (b"", "the file is empty (0 bytes); download or copy it again"),
-        (b"%PDF-1.5\n%\xd0\xd4\xc5\xd8\n", "the file is a PDF document, not weights; give a .safetensors file"),
-        (b"<!DOCTYPE html><html>", "the file is a web page (HTML or XML), not weights: the download went wrong"),
+        (b"%PDF-1.5\n%\xd0\xd4\xc5\xd8\n", "the file is a PDF document, not weights; pass a .safetensors file"),
+        (b"<!DOCTYPE html><html>", "the file is a web page (HTML or XML), not weights: the download failed"),
         (b"\xef\xbb\xbf\r\n  <html><head>", "the file is a web page (HTML or XML)"),
         (b'<?xml version="1.0"?><Error>', "the file is a web page (HTML or XML)"),
         (b"version https://git-lfs.github.com/spec/v1\n", "the file is a Git LFS pointer, not the weights themselves"),
         (b"\x1f\x8b\x08\x00rest", "the file is a gzip archive; unpack it first"),
-        (b"hello, world", "is neither in safetensors form nor one that torch.save wrote, or it is damaged"),
-        (b"\x89PNG\r\n\x1a\n", "is neither in safetensors form nor one that torch.save wrote"),
-        (b"\xff" * 64, "is neither in safetensors form nor one that torch.save wrote"),
-        (b"\x02\0\0\0\0\0\0\0{]", "the file is damaged or cut short"),
+        (b"hello, world", "is neither a safetensors file nor written by torch.save, or it is corrupt"),
+        (b"\x89PNG\r\n\x1a\n", "is neither a safetensors file nor written by torch.save"),
+        (b"\xff" * 64, "is neither a safetensors file nor written by torch.save"),
+        (b"\x02\0\0\0\0\0\0\0{]", "the file is corrupt or truncated"),
     ],
 )
-def test_another_kind_of_file_is_named(content: bytes, expected: str, tmp_path: Path) -> None:
+def test_other_file_types_are_named(content: bytes, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    assert expected in refused(path)
+    assert expected in rejected(path)
 
 
 def test_other_archives_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "<w/>")
-    assert "the file is a zip archive that torch.save did not write" in refused(path)
+    assert "the file is a zip archive that torch.save did not write" in rejected(path)
     with zipfile.ZipFile(path, "w") as archive:
         for member in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"model/{member}", b"")
-    assert "the file is a TorchScript program, which was not run" in refused(path)
+    assert "the file is a TorchScript program, which was not run" in rejected(path)
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    assert "no such file; give the path of a .safetensors or .pth file" in refused(tmp_path / "nowhere.pth")
-    assert "this is a folder; give a .safetensors or .pth file in it" in refused(tmp_path)
+    assert "no such file; pass the path of a .safetensors or .pth file" in rejected(tmp_path / "nowhere.pth")
+    assert "this is a folder; pass a .safetensors or .pth file inside it" in rejected(tmp_path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(2), {"state_dict": {"epoch": 3}}])
-def test_a_file_without_a_state_dict_is_refused(content: object, tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_rejected(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "odd.pth")
-    assert "the file holds no state dict; expected tensors by name" in refused(tmp_path / "odd.pth")
+    assert "the file contains no state dict; expected tensors by name" in rejected(tmp_path / "odd.pth")

@@ -187,7 +187,7 @@ def test_results_that_are_missing_or_damaged(tmp_path: Path) -> None:
     (results / "panoptic" / "000000000285.png").unlink()
     assert "000000000285.png is missing" in refusal(results, target)
     (results / "panoptic.json").write_text("{")
-    assert "is no JSON" in refusal(results, target)
+    assert "is not valid JSON" in refusal(results, target)
 
 
 def test_no_file_from_outside_is_packed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import SplitReport, VerifyOptions, verify
 from panformer_cli.verify.findings import Problem
-from tests.data.coco.coco_files import colours, scene, write_coco
+from tests.data.coco.coco_files import colors, scene, write_coco
 
 ORIENTATION = 0x0112
 
@@ -54,7 +54,7 @@ class DataSet:
     def redraw(self, change: Callable[[Any], Any], number: int = 1) -> None:
         """Write the PNG of an image anew, from its ids after `change`."""
         ids = change(scene(number)[0])
-        Image.fromarray(colours(ids)).save(self.pngs / f"{number}.mask.png")
+        Image.fromarray(colors(ids)).save(self.pngs / f"{number}.mask.png")
 
     def save(self) -> None:
         self.annotation.write_text(json.dumps(self.json))

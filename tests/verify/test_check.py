@@ -16,7 +16,7 @@ from PIL import Image
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.errors import DataError
 from panformer_cli.verify.findings import EXAMPLES, Problem
-from tests.data.coco.coco_files import BALL, SKY, colours, scene, write_coco
+from tests.data.coco.coco_files import BALL, SKY, colors, scene, write_coco
 from tests.verify.damage import DataSet, check, counts, data_set, noise, save_rotated
 
 Damage = Callable[[DataSet], object]
@@ -175,8 +175,8 @@ FAULTS: list[tuple[Problem, int, Damage]] = [
     (Problem.IMAGE_ORIENTATION, 0, turned(3, (60, 40))),
     (Problem.IMAGE_SIZE, 0, save_image(noise(41, 60))),
     (Problem.PNG_MISSING, 0, lambda data: (data.pngs / "1.mask.png").unlink()),
-    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray(colours(IDS)).convert("P"))),
-    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray(colours(IDS)).convert("RGBA"))),
+    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray(colors(IDS)).convert("P"))),
+    (Problem.PNG_FORMAT, 0, save_png(Image.fromarray(colors(IDS)).convert("RGBA"))),
     (Problem.PNG_FORMAT, 0, save_png(Image.fromarray((IDS % 256).astype(np.uint8)))),
     (Problem.PNG_FORMAT, 0, save_png(Image.fromarray((IDS % 65536).astype(np.uint16)))),
     (Problem.PNG_FORMAT, 0, lambda data: noise(40, 60).save(data.pngs / "1.mask.png", format="JPEG")),
@@ -266,7 +266,7 @@ def test_a_real_rotated_photo_is_named(tmp_path: Path, shared: Path) -> None:
     shutil.copy(photo, data.images / "1.png")
     ids = np.zeros((1200, 1800), np.int32)
     ids[:40, :60] = IDS
-    Image.fromarray(colours(ids)).save(data.pngs / "1.mask.png")
+    Image.fromarray(colors(ids)).save(data.pngs / "1.mask.png")
     data.json["images"][1].update(height=1200, width=1800)
     data.save()
     (found,) = check(tmp_path, "val")[0].problems

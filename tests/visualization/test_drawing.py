@@ -20,7 +20,7 @@ from panformer_cli.visualization.drawing import (
     category_colors,
     colorize,
     draw_panoptic,
-    save_picture,
+    save_image,
     segment_colors,
     side_by_side,
 )
@@ -34,20 +34,22 @@ def table_of(count: int) -> CategoryTable:
 
 
 def smallest_distance(colors: npt.NDArray[np.uint8]) -> float:
-    """Smallest CIE76 distance between two colours, by OpenCV's CIELAB, not the space they are chosen in."""
+    """Return the smallest CIE76 distance between two colors, in OpenCV's CIELAB, an independent color space."""
     lab = cv2.cvtColor((colors.astype(np.float32) / 255)[None], cv2.COLOR_RGB2LAB)[0]
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e9 * np.eye(len(lab))
     return float(distance.min())
 
 
 def quarters(height: int, width: int) -> PanopticMap:
-    """Two persons above, a cat and void below; an unusual id, as COCO has them."""
+    """Two persons at the top, a cat and void at the bottom; one large id, as in COCO."""
     ids = np.zeros((height, width), np.int32)
     ids[: height // 2, : width // 2] = 5
     ids[: height // 2, width // 2 :] = 16_000_000
     ids[height // 2 :, : width // 2] = 2
-    kinds = ((5, 1), (16_000_000, 1), (2, 7))
-    return PanopticMap(ids, tuple(Segment(i, c, int((ids == i).sum()), (0, 0, 1, 1), score=0.874) for i, c in kinds))
+    categories = ((5, 1), (16_000_000, 1), (2, 7))
+    return PanopticMap(
+        ids, tuple(Segment(i, c, int((ids == i).sum()), (0, 0, 1, 1), score=0.874) for i, c in categories)
+    )
 
 
 def noise(height: int, width: int, seed: int = 0) -> ImageArray:
@@ -55,7 +57,7 @@ def noise(height: int, width: int, seed: int = 0) -> ImageArray:
 
 
 @pytest.mark.parametrize(("count", "at_least"), [(2, 40), (10, 20), (20, 15), (80, 6), (133, 4)])
-def test_colors_without_a_table_s_own_are_distinct(count: int, at_least: float) -> None:
+def test_generated_colors_are_distinct(count: int, at_least: float) -> None:
     colors = category_colors(table_of(count))
     assert colors.shape == (count, 3) and colors.dtype == np.uint8
     assert smallest_distance(np.concatenate([colors, np.zeros((1, 3), np.uint8)])) > at_least
@@ -68,11 +70,11 @@ def test_colors_do_not_depend_on_the_order_of_the_table() -> None:
 
 
 def test_colors_are_stable() -> None:
-    # A change here changes every picture: it is meant to be noticed.
+    # A change here changes every overlay, so it must be deliberate.
     assert category_colors(TABLE).tolist() == [[96, 249, 171], [168, 32, 61], [241, 150, 253]]
 
 
-def test_a_table_s_own_colors_are_kept_unless_two_are_alike_or_black() -> None:
+def test_colors_of_the_table_are_kept_unless_similar_or_black() -> None:
     own = [(220, 20, 60), (0, 0, 230), (220, 21, 60), (0, 0, 0), None]
     table = CategoryTable([Category(i, str(i), True, color) for i, color in enumerate(own)])
     colors = category_colors(table)
@@ -81,7 +83,7 @@ def test_a_table_s_own_colors_are_kept_unless_two_are_alike_or_black() -> None:
 
 
 def test_oklab_is_the_published_conversion() -> None:
-    # White, and sRGB red as CSS Color 4 gives it in its examples.
+    # White, sRGB red from the examples of CSS Color 4, and black.
     lab = rgb_to_oklab(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 0]], np.uint8))
     expected = np.array([[1, 0, 0], [0.62796, 0.22486, 0.12585], [0, 0, 0]])
     np.testing.assert_allclose(lab, expected, atol=2e-4)
@@ -103,7 +105,7 @@ def test_segment_colors_of_things_and_stuff() -> None:
     assert colors[3].tolist() != person.tolist()
 
 
-def test_colorize_gives_every_pixel_its_segment_s_color() -> None:
+def test_colorize_gives_every_pixel_the_color_of_its_segment() -> None:
     panoptic = quarters(6, 8)
     colors = segment_colors(panoptic.segments, TABLE)
     drawn = colorize(panoptic, TABLE)
@@ -117,7 +119,7 @@ def test_ids_without_a_segment_are_void() -> None:
     assert colorize(panoptic, TABLE).any(axis=2).sum() == 3 * 4
 
 
-def test_every_segment_s_pixels_move_towards_its_color() -> None:
+def test_pixels_are_blended_with_the_color_of_their_segment() -> None:
     image, panoptic = noise(40, 60), quarters(40, 60)
     drawn = draw_panoptic(image, panoptic, TABLE, PLAIN).astype(int)
     colors = segment_colors(panoptic.segments, TABLE).astype(int)
@@ -138,7 +140,7 @@ def test_contours_change_pixels_near_borders_only() -> None:
     assert not changed[far].any()
 
 
-def test_a_contour_is_about_as_thin_in_a_large_image() -> None:
+def test_contours_scale_with_the_image() -> None:
     for height, width in ((300, 600), (1500, 3000)):
         image, panoptic = np.zeros((height, width, 3), np.uint8), quarters(height, width)
         plain = draw_panoptic(image, panoptic, TABLE, PLAIN)
@@ -165,7 +167,7 @@ def test_scores_make_labels_longer_and_are_optional() -> None:
     assert (with_score != plain).sum() > 1.3 * (without != plain).sum()
 
 
-def test_labels_do_not_overlap_and_stay_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_do_not_overlap_and_stay_in_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     small = rng.integers(1, 21, (6, 8))
     ids = np.kron(small, np.ones((101, 98))).astype(np.int32)
@@ -173,11 +175,11 @@ def test_labels_do_not_overlap_and_stay_in_the_picture(monkeypatch: pytest.Monke
     stamps = np.zeros(ids.shape, int)
     stamp = labels._stamp
 
-    def counted(picture: ImageArray, letters: labels.Mask, corner: tuple[int, int], color: labels.Mask) -> None:
+    def counted(image: ImageArray, letters: labels.Mask, corner: tuple[int, int], color: labels.Mask) -> None:
         height, width = letters.shape
         assert corner[0] >= 0 and corner[1] >= 0 and corner[0] + height <= 606 and corner[1] + width <= 784
         stamps[corner[0] : corner[0] + height, corner[1] : corner[1] + width] += 1
-        stamp(picture, letters, corner, color)
+        stamp(image, letters, corner, color)
 
     monkeypatch.setattr(labels, "_stamp", counted)
     draw_panoptic(noise(*ids.shape), panoptic, TABLE)
@@ -189,13 +191,13 @@ def test_a_label_that_does_not_fit_is_left_out() -> None:
     ids[:, 150:153] = 1
     panoptic = PanopticMap(ids, (Segment(1, 1, 600, (150, 0, 3, 200)),))
     image = noise(200, 300)
-    labelled = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False))
-    np.testing.assert_array_equal(labelled, draw_panoptic(image, panoptic, TABLE, PLAIN))
+    labeled = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False))
+    np.testing.assert_array_equal(labeled, draw_panoptic(image, panoptic, TABLE, PLAIN))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.integers(0, 99))
-def test_images_of_any_size_keep_it(height: int, width: int, count: int, seed: int) -> None:
+def test_overlays_have_the_size_of_the_image(height: int, width: int, count: int, seed: int) -> None:
     ids = np.random.default_rng(seed).integers(0, count + 1, (height, width)).astype(np.int32)
     panoptic = PanopticMap(ids, tuple(Segment(i, 1, 0, (0, 0, 0, 0)) for i in range(1, count + 1)))
     image = noise(height, width, seed)
@@ -219,12 +221,12 @@ def test_a_map_without_segments_is_dimmed() -> None:
     assert np.abs(drawn.astype(int) - image / 2).max() <= 1
 
 
-def test_a_map_of_another_size_is_refused() -> None:
+def test_a_map_of_another_size_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected equal sizes"):
         draw_panoptic(noise(10, 12), quarters(12, 10), TABLE)
 
 
-def test_side_by_side_keeps_the_pictures_whole() -> None:
+def test_side_by_side_shows_the_whole_images() -> None:
     first, second = noise(40, 90), noise(60, 70, 1)
     row = side_by_side([first, second], ["ground truth", "prediction that has a long caption"])
     top = row.shape[0] - 60
@@ -237,7 +239,7 @@ def test_side_by_side_keeps_the_pictures_whole() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2)])
-def test_side_by_side_of_tiny_pictures(shape: tuple[int, int]) -> None:
+def test_side_by_side_of_tiny_images(shape: tuple[int, int]) -> None:
     assert side_by_side([noise(*shape)], ["image"]).shape[1] == shape[1]
 
 
@@ -255,12 +257,12 @@ def test_text_without_opencv_5_loses_accents(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(text_rendering.text_coverage("é車", 20), text_rendering.text_coverage("e??", 20))
 
 
-def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    picture = noise(20, 30)
-    save_picture(tmp_path / "new" / "a.png", picture)
+def test_images_are_written_completely_or_not_at_all(tmp_path: Path) -> None:
+    image = noise(20, 30)
+    save_image(tmp_path / "new" / "a.png", image)
     read = cv2.imread(str(tmp_path / "new" / "a.png"))
     assert read is not None
-    np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), picture)
-    with pytest.raises(PanformerError, match="too many for .jpg"):
-        save_picture(tmp_path / "b.jpg", np.zeros((1, 70_000, 3), np.uint8))
+    np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), image)
+    with pytest.raises(PanformerError, match="exceed the limit of .jpg"):
+        save_image(tmp_path / "b.jpg", np.zeros((1, 70_000, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def check_submission(ctx: click.Context, archive: Path, images: Path, form: FormName, as_json: bool) -> None:
-    """Check a zip before it is uploaded to a test server.
+    """Check a zip file before uploading it to a test server.
 
     Reports everything in FILE.zip that the server would reject: names, ids, missing images, color types and sizes of
-    PNGs. The exit code is 1 if something was found.
+    PNGs. The exit code is 1 if there are any.
 
     \b
     panformer evaluate check-submission panoptic_test-dev2017_mine_results.zip --images image_info_test-dev2017.json

@@ -16,7 +16,7 @@ from panformer_cli.cli.tables import print_comparison
 @click.argument("first", metavar="A", type=PATH)
 @click.argument("second", metavar="B", type=PATH)
 @click.option("--annotations", type=PATH, metavar="GT.json", help="Ground truth, if A and B are prediction JSONs.")
-@click.option("--gt-folder", type=PATH, metavar="D", help="PNGs of the ground truth. [default: GT/]")
+@click.option("--gt-folder", type=PATH, metavar="D", help="Folder of the ground truth PNGs. [default: GT/]")
 @click.option(
     "--bootstrap",
     type=click.IntRange(min=1),
@@ -39,8 +39,8 @@ def compare(
     """Compare two evaluations of the same images.
 
     A and B are result folders of `panformer evaluate`; with --annotations they are panoptic JSONs of predictions.
-    Prints the PQ of both, the difference with its paired interval, the gain of each class, and the images that changed
-    most.
+    Prints the PQ of both, the difference with a paired confidence interval, the gain of each class, and the images that
+    changed most.
 
     \b
     panformer evaluate compare runs/a/evaluation runs/b/evaluation
@@ -51,7 +51,7 @@ def compare(
     from panformer_cli.engine.evaluation.compare_predictions import compare_predictions
 
     if gt_folder is not None and annotations is None:
-        raise click.UsageError("--gt-folder belongs to --annotations: give both.")
+        raise click.UsageError("--gt-folder needs --annotations: use both.")
     options = CompareOptions(resamples=bootstrap, seed=seed)
     if annotations is None:
         comparison = compare_folders(first, second, options)

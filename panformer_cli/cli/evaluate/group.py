@@ -17,8 +17,8 @@ from panformer_cli.cli.evaluate.tune import tune
 def evaluate() -> None:
     """Evaluate a checkpoint, or predictions on disk.
 
-    If no COMMAND is named, `checkpoint` runs, but --predictions means `predictions` and --corruptions means
-    `robustness`. The first word is a COMMAND if it is the name of one: to evaluate a checkpoint called `tune`, write
+    The default COMMAND is `checkpoint`; with --predictions it is `predictions`, with --corruptions `robustness`. A
+    first word that is the name of a COMMAND always means that COMMAND: to evaluate a checkpoint called `tune`, use
     `panformer evaluate ./tune` or `panformer evaluate checkpoint tune`.
 
     \b

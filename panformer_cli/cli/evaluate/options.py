@@ -1,4 +1,4 @@
-"""Options that several subcommands of `panformer evaluate` have."""
+"""Options shared by several subcommands of `panformer evaluate`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ bootstrap_option = click.option(
     default=1000,
     show_default=True,
     metavar="N",
-    help="Resamples for the 95 % intervals; 0 computes none.",
+    help="Resamples for the 95 % confidence intervals; 0 computes none.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed of all random draws."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Random seed."
 )
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model to run, on which images, and how.
+    """The model, its images, and how to run it.
 
-    checkpoint: file, run folder or name of published weights; None for the newest run.
-    data, split: data set folder and split; None for those of the training.
+    Attributes:
+        checkpoint: File, run folder or name of published weights; None for the newest run.
+        data: Data set folder; None for the one used for training.
+        split: Split of the data set; None for the validation split used for training.
     """
 
     checkpoint: Path | None
@@ -55,13 +57,13 @@ class ModelOptions:
         """Return the evaluation of this model into `out`; published weights are downloaded if needed.
 
         Args:
-            out: folder of the results; None for the default one of the checkpoint.
-            process: this process; rank 0 downloads.
-            reporter: receives the progress of the download.
+            out: Folder for the results; None for the default of the checkpoint.
+            process: This process; rank 0 downloads.
+            reporter: Receives the progress of the download.
 
         Raises:
-            CheckpointError: there is no such checkpoint.
-            PanformerError: the download fails.
+            CheckpointError: There is no such checkpoint.
+            PanformerError: The download fails.
         """
         from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
         from panformer_cli.engine.runs import find_checkpoint, results_folder
@@ -78,11 +80,13 @@ class ModelOptions:
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add CHECKPOINT and the options of running it; the function receives `model`, a `ModelOptions`."""
+    """Add CHECKPOINT and the options for running it; the function receives `model`, a `ModelOptions`."""
 
     @click.argument("checkpoint", required=False, type=PATH)
-    @click.option("--data", type=PATH, metavar="ROOT", help="Data set folder. [default: that of the training]")
-    @click.option("--split", metavar="S", help="Split, such as val2017. [default: validation split of the training]")
+    @click.option("--data", type=PATH, metavar="ROOT", help="Data set folder. [default: the one used for training]")
+    @click.option(
+        "--split", metavar="S", help="Split, such as val2017. [default: the validation split used for training]"
+    )
     @speed_options
     @compute_options
     @functools.wraps(function)

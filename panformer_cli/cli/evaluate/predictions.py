@@ -23,11 +23,11 @@ WITHOUT_SCORES = METRICS[:3]
 @click.command(cls=Subcommand)
 @click.argument("predictions", metavar="PRED.json", type=PATH)
 @click.option("--annotations", type=PATH, required=True, metavar="GT.json", help="Panoptic JSON of the ground truth.")
-@click.option("--pred-folder", type=PATH, metavar="D", help="PNGs of the predictions. [default: PRED/]")
-@click.option("--gt-folder", type=PATH, metavar="D", help="PNGs of the ground truth. [default: GT/]")
+@click.option("--pred-folder", type=PATH, metavar="D", help="Folder of the predicted PNGs. [default: PRED/]")
+@click.option("--gt-folder", type=PATH, metavar="D", help="Folder of the ground truth PNGs. [default: GT/]")
 @metrics_option(WITHOUT_SCORES)
 @bootstrap_option
-@click.option("--out", type=PATH, metavar="DIR", help="Folder of the results. [default: they are only printed]")
+@click.option("--out", type=PATH, metavar="DIR", help="Folder for the results. [default: print only]")
 @output_options
 @cpu_processes_option
 def predictions(
@@ -41,10 +41,10 @@ def predictions(
     outputs: Outputs,
     compute: Compute,
 ) -> None:
-    """Evaluate predictions on disk, of any tool.
+    """Evaluate predictions on disk, from any tool.
 
-    PRED.json and GT.json are in COCO's panoptic format. No model is run. Prints the same results as
-    `panformer evaluate checkpoint`; `panformer evaluate --predictions PRED.json` is another spelling of this command.
+    PRED.json and GT.json are in COCO panoptic format. No model is run. Prints the same results as
+    `panformer evaluate checkpoint`. `panformer evaluate --predictions PRED.json` is equivalent.
 
     \b
     panformer evaluate predictions PRED.json --annotations GT.json

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class Outputs:
     """What to do with the results.
 
-    report: folder of an HTML page; None for no page.
-    cross_check: whether to compare PQ with that of panopticapi.
-    as_json: print JSON instead of tables.
+    Attributes:
+        report: Folder for an HTML page; None for no page.
+        cross_check: Whether to compare PQ with that of panopticapi.
+        as_json: Whether to print JSON instead of tables.
     """
 
     report: Path | None
@@ -43,27 +44,29 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def with_outputs(report: Path | None, cross_check: bool, as_json: bool, **others: Any) -> Any:
         if report is not None and report.exists() and not report.is_dir():
-            raise click.BadParameter(f"{report} is a file; expected a folder, new or not.", param_hint="'--report'")
+            raise click.BadParameter(
+                f"{report} is a file; expected a folder, new or existing.", param_hint="'--report'"
+            )
         if cross_check:
             from panformer_cli.metrics.cross_check import panopticapi
 
-            panopticapi()  # a missing package is reported before the evaluation, not after an hour of it
+            panopticapi()  # report a missing package before a long evaluation
         return function(outputs=Outputs(report, cross_check, as_json), **others)
 
     return with_outputs
 
 
 def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
-    """Check, report and print the results of an evaluation as `outputs` says.
+    """Cross-check, report and print the results of an evaluation, as chosen in `outputs`.
 
     Args:
-        metrics: content of the evaluation's metrics.json.
-        folder: folder of the evaluation.
-        outputs: what to do.
-        reporter: receives messages and progress.
+        metrics: Content of the evaluation's metrics.json.
+        folder: Folder of the evaluation.
+        outputs: What to do.
+        reporter: Receives messages and progress.
 
     Raises:
-        PanformerError: panopticapi computes another PQ, or the page cannot be written.
+        PanformerError: panopticapi computes a different PQ, or the page cannot be written.
     """
     from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
     from panformer_cli.engine.evaluation.report import report_evaluation
@@ -71,7 +74,7 @@ def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, report
 
     if outputs.cross_check:
         check_against_panopticapi(folder)
-        reporter.message("panopticapi computes the same metrics")
+        reporter.message("Cross-check passed: panopticapi computes the same metrics")
     page = report_evaluation(folder, outputs.report, reporter) if outputs.report else None
     if outputs.as_json:
         click.echo(json.dumps(metrics, indent=2))

@@ -21,10 +21,15 @@ from panformer_cli.cli.tables import print_robustness
     help="Corruptions to apply, one at a time: all 16 of COCO-C, or some, such as fog,snow.",
 )
 @click.option("--severity", default="1-5", show_default=True, metavar="S", help="Severities, such as 3, 1-5 or 1,3.")
-@click.option("--images", type=click.IntRange(min=1), metavar="N", help="Use N images drawn by --seed. [default: all]")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use a random sample of N images, drawn with --seed. [default: all]",
+)
 @seed_option
 @click.option(
-    "--out", type=PATH, metavar="DIR", help="Folder of the results. [default: evaluation/ beside the checkpoint]"
+    "--out", type=PATH, metavar="DIR", help="Folder for the results. [default: evaluation/ next to the checkpoint]"
 )
 @json_option
 @model_options
@@ -42,7 +47,7 @@ def robustness(
     CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
 
     Prints PQ under blur, noise, weather and digital corruptions (docs/robustness.md). If interrupted, rerun the same
-    command to resume. `panformer evaluate CHECKPOINT --corruptions all` is another spelling of this command.
+    command to resume. `panformer evaluate CHECKPOINT --corruptions all` is equivalent.
 
     \b
     panformer evaluate robustness best.safetensors

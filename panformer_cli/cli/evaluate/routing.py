@@ -1,4 +1,4 @@
-"""Which subcommand of `panformer evaluate` the words of a command line call, and errors about misplaced words."""
+"""Routing of `panformer evaluate`: finds the subcommand of a command line, and explains misplaced words."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import click
 from panformer_cli.cli.groups import OrderedGroup
 
 DEFAULT = "checkpoint"
-"""The subcommand that is called when none is named."""
+"""The subcommand that runs if none is named."""
 
 
 class EvaluateGroup(OrderedGroup):
-    """A group whose subcommand may be left out: `--predictions` or `--corruptions` imply one, `DEFAULT` is the rest."""
+    """A group whose subcommand is optional: `--predictions` or `--corruptions` imply one, otherwise it is `DEFAULT`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse `args` after adding the subcommand they imply.
 
         Raises:
-            click.UsageError: the first word is a mistyped subcommand, or may also mean a checkpoint.
+            click.UsageError: The first word is a mistyped subcommand, or could also be a checkpoint.
         """
         if args and args[0] in self.commands:
             self._refuse_ambiguous(ctx, *args)
@@ -30,7 +30,7 @@ class EvaluateGroup(OrderedGroup):
         return super().parse_args(ctx, self.with_subcommand(args, ctx.help_option_names))
 
     def with_subcommand(self, words: list[str], help_options: list[str]) -> list[str]:
-        """Return `words` with the subcommand they imply in front; unchanged if they name one or begin with help."""
+        """Return `words` with the subcommand they imply in front; unchanged if they name one or start with --help."""
         if words and (words[0] in self.commands or words[0] in help_options):
             return words
         options = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
@@ -39,7 +39,7 @@ class EvaluateGroup(OrderedGroup):
         return ["robustness" if "--corruptions" in options else DEFAULT, *words]
 
     def owners(self, option: str) -> list[str]:
-        """Return the names of the subcommands that have `option`, or take its value as an argument."""
+        """Return the names of the subcommands that have `option`, or accept its value as an argument."""
         if option == "--predictions":
             return ["predictions"]
         return [name for name, command in self.commands.items() if any(option in p.opts for p in command.params)]
@@ -68,14 +68,14 @@ class EvaluateGroup(OrderedGroup):
             )
 
     def _refuse_mistyped(self, ctx: click.Context, word: str) -> None:
-        """Raise click.UsageError if `word` is no path but almost the name of a subcommand."""
+        """Raise click.UsageError if `word` is not a path but similar to the name of a subcommand."""
         close = get_close_matches(word, self.commands, n=1, cutoff=0.85)
         if close and not Path(word).exists():
             raise click.UsageError(f"{word} is neither a checkpoint nor a subcommand. Did you mean {close[0]!r}?", ctx)
 
 
 class Subcommand(click.Command):
-    """A subcommand whose errors say where an option belongs and which arguments are expected."""
+    """A subcommand whose errors name the subcommands that have an option, and the expected arguments."""
 
     allow_extra_args = True
 
@@ -83,7 +83,7 @@ class Subcommand(click.Command):
         """Parse `args`.
 
         Raises:
-            click.UsageError: an option belongs to another subcommand, or there are too many arguments.
+            click.UsageError: An option belongs to another subcommand, or there are too many arguments.
         """
         try:
             surplus = super().parse_args(ctx, args)
@@ -112,7 +112,7 @@ def _file_first(words: list[str], position: int) -> list[str]:
     """Return `words` with the value of `--predictions`, which is at `position`, as the first argument.
 
     Raises:
-        click.UsageError: it has no value.
+        click.UsageError: It has no value.
     """
     _, equals, value = words[position].partition("=")
     values, rest = ([value], words[position + 1 :]) if equals else (words[position + 1 :][:1], words[position + 2 :])

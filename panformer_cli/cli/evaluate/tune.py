@@ -14,7 +14,7 @@ from panformer_cli.cli.tables import print_tuning
 
 @click.command(cls=Subcommand)
 @click.option(
-    "--out", type=PATH, metavar="DIR", help="Folder of results and cache. [default: tuning/ beside the checkpoint]"
+    "--out", type=PATH, metavar="DIR", help="Folder for results and cache. [default: tuning/ next to the checkpoint]"
 )
 @click.option("--save", is_flag=True, help="Write a checkpoint with the new thresholds if the gain is significant.")
 @json_option
@@ -24,9 +24,9 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
 
     CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
 
-    The model runs once over the split. One random half of the images is used to search the thresholds of score, thing
-    overlap and stuff overlap, the other half to measure the gain, with its interval. --save writes
-    `<name>-tuned.safetensors` beside CHECKPOINT.
+    The model runs once over the split. A random half of the images is used to search for the best thresholds of score,
+    thing overlap and stuff overlap, the other half to measure the gain with a confidence interval. --save writes
+    `<name>-tuned.safetensors` next to CHECKPOINT.
 
     \b
     panformer evaluate tune
@@ -54,4 +54,4 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
             process.on_first(lambda: save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint)))
             reporter.message(f"Saved {tuned_path(run.checkpoint)}")
         elif save:
-            reporter.message("Nothing was saved: the gain is not significant, its interval contains 0")
+            reporter.message("Nothing was saved: the gain is not significant (its confidence interval contains 0)")

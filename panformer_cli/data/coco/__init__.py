@@ -1,1 +1,1 @@
-"""COCO's panoptic format on disk: JSON, PNGs, and the index of both."""
+"""COCO's panoptic format on disk: JSON, PNGs, and an index of large JSONs."""

@@ -1,12 +1,11 @@
-"""The index of a large panoptic JSON: built once, then mapped into memory and shared by all processes.
+"""The index of a large panoptic JSON: built once, then memory-mapped and shared by all processes.
 
-The index of `panoptic_train2017.json` is `panoptic_train2017.index` beside it or, where that folder cannot be written,
-a file in the user's cache; where that cannot be written either, there is none. It can be deleted at any time. It
-belongs to a JSON of one size and time of change, as with make: if either differs, it is built anew, and so is a
-damaged index.
+The index of `panoptic_train2017.json` is `panoptic_train2017.index` beside it. If that folder is not writable, it is in
+the user's cache folder; if that is not writable either, no index is used. It can be deleted at any time. It is rebuilt
+if it is corrupt, or if size or modification time of the JSON have changed.
 
-The file: a line with version and CRC-32 of all that follows; a line of JSON (`_Header`), filled up with spaces; then
-the arrays, one after another, little-endian. No pickle.
+File format: a line with version and CRC-32 of the rest; a line of JSON (`_Header`), padded with spaces; then the
+arrays, little-endian. No pickle.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import atomic_write, cache_folder
 
 SMALLEST = 2**24
-"""Bytes of a JSON from which on it gets an index: a smaller one is read in half a second."""
+"""Minimum bytes of a JSON that gets an index; smaller files are read in half a second."""
 
-_MAGIC = b"panformer annotation index 1 "  # the version: of this form, and of the checks in `panoptic_json`
+_MAGIC = b"panformer annotation index 1 "  # the version of this format and of the checks in `panoptic_json`
 _ALIGNMENT = 64
 _BLOCK = 2**20
 
 
 class Source(NamedTuple):
-    """What tells whether a JSON is still the one that the index was built of."""
+    """Size and modification time of a JSON, to detect that it has changed since its index was built."""
 
     size: int
     mtime_ns: int
 
     @classmethod
     def of(cls, path: Path) -> Source | None:
-        """None where the file is not to be seen."""
+        """Return the values of a file; None if it cannot be accessed."""
         try:
             status = path.stat()
         except OSError:
@@ -57,18 +56,18 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class IndexedAnnotation(PanopticAnnotation):
-    """An annotation whose arrays are mapped from an index. A process that gets it pickled maps the file itself."""
+    """An annotation whose arrays are memory-mapped from an index; unpickling maps the file again."""
 
     source: Source
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_again, (self.path, self.source)
+        return _reopened, (self.path, self.source)
 
 
 def open_annotation(path: Path) -> PanopticAnnotation:
-    """As `panoptic_json.read_annotation`, of a large JSON through its index, which is built where it is not there yet.
+    """Return `panoptic_json.read_annotation`, for large JSONs from their index, which is built if missing.
 
-    Several processes may do so at once; each builds the same file, and puts it in place as a whole.
+    Several processes may call this at once: each builds the same file and puts it in place atomically.
 
     Raises:
         DataError: as `read_annotation`.
@@ -76,40 +75,40 @@ def open_annotation(path: Path) -> PanopticAnnotation:
     source = Source.of(path)
     if source is None or source.size < SMALLEST:
         return read_annotation(path)
-    for place in index_places(path):
-        found = _read(place, path, source)
+    for index_path in index_paths(path):
+        found = _read(index_path, path, source)
         if found is not None:
             return found
     annotation = read_annotation(path)
-    if Source.of(path) != source:  # changed while it was read
+    if Source.of(path) != source:  # it changed during reading
         return annotation
     return _indexed(annotation, source)
 
 
-def index_places(path: Path) -> tuple[Path, Path]:
-    """Where the index of a panoptic JSON may lie: beside it, or in the cache."""
+def index_paths(path: Path) -> tuple[Path, Path]:
+    """Return the possible paths of the index of a panoptic JSON: beside it, and in the cache folder."""
     key = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
     return path.with_suffix(".index"), cache_folder() / "indexes" / f"{path.stem}-{key}.index"
 
 
-def _opened_again(path: Path, source: Source) -> PanopticAnnotation:
+def _reopened(path: Path, source: Source) -> PanopticAnnotation:
     if Source.of(path) != source:
-        raise DataError(f"{path} has changed since it was opened; expected the same file; start again")
+        raise DataError(f"{path} has changed since it was opened; expected the same file; rerun the command")
     return open_annotation(path)
 
 
 def _indexed(annotation: PanopticAnnotation, source: Source) -> PanopticAnnotation:
-    """`annotation` from its new index; itself where none can be written."""
-    for place in index_places(annotation.path):
+    """Write an index of `annotation` and return it from there; if none can be written, return `annotation`."""
+    for index_path in index_paths(annotation.path):
         with suppress(PanformerError):
-            with atomic_write(place) as temporary, temporary.open("wb") as file:
+            with atomic_write(index_path) as temporary, temporary.open("wb") as file:
                 _write(file, annotation, source)
-            return _read(place, annotation.path, source) or annotation
+            return _read(index_path, annotation.path, source) or annotation
     return annotation
 
 
 class _Arrays(NamedTuple):
-    """The arrays of the file, in their order: those of 8 bytes an item first, so that they are aligned."""
+    """The arrays of the file in their order; those with 8 bytes per item come first, so that they are aligned."""
 
     starts: npt.NDArray[np.int64]
     image_starts: npt.NDArray[np.int64]
@@ -121,7 +120,14 @@ class _Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class _Header:
-    """categories: as in a panoptic JSON. row_types: of the fields of a segment's row. lengths: items of each array."""
+    """The header of an index.
+
+    Attributes:
+        source: size and modification time of the JSON.
+        categories: as in a panoptic JSON.
+        row_types: dtypes of the fields of a segment's row.
+        lengths: items of each array.
+    """
 
     source: tuple[int, int]
     categories: list[dict[str, Any]]
@@ -135,8 +141,8 @@ def _write(file: BinaryIO, annotation: PanopticAnnotation, source: Source) -> No
     types = {name: rows.dtype[name].base.str for name in rows.dtype.names or ()}
     header = _Header(source, annotation.categories.to_coco(), types, [len(array) for array in arrays])
     text = json.dumps(asdict(header)).encode()
-    filler = b" " * (-(len(_first_line(0)) + len(text) + 1) % _ALIGNMENT)
-    pieces: list[bytes | memoryview] = [text + filler + b"\n"]
+    padding = b" " * (-(len(_first_line(0)) + len(text) + 1) % _ALIGNMENT)
+    pieces: list[bytes | memoryview] = [text + padding + b"\n"]
     pieces += [np.ascontiguousarray(array).view(np.uint8).data for array in arrays]
     checksum = 0
     for piece in pieces:
@@ -149,10 +155,10 @@ def _first_line(checksum: int) -> bytes:
     return _MAGIC + f"{checksum:08x}\n".encode()
 
 
-def _read(place: Path, path: Path, source: Source) -> IndexedAnnotation | None:
-    """The annotation of `path` from the index at `place`; None where there is none, or one that cannot be used."""
+def _read(index_path: Path, path: Path, source: Source) -> IndexedAnnotation | None:
+    """Return the annotation of `path` from its index; None if the index is missing or cannot be used."""
     try:
-        with place.open("rb") as file:
+        with index_path.open("rb") as file:
             first_line = file.read(len(_first_line(0)))
             if first_line != _first_line(_checksum(file)):
                 return None
@@ -160,14 +166,14 @@ def _read(place: Path, path: Path, source: Source) -> IndexedAnnotation | None:
             header = _Header(**json.loads(file.readline()))
             if Source(*header.source) != source:
                 return None
-            # A map keeps the file open by itself.
+            # The map keeps the file open.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             arrays = _Arrays(*_mapped(content, file.tell(), header))
     except (OSError, ValueError, TypeError):
         return None
     return IndexedAnnotation(
         path,
-        CategoryTable.from_coco(header.categories, str(place)),
+        CategoryTable.from_coco(header.categories, str(index_path)),
         JsonRows(ImageInfo, arrays.image_text, arrays.image_starts),
         arrays.rows,
         arrays.starts,
@@ -177,7 +183,7 @@ def _read(place: Path, path: Path, source: Source) -> IndexedAnnotation | None:
 
 
 def _checksum(file: BinaryIO) -> int:
-    """CRC-32 of what is left of the file; read, not mapped, so that it does not count as memory of the process."""
+    """Return the CRC-32 of the rest of the file. It is read, not mapped, to keep the memory use of the process low."""
     checksum = 0
     while block := file.read(_BLOCK):
         checksum = zlib.crc32(block, checksum)
@@ -185,7 +191,7 @@ def _checksum(file: BinaryIO) -> int:
 
 
 def _mapped(content: mmap.mmap, offset: int, header: _Header) -> Iterator[npt.NDArray[Any]]:
-    """The arrays, read-only; ValueError where one would reach beyond the file."""
+    """Yield the arrays, read-only; ValueError if one would extend beyond the file."""
     types = [np.dtype("<i8")] * 3 + [row_type(header.row_types)] + [np.dtype("u1")] * 2
     for kind, length in zip(types, header.lengths, strict=True):
         yield np.frombuffer(content, kind, length, offset)

@@ -1,4 +1,4 @@
-"""The 133 categories of COCO panoptic: what the published models were trained on (cocodataset.org, 2017)."""
+"""The 133 categories of COCO panoptic, which the published models were trained on (cocodataset.org, 2017)."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ COCO = CategoryTable(
     for names, is_thing in ((THINGS, True), (STUFF, False))
     for number, name in names.items()
 )
-"""80 things and 53 stuff classes by their dataset ids."""
+"""80 thing and 53 stuff classes by dataset id."""

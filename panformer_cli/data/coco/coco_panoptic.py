@@ -1,4 +1,4 @@
-"""COCO panoptic annotation, read straight from the panoptic JSON and its PNGs."""
+"""A COCO panoptic data set, read from the panoptic JSON, its PNGs and the images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from panformer_cli.wording import listing
 
 
 class CocoPanoptic:
-    """A split of a data set in COCO's panoptic form: a sequence of `Sample`.
+    """A split of a data set in COCO's panoptic format: a sequence of `Sample`.
 
-    root, split: as `layout.find_split`, which says what lies where.
-    skip_unannotated: leave out images that the JSON lists but does not annotate, and say so in `skipped`.
+    Args:
+        root: folder of the data set, in a layout of `layout.find_split`.
+        split: such as val2017.
+        skip_unannotated: leave out images that the JSON lists but does not annotate, and report them in `skipped`.
 
     Attributes:
-        skipped: one sentence for each image that was left out.
+        skipped: one message per image that was left out.
 
     Raises:
-        DataError: the folder or the JSON cannot be used, holds no annotated image, or lists one that it does not
-            annotate. Reading an item raises it when the files of that image are missing or damaged, or do not agree
-            with each other or with the JSON.
+        DataError: the folder or the JSON cannot be used, contains no annotated image, or lists an image without
+            annotation. Reading an item raises it if the files of the image are missing or corrupt, or disagree with
+            each other or with the JSON.
     """
 
     def __init__(self, root: Path, split: str, skip_unannotated: bool = False) -> None:
@@ -41,11 +43,11 @@ class CocoPanoptic:
         without = self._annotation.unannotated
         self.skipped = [f"{self.layout.annotation} lists {name} but does not annotate it" for name in without]
         if not self._annotation.images:
-            raise DataError(f"{self.layout.annotation} annotates no image; expected at least one")
+            raise DataError(f"{self.layout.annotation} contains no annotated image; expected at least one")
         if without and not skip_unannotated:
             raise DataError(
-                f"{self.layout.annotation} lists {len(without)} images that it does not annotate, first {without[0]}; "
-                "annotate them or take them out of `images` (training leaves them out with data.skip_bad_images=true)"
+                f"{self.layout.annotation} lists {len(without)} images without annotation, first {without[0]}; "
+                "annotate them or remove them from `images` (training skips them with data.skip_bad_images=true)"
             )
 
     @property
@@ -71,7 +73,7 @@ class CocoPanoptic:
         return Sample(image, annotation, info.id, info.file_name, info.png_name)
 
     def image_info(self, index: int) -> ImageInfo:
-        """Id, file names and size of an image, without opening a file."""
+        """Return id, file names and size of an image from the JSON; no file is opened."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self._annotation.images[index]
@@ -83,16 +85,21 @@ class CocoPanoptic:
         return name_inside(self.layout.pngs, self.image_info(index).png_name, str(self.layout.annotation))
 
     def category_ids(self, index: int) -> set[int]:
-        """The categories in an image, as the JSON has them; no file is opened."""
+        """Return the category ids in an image from the JSON; no file is opened."""
         return {segment.category_id for segment in self._annotation.segments(index)}
 
     def annotation(
         self, index: int, ids_in: Callable[[IdMap], Collection[int]] = segment_ids, png: bytes | None = None
     ) -> PanopticMap:
-        """The ground truth of an image, checked against the JSON; the image itself is not opened.
+        """Return the ground truth of an image, checked against the JSON; the image itself is not opened.
 
-        ids_in: finds the ids of a map, void left out; for whoever goes through the map anyway.
-        png: the content of its PNG, where it has been read already.
+        Args:
+            index: position of the image.
+            ids_in: returns the ids in a map without void; for callers that compute them anyway.
+            png: the content of the PNG, if already read.
+
+        Raises:
+            DataError: the PNG is missing or corrupt, or disagrees with the JSON.
         """
         info, path = self.image_info(index), self.png_path(index)
         ids = read_panoptic_png(path, png)
@@ -121,7 +128,7 @@ class CocoPanoptic:
 
 
 def measured(segment: Segment, ids: IdMap) -> Segment:
-    """The segment with area and bbox: the annotation's, or where it gives none, those of its pixels."""
+    """Return the segment with the annotation's area and bbox, or those of its pixels if the annotation has none."""
     if segment.area >= 0 and segment.bbox[0] == segment.bbox[0]:  # NaN differs from itself
         return segment
     mask = ids == segment.id

@@ -1,8 +1,8 @@
-"""A large JSON object read and written piece by piece: memory for a few items of a list, not for the file.
+"""Streaming reader and writer of large JSON objects, with memory for a few list items at a time.
 
-The reader is our own because `ijson` 3.6 with yajl (`yajl2_c`) takes 2.2 times as long for its events alone, before
-objects are built of them, and 10 times as long for all lists in one pass. It names no position, refuses a byte order
-mark and UTF-16, replaces lone surrogates, and crashes the process at a number of 5000 digits.
+Not `ijson`: version 3.6 with yajl (`yajl2_c`) takes 2.2 times as long for its events alone, before it builds objects,
+and 10 times as long for all lists in one pass. It reports no position, rejects byte order marks and UTF-16, replaces
+lone surrogates, and crashes the process on a number of 5000 digits.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from panformer_cli.errors import DataError
 from panformer_cli.storage.plain_json import DEEPEST, TOO_DEEP, is_too_deep
 
 CHUNK = 2**18
-"""Characters that are read at a time, and at least."""
+"""Minimum characters per read."""
 
 ITEMS = 32
-"""Items of a list that are written at a time."""
+"""List items per write."""
 
 _DECODER = json.JSONDecoder()
 _AFTER_VALUE = tuple(" \t\r\n,:]}")
 _LONGEST_WORD = 16
-"""No literal or escape of JSON is longer: an error further from the end of the text is no matter of missing text."""
+"""Longer than any literal or escape of JSON. An error further from the end is not caused by missing text."""
 
 
 def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str, Any]]:
-    """The members of the object in a JSON file, in their order: `(key, value)`.
+    """Yield the members `(key, value)` of the object in a JSON file, in order.
 
-    A list at the top comes as an iterator over its items, each decoded when it is asked for; what is left of it when
-    the next member is asked for is skipped. Any other value comes whole. `what` the file should be is for errors.
+    A top-level list is an iterator that decodes its items one by one; items not consumed before the next member is
+    requested are skipped. Other values are complete. Errors call the file `what`.
 
     Raises:
-        DataError: the file is missing, no JSON, cut short, holds anything but an object, or a key of it twice; it is
-            raised where the damage is met.
+        DataError: the file is missing, not valid JSON, truncated, not an object, or has a duplicate key. It is raised
+            when reading reaches the error.
     """
     try:
         with path.open("rb") as binary:
@@ -52,13 +52,13 @@ def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str,
 
 
 def write_list(file: TextIO, items: Iterable[Any]) -> None:
-    """Write `items` as a JSON list, some at a time: more at once take less time, all at once the memory for all."""
+    """Write `items` as a JSON list, several at a time for speed, not all at once to save memory."""
     iterator = iter(items)
     write_texts(file, iter(lambda: json.dumps(list(islice(iterator, ITEMS)))[1:-1], ""))
 
 
 def write_texts(file: TextIO, items: Iterable[str]) -> None:
-    """Write a JSON list of items that are JSON already."""
+    """Write a JSON list of items that are already JSON."""
     separator = ""
     file.write("[")
     for item in items:
@@ -70,13 +70,13 @@ def write_texts(file: TextIO, items: Iterable[str]) -> None:
 def _members(text: _Text) -> Iterator[tuple[str, Any]]:
     if text.peek() != "{":
         kind = type(text.value()).__name__
-        raise DataError(f"{text.path} holds a {kind}; expected an object, as in a COCO {text.what}")
+        raise DataError(f"{text.path} contains a {kind}; expected an object, as in a COCO {text.what}")
     text.take("{")
     seen = set()
     while text.peek() != "}":
         key = text.value()
         if not isinstance(key, str) or key in seen:
-            text.fail(f"the key {key!r} comes twice" if key in seen else "a name in double quotes was expected")
+            text.fail(f"duplicate key {key!r}" if key in seen else "expected a key in double quotes")
         seen.add(key)
         text.take(":")
         if text.peek() == "[":
@@ -89,7 +89,7 @@ def _members(text: _Text) -> Iterator[tuple[str, Any]]:
         _take_comma(text, "}")
     text.take("}")
     if text.peek():
-        text.fail("the object has ended, but the file goes on")
+        text.fail("extra data after the object")
 
 
 def _items(text: _Text) -> Iterator[Any]:
@@ -104,11 +104,11 @@ def _take_comma(text: _Text, end: str) -> None:
     if text.peek() != end:
         text.take(",")
         if text.peek() == end:
-            text.fail(f"a comma stands before {end}")
+            text.fail(f"extra comma before {end}")
 
 
 class _Text:
-    """The text of a file from the present place on, as far as it has been read."""
+    """The text of a file from the current position on, as far as it has been read."""
 
     def __init__(self, file: TextIO, path: Path, what: str) -> None:
         self.path = path
@@ -119,7 +119,7 @@ class _Text:
         self._before = 0  # characters of the file before `_text`
 
     def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
+        """Return the next character that is not whitespace; empty at the end of the file."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in " \t\r\n":
@@ -129,13 +129,13 @@ class _Text:
                 return ""
 
     def take(self, mark: str) -> None:
-        """Go past `mark`, which has to come next."""
+        """Skip `mark`, which must come next."""
         if self.peek() != mark:
-            self.fail(f"{mark!r} was expected")
+            self.fail(f"expected {mark!r}")
         self._at += 1
 
     def value(self) -> Any:
-        """Go past the next value, and return it."""
+        """Return the next value, and move past it."""
         self.peek()
         while True:
             try:
@@ -149,7 +149,7 @@ class _Text:
             except RecursionError:
                 self.fail(TOO_DEEP)
             else:
-                # `1` and `1.` at the end of the text may be the beginning of 1.5.
+                # At the end of the text, `1` and `1.` may be the beginning of 1.5.
                 is_whole = self._text[end : end + 1] in _AFTER_VALUE or end < len(self._text) - _LONGEST_WORD
                 if is_whole or not self._read_more():
                     self._check_depth(value, end)
@@ -157,23 +157,23 @@ class _Text:
                     return value
 
     def _check_depth(self, value: Any, end: int) -> None:
-        # Counting takes a fraction of the time of looking through the value, which few rows need.
+        # Counting brackets is much faster than traversing the value, which few rows need.
         brackets = self._text.count("[", self._at, end) + self._text.count("{", self._at, end)
         if brackets > DEEPEST and is_too_deep(value):
             self.fail(TOO_DEEP)
 
     def fail(self, reason: str, position: int | None = None) -> NoReturn:
-        """Always raises DataError."""
-        place = self._before + (self._at if position is None else position)
-        told = f"{reason.removesuffix(' at')} at character {place}"
-        raise DataError(f"{self.path} is no JSON, or is cut short: {told}; expected a COCO {self.what}")
+        """Raise DataError with the position of the error."""
+        at = self._before + (self._at if position is None else position)
+        problem = f"{reason.removesuffix(' at')} at character {at}"
+        raise DataError(f"{self.path} is not valid JSON, or is truncated: {problem}; expected a COCO {self.what}")
 
     def _read_more(self) -> bool:
-        """Read on, by at least as much as is still needed, so that a long value is decoded few times."""
+        """Read at least as much again as is left, so that decoding of a long value is retried only a few times."""
         try:
             more = self._file.read(max(CHUNK, len(self._text) - self._at))
         except UnicodeError:
-            self.fail("bytes that are no text", len(self._text))
+            self.fail("bytes that are not valid text", len(self._text))
         self._before += self._at
         self._text, self._at = self._text[self._at :] + more, 0
         return bool(more)

@@ -1,4 +1,4 @@
-"""A checked panoptic annotation in few flat arrays: a million segments without a million objects."""
+"""A validated panoptic annotation in flat arrays: a million segments without a million objects."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.disk_list import MadeSequence
+from panformer_cli.data.disk_list import LazySequence
 from panformer_cli.data.structures import Segment
 
 SegmentRows = npt.NDArray[np.void]
-"""(N,), the fields of `SEGMENT_ROW`, each in this type or a smaller one."""
+"""(N,) with the fields of `SEGMENT_ROW`, each in that dtype or a smaller one."""
 SEGMENT_ROW = np.dtype(
     [("id", "<i4"), ("label", "<i4"), ("area", "<i8"), ("bbox", "<f8", (4,)), ("is_crowd", "?"), ("score", "<f8")]
 )
-"""One row a segment. Area -1, a bbox of NaN and a score of NaN stand for what the JSON does not give."""
+"""One row per segment. Area -1, bbox NaN and score NaN mean that the JSON has no value."""
 
 _FIELDS = ("id", "label", "area", "bbox", "is_crowd", "score")
 _SMALLER = {"i": ("<i1", "<i2", "<i4"), "f": ("<f2", "<f4"), "b": ()}
@@ -32,11 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the JSON says about an annotated image.
+    """An annotated image, as listed in the JSON.
 
-    file_name: of the image, relative to the folder of images.
-    png_name: of its panoptic PNG, relative to the folder of PNGs.
-    height, width: pixels; None where the JSON gives none.
+    Attributes:
+        id: dataset id of the image.
+        file_name: of the image, relative to the image folder.
+        png_name: of its panoptic PNG, relative to the PNG folder.
+        height: in pixels; None if the JSON has none.
+        width: in pixels; None if the JSON has none.
     """
 
     id: int | str
@@ -46,12 +49,13 @@ class ImageInfo:
     width: int | None = None
 
 
-class JsonRows(MadeSequence[T]):
-    """A sequence that is kept as text, a JSON list an item, and made into objects where it is asked.
+class JsonRows(LazySequence[T]):
+    """A sequence stored as text, one JSON list per item, that creates objects on access.
 
-    kind: makes an object of what is in a list.
-    text: the lists one after another, as ASCII bytes.
-    starts: list i is text[starts[i]:starts[i + 1]].
+    Args:
+        kind: called with the values of a list to create an object.
+        text: the concatenated lists, as ASCII bytes.
+        starts: list i is text[starts[i]:starts[i + 1]].
     """
 
     def __init__(self, kind: Callable[..., T], text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> None:
@@ -59,7 +63,7 @@ class JsonRows(MadeSequence[T]):
 
     @classmethod
     def of(cls, kind: Callable[..., T], rows: Iterable[Sequence[Any]]) -> JsonRows[T]:
-        """From the lists themselves."""
+        """Return a sequence of the given lists."""
         text, starts = bytearray(), array("q", [0])
         for row in rows:
             text += json.dumps(row).encode()
@@ -69,17 +73,21 @@ class JsonRows(MadeSequence[T]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def _item(self, place: int) -> T:
-        return self.kind(*json.loads(self.text[self.starts[place] : self.starts[place + 1]].tobytes()))
+    def _item(self, position: int) -> T:
+        return self.kind(*json.loads(self.text[self.starts[position] : self.starts[position + 1]].tobytes()))
 
 
 @dataclass(frozen=True)
 class PanopticAnnotation:
-    """A checked panoptic JSON: of COCO's, 21 bytes a segment and about 80 an image.
+    """A validated panoptic JSON. COCO's takes 21 bytes per segment and about 80 per image.
 
-    images: those that have an annotation, in the order of the JSON.
-    rows, starts: the segments of image i are rows starts[i] .. starts[i + 1].
-    unannotated: file names of the images that the JSON lists but does not annotate.
+    Attributes:
+        path: the JSON.
+        categories: its category table.
+        images: the annotated images, in the order of the JSON.
+        rows: the segments; those of image i are rows[starts[i]:starts[i + 1]].
+        starts: (images + 1,), see `rows`.
+        unannotated: file names of the images that the JSON lists but does not annotate.
     """
 
     path: Path
@@ -90,7 +98,7 @@ class PanopticAnnotation:
     unannotated: JsonRows[str]
 
     def segments(self, index: int) -> tuple[Segment, ...]:
-        """The segments of an image; area -1 and bbox NaN where the JSON gives none."""
+        """Return the segments of an image; area is -1 and bbox NaN if the JSON has none."""
         rows = self.rows[self.starts[index] : self.starts[index + 1]].tolist()
         return tuple(
             Segment(number, self.categories.by_label(label).id, area, tuple(bbox.tolist()), is_crowd, _or_none(score))
@@ -99,12 +107,12 @@ class PanopticAnnotation:
 
 
 def narrowed(rows: SegmentRows) -> SegmentRows:
-    """`rows` with each field in the smallest type that holds all of its values exactly."""
+    """Return `rows` with each field in the smallest dtype that represents its values exactly."""
     return rows.astype(row_type({name: _smallest(rows[name]) for name in _FIELDS}))
 
 
 def joined_type(blocks: Iterable[SegmentRows], labels: npt.NDArray[np.int64]) -> np.dtype[np.void]:
-    """For narrowed rows one after another: each field in the widest of its types, `label` as narrow as `labels` are."""
+    """Return the dtype of concatenated blocks: each field in its widest dtype, `label` as narrow as `labels` allow."""
     types = {"label": _smallest(labels.astype(SEGMENT_ROW["label"]))}
     for block in blocks:
         for name in _FIELDS:
@@ -118,7 +126,7 @@ def _itemsize(kind: np.dtype[Any]) -> int:
 
 
 def row_type(types: dict[str, str]) -> np.dtype[np.void]:
-    """`SEGMENT_ROW` with other types of numbers, by the name of the field."""
+    """Return `SEGMENT_ROW` with other dtypes, given by field name."""
     return np.dtype([(name, types[name], SEGMENT_ROW[name].shape) for name in _FIELDS])
 
 

@@ -1,4 +1,4 @@
-"""COCO's panoptic JSON: read and checked, of ground truth and of predictions."""
+"""Reads and validates COCO's panoptic JSON, of ground truth and of predictions."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from panformer_cli.wording import short
 ImageId = int | str
 
 _BLOCK = 2**11
-"""Segments that are gathered as Python objects before they go into an array."""
+"""Segments collected as Python objects before they are stored in an array."""
 
 
 class _ImageRow(NamedTuple):
-    """What is kept of a row of `images`; height and width are not checked yet."""
+    """The fields kept of a row of `images`; height and width are not yet validated."""
 
     file_name: str
     height: Any = None
@@ -47,10 +47,10 @@ _Images = DiskList[tuple[ImageId, _ImageRow]]
 
 
 def read_annotation(path: Path) -> PanopticAnnotation:
-    """Read and check a panoptic JSON, an image at a time: memory for what is kept, not for the file.
+    """Return a validated panoptic JSON; it is read image by image, to save memory.
 
     Raises:
-        DataError: the file is missing, is no JSON or not a panoptic one, or contradicts itself.
+        DataError: the file is missing, not valid JSON, not a panoptic JSON, or inconsistent.
     """
     lists = _read_lists(
         path,
@@ -66,9 +66,11 @@ def read_annotation(path: Path) -> PanopticAnnotation:
 
 
 def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotation:
-    """Read and check predictions in COCO's panoptic form, of which only `annotations` is needed.
+    """Return validated predictions in COCO's panoptic format; only `annotations` is needed.
 
-    categories: those of the ground truth.
+    Args:
+        path: the panoptic JSON.
+        categories: category table of the ground truth.
 
     Raises:
         DataError: as `read_annotation`.
@@ -79,13 +81,13 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
 
 
 def _read_lists(path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]]) -> dict[str, Any]:
-    """The lists that are named in `parsers`, each as its parser makes it of the rows, which come one by one."""
+    """Return the lists named in `parsers`, each as returned by its parser, which receives an iterator of rows."""
     lists = {
         key: parsers[key](value) for key, value in read_members(path) if key in parsers and isinstance(value, Iterator)
     }
-    lacking = [key for key in parsers if key not in lists]
-    if lacking:
-        raise DataError(f"{path} lacks the lists {', '.join(lacking)}; expected a COCO panoptic JSON")
+    missing = [key for key in parsers if key not in lists]
+    if missing:
+        raise DataError(f"{path} is missing the lists {', '.join(missing)}; expected a COCO panoptic JSON")
     return lists
 
 
@@ -95,22 +97,23 @@ def _images_by_id(rows: Iterator[Any], path: Path) -> _Images:
         if not isinstance(row, dict) or not is_image_id(row.get("id")) or not is_name(row.get("file_name")):
             raise DataError(f"{path}: an image is {short(row)}; expected an object with id and file_name")
         images.append((row["id"], _ImageRow(row["file_name"], row.get("height"), row.get("width"))))
-    for place in images.repeats():
-        image_id, _ = images[place]
-        raise DataError(f"{path}: image id {image_id!r} appears twice; expected an id of its own for every image")
+    for position in images.repeats():
+        image_id, _ = images[position]
+        raise DataError(f"{path}: image id {image_id!r} appears twice; expected a unique id per image")
     return images
 
 
 class _Annotations:
-    """The list `annotations`, checked as far as it can be by itself: images and categories may follow it in the file.
+    """The list `annotations`, validated on its own, since images and categories may follow it in the file.
 
-    png_names: of every annotated image by its id, in the order of the file.
+    Attributes:
+        png_names: image id and PNG name of each annotated image, in the order of the file.
     """
 
     def __init__(self, rows: Iterator[Any], path: Path) -> None:
         self.png_names = DiskList[tuple[ImageId, str]](key=itemgetter(0))
         self._path = path
-        self._codes: dict[int, int] = {}  # category ids, numbered as they are met
+        self._codes: dict[int, int] = {}  # category ids, numbered in order of appearance
         self._counts = array("q")
         self._pending: list[tuple[Any, ...]] = []
         self._blocks = DiskList[SegmentRows]()
@@ -119,8 +122,8 @@ class _Annotations:
             if len(self._pending) >= _BLOCK:
                 self._finish_block()
         self._finish_block()
-        for place in self.png_names.repeats():
-            raise self._misplaced(self.png_names[place][0], "is annotated twice")
+        for position in self.png_names.repeats():
+            raise self._image_error(self.png_names[position][0], "is annotated twice")
 
     def _add(self, annotation: Any) -> None:
         image_id, png_name = _annotation_head(annotation, self._path)
@@ -134,21 +137,22 @@ class _Annotations:
         self._pending = []
 
     def checked(self, images: _Images, categories: CategoryTable) -> PanopticAnnotation:
-        """The annotation of `images`, in their order."""
-        place_of = np.full(len(images), -1)  # of each image's annotation
-        for place, (image_id, _) in enumerate(self.png_names):
+        """Return the annotation of `images`, in their order."""
+        position_of = np.full(len(images), -1)  # of each image's annotation
+        for position, (image_id, _) in enumerate(self.png_names):
             listed = images.first(image_id)
             if listed is None:
-                raise self._misplaced(image_id, "is annotated but not listed in `images`")
-            place_of[listed] = place
-        order = place_of[place_of >= 0]
+                raise self._image_error(image_id, "is annotated but not listed in `images`")
+            position_of[listed] = position
+        order = position_of[position_of >= 0]
         rows, starts = self._rows_of(order, categories)
         infos = (
-            _image_info(image_id, self.png_names[place][1], row, self._path)
-            for place, (image_id, row) in zip(place_of.tolist(), images, strict=True)
-            if place >= 0
+            _image_info(image_id, self.png_names[position][1], row, self._path)
+            for position, (image_id, row) in zip(position_of.tolist(), images, strict=True)
+            if position >= 0
         )
-        without = ([row.file_name] for place, (_, row) in zip(place_of.tolist(), images, strict=True) if place < 0)
+        pairs = zip(position_of.tolist(), images, strict=True)
+        without = ([row.file_name] for position, (_, row) in pairs if position < 0)
         return PanopticAnnotation(
             self._path, categories, JsonRows.of(ImageInfo, infos), rows, starts, JsonRows.of(str, without)
         )
@@ -156,7 +160,7 @@ class _Annotations:
     def _rows_of(
         self, order: npt.NDArray[np.int64], categories: CategoryTable
     ) -> tuple[SegmentRows, npt.NDArray[np.int64]]:
-        """The rows of the annotations in this order, and where those of each start."""
+        """Return the rows of the annotations in this order, and the start of each annotation."""
         counts = np.array(self._counts, np.int64)
         ends = np.cumsum(counts)
         labels = self._labels(ends, categories)
@@ -166,14 +170,14 @@ class _Annotations:
         rows, first = np.empty(starts[-1], joined_type(self._blocks, labels)), 0
         for block in self._blocks:
             numbers = np.arange(first, first + len(block))
-            places = numbers + moved_by[np.searchsorted(ends, numbers, side="right")]
-            rows[places] = block
-            rows["label"][places] = labels[block["label"]]
+            positions = numbers + moved_by[np.searchsorted(ends, numbers, side="right")]
+            rows[positions] = block
+            rows["label"][positions] = labels[block["label"]]
             first += len(block)
         return rows, starts
 
     def _labels(self, ends: npt.NDArray[np.int64], categories: CategoryTable) -> npt.NDArray[np.int64]:
-        """The label of each code."""
+        """Return the label of each code."""
         for category_id, code in self._codes.items():
             if category_id not in categories:
                 image_id, number = self._first_of(code, ends)
@@ -181,21 +185,21 @@ class _Annotations:
         return np.array([categories.label(category_id) for category_id in self._codes], np.int64)
 
     def _first_of(self, code: int, ends: npt.NDArray[np.int64]) -> tuple[ImageId, int]:
-        """Image and segment id where a category id is met first."""
+        """Return image id and segment id of the first occurrence of a category code."""
         before = 0
         for block in self._blocks:
-            for place in np.flatnonzero(block["label"] == code)[:1].tolist():
-                image = int(np.searchsorted(ends, before + place, side="right"))
-                return self.png_names[image][0], int(block["id"][place])
+            for position in np.flatnonzero(block["label"] == code)[:1].tolist():
+                image = int(np.searchsorted(ends, before + position, side="right"))
+                return self.png_names[image][0], int(block["id"][position])
             before += len(block)
         raise KeyError(code)
 
-    def _misplaced(self, image_id: ImageId, problem: str) -> DataError:
+    def _image_error(self, image_id: ImageId, problem: str) -> DataError:
         return DataError(f"{self._path}: image {image_id!r} {problem}; expected one annotation for a listed image")
 
 
 def _image_info(image_id: ImageId, png_name: str, row: _ImageRow, path: Path) -> tuple[Any, ...]:
-    """What makes an `ImageInfo`."""
+    """Return the arguments of an `ImageInfo`."""
     for side, pixels in (("height", row.height), ("width", row.width)):
         if pixels is not None and not is_count(pixels, 1):
             raise DataError(f"{path}: image {image_id!r} has the {side} {pixels!r}; expected pixels, 1 or more")
@@ -203,7 +207,7 @@ def _image_info(image_id: ImageId, png_name: str, row: _ImageRow, path: Path) ->
 
 
 def _annotation_head(annotation: Any, path: Path) -> tuple[ImageId, str]:
-    """Image id and PNG name."""
+    """Return image id and PNG name."""
     if (
         not isinstance(annotation, dict)
         or not is_image_id(annotation.get("image_id"))
@@ -217,14 +221,14 @@ def _annotation_head(annotation: Any, path: Path) -> tuple[ImageId, str]:
 
 
 def _segment_rows(annotation: Mapping[str, Any], codes: dict[int, int], where: str) -> list[tuple[Any, ...]]:
-    """What makes rows of `SEGMENT_ROW`, but for the label: its place has the code of the category id in `codes`."""
+    """Return the values of `SEGMENT_ROW` for each segment, with the code of its category id in place of the label."""
     rows, seen = [], set()
     for segment in annotation["segments_info"]:
         if not isinstance(segment, dict) or not is_count(segment.get("id"), 1) or segment["id"] > MAX_ID:
             raise DataError(f"{where} has the segment {short(segment)}; expected an object with an id 1 to {MAX_ID}")
         number, category_id = segment["id"], segment.get("category_id")
         if number in seen:
-            raise DataError(f"{where} has two segments of id {number}; expected an id of its own for each")
+            raise DataError(f"{where} has two segments with id {number}; expected a unique id per segment")
         if not is_count(category_id, 0):
             raise _unknown_category(where, number, category_id)
         seen.add(number)
@@ -234,11 +238,11 @@ def _segment_rows(annotation: Mapping[str, Any], codes: dict[int, int], where: s
 
 
 def _unknown_category(where: str, number: int, category_id: Any) -> DataError:
-    return DataError(f"{where}: segment {number} has the category_id {category_id!r}; expected an id of `categories`")
+    return DataError(f"{where}: segment {number} has the category_id {category_id!r}; expected an id in `categories`")
 
 
 def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tuple[float, ...], bool]:
-    """Area (-1: not given), bbox (NaN: not given) and the crowd flag."""
+    """Return area (-1 if missing), bbox (NaN if missing) and the crowd flag."""
     area, bbox, crowd = segment.get("area"), segment.get("bbox"), segment.get("iscrowd", 0)
     box = (np.nan,) * 4 if bbox is None else tuple(bbox) if isinstance(bbox, list) else ()
     good = len(box) == 4 and (bbox is None or all(map(is_finite, box)))
@@ -251,7 +255,7 @@ def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tupl
 
 
 def _score(segment: Mapping[str, Any], where: str) -> float:
-    """The confidence of a prediction, NaN where none is given."""
+    """Return the score of a prediction; NaN if missing."""
     score = segment.get("score")
     if not is_score(score):
         raise DataError(f"{where}: segment {segment['id']} has the score {score!r}; expected a number of 0 or more")

@@ -1,4 +1,4 @@
-"""Predictions on disk beside their ground truth: two panoptic JSONs and their PNGs, no images."""
+"""Predictions on disk with their ground truth: two panoptic JSONs and their PNGs, without images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from panformer_cli.storage.files import name_inside
 
 
 class PanopticPairs:
-    """The images that `truth` annotates, each with its prediction; further predictions are left out.
+    """The images annotated in `truth`, each with its prediction; other predictions are ignored.
 
-    truth, predictions: panoptic JSONs; of the predictions' only `annotations` with image_id, file_name and, for every
-        segment, id and category_id (and score) is needed.
-    truth_pngs, predicted_pngs: folders of their PNGs; None: the JSON's path without `.json`.
+    Args:
+        truth: panoptic JSON of the ground truth.
+        predictions: panoptic JSON of the predictions; only `annotations` is needed, with image_id, file_name and, for
+            each segment, id and category_id (score is optional).
+        truth_pngs: PNG folder of the ground truth; None: the path of the JSON without `.json`.
+        predicted_pngs: PNG folder of the predictions; likewise.
 
     Raises:
         DataError: a JSON or a folder cannot be used, or an annotated image has no prediction. Reading an item raises it
-            when a PNG is missing or damaged.
+            if a PNG is missing or corrupt.
     """
 
     def __init__(
@@ -38,14 +41,14 @@ class PanopticPairs:
         self.predictions = read_predictions(predictions, self.truth.categories)
         self.truth_pngs = _folder(truth_pngs, truth, "--gt-folder")
         self.predicted_pngs = _folder(predicted_pngs, predictions, "--pred-folder")
-        places = {info.id: place for place, info in enumerate(self.predictions.images)}
-        missing = [info for info in self.truth.images if info.id not in places]
+        positions = {info.id: position for position, info in enumerate(self.predictions.images)}
+        missing = [info for info in self.truth.images if info.id not in positions]
         if missing:
             raise DataError(
-                f"{predictions} lacks {len(missing)} of the {len(self.truth.images)} images of {truth}, first image "
-                f"{missing[0].id!r} ({missing[0].file_name}); expected a prediction for every annotated image"
+                f"{predictions} is missing {len(missing)} of the {len(self.truth.images)} images of {truth}, first "
+                f"image {missing[0].id!r} ({missing[0].file_name}); expected a prediction for every annotated image"
             )
-        self._places = [places[info.id] for info in self.truth.images]
+        self._positions = [positions[info.id] for info in self.truth.images]
         expect_reads(2 * len(self))
 
     @property
@@ -56,27 +59,27 @@ class PanopticPairs:
         return len(self.truth.images)
 
     def image_info(self, index: int) -> ImageInfo:
-        """What the ground truth says of an image."""
+        """Return id, file names and size of an image from the ground truth."""
         return self.truth.images[index]
 
     def prediction_path(self, index: int) -> Path:
-        return _png(self.predicted_pngs, self.predictions, self._places[index])
+        return _png(self.predicted_pngs, self.predictions, self._positions[index])
 
     def truth_path(self, index: int) -> Path:
         return _png(self.truth_pngs, self.truth, index)
 
     def __getitem__(self, index: int) -> tuple[PanopticMap, PanopticMap]:
-        """Prediction and ground truth of an image, as they are: list and map of the ground truth may disagree.
+        """Return prediction and ground truth of an image; list and map of the ground truth may disagree.
 
-        Areas that the ground truth does not list are those of the pixels.
+        Areas that the ground truth does not list are counted in the map.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
         ids = read_panoptic_png(self.truth_path(index))
         truth = PanopticMap(ids, tuple(measured(segment, ids) for segment in self.truth.segments(index)))
-        guessed = read_panoptic_png(self.prediction_path(index))
-        segments = tuple(measured(segment, guessed) for segment in self.predictions.segments(self._places[index]))
-        return PanopticMap(guessed, segments), truth
+        predicted = read_panoptic_png(self.prediction_path(index))
+        segments = tuple(measured(segment, predicted) for segment in self.predictions.segments(self._positions[index]))
+        return PanopticMap(predicted, segments), truth
 
 
 def _folder(given: Path | None, json_path: Path, option: str) -> Path:
@@ -84,7 +87,7 @@ def _folder(given: Path | None, json_path: Path, option: str) -> Path:
     if not folder.is_dir():
         raise DataError(
             f"the folder of PNGs {folder} of {json_path} does not exist; expected one PNG for each annotated image; "
-            f"name the folder with {option}"
+            f"pass the folder with {option}"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""COCO's panoptic PNGs: segment ids as colours, id = R + 256 G + 65536 B."""
+"""COCO's panoptic PNGs: segment ids as colors, id = R + 256 G + 65536 B."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from panformer_cli.errors import DataError
 from panformer_cli.storage.files import atomic_write
 
 MAX_ID = 256**3 - 1
-"""The largest segment id that a colour can hold."""
+"""The largest segment id that a color can represent."""
 MANY_READS = 400
-"""From here on the faster decoder saves the time that it takes to load: 0.85 s on a processor that reads a PNG of COCO
-in 2.5 ms with OpenCV and in 0.6 ms with it (LOG.md)."""
+"""From this number of PNGs on, the faster decoder saves more time than it takes to load: 0.85 s on a CPU that reads a
+PNG of COCO in 2.5 ms with OpenCV and in 0.6 ms with the faster decoder (LOG.md)."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
+_COLOR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}
 _NO_EXIF = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def encode_ids(ids: IdMap) -> ImageArray:
-    """Colours (H, W, 3) of segment ids (H, W), each 0 .. MAX_ID.
+    """Return segment ids (H, W), each 0 .. MAX_ID, as colors (H, W, 3) uint8 RGB.
 
     >>> encode_ids(np.array([[0, 1 + 256 * 2 + 65536 * 3]], np.int32)).tolist()
     [[[0, 0, 0], [1, 2, 3]]]
     """
     if ids.size and not (ids.min() >= 0 and ids.max() <= MAX_ID):
-        raise DataError(f"segment ids reach from {ids.min()} to {ids.max()}: a panoptic PNG holds 0 to {MAX_ID}")
+        raise DataError(f"segment ids range from {ids.min()} to {ids.max()}; a panoptic PNG can store 0 to {MAX_ID}")
     if not ids.size:
         return np.zeros((*ids.shape, 3), np.uint8)
     rgba = np.ascontiguousarray(ids, "<i4")[..., None].view(np.uint8)
@@ -41,7 +41,7 @@ def encode_ids(ids: IdMap) -> ImageArray:
 
 
 def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> None:
-    """Write segment ids (H, W), atomically; errors and `waits_for_disk` as `encode_ids` and `files.atomic_write`."""
+    """Write segment ids (H, W) atomically; `waits_for_disk` and errors as `files.atomic_write` and `encode_ids`."""
     rgb = encode_ids(ids)
     data = encode_plain(rgb)
     if data is None:
@@ -51,30 +51,32 @@ def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> N
 
 
 def expect_reads(number: int) -> None:
-    """Load the faster decoder if a data set of `number` PNGs is worth it. Without it, OpenCV reads PNGs."""
+    """Load the faster decoder if it pays off for `number` PNGs. Without it, OpenCV reads PNGs."""
     if number >= MANY_READS:
         load()
 
 
 def read_panoptic_png(path: Path, data: bytes | None = None) -> IdMap:
-    """Read segment ids (H, W) int32.
+    """Return the segment ids (H, W) int32 of a panoptic PNG.
 
-    data: the content of the file, where it has been read already.
+    Args:
+        path: the PNG.
+        data: its content, if already read.
 
     Raises:
-        DataError: the file is missing, damaged or anything but an 8-bit RGB PNG.
+        DataError: the file is missing, corrupt or not an 8-bit RGB PNG.
     """
     if data is None:
         data = read_bytes(path, "panoptic PNG")
     header = read_png_header(data)
     if header is None:
-        raise DataError(f"{path} is no PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
+        raise DataError(f"{path} is not a PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
     if not header.is_rgb8:
-        found = f"{header.depth}-bit {_COLOUR_TYPES.get(header.colour_type, 'unknown')}"
+        found = f"{header.depth}-bit {_COLOR_TYPES.get(header.color_type, 'unknown')}"
         raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
     ids = decode_panoptic_png(data)
     if ids is None:
-        raise DataError(f"{path} is damaged or cut short: it cannot be decoded; restore the file")
+        raise DataError(f"{path} is corrupt or truncated: it cannot be decoded; restore the file")
     return ids
 
 
@@ -85,18 +87,18 @@ class PngHeader(NamedTuple):
         width: In pixels.
         height: In pixels.
         depth: Bits per channel.
-        colour_type: As the PNG specification numbers them; 2 is RGB.
+        color_type: As the PNG specification numbers them; 2 is RGB.
     """
 
     width: int
     height: int
     depth: int
-    colour_type: int
+    color_type: int
 
     @property
     def is_rgb8(self) -> bool:
         """Whether the PNG is 8-bit RGB, as panoptic PNGs are."""
-        return (self.depth, self.colour_type) == (8, 2)
+        return (self.depth, self.color_type) == (8, 2)
 
 
 def read_png_header(data: bytes) -> PngHeader | None:
@@ -117,14 +119,14 @@ def decode_panoptic_png(data: bytes) -> IdMap | None:
 
 
 def _ids_of(rgba: npt.NDArray[np.uint8]) -> IdMap:
-    """(H, W) int32 of (H, W, 4), in the same memory: new memory would take more time than the arithmetic."""
+    """Return (H, W) int32 of (H, W, 4), in place, because allocating memory takes longer than the arithmetic."""
     ids = rgba.view("<i4")[..., 0]
     ids &= MAX_ID  # without alpha
     return ids.astype(np.int32, copy=False)
 
 
 def id_runs(ids: IdMap) -> tuple[IdMap, npt.NDArray[np.intp]]:
-    """Values and lengths of the runs of equal ids in reading order: a map is some thousand runs, not a million pixels.
+    """Return values and lengths of the runs of equal ids in row order: thousands of runs instead of a million pixels.
 
     >>> id_runs(np.array([[5, 5], [5, 0]], np.int32))
     (array([5, 0], dtype=int32), array([3, 1]))
@@ -135,5 +137,5 @@ def id_runs(ids: IdMap) -> tuple[IdMap, npt.NDArray[np.intp]]:
 
 
 def segment_ids(ids: IdMap) -> set[int]:
-    """The ids that a map holds, void (0) left out."""
+    """Return the ids in a map, without void (0)."""
     return set(np.unique(id_runs(ids)[0]).tolist()) - {0}

@@ -1,4 +1,4 @@
-"""The COCO panoptic form, written: the rows and the file that go with the panoptic PNGs."""
+"""Writes COCO's panoptic JSON: its rows, and the file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from panformer_cli.storage.files import atomic_write
 
 
 def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collection[int] = ()) -> tuple[Segment, ...]:
-    """The segments of a map, in ascending id, with the area and box of their pixels.
+    """Return the segments of a map in ascending id, with area and box of their pixels.
 
-    It works on the runs of equal ids in every row: some thousand, where the pixels are hundreds of thousands.
+    It works on runs of equal ids in each row: thousands instead of hundreds of thousands of pixels.
 
-    ids: (H, W) int, 0 = void.
-    category_of_id: the data set's category id of every segment id; an id without a pixel gives no segment.
-    crowd_ids: the ids that are groups of objects.
+    Args:
+        ids: (H, W) int, 0 is void.
+        category_of_id: category id of each segment id; ids without a pixel give no segment.
+        crowd_ids: the segment ids that are crowds.
 
     Raises:
-        KeyError: the map holds an id that `category_of_id` lacks.
+        KeyError: the map contains an id that is not in `category_of_id`.
     """
     width = ids.shape[1]
     if not ids.size:
@@ -37,10 +38,10 @@ def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collec
     starts = np.flatnonzero(new_run)
     lengths = np.diff(starts, append=ids.size)
     values = pixels[starts]
-    order = np.argsort(values)  # the runs of one id together
+    order = np.argsort(values)  # groups the runs of an id
     values, starts, lengths = values[order], starts[order], lengths[order]
     rows, lefts = np.divmod(starts, width)
-    first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))  # run of each id
+    first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))  # first run of each id
     x, y = np.minimum.reduceat(lefts, first), np.minimum.reduceat(rows, first)
     right, bottom = np.maximum.reduceat(lefts + lengths, first), np.maximum.reduceat(rows, first) + 1
     boxes = np.stack([x, y, right - x, bottom - y], axis=1).tolist()
@@ -53,9 +54,9 @@ def segments_of(ids: IdMap, category_of_id: Mapping[int, int], crowd_ids: Collec
 
 
 def segment_row(segment: Segment, categories: CategoryTable | None = None) -> dict[str, Any]:
-    """One row of `segments_info`: id, category_id, area, bbox, iscrowd, and `score` where the segment has one.
+    """Return a row of `segments_info`: id, category_id, area, bbox, iscrowd, and `score` if the segment has one.
 
-    With `categories` the row also says `category_name` and `isthing`, so that a reader needs no table.
+    With `categories` the row also has `category_name` and `isthing`, so that a reader needs no category table.
     """
     row: dict[str, Any] = {
         "id": segment.id,
@@ -75,9 +76,13 @@ def segment_row(segment: Segment, categories: CategoryTable | None = None) -> di
 def annotation_row(
     image_id: int | str, png_name: str, panoptic: PanopticMap, categories: CategoryTable | None = None
 ) -> dict[str, Any]:
-    """One row of `annotations`: the image, its PNG's name inside the PNG folder, and its segments.
+    """Return a row of `annotations`.
 
-    categories: as in `segment_row`.
+    Args:
+        image_id: dataset id of the image.
+        png_name: of its PNG, relative to the PNG folder.
+        panoptic: its segments.
+        categories: as in `segment_row`.
     """
     return {
         "image_id": image_id,
@@ -92,11 +97,13 @@ def panoptic_json(
     categories: CategoryTable,
     info: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of a COCO panoptic JSON.
+    """Return the content of a COCO panoptic JSON.
 
-    images: rows `{"id", "file_name", "height", "width"}`.
-    annotations: rows of `annotation_row`.
-    info: what the file is, free text by key; left out where there is none.
+    Args:
+        images: rows `{"id", "file_name", "height", "width"}`.
+        annotations: rows of `annotation_row`.
+        categories: the category table.
+        info: description of the file by key; omitted if empty.
     """
     content: dict[str, Any] = {"info": dict(info)} if info else {}
     content["images"] = [dict(row) for row in images]
@@ -112,7 +119,7 @@ def write_panoptic_json(
     categories: CategoryTable,
     info: Mapping[str, Any],
 ) -> None:
-    """Write what `panoptic_json` makes row by row, atomically: memory for one row, however many there are.
+    """Write a COCO panoptic JSON atomically and row by row, to save memory; arguments as `panoptic_json`.
 
     Raises:
         PanformerError: as `files.atomic_write`.

@@ -1,10 +1,9 @@
-"""PNGs of segment ids without libpng: several times as fast, for files of the plainest kind.
+"""A fast codec for plain PNGs of segment ids, several times as fast as libpng.
 
-Reading takes numba, which a process must `load` first: this takes as long as OpenCV takes for some 400 PNGs.
+Reading needs numba, which a process must `load` first; that takes as long as OpenCV takes for about 400 PNGs.
 
-zlib takes most of the time in which OpenCV reads or writes such a file. zlib-ng computes the same in a fraction of it.
-What is unusual or damaged is left to OpenCV, so both ways give the same pixels and the same errors. (PNG specification,
-third edition, W3C 2025.)
+OpenCV spends most of the time in zlib; zlib-ng computes the same in a fraction of the time. Unusual and corrupt files
+are left to OpenCV, so both ways give the same pixels and errors. (PNG specification, third edition, W3C 2025.)
 """
 
 from __future__ import annotations
@@ -21,34 +20,35 @@ from panformer_cli.data.structures import IdMap, ImageArray
 
 try:
     from zlib_ng import zlib_ng as _zlib
-except ImportError:  # no wheels for this kind of processor
+except ImportError:  # no wheels for this CPU architecture
     _zlib = None  # type: ignore[assignment]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB = bytes((8, 2, 0, 0, 0))
-"""The end of a header: 8 bits, RGB, the only compression, the only set of filters, not interlaced."""
+"""The end of the header: 8 bits, RGB, the only compression and filter methods, not interlaced."""
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _ZLIB_START = 0x78
-"""Deflate with the full window: nothing can point back farther than that, so every decoder takes it the same."""
+"""Deflate with the maximum window, which all decoders handle alike."""
 _MAX_SIDE = 2**15
-"""Pixels; OpenCV refuses images of more than 2^30."""
+"""In pixels; OpenCV rejects images of more than 2^30 pixels."""
 _MAX_INFLATION = 1032
-"""Deflate makes at most so many bytes of one (RFC 1951: 258 of two bits); a header that claims more takes no memory."""
+"""Maximum ratio of deflate (RFC 1951: 258 bytes from two bits). No memory is allocated for headers that claim more."""
 _BLOCK = 2**18
-"""Bytes inflated at a time, about: they stay in the cache, and the largest image takes no more memory for it."""
+"""Approximate bytes inflated at a time: they fit in the cache and limit the memory for large images."""
 _UP = 2
 _LEVEL = 2
-"""Of zlib-ng: half the bytes of 1, in a quarter more time."""
+"""Level of zlib-ng; half the size of level 1 for 25 % more time."""
 
 _unfilter: Callable[[npt.NDArray[np.uint8], IdMap, int], bool] | None = None
-"""The compiled loop, once it is loaded."""
+"""The compiled loop, if loaded."""
 
 
 def decode_plain(data: bytes) -> IdMap | None:
-    """Segment ids (H, W) int32 of a PNG; None where OpenCV has to read or refuse it.
+    """Return the segment ids (H, W) int32 of a PNG, or None if OpenCV must read or reject it.
 
-    data: 8-bit RGB, not interlaced, whole, without a chunk that is not necessary; all else gives None, as does a
-    process without zlib-ng or before `load`.
+    Args:
+        data: a complete 8-bit RGB PNG, not interlaced, with no optional chunks. Anything else gives None, as does a
+            missing zlib-ng or a process without `load`.
     """
     content = None if _zlib is None or _unfilter is None else _content(data)
     if content is None or _unfilter is None:
@@ -60,7 +60,7 @@ def decode_plain(data: bytes) -> IdMap | None:
 
 
 def encode_plain(rgb: ImageArray) -> bytes | None:
-    """The PNG of colours (H, W, 3) uint8, each line stored as its change to the last; None where zlib-ng is missing."""
+    """Return colors (H, W, 3) uint8 as a PNG with the filter Up, or None if zlib-ng is missing."""
     height, width, _ = rgb.shape
     if _zlib is None or not rgb.size:
         return None
@@ -78,7 +78,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _content(data: bytes) -> tuple[int, int, bytes] | None:
-    """Height, width and the compressed lines of a PNG that holds nothing else; None of any other."""
+    """Return height, width and the compressed rows of a plain PNG; None for other files."""
     if not (data.startswith(_SIGNATURE) and data.endswith(_END)):
         return None
     parts: list[bytes] = []
@@ -101,7 +101,7 @@ def _content(data: bytes) -> tuple[int, int, bytes] | None:
 
 
 def _inflated(height: int, width: int, compressed: bytes, unfilter: Callable[..., bool]) -> IdMap | None:
-    """The pixels, block by block; None where there are more, fewer or other lines than expected."""
+    """Return the ids, decoded block by block; None if the rows are not as expected."""
     stream, stride = _zlib.decompressobj(), 1 + 3 * width
     rows = max(1, _BLOCK // stride)
     ids = np.empty((height, width), np.int32)
@@ -116,7 +116,7 @@ def _inflated(height: int, width: int, compressed: bytes, unfilter: Callable[...
 
 
 def load() -> None:
-    """Load what `decode_plain` needs into this process, and into those that are forked from it later."""
+    """Load what `decode_plain` needs into this process, and into processes forked from it later."""
     global _unfilter
     if is_loaded() or _zlib is None or sys.byteorder != "little":
         return
@@ -124,10 +124,10 @@ def load() -> None:
         from panformer_cli.data.coco.png_filters import unfilter
     except ImportError:
         return
-    unfilter(np.frombuffer(bytes(4), np.uint8), np.zeros((1, 1), np.int32), 0)  # compiles it, or reads it from disk
+    unfilter(np.frombuffer(bytes(4), np.uint8), np.zeros((1, 1), np.int32), 0)  # compiles it, or loads its cache
     _unfilter = unfilter
 
 
 def is_loaded() -> bool:
-    """Return whether this process has what `decode_plain` needs."""
+    """Return whether this process has loaded what `decode_plain` needs."""
     return _unfilter is not None

@@ -1,15 +1,15 @@
-"""Undoing the filters of PNG, compiled by numba when it is first called, straight into segment ids.
+"""Reverses the filters of PNG directly into segment ids; compiled by numba on the first call.
 
-Every line of a PNG is stored as differences from a prediction, one of five (PNG specification, section 9). Three of
-them need the pixel at the left, so no array arithmetic can undo them; a third of the lines of COCO's panoptic PNGs are
-such.
+Each row of a PNG is stored as differences from one of five predictions (PNG specification, section 9). Three of them
+depend on the pixel to the left, so array operations cannot reverse them. A third of the rows of COCO's panoptic PNGs
+use these.
 
-A pixel is one number here, R + 256 G + 65536 B, and its three bytes are computed side by side within it: 0x7F7F7F and
-its like are masks that keep what one byte carries over from the next.
+A pixel is one integer here, R + 256 G + 65536 B, and its three bytes are computed in parallel. Masks such as 0x7F7F7F
+prevent carries from one byte to the next.
 """
 
 # mypy: ignore-errors
-# What numba compiles looks like Python, but its types are numba's.
+# Functions compiled by numba have numba's types, not Python's.
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from panformer_cli.compiled import compiled
 
 @compiled()
 def added(one, other):
-    """The sums of the bytes of two pixels, each modulo 256."""
+    """Return the sum of two pixels, each byte modulo 256."""
     return np.int32(((one & 0x7F7F7F) + (other & 0x7F7F7F)) ^ ((one ^ other) & 0x808080))
 
 
 @compiled()
 def halfway(left, above):
-    """Filter 3, Average: half the sum of each byte, rounded down."""
+    """Return filter 3, Average: half the sum of each byte, rounded down."""
     return (left & above) + (((left ^ above) & 0xFEFEFE) >> 1)
 
 
 @compiled()
 def nearest(left, above, corner):
-    """Filter 4, Paeth, of one byte: whichever is nearest to left + above - corner; ties in this order."""
+    """Return filter 4, Paeth, of one byte: the value nearest to left + above - corner; ties in this order."""
     to_left, to_above, to_corner = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
     if to_left <= to_above and to_left <= to_corner:
         return left
@@ -41,7 +41,7 @@ def nearest(left, above, corner):
 
 @compiled()
 def nearest_bytes(left, above, corner):
-    """Filter 4 of a pixel where `above` and `corner` differ; where they agree, it is `left`."""
+    """Return filter 4 of a pixel if `above` and `corner` differ; if they are equal, it is `left`."""
     if left == corner:
         return above
     red = nearest(left & 255, above & 255, corner & 255)
@@ -51,9 +51,11 @@ def nearest_bytes(left, above, corner):
 
 @compiled()
 def widen(line, row):
-    """Pixels of three bytes as numbers: four at a time, which are three numbers as they lie in memory (little-endian).
+    """Convert pixels of three bytes to integers, four pixels (three 32-bit words, little-endian) at a time.
 
-    line: (3 W,) uint8. row: (W,) int32, filled.
+    Args:
+        line: (3 W,) uint8.
+        row: (W,) int32, filled.
     """
     fours, whole = len(row) // 4, np.uint32(0xFFFFFF)
     packed, pixels = line[: 12 * fours].view(np.uint32), row.view(np.uint32)
@@ -69,10 +71,12 @@ def widen(line, row):
 
 @compiled()
 def unfilter(lines, ids, first):
-    """Fill rows of `ids`, from number `first` on; False where a line has a filter that PNG does not know.
+    """Fill rows of `ids`, starting at row `first`. Return False if a row has an unknown filter.
 
-    lines: (n * (1 + 3 W),) uint8, whole lines: number of the filter, then the filtered bytes. ids: (H, W) int32, whose
-    rows before `first` are done.
+    Args:
+        lines: (n * (1 + 3 W),) uint8, complete rows: number of the filter, then the filtered bytes.
+        ids: (H, W) int32; the rows before `first` are already filled.
+        first: the first row to fill.
     """
     width = ids.shape[1]
     above = ids[first - 1] if first else np.zeros(width, np.int32)
@@ -81,7 +85,7 @@ def unfilter(lines, ids, first):
         kind, line, row = lines[start], lines[start + 1 : start + 1 + 3 * width], ids[first + number]
         widen(line, row)
         left = corner = np.int32(0)
-        # Most bytes of a map of segments are 0: a branch that is nearly always the same costs less than an addition.
+        # Most bytes of a segment map are 0: a predictable branch costs less than an addition.
         if kind == 1:
             for x in range(width):
                 if row[x]:

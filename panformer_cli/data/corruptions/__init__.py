@@ -1,8 +1,8 @@
-"""The sixteen corruptions of COCO-C, in five severities, for measuring robustness.
+"""The sixteen corruptions of COCO-C at five severities, for evaluating robustness.
 
 Definitions: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations" (ICLR 2019); for images of any size Michaelis et al., "Benchmarking Robustness in Object Detection"
-(2019). `docs/robustness.md` says how these agree with the published program, and where they do not.
+(2019). `docs/robustness.md` describes the agreement with their code and the differences.
 """
 
 from __future__ import annotations
@@ -32,20 +32,25 @@ CORRUPTIONS_BY_GROUP: dict[str, tuple[Callable[[ImageArray, int, Random], ImageA
 _CORRUPTIONS = {function.__name__: function for group in CORRUPTIONS_BY_GROUP.values() for function in group}
 
 CORRUPTIONS = tuple(_CORRUPTIONS)
-"""Their names, in the order of the paper's table."""
+"""Names of the corruptions, in the order of the paper's table."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(image: ImageArray, corruption: str, severity: int, seed: int, image_id: int | str) -> ImageArray:
-    """A corrupted copy of an image of any size.
+    """Return a corrupted copy of an image of any size, with the same shape and dtype.
 
-    What is drawn by chance depends on the four last arguments and on the size of the image, and on nothing else.
+    Random choices depend only on the last four arguments and on the size of the image.
 
-    image: (H, W, 3) uint8 RGB. Returns the same shape and type.
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        corruption: one of `CORRUPTIONS`.
+        severity: 1 (weak) to 5 (strong).
+        seed: 0 or more.
+        image_id: dataset id of the image.
 
     Raises:
-        PanformerError: there is no such corruption or severity, or the seed is negative.
+        PanformerError: the corruption or severity is unknown, or the seed is negative.
     """
     check_corruptions([corruption])
     check_severities([severity])
@@ -56,16 +61,16 @@ def corrupt(image: ImageArray, corruption: str, severity: int, seed: int, image_
 
 
 def check_corruptions(names: Iterable[str]) -> None:
-    """Raises PanformerError for a name that is not in `CORRUPTIONS`."""
+    """Raise PanformerError for a name that is not in `CORRUPTIONS`."""
     for name in names:
         if name not in _CORRUPTIONS:
             close = get_close_matches(name.lower(), CORRUPTIONS, n=1)
             advice = f"did you mean {close[0]}?" if close else f"expected {', '.join(CORRUPTIONS)}"
-            raise PanformerError(f"there is no corruption {name!r}; {advice}")
+            raise PanformerError(f"unknown corruption {name!r}; {advice}")
 
 
 def check_severities(severities: Iterable[int]) -> None:
-    """Raises PanformerError for a severity outside 1..5."""
+    """Raise PanformerError for a severity outside 1..5."""
     for severity in severities:
         if severity not in SEVERITIES:
             raise PanformerError(f"the severity of a corruption is {severity!r}; expected 1 (weak) to 5 (strong)")

@@ -1,4 +1,4 @@
-"""Blur: out of focus, behind frosted glass, moved, or smoothed."""
+"""Blur corruptions: defocus, frosted glass, motion and Gaussian."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from panformer_cli.data.structures import ImageArray
 
 
 def gaussian_blur(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Smoothed with a Gaussian."""
+    """Blur with a Gaussian."""
     del rng
     return as_image(gaussian(as_unit(image), (1, 2, 3, 4, 6)[severity - 1]))
 
 
 def defocus_blur(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Every point becomes a disk, as in a lens out of focus."""
+    """Spread each point to a disk, like a lens out of focus."""
     del rng
     radius, smoothing = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1]
     return as_image(np.asarray(cv2.filter2D(as_unit(image), -1, _disk(radius, smoothing)), np.float64))
 
 
 def motion_blur(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Moved while the shutter was open, in a direction drawn within 45 degrees of the horizontal."""
+    """Blur along a random direction within 45 degrees of the horizontal."""
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[severity - 1]
     moved = move(image.astype(np.float64), radius, sigma, angle=rng.uniform(-45, 45))
     return np.clip(moved, 0, 255).astype(np.uint8)
 
 
 def glass_blur(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Pixels that come from somewhere near, as through frosted glass, smoothed before and after."""
+    """Scatter pixels locally, as through frosted glass; smooth before and after."""
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity - 1]
     smooth = as_image(gaussian(as_unit(image), sigma))
     height, width = image.shape[:2]
@@ -40,9 +40,13 @@ def glass_blur(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def move(values: Floats, radius: int, sigma: float, angle: float) -> Floats:
-    """The mean of `values` along a way of 2 `radius` pixels, early steps weighing more (half a Gaussian).
+    """Return the mean of `values` along a path of 2 `radius` pixels, weighted with half a Gaussian.
 
-    values: (H, W) or (H, W, C) float. sigma: pixels. angle: degrees, from the horizontal, clockwise.
+    Args:
+        values: (H, W) or (H, W, C) float.
+        radius: half the length of the path, in pixels.
+        sigma: of the Gaussian, in pixels.
+        angle: degrees clockwise from the horizontal.
     """
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
@@ -59,7 +63,7 @@ def move(values: Floats, radius: int, sigma: float, angle: float) -> Floats:
 
 
 def _disk(radius: int, smoothing: float) -> Floats:
-    """A filter kernel: a disk of the sum 1 whose edge is smoothed with a Gaussian of the sigma `smoothing`."""
+    """Return a filter kernel: a disk with sum 1, its edge smoothed with a Gaussian of sigma `smoothing`."""
     reach = max(radius, 8)
     side = np.arange(-reach, reach + 1)
     disk = (side[:, None] ** 2 + side**2 <= radius**2).astype(np.float32)
@@ -68,17 +72,17 @@ def _disk(radius: int, smoothing: float) -> Floats:
 
 
 def _scattered(height: int, width: int, reach: int, rounds: int, rng: Random) -> list[int]:
-    """For every pixel the index of the one it takes its colour from, row by row.
+    """Return the flat index of the source pixel of each pixel, in row order.
 
-    From the bottom right upwards each pixel takes what a neighbour within `reach` has by then. The published program
-    means to exchange the two but copies in one direction; the published images, and so these, have the copies.
+    Starting at the bottom right, each pixel takes the current value of a neighbor within `reach`. The reference
+    implementation intends to swap the two but copies in one direction; its images, and so these, contain the copies.
     """
     rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
     order = list(range(height * width))
     for _ in range(rounds):
         offsets = rng.integers(-reach, reach, size=(len(rows), len(columns), 2))
         own = rows[:, None] * width + columns
-        neighbour = own + offsets[..., 1] * width + offsets[..., 0]
-        for pixel, source in zip(own.ravel().tolist(), neighbour.ravel().tolist(), strict=True):
+        neighbor = own + offsets[..., 1] * width + offsets[..., 0]
+        for pixel, source in zip(own.ravel().tolist(), neighbor.ravel().tolist(), strict=True):
             order[pixel] = order[source]
     return order

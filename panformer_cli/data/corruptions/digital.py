@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and compression; nothing of it is drawn by chance."""
+"""Digital corruptions: brightness, contrast, saturation and compression. None of them is random."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from panformer_cli.data.structures import ImageArray
 
 
 def brightness(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """More of the value of HSV; hue and saturation stay."""
+    """Increase the value in HSV; hue and saturation are unchanged."""
     del rng
     more = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
     value, saturation, below = _hsv(as_unit(image))
@@ -20,7 +20,7 @@ def brightness(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def contrast(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Every channel drawn towards its mean over the image."""
+    """Move each channel toward its mean over the image."""
     del rng
     share = (0.4, 0.3, 0.2, 0.1, 0.05)[severity - 1]
     unit = as_unit(image)
@@ -29,7 +29,7 @@ def contrast(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def saturate(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Less saturation of HSV at severities 1 and 2, more from 3 on; hue and value stay."""
+    """Decrease the saturation in HSV at severities 1 and 2, increase it from 3 on; hue and value are unchanged."""
     del rng
     factor, more = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))[severity - 1]
     value, saturation, below = _hsv(as_unit(image))
@@ -37,7 +37,7 @@ def saturate(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def jpeg_compression(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Written as JPEG of low quality and read again."""
+    """Compress as a JPEG of low quality."""
     del rng
     quality = (25, 18, 15, 10, 7)[severity - 1]
     file = io.BytesIO()
@@ -47,11 +47,11 @@ def jpeg_compression(image: ImageArray, severity: int, rng: Random) -> ImageArra
 
 
 def _hsv(unit: Floats) -> tuple[Floats, Floats, Floats]:
-    """Value and saturation of HSV, (H, W, 1), and in place of the hue what an RGB colour is made of with it.
+    """Return value and saturation of HSV, (H, W, 1), and instead of the hue `below`, (H, W, 3) in 0..1.
 
-    That is how far each channel lies below the value, as a share of the lowest one's distance: (H, W, 3), 0..1.
-    Then `unit` is value * (1 - saturation * below). Grey has the hue 0, red: so the stronger severities of `saturate`
-    tint it, in the published images too.
+    `below` is the distance of each channel from the value, relative to that of the lowest channel, so that `unit` is
+    value * (1 - saturation * below). Gray has the hue 0, red, so high severities of `saturate` tint it, as in the
+    reference implementation.
     """
     value = unit.max(2, keepdims=True)
     spread = value - unit.min(2, keepdims=True)

@@ -1,8 +1,8 @@
-"""What frost looks like.
+"""The texture of the corruption `frost`.
 
-The published corruption lays one of five photographs over the image. They are part of the package `imagecorruptions`
-and are used where it is installed. Elsewhere the texture is generated: ice crystals on clouds, of the brightness,
-contrast and tint of the photographs. That is frost too, but not the published one, and its figures are of its own.
+The reference implementation overlays one of five photographs, which are part of the package `imagecorruptions` and are
+used if it is installed. Otherwise the texture is generated: ice crystals on clouds, with brightness, contrast and tint
+similar to the photographs. Results with the generated texture are not comparable to published ones.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.
 
 
 def frost_source() -> FrostSource:
-    """What frost is made of on this machine."""
+    """Return which texture is used on this machine."""
     return "photographs" if _photographs() else "generated"
 
 
 def frost_texture(height: int, width: int, rng: Random) -> Floats:
-    """A texture (height, width, 3), RGB, 0..255."""
+    """Return a texture (height, width, 3), RGB, 0..255."""
     photographs = _photographs()
     if photographs:
         return _cropped(photographs[rng.integers(0, len(photographs))], height, width, rng)
@@ -40,7 +40,7 @@ def frost_texture(height: int, width: int, rng: Random) -> Floats:
 
 @lru_cache(maxsize=1)
 def _photographs() -> tuple[ImageArray, ...]:
-    """The five, or none; the package is searched for, not imported: its own code needs an older NumPy."""
+    """Return the five photographs, or none. The package is not imported, because its code needs an older NumPy."""
     spec = find_spec("imagecorruptions")
     if spec is None or not spec.submodule_search_locations:
         return ()
@@ -49,7 +49,7 @@ def _photographs() -> tuple[ImageArray, ...]:
 
 
 def _cropped(photograph: ImageArray, height: int, width: int, rng: Random) -> Floats:
-    """A random part of the photograph, which is first enlarged to a tenth more than the image needs, or than it has."""
+    """Return a random crop of the photograph, enlarged to at least 1.1 times its size and that of the image."""
     tall, wide = photograph.shape[:2]
     scale = 1.1 * max(1, height / tall, width / wide)
     size = (int(np.ceil(wide * scale)), int(np.ceil(tall * scale)))
@@ -60,7 +60,7 @@ def _cropped(photograph: ImageArray, height: int, width: int, rng: Random) -> Fl
 
 
 def _generated(height: int, width: int, rng: Random) -> Floats:
-    """Crystals on clouds; brightness, contrast and tint are drawn from about the range of the photographs."""
+    """Return crystals on clouds, with brightness, contrast and tint in about the range of the photographs."""
     relief = plasma(max(height, width), 1.7, rng)[:height, :width] + 0.8 * _crystals(height, width, rng)
     relief = (relief - relief.mean()) / max(float(relief.std()), 1e-6)
     brightness, contrast, tint = rng.uniform(120, 205), rng.uniform(16, 44), rng.uniform(5, 20)
@@ -68,13 +68,13 @@ def _generated(height: int, width: int, rng: Random) -> Floats:
 
 
 def _crystals(height: int, width: int, rng: Random) -> Floats:
-    """Stars of thin needles, (height, width) float32 from 0 to 1, about one star for each 20 x 20 pixels."""
+    """Return stars of thin needles, (height, width) float32 in 0..1, about one star per 20 x 20 pixels."""
     ice = np.zeros((height, width), np.uint8)
     for _ in range(height * width // 400 + 1):
-        centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
+        center = np.array([rng.uniform(0, width), rng.uniform(0, height)])
         angles = rng.uniform(0, np.pi) + np.arange(6) * np.pi / 3 + rng.normal(0, 0.15, 6)
         lengths = rng.gamma(2.0, 9.0, 6)
-        ends = centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
-        needles = [np.stack([centre, end]).astype(np.int32) for end in ends]
+        ends = center + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        needles = [np.stack([center, end]).astype(np.int32) for end in ends]
         cv2.polylines(ice, needles, False, int(rng.integers(60, 256)), 1, cv2.LINE_AA)
     return np.asarray(cv2.GaussianBlur(ice, (3, 3), 0.8), np.float32) / 255

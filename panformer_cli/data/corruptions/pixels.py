@@ -1,4 +1,4 @@
-"""What all corruptions share: pixels as numbers from 0 to 1 and back, and a blur."""
+"""Helpers of the corruptions: conversion of pixels to 0..1 and back, and a Gaussian blur."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def as_unit(image: ImageArray) -> Floats:
-    """Colours from 0..255 to 0..1, float64."""
+    """Return colors in 0..255 as float64 in 0..1."""
     return image / 255.0
 
 
 def as_image(unit: Floats) -> ImageArray:
-    """Colours from 0..1 to 0..255; what lies outside is clipped, fractions are cut off as in the published images."""
+    """Return colors in 0..1 as uint8, clipped and truncated as in the reference implementation."""
     return (np.clip(unit, 0, 1) * 255).astype(np.uint8)
 
 
 def gaussian(values: Floats, sigma: float) -> Floats:
-    """A Gaussian blur: `sigma` in pixels, cut off at four of them, the border continued with its last pixels.
+    """Return `values` after a Gaussian blur, truncated at four sigma, with replicated borders.
 
-    values: (H, W) or (H, W, C), float32 or float64.
+    Args:
+        values: (H, W) or (H, W, C), float32 or float64.
+        sigma: in pixels.
     """
     side = 2 * int(4 * sigma + 0.5) + 1
     return np.asarray(cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_REPLICATE))

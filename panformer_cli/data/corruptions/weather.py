@@ -1,4 +1,4 @@
-"""Snow, fog, frost on the lens, and spatter of water or mud."""
+"""Weather corruptions: snow, fog, frost on the lens, and spatter of water or mud."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panformer_cli.data.structures import ImageArray
 
 
 def fog(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Clouds over the image; the brightest value stays what it is."""
+    """Blend the image with clouds; its maximum is unchanged."""
     density, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity - 1]
     height, width = image.shape[:2]
     unit = as_unit(image)
@@ -24,7 +24,7 @@ def fog(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def frost(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Ice on the lens: a weighted sum of the image and a texture (`frost_texture` says which)."""
+    """Return a weighted sum of the image and an ice texture (`frost_texture`)."""
     share, ice = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity - 1]
     height, width = image.shape[:2]
     mixed = share * image + ice * frost_texture(height, width, rng)
@@ -32,7 +32,7 @@ def frost(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def snow(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Falling flakes, and everything paler."""
+    """Add falling flakes and make the image paler."""
     mean, deviation, zoom, least, radius, sigma, share = (
         (0.1, 0.3, 3.0, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2.0, 0.5, 12, 4, 0.7),
@@ -46,13 +46,13 @@ def snow(image: ImageArray, severity: int, rng: Random) -> ImageArray:
     flakes = move(flakes, radius, sigma, angle=rng.uniform(-135, -45))[:height, :width, None]
     flakes = np.round(flakes * 255) / 255
     unit = as_unit(image).astype(np.float32)
-    grey = cv2.cvtColor(unit, cv2.COLOR_RGB2GRAY)[..., None]
-    pale = share * unit + (1 - share) * np.maximum(unit, 1.5 * grey + 0.5)
+    gray = cv2.cvtColor(unit, cv2.COLOR_RGB2GRAY)[..., None]
+    pale = share * unit + (1 - share) * np.maximum(unit, 1.5 * gray + 0.5)
     return as_image(pale + flakes + np.rot90(flakes, 2))
 
 
 def spatter(image: ImageArray, severity: int, rng: Random) -> ImageArray:
-    """Drops on the lens: water up to severity 3, mud from 4 on."""
+    """Add drops on the lens: water up to severity 3, mud from 4 on."""
     mean, deviation, sigma, least, strength = (
         (0.65, 0.3, 4, 0.69, 0.6),
         (0.65, 0.3, 3, 0.68, 0.6),
@@ -73,16 +73,17 @@ def spatter(image: ImageArray, severity: int, rng: Random) -> ImageArray:
 
 
 def _enlarged(values: Floats, zoom: float) -> Floats:
-    """The middle of `values` (H, W), enlarged linearly to H x W or a little more."""
+    """Return the center of `values` (H, W), enlarged linearly to at least H x W."""
     height, width = (int(np.ceil(side / zoom)) for side in values.shape)
     top, left = (values.shape[0] - height) // 2, (values.shape[1] - width) // 2
     return np.asarray(ndimage.zoom(values[top : top + height, left : left + width], zoom, order=1))
 
 
 def _water(liquid: Floats) -> Floats:
-    """How bright the water is: lit from one side along the edges of the drops.
+    """Return the brightness of the water, lit from one side at the edges of the drops; (H, W) float32, 0..1.
 
-    liquid: (H, W), 0 where it is dry. Returns (H, W) float32, 0..1.
+    Args:
+        liquid: (H, W), 0 where it is dry.
     """
     drops = (liquid * 255).astype(np.uint8)
     distance = cv2.distanceTransform(255 - cv2.Canny(drops, 50, 150), cv2.DIST_L2, 5)

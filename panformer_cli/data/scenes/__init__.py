@@ -1,1 +1,1 @@
-"""Generated scenes: a data set without a download."""
+"""Generated scenes: a data set that needs no download."""

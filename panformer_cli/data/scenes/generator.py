@@ -1,4 +1,4 @@
-"""The generated data set: scenes in the COCO panoptic layout, for trying out and for tests."""
+"""A generated data set in the COCO panoptic layout, for tests and first experiments."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = ["SceneOptions", "generate_scene", "write_scenes"]
 
 SPLITS = ("train", "val")
 RECORD_NAME = "scenes.json"
-# Part of the record: raise it when the drawing changes, so that older folders are not taken for the same data.
+# Stored in the record; increment when the drawing changes, so that older folders are not mistaken for the same data.
 DRAWING_VERSION = 1
 
 
 def write_scenes(out: Path, options: SceneOptions, reporter: Reporter) -> None:
     """Write the data set to `out`.
 
-    For the splits `train` and `val`: `images/<split>/000000.jpg` and on, `annotations/panoptic_<split>/000000.png` and
-    on, `annotations/panoptic_<split>.json`; and `scenes.json`, the options. The annotation JSONs come last: a folder
-    that has both is whole. A folder that already holds the scenes of these options is left as it is; where their
-    writing was interrupted it begins again.
+    Files of the splits `train` and `val`: `images/<split>/000000.jpg`, ..., `annotations/panoptic_<split>/000000.png`,
+    ..., and `annotations/panoptic_<split>.json`. The options are in `scenes.json`. The annotation JSONs are written
+    last, so a folder with both is complete. A complete folder with the same options is left unchanged; an incomplete
+    one is written again.
 
     Raises:
-        PanformerError: `out` holds something else, or cannot be written.
+        PanformerError: `out` contains other files, or cannot be written.
     """
     if _is_complete(out, options):
-        reporter.message(f"{out} already holds these scenes: nothing to write")
+        reporter.message(f"{out} already contains these scenes: nothing to write")
         return
     record = {"drawing_version": DRAWING_VERSION, **asdict(options)}
     write_json(out / RECORD_NAME, record)
@@ -55,19 +55,19 @@ def write_scenes(out: Path, options: SceneOptions, reporter: Reporter) -> None:
 
 
 def generate_scene(options: SceneOptions, split: str, index: int) -> tuple[ImageArray, PanopticMap]:
-    """Scene number `index` of a split, as `paint_scene`; it depends on the options and these two alone."""
+    """Return scene number `index` of a split, as `paint_scene`. It depends only on the three arguments."""
     return paint_scene(np.random.default_rng([options.seed, SPLITS.index(split), index]), options)
 
 
 def _write_split(out: Path, split: str, count: int, options: SceneOptions, progress: Progress) -> dict[str, Any]:
-    """Write the pictures and PNGs of a split; returns the content of its annotation JSON."""
+    """Write the images and PNGs of a split; return the content of its annotation JSON."""
     images, annotations = [], []
     for index in range(count):
         stem = f"{index:06d}"
         name = f"{stem}.{options.image_format}"
         image, panoptic = generate_scene(options, split, index)
-        _write_picture(out / "images" / split / name, image)
-        _write_picture(out / "annotations" / f"panoptic_{split}" / f"{stem}.png", encode_ids(panoptic.ids))
+        _write_image(out / "images" / split / name, image)
+        _write_image(out / "annotations" / f"panoptic_{split}" / f"{stem}.png", encode_ids(panoptic.ids))
         images.append({"id": index, "file_name": name, "height": options.height, "width": options.width})
         annotations.append(annotation_row(index, f"{stem}.png", panoptic))
         progress.advance()
@@ -75,8 +75,8 @@ def _write_split(out: Path, split: str, count: int, options: SceneOptions, progr
     return panoptic_json(images, annotations, scene_categories(), info)
 
 
-def _write_picture(path: Path, image: ImageArray) -> None:
-    """Without `atomic_write`, which waits for the disk: half a picture is in a folder without an annotation JSON."""
+def _write_image(path: Path, image: ImageArray) -> None:
+    """Write an image, not atomically, since that waits for the disk; a folder without annotation JSON is incomplete."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
     _, encoded = cv2.imencode(path.suffix, image[..., ::-1], settings)
     with writing(path):
@@ -85,10 +85,10 @@ def _write_picture(path: Path, image: ImageArray) -> None:
 
 
 def _is_complete(out: Path, options: SceneOptions) -> bool:
-    """Whether `out` holds these very scenes, whole; False where they can be written there.
+    """Return whether `out` contains exactly these scenes; False if they can be written there.
 
     Raises:
-        PanformerError: `out` is in use for something else.
+        PanformerError: `out` contains other files.
     """
     try:
         if not any(out.iterdir()):
@@ -106,18 +106,18 @@ def _is_complete(out: Path, options: SceneOptions) -> bool:
 
 
 def _differences(record_path: Path, options: SceneOptions) -> str:
-    """What the folder of the record holds instead of these scenes; empty where it holds them."""
+    """Return how the folder of the record differs from these scenes; empty if it does not."""
     expected = {"drawing_version": DRAWING_VERSION, **asdict(options)}
     try:
         found = parse_json(record_path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "already holds other files"
+        return "already contains other files"
     if not isinstance(found, dict):
-        return "already holds other files"
+        return "already contains other files"
     changed = [
         f"{key} {found.get(key)} instead of {value}" for key, value in expected.items() if found.get(key) != value
     ]
-    return f"already holds scenes made with {', '.join(changed)}" if changed else ""
+    return f"already contains scenes with {', '.join(changed)}" if changed else ""
 
 
 def _annotation_path(out: Path, split: str) -> Path:

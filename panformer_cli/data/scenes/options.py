@@ -1,4 +1,4 @@
-"""How many generated scenes, how large, and what they hold."""
+"""Settings of generated scenes: number, size and content."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from panformer_cli.data.scenes.patterns import TEXTURES
 from panformer_cli.errors import PanformerError
 
 LARGEST_SIDE = 8192
-"""Pixels."""
+"""Maximum height and width, in pixels."""
 
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """Settings of the generated data set. Two equal `SceneOptions` give equal files.
+    """Settings of the generated data set. Equal `SceneOptions` give equal files.
 
-    Lengths are shares of the image's short side, so that a larger image is the same scene with more pixels.
+    Lengths are fractions of the image's short side, so a larger image is the same scene with more pixels.
 
     Raises:
-        PanformerError: settings that cannot be drawn, all of them listed.
+        PanformerError: invalid settings; all of them are listed.
     """
 
     train_images: int = 4000
     val_images: int = 100
     height: int = 128
-    """Pixels."""
+    """In pixels."""
     width: int = 128
-    """Pixels."""
+    """In pixels."""
     seed: int = 0
     image_format: Literal["jpg", "png"] = "jpg"
     min_objects: int = 2
-    """Objects that are tried in an image; one that would hide another too much is left out."""
+    """Objects tried per image; an object that would hide too much of another is left out."""
     max_objects: int = 6
     smallest_object: float = 0.12
-    """Diameter, share of the short side; most objects are well above it."""
+    """Diameter as a fraction of the short side; most objects are much larger."""
     largest_object: float = 0.65
     min_visible_pixels: int = 60
-    """No object shows fewer pixels, at the end, than this ..."""
+    """Minimum visible pixels of an object in the final image."""
     min_visible_share: float = 0.35
-    """... or a smaller share of itself."""
+    """Minimum visible fraction of an object in the final image."""
     min_stuff: int = 2
-    """Textured regions in an image, each of its own class."""
+    """Textured regions per image, each of a different class."""
     max_stuff: int = 4
     hue_spread: float = 20.0
-    """Standard deviation, degrees, of the hue of an object or region around the mean of its class. The means lie 60
-    (things) and 72 (stuff) degrees apart: at 20 the colour leans on the class, above 100 it says nothing."""
+    """Standard deviation, in degrees, of the hue of an object or region around the mean of its class. The means are 60
+    (things) and 72 (stuff) degrees apart: at 20 the color suggests the class, above 100 it carries no information."""
     void_probability: float = 0.35
-    """How often an image has a region that is not annotated."""
+    """Probability of a region without annotation."""
     crowd_probability: float = 0.15
-    """How often an image has a cluster of small objects annotated as one crowd."""
+    """Probability of a cluster of small objects annotated as one crowd."""
     min_crowd: int = 8
-    """Objects in such a cluster."""
+    """Objects per cluster."""
     max_crowd: int = 14
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class SceneOptions:
             f"{name} is {getattr(self, name)}: expected 0 to 1" for name in shares if not 0 <= getattr(self, name) <= 1
         ]
         problems += [
-            f"{name} is {getattr(self, name)}: expected more than 0 and at most 1, a share of the image's short side"
+            f"{name} is {getattr(self, name)}: expected more than 0 and at most 1, a fraction of the image's short side"
             for name in ("smallest_object", "largest_object")
             if not 0 < getattr(self, name) <= 1
         ]

@@ -1,4 +1,4 @@
-"""One generated scene: textured ground, objects that hide one another, and its exact annotation."""
+"""Paints one scene: textured ground, objects that occlude each other, and the exact annotation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from panformer_cli.data.scenes.patterns import (
     Random,
     draw_texture,
     rgb,
+    rotated_grid,
     scene_categories,
-    turned_grid,
 )
 from panformer_cli.data.scenes.sprites import (
     Sprite,
@@ -39,21 +39,22 @@ CATEGORIES = scene_categories()
 class Canvas:
     """The scene as painted so far.
 
-    picture: (H, W, 3) float32, 0..255.
-    owner: (H, W) int32, which region or object has the pixel; 0 = void.
-    category_of: category id of every owner.
-    full_area: pixels of every object as if nothing hid it; stuff is not in it.
-    crowds: the owners that are crowds.
+    Attributes:
+        image: (H, W, 3) float32, 0..255.
+        owner: (H, W) int32, the region or object that each pixel belongs to; 0 is void.
+        category_of: category id of each owner.
+        full_area: pixels of each object without occlusion; stuff is not included.
+        crowds: the owners that are crowds.
     """
 
-    picture: Floats
+    image: Floats
     owner: npt.NDArray[np.int32]
     category_of: dict[int, int] = field(default_factory=dict)
     full_area: dict[int, int] = field(default_factory=dict)
     crowds: set[int] = field(default_factory=set)
 
     def place(self, sprite: Sprite, category_id: int, options: SceneOptions, crowd: bool = False) -> bool:
-        """Put an object on top; False, with nothing changed, where too little of it or of another would show."""
+        """Paint an object on top; return False without painting if too little of it or another would be visible."""
         new = max(self.category_of) + 1
         full_area = self.full_area | {new: int(sprite.mask.sum())}
         if not self._cover(sprite, new, full_area, options):
@@ -64,7 +65,7 @@ class Canvas:
         return True
 
     def place_void(self, sprite: Sprite, options: SceneOptions) -> bool:
-        """Put something that is not annotated on top; False as for `place`."""
+        """Paint a region without annotation on top; returns as `place`."""
         return self._cover(sprite, 0, self.full_area, options)
 
     def _cover(self, sprite: Sprite, new: int, full_area: dict[int, int], options: SceneOptions) -> bool:
@@ -76,16 +77,16 @@ class Canvas:
             if visible[object_id] < max(options.min_visible_pixels, options.min_visible_share * area):
                 return False
         self.owner = owner
-        self.picture[window] += sprite.opacity[own][..., None] * (sprite.colour[own] - self.picture[window])
+        self.image[window] += sprite.opacity[own][..., None] * (sprite.color[own] - self.image[window])
         return True
 
 
 def paint_scene(random: Random, options: SceneOptions) -> tuple[ImageArray, PanopticMap]:
-    """A scene and its annotation; all that is left to chance comes from `random`.
+    """Return a scene and its annotation; all random choices come from `random`.
 
     Returns:
-        The picture, (height, width, 3) uint8 RGB, and its panoptic map with the category ids of `scene_categories`.
-        Segment ids are colours near the category's, as in COCO's files.
+        The image, (height, width, 3) uint8 RGB, and its panoptic map with the category ids of `scene_categories`.
+        Segment ids are colors close to the category's, as in COCO's files.
     """
     canvas = _paint_ground(random, options)
     if random.random() < options.crowd_probability:
@@ -93,11 +94,11 @@ def paint_scene(random: Random, options: SceneOptions) -> tuple[ImageArray, Pano
     _add_objects(canvas, random, options)
     if random.random() < options.void_probability:
         _add_void(canvas, random, options)
-    return _light(canvas.picture, random), _annotate(canvas, random, options)
+    return _light(canvas.image, random), _annotate(canvas, random, options)
 
 
 def _paint_ground(random: Random, options: SceneOptions) -> Canvas:
-    """The stuff: textures parted by wavy curves."""
+    """Paint the stuff: textures separated by wavy curves."""
     height, width = options.height, options.width
     count = int(random.integers(options.min_stuff, options.max_stuff + 1))
     names = [str(name) for name in random.permutation(list(TEXTURES))[:count]]
@@ -108,16 +109,16 @@ def _paint_ground(random: Random, options: SceneOptions) -> Canvas:
         canvas.category_of[owner] = STUFF_IDS[name]
     for owner, name in enumerate(names, start=1):
         mixture = draw_texture(name, random, height, width, min(height, width) * random.uniform(0.08, 0.16))
-        dark, bright = _ground_colours(draw_hue(name, options.hue_spread, random), random)
+        dark, bright = _ground_colors(draw_hue(name, options.hue_spread, random), random)
         region = canvas.owner == owner
-        canvas.picture[region] = dark + mixture[region, None] * (bright - dark)
+        canvas.image[region] = dark + mixture[region, None] * (bright - dark)
     return canvas
 
 
 def _beyond_curve(random: Random, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """One side of a wavy curve that crosses the picture, (height, width)."""
+    """Return one side of a wavy curve across the image, (height, width) bool."""
     unit = min(height, width)
-    x, y = turned_grid(random, height, width)
+    x, y = rotated_grid(random, height, width)
     bend = (
         unit * random.uniform(0.03, 0.12) * np.sin(2 * np.pi * (y / (unit * random.uniform(0.4, 1)) + random.random()))
     )
@@ -125,8 +126,8 @@ def _beyond_curve(random: Random, height: int, width: int) -> npt.NDArray[np.boo
     return beyond
 
 
-def _ground_colours(hue: float, random: Random) -> tuple[Floats, Floats]:
-    """Two muted colours of about this hue, in turns; the darker one first."""
+def _ground_colors(hue: float, random: Random) -> tuple[Floats, Floats]:
+    """Return two muted colors of about this hue (0..1), the darker one first."""
     value = random.uniform(0.35, 0.65)
     dark = rgb(hue, random.uniform(0.25, 0.5), value)
     bright = rgb(hue + random.normal(0, 0.03), random.uniform(0.2, 0.4), value + random.uniform(0.2, 0.35))
@@ -134,7 +135,7 @@ def _ground_colours(hue: float, random: Random) -> tuple[Floats, Floats]:
 
 
 def _add_objects(canvas: Canvas, random: Random, options: SceneOptions) -> None:
-    """Objects of one to four classes, so that several of an image are often of one class."""
+    """Add objects of one to four classes, so that an image often has several objects of one class."""
     classes = random.permutation(list(OUTLINES))[: random.integers(1, 5)]
     for _ in range(random.integers(options.min_objects, options.max_objects + 1)):
         name = str(random.choice(classes))
@@ -169,7 +170,7 @@ def _add_void(canvas: Canvas, random: Random, options: SceneOptions) -> None:
 
 
 def _diameter(random: Random, options: SceneOptions) -> float:
-    """Mostly middling, seldom close to the smallest or the largest; pixels."""
+    """Return a diameter in pixels, rarely close to the smallest or the largest."""
     share = options.smallest_object + (options.largest_object - options.smallest_object) * random.beta(2, 2.5)
     return float(share * min(options.height, options.width))
 
@@ -178,18 +179,18 @@ def _somewhere(random: Random, options: SceneOptions) -> tuple[float, float]:
     return random.uniform(0, options.width), random.uniform(0, options.height)
 
 
-def _light(picture: Floats, random: Random) -> ImageArray:
-    """The picture under light from one side, with a camera's noise; (H, W, 3) uint8."""
-    height, width, _ = picture.shape
-    across, _ = turned_grid(random, height, width)
+def _light(image: Floats, random: Random) -> ImageArray:
+    """Return the image lit from one side, with camera noise; (H, W, 3) uint8."""
+    height, width, _ = image.shape
+    across, _ = rotated_grid(random, height, width)
     brightness = 1 + np.float32(random.uniform(0.05, 0.4)) * across / max(height, width)
-    noise = random.standard_normal(picture.shape, np.float32) * np.float32(random.uniform(2, 8))
-    lit: ImageArray = np.clip(np.rint(picture * brightness[..., None] + noise), 0, 255).astype(np.uint8)
+    noise = random.standard_normal(image.shape, np.float32) * np.float32(random.uniform(2, 8))
+    lit: ImageArray = np.clip(np.rint(image * brightness[..., None] + noise), 0, 255).astype(np.uint8)
     return lit
 
 
 def _annotate(canvas: Canvas, random: Random, options: SceneOptions) -> PanopticMap:
-    """The owners as a panoptic map; slivers of stuff that the objects left over become void."""
+    """Return the panoptic map; small remains of stuff between objects become void."""
     visible = np.bincount(canvas.owner.ravel(), minlength=max(canvas.category_of) + 1)
     final_id = np.zeros(len(visible), np.int32)
     category_of_id: dict[int, int] = {}
@@ -202,7 +203,7 @@ def _annotate(canvas: Canvas, random: Random, options: SceneOptions) -> Panoptic
 
 
 def _new_id(random: Random, category_id: int, taken: dict[int, int]) -> int:
-    """An id that looks, in the annotation's PNG, close to the category's colour."""
+    """Return a segment id whose color in the PNG is close to the category's."""
     mean = np.array(CATEGORIES.by_id(category_id).color)
     while True:
         red, green, blue = np.clip(mean + random.integers(-45, 46, 3), 0, 255).tolist()

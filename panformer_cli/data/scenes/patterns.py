@@ -1,6 +1,6 @@
-"""What generated scenes are made of: outlines of the things, textures of the stuff, and their categories.
+"""Outlines of the things, textures of the stuff, and the categories of generated scenes.
 
-Outlines are in a unit circle around the origin. Textures are functions of two coordinates that count periods.
+Outlines fit in a unit circle around the origin. Textures are functions of two coordinates in periods. Hues are 0..1.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ Floats = npt.NDArray[np.float32]
 Random = np.random.Generator
 
 Outline = tuple[Floats, ...]
-"""Closed polygons, each (K, 2) x, y; a second one is a hole."""
+"""Closed polygons, each (K, 2) x, y; the second one is a hole."""
 
 Texture = Callable[[Floats, Floats], Floats]
-"""From u and v, (H, W) in periods, to (H, W) in 0..1."""
+"""Maps u and v, (H, W) in periods, to (H, W) in 0..1."""
 
 
 def _polar(radii: list[float], start: float = -0.25) -> Floats:
-    """A polygon with its corners at even angles; `start` is the first one's, in turns."""
+    """Return a polygon with corners at equal angles, the first one at `start` full turns."""
     angles = 2 * np.pi * (start + np.arange(len(radii)) / len(radii))
     return _floats(np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array(radii)[:, None])
 
 
 def _cross(arm: float) -> Floats:
-    """A plus sign whose arms are 2 `arm` wide."""
+    """Return a plus sign with arms of width 2 `arm`."""
     reach = (1 - arm**2) ** 0.5
     quarter = np.array([[arm, -reach], [arm, -arm], [reach, -arm]], np.float32)
-    turn = np.array([[0, 1], [-1, 0]], np.float32)
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+    rotation = np.array([[0, 1], [-1, 0]], np.float32)
+    return np.concatenate([quarter @ np.linalg.matrix_power(rotation, k) for k in range(4)])
 
 
 def _stripes(u: Floats, v: Floats) -> Floats:
@@ -57,13 +57,13 @@ def _waves(u: Floats, v: Floats) -> Floats:
 
 
 def _clouds(u: Floats, v: Floats) -> Floats:
-    """Blotches: waves of unrelated directions and lengths."""
+    """Return blotches: a sum of waves with unrelated directions and lengths."""
     waves = ((0.9, 0.3, 0.1), (-0.4, 0.8, 0.6), (0.2, -0.5, 0.3), (0.55, 0.65, 0.8), (-0.75, 0.15, 0.45))
     return _step(sum((np.sin(2 * np.pi * (0.7 * a * u + 0.7 * b * v + c)) for a, b, c in waves), np.zeros_like(u)))
 
 
 def _step(signed: npt.NDArray[np.floating[Any]]) -> Floats:
-    """0 below zero, 1 above, soft between."""
+    """Return 0 below zero and 1 above, with a soft transition."""
     return _floats(0.5 + 0.5 * np.tanh(3 * signed))
 
 
@@ -88,19 +88,19 @@ TEXTURES: dict[str, Texture] = {
     "clouds": _clouds,
 }
 
-# Ids with gaps, as COCO's: nobody may take a category id for a position.
+# Ids with gaps, as in COCO, so that code which confuses ids and labels fails.
 THING_IDS = dict(zip(OUTLINES, (1, 2, 3, 5, 8, 13), strict=True))
 STUFF_IDS = dict(zip(TEXTURES, (20, 21, 24, 27, 40), strict=True))
 
 
 def draw_texture(name: str, random: Random, height: int, width: int, period: float) -> Floats:
-    """A texture at a random angle and phase, (height, width), 0..1; `period` in pixels."""
-    x, y = turned_grid(random, height, width)
+    """Return a texture at a random angle and phase, (height, width), 0..1; `period` is in pixels."""
+    x, y = rotated_grid(random, height, width)
     return TEXTURES[name](x / period + np.float32(random.random()), y / period + np.float32(random.random()))
 
 
-def turned_grid(random: Random, height: int, width: int) -> tuple[Floats, Floats]:
-    """Coordinates of every pixel from the middle, in pixels, along two axes turned by a random angle."""
+def rotated_grid(random: Random, height: int, width: int) -> tuple[Floats, Floats]:
+    """Return pixel coordinates relative to the center along two axes rotated by a random angle."""
     angle = random.uniform(0, 2 * np.pi)
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     x = np.arange(width, dtype=np.float32) - width / 2
@@ -109,19 +109,19 @@ def turned_grid(random: Random, height: int, width: int) -> tuple[Floats, Floats
 
 
 def mean_hue(name: str) -> float:
-    """The hue that a class of things or stuff is drawn around, in turns, 0..1; evenly apart within each group."""
+    """Return the mean hue of a class, 0..1; evenly spaced among the things and among the stuff."""
     group = list(OUTLINES if name in OUTLINES else STUFF_IDS)
     return group.index(name) / len(group)
 
 
 def rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
-    """0..255 each; hue in turns."""
+    """Return an RGB color, 0..255, of an HSV color, 0..1."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def scene_categories() -> CategoryTable:
-    """The category table of the generated scenes."""
+    """Return the category table of the generated scenes."""
     things = [Category(id_, name, True, rgb(mean_hue(name), 0.75, 0.92)) for name, id_ in THING_IDS.items()]
     stuff = [Category(id_, name, False, rgb(mean_hue(name), 0.3, 0.62)) for name, id_ in STUFF_IDS.items()]
     return CategoryTable(things + stuff)

@@ -35,7 +35,7 @@ from panformer_cli.models.layers.sampling import SamplingName, check_sampling
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe
 from panformer_cli.reporting import Reporter
-from panformer_cli.visualization.drawing import save_picture
+from panformer_cli.visualization.drawing import save_image
 
 
 @dataclass(frozen=True)
@@ -220,5 +220,5 @@ def _pictures(request: BenchmarkRequest, folder: Path) -> list[Path]:
     options = SceneOptions(height=request.size[0], width=request.size[1])
     files = [folder / f"scene_{index}.jpg" for index in range(request.batch)]
     for index, file in enumerate(files):
-        save_picture(file, generate_scene(options, "val", index)[0])
+        save_image(file, generate_scene(options, "val", index)[0])
     return files

@@ -23,7 +23,7 @@ from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import DTYPES
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.reporting import Reporter
-from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_picture
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
 
 WARM_UP = 3
 """Passes before the measured ones; the first one counts the FLOPs."""
@@ -65,7 +65,7 @@ class Pipeline:
         """Write an overlay and a panoptic PNG for each image."""
         for index, (image, panoptic) in enumerate(zip(images, maps, strict=True)):
             overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
-            save_picture(self._results.out / "overlays" / f"{index}.jpg", overlay)
+            save_image(self._results.out / "overlays" / f"{index}.jpg", overlay)
             self._results.add(index, index, (f"{index}.jpg", f"{index}.png"), panoptic)
 
 

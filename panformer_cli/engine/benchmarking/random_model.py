@@ -6,7 +6,7 @@ import torch
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
-from panformer_cli.data.transforms import normalise
+from panformer_cli.data.transforms import normalize
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.models.layers.sampling import SamplingName
@@ -27,5 +27,5 @@ def random_model(
         torch.manual_seed(seed)
         model = build_model(recipe.model, recipe.inference, categories, pretrained=False, sampling=sampling).eval()
     options = SceneOptions(height=SCENE_SIDE, width=SCENE_SIDE)
-    model.spread_scores(normalise(generate_scene(options, "val", 0)[0])[None], recipe.inference)
+    model.spread_scores(normalize(generate_scene(options, "val", 0)[0])[None], recipe.inference)
     return model

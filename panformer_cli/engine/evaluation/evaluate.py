@@ -210,7 +210,7 @@ def write_metrics(
     home = out.absolute()
     inside = {name: path.relative_to(home) for name, path in paths.items() if path.is_relative_to(home)}
     named = {name: str(path) for name, path in (paths | inside).items()}
-    content = {**named, **evaluator.figures()}
+    content = {**named, **evaluator.results()}
     write_json(out / METRICS, content if settings is None else {**content, "settings": settings})
     return read_metrics(out)
 

@@ -25,7 +25,7 @@ from panformer_cli.pages.report.images import (
     map_runs,
     shown_size,
 )
-from panformer_cli.visualization.drawing import save_picture
+from panformer_cli.visualization.drawing import save_image
 
 THUMBNAIL_WIDTH = 128
 """Pixels, 1.5 times the width on the page, for high-density screens: about 4 KB per image."""
@@ -161,5 +161,5 @@ def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size:
 
 def _save(out: Path, path: str, picture: ImageArray) -> str:
     """Write a JPEG of moderate quality and return its path relative to the page."""
-    save_picture(out / path, picture, jpeg_quality=80)
+    save_image(out / path, picture, jpeg_quality=80)
     return path

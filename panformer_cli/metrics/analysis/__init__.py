@@ -1,1 +1,1 @@
-"""Why points of PQ were lost."""
+"""Error analysis: why points of PQ were lost."""

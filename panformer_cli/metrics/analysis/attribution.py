@@ -1,4 +1,4 @@
-"""Where the points of PQ went: every lost point has one category, one size and one cause.
+"""Attributes lost PQ points to categories, sizes and causes: each lost point has exactly one of each.
 
 Defined in docs/evaluation.md. Letters for shapes: L labels, S sizes, K causes.
 """
@@ -19,20 +19,21 @@ from panformer_cli.metrics.image_overlap import FloatArray, ImageOverlap
 from panformer_cli.metrics.matching import Matching
 from panformer_cli.metrics.sizes import LIMITS, SIZES
 
-# Like the IoUs of `metrics.quality`, lost parts of a pair are summed as whole numbers of this unit, exactly.
+# As in `metrics.quality`, parts of an IoU are summed as integers of this unit, so that sums are exact.
 _UNITS = 2**53
 
 
 Key = tuple[int, int, Cause]
-"""Label, place in `sizes.SIZES` and cause of what was lost."""
+"""Label, index in `sizes.SIZES` and cause."""
 
 
 class Attribution:
-    """Gathers what was lost, image by image; any order and any division over processes gives the same digits.
+    """Accumulates losses image by image; the result does not depend on the order or on the number of processes.
 
     Attributes:
         matched: pairs, by label and size of the ground truth.
-        wrong, missed: FP and FN.
+        wrong: FP.
+        missed: FN.
         mask_units: 1 - IoU of the matched pairs, in units of 2^-53.
     """
 
@@ -44,7 +45,7 @@ class Attribution:
         self.mask_units: Counter[Key] = Counter()
 
     def add(self, record: ImageOverlap, matching: Matching, causes: Causes) -> None:
-        """Count one image."""
+        """Add one image."""
         truth_labels, labels = matching.truth_labels.tolist(), matching.labels.tolist()
         first_stuff = self.categories.num_things
         truth_sizes = [bisect_right(LIMITS, segment.area) for segment in record.truth]
@@ -61,16 +62,16 @@ class Attribution:
             self.mask_units[label, size, Cause.POOR_MASK] += lost - leaked
 
     def merge(self, other: Attribution) -> None:
-        """Add the images that `other` has counted; it must have an equal category table."""
+        """Add the images of `other`, which must have an equal category table."""
         if other.categories != self.categories:
-            raise DataError("two attributions have different category tables; expected one table for both")
+            raise DataError("cannot merge attributions with different category tables; expected equal tables")
         self.matched.update(other.matched)
         self.wrong.update(other.wrong)
         self.missed.update(other.missed)
         self.mask_units.update(other.mask_units)
 
     def segments_lost(self) -> dict[Cause, float]:
-        """By cause, 1 - IoU of every pair and a half for every FP and FN, whatever their categories."""
+        """Return by cause the sum of 1 - IoU of each pair and one half for each FP and FN, over all categories."""
         units = dict.fromkeys(Cause, 0)
         for (_, _, cause), value in self.mask_units.items():
             units[cause] += value
@@ -79,7 +80,7 @@ class Attribution:
         return {cause: value / _UNITS for cause, value in units.items()}
 
     def result(self) -> LostPoints:
-        """The shares of what was counted so far."""
+        """Return the lost points of the images added so far."""
         shape = (len(self.categories), len(SIZES), len(Cause))
         return lost_points(
             tp=_table(self.matched, shape[:2]),
@@ -90,7 +91,7 @@ class Attribution:
 
 
 def _mask_units(record: ImageOverlap, matching: Matching) -> tuple[list[int], list[int]]:
-    """Of every matched pair 1 - IoU, and its part by pixels predicted outside the ground truth, void left out."""
+    """Return 1 - IoU of each matched pair, and its part from pixels predicted outside the ground truth and void."""
     shared = record.shared[matching.rows, matching.columns]
     pixels = pixels_off_void(record)[matching.columns]
     areas = [record.truth[row].area for row in matching.rows.tolist()]
@@ -99,12 +100,12 @@ def _mask_units(record: ImageOverlap, matching: Matching) -> tuple[list[int], li
         (predicted - common) * _UNITS // (predicted + area - common)
         for predicted, area, common in zip(pixels.tolist(), areas, shared.tolist(), strict=True)
     ]
-    # listed areas below the pixels make IoUs too large, so that less is lost than lies outside
+    # listed areas that are too small make IoUs too large, so the part outside may exceed the loss
     return lost, [min(part, max(whole, 0)) for part, whole in zip(outside, lost, strict=True)]
 
 
 def _table(counts: Counter[Any], shape: tuple[int, ...], unit: int = 1) -> FloatArray:
     table = np.zeros(shape)
-    for place, count in counts.items():
-        table[place] = count / unit  # rounded once
+    for index, count in counts.items():
+        table[index] = count / unit  # rounded once
     return table

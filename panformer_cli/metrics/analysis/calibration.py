@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: the share of predicted segments that match, by their score."""
+"""Calibration of the scores: the fraction of predicted segments that match, by score."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import Matching
 
 BINS = 10
-"""Equal bins of the score; the last one holds 1."""
+"""Equal bins of the score; the last one includes 1."""
 
-# Scores and IoUs are summed as whole numbers of this unit, so that the order of images changes no digit. Only what a
-# score has beyond 53 binary places is cut.
+# Scores and IoUs are summed as integers of this unit, so the sums do not depend on the order of the images. Scores are
+# truncated to 53 binary places.
 _UNITS = 2**53
 
 
 @dataclass
 class _Bin:
-    """Predicted segments of one bin, the matched ones of them, and their sums in units of 2^-53."""
+    """Counts of the predicted and the matched segments of a bin, and sums in units of 2^-53."""
 
     n: int = 0
     matched: int = 0
@@ -50,9 +50,11 @@ class Reliability:
     bins: list[_Bin] = field(default_factory=lambda: [_Bin() for _ in range(BINS)])
 
     def add(self, score: float, iou: float | None) -> None:
-        """Count a predicted segment.
+        """Add a predicted segment.
 
-        score: 0..1. iou: with its match, None without one.
+        Args:
+            score: 0..1.
+            iou: with its match; None if it has none.
         """
         row = self.bins[min(int(score * BINS), BINS - 1)]
         row.n += 1
@@ -62,13 +64,13 @@ class Reliability:
             row.iou_units += int(iou * _UNITS)
 
     def merge(self, other: Reliability) -> None:
-        """Add what `other` has counted."""
+        """Add the segments of `other`."""
         for own, theirs in zip(self.bins, other.bins, strict=True):
             own.merge(theirs)
 
     @property
     def expected_error(self) -> float | None:
-        """Expected calibration error (ECE), 0..1: the mean distance of score and matched share; None without segments.
+        """Expected calibration error (ECE), 0..1: the mean of |score - matched fraction|; None without segments.
 
         Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", 2015.
         """
@@ -76,26 +78,26 @@ class Reliability:
         return sum(row.n * abs(row.share - row.mean_score) for row in self.bins) / n if n else None
 
     def to_json(self) -> dict[str, Any]:
-        """`{"n", "ece", "bins": [{"from", "to", "n", "score", "matched", "iou"}, ...]}`.
+        """Return `{"n", "ece", "bins": [{"from", "to", "n", "score", "matched", "iou"}, ...]}`.
 
-        Means are 0..1: of the scores, the share of matched segments, of the IoUs of these; null in an empty bin.
+        In each bin: mean score, fraction of matched segments and mean IoU of these, 0..1; null if the bin is empty.
         """
         rows = [
             {
-                "from": place / BINS,
-                "to": (place + 1) / BINS,
+                "from": index / BINS,
+                "to": (index + 1) / BINS,
                 "n": row.n,
                 "score": row.mean_score if row.n else None,
                 "matched": row.share if row.n else None,
                 "iou": row.iou_units / (_UNITS * row.matched) if row.matched else None,
             }
-            for place, row in enumerate(self.bins)
+            for index, row in enumerate(self.bins)
         ]
         return {"n": sum(row.n for row in self.bins), "ece": self.expected_error, "bins": rows}
 
 
 class Calibration:
-    """Reliability of things and of stuff; predictions without a score and ignored ones are left out."""
+    """Calibration of things and stuff, without ignored predictions and predictions without a score."""
 
     def __init__(self, categories: CategoryTable) -> None:
         self.categories = categories
@@ -103,10 +105,11 @@ class Calibration:
         self.stuff = Reliability()
 
     def add(self, record: ImageOverlap, matching: Matching) -> None:
-        """Count one image. A score above 1 counts as 1: the quality of a mask has no upper end (spec, section 7).
+        """Add one image. Scores above 1 count as 1, since mask quality has no upper bound (docs/model.md,
+        "Inference and merging").
 
         Raises:
-            DataError: a score is negative or no number.
+            DataError: a score is negative or not finite.
         """
         iou_of: dict[int, float | None] = dict.fromkeys(matching.wrong.tolist())
         iou_of.update(zip(matching.columns.tolist(), matching.iou.tolist(), strict=True))
@@ -118,16 +121,16 @@ class Calibration:
             if not (isfinite(segment.score) and segment.score >= 0):
                 raise DataError(
                     f"{record.file_name}, prediction: segment {segment.id} has the score {segment.score}; "
-                    "expected 0 or more, or no score at all"
+                    "expected 0 or more, or no score"
                 )
             group = self.things if is_thing[column] else self.stuff
             group.add(min(segment.score, 1.0), iou)
 
     def merge(self, other: Calibration) -> None:
-        """Add the images that `other` has counted."""
+        """Add the images of `other`."""
         self.things.merge(other.things)
         self.stuff.merge(other.stuff)
 
     def to_json(self) -> dict[str, Any]:
-        """`{"things": Reliability.to_json, "stuff": ...}`."""
+        """Return `{"things": Reliability.to_json(), "stuff": ...}`."""
         return {"things": self.things.to_json(), "stuff": self.stuff.to_json()}

@@ -1,7 +1,7 @@
-"""Why a segment was not matched: one cause for every missed and every wrong segment of an image.
+"""Causes of errors: one cause for each missed and each wrong segment of an image.
 
-The causes and their precedence are those of docs/evaluation.md. Crowds of the ground truth and ignored predictions
-take no part. Letters for shapes: T ground truth segments, P predicted segments of an image.
+docs/evaluation.md defines the causes and their precedence. Crowds in the ground truth and ignored predictions are not
+considered. Letters for shapes: T ground truth segments, P predicted segments of an image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from panformer_cli.metrics.matching import Matching
 BoolArray = npt.NDArray[np.bool_]
 
 NEAR = 10
-"""Segments of one category belong together from an IoU above 1 / NEAR; below that an overlap may be chance (TIDE)."""
+"""Segments of one category are partners above an IoU of 1 / NEAR; smaller overlaps may be chance (as in TIDE)."""
 
 
 class Cause(IntEnum):
-    """What a point of PQ was lost to; their order is that of tables."""
+    """Causes of lost PQ points, in the order of the tables."""
 
     MISSED = 0
     FALSE = 1
@@ -35,7 +35,7 @@ class Cause(IntEnum):
 
     @property
     def key(self) -> str:
-        """Its name in JSON, such as `wrong_class`."""
+        """Name in JSON, such as `wrong_class`."""
         return self.name.lower()
 
 
@@ -45,18 +45,19 @@ PRECEDENCE = (
     Cause.MERGED,
     Cause.STUFF_LEAKING,  # with a partner of its category
     Cause.POOR_MASK,
-    Cause.STUFF_LEAKING,  # over what is not its category
+    Cause.STUFF_LEAKING,  # over segments of another category
 )
-"""The first that holds is the cause; where none does, a segment is missed or false."""
+"""The first condition that holds is the cause; if none holds, a segment is missed or false."""
 
 
 @dataclass(frozen=True)
 class Causes:
-    """The causes of one image's unmatched segments, numbers of `Cause`.
+    """The causes of the unmatched segments of one image, as values of `Cause`.
 
-    missed: of `Matching.missed`, in its order.
-    wrong: of `Matching.wrong`, in its order.
-    confused: (n, 2) the pairs of another class: a ground truth segment, and the prediction that lies where it is.
+    Attributes:
+        missed: for `Matching.missed`, in its order.
+        wrong: for `Matching.wrong`, in its order.
+        confused: (n, 2) pairs of a ground truth segment and a prediction of another class at the same location.
     """
 
     missed: IntArray
@@ -65,12 +66,12 @@ class Causes:
 
 
 def find_causes(record: ImageOverlap, matching: Matching, categories: CategoryTable) -> Causes:
-    """One cause for every missed and every wrong segment, from what overlaps it."""
+    """Return one cause for each missed and each wrong segment, based on the segments that overlap it."""
     relations = _Relations.of(record, matching)
     confused = relations.mutual & ~relations.same & relations.unmatched
     truth_is_stuff = matching.truth_labels >= categories.num_things
     is_stuff = matching.labels >= categories.num_things
-    spilled = relations.partners & ~relations.in_truth & is_stuff  # most of the stuff lies outside its ground truth
+    spilled = relations.partners & ~relations.in_truth & is_stuff  # most of the stuff is outside its ground truth
     beneath_stuff = _any(relations.in_prediction & is_stuff, axis=1) & truth_is_stuff
     things_beneath = record.shared[~truth_is_stuff].sum(axis=0)
     over_things = is_stuff & (2 * things_beneath > pixels_off_void(record))
@@ -97,14 +98,16 @@ def find_causes(record: ImageOverlap, matching: Matching, categories: CategoryTa
 
 @dataclass(frozen=True)
 class _Relations:
-    """How the segments of an image lie to each other; crowds and ignored predictions lie to nothing.
+    """Spatial relations of the segments of an image, without crowds and ignored predictions.
 
-    in_truth: (T, P) more than half of the prediction, void left out, lies in the ground truth segment.
-    in_prediction: (T, P) more than half of the ground truth segment lies in the prediction.
-    same: (T, P) the categories agree.
-    unmatched: (T, P) the one is missed and the other wrong.
-    partners: (T, P) unmatched, of one category, and one mostly in the other or with an IoU over 1 / NEAR.
-    matched_truth, matched: (T,) and (P,) segments that have a match.
+    Attributes:
+        in_truth: (T, P) more than half of the prediction, excluding void, is in the ground truth segment.
+        in_prediction: (T, P) more than half of the ground truth segment is in the prediction.
+        same: (T, P) the categories agree.
+        unmatched: (T, P) one is missed and the other wrong.
+        partners: (T, P) unmatched, of one category, and one mostly in the other or with an IoU above 1 / NEAR.
+        matched_truth: (T,) ground truth segments with a match.
+        matched: (P,) predictions with a match.
     """
 
     in_truth: BoolArray
@@ -130,24 +133,24 @@ class _Relations:
 
     @property
     def mutual(self) -> BoolArray:
-        """(T, P) each lies for more than half in the other; so no segment is in two such pairs."""
+        """(T, P) more than half of each is in the other, so a segment is in at most one such pair."""
         return self.in_truth & self.in_prediction
 
     @property
     def pieces(self) -> IntArray:
-        """(T,) predictions of its category that lie mostly in a ground truth segment."""
+        """(T,) number of predictions of the same category mostly in a ground truth segment."""
         counts: IntArray = (self.in_truth & self.same).sum(axis=1)
         return counts
 
     @property
     def swallowed(self) -> IntArray:
-        """(P,) ground truth segments of its category that lie mostly in a prediction."""
+        """(P,) number of ground truth segments of the same category mostly in a prediction."""
         counts: IntArray = (self.in_prediction & self.same).sum(axis=0)
         return counts
 
     @property
     def split(self) -> BoolArray:
-        """(P,) one of several pieces of a ground truth segment, or a piece beside its match."""
+        """(P,) one of several pieces of a ground truth segment, or a piece of one that has another match."""
         several: BoolArray = self.matched_truth | (self.pieces >= 2)
         pieces: BoolArray = self.in_truth & self.same & several[:, None]
         return _any(pieces, axis=0)
@@ -166,17 +169,17 @@ def _first(*conditions: BoolArray, otherwise: Cause) -> IntArray:
 
 
 def pixels_off_void(record: ImageOverlap) -> IntArray:
-    """(P,) pixels of the predictions where the ground truth is not void, as in the union of PQ."""
+    """Return the pixels of the predictions where the ground truth is not void, (P,), as in the union of PQ."""
     return record.predicted_pixels - record.predicted_on_void
 
 
-def _mask(places: IntArray, segments: tuple[object, ...]) -> BoolArray:
+def _mask(indices: IntArray, segments: tuple[object, ...]) -> BoolArray:
     mask = np.zeros(len(segments), dtype=bool)
-    mask[places] = True
+    mask[indices] = True
     return mask
 
 
 def _any(table: BoolArray, axis: int) -> BoolArray:
-    """`table.any`, typed as an array."""
+    """Return `table.any`, typed as an array."""
     found: BoolArray = np.asarray(table.any(axis=axis))
     return found

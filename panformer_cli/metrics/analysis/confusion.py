@@ -1,4 +1,4 @@
-"""Which category is taken for which: of segments, and of pixels.
+"""Confusion matrices of segments and of pixels.
 
 Letter for shapes: L labels.
 """
@@ -14,17 +14,18 @@ from panformer_cli.metrics.image_overlap import VOID_ROW, ImageOverlap, IntArray
 from panformer_cli.metrics.matching import Matching
 
 Cell = tuple[int | None, int | None, int]
-"""Category id of the ground truth, of the prediction, and how many; None where a side has nothing."""
+"""Category id in the ground truth, category id in the prediction, and count; None for no segment or void."""
 
 
 class Confusion:
-    """Counts images one by one.
+    """Accumulates confusion matrices, image by image.
 
     Attributes:
-        segments: (L + 1, L + 1) int64. A row is the label of the ground truth, a column that of the prediction. Matched
-            pairs lie on the diagonal, pairs of another class beside it; other FN in the last column, other FP in the
-            last row. So a row sums to TP + FN of its label, a column to TP + FP.
-        pixels: (L, L + 1) int64. Pixels of the ground truth by label, crowds too; the last column is predicted void.
+        segments: (L + 1, L + 1) int64. Rows are ground truth labels, columns predicted labels. Matched pairs are on the
+            diagonal, pairs of different classes off it; other FN are in the last column, other FP in the last row. A
+            row sums to TP + FN of its label, a column to TP + FP.
+        pixels: (L, L + 1) int64. Pixels of the ground truth by label, including crowds; the last column is predicted
+            void.
     """
 
     def __init__(self, categories: CategoryTable) -> None:
@@ -33,7 +34,7 @@ class Confusion:
         self.pixels: IntArray = np.zeros((len(categories), len(categories) + 1), np.int64)
 
     def add(self, record: ImageOverlap, matching: Matching, causes: Causes) -> None:
-        """Count one image."""
+        """Add one image."""
         truth, predicted, nothing = matching.truth_labels, matching.labels, len(self.categories)
         rows, columns = causes.confused.T
         np.add.at(self.segments, (truth[matching.rows], predicted[matching.columns]), 1)
@@ -45,16 +46,16 @@ class Confusion:
         np.add.at(self.pixels, (truth[:, None], np.append(predicted, nothing)), record.overlap[:VOID_ROW])
 
     def merge(self, other: Confusion) -> None:
-        """Add the images that `other` has counted; it must have an equal category table."""
+        """Add the images of `other`, which must have an equal category table."""
         if other.categories != self.categories:
-            raise DataError("two confusions have different category tables; expected one table for both")
+            raise DataError("cannot merge confusion matrices with different category tables; expected equal tables")
         self.segments += other.segments
         self.pixels += other.pixels
 
     def to_json(self) -> dict[str, list[Cell]]:
-        """`{"segments": [[truth, prediction, count], ...], "pixels": ...}` by category id, the largest counts first.
+        """Return `{"segments": [[truth, prediction, count], ...], "pixels": ...}` by category id, in descending count.
 
-        null stands for no segment and for void; what never happened is left out.
+        null means no segment or void; zeros are omitted.
         """
         return {"segments": self._cells(self.segments), "pixels": self._cells(self.pixels)}
 

@@ -1,6 +1,6 @@
-"""Why a PQ is what it is: causes of the lost points, confusion, calibration and the worst images.
+"""Error analysis of PQ: causes of lost points, confusion, calibration and worst images.
 
-Everything is a function of records, counted one by one in memory that does not grow with the images.
+It is computed from image overlaps one by one, in memory that does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from panformer_cli.metrics.matching import Matching, match_segments
 from panformer_cli.metrics.sizes import SIZES
 
 WORST = 20
-"""Images kept as the worst ones."""
+"""Number of worst images kept."""
 
 
 class PanopticAnalysis:
-    """Counts images one by one; processes that share the images `merge` their parts, small and picklable."""
+    """Accumulates the analysis: images are added one by one; processes `merge` their parts, which are picklable."""
 
     def __init__(self, categories: CategoryTable, worst: int = WORST) -> None:
         self.categories = categories
@@ -33,14 +33,14 @@ class PanopticAnalysis:
         self.worst = WorstImages(worst)
 
     def update(self, record: ImageOverlap) -> None:
-        """Count one image by the rules of `match_segments`, which also says what it raises."""
+        """Match and add one image; errors as `match_segments`."""
         self.add(record, match_segments(record, self.categories))
 
     def add(self, record: ImageOverlap, matching: Matching) -> None:
-        """Count one image that was matched already.
+        """Add one image that is already matched.
 
         Raises:
-            DataError: the score of a prediction is negative or no number.
+            DataError: the score of a prediction is negative or not finite.
         """
         causes = find_causes(record, matching, self.categories)
         image = Attribution(self.categories)
@@ -51,14 +51,14 @@ class PanopticAnalysis:
         self.worst.add(record, image)
 
     def merge(self, other: PanopticAnalysis) -> None:
-        """Add the images that `other` has counted, none of the same; it must have an equal category table."""
+        """Add the images of `other`, which must be different ones, with an equal category table."""
         self.attribution.merge(other.attribution)
         self.confusion.merge(other.confusion)
         self.calibration.merge(other.calibration)
         self.worst.merge(other.worst)
 
     def to_json(self) -> dict[str, Any]:
-        """All tables, as docs/evaluation.md describes them; points are percent points of PQ."""
+        """Return all tables, as described in docs/evaluation.md; points are PQ points."""
         lost = self.attribution.result()
         labels = range(len(self.categories))
         things, stuff = labels[: self.categories.num_things], labels[self.categories.num_things :]
@@ -76,7 +76,7 @@ class PanopticAnalysis:
         }
 
     def _per_class(self, lost: LostPoints) -> list[dict[str, Any]]:
-        """A row for every category that counts, first the one whose mending would give most."""
+        """Return a row per category that counts, in descending potential gain."""
         rows = []
         for label in lost.counting:
             category = self.categories.by_label(label)
@@ -102,7 +102,7 @@ def _size_row(lost: LostPoints, size: int) -> dict[str, Any]:
 
 
 def _points(by_cause: FloatArray) -> dict[str, float]:
-    """`{"total": sum, "missed": ..., ...}`."""
+    """Return `{"total": sum, "missed": ..., ...}`."""
     return {"total": float(by_cause.sum()), **_by_cause(by_cause)}
 
 

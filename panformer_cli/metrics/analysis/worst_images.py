@@ -1,4 +1,4 @@
-"""The images that lose most."""
+"""The images with the largest losses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from panformer_cli.metrics.image_overlap import ImageOverlap
 
 @dataclass(frozen=True)
 class ImageLoss:
-    """What one image lost.
+    """The loss of one image.
 
-    causes: in segments, by cause: 1 - IoU of every pair, and a half for every FP and every FN.
-    pq: percent, PQ of the image by itself: the mean over the categories that count in it.
-    tp, fp, fn: segments.
+    Attributes:
+        image_id: dataset id of the image.
+        file_name: of the image.
+        causes: loss by cause, in segments: 1 - IoU of each pair, and one half for each FP and FN.
+        pq: of the image alone, in percent: the mean over the categories that count in it.
+        tp: matched pairs.
+        fp: predictions without a match.
+        fn: ground truth segments without a match.
     """
 
     image_id: int | str
@@ -31,7 +36,7 @@ class ImageLoss:
 
     @classmethod
     def of(cls, record: ImageOverlap, image: Attribution) -> ImageLoss:
-        """From the attribution of this image alone."""
+        """Return the loss of an image from the attribution of that image alone."""
         result = image.result()
         return cls(
             record.image_id,
@@ -43,11 +48,11 @@ class ImageLoss:
 
     @property
     def lost(self) -> float:
-        """Segments lost."""
+        """Total loss, in segments."""
         return fsum(self.causes.values())
 
     def to_json(self) -> dict[str, Any]:
-        """`{"image_id", "file_name", "lost", "pq", "tp", "fp", "fn", "causes": {"missed": ..., ...}}`."""
+        """Return `{"image_id", "file_name", "lost", "pq", "tp", "fp", "fn", "causes": {"missed": ..., ...}}`."""
         causes = {cause.key: value for cause, value in self.causes.items()}
         names = {"image_id": self.image_id, "file_name": self.file_name, "lost": self.lost}
         return {**names, "pq": self.pq, "tp": self.tp, "fp": self.fp, "fn": self.fn, "causes": causes}
@@ -55,13 +60,13 @@ class ImageLoss:
 
 @dataclass
 class WorstImages:
-    """At most `limit` images, the worst first; the order in which they came does not matter."""
+    """At most `limit` images in descending loss; the order in which they are added does not matter."""
 
     limit: int
     images: list[ImageLoss] = field(default_factory=list)
 
     def add(self, record: ImageOverlap, image: Attribution) -> None:
-        """Keep an image if it lost anything and is among the worst."""
+        """Add an image if it has a loss and is among the worst."""
         lost = fsum(image.segments_lost().values())
         if lost > 0 and (len(self.images) < self.limit or lost >= self.images[-1].lost):
             self._keep(ImageLoss.of(record, image))

@@ -1,1 +1,1 @@
-"""Backbones: images to feature maps at strides 8, 16 and 32."""
+"""Backbones: from images to feature maps at strides 8, 16 and 32."""

@@ -1,4 +1,4 @@
-"""What every backbone offers to the models that use it."""
+"""The interface of a backbone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)
-"""Of C3, C4 and C5, pixels."""
+"""Strides of C3, C4 and C5, in pixels."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Backbone(nn.Module, ABC):
-    """Images to three feature maps, called C3, C4 and C5 (spec, section 3). `build.build_backbone` makes one.
+    """From images to three feature maps, C3, C4 and C5 (docs/model.md, "Backbones"). See `build.build_backbone`.
 
     Attributes:
-        name: `model.backbone` of a recipe.
-        channels: of C3, C4, C5.
-        strides: of C3, C4, C5, pixels.
-        body: the part that ImageNet weights are for; its tensors have the names of timm's feature extractor.
+        name: value of `model.backbone` in a recipe.
+        channels: numbers of channels of C3, C4 and C5.
+        strides: strides of C3, C4 and C5, in pixels.
+        body: the part that ImageNet weights can initialize. Its tensors have the names of timm's feature extractor.
     """
 
     strides = STRIDES
@@ -40,14 +40,14 @@ class Backbone(nn.Module, ABC):
         """
 
     def freeze(self, modules: Iterable[nn.Module]) -> None:
-        """Keep parameters and statistics of some modules as they are, in training too."""
+        """Freeze the parameters and the running statistics of these modules, in training mode too."""
         for module in modules:
             module.requires_grad_(False)
             module.eval()
             self._frozen.append(module)
 
     def freeze_batch_norms(self) -> None:
-        """Freeze every BatchNorm, whose running statistics then replace those of the batch."""
+        """Freeze every BatchNorm, so that it uses its running statistics instead of those of the batch."""
         self.freeze([module for module in self.modules() if isinstance(module, _BATCH_NORMS)])
 
     def train(self, mode: bool = True) -> Backbone:

@@ -1,4 +1,4 @@
-"""From the settings of a backbone to the backbone."""
+"""Build a backbone from its settings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from panformer_cli.models.backbones.timm_backbone import TimmBackbone
 
 
 def build_backbone(name: str, drop_path: float, frozen_stages: int | None, frozen_batch_norm: bool) -> Backbone:
-    """Return a freshly initialized backbone.
+    """Return a newly initialized backbone.
 
     Args:
         name: a key of `BACKBONES`, or `timm/<model>`.
         drop_path: stochastic depth rate of the last block, 0..1.
-        frozen_stages: ResNet: how many of stem, stage 1, ... are not trained; None as published.
-        frozen_batch_norm: BatchNorm keeps its running statistics in training, and its affine weights are not trained.
+        frozen_stages: number of ResNet stages, counted from the stem, that are not trained; None as published.
+        frozen_batch_norm: use the running statistics of BatchNorm in training, and do not train its affine parameters.
 
     Raises:
-        PanformerError: the model is not suitable, or does not support one of the settings.
+        PanformerError: the model is not suitable or does not support one of the settings.
     """
     known = BACKBONES.get(name)
     backbone = _published(name, known, drop_path) if known else _other(name, drop_path)
@@ -30,7 +30,7 @@ def build_backbone(name: str, drop_path: float, frozen_stages: int | None, froze
         backbone.freeze_stages(count)
     elif count:
         raise PanformerError(
-            f"model.frozen_stages is {count}, but only a published ResNet has stages to freeze, not {name}; set it to 0"
+            f"model.frozen_stages is {count}, but only published ResNets have stages to freeze, not {name}; set it to 0"
         )
     if frozen_batch_norm:
         backbone.freeze_batch_norms()

@@ -1,4 +1,4 @@
-"""The backbones that have names of their own, and the check of the settings that choose one; no torch."""
+"""The published backbones, and the validation of backbone settings. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from panformer_cli.settings import ModelSettings
 
 TIMM = "timm/"
-"""What the name of any other timm model begins with."""
+"""Prefix of the names of all other timm models."""
 RESNET_STAGES = 5
-"""Stem and four stages: the most that can be frozen."""
+"""Stem and four stages: the maximum of `model.frozen_stages`."""
 PUBLISHED_FROZEN_STAGES = 2
-"""Of the published ResNets: stem and stage 1."""
+"""Stem and stage 1, as in the published ResNets."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class KnownBackbone:
 
     Attributes:
         architecture: timm's name of the model.
-        pretrained: timm's name of the ImageNet weights.
-        out_indices: timm's numbers of C3, C4, C5.
+        pretrained: timm's name of the model with its ImageNet weights.
+        out_indices: timm's indices of C3, C4 and C5.
     """
 
     architecture: str
@@ -43,7 +43,7 @@ BACKBONES = {
 
 
 def published_frozen_stages(backbone: str) -> int:
-    """Return how many stages of a backbone are frozen where `model.frozen_stages` is not given."""
+    """Return the number of frozen stages of a backbone if `model.frozen_stages` is not set."""
     return PUBLISHED_FROZEN_STAGES if is_resnet(backbone) else 0
 
 
@@ -53,7 +53,7 @@ def is_resnet(backbone: str) -> bool:
 
 
 def backbone_problems(settings: ModelSettings) -> list[str]:
-    """Return one sentence for every wrong setting; `check_backbone_name` looks for the model in timm."""
+    """Return one message per invalid setting. `check_backbone_name` checks whether timm has the model."""
     problems = []
     name = settings.backbone
     if name not in BACKBONES and not (name.startswith(TIMM) and name != TIMM):

@@ -1,4 +1,4 @@
-"""ImageNet weights for backbones: downloaded by timm, or from a file with any of three naming schemes."""
+"""ImageNet weights for backbones: downloaded by timm, or loaded from a file with any of three naming schemes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from panformer_cli.storage.tensor_files import read_state
 from panformer_cli.wording import listing
 
 HEADS = ("bbox_head.", "model.location_decoder.")
-"""Names in checkpoints of whole models, official ones and ours, that no backbone has."""
+"""Prefixes of tensor names in checkpoints of complete models, official and panformer's, that no backbone has."""
 WRAPPED = "model."
-"""What the names of some of timm's feature extractors begin with."""
-_OF_AUTHORS = {is_swin: Renaming(backbone_pairs(is_swin)) for is_swin in (False, True)}
+"""Prefix of the tensor names in some of timm's feature extractors."""
+_FROM_REFERENCE = {is_swin: Renaming(backbone_pairs(is_swin)) for is_swin in (False, True)}
 
 
 def load_backbone_weights(backbone: Backbone, source: str) -> None:
-    """Fill the backbone with ImageNet weights.
+    """Load ImageNet weights into the backbone.
 
-    source: `imagenet` (through timm, which downloads and caches), `none` (nothing is loaded), or a file that
-        `read_state` reads, of the same architecture, with the names of torchvision or timm or of the authors of PVTv2
-        (`pvt_v2_b5_22k.pth`) and Swin (`swin_large_patch4_window7_224_22k.pth`).
+    Args:
+        source: `imagenet` (downloaded and cached by timm), `none` (nothing is loaded), or the path of a file that
+            `read_state` reads. The file must have the same architecture and the tensor names of torchvision, of timm,
+            or of the reference implementations of PVTv2 (`pvt_v2_b5_22k.pth`) and Swin
+            (`swin_large_patch4_window7_224_22k.pth`).
 
     Raises:
-        CheckpointError: the weights cannot be had or do not fit.
+        CheckpointError: the weights cannot be loaded or do not fit.
     """
     if source == "none":
         return
@@ -47,32 +49,32 @@ def load_backbone_weights(backbone: Backbone, source: str) -> None:
 
 
 def in_our_names(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Return the tensors of an ImageNet model by the names `own` of `Backbone.body`."""
-    if _is_of_authors(state):
-        return {_of_authors(name, is_swin_state(state)): tensor for name, tensor in state.items()}
+    """Return the tensors of an ImageNet model, renamed to the names `own` in `Backbone.body`."""
+    if _has_reference_names(state):
+        return {_from_reference(name, is_swin_state(state)): tensor for name, tensor in state.items()}
     parts = {name.partition(".")[0] for name in own}
     return {_by_feature_extractor(name, parts): tensor for name, tensor in state.items()}
 
 
-def _is_of_authors(state: Mapping[str, Tensor]) -> bool:
-    """Whether PVTv2 or Swin is named as by its authors, not as by timm.
+def _has_reference_names(state: Mapping[str, Tensor]) -> bool:
+    """Return whether PVTv2 or Swin has the names of its reference implementation, not those of timm.
 
-    Both call Swin's stages `layers`; patch merging ends a stage of the authors' and begins the next one of timm's.
+    Both call Swin's stages `layers`. Patch merging ends a stage in the reference implementation and begins one in timm.
     """
     return any(name.startswith(("patch_embed1.", "layers.0.downsample.")) for name in state)
 
 
-def _of_authors(name: str, is_swin: bool) -> str:
-    """Return our name of a tensor in a reference implementation; buffers keep theirs."""
+def _from_reference(name: str, is_swin: bool) -> str:
+    """Return our name of a tensor in a reference implementation; buffers keep their names."""
     if name.endswith(BUFFERS):
         return name
-    return _OF_AUTHORS[is_swin](f"backbone.{name}").removeprefix("backbone.body.")
+    return _FROM_REFERENCE[is_swin](f"backbone.{name}").removeprefix("backbone.body.")
 
 
 def _by_feature_extractor(name: str, parts: Collection[str]) -> str:
-    """Return timm's name of a tensor in a feature extractor with these parts; `name` is that of the whole model.
+    """Return the name in timm's feature extractor, which has these `parts`, of the tensor `name` of the complete model.
 
-    Extractors keep the names, turn `stages.0.` into `stages_0.`, or put `model.` in front.
+    Feature extractors keep the names, change `stages.0.` to `stages_0.`, or add the prefix `model.`.
     """
     head, _, rest = name.partition(".")
     index, _, tail = rest.partition(".")
@@ -81,23 +83,23 @@ def _by_feature_extractor(name: str, parts: Collection[str]) -> str:
     return f"{WRAPPED}{name}" if parts == {WRAPPED[:-1]} and head not in parts else name
 
 
-def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """Return why `given` are not the tensors of a model that has `own`; None if they are.
+def _misfit(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> str | None:
+    """Return why the tensors `loaded` do not fit a model with the tensors `own`; None if they fit.
 
-    A classifier's head may be there too. A deeper architecture has every tensor of ours and more in the same parts.
+    A classification head is allowed too. A deeper architecture has all of our tensors and more in the same parts.
     """
     parts = {_part(name) for name in own}
-    missing = [name for name in own if name not in given and not name.endswith(BUFFERS)]
-    surplus = [name for name in given if name not in own and _part(name) in parts and not name.endswith(BUFFERS)]
-    wrong = [name for name in own if name in given and own[name].shape != given[name].shape]
-    if any(name.startswith(HEADS) for name in given):
-        return "is a checkpoint of a whole model, which --init-from takes"
+    missing = [name for name in own if name not in loaded and not name.endswith(BUFFERS)]
+    surplus = [name for name in loaded if name not in own and _part(name) in parts and not name.endswith(BUFFERS)]
+    wrong = [name for name in own if name in loaded and own[name].shape != loaded[name].shape]
+    if any(name.startswith(HEADS) for name in loaded):
+        return "is a checkpoint of a complete model, which --init-from can use"
     if missing:
         return f"lacks {len(missing)} tensors ({listing(missing, 3)})"
     if wrong:
-        return f"has {wrong[0]} of another shape"
+        return f"has {wrong[0]} with a different shape"
     if surplus:
-        return f"is of a larger model: {len(surplus)} tensors have no place ({listing(surplus, 3)})"
+        return f"is of a larger model: it has {len(surplus)} more tensors ({listing(surplus, 3)})"
     return None
 
 
@@ -112,11 +114,11 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
             f"timm has no pretrained weights for {pretrained}: use a local file with "
             "--set model.backbone_weights=FILE, or start from random weights with --set model.backbone_weights=none"
         )
-    # The hub reports every retry; one sentence at the end is enough.
+    # The hub reports every retry. One message at the end is enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         model = timm.create_model(pretrained, pretrained=True)
-    except Exception as error:  # timm, huggingface_hub and the network each raise their own
+    except Exception as error:  # timm, huggingface_hub and the network raise many types
         raise CheckpointError(
             f"ImageNet weights {pretrained} could not be downloaded ({type(error).__name__}): connect to the "
             "internet, or use a local file with --set model.backbone_weights=FILE, or start from random weights with "

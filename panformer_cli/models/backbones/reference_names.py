@@ -1,6 +1,6 @@
-"""Names of backbone tensors in the reference implementations of PVTv2 and Swin, in ours, and back.
+"""Convert tensor names of PVTv2 and Swin backbones between the reference implementations and panformer.
 
-The reference implementations of Panoptic SegFormer and of MMDetection's models keep these names below `backbone.`.
+The reference implementation of Panoptic SegFormer and MMDetection's models use these names with the prefix `backbone.`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 Pairs = list[tuple[str, str]]
-"""Prefixes of names, theirs and ours; `#` is a number that both have."""
+"""Prefixes of names, theirs and ours. `#` is a number that both have."""
 
 BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
-"""Ends of names that hold no knowledge; files have them or not."""
+"""Suffixes of the names of buffers that are not learned. Files may lack them."""
 
 
 def _pvt_stage(stage: int) -> Pairs:
-    """Theirs has one list of stages for each kind of layer, ours one module a stage."""
+    """Theirs has a list of stages per type of layer, ours has one module per stage."""
     ours = f"backbone.body.stages_{stage - 1}"
     return [
         (f"backbone.patch_embed{stage}.", f"{ours}.downsample."),
@@ -40,17 +40,17 @@ SWIN: Pairs = [
     *((f"backbone.norm{stage}.", f"backbone.norms.{stage - 1}.") for stage in range(1, 4)),
 ]
 
-# ResNet has the same names, and so has all that is not said above.
+# ResNet and everything not listed above have the same names.
 BACKBONE: Pairs = [("backbone.", "backbone.body.")]
 
 
 def backbone_pairs(is_swin: bool) -> Pairs:
-    """Return the prefixes of a backbone: Swin and PVTv2 call different things `backbone.norm1`."""
+    """Return the prefixes of a backbone. `backbone.norm1` means different layers in Swin and PVTv2."""
     return [*(SWIN if is_swin else PVT), *BACKBONE]
 
 
 class Renaming:
-    """Replaces the beginning of a name; the first pair that fits counts."""
+    """A function that replaces the prefix of a name. The first matching pair is used."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
         self._rules = [(re.compile(_pattern(old)), new) for old, new in pairs]
@@ -68,5 +68,5 @@ def _pattern(beginning: str) -> str:
 
 
 def is_swin_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict, by anybody's names, has the position biases that only Swin has."""
+    """Return whether a state dict has relative position biases, which only Swin has, in any naming scheme."""
     return any(name.endswith("relative_position_bias_table") for name in state)

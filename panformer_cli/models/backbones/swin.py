@@ -1,4 +1,4 @@
-"""Swin blocks that compute what the published weights were trained with (spec, section 3).
+"""Swin blocks that compute what the published weights were trained with (docs/model.md, "Backbones").
 
 timm shifts a map before it pads it, and drops the shift on small maps; the release pads first and always shifts. At
 sizes that are no multiple of the window the features differ by up to 59 % of their largest value.

@@ -1,4 +1,4 @@
-"""A speed trick for reduced precision: tokens that many matrix products read are converted once."""
+"""An optimization for reduced precision: tokens that many matrix products read are converted once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def cast_for_autocast(tokens: Tensor) -> Tensor:
     """Return the tokens in autocast's precision; unchanged without autocast or with gradients.
 
-    Otherwise autocast converts them again for every matrix product. With gradients it must, because their gradients
-    are then summed in float32.
+    Otherwise autocast would convert them again for every matrix product. With gradients it has to, so that the
+    gradients are summed in float32.
     """
     device = tokens.device.type
     if torch.is_grad_enabled() or not torch.is_autocast_enabled(device):

@@ -1,4 +1,4 @@
-"""Box arithmetic on tensors whose last dimension is 4."""
+"""Box operations on tensors whose last dimension is 4."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ EPS = 1e-6
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Centre and size to the top-left and bottom-right corners."""
+    """Convert boxes from cx, cy, w, h to x1, y1, x2, y2."""
     center, size = boxes.split(2, dim=-1)
     return torch.cat([center - size / 2, center + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """The top-left and bottom-right corners to centre and size."""
+    """Convert boxes from x1, y1, x2, y2 to cx, cy, w, h."""
     low, high = boxes.split(2, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU of boxes x1, y1, x2, y2 (Rezatofighi et al. 2019, algorithm 1), -1..1.
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the GIoU, -1..1, of boxes x1, y1, x2, y2 (Rezatofighi et al. 2019, algorithm 1).
 
-    a, b: (..., 4), broadcast against each other; empty boxes give no division by zero.
+    Args:
+        a: (..., 4). Empty boxes do not cause a division by zero.
+        b: (..., 4), broadcast against `a`.
     """
     union, overlap = _union_and_overlap(a, b)
     low = torch.minimum(a[..., :2], b[..., :2])

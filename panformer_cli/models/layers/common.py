@@ -1,4 +1,4 @@
-"""Small pieces that several parts of a model share."""
+"""Small functions that several parts of a model share."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ LevelShapes = list[tuple[int, int]]
 
 
 def may_be_true(mask: Tensor) -> bool:
-    """Return False if no element is True and reading them costs nothing: on a CPU, in eager mode. True otherwise."""
+    """Return False if no element is True and this is cheap to check (on a CPU, in eager mode); True otherwise."""
     return mask.device.type != "cpu" or torch.compiler.is_compiling() or bool(mask.any())
 
 
 def is_eager_inference_on_cpu(tokens: Tensor) -> bool:
-    """Return whether tricks for CPUs apply: no gradients are wanted, and no compiler or exporter traces the sizes."""
+    """Return whether optimizations for CPUs apply: no gradients, and no compiler or exporter that traces the sizes."""
     return tokens.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Return log(x / (1 - x)) of values in 0..1, numerator and denominator at least `eps` (spec, section 5)."""
+    """Return log(x / (1 - x)) for x in 0..1, both clamped to at least `eps` (docs/model.md, "Location decoder")."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 def xavier_matrices(module: nn.Module) -> None:
-    """Initialize every weight of two or more dimensions below `module` with Xavier uniform; others are kept."""
+    """Initialize all parameters of `module` with two or more dimensions with Xavier uniform; keep the others."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

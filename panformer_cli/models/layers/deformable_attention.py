@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Deformable DETR, equation 3; spec, section 4)."""
+"""Multi-scale deformable attention (Deformable DETR, equation 3; docs/model.md, "Encoder")."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from panformer_cli.models.layers.token_linear import TokenLinear
 
 
 class DeformableAttention(nn.Module):
-    """Every query looks at a few points around its reference, on every level.
+    """Attention of each query to a few sampling points around its reference, on every level.
 
-    dim: channels (C). heads, levels, points: as in the paper. `sampling` does the inner step.
+    Args:
+        dim: number of channels (C).
+        heads: number of attention heads.
+        levels: number of feature levels.
+        points: number of sampling points per head and level.
+        sampling: implementation of the inner step.
     """
 
     def __init__(
@@ -31,7 +36,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = TokenLinear(dim, dim)
 
     def reset_parameters(self) -> None:
-        """Spec, section 4: offsets on a ring, uniform weights, xavier projections."""
+        """Initialize offsets on a ring, uniform weights and Xavier projections (docs/model.md, "Initialization")."""
         angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().max(-1, keepdim=True).values  # (heads, 2)
@@ -49,12 +54,15 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Tensor, references: Tensor, memory: Tensor, shapes: LevelShapes, padding_mask: Tensor
     ) -> Tensor:
-        """
-        query: (B, Q, C), position added.
-        references: (B, Q, levels, 2) points x, y, or (B, Q, levels, 4) boxes cx, cy, w, h; 0..1 of each padded level.
-        memory: (B, L, C) tokens of all levels; `shapes` their heights and widths.
-        padding_mask: (B, L) bool, True on padding, whose values count as zero.
-        Returns (B, Q, C).
+        """Return the attended values, (B, Q, C).
+
+        Args:
+            query: (B, Q, C) with the position added.
+            references: (B, Q, levels, 2) points x, y, or (B, Q, levels, 4) boxes cx, cy, w, h, in 0..1 of each padded
+                level.
+            memory: (B, L, C) tokens of all levels.
+            shapes: height and width of each level.
+            padding_mask: (B, L) bool, True on padding, where the values are zero.
         """
         locations, weights = self.sampling_locations(query, references, shapes)
         projected: Tensor = self.output_proj(
@@ -63,7 +71,7 @@ class DeformableAttention(nn.Module):
         return projected
 
     def values(self, memory: Tensor, padding_mask: Tensor) -> Tensor:
-        """What is sampled: (B, L, heads, D), of a memory (B, L, C); 0 on the padding (B, L)."""
+        """Return the values to sample, (B, L, heads, D), from a memory (B, L, C). They are 0 on padding (B, L)."""
         projected = self.value_proj(memory)
         if may_be_true(padding_mask):
             projected = projected.masked_fill_(padding_mask[..., None], 0.0)
@@ -71,9 +79,9 @@ class DeformableAttention(nn.Module):
         return values
 
     def sampling_locations(self, query: Tensor, references: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
-        """Where the queries (B, Q, C) look, (B, Q, heads, levels, points, 2), and with which weights, without the 2.
+        """Return the sampling locations, (B, Q, heads, levels, points, 2), and the attention weights, without the 2.
 
-        Both are float32 under autocast too: bfloat16 has but 256 places along a side.
+        Both are float32, under autocast too, because bfloat16 can only represent 256 locations along a side.
         """
         offsets = rearrange(self.sampling_offsets(query), "b q (h lpxy) -> b q h lpxy", h=self.heads)
         weights = rearrange(self.attention_weights(query), "b q (h lp) -> b q h lp", h=self.heads)
@@ -81,24 +89,27 @@ class DeformableAttention(nn.Module):
         return locations, rearrange(weights.float().softmax(-1), "b q h (l p) -> b q h l p", l=self.levels)
 
     def _locations(self, references: Tensor, offsets: Tensor, shapes: LevelShapes) -> Tensor:
-        """(B, Q, heads, levels, points, 2) in 0..1: offsets count cells around a point, or half sizes of a box.
+        """Return sampling locations in 0..1, (B, Q, heads, levels, points, 2).
 
-        offsets: (B, Q, heads, levels * points * 2). The rest is repeated to rows of that length, because arithmetic on
-        pairs of x and y takes several times as long.
+        The unit of an offset is a cell for point references, and a fraction of half the size for boxes. References
+        are repeated to rows of the length of `offsets`, because arithmetic on pairs of x and y is several times slower.
+
+        Args:
+            offsets: (B, Q, heads, levels * points * 2).
         """
         references = references.repeat_interleave(self.points, 2)  # (B, Q, levels * points, 2 or 4)
-        centres = references[..., :2].flatten(2)[:, :, None]
+        centers = references[..., :2].flatten(2)[:, :, None]
         if references.shape[-1] == 4:
-            locations = centres + offsets / self.points * references[..., 2:].flatten(2)[:, :, None] * 0.5
+            locations = centers + offsets / self.points * references[..., 2:].flatten(2)[:, :, None] * 0.5
         else:
-            locations = torch.addcdiv(centres, offsets, self._cells(shapes, offsets))
+            locations = torch.addcdiv(centers, offsets, self._cells(shapes, offsets))
         return rearrange(locations, "b q h (l p xy) -> b q h l p xy", l=self.levels, p=self.points)
 
     def _cells(self, shapes: LevelShapes, like: Tensor) -> Tensor:
-        """Return width and height of each level for each of its points, (levels * points * 2,).
+        """Return the width and height of each level for each of its points, (levels * points * 2,).
 
-        They are filled in one by one: a tensor copied from a list would wait for the GPU, and an exported graph would
-        fix the sizes.
+        They are filled in one by one. Copying a tensor made from a list would synchronize with the GPU, and an exported
+        graph would contain fixed sizes.
         """
         sides = [like.new_full((1, 1), side) for height, width in shapes for side in (width, height)]
         return torch.cat(sides).view(self.levels, 1, 2).expand(-1, self.points, -1).flatten()

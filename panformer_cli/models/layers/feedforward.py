@@ -1,4 +1,4 @@
-"""The feed-forward of transformer layers."""
+"""The feed-forward network of transformer layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from panformer_cli.models.layers.token_linear import TokenLinear
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, Linear with dropout after both (spec, section 4). The residual is the caller's."""
+    """Linear, ReLU, Linear with dropout after both (docs/model.md, "Encoder"), without the residual."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, C) -> (B, L, C)."""
+        """Return (B, L, C) tokens for (B, L, C) tokens."""
         hidden = self.dropout(self.linear1(tokens).relu_())
         output: Tensor = self.dropout(self.linear2(hidden))
         return output

@@ -1,4 +1,4 @@
-"""The loss functions themselves, on plain tensors."""
+"""Loss functions on plain tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ DICE_EPS = 1e-6
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid focal loss of every element (Lin et al. 2017, equation 5), same shape as `logits`.
+    """Return the sigmoid focal loss of every element, in the shape of `logits` (Lin et al. 2017, equation 5).
 
-    targets: 0 or 1, float, the shape of `logits`.
+    Args:
+        logits: any shape.
+        targets: 0 or 1, float, in the shape of `logits`.
     """
     probability = logits.sigmoid()
     wrong = torch.where(targets > 0, 1 - probability, probability)
@@ -23,9 +25,11 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def dice_loss(masks: Tensor, targets: Tensor) -> Tensor:
-    """1 - 2 sum(p t) / (sum(p^2) + eps + sum(t^2) + eps) (paper, equation 5; spec, section 8).
+    """Return 1 - 2 sum(p t) / (sum(p^2) + eps + sum(t^2) + eps), (..., N) (paper, equation 5; docs/model.md, "Losses").
 
-    masks: (..., N, H, W), 0 or more. targets: (N, H, W), 0..1. Returns (..., N).
+    Args:
+        masks: (..., N, H, W), 0 or more.
+        targets: (N, H, W), 0..1.
     """
     common = torch.einsum("...nhw,nhw->...n", masks, targets)
     squares = masks.square().sum((-2, -1)) + DICE_EPS + targets.square().sum((-2, -1)) + DICE_EPS
@@ -33,9 +37,9 @@ def dice_loss(masks: Tensor, targets: Tensor) -> Tensor:
 
 
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., H, W) float bilinearly to (..., *size); any leading shape, also an empty one."""
+    """Resize (..., H, W) float masks bilinearly to (..., *size). There may be no masks."""
     if masks.numel() == 0:
-        # Still a function of `masks`: every parameter gets its (zero) gradient, which DDP waits for.
+        # Still a function of `masks`, so that every parameter gets a (zero) gradient, as DDP requires.
         return masks.sum() + masks.new_zeros(*masks.shape[:-2], *size)
     flat = masks.reshape(1, -1, *masks.shape[-2:])
     return F.interpolate(flat, size=size, mode="bilinear", align_corners=False).reshape(*masks.shape[:-2], *size)

@@ -1,4 +1,4 @@
-"""A linear layer whose classes all start at a small probability."""
+"""A linear layer for classification with a small initial probability."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from torch import nn
 
 PRIOR_PROBABILITY = 0.01
-"""Every class starts at this probability (focal loss, section 4.1)."""
+"""Initial probability of every class (focal loss paper, section 4.1)."""
 
 
 def prior_linear(dim: int, classes: int) -> nn.Linear:
-    """A class branch: its bias makes every class start at `PRIOR_PROBABILITY`."""
+    """Return a classification layer whose bias gives every class the initial probability `PRIOR_PROBABILITY`."""
     branch = nn.Linear(dim, classes)
     nn.init.constant_(branch.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
     return branch

@@ -1,8 +1,8 @@
-"""A speed trick for CPUs: a linear layer over many tokens that runs as the 1x1 convolution that it equals.
+"""An optimization for CPUs: a linear layer over many tokens that runs as the equivalent 1x1 convolution.
 
-PyTorch gives linears to MKL and convolutions to oneDNN, which is about twice as fast in float32 on processors that are
-not Intel's. Measured on an AMD CPU (docs/performance.md): a feed-forward of the encoder takes 57 ms instead of 121 ms,
-a 256 x 256 linear 7.2 ms instead of 15.8 ms, and a training step 0.84 of the time.
+PyTorch uses MKL for linear layers and oneDNN for convolutions. On CPUs that are not from Intel, oneDNN is about twice
+as fast in float32. Measured on an AMD CPU (docs/performance.md): a feed-forward of the encoder takes 57 ms instead of
+121 ms, a 256 x 256 linear layer 7.2 ms instead of 15.8 ms, and a training step 0.84 of the time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from panformer_cli.models.layers.common import is_eager_inference_on_cpu
 
 
 class TokenLinear(nn.Linear):
-    """`nn.Linear` over many tokens, run as a convolution on a CPU.
+    """`nn.Linear` over many tokens that runs as a convolution on a CPU.
 
-    It is a plain linear on other devices, in training at lower precision, and in graphs that are compiled or exported.
+    It runs as a plain linear layer on other devices, in training with reduced precision, and in compiled or exported
+    graphs.
     """
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L, in) -> (B, L, out)."""
+        """Return (B, L, out) for tokens (B, L, in)."""
         if tokens.device.type != "cpu" or tokens.numel() == 0 or torch.compiler.is_compiling():
             return super().forward(tokens)
         if not torch.is_grad_enabled():
@@ -35,7 +36,7 @@ class TokenLinear(nn.Linear):
         return output
 
     def transposed(self, tokens: Tensor) -> Tensor:
-        """(B, L, in) -> (B, out, L), contiguous where products that sum over `out` read it faster so."""
+        """Return (B, out, L) for (B, L, in), contiguous where that makes matrix products that sum over `out` faster."""
         if is_eager_inference_on_cpu(tokens) and tokens.dtype != torch.float32:
             assert self.bias is not None
             weight, bias = self.weight.to(tokens.dtype), self.bias.to(tokens.dtype)[:, None]
@@ -45,12 +46,12 @@ class TokenLinear(nn.Linear):
 
 
 class _TokenConvolution(torch.autograd.Function):
-    """A linear over tokens whose three matrix products are all convolutions."""
+    """A linear layer over tokens whose forward and backward matrix products are convolutions."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(tokens, weight)
-        # `.data`, because a view returned from here could not be changed in place.
+        # `.data`, because a view returned from here could not be modified in place.
         return _convolve(tokens, weight, bias).data
 
     @staticmethod
@@ -67,18 +68,18 @@ class _TokenConvolution(torch.autograd.Function):
 
 
 ROWS = 16
-"""Images of a convolution from which PyTorch uses oneDNN for its backward pass on one thread too."""
+"""Minimum batch size for which PyTorch uses oneDNN in a convolution's backward pass on one thread too."""
 
 
 def _is_full_precision(tokens: Tensor) -> bool:
-    """Whether matrix products of these CPU tensors are computed in float32 and oneDNN is available."""
+    """Return whether matrix products of these CPU tensors run in float32 and oneDNN is available."""
     return (
         tokens.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.is_available()
     )
 
 
 def _convolve(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, L, in) -> (B, L, out)."""
+    """Return (B, L, out) for tokens (B, L, in)."""
     images, kernel = _as_images(tokens), weight[:, :, None, None]
     if _is_full_precision(tokens):  # on one thread `conv2d` would not choose oneDNN
         row: Tensor = torch.mkldnn_convolution(images, kernel, bias, [0, 0], [1, 1], [1, 1], 1)
@@ -88,7 +89,7 @@ def _convolve(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _weight_gradient(tokens: Tensor, gradient: Tensor) -> Tensor:
-    """(B, L, in) and (B, L, out) to (out, in): a convolution of `ROWS` equal images, a matrix product for the rest."""
+    """Return (out, in) for (B, L, in) and (B, L, out): a convolution over `ROWS` images, a product for the rest."""
     tokens, gradient = tokens.flatten(0, 1), gradient.flatten(0, 1)
     even = len(tokens) // ROWS * ROWS
     total = gradient[even:].t() @ tokens[even:]
@@ -105,5 +106,5 @@ def _weight_gradient(tokens: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _as_images(tokens: Tensor) -> Tensor:
-    """(B, L, C) as images (B, C, 1, L), channels last in memory as tokens are."""
+    """Return (B, L, C) as images (B, C, 1, L), channels last in memory like the tokens."""
     return tokens.transpose(1, 2)[:, :, None]

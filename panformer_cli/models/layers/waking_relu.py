@@ -1,4 +1,4 @@
-"""A ReLU whose gradient can raise negative inputs (spec, section 11)."""
+"""A ReLU whose gradient can raise negative inputs (docs/model.md, "Dead masks")."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def relu(x: Tensor, waking_slope: float) -> Tensor:
-    """Return the ReLU of `x`, with a gradient below zero.
+    """Return the ReLU of `x`, with a gradient for negative inputs too.
 
     A mask that is 0 on all of its target has no gradient through a plain ReLU and never recovers. Here, a gradient that
-    would raise a negative `x` is multiplied by `waking_slope` instead of dropped. One that would lower it further is
-    dropped as usual: the loss would not change, and the weights would drift without limit. The value is that of a plain
-    ReLU, so inference is the published computation.
+    would raise a negative `x` is multiplied by `waking_slope` instead of dropped. A gradient that would lower it is
+    dropped as usual, because the loss would not change and the weights would drift without limit. The value is that of
+    a plain ReLU, so inference does not change.
     """
     if waking_slope == 0 or not torch.is_grad_enabled():
         return F.relu(x)

@@ -1,4 +1,4 @@
-"""From settings to a Panoptic SegFormer: the only place where its settings become arguments of layers."""
+"""Build a Panoptic SegFormer. Only this module converts settings to arguments of layers."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from panformer_cli.models.panoptic_segformer.neck import Neck
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 
 LEVELS = 4
-"""C3, C4, C5 and the neck's coarser one."""
+"""C3, C4, C5 and the additional level of the neck."""
 
 
 def build(
     settings: PanopticSegFormerSettings, inference: MergingSettings, categories: CategoryTable, sampling: SamplingName
 ) -> PanopticSegFormer:
-    """Return a freshly initialized model (spec, sections 4 and 5).
+    """Return a newly initialized model (docs/model.md, "Initialization").
 
     Args:
-        sampling: implementation of deformable attention's sampling.
+        sampling: implementation of the sampling of deformable attention.
 
     Raises:
-        PanformerError: the backbone does not suit, or the sampling cannot be used here.
+        PanformerError: the backbone is not suitable, or this sampling cannot be used on this machine.
     """
     backbone = build_backbone(settings.backbone, settings.drop_path, settings.frozen_stages, settings.frozen_batch_norm)
     return PanopticSegFormer(

@@ -1,4 +1,4 @@
-"""All losses of one forward pass (spec, section 8)."""
+"""The losses of one forward pass (docs/model.md, "Losses")."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panformer_cli.models.base import LossCounts
-from panformer_cli.models.layers.boxes import cxcywh_to_xyxy, generalised_iou
+from panformer_cli.models.layers.boxes import cxcywh_to_xyxy, generalized_iou
 from panformer_cli.models.layers.losses import dice_loss, focal_loss, resize_masks
-from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, Match, Things, match_masks, without_waiting
+from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, Match, Things, copy_without_sync, match_masks
 from panformer_cli.models.panoptic_segformer.output import TrainingOutput
 
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0
@@ -18,9 +18,10 @@ STUFF_CLASS_WEIGHT = 4.0
 
 
 class PanopticCriterion:
-    """Losses of a `TrainingOutput`: each is averaged over images, so that processes of a step may simply be averaged.
+    """The losses of a `TrainingOutput`, averaged over images, so that those of several processes can be averaged too.
 
-    num_things: thing classes of the data set.
+    Args:
+        num_things: number of thing classes in the data set.
     """
 
     def __init__(self, num_things: int) -> None:
@@ -29,7 +30,7 @@ class PanopticCriterion:
     def __call__(
         self, output: TrainingOutput, targets: list[ImageTargets], matches: list[Match], counts: LossCounts
     ) -> dict[str, Tensor]:
-        """Weighted losses by name, `<term>/<layer>`: their sum is what is minimised.
+        """Return the weighted losses by name, `<term>/<layer>`. Training minimizes their sum.
 
         Terms: location_class, location_l1, location_giou (after each location layer); thing_mask, stuff_mask (each
         block, then the tail); stuff_class (each stuff block).
@@ -49,18 +50,18 @@ class PanopticCriterion:
         return {name: value * scales[name.split("/")[0]] for name, value in losses.items()}
 
     def _location_losses(self, output: TrainingOutput, image: int, things: Things, match: Match) -> dict[str, Tensor]:
-        """Sums over the queries of one image, (layers,) a term."""
+        """Return the sums over the queries of one image, (layers,) per term."""
         logits = output.location.class_logits[:, image].float()  # (layers, Q, things)
         boxes = output.location.boxes[:, image].float()
         layer = torch.arange(len(logits), device=logits.device)[:, None]
-        wanted = torch.zeros_like(logits)
-        wanted[layer, match.queries, things.labels[match.objects]] = 1.0
+        class_targets = torch.zeros_like(logits)
+        class_targets[layer, match.queries, things.labels[match.objects]] = 1.0
         matched = boxes[layer, match.queries]  # (layers, n, 4)
         pixels = cxcywh_to_xyxy(matched) * things.size
-        overlap = generalised_iou(pixels, things.boxes[match.objects])
+        overlap = generalized_iou(pixels, things.boxes[match.objects])
         return {
-            "location_class": focal_loss(logits, wanted).sum((1, 2)),
-            "location_l1": (matched - things.normalised_boxes[match.objects]).abs().sum((1, 2)),
+            "location_class": focal_loss(logits, class_targets).sum((1, 2)),
+            "location_l1": (matched - things.normalized_boxes[match.objects]).abs().sum((1, 2)),
             "location_giou": (1 - overlap).sum(1),
         }
 
@@ -80,31 +81,32 @@ class PanopticCriterion:
 
     def _stuff_losses(self, output: TrainingOutput, image: int, target: ImageTargets) -> dict[str, Tensor]:
         logits = output.stuff_logits[:, image].float()  # (blocks, stuff)
-        kinds = sorted({label for label in target.labels if label >= self.num_things})
-        present = without_waiting(torch.tensor(kinds, dtype=torch.int64), logits.device) - self.num_things
-        wanted = torch.zeros_like(logits)
-        wanted.index_fill_(1, present, 1.0)
+        labels = sorted({label for label in target.labels if label >= self.num_things})
+        present = copy_without_sync(torch.tensor(labels, dtype=torch.int64), logits.device) - self.num_things
+        class_targets = torch.zeros_like(logits)
+        class_targets.index_fill_(1, present, 1.0)
         masks = torch.stack([mask[image, present] for mask in output.stuff.masks]).float()
+        target_masks = _on_canvas(_stuff_masks(target.masks, target.labels, labels), output.canvas)
         return {
-            "stuff_mask": _mask_loss(masks, _on_canvas(_regions(target.masks, target.labels, kinds), output.canvas)),
-            "stuff_class": focal_loss(logits, wanted).sum(1),
+            "stuff_mask": _mask_loss(masks, target_masks),
+            "stuff_class": focal_loss(logits, class_targets).sum(1),
         }
 
 
-def _regions(masks: Tensor, labels: list[int], kinds: list[int]) -> Tensor:
-    """(N, H, W) to (kinds, H, W): a class that was annotated in several segments is one region all the same."""
-    places = [[place for place, label in enumerate(labels) if label == kind] for kind in kinds]
-    regions = [torch.stack([masks[place] for place in of_kind]).any(0) for of_kind in places]
-    return torch.stack(regions) if regions else masks[:0]
+def _stuff_masks(masks: Tensor, labels: list[int], stuff_labels: list[int]) -> Tensor:
+    """Return one mask per stuff label, (n, H, W), from the masks of all segments, (N, H, W)."""
+    indices = [[index for index, label in enumerate(labels) if label == stuff] for stuff in stuff_labels]
+    merged = [torch.stack([masks[index] for index in of_label]).any(0) for of_label in indices]
+    return torch.stack(merged) if merged else masks[:0]
 
 
 def thing_share(counts: LossCounts) -> float:
-    """Return the weight of the thing and location losses, 0..1; stuff losses get the rest (spec, section 8)."""
+    """Return the balance of thing and location losses, 0..1. Stuff losses get the rest (docs/model.md, "Losses")."""
     return max(counts.things, 1.0) / (max(counts.things, 1.0) + max(counts.stuff, 1.0))
 
 
 def _scales(counts: LossCounts, images: int) -> dict[str, float]:
-    """Weight, normalization and balance of every term."""
+    """Return the product of weight, normalization and balance for each term."""
     share = thing_share(counts)
     thing = share / max(counts.things, 1.0) / images
     stuff = (1 - share) / max(counts.stuff, 1.0) / images
@@ -119,12 +121,12 @@ def _scales(counts: LossCounts, images: int) -> dict[str, float]:
 
 
 def _mask_loss(masks: Tensor, targets: Tensor) -> Tensor:
-    """Dice at twice the masks' size: (layers, n, h, w) and (n, H, W) to (layers,)."""
+    """Return the dice loss at twice the size of the masks, (layers,), for (layers, n, h, w) and (n, H, W)."""
     size = (2 * masks.shape[-2], 2 * masks.shape[-1])
     return dice_loss(resize_masks(masks, size), resize_masks(targets, size)).sum(1)
 
 
 def _on_canvas(masks: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """(n, H, W) bool to (n, *canvas) float, zero on the padding."""
+    """Return (n, H, W) bool masks as (n, *canvas) float, zero on the padding."""
     height, width = masks.shape[-2:]
     return F.pad(masks.float(), (0, canvas[1] - width, 0, canvas[0] - height))

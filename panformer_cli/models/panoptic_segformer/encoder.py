@@ -1,4 +1,4 @@
-"""The transformer encoder over the tokens of all levels (spec, section 4)."""
+"""The transformer encoder over the tokens of all levels (docs/model.md, "Encoder")."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from panformer_cli.models.layers.position_encoding import sine_position_encoding
 
 @dataclass
 class Memory:
-    """The image as the decoders see it.
+    """The encoder's output, which the decoders read.
 
-    tokens: (B, L, C), the levels one after the other, row by row.
-    shapes: height and width of each level; L is the sum of their products.
-    padding_mask: (B, L) bool, True on padding.
-    valid_ratios: (B, levels, 2), the share of each level's width and height that is image.
+    Attributes:
+        tokens: (B, L, C), the levels concatenated, row by row.
+        shapes: height and width of each level. L is the sum of their products.
+        padding_mask: (B, L) bool, True on padding.
+        valid_ratios: (B, levels, 2), the share of each level's width and height that is not padding.
     """
 
     tokens: Tensor
@@ -32,7 +33,7 @@ class Memory:
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, each with residual and LayerNorm after it."""
+    """Deformable self-attention and feed-forward, each followed by a residual and LayerNorm."""
 
     def __init__(self, attention: DeformableAttention, feedforward: FeedForward, dim: int, dropout: float) -> None:
         super().__init__()
@@ -43,7 +44,12 @@ class DeformableEncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
-        """position: (B, L, C); references: (B, L, levels, 2). Returns the new tokens (B, L, C)."""
+        """Return the new tokens, (B, L, C).
+
+        Args:
+            position: (B, L, C) position encoding.
+            references: (B, L, levels, 2), in 0..1 of each padded level.
+        """
         tokens, shapes, padding_mask = memory.tokens, memory.shapes, memory.padding_mask
         if is_eager_inference_on_cpu(tokens):  # the same computation, faster
             return attend_in_chunks(self.attention, self.update, tokens, position, references, shapes, padding_mask)
@@ -51,7 +57,7 @@ class DeformableEncoderLayer(nn.Module):
         return self.update(tokens, attended)
 
     def update(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Return the tokens after residuals, norms and feed-forward; all are (B, L, C)."""
+        """Return the tokens after residuals, norms and feed-forward. All tensors are (B, L, C)."""
         tokens = self.norm1(tokens + self.dropout(attended))
         updated: Tensor = self.norm2(tokens + self.feedforward(tokens))
         return updated
@@ -60,7 +66,9 @@ class DeformableEncoderLayer(nn.Module):
 class DeformableEncoder(nn.Module):
     """Flattens the levels to tokens and refines them.
 
-    dim: channels (C). levels: how many feature levels come in.
+    Args:
+        dim: number of channels (C).
+        levels: number of feature levels.
     """
 
     def __init__(self, layers: list[DeformableEncoderLayer], dim: int, levels: int) -> None:
@@ -73,7 +81,12 @@ class DeformableEncoder(nn.Module):
             layer.attention.reset_parameters()
 
     def forward(self, features: list[Tensor], padding_mask: Tensor) -> Memory:
-        """features: one (B, C, H, W) a level; padding_mask: (B, height, width) bool of the images."""
+        """Return the refined tokens.
+
+        Args:
+            features: one (B, C, H, W) tensor per level.
+            padding_mask: (B, height, width) bool of the images, True on padding.
+        """
         shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         masks = [resize_padding_mask(padding_mask, shape) for shape in shapes]
         memory = Memory(
@@ -89,20 +102,20 @@ class DeformableEncoder(nn.Module):
         return memory
 
     def position(self, masks: list[Tensor]) -> Tensor:
-        """(B, L, C): sine code of the cell plus the learned vector of its level."""
+        """Return the sine encoding of every cell plus the learned vector of its level, (B, L, C)."""
         codes = [sine_position_encoding(mask, self.level_embedding.shape[1]).flatten(1, 2) for mask in masks]
         return torch.cat([code + level for code, level in zip(codes, self.level_embedding, strict=True)], dim=1)
 
 
 def resize_padding_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, height, width) bool to (B, *shape) bool, nearest neighbour (spec, section 2)."""
+    """Resize a padding mask (B, height, width) to (B, *shape), nearest neighbor (docs/model.md, "Input")."""
     return F.interpolate(padding_mask[:, None].float(), size=shape, mode="nearest")[:, 0] > 0.5
 
 
 def reference_points(shapes: LevelShapes, valid_ratios: Tensor) -> Tensor:
-    """Cell centres as points of every level: (B, L, levels, 2), x and y in 0..1 of each padded level.
+    """Return the cell centers as points on every level, (B, L, levels, 2), x and y in 0..1 of each padded level.
 
-    A centre is measured on the valid part of its own level and then placed on the valid part of the others.
+    A center is relative to the valid part of its own level, and then scaled to the valid part of the others.
     """
     points = []
     for level, (height, width) in enumerate(shapes):
@@ -112,14 +125,14 @@ def reference_points(shapes: LevelShapes, valid_ratios: Tensor) -> Tensor:
             indexing="ij",
         )
         valid = valid_ratios[:, level, :, None, None]  # (B, 2, 1, 1)
-        # Width and height stay plain numbers: to copy a tensor of them to a GPU is to wait for it.
+        # Width and height stay Python numbers: copying a tensor of them to a GPU would synchronize.
         point = torch.stack([x / (valid[:, 0] * width), y / (valid[:, 1] * height)], -1)
         points.append(point.flatten(1, 2))
     return torch.cat(points, 1)[:, :, None] * valid_ratios[:, None]
 
 
 def _valid_ratio(mask: Tensor) -> Tensor:
-    """(B, H, W) padding mask of a level to (B, 2): valid share of the width and of the height."""
+    """Return the valid share of the width and of the height, (B, 2), of a padding mask (B, H, W)."""
     width = (~mask[:, 0, :]).sum(1) / mask.shape[2]
     height = (~mask[:, :, 0]).sum(1) / mask.shape[1]
     return torch.stack([width, height], -1)

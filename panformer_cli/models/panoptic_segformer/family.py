@@ -1,4 +1,4 @@
-"""Panoptic SegFormer as a model family: its settings, its published weights, and how a model is built."""
+"""Panoptic SegFormer as a model family: its settings, its published weights, and the construction of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PanopticSegFormerFamily:
-    """A `families.Family`."""
+    """Panoptic SegFormer: implements `families.Family`."""
 
     model_settings = PanopticSegFormerSettings
     inference_settings = MergingSettings
@@ -31,19 +31,19 @@ class PanopticSegFormerFamily:
         categories: CategoryTable,
         sampling: SamplingName,
     ) -> PanopticModel:
-        """Return a freshly initialized model."""
+        """Return a newly initialized model."""
         from panformer_cli.models.panoptic_segformer.build import build
 
         return build(model, inference, categories, sampling)
 
     def official_format(self) -> OfficialFormat:
-        """Return the names of the authors' checkpoints."""
+        """Return the format of the official checkpoints."""
         from panformer_cli.models.panoptic_segformer.official.checkpoint import OfficialPanopticSegFormer
 
         return OfficialPanopticSegFormer()
 
     def tuning_cache(self, prediction: MergedPrediction, sample: Sample) -> TuningCache:
-        """Return the pixels of an image, grouped by the candidates that claim them."""
+        """Return the pixels of an image, grouped by the candidates that cover them."""
         from panformer_cli.models.panoptic_segformer.merge_cache import cache_of
 
         return cache_of(prediction.candidates, sample, prediction.settings.lowest_score_threshold)

@@ -1,4 +1,4 @@
-"""Where and what the things are: boxes and classes, layer by layer (paper, section 3.3; spec, section 5)."""
+"""The location decoder: boxes and classes of things (paper, section 3.3; docs/model.md, "Location decoder")."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from panformer_cli.models.panoptic_segformer.encoder import Memory
 
 @dataclass
 class LocationOutput:
-    """What the location decoder says of every query, after each of its layers.
+    """The predictions for all queries, after each layer.
 
-    class_logits: (layers, B, Q, things), before the sigmoid.
-    boxes: (layers, B, Q, 4), cx, cy, w, h in 0..1 of the image without padding.
-    queries: (B, Q, C), the last layer's output.
+    Attributes:
+        class_logits: (layers, B, Q, things), before the sigmoid.
+        boxes: (layers, B, Q, 4), cx, cy, w, h in 0..1 of the image without padding.
+        queries: (B, Q, C), the last layer's output.
     """
 
     class_logits: Tensor
@@ -29,7 +30,7 @@ class LocationOutput:
 
 
 class LocationDecoderLayer(nn.Module):
-    """Self-attention, deformable cross-attention, feed-forward; each with residual and LayerNorm after it."""
+    """Self-attention, deformable cross-attention and feed-forward, each followed by a residual and LayerNorm."""
 
     def __init__(self, attention: DeformableAttention, feedforward: FeedForward, dim: int, dropout: float) -> None:
         super().__init__()
@@ -42,9 +43,16 @@ class LocationDecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, position: Tensor, references: Tensor, memory: Memory) -> Tensor:
-        """queries, position: (B, Q, C); references: (B, Q, levels, 2 or 4). Returns (B, Q, C)."""
-        placed = queries + position
-        attended, _ = self.self_attention(placed, placed, queries, need_weights=False)
+        """Return the new queries, (B, Q, C).
+
+        Args:
+            queries: (B, Q, C).
+            position: (B, Q, C) query position.
+            references: (B, Q, levels, 2 or 4), in 0..1 of each padded level.
+            memory: output of the encoder.
+        """
+        positioned = queries + position
+        attended, _ = self.self_attention(positioned, positioned, queries, need_weights=False)
         queries = self.norm1(queries + self.dropout(attended))
         attended = self.cross_attention(
             queries + position, references, memory.tokens, memory.shapes, memory.padding_mask
@@ -55,9 +63,12 @@ class LocationDecoderLayer(nn.Module):
 
 
 class LocationDecoder(nn.Module):
-    """Thing queries look for objects; every layer mends the boxes of the one before.
+    """Finds objects with thing queries. Every layer refines the boxes of the previous layer.
 
-    dim: channels (C). num_queries: Q. num_things: thing classes of the data set.
+    Args:
+        dim: number of channels (C).
+        num_queries: number of thing queries (Q).
+        num_things: number of thing classes in the data set.
     """
 
     def __init__(self, layers: list[LocationDecoderLayer], dim: int, num_queries: int, num_things: int) -> None:
@@ -66,7 +77,7 @@ class LocationDecoder(nn.Module):
         self.query_embedding = nn.Embedding(num_queries, 2 * dim)
         self.reference_points = nn.Linear(dim, 2)
         self.class_branches = nn.ModuleList([prior_linear(dim, num_things) for _ in layers])
-        # The first references are points; -2 starts their boxes at sigmoid(-2) = 0.12 of the image.
+        # The first references are points. With -2, their initial boxes have sigmoid(-2) = 0.12 of the image's sides.
         sizes = [-2.0] + [0.0] * (len(layers) - 1)
         self.box_branches = nn.ModuleList([_box_branch(dim, size) for size in sizes])
         for layer in layers:
@@ -92,7 +103,7 @@ class LocationDecoder(nn.Module):
 
 
 def _box_branch(dim: int, size: float) -> nn.Sequential:
-    """An MLP that begins by changing nothing but width and height, by `size` before the sigmoid."""
+    """Return an MLP whose initial output is 0 for x and y, and `size`, before the sigmoid, for width and height."""
     last = nn.Linear(dim, 4)
     nn.init.zeros_(last.weight)
     with torch.no_grad():
@@ -101,7 +112,7 @@ def _box_branch(dim: int, size: float) -> nn.Sequential:
 
 
 def _refine(references: Tensor, change: Tensor) -> Tensor:
-    """References (B, Q, 2 or 4) moved by `change` (B, Q, 4) in the space before the sigmoid: boxes (B, Q, 4)."""
+    """Return boxes (B, Q, 4): references (B, Q, 2 or 4) plus `change` (B, Q, 4), added before the sigmoid."""
     before = inverse_sigmoid(references)
     if before.shape[-1] == 2:
         before = nn.functional.pad(before, (0, 2))
@@ -109,6 +120,6 @@ def _refine(references: Tensor, change: Tensor) -> Tensor:
 
 
 def _on_levels(references: Tensor, valid_ratios: Tensor) -> Tensor:
-    """References in 0..1 of the image to 0..1 of each padded level: (B, Q, levels, 2 or 4)."""
+    """Convert references in 0..1 of the image to 0..1 of each padded level, (B, Q, levels, 2 or 4)."""
     ratios = valid_ratios.repeat(1, 1, references.shape[-1] // 2)  # (B, levels, 2 or 4)
     return references[:, :, None] * ratios[:, None]

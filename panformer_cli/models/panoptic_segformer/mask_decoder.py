@@ -1,4 +1,4 @@
-"""From queries to masks, by the attention maps themselves (paper, section 3.4; spec, section 6)."""
+"""The mask decoders: masks from attention maps (paper, section 3.4; docs/model.md, "Mask decoders")."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ EPS = 1e-6
 MASK_LEVELS = 3
 """The mask decoders read the levels of strides 8, 16 and 32."""
 QUERIES_AT_ONCE = 10
-"""Queries per chunk of the tail in eager inference; one query's logits at 800 x 1333 pixels are 0.7 MB."""
+"""Queries per chunk of the tail in eager inference. The logits of a query at 800 x 1333 pixels take 0.7 MB."""
 
 
 @dataclass
 class MaskOutput:
-    """What a mask decoder says of every query.
+    """The output of a mask decoder.
 
-    masks: one (B, Q, h, w) a block and a last one of the tail, values of 0 or more at stride 8, 0.5 the threshold. At
-        inference only the tail's.
-    queries: one (B, Q, C) a block.
+    Attributes:
+        masks: (B, Q, h, w) per block and then of the tail, at stride 8; values are 0 or more, the threshold is 0.5. At
+            inference only the tail's.
+        queries: (B, Q, C) per block.
     """
 
     masks: list[Tensor]
@@ -36,7 +37,7 @@ class MaskOutput:
 
 
 class StuffQueries(nn.Module):
-    """One learned query per stuff class, and the branches that say whether the class is in the image."""
+    """One learned query per stuff class, and the branches that predict whether the class is in the image."""
 
     def __init__(self, num_stuff: int, dim: int, blocks: int) -> None:
         super().__init__()
@@ -44,20 +45,23 @@ class StuffQueries(nn.Module):
         self.class_branches = nn.ModuleList([prior_linear(dim, 1) for _ in range(blocks)])
 
     def content_and_position(self) -> tuple[Tensor, Tensor]:
-        """Both (stuff, C); here the content comes first, unlike in the thing queries (spec, section 6)."""
+        """Return content and position, both (stuff, C). Unlike in thing queries, the content comes first."""
         content, position = self.embedding.weight.chunk(2, dim=1)
         return content, position
 
     def class_logits(self, block_queries: list[Tensor]) -> Tensor:
-        """(B, stuff, C) of every block to (blocks, B, stuff)."""
+        """Return class logits (blocks, B, stuff) for the queries (B, stuff, C) of each block."""
         pairs = zip(self.class_branches, block_queries, strict=True)
         return torch.stack([branch(queries).squeeze(-1) for branch, queries in pairs])
 
 
 class MaskHead(nn.Module):
-    """Attention logits of all heads and levels to one mask.
+    """Predicts one mask per query from the attention logits of all heads and levels.
 
-    heads: attention heads. levels: feature levels. waking_slope: see `waking_relu.relu`.
+    Args:
+        heads: number of attention heads.
+        levels: number of feature levels.
+        waking_slope: see `waking_relu.relu`.
     """
 
     def __init__(self, heads: int, levels: int, waking_slope: float) -> None:
@@ -67,15 +71,15 @@ class MaskHead(nn.Module):
         self.waking_slope = waking_slope
 
     def forward(self, logits: Sequence[Tensor], shapes: LevelShapes) -> Tensor:
-        """(B, heads, Q, h * w) logits of each level to (B, Q, *shapes[0]) masks of 0 or more."""
+        """Return masks (B, Q, *shapes[0]), 0 or more, for logits (B, heads, Q, h * w) of each level."""
         output_weights = self.output.weight.chunk(len(shapes), dim=1)  # (1, heads) each
         mask: Tensor = self.output.bias
         for level, part, weight, shape in zip(self.levels, logits, output_weights, shapes, strict=True):
-            # The heads are mixed by matrices that multiply from the left, so that the logits stay where they are.
+            # The heads are mixed by multiplying from the left, so that the logits need not be transposed.
             assert isinstance(level, nn.Linear)
             weights = level.weight.expand(part.shape[0], -1, -1)
             mixed = torch.baddbmm(level.bias[None, :, None], weights, part.flatten(2))  # (B, heads, Q * length)
-            # The output linear sums over levels, so it may come before the resize: one channel to enlarge, not eight.
+            # The output layer is linear, so it can precede the resize: one channel per level is enlarged, not eight.
             single = rearrange(
                 weight @ relu(mixed, self.waking_slope), "b 1 (q y x) -> b q y x", y=shape[0], x=shape[1]
             )
@@ -84,7 +88,7 @@ class MaskHead(nn.Module):
 
 
 class MaskCrossAttention(nn.Module):
-    """Queries attend to the memory; the logits are the mask. The tail has no value path."""
+    """Cross-attention from queries to the memory, whose logits give the masks. The tail has no values."""
 
     def __init__(self, dim: int, heads: int, mask_head: MaskHead, is_tail: bool = False) -> None:
         super().__init__()
@@ -98,27 +102,27 @@ class MaskCrossAttention(nn.Module):
             self.proj = nn.Linear(dim, dim)
 
     def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """What the queries (B, Q, C) gather from the memory (B, L, C): (B, Q, C). No mask is asked for."""
+        """Return the attended values, (B, Q, C), without a mask, for queries (B, Q, C) and memory (B, L, C)."""
         q, v = self._by_head(self.q(queries)), self._by_head(self.v(memory))
         if q.device.type == "cpu" and q.dtype != torch.float32:
-            # Fused attention is no faster than in float32 there; the products alone are.
+            # Fused attention is not faster than in float32 there, but the matrix products are.
             return self._projected(((q * self.scale) @ self._keys(memory)).softmax(-1).to(v.dtype) @ v)
         return self._projected(F.scaled_dot_product_attention(q, self._by_head(self.k(memory)), v))
 
     def attend_with_mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> tuple[Tensor, Tensor]:
-        """The same, and the mask (B, Q, *shapes[0]) of the logits that led to it."""
+        """Return the attended values, (B, Q, C), and the masks, (B, Q, *shapes[0])."""
         logits = self._logits(self.q(queries), self.k(memory))
         gathered = self._projected(logits.softmax(-1) @ self._by_head(self.v(memory)))
         return gathered, self.mask_head(logits.split(_lengths(shapes), dim=-1), shapes)
 
     def mask(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> Tensor:
-        """The mask alone: queries (B, Q, C), memory (B, L, C) to (B, Q, *shapes[0]).
+        """Return only the masks, (B, Q, *shapes[0]), for queries (B, Q, C) and memory (B, L, C).
 
-        Eager inference takes a few queries at a time, so that their logits stay in the cache.
+        Eager inference processes a few queries at a time, so that their logits stay in the cache.
         """
         levels = self._keys(memory).split(_lengths(shapes), dim=3)
         if levels[0].dtype != torch.float32:
-            levels = tuple(level.contiguous() for level in levels)  # once; such products would do it for every part
+            levels = tuple(level.contiguous() for level in levels)  # once, not in every product
         is_eager_inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         at_once = QUERIES_AT_ONCE if is_eager_inference else queries.shape[1]
         parts = [
@@ -128,12 +132,12 @@ class MaskCrossAttention(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _logits(self, q: Tensor, k: Tensor) -> Tensor:
-        """(B, Q, C) and (B, L, C) -> (B, heads, Q, L) before the softmax."""
+        """Return logits (B, heads, Q, L), before the softmax, for (B, Q, C) and (B, L, C)."""
         logits: Tensor = (self._by_head(q) * self.scale) @ self._by_head(k).transpose(2, 3)
         return logits
 
     def _keys(self, memory: Tensor) -> Tensor:
-        """(B, L, C) -> (B, heads, channels of a head, L)."""
+        """Return keys (B, heads, D, L) of a memory (B, L, C)."""
         return rearrange(self.k.transposed(memory), "b (h d) l -> b h d l", h=self.heads)
 
     def _by_head(self, x: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ class MaskCrossAttention(nn.Module):
 
 
 class QuerySelfAttention(nn.Module):
-    """Plain attention among the queries, one projection for query, key and value."""
+    """Self-attention of the queries, with one projection for query, key and value."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -154,7 +158,7 @@ class QuerySelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)."""
+        """Return (B, Q, C) for queries (B, Q, C)."""
         q, k, v = rearrange(self.qkv(queries), "b q (three h d) -> three b h q d", three=3, h=self.heads)
         attended = F.scaled_dot_product_attention(q, k, v)
         projected: Tensor = self.proj(rearrange(attended, "b h q d -> b q (h d)"))
@@ -162,7 +166,7 @@ class QuerySelfAttention(nn.Module):
 
 
 class MaskDecoderBlock(nn.Module):
-    """(Stuff only: self-attention,) cross-attention and MLP; each with residual and LayerNorm after it."""
+    """Self-attention (stuff only), cross-attention and MLP, each followed by a residual and LayerNorm."""
 
     def __init__(
         self, attention: MaskCrossAttention, dim: int, feedforward_dim: int, self_attention: QuerySelfAttention | None
@@ -179,7 +183,7 @@ class MaskDecoderBlock(nn.Module):
     def forward(
         self, queries: Tensor, memory: Tensor, shapes: LevelShapes, with_mask: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """queries (B, Q, C), memory (B, L, C) -> the new queries, and the block's mask (B, Q, *shapes[0]) if wanted."""
+        """Return the new queries, (B, Q, C), and the masks, (B, Q, *shapes[0]), or None without `with_mask`."""
         if self.self_attention is not None:
             queries = self.norm3(queries + self.self_attention(queries))
         if with_mask:
@@ -191,9 +195,10 @@ class MaskDecoderBlock(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Blocks that refine the queries, and a tail that only draws their masks.
+    """Blocks that refine the queries, and a tail that only predicts their masks.
 
-    mask_bias: initial bias of every block's output linear; None keeps torch's default.
+    Args:
+        mask_bias: initial bias of the last mask layer of each block and the tail; None keeps torch's default.
     """
 
     def __init__(self, blocks: list[MaskDecoderBlock], tail: MaskCrossAttention, mask_bias: float | None) -> None:
@@ -208,23 +213,27 @@ class MaskDecoder(nn.Module):
     def forward(
         self, queries: Tensor, position: Tensor | None, memory: Tensor, shapes: LevelShapes, every_mask: bool
     ) -> MaskOutput:
-        """
-        queries: (B, Q, C). position: (Q, C) added at every block's entry (it accumulates), or None.
-        memory: (B, L, C) tokens of the first levels, whose `shapes` they have.
-        every_mask: also the masks of the blocks, which training needs.
+        """Return the masks and the refined queries.
+
+        Args:
+            queries: (B, Q, C).
+            position: (Q, C), added at the start of each block and of the tail, so that it accumulates; or None.
+            memory: (B, L, C) tokens of the first levels.
+            shapes: height and width of these levels.
+            every_mask: return the masks of the blocks too, for training.
         """
         output = MaskOutput(masks=[], queries=[])
         for block in self.blocks:
             assert isinstance(block, MaskDecoderBlock)
-            queries, mask = block(_placed(queries, position), memory, shapes, every_mask)
+            queries, mask = block(_positioned(queries, position), memory, shapes, every_mask)
             output.queries.append(queries)
             if mask is not None:
                 output.masks.append(mask)
-        output.masks.append(self.tail.mask(_placed(queries, position), memory, shapes))
+        output.masks.append(self.tail.mask(_positioned(queries, position), memory, shapes))
         return output
 
 
-def _placed(queries: Tensor, position: Tensor | None) -> Tensor:
+def _positioned(queries: Tensor, position: Tensor | None) -> Tensor:
     return queries if position is None else queries + position
 
 
@@ -233,7 +242,7 @@ def _lengths(shapes: LevelShapes) -> list[int]:
 
 
 def _enlarge(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(B, Q, h, w) bilinearly to (B, Q, *shape)."""
-    if mask.shape[1] == 0:  # `interpolate` refuses it; the sum keeps it a function of `mask` for autograd
+    """Resize (B, Q, h, w) bilinearly to (B, Q, *shape)."""
+    if mask.shape[1] == 0:  # `interpolate` raises an error; the sum keeps the gradient
         return mask.sum() + mask.new_zeros(*mask.shape[:2], *shape)
     return F.interpolate(mask, size=shape, mode="bilinear", align_corners=False)

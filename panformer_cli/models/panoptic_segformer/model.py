@@ -1,4 +1,4 @@
-"""Panoptic SegFormer, whole (paper, figure 2)."""
+"""Panoptic SegFormer, the complete model (paper, figure 2)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.settings import TrainSettings
 
 SLOW_PARTS = ("backbone", "sampling_offsets", "reference_points")
-"""Parameters with one of these in their name learn at `train.slow_lr_factor` (spec, section 8)."""
+"""Parameters with one of these in their name use `train.slow_lr_factor` (docs/model.md, "Optimizer")."""
 
 
 @dataclass
 class Decoders:
-    """The parts that read the encoder's memory."""
+    """The modules that read the encoder's memory."""
 
     location: LocationDecoder
     thing_masks: MaskDecoder
@@ -40,11 +40,11 @@ class Decoders:
 
 
 class PanopticSegFormer(PanopticModel):
-    """Images to boxes, classes and masks of things and stuff. `build.build` puts the parts together.
+    """Predicts boxes, classes and masks of things and stuff. `build.build` constructs it.
 
     Args:
-        categories: of the data set.
-        top_k: (query, class) pairs whose masks are decoded at inference.
+        categories: category table of the data set.
+        top_k: number of (query, class) pairs whose masks are decoded at inference.
     """
 
     def __init__(
@@ -93,21 +93,21 @@ class PanopticSegFormer(PanopticModel):
             return self.criterion(output, targets, matches, counts)
 
     def encode(self, images: Tensor, padding_mask: Tensor) -> Memory:
-        """Return the tokens that all decoders read; arguments as in `infer`."""
+        """Return the tokens that all decoders read. The arguments are those of `infer`."""
         memory: Memory = self.encoder(self.neck(self.backbone(images)), padding_mask)
-        memory.tokens = cast_for_autocast(memory.tokens)  # nearly thirty matrix products read them
+        memory.tokens = cast_for_autocast(memory.tokens)  # read by almost thirty matrix products
         return memory
 
     def decode_masks(
         self, memory: Memory, thing_queries: Tensor, every_mask: bool
     ) -> tuple[MaskOutput, MaskOutput, Tensor]:
-        """Return the masks of the things and of the stuff, and the stuff logits (blocks, B, stuff).
+        """Return the masks of things and of stuff, and the stuff class logits, (blocks, B, stuff).
 
-        The padding is not masked out of these attentions, as published: batches of one size equal single images.
+        As published, padding is not masked out of these attentions. A batch of images of one size has no padding.
 
         Args:
             thing_queries: (B, n, C).
-            every_mask: also the masks of the blocks before the last, which training needs.
+            every_mask: return the masks of all blocks too, for training.
         """
         shapes = memory.shapes[:MASK_LEVELS]
         tokens = memory.tokens[:, : sum(height * width for height, width in shapes)]
@@ -120,30 +120,30 @@ class PanopticSegFormer(PanopticModel):
     def postprocess(
         self, output: InferenceOutput, index: int, size: tuple[int, int], settings: MergingSettings
     ) -> MergedPrediction:
-        """Return the candidates of an image, to be merged; see `PanopticModel.postprocess`."""
+        """Return the candidates of an image for merging; see `PanopticModel.postprocess`."""
         candidates = candidates_of(output, index, size, self.categories.num_things)
         return MergedPrediction(candidates, self.categories, settings)
 
     def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
-        """Return two groups: backbone, sampling offsets and reference points learn more slowly (spec, section 8)."""
+        """Return two groups: backbone, sampling offsets and reference points have a lower learning rate."""
         return split_parameters(self.named_parameters(), SLOW_PARTS, settings.slow_lr_factor)
 
     def class_rows(self) -> dict[str, range]:
-        """Return the class branches of the things and the embedding of the stuff; stuff branches serve all classes."""
+        """Return the class branches of things and the embedding of stuff. All stuff classes share their branches."""
         things = range(self.categories.num_things)
         stuff = range(self.categories.num_things, len(self.categories))
         branches = (
-            f"location_decoder.class_branches.{layer}.{kind}"
+            f"location_decoder.class_branches.{layer}.{tensor}"
             for layer in range(len(self.location_decoder.class_branches))
-            for kind in ("weight", "bias")
+            for tensor in ("weight", "bias")
         )
         return {**dict.fromkeys(branches, things), "stuff_queries.embedding.weight": stuff}
 
     def stages(self) -> dict[str, nn.Module]:
-        """Return the parts of the figure."""
+        """Return the main modules; see `PanopticModel.stages`."""
         names = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
         return {name: self.get_submodule(name) for name in names}
 
     def spread_scores(self, image: Tensor, settings: MergingSettings) -> None:
-        """Rescale the last layers of masks and classes; see `PanopticModel.spread_scores`."""
+        """Rescale the last layers for masks and classes; see `PanopticModel.spread_scores`."""
         spread_scores(self, image, settings)

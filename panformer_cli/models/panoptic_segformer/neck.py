@@ -1,4 +1,4 @@
-"""From backbone features to four levels of equal width (spec, section 3)."""
+"""The neck: from backbone features to four levels with the same channels (docs/model.md, "Neck")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GROUPS = 32
 
 
 class NeckLevel(nn.Sequential):
-    """A convolution without bias and GroupNorm; no activation."""
+    """A convolution without bias, followed by GroupNorm; no activation."""
 
     def __init__(self, in_channels: int, dim: int, kernel_size: int, stride: int) -> None:
         super().__init__()
@@ -22,9 +22,11 @@ class NeckLevel(nn.Sequential):
 
 
 class Neck(nn.Module):
-    """1x1 convolutions on C3, C4, C5 and a stride-2 3x3 one on C5.
+    """1x1 convolutions on C3, C4 and C5, and a 3x3 convolution with stride 2 on C5.
 
-    channels: of C3, C4, C5. dim: channels of every level (C).
+    Args:
+        channels: numbers of channels of C3, C4 and C5.
+        dim: number of channels of every level (C).
     """
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
@@ -35,6 +37,6 @@ class Neck(nn.Module):
         xavier_matrices(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """C3, C4, C5 (B, channels, H/8.., W/8..) to four levels (B, C, H/8.., W/8..), strides 8, 16, 32, 64."""
+        """Return four levels (B, C, h, w) at strides 8, 16, 32, 64 for C3, C4 and C5 (B, channels, h, w)."""
         inputs = [*features, features[-1]]
         return [level(feature) for level, feature in zip(self.levels, inputs, strict=True)]

@@ -1,4 +1,4 @@
-"""What the network of Panoptic SegFormer gives: in training every layer's output, at inference what merging needs."""
+"""Outputs of the network: every layer's output in training, and the input of merging at inference."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
 
 @dataclass
 class TrainingOutput:
-    """Everything that the losses need.
+    """The network's output in training, for the losses.
 
     Attributes:
         location: boxes and classes of all thing queries, after each layer.
         selected: (n,) int64 indices of the queries with a mask, one tensor per image.
-        things: masks of the selected queries, in their order; images with fewer than the most are padded at the end.
+        things: masks of the selected queries, in their order, padded at the end to the same number in all images.
         stuff: masks of the stuff queries, in the order of the stuff labels.
         stuff_logits: (blocks, B, stuff), before the sigmoid, after each stuff block.
-        canvas: height and width of the padded images, pixels; the masks cover all of it.
+        canvas: height and width of the padded images, in pixels. The masks cover all of it.
     """
 
     location: LocationOutput
@@ -33,15 +33,15 @@ class TrainingOutput:
 
 
 class InferenceOutput(NamedTuple):
-    """Scored masks of a batch: the k best (query, class) pairs, then every stuff class.
+    """The network's output at inference: scored masks of the k best (query, class) pairs and of all stuff classes.
 
     Attributes:
         labels: (B, k) int64 thing labels.
         scores: (B, k) class scores of the things, 0..1, descending.
         boxes: (B, k, 4) cx, cy, w, h in 0..1 of the image without padding.
-        masks: (B, k, h, w) at stride 8, 0 or more, 0.5 is the threshold.
+        masks: (B, k, h, w) at stride 8, 0 or more; the threshold is 0.5.
         stuff_scores: (B, stuff) class scores, 0..1.
-        stuff_masks: (B, stuff, h, w), as `masks`.
+        stuff_masks: (B, stuff, h, w), like `masks`.
     """
 
     labels: Tensor

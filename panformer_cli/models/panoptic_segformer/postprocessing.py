@@ -1,7 +1,7 @@
-"""Mask-wise merging: overlapping masks with scores become one panoptic map (paper, section 3.6; spec, section 7).
+"""Mask-wise merging of scored masks to a panoptic map (paper, section 3.6; docs/model.md, "Inference and merging").
 
-It runs on the CPU, one full-size mask at a time: a mask then stays in the cache, and memory does not grow with the
-number of candidates.
+It runs on the CPU with one full-size mask at a time, so that a mask stays in the cache, and memory does not grow with
+the number of candidates.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ Floats = npt.NDArray[np.float32]
 
 MASK_THRESHOLD = 0.5
 ROUNDING = 1.001
-"""A bound is widened by this much before anything is left out for it."""
+"""Factor on upper bounds, so that rounding cannot exclude a candidate."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Masks that compete for the pixels of one image: things first, then every stuff class.
+    """Masks that compete for the pixels of one image: things first, then all stuff classes.
 
-    labels: (n,) int64 of the category table. class_scores: (n,) 0..1.
-    masks: (n, h, w), 0 or more, as the mask decoders give them.
-    boxes: (things, 4), x1, y1, x2, y2 in pixels of the original image, clipped to it.
-    size: height and width of the original image, H and W, at which masks compete.
+    Attributes:
+        labels: (n,) int64.
+        class_scores: (n,), 0..1.
+        masks: (n, h, w), 0 or more, the output of the mask decoders.
+        boxes: (things, 4), x1, y1, x2, y2 in pixels of the original image, clipped to it.
+        size: height H and width W of the original image, at which the masks are merged.
     """
 
     labels: npt.NDArray[np.int64]
@@ -48,28 +50,29 @@ class Candidates:
     size: tuple[int, int]
 
     def enlarged(self, index: int) -> Floats:
-        """(H, W): a mask at the size of the image, bilinear."""
+        """Return a mask, resized bilinearly to the size of the image, (H, W)."""
         height, width = self.size
         return np.asarray(cv2.resize(self.masks[index], (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def binary(self, index: int) -> npt.NDArray[np.bool_]:
-        """(H, W): where candidate `index` wants to be."""
+        """Return the pixels that candidate `index` claims, (H, W)."""
         return self.enlarged(index) > MASK_THRESHOLD
 
     @cached_property
     def score_bounds(self) -> Floats:
-        """(n,): the most that each score can be.
+        """Upper bounds of the scores, (n,).
 
-        Bilinear resizing never goes beyond the largest value M of a mask, so its quality, a mean of such values over
-        count / (count + 1), is less than M; a mask with M of the threshold or less is empty.
+        Bilinear resizing never exceeds the maximum M of a mask. Its quality, a mean of such values times
+        count / (count + 1), is therefore less than M. A mask whose M is at most the threshold is empty.
         """
         most = self.masks.max(axis=(1, 2), initial=0.0) * np.float32(ROUNDING)
         return np.where(most > MASK_THRESHOLD, self.class_scores * most**2, np.float32(0))
 
     def scores(self, least: float = 0.0) -> Floats:
-        """(n,): class score x squared mean of the mask over its binary part.
+        """Return class score x squared mask quality, (n,).
 
-        least: scores that cannot reach it are not computed, and given as 0.
+        Args:
+            least: scores that cannot reach this value are not computed and are 0.
         """
         scores = np.zeros_like(self.class_scores)
         for index in np.flatnonzero((self.score_bounds >= least) & (self.score_bounds > 0)):
@@ -78,14 +81,14 @@ class Candidates:
 
 
 def _quality(mask: Floats) -> float:
-    """The mean of a mask (H, W) over its binary part, of an empty one 0; the count has 1 added, as published."""
+    """Return the sum of a mask (H, W) above the threshold / (its number of pixels + 1), as published."""
     _, kept = cv2.threshold(mask, MASK_THRESHOLD, 0.0, cv2.THRESH_TOZERO)
     return float(cv2.sumElems(kept)[0]) / (cv2.countNonZero(kept) + 1)
 
 
 @dataclass(frozen=True)
 class MergedPrediction(Prediction):
-    """Candidates, merged when the panoptic map is first asked for."""
+    """Candidates that are merged when the panoptic map is first accessed."""
 
     candidates: Candidates
     categories: CategoryTable
@@ -93,11 +96,11 @@ class MergedPrediction(Prediction):
 
     @cached_property
     def panoptic(self) -> PanopticMap:
-        """The merged map at the image's own size."""
+        """The merged map at the original image size."""
         return merge_masks(self.candidates, self.categories, self.settings)
 
     def instances(self, image_id: int | str) -> InstancePrediction:
-        """Return the thing candidates, each scored by class score x squared mask quality."""
+        """Return the thing candidates. Their score is class score x squared mask quality."""
         scores = self.candidates.scores()
         things = len(self.candidates.boxes)
         labels = self.candidates.labels[:things]
@@ -107,10 +110,13 @@ class MergedPrediction(Prediction):
 
 
 def candidates_of(output: InferenceOutput, image: int, size: tuple[int, int], num_things: int) -> Candidates:
-    """Return the candidates of one image of a batch of images of equal size, without padding.
+    """Return the candidates of one image of a batch of images of one size, without padding.
 
     Args:
-        size: height and width of the original image, to which masks and boxes are brought.
+        output: output of the network.
+        image: position of the image in the batch.
+        size: height and width of the original image, to which masks and boxes are scaled.
+        num_things: number of thing classes in the data set.
     """
     stuff_scores = output.stuff_scores[image]
     stuff_labels = torch.arange(len(stuff_scores), device=stuff_scores.device) + num_things
@@ -132,9 +138,9 @@ def _floats(tensor: Tensor) -> Floats:
 
 
 def merge_masks(candidates: Candidates, categories: CategoryTable, settings: MergingSettings) -> PanopticMap:
-    """Candidates in descending score take the pixels that are still free; what nobody takes is void.
+    """Return the panoptic map: candidates take free pixels in descending order of score, and the other pixels are void.
 
-    Things of one class are segments of their own, stuff of one class is one segment. Segment ids count from 1.
+    Every thing is a segment, and all stuff of one class is one segment. Segment ids start at 1.
     """
     scores = candidates.scores(settings.score_threshold)
     order = np.argsort(-scores, kind="stable")

@@ -1,4 +1,4 @@
-"""Which thing queries get a mask (paper, section 3.3): the best ones at inference, the matched ones in training."""
+"""Selection of the thing queries whose masks are decoded: the best at inference, the matched ones in training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class TopQueries(NamedTuple):
-    """The best (query, class) pairs of each image, descending; a query may appear with several classes.
+    """The best (query, class) pairs of each image, descending. A query can appear with several classes.
 
     Attributes:
         queries: (B, k) int64 query indices.
@@ -23,10 +23,11 @@ class TopQueries(NamedTuple):
 
 
 def select_top(class_logits: Tensor, top_k: int) -> TopQueries:
-    """Return the `top_k` best pairs, or all where there are fewer.
+    """Return the `top_k` best pairs, or all if there are fewer.
 
     Args:
         class_logits: (B, Q, things) of the last location layer, before the sigmoid.
+        top_k: number of pairs.
     """
     num_things = class_logits.shape[-1]
     scores = class_logits.float().sigmoid().flatten(1)
@@ -35,9 +36,9 @@ def select_top(class_logits: Tensor, top_k: int) -> TopQueries:
 
 
 def pad_queries(selected: list[Tensor]) -> Tensor:
-    """Return (B, most) int64: the selected indices of each image, padded with query 0.
+    """Return the selected indices of all images, padded with query 0, (B, n) int64.
 
-    The thing mask decoder treats queries one by one, so that padding is harmless.
+    Queries do not interact in the thing mask decoder, so the padding changes nothing.
     """
     most = max(len(indices) for indices in selected)
     return torch.stack([nn.functional.pad(indices, (0, most - len(indices))) for indices in selected])

@@ -1,4 +1,4 @@
-"""Settings of Panoptic SegFormer: sizes of the network, and thresholds of merging."""
+"""Settings of Panoptic SegFormer: sizes of the network, and merging thresholds."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ FAMILY = "panoptic_segformer"
 
 @dataclass(frozen=True)
 class PanopticSegFormerSettings(ModelSettings):
-    """Sizes of Panoptic SegFormer. The defaults are the published R-50 model (spec, sections 3 to 6)."""
+    """Sizes of Panoptic SegFormer. The defaults are the published R-50 model (docs/model.md)."""
 
     family: str = FAMILY
+    """Model family: `panoptic_segformer`."""
     embed_dim: int = 256
-    """Channels of every token and query (C); a multiple of `heads`, 32 and 4."""
+    """Number of channels of all tokens and queries (C). Range: a multiple of 32 and of `heads`."""
     heads: int = 8
-    """Attention heads, in every attention."""
+    """Number of heads of every attention layer. Range: 1 or more, a divisor of `embed_dim`."""
     feedforward_dim: int = 1024
-    """Hidden channels of every feed-forward and mask decoder MLP."""
+    """Number of hidden channels of all feed-forward layers and mask decoder MLPs. Range: 1 or more."""
     points: int = 4
-    """Sampling points per head and level of deformable attention."""
+    """Number of sampling points of deformable attention, per head and level. Range: 1 or more."""
     encoder_layers: int = 6
+    """Number of layers of the deformable encoder. Range: 1 or more."""
     location_layers: int = 6
+    """Number of layers of the location decoder. Range: 1 or more."""
     thing_mask_layers: int = 4
-    """Blocks of the thing mask decoder, the tail not counted."""
+    """Number of blocks of the thing mask decoder, not counting the tail. Range: 1 or more."""
     stuff_mask_layers: int = 6
-    """Blocks of the stuff mask decoder, the tail not counted."""
+    """Number of blocks of the stuff mask decoder, not counting the tail. Range: 1 or more."""
     thing_queries: int = 300
+    """Number of learned thing queries (Q): the maximum number of objects per image in training. Range: 1 or more."""
     dropout: float = 0.1
-    """In the deformable encoder and the location decoder, 0..1; the mask decoders have none."""
+    """Dropout rate of the encoder and the location decoder; the mask decoders have no dropout. Range: 0 to less than
+    1."""
     mask_bias: float | None = None
-    """Initial bias of the last mask linear; None is torch's default, as published. About +0.5 keeps random masks
-    alive."""
+    """Initial bias of the last mask layer. Null: torch's default, as published. About 0.5 keeps the masks of random
+    weights above 0 (docs/model.md, "Dead masks")."""
     mask_waking_slope: float = 0.0
-    """Below zero, the mask decoders' ReLUs pass on gradients that would raise them, times this slope. 0 is as
-    published; above 0 a mask that is 0 everywhere still learns. The forward pass does not depend on it."""
+    """Slope for negative inputs in the backward pass of the mask decoders' ReLUs, for gradients that would raise them.
+    0 is a plain ReLU, as published. Above 0, a mask that is 0 everywhere still learns. The forward pass does not change
+    (docs/model.md, "Dead masks"). Range: 0 to less than 1."""
 
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights", "mask_bias")
 
@@ -64,16 +70,17 @@ class PanopticSegFormerSettings(ModelSettings):
 
 @dataclass(frozen=True)
 class MergingSettings(InferenceSettings):
-    """Thresholds of mask-wise merging (spec, section 7)."""
+    """Thresholds of mask-wise merging (docs/model.md, "Inference and merging")."""
 
     top_k: int = 100
-    """(query, class) pairs whose thing masks are decoded."""
+    """Number of (query, class) pairs whose thing masks are decoded, per image. Range: 1 or more."""
     score_threshold: float = 0.25
-    """A segment needs class score x mask quality^2 of at least this."""
+    """Minimum score of a segment: class score times squared mask quality. Range: 0 to 1."""
     thing_overlap: float = 0.4
-    """A thing is dropped when more than this share of its mask is already taken."""
+    """Maximum share of a thing's mask that segments with higher scores may cover. A thing above it is dropped. Range: 0
+    to 1."""
     stuff_overlap: float = 0.2
-    """The same for stuff."""
+    """The same for stuff. Range: 0 to 1."""
 
     grid: ClassVar[dict[str, tuple[float, ...]]] = {
         "score_threshold": tuple(step / 20 for step in range(1, 13)),
@@ -92,5 +99,5 @@ class MergingSettings(InferenceSettings):
 
     @property
     def lowest_score_threshold(self) -> float:
-        """The lowest one that `evaluate tune` tries: it starts from these settings."""
+        """The lowest score threshold that `evaluate tune` tries when it starts from these settings."""
         return min(*self.grid["score_threshold"], self.score_threshold)

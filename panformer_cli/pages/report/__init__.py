@@ -1,1 +1,1 @@
-"""The page of an evaluation: metrics, tables to sort and filter, and images with layers."""
+"""The report of an evaluation: metrics, sortable tables, and images with layers."""

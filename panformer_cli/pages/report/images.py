@@ -1,4 +1,4 @@
-"""What the report shows of an image: its score, and in a close-up the segments of every pixel."""
+"""Images of the report: their scores, and close-ups with the segment of every pixel."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from panformer_cli.pages.base import format_number
 from panformer_cli.visualization.drawing import segment_colors
 
 LARGEST_SIDE = 1024
-"""Pixels of the longer side of a close-up; larger images are scaled down."""
+"""Maximum length of the longer side of a close-up, pixels; larger images are scaled down."""
 
 
 @dataclass(frozen=True)
 class ImageScore:
     """The results of one image.
 
-    number: its position among the images. matched, false_positives, missed: TP, FP, FN.
-    lost: the sum of 1 - IoU over the matched pairs, plus 0.5 per false positive or missed segment.
-    pq: PQ of the image alone, percent; None if there is nothing to count.
+    Attributes:
+        number: Index of the image in the evaluation.
+        file_name: File name of the image.
+        matched: TP.
+        false_positives: FP.
+        missed: FN.
+        lost: Sum of 1 - IoU over the matched pairs, plus 0.5 per false positive or missed segment.
+        pq: PQ of this image alone, percent; None without segments to count.
     """
 
     number: int
@@ -47,7 +52,7 @@ class ImageScore:
 
     @property
     def summary(self) -> str:
-        """The score in words."""
+        """PQ, TP, FP and FN as text."""
         return f"PQ {format_number(self.pq)}, TP {self.matched}, FP {self.false_positives}, FN {self.missed}"
 
 
@@ -55,7 +60,9 @@ class ImageScore:
 class Side:
     """Ground truth or prediction of an image.
 
-    runs: the map, see `map_runs`. segments: see `describe_segments`.
+    Attributes:
+        runs: The map, encoded by `map_runs`.
+        segments: The segments, from `describe_segments`.
     """
 
     runs: list[int]
@@ -66,8 +73,12 @@ class Side:
 class ImageLayers:
     """An image with a close-up.
 
-    photo: path of the image file relative to the page; "" for none.
-    size: height and width of the maps, pixels.
+    Attributes:
+        score: Results of the image.
+        photo: Path of the image file relative to the page; "" for none.
+        size: Height and width of the maps, pixels.
+        truth: Ground truth.
+        prediction: Prediction.
     """
 
     score: ImageScore
@@ -100,10 +111,10 @@ def map_runs(ids: IdMap, segments: Sequence[Segment], size: tuple[int, int]) -> 
 def describe_segments(
     record: ImageOverlap, matching: Matching, categories: CategoryTable
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return name, color, area, score, state and match of every segment, of ground truth and prediction.
+    """Return name, color, area, score, state and match of every segment of the ground truth and of the prediction.
 
-    `state` is matched, missed, false positive, ignored or crowd; `match` is the index of the partner (1 or more) and
-    0 without one. A matched prediction has the color of its partner.
+    `state` is matched, missed, false positive, ignored or crowd. `match` is the index of the matched segment (1 or
+    more), or 0. A matched prediction has the color of its ground truth segment.
     """
     truth = _side(record.truth, categories)
     prediction = _side(record.predictions, categories)

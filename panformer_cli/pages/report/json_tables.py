@@ -1,4 +1,4 @@
-"""Tables of any metrics in JSON, so that a new metric is on the page without code of its own."""
+"""Tables of arbitrary JSON metrics, so that new metrics appear on the page without extra code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _NAMES |= {"truth pngs": "Ground truth PNGs", "predicted pngs": "Predicted PNGs"
 _NAMES |= {name: name.upper() for name in ("pq", "sq", "rq", "tp", "fp", "fn", "n", "ap")}
 
 MAX_COLUMNS = 24
-"""A wider table is a matrix for programs, which metrics.json has."""
+"""Wider tables are left out; metrics.json has them."""
 
 
 def tables_of(name: str, content: Any) -> Iterator[Table]:
-    """Yield the tables of one metric or of a tree of metrics, the outer ones first.
+    """Yield the tables of one metric or of a tree of metrics, outer tables first.
 
-    An object of numbers and texts is a table of two columns. A list of such objects, or an object of them, is a table
-    with one row per object. Deeper levels have tables of their own, named after their path.
+    An object of numbers and strings becomes a table with two columns. A list or an object of such objects becomes a
+    table with one row per object. Deeper levels become separate tables, named after their path.
     """
     if isinstance(content, Mapping):
         yield from _tables_of_object(name, content)
@@ -60,7 +60,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn `{"causes": {"missed": 1}}` into `{"causes: missed": 1}`, leaving out lists other than intervals."""
+    """Return `{"causes: missed": 1}` for `{"causes": {"missed": 1}}`; lists are left out, except intervals."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):

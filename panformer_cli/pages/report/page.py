@@ -1,4 +1,4 @@
-"""The content of the page of an evaluation, and the page itself."""
+"""The content of the report page, and writing the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from panformer_cli.pages.report.images import ImageLayers, ImageScore
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Predicted segments with scores in one range: mean score, fraction that matches (both 0..1), and their number."""
+    """Predicted segments in one range of scores: mean score and matched fraction (both 0..1), and their number."""
 
     score: float
     precision: float
@@ -26,8 +26,13 @@ class CalibrationBin:
 class Section:
     """A section of the page, with a link to it in the navigation bar.
 
-    name: one word for that bar, unique on the page.
-    bars: name, bar and tooltip. diagrams: caption and bins of each reliability diagram.
+    Attributes:
+        name: One word for the navigation bar, unique on the page.
+        heading: Heading of the section.
+        text: Paragraph below the heading; "" for none.
+        bars: Name, bar and tooltip.
+        diagrams: Caption and bins of each reliability diagram.
+        tables: Tables at the end of the section.
     """
 
     name: str
@@ -45,12 +50,17 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportPage:
-    """All that the page shows.
+    """Content of the page.
 
-    facts: what was evaluated: name and value.
-    headlines: name, value and confidence interval, "" for none, of the most important metrics.
-    thumbnails: for every image in `scores`, the path of its thumbnail relative to the page; "" for none.
-    worst, best: images with a close-up, the worst or the best one first.
+    Attributes:
+        title: Heading of the page.
+        facts: Name and value of what was evaluated.
+        headlines: Name, value and confidence interval ("" for none) of the most important metrics.
+        sections: The other metrics.
+        scores: Results of every image.
+        thumbnails: Path of each image's thumbnail relative to the page, in the order of `scores`; "" for none.
+        worst: Images with a close-up, the worst first.
+        best: Images with a close-up, the best first.
     """
 
     title: str
@@ -67,7 +77,7 @@ def write_report_page(path: Path, page: ReportPage) -> None:
     """Write the page, atomically.
 
     Raises:
-        PanformerError: the file cannot be written.
+        PanformerError: The file cannot be written.
     """
     close_ups = [*page.worst, *page.best]
     content = {
@@ -79,7 +89,7 @@ def write_report_page(path: Path, page: ReportPage) -> None:
 
 
 def _layers(image: ImageLayers) -> dict[str, Any]:
-    """What `viewer.js` needs to show an image."""
+    """Return the data of an image for `viewer.js`."""
     return {
         "name": image.score.file_name,
         "photo": quote(image.photo),

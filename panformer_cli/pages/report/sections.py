@@ -1,4 +1,4 @@
-"""The sections of the page: which metrics of an evaluation are shown where."""
+"""The sections of the report: which metrics are shown where."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panformer_cli.pages.report.page import CalibrationBin, Section
 from panformer_cli.wording import interval_text
 
 MAX_CONFUSIONS = 40
-"""Pairs of classes per table, the most frequent ones first; analysis.json has all of them."""
+"""Number of class pairs per table, the most frequent first; analysis.json has all of them."""
 
 _SHOWN_ELSEWHERE = {"categories", "panoptic", "intervals", "analysis"}
 _LABELS = {"pq": "PQ", "sq": "SQ", "rq": "RQ", "bbox": "Box AP", "segm": "Mask AP"}
@@ -22,13 +22,13 @@ Json = Mapping[str, Any]
 
 
 def facts(metrics: Json) -> list[tuple[str, str]]:
-    """Return what was evaluated: the plain values of metrics.json, such as checkpoint and number of images."""
+    """Return name and value of the plain values of metrics.json, such as checkpoint and number of images."""
     plain = {key: value for key, value in metrics.items() if isinstance(value, (str, int, float))}
     return [(title_of(key), f"{value:,}" if isinstance(value, int) else str(value)) for key, value in plain.items()]
 
 
 def headlines(metrics: Json) -> list[tuple[str, str, str]]:
-    """Return name, value and interval of PQ, SQ and RQ, PQ of things and stuff, and AP if it was computed."""
+    """Return name, value and interval of PQ, SQ, RQ, the PQ of things and of stuff, and AP if it was computed."""
     panoptic, intervals = metrics.get("panoptic", {}), metrics.get("intervals", {})
     shown = [(_LABELS[key], "all", key) for key in ("pq", "sq", "rq")]
     shown += [("PQ things", "things", "pq"), ("PQ stuff", "stuff", "pq")]
@@ -59,7 +59,7 @@ def sections(metrics: Json, analysis: Json, categories: CategoryTable) -> list[S
 
 
 def analysis_sections(analysis: Json, categories: CategoryTable) -> list[Section]:
-    """Return a section for every part of `PanopticAnalysis.to_json`; an unknown part is shown as plain tables."""
+    """Return a section for every part of `PanopticAnalysis.to_json`; unknown parts become plain tables."""
     gains = analysis.get("cause_gains", {})
     makers: dict[str, Callable[[Any], Section]] = {
         "causes": lambda content: _causes(content, gains),
@@ -137,8 +137,8 @@ def _causes(causes: Mapping[str, Mapping[str, float]], gains: Mapping[str, float
         "Causes",
         "Lost PQ by cause",
         f"{causes['all']['total']:.1f} of 100 points of PQ were lost. Every lost point has exactly one cause, so the "
-        "causes add up. The potential gain is how much PQ would rise if every error of that cause were fixed; it "
-        "differs from the lost points because fixing one cause changes the weight of the others.",
+        "causes add up to the total. The potential gain is the increase in PQ if every error with this cause were "
+        "fixed; it differs from the lost points because fixing one cause changes the weight of the others.",
         bars=_bars({title_of(name): (points, "") for name, points in lost.items()}),
         tables=[Table("Lost points by cause", headers, rows)],
     )
@@ -159,7 +159,7 @@ def _sizes(sizes: Mapping[str, Mapping[str, float]]) -> Section:
 
 
 def _bars(values: Mapping[str, tuple[float, str]]) -> list[tuple[str, Bar, str]]:
-    """Bars of values with tooltips; the largest has the full length."""
+    """Return bars with tooltips; the largest value has the full length."""
     most = max((value for value, _ in values.values()), default=0.0)
     return [(name, Bar(value, most), detail) for name, (value, detail) in values.items()]
 
@@ -182,8 +182,8 @@ def _potential_gains(rows: Sequence[Json]) -> Section:
     return Section(
         "Gains",
         "Potential gain by class",
-        "How much the mean PQ would rise if the most costly cause of a class were fixed. The columns of causes are the "
-        "points that the PQ of the class lost.",
+        "The increase in mean PQ if the most costly cause of a class were fixed. The other columns are the points of "
+        "PQ that the class lost to each cause.",
         tables=[Table("Potential gain", headers, cells)],
     )
 
@@ -199,7 +199,7 @@ def _confusion(confusion: Mapping[str, Sequence[Sequence[Any]]], categories: Cat
             for truth, predicted, count in cells
             if truth != predicted and None not in (truth, predicted)
         ]
-        note = f"The {MAX_CONFUSIONS} most frequent of {len(rows):,}." if len(rows) > MAX_CONFUSIONS else ""
+        note = f"The {MAX_CONFUSIONS} most frequent of {len(rows):,} pairs." if len(rows) > MAX_CONFUSIONS else ""
         headers = ["Ground truth", "Predicted as", title_of(unit)]
         tables.append(Table(f"Confused {unit}", headers, rows[:MAX_CONFUSIONS], note))
     text = "Pairs of different classes at the same location, counted in whole segments and in pixels."
@@ -221,8 +221,8 @@ def _calibration(calibration: Mapping[str, Json]) -> Section:
         headers = ["Score", "Segments", "Mean score", "Matched", "IoU of matches"]
         tables.append(Table(f"Scores of {group}", headers, cells))
     text = (
-        "The fraction of predicted segments that match, by score. Above the dashed line scores are too low, below it "
-        "too high."
+        "The fraction of predicted segments that match, by score. Scores are too low above the dashed line, and too "
+        "high below it."
     )
     return Section(
         "Calibration",
@@ -238,8 +238,8 @@ def _worst_images(images: Sequence[Json]) -> Section:
     return Section(
         "Worst",
         "Worst images",
-        "The images that lose the most segments, with the causes. A matched pair loses 1 - IoU, a false positive or "
-        "missed segment 0.5.",
+        "The images with the largest loss, by cause. A matched pair loses 1 - IoU, a false positive or missed segment "
+        "loses 0.5.",
         tables=list(tables_of("Worst images", rows)),
     )
 

@@ -1,4 +1,4 @@
-// Enlarges a picture on a click; the arrow keys go to the next one.
+// A click enlarges an image; the arrow keys show the next or previous one.
 const links = [...document.querySelectorAll("figure a")], dialog = document.querySelector("dialog");
 let shown = 0;
 

@@ -1,8 +1,8 @@
 "use strict";
-// Tables: a click on a heading sorts the rows, a text in the box above filters them.
+// Tables: a click on a column header sorts the rows, text in the search box filters them.
 const FIRST_ROWS = 200, MORE_ROWS = 800;
 
-// The sort key of a cell: its number or its text; null is sorted last.
+// Return the sort key of a cell, a number or a text; null is sorted last.
 function sortValue(row, column) {
   const cell = row.cells[column];
   const text = cell.dataset.value ?? cell.textContent;
@@ -24,7 +24,7 @@ function sortBy(header) {
   const table = header.closest("table"), body = table.tBodies[0];
   const isNumber = header.classList.contains("number");
   const before = header.getAttribute("aria-sort");
-  // Numbers begin with the largest, names with A; another click reverses the order.
+  // Numbers are sorted from the largest, names from A; another click reverses the order.
   const descending = before ? before === "ascending" : isNumber;
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", descending ? "descending" : "ascending");
@@ -34,7 +34,7 @@ function sortBy(header) {
   showRows(table.closest(".table"));
 }
 
-// The layout of thousands of rows takes seconds, so a table shows its first rows and a button for more.
+// Rendering thousands of rows takes seconds, so a table shows its first rows and a button for more.
 function showRows(holder) {
   const box = holder.querySelector(".filter input"), body = holder.querySelector("tbody");
   const words = box ? box.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
@@ -56,7 +56,7 @@ function contains(row, words) {
   return words.every(word => text.includes(word));
 }
 
-// Add a button below the table if rows are left.
+// Add a button below the table if there are more rows.
 function showMore(holder, left) {
   holder.querySelector(":scope > .more")?.remove();
   if (left <= 0) return;

@@ -1,11 +1,11 @@
-// The viewer: layers over a photo, drawn from maps of segment indices, because scripts cannot read file:// pictures.
+// The viewer: layers over a photo, drawn from maps of segment indices, because scripts cannot read file:// images.
 const viewer = document.getElementById("viewer");
 const images = JSON.parse(document.getElementById("layers").textContent);
 const SIDES = { truth: "Ground truth", prediction: "Prediction" };
 const ERRORS = { missed: [45, 125, 255], false: [255, 92, 20], both: [214, 40, 190], edge: [255, 214, 0] };
 let shown = -1, maps = null, pointed = "";
 
-// Decode [index, length, ...] to the segment index of every pixel.
+// Return the segment index of every pixel, decoded from [index, length, ...].
 function decodeRuns(runs, pixels) {
   const map = new Uint16Array(pixels);
   for (let i = 0, at = 0; i < runs.length; i += 2) {
@@ -23,10 +23,10 @@ function paint(name, colorOf) {
   const image = images[shown], [height, width] = image.size, canvas = part(name);
   canvas.width = width;
   canvas.height = height;
-  const context = canvas.getContext("2d"), picture = context.createImageData(width, height);
-  const words = new Uint32Array(picture.data.buffer);
+  const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
+  const words = new Uint32Array(pixels.data.buffer);
   for (let pixel = 0; pixel < words.length; pixel++) words[pixel] = colorOf(pixel);
-  context.putImageData(picture, 0, 0);
+  context.putImageData(pixels, 0, 0);
 }
 
 function opaque([red, green, blue]) {
@@ -44,16 +44,16 @@ function paintSide(side) {
   });
 }
 
-// The error at a pixel with this pair of segment indices, "" for none.
+// Return the kind of error for a pair of segment indices, "" for none.
 function errorAt(image, truthIndex, predictionIndex) {
   const truth = image.truth.segments[truthIndex - 1], prediction = image.prediction.segments[predictionIndex - 1];
   const missed = truth?.state === "missed", wrong = prediction?.state === "false positive";
   if (missed && wrong) return "both";
   if (missed) return "missed";
   if (wrong) return "false";
-  const torn = truth?.state === "matched" && truth.match !== predictionIndex;
-  const over = truth && prediction?.state === "matched" && prediction.match !== truthIndex;
-  return torn || over ? "edge" : "";
+  const missing = truth?.state === "matched" && truth.match !== predictionIndex;
+  const extra = truth && prediction?.state === "matched" && prediction.match !== truthIndex;
+  return missing || extra ? "edge" : "";
 }
 
 function paintErrors() {
@@ -67,7 +67,7 @@ function paintErrors() {
   paint("errors", pixel => colors[truth[pixel] * step + prediction[pixel]]);
 }
 
-// Outline one segment of each side (index 0: none) in white or black and white, visible on every background.
+// Outline one segment of each side (index 0: none) in white or in black and white, visible on any background.
 function paintOutline(indices) {
   const width = images[shown].size[1], white = opaque([255, 255, 255]), black = opaque([0, 0, 0]);
   const reach = Math.max(1, Math.round(width / 400));
@@ -182,7 +182,7 @@ function listSegments(image) {
   for (const header of table.tHead.rows[0].cells) header.removeAttribute("aria-sort");
   for (const { side, segment, index } of rows) {
     const row = table.tBodies[0].insertRow();
-    row.tabIndex = row.rowIndex === 1 ? 0 : -1; // the Tab key reaches the first row, arrow keys the others
+    row.tabIndex = row.rowIndex === 1 ? 0 : -1; // the Tab key reaches only the first row; arrow keys reach the others
     Object.assign(row.dataset, { side, index });
     addCell(row, SIDES[side]);
     const swatch = document.createElement("i");

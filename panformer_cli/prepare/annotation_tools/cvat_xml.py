@@ -78,7 +78,7 @@ def _parsed(path: Path) -> Iterator[_Content]:
     except ParseError as error:
         line, column = error.position
         raise DataError(
-            f"{path} is no XML, or is cut short (line {line}, column {column}); export it from CVAT again"
+            f"{path} is not valid XML, or is truncated (line {line}, column {column}); export it from CVAT again"
         ) from error
     except DataError:
         raise

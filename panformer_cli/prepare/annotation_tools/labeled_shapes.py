@@ -94,7 +94,7 @@ def with_stuff(categories: CategoryTable, stuff: Sequence[str]) -> CategoryTable
         if name not in names:
             close = get_close_matches(name, names, n=1)
             guess = f"did you mean {close[0]}?" if close else f"expected one of the classes {_named(names)}"
-            raise DataError(f"--stuff {name}: there is no such class; {guess}")
+            raise DataError(f"--stuff {name}: no class has this name; {guess}")
     return CategoryTable(
         replace(category, is_thing=category.is_thing and category.name not in stuff)
         for category in categories.categories

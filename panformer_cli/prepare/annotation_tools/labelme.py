@@ -162,7 +162,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(data)
     except ValueError as error:
-        raise DataError(f"{path} is no JSON, or is cut short; save it again with labelme") from error
+        raise DataError(f"{path} is not valid JSON, or is truncated; save it again with labelme") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f"{path} is no labelme file: it has no list `shapes`; move it out of this folder")
     if not isinstance(content.get("imagePath"), str) or not content["imagePath"]:
@@ -250,5 +250,5 @@ def _decode_mask(text: Any, expected: tuple[float, float], where: str) -> Mask:
     except DataError:
         raise
     except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} has a mask that is no PNG in base64, or is cut short; draw it again") from error
+        raise DataError(f"{where} has a mask that is no PNG in base64, or is truncated; draw it again") from error
     return np.asarray(pixels.any(axis=2) if pixels.ndim == 3 else pixels, np.bool_)

@@ -248,7 +248,7 @@ def _box_in_image(points: Points, size: Size, where: str) -> Box:
 
 def _outside(where: str, size: Size) -> DataError:
     return DataError(
-        f"{where} lies outside of its image of {size[1]}x{size[0]} (width x height); expected coordinates in pixels of "
+        f"{where} is outside its image of {size[1]}x{size[0]} (width x height); expected coordinates in pixels of "
         "this image; check that picture and labels belong together, or take it out"
     )
 

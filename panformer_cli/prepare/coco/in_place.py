@@ -106,7 +106,7 @@ def _rows(data: CocoPanoptic) -> Iterator[Row]:
     ids = DiskList((data.image_info(index).id for index in range(len(data))), key=lambda image_id: image_id)
     for key, rows in read_members(data.layout.annotation):
         if key == "annotations":
-            yield from (Row(next(ids.places(row["image_id"])), row) for row in rows)
+            yield from (Row(next(ids.positions(row["image_id"])), row) for row in rows)
 
 
 def _stamp(data: CocoPanoptic, row: Row) -> list[int | None]:

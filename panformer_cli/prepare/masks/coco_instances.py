@@ -239,7 +239,7 @@ class _Content:
         found = 0
         for number, row in enumerate(self.images):
             is_first = self.images.first(row["id"]) == number  # a repeated id is refused later
-            lines = [self.annotations[place][1] for place in self.annotations.places(row["id"])] if is_first else []
+            lines = [self.annotations[place][1] for place in self.annotations.positions(row["id"])] if is_first else []
             found += len(lines)
             yield row, b"".join(lines)
         if found < len(self.annotations):

@@ -100,7 +100,7 @@ def _label_folders(root: Path) -> tuple[str, ...]:
         found = " and ".join(there) or "none of them"
         raise DataError(
             f"{root} must hold the folders semantic and instance, or panoptic alone, beside images; found {found} "
-            "(where nothing tells objects of one class apart: panformer prepare-data masks)"
+            "(where nothing separates objects of one class: panformer prepare-data masks)"
         )
     return tuple(there)
 

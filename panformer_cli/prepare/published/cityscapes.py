@@ -112,7 +112,7 @@ class Cityscapes:
                 kind = "trainId" if has_train_ids else "label id"
                 raise DataError(
                     f"{path}: segment {segment.id} has the category id {segment.category_id}; expected a {kind}, as "
-                    "the other category ids of the file are; make the file anew"
+                    "the other category ids of the file are; create the file again"
                 )
             return VOID if label.train_id == IGNORED else label.id
 
@@ -181,7 +181,7 @@ def _has_train_ids(annotation: PanopticAnnotation) -> bool:
         if not fits & possible:
             raise DataError(
                 f"{annotation.path}: {where} has the category id {category_id}; expected {label.id} (label id) or "
-                f"{label.train_id} (trainId) for {label.name}, and one of the two throughout; make the file anew"
+                f"{label.train_id} (trainId) for {label.name}, and one of the two throughout; create the file again"
             )
         possible &= fits
     return possible == {True}

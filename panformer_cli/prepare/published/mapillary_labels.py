@@ -39,7 +39,9 @@ def read_config(path: Path) -> tuple[VistasLabel, ...]:
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"the label list {path} is no JSON, or is cut short ({error}); restore the file") from error
+        raise DataError(
+            f"the label list {path} is not valid JSON, or is truncated ({error}); restore the file"
+        ) from error
     rows = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not 0 < len(rows) <= 256:
         raise DataError(f"the label list {path} lacks the list `labels` of 1 to 256 rows; restore the file")

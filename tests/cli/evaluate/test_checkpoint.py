@@ -28,23 +28,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
-    """What `panformer evaluate ARGUMENTS` prints on stdout."""
+    """Return what `panformer evaluate ARGUMENTS` prints on stdout."""
     capsys.readouterr()
     assert run("evaluate", *arguments) == code, capsys.readouterr().err
     return capsys.readouterr().out
 
 
-def test_the_report_is_written_beside_the_figures(made: Path) -> None:
+def test_a_report_is_written_with_the_metrics(made: Path) -> None:
     page = (made / "report" / "index.html").read_text(encoding="utf-8")
-    figures = json.loads((made / "evaluation" / "metrics.json").read_text())
-    assert set(figures) >= {"panoptic", "boundary", "semantic", "bbox", "segm", "intervals", "disagreements"}
-    assert f"{figures['panoptic']['all']['pq']:.1f}" in page
+    metrics = json.loads((made / "evaluation" / "metrics.json").read_text())
+    assert set(metrics) >= {"panoptic", "boundary", "semantic", "bbox", "segm", "intervals", "disagreements"}
+    assert f"{metrics['panoptic']['all']['pq']:.1f}" in page
     assert all(f"{number:06d}.png" in page for number in range(IMAGES))
     thumbnails = [path for path in (made / "report" / "images").rglob("*") if path.is_file()]
     assert len(thumbnails) >= IMAGES
 
 
-def test_what_was_written_is_evaluated_alike_offline(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saved_predictions_give_the_same_metrics(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live = json.loads((made / "evaluation" / "metrics.json").read_text())
     words = (
         "--predictions",
@@ -59,7 +59,9 @@ def test_what_was_written_is_evaluated_alike_offline(made: Path, capsys: pytest.
         assert again[name] == live[name]
 
 
-def test_an_offline_report_shows_the_photos(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_saved_predictions_shows_the_photos(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     live = json.loads((made / "evaluation" / "metrics.json").read_text())
     words = ("--predictions", str(made / "evaluation" / live["predictions"]), "--annotations", live["annotation"])
     out = printed(capsys, *words, "--report", str(tmp_path / "report"))
@@ -82,8 +84,8 @@ def test_a_folder_compared_with_itself_changes_nothing(made: Path, capsys: pytes
     assert content["difference"]["all"] == {"pq": 0, "sq": 0, "rq": 0}
     assert content["difference"]["intervals"]["all"]["pq"] == [0, 0]
     assert content["images_gained"] == content["images_lost"] == []
-    figures = json.loads((made / "evaluation" / "metrics.json").read_text())
-    assert content["a"]["all"] == content["b"]["all"] == figures["panoptic"]["all"]
+    metrics = json.loads((made / "evaluation" / "metrics.json").read_text())
+    assert content["a"]["all"] == content["b"]["all"] == metrics["panoptic"]["all"]
 
 
 def test_two_jsons_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +105,7 @@ def test_two_jsons_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "records.jsonl"])
-def test_compare_wants_an_evaluation(name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_needs_an_evaluation(name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (made / "evaluation").iterdir():
         if path.is_file() and path.name != name:
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -114,7 +116,7 @@ def test_compare_wants_an_evaluation(name: str, made: Path, tmp_path: Path, caps
     assert f"{tmp_path} has no {name}" in err
 
 
-def test_tune_searches_and_says_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tune_reports_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("tune", str(made / "model.safetensors"), "--out", str(tmp_path))
     content = json.loads(printed(capsys, *words, "--json"))
     assert content["before"]["score_threshold"] == 0
@@ -126,9 +128,7 @@ def test_tune_searches_and_says_what_it_found(made: Path, tmp_path: Path, capsys
     assert "held out" in table
 
 
-def test_corruptions_are_measured_on_some_images(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_robustness_on_a_sample_of_the_images(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (str(made / "model.safetensors"), "--out", str(tmp_path), "--corruptions", "fog", "--severity", "1")
     content = json.loads(printed(capsys, *words, "--images", "2", "--json"))
     assert content["images"] == 2
@@ -145,7 +145,7 @@ def test_corruptions_are_measured_on_some_images(
     ("arguments", "expected"),
     [(["--corruptions", "fogg"], "fogg"), (["--corruptions", "fog", "--severity", "9"], "9")],
 )
-def test_unknown_corruptions_and_severities(
+def test_unknown_corruptions_and_severities_are_errors(
     arguments: list[str], expected: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("evaluate", str(made / "model.safetensors"), "--out", str(tmp_path / "out"), *arguments) == 2
@@ -174,12 +174,12 @@ def test_a_submission_is_packed_and_checked(made: Path, tmp_path: Path, capsys: 
 
 
 def assert_found(capsys: pytest.CaptureFixture[str], archive: Path, info: str, names: list[str]) -> None:
-    """Without one of its PNGs the zip is refused, with code 1."""
-    short = archive.with_name("short.zip")
-    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(short, "w") as part:
+    """A zip that lacks one of its PNGs is rejected with exit code 1."""
+    incomplete = archive.with_name("short.zip")
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(incomplete, "w") as part:
         for name in names[:-1]:
             part.writestr(name.replace("ade20k_panoptic_val", "short"), whole.read(name))
-    words = ("check-submission", str(short), "--images", info, "--form", "ade20k", "--json")
+    words = ("check-submission", str(incomplete), "--images", info, "--form", "ade20k", "--json")
     found: dict[str, Any] = json.loads(printed(capsys, *words, code=1))
     assert found["good"] is False
     assert any(names[-1].rsplit("/", 1)[1] in finding["sentence"] for finding in found["findings"])

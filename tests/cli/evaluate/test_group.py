@@ -1,4 +1,4 @@
-"""`panformer evaluate`: help, which subcommand a command line means, and errors about misplaced words."""
+"""`panformer evaluate`: help, which subcommand a command line calls, and errors about misplaced words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OFFLINE = ["--predictions", "p", "--annotations", "g"]
 
 @pytest.fixture
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Requests that `panformer evaluate` makes in an empty folder, where no model is run."""
+    """Requests of `panformer evaluate` in an empty folder; no model is run."""
     requests: list[Any] = []
 
     def keep(request: Any, *_: object) -> None:
@@ -32,7 +32,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what `panformer evaluate ARGUMENTS` prints: nothing but one line of error, with exit code 2."""
+    """Return the one-line error of `panformer evaluate ARGUMENTS`, which exits with code 2."""
     capsys.readouterr()
     assert run("evaluate", *arguments) == 2
     out, err = capsys.readouterr()
@@ -81,7 +81,7 @@ def test_every_subcommand_has_help_with_an_example(name: str, capsys: pytest.Cap
         (["--help"], ["--help"]),
     ],
 )
-def test_the_subcommand_may_be_left_out(words: list[str], expected: list[str]) -> None:
+def test_the_subcommand_is_optional(words: list[str], expected: list[str]) -> None:
     assert evaluate.with_subcommand(words, ["--help"]) == expected
 
 
@@ -105,7 +105,7 @@ def test_both_spellings_of_predictions_print_the_same(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "folder"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_with_two_meanings_is_refused(
+def test_an_ambiguous_name_is_an_error(
     name: str, make: Any, evaluated: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(Path(name))
@@ -139,7 +139,7 @@ def test_a_checkpoint_may_have_the_name_of_a_subcommand(
         (["check-submission", "none.zip", "--images", "none.json"], "none.json"),
     ],
 )
-def test_with_an_argument_a_subcommand_is_meant(
+def test_a_name_with_an_argument_is_a_subcommand(
     words: list[str], expected: str, evaluated: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path(words[0]).mkdir()
@@ -147,7 +147,7 @@ def test_with_an_argument_a_subcommand_is_meant(
     assert evaluated == []
 
 
-def test_only_a_written_name_has_two_meanings(evaluated: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_subcommand_is_never_ambiguous(evaluated: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("checkpoint", "tune"):
         Path(name).mkdir()
     assert "no checkpoint was given and there is no run" in error_of(capsys)
@@ -233,12 +233,12 @@ def test_an_option_of_another_subcommand(
         ([*OFFLINE, "--metrics", "panoptic,bbox"], "(AP needs the instance scores of a model)"),
         ([*OFFLINE, "--metrics", "pq"], "unknown 'pq': expected all or some of panoptic,boundary,semantic. See"),
         ([*OFFLINE, "--bootstrap", "-1"], "-1 is not in the range x>=0"),
-        (["r50", "--form", "coco"], "--form belongs to --submission FILE.zip"),
+        (["r50", "--form", "coco"], "--form needs --submission FILE.zip"),
         (["--report", __file__], "is a file; expected a folder"),
         (["compare", "a", "b", "--seed", "-1"], "-1 is not in the range x>=0"),
-        (["compare", "a", "b", "--gt-folder", "g"], "--gt-folder belongs to --annotations"),
+        (["compare", "a", "b", "--gt-folder", "g"], "--gt-folder needs --annotations"),
         (["--dta", "d"], "No such option"),
     ],
 )
-def test_words_that_do_not_fit(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_and_unexpected_words(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in error_of(capsys, *words)

@@ -1,4 +1,4 @@
-"""`panformer evaluate predictions`: metrics, contradictions in the ground truth, comparison with panopticapi."""
+"""`panformer evaluate predictions`: metrics, inconsistent ground truth, comparison with panopticapi."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.evaluate.test_damage import Damage, annotation, edit, with_segment, without
+from tests.cli.evaluate.test_corrupt_input import Change, annotation, edit, with_segment, without
 from tests.data.coco.pair_files import Content, Pairs, true_iou, write_pairs
 from tests.helpers import run
 
@@ -20,8 +20,8 @@ def pairs(tmp_path: Path) -> Pairs:
     return write_pairs(tmp_path / "data")
 
 
-def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
-    """What `panformer evaluate ARGUMENTS --json` prints, and what it tells on stderr."""
+def metrics_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[str, Any], str]:
+    """Return the metrics that `panformer evaluate ARGUMENTS --json` prints, and stderr."""
     capsys.readouterr()
     assert run("evaluate", *arguments, "--json") == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
@@ -29,13 +29,13 @@ def figures_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dic
     return content, err
 
 
-def test_the_figures_are_those_worked_out_by_hand(
+def test_the_metrics_match_those_computed_by_hand(
     pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures, err = figures_of(capsys, *pairs.words, "--out", str(tmp_path / "out"))
+    metrics, err = metrics_of(capsys, *pairs.words, "--out", str(tmp_path / "out"))
     boxes, skies = zip(*(true_iou(number) for number in range(3)), strict=True)
     box, sky = (100 * sum(ious) / 3 for ious in (boxes, skies))
-    panoptic = figures["panoptic"]
+    panoptic = metrics["panoptic"]
     assert panoptic["all"] == pytest.approx(
         {"pq": (box + sky) / 2, "sq": (box + sky) / 2, "rq": 100, "n": 2}, abs=1e-12
     )
@@ -43,14 +43,14 @@ def test_the_figures_are_those_worked_out_by_hand(
     assert panoptic["stuff"]["pq"] == pytest.approx(sky, abs=1e-12)
     assert set(panoptic["per_class"]) == {"7", "200"}
     assert (panoptic["per_class"]["7"]["tp"], panoptic["per_class"]["7"]["fp"]) == (3, 0)
-    assert figures["images"] == 3
-    assert figures["disagreements"]["images"] == 0
+    assert metrics["images"] == 3
+    assert metrics["disagreements"]["images"] == 0
     assert "Warning" not in err
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == figures
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "analysis.json", "records.jsonl"}
 
 
-def test_the_tables_show_the_figures(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_show_the_metrics(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", *pairs.words, "--metrics", "panoptic,boundary,semantic", "--bootstrap", "20") == 0
     out = capsys.readouterr().out
     boxes, skies = zip(*(true_iou(number) for number in range(3)), strict=True)
@@ -60,14 +60,14 @@ def test_the_tables_show_the_figures(pairs: Pairs, capsys: pytest.CaptureFixture
         assert title in out
 
 
-def test_png_folders_may_lie_elsewhere(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    before, _ = figures_of(capsys, *pairs.words)
+def test_png_folders_can_be_elsewhere(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    before, _ = metrics_of(capsys, *pairs.words)
     words = list(pairs.words)
     for option, side in (("--pred-folder", pairs.prediction), ("--gt-folder", pairs.truth)):
         moved = side.pngs.with_name(f"moved-{side.pngs.name}")
         side.pngs.rename(moved)
         words += [option, str(moved)]
-    after, _ = figures_of(capsys, *words)
+    after, _ = metrics_of(capsys, *words)
     assert after["panoptic"] == before["panoptic"]
 
 
@@ -80,7 +80,7 @@ def listed_without_annotation(content: Content) -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "damage"),
+    ("which", "change"),
     [
         pytest.param("prediction", edit(surplus), id="prediction of an unknown image"),
         pytest.param("prediction", edit(lambda content: content.update(images=7, categories="x")), id="other keys"),
@@ -94,12 +94,12 @@ def listed_without_annotation(content: Content) -> None:
         pytest.param("truth", without("iscrowd"), id="iscrowd left out"),
     ],
 )
-def test_what_does_not_matter_is_taken(
-    which: str, damage: Damage, pairs: Pairs, capsys: pytest.CaptureFixture[str]
+def test_harmless_differences_are_accepted(
+    which: str, change: Change, pairs: Pairs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, _ = figures_of(capsys, *pairs.words)
-    damage(getattr(pairs, which))
-    after, err = figures_of(capsys, *pairs.words)
+    before, _ = metrics_of(capsys, *pairs.words)
+    change(getattr(pairs, which))
+    after, err = metrics_of(capsys, *pairs.words)
     assert after["panoptic"] == before["panoptic"]
     assert "Warning" not in err
 
@@ -110,44 +110,44 @@ def no_annotation(content: Content) -> None:
 
 def test_an_empty_split_has_a_pq_of_0(pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs.truth.edit(no_annotation)
-    figures, err = figures_of(capsys, *pairs.words, "--metrics", "panoptic,boundary,semantic")
-    assert figures["images"] == 0
+    metrics, err = metrics_of(capsys, *pairs.words, "--metrics", "panoptic,boundary,semantic")
+    assert metrics["images"] == 0
     for group in ("all", "things", "stuff"):
-        assert figures["panoptic"][group] == {"pq": 0, "sq": 0, "rq": 0, "n": 0}
-    assert figures["panoptic"]["per_class"] == {}
+        assert metrics["panoptic"][group] == {"pq": 0, "sq": 0, "rq": 0, "n": 0}
+    assert metrics["panoptic"]["per_class"] == {}
     assert "Warning" not in err
     assert run("evaluate", *pairs.words, "--report", str(tmp_path / "report")) == 0
     assert "Panoptic quality of 0 images" in capsys.readouterr().out
     assert (tmp_path / "report" / "index.html").is_file()
 
 
-def test_predictions_of_nothing_miss_everything(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_predictions_miss_every_segment(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         pairs.prediction.draw(lambda ids: ids.fill(0), number)
     pairs.prediction.edit(lambda c: [row.update(segments_info=[]) for row in c["annotations"]])
-    figures, _ = figures_of(capsys, *pairs.words)
-    assert figures["panoptic"]["all"] == {"pq": 0, "sq": 0, "rq": 0, "n": 2}
-    assert [row["fn"] for row in figures["panoptic"]["per_class"].values()] == [3, 3]
+    metrics, _ = metrics_of(capsys, *pairs.words)
+    assert metrics["panoptic"]["all"] == {"pq": 0, "sq": 0, "rq": 0, "n": 2}
+    assert [row["fn"] for row in metrics["panoptic"]["per_class"].values()] == [3, 3]
 
 
-# --- a ground truth that contradicts itself
+# --- inconsistent ground truth
 
 
-def contradict(pairs: Pairs) -> None:
+def make_inconsistent(pairs: Pairs) -> None:
     """Image 100: a wrong area. 101: a listed segment without pixels. 102: pixels that are not listed."""
     pairs.truth.edit(lambda c: annotation(c, 0)["segments_info"][1].update(area=150))
     pairs.truth.edit(lambda c: annotation(c, 1)["segments_info"].append({"id": 8, "category_id": 3, "area": 5}))
     pairs.truth.draw(lambda ids: ids.__setitem__((slice(35, 37), slice(0, 3)), 4711), 2)
 
 
-def test_contradictions_are_counted_and_named(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    contradict(pairs)
-    figures, err = figures_of(capsys, *pairs.words)
-    assert figures["disagreements"] == {
+def test_inconsistencies_are_counted_and_listed(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    make_inconsistent(pairs)
+    metrics, err = metrics_of(capsys, *pairs.words)
+    assert metrics["disagreements"] == {
         "images": 3,
         "first": [
-            ["0.jpg", "areas of segments 70000 are not those of their pixels"],
-            ["1.jpg", "segments 8 have no pixel"],
+            ["0.jpg", "areas of segments 70000 differ from their pixel counts"],
+            ["1.jpg", "segments 8 have no pixels"],
             ["2.jpg", "6 pixels belong to no listed segment"],
         ],
     }
@@ -156,85 +156,85 @@ def test_contradictions_are_counted_and_named(pairs: Pairs, capsys: pytest.Captu
         assert words in line
     # by hand: 180 pixels shared, 200 predicted, an area of 150
     ious = [180 / (200 + 150 - 180), true_iou(1)[0], true_iou(2)[0]]
-    per_class = figures["panoptic"]["per_class"]
+    per_class = metrics["panoptic"]["per_class"]
     assert per_class["7"]["sq"] == pytest.approx(100 * sum(ious) / 3, abs=1e-12)
     assert (per_class["3"]["fn"], per_class["3"]["pq"]) == (1, 0)
 
 
-def test_ten_contradictions_are_named_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_ten_inconsistencies_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = write_pairs(tmp_path, 12)
     pairs.truth.edit(lambda c: [row["segments_info"][0].update(area=7) for row in c["annotations"]])
-    figures, err = figures_of(capsys, *pairs.words)
-    assert figures["disagreements"]["images"] == 12
-    assert [name for name, _ in figures["disagreements"]["first"]] == sorted(f"{k}.jpg" for k in range(12))[:10]
+    metrics, err = metrics_of(capsys, *pairs.words)
+    assert metrics["disagreements"]["images"] == 12
+    assert [name for name, _ in metrics["disagreements"]["first"]] == sorted(f"{k}.jpg" for k in range(12))[:10]
     assert "in 12 images" in err
     assert err.count(".jpg") == 3
 
 
-# --- panopticapi beside it
+# --- comparison with panopticapi
 
 
-@pytest.mark.parametrize("change", [lambda pairs: None, contradict], ids=["clean", "contradictory"])
+@pytest.mark.parametrize("change", [lambda pairs: None, make_inconsistent], ids=["consistent", "inconsistent"])
 def test_json_equals_panopticapi(
     change: Callable[[Pairs], Any], pairs: Pairs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
+    api = pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi")
     change(pairs)
-    figures, _ = figures_of(capsys, *pairs.words)
+    metrics, _ = metrics_of(capsys, *pairs.words)
     truth, prediction = (json.loads(side.json.read_text()) for side in (pairs.truth, pairs.prediction))
     for row in truth["annotations"]:
         for listed in row["segments_info"]:
-            listed.setdefault("iscrowd", 0)  # panopticapi wants it always
+            listed.setdefault("iscrowd", 0)  # panopticapi requires it
     categories = {row["id"]: row for row in truth["categories"]}
     rows = list(zip(truth["annotations"], prediction["annotations"], strict=True))
     statistics = api.pq_compute_single_core(0, rows, str(pairs.truth.pngs), str(pairs.prediction.pngs), categories)
     for group, isthing in (("all", None), ("things", True), ("stuff", False)):
         theirs, per_class = statistics.pq_average(categories, isthing)
-        ours = figures["panoptic"][group]
+        ours = metrics["panoptic"][group]
         assert ours["n"] == theirs["n"]
         for name in ("pq", "sq", "rq"):
             assert ours[name] / 100 == pytest.approx(theirs[name], rel=0, abs=1e-12)
             for category_id, values in per_class.items():
-                row = figures["panoptic"]["per_class"].get(str(category_id), {name: 0})
+                row = metrics["panoptic"]["per_class"].get(str(category_id), {name: 0})
                 assert row[name] / 100 == pytest.approx(values[name], rel=0, abs=1e-12)
 
 
 def test_cross_check_agrees(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
-    _, err = figures_of(capsys, *pairs.words, "--cross-check")
+    pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi")
+    _, err = metrics_of(capsys, *pairs.words, "--cross-check")
     assert "panopticapi computes the same metrics" in err
 
 
 def test_cross_check_of_an_empty_split_agrees(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
+    pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi")
     pairs.truth.edit(no_annotation)
-    _, err = figures_of(capsys, *pairs.words, "--cross-check")
+    _, err = metrics_of(capsys, *pairs.words, "--cross-check")
     assert "panopticapi computes the same metrics" in err
 
 
-def test_cross_check_tells_a_difference(
+def test_cross_check_reports_a_difference(
     pairs: Pairs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
+    api = pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi")
 
-    class Elsewhere(api.PQStat):  # type: ignore[name-defined, misc]
+    class Different(api.PQStat):  # type: ignore[name-defined, misc]
         def pq_average(self, *arguments: Any) -> Any:
             means, per_class = super().pq_average(*arguments)
             return {**means, "sq": means["sq"] + 1e-9}, per_class
 
-    monkeypatch.setattr(api, "PQStat", Elsewhere)
+    monkeypatch.setattr(api, "PQStat", Different)
     assert run("evaluate", *pairs.words, "--cross-check") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "SQ of category 7 (box) is" in err.splitlines()[-1]
-    assert "expected a difference of 1e-12 at most" in err.splitlines()[-1]
+    assert "expected a difference of at most 1e-12" in err.splitlines()[-1]
 
 
-def test_cross_check_without_panopticapi_says_how_to_get_it(
+def test_cross_check_without_panopticapi_prints_how_to_install_it(
     pairs: Pairs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     out = pairs.prediction.json.parent / "out"
     assert run("evaluate", *pairs.words, "--out", str(out), "--cross-check") == 2
     assert "panopticapi, which is not installed; install it with `pip install --no-deps" in capsys.readouterr().err
-    assert not out.exists(), "it is told before anything is counted"
+    assert not out.exists(), "reported before anything is evaluated"

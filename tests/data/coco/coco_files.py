@@ -1,4 +1,4 @@
-"""A small data set in COCO's panoptic form, written with Pillow and json alone."""
+"""A small data set in COCO's panoptic format, written with only Pillow and json."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CATEGORIES = [
 BOX, BALL, SKY = 7, 3, 200
 
 
-def colours(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """id = R + 256 G + 65536 B, spelt out."""
+def colors(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Return ids as colors: id = R + 256 G + 65536 B."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
 def scene(number: int, height: int = 40, width: int = 60) -> tuple[npt.NDArray[np.int32], list[dict[str, Any]]]:
-    """A map with a sky (id 300), a box (70000 + number), a crowd of balls (5) and void below; and its segments_info."""
+    """Return a map with sky (id 300), a box (70000 + number), a crowd of balls (5) and void; and its segments_info."""
     ids = np.zeros((height, width), np.int32)
     ids[: height // 2] = 300
     ids[5:15, 10 : 30 + number] = 70000 + number
@@ -45,7 +45,7 @@ def segment_info(ids: npt.NDArray[np.int32], number: int, category_id: int) -> d
 
 
 def write_coco(root: Path, images: int = 3, split: str = "val") -> Path:
-    """Write `images` scenes, image k of a grey level of its own (10 + 20 k), and return the path of the JSON."""
+    """Write `images` scenes, with image k of gray level 10 + 20 k, and return the path of the JSON."""
     (root / "images" / split).mkdir(parents=True)
     pngs = root / "annotations" / f"panoptic_{split}"
     pngs.mkdir(parents=True)
@@ -54,7 +54,7 @@ def write_coco(root: Path, images: int = 3, split: str = "val") -> Path:
         ids, segments = scene(number)
         height, width = ids.shape
         Image.new("RGB", (width, height), (10 + 20 * number,) * 3).save(root / "images" / split / f"{number}.png")
-        Image.fromarray(colours(ids)).save(pngs / f"{number}.mask.png")
+        Image.fromarray(colors(ids)).save(pngs / f"{number}.mask.png")
         image = {"id": 100 + number, "file_name": f"{number}.png", "height": height, "width": width}
         content["images"].append(image)
         content["annotations"].append(

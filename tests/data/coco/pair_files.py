@@ -1,4 +1,4 @@
-"""Predictions beside their ground truth, written with Pillow and json alone, and ways to change one side."""
+"""Predictions with their ground truth, written with only Pillow and json, and helpers to change them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.data.coco.coco_files import BOX, CATEGORIES, SKY, colours, scene
+from tests.data.coco.coco_files import BOX, CATEGORIES, SKY, colors, scene
 
 HEIGHT, WIDTH, SHIFT = 40, 60, 2
 Content = dict[str, Any]
@@ -20,7 +20,7 @@ Content = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """A panoptic JSON and the folder of its PNGs."""
+    """A panoptic JSON and its PNG folder."""
 
     json: Path
     pngs: Path
@@ -38,26 +38,26 @@ class Side:
         """Change the ids of a map."""
         ids = np.asarray(Image.open(self.png(number))).astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         change(ids)
-        Image.fromarray(colours(ids)).save(self.png(number))
+        Image.fromarray(colors(ids)).save(self.png(number))
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Both sides of some images, in one folder."""
+    """Ground truth and predictions of some images, in one folder."""
 
     truth: Side
     prediction: Side
 
     @property
     def words(self) -> list[str]:
-        """The options that name them."""
+        """The command line options for these files."""
         return ["--predictions", str(self.prediction.json), "--annotations", str(self.truth.json)]
 
 
 def write_pairs(folder: Path, images: int = 3) -> Pairs:
-    """Write the scenes of `coco_files` and predictions of them: boxes two columns too far right, no crowd.
+    """Write the scenes of `coco_files` and predictions with boxes two columns too far right and no crowd.
 
-    Image k has the id 100 + k, the box is segment 2 of a prediction, the sky segment 1.
+    Image k has the id 100 + k; in a prediction the sky is segment 1, the box segment 2.
     """
     truth, prediction = (Side(folder / f"{name}.json", folder / name) for name in ("truth", "prediction"))
     for side in (truth, prediction):
@@ -65,12 +65,12 @@ def write_pairs(folder: Path, images: int = 3) -> Pairs:
     rows: dict[str, list[Content]] = {"truth": [], "prediction": []}
     for number in range(images):
         ids, segments = scene(number, HEIGHT, WIDTH)
-        guess = np.zeros_like(ids)
-        guess[: HEIGHT // 2] = 1
-        guess[5:15, 10 + SHIFT : 30 + number + SHIFT] = 2
-        guessed = [{"id": 1, "category_id": SKY, "score": 0.5}, {"id": 2, "category_id": BOX, "score": 1}]
-        for side, of, infos in ((truth, ids, segments), (prediction, guess, guessed)):
-            Image.fromarray(colours(of)).save(side.png(number))
+        predicted = np.zeros_like(ids)
+        predicted[: HEIGHT // 2] = 1
+        predicted[5:15, 10 + SHIFT : 30 + number + SHIFT] = 2
+        rows_of_prediction = [{"id": 1, "category_id": SKY, "score": 0.5}, {"id": 2, "category_id": BOX, "score": 1}]
+        for side, drawn, infos in ((truth, ids, segments), (prediction, predicted, rows_of_prediction)):
+            Image.fromarray(colors(drawn)).save(side.png(number))
             row = {"image_id": 100 + number, "file_name": f"{number}.png", "segments_info": infos}
             rows[side.pngs.name].append(row)
     listed = [{"id": 100 + k, "file_name": f"{k}.jpg", "height": HEIGHT, "width": WIDTH} for k in range(images)]
@@ -81,7 +81,7 @@ def write_pairs(folder: Path, images: int = 3) -> Pairs:
 
 
 def true_iou(number: int) -> tuple[float, float]:
-    """IoU of the box and of the sky of image `number`, worked out by hand."""
+    """Return the IoU of the box and of the sky of image `number`, derived by hand."""
     box = 10 * (20 + number)
     shared, union = box - 10 * SHIFT, box + 10 * SHIFT
     sky = WIDTH * HEIGHT // 2

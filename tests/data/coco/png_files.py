@@ -1,4 +1,4 @@
-"""PNGs built by hand from the words of the specification, whole and with any fault."""
+"""PNGs built from the specification, valid and with faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tests.data.coco.coco_files import colours
+from tests.data.coco.coco_files import colors
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -18,7 +18,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def header(height: int, width: int, kind: Sequence[int] = (8, 2, 0, 0, 0)) -> bytes:
-    """kind: bit depth, colour type, compression, filters, interlacing."""
+    """Return the header; `kind` is bit depth, color type, compression, filter method, interlacing."""
     return chunk(b"IHDR", struct.pack(">II5B", width, height, *kind))
 
 
@@ -31,10 +31,10 @@ END = chunk(b"IEND", b"")
 
 
 def filtered(ids: np.ndarray, filters: Sequence[int]) -> bytes:
-    """The lines of a map, each after the number of its filter: the original minus what the filter predicts."""
+    """Return the rows of a map, each after the number of its filter: the pixels minus the prediction of the filter."""
     height, width = ids.shape
     padded = np.zeros((height + 1, width + 1, 3), np.int32)
-    padded[1:, 1:] = colours(ids)
+    padded[1:, 1:] = colors(ids)
     here, left, above, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
     estimate = left + above - corner
     candidates = np.stack([left, above, corner])
@@ -45,13 +45,13 @@ def filtered(ids: np.ndarray, filters: Sequence[int]) -> bytes:
 
 
 def png(ids: np.ndarray, filters: Sequence[int], pieces: int = 1, level: int = 6) -> bytes:
-    """A whole file; `pieces` is the number of IDAT chunks."""
+    """Return a complete file; `pieces` is the number of IDAT chunks."""
     lines = zlib.compress(filtered(ids, filters), level)
     return SIGNATURE + header(*ids.shape) + image_data(lines, pieces) + END
 
 
 def with_true_checksums(data: bytes) -> bytes:
-    """`data` with the checksums that its chunks would have, as far as it is made of chunks."""
+    """Return `data` with corrected checksums, as far as it consists of chunks."""
     position, parts = len(SIGNATURE), [data[: len(SIGNATURE)]]
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")

@@ -1,4 +1,4 @@
-"""The table of COCO's categories against COCO's own annotation file."""
+"""The table of COCO's categories, compared with COCO's annotation file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from panformer_cli.data.coco.coco_categories import COCO
 
 
-def test_the_table_is_the_one_in_the_annotation(shared: Path) -> None:
+def test_the_table_equals_that_of_the_annotation(shared: Path) -> None:
     annotation = shared / "data" / "coco_mini" / "annotations" / "panoptic_val2017.json"
     rows = json.loads(annotation.read_text())["categories"]
     ours = {row.id: (row.name, row.is_thing) for row in COCO.categories}

@@ -1,4 +1,4 @@
-"""The panoptic JSON and its files: read, and checked against each other."""
+"""Reading the panoptic JSON and its files, and checking them against each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_json import read_annotation
 from panformer_cli.data.structures import Segment
 from panformer_cli.errors import DataError, PanformerError
-from tests.data.coco.coco_files import BALL, BOX, SKY, colours, scene, write_coco
+from tests.data.coco.coco_files import BALL, BOX, SKY, colors, scene, write_coco
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
@@ -25,7 +25,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_a_sample_is_what_was_written(tmp_path: Path) -> None:
+def test_a_sample_equals_what_was_written(tmp_path: Path) -> None:
     write_coco(tmp_path)
     data = CocoPanoptic(tmp_path, "val")
     assert len(data) == len(list(data)) == 3
@@ -50,7 +50,7 @@ def test_infos_and_annotations_do_not_open_the_image(tmp_path: Path) -> None:
         data.image_info(3)
 
 
-def test_geometry_that_the_json_lacks_is_measured(tmp_path: Path) -> None:
+def test_geometry_missing_from_the_json_is_computed(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     expected = CocoPanoptic(tmp_path, "val").annotation(0)
 
@@ -65,14 +65,14 @@ def test_geometry_that_the_json_lacks_is_measured(tmp_path: Path) -> None:
 def test_images_without_annotation_are_left_out_on_request_only(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     change(path, lambda content: content["annotations"].pop(1))
-    with pytest.raises(DataError, match="lists 1 images that it does not annotate, first "):
+    with pytest.raises(DataError, match="lists 1 images without annotation, first "):
         CocoPanoptic(tmp_path, "val")
     data = CocoPanoptic(tmp_path, "val", skip_unannotated=True)
     assert len(data.skipped) == 1 and "does not annotate it" in data.skipped[0]
     assert [data.image_info(number).id for number in range(len(data))] == [100, 102]
     assert [data[number].image_id for number in range(len(data))] == [100, 102]
     change(path, lambda content: content["annotations"].clear())
-    with pytest.raises(DataError, match="annotates no image"):
+    with pytest.raises(DataError, match="contains no annotated image"):
         CocoPanoptic(tmp_path, "val")
 
 
@@ -81,8 +81,8 @@ def _segments(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 BROKEN: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda c: c.pop("images"), "lacks the lists images"),
-    (lambda c: (c.pop("annotations"), c.pop("categories")), "lacks the lists annotations, categories"),
+    (lambda c: c.pop("images"), "is missing the lists images"),
+    (lambda c: (c.pop("annotations"), c.pop("categories")), "is missing the lists annotations, categories"),
     (lambda c: c["categories"].clear(), "category table is empty"),
     (lambda c: c["images"].append(c["images"][0]), "image id 100 appears twice"),
     (lambda c: c["images"].append({"id": 5}), "an image is .*expected an object with id and file_name"),
@@ -93,7 +93,7 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda c: c["annotations"][0].update(segments_info=[1]), "image 100 has the segment 1"),
     (lambda c: _segments(c)[0].update(id=0), "image 100 has the segment"),
     (lambda c: _segments(c)[0].update(id=256**3), "image 100 has the segment"),
-    (lambda c: _segments(c)[1].update(id=300), "two segments of id 300"),
+    (lambda c: _segments(c)[1].update(id=300), "two segments with id 300"),
     (lambda c: _segments(c)[0].update(category_id=4), "segment 300 has the category_id 4"),
     (lambda c: _segments(c)[0].pop("category_id"), "segment 300 has the category_id None"),
     (lambda c: _segments(c)[0].update(bbox=[1, 2, 3]), r"bbox \[1, 2, 3\]"),
@@ -101,27 +101,27 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("edit", "said"), BROKEN, ids=[said for _, said in BROKEN])
-def test_a_json_that_contradicts_itself_is_refused(
-    tmp_path: Path, edit: Callable[[dict[str, Any]], Any], said: str
-) -> None:
+@pytest.mark.parametrize(("edit", "expected"), BROKEN, ids=[expected for _, expected in BROKEN])
+def test_an_inconsistent_json_is_rejected(tmp_path: Path, edit: Callable[[dict[str, Any]], Any], expected: str) -> None:
     path = write_coco(tmp_path)
     change(path, edit)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=expected) as caught:
         read_annotation(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"images": [', "cut short"), ("[1]", "holds a list"), ("", "empty")])
-def test_a_file_that_is_no_panoptic_json_is_refused(tmp_path: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"), [('{"images": [', "truncated"), ("[1]", "contains a list"), ("", "empty")]
+)
+def test_a_file_that_is_not_a_panoptic_json_is_rejected(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "panoptic.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=expected) as caught:
         read_annotation(path)
     assert str(path) in str(caught.value)
 
 
-def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+def test_missing_and_corrupt_files_are_named(tmp_path: Path) -> None:
     write_coco(tmp_path)
     data = CocoPanoptic(tmp_path, "val")
     data.image_path(0).unlink()
@@ -132,7 +132,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
             data[number]
 
 
-def test_sizes_that_disagree_are_named(tmp_path: Path) -> None:
+def test_different_sizes_are_reported(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     data = CocoPanoptic(tmp_path, "val")
     Image.new("RGB", (60, 41)).save(data.image_path(0))
@@ -143,7 +143,7 @@ def test_sizes_that_disagree_are_named(tmp_path: Path) -> None:
         CocoPanoptic(tmp_path, "val")[1]
 
 
-def test_sizes_that_the_json_does_not_give_are_not_needed(tmp_path: Path) -> None:
+def test_sizes_in_the_json_are_optional(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     change(path, lambda content: [content["images"][0].pop(side) for side in ("height", "width")])
     data = CocoPanoptic(tmp_path, "val")
@@ -151,30 +151,30 @@ def test_sizes_that_the_json_does_not_give_are_not_needed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("new_id", "said"),
+    ("new_id", "expected"),
     [(301, "301 only in the PNG and 300 only in the segments_info"), (0, "300 only in the segments_info")],
 )
-def test_ids_in_one_place_only_are_listed(tmp_path: Path, new_id: int, said: str) -> None:
+def test_ids_missing_from_the_png_or_the_json_are_listed(tmp_path: Path, new_id: int, expected: str) -> None:
     write_coco(tmp_path)
     data = CocoPanoptic(tmp_path, "val")
     ids, _ = scene(0)
     ids[ids == 300] = new_id
-    Image.fromarray(colours(ids)).save(data.png_path(0))
-    with pytest.raises(DataError, match=rf"0\.mask\.png .*disagree: segment ids {said}; "):
+    Image.fromarray(colors(ids)).save(data.png_path(0))
+    with pytest.raises(DataError, match=rf"0\.mask\.png .*disagree: segment ids {expected}; "):
         data[0]
 
 
-def test_ids_that_the_json_does_not_list_are_named(tmp_path: Path) -> None:
+def test_unlisted_ids_are_reported(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     change(path, lambda content: content["annotations"][0]["segments_info"].pop(0))
     with pytest.raises(DataError, match="segment ids 300 only in the PNG; "):
         CocoPanoptic(tmp_path, "val")[0]
 
 
-@pytest.mark.parametrize("place", ["images", "annotations"])
-def test_names_that_leave_the_folder_are_refused(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_names_that_leave_the_folder_are_rejected(tmp_path: Path, key: str) -> None:
     path = write_coco(tmp_path)
-    change(path, lambda content: content[place][0].update(file_name="../../secret.png"))
+    change(path, lambda content: content[key][0].update(file_name="../../secret.png"))
     with pytest.raises(PanformerError, match="points outside"):
         CocoPanoptic(tmp_path, "val")[0]
 

@@ -1,4 +1,4 @@
-"""Reading a JSON piece by piece, against `json.loads` of the whole."""
+"""Reading JSON piece by piece, compared with `json.loads`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     indent=st.none() | st.integers(0, 2),
     ascii_only=st.booleans(),
 )
-def test_it_reads_what_json_reads(
+def test_the_result_equals_that_of_json(
     path: Path, content: dict[str, Any], chunk: int, indent: int | None, ascii_only: bool
 ) -> None:
     text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
@@ -53,31 +53,31 @@ def test_it_reads_what_json_reads(
 
 @settings(deadline=None, max_examples=60)
 @given(cut=st.integers(1, 50), chunk=st.integers(1, 40))
-def test_a_file_that_is_cut_short_is_told(path: Path, cut: int, chunk: int) -> None:
+def test_a_truncated_file_is_reported(path: Path, cut: int, chunk: int) -> None:
     text = json.dumps({"a": [1, {"b": "cdé"}, -2.5e7], "c": True, "d": [], "e": "xyz"})
     assert len(text) > 50
     path.write_text(text[:cut])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "CHUNK", chunk)
-        with pytest.raises(DataError, match="no JSON"):
+        with pytest.raises(DataError, match="not valid JSON"):
             read(path)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"", r"the panoptic JSON .*x\.json is empty \(0 bytes\)"),
-        (b"[1]", "holds a list; expected an object"),
-        (b"null", "holds a NoneType; expected an object"),
-        (b"words", "is no JSON, or is cut short: Expecting value at character 0"),
-        (b'{"a": ' + 5000 * b"7" + b"}", "is no JSON.*digits"),
-        (b'{"a": 1, "a": 2}', "the key 'a' comes twice"),
+        (b"[1]", "contains a list; expected an object"),
+        (b"null", "contains a NoneType; expected an object"),
+        (b"words", "is not valid JSON, or is truncated: Expecting value at character 0"),
+        (b'{"a": ' + 5000 * b"7" + b"}", "is not valid JSON.*digits"),
+        (b'{"a": 1, "a": 2}', "duplicate key 'a'"),
     ],
-    ids=["empty", "list", "null", "words", "too many digits", "key twice"],
+    ids=["empty", "list", "null", "words", "too many digits", "duplicate key"],
 )
-def test_other_files_are_refused(path: Path, content: bytes, said: str) -> None:
+def test_other_files_are_rejected(path: Path, content: bytes, expected: str) -> None:
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=expected) as caught:
         read(path)
     assert "\n" not in str(caught.value)
 
@@ -94,7 +94,7 @@ def test_rows_that_are_nested_too_deeply(path: Path, depth: int, chunk: int, mon
         next(rows)
 
 
-def test_wide_rows_are_not_deep(path: Path) -> None:
+def test_wide_rows_are_not_too_deep(path: Path) -> None:
     row = [[number] for number in range(10 * DEEPEST)]
     path.write_text(json.dumps({"a": [row], "b": row}))
     assert read(path) == {"a": [row], "b": row}
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_what_is_left_of_a_list_is_skipped(path: Path) -> None:
+def test_the_rest_of_a_list_is_skipped(path: Path) -> None:
     path.write_text('{"a": [1, 2, 3], "b": 4}')
     members = read_members(path)
     assert next(next(members)[1]) == 1
@@ -120,15 +120,15 @@ def test_other_encodings_of_json(path: Path, encoding: str) -> None:
     assert read(path) == {"ä": ["ö"]}
 
 
-def test_the_place_of_the_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_position_of_the_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = '{"a": [' + "10, " * 30 + "], " + "x" * 50
     monkeypatch.setattr(json_stream, "CHUNK", 16)
     path.write_text(text)
-    with pytest.raises(DataError, match=f"a comma stands before ] at character {text.index(']')}"):
+    with pytest.raises(DataError, match=f"extra comma before ] at character {text.index(']')}"):
         read(path)
 
 
-def test_damage_at_the_beginning_does_not_read_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_error_nothing_more_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text('{"a": [{"b" 1}' + " " * 5000)
     sizes: list[int] = []
     monkeypatch.setattr(json_stream, "CHUNK", 100)
@@ -145,7 +145,7 @@ def test_damage_at_the_beginning_does_not_read_on(path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
-def test_a_list_written_in_pieces_is_the_list(count: int) -> None:
+def test_a_list_written_in_pieces_equals_the_list(count: int) -> None:
     rows = [{"id": number, "name": "ä, [" * (number % 3)} for number in range(count)]
     file = io.StringIO()
     write_list(file, iter(rows))

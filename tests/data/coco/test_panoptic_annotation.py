@@ -1,4 +1,4 @@
-"""The compact form of an annotation."""
+"""The compact representation of an annotation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS: list[tuple[Any, ...]] = [
 ]
 
 
-def test_rows_of_text_are_a_sequence() -> None:
+def test_json_rows_are_a_sequence() -> None:
     rows, expected = JsonRows.of(ImageInfo, ROWS), tuple(ImageInfo(*row) for row in ROWS)
     assert tuple(rows) == expected and len(rows) == 3
     assert (rows[1], rows[-1], rows[1:], rows[::-1]) == (expected[1], expected[-1], expected[1:], expected[::-1])
@@ -43,7 +43,7 @@ def test_rows_of_text_are_a_sequence() -> None:
         ("is_crowd", [True, False], "|b1"),
     ],
 )
-def test_the_smallest_type_that_holds_all_values(field: str, values: list[object], kind: str) -> None:
+def test_the_smallest_dtype_that_represents_all_values(field: str, values: list[object], kind: str) -> None:
     rows = np.zeros(2, SEGMENT_ROW)
     rows[field] = values
     small = narrowed(rows)

@@ -1,4 +1,4 @@
-"""Predictions beside their ground truth, as they are read."""
+"""Reading predictions with their ground truth."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_pair_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (pairs.truth_path(1), pairs.prediction_path(1)) == (files.truth.png(1), files.prediction.png(1))
 
 
-def test_images_have_the_order_of_the_ground_truth(tmp_path: Path) -> None:
+def test_images_are_in_the_order_of_the_ground_truth(tmp_path: Path) -> None:
     files = write_pairs(tmp_path)
     files.prediction.edit(lambda content: content["annotations"].reverse())
     files.prediction.edit(
@@ -50,7 +50,7 @@ def test_images_have_the_order_of_the_ground_truth(tmp_path: Path) -> None:
         assert (prediction.ids == 2).sum() == (truth.ids == 70000 + index).sum() == 10 * (20 + index)
 
 
-def test_listed_areas_stay_and_absent_ones_are_measured(tmp_path: Path) -> None:
+def test_listed_areas_are_kept_and_missing_ones_are_counted(tmp_path: Path) -> None:
     files = write_pairs(tmp_path)
     files.truth.edit(lambda content: content["annotations"][0]["segments_info"][0].update(area=0))
     files.truth.edit(lambda content: content["annotations"][0]["segments_info"][1].pop("area"))
@@ -60,27 +60,27 @@ def test_listed_areas_stay_and_absent_ones_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-def test_there_is_no_pair_beyond_the_last(index: int, tmp_path: Path) -> None:
+def test_an_index_out_of_range_is_an_error(index: int, tmp_path: Path) -> None:
     files = write_pairs(tmp_path)
     with pytest.raises(IndexError):
         PanopticPairs(files.truth.json, files.prediction.json)[index]
 
 
-def test_a_damaged_pair_spoils_no_other(tmp_path: Path) -> None:
+def test_a_corrupt_pair_does_not_affect_the_others(tmp_path: Path) -> None:
     files = write_pairs(tmp_path)
     files.truth.png(1).write_bytes(files.truth.png(1).read_bytes()[:60])
     pairs = PanopticPairs(files.truth.json, files.prediction.json)
     pairs[0], pairs[2]
-    with pytest.raises(DataError, match=r"truth/1\.png is damaged or cut short"):
+    with pytest.raises(DataError, match=r"truth/1\.png is corrupt or truncated"):
         pairs[1]
 
 
-def test_folders_are_asked_for_by_their_options(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_its_option(tmp_path: Path) -> None:
     files = write_pairs(tmp_path)
-    for side, option, place in ((files.truth, "--gt-folder", 0), (files.prediction, "--pred-folder", 1)):
+    for side, option, position in ((files.truth, "--gt-folder", 0), (files.prediction, "--pred-folder", 1)):
         moved = side.pngs.rename(tmp_path / "moved")
         with pytest.raises(DataError, match=rf"the folder of PNGs {side.pngs} of {side.json} does not.*{option}"):
             PanopticPairs(files.truth.json, files.prediction.json)
-        folders = [moved if place == number else None for number in range(2)]
+        folders = [moved if position == number else None for number in range(2)]
         assert len(PanopticPairs(files.truth.json, files.prediction.json, *folders)) == 3
         moved.rename(side.pngs)

@@ -1,4 +1,4 @@
-"""The written COCO panoptic form."""
+"""Writing COCO's panoptic format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAPS = hnp.arrays(
 
 
 @given(MAPS)
-def test_areas_and_boxes_equal_a_plain_loop(ids: np.ndarray) -> None:
+def test_areas_and_boxes_equal_those_of_a_plain_loop(ids: np.ndarray) -> None:
     pixels: dict[int, list[tuple[int, int]]] = {}
     for y, row in enumerate(ids.tolist()):
         for x, segment_id in enumerate(row):
@@ -37,17 +37,17 @@ def test_areas_and_boxes_equal_a_plain_loop(ids: np.ndarray) -> None:
         assert segment.score is None
 
 
-def test_a_segment_that_leaves_and_comes_back_is_one() -> None:
+def test_separate_parts_of_an_id_are_one_segment() -> None:
     ids = np.array([[3, 0, 3, 3], [0, 0, 0, 0], [3, 9, 0, 0]], np.int32)
     assert segments_of(ids, {3: 7, 9: 7}) == (Segment(3, 7, 4, (0, 0, 4, 3)), Segment(9, 7, 1, (1, 2, 1, 1)))
 
 
-def test_void_alone_and_no_pixel_give_no_segment() -> None:
+def test_void_and_empty_maps_have_no_segments() -> None:
     assert segments_of(np.zeros((4, 5), np.int32), {1: 7}) == ()
     assert segments_of(np.zeros((0, 5), np.int32), {1: 7}) == ()
 
 
-def test_an_id_without_a_category_is_our_own_mistake() -> None:
+def test_an_id_without_a_category_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         segments_of(np.full((2, 2), 4, np.int32), {1: 7})
 
@@ -70,7 +70,7 @@ def test_rows_of_ground_truth_and_of_predictions() -> None:
     }
 
 
-def test_the_whole_file_is_json_and_has_coco_s_parts() -> None:
+def test_the_file_is_json_with_the_parts_of_coco() -> None:
     ids = np.array([[0, 8]], np.int32)
     annotation = annotation_row(31, "a.png", PanopticMap(ids, segments_of(ids, {8: 200})))
     image = {"id": 31, "file_name": "a.jpg", "height": 1, "width": 2}

@@ -1,4 +1,4 @@
-"""PNGs without libpng: the pixels of Pillow and OpenCV, and nothing taken that OpenCV would refuse."""
+"""The fast PNG codec: the same pixels as Pillow and OpenCV, and the same files rejected as by OpenCV."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from panformer_cli.data.coco.png_codec import decode_plain, encode_plain
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.errors import DataError
-from tests.data.coco.coco_files import colours
+from tests.data.coco.coco_files import colors
 from tests.data.coco.png_files import END, SIGNATURE, chunk, filtered, header, image_data, png, with_true_checksums
 
 needs_zlib_ng = pytest.mark.skipif(find_spec("zlib_ng") is None, reason="zlib-ng is missing")
 
 
 def smooth_ids(height: int, width: int, seed: int) -> np.ndarray:
-    """Segments of large ids with frayed edges, so that pixels agree with none, some or all of their neighbours."""
+    """Segments of large ids with noise, so that pixels equal none, some or all of their neighbors."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 256**3, (height // 5 + 1, width // 5 + 1)).repeat(5, 0).repeat(5, 1)[:height, :width]
     noise = rng.integers(0, 256**3, (height, width))
@@ -61,7 +61,7 @@ def test_every_filter_in_any_order_gives_the_pixels(
     ids = smooth_ids(height, width, seed)
     filters = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
     content = png(ids, filters, pieces)
-    assert np.array_equal(pillows(content), colours(ids)), "the builder of the test errs"
+    assert np.array_equal(pillows(content), colors(ids)), "the test builds a wrong file"
     found = decode_plain(content)
     assert found is not None and found.dtype == np.int32 and np.array_equal(found, ids)
 
@@ -76,7 +76,7 @@ def test_an_image_of_many_blocks(shape: tuple[int, int], monkeypatch: pytest.Mon
 
 
 def opencvs(path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray | str:
-    """What `read_panoptic_png` gives or says when it has nothing but OpenCV."""
+    """Return the result or the error of `read_panoptic_png` with OpenCV only."""
     with monkeypatch.context() as patch:
         patch.setattr(panoptic_png, "decode_plain", lambda _: None)
         return result(path)
@@ -112,7 +112,7 @@ def small_window() -> bytes:
 
 UNUSUAL = {
     "interlaced": of(zlib.compress(filtered(IDS[:1, :1], [0])), header(1, 1, (8, 2, 0, 0, 1))),
-    "transparent colour": SIGNATURE + HEADER + chunk(b"tRNS", b"\0\1\0\2\0\3") + image_data(STREAM) + END,
+    "transparent color": SIGNATURE + HEADER + chunk(b"tRNS", b"\0\1\0\2\0\3") + image_data(STREAM) + END,
     "gamma": SIGNATURE + HEADER + chunk(b"gAMA", b"\0\0\xb1\x8f") + image_data(STREAM) + END,
     "significant bits": SIGNATURE + HEADER + chunk(b"sBIT", b"\5\6\5") + image_data(STREAM) + END,
     "text at the end": SIGNATURE + HEADER + image_data(STREAM) + chunk(b"tEXt", b"a\0b") + END,
@@ -146,7 +146,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_what_is_unusual_or_damaged_is_left_to_opencv(
+def test_unusual_and_corrupt_files_are_left_to_opencv(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
@@ -157,41 +157,41 @@ def test_what_is_unusual_or_damaged_is_left_to_opencv(
 
 
 @needs_zlib_ng
-def test_the_same_file_without_a_fault_is_taken() -> None:
+def test_the_same_file_without_a_fault_is_decoded() -> None:
     assert np.array_equal(decode_plain(WHOLE), IDS)  # type: ignore[arg-type]
 
 
-def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to three times a bit turned, a byte left out or put in, or many left out; half get true checksums again."""
+def corrupted(data: bytes, rng: np.random.Generator) -> bytes:
+    """Flip, delete or insert a few bits or bytes; correct the checksums in half of the results."""
     changed = bytearray(data)
     for _ in range(rng.integers(1, 4)):
-        place = int(rng.integers(8, len(changed)))
+        offset = int(rng.integers(8, len(changed)))
         match rng.integers(8):
             case 0:
-                del changed[place]
+                del changed[offset]
             case 1:
-                changed.insert(place, int(rng.integers(256)))
+                changed.insert(offset, int(rng.integers(256)))
             case 2:
-                del changed[place : place + 40]
+                del changed[offset : offset + 40]
             case _:
-                changed[place] ^= 1 << int(rng.integers(8))
+                changed[offset] ^= 1 << int(rng.integers(8))
     return with_true_checksums(bytes(changed)) if rng.random() < 0.5 else bytes(changed)
 
 
 def claims_much(data: bytes) -> bool:
-    """Whether a chunk of ours is longer than a megabyte by its own account, which takes seconds to find out."""
-    places = [data.find(kind) for kind in (b"IHDR", b"IDAT", b"IEND")]
-    return any(int.from_bytes(data[place - 4 : place], "big") > 2**20 for place in places if place >= 12)
+    """Return whether a chunk claims to be longer than a megabyte, which takes OpenCV seconds to reject."""
+    offsets = [data.find(kind) for kind in (b"IHDR", b"IDAT", b"IEND")]
+    return any(int.from_bytes(data[offset - 4 : offset], "big") > 2**20 for offset in offsets if offset >= 12)
 
 
 @pytest.mark.parametrize("level", [0, 1, 9])
-def test_of_damaged_files_both_ways_say_the_same(level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_decoders_agree_on_corrupt_files(level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(level)
     whole = png(smooth_ids(9, 7, level), rng.integers(0, 5, 9).tolist(), 2, level)
     for number in range(200):
-        content = damaged(whole, rng)
+        content = corrupted(whole, rng)
         if claims_much(content):
-            continue  # OpenCV would ask for so much memory
+            continue  # OpenCV would allocate that much memory
         path = tmp_path / f"{number}.png"
         path.write_bytes(content)
         np.testing.assert_array_equal(result(path), opencvs(path, monkeypatch), err_msg=path.read_bytes().hex())
@@ -200,16 +200,16 @@ def test_of_damaged_files_both_ways_say_the_same(level: int, tmp_path: Path, mon
 @pytest.mark.parametrize(
     "ids", [smooth_ids(1, 1, 0), smooth_ids(37, 1, 1), smooth_ids(1, 41, 2), smooth_ids(90, 80, 3)]
 )
-def test_a_written_file_is_read_by_everyone(ids: np.ndarray, tmp_path: Path) -> None:
+def test_other_libraries_read_a_written_file(ids: np.ndarray, tmp_path: Path) -> None:
     for kind in (np.asfortranarray(ids), ids.astype(np.int64), ids):
         write_panoptic_png(tmp_path / "a.png", kind)  # type: ignore[arg-type]
         data = (tmp_path / "a.png").read_bytes()
-        assert np.array_equal(pillows(data), colours(ids))
-        assert np.array_equal(np.asarray(cv2.imread(str(tmp_path / "a.png")))[..., ::-1], colours(ids))
+        assert np.array_equal(pillows(data), colors(ids))
+        assert np.array_equal(np.asarray(cv2.imread(str(tmp_path / "a.png")))[..., ::-1], colors(ids))
         assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), ids)
 
 
-def test_panopticapi_reads_what_is_written(tmp_path: Path) -> None:
+def test_panopticapi_reads_a_written_file(tmp_path: Path) -> None:
     utils = pytest.importorskip("panopticapi.utils")
     ids = smooth_ids(40, 30, 5)
     write_panoptic_png(tmp_path / "a.png", ids)
@@ -234,7 +234,7 @@ def no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("missing", [no_zlib_ng, no_numba])
-def test_without_zlib_ng_or_numba_opencv_does_it(
+def test_without_zlib_ng_or_numba_opencv_is_used(
     missing: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing(monkeypatch)
@@ -242,12 +242,12 @@ def test_without_zlib_ng_or_numba_opencv_does_it(
     png_codec.load()
     assert not png_codec.is_loaded() and decode_plain(WHOLE) is None
     write_panoptic_png(tmp_path / "a.png", IDS)
-    assert np.array_equal(pillows((tmp_path / "a.png").read_bytes()), colours(IDS))
+    assert np.array_equal(pillows((tmp_path / "a.png").read_bytes()), colors(IDS))
     assert np.array_equal(read_panoptic_png(tmp_path / "a.png"), IDS)
 
 
 @needs_zlib_ng
-def test_only_many_files_are_worth_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_is_loaded_only_for_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(png_codec, "_unfilter", None)
     (tmp_path / "a.png").write_bytes(WHOLE)
     for number, is_loaded in ((MANY_READS - 1, False), (MANY_READS, True), (1, True)):
@@ -263,7 +263,7 @@ def is_loaded(_: object) -> bool:
 @needs_zlib_ng
 @pytest.mark.slow
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_worker_processes_have_what_their_parent_has_loaded(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_processes_load_the_decoder_if_their_parent_has(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     start = partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context(method))
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", start)
     assert list(map_in_order(is_loaded, range(3), 2)) == [True, True, True]

@@ -1,4 +1,4 @@
-"""The generated scenes: what lies on disk, what the pictures hold, and what the options do."""
+"""The generated scenes: files, content of the images, and options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CATEGORIES = scene_categories()
 
 
 class Listener(SilentReporter):
-    """Keeps the messages."""
+    """Records the messages."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -43,7 +43,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many() -> list[tuple[ImageArray, PanopticMap]]:
-    """Scenes of the default options."""
+    """Scenes with the default options."""
     return [generate_scene(SceneOptions(), "train", index) for index in range(150)]
 
 
@@ -55,21 +55,21 @@ def thing_segments(panoptic: PanopticMap) -> list[Any]:
     return [segment for segment in panoptic.segments if CATEGORIES.by_id(segment.category_id).is_thing]
 
 
-def test_files_lie_in_coco_s_layout(written: Path) -> None:
+def test_files_are_in_the_layout_of_coco(written: Path) -> None:
     names = {f"images/{split}/{k:06d}.jpg" for split, count in (("train", 3), ("val", 2)) for k in range(count)}
     pngs = {name.replace("images/", "annotations/panoptic_").replace(".jpg", ".png") for name in names}
     jsons = {"annotations/panoptic_train.json", "annotations/panoptic_val.json", "scenes.json"}
     assert set(contents(written)) == names | pngs | jsons
 
 
-def test_json_and_png_say_the_same(written: Path) -> None:
+def test_json_and_png_agree(written: Path) -> None:
     for split, count in (("train", 3), ("val", 2)):
         content = json.loads((written / "annotations" / f"panoptic_{split}.json").read_text())
         assert len(content["images"]) == len(content["annotations"]) == count
         for image, annotation in zip(content["images"], content["annotations"], strict=True):
             assert image["id"] == annotation["image_id"]
-            with Image.open(written / "images" / split / image["file_name"]) as picture:
-                assert picture.size == (image["width"], image["height"]) == (96, 64)
+            with Image.open(written / "images" / split / image["file_name"]) as image_file:
+                assert image_file.size == (image["width"], image["height"]) == (96, 64)
             with Image.open(written / "annotations" / f"panoptic_{split}" / annotation["file_name"]) as png:
                 rgb = np.asarray(png).astype(np.int64)
             ids = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
@@ -93,32 +93,32 @@ def test_the_package_reads_what_it_writes(written: Path) -> None:
             np.abs(sample.image[..., order].astype(int) - image).mean() for order in ([0, 1, 2], [2, 1, 0])
         )
         assert right < 10
-        assert swapped > 2 * right, "the picture on disk is not in RGB order"
+        assert swapped > 2 * right, "the image on disk is in RGB order"
 
 
-def test_png_pictures_are_exact(tmp_path: Path) -> None:
+def test_png_images_are_exact(tmp_path: Path) -> None:
     options = replace(FEW, train_images=1, val_images=1, image_format="png")
     write_scenes(tmp_path / "out", options, SilentReporter())
-    with Image.open(tmp_path / "out" / "images" / "val" / "000000.png") as picture:
-        assert np.array_equal(np.asarray(picture), generate_scene(options, "val", 0)[0])
+    with Image.open(tmp_path / "out" / "images" / "val" / "000000.png") as image_file:
+        assert np.array_equal(np.asarray(image_file), generate_scene(options, "val", 0)[0])
 
 
 def test_equal_seeds_give_equal_files_and_other_seeds_do_not(written: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path / "again", FEW, SilentReporter())
     assert contents(tmp_path / "again") == contents(written)
-    pictures = [generate_scene(replace(FEW, seed=seed), split, k)[0] for seed, split, k in KEYS]
-    assert len({picture.tobytes() for picture in pictures}) == len(KEYS)
+    images = [generate_scene(replace(FEW, seed=seed), split, k)[0] for seed, split, k in KEYS]
+    assert len({image.tobytes() for image in images}) == len(KEYS)
 
 
 KEYS = [(0, "train", 0), (0, "train", 1), (0, "val", 0), (1, "train", 0)]
 
 
-def test_a_scene_depends_on_its_number_alone_not_on_how_many_there_are() -> None:
+def test_a_scene_does_not_depend_on_the_number_of_scenes() -> None:
     few, many = replace(FEW, train_images=1), replace(FEW, train_images=500)
     assert np.array_equal(generate_scene(few, "train", 0)[0], generate_scene(many, "train", 0)[0])
 
 
-def test_categories_are_enough_and_their_ids_have_gaps() -> None:
+def test_there_are_enough_categories_and_their_ids_have_gaps() -> None:
     assert CATEGORIES.num_things >= 6
     assert CATEGORIES.num_stuff >= 4
     for kind in (True, False):
@@ -128,7 +128,7 @@ def test_categories_are_enough_and_their_ids_have_gaps() -> None:
     assert len({category.color for category in CATEGORIES.categories}) == len(CATEGORIES)
 
 
-def test_scenes_hold_all_that_an_evaluation_needs(many: list[tuple[ImageArray, PanopticMap]]) -> None:
+def test_scenes_contain_all_that_an_evaluation_needs(many: list[tuple[ImageArray, PanopticMap]]) -> None:
     seen = Counter(segment.category_id for _, panoptic in many for segment in panoptic.segments)
     assert min(seen[category.id] for category in CATEGORIES.categories) >= 30
     with_void = sum(bool((panoptic.ids == 0).any()) for _, panoptic in many)
@@ -139,13 +139,13 @@ def test_scenes_hold_all_that_an_evaluation_needs(many: list[tuple[ImageArray, P
         max(Counter(segment.category_id for segment in thing_segments(panoptic)).values(), default=0) > 1
         for _, panoptic in many
     )
-    assert twice >= 75, "several objects of one class belong into most scenes"
+    assert twice >= 75, "most scenes have several objects of one class"
     areas = [segment.area for _, panoptic in many for segment in thing_segments(panoptic)]
     assert min(areas) < 150
     assert max(areas) > 2000
 
 
-def test_segments_keep_the_rules(many: list[tuple[ImageArray, PanopticMap]]) -> None:
+def test_segments_follow_the_rules(many: list[tuple[ImageArray, PanopticMap]]) -> None:
     for image, panoptic in many:
         assert image.shape == (128, 128, 3)
         assert image.dtype == np.uint8
@@ -155,12 +155,12 @@ def test_segments_keep_the_rules(many: list[tuple[ImageArray, PanopticMap]]) -> 
         assert min(segment.area for segment in panoptic.segments) >= 60
         assert sum(segment.area for segment in panoptic.segments) == int((panoptic.ids > 0).sum())
         stuff = Counter(row.category_id for row in panoptic.segments if not CATEGORIES.by_id(row.category_id).is_thing)
-        assert set(stuff.values()) <= {1}, "stuff has one segment for each class"
+        assert set(stuff.values()) <= {1}, "stuff has at most one segment per class"
         assert all(CATEGORIES.by_id(row.category_id).is_thing for row in panoptic.segments if row.is_crowd)
 
 
 def test_objects_are_drawn_where_the_annotation_says(many: list[tuple[ImageArray, PanopticMap]]) -> None:
-    """Colour changes more from a pixel to the next across the border of an object than inside it."""
+    """Color changes more across the border of an object than inside it."""
     across, within = [], []
     for image, panoptic in many:
         step = np.abs(np.diff(image.astype(int), axis=1)).sum(axis=2)
@@ -172,7 +172,7 @@ def test_objects_are_drawn_where_the_annotation_says(many: list[tuple[ImageArray
 
 
 def hues(spread: float) -> list[float]:
-    """How far, in turns, the objects' mean hues lie from those of their categories."""
+    """Return the distances (0..0.5) of the objects' mean hues from those of their categories."""
     distances = []
     for index in range(40):
         options = SceneOptions(hue_spread=spread, void_probability=0, crowd_probability=0)
@@ -185,14 +185,14 @@ def hues(spread: float) -> list[float]:
     return distances
 
 
-def test_colour_leans_on_the_class_as_much_as_asked() -> None:
-    fixed, leaning, free = (np.mean(hues(spread)) for spread in (0.0, 35.0, 1000.0))
+def test_the_hue_spread_controls_how_much_color_depends_on_the_class() -> None:
+    fixed, dependent, free = (np.mean(hues(spread)) for spread in (0.0, 35.0, 1000.0))
     assert fixed < 0.03
-    assert 0.05 < leaning < 0.12
-    assert 0.2 < free < 0.3, "a hue that says nothing is a quarter turn away on average"
+    assert 0.05 < dependent < 0.12
+    assert 0.2 < free < 0.3, "the mean distance of a uniform hue is 0.25"
 
 
-def test_options_are_obeyed() -> None:
+def test_options_are_respected() -> None:
     options = SceneOptions(
         height=96, width=160, min_objects=3, max_objects=3, smallest_object=0.2, largest_object=0.2, min_stuff=2,
         max_stuff=2, void_probability=0, crowd_probability=0,
@@ -212,27 +212,27 @@ def test_options_are_obeyed() -> None:
     assert counts[3] >= 15
 
 
-def test_void_and_crowd_come_whenever_asked_for() -> None:
+def test_void_and_crowd_appear_with_probability_1() -> None:
     options = SceneOptions(void_probability=1, crowd_probability=1, max_objects=2, min_objects=0)
     maps = [generate_scene(options, "val", index)[1] for index in range(20)]
     assert sum(bool((panoptic.ids == 0).any()) for panoptic in maps) >= 18
     assert sum(any(segment.is_crowd for segment in panoptic.segments) for panoptic in maps) >= 18
 
 
-def test_every_object_shows_enough_of_itself() -> None:
-    """Discs that nothing may hide keep the box of a whole disc, unless the picture ends."""
+def test_every_object_is_sufficiently_visible() -> None:
+    """Disks without occlusion have the box of a complete disk, unless the image border clips them."""
     options = SceneOptions(min_visible_share=1.0, min_objects=6, void_probability=0, crowd_probability=0)
-    discs = 0
+    disks = 0
     for index in range(30):
         for segment in thing_segments(generate_scene(options, "val", index)[1]):
             if CATEGORIES.by_id(segment.category_id).name == "disc":
-                discs += 1
+                disks += 1
                 assert abs(segment.bbox[2] - segment.bbox[3]) <= 1
                 assert segment.area == pytest.approx(np.pi / 4 * segment.bbox[2] * segment.bbox[3], rel=0.06)
-    assert discs > 10
+    assert disks > 10
 
 
-def test_the_smallest_picture_can_be_drawn() -> None:
+def test_the_smallest_image_can_be_drawn() -> None:
     options = SceneOptions(height=32, width=32, crowd_probability=1, void_probability=1)
     assert all(generate_scene(options, "val", index)[1].segments for index in range(20))
 
@@ -242,10 +242,10 @@ def test_the_same_scenes_are_not_written_twice(written: Path) -> None:
     listener = Listener()
     write_scenes(written, FEW, listener)
     assert {path: path.stat().st_mtime_ns for path in written.rglob("*")} == before
-    assert listener.messages == [f"{written} already holds these scenes: nothing to write"]
+    assert listener.messages == [f"{written} already contains these scenes: nothing to write"]
 
 
-def test_an_interrupted_writing_does_not_look_whole_and_can_be_repeated(
+def test_an_interrupted_run_is_not_complete_and_can_be_repeated(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(options: SceneOptions, split: str, index: int) -> tuple[ImageArray, PanopticMap]:
@@ -263,22 +263,22 @@ def test_an_interrupted_writing_does_not_look_whole_and_can_be_repeated(
     assert contents(out) == contents(written)
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(PanformerError, match=r"already holds other files; choose another folder"):
+    with pytest.raises(PanformerError, match=r"already contains other files; choose another folder"):
         write_scenes(tmp_path, FEW, SilentReporter())
     assert set(contents(tmp_path)) == {"thesis.txt"}
 
 
 @pytest.mark.parametrize("record", ["[]", "{", "\xff"])
-def test_a_damaged_record_counts_as_other_files(tmp_path: Path, record: str) -> None:
+def test_a_corrupt_record_counts_as_other_files(tmp_path: Path, record: str) -> None:
     (tmp_path / "scenes.json").write_text(record, encoding="latin-1")
-    with pytest.raises(PanformerError, match="already holds other files"):
+    with pytest.raises(PanformerError, match="already contains other files"):
         write_scenes(tmp_path, FEW, SilentReporter())
 
 
-def test_scenes_of_other_options_are_named(written: Path) -> None:
-    with pytest.raises(PanformerError, match=r"made with train_images 3 instead of 4, seed 0 instead of 9; choose"):
+def test_different_options_are_named(written: Path) -> None:
+    with pytest.raises(PanformerError, match=r"scenes with train_images 3 instead of 4, seed 0 instead of 9; choose"):
         write_scenes(written, replace(FEW, seed=9, train_images=4), SilentReporter())
 
 
@@ -289,7 +289,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
             write_scenes(out, FEW, SilentReporter())
 
 
-def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -298,7 +298,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_scenes(tmp_path / "out", FEW, SilentReporter())
 
 
-def test_wrong_options_are_all_reported() -> None:
+def test_all_invalid_options_are_reported() -> None:
     with pytest.raises(PanformerError) as caught:
         SceneOptions(train_images=-1, height=8, min_objects=5, max_objects=4, void_probability=2, largest_object=0)
     lines = str(caught.value).splitlines()
@@ -324,6 +324,6 @@ def test_wrong_options_are_all_reported() -> None:
         ({"val_images": 0}, "val_images is 0: expected 1 or more"),
     ],
 )
-def test_an_impossible_option(options: dict[str, Any], message: str) -> None:
+def test_an_invalid_option(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PanformerError, match=message):
         SceneOptions(**options)

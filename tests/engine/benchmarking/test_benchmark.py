@@ -15,7 +15,7 @@ from torch import nn
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
-from panformer_cli.data.transforms import normalise
+from panformer_cli.data.transforms import normalize
 from panformer_cli.engine.benchmarking import passes as benchmark_passes
 from panformer_cli.engine.benchmarking.benchmark import Benchmark, BenchmarkRequest, benchmark, parse_size
 from panformer_cli.engine.benchmarking.meters import (
@@ -45,7 +45,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import DataSettings
-from panformer_cli.visualization.drawing import save_picture
+from panformer_cli.visualization.drawing import save_image
 from tests.engine.small import small_checkpoint
 from tests.models.panoptic_segformer.small import SMALL, no_padding
 
@@ -75,7 +75,7 @@ def result(recipe_file: Path) -> Benchmark:
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Pipeline:
     image = generate_scene(SceneOptions(height=64, width=96), "val", 0)[0]
-    save_picture(tmp_path / "scene.jpg", image)
+    save_image(tmp_path / "scene.jpg", image)
     predictor = Predictor(random_model(RECIPE, COCO), RECIPE, CPU)
     return Pipeline(predictor, [tmp_path / "scene.jpg"], tmp_path / "out")
 
@@ -207,7 +207,7 @@ def test_random_weights_predict_segments() -> None:
     state = torch.get_rng_state()
     model = random_model(RECIPE, COCO)
     assert torch.equal(torch.get_rng_state(), state), "the random state is left alone"
-    image = normalise(generate_scene(SceneOptions(height=256, width=256), "val", 0)[0])[None]
+    image = normalize(generate_scene(SceneOptions(height=256, width=256), "val", 0)[0])[None]
     with torch.inference_mode():
         output = model.infer(image, no_padding(image))
     assert isinstance(output, InferenceOutput)
@@ -295,7 +295,7 @@ def test_json(result: Benchmark, recipe_file: Path) -> None:
 
 def test_a_checkpoint_and_an_image(scenes: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "run" / "last.safetensors", scenes)
-    save_picture(tmp_path / "photo.png", np.zeros((50, 100, 3), np.uint8))
+    save_image(tmp_path / "photo.png", np.zeros((50, 100, 3), np.uint8))
     result = measure(path, size=(64, 64), repeat=1, image=tmp_path / "photo.png")
     assert result.weights == str(path)
     assert (result.picture_size, result.input_size) == ((50, 100), (32, 64))

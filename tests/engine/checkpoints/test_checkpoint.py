@@ -201,7 +201,7 @@ class _Trap:
 def test_a_pickle_is_rejected_and_not_run(dump: Callable[[Any, Path], Any], name: str, tmp_path: Path) -> None:
     path, ran = tmp_path / name, tmp_path / "ran"
     dump({"state_dict": _Trap(ran)}, path)
-    with pytest.raises(CheckpointError, match="was not run; give"):
+    with pytest.raises(CheckpointError, match="was not loaded[;,] "):
         read_checkpoint(path)
     assert not ran.exists()
     with path.open("rb") as file:
@@ -213,7 +213,7 @@ def test_a_pickle_is_rejected_and_not_run(dump: Callable[[Any, Path], Any], name
 def test_a_truncated_file_is_reported(kept: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: the file is damaged or cut short; download or copy it"):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: the file is corrupt or truncated; download or copy it"):
         read_checkpoint(path)
 
 
@@ -221,7 +221,7 @@ def test_a_truncated_file_is_reported(kept: int, tmp_path: Path) -> None:
 def test_other_files_are_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is neither in safetensors form nor one that torch.save wrote"):
+    with pytest.raises(CheckpointError, match="is neither a safetensors file nor written by torch.save"):
         read_checkpoint(path)
 
 
@@ -239,7 +239,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 def test_tensors_of_another_program_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="holds tensors but is no checkpoint of Panoptic SegFormer: its names"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of Panoptic SegFormer: its tensors"):
         read_checkpoint(path)
 
 

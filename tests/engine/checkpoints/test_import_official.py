@@ -56,7 +56,7 @@ def test_the_imported_model_is_identical(source: Path, tmp_path: Path) -> None:
         for name, shape, _ in release_keys("r50")
         if name.startswith(("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches."))
     )
-    parameters = 51_271_900 - unused  # spec, section 1
+    parameters = 51_271_900 - unused  # docs/model.md, "Published results"
     assert reporter.messages == [
         f"{source}: recipe r50_1x, 80 things and 53 stuff classes, {parameters / 1e6:.1f} M parameters"
     ]
@@ -140,9 +140,9 @@ def test_a_folder_with_other_files_is_not_changed(stub: Path, tmp_path: Path) ->
     [
         (None, "the panoptic JSON {path} is missing; check the path"),
         ("", "the panoptic JSON {path} is empty (0 bytes); restore"),
-        ("{", "annotation.json is no JSON, or is cut short"),
+        ("{", "annotation.json is not valid JSON, or is truncated"),
         ("{}", "annotation.json: the category table is empty; expected a list `categories`"),
-        ('{"categories": [{"id": 1}]}', "annotation.json: the category {'id': 1} lacks name"),
+        ('{"categories": [{"id": 1}]}', "annotation.json: the category {'id': 1} has no name"),
     ],
 )
 def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, stub: Path, tmp_path: Path) -> None:
@@ -190,5 +190,5 @@ def test_corruption_inside_a_tensor_is_detected(tmp_path: Path) -> None:
     offset = content.index(torch.tensor(value).numpy().tobytes() * 256)
     source.write_bytes(content[:offset] + b"\0" * 1024 + content[offset + 1024 :])
     load_model(read_checkpoint(source))  # loading does not detect the changed values
-    assert "r50.pth: the file is damaged or cut short; download or copy it again" in refused(source, tmp_path / "out")
+    assert "r50.pth: the file is corrupt or truncated; download or copy it again" in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ from panformer_cli.models.published import weights_folder
 from panformer_cli.recipe_io import built_in_recipes
 from panformer_cli.storage.download import DownloadError
 from panformer_cli.storage.partial_file import PartialFile
+from tests.conftest import REPOSITORY
 from tests.engine.small import StopAfter
 from tests.release_files import small_file
 from tests.storage.file_server import CLOSED, FileServer
@@ -53,14 +54,14 @@ def fetch() -> StopAfter:
     return reporter
 
 
-def test_the_table_matches_the_official_readme(shared: Path) -> None:
-    spec = (shared / "spec" / "panoptic_segformer.md").read_text(encoding="utf-8")
+def test_published_weights_are_those_of_the_model_page() -> None:
+    page = (REPOSITORY / "docs" / "model.md").read_text(encoding="utf-8")
     assert list(PUBLISHED) == ["r50_1x", "r50", "r101", "pvtv2b5", "swinl"]
     for name, row in PUBLISHED.items():
-        [line] = re.findall(rf"^\| {name} \| .*$", spec, re.MULTILINE)
-        assert f"| {row.pq} | {row.pq_things} / {row.pq_stuff} |" in line
+        [line] = re.findall(rf"^\| `{name}` \| .*$", page, re.MULTILINE)
+        assert f"| {row.pq} | {row.pq_things} | {row.pq_stuff} |" in line
         assert row.backbone in line
-        assert f"`{row.file}`" in spec
+        assert f"`{row.file.removeprefix('panoptic_segformer_').removesuffix('.pth')}`" in page
 
 
 def test_every_name_is_a_recipe() -> None:
@@ -150,7 +151,7 @@ def test_an_incomplete_download_is_neither_kept_nor_recorded(
     address = f"{server.url}/{R50.file}"
     assert str(caught.value) == (
         f"cannot download {address}: the download is not a complete checkpoint, and was deleted; try again later, or "
-        f"put the file by hand at {R50.path}, or set PANFORMER_WEIGHTS_URL to the address of a folder that has it"
+        f"put the file at {R50.path} yourself, or set PANFORMER_WEIGHTS_URL to the address of a folder that has it"
     )
     assert {path.name for path in R50.path.parent.iterdir()} <= {f"{R50.file}.lock"}
     server.content = whole
@@ -232,7 +233,7 @@ def test_offline_the_error_says_where_to_put_the_file(home: Path, monkeypatch: p
     text = str(caught.value)
     assert text.startswith(f"cannot download {CLOSED}/panoptic_segformer_r50_2x.pth: ")
     assert text.endswith(
-        f"put the file by hand at {home}/weights/panoptic_segformer_r50_2x.pth, or set PANFORMER_WEIGHTS_URL to the "
+        f"put the file at {home}/weights/panoptic_segformer_r50_2x.pth yourself, or set PANFORMER_WEIGHTS_URL to the "
         "address of a folder that has it"
     )
 

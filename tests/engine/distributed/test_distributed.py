@@ -77,7 +77,7 @@ def test_all_processes_have_the_same_gradients(gradients: dict[str, dict[str, Te
 def test_the_counts_are_averaged_over_the_processes(
     gradients: dict[str, dict[str, Tensor]], scenes: Path, tmp_path: Path
 ) -> None:
-    """The counts are the mean over both images, which have different numbers of segments (spec, section 8)."""
+    """The counts are the mean over both images, which have different segment counts (docs/model.md, "Training")."""
     recipe = small_recipe(scenes, *ONE_STEP)
     trainer = Trainer(Process(0, 1, torch.device("cpu")), recipe, RunFolder(tmp_path), SilentReporter())
     labels = [target.labels for batch in next(iter(trainer.loader.epoch(0))) for target in batch.targets]

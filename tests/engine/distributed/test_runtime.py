@@ -143,7 +143,7 @@ def test_the_process_has_the_sampling() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may run triton's kernels")
 def test_a_sampling_for_another_device_is_one_message() -> None:
     with (
-        pytest.raises(PanformerError, match="sampling 'triton' is for cuda, and the model is on cpu"),
+        pytest.raises(PanformerError, match="sampling 'triton' requires cuda, but the model is on cpu"),
         joined(ProcessOptions(device="cpu", sampling="triton")),
     ):
         pass

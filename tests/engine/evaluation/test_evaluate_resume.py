@@ -195,7 +195,7 @@ def test_other_settings_are_rejected(trained: RunFolder, out: Path, tmp_path: Pa
         with pytest.raises(PanformerError) as caught:
             evaluate(changed, ALONE, QUIET)
         assert (
-            f"{out} was started with another {named} (see {out / LINES / 'settings.json'}); use the same to resume"
+            f"{out} was started with a different {named} (see {out / LINES / 'settings.json'}); use the same to resume"
             in str(caught.value)
         )
         assert "\n" not in str(caught.value)
@@ -257,7 +257,7 @@ def test_an_invalid_request_keeps_old_metrics(trained: RunFolder, out: Path, who
 def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Path) -> None:
     interrupt(trained, out, 2)
     (out / ".parts" / "settings.json").write_text(content, encoding="latin-1")
-    with pytest.raises(PanformerError, match=r"settings\.json is damaged .*; leave out --resume to start over"):
+    with pytest.raises(PanformerError, match=r"settings\.json is corrupt .*; leave out --resume to start over"):
         evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
 
 

@@ -224,7 +224,7 @@ def test_lists_of_corruptions(text: str, expected: tuple[str, ...]) -> None:
         ("", "is empty"),
         (",", "is empty"),
         ("fog,snwo", "'snwo'; did you mean snow?"),
-        ("all,fog", "no corruption 'all'"),
+        ("all,fog", "unknown corruption 'all'"),
     ],
 )
 def test_invalid_lists_of_corruptions_are_reported(text: str, expected_message: str) -> None:
@@ -253,7 +253,7 @@ def test_invalid_severities_are_reported(text: str) -> None:
         ({"seed": -1}, "seed is -1; expected 0 or more"),
         ({"severities": (7,)}, "is 7; expected 1"),
         ({"corruptions": ()}, "at least one"),
-        ({"corruptions": ("rain",)}, "no corruption 'rain'"),
+        ({"corruptions": ("rain",)}, "unknown corruption 'rain'"),
     ],
 )
 def test_invalid_options_are_reported(wrong: dict[str, Any], expected_message: str) -> None:

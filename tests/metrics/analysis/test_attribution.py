@@ -1,4 +1,4 @@
-"""Lost points of PQ: shares worked by hand, sums against PQ itself, and gains against maps that were mended."""
+"""Lost points of PQ, compared with hand-worked values, with PQ, and with maps whose errors were fixed."""
 
 from __future__ import annotations
 
@@ -49,30 +49,30 @@ def quality_of(records: list[ImageOverlap], table: CategoryTable = TABLE) -> Pan
 
 
 def points_of(result: LostPoints, category_id: int) -> dict[str, float]:
-    """What the PQ of a category lost to each cause, zeros left out."""
+    """Return the points that a category lost to each cause, without zeros."""
     points = result.points[TABLE.label(category_id)].sum(axis=0)
     return {cause.key: float(points[cause]) for cause in Cause if points[cause]}
 
 
-# --- shares worked by hand
+# --- hand-worked values
 
 
-def test_a_pair_loses_what_its_iou_lacks() -> None:
+def test_a_pair_loses_one_minus_iou() -> None:
     truth = panoptic([[1] * 8 + [2] * 4], {1: DOG, 2: CAT})
     guess = panoptic([[5] * 7 + [0] + [5] + [0] * 3], {5: DOG})  # IoU 7/9
     assert points_of(lost((guess, truth)), DOG) == {"poor_mask": pytest.approx(200 / 9)}
 
 
-def test_matched_stuff_leaks_with_what_lies_outside_and_is_poor_with_what_it_lacks() -> None:
+def test_matched_stuff_leaks_by_pixels_outside_and_is_poor_by_missing_ones() -> None:
     truth = panoptic([[1] * 8 + [2] * 4 + [0] * 2], {1: SKY, 2: CAT})
     guess = panoptic(
         [[5] * 5 + [0] * 3 + [5] + [0] * 3 + [5] * 2], {5: SKY}
-    )  # IoU 5/9: 1 outside, 3 lacking, void free
+    )  # IoU 5/9: 1 outside, 3 missing, void ignored
     shares = points_of(lost((guess, truth)), SKY)
     assert shares == {"stuff_leaking": pytest.approx(100 / 9), "poor_mask": pytest.approx(300 / 9)}
 
 
-def test_an_unmatched_segment_loses_a_half() -> None:
+def test_an_unmatched_segment_loses_one_half() -> None:
     # Three dogs: one found, one missed; a false one. PQ = 1 / (1 + 1/2 + 1/2).
     truth = panoptic([[1] * 4 + [2] * 4 + [3] * 4], {1: DOG, 2: DOG, 3: SKY})
     guess = panoptic([[5] * 4 + [0] * 4 + [6, 7, 7, 7]], {5: DOG, 6: DOG, 7: SKY})
@@ -81,7 +81,7 @@ def test_an_unmatched_segment_loses_a_half() -> None:
     assert result.pq[TABLE.label(DOG)] == pytest.approx(50.0)
 
 
-def test_a_category_has_its_share_in_the_mean() -> None:
+def test_each_category_has_equal_weight_in_the_mean() -> None:
     truth = panoptic([[1] * 4 + [2] * 4], {1: DOG, 2: SKY})
     result = lost((panoptic([[0] * 4 + [5] * 4], {5: SKY}), truth))
     assert result.mean(range(4)).sum(axis=0)[Cause.MISSED] == pytest.approx(50.0)
@@ -90,7 +90,7 @@ def test_a_category_has_its_share_in_the_mean() -> None:
     assert not lost().mean(range(4)).any()
 
 
-def test_listed_areas_that_are_too_small_leave_the_sum_as_it_is() -> None:
+def test_listed_areas_that_are_too_small_do_not_change_the_sum() -> None:
     truth = panoptic([[1] * 8], {1: SKY}, areas={1: 5})
     record = compare(panoptic([[5] * 8], {5: SKY}), truth)  # IoU 8/5
     result = attribute([record]).result()
@@ -114,7 +114,7 @@ def assert_adds_up(records: list[ImageOverlap], table: CategoryTable = TABLE) ->
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(drawn_pairs(), min_size=1, max_size=3))
-def test_the_parts_add_up_to_what_pq_lacks(pairs: list[Pair]) -> None:
+def test_the_parts_add_up_to_the_loss_of_pq(pairs: list[Pair]) -> None:
     assert_adds_up([compare(*pair) for pair in pairs])
 
 
@@ -139,11 +139,11 @@ def test_the_parts_add_up_on_real_annotations(shared: Path) -> None:
     records = [compare(disturbed(data.annotation(i), i), data.annotation(i)) for i in range(len(data))]
     assert_adds_up(records, data.categories)
     causes = attribute(records, data.categories).result().mean(range(len(data.categories))).sum(axis=0)
-    assert np.count_nonzero(causes) >= 4, "a disturbed truth errs in several ways"
+    assert np.count_nonzero(causes) >= 4, "a disturbed ground truth has several causes"
 
 
 def disturbed(truth: PanopticMap, seed: int) -> PanopticMap:
-    """The truth moved by some pixels, with categories swapped, and some segments gone."""
+    """Return the ground truth shifted by some pixels, with swapped categories and missing segments."""
     rng = np.random.default_rng(seed)
     ids = np.roll(truth.ids, (9, 14), axis=(0, 1))
     swapped = rng.permutation([segment.category_id for segment in truth.segments])
@@ -155,7 +155,7 @@ def disturbed(truth: PanopticMap, seed: int) -> PanopticMap:
     return PanopticMap(np.where(np.isin(ids, [segment.id for segment in kept]), ids, 0), tuple(kept))
 
 
-def test_sizes_are_those_of_pq_by_size() -> None:
+def test_sizes_equal_those_of_pq_by_size() -> None:
     rng = np.random.default_rng(0)
     layout = np.kron(rng.integers(1, 8, (6, 6)), np.ones((30, 30), dtype=int))
     moved = np.roll(layout, 11, axis=1)
@@ -165,11 +165,11 @@ def test_sizes_are_those_of_pq_by_size() -> None:
     sizes = SizeQuality(TABLE)
     sizes.update(record)
     result = attribute([record]).result()
-    for place, name in enumerate(SIZES):
+    for size, name in enumerate(SIZES):
         rows = sizes.result()[name].categories
         counts = [(row.tp, row.fp, row.fn) for row in rows]
         columns = (result.tp, result.fp, result.fn)
-        assert [tuple(int(c[label, place]) for c in columns) for label in range(4)] == counts
+        assert [tuple(int(c[label, size]) for c in columns) for label in range(4)] == counts
     small = compare(panoptic([[0] * 9], {}), panoptic([[1] * 9], {1: DOG}))
     assert attribute([small]).result().points[TABLE.label(DOG), :, Cause.MISSED].tolist() == [100.0, 0.0, 0.0]
 
@@ -178,23 +178,23 @@ def test_sizes_are_those_of_pq_by_size() -> None:
 
 
 def test_deleting_the_false_predictions_gives_their_gain() -> None:
-    records, mended, pairs = [], [], seeded_pairs(120, seed=5)
+    records, fixed, pairs = [], [], seeded_pairs(120, seed=5)
     for prediction, truth in pairs:
         record = compare(prediction, truth)
         matching = match_segments(record, TABLE)
         causes = find_causes(record, matching, TABLE)
         false = matching.wrong[causes.wrong == Cause.FALSE].tolist()
-        gone = [record.predictions[column].id for column in false]
-        kept = tuple(segment for segment in prediction.segments if segment.id not in gone)
+        removed = [record.predictions[column].id for column in false]
+        kept = tuple(segment for segment in prediction.segments if segment.id not in removed)
         records.append(record)
-        mended.append(compare(PanopticMap(np.where(np.isin(prediction.ids, gone), 0, prediction.ids), kept), truth))
+        fixed.append(compare(PanopticMap(np.where(np.isin(prediction.ids, removed), 0, prediction.ids), kept), truth))
     gain = attribute(records).result().cause_gains[Cause.FALSE]
     assert gain > 5
-    assert gain == pytest.approx(quality_of(mended).all.pq - quality_of(records).all.pq, abs=1e-9)
+    assert gain == pytest.approx(quality_of(fixed).all.pq - quality_of(records).all.pq, abs=1e-9)
 
 
-def test_a_missed_segment_would_be_as_good_as_the_others() -> None:
-    # Dogs: IoU 3/4 and one missed: PQ = .75 / 1.5 = 50; mended (.75 + .75) / 2 = 75. Sky: 100.
+def test_a_fixed_missed_segment_has_the_mean_iou_of_its_category() -> None:
+    # Dogs: IoU 3/4 and one missed: PQ = .75 / 1.5 = 50; fixed (.75 + .75) / 2 = 75. Sky: 100.
     truth = panoptic([[1] * 4 + [2] * 4 + [3] * 4], {1: DOG, 2: DOG, 3: SKY})
     guess = panoptic([[5] * 3 + [0] * 5 + [6] * 4], {5: DOG, 6: SKY})
     result = lost((guess, truth))
@@ -204,7 +204,7 @@ def test_a_missed_segment_would_be_as_good_as_the_others() -> None:
     assert not result.gains[TABLE.label(SKY)].any()
 
 
-def test_a_category_without_pairs_would_be_as_good_as_all_pairs() -> None:
+def test_in_a_category_without_pairs_it_has_the_mean_iou_of_all_pairs() -> None:
     truth = panoptic([[1] * 4 + [2] * 4], {1: DOG, 2: SKY})
     result = lost((panoptic([[0] * 4 + [5] * 3 + [0]], {5: SKY}), truth))
     assert result.gains[TABLE.label(DOG), Cause.MISSED] == pytest.approx(75 / 2)
@@ -212,7 +212,7 @@ def test_a_category_without_pairs_would_be_as_good_as_all_pairs() -> None:
     assert alone.gains[TABLE.label(DOG), Cause.MISSED] == pytest.approx(100.0)
 
 
-def test_a_category_of_false_predictions_alone_would_leave_the_mean() -> None:
+def test_a_category_with_only_false_predictions_leaves_the_mean() -> None:
     truth = panoptic([[1] * 4], {1: SKY})
     result = lost((panoptic([[5, 5, 5, 6]], {5: SKY, 6: DOG}), truth))  # PQ (75 + 0) / 2
     assert result.gains[TABLE.label(DOG), Cause.FALSE] == pytest.approx(75 / 2)
@@ -221,7 +221,7 @@ def test_a_category_of_false_predictions_alone_would_leave_the_mean() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(drawn_pairs(), min_size=1, max_size=3))
-def test_mending_never_harms_and_equals_plain_fractions(pairs: list[Pair]) -> None:
+def test_gains_are_not_negative_and_equal_plain_fractions(pairs: list[Pair]) -> None:
     plain = [(guess, replace(truth, segments=_own_areas(truth))) for guess, truth in pairs]
     attribution = attribute([compare(*pair) for pair in plain])
     result = attribution.result()
@@ -235,15 +235,15 @@ def test_mending_never_harms_and_equals_plain_fractions(pairs: list[Pair]) -> No
         assert result.cause_gains[cause] == pytest.approx(float(everywhere), abs=1e-9)
 
 
-def plain_mean(attribution: Attribution, mended: dict[int, Cause]) -> Fraction:
-    """The mean PQ in percent with causes mended by label, by the formula of docs/evaluation.md."""
+def plain_mean(attribution: Attribution, fixed: dict[int, Cause]) -> Fraction:
+    """Return the mean PQ in percent with causes fixed by label, by the formula of docs/evaluation.md."""
     pairs = [sum(n for (at, _), n in attribution.matched.items() if at == label) for label in range(4)]
     units = [sum(n for (at, _, _), n in attribution.mask_units.items() if at == label) for label in range(4)]
     ious = [Fraction(n) - Fraction(lack, 2**53) for n, lack in zip(pairs, units, strict=True)]
     usual_of_all = sum(ious, Fraction(0)) / sum(pairs) if sum(pairs) else Fraction(1)
     values: list[Fraction] = []
     for label in range(4):
-        iou, tp, cause = ious[label], Fraction(pairs[label]), mended.get(label)
+        iou, tp, cause = ious[label], Fraction(pairs[label]), fixed.get(label)
         usual = iou / tp if tp else usual_of_all
         fp = fn = Fraction(0)
         for counts, is_missed in ((attribution.wrong, False), (attribution.missed, True)):
@@ -269,6 +269,6 @@ def _own_areas(truth: PanopticMap) -> tuple[Segment, ...]:
 # --- parts
 
 
-def test_other_tables_do_not_mix() -> None:
+def test_different_category_tables_cannot_be_merged() -> None:
     with pytest.raises(DataError, match="different category tables"):
         Attribution(TABLE).merge(Attribution(CategoryTable(TABLE.categories[:2])))

@@ -1,4 +1,4 @@
-"""Calibration of scores: bins and ECE by hand and with NumPy."""
+"""Calibration of scores: bins and ECE, compared with hand-worked values and NumPy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_hand_worked_image() -> None:
     result = calibrate(scored(guess, {4: 0.85, 5: 0.81, 6: 0.83, 7: None, 8: 0.9}), truth).to_json()
     row = {"from": 0.8, "to": 0.9, "n": 3, "score": 0.83, "matched": 2 / 3, "iou": 7 / 8}
     assert result["things"]["bins"][8] == pytest.approx(row)
-    assert result["things"]["n"] == 3  # 8 lies on void and is ignored
+    assert result["things"]["n"] == 3  # 8 is on void and is ignored
     assert result["things"]["ece"] == pytest.approx(0.83 - 2 / 3)
     assert result["stuff"]["n"] == 0 and result["stuff"]["ece"] is None
     empty = {"from": 0.1, "to": 0.2, "n": 0, "score": None, "matched": None, "iou": None}
@@ -44,8 +44,8 @@ def test_equals_numpy() -> None:
     scores = np.append(rng.random(500), [0.0, 1.0, 0.5])
     ious = [float(rng.uniform(0.5, 1)) if rng.random() < score else None for score in scores]
     halves = Reliability(), Reliability()
-    for place, (score, iou) in enumerate(zip(scores.tolist(), ious, strict=True)):
-        halves[place % 2].add(score, iou)
+    for number, (score, iou) in enumerate(zip(scores.tolist(), ious, strict=True)):
+        halves[number % 2].add(score, iou)
     halves[0].merge(halves[1])
     result = halves[0].to_json()
     edges = np.linspace(0, 1, 11)
@@ -74,7 +74,7 @@ def test_a_score_above_1_counts_as_1() -> None:
 
 
 @pytest.mark.parametrize("score", [-0.1, float("nan"), float("inf")])
-def test_a_score_must_be_a_number_of_0_or_more(score: float) -> None:
+def test_an_invalid_score_is_an_error(score: float) -> None:
     truth = panoptic([[1, 1]], {1: DOG})
     with pytest.raises(DataError, match=r"^a\.png, prediction: segment 5 has the score"):
         calibrate(scored(panoptic([[5, 5]], {5: DOG}), {5: score}), truth)

@@ -1,4 +1,4 @@
-"""Causes of unmatched segments: every one worked by hand, and the rules once more in plain sets of pixels."""
+"""Causes of unmatched segments, compared with hand-worked cases and with the rules in plain sets of pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Named = dict[int, str]
 
 
 def causes_of(prediction: PanopticMap, truth: PanopticMap) -> tuple[Named, Named]:
-    """Cause by id: of the missed segments, and of the wrong ones."""
+    """Return the causes by id: of the missed segments, and of the wrong ones."""
     record = compare(prediction, truth)
     matching = match_segments(record, TABLE)
     causes = find_causes(record, matching, TABLE)
@@ -32,11 +32,11 @@ def causes_of(prediction: PanopticMap, truth: PanopticMap) -> tuple[Named, Named
 
 
 def row(text: str, categories: dict[int, int], crowd: tuple[int, ...] = ()) -> PanopticMap:
-    """A map of one row, a digit a pixel."""
+    """Return a map of one row, one digit per pixel."""
     return panoptic([[int(digit) for digit in text]], categories, crowd)
 
 
-# --- one cause after the other; ids 1 to 4 are ground truth, 5 to 8 predictions
+# --- each cause; ids 1 to 4 are ground truth, 5 to 8 predictions
 
 
 def test_missed() -> None:
@@ -55,7 +55,7 @@ def test_false() -> None:
     assert causes_of(row("55555566", {5: SKY, 6: SEA}), truth) == ({}, {6: "false"})
 
 
-def test_a_touch_is_no_relation() -> None:
+def test_a_small_overlap_is_ignored() -> None:
     truth = row("1111111111222233344", {1: DOG, 2: CAT, 3: SEA, 4: SKY})
     others = {2: "missed", 3: "missed", 4: "missed"}
     guess = row("0000000005555555555", {5: DOG})  # IoU 1/19
@@ -120,36 +120,36 @@ def test_stuff_leaks_over_things_and_over_other_stuff() -> None:
     assert causes_of(row("5555555555", {5: SKY}), stuff) == ({2: "stuff_leaking"}, {})  # 5 matches 1
 
 
-# --- which goes first, and who takes no part
+# --- precedence, and segments that are not considered
 
 
-def test_another_class_goes_before_a_piece() -> None:
+def test_wrong_class_has_precedence_over_split() -> None:
     truth = row("1111111111", {1: DOG})
     guess = row("5555556677", {5: CAT, 6: DOG, 7: DOG})
     assert causes_of(guess, truth) == ({1: "wrong_class"}, {5: "wrong_class", 6: "split", 7: "split"})
 
 
-def test_crowds_take_no_part() -> None:
+def test_crowds_are_not_considered() -> None:
     truth = row("11112222", {1: DOG, 2: SKY}, crowd=(1,))
     assert causes_of(row("55550000", {5: CAT}), truth) == ({2: "missed"}, {5: "false"})
 
 
-def test_ignored_predictions_take_no_part() -> None:
+def test_ignored_predictions_are_not_considered() -> None:
     truth = row("000000001111", {1: DOG})
     assert causes_of(row("555555555555", {5: CAT}), truth) == ({1: "missed"}, {})
 
 
-def test_nothing_on_a_side() -> None:
+def test_maps_without_segments() -> None:
     assert causes_of(row("00", {}), row("00", {})) == ({}, {})
     listed = panoptic([[0, 0]], {1: DOG}, areas={1: 4})
     assert causes_of(row("00", {}), listed) == ({1: "missed"}, {})
 
 
-# --- the rules again, segment by segment
+# --- the rules in plain code, segment by segment
 
 
 class PlainRules:
-    """docs/evaluation.md in sets of pixels."""
+    """The rules of docs/evaluation.md in sets of pixels."""
 
     def __init__(self, pair: Pair, record: ImageOverlap, matching: Matching) -> None:
         prediction, truth = pair
@@ -250,7 +250,7 @@ def test_equals_the_plain_rules(pair: Pair) -> None:
 
 
 def coarse_pairs(count: int, seed: int) -> list[Pair]:
-    """Segments in long runs with many neighbours of one category, so that every cause happens."""
+    """Return segments in long runs with many neighbors of one category, so that every cause occurs."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(count):
@@ -266,7 +266,7 @@ def coarse_pairs(count: int, seed: int) -> list[Pair]:
     return pairs
 
 
-def test_equals_the_plain_rules_where_every_cause_happens() -> None:
+def test_equals_the_plain_rules_on_maps_with_every_cause() -> None:
     found = [assert_equals_plain_rules(pair) for pair in (*coarse_pairs(250, seed=0), *seeded_pairs(30))]
     missed = {cause for causes, _ in found for cause in causes.values()}
     wrong = {cause for _, causes in found for cause in causes.values()}
@@ -274,7 +274,7 @@ def test_equals_the_plain_rules_where_every_cause_happens() -> None:
 
 
 @pytest.mark.parametrize("pair", coarse_pairs(20, seed=1))
-def test_pairs_of_another_class_have_both_sides(pair: Pair) -> None:
+def test_confused_pairs_have_both_segments(pair: Pair) -> None:
     record = compare(*pair)
     matching = match_segments(record, TABLE)
     causes = find_causes(record, matching, TABLE)

@@ -1,4 +1,4 @@
-"""Confusion of segments and of pixels, by hand and against plain loops."""
+"""Confusion of segments and of pixels, compared with hand-worked values and plain loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_hand_worked_image() -> None:
     assert [count for *_, count in table["pixels"]] == [4, 4, 3, 2, 1]
 
 
-def test_rows_are_tp_and_fn_and_columns_tp_and_fp() -> None:
+def test_rows_sum_to_tp_and_fn_and_columns_to_tp_and_fp() -> None:
     pairs = seeded_pairs(150, seed=6)
     quality = PanopticQuality(TABLE)
     for prediction, truth in pairs:
@@ -55,14 +55,14 @@ def test_pixels_equal_a_plain_loop() -> None:
     expected: Counter[tuple[int | None, int | None]] = Counter()
     for prediction, truth in pairs:
         category = {segment.id: segment.category_id for segment in truth.segments}
-        guessed = {segment.id: segment.category_id for segment in prediction.segments}
+        predicted_category = {segment.id: segment.category_id for segment in prediction.segments}
         for true, guess in zip(truth.ids.flat, prediction.ids.flat, strict=True):
             if int(true) in category:
-                expected[category[int(true)], guessed.get(int(guess))] += 1
+                expected[category[int(true)], predicted_category.get(int(guess))] += 1
     assert {(true, guess): n for true, guess, n in confuse(*pairs).to_json()["pixels"]} == expected
 
 
-def test_parts_add_up() -> None:
+def test_merged_parts_equal_the_whole() -> None:
     pairs = seeded_pairs(20, seed=8)
     whole, part = confuse(*pairs), confuse(*pairs[7:])
     part.merge(confuse(*pairs[:7]))

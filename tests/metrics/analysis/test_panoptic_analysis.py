@@ -1,4 +1,4 @@
-"""The whole analysis: its JSON, its parts, its worst images."""
+"""The complete analysis: JSON, merging, worst images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.metrics.test_quality import TABLE, panoptic, seeded_pairs
 
 
 def records_of(count: int, seed: int) -> list[ImageOverlap]:
-    """Records with scores, each with its own name."""
+    """Return image overlaps with scores and different names."""
     rng = np.random.default_rng(seed)
     records = []
     for number, (prediction, truth) in enumerate(seeded_pairs(count, seed)):
@@ -30,7 +30,7 @@ def records_of(count: int, seed: int) -> list[ImageOverlap]:
     return records
 
 
-def analyse(records: list[ImageOverlap], worst: int = 5) -> PanopticAnalysis:
+def analyze(records: list[ImageOverlap], worst: int = 5) -> PanopticAnalysis:
     analysis = PanopticAnalysis(TABLE, worst)
     for record in records:
         analysis.update(record)
@@ -39,7 +39,7 @@ def analyse(records: list[ImageOverlap], worst: int = 5) -> PanopticAnalysis:
 
 def test_json_has_parts_that_add_up() -> None:
     records = records_of(120, seed=9)
-    content, quality = json.loads(json.dumps(analyse(records).to_json(), allow_nan=False)), quality_of(records)
+    content, quality = json.loads(json.dumps(analyze(records).to_json(), allow_nan=False)), quality_of(records)
     assert list(content) == [
         "causes",
         "cause_gains",
@@ -68,24 +68,24 @@ def _sum(row: dict[str, Any]) -> float:
     return total
 
 
-def test_nothing_counted_loses_nothing() -> None:
+def test_without_images_nothing_is_lost() -> None:
     content = json.loads(json.dumps(PanopticAnalysis(TABLE).to_json(), allow_nan=False))
     assert content["causes"]["all"]["total"] == 0
     assert content["per_class"] == content["worst_images"] == []
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_any_number_of_processes_gives_the_same_digits(processes: int) -> None:
+def test_any_number_of_processes_gives_identical_results(processes: int) -> None:
     records = records_of(90, seed=10)
-    whole = analyse(records).to_json()
-    parts = [pickle.loads(pickle.dumps(analyse(records[rank::processes][::-1]))) for rank in range(processes)]
+    whole = analyze(records).to_json()
+    parts = [pickle.loads(pickle.dumps(analyze(records[rank::processes][::-1]))) for rank in range(processes)]
     merged = PanopticAnalysis(TABLE, 5)
     for part in parts:
         merged.merge(part)
     assert merged.to_json() == whole
 
 
-def test_worst_images_are_those_of_a_sort() -> None:
+def test_worst_images_equal_those_of_a_sort() -> None:
     records = records_of(80, seed=11)
     losses = []
     for record in records:
@@ -94,7 +94,7 @@ def test_worst_images_are_those_of_a_sort() -> None:
         tp, fp, fn = (sum(getattr(row, name) for row in rows) for name in ("tp", "fp", "fn"))
         losses.append((tp - iou + fp / 2 + fn / 2, record.file_name, quality_of([record]).all.pq, tp, fp, fn))
     losses.sort(key=lambda row: (-round(row[0], 9), row[1]))
-    found = analyse(records, worst=7).to_json()["worst_images"]
+    found = analyze(records, worst=7).to_json()["worst_images"]
     assert [row["file_name"] for row in found] == [row[1] for row in losses[:7]]
     for row, (lost, _, pq, *counts) in zip(found, losses, strict=False):
         assert row["lost"] == pytest.approx(lost)
@@ -105,15 +105,15 @@ def test_worst_images_are_those_of_a_sort() -> None:
 
 def test_images_without_a_loss_are_not_among_the_worst() -> None:
     truth = panoptic([[1, 1]], {1: TABLE.by_label(0).id})
-    analysis = analyse([compare(truth, truth), compare(panoptic([[0]], {}), panoptic([[0]], {}))])
+    analysis = analyze([compare(truth, truth), compare(panoptic([[0]], {}), panoptic([[0]], {}))])
     assert analysis.worst.images == []
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
-    few, many = (len(pickle.dumps(analyse(records_of(n, seed=12)))) for n in (40, 400))
+    few, many = (len(pickle.dumps(analyze(records_of(n, seed=12)))) for n in (40, 400))
     assert many < 1.2 * few
 
 
-def test_other_tables_do_not_mix() -> None:
+def test_different_category_tables_cannot_be_merged() -> None:
     with pytest.raises(DataError, match="different category tables"):
         PanopticAnalysis(TABLE).merge(PanopticAnalysis(CategoryTable(TABLE.categories[:2])))

@@ -1,4 +1,4 @@
-"""Backbones: sizes, and what stays frozen."""
+"""Backbones: sizes and freezing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.known import BACKBONES
 from tests.models.panoptic_segformer.small import images_of, scramble
 
-SMALL_ONES = ("resnet18", "pvt_v2_b0", "swin_tiny")
+SMALL_BACKBONES = ("resnet18", "pvt_v2_b0", "swin_tiny")
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_gives_strides_8_16_32(name: str) -> None:
+def test_every_backbone_returns_strides_8_16_32(name: str) -> None:
     # PVTv2's reduced attention has a kernel of 8 cells of stride 4: it needs more than 28 pixels.
     sizes = [(75, 101), (96, 64), (29, 29)] + ([] if name.startswith("pvt") else [(8, 8)])
     with torch.device("meta"):  # shapes only, so the large ones are quick too
@@ -31,8 +31,8 @@ def test_every_backbone_gives_strides_8_16_32(name: str) -> None:
                 assert tuple(feature.shape[2:]) == tuple(math.ceil(side / stride) for side in size)
 
 
-@pytest.mark.parametrize("name", SMALL_ONES)
-def test_features_are_finite_at_sizes_that_are_no_multiple_of_anything(name: str) -> None:
+@pytest.mark.parametrize("name", SMALL_BACKBONES)
+def test_features_are_finite_at_odd_sizes(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(name, drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_features_are_finite_at_sizes_that_are_no_multiple_of_anything(name: str
     assert all(feature.isfinite().all() and feature.std() > 0 for feature in features)
 
 
-def test_swin_pads_the_image_with_zeros_on_the_right_and_below() -> None:
+def test_swin_pads_the_image_with_zeros_at_the_right_and_bottom() -> None:
     torch.manual_seed(0)
     backbone = build_backbone("swin_tiny", drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
     image = images_of(1, (46, 57))
@@ -52,10 +52,10 @@ def test_swin_pads_the_image_with_zeros_on_the_right_and_below() -> None:
 
 
 def after_one_step(frozen_stages: int, frozen_batch_norm: bool) -> set[str]:
-    """The tensors of a ResNet-18 that one training step has changed."""
+    """Return the names of the tensors of a ResNet-18 that one training step changes."""
     torch.manual_seed(0)
     backbone = build_backbone("resnet18", 0.0, frozen_stages, frozen_batch_norm)
-    scramble(backbone)  # timm's residual branches begin with a zero, behind which nothing learns
+    scramble(backbone)  # timm initializes residual branches with zero, which blocks gradients
     before = {name: tensor.clone() for name, tensor in backbone.body.state_dict().items()}
     backbone.eval().train()
     backbone.zero_grad()
@@ -80,18 +80,16 @@ STEM_AND_STAGE_1 = {name for name in RESNET18 if name.startswith(("conv1.", "bn1
         (1, True, {"conv1.weight"} | BATCH_NORM),
     ],
 )
-def test_what_is_frozen_stays_and_the_rest_learns(
-    frozen_stages: int, frozen_batch_norm: bool, frozen: set[str]
-) -> None:
+def test_only_frozen_tensors_stay_unchanged(frozen_stages: int, frozen_batch_norm: bool, frozen: set[str]) -> None:
     assert after_one_step(frozen_stages, frozen_batch_norm) == RESNET18 - frozen
 
 
-def test_the_published_freezing_leaves_only_convolutions_of_later_stages_to_train() -> None:
+def test_with_published_freezing_only_convolutions_of_later_stages_are_trained() -> None:
     backbone = build_backbone("resnet18", 0.0, frozen_stages=2, frozen_batch_norm=True)
     trained = {name for name, parameter in backbone.body.named_parameters() if parameter.requires_grad}
     assert trained == {name for name in RESNET18 - STEM_AND_STAGE_1 - BATCH_NORM if name.endswith("weight")}
 
 
-def test_only_resnets_freeze_stages() -> None:
-    with pytest.raises(PanformerError, match=r"model\.frozen_stages is 1, but only a published ResNet .* set it to 0"):
+def test_only_resnets_can_freeze_stages() -> None:
+    with pytest.raises(PanformerError, match=r"model\.frozen_stages is 1, but only published ResNets .* set it to 0"):
         build_backbone("pvt_v2_b0", 0.0, frozen_stages=1, frozen_batch_norm=True)

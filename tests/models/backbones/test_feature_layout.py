@@ -1,4 +1,4 @@
-"""Which timm models can be backbones, and what the error says for the others."""
+"""Which timm models can be backbones, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_unsuitable_model(name: str, reason: str) -> None:
     assert "did you mean timm/" in message or message.endswith(", ".join(f"timm/{example}" for example in EXAMPLES))
 
 
-def test_a_model_that_timm_cannot_take_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_timm_cannot_use_as_a_feature_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
     def fail_for_volo(name: str, **options: Any) -> Any:
@@ -61,7 +61,7 @@ def test_an_unknown_tag_with_similar_ones() -> None:
     assert "timm/convnext_atto.d2_in1k" in message
 
 
-def test_a_name_like_nothing_else() -> None:
+def test_an_unknown_model_without_similar_ones() -> None:
     assert refusal("timm/qqqqqqqq").endswith(", ".join(f"timm/{example}" for example in EXAMPLES))
 
 
@@ -84,7 +84,7 @@ def test_layouts() -> None:
     assert feature_layout("timm/mambaout_femto") == FeatureLayout((1, 2, 3), channels_last=True)
 
 
-def test_training_refuses_before_it_looks_for_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_training_checks_the_backbone_before_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["train", "tiny", "--out", str(tmp_path / "run"), "--device", "cpu"]
     overrides = ["--set", f"data.root={tmp_path / 'nowhere'}", "--set", "model.backbone=timm/vit_base_patch16_224"]
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""ImageNet weights: from files by three naming schemes, from timm, and refused where they do not fit."""
+"""ImageNet weights: from files with three naming schemes, from timm, and errors for files that do not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.known import BACKBONES
 from panformer_cli.models.backbones.pretrained import load_backbone_weights
-from panformer_cli.models.panoptic_segformer.official.names import from_release
+from panformer_cli.models.panoptic_segformer.official.names import from_official
 from tests.models.panoptic_segformer.small import images_of
 from tests.release_files import save_as_mmcv, stub_state
 
@@ -26,7 +26,7 @@ Architecture = Callable[..., nn.Module]
 
 @pytest.fixture(scope="module")
 def classifier() -> nn.Module:
-    """A torchvision ResNet-18 with made-up weights and statistics."""
+    """Return a torchvision ResNet-18 with random weights and statistics."""
     torch.manual_seed(3)
     model: nn.Module = torchvision.models.resnet18(weights=None)
     for module in model.modules():
@@ -83,7 +83,7 @@ def test_none_loads_nothing() -> None:
 
 
 def refused(source: Path | str, name: str = "resnet18") -> str:
-    """The message with which a backbone refuses a source; its weights have stayed."""
+    """Return the error for a source that a backbone refuses, and check that the backbone did not change."""
     backbone = build_backbone(name, 0.0, 0, True)
     before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
@@ -99,7 +99,7 @@ def refused(source: Path | str, name: str = "resnet18") -> str:
     [
         pytest.param(torchvision.models.squeezenet1_1, "lacks 100 tensors (conv1.weight, bn1.weight, ", id="other"),
         pytest.param(torchvision.models.resnet34, "is of a larger model: ", id="deeper"),
-        pytest.param(torchvision.models.resnet50, "has layer1.0.conv1.weight of another shape", id="wider"),
+        pytest.param(torchvision.models.resnet50, "has layer1.0.conv1.weight with a different shape", id="wider"),
     ],
 )
 def test_another_architecture_is_refused(architecture: Architecture, fault: str, tmp_path: Path) -> None:
@@ -110,25 +110,25 @@ def test_another_architecture_is_refused(architecture: Architecture, fault: str,
     assert "expected ImageNet weights of resnet18" in message
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "nowhere.pth"
     message = refused(path)
     assert str(path) in message
     assert "no such file" in message
 
 
-def test_without_internet_the_message_names_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_internet_the_error_names_both_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = build_backbone("resnet18", 0.0, 0, True)
-    asked = []
+    requests = []
 
     def offline(name: str, **options: object) -> None:
-        asked.append((name, options))
+        requests.append((name, options))
         raise ConnectionError("[Errno -3] Temporary failure in name resolution")
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(CheckpointError) as caught:
         load_backbone_weights(backbone, "imagenet")
-    assert asked == [("resnet18.tv_in1k", {"pretrained": True})]
+    assert requests == [("resnet18.tv_in1k", {"pretrained": True})]
     message = str(caught.value)
     assert "\n" not in message
     for part in ("resnet18.tv_in1k", "--set model.backbone_weights=FILE", "--set model.backbone_weights=none"):
@@ -136,8 +136,8 @@ def test_without_internet_the_message_names_both_ways_out(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_what_timm_downloads_has_a_place_for_every_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classifier that timm would fill with ImageNet weights, without the download."""
+def test_timm_weights_match_all_tensors_of_the_backbone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the classifier that timm would load ImageNet weights into, but without the download."""
     assert timm.is_model_pretrained(BACKBONES[name].pretrained)
     with torch.device("meta"):
         backbone = build_backbone(name, 0.0, 0, True)
@@ -149,14 +149,14 @@ def test_what_timm_downloads_has_a_place_for_every_tensor(name: str, monkeypatch
     assert set(loaded) == set(backbone.body.state_dict())
 
 
-# Files of the authors of PVTv2 and Swin
+# Files of the reference implementations of PVTv2 and Swin
 
 
 def imagenet_file(variant: str) -> dict[str, Tensor]:
-    """What the authors of a backbone publish: its tensors in the release of Panoptic SegFormer, and a classifier."""
+    """Return a reference ImageNet checkpoint: the backbone of the official Panoptic SegFormer, and a classifier."""
     inside = {name.removeprefix("backbone."): tensor for name, tensor in stub_state(variant).items()}
     state = {name: tensor for name, tensor in inside.items() if not name.startswith(("bbox_head.", "neck."))}
-    if variant == "swinl":  # the norms after each output are not of the ImageNet model
+    if variant == "swinl":  # the norm after each output is not part of the ImageNet model
         state = {name: tensor for name, tensor in state.items() if not name.startswith("norm")}
         state |= {"norm.weight": torch.ones(1536), "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
     width = 1536 if variant == "swinl" else 512
@@ -164,7 +164,7 @@ def imagenet_file(variant: str) -> dict[str, Tensor]:
 
 
 def loaded_into(name: str, source: Path | str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """What a backbone takes from `source`, by the names of its state dict; the backbone itself takes no room."""
+    """Return the tensors that a backbone loads from `source`, by name. The backbone itself needs no memory."""
     with torch.device("meta"):
         backbone = build_backbone(name, 0.0, 0, True)
     loaded: dict[str, Tensor] = {}
@@ -176,33 +176,35 @@ def loaded_into(name: str, source: Path | str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state}], ids=["plain", "model"])
 @pytest.mark.parametrize(("variant", "backbone"), [("pvtv2b5", "pvt_v2_b5"), ("swinl", "swin_large")])
-def test_files_of_the_authors_of_pvt_and_swin(
+def test_reference_files_of_pvt_and_swin(
     variant: str, backbone: str, wrap: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.save(wrap(imagenet_file(variant)), tmp_path / "authors.pth")
-    loaded = loaded_into(backbone, tmp_path / "authors.pth", monkeypatch)
-    expected = from_release(stub_state(variant))
+    torch.save(wrap(imagenet_file(variant)), tmp_path / "reference.pth")
+    loaded = loaded_into(backbone, tmp_path / "reference.pth", monkeypatch)
+    expected = from_official(stub_state(variant))
     for name, tensor in loaded.items():
         torch.testing.assert_close(tensor, expected[f"backbone.body.{name}"], rtol=0, atol=0)
 
 
-def test_patch_merging_is_found_by_both_schemes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """timm calls `layers.1.downsample` what Swin's authors call `layers.0.downsample`."""
+def test_patch_merging_has_different_names_in_timm_and_the_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """timm's `layers.1.downsample` is `layers.0.downsample` in the reference implementation."""
     with torch.device("meta"):
         shapes = {
             name: tensor.shape
             for name, tensor in timm.create_model("swin_tiny_patch4_window7_224").state_dict().items()
         }
     by_timm = {name: torch.tensor(float(number)).expand(shape) for number, (name, shape) in enumerate(shapes.items())}
-    by_authors = {
+    by_reference = {
         name.replace("layers.1.down", "layers.0.down").replace("layers.2.down", "layers.1.down")
         .replace("layers.3.down", "layers.2.down"): tensor
         for name, tensor in by_timm.items()
     }  # fmt: skip
-    assert set(by_timm) != set(by_authors)
-    for state, name in ((by_timm, "timm.pth"), (by_authors, "authors.pth")):
+    assert set(by_timm) != set(by_reference)
+    for state, name in ((by_timm, "timm.pth"), (by_reference, "reference.pth")):
         torch.save(state, tmp_path / name)
-    one, other = (loaded_into("swin_tiny", tmp_path / name, monkeypatch) for name in ("timm.pth", "authors.pth"))
+    one, other = (loaded_into("swin_tiny", tmp_path / name, monkeypatch) for name in ("timm.pth", "reference.pth"))
     assert "layers_1.downsample.reduction.weight" in one
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -210,20 +212,20 @@ def test_patch_merging_is_found_by_both_schemes(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("variant", "backbone", "fault"),
     [
-        ("pvtv2b5", "pvt_v2_b2", "has stages_0.blocks.0.mlp.fc1.weight of another shape"),
-        ("pvtv2b5", "pvt_v2_b0", "has patch_embed.proj.weight of another shape"),
-        ("swinl", "swin_tiny", "has patch_embed.proj.weight of another shape"),
+        ("pvtv2b5", "pvt_v2_b2", "has stages_0.blocks.0.mlp.fc1.weight with a different shape"),
+        ("pvtv2b5", "pvt_v2_b0", "has patch_embed.proj.weight with a different shape"),
+        ("swinl", "swin_tiny", "has patch_embed.proj.weight with a different shape"),
         ("swinl", "pvt_v2_b5", "lacks "),
         ("pvtv2b5", "resnet50", "lacks "),
     ],
 )
-def test_a_file_of_another_size_is_refused(variant: str, backbone: str, fault: str, tmp_path: Path) -> None:
-    torch.save(imagenet_file(variant), tmp_path / "authors.pth")
-    message = refused(tmp_path / "authors.pth", backbone)
-    assert f"authors.pth: the file {fault}" in message
+def test_a_file_of_a_different_size_is_refused(variant: str, backbone: str, fault: str, tmp_path: Path) -> None:
+    torch.save(imagenet_file(variant), tmp_path / "reference.pth")
+    message = refused(tmp_path / "reference.pth", backbone)
+    assert f"reference.pth: the file {fault}" in message
     assert message.endswith(f"expected ImageNet weights of {backbone}")
 
 
-def test_a_checkpoint_of_a_whole_model_is_no_backbone(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_complete_model_is_refused(tmp_path: Path) -> None:
     message = refused(save_as_mmcv(stub_state("r50"), tmp_path / "r50.pth"), "resnet50")
-    assert "the file is a checkpoint of a whole model, which --init-from takes; expected ImageNet weights" in message
+    assert "is a checkpoint of a complete model, which --init-from can use; expected ImageNet weights" in message

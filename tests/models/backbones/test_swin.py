@@ -1,4 +1,4 @@
-"""Our Swin block against attention that is gathered cell by cell, without windows, rolls or masks."""
+"""Our Swin block, compared with attention computed cell by cell, without windows, rolls or masks."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def timm_block(shift: int = 0, size: Cell = (16, 16)) -> SwinTransformerBlock:
     return block
 
 
-def neighbourhoods(height: int, width: int, shift: int) -> list[list[tuple[Cell, Cell]]]:
-    """Cells of the padded map that attend to each other, as (place, place after the shift)."""
+def neighborhoods(height: int, width: int, shift: int) -> list[list[tuple[Cell, Cell]]]:
+    """Return groups of cells of the padded map that attend to each other, as (cell, cell after the shift)."""
     groups: dict[tuple[int, int, bool, bool], list[tuple[Cell, Cell]]] = defaultdict(list)
     for row in range(height):
         for column in range(width):
             moved = ((row - shift) % height, (column - shift) % width)
-            # What the shift carries around the edge shares a window, but not a neighbourhood, with what was there.
+            # Cells that the shift wraps around share a window, but not a neighborhood, with the cells there.
             key = (moved[0] // WINDOW, moved[1] // WINDOW, row < shift, column < shift)
             groups[key].append(((row, column), moved))
     return list(groups.values())
 
 
 def gathered_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tensor:
-    """x: (H, W, C) after the norm. What the attention branch gives, (H, W, C)."""
+    """Return the output of the attention branch, (H, W, C), for `x` (H, W, C) after the norm."""
     attention = block.attn
     height, width = (-(-side // WINDOW) * WINDOW for side in x.shape[:2])
     padded = torch.zeros(height, width, DIM)
@@ -45,7 +45,7 @@ def gathered_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Te
     q, k, v = attention.qkv(padded).view(height, width, 3, HEADS, DIM // HEADS).unbind(2)
     bias = attention.relative_position_bias_table.view(2 * WINDOW - 1, 2 * WINDOW - 1, HEADS)
     result = torch.zeros_like(padded)
-    for group in neighbourhoods(height, width, shift):
+    for group in neighborhoods(height, width, shift):
         for (row, column), (moved_row, moved_column) in group:
             logits = torch.stack(
                 [
@@ -70,7 +70,7 @@ def test_a_block_equals_gathered_attention(size: Cell, shift: int) -> None:
         torch.testing.assert_close(ours, middle + block.mlp(block.norm2(middle)), rtol=1e-4, atol=1e-5)
 
 
-def test_a_shift_changes_the_result_also_on_a_map_smaller_than_a_window() -> None:
+def test_the_shift_has_an_effect_on_maps_smaller_than_a_window() -> None:
     block = timm_block()
     x = torch.randn(1, 3, 2, DIM, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -78,14 +78,14 @@ def test_a_shift_changes_the_result_also_on_a_map_smaller_than_a_window() -> Non
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-def test_whole_windows_need_no_change_of_timms_block(shift: int) -> None:
+def test_with_complete_windows_it_equals_the_timm_block(shift: int) -> None:
     block = timm_block(shift, size=(8, 12))
     x = torch.randn(2, 8, 12, DIM, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(PadFirstSwinBlock(block, shift)(x), block(x), rtol=1e-5, atol=1e-5)
 
 
-def test_every_other_block_of_the_backbone_is_shifted_by_half_a_window() -> None:
+def test_every_other_block_is_shifted_by_half_a_window() -> None:
     with torch.device("meta"):
         backbone = build_backbone("swin_tiny", 0.0, 0, True)
     blocks = [module for module in backbone.modules() if isinstance(module, PadFirstSwinBlock)]

@@ -52,8 +52,8 @@ def test_feature_maps_have_the_expected_sizes(name: str, size: tuple[int, int]) 
 
 
 @every_family
-def test_the_gradient_reaches_every_parameter_and_every_pixel(name: str) -> None:
-    """A parameter without a gradient would stop training in several processes."""
+def test_the_gradient_reaches_all_parameters_and_pixels(name: str) -> None:
+    """A parameter without a gradient would block distributed training."""
     backbone = backbone_of(name).train()
     images = images_of(2, (64, 96)).requires_grad_()
     torch.stack([feature.square().mean() for feature in backbone(images)]).sum().backward()
@@ -79,7 +79,7 @@ def test_frozen_batch_norms_keep_statistics_and_weights(name: str) -> None:
         assert {parameter.requires_grad for norm in norms for parameter in norm.parameters()} == {not frozen}
 
 
-def test_stochastic_depth_grows_to_its_rate() -> None:
+def test_stochastic_depth_increases_to_its_rate() -> None:
     backbone = backbone_of("timm/convnext_atto", drop_path=0.2)
     rates = [module.drop_prob for module in backbone.modules() if isinstance(module, DropPath)]
     assert rates == sorted(rates)
@@ -87,7 +87,7 @@ def test_stochastic_depth_grows_to_its_rate() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm/vgg11_bn", "timm/densenet121"])
-def test_a_model_without_stochastic_depth_says_so(name: str) -> None:
+def test_a_model_without_stochastic_depth_is_an_error(name: str) -> None:
     with pytest.raises(PanformerError) as caught:
         backbone_of(name, drop_path=0.1)
     assert str(caught.value) == (
@@ -96,13 +96,12 @@ def test_a_model_without_stochastic_depth_says_so(name: str) -> None:
 
 
 def test_stages_of_other_models_cannot_be_frozen() -> None:
-    with pytest.raises(PanformerError, match=r"model\.frozen_stages is 2, but only a published ResNet .* set it to 0"):
+    with pytest.raises(PanformerError, match=r"model\.frozen_stages is 2, but only published ResNets .* set it to 0"):
         build_backbone("timm/convnext_atto", 0.0, 2, True)
 
 
 @every_family
-def test_a_classifier_saved_by_timm_fills_the_backbone(name: str, tmp_path: Path) -> None:
-    """And a feature extractor, as far as their outputs show: both files give the same features."""
+def test_timm_classifier_and_extractor_files_give_the_same_features(name: str, tmp_path: Path) -> None:
     architecture = name.removeprefix("timm/")
     torch.manual_seed(1)
     classifier = timm.create_model(architecture, num_classes=3)
@@ -126,27 +125,27 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("convnext_femto").state_dict(), tmp_path / "femto.safetensors")
     with pytest.raises(CheckpointError) as caught:
         load_backbone_weights(backbone_of("timm/convnext_atto"), str(tmp_path / "femto.safetensors"))
-    assert "femto.safetensors: the file has stem_0.weight of another shape" in str(caught.value)
+    assert "femto.safetensors: the file has stem_0.weight with a different shape" in str(caught.value)
     with pytest.raises(CheckpointError, match=r"the file lacks \d+ tensors .*; expected ImageNet weights of timm/regn"):
         load_backbone_weights(backbone_of("timm/regnety_002"), str(tmp_path / "femto.safetensors"))
 
 
-def test_the_tag_of_the_name_is_what_timm_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_downloads_the_weights_of_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = backbone_of("timm/convnext_atto.d2_in1k")
     weights = timm.create_model("convnext_atto")
-    asked = []
+    requests = []
 
     def downloaded(name: str, **options: object) -> nn.Module:
-        asked.append((name, options))
+        requests.append((name, options))
         return weights
 
     monkeypatch.setattr(timm, "create_model", downloaded)
     load_backbone_weights(backbone, "imagenet")
-    assert asked == [("convnext_atto.d2_in1k", {"pretrained": True})]
+    assert requests == [("convnext_atto.d2_in1k", {"pretrained": True})]
     assert torch.equal(backbone.body.get_parameter("stem_0.weight"), weights.get_parameter("stem.0.weight"))
 
 
-def test_a_model_that_has_no_pretrained_weights() -> None:
+def test_a_model_without_pretrained_weights() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_backbone_weights(backbone_of("timm/convnext_atto_rms"), "imagenet")
     assert str(caught.value).startswith("timm has no pretrained weights for convnext_atto_rms: use a local file with ")
@@ -154,7 +153,7 @@ def test_a_model_that_has_no_pretrained_weights() -> None:
 
 @every_family
 def test_folding_batch_norms_keeps_the_features(name: str) -> None:
-    """Also where timm has put the activation into the BatchNorm."""
+    """Including models where timm puts the activation into the BatchNorm."""
     backbone = backbone_of(name).eval()
     scramble(backbone)
     for module in backbone.modules():

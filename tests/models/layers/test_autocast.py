@@ -7,7 +7,7 @@ import torch
 from panformer_cli.models.layers.autocast import cast_for_autocast
 
 
-def test_tokens_are_made_ready_only_for_products_of_lower_precision_without_gradients() -> None:
+def test_tokens_are_converted_only_under_autocast_without_gradients() -> None:
     tokens = torch.randn(1, 3, 4)
     assert cast_for_autocast(tokens) is tokens
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Ready for inference is the same function."""
+"""Optimizing a model for inference does not change its outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.models.panoptic_segformer.small import scramble, small_model
 
 
 def with_statistics(model: nn.Module) -> None:
-    """Running means and variances as after training."""
+    """Set running means and variances like those after training."""
     generator = torch.Generator().manual_seed(5)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -25,7 +25,7 @@ def with_statistics(model: nn.Module) -> None:
 
 
 def outputs(model: PanopticSegFormer, images: Tensor) -> list[Tensor]:
-    """Boxes and logits of all queries, and the masks of the first ones; the best ones may differ by rounding."""
+    """Return boxes and logits of all queries, and masks of the first ones, as rounding can change the best ones."""
     padding = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
     with torch.inference_mode():
         memory = model.encode(images, padding)
@@ -40,7 +40,7 @@ def optimized(model: PanopticSegFormer) -> PanopticSegFormer:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "pvt_v2_b0", "swin_tiny"])
-def test_the_outputs_stay(backbone: str) -> None:
+def test_the_outputs_do_not_change(backbone: str) -> None:
     model = small_model(backbone=backbone).eval()
     scramble(model)
     with_statistics(model)
@@ -60,7 +60,7 @@ def test_every_batch_norm_is_folded(backbone: str, count: int) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def test_convolutions_keep_their_channels_last() -> None:
+def test_convolutions_use_channels_last() -> None:
     model: Any = optimized(small_model())
     assert model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -68,7 +68,7 @@ def test_convolutions_keep_their_channels_last() -> None:
 
 
 class NormalizeFirst(nn.Module):
-    """As in timm's DPN: the BatchNorm has the name of one that follows."""
+    """As in timm's DPN: a BatchNorm before its convolution, with the usual name."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class NormalizeFirst(nn.Module):
 
 
 @pytest.mark.parametrize("channels", [3, 8])
-def test_a_batch_norm_before_its_convolution_stays(channels: int) -> None:
+def test_a_batch_norm_before_its_convolution_is_not_folded(channels: int) -> None:
     torch.manual_seed(0)
     module = NormalizeFirst(channels).eval()
     with_statistics(module)

@@ -1,4 +1,4 @@
-"""The small shared pieces against their formulas."""
+"""Shared functions, compared with their formulas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from panformer_cli.models.layers.common import inverse_sigmoid, may_be_true, xavier_matrices
 
 
-def test_inverse_sigmoid_goes_back_and_stops_at_the_edges() -> None:
+def test_inverse_sigmoid_inverts_and_is_clamped_at_the_ends() -> None:
     x = torch.tensor([0.2, 0.5, 0.9])
     torch.testing.assert_close(inverse_sigmoid(x), torch.tensor([math.log(0.25), 0.0, math.log(9.0)]))
     edge = math.log(1e5)
@@ -18,7 +18,7 @@ def test_inverse_sigmoid_goes_back_and_stops_at_the_edges() -> None:
     )
 
 
-def test_xavier_fills_matrices_and_leaves_vectors() -> None:
+def test_xavier_initializes_matrices_and_keeps_vectors() -> None:
     linear = torch.nn.Linear(30, 50)
     bias = linear.bias.clone()
     xavier_matrices(linear)
@@ -27,7 +27,7 @@ def test_xavier_fills_matrices_and_leaves_vectors() -> None:
     torch.testing.assert_close(linear.bias, bias, rtol=0, atol=0)
 
 
-def test_a_mask_may_be_true_where_one_element_is() -> None:
+def test_a_mask_may_be_true_if_one_element_is() -> None:
     mask = torch.zeros(2, 3, dtype=torch.bool)
     assert not may_be_true(mask)
     mask[1, 2] = True

@@ -1,4 +1,4 @@
-"""What deformable attention asks its sampling for, against plain loops. `sampling/` tests the sampling."""
+"""The inputs of the sampling in deformable attention, compared with plain loops. `sampling/` tests the sampling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from panformer_cli.models.layers.deformable_attention import DeformableAttention
 
 
 class Recorder:
-    """Stands in for the sampling, and remembers what it was asked for."""
+    """A `DeformableSampling` that records its inputs."""
 
     def __call__(self, values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
         self.values, self.locations, self.weights = values, locations, weights
@@ -32,7 +32,7 @@ def recorded(references: Tensor) -> tuple[Recorder, DeformableAttention, Tensor]
     return recorder, attention, query
 
 
-def test_offsets_around_a_point_are_counted_in_cells_of_the_level() -> None:
+def test_offsets_from_a_point_are_in_cells_of_the_level() -> None:
     references = torch.rand(1, 4, 2, 2)
     recorder, attention, query = recorded(references)
     offsets = attention.sampling_offsets(query)[0]
@@ -45,7 +45,7 @@ def test_offsets_around_a_point_are_counted_in_cells_of_the_level() -> None:
             torch.testing.assert_close(recorder.locations[0, q, head, level, point], torch.stack([x, y]))
 
 
-def test_offsets_around_a_box_are_counted_in_half_boxes_a_point() -> None:
+def test_offsets_from_a_box_are_in_half_sizes_per_point() -> None:
     references = torch.rand(1, 4, 2, 4)
     recorder, attention, query = recorded(references)
     offsets = attention.sampling_offsets(query)[0]
@@ -58,7 +58,7 @@ def test_offsets_around_a_box_are_counted_in_half_boxes_a_point() -> None:
             torch.testing.assert_close(recorder.locations[0, q, head, level, point], torch.stack([x, y]))
 
 
-def test_weights_are_a_softmax_over_levels_and_points_together() -> None:
+def test_weights_are_a_softmax_over_levels_and_points() -> None:
     recorder, attention, query = recorded(torch.rand(1, 4, 2, 2))
     raw = attention.attention_weights(query)[0].exp()  # (Q, heads * levels * points)
     for q in range(4):
@@ -67,7 +67,7 @@ def test_weights_are_a_softmax_over_levels_and_points_together() -> None:
             torch.testing.assert_close(recorder.weights[0, q, head].flatten(), mine / mine.sum())
 
 
-def test_values_on_padding_count_as_zero() -> None:
+def test_values_on_padding_are_zero() -> None:
     torch.manual_seed(0)
     attention = DeformableAttention(8, heads=2, levels=2, points=3)
     torch.nn.init.normal_(attention.value_proj.bias)
@@ -77,7 +77,7 @@ def test_values_on_padding_count_as_zero() -> None:
     changed = torch.where(padding[..., None], torch.full_like(memory, 1e3), memory)
     torch.testing.assert_close(attention(query, references, changed, SHAPES, padding), attended, rtol=0, atol=0)
     assert not torch.allclose(attention(query, references, changed, SHAPES, ~padding), attended)
-    # All is padding: not even the bias of the value projection is left.
+    # With padding only, not even the bias of the value projection contributes.
     nothing = attention(query, references, memory, SHAPES, torch.ones_like(padding))
     torch.testing.assert_close(nothing, attention.output_proj.bias.expand(1, 4, 8), rtol=0, atol=1e-7)
 

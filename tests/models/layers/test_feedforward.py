@@ -1,4 +1,4 @@
-"""The feed-forward against its formula."""
+"""The feed-forward, compared with its formula."""
 
 from __future__ import annotations
 

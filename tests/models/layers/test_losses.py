@@ -1,4 +1,4 @@
-"""The loss functions against torchvision and by hand."""
+"""The loss functions, compared with torchvision and with hand-computed values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_focal_loss_equals_torchvision_in_values_and_gradients() -> None:
     torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
-def test_focal_loss_stays_finite_at_the_ends() -> None:
+def test_focal_loss_is_finite_for_extreme_logits() -> None:
     logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
     loss = focal_loss(logits, torch.tensor([0.0, 1.0, 1.0, 0.0]))
     torch.testing.assert_close(loss, torch.tensor([0.0, 0.0, 0.25 * 200, 0.75 * 200]))
@@ -38,11 +38,11 @@ def test_dice_loss_by_hand() -> None:
 def test_dice_loss_is_zero_for_a_perfect_mask_and_one_for_two_empty_ones() -> None:
     mask = (torch.rand(1, 8, 9, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     assert float(dice_loss(mask, mask)) == pytest.approx(0, abs=1e-6)
-    # As published: the eps stands in the denominator only, so an empty mask of an empty target costs 1.
+    # As published: eps is only in the denominator, so an empty mask with an empty target has loss 1.
     assert float(dice_loss(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2))) == 1.0
 
 
-def test_dice_loss_of_several_layers_is_that_of_each() -> None:
+def test_dice_loss_of_several_layers_equals_that_of_each_layer() -> None:
     generator = torch.Generator().manual_seed(0)
     masks, targets = torch.rand(3, 2, 4, 5, generator=generator), torch.rand(2, 4, 5, generator=generator)
     together = dice_loss(masks, targets)
@@ -60,12 +60,12 @@ def test_resize_is_bilinear_for_any_leading_shape() -> None:
     expected = F.interpolate(masks, size=(8, 10), mode="bilinear", align_corners=False)
     torch.testing.assert_close(resized, expected)
     torch.testing.assert_close(resize_masks(masks[0], (8, 10)), expected[0])
-    # One row by hand: cell centres at 0.5 and 1.5 of two cells, asked at 0.25, 0.75, 1.25, 1.75.
+    # One row by hand: cell centers at 0.5 and 1.5 of two cells, sampled at 0.25, 0.75, 1.25, 1.75.
     row = resize_masks(torch.tensor([[[0.0, 1.0]]]), (1, 4))
     torch.testing.assert_close(row, torch.tensor([[[0.0, 0.25, 0.75, 1.0]]]))
 
 
-def test_resizing_nothing_gives_nothing_that_still_has_a_gradient() -> None:
+def test_resizing_no_masks_keeps_the_gradient() -> None:
     empty = torch.zeros(3, 0, 4, 5, requires_grad=True)
     resized = resize_masks(empty, (8, 10))
     assert resized.shape == (3, 0, 8, 10)

@@ -1,4 +1,4 @@
-"""The eps of every normalisation (spec, sections 3, 5 and 6): too small a thing for outputs to show it reliably."""
+"""The eps of every normalization layer (docs/model.md), which outputs are too insensitive to show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.golden.release import COCO_SIZED
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 EPS = (
-    # The first that matches decides.
+    # The first match is used.
     (r"(thing|stuff)_mask_decoder\.", 1e-6),
     (r"backbone\.body\.patch_embed\.norm|backbone\.body\.stages_\d\.downsample\.norm|.*\.attn\.norm$", 1e-5),  # PVTv2
     (r"backbone\.body\.stages_\d\.(norm|blocks\.\d+\.norm\d)$", 1e-6),  # PVTv2
@@ -23,7 +23,7 @@ EPS = (
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "pvt_v2_b5", "swin_large"])
-def test_every_norm_has_the_eps_of_the_release(backbone: str) -> None:
+def test_every_norm_has_the_published_eps(backbone: str) -> None:
     with torch.device("meta"):
         settings = PanopticSegFormerSettings(backbone=backbone, frozen_stages=0)
         model = build(settings, MergingSettings(), COCO_SIZED, "auto")
@@ -34,7 +34,7 @@ def test_every_norm_has_the_eps_of_the_release(backbone: str) -> None:
         assert norm.eps == expected, f"{name}: {norm.eps}"
 
 
-def test_the_patterns_meet_what_they_are_for() -> None:
+def test_the_patterns_match_the_intended_layers() -> None:
     with torch.device("meta"):
         settings = PanopticSegFormerSettings(backbone="pvt_v2_b5", frozen_stages=0)
         model = build(settings, MergingSettings(), COCO_SIZED, "auto")

@@ -1,4 +1,4 @@
-"""The sine code against the formula of the spec, cell by cell."""
+"""The position encoding, compared with its formula cell by cell."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from panformer_cli.models.layers.position_encoding import sine_position_encoding
 
 
-def code_of(place: int, size: int, features: int) -> list[float]:
-    """The features of one axis for the cell `place` (from 0) of `size` valid ones."""
-    angle = (place + 1 - 0.5) / (size + 1e-6) * 2 * math.pi
+def encoding_of(index: int, size: int, features: int) -> list[float]:
+    """Return the features of one axis for cell `index` (from 0) of `size` valid cells."""
+    angle = (index + 1 - 0.5) / (size + 1e-6) * 2 * math.pi
     values = []
     for pair in range(features // 2):
         phase = angle / 10000 ** (2 * pair / features)
@@ -21,21 +21,21 @@ def code_of(place: int, size: int, features: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("height", "width", "valid"), [(6, 9, (6, 9)), (6, 9, (4, 5)), (1, 1, (1, 1)), (5, 3, (5, 1))])
-def test_every_valid_cell_has_the_code_of_its_place(height: int, width: int, valid: tuple[int, int]) -> None:
+def test_every_valid_cell_has_the_encoding_of_its_position(height: int, width: int, valid: tuple[int, int]) -> None:
     padding = torch.ones(2, height, width, dtype=torch.bool)
     padding[1, : valid[0], : valid[1]] = False
     padding[0] = False
-    codes = sine_position_encoding(padding, dim=12)
-    assert codes.shape == (2, height, width, 12)
-    assert codes.dtype == torch.float32
+    encodings = sine_position_encoding(padding, dim=12)
+    assert encodings.shape == (2, height, width, 12)
+    assert encodings.dtype == torch.float32
     for image, (rows, columns) in enumerate([(height, width), valid]):
         for y in range(rows):
             for x in range(columns):
-                expected = torch.tensor(code_of(y, rows, 6) + code_of(x, columns, 6))
-                torch.testing.assert_close(codes[image, y, x], expected, rtol=0, atol=2e-5)
+                expected = torch.tensor(encoding_of(y, rows, 6) + encoding_of(x, columns, 6))
+                torch.testing.assert_close(encodings[image, y, x], expected, rtol=0, atol=2e-5)
 
 
-def test_padding_gets_finite_codes() -> None:
+def test_padding_has_finite_encodings() -> None:
     padding = torch.ones(1, 4, 5, dtype=torch.bool)
     padding[:, :2, :3] = False
     assert sine_position_encoding(padding, dim=16).isfinite().all()

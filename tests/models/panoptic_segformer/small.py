@@ -1,4 +1,4 @@
-"""A whole Panoptic SegFormer that is small enough for a test, and made-up targets for it."""
+"""A complete Panoptic SegFormer that is small enough for tests, and synthetic targets for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL = PanopticSegFormerSettings(
 
 
 def table(things: int, stuff: int) -> CategoryTable:
-    """Categories with dataset ids 10, 11, ... (things) and 3, 4, ... (stuff)."""
+    """Return categories with dataset ids 10, 11, ... (things) and 3, 4, ... (stuff)."""
     rows = [Category(10 + number, f"thing {number}", True) for number in range(things)]
     rows += [Category(3 + number, f"stuff {number}", False) for number in range(stuff)]
     return CategoryTable(rows)
@@ -45,14 +45,14 @@ def table(things: int, stuff: int) -> CategoryTable:
 def small_model(
     things: int = 3, stuff: int = 2, seed: int = 0, top_k: int = 100, sampling: SamplingName = "auto", **changes: object
 ) -> PanopticSegFormer:
-    """Return a model with random weights of the given seed; `changes` are fields of `PanopticSegFormerSettings`."""
+    """Return a model with random weights; `changes` are fields of `PanopticSegFormerSettings`."""
     torch.manual_seed(seed)
     settings = replace(SMALL, **changes)  # type: ignore[arg-type]
     return build(settings, MergingSettings(top_k=top_k), table(things, stuff), sampling)
 
 
 def scramble(module: torch.nn.Module, seed: int = 1) -> None:
-    """Weights in place of the zeros and equal values of an initialisation, so that nothing cancels by symmetry."""
+    """Add noise to all parameters, so that initial zeros and equal values do not cancel by symmetry."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -62,12 +62,12 @@ def scramble(module: torch.nn.Module, seed: int = 1) -> None:
 
 
 def images_of(count: int, size: tuple[int, int], seed: int = 2) -> Tensor:
-    """(count, 3, *size) normal noise."""
+    """Return normal noise, (count, 3, *size)."""
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
 def naming(name: str) -> Callable[[str], str]:
-    """For the `msg` of `assert_close`: which of several comparisons failed."""
+    """Return a `msg` for `assert_close` that names the comparison that failed."""
     return lambda text: f"{name}: {text}"
 
 
@@ -76,7 +76,7 @@ def no_padding(images: Tensor) -> Tensor:
 
 
 def targets_of(size: tuple[int, int], *segments: tuple[int, tuple[int, int, int, int]]) -> Targets:
-    """Filled rectangles: (label, (x1, y1, x2, y2)) each."""
+    """Return filled rectangles as targets, each given as (label, (x1, y1, x2, y2))."""
     masks = torch.zeros(len(segments), *size, dtype=torch.bool)
     for mask, (_, (left, top, right, bottom)) in zip(masks, segments, strict=True):
         mask[top:bottom, left:right] = True

@@ -1,4 +1,4 @@
-"""The losses against section 8 of the spec, written out object by object."""
+"""The losses, compared with a plain implementation of docs/model.md, "Losses", object by object."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 class Run:
-    """A made-up forward pass for some targets: its output, and the first matching."""
+    """A synthetic forward pass for some targets: its output, and the first matching."""
 
     def __init__(
         self, targets: list[Targets], canvas: tuple[int, int] = CANVAS, seeds: tuple[int, ...] = (0, 1)
@@ -59,7 +59,7 @@ class Run:
         )
 
     def match(self, location: LocationOutput) -> list[Tensor]:
-        """Match the queries, and return those of the last layer."""
+        """Match the queries, and return the matched queries of the last layer."""
         things = [image.things for image in self.image_targets]
         self.matches = match_locations(location.class_logits, location.boxes, things)
         return [match.queries[-1] for match in self.matches]
@@ -72,7 +72,7 @@ class Run:
 
 
 def _image(seed: int) -> tuple[Tensor, ...]:
-    """Class logits, boxes, thing masks (two), stuff masks (three), stuff logits (two) of one image."""
+    """Return class logits, boxes, thing masks (two), stuff masks (three) and stuff logits (two) of one image."""
     return (
         noise(LAYERS, QUERIES, THINGS, seed=10 * seed),
         noise(LAYERS, QUERIES, 4, seed=10 * seed + 1).sigmoid(),
@@ -83,7 +83,7 @@ def _image(seed: int) -> tuple[Tensor, ...]:
 
 
 def literal_dice(mask: Tensor, target: Tensor) -> Tensor:
-    """mask (6, 8); target at the size of the image: both at stride 4, on the canvas."""
+    """Return the dice loss of a mask (6, 8) and a target of the size of the image, both at stride 4 on the canvas."""
     canvas = torch.zeros(CANVAS)
     canvas[: SIZE[0], : SIZE[1]] = target.float()
     p = F.interpolate(mask[None, None], size=(12, 16), mode="bilinear", align_corners=False)
@@ -92,7 +92,7 @@ def literal_dice(mask: Tensor, target: Tensor) -> Tensor:
 
 
 def literal_losses(run: Run) -> dict[str, Tensor]:
-    """Of one image, object by object."""
+    """Return the losses of one image, computed object by object."""
     (targets,), output = run.targets, run.output
     labels, masks = targets.labels.tolist(), targets.masks
     things = [n for n, label in enumerate(labels) if label < THINGS]
@@ -103,20 +103,20 @@ def literal_losses(run: Run) -> dict[str, Tensor]:
     losses: dict[str, Tensor] = {}
     for layer in range(LAYERS):
         logits, boxes = output.location.class_logits[layer, 0], output.location.boxes[layer, 0]
-        wanted, l1, giou = torch.zeros(QUERIES, THINGS), torch.tensor(0.0), torch.tensor(0.0)
+        classes, l1, giou = torch.zeros(QUERIES, THINGS), torch.tensor(0.0), torch.tensor(0.0)
         match = run.matches[0]
         for q, n in zip(match.queries[layer].tolist(), match.objects[layer].tolist(), strict=True):
             box = targets.boxes[things[n]]
-            wanted[q, labels[things[n]]] = 1
+            classes[q, labels[things[n]]] = 1
             l1 = l1 + (boxes[q] - box_convert(box / scale, "xyxy", "cxcywh")).abs().sum()
             pixels = box_convert(boxes[q], "cxcywh", "xyxy") * scale
             giou = giou + 1 - generalized_box_iou(pixels[None], box[None])[0, 0]
-        focal = sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0).sum()
+        focal = sigmoid_focal_loss(logits, classes, alpha=0.25, gamma=2.0).sum()
         for term, value, weight in (("class", focal, 2), ("l1", l1, 5), ("giou", giou, 2)):
             losses[f"location_{term}/{layer}"] = weight * value * thing_share / things_count
     matched = literal_second_matching(run)
     for block, mask in enumerate(output.things.masks):
-        dice = [literal_dice(mask[0, place], masks[things[n]]) for place, n in matched]
+        dice = [literal_dice(mask[0, index], masks[things[n]]) for index, n in matched]
         losses[f"thing_mask/{block}"] = 2 * sum(dice, torch.tensor(0.0)) * thing_share / things_count
     present = torch.tensor([float(THINGS + s in stuff) for s in range(STUFF)])
     for block, logits in enumerate(output.stuff_logits):
@@ -132,7 +132,7 @@ def literal_losses(run: Run) -> dict[str, Tensor]:
 
 
 def literal_second_matching(run: Run) -> list[tuple[int, int]]:
-    """(place among the selected queries, object); the matcher itself has tests of its own."""
+    """Return pairs (index among the selected queries, object), using the matcher, which has its own tests."""
     chosen, things = run.output.selected[0], run.image_targets[0].things
     on_canvas = torch.zeros(len(things.masks), *CANVAS)
     on_canvas[:, : SIZE[0], : SIZE[1]] = things.masks.float()
@@ -172,7 +172,7 @@ ALL_TERMS = {f"location_{term}/{layer}" for term in ("class", "l1", "giou") for 
 
 
 @pytest.mark.parametrize("targets", [BUSY, QUIET], ids=["busy", "quiet"])
-def test_every_loss_equals_the_literal_one(targets: Targets) -> None:
+def test_every_loss_equals_the_plain_implementation(targets: Targets) -> None:
     run = Run([targets])
     losses = run.losses()
     assert set(losses) == ALL_TERMS
@@ -195,7 +195,7 @@ def test_balance_by_hand(things: float, stuff: float, share: float) -> None:
     assert thing_share(LossCounts(things, stuff)) == pytest.approx(share)
 
 
-def test_losses_follow_the_counts_of_the_whole_step() -> None:
+def test_losses_use_the_counts_of_the_whole_step() -> None:
     run = Run([BUSY])
     own, step = run.losses(LossCounts(3, 2)), run.losses(LossCounts(4.5, 0.5))
     # things: share 3/5 over 3 becomes 4.5/5.5 over 4.5; stuff: 2/5 over 2 becomes 1/5.5 over 1.
@@ -203,7 +203,7 @@ def test_losses_follow_the_counts_of_the_whole_step() -> None:
         factor = (1 / 5.5) / (1 / 5)
         torch.testing.assert_close(step[name], value * factor, msg=naming(name))
     few, none = run.losses(LossCounts(0.25, 2)), run.losses(LossCounts(1, 2))
-    assert_equal_losses(few, none)  # fewer than one counts as one
+    assert_equal_losses(few, none)  # counts are at least one
 
 
 def test_a_batch_of_two_is_the_mean_of_two_images() -> None:
@@ -213,15 +213,15 @@ def test_a_batch_of_two_is_the_mean_of_two_images() -> None:
     assert_equal_losses(together, {name: (first[name] + second[name]) / 2 for name in first})
 
 
-def test_a_stuff_class_in_two_segments_is_one_region() -> None:
+def test_a_stuff_class_in_two_segments_is_one_target() -> None:
     split = targets_of(SIZE, (4, (0, 0, 20, 44)), (1, (5, 5, 25, 40)), (4, (20, 0, 60, 44)))
     whole = targets_of(SIZE, (4, FULL), (1, (5, 5, 25, 40)))
     assert count_segments([split], THINGS) == count_segments([whole], THINGS) == (1, 1)
     assert_equal_losses(Run([split]).losses(), Run([whole]).losses())
 
 
-def test_a_perfect_output_costs_nothing() -> None:
-    """One thing and one stuff class, each the whole image, without padding: resizing changes nothing."""
+def test_the_losses_of_a_perfect_output_are_zero() -> None:
+    """With one thing and one stuff class that cover the image, and no padding, so that resizing changes nothing."""
     targets = targets_of(SIZE, (2, FULL), (5, FULL))
     run = Run([targets], canvas=SIZE)
     logits, boxes = torch.full((LAYERS, 1, QUERIES, THINGS), -30.0), torch.full((LAYERS, 1, QUERIES, 4), 0.25)
@@ -244,13 +244,13 @@ def test_a_perfect_output_costs_nothing() -> None:
     losses = run.losses()
     assert set(losses) == ALL_TERMS
     assert all(abs(float(loss)) < 1e-5 for loss in losses.values()), losses
-    # And it is not perfect for another image.
+    # The output is not perfect for other targets.
     run.image_targets = [ImageTargets.of(targets_of(SIZE, (2, FULL), (6, FULL)), THINGS)]
     changed = run.losses()
     assert {name for name, loss in changed.items() if loss > 1e-3} == {name for name in ALL_TERMS if "stuff" in name}
 
 
-def test_the_second_matching_decides_which_mask_is_for_whom() -> None:
+def test_the_second_matching_assigns_masks_to_targets() -> None:
     box = (10, 10, 40, 40)
     targets = targets_of(SIZE, (0, box), (0, box))
     targets.masks[0, :, :24] = True
@@ -266,10 +266,10 @@ def test_the_second_matching_decides_which_mask_is_for_whom() -> None:
         run.output.things = MaskOutput([masks, masks], [])
         totals.append(float(run.losses()["thing_mask/1"]))
     assert totals[0] == pytest.approx(totals[1])
-    assert totals[0] < 0.5  # of 2 for masks that have nothing in common
+    assert totals[0] < 0.5  # it would be 2 for disjoint masks
 
 
-def test_nothing_to_learn_leaves_the_class_losses_and_a_gradient_for_everything() -> None:
+def test_without_targets_there_are_class_losses_and_all_gradients() -> None:
     run = Run([targets_of(SIZE)])
     leaves = [run.output.location.boxes, run.output.stuff_logits, run.output.location.class_logits]
     leaves += [*run.output.things.masks, *run.output.stuff.masks]
@@ -281,8 +281,8 @@ def test_nothing_to_learn_leaves_the_class_losses_and_a_gradient_for_everything(
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-class Waits(TorchDispatchMode):
-    """Collects the operations for whose result, or its size, a GPU would be waited for."""
+class Synchronizations(TorchDispatchMode):
+    """Collects the operations that would synchronize with a GPU for their result or its size."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -291,22 +291,24 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         by_mask = name in ("index", "index_put", "index_put_") and any(
-            place is not None and place.dtype in (torch.bool, torch.uint8) for place in args[1]
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
         if by_mask or name in ("_local_scalar_dense", "nonzero", "_unique2", "masked_select"):
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("wait", [lambda x: x[x > 0], lambda x: x.sum().item(), lambda x: x.unique(), torch.nonzero])
-def test_what_waits_is_found(wait: Any) -> None:
-    with Waits() as waits:
-        wait(torch.ones(3))
-    assert len(waits.found) == 1
+@pytest.mark.parametrize(
+    "synchronize", [lambda x: x[x > 0], lambda x: x.sum().item(), lambda x: x.unique(), torch.nonzero]
+)
+def test_synchronizing_operations_are_found(synchronize: Any) -> None:
+    with Synchronizations() as synchronizations:
+        synchronize(torch.ones(3))
+    assert len(synchronizations.found) == 1
 
 
-def test_only_the_costs_of_matchings_leave_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for the first matching of all images and layers, then once an image for the second."""
+def test_only_matching_costs_are_copied_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the first matching of all images and layers, then once per image for the second."""
     run, to_cpu, copies = Run([BUSY, QUIET]), Tensor.cpu, list[Tensor]()
 
     def counted(tensor: Tensor) -> Tensor:
@@ -315,9 +317,9 @@ def test_only_the_costs_of_matchings_leave_the_device(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Tensor, "cpu", counted)
     monkeypatch.setattr(Tensor, "tolist", None)
-    with Waits() as waits:
+    with Synchronizations() as synchronizations:
         run.match(run.output.location)
         first = len(copies)
         PanopticCriterion(THINGS)(run.output, run.image_targets, run.matches, LossCounts(2.0, 1.5))
-    assert waits.found == []
+    assert synchronizations.found == []
     assert (first, len(copies)) == (1, 3)

@@ -1,4 +1,4 @@
-"""References, padding and the order of a layer, against loops and plain formulas."""
+"""References, padding and the order of operations in a layer, compared with loops and plain formulas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPES: LevelShapes = [(6, 8), (3, 4), (2, 2)]
 
 
 def padding_of(*sizes: tuple[int, int]) -> Tensor:
-    """48 x 64 canvases whose images have these sizes."""
+    """Return padding masks of 48 x 64 canvases with images of these sizes."""
     padding = torch.ones(len(sizes), 48, 64, dtype=torch.bool)
     for mask, (height, width) in zip(padding, sizes, strict=True):
         mask[:height, :width] = False
@@ -45,7 +45,7 @@ def features(batch: int = 2) -> list[Tensor]:
     return [torch.randn(batch, 16, *shape, generator=generator) for shape in SHAPES]
 
 
-def test_masks_take_the_nearest_pixel() -> None:
+def test_padding_masks_are_resized_with_nearest_neighbor() -> None:
     padding = torch.rand(2, 48, 64, generator=torch.Generator().manual_seed(0)) < 0.5
     for height, width in [(6, 8), (5, 7), (1, 1)]:
         small = resize_padding_mask(padding, (height, width))
@@ -55,7 +55,7 @@ def test_masks_take_the_nearest_pixel() -> None:
                 assert torch.equal(small[:, row, column], expected)
 
 
-def test_cell_centres_are_points_of_the_valid_part_of_every_level() -> None:
+def test_reference_points_are_cell_centers_in_the_valid_part_of_every_level() -> None:
     ratios = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], [[0.5, 5 / 6], [0.5, 1.0], [1.0, 1.0]]])
     points = reference_points(SHAPES, ratios)
     assert points.shape == (2, 6 * 8 + 3 * 4 + 2 * 2, 3, 2)
@@ -72,7 +72,7 @@ def test_cell_centres_are_points_of_the_valid_part_of_every_level() -> None:
                     token += 1
 
 
-def test_the_memory_says_what_is_padding() -> None:
+def test_the_memory_contains_padding_masks_and_valid_ratios() -> None:
     memory = encoder()(features(), padding_of((48, 64), (40, 32)))
     assert memory.shapes == SHAPES
     assert memory.tokens.shape == (2, 64, 16)
@@ -81,13 +81,13 @@ def test_the_memory_says_what_is_padding() -> None:
     assert finest[5:].all()
     assert finest[:, 4:].all()
     assert not memory.padding_mask[0].any()
-    # Widths 4 of 8, 2 of 4, 1 of 2; heights 5 of 6, 3 of 3, 2 of 2: the nearest pixel of each cell counts.
+    # Widths 4 of 8, 2 of 4, 1 of 2; heights 5 of 6, 3 of 3, 2 of 2, by the nearest pixel of each cell.
     expected = torch.tensor([[0.5, 5 / 6], [0.5, 1.0], [0.5, 1.0]])
     torch.testing.assert_close(memory.valid_ratios[1], expected)
     torch.testing.assert_close(memory.valid_ratios[0], torch.ones(3, 2))
 
 
-def test_a_layer_adds_and_normalises_after_each_part() -> None:
+def test_a_layer_has_residuals_and_post_norm() -> None:
     made = encoder()
     layer = made.layers[0]
     assert isinstance(layer, DeformableEncoderLayer)
@@ -104,7 +104,7 @@ def test_a_layer_adds_and_normalises_after_each_part() -> None:
         torch.testing.assert_close(layer(memory, position, references), expected)
 
 
-def test_every_level_has_a_learned_vector_on_top_of_its_sine_code() -> None:
+def test_every_level_adds_a_learned_vector_to_its_sine_encoding() -> None:
     made = encoder()
     masks = [torch.zeros(1, *shape, dtype=torch.bool) for shape in SHAPES]
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_every_level_has_a_learned_vector_on_top_of_its_sine_code() -> None:
 
 
 @pytest.mark.parametrize("image", [0, 1])
-def test_valid_tokens_do_not_see_the_padding(image: int) -> None:
+def test_valid_tokens_do_not_depend_on_the_padding(image: int) -> None:
     made, padding = encoder(), padding_of((48, 64), (40, 32))
     levels = features()
     masks = [resize_padding_mask(padding, shape)[:, None] for shape in SHAPES]
@@ -133,7 +133,7 @@ def test_valid_tokens_do_not_see_the_padding(image: int) -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_layers_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch, padded: bool) -> None:
+def test_layers_in_chunks_give_the_same_result(monkeypatch: pytest.MonkeyPatch, padded: bool) -> None:
     layers, padding = encoder(), padding_of((48, 64), (40, 32) if padded else (48, 64))
     whole = layers(features(), padding).tokens  # with gradients, all tokens at once
     for at_once in (1, 7, 64, 1000):

@@ -1,4 +1,4 @@
-"""How boxes are refined, and what the gradient may pass."""
+"""Refinement of boxes, and the flow of gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def memory(batch: int = 1, ratio: float = 1.0) -> Memory:
     return Memory(tokens, SHAPES, torch.zeros(batch, LENGTH, dtype=torch.bool), torch.full((batch, 4, 2), ratio))
 
 
-def test_output_has_a_class_and_a_box_of_every_query_after_each_layer() -> None:
+def test_the_output_has_classes_and_boxes_of_all_queries_after_each_layer() -> None:
     output = decoder()(memory(batch=2))
     assert output.class_logits.shape == (2, 2, 7, 3)
     assert output.boxes.shape == (2, 2, 7, 4)
@@ -39,7 +39,7 @@ def logit(x: Tensor) -> Tensor:
     return (x / (1 - x)).log()
 
 
-def test_boxes_are_the_references_moved_before_the_sigmoid() -> None:
+def test_boxes_are_references_plus_changes_before_the_sigmoid() -> None:
     made = decoder()
     changes: list[Tensor] = []
     for branch in made.box_branches:
@@ -55,12 +55,12 @@ def test_boxes_are_the_references_moved_before_the_sigmoid() -> None:
     torch.testing.assert_close(output.boxes[0, 0], (first + changes[0][0]).sigmoid(), rtol=1e-4, atol=1e-5)
     second = logit(output.boxes[0, 0])
     torch.testing.assert_close(output.boxes[1, 0], (second + changes[1][0]).sigmoid(), rtol=1e-4, atol=1e-5)
-    # Layers look at the valid part of each level: here the half of it.
+    # References are scaled to the valid part of each level, here one half.
     torch.testing.assert_close(references[0][0], 0.5 * start[:, None].expand(7, 4, 2))
     torch.testing.assert_close(references[1][0], 0.5 * output.boxes[0, 0][:, None].expand(7, 4, 4))
 
 
-def test_the_first_half_of_a_query_is_its_position_and_the_second_its_content() -> None:
+def test_a_query_is_its_position_followed_by_its_content() -> None:
     made = decoder()
     seen: list[tuple[Tensor, ...]] = []
     made.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
@@ -86,7 +86,7 @@ def test_refined_references_are_detached_and_the_initial_one_is_not() -> None:
     assert gradient_norm(output, 0, made.reference_points.weight) > 1e-4
 
 
-def test_a_layer_attends_to_queries_then_memory_then_feeds_forward() -> None:
+def test_a_layer_is_self_attention_cross_attention_and_feed_forward() -> None:
     made = decoder()
     layer = made.layers[0]
     source = memory()
@@ -123,5 +123,5 @@ def test_a_layer_attends_to_queries_then_memory_then_feeds_forward() -> None:
 
 @pytest.mark.parametrize("things", [0, 1])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_few_thing_classes_are_no_special_case(things: int) -> None:
+def test_there_may_be_no_or_one_thing_class(things: int) -> None:
     assert decoder(things)(memory()).class_logits.shape == (2, 1, 7, things)

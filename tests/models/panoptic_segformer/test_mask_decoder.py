@@ -1,4 +1,4 @@
-"""The mask decoder against section 6 of the spec, written out head by head and in its order."""
+"""The mask decoder, compared with a plain implementation of docs/model.md, "Mask decoders", head by head."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def noise(*shape: int, seed: int = 3) -> Tensor:
 
 
 def literal_mask(head: MaskHead, logits: Tensor) -> Tensor:
-    """Enlarge 8 channels a level, put 24 together, one linear: the order of the spec."""
+    """Return masks in the published order: resize all heads of each level, concatenate, then one linear layer."""
     maps, start = [], 0
     for (height, width), linear in zip(SHAPES, head.levels, strict=True):
         part = logits[..., start : start + height * width].permute(0, 2, 3, 1)  # (B, Q, cells, heads)
@@ -83,7 +83,7 @@ def weighted(logits: Tensor, values: Tensor) -> Tensor:
     return torch.cat([weights[:, head] @ value for head, value in enumerate(heads_of(values))], dim=-1)
 
 
-def normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def normalized(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     mean = x.mean(-1, keepdim=True)
     variance = (x - mean).square().mean(-1, keepdim=True)
     return (x - mean) / (variance + 1e-6).sqrt() * norm.weight + norm.bias
@@ -93,13 +93,13 @@ def literal_block(block: MaskDecoderBlock, queries: Tensor, memory: Tensor) -> t
     if block.self_attention is not None:
         q, k, v = block.self_attention.qkv(queries).chunk(3, dim=-1)
         pairs = [a @ b.transpose(1, 2) / math.sqrt(DIM / HEADS) for a, b in zip(heads_of(q), heads_of(k), strict=True)]
-        queries = normalised(queries + block.self_attention.proj(weighted(torch.stack(pairs, 1), v)), block.norm3)
+        queries = normalized(queries + block.self_attention.proj(weighted(torch.stack(pairs, 1), v)), block.norm3)
     logits = literal_logits(block.attention, queries, memory)
     gathered = block.attention.proj(weighted(logits, block.attention.v(memory)))
-    queries = normalised(queries + gathered, block.norm1)
+    queries = normalized(queries + gathered, block.norm1)
     hidden = block.mlp[0](queries)
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))  # the exact GELU
-    return normalised(queries + block.mlp[2](hidden), block.norm2), logits
+    return normalized(queries + block.mlp[2](hidden), block.norm2), logits
 
 
 def literal_decoder(
@@ -115,13 +115,13 @@ def literal_decoder(
     return masks, every_query
 
 
-def test_the_mask_head_equals_the_literal_one_in_values_and_gradients() -> None:
+def test_the_mask_head_equals_the_plain_implementation_with_gradients() -> None:
     head = mask_head()
     scramble(head, seed=2)
     logits = noise(2, HEADS, QUERIES, LENGTH).requires_grad_()
     ours, theirs = head(logits.split(LENGTHS, dim=-1), SHAPES), literal_mask(head, logits)
     assert ours.shape == (2, QUERIES, *SHAPES[0])
-    assert 0.1 < (theirs == 0).float().mean() < 0.9  # both sides of the last ReLU are met
+    assert 0.1 < (theirs == 0).float().mean() < 0.9  # both sides of the last ReLU occur
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     inputs = [logits, *head.parameters()]
     direction = noise(*ours.shape, seed=4)
@@ -133,11 +133,11 @@ def test_the_mask_head_equals_the_literal_one_in_values_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("self_attention", [False, True], ids=["things", "stuff"])
-@pytest.mark.parametrize("placed", [False, True], ids=["no position", "position"])
-def test_the_decoder_equals_the_literal_one(self_attention: bool, placed: bool) -> None:
+@pytest.mark.parametrize("with_position", [False, True], ids=["no position", "position"])
+def test_the_decoder_equals_the_plain_implementation(self_attention: bool, with_position: bool) -> None:
     made = decoder(2, self_attention)
     queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)
-    position = noise(QUERIES, DIM, seed=5) if placed else None
+    position = noise(QUERIES, DIM, seed=5) if with_position else None
     with torch.no_grad():
         output = made(queries, position, memory, SHAPES, every_mask=True)
         masks, every_query = literal_decoder(made, queries, position, memory)
@@ -148,7 +148,7 @@ def test_the_decoder_equals_the_literal_one(self_attention: bool, placed: bool) 
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_inference_needs_only_the_mask_of_the_tail() -> None:
+def test_inference_returns_only_the_mask_of_the_tail() -> None:
     made = decoder(2, self_attention=True)
     queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)
     with torch.no_grad():
@@ -158,10 +158,10 @@ def test_inference_needs_only_the_mask_of_the_tail() -> None:
     torch.testing.assert_close(last.masks[0], every.masks[-1], rtol=1e-5, atol=1e-5)
 
 
-def test_the_mask_does_not_depend_on_how_many_queries_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mask_does_not_depend_on_the_number_of_queries_per_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     made = decoder(0, self_attention=False)
     queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)
-    at_once = made.tail.mask(queries, memory, SHAPES)  # with gradients: all together
+    at_once = made.tail.mask(queries, memory, SHAPES)  # with gradients: all queries together
     for count in (1, 2, 7):
         monkeypatch.setattr("panformer_cli.models.panoptic_segformer.mask_decoder.QUERIES_AT_ONCE", count)
         with torch.no_grad():
@@ -174,7 +174,7 @@ def test_the_tail_has_only_query_and_key() -> None:
     assert names == {"q", "k", "mask_head"}
 
 
-def test_things_are_treated_one_by_one() -> None:
+def test_thing_queries_do_not_interact() -> None:
     made = decoder(2, self_attention=False)
     queries, memory = noise(1, QUERIES, DIM), noise(1, LENGTH, DIM, seed=4)
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_things_are_treated_one_by_one() -> None:
     torch.testing.assert_close(together[:, 1:2], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_waking_slope_leaves_the_masks_as_they_are_bit_by_bit() -> None:
+def test_a_waking_slope_does_not_change_masks() -> None:
     queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)
     outputs = [decoder(2, True, slope)(queries, None, memory, SHAPES, every_mask=True).masks for slope in (0.0, 0.1)]
     for published, sloped in zip(*outputs, strict=True):
@@ -192,7 +192,7 @@ def test_a_waking_slope_leaves_the_masks_as_they_are_bit_by_bit() -> None:
 
 
 @pytest.mark.parametrize(("slope", "learns"), [(0.0, False), (0.1, True)])
-def test_a_dead_mask_learns_to_rise_with_a_waking_slope_only(slope: float, learns: bool) -> None:
+def test_a_dead_mask_recovers_only_with_a_waking_slope(slope: float, learns: bool) -> None:
     head = mask_head(slope)
     nn.init.constant_(head.output.bias, -100.0)
     logits = noise(1, HEADS, QUERIES, LENGTH).requires_grad_()
@@ -203,10 +203,10 @@ def test_a_dead_mask_learns_to_rise_with_a_waking_slope_only(slope: float, learn
     if learns:
         torch.testing.assert_close(rising[1], torch.tensor([-slope * mask.numel()]))
     falling = torch.autograd.grad(mask.sum(), [logits, head.output.bias])
-    assert not any(gradient.any() for gradient in falling), "a dead mask cannot fall any further"
+    assert not any(gradient.any() for gradient in falling), "a dead mask cannot decrease any further"
 
 
-def test_mask_bias_sets_every_output_and_none_keeps_torchs_range() -> None:
+def test_mask_bias_sets_every_last_bias_and_none_keeps_the_default() -> None:
     published = MaskDecoder([], MaskCrossAttention(DIM, HEADS, mask_head(), is_tail=True), mask_bias=None)
     assert published.tail.mask_head.output.bias.item() == pytest.approx(0.2)
     blocks = [MaskDecoderBlock(MaskCrossAttention(DIM, HEADS, mask_head()), DIM, 20, None) for _ in range(2)]
@@ -216,7 +216,7 @@ def test_mask_bias_sets_every_output_and_none_keeps_torchs_range() -> None:
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.1])
-def test_no_query_gives_no_mask_and_zero_gradients(slope: float) -> None:
+def test_no_queries_give_no_masks_and_zero_gradients(slope: float) -> None:
     made = decoder(1, self_attention=False, slope=slope)
     masks = made(torch.zeros(1, 0, DIM), None, noise(1, LENGTH, DIM), SHAPES, every_mask=True).masks
     assert [tuple(mask.shape) for mask in masks] == [(1, 0, *SHAPES[0])] * 2

@@ -1,4 +1,4 @@
-"""Matching against brute force over every assignment."""
+"""Matching, compared with brute force over all assignments."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def things_of(count: int) -> Things:
 
 
 def guesses(queries: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Class logits (layers, Q, classes) and boxes (layers, Q, 4)."""
+    """Return random class logits (layers, Q, classes) and boxes (layers, Q, 4)."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(LAYERS, queries, CLASSES, generator=generator) * 2
     return logits, torch.rand(LAYERS, queries, 4, generator=generator) * 0.8 + 0.1
 
 
 def literal_cost(logits: Tensor, boxes: Tensor, things: Things, class_weight: float) -> Tensor:
-    """(Q, n) for one layer, one pair at a time, from the functions that the cost is made of."""
+    """Return the cost (Q, n) for one layer, one pair at a time, with torchvision's functions."""
     height, width = SIZE
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     cost = torch.zeros(len(logits), len(things.labels))
@@ -54,7 +54,7 @@ def literal_cost(logits: Tensor, boxes: Tensor, things: Things, class_weight: fl
 
 
 def cheapest(cost: Tensor) -> set[tuple[int, int]]:
-    """The (query, object) pairs of the cheapest assignment, among all of them."""
+    """Return the (query, object) pairs of the cheapest assignment, by brute force."""
     queries, objects = cost.shape
     if queries >= objects:
         candidates = [
@@ -71,7 +71,7 @@ def pairs_of(match: Match, layer: int) -> set[tuple[int, int]]:
     return set(zip(match.queries[layer].tolist(), match.objects[layer].tolist(), strict=True))
 
 
-def test_the_cost_is_the_weighted_sum_of_its_three_parts() -> None:
+def test_the_cost_is_the_weighted_sum_of_three_terms() -> None:
     logits, boxes = guesses(6)
     things = things_of(4)
     for weight in (2.0, 4.0):
@@ -83,7 +83,7 @@ def test_the_cost_is_the_weighted_sum_of_its_three_parts() -> None:
 
 @pytest.mark.parametrize("objects", [1, 2, 3, 4])
 @pytest.mark.parametrize("queries", [2, 6])
-def test_the_matching_is_the_cheapest_of_all(queries: int, objects: int) -> None:
+def test_the_matching_is_the_cheapest(queries: int, objects: int) -> None:
     different = set()
     for seed in range(5):
         logits, boxes = guesses(queries, seed)
@@ -98,7 +98,7 @@ def test_the_matching_is_the_cheapest_of_all(queries: int, objects: int) -> None
     assert len(different) > 1
 
 
-def test_the_second_matching_weighs_the_class_twice_and_adds_the_masks() -> None:
+def test_the_second_matching_doubles_the_class_cost_and_adds_masks() -> None:
     things, changed = things_of(3), 0
     for seed in range(10):
         logits, boxes = (part[0] for part in guesses(3, seed))
@@ -119,8 +119,8 @@ def test_the_second_matching_weighs_the_class_twice_and_adds_the_masks() -> None
     assert changed > 0
 
 
-def test_masks_alone_can_decide() -> None:
-    """Two objects of one class and one box; queries that differ only in their masks."""
+def test_masks_decide_between_equal_boxes_and_classes() -> None:
+    """Two objects with the same class and box, and queries that differ only in their masks."""
     box = (10, 10, 30, 30)
     things = Things.of(targets_of(SIZE, (0, box), (0, box)), CLASSES)
     targets = torch.zeros(2, 4, 4)
@@ -132,7 +132,7 @@ def test_masks_alone_can_decide() -> None:
     assert pairs_of(straight, 0) == {(0, 0), (1, 1)}
 
 
-def test_no_object_gives_an_empty_matching() -> None:
+def test_no_objects_give_an_empty_matching() -> None:
     logits, boxes = guesses(4)
     (match,) = match_locations(logits[:, None], boxes[:, None], [things_of(0)])
     assert match.queries.shape == match.objects.shape == (LAYERS, 0)
@@ -140,24 +140,24 @@ def test_no_object_gives_an_empty_matching() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_end_the_training_with_a_sentence(value: float) -> None:
+def test_costs_that_are_not_finite_are_reported_as_divergence(value: float) -> None:
     logits, boxes = guesses(4)
     boxes[1, 2, 0] = value
     with pytest.raises(PanformerError, match=r"training diverged.*--set train\.lr="):
         match_locations(logits[:, None], boxes[:, None], [things_of(2)])
 
 
-def test_things_are_the_targets_whose_label_is_below_the_number_of_things() -> None:
+def test_things_are_the_targets_with_thing_labels() -> None:
     targets = targets_of(SIZE, (7, (0, 0, 60, 5)), (2, (0, 10, 30, 40)), (5, (0, 0, 1, 1)), (4, (6, 6, 12, 20)))
     things = Things.of(targets, num_things=5)
     assert things.labels.tolist() == [2, 4]
     assert things.boxes.tolist() == [[0, 10, 30, 40], [6, 6, 12, 20]]
     assert things.size.tolist() == [60, 40, 60, 40]
     assert things.masks.flatten(1).sum(1).tolist() == [900, 84]
-    torch.testing.assert_close(things.normalised_boxes[0], torch.tensor([0.25, 0.625, 0.5, 0.75]))
+    torch.testing.assert_close(things.normalized_boxes[0], torch.tensor([0.25, 0.625, 0.5, 0.75]))
 
 
-def test_training_selects_the_queries_of_the_last_layer_and_remembers_every_layer() -> None:
+def test_training_selects_the_queries_matched_at_the_last_layer() -> None:
     logits, boxes = guesses(6)
     location = LocationOutput(
         logits[:, None].repeat(1, 2, 1, 1), boxes[:, None].repeat(1, 2, 1, 1), torch.zeros(2, 6, 8)

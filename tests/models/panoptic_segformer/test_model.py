@@ -1,4 +1,4 @@
-"""The whole model: shapes, gradients, batches, and images and data sets at the edge."""
+"""The complete model: shapes, gradients, batches, and edge cases of images and data sets."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ def total_of(losses: dict[str, Tensor]) -> Tensor:
 def decode(
     model: PanopticSegFormer, images: Tensor, chosen: list[list[int]], every_mask: bool, padding: Tensor | None = None
 ) -> tuple[MaskOutput, MaskOutput, Tensor]:
-    """Masks of the chosen queries of each image, and of the stuff."""
+    """Return the masks of the chosen queries of each image, and of stuff."""
     memory = model.encode(images, no_padding(images) if padding is None else padding)
     indices = pad_queries([torch.tensor(queries) for queries in chosen])
     queries = gather_queries(model.location_decoder(memory).queries, indices)
     return model.decode_masks(memory, queries, every_mask)
 
 
-def test_training_needs_every_mask_and_inference_the_last() -> None:
+def test_training_returns_every_mask_and_inference_the_last() -> None:
     model, images = small_model().train(), images_of(2, SIZE)
     for every, expected in ((True, (2, 3)), (False, (1, 1))):
         things, stuff, stuff_logits = decode(model, images, [[4, 1], [2]], every)
-        assert (len(things.masks), len(stuff.masks)) == expected  # one block or two, and the tail
+        assert (len(things.masks), len(stuff.masks)) == expected  # one or two blocks, and the tail
         assert all(mask.shape == (2, 2, 8, 12) for mask in [*things.masks, *stuff.masks])
         assert stuff_logits.shape == (2, 2, 2)
 
 
-def test_the_raw_output_is_a_tuple_of_tensors() -> None:
+def test_the_output_is_a_tuple_of_tensors() -> None:
     model, images = small_model(top_k=4).eval(), images_of(2, SIZE)
     with torch.no_grad():
         output = model.infer(images, no_padding(images))
@@ -77,7 +77,7 @@ def test_the_raw_output_is_a_tuple_of_tensors() -> None:
     assert output.stuff_masks.shape == (2, 2, 8, 12)
 
 
-def test_queries_are_gathered_in_the_order_chosen() -> None:
+def test_queries_are_gathered_in_the_selected_order() -> None:
     queries = torch.arange(2 * 5 * 3.0).view(2, 5, 3)
     gathered = gather_queries(queries, pad_queries([torch.tensor([3, 0, 3]), torch.tensor([2])]))
     assert gathered.shape == (2, 3, 3)
@@ -85,7 +85,7 @@ def test_queries_are_gathered_in_the_order_chosen() -> None:
     assert torch.equal(gathered[1, :1], queries[1, [2]])
 
 
-def test_thing_masks_belong_to_the_chosen_queries() -> None:
+def test_thing_masks_belong_to_the_selected_queries() -> None:
     model, images = small_model().eval(), images_of(1, SIZE)
     scramble(model)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_images_with_few_objects_train(targets: Targets) -> None:
     for term in ("location_l1/0", "location_giou/1", "thing_mask/1"):
         assert bool(losses[term] > 0) == has_things
     assert bool(losses["stuff_mask/2"] > 0) == (targets is ONE_STUFF)
-    # Processes that are trained together wait for a gradient of every parameter.
+    # Distributed training needs a gradient of every parameter.
     total_of(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
@@ -142,7 +142,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("size", [SIZE, (75, 101)], ids=str)
-def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_images(size: tuple[int, int]) -> None:
+def test_the_losses_of_a_batch_are_the_mean_over_its_images(size: tuple[int, int]) -> None:
     model, images = small_model().train(), images_of(2, size)
     scramble(model)
     targets = [TWO_THINGS_AND_STUFF, ONE_THING] if size == SIZE else [targets_of(size, (1, (9, 9, 60, 50))), NOTHING]
@@ -156,7 +156,7 @@ def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_images(size: tuple[i
         torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2, rtol=1e-3, atol=1e-4, msg=naming(name))
 
 
-def test_a_padded_batch_trains_and_only_padding_differs() -> None:
+def test_a_padded_batch_trains_and_the_padding_mask_has_an_effect() -> None:
     model = small_model().train()
     images, padding = images_of(2, (80, 112)), torch.ones(2, 80, 112, dtype=torch.bool)
     padding[0, :75, :112] = False
@@ -179,8 +179,8 @@ def test_a_padded_batch_trains_and_only_padding_differs() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (75, 101), (33, 9), (1, 1)], ids=str)
-def test_any_image_size_gives_masks_of_stride_8(size: tuple[int, int]) -> None:
-    # Not 32 channels: torch refuses to normalize groups of a single value, which a 1 x 1 map of them would have.
+def test_any_image_size_gives_masks_at_stride_8(size: tuple[int, int]) -> None:
+    # Not 32 channels: torch raises an error for groups of a single value, as in a 1 x 1 map.
     model, images = small_model(embed_dim=64, top_k=3).eval(), images_of(1, size)
     with torch.no_grad():
         output = model.infer(images, no_padding(images))
@@ -192,7 +192,7 @@ def test_any_image_size_gives_masks_of_stride_8(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("things", "stuff"), [(1, 0), (0, 1), (0, 2), (1, 1)])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_data_sets_with_one_kind_of_class_train_and_predict(things: int, stuff: int) -> None:
+def test_data_sets_with_only_things_or_only_stuff_train_and_predict(things: int, stuff: int) -> None:
     model, images = small_model(things=things, stuff=stuff).train(), images_of(2, SIZE)
     box = (10, 10, 60, 50)
     targets = [targets_of(SIZE, (0, box)), targets_of(SIZE)]

@@ -1,4 +1,4 @@
-"""The neck against its definition: convolution, then groups of 32 normalised by hand."""
+"""The neck, compared with a plain implementation of convolution and GroupNorm."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
     grouped = x.reshape(batch, groups, -1)
     mean = grouped.mean(-1, keepdim=True)
     variance = (grouped - mean).square().mean(-1, keepdim=True)
-    normalised = ((grouped - mean) / (variance + 1e-5).sqrt()).view(batch, channels, height, width)
-    return normalised * weight[:, None, None] + bias[:, None, None]
+    normalized = ((grouped - mean) / (variance + 1e-5).sqrt()).view(batch, channels, height, width)
+    return normalized * weight[:, None, None] + bias[:, None, None]
 
 
 def convolve(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-    """A convolution as a sum over the kernel's cells, zeros around the map."""
+    """Return a zero-padded convolution, as a sum over the cells of the kernel."""
     size = kernel.shape[-1]
     _, _, height, width = x.shape
     padded = torch.zeros(*x.shape[:2], height + size - 1, width + size - 1)
@@ -45,7 +45,7 @@ def convolve(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(3, 5), (4, 2), (1, 1)])
-def test_four_levels_of_convolution_and_group_norm(size: tuple[int, int]) -> None:
+def test_the_neck_equals_the_plain_implementation(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     neck = Neck(CHANNELS, dim=64)
     for parameter in neck.parameters():
@@ -60,7 +60,7 @@ def test_four_levels_of_convolution_and_group_norm(size: tuple[int, int]) -> Non
     assert outputs[3].shape[-2:] == (math.ceil(size[0] / 2), math.ceil(size[1] / 2))
 
 
-def test_convolutions_have_no_bias_and_start_as_xavier() -> None:
+def test_convolutions_have_no_bias_and_xavier_weights() -> None:
     neck = Neck(CHANNELS, dim=64)
     names = {name for name, _ in neck.named_parameters()}
     assert names == {

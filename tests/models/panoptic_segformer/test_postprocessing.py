@@ -1,4 +1,4 @@
-"""Mask-wise merging on hand-worked cases (spec, section 7)."""
+"""Mask-wise merging on hand-computed cases (docs/model.md, "Inference and merging")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLE = table(things=2, stuff=2)  # labels 0, 1 are ids 10, 11; labels 2, 3 are 
 CAT, DOG, SKY, SEA = range(4)
 RECIPE = MergingSettings()
 Row = tuple[int, float, str]
-"""Label, class score, and which of the pixels are in: `##..`."""
+"""Label, class score, and the pixels of the mask, such as `##..`."""
 
 
 def candidates(*rows: Row, value: float = 1.0, height: int = 1) -> Candidates:
@@ -43,14 +43,14 @@ def categories(panoptic: PanopticMap) -> list[int]:
 
 def test_the_score_is_class_times_squared_mean_mask() -> None:
     made = candidates((CAT, 0.8, "#####....."), (SKY, 0.5, ".........."), value=0.9)
-    made.masks[0, 0, 9] = 0.5  # 0.5 is the threshold, and not above it
-    made.masks[0, 0, 0] = 3.0  # masks have no upper end
+    made.masks[0, 0, 9] = 0.5  # the threshold, which is not above itself
+    made.masks[0, 0, 0] = 3.0  # masks have no upper bound
     quality = (3.0 + 4 * 0.9) / (5 + 1)
     np.testing.assert_allclose(made.scores(), [0.8 * quality**2, 0.0], rtol=1e-6)
     assert made.binary(0).tolist() == [[True] * 5 + [False] * 5]
 
 
-def test_things_come_in_descending_score_and_each_is_a_segment() -> None:
+def test_things_are_merged_in_descending_score_and_each_is_a_segment() -> None:
     panoptic = merge_masks(
         candidates((CAT, 0.6, "...####..."), (CAT, 0.9, "####......"), (DOG, 0.8, "........##")), TABLE, RECIPE
     )
@@ -65,7 +65,7 @@ def test_things_come_in_descending_score_and_each_is_a_segment() -> None:
     assert panoptic.ids.dtype == np.int32
 
 
-def test_a_score_at_the_threshold_is_in_and_one_below_is_out() -> None:
+def test_a_score_at_the_threshold_is_accepted_and_one_below_is_not() -> None:
     made = candidates((CAT, 0.7, "######...."))
     score = float(made.scores()[0])
     above = math.nextafter(score, 1.0)
@@ -79,21 +79,21 @@ def test_a_score_at_the_threshold_is_in_and_one_below_is_out() -> None:
     (SKY, "##........", "1122222222"),  # stuff: 0.2
     (SKY, "###.......", "1110000000"),
 ])  # fmt: skip
-def test_what_is_taken_too_much_is_dropped(label: int, first: str, merged: str) -> None:
+def test_candidates_with_too_much_overlap_are_dropped(label: int, first: str, merged: str) -> None:
     made = candidates((CAT, 1.0, first), (label, 0.4, "##########"))
     assert float(made.scores()[0]) > float(made.scores()[1]) > 0.25
     assert drawn(merge_masks(made, TABLE, RECIPE)) == merged
 
 
-def test_the_shares_are_settings() -> None:
+def test_the_overlap_thresholds_are_settings() -> None:
     made = candidates((CAT, 1.0, "######...."), (DOG, 0.4, "##########"))
     assert drawn(merge_masks(made, TABLE, RECIPE)) == "1111110000"
     assert drawn(merge_masks(made, TABLE, MergingSettings(thing_overlap=0.6))) == "1111112222"
 
 
-def test_what_was_dropped_takes_no_pixels() -> None:
+def test_dropped_candidates_take_no_pixels() -> None:
     rows = [(CAT, 1.0, "######......"), (DOG, 0.9, "..########.."), (DOG, 0.5, "......######")]
-    # The first dog: 4 of 8 taken. The second finds all of its pixels free.
+    # The first dog: 4 of 8 are taken. All pixels of the second are free.
     assert drawn(merge_masks(candidates(*rows), TABLE, RECIPE)) == "111111222222"
 
 
@@ -103,48 +103,48 @@ def test_stuff_of_one_class_is_one_segment_and_of_two_classes_two() -> None:
     assert drawn(panoptic) == "111111112222"
     assert categories(panoptic) == [3, 4]
     assert panoptic.segments[0].area == 8
-    assert panoptic.segments[0].score == pytest.approx(0.9 * 0.8**2)  # that of its best part
+    assert panoptic.segments[0].score == pytest.approx(0.9 * 0.8**2)  # the score of its best part
 
 
-def test_a_query_chosen_twice_gives_one_segment_of_its_better_class() -> None:
+def test_a_query_selected_twice_gives_one_segment_with_its_better_class() -> None:
     panoptic = merge_masks(candidates((CAT, 0.6, "##########"), (DOG, 0.8, "##########")), TABLE, RECIPE)
     assert drawn(panoptic) == "1" * 10
     assert categories(panoptic) == [11]
 
 
-def test_an_empty_mask_is_no_segment_whatever_the_threshold() -> None:
+def test_an_empty_mask_is_not_a_segment_at_any_threshold() -> None:
     made = candidates((CAT, 1.0, ".........."), (SKY, 1.0, "##########"), value=0.5)
     panoptic = merge_masks(made, TABLE, MergingSettings(score_threshold=0.0))
     assert drawn(panoptic) == "0" * 10
     assert panoptic.segments == ()
 
 
-def test_a_mask_without_a_free_pixel_is_no_segment() -> None:
+def test_a_mask_without_free_pixels_is_not_a_segment() -> None:
     made = candidates((CAT, 1.0, "##########"), (SKY, 0.9, "####......"))
     panoptic = merge_masks(made, TABLE, MergingSettings(stuff_overlap=1.0))
     assert drawn(panoptic) == "1" * 10
     assert categories(panoptic) == [10]
 
 
-def test_areas_and_boxes_are_those_of_the_pixels_left() -> None:
+def test_areas_and_boxes_are_those_of_the_merged_pixels() -> None:
     made = candidates((CAT, 1.0, ".....##..##....."), (SKY, 0.5, "################"), height=4)
     panoptic = merge_masks(made, TABLE, MergingSettings(stuff_overlap=0.25))
     assert panoptic.ids.tolist() == [[2, 2, 2, 2], [2, 1, 1, 2], [2, 1, 1, 2], [2, 2, 2, 2]]
     assert [(segment.area, segment.bbox) for segment in panoptic.segments] == [(4, (1, 1, 2, 2)), (12, (0, 0, 4, 4))]
 
 
-# The bound that saves work
+# Upper bounds of scores
 
 
 @pytest.mark.parametrize("size", [(40, 60), (37, 23), (5, 7), (4, 6)])
-def test_no_score_is_above_its_bound_and_what_is_left_out_changes_nothing(size: tuple[int, int]) -> None:
+def test_bounds_are_valid_and_skipped_scores_do_not_matter(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     masks = (rng.random((60, 5, 7)) * rng.random((60, 1, 1)) * 2).astype(np.float32)
     labels, boxes = rng.integers(0, 4, 60), np.zeros((60, 4), np.float32)
     made = Candidates(labels, rng.random(60).astype(np.float32), masks, boxes, size)
     scores = made.scores()
     assert (scores <= made.score_bounds).all()
-    assert (made.score_bounds[scores > 0] < 4 * scores[scores > 0] + 1).all(), "a bound that is of use"
+    assert (made.score_bounds[scores > 0] < 4 * scores[scores > 0] + 1).all(), "the bounds must be useful"
     for least in (0.1, 0.25, 0.6):
         fewer = made.scores(least)
         assert (fewer[scores >= least] == scores[scores >= least]).all()
@@ -156,7 +156,7 @@ def test_no_score_is_above_its_bound_and_what_is_left_out_changes_nothing(size: 
 
 
 def output_of() -> InferenceOutput:
-    """Two images with masks of 4 x 6, two thing classes, two stuff classes, three chosen pairs."""
+    """Return two images with 4 x 6 masks, two thing classes, two stuff classes and three selected pairs."""
     generator = torch.Generator().manual_seed(3)
     things, stuff = (torch.rand(2, count, 4, 6, generator=generator) for count in (3, 2))
     return InferenceOutput(
@@ -170,7 +170,7 @@ def output_of() -> InferenceOutput:
 
 
 @pytest.mark.parametrize("image", [0, 1])
-def test_candidates_are_the_chosen_things_and_every_stuff_class_at_the_original_size(image: int) -> None:
+def test_candidates_are_the_selected_things_and_all_stuff_classes(image: int) -> None:
     output = output_of()
     made = candidates_of(output, image, size=(20, 25), num_things=2)
     assert made.labels.tolist() == [*output.labels[image].tolist(), 2, 3]

@@ -223,7 +223,7 @@ def test_a_large_file_is_read_in_parts(root: Path) -> None:
         ('<polygon label="car" points="1,2;3,4"/>', "has 2 points; expected 3"),
         ('<polygon label="car" points="1,2;3,4;nan,4"/>', "no finite number"),
         ('<polygon label="car" points="1,2;3,4;1e300,4"/>', "far outside of its image of 40x30"),
-        (polygon("car", 60, 0, 70, 9), "lies outside of its image"),
+        (polygon("car", 60, 0, 70, 9), "is outside its image"),
         (polygon("car", 0, 0, 4, 4, 'z_order="top"'), "has the z_order 'top'; expected a whole number"),
         ('<box label="car" xtl="1" ytl="1" xbr="9"/>', r"box 1 \(car\) has the ybr None; expected a number"),
         ('<box label="car" xtl="1" ytl="1" xbr="9" ybr="nine"/>', "has the ybr 'nine'"),
@@ -276,9 +276,9 @@ THIEF = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>\n<annotations>&b
     ("damage", "told"),
     [
         (lambda path: path.unlink(), "annotations.xml is missing; expected the unpacked export `CVAT for images 1.1`"),
-        (lambda path: path.write_text(""), r"is no XML, or is cut short \(line 1, column 0\)"),
-        (lambda path: path.write_text(path.read_text()[:-20]), "is no XML, or is cut short"),
-        (lambda path: path.write_text('{"images": []}'), "is no XML"),
+        (lambda path: path.write_text(""), r"is not valid XML, or is truncated \(line 1, column 0\)"),
+        (lambda path: path.write_text(path.read_text()[:-20]), "is not valid XML, or is truncated"),
+        (lambda path: path.write_text('{"images": []}'), "is not valid XML"),
         (
             lambda path: path.write_text("<annotation><folder/></annotation>"),
             "begins with <annotation>; expected <annot",
@@ -289,10 +289,10 @@ THIEF = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>\n<annotations>&b
         (lambda path: path.write_text(BOMB), "declares a document type"),
         (lambda path: path.write_text(BOMB, encoding="utf-16"), "declares a document type"),
         (lambda path: path.write_text(THIEF), "declares a document type"),
-        (lambda path: path.write_text("<annotations>&b;</annotations>"), "is no XML"),
+        (lambda path: path.write_text("<annotations>&b;</annotations>"), "is not valid XML"),
         (
             lambda path: path.write_text('<?xml version="1.0" encoding="klingon"?><annotations/>'),
-            "is no XML|an encoding",
+            "is not valid XML|an encoding",
         ),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
     ],
@@ -306,7 +306,7 @@ def test_damaged_xml(root: Path, damage: Callable[[Path], Any], told: str) -> No
 
 def test_names_that_cannot_be_used(root: Path) -> None:
     write(root, image("a.jpg"))
-    with pytest.raises(DataError, match="--stuff raod: there is no such class; did you mean road?"):
+    with pytest.raises(DataError, match="--stuff raod: no class has this name; did you mean road?"):
         opened(root, stuff=("raod",))
     with pytest.raises(DataError, match="missing does not exist"):
         opened(root / "missing")

@@ -225,7 +225,7 @@ def test_the_command(root: Path) -> None:
         ([shape("car", [[1, "2"], [3, 4], [5, 6]])], {}, "has the points"),
         ([shape("car", [[1, 10**400], [3, 4], [5, 6]])], {}, "no finite number"),
         ([shape("car", [[float("nan"), 1], [3, 4], [5, 6]])], {}, "no finite number"),
-        ([shape("car", box(50, 0, 60, 9))], {}, "lies outside of its image of 40x30"),
+        ([shape("car", box(50, 0, 60, 9))], {}, "is outside its image of 40x30"),
         ([shape("car", box(0, 0, 4000, 9))], {}, "far outside of its image"),
         ([shape(5, box(0, 0, 4, 4))], {}, "shape 1 is .*; expected an object with label and points"),
         (["car"], {}, "shape 1 is 'car'"),
@@ -233,7 +233,7 @@ def test_the_command(root: Path) -> None:
         ([shape("car", box(0, 0, 4, 4), group_id=[1])], {}, r"has the group_id \[1\]"),
         ([shape("car", [[0, 0], [3, 3]], "mask", mask=None)], {}, r"mask 1 \(car\) has the mask None"),
         ([shape("car", [[0, 0], [3, 3]], "mask", mask="@@")], {}, "no PNG in base64"),
-        ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((4, 4), np.uint8))[:-40])], {}, "cut short"),
+        ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((4, 4), np.uint8))[:-40])], {}, "truncated"),
         ([shape("car", [[0, 0], [3, 3]], "mask", mask=png(np.ones((9, 4), np.uint8)))], {}, "4x9 in a box of 4x4"),
         ([shape("car", [[0, 0], [60000, 60000]], "mask", mask="")], {}, "is larger than its image"),
         ({"label": "car"}, {}, "is no labelme file: it has no list `shapes`"),
@@ -253,12 +253,12 @@ def test_damaged_files(root: Path, rows: Any, more: Row, told: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda path: path.write_text(path.read_text()[:-9]), "bad.json is no JSON, or is cut short"),
+        (lambda path: path.write_text(path.read_text()[:-9]), "bad.json is not valid JSON, or is truncated"),
         (lambda path: path.write_bytes(b""), "bad.json is empty"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is no JSON"),
-        (lambda path: path.write_text("[" * 100000), "is no JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not valid JSON"),
+        (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
         (lambda path: path.write_text("[1]"), "is no labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is no image"),
+        (lambda path: path.with_suffix(".jpg").write_bytes(b"no picture"), "bad.jpg is not an image"),
     ],
 )
 def test_files_that_cannot_be_read_are_told_with_the_others(
@@ -300,7 +300,7 @@ def test_folders_and_names_that_cannot_be_used(root: Path) -> None:
         open_labelme(root, None, (), "last")
     write(root, "b", [shape("street", box(0, 0, 4, 4))])
     write(root, "a", [], imageData="picture", imagePath=None)
-    with pytest.raises(DataError, match="--stuff stret: there is no such class; did you mean street?"):
+    with pytest.raises(DataError, match="--stuff stret: no class has this name; did you mean street?"):
         open_labelme(root, None, ("stret",), "last")
     with pytest.raises(DataError, match=r"names no picture: imagePath is None; .*\(pictures inside the JSON are not"):
         converted(root)

@@ -230,8 +230,8 @@ NAN, INF = math.nan, math.inf
         ([[1, 1], [2, 2], [NAN, 1]], "no finite number"),
         ([[1, 1], [2, 2], [INF, 1]], "no finite number"),
         ([[1, 1], [2, 2], [1e9, 1]], r"reaches to \(1e\+09, 1\), far outside of its image of 60x40"),
-        ([[70, 1], [80, 2], [75, 9]], "lies outside of its image of 60x40"),
-        ([[7, -1], [8, -2], [7, -9]], "lies outside"),
+        ([[70, 1], [80, 2], [75, 9]], "is outside its image of 60x40"),
+        ([[7, -1], [8, -2], [7, -9]], "is outside its image"),
     ],
 )
 def test_polygons_that_cannot_be_drawn(points: list[list[float]], told: str) -> None:
@@ -265,5 +265,5 @@ def test_other_shapes_that_cannot_be_drawn() -> None:
             ellipse(center, radii, SIZE, "here", rotation)
     with pytest.raises(DataError, match="rotation that is no finite number"):
         rectangle(np.array([[1.0, 1], [5, 5]]), SIZE, "here", NAN)
-    with pytest.raises(DataError, match="lies outside"):
+    with pytest.raises(DataError, match="is outside its image"):
         bitmap(np.ones((3, 3), np.bool_), 40, 0, SIZE, "here")

@@ -278,7 +278,7 @@ def test_missing_root_and_wrong_split(tmp_path: Path) -> None:
         prepare(tmp_path / "nowhere")
     make_split(tmp_path)
     assert "did you mean 'val2017'?" in refusal(tmp_path, "val2107")
-    assert "the name of a split" in refusal(tmp_path, "../val2017")
+    assert "is not a valid split name" in refusal(tmp_path, "../val2017")
 
 
 def test_every_bad_image_is_counted_and_the_first_are_named(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_truncated_json(tmp_path: Path) -> None:
     make_split(tmp_path)
     path = tmp_path / "annotations" / "panoptic_val2017.json"
     path.write_text(path.read_text()[:-20])
-    assert "is no JSON, or is cut short" in refusal(tmp_path)
+    assert "is not valid JSON, or is truncated" in refusal(tmp_path)
 
 
 def test_an_old_result_survives_a_failure(tmp_path: Path) -> None:

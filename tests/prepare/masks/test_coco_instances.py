@@ -277,7 +277,7 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
 @pytest.mark.parametrize(
     ("made", "told"),
     [
-        ([], "holds a list; expected an object"),
+        ([], "contains a list; expected an object"),
         (without(content(), "categories"), "has no `categories`"),
         ({**content(), "categories": []}, "category table is empty"),
         ({**content(), "categories": {"id": 3}}, r"categories is \{.*\}; expected a list"),
@@ -325,7 +325,7 @@ def test_damage(root: Path, made: Any, told: str) -> None:
 def test_damaged_files(root: Path) -> None:
     annotations = root / "annotations/instances_val.json"
     whole = annotations.read_bytes()
-    for data, told in ((whole[:-30], "cut short"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
+    for data, told in ((whole[:-30], "truncated"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
         annotations.write_bytes(data)
         with pytest.raises(DataError, match=told):
             converted(root)
@@ -336,7 +336,7 @@ def test_damaged_files(root: Path) -> None:
     with pytest.raises(DataError, match="no split 'train' in .*; splits there: val"):
         open_coco_instances(root, ["train"])
     (root / "images/val/b.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"b\.jpg is no image"):
+    with pytest.raises(DataError, match=r"b\.jpg is not an image"):
         converted(root)
 
 

@@ -251,7 +251,7 @@ def coloured_with(*colour: int) -> Callable[[Path], None]:
         (lambda root: save(root / "masks/train/a/bus_1.png", mask()), r"bus_1\.png: no class is called 'bus'; .*car"),
         (lambda root: save(root / "masks/train/a/bus/1.png", mask()), "no class is called 'bus'"),
         (lambda root: save(root / "masks/train/a/1.png", mask()), r"1\.png: no class is called ''"),
-        (cut, r"car\.png is damaged or cut short"),
+        (cut, r"car\.png is corrupt or truncated"),
         (lambda root: save(root / "masks/train/a/car.png", class_ids()), "several values beside 0"),
         (lambda root: save(root / "masks/train/a/car.png", mask()[:5]), r"car\.png is 14x5 but .* shown as 14x10"),
         (objects_and_map, r"a\.jpg has both .*a/ and .*a\.png"),

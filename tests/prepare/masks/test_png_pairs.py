@@ -176,7 +176,7 @@ def test_0_and_255_can_be_classes(tmp_path: Path) -> None:
     [
         (lambda root: (root / "semantic/train/a.png").unlink(), r"semantic/train/a\.png is missing"),
         (lambda root: (root / "instance/train/a.png").write_bytes(b""), r"instance/train/a\.png is empty"),
-        (lambda root: cut(root / "instance/train/a.png"), r"instance/train/a\.png is damaged or cut short"),
+        (lambda root: cut(root / "instance/train/a.png"), r"instance/train/a\.png is corrupt or truncated"),
         (lambda root: (root / "semantic/train/a.png").write_bytes(b"GIF89a" * 9), r"a\.png is no PNG"),
         (lambda root: shutil.copy(root / "images/train/a.jpg", root / "semantic/train/a.png"), r"a\.png is no PNG"),
         (lambda root: Image.new("RGB", (WIDTH, HEIGHT)).save(root / "semantic/train/a.png"), "PNG of mode RGB"),

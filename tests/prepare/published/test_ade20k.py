@@ -161,7 +161,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "semantic missing": (lambda root: (root / SEMANTIC).unlink(), f"{SEMANTIC} is missing"),
     "instances missing": (lambda root: (root / INSTANCES).unlink(), f"{INSTANCES} is missing"),
     "empty": (lambda root: (root / SEMANTIC).write_bytes(b""), f"{SEMANTIC} is empty"),
-    "cut": (lambda root: (root / INSTANCES).write_bytes((root / INSTANCES).read_bytes()[:-40]), "damaged or cut short"),
+    "cut": (lambda root: (root / INSTANCES).write_bytes((root / INSTANCES).read_bytes()[:-40]), "corrupt or truncated"),
     "no PNG": (lambda root: (root / INSTANCES).write_text("none"), f"{INSTANCES} is no PNG"),
     "gray instances": (lambda root: write(root / INSTANCES, semantic_map()), f"{INSTANCES} is a PNG of mode L"),
     "colored semantic": (lambda root: write(root / SEMANTIC, instance_map()), f"{SEMANTIC} is a PNG of mode RGB"),
@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its picture"),
     "instances of another size": (lambda root: write(root / INSTANCES, instance_map()[1:]), f"{INSTANCES} is 12x9"),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is no image"),
+    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is not an image"),
 }
 
 

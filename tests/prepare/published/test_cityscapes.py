@@ -235,7 +235,7 @@ def colored(path: Path) -> None:
 MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda root: (root / MAP).rename(root / "other.png"), "(no split|holds neither)"),
     "empty": (lambda root: (root / MAP).write_bytes(b""), "instanceIds.png is empty"),
-    "cut": (lambda root: cut(root / MAP), "instanceIds.png is damaged or cut short"),
+    "cut": (lambda root: cut(root / MAP), "instanceIds.png is corrupt or truncated"),
     "no PNG": (lambda root: (root / MAP).write_text("no picture"), "instanceIds.png is no PNG"),
     "colours": (lambda root: colored(root / MAP), "instanceIds.png is a PNG of mode RGB"),
     "unknown label": (lambda root: rewrite(root / MAP, instance_map() + 40000), "instanceIds.png holds the value"),
@@ -246,7 +246,7 @@ MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: shutil.copy(root / MAP, (root / MAP).with_name("aachen_000009_000019_gtFine_instanceIds.png")),
         "aachen_000009_000019_gtFine_instanceIds.png has no picture in .*leftImg8bit",
     ),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), "leftImg8bit.png is no image"),
+    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), "leftImg8bit.png is not an image"),
     "no pictures": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
     "no ground truth": (lambda root: shutil.rmtree(root / "gtFine"), "has no folder gtFine"),
 }
@@ -291,7 +291,7 @@ def with_a_foreign_id(content: dict[str, Any]) -> None:
 
 
 JSON_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "no annotations": (lambda content: content.clear(), "lacks the lists annotations"),
+    "no annotations": (lambda content: content.clear(), "is missing the lists annotations"),
     "neither id": (change_row(category_id=8), r"segment 7 of .* has the category id 8; expected 7 .* or 0"),
     "now the one, now the other": (one_of_each, r"segment 26001 .* category id 13; expected 26 .* throughout"),
     "id out of range": (change_row(category_id=4000), "has the category_id 4000"),

@@ -260,7 +260,10 @@ def png_missing(root: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no root": (shutil.rmtree, "vistas does not exist"),
     "no label list": (lambda root: (root / "config_v2.0.json").unlink(), "neither config_v2.0.json nor"),
-    "label list cut": (lambda root: cut(root / "config_v2.0.json"), "config_v2.0.json is no JSON, or is cut short"),
+    "label list cut": (
+        lambda root: cut(root / "config_v2.0.json"),
+        "config_v2.0.json is not valid JSON, or is truncated",
+    ),
     "label list empty": (lambda root: (root / "config_v2.0.json").write_text(""), "config_v2.0.json is empty"),
     "no labels": (changed_config(lambda c: c.update(labels={})), "config_v2.0.json lacks the list `labels`"),
     "label without color": (changed_config(lambda c: c["labels"][2].pop("color")), "has the row .*nature--sky"),
@@ -270,7 +273,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no annotations": (lambda root: shutil.rmtree(root / "training/v2.0"), "no split with annotations of v2.0"),
     "map missing": (lambda root: (root / MAP).unlink(), f"{MAP} is missing"),
     "map empty": (lambda root: (root / MAP).write_bytes(b""), f"{MAP} is empty"),
-    "map cut": (lambda root: cut(root / MAP), f"{MAP} is damaged or cut short"),
+    "map cut": (lambda root: cut(root / MAP), f"{MAP} is corrupt or truncated"),
     "no PNG": (lambda root: (root / MAP).write_text("none"), f"{MAP} is no PNG"),
     "map of labels": (lambda root: write(root / MAP, np.zeros((10, 12), np.uint8)), "no 16-bit grayscale PNG"),
     "label 5": (
@@ -282,8 +285,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lone\.png has no picture in .*training/images",
     ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is no image"),
-    "JSON cut": (json_cut, "is no JSON, or is cut short"),
+    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is not an image"),
+    "JSON cut": (json_cut, "is not valid JSON, or is truncated"),
     "no categories": (changed_json(lambda c: c.pop("categories")), "the category table is empty"),
     "foreign category": (
         changed_json(lambda c: c["categories"][1].update(name="Moon", supercategory="nature--moon")),

@@ -1,4 +1,4 @@
-"""The inner step of deformable attention: its implementations, and the choice between them."""
+"""Implementations of the inner step of deformable attention, and the choice between them."""
 
 from __future__ import annotations
 
@@ -14,48 +14,52 @@ from panformer_cli.models.layers.sampling.portable import gather_sampling, grid_
 
 SamplingName = Literal["auto", "portable", "gather", "cpu", "triton"]
 """portable: `grid_sample`. gather: plain indexing, for export. cpu: loops compiled by numba. triton: for CUDA.
-auto: `cpu` or `triton`, as fits the tensors' device, where it can be had, otherwise `portable`."""
+auto: `cpu` or `triton`, depending on the device of the tensors, if available; otherwise `portable`."""
 
 
 class DeformableSampling(Protocol):
-    """The inner step of deformable attention: what every implementation has to fill."""
+    """The interface of an implementation of the inner step of deformable attention."""
 
     def __call__(self, values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of bilinear samples of every level, with gradients of values, locations and weights.
+        """Return the weighted sum of bilinear samples from all levels, differentiable in all three tensors.
 
-        values: (B, L, heads, D), the levels' cells one after the other, row by row; L = sum of H x W over `shapes`.
-        locations: (B, Q, heads, levels, points, 2), x and y in 0..1 of each level (0, 0 is the outer corner of the
-            first cell, not its centre). Outside of 0..1 the value is 0 (bilinear with zeros beyond the border).
-        weights: (B, Q, heads, levels, points).
-        Returns (B, Q, heads * D) in the dtype of the values; half precision is summed in float32. Locations and weights
-        may be float32 where values are of half precision.
+        Args:
+            values: (B, L, heads, D), the cells of the levels concatenated, row by row; L = sum of H x W over `shapes`.
+            shapes: height and width of each level.
+            locations: (B, Q, heads, levels, points, 2), x and y in 0..1 of each level. (0, 0) is the outer corner of
+                the first cell, not its center. Cells outside the level are zero. float32 is allowed with values in half
+                precision.
+            weights: (B, Q, heads, levels, points), in the dtype of `locations`.
+
+        Returns:
+            (B, Q, heads * D) in the dtype of the values. Half precision is summed in float32.
         """
 
 
 def sampling_named(name: SamplingName) -> DeformableSampling:
-    """Return the implementation of this name; `auto` chooses for every call by the device of the tensors.
+    """Return the implementation with this name. `auto` chooses by the device of the tensors in every call.
 
     Raises:
-        PanformerError: there is no such name, or the implementation cannot be used on this machine.
+        PanformerError: the name is unknown, or the implementation cannot be used on this machine.
     """
     if name not in get_args(SamplingName):
-        raise PanformerError(f"unknown sampling {name!r}; choose one of {', '.join(get_args(SamplingName))}")
+        raise PanformerError(f"unknown sampling {name!r}; expected one of {', '.join(get_args(SamplingName))}")
     obstacle = _obstacle(name)
     if obstacle:
-        raise PanformerError(f"sampling {name!r} cannot be used here, because {obstacle}; choose 'auto'")
+        raise PanformerError(f"sampling {name!r} cannot be used on this machine: {obstacle}; use 'auto'")
     return fastest_sampling if name == "auto" else _implementation(name)
 
 
 def fastest_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`DeformableSampling` by the fastest implementation for the device of the tensors."""
+    """Run the fastest `DeformableSampling` for the device of the tensors."""
     return _implementation(_fastest(values.device.type))(values, shapes, locations, weights)
 
 
 def check_sampling(name: SamplingName, device: str) -> None:
-    """Raise PanformerError where the implementation is for another type of device than `device`."""
+    """Raise a PanformerError if the implementation does not support this type of device."""
     own_device = {"cpu": "cpu", "triton": "cuda"}.get(name, device)
     if device != own_device:
-        raise PanformerError(f"sampling {name!r} is for {own_device}, and the model is on {device}; choose 'auto'")
+        raise PanformerError(f"sampling {name!r} requires {own_device}, but the model is on {device}; use 'auto'")
 
 
 def _implementation(name: SamplingName) -> DeformableSampling:
@@ -80,13 +84,13 @@ def _fastest(device: str) -> SamplingName:
     return "portable"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile need not look into imports
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile must not trace imports
 def _obstacle(name: SamplingName) -> str:
-    """Why an implementation cannot be used here; empty where it can. The first answer takes a while."""
+    """Return why an implementation cannot be used on this machine; empty if it can. The first call is slow."""
     if name == "cpu":
         try:
             import_module("numba")
-        except (ImportError, OSError) as error:  # OSError: a library that belongs to it cannot be loaded
+        except (ImportError, OSError) as error:  # OSError: one of its shared libraries cannot be loaded
             return f"numba cannot be imported ({error})"
     if name == "triton":
         from panformer_cli.models.layers.sampling.triton import obstacle

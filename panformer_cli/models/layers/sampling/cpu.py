@@ -1,8 +1,8 @@
-"""Deformable sampling on the CPU by compiled loops.
+"""Deformable sampling on the CPU with compiled loops.
 
-PyTorch sees one operator, `panformer::deformable_sampling`, with its gradient; `torch.compile` keeps it whole. Heads of
-all images, and in the forward pass parts of the queries, go to as many threads as `torch.get_num_threads()` says. No
-number depends on who computed it, so results are equal, bit for bit, for any number of threads.
+For PyTorch it is one differentiable operator, `panformer::deformable_sampling`, which `torch.compile` does not trace.
+The heads of all images, and in the forward pass chunks of the queries, are distributed over `torch.get_num_threads()`
+threads. Results are bitwise equal for any number of threads.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from panformer_cli.models.layers.sampling.operator import check_shapes, make_dif
 Array = np.ndarray[Any, Any]
 
 FEW_SAMPLES = 100_000
-"""One thread has done so many before others have started."""
+"""With fewer samples than this, one thread finishes before others have started."""
 
-MANY_SAMPLES_A_CELL = 4
-"""From here on it pays to copy the values of each head together first. Cells of all heads lie a power of two apart, as
-a rule, and so far apart they share but a part of the processor's cache."""
+MANY_SAMPLES_PER_CELL = 4
+"""From this number on, it is faster to copy the values of each head together first. With interleaved heads, the cells
+of one head are usually a power of two apart and can use only a part of the CPU cache."""
 
 
 def cpu_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`DeformableSampling` by compiled loops, in float32, or in float64 where the values are.
+    """`DeformableSampling` with compiled loops, in float32, or in float64 if the values are.
 
-    Locations that are no numbers count as outside. Values have to be finite: samples outside read a cell zero times.
+    NaN locations count as outside. Values must be finite, because samples outside read a cell with weight zero.
 
     Raises:
-        ValueError: the tensors' shapes do not fit together.
+        ValueError: the shapes of the tensors do not match.
     """
     sampled: Tensor = _sampling(values, locations, weights, [side for shape in shapes for side in shape])
     return sampled
@@ -49,7 +49,7 @@ def cpu_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights
     schema="(Tensor values, Tensor locations, Tensor weights, SymInt[] sides) -> Tensor",
 )
 def _sampling(values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]) -> Tensor:
-    """`sides`: height and width of every level, one after the other."""
+    """Run the forward kernels. `sides` are the height and width of every level, one after the other."""
     from panformer_cli.models.layers.sampling.cpu_kernels import forward_kernel
 
     inputs = _inputs(values, locations, weights, sides)
@@ -57,7 +57,7 @@ def _sampling(values: Tensor, locations: Tensor, weights: Tensor, sides: list[in
     output = np.empty((batch, queries, heads * values.shape[3]), inputs.values.dtype)
     kernel = forward_kernel(values.shape[3], samples)
     threads = _threads(weights)
-    spans = math.ceil(4 * threads / max(batch * heads, 1))  # four parts a thread, for none to wait long at the end
+    spans = math.ceil(4 * threads / max(batch * heads, 1))  # four parts per thread, for balance at the end
     parts = product(range(batch * heads), pairwise(np.linspace(0, queries, spans + 1, dtype=int).tolist()))
     _run(lambda head, part: kernel(*inputs, output, head, *part), parts, threads)
     return torch.from_numpy(output).to(values.dtype)
@@ -93,10 +93,13 @@ make_differentiable(_sampling, _backward)
 
 
 class _Inputs(NamedTuple):
-    """What the kernels read, all of one dtype; K = levels x points.
+    """Inputs of the kernels, all of one dtype; K = levels x points.
 
-    values: (B, L, heads * D) or (B * heads, L, D). locations: (B, Q, heads, 2 K). weights: (B, Q, heads, K).
-    levels: (3, K), width, height and first cell of the level of each sample.
+    Attributes:
+        values: (B, L, heads * D) or (B * heads, L, D).
+        locations: (B, Q, heads, 2 K).
+        weights: (B, Q, heads, K).
+        levels: (3, K), width, height and first cell of the level of each sample.
     """
 
     values: Array
@@ -110,7 +113,7 @@ def _inputs(values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]
     dtype = torch.promote_types(values.dtype, torch.float32)
     height, width = np.array(sides).reshape(-1, 2).T
     first = np.cumsum(height * width) - height * width
-    many = weights.numel() >= MANY_SAMPLES_A_CELL * values.shape[:3].numel()
+    many = weights.numel() >= MANY_SAMPLES_PER_CELL * values.shape[:3].numel()
     blocks = (_head_by_head(values, dtype) if many else values.to(dtype).flatten(2).contiguous()).numpy()
     return _Inputs(
         blocks,
@@ -121,14 +124,14 @@ def _inputs(values: Tensor, locations: Tensor, weights: Tensor, sides: list[int]
 
 
 def _head_by_head(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, L, heads, D) to (B * heads, L, D)."""
+    """Return (B, L, heads, D) values as (B * heads, L, D)."""
     batch, length, heads, channels = values.shape
     blocks = torch.empty(batch, heads, length, channels, dtype=dtype)
     return blocks.copy_(values.transpose(1, 2)).flatten(0, 1)
 
 
 def _with_heads(blocks: Tensor, shape: torch.Size) -> Tensor:
-    """Blocks of values of either form, back to (B, L, heads, D)."""
+    """Return values in either of the layouts of `_Inputs` as (B, L, heads, D)."""
     batch, length, heads, channels = shape
     if blocks.shape[2] == channels:
         return blocks.view(batch, heads, length, channels).transpose(1, 2)
@@ -140,7 +143,7 @@ def _threads(weights: Tensor) -> int:
 
 
 def _run(work: Callable[..., None], parts: Iterable[tuple[Any, ...]], threads: int) -> None:
-    """Calls `work` with each of the parts. The threads live no longer: none is missing after a fork."""
+    """Call `work` with each part. The threads end with this call, so that none is missing after a fork."""
     if threads == 1:
         for part in parts:
             work(*part)

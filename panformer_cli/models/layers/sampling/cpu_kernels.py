@@ -1,21 +1,23 @@
-"""The loops of deformable sampling on the CPU, compiled by numba when they are first called.
+"""The CPU kernels of deformable sampling, compiled by numba on the first call.
 
-The channels of one cell lie side by side, so all arithmetic is on rows of them. A `Row` tells the compiler so: it is
-one variable in vector registers. A plain loop over channels takes 1.5 times as long, because the compiler cannot know
-that the sum and the values do not overlap and writes the sum to memory after every cell.
+The channels of a cell are contiguous, so all arithmetic is on rows of channels. A `Row` is a variable in vector
+registers. A plain loop over channels takes 1.5 times as long: the compiler cannot know that the sum and the values do
+not overlap, so it writes the sum to memory after every cell.
 
-Of one head of one image, here:
-    channels: D; samples: levels x points, the places that a query looks at.
-    places: (2 * samples,), x and y of each in 0..1. weights: (samples,).
-    levels: (3, samples), width, height and first cell of the level that each sample looks at.
-    cells: (4, samples) int32, around each sample the cell at left top, right top, left bottom and right bottom.
-    sides: (4, samples), the bilinear share of the left and right column, of the top and bottom row; 0 outside.
-    inside: (4, samples), 1 where that column or row exists, otherwise 0.
-    shares: (4, samples), what each cell counts for in the sum.
+Names, for one head of one image:
+    channels: D.
+    samples: levels x points, the number of sampling locations of a query.
+    locations: (2 * samples,), x and y of each sampling location in 0..1.
+    weights: (samples,).
+    levels: (3, samples), width, height and first cell of the level of each sample.
+    cells: (4, samples) int32, the cells at the top left, top right, bottom left and bottom right of each sample.
+    sides: (4, samples), the bilinear shares of the left and right column and of the top and bottom row; 0 outside.
+    inside: (4, samples), 1 if that column or row exists, otherwise 0.
+    shares: (4, samples), the weight of each cell in the sum.
 """
 
 # mypy: ignore-errors
-# What numba compiles looks like Python, but its types are numba's.
+# The code that numba compiles looks like Python, but has numba's types.
 
 from __future__ import annotations
 
@@ -31,11 +33,11 @@ from numba.extending import intrinsic, models, register_model
 from panformer_cli.compiled import compiled
 
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
-"""Threads run side by side; product and sum may be one instruction; nothing else is rearranged, NaN stays NaN."""
+"""Threads run in parallel. Product and sum may be fused. Nothing else is reordered, and NaN stays NaN."""
 
 
 class Row(types.Type):
-    """numba's type of `width` numbers in vector registers."""
+    """numba type of `width` numbers in vector registers."""
 
     def __init__(self, scalar: types.Float, width: int) -> None:
         self.scalar, self.width = scalar, width
@@ -44,7 +46,7 @@ class Row(types.Type):
 
 @register_model(Row)
 class RowModel(models.PrimitiveModel):
-    """How LLVM holds a `Row`."""
+    """LLVM representation of a `Row`."""
 
     def __init__(self, manager: Any, row: Row) -> None:
         super().__init__(manager, row, ir.VectorType(manager.lookup(row.scalar).get_value_type(), row.width))
@@ -52,7 +54,7 @@ class RowModel(models.PrimitiveModel):
 
 @intrinsic(prefer_literal=True)
 def load_row(_: Any, array: Any, start: Any, width: Any) -> Any:
-    """`width` numbers of a C-contiguous array from number `start` on; nothing checks the bounds. width: a constant."""
+    """Return `width` (a constant) numbers of a C-contiguous array from index `start`, without bounds checks."""
     row = Row(array.dtype, width.literal_value)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -64,7 +66,7 @@ def load_row(_: Any, array: Any, start: Any, width: Any) -> Any:
 
 @intrinsic
 def store_row(_: Any, array: Any, start: Any, row: Any) -> Any:
-    """Writes a row where `load_row` would read it."""
+    """Write a row to where `load_row` reads it."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], values, row)
@@ -76,7 +78,7 @@ def store_row(_: Any, array: Any, start: Any, row: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def zero_row(_: Any, array: Any, width: Any) -> Any:
-    """A row of zeros, of the dtype of `array`. width: a constant."""
+    """Return a row of `width` (a constant) zeros in the dtype of `array`."""
     row = Row(array.dtype, width.literal_value)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -87,7 +89,7 @@ def zero_row(_: Any, array: Any, width: Any) -> Any:
 
 @intrinsic
 def add_scaled(_: Any, total: Any, row: Any, scale: Any) -> Any:
-    """total + row * scale."""
+    """Return total + row * scale."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         product = builder.fmul(values[1], _repeated(builder, values[2], row.width), flags=("contract",))
@@ -98,7 +100,7 @@ def add_scaled(_: Any, total: Any, row: Any, scale: Any) -> Any:
 
 @intrinsic
 def dot(_: Any, row: Any, other: Any) -> Any:
-    """Sum of row * other over the channels, always in the same order."""
+    """Return the sum of row * other over the channels, always in the same order."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         product = builder.fmul(*values)
@@ -111,8 +113,8 @@ def dot(_: Any, row: Any, other: Any) -> Any:
 
 
 def _pointer(context: Any, builder: Any, array: Any, values: Any, row: Row) -> Any:
-    """Where values[0], an array, has its number values[1], as a pointer to a row."""
-    assert array.layout == "C", "rows lie side by side in C-contiguous arrays only"
+    """Return a pointer to the row that starts at index values[1] of the array values[0]."""
+    assert array.layout == "C", "rows are contiguous only in C-contiguous arrays"
     data = context.make_array(array)(context, builder, values[0]).data
     return builder.bitcast(builder.gep(data, [values[1]]), context.get_value_type(row).as_pointer())
 
@@ -125,44 +127,44 @@ def _repeated(builder: Any, scalar: Any, width: int) -> Any:
 
 @njit(**OPTIONS, inline="always")
 def find_rows(values, head, channels):
-    """The block that the values of a head are in, the first number that is its own, and the step to its next cell."""
+    """Return the block with the values of a head, the index of its first value, and the step to its next cell."""
     beside = values.shape[2] // channels
     return values[head // beside], head % beside * channels, values.shape[2]
 
 
 @njit(**OPTIONS, inline="always")
-def neighbours(place, size, zero, one):
-    """Of the columns (or rows) before and after a place, counted in cells: shares, whether they exist, positions.
+def neighbors(location, size, zero, one):
+    """Return shares, existence and indices of the columns (or rows) before and after a location in cells.
 
-    Comparisons with NaN are false: a place that is no number has no neighbours, and no position is ever out of range.
-    One that does not exist gets the position of the other, or 0: reading there does no harm, its share is 0.
+    Comparisons with NaN are false: a NaN location has no neighbors. No index is ever out of range: a column that does
+    not exist gets the index of the other one, or 0. Its share is 0.
     """
-    before = np.floor(place)
+    before = np.floor(location)
     after = before + one
-    share = place - before
+    share = location - before
     has_before = (before >= zero) & (before < size)
     has_after = (after >= zero) & (after < size)
-    position = before if has_before else zero
+    index = before if has_before else zero
     return (
         one - share if has_before else zero,
         share if has_after else zero,
         one if has_before else zero,
         one if has_after else zero,
-        np.int32(position),
-        np.int32(after if has_after else position),
+        np.int32(index),
+        np.int32(after if has_after else index),
     )
 
 
 @njit(**OPTIONS, inline="always")
-def find_corners(samples, places, levels, cells, sides, inside):
-    """Fills cells, sides and inside. The compiler makes vectors of this loop, as `samples` is a constant."""
-    number = places.dtype.type
+def find_corners(samples, locations, levels, cells, sides, inside):
+    """Fill cells, sides and inside. The compiler vectorizes this loop because `samples` is a constant."""
+    number = locations.dtype.type
     zero, half, one = number(0), number(0.5), number(1)
     for k in range(samples):
         width, height = levels[0, k], levels[1, k]
-        x, y = places[2 * k] * width - half, places[2 * k + 1] * height - half
-        sides[0, k], sides[1, k], inside[0, k], inside[1, k], left, right = neighbours(x, width, zero, one)
-        sides[2, k], sides[3, k], inside[2, k], inside[3, k], top, bottom = neighbours(y, height, zero, one)
+        x, y = locations[2 * k] * width - half, locations[2 * k + 1] * height - half
+        sides[0, k], sides[1, k], inside[0, k], inside[1, k], left, right = neighbors(x, width, zero, one)
+        sides[2, k], sides[3, k], inside[2, k], inside[3, k], top, bottom = neighbors(y, height, zero, one)
         first_of_top = np.int32(levels[2, k]) + top * np.int32(width)
         first_of_bottom = np.int32(levels[2, k]) + bottom * np.int32(width)
         cells[0, k], cells[1, k] = first_of_top + left, first_of_top + right
@@ -171,7 +173,7 @@ def find_corners(samples, places, levels, cells, sides, inside):
 
 @njit(**OPTIONS, inline="always")
 def find_shares(samples, weights, sides, shares):
-    """Fills shares: a weight times the shares of its column and row."""
+    """Fill shares: the weight times the shares of the column and the row."""
     for k in range(samples):
         shares[0, k] = weights[k] * (sides[0, k] * sides[2, k])
         shares[1, k] = weights[k] * (sides[1, k] * sides[2, k])
@@ -181,11 +183,12 @@ def find_shares(samples, weights, sides, shares):
 
 @njit(**OPTIONS, inline="always")
 def find_slopes(samples, weights, levels, sides, inside, dots, gradients):
-    """Fills gradients, of the places (2 * samples,) and of the weights (samples,).
+    """Fill the gradients of the locations (2 * samples,) and of the weights (samples,).
 
-    dots: (4, samples), how much the output's gradient and each cell's values agree.
+    Args:
+        dots: (4, samples), dot products of the output's gradient and the values of each cell.
     """
-    of_places, of_weights = gradients
+    of_locations, of_weights = gradients
     for k in range(samples):
         left, right, top, bottom = sides[0, k], sides[1, k], sides[2, k], sides[3, k]
         of_weights[k] = top * (left * dots[0, k] + right * dots[1, k])
@@ -194,16 +197,16 @@ def find_slopes(samples, weights, levels, sides, inside, dots, gradients):
         to_right += bottom * (inside[1, k] * dots[3, k] - inside[0, k] * dots[2, k])
         to_bottom = left * (inside[3, k] * dots[2, k] - inside[2, k] * dots[0, k])
         to_bottom += right * (inside[3, k] * dots[3, k] - inside[2, k] * dots[1, k])
-        of_places[2 * k] = weights[k] * levels[0, k] * to_right
-        of_places[2 * k + 1] = weights[k] * levels[1, k] * to_bottom
+        of_locations[2 * k] = weights[k] * levels[0, k] * to_right
+        of_locations[2 * k + 1] = weights[k] * levels[1, k] * to_bottom
 
 
 @cache
 def forward_kernel(channels: int, samples: int) -> Callable[..., None]:
-    """The loop over queries `first` to `last` of one head of one image, which fills their `output`.
+    """Return a function that fills the output of the queries `first` to `last` of one head of one image.
 
-    values: (B, L, heads * D) or (B * heads, L, D). locations: (B, Q, heads, 2 * samples). weights: (B, Q, heads,
-    samples). output: (B, Q, heads * D). All of one dtype, float32 or float64. head: which of B * heads.
+    Its arguments, all of one dtype, float32 or float64: values (B, L, heads * D) or (B * heads, L, D); locations
+    (B, Q, heads, 2 * samples); weights (B, Q, heads, samples); output (B, Q, heads * D); head, 0 to B * heads - 1.
     """
 
     def forward(values, locations, weights, levels, output, head, first, last):
@@ -216,7 +219,7 @@ def forward_kernel(channels: int, samples: int) -> Callable[..., None]:
         for query in range(first, last):
             find_corners(samples, locations[image, query, column], levels, cells, sides, inside)
             find_shares(samples, weights[image, query, column], sides, shares)
-            left = right = zero_row(block, channels)  # two sums, so that neither waits for the other
+            left = right = zero_row(block, channels)  # two independent sums, to hide latency
             for k in range(samples):
                 for row in range(0, 4, 2):
                     left_cell, right_cell = start + cells[row, k] * step, start + cells[row + 1, k] * step
@@ -229,10 +232,11 @@ def forward_kernel(channels: int, samples: int) -> Callable[..., None]:
 
 @cache
 def backward_kernel(channels: int, samples: int) -> Callable[..., None]:
-    """The loop over all queries of one head of one image: adds to the gradient of its values, and fills the others.
+    """Return a function for all queries of one head of one image: it adds to one gradient and fills the other two.
 
-    gradient: of the output, (B, Q, heads * D); gradients: of values, locations and weights, in their shapes. The rest
-    as in `forward_kernel`. Heads share no gradient, so they may run side by side, and each sums in one order only.
+    Its arguments: gradient of the output, (B, Q, heads * D); gradients of values (added to), locations and weights, in
+    their shapes; the others as in `forward_kernel`. Heads share no gradient, so they can run in parallel, and the order
+    of each sum is fixed.
     """
 
     def backward(gradient, values, locations, weights, levels, gradients, head):

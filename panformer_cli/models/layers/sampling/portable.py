@@ -1,4 +1,4 @@
-"""Deformable sampling in plain PyTorch: for every device, with gradients, and in a form that can be exported."""
+"""Deformable sampling in plain PyTorch: for all devices, with gradients, and in a form that can be exported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from panformer_cli.models.layers.common import LevelShapes
 
 
 def grid_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`DeformableSampling` by `grid_sample`."""
+    """`DeformableSampling` with `grid_sample`."""
     batch, _, heads, _ = values.shape
-    given, dtype = values.dtype, torch.promote_types(values.dtype, torch.float32)
+    original, dtype = values.dtype, torch.promote_types(values.dtype, torch.float32)
     values, locations, weights = values.to(dtype), locations.to(dtype), weights.to(dtype)
     grids = rearrange(2 * locations - 1, "b q h l p xy -> l (b h) q p xy")
     weights = rearrange(weights, "b q h l p -> l (b h) 1 q p")
@@ -25,34 +25,34 @@ def grid_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weight
         summed = (sampled * weights[level]).sum(-1)  # (B * heads, D, Q)
         total = summed if total is None else total + summed
     assert total is not None, "a feature pyramid has at least one level"
-    return rearrange(total, "(b h) d q -> b q (h d)", b=batch, h=heads).to(given)
+    return rearrange(total, "(b h) d q -> b q (h d)", b=batch, h=heads).to(original)
 
 
 def gather_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`DeformableSampling` by plain indexing, for formats that have no `grid_sample`; it takes more memory."""
+    """`DeformableSampling` with plain indexing, for formats without `grid_sample`. It uses more memory."""
     batch, _, heads, _ = values.shape
-    given, dtype = values.dtype, torch.promote_types(values.dtype, torch.float32)
-    places = rearrange(locations.to(dtype), "b q h l p xy -> l (b h) q p xy")
+    original, dtype = values.dtype, torch.promote_types(values.dtype, torch.float32)
+    locations = rearrange(locations.to(dtype), "b q h l p xy -> l (b h) q p xy")
     weights = rearrange(weights.to(dtype), "b q h l p -> l (b h) q p")
     levels = values.to(dtype).split([height * width for height, width in shapes], dim=1)
     total: Tensor | None = None
     for level, shape in enumerate(shapes):
         cells = rearrange(levels[level], "b l h d -> (b h) l d")
-        summed = _gather_level(cells, shape, places[level], weights[level])
+        summed = _gather_level(cells, shape, locations[level], weights[level])
         total = summed if total is None else total + summed
     assert total is not None, "a feature pyramid has at least one level"
-    return rearrange(total, "(b h) q d -> b q (h d)", b=batch, h=heads).to(given)
+    return rearrange(total, "(b h) q d -> b q (h d)", b=batch, h=heads).to(original)
 
 
-def _gather_level(cells: Tensor, shape: tuple[int, int], places: Tensor, weights: Tensor) -> Tensor:
-    """cells: (N, H * W, D); places: (N, Q, points, 2) in 0..1; weights: (N, Q, points). Returns (N, Q, D)."""
+def _gather_level(cells: Tensor, shape: tuple[int, int], locations: Tensor, weights: Tensor) -> Tensor:
+    """Return (N, Q, D) for cells (N, H * W, D), locations (N, Q, points, 2) in 0..1 and weights (N, Q, points)."""
     height, width = shape
-    x, y = places[..., 0] * width - 0.5, places[..., 1] * height - 0.5
+    x, y = locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
     total = cells.new_zeros(*weights.shape[:2], cells.shape[2])
     for column, column_share in ((left, 1 - (x - left)), (left + 1, x - left)):
         for row, row_share in ((top, 1 - (y - top)), (top + 1, y - top)):
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # False for what is no number
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # False for NaN
             share = torch.where(inside, weights * (column_share * row_share), 0.0)
             cell = torch.where(inside, row * width + column, 0.0).long()
             picked = cells.gather(1, cell.flatten(1)[..., None].expand(-1, -1, cells.shape[2]))

@@ -1,7 +1,7 @@
-"""Deformable sampling on a GPU by Triton kernels: one forward, one backward, nothing kept in between but the inputs.
+"""Deformable sampling on a GPU with two Triton kernels, forward and backward. Only the inputs are saved for backward.
 
-PyTorch sees one operator, `panformer::triton_sampling`, with its gradient; `torch.compile` keeps it whole. Triton is
-imported at the first call.
+For PyTorch it is one differentiable operator, `panformer::triton_sampling`, which `torch.compile` does not trace.
+Triton is imported on the first call.
 """
 
 from __future__ import annotations
@@ -23,40 +23,39 @@ from panformer_cli.models.layers.sampling.operator import (
     make_differentiable,
 )
 
-# How a launch is cut; fixed rather than tuned at run time, since a trial costs more than the kernels of many images.
+# Launch parameters. They are fixed, because autotuning would take longer than the kernels of many images.
 # `benchmarks/deformable_attention_gpu.py --sweep` measures other values.
 FORWARD_ELEMENTS = 512
-"""A warp's part of a tile of samples x channels: a thread has 16 elements of every corner, and some 80 registers."""
+"""Elements of a tile (samples x channels) per warp: 16 elements of every corner per thread, about 80 registers."""
 BACKWARD_ELEMENTS = 256
-"""The same. A gradient has more to keep; 512 would take 110 to 250 registers, and few warps would run at a time."""
+"""The same for backward, which needs more registers: with 512 it would need 110 to 250, for low occupancy."""
 QUERIES_PER_PROGRAM = 8
-"""At most. Neighbours share cells in the L1 cache."""
+"""Maximum number of queries per program. Neighboring queries share cells in the L1 cache."""
 ENOUGH_PROGRAMS = 16384
-"""With fewer than these, a program takes fewer queries: the largest GPUs run some 3000 programs at a time."""
+"""With fewer programs, a program gets fewer queries. The largest GPUs run about 3000 programs at a time."""
 
 
 def triton_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`DeformableSampling` on a GPU, in float32, or in float64 where the values are.
+    """`DeformableSampling` on a GPU, in float32, or in float64 if the values are.
 
-    Bilinear as `grid_sample` with zeros beyond the border and align_corners=False; a location that is NaN or infinite
-    counts as outside. The gradient of `values` is added up in an order that changes from run to run, as with
-    `grid_sample`.
+    Bilinear like `grid_sample` with zero padding and align_corners=False. NaN and infinite locations count as outside.
+    The gradient of `values` is summed in an order that changes from run to run, as in `grid_sample`.
 
     Raises:
-        ValueError: the tensors' shapes do not fit together.
+        ValueError: the shapes of the tensors do not match.
     """
     sampled: Tensor = _sampling(values, locations, weights, [side for shape in shapes for side in shape])
     return sampled
 
 
 def available() -> bool:
-    """Whether `triton_sampling` can run here."""
+    """Return whether `triton_sampling` can run on this machine."""
     return not obstacle()
 
 
 @cache
 def obstacle() -> str:
-    """Why `triton_sampling` cannot run here, in a few words; empty where it can. Found out once, at last by a trial."""
+    """Return why `triton_sampling` cannot run on this machine; empty if it can. The first call runs a trial."""
     if find_spec("triton") is None:
         return "the package triton is not installed"
     if not torch.cuda.is_available():
@@ -65,7 +64,7 @@ def obstacle() -> str:
     try:
         triton_sampling(one, [(1, 1)], one.new_zeros(1, 1, 1, 1, 1, 2), one[..., None])
         torch.cuda.synchronize()
-    except Exception as error:  # of any class: an old GPU or driver, no C compiler, a cache folder that is read-only
+    except Exception as error:  # any type: an old GPU or driver, no C compiler, a read-only cache folder
         first_line = str(error).strip().partition("\n")[0]
         return f"a trial failed ({type(error).__name__}: {first_line})"
     return ""
@@ -77,7 +76,7 @@ def obstacle() -> str:
     schema="(Tensor values, Tensor locations, Tensor weights, SymInt[] sides) -> Tensor",
 )
 def _sampling(values: Tensor, locations: Tensor, weights: Tensor, sides: Sequence[int]) -> Tensor:
-    """`sides`: height and width of every level, one after the other."""
+    """Run the forward kernel. `sides` are the height and width of every level, one after the other."""
     from panformer_cli.models.layers.sampling.triton_kernels import forward_kernel
 
     inputs = _inputs(values, locations, weights, sides)
@@ -106,11 +105,11 @@ def _backward(
 
 
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Values, locations, weights, and the levels as `_level_table` has them; all contiguous."""
+"""Values, locations, weights and the table of `_level_table`, all contiguous."""
 
 
 def _launch(kernel: Any, elements: int, tensors: tuple[Tensor, ...], inputs: _Inputs) -> None:
-    """Runs `kernel` on `tensors` for all queries; `elements` is a warp's part of a tile."""
+    """Run `kernel` on `tensors` for all queries; `elements` is the number of elements of a tile per warp."""
     values, locations, _, _ = inputs
     batch, length, heads, dim = values.shape
     _, queries, _, levels, points, _ = locations.shape
@@ -131,7 +130,7 @@ def _launch(kernel: Any, elements: int, tensors: tuple[Tensor, ...], inputs: _In
 
 
 def _power_of_two(size: int) -> int:
-    """The smallest power of two that is no less than `size`."""
+    """Return the smallest power of two that is not less than `size`."""
     return 1 << (size - 1).bit_length()
 
 
@@ -147,7 +146,7 @@ def _inputs(values: Tensor, locations: Tensor, weights: Tensor, sides: Sequence[
 
 @lru_cache(maxsize=64)
 def _level_table(sides: tuple[int, ...], device: torch.device) -> Tensor:
-    """(levels, 3) int32: height, width and first cell. Kept, since a copy to a GPU takes longer than a small launch."""
+    """Return (levels, 3) int32: height, width and first cell. Cached, as a copy takes longer than a small launch."""
     rows, first = [], 0
     for height, width in zip(sides[::2], sides[1::2], strict=True):
         rows.append((height, width, first))

@@ -1,31 +1,31 @@
-"""The GPU kernels of `sampling/triton.py`; importing this file needs triton.
+"""The GPU kernels of `sampling/triton.py`. Importing this module requires triton.
 
-One program serves one head of one image for a few queries, one after the other: neighbouring queries read neighbouring
+A program processes a few queries of one head of one image, one after the other. Neighboring queries read neighboring
 cells, which are then still in the L1 cache. Query blocks are the fastest axis of the grid and images the slowest, so at
-any time the GPU reads few heads' values, and these stay in L2.
+any time the GPU reads the values of few heads, and these stay in L2.
 
-All samples of a query (levels x points: 16 rows, as a rule) and all channels of a head (32, as a rule) are one tile. A
-row of a tile is one cell: 128 bytes in float32, which 8 threads read by 16 bytes each. The places are computed once a
-thread, not once a channel, and the loads of all rows and corners are on their way at the same time. A tile takes one
-warp or two, so there are few barriers.
+All samples of a query (levels x points, usually 16 rows) and all channels of a head (usually 32) form one tile. A row
+of a tile is one cell: 128 bytes in float32, which 8 threads read with 16 bytes each. The locations are computed once
+per thread, not once per channel, and the loads of all rows and corners are in flight at the same time. A tile uses one
+or two warps, so there are few barriers.
 
-Bilinear sampling as `grid_sample` has it (zeros beyond the border, align_corners=False), computed in float32, or in
-float64 where the values are.
+Bilinear sampling is that of `grid_sample` (zero padding, align_corners=False), computed in float32, or in float64 if
+the values are.
 """
 
-# Triton's language looks like Python, but its types mean nothing to a type checker.
+# Triton's language looks like Python, but a type checker does not understand its types.
 # mypy: ignore-errors
 
 import triton
 import triton.language as tl
 
-# These integers change with the image size and the batch: one compiled kernel has to serve all of them.
+# These integers change with the image size and the batch size. One compiled kernel must serve all of them.
 CHANGING = ["length", "queries", "queries_per_program"]
 
 
 @triton.jit
 def level_of_samples(levels, sample, real, POINTS: tl.constexpr):
-    """Height, width and first cell of every sample's level; `levels` is a table (levels, 3) of them."""
+    """Return height, width and first cell of the level of each sample, from the table `levels` (levels, 3)."""
     row = levels + 3 * (sample // POINTS)
     height = tl.load(row, mask=real, other=0)
     width = tl.load(row + 1, mask=real, other=0)
@@ -35,10 +35,10 @@ def level_of_samples(levels, sample, real, POINTS: tl.constexpr):
 
 @triton.jit
 def nearest_cells(locations, sample, real, height, width, NUMBER: tl.constexpr):
-    """The cell up and left of every sample, the way from there to the sample, and which of the four cells exist."""
+    """Return the cell at the top left of each sample, the distance to it, and which of the four cells exist."""
     x = tl.load(locations + 2 * sample, mask=real, other=0.0).to(NUMBER) * width - 0.5
     y = tl.load(locations + 2 * sample + 1, mask=real, other=0.0).to(NUMBER) * height - 0.5
-    # False for NaN too. What is far outside must not become an integer: it could come back inside.
+    # False for NaN too. Locations far outside must not be converted to integers: these could overflow to inside.
     inside = real & (x >= -1) & (x < width) & (y >= -1) & (y < height)
     x = tl.where(inside, x, 0.0)
     y = tl.where(inside, y, 0.0)
@@ -71,12 +71,12 @@ def forward_kernel(
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """Fills `output`. ROWS and COLUMNS are LEVELS * POINTS and D, rounded up to powers of two."""
+    """Fill `output`. ROWS and COLUMNS are LEVELS * POINTS and D, rounded up to powers of two."""
     NUMBER: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     SAMPLES: tl.constexpr = LEVELS * POINTS
     CELL: tl.constexpr = HEADS * D  # elements from a cell to the next one
     head = tl.program_id(1)
-    image = tl.program_id(2).to(tl.int64)  # a batch may have more than 2^31 elements, so offsets have 64 bits
+    image = tl.program_id(2).to(tl.int64)  # a batch can have more than 2^31 elements, so offsets have 64 bits
     sample = tl.arange(0, ROWS)
     channel = tl.arange(0, COLUMNS)
     real = sample < SAMPLES
@@ -128,10 +128,10 @@ def backward_kernel(
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """Fills the gradients of locations and weights, and adds to the one of the values; `gradient` is the output's.
+    """Fill the gradients of locations and weights, and add to that of the values; `gradient` is that of the output.
 
-    Many samples fall on one cell, so `values_gradient` (float32 or float64, zeros before) grows by atomic additions;
-    their order changes from run to run, and with it the last bits.
+    Many samples read the same cell, so `values_gradient` (float32 or float64, initially zero) is summed with atomic
+    additions. Their order, and with it the last bits, changes from run to run.
     """
     NUMBER: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     SAMPLES: tl.constexpr = LEVELS * POINTS
@@ -162,9 +162,9 @@ def backward_kernel(
         bottom_left = tl.load(values + lower, has_bottom_left, 0.0)
         bottom_right = tl.load(values + lower + CELL, has_bottom_right, 0.0)
 
-        # Locations and weights see a corner only through its product with the output's gradient: from these four
-        # products on, everything is one number a sample. The gradient is read as a vector, so that triton gives it the
-        # layout of the tiles and not the other way round.
+        # The gradients of locations and weights depend on a corner only through its dot product with the output's
+        # gradient: after these four products, there is one number per sample. The gradient is loaded as a vector, so
+        # that triton gives it the layout of the tiles and not vice versa.
         total = tl.load(gradient + pair * D + channel, channel < D, 0.0).to(NUMBER)[None, :]
         top_left = tl.sum(top_left.to(NUMBER) * total, axis=1)
         top_right = tl.sum(top_right.to(NUMBER) * total, axis=1)
@@ -174,12 +174,12 @@ def backward_kernel(
         down = bottom_left + right * (bottom_right - bottom_left) - top
         across = (top_right - top_left) * (1 - bottom) + (bottom_right - bottom_left) * bottom
         weight = tl.load(weights + pair * SAMPLES + sample, real, 0.0).to(NUMBER)
-        place = locations_gradient + pair * (2 * SAMPLES) + 2 * sample
+        location = locations_gradient + pair * (2 * SAMPLES) + 2 * sample
         tl.store(weights_gradient + pair * SAMPLES + sample, top + bottom * down, real)
-        tl.store(place, weight * width * across, real)
-        tl.store(place + 1, weight * height * down, real)
+        tl.store(location, weight * width * across, real)
+        tl.store(location + 1, weight * height * down, real)
 
-        # No order is asked of the additions ("relaxed"): the next reader is another kernel.
+        # The order of the additions does not matter ("relaxed"): only the next kernel reads the sums.
         lower_weight = weight * bottom
         upper_weight = weight - lower_weight
         upper += values_gradient

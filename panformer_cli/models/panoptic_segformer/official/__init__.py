@@ -1,1 +1,1 @@
-"""Checkpoints of the reference implementation: their names, their variants, and those that are published."""
+"""Official checkpoints: their tensor names, their variants, and the published files."""

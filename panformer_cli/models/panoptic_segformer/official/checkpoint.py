@@ -1,4 +1,4 @@
-"""Recognising a checkpoint of the authors' release by the names and shapes in it (spec, sections 3 and 10)."""
+"""Recognize official checkpoints by names and shapes (docs/model.md, "Backbones" and "Official checkpoints")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.reference_names import BUFFERS, is_swin_state
 from panformer_cli.models.official import OfficialModel
-from panformer_cli.models.panoptic_segformer.official.names import from_release, release_name
+from panformer_cli.models.panoptic_segformer.official.names import from_official, official_name
 
 MARKS = (
     "bbox_head.stuff_query.",
@@ -20,20 +20,22 @@ MARKS = (
     "bbox_head.stuff_mask_head.",
     "bbox_head.mask_head2.",
 )
-"""Names that Panoptic SegFormer has and no other model."""
+"""Prefixes of tensor names that only Panoptic SegFormer has."""
 KNET = (
-    "is a checkpoint of K-Net, which is another model (some copies of the results table link to its files, named "
-    "knet_s3_*); give one of Panoptic SegFormer's, named panoptic_segformer_*.pth"
+    "is a checkpoint of another model, K-Net (some copies of the results table link to its files, named knet_s3_*); "
+    "use a checkpoint of Panoptic SegFormer, named panoptic_segformer_*.pth"
 )
 KNET_NAME = re.compile(r"(rpn_head|roi_head|decode_head)\..*kernel|roi_head\.mask_head\.\d+\.(fc_mask|mask_fcs)\.")
 
 
 @dataclass(frozen=True)
 class BackboneKind:
-    """Backbones of one kind, which differ in width and depth.
+    """Backbones of one type, which differ in width and depth.
 
-    stem: name of their first weight; its first side is the width. block: what the name of a block begins with; its
-    groups are the numbers of stage and block.
+    Attributes:
+        name: display name.
+        stem: name of the first weight, whose first dimension is the width.
+        block: pattern of the prefix of a block, with the numbers of stage and block as groups.
     """
 
     name: str
@@ -54,7 +56,7 @@ VARIANTS: dict[tuple[BackboneKind, int, int], str] = {
     (SWIN, 96, 6): "swin_tiny",
     (SWIN, 192, 18): "swin_large",
 }
-"""Width, and blocks of the third stage, which tell them apart; what else is amiss shows when the weights are loaded."""
+"""Backbones by width and number of blocks in the third stage. Other differences are found when weights are loaded."""
 
 RECIPES: dict[str, str] = {
     "resnet50": "r50",
@@ -64,18 +66,18 @@ RECIPES: dict[str, str] = {
     "pvt_v2_b5": "pvtv2b5",
     "swin_large": "swinl",
 }
-"""The built-in recipe that describes a published model with this backbone. (r50_1x is r50 after half the epochs.)"""
+"""Built-in recipes for the official checkpoints, by backbone. (r50_1x is r50 with half the epochs.)"""
 
 
 class OfficialPanopticSegFormer:
-    """The names of the authors' checkpoints: a `models.official.OfficialFormat`."""
+    """The format of the official checkpoints: implements `models.official.OfficialFormat`."""
 
     name = "Panoptic SegFormer"
     example = "bbox_head.stuff_query.weight"
     optional = BUFFERS
 
     def recognizes(self, names: Mapping[str, Tensor]) -> bool:
-        """Return whether a name is one that only Panoptic SegFormer has."""
+        """Return whether there is a name that only Panoptic SegFormer has."""
         return any(name.startswith(MARKS) for name in names)
 
     def mistaken(self, names: Mapping[str, Tensor], path: Path) -> str | None:
@@ -84,7 +86,7 @@ class OfficialPanopticSegFormer:
         return KNET if is_knet else None
 
     def describe(self, state: Mapping[str, Tensor], path: Path) -> OfficialModel:
-        """Return backbone and classes; see `OfficialFormat.describe`."""
+        """Return backbone and numbers of classes; see `OfficialFormat.describe`."""
         backbone = _backbone(state, path)
         return OfficialModel(
             backbone,
@@ -94,12 +96,12 @@ class OfficialPanopticSegFormer:
         )
 
     def own_weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors under our names."""
-        return from_release(state)
+        """Return the tensors with panformer's names."""
+        return from_official(state)
 
     def official_name(self, name: str, own: Mapping[str, Tensor]) -> str:
-        """Return the authors' name of a tensor."""
-        return release_name(name, is_swin_state(own))
+        """Return the official name of a tensor."""
+        return official_name(name, is_swin_state(own))
 
 
 def _backbone(state: Mapping[str, Tensor], path: Path) -> str:
@@ -111,18 +113,18 @@ def _backbone(state: Mapping[str, Tensor], path: Path) -> str:
             if known is None:
                 raise CheckpointError(
                     f"checkpoint {path} is a Panoptic SegFormer with a {kind.name} of width {width} and "
-                    f"{', '.join(map(str, depths))} blocks, which panformer does not have; known backbones are "
+                    f"{', '.join(map(str, depths))} blocks, which panformer does not support; expected one of "
                     f"{', '.join(VARIANTS.values())}"
                 )
             return known
     raise CheckpointError(
-        f"checkpoint {path} is a Panoptic SegFormer without the blocks of a backbone; expected the names of a ResNet "
+        f"checkpoint {path} is a Panoptic SegFormer without a backbone; expected tensors of a ResNet "
         "(backbone.layer1.0. ...), a PVTv2 (backbone.block1.0. ...) or a Swin (backbone.layers.0.blocks.0. ...)"
     )
 
 
 def _variant(kind: BackboneKind, width: int, depths: tuple[int, ...]) -> str | None:
-    """The backbone of this kind and width with such a third stage, give or take one block."""
+    """Return the backbone with this width and third stage, allowing one block more or less."""
     near = [
         name
         for (of, wide, blocks), name in VARIANTS.items()
@@ -132,7 +134,7 @@ def _variant(kind: BackboneKind, width: int, depths: tuple[int, ...]) -> str | N
 
 
 def _depths(kind: BackboneKind, names: Iterable[str]) -> tuple[int, ...]:
-    """How many blocks each stage has; empty where no name is of this kind."""
+    """Return the number of blocks in each stage; empty if there is no such backbone."""
     found = {match.groups() for match in map(kind.block.match, names) if match}
     stages = sorted({stage for stage, _ in found})
     return tuple(sum(stage == of for of, _ in found) for stage in stages)
@@ -141,7 +143,7 @@ def _depths(kind: BackboneKind, names: Iterable[str]) -> tuple[int, ...]:
 def _first_side(state: Mapping[str, Tensor], name: str, path: Path) -> int:
     if name not in state or state[name].dim() < 2:
         raise CheckpointError(
-            f"checkpoint {path} is a Panoptic SegFormer that lacks {name}, or has it in fewer than two "
-            "dimensions; use a whole file, such as the authors' own"
+            f"checkpoint {path} is a Panoptic SegFormer, but {name} is missing or has fewer than two dimensions; "
+            "use a complete file, such as an official checkpoint"
         )
     return state[name].shape[0]

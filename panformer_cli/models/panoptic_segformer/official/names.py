@@ -1,4 +1,4 @@
-"""The authors' checkpoint names in ours, and ours in theirs (spec, section 10)."""
+"""Convert tensor names between official checkpoints and panformer (docs/model.md, "Official checkpoints")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.reference_names import BUFFERS, Pairs, Renaming, backbone_pairs, is_swin_state
 
 UNUSED = ("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches.")
-"""Branches whose losses the release multiplies by zero."""
+"""Prefixes of branches whose losses the reference implementation multiplies by zero."""
 
 OLD_NAMES = (
     ("bbox_head.mask_head.", "bbox_head.things_mask_head."),
@@ -54,7 +54,7 @@ MASK_ATTENTION: Pairs = [
 
 
 def _inside(theirs: str, ours: str, pairs: Pairs) -> Pairs:
-    """`pairs` within the modules `theirs` and `ours`."""
+    """Return `pairs` with the prefixes `theirs` and `ours`."""
     return [(theirs + inner_theirs, ours + inner_ours) for inner_theirs, inner_ours in pairs]
 
 
@@ -84,7 +84,7 @@ HEAD: Pairs = [
 ]
 
 
-# Swin and PVTv2 call different things `backbone.norm1`.
+# `backbone.norm1` means different layers in Swin and PVTv2.
 _PAIRS = {is_swin: [*backbone_pairs(is_swin), *NECK, *HEAD] for is_swin in (False, True)}
 _TO_OURS = {is_swin: Renaming(pairs) for is_swin, pairs in _PAIRS.items()}
 _TO_THEIRS = {
@@ -93,12 +93,12 @@ _TO_THEIRS = {
 }  # fmt: skip
 
 
-def own_name(release_name: str, is_swin: bool) -> str | None:
-    """Our name of a tensor of the release's state dict; None where we have no use for it.
+def own_name(official: str, is_swin: bool) -> str | None:
+    """Return panformer's name of a tensor in an official checkpoint; None if it is not used.
 
-    A name that the release does not have comes back as it is, except that all below `backbone.` is moved.
+    Unknown names are returned unchanged, except that `backbone.` becomes `backbone.body.`.
     """
-    name = release_name.removeprefix("module.")
+    name = official.removeprefix("module.")
     for old, new in OLD_NAMES:
         if name.startswith(old):
             name = new + name.removeprefix(old)
@@ -107,16 +107,16 @@ def own_name(release_name: str, is_swin: bool) -> str | None:
     return _TO_OURS[is_swin](name)
 
 
-def release_name(own: str, is_swin: bool) -> str:
-    """The reverse of `own_name`: what the release calls a tensor of ours."""
+def official_name(own: str, is_swin: bool) -> str:
+    """Return the official name of a tensor; the inverse of `own_name`."""
     return _TO_THEIRS[is_swin](own)
 
 
-def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A release state dict under our names, unused tensors dropped.
+def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an official state dict with panformer's names, without unused tensors.
 
     Raises:
-        CheckpointError: two tensors, of an older and a newer name, claim to be the same.
+        CheckpointError: a tensor is present under both its older and its newer name.
     """
     is_swin = is_swin_state(state)
     named: dict[str, Tensor] = {}
@@ -125,6 +125,6 @@ def from_release(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if ours is None:
             continue
         if ours in named:
-            raise CheckpointError(f"the weights hold {release_name(ours, is_swin)} twice, once as {theirs}")
+            raise CheckpointError(f"the weights contain {official_name(ours, is_swin)} twice, once as {theirs}")
         named[ours] = tensor
     return named

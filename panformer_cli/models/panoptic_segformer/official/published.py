@@ -1,4 +1,4 @@
-"""The published checkpoints of Panoptic SegFormer (spec, sections 1 and 10), and the paper's results with them."""
+"""The official checkpoints and their results in the paper (docs/model.md, "Published results")."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROBUSTNESS = {
         41.5, 41.1, 36.1, 42.5,  48.4, 49.6, 48.4, 50.4,  53.5, 50.8, 53.0, 46.2,  42.4, 50.3, 52.9, 44.3,
     )),
 }
-"""Table 11 of the paper: 2000 images of COCO val2017. Section 4.4 says neither which ones nor over which severities."""
+"""Table 11 of the paper: 2000 images of COCO val2017. Section 4.4 does not specify which images or severities."""
 # fmt: on
 
 
 def _row(name: str, file: str, backbone: str, pq: tuple[float, float, float]) -> PublishedWeights:
-    """Return the weights of one file; `pq` of all categories, things and stuff."""
+    """Return the weights in one file. `pq` is that of all categories, things and stuff."""
     file = f"panoptic_segformer_{file}.pth"
     return PublishedWeights(name, file, RELEASE, backbone, *pq, robustness=ROBUSTNESS.get(name))
 

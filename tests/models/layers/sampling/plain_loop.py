@@ -1,4 +1,4 @@
-"""Deformable sampling written out, one number after the other: what every implementation is held against."""
+"""Deformable sampling as a plain loop: the reference for all implementations."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Case(NamedTuple):
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.values, self.locations, self.weights
 
-    def to(self, values: torch.dtype, places: torch.dtype) -> Case:
-        """The same numbers, rounded; their gradients are counted anew. places: of locations and weights."""
-        dtypes = (values, places, places)
+    def to(self, values: torch.dtype, locations: torch.dtype) -> Case:
+        """Return new leaf tensors with rounded values; `locations` is the dtype of locations and weights."""
+        dtypes = (values, locations, locations)
         rounded = [
             tensor.detach().to(dtype).requires_grad_() for tensor, dtype in zip(self.tensors, dtypes, strict=True)
         ]
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 def random_case(
     shapes: LevelShapes, reach: float = 0.6, batch: int = 2, queries: int = 3, heads: int = 2, channels: int = 4
 ) -> Case:
-    """Two points a level, float64; locations in 0.5 +- reach."""
+    """Return a float64 case with two points per level and locations in 0.5 +- reach."""
     generator = torch.Generator().manual_seed(5)
     length = sum(height * width for height, width in shapes)
     values = torch.randn(batch, length, heads, channels, generator=generator, dtype=torch.float64)
@@ -46,12 +46,13 @@ def random_case(
 
 
 def gradients(output: Tensor, case: Case) -> tuple[Tensor, ...]:
-    """Of values, locations and weights, for a fixed random gradient of the output."""
+    """Return the gradients of values, locations and weights for a fixed random gradient of the output."""
     direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     return torch.autograd.grad(output, case.tensors, direction.to(output.dtype))
 
 
 def plain_loop(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Implement `DeformableSampling` with one loop per dimension."""
     batch, queries, heads, levels, points, _ = locations.shape
     starts = [sum(height * width for height, width in shapes[:level]) for level in range(levels)]
     rows = []
@@ -69,7 +70,7 @@ def plain_loop(values: Tensor, shapes: LevelShapes, locations: Tensor, weights: 
 
 
 def bilinear(level: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The value at x, y in 0..1 of the level (H, W, D), cell centres at (i + 0.5) / size."""
+    """Return the value of a level (H, W, D) at x, y in 0..1. Cell centers are at (i + 0.5) / size."""
     height, width, _ = level.shape
     column, row = x * width - 0.5, y * height - 0.5
     left, top = math.floor(column.item()), math.floor(row.item())
@@ -83,7 +84,7 @@ def bilinear(level: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def cell_value(level: Tensor, row: int, column: int) -> Tensor:
-    """level: (H, W, D). Zero beyond the border."""
+    """Return a cell of a level (H, W, D), or zero outside."""
     height, width, channels = level.shape
     if 0 <= row < height and 0 <= column < width:
         return level[row, column]

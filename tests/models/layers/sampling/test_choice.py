@@ -1,4 +1,4 @@
-"""Who samples: by the device, by force, and where something is missing."""
+"""Choice of the sampling implementation: by device, by name, and with missing dependencies."""
 
 from __future__ import annotations
 
@@ -35,60 +35,60 @@ def automatic(device: str) -> object:
     return sampling._implementation(sampling._fastest(device))
 
 
-def test_on_a_cpu_the_compiled_loops_where_numba_is(numba: str) -> None:
+def test_auto_uses_compiled_loops_on_a_cpu_with_numba(numba: str) -> None:
     assert automatic("cpu") is (cpu_sampling if numba == "installed" else grid_sampling)
 
 
-def test_on_cuda_triton_where_it_runs(triton_obstacle: str) -> None:
+def test_auto_uses_triton_on_cuda_if_available(triton_obstacle: str) -> None:
     assert automatic("cuda") is (grid_sampling if triton_obstacle else triton.triton_sampling)
 
 
 @pytest.mark.parametrize("device", ["meta", "mps"])
-def test_elsewhere_the_portable_one(device: str) -> None:
+def test_auto_uses_portable_on_other_devices(device: str) -> None:
     assert automatic(device) is grid_sampling
 
 
-def test_the_compiled_loops_can_be_forced_where_numba_is(numba: str) -> None:
+def test_cpu_requires_numba(numba: str) -> None:
     if numba == "installed":
         assert sampling_named("cpu") is cpu_sampling
         return
-    with pytest.raises(PanformerError, match=r"'cpu' cannot be used here, because numba .* \(.*\); choose 'auto'"):
+    with pytest.raises(PanformerError, match=r"'cpu' cannot be used on this machine: numba .* \(.*\); use 'auto'"):
         sampling_named("cpu")
 
 
-def test_triton_can_be_forced_where_it_runs(triton_obstacle: str) -> None:
+def test_triton_requires_a_gpu(triton_obstacle: str) -> None:
     if not triton_obstacle:
         assert sampling_named("triton") is triton.triton_sampling
         return
-    with pytest.raises(PanformerError, match="'triton' cannot be used here, because torch finds no GPU; choose 'auto'"):
+    with pytest.raises(PanformerError, match="'triton' cannot be used on this machine: torch finds no GPU; use 'auto'"):
         sampling_named("triton")
 
 
 @pytest.mark.parametrize(("name", "device"), [("cpu", "cuda"), ("triton", "cpu")])
-def test_a_forced_one_on_another_device_is_refused(name: Any, device: str) -> None:
-    with pytest.raises(PanformerError, match=f"'{name}' is for .*, and the model is on {device}"):
+def test_an_implementation_for_another_device_is_refused(name: Any, device: str) -> None:
+    with pytest.raises(PanformerError, match=f"'{name}' requires .*, but the model is on {device}"):
         check_sampling(name, device)
 
 
 @pytest.mark.parametrize(("name", "device"), [("auto", "mps"), ("gather", "cuda"), ("cpu", "cpu"), ("triton", "cuda")])
-def test_one_for_the_device_is_accepted(name: Any, device: str) -> None:
+def test_an_implementation_for_this_device_is_accepted(name: Any, device: str) -> None:
     check_sampling(name, device)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_with_the_known_names() -> None:
     name: Any = "fastest"
-    with pytest.raises(PanformerError, match="unknown sampling 'fastest'; choose one of auto, portable, gather, cpu"):
+    with pytest.raises(PanformerError, match="unknown sampling 'fastest'; expected one of auto, portable, gather, cpu"):
         sampling_named(name)
 
 
 @pytest.mark.parametrize("name", ["auto", "portable", "gather", "cpu"])
-def test_every_name_samples(name: SamplingName) -> None:
+def test_every_implementation_equals_the_plain_loop(name: SamplingName) -> None:
     case = random_case([(5, 7), (3, 4)])
     torch.testing.assert_close(sampling_named(name)(*case), plain_loop(*case), rtol=1e-9, atol=1e-9)
 
 
-def test_each_attention_has_its_own() -> None:
-    """Two models in one process may sample differently."""
+def test_each_attention_has_its_own_implementation() -> None:
+    """Two models in one process can use different implementations."""
     first, second = (
         DeformableAttention(8, heads=2, levels=1, points=3, sampling=sampling_named(name)) for name in ("gather", "cpu")
     )
@@ -96,7 +96,7 @@ def test_each_attention_has_its_own() -> None:
     assert second.sampling is cpu_sampling
 
 
-def test_a_model_can_be_made_without_memory() -> None:
+def test_attention_runs_on_the_meta_device() -> None:
     with torch.device("meta"):
         attention = DeformableAttention(8, heads=2, levels=1, points=3)
         arguments = torch.empty(1, 4, 8), torch.empty(1, 4, 1, 2), torch.empty(1, 6, 8)

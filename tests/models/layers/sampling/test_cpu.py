@@ -1,4 +1,4 @@
-"""The compiled loops: as large as they are used, with threads, and as an operator of PyTorch."""
+"""The compiled loops: at realistic sizes, with threads, and as a PyTorch operator."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 
 def large_case(queries: int) -> Case:
-    """The shape of a published model's attention: 8 heads of 32 channels, with more samples than one thread takes."""
+    """Return a case with 8 heads of 32 channels, as in the published models."""
     return random_case(SHAPES, reach=0.7, queries=queries, heads=8, channels=32).to(torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize("queries", [900, 40])
-def test_a_large_case_equals_the_portable_form(queries: int) -> None:
+def test_a_large_case_equals_the_portable_implementation(queries: int) -> None:
     case = large_case(queries)
     ours, theirs = cpu_sampling(*case), grid_sampling(*case)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for mine, other in zip(gradients(ours, case), gradients(theirs, case), strict=True):
         scale = float(other.abs().max())
-        # At a cell's centre the slope jumps, and rounding decides on the side: a few may differ.
+        # The slope jumps at cell centers, where rounding decides on the side: a few values may differ.
         assert ((mine - other).abs() > 1e-4 * scale).float().mean() < 1e-4
 
 
-def test_the_cases_take_both_ways_through_memory_and_both_through_threads() -> None:
+def test_the_large_cases_cover_both_memory_layouts_and_both_thread_modes() -> None:
     many, few = large_case(900), large_case(40)
     assert few.weights.numel() < cpu.FEW_SAMPLES < many.weights.numel()
-    cells = [cpu.MANY_SAMPLES_A_CELL * case.values.shape[:3].numel() for case in (many, few)]
+    cells = [cpu.MANY_SAMPLES_PER_CELL * case.values.shape[:3].numel() for case in (many, few)]
     assert many.weights.numel() >= cells[0]
     assert few.weights.numel() < cells[1]
 
@@ -61,7 +61,7 @@ def test_results_do_not_depend_on_the_number_of_threads(threads: Callable[[int],
             assert torch.equal(mine, theirs)
 
 
-def test_as_many_threads_as_pytorch_has(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_uses_as_many_threads_as_pytorch(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     pools: list[int] = []
 
     class Pool(ThreadPoolExecutor):
@@ -85,14 +85,14 @@ def test_an_error_in_a_thread_is_raised() -> None:
         cpu._run(work, [(0,), (1,)], threads=2)
 
 
-def test_any_strides_will_do() -> None:
+def test_inputs_can_have_any_strides() -> None:
     case = random_case([(5, 7), (3, 4)])
     strided = [tensor.detach().mT.contiguous().mT for tensor in case.tensors]
     assert not any(tensor.is_contiguous() for tensor in strided)
     values, locations, weights = strided
     torch.testing.assert_close(cpu_sampling(values, case.shapes, locations, weights), cpu_sampling(*case))
     output = cpu_sampling(*case)
-    # The gradient of a sum is a single number, repeated without strides.
+    # The gradient of a sum is an expanded tensor with stride 0.
     torch.testing.assert_close(
         torch.autograd.grad(output.sum(), case.tensors),
         torch.autograd.grad(plain_loop(*case).sum(), case.tensors),
@@ -101,13 +101,13 @@ def test_any_strides_will_do() -> None:
     )
 
 
-@pytest.mark.parametrize("wanted", range(3))
-def test_a_gradient_of_one_input_alone(wanted: int) -> None:
+@pytest.mark.parametrize("differentiable", range(3))
+def test_gradient_of_a_single_input(differentiable: int) -> None:
     case = random_case([(5, 7), (3, 4)])
-    inputs = [tensor.detach().requires_grad_(number == wanted) for number, tensor in enumerate(case.tensors)]
+    inputs = [tensor.detach().requires_grad_(number == differentiable) for number, tensor in enumerate(case.tensors)]
     output = cpu_sampling(inputs[0], case.shapes, inputs[1], inputs[2])
-    (gradient,) = torch.autograd.grad(output.sum(), inputs[wanted])
-    (expected,) = torch.autograd.grad(plain_loop(*case).sum(), case.tensors[wanted])
+    (gradient,) = torch.autograd.grad(output.sum(), inputs[differentiable])
+    (expected,) = torch.autograd.grad(plain_loop(*case).sum(), case.tensors[differentiable])
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-8)
 
 
@@ -120,15 +120,15 @@ def test_an_odd_number_of_channels() -> None:
 
 def test_inference_mode_and_autocast() -> None:
     case = random_case([(5, 7), (3, 4)]).to(torch.bfloat16, torch.float32)
-    outside = cpu_sampling(*case)
+    expected = cpu_sampling(*case)
     with torch.inference_mode():
-        assert torch.equal(cpu_sampling(*case), outside)
+        assert torch.equal(cpu_sampling(*case), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(cpu_sampling(*case), outside)
+        assert torch.equal(cpu_sampling(*case), expected)
 
 
 @pytest.mark.parametrize("wrong", ["cells", "heads", "levels", "images", "weights", "empty level"])
-def test_shapes_that_do_not_fit_are_refused(wrong: str) -> None:
+def test_shapes_that_do_not_match_are_refused(wrong: str) -> None:
     values, shapes, locations, weights = random_case([(5, 7), (3, 4)])
     changed: dict[str, tuple[Any, ...]] = {
         "cells": (values[:, 1:], shapes, locations, weights),
@@ -138,13 +138,13 @@ def test_shapes_that_do_not_fit_are_refused(wrong: str) -> None:
         "weights": (values, shapes, locations, weights[:, :2]),
         "empty level": (values, [(47, 1), (0, 5)], locations, weights),
     }
-    with pytest.raises(ValueError, match="do not fit levels of height, width"):
+    with pytest.raises(ValueError, match="do not match levels of sizes"):
         cpu_sampling(*changed[wrong])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("needs_gradient", [False, True])
-def test_pytorch_finds_the_operator_in_order(needs_gradient: bool) -> None:
+def test_the_operators_pass_opcheck(needs_gradient: bool) -> None:
     case = random_case([(5, 7), (3, 4)]).to(torch.float32, torch.float32)
     tensors = [tensor.detach().requires_grad_(needs_gradient) for tensor in case.tensors]
     torch.library.opcheck(cpu._sampling, (*tensors, [5, 7, 3, 4]))

@@ -1,4 +1,4 @@
-"""Every implementation that runs on the CPU against the plain loop and against hand-made numbers."""
+"""All implementations that run on a CPU, compared with the plain loop and with hand-computed values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_values_and_gradients_equal_a_plain_loop(
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7), (torch.float16, 2**-10)]
 )
-def test_single_and_half_precision_round_but_once(
+def test_single_and_half_precision_round_only_once(
     sampling: DeformableSampling, dtype: torch.dtype, tolerance: float
 ) -> None:
     case = random_case([(5, 7), (3, 4)]).to(dtype, torch.float32)
@@ -62,27 +62,27 @@ def test_single_and_half_precision_round_but_once(
 
 
 @implementations
-def test_the_outer_corner_is_zero_zero_and_cells_have_their_centre_in_the_middle(sampling: DeformableSampling) -> None:
+def test_coordinates_start_at_the_outer_corner(sampling: DeformableSampling) -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1)  # two rows, three columns
-    places = [(0.5 / 3, 0.25), (2.5 / 3, 0.75), (0.5, 0.5), (0.0, 0.0), (-0.2, 0.5), (3.0, 3.0)]
-    locations = torch.tensor(places).view(1, 6, 1, 1, 1, 2)
+    points = [(0.5 / 3, 0.25), (2.5 / 3, 0.75), (0.5, 0.5), (0.0, 0.0), (-0.2, 0.5), (3.0, 3.0)]
+    locations = torch.tensor(points).view(1, 6, 1, 1, 1, 2)
     sampled = sampling(values, [(2, 3)], locations, torch.ones(1, 6, 1, 1, 1)).flatten()
-    # Centre of the first and the last cell; between rows; the corner is a quarter cell; outside by over half a cell.
+    # Center of the first and last cell; between rows; a quarter of the corner cell; outside by more than half a cell.
     torch.testing.assert_close(sampled, torch.tensor([1.0, 6.0, 3.5, 0.25, 0.0, 0.0]), rtol=0, atol=1e-6)
 
 
 @implementations
-def test_no_queries_are_no_output(sampling: DeformableSampling) -> None:
+def test_no_queries_give_an_empty_output(sampling: DeformableSampling) -> None:
     values, shapes, locations, weights = random_case([(5, 7), (3, 4)])
     assert sampling(values, shapes, locations[:, :0], weights[:, :0]).shape == (2, 0, 8)
 
 
 @pytest.mark.parametrize("sampling", [gather_sampling, cpu_sampling])
-@pytest.mark.parametrize("place", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30])
-def test_places_that_are_nowhere_count_as_outside(sampling: DeformableSampling, place: float) -> None:
+@pytest.mark.parametrize("coordinate", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30])
+def test_nan_and_huge_locations_count_as_outside(sampling: DeformableSampling, coordinate: float) -> None:
     case = random_case([(5, 7), (3, 4)])
     locations = case.locations.detach().clone()
-    locations[:, 0, :, 0] = place
+    locations[:, 0, :, 0] = coordinate
     inside_only = case.weights.detach().clone()
     inside_only[:, 0, :, 0] = 0
     sampled = sampling(case.values, case.shapes, locations, case.weights)

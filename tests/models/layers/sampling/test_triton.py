@@ -1,6 +1,6 @@
-"""The Triton kernels against `grid_sampling` in float64: by triton's interpreter anywhere, on a GPU if there is one.
+"""The Triton kernels, compared with `grid_sampling` in float64: in triton's interpreter, and on a GPU if there is one.
 
-Whether triton interprets is settled when it is imported, so another process does that: this file, run as a program.
+The interpreter is enabled when triton is imported, so these tests run this file as a script in a subprocess.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from panformer_cli.models.layers.sampling import triton as ours
 from panformer_cli.models.layers.sampling.operator import check_shapes
 from panformer_cli.models.layers.sampling.portable import grid_sampling
 from tests.conftest import REPOSITORY
-from tests.test_imports import at_once, parse
+from tests.test_imports import imported_at_load, parse
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
@@ -33,13 +33,13 @@ Inputs = tuple[Tensor, LevelShapes, Tensor, Tensor]
 ODD: LevelShapes = [(5, 7), (3, 4), (1, 2), (1, 1)]
 ENCODER: LevelShapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-11, torch.float64: 1e-12}
-"""Relative. In 16 bits it is what the result alone may lose (the interpreter cuts bfloat16 off where a GPU rounds): the
-sums must have been in float32."""
+"""Relative tolerance. In 16 bits it allows only for rounding the result (the interpreter truncates bfloat16, a GPU
+rounds), because sums must be in float32."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Random inputs. `beyond`: how many cells outside of its level a location may be."""
+    """Random inputs. A location can be up to `beyond` cells outside its level."""
 
     shapes: LevelShapes
     dim: int = 32
@@ -49,34 +49,34 @@ class Case:
     batch: int = 2
     beyond: int = 1
     values: torch.dtype = torch.float32
-    places: torch.dtype = torch.float32
-    nowhere: bool = False
+    weights: torch.dtype = torch.float32
+    invalid: bool = False
 
     def inputs(self, device: str = "cpu") -> Inputs:
         generator = torch.Generator().manual_seed(7)
         length = sum(height * width for height, width in self.shapes)
         values = torch.randn(self.batch, length, self.heads, self.dim, generator=generator)
-        places = (self.batch, self.queries, self.heads, len(self.shapes), self.points)
-        locations = torch.stack([self._coordinate(places, side, generator) for side in (1, 0)], -1)
-        if self.nowhere:
-            for number, place in enumerate([math.nan, math.inf, -math.inf, 1e30, -1e30]):
-                locations.view(-1)[3 * number :: 17] = place
-        weights = torch.randn(places, generator=generator)
-        leaves = (values.to(self.values), locations.to(self.places), weights.to(self.places))
+        shape = (self.batch, self.queries, self.heads, len(self.shapes), self.points)
+        locations = torch.stack([self._coordinate(shape, side, generator) for side in (1, 0)], -1)
+        if self.invalid:
+            for number, coordinate in enumerate([math.nan, math.inf, -math.inf, 1e30, -1e30]):
+                locations.view(-1)[3 * number :: 17] = coordinate
+        weights = torch.randn(shape, generator=generator)
+        leaves = (values.to(self.values), locations.to(self.weights), weights.to(self.weights))
         values, locations, weights = (leaf.to(device).requires_grad_() for leaf in leaves)
         return values, self.shapes, locations, weights
 
-    def _coordinate(self, places: tuple[int, ...], side: int, generator: torch.Generator) -> Tensor:
-        """In 0..1, at least 0.05 cells from a cell's centre, where the gradient of the location jumps."""
-        size = torch.tensor([shape[side] for shape in self.shapes])[:, None]
-        cell = (torch.rand(places, generator=generator) * (size + 1 + 2 * self.beyond)).floor() - 1 - self.beyond
-        return (cell + 0.55 + 0.9 * torch.rand(places, generator=generator)) / size
+    def _coordinate(self, shape: tuple[int, ...], side: int, generator: torch.Generator) -> Tensor:
+        """Return coordinates at least 0.05 cells from a cell's center, where the gradient of the location jumps."""
+        size = torch.tensor([level[side] for level in self.shapes])[:, None]
+        cell = (torch.rand(shape, generator=generator) * (size + 1 + 2 * self.beyond)).floor() - 1 - self.beyond
+        return (cell + 0.55 + 0.9 * torch.rand(shape, generator=generator)) / size
 
 
 CASES = {
     "four levels of odd sizes": Case(ODD),
     "many points outside": Case(ODD[:2], beyond=4),
-    "locations that are no number, infinite or far away": Case(ODD[:2], nowhere=True),
+    "NaN, infinite and very distant locations": Case(ODD[:2], invalid=True),
     "one level": Case([(4, 9)]),
     "20 channels, three levels of three points": Case(ODD[:3], dim=20, points=3),
     "64 channels": Case(ODD[:2], dim=64, queries=3),
@@ -84,13 +84,13 @@ CASES = {
     "no queries": Case(ODD, queries=0),
     "bfloat16 values": Case(ODD, values=torch.bfloat16),
     "float16 values": Case(ODD, values=torch.float16),
-    "float64": Case(ODD[:2], values=torch.float64, places=torch.float64),
-    "float16 everywhere": Case(ODD[1:], dim=20, values=torch.float16, places=torch.float16),
+    "float64": Case(ODD[:2], values=torch.float64, weights=torch.float64),
+    "float16 everywhere": Case(ODD[1:], dim=20, values=torch.float16, weights=torch.float16),
 }
 
 
 def outcome(sampling: DeformableSampling, inputs: Inputs) -> list[Tensor]:
-    """The output, and the gradients of values, locations and weights for a random gradient of the output."""
+    """Return the output and the gradients of values, locations and weights, for a random gradient of the output."""
     values, _, locations, weights = inputs
     output = sampling(*inputs)
     direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(8)).bfloat16().to(output)
@@ -98,7 +98,7 @@ def outcome(sampling: DeformableSampling, inputs: Inputs) -> list[Tensor]:
 
 
 def expected(inputs: Inputs) -> list[Tensor]:
-    """`outcome` of the portable sampling in float64; what is nowhere is moved to a place outside."""
+    """Return the outcome of the portable sampling in float64, with invalid locations moved outside."""
     values, shapes, locations, weights = inputs
     locations = torch.where(locations.isfinite() & (locations.abs() < 1e6), locations, 5.0)
     values, locations, weights = (leaf.detach().double().requires_grad_() for leaf in (values, locations, weights))
@@ -115,8 +115,8 @@ def assert_outcome(actual: list[Tensor], inputs: Inputs, tolerance: float = 1e-5
 
 
 def interpret(file: Path) -> None:
-    """Writes the outcome of every case; what else needs the interpreter is checked at once."""
-    ours.ENOUGH_PROGRAMS = 4  # several queries in a program, as on a large image
+    """Write the outcome of every case to `file`, and run the checks that need the interpreter."""
+    ours.ENOUGH_PROGRAMS = 4  # several queries per program, as on a large image
     outcomes = {name: outcome(ours.triton_sampling, case.inputs()) for name, case in CASES.items()}
     compiled = torch.compile(ours.triton_sampling, fullgraph=True, dynamic=True, backend="aot_eager")
     for shapes in (ODD[:2], ODD[1:3]):
@@ -130,7 +130,7 @@ def interpret(file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
-    """Outcomes by name of the case."""
+    """Return the outcomes in the interpreter, by name of the case."""
     file = tmp_path_factory.mktemp("interpreted") / "outcomes.pt"
     command = [sys.executable, "-W", "ignore", "-m", __name__, str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -143,14 +143,16 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tens
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_equal_the_portable_ones(interpreted: dict[str, list[Tensor]], name: str) -> None:
+def test_values_and_gradients_equal_the_portable_implementation(
+    interpreted: dict[str, list[Tensor]], name: str
+) -> None:
     assert_outcome(interpreted[name], CASES[name].inputs())
 
 
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize("shapes", [ODD[:2], ODD[1:3]], ids=str)
-def test_compiled_in_one_graph_for_every_size_it_is_the_same(
+def test_one_compiled_graph_for_all_sizes_gives_the_same_results(
     interpreted: dict[str, list[Tensor]], shapes: LevelShapes
 ) -> None:
     assert_outcome(interpreted[f"compiled {shapes}"], Case(shapes, dim=4, queries=3).inputs())
@@ -163,15 +165,14 @@ def test_inference_mode_and_autocast_change_nothing(interpreted: dict[str, list[
     torch.testing.assert_close(interpreted["inference"][0].double(), sampled, rtol=1e-5, atol=1e-5)
 
 
-def test_what_lies_nowhere_gets_no_gradient() -> None:
-    """Holds the oracle of the case to what it shall say."""
-    inputs = CASES["locations that are no number, infinite or far away"].inputs()
-    nowhere = ~(inputs[2].isfinite() & (inputs[2].abs() < 1e6))
-    assert nowhere.any() and not nowhere.all()
-    assert not expected(inputs)[2][nowhere].any()
+def test_the_expected_gradient_of_invalid_locations_is_zero() -> None:
+    inputs = CASES["NaN, infinite and very distant locations"].inputs()
+    invalid = ~(inputs[2].isfinite() & (inputs[2].abs() < 1e6))
+    assert invalid.any() and not invalid.all()
+    assert not expected(inputs)[2][invalid].any()
 
 
-def test_without_triton_or_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_triton_or_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     ours.obstacle.cache_clear()
     monkeypatch.setattr(ours, "find_spec", lambda name: object())
@@ -183,17 +184,17 @@ def test_without_triton_or_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     ours.obstacle.cache_clear()
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_shapes_that_do_not_match_are_refused() -> None:
     values, shapes, locations, weights = Case(ODD).inputs()
-    with pytest.raises(ValueError, match="do not fit levels"):
+    with pytest.raises(ValueError, match="do not match levels"):
         check_shapes(values[:, 1:], locations, weights, [side for shape in shapes for side in shape])
-    with pytest.raises(ValueError, match="do not fit levels"):
+    with pytest.raises(ValueError, match="do not match levels"):
         check_shapes(values, locations[:, 1:], weights, [side for shape in shapes for side in shape])
     check_shapes(values, locations, weights, [side for shape in shapes for side in shape])
 
 
 def test_its_file_can_be_imported_without_triton() -> None:
-    names = set(at_once(parse(Path(ours.__file__))))
+    names = set(imported_at_load(parse(Path(ours.__file__))))
     assert not {name for name in names if "triton" in name}
 
 
@@ -234,7 +235,7 @@ def test_it_is_available_on_a_gpu() -> None:
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("name", CASES)
-def test_a_gpu_computes_what_the_portable_sampling_computes(name: str) -> None:
+def test_a_gpu_equals_the_portable_implementation(name: str) -> None:
     inputs = on_gpu(CASES[name])
     assert_outcome(outcome(ours.triton_sampling, inputs), inputs)
 
@@ -242,14 +243,14 @@ def test_a_gpu_computes_what_the_portable_sampling_computes(name: str) -> None:
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gpu_does_so_at_the_encoders_size(dtype: torch.dtype) -> None:
+def test_a_gpu_equals_the_portable_implementation_at_the_size_of_the_encoder(dtype: torch.dtype) -> None:
     inputs = on_gpu(Case(ENCODER, queries=22223, heads=8, values=dtype))
     assert_outcome(outcome(ours.triton_sampling, inputs), inputs, tolerance=3e-5)
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_torch_compile_takes_it_whole_on_a_gpu() -> None:
+def test_torch_compile_without_graph_breaks_on_a_gpu() -> None:
     compiled = torch.compile(ours.triton_sampling, fullgraph=True, dynamic=True)
     for shapes in (ODD, ENCODER[2:] + ODD[:2]):
         inputs = on_gpu(Case(shapes))
@@ -267,7 +268,7 @@ def test_autocast_and_inference_mode_change_nothing_on_a_gpu() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_batch_may_have_more_elements_than_32_bits_count() -> None:
+def test_a_batch_can_have_more_than_2_31_elements() -> None:
     if torch.cuda.mem_get_info()[0] < 24 * 2**30:
         pytest.skip("needs 24 GiB of free GPU memory")
     values, shapes, locations, weights = on_gpu(Case([(512, 512)], heads=8, batch=1, values=torch.bfloat16))

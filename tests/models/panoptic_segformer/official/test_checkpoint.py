@@ -1,4 +1,4 @@
-"""Telling an authors' checkpoint, and its variant, by names and shapes; and what else may be given in its place."""
+"""Recognize official checkpoints and their variants by names and shapes, and refuse other files."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_the_published_variants(variant: str, backbone: str) -> None:
 
 
 def with_backbone(backbone: State) -> State:
-    """The head of r50 with another backbone, by the release's names."""
+    """Return the head of r50 with another backbone, with official names."""
     head = {name: tensor for name, tensor in stub_state("r50").items() if not name.startswith("backbone.")}
     return head | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
 
 
-def pvt_of_authors(name: str) -> State:
-    """timm's PVTv2 by its authors' names."""
+def reference_pvt(name: str) -> State:
+    """Return timm's PVTv2 with the names of its reference implementation."""
     with torch.device("meta"):
         state = timm.create_model(name).state_dict()
     named = {}
@@ -63,9 +63,9 @@ def swin(name: str) -> State:
     return state
 
 
-def test_variants_that_were_not_published() -> None:
-    assert recognize(with_backbone(pvt_of_authors("pvt_v2_b0")), PATH).backbone == "pvt_v2_b0"
-    assert recognize(with_backbone(pvt_of_authors("pvt_v2_b2")), PATH).backbone == "pvt_v2_b2"
+def test_variants_without_official_checkpoints() -> None:
+    assert recognize(with_backbone(reference_pvt("pvt_v2_b0")), PATH).backbone == "pvt_v2_b0"
+    assert recognize(with_backbone(reference_pvt("pvt_v2_b2")), PATH).backbone == "pvt_v2_b2"
     assert recognize(with_backbone(swin("swin_tiny_patch4_window7_224")), PATH).backbone == "swin_tiny"
 
 
@@ -81,12 +81,12 @@ def refused(state: State, path: Path = PATH) -> str:
 @pytest.mark.parametrize(
     ("backbone", "expected"),
     [
-        (lambda: pvt_of_authors("pvt_v2_b1"), "a PVTv2 of width 64 and 2, 2, 2, 2 blocks"),
-        (lambda: pvt_of_authors("pvt_v2_b3"), "a PVTv2 of width 64 and 3, 4, 18, 3 blocks"),
+        (lambda: reference_pvt("pvt_v2_b1"), "a PVTv2 of width 64 and 2, 2, 2, 2 blocks"),
+        (lambda: reference_pvt("pvt_v2_b3"), "a PVTv2 of width 64 and 3, 4, 18, 3 blocks"),
         (lambda: swin("swin_small_patch4_window7_224"), "a Swin of width 96 and 2, 2, 18, 2 blocks"),
         (lambda: swin("swin_base_patch4_window7_224"), "a Swin of width 128 and 2, 2, 18, 2 blocks"),
         (lambda: torchvision.models.resnet18().state_dict(), "a ResNet of width 64 and 2, 2, 2, 2 blocks"),
-        (dict, "without the blocks of a backbone; expected the names of a ResNet"),
+        (dict, "without a backbone; expected tensors of a ResNet"),
     ],
 )
 def test_other_backbones_are_described(backbone: Callable[[], State], expected: str) -> None:
@@ -97,10 +97,10 @@ def test_other_backbones_are_described(backbone: Callable[[], State], expected: 
 @pytest.mark.parametrize(
     "name", ["backbone.conv1.weight", "bbox_head.cls_branches.0.weight", "bbox_head.stuff_query.weight"]
 )
-def test_a_lack_of_what_tells_the_variant_is_named(name: str) -> None:
+def test_a_missing_tensor_that_identifies_the_variant_is_reported(name: str) -> None:
     state = stub_state("r50")
     del state[name]
-    expected = f"is a Panoptic SegFormer that lacks {name}, or has it in fewer than two dimensions; use a whole file"
+    expected = f"is a Panoptic SegFormer, but {name} is missing or has fewer than two dimensions; use a complete file"
     assert expected in refused(state)
     for tensor in (torch.tensor(1.0), torch.ones(256)):
         assert expected in refused({**state, name: tensor})
@@ -111,14 +111,14 @@ def blocks(stage: int, block: int, state: State) -> State:
 
 
 @pytest.mark.parametrize(("variant", "backbone"), [("r50", "resnet50"), ("r101", "resnet101")])
-def test_single_blocks_that_are_lost_or_added_make_no_other_backbone(variant: str, backbone: str) -> None:
+def test_single_missing_or_additional_blocks_do_not_change_the_backbone(variant: str, backbone: str) -> None:
     state = stub_state(variant)
     assert recognize({**state, "backbone.layer9.0.conv1.weight": ONE}, PATH).backbone == backbone
     assert recognize({**state, "backbone.layer3.99.conv1.weight": ONE}, PATH).backbone == backbone
     for stage, block in ((2, 3), (3, 4)):
-        lost = blocks(stage, block, state)
-        assert lost
-        assert recognize({name: state[name] for name in state if name not in lost}, PATH).backbone == backbone
+        missing = blocks(stage, block, state)
+        assert missing
+        assert recognize({name: state[name] for name in state if name not in missing}, PATH).backbone == backbone
 
 
 def test_counts_come_from_the_shapes() -> None:
@@ -128,7 +128,7 @@ def test_counts_come_from_the_shapes() -> None:
     assert recognize(state, PATH) == OfficialModel("resnet50", "r50", 8, 11)
 
 
-def test_older_names_are_recognised() -> None:
+def test_older_names_are_recognized() -> None:
     old = {
         name.replace(".things_mask_head.", ".mask_head.").replace(".stuff_mask_head.", ".mask_head2."): tensor
         for name, tensor in stub_state("r50").items()
@@ -139,8 +139,8 @@ def test_older_names_are_recognised() -> None:
 # Other models
 
 KNET = (
-    "is a checkpoint of K-Net, which is another model (some copies of the results table link to its files, named "
-    "knet_s3_*); give one of Panoptic SegFormer's, named panoptic_segformer_*.pth"
+    "is a checkpoint of another model, K-Net (some copies of the results table link to its files, named knet_s3_*); "
+    "use a checkpoint of Panoptic SegFormer, named panoptic_segformer_*.pth"
 )
 
 
@@ -153,61 +153,61 @@ KNET = (
         ["decode_head.kernel_generate_head.conv_seg.weight"],
     ],
 )
-def test_k_net_is_told_by_its_names(names: list[str]) -> None:
+def test_k_net_is_recognized_by_its_names(names: list[str]) -> None:
     assert refused(dict.fromkeys(names, ONE)) == f"checkpoint model.pth {KNET}"
 
 
-def test_k_net_is_told_by_the_name_of_its_file() -> None:
+def test_k_net_is_recognized_by_its_file_name() -> None:
     path = Path("down/knet_s3_r50_fpn_ms-3x_coco-panoptic.pth")
     assert refused({"weight": ONE}, path) == f"checkpoint {path} {KNET}"
 
 
-def test_the_name_of_a_file_does_not_make_it_k_net() -> None:
+def test_a_file_name_alone_does_not_make_it_k_net() -> None:
     assert recognize(stub_state("r50"), Path("knet_s3_r50.pth")).backbone == "resnet50"
 
 
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["sem_seg_head.predictor.query_feat.weight", "backbone.stem.conv1.weight"], "of the kind of Mask2Former"),
-        (["backbone.conv1.weight", "panoptic_head.query_embed.weight"], "of the kind of Mask2Former"),
-        (["transformer.encoder.layers.0.norm1.weight", "class_embed.weight"], "of the kind of DETR"),
+        (["sem_seg_head.predictor.query_feat.weight", "backbone.stem.conv1.weight"], "such as Mask2Former"),
+        (["backbone.conv1.weight", "panoptic_head.query_embed.weight"], "such as Mask2Former"),
+        (["transformer.encoder.layers.0.norm1.weight", "class_embed.weight"], "such as DETR"),
         (["backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.mask_head.convs.0.conv.weight"],
-         "is a checkpoint of another model of MMDetection or its relatives"),
+         "is a checkpoint of another model in the format of MMDetection"),
         (["bbox_head.transformer.level_embeds", "bbox_head.cls_branches.0.weight"],
-         "is a checkpoint of another model of MMDetection or its relatives"),
-        (["weight", "bias"], "holds tensors but is no checkpoint of Panoptic SegFormer: its names are weight, bias"),
+         "is a checkpoint of another model in the format of MMDetection"),
+        (["weight", "bias"], "is not a checkpoint of Panoptic SegFormer: its tensors are weight, bias"),
     ],
 )  # fmt: skip
-def test_other_models_are_told_apart(names: list[str], expected: str) -> None:
+def test_other_models_are_recognized(names: list[str], expected: str) -> None:
     message = refused(dict.fromkeys(names, ONE))
     assert expected in message
-    assert f"its names are {names[0]}" in message
+    assert f"its tensors are {names[0]}" in message
 
 
 @pytest.mark.parametrize(
     "state",
     [
         lambda: torchvision.models.resnet18().state_dict(),
-        lambda: pvt_of_authors("pvt_v2_b0"),
+        lambda: reference_pvt("pvt_v2_b0"),
         lambda: timm.create_model("pvt_v2_b0").state_dict(),
         lambda: swin("swin_tiny_patch4_window7_224"),
     ],
-    ids=["resnet", "pvt by its authors", "pvt by timm", "swin"],
+    ids=["resnet", "reference pvt", "timm pvt", "swin"],
 )
-def test_imagenet_weights_are_no_checkpoint(state: Callable[[], State]) -> None:
-    expected = "holds the weights of a backbone alone, such as ImageNet weights; train from them with --set"
+def test_imagenet_weights_are_not_a_checkpoint(state: Callable[[], State]) -> None:
+    expected = "contains only backbone weights, such as ImageNet weights; to train from them, use --set"
     assert expected in refused(state())
 
 
-def test_a_backbone_by_the_names_it_has_in_a_detector() -> None:
+def test_backbone_weights_with_the_names_of_a_detector() -> None:
     state = {f"backbone.{name}": tensor for name, tensor in torchvision.models.resnet18().state_dict().items()}
     expected = (
-        "holds the weights of a backbone alone; take `backbone.` off its names and train from them with --set "
-        "model.backbone_weights=FILE: its names are backbone.conv1.weight, "
+        "contains only backbone weights; remove `backbone.` from their names and train from them with --set "
+        "model.backbone_weights=FILE: its tensors are backbone.conv1.weight, "
     )
     assert expected in refused(state)
-    assert "holds tensors but is no checkpoint of Panoptic SegFormer" in refused({**state, "strange_head.weight": ONE})
+    assert "is not a checkpoint of Panoptic SegFormer" in refused({**state, "strange_head.weight": ONE})
 
 
 def test_what_was_expected_is_named() -> None:
@@ -220,7 +220,7 @@ def test_what_was_expected_is_named() -> None:
 # The tables
 
 
-def test_every_variant_is_a_backbone_and_every_recipe_has_its_own() -> None:
+def test_variants_are_known_backbones_and_recipes_use_them() -> None:
     assert set(VARIANTS.values()) <= set(BACKBONES)
     for backbone, recipe in RECIPES.items():
         assert load_recipe(recipe).model.backbone == backbone

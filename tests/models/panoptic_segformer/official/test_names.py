@@ -1,4 +1,4 @@
-"""Every tensor of the published checkpoints has its place in our model, and the sizes are the published ones."""
+"""The tensors of the official checkpoints map one-to-one to our model, with the published sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from panformer_cli.errors import CheckpointError
-from panformer_cli.models.panoptic_segformer.official.names import from_release, own_name, release_name
+from panformer_cli.models.panoptic_segformer.official.names import from_official, official_name, own_name
 from tests.golden.release import VARIANTS, release_keys, unfilled_model
 
 UNUSED_BRANCHES = ("bbox_head.reg_branches2.", "bbox_head.cls_thing_branches.")
@@ -22,7 +22,7 @@ def is_unused(name: str) -> bool:
 
 
 @every_variant
-def test_every_tensor_has_its_place_and_nothing_of_ours_is_left(variant: str) -> None:
+def test_official_and_own_tensors_match_one_to_one(variant: str) -> None:
     with torch.device("meta"):
         own = {name: tuple(tensor.shape) for name, tensor in unfilled_model(variant).state_dict().items()}
     is_swin = variant == "swinl"
@@ -33,17 +33,17 @@ def test_every_tensor_has_its_place_and_nothing_of_ours_is_left(variant: str) ->
             assert ours is None, name
         else:
             assert ours is not None, name
-            assert ours not in given, f"two tensors want to be {ours}"
+            assert ours not in given, f"two tensors are renamed to {ours}"
             given[ours] = tuple(shape)
     assert given == {name: shape for name, shape in own.items() if not name.endswith(COUNTERS)}
 
 
 @every_variant
-def test_names_lead_back_to_the_release(variant: str) -> None:
+def test_renaming_round_trips(variant: str) -> None:
     is_swin = variant == "swinl"
     for theirs, _, _ in release_keys(variant):
         ours = own_name(theirs, is_swin)
-        assert ours is None or release_name(ours, is_swin) == theirs
+        assert ours is None or official_name(ours, is_swin) == theirs
 
 
 @every_variant
@@ -60,9 +60,9 @@ def test_parameter_counts_are_the_published_ones(variant: str) -> None:
 
 
 @every_variant
-def test_floats_go_to_floats(variant: str) -> None:
-    kinds = {kind for name, _, kind in release_keys(variant) if own_name(name, variant == "swinl")}
-    assert kinds == {"float32"}
+def test_all_used_tensors_are_float32(variant: str) -> None:
+    dtypes = {dtype for name, _, dtype in release_keys(variant) if own_name(name, variant == "swinl")}
+    assert dtypes == {"float32"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_floats_go_to_floats(variant: str) -> None:
         ("module.neck.convs.1.gn.bias", "neck.convs.1.gn.bias"),
     ],
 )
-def test_older_names_and_prefixes_mean_the_same(older: str, newer: str) -> None:
+def test_older_names_and_prefixes_are_equivalent(older: str, newer: str) -> None:
     assert own_name(older, False) == own_name(newer, False)
     assert own_name(newer, False) is not None
 
@@ -82,11 +82,11 @@ def test_the_older_name_of_an_unused_branch_is_unused() -> None:
     assert own_name("bbox_head.cls_branches2.3.weight", False) is None
 
 
-def test_swin_and_pvt_mean_different_things_by_norm1() -> None:
+def test_norm1_depends_on_the_backbone() -> None:
     state = {"backbone.norm1.weight": torch.ones(1)}
     swin = {**state, "backbone.layers.0.blocks.0.attn.relative_position_bias_table": torch.ones(1)}
-    assert set(from_release(state)) == {"backbone.body.stages_0.norm.weight"}
-    assert "backbone.norms.0.weight" in from_release(swin)
+    assert set(from_official(state)) == {"backbone.body.stages_0.norm.weight"}
+    assert "backbone.norms.0.weight" in from_official(swin)
 
 
 def test_numbers_beyond_nine_are_kept() -> None:
@@ -94,13 +94,13 @@ def test_numbers_beyond_nine_are_kept() -> None:
     assert own_name(theirs, False) == "encoder.layers.12.attention.value_proj.bias"
 
 
-def test_one_tensor_by_an_older_and_a_newer_name_is_an_error() -> None:
+def test_a_tensor_under_both_its_older_and_newer_name_is_an_error() -> None:
     both = ("bbox_head.mask_head.attnen.q.bias", "bbox_head.things_mask_head.attnen.q.bias")
-    with pytest.raises(CheckpointError, match=rf"hold {re.escape(both[1])} twice, once as {re.escape(both[1])}"):
-        from_release({name: torch.ones(1) for name in both})
+    with pytest.raises(CheckpointError, match=rf"contain {re.escape(both[1])} twice, once as {re.escape(both[1])}"):
+        from_official({name: torch.ones(1) for name in both})
 
 
-def test_no_name_of_the_release_survives() -> None:
+def test_no_official_name_remains() -> None:
     for variant in VARIANTS:
         for name, _, _ in release_keys(variant):
             ours = own_name(name, variant == "swinl") or ""

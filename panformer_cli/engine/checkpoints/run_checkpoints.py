@@ -1,0 +1,110 @@
+"""The checkpoints of a training run: the last, from which it resumes, and the best."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.optim import Optimizer
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.engine.checkpoints.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    TrainProgress,
+    load_optimizer_state,
+    load_weights,
+    optimizer_state,
+    read_training_state,
+    save_checkpoint,
+)
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.errors import CheckpointError
+from panformer_cli.models.base import PanopticModel
+from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_to_dict
+from panformer_cli.wording import listing
+
+SAVE_SECONDS = 600.0
+"""Age at which the last checkpoint is due to be written again."""
+
+
+class RunCheckpoints:
+    """Saves the checkpoints of a run and resumes from the last one. Every rank calls the same methods.
+
+    Attributes:
+        saved_step: Step of the last checkpoint; None if there is none.
+    """
+
+    def __init__(
+        self, process: Process, run: RunFolder, recipe: Recipe, model: PanopticModel, optimizer: Optimizer
+    ) -> None:
+        self.saved_step: int | None = None
+        self._process, self._run, self._recipe = process, run, recipe
+        self._model, self._optimizer = model, optimizer
+        self._saved_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is older than `SAVE_SECONDS`, by the clock of this rank."""
+        return time.monotonic() - self._saved_at > SAVE_SECONDS
+
+    def save_last(self, progress: TrainProgress) -> None:
+        """Write the last checkpoint, with everything that is needed to resume."""
+        self._saved_at = time.monotonic()
+        self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
+        device = self._process.device
+        random = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(device)
+        of_all = self._process.gather({name: state.cpu() for name, state in random.items()})
+        if self._process.is_first:
+            by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
+            state = TrainingState(optimizer_state(self._model, self._optimizer), by_rank)
+            save_checkpoint(self._run.last, self._model, self._recipe, self._model.categories, progress, state)
+        self.saved_step = progress.step
+
+    def save_best(self, progress: TrainProgress) -> None:
+        """Write the best checkpoint, from which no run resumes."""
+        if self._process.is_first:
+            save_checkpoint(self._run.best, self._model, self._recipe, self._model.categories, progress)
+
+    def resume(self, checkpoint: Checkpoint) -> TrainProgress:
+        """Restore weights, optimizer and random state, drop later rows of the log, and return the progress."""
+        load_weights(self._model, checkpoint)
+        state = read_training_state(checkpoint)
+        load_optimizer_state(self._model, self._optimizer, state.optimizer)
+        prefix = f"{self._process.rank}."
+        own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
+        if "cpu" in own:  # there is no state for ranks that the run did not have before
+            torch.set_rng_state(own["cpu"])
+        if "cuda" in own and self._process.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self._process.device)
+        self.saved_step = checkpoint.progress.step
+        if self._process.is_first:
+            self._run.forget_after(self.saved_step)
+        return checkpoint.progress
+
+
+def check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder, checkpoint: Checkpoint) -> None:
+    """Check that a run resumes with the model and categories that it began with; data path and schedule may differ.
+
+    Raises:
+        CheckpointError: Model or categories differ from those of the checkpoint.
+    """
+    before, now = recipe_to_dict(checkpoint.recipe)["model"], recipe_to_dict(recipe)["model"]
+    lasting = [key for key in now if key not in recipe.model.starting_only]
+    changed = [
+        f"model.{key} was {before.get(key)!r} and is {now[key]!r}" for key in lasting if before.get(key) != now[key]
+    ]
+    if changed:
+        raise CheckpointError(
+            f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "
+            f"{listing(changed, 3, '; ')}; use its own recipe, {run.recipe}"
+        )
+    if not checkpoint.categories.has_labels_of(categories):
+        raise CheckpointError(
+            f"--resume: the run in {run.path} was trained on other categories than those of {recipe.data.root} "
+            f"({len(checkpoint.categories)} and {len(categories)}, or other ids); use its own data set"
+        )
