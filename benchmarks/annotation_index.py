@@ -1,12 +1,12 @@
-"""Start and memory of the processes that read a large panoptic annotation, with and without its index.
+"""Measure startup time and memory of processes that read a large panoptic annotation, with and without its index.
 
     python benchmarks/annotation_index.py
     python benchmarks/annotation_index.py --images 118287 --workers 2 --json
 
-An annotation of the size of COCO's train2017 is generated: its keys, sizes and numbers of segments, no pictures. Of
-every way to read it, `--workers` processes at once import what a worker of the data loader needs, open the annotation
-and ask for 1000 random images. Told is how long the first image took, and by how much a process has grown: resident
-memory, that with shared pages divided among their users (PSS), and what is the process's own. Linux only.
+The script generates an annotation of the size of COCO's train2017, with its keys, sizes and numbers of segments, but no
+images. For each method, `--workers` processes at once import the modules of a data loader worker, open the annotation
+and read 1000 random images. Results are the time to the first image and the memory growth of a process: resident
+memory, proportional set size (PSS), and private memory. Linux only.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any
 
 import numpy as np
 
-import panformer_cli.data.loading  # noqa: F401 - what a worker needs; reading an annotation does without torch
+import panformer_cli.data.loading  # noqa: F401 - the modules of a worker; reading an annotation does not import torch
 from panformer_cli.console import print_table
 from panformer_cli.data.coco.annotation_index import index_paths, open_annotation
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_annotation
 
-SEGMENTS = 11.02  # an image of train2017, on average
+SEGMENTS = 11.02  # mean per image in train2017
 READS = 1000
 LONGEST = 300  # seconds
 MIB = 2**20
@@ -40,7 +40,7 @@ KEPT: list[Any] = []
 
 
 def write_annotation(path: Path, images: int) -> Path:
-    """A panoptic JSON with the keys of COCO's."""
+    """Write a panoptic JSON with COCO's keys."""
     rng = np.random.default_rng(0)
     ids = rng.permutation(5 * images)[:images].tolist()
     counts = np.maximum(rng.poisson(SEGMENTS, images), 1).tolist()
@@ -56,7 +56,7 @@ def write_annotation(path: Path, images: int) -> Path:
 
 
 def image_row(image_id: int) -> dict[str, Any]:
-    """An entry of `images`."""
+    """Return an entry of `images`."""
     name = f"{image_id:012d}.jpg"
     return {
         "license": 3,
@@ -71,7 +71,7 @@ def image_row(image_id: int) -> dict[str, Any]:
 
 
 def segments(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
-    """The `segments_info` of an image; ids, areas and boxes are random."""
+    """Return the `segments_info` of an image; ids, areas and boxes are random."""
     ids = (1 + rng.choice(2**24 - 1, count, replace=False)).tolist()
     areas = rng.integers(1, 640 * 480, count).tolist()
     labels, boxes = rng.integers(0, len(COCO), count).tolist(), rng.integers(0, 480, (count, 4)).tolist()
@@ -82,7 +82,7 @@ def segments(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
 
 
 def memory() -> dict[str, float]:
-    """Of this process, MiB: resident, with shared pages divided, and of its own."""
+    """Return resident, proportional and private memory of this process, MiB."""
     lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
     kib = {row[0]: int(row[1]) for row in lines}
     own = kib["Private_Clean:"] + kib["Private_Dirty:"]
@@ -90,7 +90,7 @@ def memory() -> dict[str, float]:
 
 
 def read_some(annotation: PanopticAnnotation) -> float:
-    """Ask for random images; microseconds an image, the median."""
+    """Read random images, and return the median microseconds per image."""
     generator, times = random.Random(os.getpid()), []
     for _ in range(READS):
         index, began = generator.randrange(len(annotation.images)), time.perf_counter()
@@ -100,17 +100,17 @@ def read_some(annotation: PanopticAnnotation) -> float:
 
 
 def parse_all(path: Path) -> None:
-    """The whole JSON as Python's objects, kept while memory is measured."""
+    """Parse the whole JSON, and keep it while memory is measured."""
     KEPT.append(json.loads(path.read_bytes()))
 
 
 def handed_over(annotation: PanopticAnnotation) -> PanopticAnnotation:
-    """Nothing to do: the process that started this one had opened it."""
+    """Return the annotation that the parent process opened."""
     return annotation
 
 
 def work(source: Any, opens: Callable[[Any], PanopticAnnotation | None], barrier: Any, answers: Any) -> None:
-    """In a worker: open the annotation and read; measure while the other workers have it open, too."""
+    """Open the annotation and read it in a worker; measure while the other workers have it open, too."""
     before, began = memory(), time.perf_counter()
     annotation = opens(source)
     if annotation is not None:
@@ -125,7 +125,7 @@ def work(source: Any, opens: Callable[[Any], PanopticAnnotation | None], barrier
 
 
 def measure(method: str, workers: int, *arguments: Any) -> dict[str, Any]:
-    """`work` in several processes at once, started by `method`: the figures of the one that was slowest to open."""
+    """Run `work` in several processes started by `method`, and return the results of the slowest one."""
     context: Any = multiprocessing.get_context(method)
     barrier, answers = context.Barrier(workers), context.Queue()
     processes = [context.Process(target=work, args=(*arguments, barrier, answers)) for _ in range(workers)]
@@ -138,7 +138,7 @@ def measure(method: str, workers: int, *arguments: Any) -> dict[str, Any]:
 
 
 def build(path: Path, answers: Any) -> None:
-    """In a process of its own: build the index."""
+    """Build the index in a separate process."""
     import torch
 
     from panformer_cli.engine.benchmarking.meters import PeakMemory
@@ -151,7 +151,7 @@ def build(path: Path, answers: Any) -> None:
 
 
 def measure_build(path: Path) -> dict[str, float]:
-    """Time and memory of building the index, and the size of both files."""
+    """Return time and memory of building the index, and the size of both files."""
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     process = context.Process(target=build, args=(path, answers))
@@ -163,7 +163,7 @@ def measure_build(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Generate, measure, show."""
+    """Generate the annotation, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=118_287, metavar="N", help="images, 12000 or more [118287]")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes at once [2]")
@@ -183,11 +183,11 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"build": built, "ways": ways, "access_us": access}, indent=2))
         return
-    print_table("The index", ("JSON, MiB", "index, MiB", "built in, s", "peak grown by, MiB"), [tuple(built.values())])
-    sizes = [f"{what}{name}, MiB" for what in ("grown by: ", "") for name in memory()]
+    print_table("The index", ("JSON, MiB", "index, MiB", "build time, s", "peak growth, MiB"), [tuple(built.values())])
+    sizes = [f"{what}{name}, MiB" for what in ("growth: ", "") for name in memory()]
     rows = [(name, f"{row.pop('first_s'):.3f}", *row.values()) for name, row in ways.items()]
-    print_table(f"One of {arguments.workers} processes", ("", "first image, s", "an image, us", *sizes), rows)
-    print_table("A random image", ("of images", "us"), list(access.items()))
+    print_table(f"One of {arguments.workers} processes", ("", "first image, s", "random image, us", *sizes), rows)
+    print_table("A random image", ("images", "us"), list(access.items()))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""The implementations of deformable sampling on the CPU, side by side.
+"""Compare the implementations of deformable sampling on the CPU.
 
     python benchmarks/deformable_attention.py [--threads 2] [--rounds 11] [--json]
 
-Sizes are those of an 800 x 1333 image: 22,223 tokens on four levels, 8 heads of 32 channels, 4 points a level. In the
-encoder every token is a query that looks at places about itself, three cells away (standard deviation); in the location
-decoder 300 queries look about random places. In bf16 only the values are; locations and weights stay fp32, as in the
-model.
+Sizes are those of an 800 x 1333 image: 22,223 tokens on four levels, 8 heads of 32 channels, 4 points per level. In the
+encoder every token is a query that samples around itself, with a standard deviation of three cells. In the location
+decoder 300 queries sample around random locations. In bf16 only the values are bf16; locations and weights stay fp32,
+as in the model.
 
-All implementations run in turn, round after round, so that whatever else the machine does slows all of them. A time is
-the median over the rounds; "times as fast" is the median over the rounds of the portable time by that of the round. The
-first round warms up and is not counted; the time of the very first call is told apart: it imports and compiles.
+The implementations alternate in every round, so that a busy machine slows all of them equally. A time is the median
+over the rounds. The speedup is the median over the rounds of the portable time divided by the implementation's. The
+first round is a warm-up and not counted. The first call, which imports and compiles, is reported separately.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Step = Callable[[DeformableSampling, Inputs], None]
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table; `times_as_fast` as the portable form in the same rounds."""
+    """A row of the table; `times_as_fast` is the speedup over the portable implementation in the same rounds."""
 
     place: str
     dtype: str
@@ -59,11 +59,13 @@ class Result:
 
 
 def main() -> None:
-    """Prints the table or the JSON."""
-    parser = argparse.ArgumentParser(description="Deformable sampling on the CPU.")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="[as PyTorch chooses]")
-    parser.add_argument("--rounds", type=int, default=11, help="counted rounds of each size [11]")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    """Print the table or JSON."""
+    parser = argparse.ArgumentParser(description="Compare the implementations of deformable sampling on the CPU.")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="number of threads [PyTorch's default]"
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="measured rounds per setting [11]")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -81,7 +83,7 @@ def main() -> None:
 
 
 def cpu_name() -> str:
-    """As Linux calls it, elsewhere as Python does."""
+    """Return the name of the CPU from /proc/cpuinfo, or else from Python."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -89,42 +91,42 @@ def cpu_name() -> str:
 
 
 def first_call() -> float:
-    """Seconds for the first forward and backward pass of the compiled loops."""
+    """Return the seconds of the first forward and backward pass of the compiled loops."""
     begin = time.perf_counter()
     train(cpu_sampling, random_inputs("decoder", "fp32"))
     return time.perf_counter() - begin
 
 
 def random_inputs(place: str, dtype: str) -> Inputs:
-    """values, shapes, locations and weights of one image."""
+    """Return values, shapes, locations and weights of one image."""
     queries = QUERIES[place]
     values = torch.randn(1, TOKENS, HEADS, CHANNELS).to(DTYPES[dtype])
-    centres = cell_centres() if place == "encoder" else torch.rand(queries, 2)
+    centers = cell_centers() if place == "encoder" else torch.rand(queries, 2)
     cells = torch.tensor([(width, height) for height, width in SHAPES])[:, None]  # (levels, 1, 2)
     offsets = 3 * torch.randn(1, queries, HEADS, len(SHAPES), POINTS, 2) / cells
     weights = torch.randn(1, queries, HEADS, len(SHAPES) * POINTS).softmax(-1).unflatten(-1, (len(SHAPES), POINTS))
-    return values, SHAPES, centres[None, :, None, None, None] + offsets, weights
+    return values, SHAPES, centers[None, :, None, None, None] + offsets, weights
 
 
-def cell_centres() -> Tensor:
-    """(TOKENS, 2), x and y in 0..1."""
-    centres = []
+def cell_centers() -> Tensor:
+    """Return (TOKENS, 2), x and y in 0..1."""
+    centers = []
     for height, width in SHAPES:
         y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
-        centres.append(torch.stack([x, y], -1).flatten(0, 1))
-    return torch.cat(centres)
+        centers.append(torch.stack([x, y], -1).flatten(0, 1))
+    return torch.cat(centers)
 
 
 def infer(sampling: DeformableSampling, inputs: Inputs) -> None:
-    """The forward pass as at inference."""
+    """Run the forward pass as at inference."""
     with torch.inference_mode():
         sampling(*inputs)
 
 
 def train(sampling: DeformableSampling, inputs: Inputs) -> None:
-    """The forward and the backward pass, with all three gradients."""
-    values, shapes, *places = inputs
-    values, locations, weights = (tensor.detach().requires_grad_() for tensor in (values, *places))
+    """Run the forward and the backward pass, with all three gradients."""
+    values, shapes, *others = inputs
+    values, locations, weights = (tensor.detach().requires_grad_() for tensor in (values, *others))
     output = sampling(values, shapes, locations, weights)
     output.backward(torch.ones_like(output))
 
@@ -133,7 +135,7 @@ STEPS: dict[str, Step] = {"forward": infer, "forward + backward": train}
 
 
 def compare(place: str, dtype: str, step: str, rounds: int) -> list[Result]:
-    """All implementations, in turn."""
+    """Measure all implementations, interleaved."""
     inputs = random_inputs(place, dtype)
     seconds: dict[str, list[float]] = {name: [] for name in SAMPLINGS}
     for _ in range(1 + rounds):
@@ -154,11 +156,11 @@ def compare(place: str, dtype: str, step: str, rounds: int) -> list[Result]:
 
 
 def table(about: dict[str, Any], results: list[Result]) -> str:
-    """What was measured, and on what."""
+    """Return the table of the results, with a description of the environment."""
     lines = [
         "{cpu}, {threads} threads, torch {torch}, numba {numba}, {rounds} rounds".format(**about),
         "first call of the compiled loops, forward and backward: {first_call_s:.2f} s".format(**about),
-        f"{'place':10}{'dtype':7}{'step':20}{'sampling':10}{'ms':>9}{'least':>9}{'times as fast':>15}",
+        f"{'place':10}{'dtype':7}{'step':20}{'sampling':10}{'ms':>9}{'min':>9}{'speedup':>15}",
     ]
     for result in results:
         names = f"{result.place:10}{result.dtype:7}{result.step:20}{result.sampling:10}"

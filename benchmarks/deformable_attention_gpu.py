@@ -1,18 +1,18 @@
-"""The Triton kernels of deformable attention against `grid_sample`, on a GPU.
+"""Compare the Triton kernels of deformable attention with `grid_sample` on a GPU.
 
     python benchmarks/deformable_attention_gpu.py [--json] [--sweep]
 
-It needs an NVIDIA GPU of compute capability 8.0 or more (9.0 adds gradients by 16 bytes at a time), the package triton,
-a C compiler (triton builds its launcher with it) and 24 GiB of GPU memory, nearly all for `grid_sample` at batch 8.
+Needs an NVIDIA GPU of compute capability 8.0 or higher (9.0 adds 16-byte gradient atomics), the package triton, a C
+compiler (triton builds its launcher with it) and 24 GiB of GPU memory, nearly all of it for `grid_sample` at batch 8.
 
-Sizes are those of an 800 x 1333 image: 22,223 tokens on four levels, 8 heads of 32 channels, 4 points a level. In the
-encoder every token is a query that looks about itself; in the decoder 300 queries look at points of random boxes.
+Sizes are those of an 800 x 1333 image: 22,223 tokens on four levels, 8 heads of 32 channels, 4 points per level. In the
+encoder every token is a query that samples around itself; in the decoder 300 queries sample points of random boxes.
 
-A time is the median of single runs between CUDA events. The GPU is kept busy while a run is enqueued, so the CPU's part
-does not count, and the runs go round several sets of inputs, so that the L2 cache does not hold them already. GB/s is
-the least that has to be moved (every input read once, every output written once) by that time; "gathered" counts every
-corner of every sample, most of which the caches serve. Beside them stands what a plain copy reaches. In bf16 and
-fp16 only the values are; locations and weights stay float32, as in the model.
+A time is the median of single runs between CUDA events. The GPU is kept busy while a run is enqueued, so CPU time is
+not included, and the runs cycle through several sets of inputs, so that these are not in the L2 cache. GB/s is the
+minimum traffic (every input read once, every output written once) divided by the time; "gathered" counts every corner
+of every sample, most of which hit the caches. The rate of a plain copy is shown for comparison. In bf16 and fp16 only
+the values have this type; locations and weights stay float32, as in the model.
 
 `--sweep` times the Triton kernels of the encoder with launch settings other than those in
 `models/layers/sampling/triton.py`.
@@ -44,7 +44,7 @@ HEADS, DIM, POINTS, DECODER_QUERIES = 8, 32, 4, 300
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP, RUNS = 10, 50
 BEYOND_CACHE = 256 * 2**20
-"""Bytes that the inputs of successive runs have together; L2 caches have 40 to 130 MiB."""
+"""Total bytes of the input sets that the runs cycle through; L2 caches have 40 to 130 MiB."""
 BUSY_CYCLES = 10_000_000
 """About 5 ms: longer than it takes the CPU to enqueue one run."""
 
@@ -53,14 +53,14 @@ Inputs = tuple[Tensor, LevelShapes, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Size:
-    """Where in the model, and how many images at a time."""
+    """Where in the model the attention is, and the batch size."""
 
     place: Literal["encoder", "decoder"]
     batch: int
 
     @property
     def queries(self) -> int:
-        """Of one image."""
+        """Number of queries per image."""
         return TOKENS if self.place == "encoder" else DECODER_QUERIES
 
 
@@ -69,7 +69,7 @@ SIZES = [Size("encoder", 1), Size("encoder", 8), Size("decoder", 1), Size("decod
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table; rates in GB/s."""
+    """A row of the table; rates in GB/s."""
 
     kernel: str
     place: str
@@ -82,8 +82,8 @@ class Result:
 
 
 def main() -> int:
-    """Print what is measured as it comes; return 2 where nothing can be."""
-    parser = argparse.ArgumentParser(description="Deformable attention on a GPU: Triton against grid_sample.")
+    """Print each result as it is measured; return 2 if there is no suitable GPU."""
+    parser = argparse.ArgumentParser(description="Compare Triton and grid_sample for deformable attention on a GPU.")
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     parser.add_argument("--sweep", action="store_true", help="try launch settings of the Triton kernels instead")
     options = parser.parse_args()
@@ -102,7 +102,7 @@ def main() -> int:
 
 
 def difference() -> float:
-    """The largest difference of the two outputs in the encoder in fp32, as a share of the largest value."""
+    """Return the largest fp32 difference between the two outputs in the encoder, relative to the largest value."""
     inputs = random_inputs(SIZES[0], torch.float32)
     with torch.inference_mode():
         ours, portable = triton_sampling(*inputs), grid_sampling(*inputs)
@@ -110,21 +110,21 @@ def difference() -> float:
 
 
 def copy_rate() -> float:
-    """GB/s that a copy within the GPU's memory reads and writes."""
+    """Return the GB/s that a copy within GPU memory reads and writes."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / median_ms(lambda number: target.copy_(source)) / 1e6
 
 
 def compare() -> Iterator[Result]:
-    """Both implementations at all sizes."""
+    """Measure both implementations at all sizes."""
     for size, dtype in itertools.product(SIZES, DTYPES):
         yield from measure("triton", triton_sampling, size, dtype)
         yield from measure("grid_sample", grid_sampling, size, dtype)
 
 
 def sweep() -> Iterator[Result]:
-    """Other launch settings, for the encoder."""
+    """Measure other launch settings for the encoder."""
     triton.ENOUGH_PROGRAMS = 1
     for elements, queries, dtype in itertools.product((128, 256, 512), (1, 2, 4, 8, 16, 32), DTYPES):
         triton.FORWARD_ELEMENTS = triton.BACKWARD_ELEMENTS = elements
@@ -133,7 +133,7 @@ def sweep() -> Iterator[Result]:
 
 
 def measure(kernel: str, sampling: DeformableSampling, size: Size, dtype: str) -> Iterator[Result]:
-    """The forward and the backward pass of one implementation."""
+    """Measure the forward and the backward pass of one implementation."""
     first = random_inputs(size, DTYPES[dtype])
     copies = max(1, math.ceil(BEYOND_CACHE / least_bytes(first)[0]))
     sets = [first, *(random_inputs(size, DTYPES[dtype]) for _ in range(copies - 1))]
@@ -158,7 +158,7 @@ def measure(kernel: str, sampling: DeformableSampling, size: Size, dtype: str) -
 
 
 def median_ms(run: Callable[[int], object]) -> float:
-    """Of single runs, by the GPU's clock. `run` gets the number of the run."""
+    """Return the median milliseconds of single runs on the GPU; `run` gets the number of the run."""
     for number in range(WARM_UP):
         run(number)
     events = []
@@ -174,7 +174,7 @@ def median_ms(run: Callable[[int], object]) -> float:
 
 
 def random_inputs(size: Size, dtype: torch.dtype) -> Inputs:
-    """As the model would have them, on the GPU, all with gradients."""
+    """Return inputs as in the model, on the GPU, all with gradients."""
     values = torch.randn(size.batch, TOKENS, HEADS, DIM, device="cuda")
     shape = (size.batch, size.queries, HEADS, len(SHAPES), POINTS)
     weights = torch.randn(*shape[:-2], len(SHAPES) * POINTS, device="cuda").softmax(-1).view(shape)
@@ -184,28 +184,28 @@ def random_inputs(size: Size, dtype: torch.dtype) -> Inputs:
 
 
 def encoder_locations(shape: tuple[int, ...]) -> Tensor:
-    """Every token looks about itself on all levels, some two cells far."""
-    rows = [torch.cartesian_prod(centres(height), centres(width)).flip(-1) for height, width in SHAPES]
+    """Return locations around every token on all levels, with a standard deviation of two cells."""
+    rows = [torch.cartesian_prod(centers(height), centers(width)).flip(-1) for height, width in SHAPES]
     references = torch.cat(rows)[:, None, None, None]  # (TOKENS, 1, 1, 1, 2)
     cells = torch.tensor([(width, height) for height, width in SHAPES], device="cuda")[:, None]
     return references + 2 * torch.randn(*shape, 2, device="cuda") / cells
 
 
 def decoder_locations(shape: tuple[int, ...]) -> Tensor:
-    """Every query looks within its box, up to half the image wide and high."""
+    """Return locations within a box for every query, up to half the image wide and high."""
     batch, queries, *_ = shape
-    centre = torch.rand(batch, queries, 1, 1, 1, 2, device="cuda")
+    center = torch.rand(batch, queries, 1, 1, 1, 2, device="cuda")
     extent = torch.rand(batch, queries, 1, 1, 1, 2, device="cuda") / 2
-    return centre + (torch.rand(*shape, 2, device="cuda") - 0.5) * extent
+    return center + (torch.rand(*shape, 2, device="cuda") - 0.5) * extent
 
 
-def centres(cells: int) -> Tensor:
-    """Of all cells along a side, in 0..1."""
+def centers(cells: int) -> Tensor:
+    """Return the centers of all cells along a side, in 0..1."""
     return (torch.arange(cells, device="cuda") + 0.5) / cells
 
 
 def least_bytes(inputs: Inputs) -> tuple[int, int]:
-    """What forward and backward at least read and write: every input and every output once."""
+    """Return the minimum bytes that forward and backward read and write: every input and output once."""
     values, _, locations, weights = inputs
     batch, queries, *_ = weights.shape
     output = batch * queries * HEADS * DIM * values.element_size()
@@ -214,7 +214,7 @@ def least_bytes(inputs: Inputs) -> tuple[int, int]:
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """Return a row of the table; its heading for what is printed first."""
+    """Return a row of the table, or its heading for the description of the GPU."""
     if "gpu" in content:
         heading = "{gpu}, torch {torch}; a copy: {copy_rate:.0f} GB/s; largest difference: {largest_difference:.1e}"
         names = f"{'kernel':<14}{'place':<9}{'batch':>5}  {'dtype':<6}{'step':<10}{'ms':>9}{'GB/s':>8}{'gathered':>10}"

@@ -1,12 +1,12 @@
-"""Memory of `panformer evaluate --predictions` with few and with ten times as many images.
+"""Measure the memory of `panformer evaluate --predictions` for different numbers of images.
 
     python benchmarks/evaluation_memory.py
     python benchmarks/evaluation_memory.py --images 500 5000 --bootstrap 1000 --json
 
-Pairs of maps of 128 x 96 with about ten segments are generated; COCO's lists are as long, and only one pair is in
-memory at a time, whatever its size. Every count runs in a process of its own, which first evaluates 300 pairs, so that
-libraries are loaded; told is by how much the peak of the process grows beyond that: when the two JSONs are opened, and
-in all. For comparison, their size.
+The script generates pairs of 128 x 96 maps with about ten segments. COCO has as many segments per image, and only one
+pair is in memory at a time, whatever its size. Every count runs in a separate process, which first evaluates 300 pairs
+to load the libraries. Results are the growth of the peak memory after that: when the two JSONs are opened, and in
+total; and the size of the JSONs.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequ
 from panformer_cli.reporting import SilentReporter
 
 HEIGHT, WIDTH, SEGMENTS = 96, 128, 10
-WARM_UP = 300  # the compiled reader of PNGs is loaded at the 100th pair, which takes 107 MiB once
+WARM_UP = 300  # the compiled PNG reader is loaded at the 100th pair and takes 107 MiB once
 MIB = 2**20
 
 
 def write_side(folder: Path, name: str, images: int, shift: int) -> None:
-    """A panoptic JSON with the keys of COCO's, and its PNGs."""
+    """Write a panoptic JSON with COCO's keys, and its PNGs."""
     (folder / name).mkdir(parents=True)
     rows = []
     for number in range(images):
         ids = stripes(number, shift)
-        Image.fromarray(encode_ids(ids)).save(folder / name / f"{number:012d}.png")  # no flush, as thousands follow
+        Image.fromarray(encode_ids(ids)).save(folder / name / f"{number:012d}.png")  # without flush, for speed
         segments = [segment_row(ids, int(segment_id), number) for segment_id in np.unique(ids)]
         rows.append({"segments_info": segments, "file_name": f"{number:012d}.png", "image_id": number})
     listed = [{"id": k, "file_name": f"{k:012d}.jpg", "height": HEIGHT, "width": WIDTH} for k in range(images)]
@@ -53,14 +53,14 @@ def write_side(folder: Path, name: str, images: int, shift: int) -> None:
 
 
 def stripes(number: int, shift: int) -> IdMap:
-    """A map of ten upright stripes with other ids in every image, moved by `shift` pixels."""
+    """Return a map of ten vertical stripes, shifted by `shift` pixels, with different ids in every image."""
     columns = (np.arange(WIDTH) + shift) % WIDTH * SEGMENTS // WIDTH
     ids = 1 + columns + 1000 * (1 + number % 1000)
     return np.tile(ids.astype(np.int32), (HEIGHT, 1))
 
 
 def segment_row(ids: IdMap, segment_id: int, number: int) -> dict[str, Any]:
-    """An entry of `segments_info`; every image has other categories."""
+    """Return an entry of `segments_info`; every image has different categories."""
     columns = np.flatnonzero((ids == segment_id).any(0))
     left, right = int(columns[0]), int(columns[-1]) + 1
     category_id = COCO.by_label((segment_id + 7 * number) % len(COCO)).id
@@ -70,14 +70,14 @@ def segment_row(ids: IdMap, segment_id: int, number: int) -> dict[str, Any]:
 
 
 def write_pairs(folder: Path, images: int) -> Path:
-    """Ground truth and predictions of `images` images; the folder that holds both."""
+    """Write ground truth and predictions of `images` images, and return their folder."""
     write_side(folder, "truth", images, 0)
     write_side(folder, "prediction", images, 3)
     return folder
 
 
 def evaluate_pairs(folder: Path, bootstrap: int) -> float:
-    """PQ of the pairs in `folder`, percent."""
+    """Return PQ of the pairs in `folder`, in percent."""
     jsons = folder / "prediction.json", folder / "truth.json"
     request = PredictionsRequest(*jsons, folder / "out", metrics=("panoptic", "semantic"), resamples=bootstrap)
     pq: float = evaluate_predictions(request, Process.single("cpu"), SilentReporter())["panoptic"]["all"]["pq"]
@@ -85,7 +85,7 @@ def evaluate_pairs(folder: Path, bootstrap: int) -> float:
 
 
 def measure_here(folder: Path, bootstrap: int) -> dict[str, float]:
-    """Of the pairs in `folder`, in this process."""
+    """Measure the pairs in `folder` in this process."""
     peak = PeakMemory(torch.device("cpu"))
     evaluate_pairs(folder / "warm-up", bootstrap)
     before = peak.mib() or 0
@@ -96,7 +96,7 @@ def measure_here(folder: Path, bootstrap: int) -> dict[str, float]:
 
 
 def measure(images: int, bootstrap: int) -> dict[str, float]:
-    """The same in a process of its own, with pairs made for it."""
+    """Measure generated pairs in a separate process."""
     with TemporaryDirectory() as folder:
         write_pairs(Path(folder) / "warm-up", WARM_UP)
         write_pairs(Path(folder), images)
@@ -107,7 +107,7 @@ def measure(images: int, bootstrap: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 5000], metavar="N", help="images [500 5000]")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for intervals [1000]")
@@ -122,7 +122,7 @@ def main() -> None:
         print(json.dumps(rows, indent=2))
         return
     columns = ("images", "jsons_mib", "before_mib", "opened_mib", "grown_mib", "pq")
-    titles = ("images", "both JSONs, MiB", "peak before, MiB", "opening them, MiB", "in all, MiB", "PQ")
+    titles = ("images", "both JSONs, MiB", "peak before, MiB", "opening them, MiB", "total, MiB", "PQ")
     print_table(
         "Memory of an evaluation of predictions", titles, [tuple(row[name] for name in columns) for row in rows]
     )

@@ -1,11 +1,11 @@
-"""Everything that only a GPU can show, in one command of at most eight minutes: tests, speed, memory, a whole run.
+"""Run all GPU checks in one command of at most eight minutes: tests, speed, memory, and a complete run.
 
     python benchmarks/gpu_check.py --json gpu.json            # also writes gpu.md
     python benchmarks/gpu_check.py --json dry.json --dry-run  # the same on the CPU, with tiny sizes
 
-It needs a Python with torch, and nothing else: what is missing is installed first, and the torch that is there stays.
-Every part runs in a process group of its own and is killed with all its processes at its time limit, so one failure
-does not cost the others. Both files are rewritten after every part. The exit code is 0 if no part failed.
+Needs only a Python with torch: missing packages are installed first, and the installed torch is kept. Every part runs
+in its own process group, which is killed at its time limit, so a failure does not affect the other parts. Both files
+are rewritten after every part. The exit code is 0 if no part failed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONGEST = 480
-"""Seconds that the limits of all parts add up to, at most."""
+"""Maximum sum of the time limits of all parts, seconds."""
 DRY_LIMIT = 6
-"""How often the limits are extended in a dry run: a busy CPU takes longer than a GPU, even for tiny sizes."""
+"""Factor of the time limits in a dry run: a busy CPU is slower than a GPU, even for tiny sizes."""
 TAIL = 3000
-"""Characters of each stream of a part that are kept."""
+"""Characters of stdout and of stderr that are kept for each part."""
 PANFORMER = ["-m", "panformer_cli"]
 SAMPLING_TESTS = "tests/models/layers/sampling/test_triton.py"
 INSTALL, LOOK = 70, 30
-"""Seconds, to install about 250 MB, and to look at the environment, which is done again after an installation."""
+"""Time limits in seconds: to install about 250 MB, and to inspect the environment, again after an installation."""
 
 Row = tuple[str, str]
 """What was measured, and the result."""
@@ -68,14 +68,14 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to run.
+    """A part of the check.
 
     Attributes:
-        name: in the table.
-        words: arguments of the Python interpreter.
-        seconds: time limit.
-        rows: from the whole standard output to lines of the table.
-        needs_gpu: skipped in a dry run.
+        name: Name in the table.
+        words: Arguments of the Python interpreter.
+        seconds: Time limit.
+        rows: Return the rows of the table for the standard output.
+        needs_gpu: Whether it is skipped in a dry run.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part; `stdout` and `stderr` are their ends, `results` the JSON on standard output."""
+    """The outcome of a part; `stdout` and `stderr` are truncated, `results` is the JSON on standard output."""
 
     name: str
     status: Status
@@ -103,12 +103,12 @@ class Outcome:
 
 
 def main() -> int:
-    """Run all parts; 0 if none failed, 2 where nothing can run."""
+    """Run all parts; return 0 if none failed, 2 if nothing can run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), metavar="OUT", help="results [gpu.json]")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--no-install", action="store_true", help="install nothing")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="run these parts; their names are in the table")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="run only these parts, by their names in the table")
     options = parser.parse_args()
     if options.dry_run:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def prepared(report: Report, folder: Path, may_install: bool) -> dict[str, Any]:
-    """Return the environment, after what is missing was installed; empty where torch cannot be imported."""
+    """Install missing packages, and return the environment; empty if torch cannot be imported."""
     environment = look(report, folder)
     if environment and may_install and (missing_packages() or "import error" in environment):
         report.add(install(environment, folder))
@@ -135,38 +135,38 @@ def prepared(report: Report, folder: Path, may_install: bool) -> dict[str, Any]:
 
 
 def chosen(plan: list[Part], names: Sequence[str] | None) -> list[Part]:
-    """Return the parts with these names, all for None; an unknown name ends the program."""
+    """Return the parts with these names, all for None; exit if a name is unknown."""
     unknown = set(names or ()) - {part.name for part in plan}
     if unknown:
-        sys.exit(f"--only: no part is called {', '.join(sorted(unknown))}; choose from {[part.name for part in plan]}")
+        sys.exit(f"--only: unknown part {', '.join(sorted(unknown))}; choose from {[part.name for part in plan]}")
     return [part for part in plan if names is None or part.name in names]
 
 
 def obstacle_of(environment: dict[str, Any], dry_run: bool) -> str:
-    """Return why nothing can run, in one sentence; empty where it can."""
+    """Return why nothing can run; empty if it can."""
     if not environment:
         return (
-            f"{sys.executable} could not import torch in {LOOK} s: install torch there, or choose another Python, "
+            f"{sys.executable} could not import torch in {LOOK} s; install torch there, or choose another Python with "
             "make gpu PYTHON=..."
         )
     if not environment["gpu"] and not dry_run:
-        return "torch finds no GPU on this machine: use --dry-run to run the same parts on the CPU with tiny sizes"
+        return "torch finds no GPU on this machine; use --dry-run to run the same parts on the CPU with tiny sizes"
     return ""
 
 
 def parts(dry: bool, folder: Path) -> list[Part]:
-    """Return what to run: correctness first, then speed, the most valuable first.
+    """Return all parts: correctness first, then speed, the most important first.
 
     Args:
-        dry: tiny sizes on the CPU.
-        folder: for generated scenes and runs.
+        dry: Use tiny sizes on the CPU.
+        folder: Folder for generated scenes and runs.
     """
     plan = [*test_parts(), *whole_run(dry, folder), *speed_parts(dry)]
     return [replace(part, seconds=DRY_LIMIT * part.seconds) for part in plan] if dry else plan
 
 
 def test_parts() -> list[Part]:
-    """Return all tests marked `gpu`, those of the kernels apart."""
+    """Return all tests marked `gpu`, with those of the kernels as a separate part."""
     pytest = ["-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider"]
     others = [name for name in gpu_test_files() if name != SAMPLING_TESTS]
     return [
@@ -182,7 +182,7 @@ def gpu_test_files() -> list[str]:
 
 
 def whole_run(dry: bool, folder: Path) -> list[Part]:
-    """Return scenes, training, evaluation and prediction, by the command line."""
+    """Return generating scenes, training, evaluation and prediction with the command line."""
     scenes, run = str(folder / "scenes"), str(folder / "run")
     device = ["--device", "cpu"] if dry else ["--gpus", "1"]
     images = ["--train-images", "8" if dry else "800", "--val-images", "4" if dry else "40"]
@@ -228,7 +228,7 @@ def speed_parts(dry: bool) -> list[Part]:
 
 
 def run_all(plan: Sequence[Part], report: Report, has_gpu: bool, folder: Path) -> None:
-    """Run the parts one after the other and report each as it ends."""
+    """Run the parts in order, and report each one when it ends."""
     for part in plan:
         print(f"{part.name} ... ", end="", flush=True, file=sys.stderr)
         skipped = Outcome(part.name, "skipped", "no GPU")
@@ -238,7 +238,7 @@ def run_all(plan: Sequence[Part], report: Report, has_gpu: bool, folder: Path) -
 
 
 def run_part(part: Part, folder: Path) -> Outcome:
-    """Run a part to its end or its limit."""
+    """Run a part until it ends or reaches its limit."""
     command = [sys.executable, *part.words]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as own:
@@ -265,7 +265,7 @@ def run_part(part: Part, folder: Path) -> Outcome:
 
 
 def part_rows(part: Part, stdout: str) -> tuple[list[Row], str]:
-    """Return the lines for the table, and what is wrong with the output, empty where nothing is."""
+    """Return the rows of the table, and the problem with the output, if any."""
     try:
         return part.rows(stdout), ""
     except (LookupError, TypeError, ValueError, OSError) as error:
@@ -273,7 +273,7 @@ def part_rows(part: Part, stdout: str) -> tuple[list[Row], str]:
 
 
 def verdict(exit_code: int | None, limit: float, text: str, problem: str) -> tuple[Status, str]:
-    """Return the status of a part that ran, and the reason in a few words; an exit code of None is a timeout."""
+    """Return the status of a part, and a short reason; an exit code of None is a timeout."""
     if exit_code is None:
         return "timed out", f"killed after {limit:.0f} s"
     if exit_code:
@@ -283,7 +283,7 @@ def verdict(exit_code: int | None, limit: float, text: str, problem: str) -> tup
 
 
 def run_limited(command: Sequence[str], seconds: float, stdout: Path, stderr: Path) -> int | None:
-    """Return the exit code; None after the limit, when the process and all that it started were killed."""
+    """Return the exit code; at the limit, kill the process and all its children, and return None."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     with stdout.open("wb") as out, stderr.open("wb") as err:
@@ -303,7 +303,7 @@ def run_limited(command: Sequence[str], seconds: float, stdout: Path, stderr: Pa
 
 @contextmanager
 def killed_group(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the process group at the end, whatever is left of it and however the end comes."""
+    """Kill the process group when the context ends in any way."""
     try:
         yield
     finally:
@@ -313,14 +313,14 @@ def killed_group(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def json_objects(text: str) -> list[dict[str, Any]]:
-    """Return the JSON of a text: one object that is all of it, or every line that is one."""
+    """Return the JSON objects in a text, which is one object or has one per line."""
     with suppress(ValueError):
         whole = json.loads(text)
         return [whole] if isinstance(whole, dict) else []
     found = []
     for line in text.splitlines():
         if line.startswith("{"):
-            with suppress(ValueError):  # a line that a kill cut off
+            with suppress(ValueError):  # a line truncated by a kill
                 found.append(json.loads(line))
     return found
 
@@ -329,7 +329,7 @@ SKIPPED = re.compile(r"0 passed, 0 failed, [1-9][0-9]* skipped")
 
 
 def test_rows(stdout: str) -> list[Row]:
-    """Return how many tests passed, failed and were skipped, as far as they ran, and which failed."""
+    """Return the numbers of passed, failed and skipped tests so far, and the failed tests."""
     ended = re.findall(r"^(\S+::.+?) (PASSED|FAILED|SKIPPED|ERROR)", stdout, flags=re.M)
     count = {word: sum(status == word for _, status in ended) for word in ("PASSED", "FAILED", "SKIPPED", "ERROR")}
     failed = [(name.rpartition("::")[2], status.lower()) for name, status in ended if status in ("FAILED", "ERROR")]
@@ -350,7 +350,7 @@ def quality_rows(metrics: Path) -> list[Row]:
 
 
 def sampling_rows(stdout: str) -> list[Row]:
-    """Return the times of `deformable_attention_gpu.py`, and the difference between the implementations."""
+    """Return the results of `deformable_attention_gpu.py`."""
     about, *results = json_objects(stdout)
     first = ("largest difference, fp32; a copy", f"{about['largest_difference']:.1e}; {about['copy_rate']:.0f} GB/s")
     return [first] + [
@@ -363,7 +363,7 @@ def sampling_rows(stdout: str) -> list[Row]:
 
 
 def inference_rows(stdout: str) -> list[Row]:
-    """Return the times of `inference.py`."""
+    """Return the results of `inference.py`."""
     return [
         (
             f"{row['recipe']}, {row['size'][0]}x{row['size'][1]}, batch {row['batch']}, {row['precision']}, "
@@ -376,7 +376,7 @@ def inference_rows(stdout: str) -> list[Row]:
 
 
 def step_rows(stdout: str) -> list[Row]:
-    """Return the times and the peak memory of `training_step.py`."""
+    """Return the results of `training_step.py`."""
     (content,) = json_objects(stdout)
     height, width = content["size"]
     setting = f"{content['recipe']}, {height}x{width}, batch {content['batch']}, {content['precision']}"
@@ -387,7 +387,7 @@ def step_rows(stdout: str) -> list[Row]:
 
 
 def benchmark_rows(stdout: str) -> list[Row]:
-    """Return the times of `panformer benchmark`."""
+    """Return the results of `panformer benchmark`."""
     (content,) = json_objects(stdout)
     total = f"{content['total']['ms']['median']:.1f} ms, {mib(content['peak_memory_mib'])}"
     stages = [(name.replace("_", " "), f"{stage['ms']['median']:.1f} ms") for name, stage in content["stages"].items()]
@@ -395,12 +395,12 @@ def benchmark_rows(stdout: str) -> list[Row]:
 
 
 def mib(value: float | None) -> str:
-    """Return a peak memory in words."""
+    """Return a peak memory as text."""
     return "peak memory unknown" if value is None else f"{value:.0f} MiB"
 
 
 def look(report: Report, folder: Path) -> dict[str, Any]:
-    """Return what PROBE finds, empty if it fails, and put it at the head of the report."""
+    """Run PROBE, write its result to the head of the report, and return it; empty if it fails."""
     outcome = run_part(Part("environment", ["-c", PROBE], LOOK, lambda _: []), folder)
     found = outcome.results[0] if outcome.results else {}
     report.environment = {
@@ -421,17 +421,17 @@ def look(report: Report, folder: Path) -> dict[str, Any]:
 
 
 def driver() -> str | None:
-    """Return the version of NVIDIA's driver, if `nvidia-smi` knows one."""
+    """Return the version of NVIDIA's driver from `nvidia-smi`, if there is one."""
     return first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
 
 
 def commit() -> str | None:
-    """Return the commit that is checked out, if there is one."""
+    """Return the current commit, if there is one."""
     return first_line(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"])
 
 
 def first_line(command: Sequence[str]) -> str | None:
-    """Return the first line that a quick command prints; None where it fails."""
+    """Return the first line that a command prints within 5 s; None if it fails."""
     with suppress(OSError, subprocess.SubprocessError, IndexError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
         return done.stdout.splitlines()[0]
@@ -439,7 +439,7 @@ def first_line(command: Sequence[str]) -> str | None:
 
 
 def missing_packages() -> list[str]:
-    """Return the packages that setup.cfg asks for, tests included, and that are not installed."""
+    """Return the packages in setup.cfg, including those for tests, that are not installed."""
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     text = config["options"]["install_requires"] + config["options.extras_require"]["test"]
@@ -448,7 +448,7 @@ def missing_packages() -> list[str]:
 
 
 def needed_here(requirement: str) -> str | None:
-    """Return the package of a line such as `zlib-ng >= 0.5.0 ; platform_machine in "x86_64"`; None on other machines.
+    """Return the package of a line such as `zlib-ng >= 0.5.0 ; platform_machine in "x86_64"`; None on other platforms.
 
     >>> needed_here("numpy >= 1.26")
     'numpy'
@@ -458,7 +458,7 @@ def needed_here(requirement: str) -> str | None:
 
 
 def is_installed(name: str) -> bool:
-    """Return whether a package is there, of whatever version."""
+    """Return whether a package is installed, in any version."""
     importlib.invalidate_caches()
     try:
         importlib.metadata.version(name)
@@ -468,7 +468,7 @@ def is_installed(name: str) -> bool:
 
 
 def install(environment: dict[str, Any], folder: Path) -> Outcome:
-    """Install panformer with its tests by pip, which may not touch torch and torchvision."""
+    """Install panformer with its test dependencies; pip keeps the installed torch and torchvision."""
     constraints = folder / "constraints.txt"
     kept = {"torch": environment["torch"]}
     if is_installed("torchvision"):
@@ -479,19 +479,19 @@ def install(environment: dict[str, Any], folder: Path) -> Outcome:
     outcome = run_part(Part("install", words, INSTALL, last_line), folder)
     if outcome.status != "passed":
         print(
-            f"pip could not install what is missing ({outcome.reason}); the parts run with what is there. Connect to "
-            "the network, or install the packages of setup.cfg yourself",
+            f"pip could not install the missing packages ({outcome.reason}); running with the installed ones. Connect "
+            "to the network, or install the packages in setup.cfg manually",
             file=sys.stderr,
         )
     return outcome
 
 
 class Report:
-    """OUT.json and OUT.md: the environment and the outcomes so far.
+    """The files OUT.json and OUT.md: the environment and the outcomes so far.
 
     Attributes:
-        environment: what the results depend on.
-        outcomes: in the order they came.
+        environment: The environment of the results.
+        outcomes: Outcomes in the order of the parts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -505,7 +505,7 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Rewrite both files; a kill leaves the old ones or the new ones."""
+        """Rewrite both files, each atomically."""
         content = {"environment": self.environment, "parts": [asdict(outcome) for outcome in self.outcomes]}
         replace_text(self._path, json.dumps(content, indent=2) + "\n")
         replace_text(self._path.with_suffix(".md"), self.markdown())
@@ -525,17 +525,17 @@ class Report:
 def table_lines(outcome: Outcome) -> list[str]:
     """Return the rows of the table for one part."""
     status = f"{outcome.status}{', ' if outcome.reason else ''}{outcome.reason}"
-    rows = [(f"all of it, {outcome.seconds:.0f} s", status), *outcome.rows]
+    rows = [(f"total, {outcome.seconds:.0f} s", status), *outcome.rows]
     return [f"| {outcome.name} | {cell(what)} | {cell(result)} |" for what, result in rows]
 
 
 def cell(text: str) -> str:
-    """Return text that does not end a cell of a Markdown table."""
+    """Return text escaped for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file in one step."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")

@@ -1,12 +1,12 @@
-"""The network's forward pass at several batch sizes, precisions and memory formats: time and peak memory.
+"""Measure time and peak memory of the network's forward pass by batch size, precision and memory format.
 
     python benchmarks/inference.py
     python benchmarks/inference.py --recipe swinl --batches 1 16 --precisions fp32 bf16 fp16 --device cuda --json
 
-Weights and images are random; reading, resizing, merging and writing are left out (`panformer benchmark` has them). The
-model is as `panformer predict` uses it: BatchNorm folded, the backbone's convolutions in channels-last memory.
+Weights and images are random; reading, resizing, merging and writing are excluded (`panformer benchmark` has them). The
+model is that of `panformer predict`: BatchNorm folded, the backbone's convolutions in channels-last memory format.
 `contiguous` is the same model in PyTorch's default memory format. Every line is printed as soon as it is measured. The
-exit code is 1 where an output is not finite or the memory of the GPU ran out.
+exit code is 1 if an output is not finite or the GPU ran out of memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WARM_UP = 2
 
 
 def main() -> int:
-    """Print one line per setting; return 1 where one of them failed, 2 for invalid options."""
+    """Print one line per setting; return 1 if one of them failed, 2 for invalid options."""
     options = parsed()
     device = torch.device(options.device)
     torch.manual_seed(0)
@@ -57,14 +57,16 @@ def main() -> int:
 
 
 def parsed() -> argparse.Namespace:
-    """Return the options."""
+    """Return the parsed options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="r50", help="name or YAML file [r50]")
     parser.add_argument("--size", default="800x1333", metavar="HxW", help="size of the images [800x1333]")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], metavar="N", help="images per pass [1]")
-    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["fp32"], help="of the products [fp32]")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=DTYPES, default=["fp32"], help="of the matrix products [fp32]"
+    )
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="memory formats [all]")
-    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="measured passes of each [5]")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="measured passes per setting [5]")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda [cpu]")
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     options = parser.parse_args()
@@ -76,7 +78,7 @@ def parsed() -> argparse.Namespace:
 def measured(
     model: PanopticModel, device: torch.device, size: tuple[int, int], options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """Measure all settings; a result has the times, or an `error`."""
+    """Yield the result of each setting, with its times or an `error`."""
     for memory_format, batch, precision in product(options.formats, options.batches, options.precisions):
         setting = {"batch": batch, "precision": precision, "memory_format": memory_format}
         model.backbone.to(memory_format=FORMATS[memory_format])
@@ -85,7 +87,7 @@ def measured(
         try:
             result = measure(model, images, padding_mask, precision, options.repeat)
         except torch.OutOfMemoryError:
-            result = {"error": "the memory of the GPU ran out"}
+            result = {"error": "the GPU ran out of memory"}
         yield {**setting, **result}
 
 
@@ -93,16 +95,16 @@ def measured(
 def measure(
     model: PanopticModel, images: torch.Tensor, padding_mask: torch.Tensor, precision: Any, repeat: int
 ) -> dict[str, Any]:
-    """Return the spread of the milliseconds, the rate and the peak memory of `repeat` passes."""
+    """Return milliseconds, rate and peak memory of `repeat` passes."""
     device = images.device
     read, memory, seconds = clock_of(device), PeakMemory(device), []
-    for turn in range(WARM_UP + repeat):
-        if turn == WARM_UP:
+    for number in range(WARM_UP + repeat):
+        if number == WARM_UP:
             memory.reset()
         begin = read()
         with autocast(precision, device):
             output = model.infer(images, padding_mask)
-        if turn >= WARM_UP:
+        if number >= WARM_UP:
             seconds.append(read() - begin)
     if not all(bool(tensor.isfinite().all()) for tensor in output):
         return {"error": "an output is not finite"}
@@ -112,7 +114,7 @@ def measure(
 
 
 def as_text(content: dict[str, Any]) -> str:
-    """Return a line for a person."""
+    """Return a readable line."""
     height, width = content["size"]
     setting = f"{content['recipe']}, {height}x{width}, batch {content['batch']}, {content['precision']}, "
     setting += content["memory_format"].replace("_", " ")

@@ -1,13 +1,13 @@
-"""PQ here against panopticapi, COCO's own code, on generated pairs of maps of 640 x 480 in one run.
+"""Compare the speed of PQ with panopticapi, COCO's implementation, on generated pairs of 640 x 480 maps.
 
     python benchmarks/panoptic_quality.py --panopticapi FOLDER
     python benchmarks/panoptic_quality.py --pairs 5000 --json
 
-FOLDER is a checkout of panopticapi; where it is installed, nothing need be given. Ground truths are generated scenes;
-predictions are the same with bent contours, lost segments and wrong categories. Both count the same PNGs in a process,
-50 pairs at a time in turn, so that a busy machine slows both alike. The PNGs are written by Pillow, as COCO's are, and
-by panformer. Here pairs are also counted from memory, as evaluation does with a fresh prediction. The times are those
-of the processor; the figures of all have to agree.
+FOLDER is a checkout of panopticapi; it is not needed if panopticapi is installed. The ground truth is generated scenes.
+The predictions are the same scenes with bent contours, missing segments and wrong categories. Both implementations read
+the same PNGs in one process, alternating every 50 pairs, so that a busy machine slows both equally. The PNGs are
+written by Pillow, like COCO's, and by panformer. panformer also evaluates the pairs from memory, as for a new
+prediction. Times are CPU times. All results must agree.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from panformer_cli.metrics.quality import PanopticQuality
 
 SCENES = SceneOptions(height=480, width=640, min_objects=6, max_objects=14, max_stuff=5)
 BEND = 24.0
-"""Pixels; the largest shift of a contour."""
+"""Largest shift of a contour, pixels."""
 PART = 50
-"""Pairs that are made, written, and counted by everyone, before the next ones."""
+"""Pairs that are generated, written and evaluated before the next ones."""
 
 
 class Pair(NamedTuple):
-    """One image, and the name of its PNG on both sides."""
+    """An image, with the name of its two PNGs."""
 
     name: str
     prediction: PanopticMap
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
 
 
 def generated(index: int) -> Pair:
-    """Pair number `index`, the same in every run."""
+    """Return pair number `index`, the same in every run."""
     _, truth = generate_scene(SCENES, "val", index)
     rng = np.random.default_rng(index)
     shift = cv2.resize(rng.uniform(-BEND, BEND, (12, 16, 2)), (SCENES.width, SCENES.height))
@@ -73,12 +73,12 @@ def generated(index: int) -> Pair:
 
 
 def by_pillow(path: Path, ids: IdMap) -> None:
-    """Write a panoptic PNG as panopticapi's converters do; the files of COCO are such."""
+    """Write a panoptic PNG as panopticapi's converters do, like those of COCO."""
     Image.fromarray(encode_ids(ids)).save(path)
 
 
 def by_panformer(path: Path, ids: IdMap) -> None:
-    """Write a panoptic PNG as panformer does, but for waiting for the disk."""
+    """Write a panoptic PNG as panformer does, but without waiting for the disk."""
     write_panoptic_png(path, ids, waits_for_disk=False)
 
 
@@ -87,23 +87,23 @@ MEMORY = "panformer from memory"
 SIDES = ("truth", "prediction")
 
 
-class Contest:
-    """The counts and the seconds of everyone. `rival` is the module `panopticapi.evaluation`, or None."""
+class Comparison:
+    """The results and times of all implementations; `reference` is the module `panopticapi.evaluation`, or None."""
 
-    def __init__(self, folder: Path, rival: Any | None) -> None:
+    def __init__(self, folder: Path, reference: Any | None) -> None:
         self.folder = folder
-        self.rival = rival
-        self.theirs = {writer: rival.PQStat() if rival else None for writer in WRITERS}
+        self.reference = reference
+        self.theirs = {writer: reference.PQStat() if reference else None for writer in WRITERS}
         self.ours = {name: PanopticQuality(CATEGORIES) for name in (*WRITERS, MEMORY)}
         self.seconds: dict[str, float] = defaultdict(float)
 
     def run(self, pairs: list[Pair]) -> None:
-        """Everyone counts `pairs`, one after another."""
+        """Evaluate `pairs` with all implementations."""
         for writer, write in WRITERS.items():
             for pair in pairs:
                 write(self.folder / "truth" / pair.name, pair.truth.ids)
                 write(self.folder / "prediction" / pair.name, pair.prediction.ids)
-            if self.rival is not None:
+            if self.reference is not None:
                 with self._clock(f"panopticapi from PNGs by {writer}"):
                     self._count_theirs(pairs, writer)
             with self._clock(f"panformer from PNGs by {writer}"):
@@ -122,27 +122,27 @@ class Contest:
         self.seconds[name] += time.process_time() - start
 
     def _count_theirs(self, pairs: list[Pair], writer: str) -> None:
-        assert self.rival is not None
+        assert self.reference is not None
         rows = [tuple(annotation_row(p.name, p.name, side) for side in (p.truth, p.prediction)) for p in pairs]
         categories = {row["id"]: row for row in CATEGORIES.to_coco()}
         with redirect_stdout(StringIO()):
-            self.theirs[writer] += self.rival.pq_compute_single_core(
+            self.theirs[writer] += self.reference.pq_compute_single_core(
                 0, rows, str(self.folder / "truth"), str(self.folder / "prediction"), categories
             )
 
     def check(self) -> float:
-        """PQ in percent, the same for everyone."""
+        """Check that all results agree, and return PQ in percent."""
         result = self.ours[MEMORY].result()
         assert all(quality.result() == result for quality in self.ours.values()), "PNGs and memory differ"
         for statistics in self.theirs.values():
             if statistics is not None:
                 theirs, _ = statistics.pq_average({row["id"]: row for row in CATEGORIES.to_coco()}, None)
-                assert abs(theirs["pq"] - result.all.pq / 100) < 1e-12, "the figures differ"
+                assert abs(theirs["pq"] - result.all.pq / 100) < 1e-12, "the results differ"
         return result.all.pq
 
 
 def panopticapi(folder: Path | None) -> Any | None:
-    """The module `panopticapi.evaluation`, of a checkout or installed; None where there is none."""
+    """Return the module `panopticapi.evaluation` from a checkout or installed; None if there is none."""
     if folder is not None:
         sys.path.insert(0, str(folder))
     try:
@@ -152,18 +152,18 @@ def panopticapi(folder: Path | None) -> Any | None:
     return evaluation
 
 
-def measure(count: int, rival: Any | None) -> dict[str, Any]:
-    """Milliseconds of the processor for a pair, and how many times as long panopticapi takes from the same PNGs.
+def measure(count: int, reference: Any | None) -> dict[str, Any]:
+    """Return CPU milliseconds per pair, and the speedup over panopticapi on the same PNGs.
 
-    What is counted from memory is compared with panopticapi from the PNGs by Pillow.
+    The evaluation from memory is compared with panopticapi on the PNGs by Pillow.
     """
     with TemporaryDirectory() as folder:
         for side in SIDES:
             (Path(folder) / side).mkdir()
         load()
-        # The first calls load and prepare; neither their time nor their counts stay.
-        Contest(Path(folder), rival).run([generated(count)])
-        contest = Contest(Path(folder), rival)
+        # The first calls load and compile; they are not counted.
+        Comparison(Path(folder), reference).run([generated(count)])
+        contest = Comparison(Path(folder), reference)
         for start in range(0, count, PART):
             contest.run([generated(index) for index in range(start, min(start + PART, count))])
         pq = contest.check()
@@ -173,14 +173,14 @@ def measure(count: int, rival: Any | None) -> dict[str, Any]:
 
 
 def times_as_fast(name: str, milliseconds: dict[str, float]) -> float | None:
-    """Than panopticapi; None without it."""
+    """Return the speedup over panopticapi; None without it."""
     files = "from PNGs by Pillow" if name == MEMORY else name.split(maxsplit=1)[1]
     theirs = milliseconds.get(f"panopticapi {files}")
     return theirs / milliseconds[name] if theirs else None
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=300, metavar="N", help="generated pairs, 1 or more [300]")
     parser.add_argument("--panopticapi", type=Path, metavar="FOLDER", help="a checkout of panopticapi")
@@ -188,16 +188,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.pairs < 1:
         parser.error(f"--pairs is {arguments.pairs}; expected 1 or more")
-    rival = panopticapi(arguments.panopticapi)
-    if rival is None:
-        print("panopticapi was not found, so there is nothing to compare with: give --panopticapi", file=sys.stderr)
-    content = measure(arguments.pairs, rival)
+    reference = panopticapi(arguments.panopticapi)
+    if reference is None:
+        print("panopticapi was not found; give its checkout with --panopticapi to compare with it", file=sys.stderr)
+    content = measure(arguments.pairs, reference)
     if arguments.json:
         print(json.dumps(content, indent=2))
         return
     rows = [[name, ms, content["times as fast"][name]] for name, ms in content["milliseconds"].items()]
     title = f"PQ {content['pq']:.2f} of {content['pairs']} pairs, 640 x 480, NumPy {content['numpy']}"
-    print_table(title, ["", "ms a pair", "times as fast"], rows)
+    print_table(title, ["", "ms per pair", "speedup"], rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Panoptic SegFormer here against Mask2Former of Hugging Face's transformers, both with ResNet-50, in one run.
+"""Compare Panoptic SegFormer with Mask2Former from Hugging Face's transformers, both with ResNet-50.
 
     pip install transformers
     python benchmarks/peers.py
     python benchmarks/peers.py --size 512x512 --repeat 10 --json
 
-Both models have random weights for COCO's 133 classes, see the same picture at the same size, and run in fp32 on the
-same threads (OMP_NUM_THREADS sets them). They take turns, pass by pass, so that a busy machine slows both alike. Peak
-memory is measured in a process of its own for each. benchmarks/README.md says how the figures are to be read.
+Both models have random weights for COCO's 133 classes, get the same image at the same size, and run in fp32 with the
+same threads (set OMP_NUM_THREADS to change them). Their passes alternate, so that a busy machine slows both equally.
+Peak memory is measured in a separate process for each. benchmarks/README.md explains the results.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WARM_UP = 2
 
 
 class Pass(NamedTuple):
-    """Seconds of the bare forward pass, of the same with the masks merged to one map, and the segments found."""
+    """Seconds of the forward pass, of forward pass and merging, and the number of segments."""
 
     forward: float
     merged: float
@@ -52,7 +52,7 @@ Peer = Callable[[], Pass]
 
 @dataclass(frozen=True)
 class Result:
-    """Of one peer: milliseconds, segments of the last pass, and the most memory of its own process, MiB."""
+    """Results of a peer: milliseconds, segments of the last pass, and peak memory in a separate process, MiB."""
 
     forward_ms: Spread
     merged_ms: Spread
@@ -61,7 +61,7 @@ class Result:
 
 
 def panformer(image: ImageArray, device: torch.device) -> Peer:
-    """The recipe r50, by the way that `panformer predict` goes."""
+    """Return a pass of the recipe r50 as `panformer predict` runs it."""
     height, width = image.shape[:2]
     sides = [f"data.short_side={min(height, width)}", f"data.long_side={max(height, width)}"]
     recipe = load_recipe("r50", sides)
@@ -75,14 +75,14 @@ def panformer(image: ImageArray, device: torch.device) -> Peer:
         begin = read()
         output = predictor.infer(*inputs)
         forward = read() - begin
-        panoptic = predictor.postprocess(output, 0, (height, width)).panoptic  # merged when asked for
+        panoptic = predictor.postprocess(output, 0, (height, width)).panoptic  # accessing it merges the masks
         return Pass(forward, read() - begin, len(panoptic.segments))
 
     return run
 
 
 def mask2former(image: ImageArray, device: torch.device) -> Peer:
-    """Mask2Former with transformers' defaults, which are the paper's, and transformers' own post-processing."""
+    """Return a pass of Mask2Former with transformers' defaults, which are the paper's, and its post-processing."""
     import transformers as hf
 
     hf.logging.set_verbosity_error()
@@ -98,7 +98,7 @@ def mask2former(image: ImageArray, device: torch.device) -> Peer:
         begin = read()
         output = model(pixel_values=pixels)
         forward = read() - begin
-        enliven(output)
+        add_candidates(output)
         begin = read()
         (found,) = merge(output, target_sizes=[image.shape[:2]])
         return Pass(forward, forward + read() - begin, len(found["segments_info"]))
@@ -106,27 +106,27 @@ def mask2former(image: ImageArray, device: torch.device) -> Peer:
     return run
 
 
-def enliven(output: Any) -> None:
-    """Give random outputs of Mask2Former as many candidates as ours have, with masks on a fifth of the image each.
+def add_candidates(output: Any) -> None:
+    """Add as many candidates to Mask2Former's random outputs as panformer has, with masks on a fifth of the image.
 
-    Otherwise nothing would be found, and its post-processing would have nothing to do.
+    Without candidates, its post-processing would have nothing to do.
     """
     classes, masks = output.class_queries_logits, output.masks_queries_logits  # (1, Q, classes + 1), (1, Q, h, w)
     candidates = torch.arange(THINGS + STUFF, device=classes.device)
     classes.zero_()
     classes[:, :, -1] = 10  # "no object" ...
-    classes[:, candidates, candidates] = 20  # ... but for the first queries, each with a class of its own
+    classes[:, candidates, candidates] = 20  # ... except for the first queries, each with a different class
     masks -= masks.mean((-2, -1), keepdim=True) + 0.84 * masks.std((-2, -1), keepdim=True)
 
 
 def build(name: str, size: tuple[int, int], device: torch.device) -> Peer:
-    """The peer of this name, with a picture to see."""
+    """Return the peer of this name, with its input image."""
     image = generate_scene(SceneOptions(height=size[0], width=size[1]), "val", 0)[0]
     return {"panformer": panformer, "mask2former": mask2former}[name](image, device)
 
 
-def take_turns(arguments: argparse.Namespace) -> tuple[dict[str, list[Pass]], list[float]]:
-    """Passes of all peers, and the matrix rate between them, operations a second."""
+def run_interleaved(arguments: argparse.Namespace) -> tuple[dict[str, list[Pass]], list[float]]:
+    """Return the passes of all peers, and the matrix rates between them in FLOP/s."""
     device = torch.device(arguments.device)
     peers = {name: build(name, arguments.size, device) for name in PEERS}
     for run in peers.values():
@@ -142,7 +142,7 @@ def take_turns(arguments: argparse.Namespace) -> tuple[dict[str, list[Pass]], li
 
 
 def peak_memory(name: str, arguments: argparse.Namespace) -> float | None:
-    """MiB, of a process that runs only this peer."""
+    """Return the peak memory, MiB, of a process that runs only this peer."""
     size = "x".join(map(str, arguments.size))
     options = ["--memory-of", name, "--size", size, "--device", arguments.device]
     done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
@@ -151,7 +151,7 @@ def peak_memory(name: str, arguments: argparse.Namespace) -> float | None:
 
 
 def own_peak_memory(arguments: argparse.Namespace) -> float | None:
-    """MiB, of the passes of `--memory-of` in this process; building the model is left out where it can be."""
+    """Return the peak memory, MiB, of `--memory-of` in this process; without building the model, if possible."""
     device = torch.device(arguments.device)
     run = build(arguments.memory_of, arguments.size, device)
     memory = PeakMemory(device)
@@ -162,9 +162,9 @@ def own_peak_memory(arguments: argparse.Namespace) -> float | None:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is measured, fit for JSON."""
+    """Return all measurements, ready for JSON."""
     memory = {name: peak_memory(name, arguments) for name in PEERS}
-    passes, rates = take_turns(arguments)
+    passes, rates = run_interleaved(arguments)
     results = {name: _result(rows, memory[name]) for name, rows in passes.items()}
     pairs = list(zip(*passes.values(), strict=True))
     ours, theirs = memory.values()
@@ -194,15 +194,15 @@ def _result(passes: list[Pass], memory: float | None) -> Result:
 
 
 def show(content: dict[str, Any]) -> None:
-    """The same for a person."""
+    """Print the results as a table."""
     height, width = content["size"]
-    columns = ["", "forward ms", "least ms", "with merging ms", "least ms", "peak MiB", "segments"]
+    columns = ["", "forward ms", "min ms", "with merging ms", "min ms", "peak MiB", "segments"]
     rows = [
         [name, *(row[key][part] for key in ("forward_ms", "merged_ms") for part in ("median", "least"))]
         + [row["peak_memory_mib"], row["segments"]]
         for name, row in content["peers"].items()
     ]
-    print_table(f"R-50, {height}x{width}, batch 1, fp32, random weights, {content['repeat']} turns", columns, rows)
+    print_table(f"R-50, {height}x{width}, batch 1, fp32, random weights, {content['repeat']} runs", columns, rows)
     for name, ratio in content["ratios"].items():
         spread = f"{ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f}"
         print(f"panformer / mask2former, {name.replace('_', ' ')}: {ratio['median']:.2f} ({spread})")
@@ -214,16 +214,16 @@ def show(content: dict[str, Any]) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr, and the exit code 2."""
+    """Print an error on stderr and exit with code 2."""
     print(f"Error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def main() -> None:
-    """Parse, compare, show."""
+    """Parse the options, compare, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="800x1333", metavar="HxW", help="input of both models [800x1333]")
-    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="turns of each model [5]")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="runs of each model [5]")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda [cpu]")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--memory-of", choices=PEERS, help=argparse.SUPPRESS)
@@ -237,9 +237,7 @@ def main() -> None:
     try:
         version("transformers")
     except ModuleNotFoundError:
-        fail(
-            "transformers is not installed; panformer does not need it, this comparison does: pip install transformers"
-        )
+        fail("transformers is not installed; this comparison needs it: pip install transformers")
     if arguments.memory_of:
         print(json.dumps(own_peak_memory(arguments)))
         return

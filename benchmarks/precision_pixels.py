@@ -1,11 +1,11 @@
-"""Where the panoptic maps of bf16 differ from those of fp32, pixel by pixel.
+"""Count the pixels in which the panoptic maps of bf16 and fp32 differ.
 
     python benchmarks/precision_pixels.py CHECKPOINT FOLDER_OF_IMAGES [--most 100] [--json]
 
-A pixel differs where the two maps say another category, or where both say one class of things but another segment;
-segments of the two maps are the same where each covers most of the other. A pixel is near a boundary where a boundary
-of either map is at most 2 pixels away (in a square of 5 x 5 pixels there are two segments). With a trained model,
-differences belong there; random weights have near ties everywhere and say little.
+A pixel differs if the two maps have different categories, or the same thing category but different segments. Segments
+of the two maps are the same if each covers most of the other. A pixel is near a boundary if a boundary of either map is
+at most 2 pixels away (a square of 5 x 5 pixels contains two segments). With a trained model, most differences are near
+boundaries. Random weights have near ties everywhere and are not meaningful.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass
 class Differences:
-    """Of all images together, in pixels; `segments`: of the fp32 maps, and those of them that have no partner."""
+    """Counts of pixels and segments over all images; `segments` are those of the fp32 maps."""
 
     images: int = 0
     images_that_differ: int = 0
@@ -49,7 +49,7 @@ class Differences:
     segments_new: int = 0
 
     def add(self, before: PanopticMap, after: PanopticMap) -> None:
-        """Count one image: its map in fp32 and in bf16."""
+        """Add an image: its map in fp32 and in bf16."""
         different, alone, lost, new = compare(before, after)
         near = near_boundary(before.ids) | near_boundary(after.ids)
         self.images += 1
@@ -65,9 +65,9 @@ class Differences:
 
 
 def compare(before: PanopticMap, after: PanopticMap) -> tuple[Mask, Mask, int, int]:
-    """Pixels that differ; those of segments without a partner; how many of these `before` has, and `after`.
+    """Return pixels that differ, pixels of segments without a partner, and their number in `before` and in `after`.
 
-    Partners have one category and an IoU of more than 0.5, so nobody has two; void is void's partner.
+    Partners have the same category and an IoU above 0.5, so partners are unique. Void matches void.
     """
     same = (before.ids == 0) & (after.ids == 0)
     alone, other_alone = (set(np.unique(panoptic.ids).tolist()) - {0} for panoptic in (before, after))
@@ -83,7 +83,7 @@ def compare(before: PanopticMap, after: PanopticMap) -> tuple[Mask, Mask, int, i
 
 
 def near_boundary(ids: npt.NDArray[np.int32]) -> Mask:
-    """Where a square of `NEAR` pixels to every side holds more than one segment."""
+    """Return where the square of `NEAR` pixels to every side contains more than one segment."""
     square = np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)
     numbers = ids.astype(np.float32)
     near: Mask = cv2.dilate(numbers, square) != cv2.erode(numbers, square)
@@ -91,17 +91,17 @@ def near_boundary(ids: npt.NDArray[np.int32]) -> Mask:
 
 
 def images_below(folder: Path, most: int) -> Iterator[ImageArray]:
-    """The first of them, in the order of their names."""
+    """Return the first images in the folder, sorted by path."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     return (read_image(path) for path in files[:most])
 
 
 def main() -> None:
-    """Parse, compare, show."""
+    """Parse the options, compare, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--most", type=int, default=100, metavar="N", help="images [100]")
+    parser.add_argument("--most", type=int, default=100, metavar="N", help="maximum number of images [100]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     process = Process(0, 1, torch.device("cpu"))
@@ -115,11 +115,9 @@ def main() -> None:
         return
     print(f"{found.images} images, {found.images_that_differ} of them differ")
     print(f"pixels that differ: {100 * found.differ / found.pixels:.3f} %")
-    print(
-        f"of these further than {NEAR} pixels from a boundary: {100 * found.differ_inside / max(found.differ, 1):.1f} %"
-    )
+    print(f"of these more than {NEAR} pixels from a boundary: {100 * found.differ_inside / max(found.differ, 1):.1f} %")
     partners = 100 * found.differ_inside_partners / max(found.differ, 1)
-    print(f"the same, without segments that only one of the maps has: {partners:.1f} %")
+    print(f"the same without segments that are in only one of the maps: {partners:.1f} %")
     print(f"pixels near a boundary: {100 * found.near_boundaries / found.pixels:.1f} %")
     print(f"segments: {found.segments}, lost {found.segments_lost}, new {found.segments_new}")
 

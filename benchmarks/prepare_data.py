@@ -1,19 +1,19 @@
-"""`prepare-data coco` and `prepare-data verify` against the method of the authors' converter, in turns in one run.
+"""Compare `prepare-data coco` and `prepare-data verify` with the method of the reference converter.
 
     python benchmarks/prepare_data.py
     python benchmarks/prepare_data.py --root /data/coco --split val2017 --images 1000 --json
     python benchmarks/prepare_data.py --memory 5000 20000 60000
 
-The authors' converter opens a PNG with Pillow, makes a mask of the whole image for each segment, encodes it with
-pycocotools, and writes all rows as JSON at the end. Here stands that method, and for the check one that measures area
-and box of each mask; neither looks at a photo. Ours do all that the commands do: conversion checks image, PNG and JSON
-against each other, hashes both files and writes detection JSON, summary and manifest.
+The reference converter opens a PNG with Pillow, creates a full-image mask for each segment, encodes it with
+pycocotools, and writes all rows as JSON at the end. This script has that method, and for verification one that computes
+area and box of each mask; neither reads the photo. panformer runs the complete commands: conversion compares image, PNG
+and JSON, hashes both files and writes detection JSON, summary and manifest.
 
-Images are generated scenes of 640 x 480, or those of ROOT, repeated. Told are milliseconds of the processors (this one
-and its children) and of the clock for an image, with one and with two processes, and how often ours go into theirs.
+Images are generated scenes of 640 x 480, or those of ROOT, repeated. The runs are interleaved. Results are CPU
+milliseconds (including child processes) and wall milliseconds per image with one and two processes, and the speedup.
 
-With --memory: by how much the peak of a process grows over that with 300 images, for sets of so many scenes of 64 x 48;
-each command in a process of its own, `coco` once where there is no index of the annotation yet and once where there is.
+With --memory: growth of a process's peak memory, compared with 300 images, for sets of N scenes of 64 x 48. Each
+command runs in a separate process, `coco` once without and once with an index of the annotation.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Pair = tuple[Path, list[dict[str, Any]]]
 
 
 def repeated(root: Path, split: str, images: int, target: Path) -> list[Pair]:
-    """A data set of `images` images in `target`, those of a split again and again; its PNGs with their segments."""
+    """Write a data set of `images` images to `target` by repeating a split; return its PNGs with their segments."""
     source = root / "annotations" / f"panoptic_{split}"
     content = json.loads(source.with_suffix(".json").read_bytes())
     photos = next(folder for folder in (root / "images" / split, root / split) if folder.is_dir())
@@ -84,15 +84,15 @@ def repeated(root: Path, split: str, images: int, target: Path) -> list[Pair]:
 
 
 def masks_of(pair: Pair) -> Iterator[tuple[dict[str, Any], Any]]:
-    """The authors' way to the masks: a full one for each segment."""
-    colours = np.array(Image.open(pair[0]), dtype=np.uint32)
-    ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
+    """Yield a full-image mask for each segment, as the reference converter does."""
+    colors = np.array(Image.open(pair[0]), dtype=np.uint32)
+    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
     for segment in pair[1]:
         yield segment, (ids == segment["id"]).astype(np.uint8)
 
 
 def convert_by_masks(pair: Pair) -> list[dict[str, Any]]:
-    """A row of the detection JSON for every segment of an image."""
+    """Return a row of the detection JSON for every segment of an image."""
     rows = []
     for segment, mask in masks_of(pair):
         encoded = coco_mask.encode(np.asfortranarray(mask[..., None]))[0]
@@ -101,7 +101,7 @@ def convert_by_masks(pair: Pair) -> list[dict[str, Any]]:
 
 
 def verify_by_masks(pair: Pair) -> int:
-    """How many segments have another area or box than their pixels."""
+    """Return how many segments have a wrong area or box."""
     wrong = 0
     for segment, mask in masks_of(pair):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -111,7 +111,7 @@ def verify_by_masks(pair: Pair) -> int:
 
 
 def by_masks(work: Callable[[Pair], Any], pairs: list[Pair], workers: int, written: Path) -> None:
-    """The authors' converter shares the images among processes, too, and writes everything at the end."""
+    """Process all images, with several processes if requested, and write everything at the end."""
     if workers == 1:
         found = list(map(work, pairs))
     else:
@@ -122,14 +122,14 @@ def by_masks(work: Callable[[Pair], Any], pairs: list[Pair], workers: int, writt
 
 
 class Clock:
-    """Seconds by name: of the processors, and of the wall."""
+    """CPU and wall seconds by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add what passes inside."""
+        """Add the time spent in the context."""
         before = self._now()
         yield
         used = (now - then for now, then in zip(self._now(), before, strict=True))
@@ -143,7 +143,7 @@ class Clock:
 
 
 def measure(root: Path | None, split: str, images: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds an image of everyone."""
+    """Return milliseconds per image by method."""
     clock = Clock()
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -151,7 +151,7 @@ def measure(root: Path | None, split: str, images: int, rounds: int) -> dict[str
             root = folder / "scenes"
             write_scenes(root, SceneOptions(**SCENES), QUIET)  # type: ignore[arg-type]
         pairs = repeated(root, split, images, folder / "set")
-        _run(folder / "set", pairs, 1, Clock())  # loads and prepares; not counted
+        _run(folder / "set", pairs, 1, Clock())  # warm-up; not counted
         for _ in range(rounds):
             for workers in (1, 2):
                 _run(folder / "set", pairs, workers, clock)
@@ -189,7 +189,7 @@ def _convert(root: Path) -> None:
 
 
 def measure_memory(counts: list[int]) -> list[dict[str, float]]:
-    """MiB for sets of so many images."""
+    """Return the additional MiB for each number of images."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_scenes(folder / "scenes", SceneOptions(**SMALL_SCENES), QUIET)  # type: ignore[arg-type]
@@ -212,8 +212,8 @@ def measure_memory(counts: list[int]) -> list[dict[str, float]]:
 
 
 def grown(what: str, root: Path) -> float:
-    """MiB by which the peak of this process grows over that with few images."""
-    # With torch, which the commands do without, and which would make starting processes slower.
+    """Return by how many MiB the peak of this process grows, compared with few images."""
+    # imports torch, which the commands do not need and which would slow down the start of processes
     import torch
 
     from panformer_cli.engine.benchmarking.meters import PeakMemory
@@ -227,14 +227,14 @@ def grown(what: str, root: Path) -> float:
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, metavar="ROOT", help="a COCO panoptic set [generated scenes]")
     parser.add_argument("--split", default="val", metavar="S", help="split of ROOT [val]")
-    parser.add_argument("--images", type=int, default=300, metavar="N", help="images in a round [300]")
+    parser.add_argument("--images", type=int, default=300, metavar="N", help="images per round [300]")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds [3]")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="measure memory with so many images instead")
+    parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="measure memory with N images instead")
     parser.add_argument("--grown", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.grown:
@@ -257,8 +257,8 @@ def main() -> None:
     for name, figures in found.items():
         theirs = found[name.replace("panformer", "masks")]
         rows.append([name, *figures.values(), *(theirs[key] / figures[key] for key in figures)])
-    columns = ["what, who, processes", "processor, ms an image", "wall, ms an image", "x, processor", "x, wall"]
-    print_table(f"{arguments.images} images, {arguments.rounds} rounds in turn", columns, rows)
+    columns = ["task, method, processes", "CPU, ms per image", "wall, ms per image", "speedup, CPU", "speedup, wall"]
+    print_table(f"{arguments.images} images, {arguments.rounds} interleaved rounds", columns, rows)
 
 
 if __name__ == "__main__":

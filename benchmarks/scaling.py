@@ -1,11 +1,11 @@
-"""What an image costs with its area, with the thing queries that are decoded, and with the images of a batch.
+"""Measure the cost of an image by its area, by the number of decoded thing queries, and by batch size.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --series area --precision bf16 --largest 4 --repeat 5
     python benchmarks/scaling.py --device cuda --plots docs/images --json
 
-The recipe r50 with random weights, from the decoded image to the merged map. Every point is measured in a process of
-its own, so that its peak memory is its own. benchmarks/README.md says how the figures are to be read.
+Uses the recipe r50 with random weights, from the decoded image to the merged map. Every point is measured in a separate
+process, which also gives its peak memory. benchmarks/README.md explains the results.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from panformer_cli.recipe_io import load_recipe
 from panformer_cli.storage.files import atomic_write
 
 AREAS = (0.25, 0.5, 1, 2, 4, 8, 16)
-"""Megapixels of the input, three to four."""
+"""Megapixels of the input, with sides 3:4."""
 QUERIES = (25, 50, 100, 200, 300)
-"""`inference.top_k`, on one megapixel."""
+"""`inference.top_k`, at one megapixel."""
 BATCHES = (1, 2, 4, 8)
 """Images of 512 x 512."""
 PARTS = ("all", "network", "merging")
-"""`all` has the resizing and normalising of the images too."""
+"""`all` includes resizing and normalizing the images."""
 WARM_UP = 1
 COLORS = ("#2563c9", "#c2410c", "#15803d")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One thing to measure. height, width: pixels of the input and of the map that is merged."""
+    """A point of a series; height and width in pixels are those of the input and of the merged map."""
 
     height: int
     width: int
@@ -57,12 +57,12 @@ class Point:
 
     @property
     def megapixels(self) -> float:
-        """Of all images of the batch."""
+        """Megapixels of all images of the batch."""
         return self.height * self.width * self.batch / 1e6
 
 
 class Cost(NamedTuple):
-    """Of one batch at one point: seconds by `PARTS`, the most memory in MiB, and the segments of an image."""
+    """Cost of a batch at one point: seconds by `PARTS`, peak memory in MiB, and segments per image."""
 
     seconds: dict[str, Spread]
     peak_memory_mib: float | None
@@ -70,7 +70,7 @@ class Cost(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What a series varies: the name of it, its value at a point, and what its costs are divided by in the plot."""
+    """The parameter of a series: its name, its value at a point, and the divisor of the costs in the plot."""
 
     label: str
     value: Callable[[Point], float]
@@ -85,7 +85,7 @@ AXES = {
 
 
 def points_of(series: str, largest: float) -> list[Point]:
-    """The points of a series; areas not beyond `largest` megapixels."""
+    """Return the points of a series, with areas up to `largest` megapixels."""
     if series == "queries":
         return [Point(*sides(1), queries=queries) for queries in QUERIES]
     if series == "batch":
@@ -94,16 +94,16 @@ def points_of(series: str, largest: float) -> list[Point]:
 
 
 def sides(megapixels: float) -> tuple[int, int]:
-    """Height and width of an image of three to four."""
+    """Return height and width of a 3:4 image."""
     height = math.sqrt(megapixels * 1e6 * 3 / 4)
     return round(height), round(height * 4 / 3)
 
 
 def measure(point: Point, arguments: argparse.Namespace) -> Cost:
-    """Passes in this process."""
+    """Measure a point in this process."""
     device = torch.device(arguments.device)
     if device.type == "cpu":
-        keep_freed_memory()  # as every command that computes does
+        keep_freed_memory()  # as all commands that run a model
     images = [
         generate_scene(SceneOptions(height=point.height, width=point.width), "val", index)[0]
         for index in range(point.batch)
@@ -129,7 +129,7 @@ def measure(point: Point, arguments: argparse.Namespace) -> Cost:
 
 
 def build_predictor(point: Point, device: torch.device, precision: Any) -> Predictor:
-    """The recipe r50 for inputs of the point's size, with random weights that find something."""
+    """Return a predictor of the recipe r50 for the point's size, with random weights that predict segments."""
     sizes = f"data.short_side={min(point.height, point.width)}", f"data.long_side={max(point.height, point.width)}"
     recipe = load_recipe("r50", [*sizes, f"inference.top_k={point.queries}"])
     model = random_model(recipe, COCO)
@@ -138,18 +138,18 @@ def build_predictor(point: Point, device: torch.device, precision: Any) -> Predi
 
 
 def measure_alone(point: Point, arguments: argparse.Namespace) -> Cost:
-    """The same in a process of its own."""
+    """Measure a point in a separate process."""
     options = ["--device", arguments.device, "--precision", arguments.precision, "--repeat", str(arguments.repeat)]
     command = [sys.executable, __file__, *options, "--point", json.dumps(asdict(point))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        fail(f"{point.height}x{point.width}, batch {point.batch}: measuring ended with exit code {done.returncode}")
+        fail(f"{point.height}x{point.width}, batch {point.batch}: measuring failed with exit code {done.returncode}")
     seconds, memory, segments = json.loads(done.stdout)
     return Cost({part: Spread(**spread) for part, spread in seconds.items()}, memory, segments)
 
 
 def row_of(point: Point, cost: Cost) -> dict[str, Any]:
-    """Fit for JSON."""
+    """Return a row for JSON."""
     return {
         **asdict(point),
         "megapixels": point.megapixels,
@@ -161,7 +161,7 @@ def row_of(point: Point, cost: Cost) -> dict[str, Any]:
 
 
 def growth(costs: dict[Point, Cost]) -> float | None:
-    """Seconds a megapixel at the largest area by those at one megapixel: 1 is linear. None without both."""
+    """Return seconds per megapixel at the largest area divided by those at one megapixel; None if one is missing."""
     by_area = {
         AXES["area"].value(point): cost.seconds["all"].median / point.megapixels for point, cost in costs.items()
     }
@@ -169,7 +169,7 @@ def growth(costs: dict[Point, Cost]) -> float | None:
 
 
 def plot(series: str, costs: dict[Point, Cost]) -> str:
-    """Seconds an image over what the series varies, as an SVG file."""
+    """Return a plot of seconds per image over the series' parameter, as SVG."""
     axis = AXES[series]
     curves = [
         Series(
@@ -178,12 +178,12 @@ def plot(series: str, costs: dict[Point, Cost]) -> str:
         )
         for part in PARTS
     ]
-    chart = chart_svg(Chart(f"Cost with {axis.label}", curves, x_label=axis.label, y_label="seconds an image"))
+    chart = chart_svg(Chart(f"Cost with {axis.label}", curves, x_label=axis.label, y_label="seconds per image"))
     return standalone(chart, PARTS)
 
 
 def standalone(chart: str, names: Sequence[str]) -> str:
-    """A chart of a page as a file: with the style that the page would give it, and a key of its curves."""
+    """Return a page's chart as a standalone SVG, with its style and a legend."""
     style = "text{fill:#555;font:12px sans-serif}.grid{stroke:#ddd;fill:none}.axis{stroke:#555;fill:none}"
     style += "polyline{fill:none;stroke-width:1.8}svg{background:#fff}"
     for number, color in enumerate(COLORS):
@@ -198,8 +198,8 @@ def standalone(chart: str, names: Sequence[str]) -> str:
 
 
 def show(series: str, costs: dict[Point, Cost], arguments: argparse.Namespace) -> None:
-    """A table for a person."""
-    columns = [series, "input", "seconds", "least", "network", "merging", "s per Mpx", "peak MiB", "segments"]
+    """Print the results as a table."""
+    columns = [series, "input", "seconds", "min", "network", "merging", "s per Mpx", "peak MiB", "segments"]
     rows = [
         [
             f"{AXES[series].value(point):g}",
@@ -216,21 +216,21 @@ def show(series: str, costs: dict[Point, Cost], arguments: argparse.Namespace) -
     print_table(f"R-50, {arguments.precision}, cost with {AXES[series].label}", columns, rows)
     ratio = growth(costs) if series == "area" else None
     if ratio is not None:
-        print(f"a megapixel of the largest by one of 1 Mpx: {ratio:.2f}")
+        print(f"cost per Mpx, largest / 1 Mpx: {ratio:.2f}")
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr, and the exit code 2."""
+    """Print an error on stderr and exit with code 2."""
     print(f"Error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def parse() -> argparse.Namespace:
-    """The command line, checked."""
+    """Return the checked options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", choices=AXES, action="append", help="may be repeated [all]")
     parser.add_argument("--largest", type=float, default=AREAS[-1], metavar="MPX", help="largest area [16]")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="passes of each point [3]")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="passes per point [3]")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda [cpu]")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write scaling_SERIES.svg there")
@@ -245,7 +245,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Parse, measure, show."""
+    """Parse the options, measure, and print the results."""
     arguments = parse()
     if arguments.point:
         print(json.dumps(measure(Point(**arguments.point), arguments), default=asdict))

@@ -1,13 +1,13 @@
-"""One step of training, stage by stage: forward, losses, backward and optimiser.
+"""Measure a training step, stage by stage: forward, losses, backward and optimizer.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --recipe r50 --size 800x1333 --batch 1 --repeat 5 --device cuda --json
 
-The steps that are compared take turns on one model: one samples as panformer chooses for the device (`auto`), the other
-in plain PyTorch (`portable`). Images are noise, weights are random, and every image has ten things and six stuff
-classes, rectangles all over it. In the backward pass the stages come in the order in which it goes through them; those
-of the decoders hold the losses' backward pass too. On a GPU the clock is read when all that was asked of it is done, so
-that the stages together take longer than a step that nobody watches: `step` is measured without reading it in between.
+The compared steps alternate on one model: one uses panformer's default sampling for the device (`auto`), the other
+plain PyTorch (`portable`). Images are noise, weights are random, and every image has ten things and six stuff classes,
+which are rectangles. The stages of the backward pass are listed in the order in which they run; that of the decoders
+includes the losses. On a GPU the device is synchronized before each reading, so the stages together take longer than a
+normal step: `step` is measured without readings in between.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from panformer_cli.recipe_io import load_recipe
 SAMPLINGS: tuple[SamplingName, SamplingName] = ("auto", "portable")
 WARM_UP = 1
 THINGS, STUFF = 10, 6
-"""Of every image."""
+"""Number of segments per image."""
 FORWARD = ("backbone", "neck", "encoder", "location_decoder", "matching", "thing_mask_decoder", "stuff_mask_decoder")
 BACKWARD = ("backward decoders", "backward encoder", "backward neck, backbone")
-STAGES = (*FORWARD, "losses", *BACKWARD, "optimiser")
+STAGES = (*FORWARD, "losses", *BACKWARD, "optimizer")
 
 
 class TrainingStep:
-    """A model, its optimiser and a batch to learn, as `panformer train` has them."""
+    """A model, its optimizer and a batch, as in `panformer train`."""
 
     def __init__(self, recipe: Recipe, size: tuple[int, int], batch: int, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ class TrainingStep:
         self.batch = Batch(torch.randn(batch, 3, *size), padding_mask, targets).to(device)
 
     def __call__(self, mark: Callable[[str], None]) -> None:
-        """Run one step; `mark` gets the name of what has just ended."""
+        """Run one step; `mark` is called with the name of each stage when it ends."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
             losses = self.model(self.batch, LossCounts(THINGS, STUFF))
         mark("losses")
@@ -70,17 +70,17 @@ class TrainingStep:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        mark("optimiser")
+        mark("optimizer")
 
     def sample_by(self, name: SamplingName) -> None:
-        """Sample by this implementation from the next step on."""
+        """Use this sampling implementation from the next step on."""
         for module in self.model.modules():
             if isinstance(module, DeformableAttention):
                 module.sampling = sampling_named(name)
 
 
 def random_targets(size: tuple[int, int]) -> Targets:
-    """Rectangles of up to half of the image's sides, each with a label of its own."""
+    """Return rectangles of up to half of the image's sides, each with a different label."""
     height, width = size
     things = torch.randperm(COCO.num_things)[:THINGS]
     stuff = COCO.num_things + torch.randperm(COCO.num_stuff)[:STUFF]
@@ -95,7 +95,7 @@ def random_targets(size: tuple[int, int]) -> Targets:
 
 
 def whole_step(step: TrainingStep) -> float:
-    """Seconds of a step in which the clock is read at its ends only."""
+    """Return the seconds of a step that reads the clock only before and after it."""
     read = clock_of(step.device)
     begin = read()
     step(lambda _: None)
@@ -103,10 +103,10 @@ def whole_step(step: TrainingStep) -> float:
 
 
 def staged_step(step: TrainingStep) -> dict[str, float]:
-    """Seconds of each of `STAGES`."""
+    """Return the seconds of each of `STAGES`."""
     read = clock_of(step.device)
     marks: list[tuple[str, float]] = [("begin", read())]
-    handles = watch(step.model, lambda name: marks.append((name, read())))
+    handles = add_hooks(step.model, lambda name: marks.append((name, read())))
     try:
         step(lambda name: marks.append((name, read())))
     finally:
@@ -116,10 +116,10 @@ def staged_step(step: TrainingStep) -> dict[str, float]:
     return {name: now - before for (_, before), (name, now) in pairs}
 
 
-def watch(model: PanopticModel, mark: Callable[[str], None]) -> list[Any]:
-    """Hooks that report when a part has ended, and when the backward pass is done with what follows a part.
+def add_hooks(model: PanopticModel, mark: Callable[[str], None]) -> list[Any]:
+    """Return hooks that report when a part ends, and when the backward pass reaches its output.
 
-    Matching lies between the location decoder and the mask decoder of the things.
+    Matching is between the location decoder and the mask decoder of the things.
     """
 
     def ended(part: str, output: Any) -> None:
@@ -141,7 +141,7 @@ def watch(model: PanopticModel, mark: Callable[[str], None]) -> list[Any]:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is measured, fit for JSON; seconds."""
+    """Return all measurements in seconds, ready for JSON."""
     device = torch.device(arguments.device)
     recipe = load_recipe(arguments.recipe, [f"train.precision={arguments.precision}", "model.backbone_weights=none"])
     step = TrainingStep(recipe, arguments.size, arguments.batch, device)
@@ -149,13 +149,13 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     whole: dict[SamplingName, list[float]] = {name: [] for name in SAMPLINGS}
     staged: dict[SamplingName, list[dict[str, float]]] = {name: [] for name in SAMPLINGS}
     peaks: dict[SamplingName, float | None] = {}
-    for turn in range(WARM_UP + arguments.repeat):
+    for number in range(WARM_UP + arguments.repeat):
         for name in SAMPLINGS:
             step.sample_by(name)
             memory.reset()
             seconds, stages = whole_step(step), staged_step(step)
             peaks[name] = memory.mib()
-            if turn >= WARM_UP:
+            if number >= WARM_UP:
                 whole[name].append(seconds)
                 staged[name].append(stages)
     return {
@@ -174,7 +174,7 @@ def _figures(whole: list[float], staged: list[dict[str, float]], memory: float |
 
 
 def show(content: dict[str, Any]) -> None:
-    """The same for a person."""
+    """Print the results as a table."""
     height, width = content["size"]
     auto, portable = content["samplings"].values()
     total = sum(stage["median"] for stage in auto["stages"].values())
@@ -185,7 +185,7 @@ def show(content: dict[str, Any]) -> None:
     rows.append(["step", 1e3 * auto["step"]["median"], None, 1e3 * portable["step"]["median"]])
     title = (
         f"{content['recipe']}, {height}x{width}, batch {content['batch']}, {content['precision']}, random weights, "
-        f"{content['repeat']} turns"
+        f"{content['repeat']} runs"
     )
     print_table(title, ["stage", "ms", "% of stages", "portable, ms"], rows)
     ratio = content["ratio"]
@@ -198,19 +198,19 @@ def show(content: dict[str, Any]) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr, and the exit code 2."""
+    """Print an error on stderr and exit with code 2."""
     print(f"Error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def main() -> None:
-    """Parse, compare, show."""
+    """Parse the options, compare, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="r50", help="name or YAML file [r50]")
     parser.add_argument("--size", default="480x640", metavar="HxW", help="size of the images [480x640]")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images of a step [1]")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per step [1]")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the matrix products [fp32]")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="turns of each [3]")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each [3]")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda [cpu]")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     arguments = parser.parse_args()

@@ -415,20 +415,18 @@ def test_an_official_checkpoint_without_some_tensors(folder: Path, capsys: pytes
     del state[missing]
     save_as_mmcv(state | {"bbox_head.more.weight": torch.ones(1)}, Path("r50.pth"))
     expected = [
-        f"checkpoint r50.pth (recipe r50, 133 categories) does not fit this model: missing: {missing}; not in this"
+        f"checkpoint r50.pth (recipe r50, 133 categories) does not match this model: missing: {missing}; unexpected"
     ]
     arguments = ["predict", "data/images/val", "--checkpoint", "r50.pth", "--out", "out"]
-    assert_error(arguments, [*expected, "not in this model: bbox_head.more.weight; not plain floating-"], capsys)
+    assert_error(arguments, [*expected, "unexpected: bbox_head.more.weight; not plain floating-"], capsys)
 
 
 def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_release_file(Path("r50.pth"))
-    expected = [
-        "checkpoint r50.pth is of recipe r50, with the backbone resnet50, but the model to be filled has resnet18"
-    ]
+    expected = ["checkpoint r50.pth is from recipe r50 with the backbone resnet50, but this model has resnet18"]
     assert "(recipe" not in assert_error(train("--out", "new", "--init-from", "r50.pth"), expected, capsys)
     expected = [
-        "checkpoint r50.pth has the backbone resnet50 (recipe r50), but the recipe swinl has swin_large; leave --recip"
+        "checkpoint r50.pth has the backbone resnet50 (recipe r50), but the recipe swinl has swin_large; omit --recipe"
     ]
     assert_error(["weights", "import", "r50.pth", "--out", "new2", "--recipe", "swinl"], expected, capsys)
     assert not Path("new2").exists()
@@ -437,9 +435,12 @@ def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["model.safetensors", "--out", "new"], "model.safetensors is a checkpoint of panformer already; use it as it"),
-        (["r50.pth", "--out", "run"], "--out run holds something else than an earlier import; expected a new or emp"),
-        (["r50.pth", "--out", "r50.pth"], "--out r50.pth is a file; expected a folder, new or empty"),
+        (
+            ["model.safetensors", "--out", "new"],
+            "model.safetensors is already a checkpoint of panformer; use it direct",
+        ),
+        (["r50.pth", "--out", "run"], "--out run has other files than an earlier import; expected a new or empty"),
+        (["r50.pth", "--out", "r50.pth"], "--out r50.pth is a file; expected a new or empty folder"),
         (["r50.pth", "--out", "r50.pth/new"], "cannot write r50.pth/new/model.safetensors: Not a directory"),
         (
             ["r50.pth", "--out", "new", "--categories", "none.json"],
@@ -447,7 +448,7 @@ def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.C
         ),
         (
             ["r50.pth", "--out", "new", "--categories", f"data/{ANNOTATION}"],
-            "checkpoint r50.pth was trained on 80 things and 53 stuff classes, but the categories given are 6 things",
+            "checkpoint r50.pth was trained on 80 things and 53 stuff classes, but --categories has 6 things",
         ),
     ],
 )
@@ -465,8 +466,8 @@ def test_no_checkpoint_and_no_run(folder: Path, capsys: pytest.CaptureFixture[st
 def test_a_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_checkpoint(Path("other.safetensors"), Path("data"), "model.encoder_layers=2")
     expected = [
-        "checkpoint other.safetensors (recipe tiny, 11 categories) does not fit this model: ",
-        "not in this model: encoder.layers.1.",
+        "checkpoint other.safetensors (recipe tiny, 11 categories) does not match this model: ",
+        "unexpected: encoder.layers.1.",
     ]
     assert_error(train("--out", "new", "--init-from", "other.safetensors"), expected, capsys)
     assert_error(
@@ -480,17 +481,17 @@ def test_a_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_nothing_to_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_error(train("--resume"), ["--resume: there is no run of tiny in runs/tiny; start without it"], capsys)
-    assert_error(train("--resume", "--out", "new"), ["--resume: new holds no last.safetensors"], capsys)
+    assert_error(train("--resume"), ["--resume: there is no run of tiny in runs/tiny; omit --resume"], capsys)
+    assert_error(train("--resume", "--out", "new"), ["--resume: new has no last.safetensors"], capsys)
     both = train("--resume", "--out", "run", "--init-from", "model.safetensors")
     assert_error(both, ["--resume and --init-from are both given"], capsys)
 
 
 def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = RunFolder(folder / "run").last.read_bytes()
-    assert_error(train("--out", "run"), ["--out run holds another run; resume it with --resume"], capsys)
+    assert_error(train("--out", "run"), ["--out run has another run; add --resume to continue that run"], capsys)
     for command in (EVALUATE, PREDICT):
-        assert_error([*command, "--out", "run"], ["--out run holds a training run; choose another folder"], capsys)
+        assert_error([*command, "--out", "run"], ["--out run has a training run; choose another folder"], capsys)
     assert_error(
         ["prepare-data", "scenes", "--out", "run"], ["run already contains other files; choose another"], capsys
     )
@@ -500,7 +501,7 @@ def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (train("--out", "file"), ["--out file is a file; expected a folder, new or empty"]),
+        (train("--out", "file"), ["--out file is a file; expected a new or empty folder"]),
         (train("--out", "file/new"), ["cannot write file/new/recipe.yaml: Not a directory"]),
         ([*EVALUATE, "--out", "file"], ["--out file is a file; expected a folder"]),
         ([*EVALUATE, "--out", "file/new"], ["cannot write file/new/", "Not a directory", "choose another folder"]),
@@ -510,7 +511,7 @@ def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[s
         (["prepare-data", "scenes", "--out", "file"], ["cannot write scenes to file: Not a directory"]),
         (["predict", "none.jpg", *PREDICT[2:]], ["no such image, folder or pattern: none.jpg; give image files"]),
         (["predict", "x" * 300, *PREDICT[2:]], ["xxx: File name too long; check the path"]),
-        (["predict", "empty", *PREDICT[2:]], ["the folder empty holds no image; expected files of the kinds .bmp"]),
+        (["predict", "empty", *PREDICT[2:]], ["the folder empty has no images; expected files with the suffixes .bmp"]),
         (["visualize", "--run", "empty"], ["empty/metrics.jsonl cannot be read: No such file"]),
         (["evaluate", "x" * 300], ["xxx: File name too long; check the path"]),
         (train("--out", "x" * 300), ["xxx: File name too long; check the path"]),

@@ -1,1 +1,1 @@
-"""The stages a person runs: train, evaluate, predict, visualize, and what they share."""
+"""The stages behind the commands: train, evaluate, predict, visualize, and what they share."""

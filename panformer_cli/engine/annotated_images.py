@@ -1,4 +1,4 @@
-"""Images with their panoptic maps: the ground truth of a data set, and predictions on disk."""
+"""Images with their panoptic maps, from a data set or from predictions on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from panformer_cli.storage.files import name_inside
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image with one or two maps of its size: a caption, the map, and the table of its categories."""
+    """An image with one or two maps of the same size; each is a caption, the map, and its category table."""
 
     name: str
     image: ImageArray
@@ -45,11 +45,11 @@ class Predictions:
     """The images of a panoptic JSON with their predicted maps, and with the ground truth if a data set is given.
 
     Raises:
-        DataError: the JSON has no images, its PNGs are missing, or an image does not fit its prediction.
+        DataError: The JSON has no images, PNGs are missing, or an image and its prediction differ in size.
     """
 
     def __init__(self, predictions: Path, images: Path | None, data: CocoPanoptic | None) -> None:
-        """Open the JSON; the images are in the folder `images` or in `data`."""
+        """Open the JSON. Its images are in the folder `images` or in `data`."""
         self.saved = read_annotation(predictions)
         if not self.saved.images:
             raise DataError(f"{predictions} has no predictions; expected at least one annotated image")
@@ -78,8 +78,8 @@ class Predictions:
             annotated = AnnotatedImage(name, sample.image, (truth, predicted))
         if annotated.image.shape[:2] != panoptic.ids.shape:
             raise DataError(
-                f"the prediction for {name} in {self.pngs} is {panoptic.ids.shape} and its image "
-                f"{annotated.image.shape[:2]} (height, width); expected the image that was predicted on"
+                f"the prediction for {name} in {self.pngs} has the size {panoptic.ids.shape} and its image "
+                f"{annotated.image.shape[:2]} (height, width); expected the image that was predicted"
             )
         return annotated
 

@@ -1,4 +1,4 @@
-"""A run's curves, from the `metrics.jsonl` that training writes."""
+"""Training curves from the `metrics.jsonl` of a run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _QUALITY = {"pq": "PQ", "pq_things": "PQ things", "pq_stuff": "PQ stuff", "sq": 
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a `metrics.jsonl`, sorted by step; of a step that a resumed run repeated, only the last row.
+    """Return the rows of a `metrics.jsonl`, sorted by step; if a resumed run repeated a step, only its last row.
 
-    A truncated last line, as a killed run leaves it, is ignored.
+    A truncated last line, which a killed run leaves, is ignored.
 
     Raises:
-        PanformerError: the file is missing, or another line is not a row of metrics.
+        PanformerError: The file is missing, or another line is not a row of metrics.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise PanformerError(
-            f"the metrics {path} cannot be read: {error.strerror}; expected the metrics.jsonl of a `train` folder"
+            f"the metrics {path} cannot be read: {error.strerror}; expected the metrics.jsonl of a training run"
         ) from error
     rows: dict[tuple[str, float], Row] = {}
     for number, line in enumerate(lines, start=1):
@@ -42,7 +42,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def curves(rows: Sequence[Row]) -> list[Chart]:
-    """Return charts of panoptic quality, loss, its parts and learning rate; charts without values are left out."""
+    """Return charts of panoptic quality, total loss, loss terms and learning rate; empty charts are omitted."""
     train = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in rows if row["kind"] == "eval"]
     parts = list(dict.fromkeys(name for row in train for name in _losses(row)))

@@ -1,4 +1,4 @@
-"""A first run of everything, on scenes that the package draws itself."""
+"""Run the whole pipeline on generated scenes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from panformer_cli.reporting import Reporter
 
 @dataclass(frozen=True)
 class DemoFolders:
-    """What the demo leaves behind."""
+    """The files that the demo writes."""
 
     out: Path
 
@@ -48,12 +48,15 @@ class DemoFolders:
 def demo(
     recipe: Recipe, folders: DemoFolders, options: SceneOptions, process: Process, reporter: Reporter
 ) -> dict[str, Any]:
-    """Write scenes, train on them, evaluate and predict on held-out ones, and draw it all on a page.
+    """Generate scenes, train on them, evaluate and predict held-out ones, and show the results on a page.
 
-    Returns the metrics of `evaluate`. After an interruption, the same call resumes.
+    If interrupted, the same call resumes.
+
+    Returns:
+        The metrics of `evaluate`.
 
     Raises:
-        KeyboardInterrupt: The training was stopped; its last step is saved.
+        KeyboardInterrupt: Training was stopped; its last step is saved.
     """
     process.on_first(lambda: write_scenes(folders.scenes, options, reporter))
     recipe = replace(recipe, data=replace(recipe.data, root=str(folders.scenes)))
@@ -62,7 +65,7 @@ def demo(
         raise KeyboardInterrupt
     checkpoint = folders.run.checkpoint
     assert checkpoint is not None, "training ends with a checkpoint"
-    figures = evaluate(EvaluateRequest(checkpoint, folders.evaluation, folders.scenes), process, reporter)
+    metrics = evaluate(EvaluateRequest(checkpoint, folders.evaluation, folders.scenes), process, reporter)
     held_out = sorted((folders.scenes / "images" / recipe.data.val_split).iterdir())[:PICTURES]
     predict(PredictRequest([str(path) for path in held_out], checkpoint, folders.predictions), process, reporter)
     request = VisualizeRequest(
@@ -74,8 +77,8 @@ def demo(
         limit=PICTURES,
     )
     process.on_first(lambda: visualize(request, reporter))
-    return figures
+    return metrics
 
 
 PICTURES = 24
-"""Held-out scenes that are predicted one by one and shown on the page."""
+"""Number of held-out scenes that are predicted and shown on the page."""

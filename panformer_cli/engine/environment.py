@@ -1,4 +1,4 @@
-"""What results depend on besides the recipe: versions, devices and threads."""
+"""The environment that results depend on: versions, devices and threads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Images through a trained model: what evaluate, predict and training's own evaluation share.
+"""Run a trained model on images; shared by evaluate, predict and the evaluation during training.
 
-Padding changes what the model computes (docs/model.md, "Input"). So a batch holds only images that have one size after
-resizing, without any padding, and each gets the result that it gets alone.
+Padding changes what the model computes (docs/model.md, "Input"). So all images of a batch have the same size after
+resizing, and each one gets the same result as in a batch of its own.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 WAITING_BATCHES = 8
-"""Images that `Predictor.stream` holds at most, in batches. With less, common sizes run before their batch is full."""
+"""Maximum number of images that `Predictor.stream` holds, in batches. A smaller limit runs more incomplete batches."""
 
 
 class Predictor:
-    """A model on its device, ready for images of any size.
+    """Run a model on images of any size.
 
-    model: its weights are used as they are; it has to be in evaluation mode when the predictor is called.
-    precision: of its matrix products and convolutions.
+    Attributes:
+        model: The model, on `device`. It must be in evaluation mode when the predictor is called.
+        recipe: Its recipe.
+        device: Where it runs.
+        precision: Precision of its matrix products and convolutions.
     """
 
     def __init__(
@@ -50,10 +53,10 @@ class Predictor:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, process: Process, choice: PrecisionChoice = "fp32") -> Predictor:
-        """Return a predictor with a checkpoint's model in its fastest form, as `process` computes.
+        """Return a predictor with a checkpoint's model, optimized for inference, on the device of `process`.
 
         Raises:
-            PanformerError: the weights do not fit, or the device does not support the precision.
+            PanformerError: The weights do not fit, or the device does not support the precision.
         """
         precision = resolve_precision(choice, process)
         model = load_model(checkpoint, process.sampling)
@@ -61,28 +64,31 @@ class Predictor:
         return cls(model, checkpoint.recipe, process.device, precision)
 
     def __call__(self, image: ImageArray) -> Prediction:
-        """image: (H, W, 3) uint8 RGB."""
+        """Return the prediction for an image, (H, W, 3) uint8 RGB."""
         return next(self._predictions([image]))
 
     def predict_all(self, images: Sequence[ImageArray]) -> list[Prediction]:
-        """Predictions in the order of `images`, which may have any sizes; all images of one input size are one batch.
+        """Return the predictions in the order of `images`; images with the same input size form a batch.
 
-        images: each (H, W, 3) uint8 RGB.
+        Args:
+            images: Each (H, W, 3) uint8 RGB, of any size.
         """
         found = dict(self.stream(enumerate(images), batch_size=len(images)))
         return [found[number] for number in range(len(images))]
 
     def stream(self, images: Iterable[tuple[Key, ImageArray]], batch_size: int = 1) -> Iterator[tuple[Key, Prediction]]:
-        """Predictions one by one, not in the order of the images when `batch_size` is over 1.
+        """Yield (key, prediction) pairs; with a `batch_size` above 1 their order can differ from that of the images.
 
-        An image waits until `batch_size` of its input size are there. Not more than `WAITING_BATCHES * batch_size`
-        images are held, those of the running batch included: when so many are there, the size that waits the longest
-        runs with fewer. For batches of 8 these are 64 images, 60 MB of COCO's. The next image is taken only when all
-        results that are ready were taken.
+        An image waits until there are `batch_size` images of its input size. At most `WAITING_BATCHES * batch_size`
+        images are held, including the running batch. At this limit, the size that has waited longest runs as an
+        incomplete batch. For batches of 8 the limit is 64 images, 60 MB for COCO. The next image is read only after
+        all available results have been consumed.
 
-        images: (key, image) pairs; an image is (H, W, 3) uint8 RGB. The key comes back with the prediction.
+        Args:
+            images: (key, image) pairs; an image is (H, W, 3) uint8 RGB. The key is returned with the prediction.
+            batch_size: Images per forward pass, 1 or more.
         """
-        waiting: dict[tuple[int, int], list[tuple[Key, ImageArray]]] = {}  # by input size, the oldest first
+        waiting: dict[tuple[int, int], list[tuple[Key, ImageArray]]] = {}  # by input size, oldest first
         for key, image in images:
             size = self._input_size(image)
             waiting.setdefault(size, []).append((key, image))
@@ -99,15 +105,15 @@ class Predictor:
         finish: Callable[[Key, Prediction], Result],
         batch_size: int = 1,
     ) -> Iterator[Result]:
-        """Yield `finish(key, prediction)` of every image, in the order of `stream`.
+        """Yield `finish(key, prediction)` for every image, in the order of `stream`.
 
-        Beside a model on a GPU, threads read the next images and finish results. A model on the CPU needs the cores
-        itself, so there one thing happens after the other (docs/performance.md has the times).
+        If the model is on a GPU, threads read the next images and run `finish` meanwhile. A model on the CPU uses all
+        cores itself, so everything runs sequentially (docs/performance.md has the times).
 
         Args:
-            images: as for `stream`.
-            finish: what to do with a prediction; what it raises is raised in the place of its result.
-            batch_size: as for `stream`.
+            images: As for `stream`.
+            finish: Function of a key and its prediction. If it raises, the exception is raised instead of the result.
+            batch_size: As for `stream`.
         """
         if self.device.type == "cpu":
             for key, prediction in self.stream(images, batch_size):
@@ -120,24 +126,24 @@ class Predictor:
         return zip([key for key, _ in batch], predictions, strict=True)
 
     def _input_size(self, image: ImageArray) -> tuple[int, int]:
-        """Height and width at which the model sees the image."""
+        """Return the height and width of the image after resizing."""
         height, width = image.shape[:2]
         return resized_size(height, width, self.recipe.data.short_side, self.recipe.data.long_side)
 
     def _predictions(self, images: Sequence[ImageArray]) -> Iterator[Prediction]:
-        """One by one: masks leave the model at stride 8, and only one image's are brought to its full size at a time.
+        """Yield predictions one at a time: masks are upsampled from stride 8 to full size for only one image at a time.
 
-        images: of one input size, 1 or more.
+        images: 1 or more, with the same input size.
         """
         output = self.infer(*self.prepare(images))
         for number, image in enumerate(images):
             yield self.postprocess(output, number, (image.shape[0], image.shape[1]))
 
     def prepare(self, images: Sequence[ImageArray]) -> tuple[Tensor, Tensor]:
-        """Return the arguments of `infer`, on the device: (B, 3, H, W) float and (B, H, W) bool, which is False.
+        """Return the arguments of `infer` on the device: (B, 3, H, W) float, and (B, H, W) bool, all False.
 
         Args:
-            images: each (height, width, 3) uint8 RGB; of one size after resizing, 1 or more.
+            images: 1 or more, each (height, width, 3) uint8 RGB, with the same size after resizing.
         """
         data = self.recipe.data
         prepared = [prepare_image(image, data.short_side, data.long_side) for image in images]

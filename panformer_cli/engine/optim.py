@@ -1,4 +1,4 @@
-"""AdamW with the published groups and learning rates (docs/model.md, "Optimizer")."""
+"""AdamW with the published parameter groups and learning rates (docs/model.md, "Optimizer")."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_optimizer(model: PanopticModel, settings: TrainSettings) -> AdamW:
 
 
 def learning_rate_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
-    """What every learning rate is multiplied by at optimiser step `step`, counted from 0 over the whole run."""
+    """Return the factor of all learning rates at optimizer step `step`, counted from 0 over the whole run."""
     warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
     if settings.schedule == "cosine":
         progress = step / total_steps(settings, steps_per_epoch)
@@ -33,12 +33,12 @@ def learning_rate_factor(settings: TrainSettings, step: int, steps_per_epoch: in
 
 
 def total_steps(settings: TrainSettings, steps_per_epoch: int) -> int:
-    """Optimiser steps of the whole run."""
+    """Return the number of optimizer steps of the whole run."""
     steps = settings.epochs * steps_per_epoch
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
 def set_learning_rate(optimizer: AdamW, factor: float) -> None:
-    """Every group's learning rate becomes its `base_lr` times `factor`."""
+    """Set the learning rate of every group to its `base_lr` times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

@@ -1,4 +1,4 @@
-"""Segment a person's images: overlays to look at, panoptic PNGs and one JSON to go on with."""
+"""Segment images, and write overlays, panoptic PNGs and a panoptic JSON."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save
 class PredictRequest:
     """What to segment.
 
-    inputs: image files, folders (searched with all their subfolders) and glob patterns.
-    out: folder of the results.
-    batch_size: images in one forward pass, 1 or more; only images of one size share it, so the results stay.
-    precision: of the network; anything but fp32 changes the results a little.
+    Attributes:
+        inputs: Image files, folders (searched recursively) and glob patterns.
+        checkpoint: The checkpoint file.
+        out: Folder of the results.
+        batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
+        precision: Precision of the network. Anything but fp32 changes the results slightly.
     """
 
     inputs: Sequence[str]
@@ -45,9 +47,11 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What came out.
+    """The result of `predict`.
 
-    json: `OUT/panoptic.json`. failures: one sentence for each image that could not be used.
+    Attributes:
+        json: `OUT/panoptic.json`.
+        failures: One message for each image that could not be segmented.
     """
 
     json: Path
@@ -55,7 +59,7 @@ class PredictResult:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The content of `json`, all segments."""
+        """The content of `json`, with all segments."""
         content: dict[str, Any] = json.loads(self.json.read_text(encoding="utf-8"))
         return content
 
@@ -64,8 +68,10 @@ class PredictResult:
 class InputImage:
     """An image to segment.
 
-    id: in the JSON: the file's own number where all names are different numbers, as in COCO, else counted from 1.
-    name: its file name in the results, relative; no two images have the same name without its ending.
+    Attributes:
+        path: The image file.
+        id: Id in the JSON. If all file names are different numbers, as in COCO, that number; else counted from 1.
+        name: File name in the results, a relative path that is unique without its suffix.
     """
 
     path: Path
@@ -76,10 +82,10 @@ class InputImage:
 def predict(request: PredictRequest, process: Process, reporter: Reporter) -> PredictResult:
     """Segment images and write `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and `OUT/panoptic.json`.
 
-    A corrupt image is reported and left out.
+    A corrupt image is reported and skipped.
 
     Raises:
-        PanformerError: no image is found, or the checkpoint or the folder cannot be used.
+        PanformerError: No image is found, or the checkpoint or the folder cannot be used.
     """
     checkpoint = read_checkpoint(request.checkpoint)
     images = process.on_first(lambda: _begin(request))
@@ -106,12 +112,14 @@ def _begin(request: PredictRequest) -> list[InputImage]:
 
 
 def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
-    """The images that `inputs` mean, in the order given, folders and patterns sorted.
+    """Return the images of all inputs, in the order of the inputs; folders and patterns are sorted.
 
-    out: the folder of results; what a folder or pattern finds in it is left out.
+    Args:
+        inputs: Image files, folders and glob patterns.
+        out: Folder of the results. Images in it are skipped, unless they are given by name.
 
     Raises:
-        DataError: an input does not exist, or a folder holds no image.
+        DataError: An input does not exist, or a folder has no images.
     """
     found: dict[Path, str] = {}
     for given in inputs:
@@ -127,14 +135,14 @@ def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
 
 
 def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
-    """The image files behind one input, each with its name in the results."""
+    """Return the image files of one input, each with its name in the results."""
     path = Path(given)
     if path.is_dir():
         inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         files = sorted(file for file in inside if not resolve_links(file).is_relative_to(out))
         if not files:
             raise DataError(
-                f"the folder {path} holds no image; expected files of the kinds {', '.join(sorted(IMAGE_SUFFIXES))}"
+                f"the folder {path} has no images; expected files with the suffixes {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         return [(file, file.relative_to(path).as_posix()) for file in files]
     if path.is_file():
@@ -149,9 +157,9 @@ def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
 
 
 def _distinct(names: list[Path]) -> list[str]:
-    """The names, with a number where two would give the same result file.
+    """Return the names, with a number where two would give the same result file.
 
-    `:` and `\\` become `_`: on some systems they name a drive and a folder.
+    `:` and `\\` become `_`, since they separate drives and folders on some systems.
     """
     taken: set[str] = set()
     distinct = []
@@ -167,9 +175,10 @@ def _distinct(names: list[Path]) -> list[str]:
 
 
 class _Share:
-    """What one process reads and writes; an image with a problem is reported, and the others go on.
+    """The images of one process; an image that fails is reported and skipped.
 
-    failures: one sentence for each such image, in the order in which they came.
+    Attributes:
+        failures: One message for each image that failed, in the order they occurred.
     """
 
     def __init__(
@@ -182,7 +191,7 @@ class _Share:
         self.failures: list[str] = []
 
     def read(self, indices: Iterable[int]) -> Iterator[tuple[tuple[int, ImageArray], ImageArray]]:
-        """Yield the images that can be read, for `Predictor.map`; the key is the position and the image."""
+        """Yield the readable images for `Predictor.map`; the key is the position and the image."""
         for index in indices:
             try:
                 image = read_image(self._images[index].path)
@@ -192,7 +201,7 @@ class _Share:
                 yield (index, image), image
 
     def write(self, key: tuple[int, ImageArray], prediction: Prediction) -> tuple[int, DataError | None]:
-        """Write overlay, PNG and row of an image; return its position in the list, and what went wrong."""
+        """Write the results of an image; return its position and the error, if there was one."""
         index, image = key
         source, panoptic = self._images[index], prediction.panoptic
         overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
@@ -205,7 +214,7 @@ class _Share:
         return index, None
 
     def report(self, index: int, problem: DataError | None) -> None:
-        """Report an image that is done, or could not be used."""
+        """Report an image that is done or failed."""
         if problem is not None:
             self.failures.append(str(problem))
             self._reporter.warn(str(problem))

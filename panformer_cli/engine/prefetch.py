@@ -1,6 +1,6 @@
-"""Threads beside a model on a GPU: the next images are read, and results finished, while it computes.
+"""Read the next images and finish results in threads while a model runs on a GPU.
 
-Decoding, resizing and compressing images release Python's lock, so threads are enough.
+Decoding, resizing and compressing images release the GIL, so threads are sufficient.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 
 def ahead(items: Iterable[Item], count: int = IMAGES_AHEAD) -> Iterator[Item]:
-    """Yield the items in their order; a thread takes up to `count` of them, 1 or more, before they are asked for.
+    """Yield the items in order; a thread prefetches up to `count` of them, 1 or more.
 
-    What `items` raises is raised where the item is asked for.
+    If `items` raises, the exception is raised when the item would be yielded.
     """
     end = object()
     iterator = iter(items)
@@ -33,9 +33,9 @@ def ahead(items: Iterable[Item], count: int = IMAGES_AHEAD) -> Iterator[Item]:
 
 
 def behind(items: Iterable[Item], work: Callable[[Item], Result], workers: int = WORKERS) -> Iterator[Result]:
-    """Yield `work` of every item, in the order of the items; threads do it while the next items are made.
+    """Yield `work(item)` for every item, in order; threads run it while the next items are produced.
 
-    Not more than `2 * workers` items are unfinished. What `work` raises is raised in the place of its result.
+    At most `2 * workers` items are unfinished. If `work` raises, the exception is raised instead of the result.
     """
     with ThreadPoolExecutor(workers, "behind") as pool:
         waiting: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""Predictions on disk in COCO's panoptic form, written by any number of processes."""
+"""Write predictions in COCO's panoptic format, with any number of processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
 
 LINES = ".parts"
-"""The folder of what is not yet joined, inside the folder of results."""
+"""Name of the result log's folder, inside the folder of results."""
 PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metrics.json", "analysis.json"
-"""Files that are made of all images, at the end."""
+"""Files that are written at the end, from all images."""
 
 
 class PanopticResults:
-    """`OUT/panoptic/<name>.png` as they come and, at the end, `OUT/panoptic.json` and `OUT/records.jsonl`.
+    """Writes `OUT/panoptic/<name>.png` per image and, at the end, `OUT/panoptic.json` and `OUT/records.jsonl`.
 
-    Every process writes the PNGs and the lines of its own images; the first process joins the lines.
+    Every process writes the PNGs and the result log of its own images; rank 0 merges the logs.
     """
 
     def __init__(self, out: Path, categories: CategoryTable, process: Process) -> None:
@@ -37,17 +37,17 @@ class PanopticResults:
 
     @staticmethod
     def begin(out: Path, settings: dict[str, Any], resume: bool = False) -> None:
-        """Forget what was left there without an end, or keep it for `resume`; as `ResultLog.start`.
+        """Discard the result log of an interrupted run, or keep it for `resume`; as `ResultLog.start`.
 
-        What an earlier use of the folder made of all its images goes before the first PNG of another comes.
+        Also deletes the final files of an earlier run, before the first new PNG is written.
         """
         ResultLog.start(out / LINES, settings, resume)
-        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_figures(out) else (PANOPTIC,):
+        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_metrics(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
     def is_begun(out: Path) -> bool:
-        """Whether there is something without an end, that can be gone on from."""
+        """Return whether there is an interrupted run that can be resumed."""
         return (out / LINES).is_dir()
 
     @property
@@ -59,7 +59,7 @@ class PanopticResults:
         return self.out / PANOPTIC
 
     def done(self) -> Iterator[Line]:
-        """The lines from before that are this process's and whose PNG is there too."""
+        """Return the lines of this process's images in the result log whose PNG exists, too."""
         return (line for line in self.log.own_lines() if (self.pngs / line["annotation"]["file_name"]).is_file())
 
     def add(
@@ -70,10 +70,14 @@ class PanopticResults:
         panoptic: PanopticMap,
         more: Line | None = None,
     ) -> None:
-        """Write the PNG of an image, and its line.
+        """Write the PNG of an image, and its line in the result log.
 
-        index: the image's place in the JSON. names: of the image and of its PNG, relative, as the JSON will say.
-        more: what else the line says; a `record` gets into records.jsonl.
+        Args:
+            index: Position of the image in the JSON.
+            image_id: Id of the image in the JSON.
+            names: File names of the image and of its PNG in the JSON; relative paths.
+            panoptic: The prediction.
+            more: More keys for the line; `record` is written to records.jsonl.
         """
         file_name, png_name = names
         write_panoptic_png(name_inside(self.pngs, png_name, "the list of images"), panoptic.ids)
@@ -83,28 +87,28 @@ class PanopticResults:
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
     def finish(self) -> None:
-        """Join what all processes wrote."""
+        """Merge the result logs of all processes into the final files."""
         self.log.close()
         wait_for_lines(self.log, self.process)
-        self.process.on_first(self._join)
+        self.process.on_first(self._merge)
 
-    def _join(self) -> None:
+    def _merge(self) -> None:
         self._write_json()
         if "record" in next(self.log.lines(), {}):
-            write_records(self.out / RECORDS, self.log)
+            write_overlaps(self.out / RECORDS, self.log)
         self.log.remove()
 
     def _write_json(self) -> None:
-        """As `panoptic_writer.panoptic_json`, one row in memory at a time."""
+        """Write the JSON of `panoptic_writer.panoptic_json` with one row in memory at a time."""
         with atomic_write(self.json) as temporary, temporary.open("w", encoding="utf-8") as file:
             for key in ("image", "annotation"):
                 file.write('{"images": [' if key == "image" else '], "annotations": [')
-                file.writelines(_joined(json.dumps(line[key]) for line in self.log.lines()))
+                file.writelines(_with_commas(json.dumps(line[key]) for line in self.log.lines()))
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
 
 
-def _has_figures(out: Path) -> bool:
-    """Whether there are figures of an evaluation; a metrics.json of another program is not ours to delete."""
+def _has_metrics(out: Path) -> bool:
+    """Return whether metrics.json is from an evaluation; one of another program must not be deleted."""
     try:
         content = parse_json((out / METRICS).read_bytes())
     except (OSError, ValueError):
@@ -113,26 +117,26 @@ def _has_figures(out: Path) -> bool:
 
 
 def wait_for_lines(log: ResultLog, process: Process) -> None:
-    """Wait until every process has written its lines.
+    """Wait until every process has written its result log.
 
     Raises:
-        PanformerError: in the first process, if it does not see the lines of another one.
+        PanformerError: On rank 0, if it does not find the log of another process.
     """
     written = process.gather(log.path.name if log.path.is_file() else None)
-    if process.is_first and (lost := [name for name in written if name and not (log.folder / name).is_file()]):
+    if process.is_first and (missing := [name for name in written if name and not (log.folder / name).is_file()]):
         raise PanformerError(
-            f"{log.folder}: the first process does not see {lost[0]}, which a process of another machine wrote; "
-            "expected a folder that all machines share; choose one with --out, and with TMPDIR for --predictions"
+            f"{log.folder}: rank 0 does not find {missing[0]}, which a process on another machine wrote; expected a "
+            "folder that all machines share; choose one with --out, and with TMPDIR for --predictions"
         )
 
 
-def write_records(path: Path, log: ResultLog) -> None:
-    """Write the records of all lines, a line each, in the order of the images; errors as `atomic_write`."""
+def write_overlaps(path: Path, log: ResultLog) -> None:
+    """Write the image overlaps in the log, one per line, in the order of the images; errors as `atomic_write`."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line["record"]) + "\n" for line in log.lines())
 
 
-def _joined(texts: Iterable[str]) -> Iterator[str]:
-    """The texts with commas between them."""
+def _with_commas(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts with commas between them."""
     for number, text in enumerate(texts):
         yield f"{', ' if number else ''}{text}"

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and which one is meant."""
+"""The folder of a run: its files, and finding a run or a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMPORTED = "model.safetensors"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run: recipe.yaml, environment.json, metrics.jsonl, last.safetensors, best.safetensors, evaluation/."""
+    """The files of a run: recipe.yaml, environment.json, metrics.jsonl, last.safetensors, best.safetensors."""
 
     path: Path
 
@@ -50,14 +50,14 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The best checkpoint, else the last, else what `panformer weights import` wrote, else None."""
+        """The best checkpoint, else the last, else the one from `panformer weights import`, else None."""
         return next((path for path in (self.best, self.last, self.path / IMPORTED) if path.is_file()), None)
 
     def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Make the folder and say in it what will be run, and where.
+        """Create the folder, and write the recipe and the environment to it.
 
         Raises:
-            PanformerError: the folder cannot be written.
+            PanformerError: The folder cannot be written.
         """
         if not self.last.is_file():
             self.forget_after(-1)
@@ -66,10 +66,10 @@ class RunFolder:
         write_json(self.environment, environment)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl.
+        """Append a line to metrics.jsonl.
 
         Raises:
-            PanformerError: it cannot be written.
+            PanformerError: The line cannot be written.
         """
         with (
             writing(self.metrics, "free some space and continue with --resume"),
@@ -78,7 +78,7 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl that lie after `step`: a resumed run will write them again."""
+        """Delete the lines of metrics.jsonl after `step`; a resumed run writes them again."""
         if not self.metrics.is_file():
             return
         kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
@@ -87,64 +87,67 @@ class RunFolder:
 
 
 def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
-    """A folder for a new run: `out`, or runs/<recipe>/<time>.
+    """Return the folder of a new run: `out`, or runs/<recipe>/<time>.
 
-    A run that ended before its first checkpoint, be it for a mistake in its settings, leaves `out` free for another.
+    If a run ended before its first checkpoint, for example because of an invalid setting, its folder can be reused.
 
     Raises:
-        PanformerError: `out` holds something already.
+        PanformerError: `out` is not empty.
     """
     if out is None:
         return RunFolder(RUNS / recipe.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if out.exists() and not out.is_dir():
-        raise PanformerError(f"--out {out} is a file; expected a folder, new or empty")
+        raise PanformerError(f"--out {out} is a file; expected a new or empty folder")
     run = RunFolder(out)
-    there = set(out.iterdir()) if out.is_dir() else set()
-    if run.last in there:
-        raise PanformerError(f"--out {out} holds another run; resume it with --resume, or choose a new folder")
-    if there - {run.recipe, run.metrics, run.environment}:
-        raise PanformerError(f"--out {out} is not empty; expected a new or empty folder; choose another one")
+    found = set(out.iterdir()) if out.is_dir() else set()
+    if run.last in found:
+        raise PanformerError(f"--out {out} has another run; add --resume to continue that run, or choose a new folder")
+    if found - {run.recipe, run.metrics, run.environment}:
+        raise PanformerError(f"--out {out} is not empty; expected a new or empty folder; choose another folder")
     return run
 
 
 def run_to_resume(recipe: Recipe, out: Path | None) -> RunFolder:
-    """The run in `out`, or the newest of this recipe that has a last checkpoint.
+    """Return the run in `out`, or the newest run of this recipe that has a last checkpoint.
 
     Raises:
-        PanformerError: there is none.
+        PanformerError: There is no such run.
     """
     if out is not None:
         run = RunFolder(out)
         if not run.last.is_file():
-            raise PanformerError(f"--resume: {out} holds no last.safetensors; give a run's folder, or start without it")
+            raise PanformerError(f"--resume: {out} has no last.safetensors; give the folder of a run, or omit --resume")
         return run
     candidates = sorted((RUNS / recipe.name).glob("*/last.safetensors"), key=lambda path: path.stat().st_mtime)
     if not candidates:
         raise PanformerError(
-            f"--resume: there is no run of {recipe.name} in {RUNS / recipe.name}; start without it, or name the run's "
-            "folder with --out"
+            f"--resume: there is no run of {recipe.name} in {RUNS / recipe.name}; omit --resume, or give the folder of "
+            "the run with --out"
         )
     return RunFolder(candidates[-1].parent)
 
 
 def check_results_folder(out: Path) -> None:
-    """Raises PanformerError where `out` is a file, or the folder of a training run, which results would clutter."""
+    """Raise PanformerError if `out` is a file, or the folder of a training run, which results would clutter."""
     if out.exists() and not out.is_dir():
         raise PanformerError(f"--out {out} is a file; expected a folder")
     if RunFolder(out).recipe.exists():
-        raise PanformerError(f"--out {out} holds a training run; choose another folder, such as {out / 'results'}")
+        raise PanformerError(f"--out {out} has a training run; choose another folder, such as {out / 'results'}")
 
 
 def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None = None) -> Path:
-    """A checkpoint file from what the user gave; an existing path wins over a published name, but for a
-    folder without a checkpoint.
+    """Return the checkpoint file that the user means.
 
-    given: a file, a run's folder, the name of published weights, which are fetched, or None for the newest run.
-    default: published weights to use where nothing was given and there is no run.
+    An existing path has priority over published weights of the same name, unless it is a folder without a checkpoint.
+
+    Args:
+        given: A file, the folder of a run, the name of published weights, or None for the newest run.
+        reporter: Shows the download of published weights.
+        default: Published weights to use if `given` is None and there is no run.
 
     Raises:
-        CheckpointError: there is no such file and there are no such weights, or nothing was given and there is no run.
-        DownloadError: the published weights cannot be fetched.
+        CheckpointError: There is no such file and no such weights, or `given` is None and there is no run.
+        DownloadError: The published weights cannot be downloaded.
     """
     if given is None:
         return _newest_checkpoint(reporter, default)
@@ -157,13 +160,13 @@ def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None 
     close = get_close_matches(str(given).lower(), PUBLISHED, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     raise CheckpointError(
-        f"checkpoint {given}: no such file; {guess}give a checkpoint, a run's folder or published weights "
+        f"checkpoint {given}: no such file; {guess}give a checkpoint, the folder of a run or published weights "
         f"({', '.join(PUBLISHED)})"
     )
 
 
 def results_folder(checkpoint: Path) -> Path:
-    """Where an evaluation of `checkpoint` is put: beside it, but not into the cache of published weights."""
+    """Return the default folder for an evaluation: beside the checkpoint, but not in the cache of published weights."""
     weights = published_at(checkpoint)
     return Path("evaluation", weights.name) if weights else checkpoint.parent / "evaluation"
 
@@ -175,7 +178,7 @@ def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
         assert newest is not None, "the folder was found by its checkpoint"
         return newest
     if default is not None:
-        reporter.message(f"There is no run in {RUNS.absolute()}: the published weights {default} are used")
+        reporter.message(f"There is no run in {RUNS.absolute()}: using the published weights {default}")
         return fetch_published(PUBLISHED[default], reporter)
     raise CheckpointError(
         f"no checkpoint was given and there is no run in {RUNS.absolute()}; give one, or the name of published weights "
@@ -187,4 +190,4 @@ def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short when the run was stopped
+        return float("inf")  # a line that was truncated when the run was stopped

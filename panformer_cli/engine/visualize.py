@@ -1,4 +1,4 @@
-"""Pictures of a data set's ground truth and of predictions on disk, and a run's curves, on one HTML page."""
+"""Show ground truth, predictions on disk and training curves on an HTML page."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from panformer_cli.visualization.drawing import DrawOptions, category_colors, dr
 class VisualizeRequest:
     """What to draw, and where to write it.
 
-    At least one of `data_root`, `predictions` and `run` is given. Predictions need images: those of the data set or
-    of the folder `images`.
+    At least one of `data_root`, `predictions` and `run` must be given. Predictions need images, from the data set or
+    from the folder `images`.
     """
 
     out: Path
     """Folder for index.html and overlays/."""
     data_root: Path | None = None
-    """A data set in COCO's layout; its ground truth is drawn."""
+    """A data set in COCO's layout, whose ground truth is drawn."""
     split: str = "val2017"
     predictions: Path | None = None
-    """A panoptic JSON as `evaluate` and `predict` write it, with its PNGs in a folder of the same name beside it."""
+    """A panoptic JSON from `evaluate` or `predict`, with its PNGs in a folder of the same name beside it."""
     images: Path | None = None
-    """The folder of the images that were predicted on."""
+    """The folder of the predicted images."""
     run: Path | None = None
-    """A folder of `train`, or its metrics.jsonl."""
+    """The folder of a training run, or its metrics.jsonl."""
     limit: int | None = None
     """Draw at most this many images."""
     draw: DrawOptions = field(default_factory=DrawOptions)
@@ -54,17 +54,17 @@ class VisualizeRequest:
             )
         if self.predictions is not None and (self.data_root is None) == (self.images is None):
             raise PanformerError(
-                f"the images of {self.predictions} are in a data set or in a folder; give one of --data and --images"
+                f"{self.predictions} needs its images from a data set or from a folder; give one of --data and --images"
             )
         if self.predictions is None and self.images is not None:
-            raise PanformerError(f"{self.images} is given without predictions to draw on its images; add --predictions")
+            raise PanformerError(f"--images {self.images} needs predictions to draw; add --predictions")
         if self.limit is not None and self.limit < 1:
             raise PanformerError(f"the limit is {self.limit} images; expected 1 or more")
 
 
 @dataclass(frozen=True)
 class VisualizeResult:
-    """What was written."""
+    """The files that were written."""
 
     page: Path
     overlays: tuple[Path, ...]
@@ -74,7 +74,7 @@ def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
     """Draw the requested images to `out/overlays/<name>.jpg`, and write `out/index.html`.
 
     Raises:
-        PanformerError: an input is missing or corrupt, or a file cannot be written.
+        PanformerError: An input is missing or corrupt, or a file cannot be written.
     """
     tables = _evaluation_tables(request.predictions) if request.predictions else []
     charts = curves(read_metrics(_metrics_path(request.run))) if request.run else []
@@ -140,7 +140,7 @@ def _categories(panoptic: PanopticMap, table: CategoryTable) -> Iterator[tuple[s
 
 
 def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
-    """Return `out/overlays/<name>.jpg`, with a number if another image of this call has that name."""
+    """Return `out/overlays/<name>.jpg`, with a number if that name is already taken."""
     first = name_inside(out / "overlays", name, "the list of images").with_suffix(".jpg")
     path, number = first, 1
     while path in taken:
@@ -151,7 +151,7 @@ def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
 
 
 def _evaluation_tables(predictions: Path) -> list[Table]:
-    """Return tables of the metrics.json that `evaluate` writes beside its predictions; none for those of `predict`."""
+    """Return tables of the metrics.json beside the predictions; none if there is no such file."""
     path = predictions.with_name(METRICS)
     if not path.is_file():
         return []

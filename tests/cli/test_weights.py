@@ -123,7 +123,7 @@ def test_predict_without_a_run_uses_r50(
     assert request.checkpoint == home / "weights" / R50
     assert request.checkpoint.read_bytes() == server.content
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"There is no run in {Path('runs').resolve()}: the published weights r50 are used"
+    assert lines[0] == f"There is no run in {Path('runs').resolve()}: using the published weights r50"
     assert lines[1] == f"Downloading {server.url}/{R50} to {home / 'weights' / R50}"
 
 

@@ -1,4 +1,4 @@
-"""One data set and one trained run for all tests of the engine; they only read from them."""
+"""A data set and a trained run for all engine tests, which must not change them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tests.engine.small import run_small, small_recipe, small_scenes
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of 8 training and 4 validation images."""
+    """Write a data set of 8 training and 4 validation images."""
     return small_scenes(tmp_path_factory.mktemp("data") / "scenes")
 
 
 @pytest.fixture(scope="session")
 def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of 4 steps, 2 an epoch, evaluated after each epoch; dropout is on, so that random state matters."""
+    """Train 4 steps, 2 per epoch, evaluated after each epoch; dropout is on, so that the random state matters."""
     out = tmp_path_factory.mktemp("run") / "trained"
     return RunFolder(run_small(small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2"), out))
 
 
 @pytest.fixture
 def equal_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many threads in a worker as here: the last digit of a float sum depends on how threads share it."""
+    """Use as many threads in workers as here, since the last digit of a float sum depends on them."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 @pytest.fixture(autouse=True)
 def no_process_stays() -> Iterator[None]:
-    """No process of a failed test outlives it."""
+    """End the processes of a failed test."""
     yield
     kill_started()

@@ -1,4 +1,4 @@
-"""Functions and command lines in several processes on the CPU."""
+"""Run functions and command lines in several processes on the CPU."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.conftest import REPOSITORY
 
 
 def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Return what `work(process, *arguments)` returns, by rank; everything has to be picklable."""
+    """Return what `work(process, *arguments)` returns, by rank; all values must be picklable."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(1, 1, count, run_id=f"tests-{os.getpid()}", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
     config.max_restarts = 0
-    with ThreadPoolExecutor(1) as pool:  # in the main thread torch would replace the signal handlers for good
+    with ThreadPoolExecutor(1) as pool:  # in the main thread torch would replace the signal handlers permanently
         results = pool.submit(elastic_launch(config, _joined), work, arguments).result()
     return [results[rank] for rank in range(count)]
 
@@ -55,11 +55,11 @@ def start(*words: object, patch: Path | None = None) -> subprocess.Popen[str]:
 
 
 _started: list[subprocess.Popen[str]] = []
-"""By `start`, in this test."""
+"""Processes that `start` started in this test."""
 
 
 def kill_started() -> None:
-    """End what a failed test has left running. SIGTERM first: torchrun's workers have sessions of their own."""
+    """End the processes that a failed test left running. SIGTERM first, since torchrun's workers have own sessions."""
     while _started:
         process = _started.pop()
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A small data set, the recipe `tiny` made smaller still, and runs of it: fractions of a second a step."""
+"""A small data set, an even smaller version of the recipe `tiny`, and runs of it; a step takes under a second."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = (
     "train.log_every=1",
     "inference.score_threshold=0.0",
 )
-"""Overrides of `tiny`. Nothing is too unsure to be shown, so that a few steps give predictions with segments."""
+"""Overrides of `tiny`. The score threshold is low, so that predictions have segments after a few steps."""
 
 
 ALONE = Process.single()
@@ -68,7 +68,7 @@ def categories_of(data: Path) -> CategoryTable:
 
 
 class StopAfter(SilentReporter):
-    """Does what `stop` does when the bar `Training` has advanced `steps` times; keeps messages and warnings.
+    """A reporter that keeps messages and warnings, and calls `stop` after `steps` steps of the bar `Training`.
 
     A reporter is called by the training itself, in its own thread, so that nothing is left to chance.
     """
@@ -94,7 +94,7 @@ class StopAfter(SilentReporter):
 
 
 def run_small(recipe: Recipe, out: Path, resume: bool = False) -> Path:
-    """Train to the end and return the run's folder."""
+    """Train to the end and return the folder of the run."""
     return train(recipe, TrainOptions(out, resume), ALONE, SilentReporter()).run.path
 
 

@@ -1,4 +1,4 @@
-"""A second model family goes through the unchanged engine: train, resume, evaluate, tune, predict, draw, benchmark."""
+"""A second model family works with the whole engine: train, resume, evaluate, tune, predict, draw, benchmark."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_whole_engine_runs_another_family(
     assert list(stages) == ["decode", "prepare", "backbone", "classifier", "network_rest", "merging", "writing"]
 
 
-def test_tuning_gives_what_predicting_at_the_settings_gives() -> None:
+def test_tuning_gives_the_same_results_as_predicting_with_the_settings() -> None:
     table, sample = CategoryTable([Category(n, f"c{n}", n < 4) for n in (3, 4, 10, 11)]), sample_of(0)
     logits = torch.randn(4, *sample.annotation.ids.shape, generator=torch.Generator().manual_seed(0))
     found = []
@@ -118,7 +118,7 @@ def test_fine_tuning_copies_rows_by_name(tmp_path: Path) -> None:
     assert torch.equal(after.hidden.weight, before.hidden.weight)
 
 
-def test_a_checkpoint_says_its_family(tmp_path: Path) -> None:
+def test_a_checkpoint_states_its_family(tmp_path: Path) -> None:
     table = CategoryTable([Category(1, "cat", True)])
     (tmp_path / "pixels.yaml").write_text(RECIPE)
     recipe = load_recipe(str(tmp_path / "pixels.yaml"), ["inference.min_score=0.3"])

@@ -1,4 +1,4 @@
-"""Batches at inference: images of one input size share one, nobody waits for ever, and nobody's result changes."""
+"""Batches at inference: images of one input size form a batch, waiting is bounded, and results do not change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Batches = list[tuple[int, int, int]]
 
 PORTRAIT, LANDSCAPE, SQUARE = (64, 40), (40, 64), (50, 50)
 SIZES = [SQUARE, LANDSCAPE, LANDSCAPE, PORTRAIT, (128, 80), SQUARE, LANDSCAPE, (33, 64), (25, 25), LANDSCAPE, (80, 128)]
-"""Heights and widths; the model of `predictor` sees 64 x 40, 40 x 64, 64 x 64 and 33 x 64 pixels."""
+"""Heights and widths; their input sizes in `predictor` are 64 x 40, 40 x 64, 64 x 64 and 33 x 64 pixels."""
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> ImageArray:
@@ -35,7 +35,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> ImageArray:
 
 @pytest.fixture(scope="module")
 def predictor(trained: RunFolder) -> Predictor:
-    """A small model that sees images at a long side of 64 pixels."""
+    """Return a small model whose inputs have a long side of 64 pixels."""
     checkpoint = read_checkpoint(trained.best)
     return Predictor(load_model(checkpoint), checkpoint.recipe, torch.device("cpu"))
 
@@ -46,7 +46,7 @@ def batches(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Batches:
 
 
 def batches_of(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Batches:
-    """Return images, height and width of every batch that the model is given from now on."""
+    """Return a list that collects number of images, height and width of every batch."""
     seen: Batches = []
     infer = predictor.model.infer
 
@@ -79,8 +79,10 @@ def assert_same(one: Prediction, other: Prediction) -> None:
 
 
 @pytest.mark.slow
-def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole R-50 with made-up weights, which see several segments in every one of these images."""
+def test_eight_real_images_in_batches_give_the_single_image_results(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full R-50 with artificial weights, which predict several segments in each of these images."""
     coco = shared / "data" / "coco_mini"
     recipe = load_recipe("r50", ["data.short_side=192", "data.long_side=320"])
     predictor = Predictor(filled_model("r50", train=False), recipe, torch.device("cpu"))
@@ -99,7 +101,7 @@ def test_eight_real_images_in_batches_are_the_images_one_by_one(shared: Path, mo
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_mixed_sizes_give_what_each_gives_alone(batch_size: int, predictor: Predictor, batches: Batches) -> None:
+def test_mixed_sizes_give_the_single_image_results(batch_size: int, predictor: Predictor, batches: Batches) -> None:
     images = [noise(size, seed) for seed, size in enumerate(SIZES)]
     alone = [predictor(image) for image in images]
     assert any(prediction.panoptic.segments for prediction in alone)
@@ -138,7 +140,7 @@ def test_instances_of_a_batch_are_those_of_each_image(predictor: Predictor) -> N
 
 
 def keys_of(predictor: Predictor, sizes: Sequence[tuple[int, int]], batch_size: int) -> list[int]:
-    """The order in which results come."""
+    """Return the order of the results."""
     return [key for key, _ in predictor.stream(((n, noise(size)) for n, size in enumerate(sizes)), batch_size)]
 
 
@@ -148,7 +150,7 @@ def test_a_result_comes_when_its_batch_is_full(predictor: Predictor) -> None:
     assert keys_of(predictor, [SQUARE, LANDSCAPE, SQUARE, LANDSCAPE, PORTRAIT], 3) == [0, 2, 1, 3, 4]
 
 
-def test_one_image_at_a_time_reads_none_ahead(predictor: Predictor) -> None:
+def test_with_batch_size_1_no_image_is_read_ahead(predictor: Predictor) -> None:
     read: list[int] = []
 
     def images() -> Iterator[tuple[int, ImageArray]]:
@@ -162,15 +164,15 @@ def test_one_image_at_a_time_reads_none_ahead(predictor: Predictor) -> None:
 
 
 def many_sizes(number: int) -> list[tuple[int, int]]:
-    """All of different input sizes."""
+    """Return sizes that all have different input sizes."""
     return [(64, 32 + step) for step in range(number)]
 
 
-def test_the_size_that_waits_the_longest_makes_room(predictor: Predictor, batches: Batches) -> None:
+def test_at_the_limit_the_size_that_waited_longest_runs(predictor: Predictor, batches: Batches) -> None:
     sizes = many_sizes(16)
     assert len(sizes) == WAITING_BATCHES * 2
     order = keys_of(predictor, [*sizes[:-1], sizes[1], sizes[-1], (64, 64)], 2)
-    # 0 .. 14 wait; 15 fills the batch of 1; 16 is the 15th and 17 the 16th that waits: then 0 has to go.
+    # 0 .. 14 wait; 15 completes the batch of 1; 16 is the 15th and 17 the 16th that waits, so 0 must run.
     assert order[:3] == [1, 15, 0]
     assert sorted(order) == list(range(18))
     assert [size for size in batches if size[0] > 1] == [(2, 64, 33)]
@@ -178,7 +180,7 @@ def test_the_size_that_waits_the_longest_makes_room(predictor: Predictor, batche
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_images_in_memory_are_bounded(batch_size: int, predictor: Predictor) -> None:
-    """Counted are the arrays that are alive, whoever holds them."""
+    """Counts all live arrays, whoever holds them."""
     given: list[weakref.ref[ImageArray]] = []
     sizes = [*many_sizes(30), *([SQUARE, LANDSCAPE] * 5)]
 

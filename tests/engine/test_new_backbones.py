@@ -1,4 +1,4 @@
-"""Backbones that no recipe has, through the whole engine: train, resume, evaluate, state dict out and in."""
+"""Backbones without a recipe in the whole engine: train, resume, evaluate, and load the state dict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.models.panoptic_segformer.small import images_of, no_padding
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/tf_efficientnet_lite0"])
-def test_a_new_backbone_is_trained_resumed_evaluated_and_its_weights_moved(backbone: str, tmp_path: Path) -> None:
+def test_a_new_backbone_is_trained_resumed_evaluated_and_loaded(backbone: str, tmp_path: Path) -> None:
     data, folder = small_scenes(tmp_path / "scenes"), tmp_path / "run"
     settings = [*SMALL, f"data.root={data}", f"model.backbone={backbone}", "train.epochs=2"]
     settings += ["train.batch_size=2", "train.images_per_forward=1"]

@@ -1,4 +1,4 @@
-"""Groups, learning rates and schedules, against the authors' optimiser where it was recorded."""
+"""Parameter groups, learning rates and schedules, compared with recorded values of the reference implementation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISHED = TrainSettings()
 
 
 def settings_of(model: nn.Module, optimizer: AdamW) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of every parameter that is trained, by name."""
+    """Return learning rate and weight decay of every trained parameter by name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rows = [
         (names[id(parameter)], (group["lr"], group["weight_decay"]))
@@ -32,7 +32,7 @@ def settings_of(model: nn.Module, optimizer: AdamW) -> dict[str, tuple[float, fl
     return dict(rows)
 
 
-def test_every_parameter_learns_as_in_the_authors_run() -> None:
+def test_learning_rates_match_the_reference_implementation() -> None:
     recorded = json.loads((DATA / "optim_r50.json").read_text())
     with torch.device("meta"):
         model = unfilled_model("r50")
@@ -59,7 +59,7 @@ def test_every_parameter_learns_as_in_the_authors_run() -> None:
 
 
 @pytest.mark.parametrize(("epochs", "drop"), [(24, 18), (12, 8)])
-def test_the_step_schedule_is_that_of_the_authors(epochs: int, drop: int) -> None:
+def test_the_step_schedule_matches_the_reference_implementation(epochs: int, drop: int) -> None:
     recorded = json.loads((DATA / "optim_r50.json").read_text())
     assert recorded[f"lr_config_{epochs}e"]["step"] == [drop]
     recipe = replace(PUBLISHED, epochs=epochs, drop_epochs=(drop,))
@@ -68,7 +68,7 @@ def test_the_step_schedule_is_that_of_the_authors(epochs: int, drop: int) -> Non
             assert recipe.lr * learning_rate_factor(recipe, step, steps_per_epoch=10) == pytest.approx(lr, rel=1e-9)
 
 
-def test_slow_parts_have_their_factor_and_decay_is_for_all() -> None:
+def test_groups_have_their_factor_and_the_same_weight_decay() -> None:
     model = small_model()
     ours = settings_of(model, build_optimizer(model, TrainSettings(lr=2e-3, slow_lr_factor=0.25, weight_decay=0.05)))
     slow = {name for name, (lr, _) in ours.items() if lr == pytest.approx(5e-4)}
@@ -84,13 +84,13 @@ def test_slow_parts_have_their_factor_and_decay_is_for_all() -> None:
     assert "neck.levels.0.conv.weight" in fast
 
 
-def test_every_drop_is_a_tenth_and_counts_from_its_epoch() -> None:
+def test_every_drop_is_a_tenth_from_its_epoch_on() -> None:
     recipe = replace(PUBLISHED, epochs=10, drop_epochs=(3, 7))
     factors = [learning_rate_factor(recipe, step, steps_per_epoch=2) for step in range(20)]
     assert factors == pytest.approx([1.0] * 6 + [0.1] * 8 + [0.01] * 6)
 
 
-def test_the_cosine_goes_down_to_nothing_at_the_end() -> None:
+def test_the_cosine_ends_at_zero() -> None:
     recipe = replace(PUBLISHED, schedule="cosine", epochs=5, drop_epochs=())
     factors = [learning_rate_factor(recipe, step, steps_per_epoch=8) for step in range(41)]
     assert factors[0] == 1.0
@@ -113,7 +113,7 @@ def test_warmup_rises_linearly_to_the_full_rate(schedule: str) -> None:
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0], rel=1e-6)
 
 
-def test_without_warmup_the_first_step_is_a_full_one() -> None:
+def test_without_warmup_the_first_step_has_the_full_rate() -> None:
     assert learning_rate_factor(PUBLISHED, 0, steps_per_epoch=100) == 1.0
 
 
@@ -122,7 +122,7 @@ def test_total_steps(max_steps: int | None, expected: int) -> None:
     assert total_steps(replace(PUBLISHED, epochs=6, max_steps=max_steps), steps_per_epoch=8) == expected
 
 
-def test_a_factor_scales_what_each_group_began_with() -> None:
+def test_a_factor_scales_the_base_rate_of_each_group() -> None:
     optimizer = build_optimizer(small_model(), TrainSettings(lr=1e-3, slow_lr_factor=0.1))
     for factor in (0.5, 0.1, 1.0):
         set_learning_rate(optimizer, factor)

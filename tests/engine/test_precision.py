@@ -1,4 +1,4 @@
-"""Which number format the network computes in."""
+"""The precision of the network."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ALONE = Process(0, 1, CPU)
 @pytest.mark.parametrize(
     ("choice", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_products_inside_are_of_the_precision(choice: Precision, dtype: torch.dtype) -> None:
+def test_autocast_sets_the_precision_of_products(choice: Precision, dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(4, 4)
     with autocast(choice, CPU):
         assert layer(torch.ones(2, 4)).dtype == dtype
     assert layer(torch.ones(2, 4)).dtype == layer.weight.dtype == torch.float32
 
 
-def test_fp16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(PanformerError, match="fp16 needs a GPU: .*use bf16 or fp32"):
+def test_fp16_on_a_cpu_is_rejected() -> None:
+    with pytest.raises(PanformerError, match="fp16 needs a GPU, .*use bf16 or fp32"):
         resolve_precision("fp16", ALONE)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [((1.0, 0.4), "bf16"), ((1.0, 0.9), "fp32"), ((1.0, 20.0), "fp32")])
-def test_fast_is_bf16_where_it_pays(
+def test_fast_is_bf16_where_it_is_faster(
     seconds: tuple[float, float], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = dict(zip((torch.float32, torch.bfloat16), seconds, strict=True))
@@ -49,7 +49,7 @@ def test_fast_on_a_gpu_is_not_an_emulated_precision(
     assert fast_precision(torch.device("cuda")) == expected
 
 
-def test_a_product_is_timed_in_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_is_timed_in_the_requested_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     linear = torch.nn.functional.linear
 
@@ -62,6 +62,6 @@ def test_a_product_is_timed_in_the_precision_asked_for(monkeypatch: pytest.Monke
     assert seen == {(torch.bfloat16, torch.bfloat16)}
 
 
-def test_all_processes_follow_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_use_the_precision_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Process, "gather", lambda self, value: ["bf16", value])
     assert resolve_precision("fp32", Process(1, 2, CPU)) == "bf16"

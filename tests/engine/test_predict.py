@@ -1,4 +1,4 @@
-"""Predictions on a person's own images: what is found, what is written, and what happens to a damaged one."""
+"""Predictions on the user's images: finding images, written files, and corrupt images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.engine.small import ALONE, StopAfter
 
 
 def picture(path: Path, size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any) -> Path:
-    """An image of noise of `size` (width, height)."""
+    """Write an image of noise of `size` (width, height), and return its path."""
     rng = np.random.default_rng(sum(map(ord, path.name)))
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), np.uint8), "RGBA")
@@ -32,7 +32,7 @@ def picture(path: Path, size: tuple[int, int] = (48, 40), mode: str = "RGB", **o
 
 
 def rotated(path: Path, size: tuple[int, int]) -> Path:
-    """An image of `size` that says in its EXIF data that it has to be turned by 90 degrees."""
+    """Write an image of `size` whose EXIF data says that it is rotated by 90 degrees."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return picture(path, size, exif=exif)
@@ -44,7 +44,7 @@ def run(trained: RunFolder, out: Path, *inputs: Path | str, batch_size: int = 1)
 
 
 def decoded(path: Path) -> np.ndarray[Any, Any]:
-    """The ids of a panoptic PNG, by its definition."""
+    """Return the ids of a panoptic PNG, by its definition."""
     image = Image.open(path)
     assert image.mode == "RGB"
     red, green, blue = np.moveaxis(np.asarray(image).astype(int), -1, 0)
@@ -57,7 +57,7 @@ def names(inputs: Sequence[str | Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def result(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The out folder and the JSON of images of several kinds and sizes."""
+    """Return the results folder and the JSON for images of several formats and sizes."""
     photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("out")
     picture(photos / "plain.png", (70, 50))
     picture(photos / "gray.png", (33, 65), "L")
@@ -85,7 +85,7 @@ def test_every_image_has_its_own_size(result: tuple[Path, dict[str, Any]]) -> No
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4, 5]
 
 
-def test_the_png_holds_what_the_json_says(result: tuple[Path, dict[str, Any]]) -> None:
+def test_the_png_matches_the_json(result: tuple[Path, dict[str, Any]]) -> None:
     out, content = result
     found = 0
     for annotation in content["annotations"]:
@@ -113,11 +113,11 @@ def test_segments_name_their_category(result: tuple[Path, dict[str, Any]]) -> No
     assert json.loads((out / "panoptic.json").read_text()) == content
 
 
-def test_nothing_else_is_left_in_the_folder(result: tuple[Path, dict[str, Any]]) -> None:
+def test_no_other_files_are_in_the_folder(result: tuple[Path, dict[str, Any]]) -> None:
     assert {path.name for path in result[0].iterdir()} == {"overlays", "panoptic", "panoptic.json"}
 
 
-def test_figures_of_an_earlier_evaluation_do_not_stay_beside_predictions(trained: RunFolder, tmp_path: Path) -> None:
+def test_metrics_of_an_earlier_evaluation_are_deleted(trained: RunFolder, tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (64, 64)).save(image)
     out = tmp_path / "out"
@@ -130,7 +130,7 @@ def test_figures_of_an_earlier_evaluation_do_not_stay_beside_predictions(trained
 
 
 @pytest.mark.parametrize("content", ['{"accuracy": 0.9}', "[1]", "not JSON"])
-def test_a_metrics_json_of_another_program_stays(trained: RunFolder, tmp_path: Path, content: str) -> None:
+def test_a_metrics_json_of_another_program_is_kept(trained: RunFolder, tmp_path: Path, content: str) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (64, 64)).save(image)
     out = tmp_path / "out"
@@ -141,7 +141,7 @@ def test_a_metrics_json_of_another_program_stays(trained: RunFolder, tmp_path: P
     assert [(out / name).read_text() for name in ("metrics.json", "analysis.json")] == [content, content]
 
 
-def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp_path: Path) -> None:
+def test_a_corrupt_image_is_reported_and_the_others_are_predicted(trained: RunFolder, tmp_path: Path) -> None:
     photos, reporter = tmp_path / "photos", StopAfter()
     picture(photos / "a.png")
     whole = picture(photos / "b.png").read_bytes()
@@ -161,7 +161,7 @@ def test_a_damaged_image_is_told_of_and_the_rest_goes_on(trained: RunFolder, tmp
 
 
 class _Counting(StopAfter):
-    """Keeps what the bar `Predicting` was told."""
+    """Records the calls of the progress bar `Predicting`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,14 +178,14 @@ class _Counting(StopAfter):
 
 
 def scores_apart(content: dict[str, Any]) -> tuple[dict[str, Any], list[float]]:
-    """What a JSON says without its scores, and the scores."""
+    """Return a JSON without its scores, and the scores."""
     rest: dict[str, Any] = json.loads(json.dumps(content))
     rows = [segment for annotation in rest["annotations"] for segment in annotation["segments_info"]]
     return rest, [segment.pop("score") for segment in rows]
 
 
 def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of images in every batch that a model is given from now on."""
+    """Return a list that collects the number of images in every batch."""
     seen: list[int] = []
     infer = PanopticSegFormer.infer
 
@@ -198,7 +198,7 @@ def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mixed sizes, with damaged images in between; the model sees at most 64 pixels."""
+    """Mixed sizes with corrupt images in between; the model's inputs have at most 64 pixels per side."""
     photos, results, seen = tmp_path / "photos", {}, batches_seen(monkeypatch)
     sizes = [(70, 50), (64, 64), (40, 40), (50, 70), (140, 100), (64, 64), (30, 30), (90, 40), (50, 70), (64, 64)]
     for number, size in enumerate(sizes):
@@ -229,7 +229,7 @@ def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeyp
         assert overlays == {f"{number}.jpg" for number in range(10)}
 
 
-def test_only_damaged_images_in_a_batch(trained: RunFolder, tmp_path: Path) -> None:
+def test_a_batch_of_only_corrupt_images(trained: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     result = run(trained, tmp_path / "out", tmp_path / "a.png", batch_size=8)
     assert (result.content["images"], len(result.failures)) == ([], 1)
@@ -246,12 +246,12 @@ def test_folders_files_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names(["../" + tmp_path.name + "/x/b.png"]) == ["b.png"]
 
 
-def test_a_file_may_have_the_name_of_a_pattern(tmp_path: Path) -> None:
+def test_a_file_name_can_look_like_a_pattern(tmp_path: Path) -> None:
     picture(tmp_path / "a[1].png")
     assert names([tmp_path / "a[1].png"]) == ["a[1].png"]
 
 
-def test_equal_names_get_results_of_their_own(tmp_path: Path) -> None:
+def test_equal_names_get_separate_results(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "A.bmp", "other/a.png", "a_2.png"):
         picture(tmp_path / name)
     inputs = [tmp_path / name for name in ("a.png", "a.jpg", "A.bmp", "other/a.png", "a_2.png")]
@@ -284,11 +284,11 @@ def test_numbers_in_names_are_ids_where_all_differ(files: list[str], ids: list[i
 def test_inputs_without_an_image_are_named(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
-    with pytest.raises(DataError, match=r"no such image, folder or pattern|the folder empty holds no image"):
+    with pytest.raises(DataError, match=r"no such image, folder or pattern|the folder empty has no images"):
         find_images([given], tmp_path / "out")
 
 
-def test_results_of_before_are_no_inputs(tmp_path: Path) -> None:
+def test_earlier_results_are_not_inputs(tmp_path: Path) -> None:
     for name in ("a.png", "out/overlays/a.jpg", "out/panoptic/a.png"):
         picture(tmp_path / name)
     for given in (str(tmp_path), str(tmp_path / "**" / "*.*g")):
@@ -296,7 +296,7 @@ def test_results_of_before_are_no_inputs(tmp_path: Path) -> None:
 
 
 def test_results_stay_in_the_out_folder(trained: RunFolder, tmp_path: Path) -> None:
-    """However an image is reached, its results have a name inside."""
+    """The results of an image have a name in the results folder, whatever its path."""
     picture(tmp_path / "here" / "a.png")
     out = tmp_path / "there" / "out"
     before = set(tmp_path.rglob("*"))
@@ -308,27 +308,27 @@ def test_results_stay_in_the_out_folder(trained: RunFolder, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "out", "error", "said"),
+    ("checkpoint", "out", "error", "message"),
     [
         (lambda run: run.path / "none.safetensors", lambda run: run.path / "x", CheckpointError, "no such file"),
-        (lambda run: run.best, lambda run: run.path, PanformerError, "holds a training run; choose another folder"),
+        (lambda run: run.best, lambda run: run.path, PanformerError, "has a training run; choose another folder"),
         (lambda run: run.best, lambda run: run.recipe, PanformerError, r"recipe\.yaml is a file; expected a folder"),
     ],
 )
-def test_what_cannot_be_used_is_said_first(
+def test_invalid_inputs_are_reported_before_predicting(
     checkpoint: Callable[[RunFolder], Path],
     out: Callable[[RunFolder], Path],
     error: type[PanformerError],
-    said: str,
+    message: str,
     trained: RunFolder,
     tmp_path: Path,
 ) -> None:
     image = picture(tmp_path / "a.png")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         predict(PredictRequest([str(image)], checkpoint(trained), out(trained)), ALONE, SilentReporter())
 
 
-def test_names_that_other_systems_read_as_drives_or_folders(tmp_path: Path) -> None:
+def test_names_with_separators_of_other_systems(tmp_path: Path) -> None:
     picture(tmp_path / "a:b.png")
     picture(tmp_path / "c\\d.png")
     found = find_images([str(tmp_path)], tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Reading ahead and finishing behind: order, bounds, errors, and that both run beside the caller."""
+"""Prefetching and finishing in threads: order, bounds, errors and concurrency."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_unfinished_results_are_bounded() -> None:
     assert most <= 2 * 2 + 2, "four wait, one is on its way in and one on its way out"
 
 
-def test_errors_come_in_their_place() -> None:
+def test_errors_are_raised_in_order() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise ValueError("unreadable")

@@ -1,4 +1,4 @@
-"""Predictions that several processes write."""
+"""Predictions written by several processes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class OneOfTwo(Process):
         return [value, "1.jsonl"]
 
 
-def test_lines_on_a_machine_with_a_folder_of_its_own_are_missed(tmp_path: Path) -> None:
+def test_a_result_log_on_another_machine_is_reported_as_missing(tmp_path: Path) -> None:
     process, log = OneOfTwo(0, 2, torch.device("cpu")), ResultLog(tmp_path, 0, 2)
     log.append(0, {})
-    with pytest.raises(PanformerError, match=r"does not see 1\.jsonl.*expected a folder that all machines share"):
+    with pytest.raises(
+        PanformerError, match=r"rank 0 does not find 1\.jsonl.*expected a folder that all machines share"
+    ):
         wait_for_lines(log, process)
     ResultLog(tmp_path, 1, 2).append(1, {})
     wait_for_lines(log, process)

@@ -1,4 +1,4 @@
-"""Which folder is meant, and what may be written into it."""
+"""Finding runs and checkpoints, and which folders may be written to."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ RECIPE = Recipe(name="mine")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`runs/` is sought where the user stands."""
+    """Change to a temporary folder, since `runs/` is in the current folder."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that has all published weights."""
+    """Return a cache that has all published weights."""
     monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
     for weights in PUBLISHED.values():
         file(tmp_path / "home" / "weights" / weights.file).write_bytes(small_file())
@@ -47,7 +47,7 @@ def find(given: str | Path | None) -> Path:
 
 
 def file(path: Path, age: int = 0) -> Path:
-    """An empty file, `age` seconds old."""
+    """Write an empty file that is `age` seconds old, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     os.utime(path, (1_000_000 - age, 1_000_000 - age))
@@ -61,7 +61,7 @@ def test_a_run_has_a_folder_of_its_recipe_and_time() -> None:
 
 
 @pytest.mark.parametrize("files", [[], ["recipe.yaml", "environment.json"], ["recipe.yaml", "metrics.jsonl"]])
-def test_a_folder_without_a_checkpoint_is_free(files: list[str]) -> None:
+def test_a_folder_without_a_checkpoint_can_be_reused(files: list[str]) -> None:
     Path("out").mkdir()
     for name in files:
         file(Path("out") / name)
@@ -71,9 +71,9 @@ def test_a_folder_without_a_checkpoint_is_free(files: list[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("out/last.safetensors", "--out out holds another run; resume it with --resume, or choose a new"),
-        ("out/letter.txt", "--out out is not empty; expected a new or empty folder; choose another one"),
-        ("out", "--out out is a file; expected a folder, new or empty"),
+        ("out/last.safetensors", "--out out has another run; add --resume to continue that run, or choose a new"),
+        ("out/letter.txt", "--out out is not empty; expected a new or empty folder; choose another folder"),
+        ("out", "--out out is a file; expected a new or empty folder"),
     ],
 )
 def test_a_folder_in_use_is_refused(name: str, said: str) -> None:
@@ -82,7 +82,7 @@ def test_a_folder_in_use_is_refused(name: str, said: str) -> None:
         new_run(RECIPE, Path("out"))
 
 
-def test_a_run_that_begins_again_forgets_the_lines_of_the_first_try() -> None:
+def test_a_restarted_run_deletes_the_metrics_of_the_first_try() -> None:
     run = RunFolder(Path("out"))
     run.start(RECIPE, {})
     run.log({"kind": "train", "step": 1})
@@ -90,19 +90,19 @@ def test_a_run_that_begins_again_forgets_the_lines_of_the_first_try() -> None:
     assert run.metrics.read_text() == ""
 
 
-def test_a_resumed_run_keeps_its_lines_and_drops_those_it_will_repeat() -> None:
+def test_a_resumed_run_deletes_only_the_metrics_that_it_will_repeat() -> None:
     run = RunFolder(Path("out"))
     file(run.last)
     for step in (1, 2, 3):
         run.log({"kind": "train", "step": step})
     run.start(RECIPE, {})
     with run.metrics.open("a") as metrics:
-        metrics.write('{"kind": "train", "st')  # cut short when the run was killed
+        metrics.write('{"kind": "train", "st')  # truncated when the run was killed
     run.forget_after(2)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
 
 
-def test_a_log_that_cannot_be_written_is_one_sentence() -> None:
+def test_a_log_that_cannot_be_written_is_one_message() -> None:
     run = RunFolder(Path("out"))
     run.metrics.mkdir(parents=True)
     with pytest.raises(PanformerError, match=r"cannot write out/metrics\.jsonl: Is a directory"):
@@ -121,8 +121,8 @@ def test_the_newest_run_of_the_recipe_is_resumed() -> None:
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        (None, "--resume: there is no run of mine in runs/mine; start without it, or name the run's folder with --out"),
-        (Path("nowhere"), "--resume: nowhere holds no last.safetensors; give a run's folder, or start without it"),
+        (None, "--resume: there is no run of mine in runs/mine; omit --resume, or give the folder of the run with "),
+        (Path("nowhere"), "--resume: nowhere has no last.safetensors; give the folder of a run, or omit --resume"),
     ],
 )
 def test_nothing_to_resume(out: Path | None, said: str) -> None:
@@ -161,26 +161,26 @@ def test_published_weights_are_found_by_name(name: str, cached: Path) -> None:
     assert find(name) == cached / PUBLISHED[name].file
 
 
-def test_without_a_run_the_default_is_used_and_told(cached: Path) -> None:
-    told = StopAfter()
-    assert find_checkpoint(None, told, default="r50") == cached / "panoptic_segformer_r50_2x.pth"
-    assert told.messages == [f"There is no run in {Path('runs').resolve()}: the published weights r50 are used"]
+def test_without_a_run_the_default_is_used_and_reported(cached: Path) -> None:
+    reporter = StopAfter()
+    assert find_checkpoint(None, reporter, default="r50") == cached / "panoptic_segformer_r50_2x.pth"
+    assert reporter.messages == [f"There is no run in {Path('runs').resolve()}: using the published weights r50"]
     last = file(Path("runs/mine/a/last.safetensors"))
-    assert find_checkpoint(None, told, default="r50") == last
+    assert find_checkpoint(None, reporter, default="r50") == last
 
 
-def test_what_lies_here_wins_over_a_published_name(cached: Path) -> None:
+def test_an_existing_path_has_priority_over_a_published_name(cached: Path) -> None:
     own = file(Path("r50"))
     assert find("r50") == own
     run = file(Path("swinl/best.safetensors"))
     assert find("swinl") == run
 
 
-def test_a_folder_without_a_checkpoint_gives_way_to_a_published_name(cached: Path) -> None:
+def test_a_published_name_has_priority_over_a_folder_without_a_checkpoint(cached: Path) -> None:
     file(Path("r50/2030-01-31/last.safetensors"))  # as in runs/
     assert find("r50") == cached / PUBLISHED["r50"].file
     Path("mine").mkdir()
-    assert find("mine") == Path("mine")  # the sentence on it is that of reading
+    assert find("mine") == Path("mine")  # reading it reports the error
 
 
 @pytest.mark.parametrize(
@@ -194,23 +194,23 @@ def test_a_folder_without_a_checkpoint_gives_way_to_a_published_name(cached: Pat
         ("runs/mine/x/best.safetensors", ""),
     ],
 )
-def test_what_is_neither_a_file_nor_a_name(given: str, guess: str, cached: Path) -> None:
+def test_an_unknown_checkpoint_is_reported_with_a_suggestion(given: str, guess: str, cached: Path) -> None:
     expected = (
-        f"checkpoint {given}: no such file; {guess}give a checkpoint, a run's folder or published weights "
+        f"checkpoint {given}: no such file; {guess}give a checkpoint, the folder of a run or published weights "
         "(r50_1x, r50, r101, pvtv2b5, swinl)"
     )
     with pytest.raises(CheckpointError, match=f"^{re.escape(expected)}$"):
         find(given)
 
 
-def test_results_lie_beside_the_checkpoint_but_not_in_the_cache(cached: Path) -> None:
+def test_results_are_beside_the_checkpoint_but_not_in_the_cache(cached: Path) -> None:
     assert results_folder(Path("runs/mine/a/best.safetensors")) == Path("runs/mine/a/evaluation")
     assert results_folder(find("r101")) == Path("evaluation/r101")
 
 
-def test_results_do_not_go_into_a_run() -> None:
+def test_results_are_not_written_into_a_run() -> None:
     file(Path("runs/mine/a/recipe.yaml"))
-    with pytest.raises(PanformerError, match=r"holds a training run; choose another folder, such as runs/mine/a/res"):
+    with pytest.raises(PanformerError, match=r"has a training run; choose another folder, such as runs/mine/a/res"):
         check_results_folder(Path("runs/mine/a"))
     with pytest.raises(PanformerError, match="is a file; expected a folder"):
         check_results_folder(Path("runs/mine/a/recipe.yaml"))

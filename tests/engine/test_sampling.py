@@ -1,4 +1,4 @@
-"""`--sampling`: every command computes deformable attention with the implementation that was asked for."""
+"""`--sampling`: every command uses the requested implementation of deformable attention."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMMANDS: dict[str, Callable[[Path, Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_samples_as_asked(
+def test_a_command_uses_the_requested_sampling(
     command: str, scenes: Path, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []

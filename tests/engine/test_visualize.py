@@ -33,7 +33,7 @@ def write_metrics(folder: Path, rows: list[dict[str, Any]], end: str = "") -> Pa
 
 
 def write_predictions(annotation: Path, folder: Path) -> Path:
-    """What `predict` writes, with the ground truth for predictions: DIR/panoptic.json and DIR/panoptic/."""
+    """Write panoptic.json and panoptic/ as `predict` does, with the ground truth as predictions."""
     shutil.copytree(annotation.with_suffix(""), folder / "panoptic")
     shutil.copy(annotation, folder / "panoptic.json")
     return folder / "panoptic.json"
@@ -46,7 +46,7 @@ def change(path: Path, change_content: Any) -> None:
 
 
 def run(out: Path, **settings: Any) -> tuple[Html, list[str]]:
-    """Run `visualize` and return its page and the size of every overlay as WIDTHxHEIGHT."""
+    """Visualize, and return the page and the sizes of the images as WIDTHxHEIGHT."""
     result = visualize(VisualizeRequest(out, **settings), SilentReporter())
     assert result.page == out / "index.html"
     sizes = []
@@ -98,7 +98,7 @@ def test_both_side_by_side(tmp_path: Path) -> None:
     assert all(int(size.split("x")[0]) > 120 and int(size.split("x")[1]) > 50 for size in sizes)
     assert page.text.count("ground truth: 3 segments, prediction: 3 segments") == 2
     assert "2.pngground truth: 3 segments, prediction: 0 segments" in page.text
-    # Equal maps of one image are drawn alike; the emptied one is not.
+    # Equal maps of an image look the same; the emptied one does not.
     for number, alike in (("0", True), ("2", False)):
         overlay = cv2.imread(str(tmp_path / "viz" / "overlays" / f"{number}.jpg"))
         assert overlay is not None
@@ -115,7 +115,7 @@ def test_equal_names_in_two_folders_do_not_overwrite_each_other(tmp_path: Path) 
     assert [image["src"] for image in page.all("img")[:2]] == ["overlays/0.jpg", "overlays/0_2.jpg"]
 
 
-def test_nasty_names_are_escaped(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     annotation = write_coco(tmp_path / "data", images=1)
     (tmp_path / "data" / "images" / "val" / "0.png").rename(tmp_path / "data" / "images" / "val" / "<b>&#.png")
 
@@ -165,7 +165,7 @@ def test_steps_that_a_resumed_run_repeats_count_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "7", '{"step": 3}', '{"kind": "train", "step": "x"}', "[" * 100_000])
-def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+def test_a_corrupt_line_is_named(tmp_path: Path, line: str) -> None:
     path = write_metrics(tmp_path, TRAIN, line + "\n" + json.dumps(EVAL) + "\n")
     with pytest.raises(PanformerError, match=r"metrics.jsonl, line 3 is not a row of metrics; expected JSON"):
         read_metrics(path)
@@ -200,7 +200,7 @@ def test_predictions_that_do_not_match_their_images(tmp_path: Path) -> None:
     predictions = write_predictions(annotation, tmp_path / "out")
     images = tmp_path / "data" / "images" / "val"
     cv2.imwrite(str(images / "0.png"), np.zeros((20, 60, 3), np.uint8))
-    with pytest.raises(PanformerError, match=r"expected the image that was predicted on"):
+    with pytest.raises(PanformerError, match=r"expected the image that was predicted"):
         run(tmp_path / "viz", predictions=predictions, images=images)
     change(predictions, lambda content: content["images"][0].update(file_name="other.png"))
     with pytest.raises(PanformerError, match=r"other.png, which .*panoptic_val.json does not list"):
@@ -211,7 +211,7 @@ def test_predictions_that_do_not_match_their_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png"])
-def test_names_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+def test_names_that_point_outside_are_rejected(tmp_path: Path, name: str) -> None:
     annotation = write_coco(tmp_path / "data", images=1)
     predictions = write_predictions(annotation, tmp_path / "out")
     change(predictions, lambda content: content["images"][0].update(file_name=name))

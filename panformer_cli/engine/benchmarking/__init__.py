@@ -1,1 +1,1 @@
-"""Time and memory of a model, stage by stage."""
+"""Measure time and memory of a model, stage by stage."""

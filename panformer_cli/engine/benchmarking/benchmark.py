@@ -1,4 +1,4 @@
-"""How long a model takes from files to results, stage by stage, and how far that is from what the machine can do."""
+"""Measure how long a model takes from image files to result files, and compare it with the machine's peak rate."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ from panformer_cli.visualization.drawing import save_image
 class BenchmarkRequest:
     """What to measure.
 
-    model: a recipe, by name or YAML file, which gets random weights, or else a checkpoint: a file or a run's folder.
-    size: height and width of the network's input, pixels. batch: images in one forward pass, 1 or more.
-    precision: of the network. device: `auto`, `cpu`, `cuda` or `cuda:1`.
-    repeat: measured passes of each kind, 1 or more.
-    sampling: who computes the inner step of deformable attention.
-    image: a picture to use, fitted into `size` as prediction does; None for generated ones of just that size.
+    Attributes:
+        model: A recipe (name or YAML file), which gets random weights, or a checkpoint (file or folder of a run).
+        size: Height and width of the network's input, pixels.
+        batch: Images per forward pass, 1 or more.
+        precision: Precision of the network.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        repeat: Measured passes of each kind, 1 or more.
+        sampling: Implementation of the sampling step of deformable attention.
+        image: Image file, which is resized to fit `size` as in prediction; None for generated images of that size.
     """
 
     model: str
@@ -62,18 +65,23 @@ class BenchmarkRequest:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured.
+    """The result of a benchmark.
 
-    weights: `random`, or the checkpoint's path. parameters: how many numbers they are.
-    input_size, picture_size: height and width, pixels.
-    segments: found in an image, on average.
-    stages: by name, in the order they run, from passes in which the clock is read at the edge of every stage.
-    network: the whole forward pass, and total: from files to results; from passes in which the clock is read only at
-        the ends of both.
-    peak_memory_mib: the most during those passes; None where the system does not tell. peak_memory_kind: what it is.
-    matrix_gflops: 10^9 operations a second of a product of matrices of `matrix_size` (rows, inputs, outputs), at the
-        same precision, measured between the passes.
-    environment: device, threads, versions.
+    Attributes:
+        request: What was measured.
+        weights: `random`, or the path of the checkpoint.
+        parameters: Number of parameters.
+        input_size: Height and width of the network's input, pixels.
+        picture_size: Height and width of the image file, pixels.
+        segments: Mean number of predicted segments per image.
+        stages: Timings by stage, in the order they run, from passes that read the clock at each stage's start and end.
+        network: The whole forward pass, from passes that read the clock only around it and around the whole pass.
+        total: From image files to result files, from the same passes as `network`.
+        peak_memory_mib: Peak memory in those passes; None if the system does not report it.
+        peak_memory_kind: What the peak memory includes, in words.
+        matrix_gflops: GFLOP/s of a matrix product of `matrix_size` at the same precision, measured between the passes.
+        matrix_size: Rows, inputs and outputs of that product.
+        environment: Device, threads and versions.
     """
 
     request: BenchmarkRequest
@@ -100,7 +108,7 @@ class Benchmark:
         return 1000 / self.ms_per_image
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, with those of the request among them, and what follows from them."""
+        """Return all fields, those of the request, and the derived rates."""
         content = asdict(self)
         request = content.pop("request")
         request["image"] = str(self.request.image) if self.request.image else None
@@ -110,13 +118,13 @@ class Benchmark:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width from text such as `800x1333`.
+    """Return height and width from text such as `800x1333`.
 
     >>> parse_size("800x1333")
     (800, 1333)
 
     Raises:
-        PanformerError: it is of another form, or a side is too short or too long.
+        PanformerError: The text has another form, or a side is too short or too long.
     """
     found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
     if not found:
@@ -128,15 +136,15 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def benchmark(request: BenchmarkRequest, reporter: Reporter) -> Benchmark:
-    """Measure a model; files go to a temporary folder.
+    """Benchmark a model; result files are written to a temporary folder.
 
     Raises:
-        PanformerError: model, device, precision, sampling or image cannot be used, or the memory of the GPU runs out.
+        PanformerError: Model, device, precision, sampling or image cannot be used, or the GPU runs out of memory.
     """
     device = _device(request)
     check_sampling(request.sampling, device.type)
     if request.image:
-        read_image(request.image)  # what is wrong with it is told before anything takes time
+        read_image(request.image)  # report an invalid image before the slow steps
     subject = _subject(request, reporter)
     try:
         with TemporaryDirectory(prefix="panformer-benchmark-") as folder:
@@ -144,13 +152,13 @@ def benchmark(request: BenchmarkRequest, reporter: Reporter) -> Benchmark:
     except torch.OutOfMemoryError as error:
         height, width = request.size
         raise PanformerError(
-            f"the memory of the GPU ran out at --size {height}x{width} and --batch {request.batch}; take less of either"
+            f"the GPU ran out of memory at --size {height}x{width} and --batch {request.batch}; reduce one of them"
         ) from error
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """The model to be measured, on the CPU."""
+    """The model to measure, on the CPU."""
 
     model: PanopticModel
     recipe: Recipe
@@ -170,7 +178,7 @@ def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
 def _device(request: BenchmarkRequest) -> torch.device:
     process = Process.single(request.device)
     if process.device.type not in ("cpu", "cuda"):
-        raise PanformerError(f"--device is {request.device!r}, which cannot be timed; expected auto, cpu or cuda")
+        raise PanformerError(f"--device is {request.device!r}, which cannot be benchmarked; expected auto, cpu or cuda")
     resolve_precision(request.precision, process)
     return process.device
 
@@ -206,7 +214,7 @@ def _measure(
 
 
 def _pictures(request: BenchmarkRequest, folder: Path) -> list[Path]:
-    """Files for one batch: the given image again and again, or generated scenes, written as JPEG."""
+    """Return the files of one batch: the given image repeated, or generated scenes, written as JPEG."""
     if request.image:
         return [request.image] * request.batch
     options = SceneOptions(height=request.size[0], width=request.size[1])

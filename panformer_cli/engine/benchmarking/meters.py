@@ -1,4 +1,4 @@
-"""Clocks and counters: the time and the arithmetic of a model's parts, the memory, and what the machine can do."""
+"""Meters: time and FLOPs of a model's parts, peak memory, and the matrix rate of the machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
 
 Meter = Callable[[], float]
-"""A reading that only grows: seconds, or floating-point operations."""
+"""Return a reading that never decreases: seconds, or floating-point operations."""
 
 SAMPLING_FLOPS = 10
-"""Of one sampled channel: four corners and the attention weight, a multiplication and an addition each."""
+"""FLOPs per sampled channel: four corners and the attention weight, a multiplication and an addition each."""
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How a figure is spread over several passes."""
+    """Median, minimum and quartiles of a measurement over several passes."""
 
     median: float
     least: float
@@ -43,7 +43,7 @@ class Spread:
 
 
 class Edges(NamedTuple):
-    """What a meter read when a module began first and ended last, and the sum over all its calls."""
+    """A meter's readings at a module's first start and last end, and the sum over all its calls."""
 
     begin: float
     end: float
@@ -52,7 +52,7 @@ class Edges(NamedTuple):
 
 @contextmanager
 def metered(modules: Mapping[str, nn.Module], read: Meter) -> Iterator[dict[str, Edges]]:
-    """Inside, `read` is called where each of the modules begins and ends; the result is filled as they run."""
+    """Call `read` at the start and end of each module; the yielded dict is filled while they run."""
     edges: dict[str, Edges] = {}
     begun: dict[str, float] = {}
 
@@ -80,7 +80,7 @@ def metered(modules: Mapping[str, nn.Module], read: Meter) -> Iterator[dict[str,
 
 
 def clock_of(device: torch.device) -> Meter:
-    """Seconds; on a GPU, when all that was asked of it is done."""
+    """Return a clock in seconds; for a GPU, it synchronizes the device first."""
     if device.type != "cuda":
         return time.perf_counter
 
@@ -94,21 +94,21 @@ def clock_of(device: torch.device) -> Meter:
 def _convolution_flops(
     images: Sequence[int], kernel: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
-    """Of oneDNN's convolution, from shapes alone."""
+    """Return the FLOPs of oneDNN's convolution from its shapes."""
     return int(conv_flop_count(list(images), list(kernel), list(out_shape), transposed=False))
 
 
 _ALSO_COUNTED = {torch.ops.aten.mkldnn_convolution: _convolution_flops}
-"""What torch's counter does not know; linears of tokens run through it (`models.layers.token_linear`)."""
+"""Operators that torch's counter does not know; token linears use this one (`models.layers.token_linear`)."""
 
 
 @contextmanager
 def flop_meter(model: nn.Module) -> Iterator[Meter]:
-    """Inside, the result tells the floating-point operations so far; a multiplication and an addition are two.
+    """Yield a meter of the floating-point operations so far; a multiplication and an addition count as two.
 
-    Counted are matrix products, convolutions and attention by torch's `FlopCounterMode`, and the sampling of
-    deformable attention by its formula, `SAMPLING_FLOPS` for each of (B, Q, C, levels, points). Norms, activations,
-    softmax and resizing are not.
+    torch's `FlopCounterMode` counts matrix products, convolutions and attention. The sampling of deformable attention
+    is counted by its formula, `SAMPLING_FLOPS` for each of (B, Q, C, levels, points). Norms, activations, softmax and
+    resizing are not counted.
     """
     sampling = 0
 
@@ -121,7 +121,7 @@ def flop_meter(model: nn.Module) -> Iterator[Meter]:
     handles = [attention.register_forward_hook(add_sampling) for attention in attentions]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.requires_grad_(False)  # without gradients the counter cannot follow a parameter that wants one
+        model.requires_grad_(False)  # in inference mode the counter fails on parameters that require gradients
         with FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED) as counter:
             yield lambda: float(counter.get_total_flops() + sampling)
     finally:
@@ -132,10 +132,10 @@ def flop_meter(model: nn.Module) -> Iterator[Meter]:
 
 
 class PeakMemory:
-    """The most memory in use since `reset`: of the GPU, tensors only; on the CPU the whole process.
+    """Peak memory since `reset`: tensors on a GPU, or the whole process on the CPU.
 
     Attributes:
-        kind: which memory that is, in words.
+        kind: What the peak memory includes, in words.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -148,14 +148,14 @@ class PeakMemory:
             self.kind = "of the process since its start, weights and libraries included"
 
     def reset(self) -> None:
-        """Begin anew, where the system allows it."""
+        """Reset the peak, if the system supports it."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             self._forget_peak()
 
     def mib(self) -> float | None:
-        """In MiB; None where the system does not tell."""
+        """Return the peak in MiB; None if the system does not report it."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**20
         with suppress(OSError, StopIteration):
@@ -176,12 +176,12 @@ class PeakMemory:
 
 
 def matrix_shape(device: torch.device) -> tuple[int, int, int]:
-    """Rows, inputs and outputs of the product that `matrix_rate` times: as an encoder's linear; on a GPU larger."""
+    """Return rows, inputs and outputs of the product in `matrix_rate`: as an encoder linear, but larger on a GPU."""
     return (8192, 4096, 4096) if device.type == "cuda" else (4096, 256, 1024)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, repeat: int = 5) -> float:
-    """What the machine can do, in operations a second: the best of `repeat` times each way to compute a product."""
+    """Return the machine's peak rate in FLOP/s: the best of `repeat` runs of each implementation of a product."""
     rows, inputs, outputs = matrix_shape(device)
     read = clock_of(device)
     seconds = []
@@ -196,10 +196,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, repeat: int = 5) -> fl
 
 
 def matrix_products(device: torch.device, dtype: torch.dtype) -> list[Callable[[], Tensor]]:
-    """The ways to compute one product of random matrices, each (rows, outputs).
+    """Return implementations of a product of random matrices; the result is (rows, outputs).
 
-    On the CPU, torch has one library for linears and another for convolutions, and either may be twice as fast as the
-    other; with channels last, a 1 x 1 convolution is the same product.
+    On the CPU, torch uses different libraries for linears and convolutions, and either may be twice as fast as the
+    other. With channels last, a 1x1 convolution is the same product.
     """
     rows, inputs, outputs = matrix_shape(device)
     x = torch.randn(rows, inputs, device=device, dtype=dtype)
@@ -217,7 +217,7 @@ def matrix_products(device: torch.device, dtype: torch.dtype) -> list[Callable[[
 
 
 def device_name(device: torch.device) -> str:
-    """As its maker calls it."""
+    """Return the model name of a GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with suppress(OSError, StopIteration):

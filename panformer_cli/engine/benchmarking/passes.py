@@ -1,4 +1,4 @@
-"""Passes from files to results, with the clock read now and then."""
+"""Timed passes from image files to result files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,20 @@ from panformer_cli.reporting import Reporter
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
 
 WARM_UP = 3
-"""Passes before the measured ones; the first of them counts the operations."""
+"""Passes before the measured ones; the first one counts the FLOPs."""
 
 
 class Pipeline:
-    """From image files to result files, as `panformer predict` does it.
-
-    files: the images of one batch; they need one size after resizing. out: folder of results.
-    """
+    """Process image files as `panformer predict` does."""
 
     def __init__(self, predictor: Predictor, files: Sequence[Path], out: Path) -> None:
+        """Create a pipeline.
+
+        Args:
+            predictor: The model.
+            files: The images of one batch, with the same size after resizing.
+            out: Folder of the results.
+        """
         self._predictor = predictor
         self._files = files
         self._results = PanopticResults(out, predictor.categories, Process(0, 1, predictor.device))
@@ -48,7 +52,7 @@ class Pipeline:
         return [read_image(path) for path in self._files]
 
     def predict(self, images: Sequence[ImageArray], read: Meter) -> tuple[list[PanopticMap], Edges]:
-        """Return the maps of all images, one batch of the network, and what `read` gives at the network's ends."""
+        """Return the maps of all images, as one batch, and the readings before and after the network."""
         inputs = self._predictor.prepare(images)
         begin = read()
         output = self._predictor.infer(*inputs)
@@ -58,7 +62,7 @@ class Pipeline:
         return maps, Edges(begin, end, end - begin)
 
     def write(self, images: Sequence[ImageArray], maps: Sequence[PanopticMap]) -> None:
-        """An overlay and a panoptic PNG for each image."""
+        """Write an overlay and a panoptic PNG for each image."""
         for index, (image, panoptic) in enumerate(zip(images, maps, strict=True)):
             overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
             save_image(self._results.out / "overlays" / f"{index}.jpg", overlay)
@@ -67,7 +71,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class WholePass:
-    """Seconds of a pass in all and of its network, the peak memory in MiB, and the segments of all images."""
+    """Seconds of a whole pass and of its network, peak memory in MiB, and number of segments in all images."""
 
     total: float
     network: float
@@ -76,7 +80,7 @@ class WholePass:
 
 
 def whole_pass(pipeline: Pipeline, memory: PeakMemory) -> WholePass:
-    """A pass in which the clock is read only at its ends and at those of the network."""
+    """Run a pass that reads the clock only around itself and around the network."""
     read = clock_of(pipeline.device)
     memory.reset()
     begin = read()
@@ -91,8 +95,8 @@ def whole_pass(pipeline: Pipeline, memory: PeakMemory) -> WholePass:
 def staged_pass(pipeline: Pipeline) -> dict[str, float]:
     """Return the seconds of each stage by name, in the order they run.
 
-    `prepare` resizes, normalizes and moves to the device; then come the model's own stages; `network_rest` is what none
-    of them does, such as choosing queries; `writing` draws the overlay and writes it and the panoptic PNG.
+    `prepare` resizes, normalizes and moves the images to the device. The model's own stages follow. `network_rest` is
+    what belongs to none of them, such as query selection. `writing` draws the overlay, and writes it and the PNG.
     """
     read = clock_of(pipeline.device)
     with metered(pipeline.model.stages(), read) as parts:
@@ -113,7 +117,7 @@ def staged_pass(pipeline: Pipeline) -> dict[str, float]:
 
 
 def count_flops(pipeline: Pipeline) -> dict[str, float]:
-    """Floating-point operations of each stage of the network."""
+    """Return the FLOPs of each stage of the network."""
     images = pipeline.read()
     with flop_meter(pipeline.model) as read, metered(pipeline.model.stages(), read) as parts:
         _, network = pipeline.predict(images, read)
@@ -121,17 +125,19 @@ def count_flops(pipeline: Pipeline) -> dict[str, float]:
 
 
 def _with_rest(parts: dict[str, Edges], network: Edges) -> dict[str, float]:
-    """Return what the parts of the network took, and the rest of it."""
+    """Return the totals of the network's parts, and the rest of the network."""
     totals = {name: edge.total for name, edge in parts.items()}
     return totals | {"network_rest": network.total - sum(totals.values())}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a stage, or of several together, for the whole batch.
+    """The measurements of one or several stages, for the whole batch.
 
-    ms: milliseconds. gflop: 10^9 floating-point operations, as `flop_meter` counts them; None outside the network.
-    limit_share: what the operations would take at the matrix rate, over the median time; None outside the network.
+    Attributes:
+        ms: Milliseconds.
+        gflop: GFLOP, as counted by `flop_meter`; None outside the network.
+        limit_share: Time of these operations at the matrix rate, relative to the median; None outside the network.
     """
 
     ms: Spread
@@ -140,10 +146,14 @@ class Figures:
 
 
 class Passes:
-    """All passes, run; the kinds take turns, so that a busy machine slows all of them alike.
+    """Run all passes. Whole and staged passes are interleaved, so that a busy machine slows both equally.
 
-    flops: operations by stage of the network, and of `network` and `total`. matrix_rate: operations a second.
-    whole, staged: one entry a pass.
+    Attributes:
+        flops: FLOPs by stage of the network, and of `network` and `total`.
+        matrix_rate: Matrix rate in FLOP/s.
+        memory: Peak memory meter.
+        whole: One entry per whole pass.
+        staged: One entry per staged pass.
     """
 
     def __init__(self, pipeline: Pipeline, repeat: int, reporter: Reporter) -> None:
@@ -153,7 +163,7 @@ class Passes:
         rates = []
         with reporter.progress("Measuring", WARM_UP + 2 * repeat) as progress:
             self.flops = count_flops(pipeline)
-            progress.advance(status="operations counted")
+            progress.advance(status="FLOPs counted")
             for _ in range(WARM_UP - 1):
                 whole_pass(pipeline, self.memory)
                 progress.advance(status="warming up")
@@ -167,7 +177,7 @@ class Passes:
         self.matrix_rate = Spread.of(rates).median
 
     def figures(self, seconds: Sequence[float], name: str) -> Figures:
-        """Of the stage `name`, from its times."""
+        """Return the measurements of the stage `name` from its times in seconds."""
         ms = Spread.of([1000 * value for value in seconds])
         flops = self.flops.get(name)
         if flops is None:

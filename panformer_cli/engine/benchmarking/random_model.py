@@ -1,4 +1,4 @@
-"""A model with random weights that finds something: what can be timed where no trained weights are at hand."""
+"""A model with random weights that predicts segments, to benchmark without trained weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.recipe import Recipe
 
 SCENE_SIDE = 256
-"""Pixels of the scene for which about as many segments are found as in a photograph."""
+"""Side of the scene in pixels; at this size about as many segments are predicted as in a photograph."""
 
 
 def random_model(
@@ -21,7 +21,7 @@ def random_model(
 ) -> PanopticModel:
     """Return a model in evaluation mode, on the CPU; equal arguments give equal weights.
 
-    The random state of torch is left as it was.
+    The random state of torch does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

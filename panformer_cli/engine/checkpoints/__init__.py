@@ -1,1 +1,1 @@
-"""Checkpoints: reading, writing, finding, importing."""
+"""Read, write, download and import checkpoints."""

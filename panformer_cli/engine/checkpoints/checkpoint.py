@@ -1,7 +1,7 @@
-"""Checkpoints that describe themselves: one safetensors file with weights, recipe, categories and progress.
+"""Self-describing checkpoints: one safetensors file with weights, recipe, categories and progress.
 
-Ours hold no pickle, and their weights can be read without the optimiser's state beside them. The files of the authors'
-release are taken in their place; what they do not say of themselves is told from their names and shapes.
+The files contain no pickle, and weights can be read without the optimizer state. Checkpoints of a reference
+implementation can be used in their place; what such a file does not state is inferred from its tensor names and shapes.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ from panformer_cli.wording import listing
 FORMAT = "panformer 1"
 MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
 NAMED = 20
-"""Tensors of one kind that an error lists."""
+"""Maximum number of tensors that an error lists for each problem."""
 
 
 @dataclass
 class TrainProgress:
-    """How far a run is.
+    """Progress of a run.
 
-    step: optimiser steps done. evaluated_step: after which the model was last evaluated.
-    best_pq: highest PQ of an evaluation so far, percent, or None. seconds: spent training.
+    Attributes:
+        step: Completed optimizer steps.
+        evaluated_step: Step of the last evaluation.
+        best_pq: Highest PQ of an evaluation so far, in percent; None before the first one.
+        seconds: Time spent training.
     """
 
     step: int = 0
@@ -56,11 +59,16 @@ class TrainProgress:
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file says, weights apart.
+    """The content of a checkpoint file without its tensors.
 
-    training_state: whether optimiser and random state are in the file, so that a run can go on from it.
-    version: of panformer. official: the format of a reference implementation, whose names
-        the tensors have; None for a file of ours.
+    Attributes:
+        path: The file.
+        recipe: Recipe of the run.
+        categories: Category table of the model.
+        progress: Progress of the run.
+        training_state: Whether the file has the optimizer and random state, so that training can resume from it.
+        version: Version of panformer that wrote it.
+        official: Format of the reference implementation that wrote it; None for a checkpoint of panformer.
     """
 
     path: Path
@@ -74,9 +82,11 @@ class Checkpoint:
 
 @dataclass
 class TrainingState:
-    """What a run needs besides the weights to go on as if it had never stopped.
+    """The state that a run needs besides the weights to resume exactly.
 
-    optimizer: tensors by `<parameter>.<name>`. random: torch's random state by `<rank>.<device type>`.
+    Attributes:
+        optimizer: The optimizer's tensors, by `<parameter>.<name>`.
+        random: torch's random states, by `<rank>.<device type>`.
     """
 
     optimizer: dict[str, Tensor] = field(default_factory=dict)
@@ -91,10 +101,10 @@ def save_checkpoint(
     progress: TrainProgress,
     state: TrainingState | None = None,
 ) -> None:
-    """Write a checkpoint; the old file stays whole until the new one is.
+    """Write a checkpoint atomically.
 
     Raises:
-        PanformerError: no room or no permission.
+        PanformerError: The file cannot be written.
     """
     tensors = {MODEL + name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for prefix, part in ((OPTIMIZER, state.optimizer), (RANDOM, state.random)) if state else ():
@@ -114,33 +124,33 @@ def save_checkpoint(
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:
             raise _as_os_error(error) from error
-        temporary.chmod(mode)  # safetensors keeps what it writes from everybody else
-        _sort_description(temporary)
+        temporary.chmod(mode)  # safetensors creates files that only the owner can read
+        _sort_metadata(temporary)
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
-    """What the system said, out of the wording of safetensors."""
-    number = re.search(r"(?:\(os error |code: )(\d+)", str(error))  # the second before safetensors 0.6
+    """Return the operating system's error that is in the message of safetensors."""
+    number = re.search(r"(?:\(os error |code: )(\d+)", str(error))  # "code" before safetensors 0.6
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
-def _sort_description(path: Path) -> None:
-    """Put the entries of the description in order: safetensors writes them in a new one each time."""
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata: safetensors writes its entries in a random order."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        assert len(text) == size, "the same entries take the same room"
+        assert len(text) == size, "sorting does not change the size"
         file.seek(8)
         file.write(text)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """What the file says, ours or one of the authors'; its tensors stay on disk.
+    """Return the description of a checkpoint, panformer's or an official one, without reading its tensors.
 
     Raises:
-        CheckpointError: missing, damaged, or no checkpoint of Panoptic SegFormer.
+        CheckpointError: The file is missing, corrupt, or not a checkpoint of a known model family.
     """
     _check_is_file(path)
     if not is_own_checkpoint(path):
@@ -154,16 +164,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except PanformerError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}: its description is damaged ({error}); use another checkpoint") from error
+        raise CheckpointError(f"{where}: its metadata is corrupt ({error}); use another checkpoint") from error
     has_state = any(name.startswith(OPTIMIZER) for name in names)
     return Checkpoint(path, recipe, categories, progress, has_state, metadata.get("version", "unknown"))
 
 
 def is_own_checkpoint(path: Path) -> bool:
-    """Whether the file has the description that `save_checkpoint` writes.
+    """Return whether `save_checkpoint` wrote the file.
 
     Raises:
-        CheckpointError: missing, damaged, or no file of weights.
+        CheckpointError: The file is missing, corrupt, or not a checkpoint.
     """
     return kind_of(path) == "safetensors" and read_header(path)[0].get("format") == FORMAT
 
@@ -171,7 +181,7 @@ def is_own_checkpoint(path: Path) -> bool:
 def official_checkpoint(
     path: Path, recipe_name: str | None = None, categories: CategoryTable | None = None
 ) -> Checkpoint:
-    """Return an official file as a checkpoint; arguments and errors as of `describe_official`."""
+    """Return an official file as a checkpoint; arguments and errors as `describe_official`."""
     official, recipe, table = describe_official(path, recipe_name, categories)
     return Checkpoint(path, recipe, table, TrainProgress(), False, "official", official)
 
@@ -185,92 +195,94 @@ def load_model(checkpoint: Checkpoint, sampling: SamplingName = "auto") -> Panop
 
 
 def load_weights(model: PanopticModel, checkpoint: Checkpoint) -> None:
-    """Fill `model` with the checkpoint's weights; errors as `fill_model`."""
+    """Load the checkpoint's weights into `model`; errors as `fill_model`."""
     fill_model(model, checkpoint, read_weights(checkpoint))
 
 
 def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The model's tensors by our names."""
+    """Return the model's tensors by panformer's names."""
     if checkpoint.official:
         return checkpoint.official.own_weights(read_state(checkpoint.path))
     return read_tensors(checkpoint.path, MODEL)
 
 
 def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
-    """Fill `model` with `weights`, which are the checkpoint's.
+    """Load `weights`, which come from the checkpoint, into `model`.
 
     Raises:
-        CheckpointError: a tensor is missing, surplus, of another shape, or sparse, quantised or the like.
+        CheckpointError: A tensor is missing, unexpected, of another shape, or for example sparse or quantized.
     """
     check_backbone(model.backbone.name, checkpoint)
-    problems = _misfits(model.state_dict(), weights, checkpoint.official)
+    problems = _mismatches(model.state_dict(), weights, checkpoint.official)
     if problems:
         raise CheckpointError(
             f"checkpoint {checkpoint.path} (recipe {checkpoint.recipe.name}, {len(checkpoint.categories)} categories) "
-            f"does not fit this model: {problems}; use a whole checkpoint, with the recipe and the categories that it "
-            "was trained with"
+            f"does not match this model: {problems}; use a complete checkpoint, with the recipe and the categories "
+            "that it was trained with"
         )
     model.load_state_dict(weights, strict=False)  # official files may lack BatchNorm's counters
 
 
-def check_backbone(wanted: str, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError where the checkpoint has another backbone than a model that it is to fill."""
-    given = checkpoint.recipe.model.backbone
-    if wanted != given:
+def check_backbone(expected: str, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the checkpoint's backbone is not the expected one."""
+    actual = checkpoint.recipe.model.backbone
+    if actual != expected:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} is of recipe {checkpoint.recipe.name}, with the backbone {given}, but the "
-            f"model to be filled has {wanted}; give a checkpoint of the same recipe"
+            f"checkpoint {checkpoint.path} is from recipe {checkpoint.recipe.name} with the backbone {actual}, but "
+            f"this model has {expected}; give a checkpoint of the same recipe"
         )
 
 
-def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor], official: OfficialFormat | None) -> str:
-    """Return what keeps `given` from being the tensors of a model that has `own`, in words; empty where they fit.
+def _mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor], official: OfficialFormat | None) -> str:
+    """Return a description of how the tensors differ from those of a model; empty if they match.
 
     Args:
-        official: name the tensors as this format does, and accept that its optional ones are missing.
+        own: The model's tensors.
+        given: The tensors to load.
+        official: Use the tensor names of this format, and allow its optional tensors to be missing.
     """
     optional = official.optional if official else ()
 
-    def called(name: str) -> str:
+    def shown(name: str) -> str:
         return official.official_name(name, own) if official else name
 
     groups = {
-        "missing": [called(name) for name in own if name not in given and not name.endswith(optional)],
-        "not in this model": [called(name) for name in given if name not in own],
+        "missing": [shown(name) for name in own if name not in given and not name.endswith(optional)],
+        "unexpected": [shown(name) for name in given if name not in own],
         "of another shape": [
-            f"{called(name)} ({list(given[name].shape)}, expected {list(own[name].shape)})"
+            f"{shown(name)} ({list(given[name].shape)}, expected {list(own[name].shape)})"
             for name in own
             if name in given and given[name].shape != own[name].shape
         ],
         "not plain floating-point numbers": [
-            called(name) for name in own if name in given and not is_plain(given[name], own[name].is_floating_point())
+            shown(name) for name in own if name in given and not is_plain(given[name], own[name].is_floating_point())
         ],
     }
     return "; ".join(f"{what}: {listing(names, NAMED)}" for what, names in groups.items() if names)
 
 
 def is_plain(tensor: Tensor, floating: bool = True) -> bool:
-    """Return whether a tensor holds its values one by one, and as floating-point numbers where those are needed."""
+    """Return whether a tensor is dense and not quantized, and has a floating-point dtype if `floating`."""
     stored = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     return stored and (tensor.is_floating_point() or not floating)
 
 
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:
-    """Optimiser and random state.
+    """Return the optimizer and random state.
 
     Raises:
-        CheckpointError: the file holds weights only.
+        CheckpointError: The file has only weights.
     """
     if not checkpoint.training_state:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} holds weights only, so training cannot resume from it; resume a run from "
-            "its last.safetensors, or start a new one with --init-from"
+            f"checkpoint {checkpoint.path} has only weights, so training cannot resume from it; resume a run from its "
+            "last.safetensors, or start a new one with --init-from"
         )
     return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by parameter name, so that the order of parameters does not matter."""
+    """Return the optimizer's tensors by parameter name, so that the order of parameters does not matter."""
     return {
         f"{name}.{key}": value
         for name, parameter in model.named_parameters()
@@ -280,7 +292,7 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
-    """The reverse of `optimizer_state`."""
+    """Load what `optimizer_state` returned into the optimizer."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         of, _, key = name.rpartition(".")
@@ -291,7 +303,7 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix`, by the rest of the name."""
+    """Return the tensors whose names start with `prefix`, by the rest of the name."""
     with safe_open(path, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no dict)
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
@@ -300,7 +312,9 @@ def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
 def _check_is_file(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(
-            f"checkpoint {path} is a folder without best, last or model.safetensors; give a file, or a run's folder"
+            f"checkpoint {path} is a folder without best, last or model.safetensors; give a file or the folder of a run"
         )
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: no such file; give a checkpoint, a run's folder, or train one first")
+        raise CheckpointError(
+            f"checkpoint {path}: no such file; give a checkpoint or the folder of a run, or train one first"
+        )

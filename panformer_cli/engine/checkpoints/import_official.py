@@ -1,4 +1,4 @@
-"""From a file of the authors' release to a checkpoint of ours: safetensors that describe themselves, and a recipe."""
+"""Convert an official checkpoint to one of panformer: a self-describing safetensors file, and a recipe."""
 
 from __future__ import annotations
 
@@ -28,21 +28,25 @@ from panformer_cli.storage.tensor_files import check_whole
 def import_weights(
     source: Path, out: Path, recipe_name: str | None, categories: Path | None, reporter: Reporter
 ) -> Path:
-    """Write `out/model.safetensors` and `out/recipe.yaml` from an authors' checkpoint.
+    """Write `out/model.safetensors` and `out/recipe.yaml` from an official checkpoint.
 
-    source: the authors' file. out: a folder, new, empty or of an earlier import. recipe_name: a recipe's file or a
-        built-in one; None for the one that names and shapes tell. categories: a COCO panoptic JSON with the table that
-        the model was trained on; None for COCO's own.
+    Args:
+        source: The official checkpoint.
+        out: A new or empty folder, or the folder of an earlier import.
+        recipe_name: A built-in recipe or a YAML file; None to infer it from the tensors.
+        categories: A COCO panoptic JSON with the categories of the training data; None for COCO's categories.
+        reporter: Reports what was imported.
 
-    Returns the path of model.safetensors.
+    Returns:
+        The path of model.safetensors.
 
     Raises:
-        PanformerError: `source` is no authors' checkpoint, is damaged or holds values that are not finite, recipe or
-            categories do not go with it, or `out` cannot be written or holds anything else.
+        PanformerError: `source` is corrupt, not an official checkpoint or has non-finite values; the recipe or the
+            categories do not match it; or `out` has other files or cannot be written.
     """
     _check_out(out)
     if is_own_checkpoint(source):
-        raise CheckpointError(f"{source} is a checkpoint of panformer already; use it as it is, without importing it")
+        raise CheckpointError(f"{source} is already a checkpoint of panformer; use it directly, without importing it")
     check_whole(source)
     checkpoint = official_checkpoint(source, recipe_name, _read_categories(categories) if categories else None)
     if checkpoint.categories != COCO:
@@ -62,11 +66,11 @@ def import_weights(
 
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise PanformerError(f"--out {out} is a file; expected a folder, new or empty")
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there and not {IMPORTED} <= there <= {IMPORTED, RunFolder(out).recipe.name}:
+        raise PanformerError(f"--out {out} is a file; expected a new or empty folder")
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if found and not {IMPORTED} <= found <= {IMPORTED, RunFolder(out).recipe.name}:
         raise PanformerError(
-            f"--out {out} holds something else than an earlier import; expected a new or empty folder; choose another"
+            f"--out {out} has other files than an earlier import; expected a new or empty folder; choose another folder"
         )
 
 
@@ -76,9 +80,9 @@ def _check_finite(model: PanopticModel, checkpoint: Checkpoint) -> None:
     bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} has values that are not finite (NaN or infinity) in {len(bad)} tensors, the "
-            f"first of which is {checkpoint.official.official_name(bad[0], state)}: it is corrupt, or its training "
-            "diverged; use another"
+            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in {len(bad)} tensors; the first is "
+            f"{checkpoint.official.official_name(bad[0], state)}; the file is corrupt, or its training diverged; use "
+            "another checkpoint"
         )
 
 
@@ -87,5 +91,7 @@ def _read_categories(path: Path) -> CategoryTable:
     try:
         content = parse_json(text)
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON, or is truncated: {error}; expected a COCO panoptic JSON") from error
+        raise DataError(
+            f"{path} is not valid JSON, or it is truncated: {error}; expected a COCO panoptic JSON"
+        ) from error
     return CategoryTable.from_coco(content.get("categories") if isinstance(content, dict) else content, str(path))

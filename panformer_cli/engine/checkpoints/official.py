@@ -1,4 +1,4 @@
-"""What the checkpoint of a reference implementation does not say about itself: its recipe and its categories."""
+"""Infer the recipe and the categories of an official checkpoint, which does not state them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from panformer_cli.storage.tensor_files import read_state
 def describe_official(
     path: Path, recipe_name: str | None = None, categories: CategoryTable | None = None
 ) -> tuple[OfficialFormat, Recipe, CategoryTable]:
-    """Return format, recipe and categories of an official checkpoint, from its names and shapes; no tensor is read.
+    """Return format, recipe and categories of an official checkpoint from its tensor names and shapes.
 
     Args:
-        path: of the checkpoint.
-        recipe_name: a file or a built-in recipe; None for the built-in one with the backbone of the checkpoint. The
-            name of the file distinguishes r50_1x from r50.
-        categories: of the data that the model was trained on; None for COCO's.
+        path: The checkpoint file.
+        recipe_name: A built-in recipe or a YAML file; None for the built-in recipe with the checkpoint's backbone. The
+            file name distinguishes r50_1x from r50.
+        categories: Categories of the training data; None for COCO's.
 
     Raises:
-        CheckpointError: no family recognizes the file, or recipe or categories do not belong to it.
-        RecipeError: the recipe cannot be used.
+        CheckpointError: No family recognizes the file, or the recipe or the categories do not match it.
+        RecipeError: The recipe cannot be used.
     """
     state = read_state(path)
     official = find_format(state, path)
@@ -43,7 +43,7 @@ def find_format(state: Mapping[str, Tensor], path: Path) -> OfficialFormat:
     """Return the format of the family that recognizes a state dict.
 
     Raises:
-        CheckpointError: none does; the sentence says what the file is instead, as far as that can be told.
+        CheckpointError: No family recognizes it. The message says what the file seems to be.
     """
     formats = [format for family in FAMILIES.values() if (format := family.official_format())]
     for official in formats:
@@ -53,17 +53,17 @@ def find_format(state: Mapping[str, Tensor], path: Path) -> OfficialFormat:
 
 
 def _with_recipe(model: OfficialModel) -> str:
-    """For a message: the backbone, and the built-in recipe that has it, if there is one."""
+    """Return the backbone for a message, with the built-in recipe that has it, if there is one."""
     return f"{model.backbone} (recipe {model.recipe})" if model.recipe else model.backbone
 
 
-def _recipe(path: Path, official: OfficialFormat, model: OfficialModel, wanted: str | None) -> Recipe:
-    if wanted is not None:
-        recipe = load_recipe(wanted)
+def _recipe(path: Path, official: OfficialFormat, model: OfficialModel, recipe_name: str | None) -> Recipe:
+    if recipe_name is not None:
+        recipe = load_recipe(recipe_name)
         if recipe.model.backbone != model.backbone:
             raise CheckpointError(
                 f"checkpoint {path} has the backbone {_with_recipe(model)}, but the recipe {recipe.name} has "
-                f"{recipe.model.backbone}; leave --recipe out, or give one with {model.backbone}"
+                f"{recipe.model.backbone}; omit --recipe, or give one with {model.backbone}"
             )
         return recipe
     by_file = [weights.name for weights in PUBLISHED.values() if weights.file == path.name]
@@ -73,7 +73,7 @@ def _recipe(path: Path, official: OfficialFormat, model: OfficialModel, wanted: 
             return recipe
     raise CheckpointError(
         f"checkpoint {path} is a {official.name} with the backbone {model.backbone}, which no built-in recipe has; "
-        f"write one and import it with `panformer weights import {path} --out DIR --recipe RECIPE.yaml`"
+        f"write a recipe and import it with `panformer weights import {path} --out DIR --recipe RECIPE.yaml`"
     )
 
 
@@ -84,10 +84,10 @@ def _categories(path: Path, model: OfficialModel, given: CategoryTable | None) -
     counts = f"checkpoint {path} was trained on {model.num_things} things and {model.num_stuff} stuff classes"
     if given is None:
         raise CheckpointError(
-            f"{counts}, not on COCO's {COCO.num_things} and {COCO.num_stuff}, and does not say which; name them with "
+            f"{counts}, not on COCO's {COCO.num_things} and {COCO.num_stuff}, and does not name them; give them with "
             f"`panformer weights import {path} --out DIR --categories ANNOTATION.json`"
         )
     raise CheckpointError(
-        f"{counts}, but the categories given are {given.num_things} things and {given.num_stuff} stuff classes; give "
-        "the panoptic annotation of the data set that it was trained on"
+        f"{counts}, but --categories has {given.num_things} things and {given.num_stuff} stuff classes; give the "
+        "panoptic annotation of its training data"
     )

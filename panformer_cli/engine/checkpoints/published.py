@@ -1,7 +1,7 @@
-"""Published checkpoints by name: downloaded once, kept in a cache.
+"""Download published checkpoints by name into a cache.
 
-The authors publish no hashes. So the hash of a file is recorded when it is first seen, and a file that differs from
-its record later is told of.
+The reference implementation publishes no hashes. So the hash of a file is recorded when it is first seen, and a warning
+is printed if the file differs from its record later.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ PUBLISHED = published_weights()
 
 
 def fetch_published(weights: PublishedWeights, reporter: Reporter) -> Path:
-    """The file of `weights` in the cache, downloaded where it is not there yet.
+    """Return the path of `weights` in the cache; download the file if it is not there yet.
 
     Raises:
-        DownloadError: it is not there and cannot be fetched, or what came is no whole file of weights.
-        PanformerError: no room, no permission, no whole file of weights, or one of another size or hash than `weights`
-            says.
+        DownloadError: The file cannot be downloaded, or the download is not a complete checkpoint.
+        PanformerError: The file cannot be written, or the cached file is incomplete or differs from the size or hash in
+            `weights`.
     """
     if weights.path.is_file():
-        _look_at(weights, reporter)
+        _check_cached(weights, reporter)
     else:
         reporter.message(f"Downloading {weights.address} to {weights.path}")
         _download(weights, reporter)
@@ -38,7 +38,7 @@ def fetch_published(weights: PublishedWeights, reporter: Reporter) -> Path:
 
 
 def published_at(path: Path) -> PublishedWeights | None:
-    """The weights that are kept at `path`; None where it is another file."""
+    """Return the published weights whose cached file is `path`; None if there are none."""
     return next((weights for weights in PUBLISHED.values() if weights.path == path), None)
 
 
@@ -46,32 +46,32 @@ def _download(weights: PublishedWeights, reporter: Reporter) -> None:
     url = weights.address
 
     def check(path: Path, found: DownloadedFile) -> None:
-        """The record is written before the file is to be seen, so that no other process can write another one."""
-        if not _is_whole(path):
-            raise PanformerError("what came is no whole file of weights")
+        """Write the record before the file becomes visible, so that no other process writes a different record."""
+        if not _is_complete(path):
+            raise PanformerError("the download is not a complete checkpoint")
         record = WeightsRecord(url, found.size, found.sha256, _today(), path.stat().st_mtime_ns)
         _compare_with_record(weights, record, reporter)
 
     try:
         download(url, weights.path, reporter=reporter, size=weights.size, sha256=weights.sha256, check=check)
     except DownloadError as error:
-        raise DownloadError(f"{error}, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL") from error
+        raise DownloadError(f"{error}, or set PANFORMER_WEIGHTS_URL to the address of a folder that has it") from error
 
 
-def _look_at(weights: PublishedWeights, reporter: Reporter) -> None:
-    """Check the file that is there; hashed if it is not the one of its record, by size and time of change."""
+def _check_cached(weights: PublishedWeights, reporter: Reporter) -> None:
+    """Check the cached file; compute its hash only if its size or modification time differs from its record."""
     record, now = weights.record, weights.path.stat()
-    advice = "delete it, and it will be downloaded again"
+    advice = "delete it to download it again"
     if record is None or (record.size, record.mtime_ns) != (now.st_size, now.st_mtime_ns):
-        if not _is_whole(weights.path):
-            raise CheckpointError(f"{weights.path} is no whole file of weights; {advice}")
+        if not _is_complete(weights.path):
+            raise CheckpointError(f"{weights.path} is not a complete checkpoint; {advice}")
         record = WeightsRecord(None, now.st_size, sha256_of(weights.path, reporter), _today(), now.st_mtime_ns)
     check_file(str(weights.path), DownloadedFile(record.size, record.sha256), weights.size, weights.sha256, advice)
     _compare_with_record(weights, record, reporter)
 
 
-def _is_whole(path: Path) -> bool:
-    from panformer_cli.storage.tensor_files import check_whole  # torch; the list of weights does without it
+def _is_complete(path: Path) -> bool:
+    from panformer_cli.storage.tensor_files import check_whole  # imports torch, which listing the weights does not need
 
     try:
         check_whole(path)
@@ -85,7 +85,7 @@ def _compare_with_record(weights: PublishedWeights, found: WeightsRecord, report
     if record is not None and record.sha256 != found.sha256:
         reporter.warn(
             f"{weights.path} has the SHA-256 {found.sha256}, but had {record.sha256} when it was first seen on "
-            f"{record.first_seen}; find out why before you trust it, and delete {weights.record_path} to accept it"
+            f"{record.first_seen}; find out why before you use it; delete {weights.record_path} to accept it"
         )
         return
     kept = found if record is None else replace(record, mtime_ns=found.mtime_ns)
@@ -93,7 +93,7 @@ def _compare_with_record(weights: PublishedWeights, found: WeightsRecord, report
         return
     try:
         write_json(weights.record_path, asdict(kept))
-    except PanformerError as error:  # a cache that others fill and that we only read
+    except PanformerError as error:  # a shared cache that is read-only for this user
         reporter.warn(str(error))
 
 

@@ -1,4 +1,4 @@
-"""Starting from weights that were trained on other categories."""
+"""Fine-tune from weights that were trained on other categories."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from panformer_cli.wording import listing
 
 
 def start_from(model: PanopticModel, checkpoint: Checkpoint, reporter: Reporter) -> None:
-    """Fill `model` with a checkpoint's weights; with other categories, rows that belong to a class go by its name.
+    """Load a checkpoint's weights into `model`; if the categories differ, match rows that belong to a class by name.
 
-    A class that the checkpoint has under the same name (ignoring case), as a thing or as stuff alike, starts with its
-    weights there; a class that it does not have stays newly initialized. Everything else has to fit.
+    A class starts with the checkpoint's weights if the checkpoint has a class of the same name (ignoring case) that is
+    also a thing or also stuff; otherwise it stays newly initialized. All other tensors must match.
 
     Raises:
-        CheckpointError: the checkpoint is of another model.
+        CheckpointError: The checkpoint is from another model.
     """
     weights = read_weights(checkpoint)
     if model.categories != checkpoint.categories:
@@ -27,12 +27,12 @@ def start_from(model: PanopticModel, checkpoint: Checkpoint, reporter: Reporter)
         for name, labels in model.class_rows().items():
             if name in weights and weights[name].shape[1:] == own[name].shape[1:] and is_plain(weights[name]):
                 weights[name] = _rows_by_name(own[name], weights[name], labels, sources, checkpoint.categories)
-        reporter.message(_what_is_new(model.categories, sources, checkpoint))
+        reporter.message(_summary(model.categories, sources, checkpoint))
     fill_model(model, checkpoint, weights)
 
 
 def _sources(own: CategoryTable, known: CategoryTable) -> list[int | None]:
-    """Return for each label of ours the checkpoint's label of the same name, both things or both stuff."""
+    """Return for each of our labels the checkpoint's label with the same name and type (thing or stuff), or None."""
     label = {(row.name.casefold(), row.is_thing): number for number, row in enumerate(known.categories)}
     return [label.get((row.name.casefold(), row.is_thing)) for row in own.categories]
 
@@ -40,10 +40,10 @@ def _sources(own: CategoryTable, known: CategoryTable) -> list[int | None]:
 def _rows_by_name(
     own: Tensor, known: Tensor, labels: range, sources: list[int | None], known_table: CategoryTable
 ) -> Tensor:
-    """Return `own` with the rows of the known classes replaced by those of `known`.
+    """Return a copy of `own` in which the rows of known classes come from `known`.
 
     Args:
-        labels: of our rows. A tensor begins at the first label, or at the first stuff label.
+        labels: Labels of our rows, which start at the first label or at the first stuff label.
     """
     first_known = known_table.num_things if labels.start else 0
     rows = own.detach().cpu().clone()
@@ -54,12 +54,12 @@ def _rows_by_name(
     return rows
 
 
-def _what_is_new(categories: CategoryTable, sources: list[int | None], checkpoint: Checkpoint) -> str:
+def _summary(categories: CategoryTable, sources: list[int | None], checkpoint: Checkpoint) -> str:
     new = [row.name for row, source in zip(categories.categories, sources, strict=True) if source is None]
     total = len(categories)
     if not new:
-        return f"All {total} categories are in {checkpoint.path} by name and start with its weights"
+        return f"{checkpoint.path} has all {total} categories by name; they start with its weights"
     return (
-        f"{total - len(new)} of {total} categories are in {checkpoint.path} by name and start with its weights; "
+        f"{checkpoint.path} has {total - len(new)} of {total} categories by name; they start with its weights; "
         f"newly initialized: {listing(new, 5)}"
     )

@@ -1,1 +1,1 @@
-"""One process or several: devices, ranks, signals."""
+"""Processes: ranks, devices, signals, and starting several of them."""

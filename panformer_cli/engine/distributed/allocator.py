@@ -1,4 +1,4 @@
-"""How the process gets its memory from the system."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Numbers of glibc's `mallopt`."""
+"""Parameters of glibc's `mallopt`."""
 _NEVER = -1
-"""As threshold: no amount of free memory is handed back. Any number would be reached by some image, 2 GB by 16 Mpx."""
+"""Threshold that is never reached. Any other value is exceeded by some image: 2 GB by one of 16 megapixels."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for its next tensors; whether that could be arranged.
+    """Let this process keep freed memory for its next tensors; return whether that was possible.
 
-    Every image needs the same large tensors again. By default glibc hands blocks of 32 MB and more back to the system
-    as soon as they are free, and the system has to clear each page anew: 100,000 to 250,000 pages an image of 800 x
-    1333 with R-50, a tenth to a quarter of the time (docs/performance.md). The peak grows by a few percent. Other C
-    libraries have no such switch, and what the environment says about it (`MALLOC_...`) is left alone.
+    Every image needs the same large tensors again. By default glibc returns blocks of 32 MB and more to the system
+    when they are freed, and the system must clear each page before it is used again: 100,000 to 250,000 pages per
+    800 x 1333 image with R-50, a tenth to a quarter of the time (docs/performance.md). Keeping them raises the peak
+    by a few percent. Other C libraries have no such setting. `MALLOC_...` environment variables have priority.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

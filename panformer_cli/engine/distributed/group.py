@@ -1,4 +1,4 @@
-"""The process group of a command that runs in several processes: joining it, and one report per failure."""
+"""The process group of a distributed command: joining it, and reporting each failure once."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class UnreachableError(PanformerError):
 
 @contextlib.contextmanager
 def joined(options: ProcessOptions) -> Iterator[Process]:
-    """Yield this process, which belongs to the process group if torchrun or `launcher.launch` started it.
+    """Yield this process, which joins the process group if torchrun or `launcher.launch` started it.
 
-    All ranks have to enter and leave; those that succeed leave after rank 0.
+    All ranks must enter and leave the context; ranks that succeed leave after rank 0.
 
     Raises:
-        PanformerError: The options do not suit the processes there are, the other processes cannot be reached, or the
-            memory of the GPU ran out inside.
+        PanformerError: The options do not match the number of processes, the other processes cannot be reached, or
+            the GPU ran out of memory inside the context.
     """
     worker = Worker.of_environment()
     _check_options(options, worker)
@@ -54,13 +54,13 @@ def joined(options: ProcessOptions) -> Iterator[Process]:
             process.wait_for_first()
         except (Exception, KeyboardInterrupt):
             with contextlib.suppress(dist.DistError):
-                _is_first_to_fail(worker, store)  # asked before other ranks fail for want of this one
+                _is_first_to_fail(worker, store)  # recorded before other ranks fail because this one is gone
             raise
 
 
 @contextlib.contextmanager
 def _process_group(worker: Worker, device: torch.device, store: Store) -> Iterator[None]:
-    """Inside, processes can use collective operations: NCCL on GPUs, else gloo."""
+    """Initialize the default process group, with NCCL on GPUs and else gloo, and destroy it at the end."""
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -73,60 +73,59 @@ def _process_group(worker: Worker, device: torch.device, store: Store) -> Iterat
 
 
 def _store(worker: Worker, seconds: float) -> Store:
-    """Return the store that the launcher, or else rank 0, hosts for all ranks."""
+    """Return the store for all ranks, which is hosted by the launcher, or else by rank 0."""
     try:
         timeout = timedelta(seconds=seconds)
         store: Store = next(iter(rendezvous("env://", worker.rank, worker.world_size, timeout=timeout)))[0]
     except (dist.DistError, ValueError, RuntimeError) as error:
         raise UnreachableError(
-            f"the variables {', '.join(VARIABLES)} say that torchrun started this process, but the others are not "
-            f"found ({str(error).splitlines()[0]}); unset them to run without torchrun"
+            f"the environment variables {', '.join(VARIABLES)} say that torchrun started this process, but the other "
+            f"processes cannot be reached ({str(error).splitlines()[0]}); unset them to run without torchrun"
         ) from error
     return store
 
 
 def reports_failure(worker: Worker, error: BaseException, is_bug: bool) -> bool:
-    """Return whether this rank, which fails and is about to exit, is the one to report why: the first that failed.
+    """Return whether this rank, which has failed, should report its error: only the first rank that failed does.
 
     Args:
         worker: This process.
-        error: Why it fails.
-        is_bug: Whether the failure is unexpected. It then may be caused by a rank that was killed.
+        error: The exception.
+        is_bug: Whether the exception is unexpected. Then a killed rank may be its cause.
     """
     if isinstance(error, UnreachableError):
         return True
     try:
         reports = _is_first_to_fail(worker, _store(worker, _REPORT_SECONDS))
     except (dist.DistError, UnreachableError):
-        reports = worker.rank == 0  # which hosts the store where no launcher does; the others end after it
+        reports = worker.rank == 0  # without a launcher it hosts the store, so the others end after it
     if not reports:
-        time.sleep(_REPORT_SECONDS)  # the launcher ends this process when the one that reports has exited
+        time.sleep(_REPORT_SECONDS)  # the launcher ends this process when the reporting rank has exited
     elif is_bug:
-        time.sleep(_KILLED_SECONDS)  # the launcher ends this process if another one was killed, and reports that
+        time.sleep(_KILLED_SECONDS)  # if another rank was killed, the launcher ends this process and reports that
     return reports
 
 
 def _is_first_to_fail(worker: Worker, store: Store) -> bool:
-    time.sleep(_HEAD_START_SECONDS * (worker.rank > 0))  # if all ranks fail alike, rank 0 is to be the first
+    time.sleep(_HEAD_START_SECONDS * (worker.rank > 0))  # if all ranks fail in the same way, rank 0 should be first
     own = str(worker.rank)
     return bool(PrefixStore("failure", store).compare_set("rank", "", own) == own.encode())
 
 
 def _check_options(options: ProcessOptions, worker: Worker | None) -> None:
-    """Raise PanformerError unless the processes there are suit the options, and each can have a GPU of its own."""
-    count, there = worker.local_world_size if worker else 1, torch.cuda.device_count()
+    """Raise PanformerError unless the options match the number of processes and there is a GPU for each."""
+    count, gpus = worker.local_world_size if worker else 1, torch.cuda.device_count()
     plural = "es" * (count > 1)
-    started = f"torchrun started {count} process{plural} on this machine" if worker else "this process runs alone"
+    started = f"torchrun started {count} process{plural} on this machine" if worker else "there is only one process"
     for name, asked in (("--gpus", options.gpus), ("--cpu-processes", options.cpu_processes)):
         if asked not in (None, count):
             raise PanformerError(f"{name} is {asked}, but {started}; use torchrun --nproc-per-node {asked}")
     if count > 1 and ":" in options.device:
         raise PanformerError(
-            f"--device is {options.device!r}, one device, but {started}; leave it out for one GPU each, or use cpu"
+            f"--device is {options.device!r}, a single device, but {started}; omit it to use one GPU each, or use cpu"
         )
-    on_gpus = options.cpu_processes is None and options.device != "cpu" and there > 0
-    if on_gpus and count > there:
+    on_gpus = options.cpu_processes is None and options.device != "cpu" and gpus > 0
+    if on_gpus and count > gpus:
         raise PanformerError(
-            f"{started}, which has {there} GPU{'s' * (there > 1)}; use torchrun --nproc-per-node {there}, or "
-            "--device cpu"
+            f"{started}, which has {gpus} GPU{'s' * (gpus > 1)}; use torchrun --nproc-per-node {gpus}, or --device cpu"
         )

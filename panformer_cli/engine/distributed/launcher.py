@@ -1,4 +1,4 @@
-"""Start a command in several processes of this machine, with torch's elastic launcher."""
+"""Run a command in several processes on this machine with torch's elastic launcher."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _POLL_SECONDS = 0.1
 def launch(words: Sequence[str], processes: int) -> int:
     """Run the command line `panformer WORDS` in several processes and return their exit code.
 
-    SIGINT and SIGTERM are passed on to all of them; a second SIGINT kills them. A failure of one ends all.
+    SIGINT and SIGTERM are forwarded to all of them; a second SIGINT kills them. If one fails, all are ended.
 
     Raises:
         PanformerError: A process was killed.
-        KeyboardInterrupt: A signal came, and the processes ended without a report.
+        KeyboardInterrupt: A signal ended the processes without a report.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # The processes share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     agent, signals, sent = _agent(words, processes), list[int](), 0
-    # In a thread, the agent leaves signals to us: it would kill workers that need more than 30 seconds to save.
+    # The agent runs in a thread so that it does not handle signals: it kills workers that take over 30 s to save.
     with signals_to(lambda number, _: signals.append(number)), ThreadPoolExecutor(1) as pool:
         running = pool.submit(agent.run)
         while wait([running], _POLL_SECONDS).not_done:
-            # Workers are in sessions of their own and get no signal from the terminal.
+            # Workers have their own sessions, so they get no signals from the terminal.
             workers = [worker.id for worker in agent.get_worker_group().workers if worker.id is not None]
             if workers and sent < len(signals):
                 _send(signal.SIGKILL if sent and signals[sent] == signal.SIGINT else signals[sent], workers)
@@ -54,7 +54,7 @@ def _agent(words: Sequence[str], processes: int) -> LocalElasticAgent:
         local_world_size=processes,
         rdzv_handler=get_rendezvous_handler(where),
         entrypoint=sys.executable,
-        args=("-m", "panformer_cli", *(word.replace("$", "$$") for word in words)),  # the agent fills in ${local_rank}
+        args=("-m", "panformer_cli", *(word.replace("$", "$$") for word in words)),  # the agent expands ${local_rank}
         max_restarts=0,
         monitor_interval=_POLL_SECONDS,
         local_addr="localhost",
@@ -69,7 +69,7 @@ def _send(number: int, workers: list[int]) -> None:
 
 
 def _exit_code(result: RunResult, processes: int, interrupted: bool) -> int:
-    """Return the exit code of the first worker that failed, which has reported why; otherwise 0."""
+    """Return the exit code of the first worker that failed, which has reported its error; otherwise 0."""
     if not result.is_failed():
         return 0
     failure = min(result.failures.values(), key=lambda failure: failure.timestamp)
@@ -80,8 +80,8 @@ def _exit_code(result: RunResult, processes: int, interrupted: bool) -> int:
     process = f"process {failure.local_rank} of {processes}"
     if failure.exitcode == -signal.SIGKILL:
         raise PanformerError(
-            f"{process} was killed from outside, most often because memory ran short; use fewer processes or smaller "
+            f"{process} was killed, possibly because the system ran out of memory; use fewer processes or smaller "
             "images"
         )
     name = signal.Signals(-failure.exitcode).name
-    raise PanformerError(f"{process} was ended by {name}; run the command in one process to find out why")
+    raise PanformerError(f"{process} was terminated by {name}; run the command in one process to find out why")

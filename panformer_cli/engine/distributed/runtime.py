@@ -1,4 +1,4 @@
-"""What an engine stage knows about where it runs: the device, its rank, and how to exchange values with other ranks."""
+"""The process of an engine stage: its device, its rank, and communication with other ranks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class ProcessOptions:
-    """What a user asks for on the command line.
+    """Command-line options for processes and devices.
 
-    gpus: processes, one per GPU. cpu_processes: processes on the CPU. Both None: one process on `device`.
-    device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
-    sampling: implementation of the inner step of deformable attention.
+    Attributes:
+        gpus: Number of processes, one per GPU. If this and `cpu_processes` are None: one process on `device`.
+        cpu_processes: Number of processes on the CPU.
+        device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
+        sampling: Implementation of the sampling step of deformable attention.
     """
 
     gpus: int | None = None
@@ -44,11 +46,11 @@ class ProcessOptions:
         for name, count in (("--gpus", self.gpus), ("--cpu-processes", self.cpu_processes)):
             if count is not None and count < 1:
                 raise PanformerError(f"{name} is {count}: expected 1 or more")
-        there = torch.cuda.device_count()
-        if self.gpus is not None and self.gpus > there:
-            way_out = f"ask for at most {there}" if there else "leave the option out to run on the CPU"
+        available = torch.cuda.device_count()
+        if self.gpus is not None and self.gpus > available:
+            advice = f"use at most {available}" if available else "omit the option to run on the CPU"
             raise PanformerError(
-                f"--gpus is {self.gpus}, but torch finds {there or 'no'} GPUs on this machine; {way_out}"
+                f"--gpus is {self.gpus}, but torch finds {available or 'no'} GPUs on this machine; {advice}"
             )
         _check_device(self.device)
 
@@ -69,11 +71,11 @@ def _check_device(name: str) -> None:
 
 
 def device_of(options: ProcessOptions, local_rank: int | None = None) -> torch.device:
-    """Return the device of a process; one that computes on the CPU is prepared for that.
+    """Return the device of a process. For the CPU, also configure the allocator.
 
     Args:
-        options: What the user asked for.
-        local_rank: Rank of the process on this machine, which is the number of its GPU; None for a single process.
+        options: Command-line options.
+        local_rank: Rank of the process on this machine, which is the index of its GPU; None for a single process.
     """
     name = "cpu" if options.cpu_processes is not None else "cuda" if options.gpus is not None else options.device
     if name == "auto":
@@ -90,9 +92,12 @@ def device_of(options: ProcessOptions, local_rank: int | None = None) -> torch.d
 class Process:
     """One process of an engine stage. All processes run the same functions; rank 0 reports and writes shared files.
 
-    rank: 0 .. world_size - 1.
-    store: Of the process group; None for a single process.
-    sampling: implementation of the inner step of deformable attention.
+    Attributes:
+        rank: 0 .. world_size - 1.
+        world_size: Number of processes.
+        device: Device of this process.
+        store: Store of the process group; None for a single process.
+        sampling: Implementation of the sampling step of deformable attention.
     """
 
     rank: int
@@ -104,10 +109,10 @@ class Process:
 
     @classmethod
     def single(cls, device: str = "auto") -> Process:
-        """Return the process of a program that runs alone, on the named device.
+        """Return a single process on the given device.
 
         Raises:
-            PanformerError: There is no such device here.
+            PanformerError: The device is not available.
         """
         return cls(0, 1, device_of(ProcessOptions(device=device)))
 
@@ -116,7 +121,7 @@ class Process:
         return self.rank == 0
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all processes; dtype and shape are kept."""
+        """Return the sum over all processes, with the same shape and dtype."""
         if self.world_size == 1:
             return values
         total = values.to(self.device, copy=True)
@@ -124,7 +129,7 @@ class Process:
         return total.to(values.device)
 
     def gather(self, value: Value) -> list[Value]:
-        """Return the value of every process, by rank; small picklable values only."""
+        """Return the values of all processes, by rank; for small picklable values."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -132,7 +137,7 @@ class Process:
         return values
 
     def spread(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Set the tensors, in place, to the values that they have on rank 0."""
+        """Set the tensors in place to their values on rank 0."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
@@ -141,7 +146,7 @@ class Process:
         """Run `work` on rank 0 only, for any length of time, and return its picklable result on every rank.
 
         Raises:
-            PanformerError: The one that `work` raised, on every rank.
+            PanformerError: If `work` raised one on rank 0, it is raised on every rank.
         """
         if self.world_size == 1:
             return work()
@@ -159,45 +164,45 @@ class Process:
         return result
 
     def first_then_others(self, work: Callable[[], Value]) -> Value:
-        """Run `work` on rank 0, then on the other ranks, which find what it left on disk, such as an index.
+        """Run `work` on rank 0, then on the other ranks, which can use files that rank 0 wrote, such as an index.
 
         Raises:
-            PanformerError: The one that `work` raised on rank 0, on every rank; or one of this rank.
+            PanformerError: As `on_first`, or `work` raised one on this rank.
         """
         results: list[Value] = []
         self.on_first(lambda: results.append(work()))
         return results[0] if results else work()
 
     def wait_for_first(self) -> None:
-        """Wait until rank 0 calls this too. Unlike in a collective operation, that may take hours."""
+        """Wait until rank 0 calls this, too. Unlike a collective operation, it has no timeout."""
         if self.store is None:
             return
         key = f"first {next(self._waits)}"
         if self.is_first:
             self.store.set(key, "")
         while not self.store.check([key]):
-            time.sleep(_POLL_SECONDS)  # in Python, where signals are handled
+            time.sleep(_POLL_SECONDS)  # a Python loop, so that signals are handled
 
     @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
-        """Yield one folder for all ranks, which rank 0 removes when it leaves."""
+        """Yield a temporary folder for all ranks; rank 0 deletes it at the end."""
         with contextlib.ExitStack() as stack:
             yield self.on_first(lambda: Path(stack.enter_context(TemporaryDirectory(prefix="panformer-"))))
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until all processes call this."""
         if self.world_size > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def explained_out_of_memory() -> Iterator[None]:
-    """Inside, running out of GPU memory is a PanformerError."""
+    """Turn an out-of-memory error of the GPU into a PanformerError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise PanformerError(
-            "the memory of the GPU ran out; use a smaller --batch-size, or in training one image at a time "
+            "the GPU ran out of memory; use a smaller --batch-size, or in training one image at a time "
             "(--set train.images_per_forward=1), smaller images (--set data.train_short_sides=[...], "
             "data.long_side=...), --set train.precision=bf16, or the CPU"
         ) from error

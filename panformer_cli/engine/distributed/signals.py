@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as requests, so that work can be saved before a process ends."""
+"""Handle SIGINT and SIGTERM as requests to stop, so that a process can save its work first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class StopRequest:
-    """Set by Ctrl-C or a termination signal. A second Ctrl-C raises KeyboardInterrupt."""
+    """A flag that SIGINT and SIGTERM set. A second SIGINT raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -30,13 +30,13 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Yield a request that SIGINT and SIGTERM set; outside of the main thread they keep their effect."""
+    """Yield a request that SIGINT and SIGTERM set; outside the main thread, signals keep their default effect."""
     request = StopRequest()
     try:
         with signals_to(request.handle):
             yield request
     except RuntimeError:
-        # A collective without its partners fails like this: the signal has ended another rank and ends this one too.
+        # A collective operation fails like this if the signal has already ended another rank; it ends this one, too.
         if request.signal is not None:
             signal.raise_signal(request.signal)
         raise
@@ -44,7 +44,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def signals_to(handler: Handler) -> Iterator[None]:
-    """Inside, `handler` receives SIGINT and SIGTERM if this is the main thread: others may not set handlers."""
+    """Let `handler` receive SIGINT and SIGTERM; does nothing outside the main thread, where handlers cannot be set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The environment variables that describe one process of several; torchrun and `launcher` set them. No torch here."""
+"""The environment variables of a distributed worker, set by torchrun or `launcher`; no torch import here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from panformer_cli.errors import PanformerError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""A process that has all of them is one of several.
+"""A process with all of these variables is a distributed worker.
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
@@ -20,11 +20,13 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of several; ranks count from 0.
+    """A distributed worker.
 
     Attributes:
-        rank, world_size: Among the processes of all machines.
-        local_rank, local_world_size: Among those of this machine.
+        rank: Rank on all machines, from 0.
+        world_size: Number of workers on all machines.
+        local_rank: Rank on this machine, from 0.
+        local_world_size: Number of workers on this machine.
     """
 
     rank: int
@@ -34,7 +36,7 @@ class Worker:
 
     @classmethod
     def of_environment(cls) -> Worker | None:
-        """Return the worker that this process is; None if it was started alone.
+        """Return the worker that the environment describes; None for a single process.
 
         Raises:
             PanformerError: The variables contradict each other.
@@ -53,7 +55,7 @@ class Worker:
         ):
             found = ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES)
             raise PanformerError(
-                f"the environment has {found}: expected ranks from 0, below the number of processes, as torchrun sets "
+                f"the environment has {found}; expected ranks from 0 to the number of processes - 1, as torchrun sets "
                 "them; unset these variables to run without torchrun"
             )
         return worker
@@ -65,9 +67,9 @@ class Worker:
 
 
 def end_with_launcher() -> None:
-    """Let the system send SIGTERM to this worker when torch's launcher ends in any way; Linux only.
+    """Have the system send SIGTERM to this worker when torch's launcher exits; Linux only.
 
-    A launcher that is killed cannot end its workers itself.
+    A launcher that is killed cannot end its workers.
     """
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

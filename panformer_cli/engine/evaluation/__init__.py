@@ -1,1 +1,1 @@
-"""One checkpoint or one set of predictions to numbers, pages and comparisons."""
+"""Metrics, reports and comparisons of checkpoints and predictions."""

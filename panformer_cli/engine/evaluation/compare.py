@@ -1,4 +1,4 @@
-"""Two checkpoints or two sets of predictions on the same images: which is better, how surely, and where."""
+"""Compare two evaluations of the same images: metrics with confidence intervals, classes and images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.wording import listing
 
 NAMED = 5
-"""Images that an error names."""
+"""Number of images that an error names."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
     """How to compare.
 
-    resamples: draws of the bootstrap, 1 or more. seed: of the draws.
-    listed: images to list that gained most, and as many that lost most.
+    Attributes:
+        resamples: Bootstrap resamples, 1 or more.
+        seed: Seed of the resamples.
+        listed: Number of images to list that gained most, and that lost most.
     """
 
     resamples: int = 1000
@@ -45,17 +47,20 @@ class CompareOptions:
 class EvaluatedSet:
     """One side of a comparison.
 
-    name: what a person calls it, such as the folder. records: of its images, read once, in any order.
+    Attributes:
+        name: Name in messages and tables, such as the folder.
+        categories: Categories of the overlaps.
+        overlaps: One per image, in any order; read once.
     """
 
     name: str
     categories: CategoryTable
-    records: Iterable[ImageOverlap]
+    overlaps: Iterable[ImageOverlap]
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """A category: PQ in percent on both sides and second - first; None where the category does not count."""
+    """The PQ of a category in both sets, in percent, and second - first; None where the category does not count."""
 
     category_id: int
     name: str
@@ -67,7 +72,7 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class ImageChange:
-    """An image: PQ of this image alone on both sides, percent, and second - first."""
+    """The PQ of one image in both sets, in percent, and second - first."""
 
     image_id: int | str
     file_name: str
@@ -78,10 +83,18 @@ class ImageChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The second set against the first.
+    """Comparison of the second set with the first.
 
-    classes: all that count on either side, those that gained most first, and last those that count on one side only.
-    gained, lost: images whose PQ changed most, the greatest change first.
+    Attributes:
+        names: Names of the two sets.
+        images: Number of images.
+        options: How they were compared.
+        first: Metrics of the first set.
+        second: Metrics of the second set.
+        paired: Confidence intervals of both sets and of the difference.
+        classes: Categories that count in either set, by descending gain. Those that count in only one set are last.
+        gained: Images whose PQ rose most, the largest change first.
+        lost: Images whose PQ fell most, the largest change first.
     """
 
     names: tuple[str, str]
@@ -95,14 +108,14 @@ class Comparison:
     lost: tuple[ImageChange, ...]
 
     def difference(self) -> dict[str, dict[str, float]]:
-        """Second - first, in points: `{"all": {"pq": ..., "sq": ..., "rq": ...}, "things": ..., "stuff": ...}`."""
+        """Return second - first, in points: `{"all": {"pq": ..., "sq": ..., "rq": ...}, "things": ..., ...}`."""
         return {
-            group: {name: _figure(self.second, group, name) - _figure(self.first, group, name) for name in FIGURES}
+            group: {name: _metric(self.second, group, name) - _metric(self.first, group, name) for name in FIGURES}
             for group in GROUPS
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Figures in percent and points; `a` is the first set, `b` the second.
+        """Return metrics in percent and differences in points; `a` is the first set, `b` the second.
 
         `{"images", "resamples", "seed", "a": {"name", "all": {"pq", ...}, ..., "intervals": {"all": {"pq": [low,
         high], ...}, ...}}, "b": ..., "difference": {"all": {...}, ..., "intervals": {...}}, "better": {"all": share},
@@ -124,20 +137,20 @@ class Comparison:
 
 
 def compare_folders(first: Path, second: Path, options: CompareOptions) -> Comparison:
-    """Compare what two evaluations left in their folders; errors as `read_evaluation` and `compare_sets`."""
+    """Compare the result folders of two evaluations; errors as `read_evaluation` and `compare_sets`."""
     return compare_sets(read_evaluation(first), read_evaluation(second), options)
 
 
 def compare_sets(first: EvaluatedSet, second: EvaluatedSet, options: CompareOptions) -> Comparison:
-    """Compare two sets; of an image some hundred bytes are kept.
+    """Compare two sets. Memory holds a few hundred bytes per image.
 
     Raises:
-        DataError: the sets differ in their categories, images or ground truth, or a record cannot be counted.
+        DataError: The sets differ in their categories, images or ground truth, or an overlap is corrupt.
     """
     if not first.categories.has_labels_of(second.categories):
         raise DataError(
-            f"{first.name} and {second.name} have different categories; expected results on one data set; evaluate "
-            "both on the same one"
+            f"{first.name} and {second.name} have different categories; expected results on the same data set; "
+            "evaluate both on one data set"
         )
     one, other = _Counted(first, options), _Counted(second, options)
     _check_same_images(one, other)
@@ -157,52 +170,52 @@ def compare_sets(first: EvaluatedSet, second: EvaluatedSet, options: CompareOpti
 
 
 def read_evaluation(folder: Path) -> EvaluatedSet:
-    """What `panformer evaluate` left in `folder`: metrics.json, and records.jsonl, which is read as a stream.
+    """Return the evaluation that `panformer evaluate` wrote to `folder`; records.jsonl is read as a stream.
 
     Raises:
-        DataError: it holds no evaluation, or a damaged one; of the records, when they are read.
+        DataError: The folder has no evaluation, or a corrupt one. Errors in records.jsonl come when it is read.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(
-            f"{folder} {what}; expected a folder that `panformer evaluate` wrote; for JSONs of predictions name their "
-            "ground truth with --annotations GT.json"
+            f"{folder} {what}; expected a folder that `panformer evaluate` wrote; to compare prediction JSONs, give "
+            "their ground truth with --annotations GT.json"
         )
-    metrics, records = folder / METRICS, folder / RECORDS
-    for path in (metrics, records):
+    metrics, overlaps = folder / METRICS, folder / RECORDS
+    for path in (metrics, overlaps):
         if not path.is_file():
             raise DataError(
-                f"{folder} holds no {path.name}; expected the folder of an evaluation by this version; make one with "
-                f"panformer evaluate CHECKPOINT --out {folder}"
+                f"{folder} has no {path.name}; expected the result folder of an evaluation by this version; create one "
+                f"with panformer evaluate CHECKPOINT --out {folder}"
             )
     try:
         rows = parse_json(metrics.read_text(encoding="utf-8"))["categories"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{metrics} is damaged or of another version: {error!r}; evaluate again") from error
-    return EvaluatedSet(str(folder), CategoryTable.from_coco(rows, str(metrics)), read_records(records))
+        raise DataError(f"{metrics} is corrupt or from another version: {error!r}; evaluate again") from error
+    return EvaluatedSet(str(folder), CategoryTable.from_coco(rows, str(metrics)), read_overlaps(overlaps))
 
 
-def read_records(path: Path) -> Iterator[ImageOverlap]:
-    """The records of a file with one `ImageOverlap.to_json` a line, one after the other.
+def read_overlaps(path: Path) -> Iterator[ImageOverlap]:
+    """Yield the image overlaps of a file with one `ImageOverlap.to_json` per line.
 
     Raises:
-        DataError: a line is none.
+        DataError: A line is not an image overlap.
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                record = ImageOverlap.from_json(parse_json(line))
-                hash((record.image_id, record.truth, record.predictions))  # ids are no lists or objects
+                overlap = ImageOverlap.from_json(parse_json(line))
+                hash((overlap.image_id, overlap.truth, overlap.predictions))  # raises if an id is a list or an object
             except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
                 raise DataError(
-                    f"{path}, line {number} is corrupt or truncated: {error!r}; expected the record of an image; "
+                    f"{path}, line {number} is corrupt or truncated: {error!r}; expected the overlaps of an image; "
                     "evaluate again"
                 ) from error
-            yield record
+            yield overlap
 
 
 class _Image(NamedTuple):
-    """An image: its name, a digest of its ground truth, and its PQ, percent."""
+    """An image: its name, a hash of its ground truth, and its PQ in percent."""
 
     file_name: str
     truth: int
@@ -210,41 +223,43 @@ class _Image(NamedTuple):
 
 
 class _Counted:
-    """A set, counted; images by id."""
+    """The metrics of a set, and its images by id."""
 
     def __init__(self, source: EvaluatedSet, options: CompareOptions) -> None:
         self.name = source.name
         self.resamples = Resamples(source.categories, options.resamples, options.seed)
         self.images: dict[int | str, _Image] = {}
         quality = PanopticQuality(source.categories)
-        for record in source.records:
-            if record.image_id in self.images:
+        for overlap in source.overlaps:
+            if overlap.image_id in self.images:
                 raise DataError(
-                    f"{source.name}: image {record.image_id} ({record.file_name}) comes twice; expected every image "
-                    "once; evaluate again"
+                    f"{source.name}: image {overlap.image_id} ({overlap.file_name}) appears twice; expected every "
+                    "image once; evaluate again"
                 )
-            matching = match_segments(record, source.categories)
+            matching = match_segments(overlap, source.categories)
             quality.add(matching)
-            self.resamples.add(record.image_id, matching)
-            truth = tuple((segment.id, segment.category_id, segment.area, segment.is_crowd) for segment in record.truth)
-            digest, pq = hash((record.size, truth)), image_quality(matching, source.categories)
-            self.images[record.image_id] = _Image(record.file_name, digest, pq)
+            self.resamples.add(overlap.image_id, matching)
+            truth = tuple(
+                (segment.id, segment.category_id, segment.area, segment.is_crowd) for segment in overlap.truth
+            )
+            digest, pq = hash((overlap.size, truth)), image_quality(matching, source.categories)
+            self.images[overlap.image_id] = _Image(overlap.file_name, digest, pq)
         self.result = quality.result()
 
 
 def _check_same_images(one: _Counted, other: _Counted) -> None:
-    alone = [
+    missing = [
         f"{mine.name} has {_images(names)} that {theirs.name} lacks"
         for mine, theirs in ((one, other), (other, one))
         if (names := [image.file_name for key, image in mine.images.items() if key not in theirs.images])
     ]
-    if alone:
-        raise DataError(f"{' and '.join(alone)}; expected the same images; evaluate both on one split")
+    if missing:
+        raise DataError(f"{' and '.join(missing)}; expected the same images; evaluate both on one split")
     differing = [image.file_name for key, image in one.images.items() if other.images[key].truth != image.truth]
     if differing:
         raise DataError(
             f"{one.name} and {other.name} have different ground truth for {_images(differing)}; "
-            "expected one annotation; evaluate both on the same one"
+            "expected the same annotation; evaluate both on one annotation"
         )
 
 
@@ -268,7 +283,7 @@ def _groups(result: PanopticResult) -> dict[str, Any]:
     return {group: asdict(getattr(result, group)) for group in GROUPS}
 
 
-def _figure(result: PanopticResult, group: str, name: str) -> float:
+def _metric(result: PanopticResult, group: str, name: str) -> float:
     value: float = getattr(getattr(result, group), name)
     return value
 

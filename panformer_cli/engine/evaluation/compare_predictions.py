@@ -1,4 +1,4 @@
-"""Two sets of predictions on disk, compared on one ground truth."""
+"""Compare two sets of predictions on disk against one ground truth."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def compare_predictions(
     options: CompareOptions,
     reporter: Reporter,
 ) -> Comparison:
-    """Compare two panoptic JSONs of predictions; their PNGs lie in folders of the same names.
+    """Compare two panoptic JSONs of predictions; their PNGs are in folders of the same names.
 
     Raises:
         DataError: as `PanopticPairs`, `image_overlap.compare` and `compare_sets`.
     """
     first, second = (PanopticPairs(annotations, path, gt_folder) for path in predictions)
     sets = [
-        EvaluatedSet(str(path), pairs.categories, _records(pairs, reporter))
+        EvaluatedSet(str(path), pairs.categories, _overlaps(pairs, reporter))
         for path, pairs in zip(predictions, (first, second), strict=True)
     ]
     return compare_sets(sets[0], sets[1], options)
 
 
-def _records(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageOverlap]:
+def _overlaps(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageOverlap]:
     with reporter.progress("Counting", len(pairs)) as progress:
         for index in range(len(pairs)):
             prediction, truth = pairs[index]

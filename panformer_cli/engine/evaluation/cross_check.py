@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from panformer_cli.data.coco.annotation_index import open_annotation
-from panformer_cli.engine.evaluation.compare import read_records
+from panformer_cli.engine.evaluation.compare import read_overlaps
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.results import RECORDS
 from panformer_cli.metrics.cross_check import cross_check
@@ -20,7 +20,7 @@ def check_against_panopticapi(evaluation: Path) -> None:
     """
     metrics = read_metrics(evaluation)
     quality = PanopticQuality(open_annotation(evaluation / metrics["annotation"]).categories)
-    for overlap in read_records(evaluation / RECORDS):
+    for overlap in read_overlaps(evaluation / RECORDS):
         quality.update(overlap)
     names = ("annotation", "truth_pngs", "predictions", "predicted_pngs")
     annotation, truth_pngs, predictions, predicted_pngs = (evaluation / metrics[name] for name in names)

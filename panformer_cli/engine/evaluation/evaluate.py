@@ -1,4 +1,4 @@
-"""How good a model is: every figure of a split of a data set, from one pass over its images."""
+"""Evaluate a checkpoint: all metrics of a split from one pass over its images."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ from panformer_cli.storage.result_log import differing
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiguresRequest:
-    """Which figures to make of an evaluation, of a model or of predictions on disk.
+class MetricsRequest:
+    """Which metrics to compute, for a model or for predictions on disk.
 
-    metrics, resamples: as `metrics.evaluator.Evaluator`.
+    Attributes:
+        metrics: As in `metrics.evaluator.Evaluator`.
+        resamples: As in `metrics.evaluator.Evaluator`.
     """
 
     metrics: Sequence[MetricName] = ("panoptic",)
@@ -41,14 +43,17 @@ class FiguresRequest:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(FiguresRequest):
-    """What to measure.
+class EvaluateRequest(MetricsRequest):
+    """What to evaluate.
 
-    out: folder of predictions and figures.
-    data_root, split: None for those of the checkpoint's recipe.
-    batch_size: images in one forward pass, 1 or more; only images of one size share it, so the figures stay.
-    precision: of the network; anything but fp32 changes the figures a little.
-    resume: go on from what an interrupted evaluation left in `out`; of one that had ended, give the figures.
+    Attributes:
+        checkpoint: The checkpoint file.
+        out: Folder of predictions and results.
+        data_root: Folder of the data set; None for the one in the checkpoint's recipe.
+        split: Split to evaluate; None for the validation split of the checkpoint's recipe.
+        batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
+        precision: Precision of the network. Anything but fp32 changes the results slightly.
+        resume: Resume the interrupted evaluation in `out`; if it is complete, return its results.
     """
 
     checkpoint: Path
@@ -61,112 +66,115 @@ class EvaluateRequest(FiguresRequest):
 
 
 class Samples(Protocol):
-    """A split of a data set, as far as counting needs it; `CocoPanoptic` is one."""
+    """A split of a data set, such as `CocoPanoptic`."""
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
 
     def __getitem__(self, index: int, /) -> Sample:
-        """An image with its annotation; IndexError beyond the last."""
+        """Return an image with its annotation; raise IndexError past the last one."""
 
 
 def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate a checkpoint; the result is equal on all ranks.
+    """Evaluate a checkpoint; all ranks return the same result.
 
-    Writes `OUT/panoptic.json` and `OUT/panoptic/*.png`, the predictions; `OUT/metrics.json`, `OUT/analysis.json` and
-    `OUT/records.jsonl`, of which all figures are made.
+    Writes the predictions, `OUT/panoptic.json` and `OUT/panoptic/*.png`, and the results, `OUT/metrics.json`,
+    `OUT/analysis.json` and `OUT/records.jsonl`.
 
-    Returns the content of metrics.json, `Evaluator.figures` with the names of checkpoint and annotation.
+    Returns:
+        The content of metrics.json: `Evaluator.figures` with the paths of checkpoint and annotation.
 
     Raises:
-        PanformerError: checkpoint or data cannot be used, or do not go together.
+        PanformerError: The checkpoint or the data cannot be used, or they have different categories.
     """
     checkpoint = read_checkpoint(request.checkpoint)
     dataset = process.first_then_others(lambda: open_split(checkpoint, request.data_root, request.split))
-    figures = process.on_first(lambda: _begin(request, dataset, reporter))
-    if figures is None:
-        figures = _measure(request, checkpoint, dataset, process, reporter)
-    warn_of_disagreements(figures, reporter)
-    return figures
+    metrics = process.on_first(lambda: _begin(request, dataset, reporter))
+    if metrics is None:
+        metrics = _evaluate(request, checkpoint, dataset, process, reporter)
+    warn_of_disagreements(metrics, reporter)
+    return metrics
 
 
 def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) -> dict[str, Any] | None:
-    """Return the metrics of an evaluation that ended already, for `resume`; otherwise prepare the folder of results."""
+    """Return the metrics if `resume` finds a complete evaluation; otherwise prepare the folder and return None."""
     check_results_folder(request.out)
-    if request.resume and _has_ended(request, dataset):
-        reporter.message(f"The evaluation in {request.out} had ended: these are its figures; --resume changes nothing")
+    if request.resume and _is_complete(request, dataset):
+        reporter.message(f"The evaluation in {request.out} is already complete; showing its results")
         return read_metrics(request.out)
     PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
     return None
 
 
 def read_metrics(out: Path) -> dict[str, Any]:
-    """The metrics.json of an evaluation."""
+    """Return the content of an evaluation's metrics.json."""
     content: dict[str, Any] = json.loads((out / METRICS).read_text(encoding="utf-8"))
     return content
 
 
 def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None) -> CocoPanoptic:
-    """Return the data to evaluate on, which must have the checkpoint's categories.
+    """Return the split to evaluate on; its categories must be those of the checkpoint.
 
     Args:
         checkpoint: The model to evaluate.
-        data_root: Folder of the data set; None for that of the checkpoint's recipe.
-        split: Of the data set; None for the validation split of the checkpoint's recipe.
+        data_root: Folder of the data set; None for the one in the checkpoint's recipe.
+        split: Name of the split; None for the validation split of the checkpoint's recipe.
     """
     data = checkpoint.recipe.data
     root = data_root or (Path(data.root) if data.root else None)
     if root is None:
-        raise PanformerError("no data set was given and the checkpoint names none; give its folder with --data ROOT")
+        raise PanformerError(
+            "no data set was given and the checkpoint does not name one; give its folder with --data ROOT"
+        )
     dataset = CocoPanoptic(root, split or data.val_split)
     ours, theirs = checkpoint.categories, dataset.categories
     if not ours.has_labels_of(theirs):
         raise DataError(
-            f"the checkpoint {checkpoint.path} knows {len(ours)} categories and {root} has {len(theirs)}, "
-            "and their ids or isthing differ; evaluate on the data set the model was trained for"
+            f"the checkpoint {checkpoint.path} has {len(ours)} categories and {root} has {len(theirs)}, "
+            "and their ids or isthing differ; evaluate on the data set that the model was trained on"
         )
     return dataset
 
 
-def _has_ended(request: EvaluateRequest, dataset: CocoPanoptic) -> bool:
-    """Whether the folder holds an evaluation that nothing is left to do of.
+def _is_complete(request: EvaluateRequest, dataset: CocoPanoptic) -> bool:
+    """Return whether the folder has a complete evaluation.
 
     Raises:
-        PanformerError: it was made with other settings.
+        PanformerError: The evaluation was run with other settings.
     """
     if PanopticResults.is_begun(request.out) or not (request.out / METRICS).is_file():
         return False
     try:
         known = read_metrics(request.out)["settings"]
     except (ValueError, KeyError, TypeError):
-        return False  # figures of predictions on disk, or of another program
+        return False  # an evaluation of predictions on disk, or a file of another program
     if other := differing(known, _all_settings(request, dataset)):
         raise PanformerError(
-            f"{request.out} holds an evaluation with another {other}; --resume keeps only one with the same; leave it "
-            "out to start over"
+            f"{request.out} has an evaluation with different settings ({other}); --resume needs the same settings; "
+            "omit it to start over"
         )
     return True
 
 
 def _all_settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the settings that the metrics depend on."""
     return {**_settings(request, dataset), "bootstrap": request.resamples}
 
 
 def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
-    """What the lines of an evaluation depend on."""
+    """Return the settings that the result log of an evaluation depends on."""
     return {**file_stamps(request, dataset), "metrics": sorted(request.metrics), "precision": request.precision}
 
 
 def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
-    """Path, bytes and time of checkpoint and annotation: another file at the same place has other figures."""
+    """Return path, size and modification time of checkpoint and annotation, to detect that a file was replaced."""
     files = {"checkpoint": request.checkpoint, "annotation": dataset.layout.annotation}
     return {
         name: [str(resolve_links(path)), path.stat().st_size, path.stat().st_mtime_ns] for name, path in files.items()
     }
 
 
-def _measure(
+def _evaluate(
     request: EvaluateRequest, checkpoint: Checkpoint, dataset: CocoPanoptic, process: Process, reporter: Reporter
 ) -> dict[str, Any]:
     predictor = Predictor.of(checkpoint, process, request.precision)
@@ -181,21 +189,21 @@ def _measure(
         "predictions": results.json,
         "predicted_pngs": results.pngs,
     }
-    figures = process.on_first(lambda: write_figures(request.out, names, evaluator, _all_settings(request, dataset)))
-    results.finish()  # last, as after it there is nothing to resume
-    return figures
+    metrics = process.on_first(lambda: write_metrics(request.out, names, evaluator, _all_settings(request, dataset)))
+    results.finish()  # last, since after it there is nothing to resume
+    return metrics
 
 
-def write_figures(
+def write_metrics(
     out: Path, names: dict[str, Path], evaluator: Evaluator, settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write `OUT/metrics.json`, which begins with the names of what was evaluated, and `OUT/analysis.json`.
+    """Write `OUT/metrics.json` and `OUT/analysis.json`, and return the content of metrics.json.
 
-    Returns the content of metrics.json.
-
-    What lies in OUT is named from there, everything else by its whole path.
-
-    settings: what the figures depend on, for who asks whether they still hold.
+    Args:
+        out: Folder of the results.
+        names: Paths for metrics.json by key. They are written relative to `out` if they are in it, else absolute.
+        evaluator: The evaluator of all images.
+        settings: Settings that the metrics depend on; `--resume` compares them.
     """
     write_json(out / ANALYSIS, evaluator.analysis.to_json())
     paths = {name: path.absolute() for name, path in names.items()}
@@ -216,15 +224,21 @@ def evaluate_model(
     results: PanopticResults | None = None,
     batch_size: int = 1,
 ) -> Evaluator:
-    """Predict this process's share of the images and count; the evaluator of all processes together.
+    """Predict and evaluate this process's share of the images, and return the merged evaluator of all processes.
 
-    evaluator: counts nothing yet; None for PQ alone.
-    results: where predictions go; its images from before are counted and not predicted again.
+    Args:
+        predictor: The model.
+        dataset: The split.
+        process: This process.
+        reporter: Shows the progress.
+        evaluator: An empty evaluator; None for PQ only.
+        results: Where predictions are written. Images that it already has are not predicted again.
+        batch_size: Images per forward pass.
     """
     evaluator = evaluator or Evaluator(predictor.categories)
     done = bytearray(len(dataset))
     if results is not None:
-        _count_done(evaluator, results, done)
+        _add_finished(evaluator, results, done)
     own = range(process.rank, len(dataset), process.world_size)
     expect_reads(len(own) - sum(done))
     with reporter.progress("Evaluating", len(own) - sum(done)) as progress:
@@ -233,43 +247,43 @@ def evaluate_model(
 
         def count(key: tuple[int, Sample], prediction: Prediction) -> tuple[ImageOverlap, ImageDetections | None]:
             index, sample = key
-            record, detections = _compared(evaluator, prediction, sample)
+            overlap, detections = _compare(evaluator, prediction, sample)
             if results is not None:
-                more = {"record": record.to_json(), "detections": detections and detections.to_json()}
+                more = {"record": overlap.to_json(), "detections": detections and detections.to_json()}
                 names = sample.file_name, sample.png_name
                 results.add(index, sample.image_id, names, prediction.panoptic, more)
-            return record, detections
+            return overlap, detections
 
-        for record, detections in predictor.map(pairs, count, batch_size):
-            evaluator.add(record, detections)
+        for overlap, detections in predictor.map(pairs, count, batch_size):
+            evaluator.add(overlap, detections)
             progress.advance()
-    return joined(evaluator, process)
+    return merge_evaluators(evaluator, process)
 
 
-def _count_done(evaluator: Evaluator, results: PanopticResults, done: bytearray) -> None:
-    """Count the images whose lines are there, and set `done` to 1 at their places."""
+def _add_finished(evaluator: Evaluator, results: PanopticResults, done: bytearray) -> None:
+    """Add the images in the result log to the evaluator, and set their entries in `done` to 1."""
     for line in results.done():
         detections = line["detections"] and ImageDetections.from_json(line["detections"])
         evaluator.add(ImageOverlap.from_json(line["record"]), detections)
         done[line["index"]] = 1
 
 
-def _compared(
+def _compare(
     evaluator: Evaluator, prediction: Prediction, sample: Sample
 ) -> tuple[ImageOverlap, ImageDetections | None]:
     truth = sample.annotation
-    record = compare(prediction.panoptic, truth, sample.image_id, sample.file_name)
+    overlap = compare(prediction.panoptic, truth, sample.image_id, sample.file_name)
     if "boundary" in evaluator.metrics:
-        record = with_boundaries(record, prediction.panoptic, truth)
+        overlap = with_boundaries(overlap, prediction.panoptic, truth)
     detections = None
     if evaluator.detection_metrics:
         instances = prediction.instances(sample.image_id)
         detections = match_instances(instances, truth, evaluator.categories, evaluator.detection_metrics)
-    return record, detections
+    return overlap, detections
 
 
-def joined(evaluator: Evaluator, process: Process) -> Evaluator:
-    """What all processes counted, on every process; counts alone travel."""
+def merge_evaluators(evaluator: Evaluator, process: Process) -> Evaluator:
+    """Return the merged evaluator of all processes, on every process."""
     total: Evaluator
     total, *others = process.gather(evaluator)
     for other in others:
@@ -277,13 +291,13 @@ def joined(evaluator: Evaluator, process: Process) -> Evaluator:
     return total
 
 
-def warn_of_disagreements(figures: dict[str, Any], reporter: Reporter) -> None:
-    """Say which images' ground truth contradicts itself: COCO's rule takes the listed areas, right or wrong."""
-    count, first = figures["disagreements"]["images"], figures["disagreements"]["first"]
+def warn_of_disagreements(metrics: dict[str, Any], reporter: Reporter) -> None:
+    """Warn about images whose annotation contradicts its PNG: COCO's rule uses the listed areas, right or wrong."""
+    count, first = metrics["disagreements"]["images"], metrics["disagreements"]["first"]
     if count:
         named = "; ".join(f"{name}: {phrase}" for name, phrase in first[:3])
         reporter.warn(
-            f"{figures['annotation']} contradicts its PNGs in {count} image{'s' * (count > 1)}; PQ takes the listed "
-            f"areas, as COCO's rule says, so it may be wrong, even above 100 ({named}); find them all with "
-            "`panformer prepare-data verify`, fix them with its --fix"
+            f"{metrics['annotation']} contradicts its PNGs in {count} image{'s' * (count > 1)}; PQ uses the listed "
+            f"areas, as COCO's rule says, so it may be wrong or even above 100 ({named}); find all of them with "
+            "`panformer prepare-data verify` and fix them with its --fix"
         )

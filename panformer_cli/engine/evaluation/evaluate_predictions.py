@@ -1,4 +1,4 @@
-"""Figures of predictions on disk: two panoptic JSONs with their PNGs, no model and no images."""
+"""Evaluate predictions on disk from two panoptic JSONs with their PNGs, without a model or images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.data.layout import photo_folder
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import (
-    FiguresRequest,
-    joined,
+    MetricsRequest,
+    merge_evaluators,
     warn_of_disagreements,
-    write_figures,
+    write_metrics,
 )
-from panformer_cli.engine.results import RECORDS, wait_for_lines, write_records
+from panformer_cli.engine.results import RECORDS, wait_for_lines, write_overlaps
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.evaluator import Evaluator
@@ -26,13 +26,16 @@ from panformer_cli.storage.result_log import ResultLog
 
 
 @dataclass(frozen=True)
-class PredictionsRequest(FiguresRequest):
-    """What to measure.
+class PredictionsRequest(MetricsRequest):
+    """What to evaluate.
 
-    predictions, annotations: panoptic JSONs. pred_folder, gt_folder: their PNGs; None: beside them, as
-        `PanopticPairs`.
-    out: folder of the figures.
-    metrics: none of instances, which panoptic predictions do not have.
+    Attributes:
+        predictions: Panoptic JSON of the predictions.
+        annotations: Panoptic JSON of the ground truth.
+        out: Folder of the results.
+        pred_folder: PNGs of the predictions; None: beside the JSON, as `PanopticPairs`.
+        gt_folder: PNGs of the ground truth; None: beside the JSON, as `PanopticPairs`.
+        metrics: Without box and mask AP, which need instances with scores.
     """
 
     predictions: Path
@@ -42,15 +45,18 @@ class PredictionsRequest(FiguresRequest):
     gt_folder: Path | None = None
 
     def open(self) -> PanopticPairs:
-        """The pairs to compare; errors as `PanopticPairs`."""
+        """Return the pairs to compare; errors as `PanopticPairs`."""
         return PanopticPairs(self.annotations, self.predictions, self.gt_folder, self.pred_folder)
 
 
 def evaluate_predictions(request: PredictionsRequest, process: Process, reporter: Reporter) -> dict[str, Any]:
-    """Count and write `OUT/metrics.json`, `OUT/analysis.json` and `OUT/records.jsonl`; return the first, on all ranks.
+    """Evaluate and write `OUT/metrics.json`, `OUT/analysis.json` and `OUT/records.jsonl`.
+
+    Returns:
+        The content of metrics.json, on all ranks.
 
     Raises:
-        PanformerError: JSONs or PNGs cannot be used, or do not go together; the sentence names the image.
+        PanformerError: JSONs or PNGs cannot be used or do not belong together; the message names the image.
     """
     process.on_first(lambda: check_results_folder(request.out))
     pairs = request.open()
@@ -61,30 +67,30 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
         "predictions": request.predictions,
         "predicted_pngs": pairs.predicted_pngs,
     }
-    with process.temporary_folder() as folder:  # not in OUT, where a failure leaves what was there before
+    with process.temporary_folder() as folder:  # not in OUT, so that a failure leaves earlier results alone
         with closing(ResultLog(folder, process.rank, process.world_size)) as log:
-            evaluator = joined(_count(pairs, log, process, request, reporter), process)
+            evaluator = merge_evaluators(_count(pairs, log, process, request, reporter), process)
         wait_for_lines(log, process)
-        process.on_first(lambda: write_records(request.out / RECORDS, log))
-    figures = process.on_first(lambda: write_figures(request.out, names, evaluator))
-    warn_of_disagreements(figures, reporter)
-    return figures
+        process.on_first(lambda: write_overlaps(request.out / RECORDS, log))
+    metrics = process.on_first(lambda: write_metrics(request.out, names, evaluator))
+    warn_of_disagreements(metrics, reporter)
+    return metrics
 
 
 def _count(
     pairs: PanopticPairs, log: ResultLog, process: Process, request: PredictionsRequest, reporter: Reporter
 ) -> Evaluator:
-    """Count this process's share of the images."""
+    """Evaluate this process's share of the images."""
     evaluator = Evaluator(pairs.categories, request.metrics, request.resamples)
     own = range(process.rank, len(pairs), process.world_size)
     with reporter.progress("Counting", len(own)) as progress:
         for index in own:
             prediction, truth = pairs[index]
             info = pairs.image_info(index)
-            record = compare(prediction, truth, info.id, info.file_name)
+            overlap = compare(prediction, truth, info.id, info.file_name)
             if "boundary" in evaluator.metrics:
-                record = with_boundaries(record, prediction, truth)
-            evaluator.add(record)
-            log.append(index, {"record": record.to_json()})
+                overlap = with_boundaries(overlap, prediction, truth)
+            evaluator.add(overlap)
+            log.append(index, {"record": overlap.to_json()})
             progress.advance()
     return evaluator

@@ -1,4 +1,4 @@
-"""PQ of a checkpoint under corruptions, by any number of processes."""
+"""Evaluate a checkpoint on corrupted images, with any number of processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
-from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
+from panformer_cli.engine.evaluation.result_store import ResultStore, Scores
 from panformer_cli.engine.evaluation.robustness import (
     RobustnessOptions,
     measure_robustness,
@@ -24,7 +24,7 @@ from panformer_cli.storage.files import write_json
 
 @dataclass(frozen=True)
 class RobustnessRequest:
-    """An evaluation, of which only PQ is measured, on corrupted images."""
+    """An evaluation on corrupted images; only PQ is computed."""
 
     evaluation: EvaluateRequest
     options: RobustnessOptions
@@ -33,18 +33,22 @@ class RobustnessRequest:
     def parse(
         cls, evaluation: EvaluateRequest, corruptions: str, severity: str, images: int | None, seed: int
     ) -> RobustnessRequest:
-        """From what a person writes; errors as `parse_corruptions`, `parse_severities` and `RobustnessOptions`."""
+        """Return the request for command-line options.
+
+        Raises:
+            PanformerError: As `parse_corruptions`, `parse_severities` and `RobustnessOptions`.
+        """
         options = RobustnessOptions(parse_corruptions(corruptions), parse_severities(severity), images, seed)
         return cls(evaluation, options)
 
 
 def evaluate_robustness(request: RobustnessRequest, process: Process, reporter: Reporter) -> dict[str, Any]:
-    """Measure and write `OUT/robustness.json`; return its content, `Robustness.to_json`, on all ranks.
+    """Evaluate and write `OUT/robustness.json`; return its content, `Robustness.to_json`, on all ranks.
 
-    Finished corruptions are kept in `OUT/robustness/` and not measured again.
+    Finished corruptions are saved in `OUT/robustness/` and not evaluated again.
 
     Raises:
-        PanformerError: checkpoint or data cannot be used, or the folder has figures of other settings.
+        PanformerError: The checkpoint or the data cannot be used, or the folder has results of other settings.
     """
     evaluation = request.evaluation
     checkpoint = read_checkpoint(evaluation.checkpoint)
@@ -52,7 +56,7 @@ def evaluate_robustness(request: RobustnessRequest, process: Process, reporter: 
     dataset = process.first_then_others(lambda: open_split(checkpoint, evaluation.data_root, evaluation.split))
     predictor = Predictor.of(checkpoint, process, evaluation.precision)
 
-    def measure(samples: Samples) -> Figures:
+    def measure(samples: Samples) -> Scores:
         evaluator = evaluate_model(predictor, samples, process, reporter, batch_size=evaluation.batch_size)
         return asdict(evaluator.panoptic.result().all)
 

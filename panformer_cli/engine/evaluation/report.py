@@ -1,4 +1,4 @@
-"""The report of an evaluation: reads the files of its folder, and writes `DIR/index.html` with its images."""
+"""Write the HTML report of an evaluation from the files in its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
-from panformer_cli.engine.evaluation.compare import read_records
+from panformer_cli.engine.evaluation.compare import read_overlaps
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.evaluation.report_images import (
     CloseUps,
@@ -32,7 +32,7 @@ from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
 
 CLOSE_UPS = 12
-"""How many of the worst images, and of the best, get a close-up."""
+"""Number of worst images, and of best images, that get a close-up."""
 
 _THREADS = 8
 """Threads that write thumbnails, which mostly wait for the disk."""
@@ -42,12 +42,13 @@ _THREADS = 8
 class ReportRequest:
     """What the report shows.
 
-    out: the folder for index.html, and for images/ with thumbnails of all images and large pictures of some.
-    metrics: the content of metrics.json. `panoptic` fills the headlines and the table of classes, `intervals`
-        (`QualityIntervals.to_json`) their intervals; all other metrics get tables.
-    analysis: the content of analysis.json.
-    categories: of the image overlaps.
-    files: image id to the files of the image.
+    Attributes:
+        out: Folder for index.html and images/, which has thumbnails of all images and close-ups of some.
+        metrics: Content of metrics.json. `panoptic` fills the headlines and the table of classes, `intervals`
+            (`QualityIntervals.to_json`) their intervals. All other metrics get tables.
+        analysis: Content of analysis.json.
+        categories: Categories of the image overlaps.
+        files: Return the files of an image, given its id.
     """
 
     out: Path
@@ -61,7 +62,7 @@ def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
     """Write the report of an evaluation folder to `out`, and return the path of its page.
 
     Raises:
-        PanformerError: a file of the evaluation, or an image, is missing or corrupt.
+        PanformerError: A file of the evaluation, or an image, is missing or corrupt.
     """
     metrics = read_metrics(evaluation)
     truth = open_annotation(evaluation / metrics["annotation"])
@@ -73,7 +74,7 @@ def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
         truth.categories,
         _Files(evaluation, metrics, truth, predictions),
     )
-    return write_report(request, read_records(evaluation / RECORDS), metrics["images"], reporter)
+    return write_report(request, read_overlaps(evaluation / RECORDS), metrics["images"], reporter)
 
 
 def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
@@ -81,12 +82,12 @@ def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total
 
     Args:
         request: What the report shows.
-        overlaps: One per evaluated image, read once; only those of the worst and the best images are kept.
+        overlaps: One per evaluated image, read once. Only those of the worst and best images are kept in memory.
         total: Number of overlaps.
         reporter: Shows the progress.
 
     Raises:
-        PanformerError: an image or a PNG cannot be read, or a file cannot be written.
+        PanformerError: An image or a PNG cannot be read, or a file cannot be written.
     """
     scores: list[ImageScore] = []
     thumbnails: list[Future[str]] = []
@@ -127,7 +128,7 @@ def _write_page(request: ReportRequest, scores: list[ImageScore], thumbnails: li
 
 
 class _Files:
-    """The files of an image by its id."""
+    """Return the files of an image, given its id."""
 
     def __init__(
         self, evaluation: Path, metrics: dict[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation

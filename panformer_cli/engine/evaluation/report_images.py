@@ -1,4 +1,4 @@
-"""The images of a report: which ones get a close-up, thumbnails, and the layers of a close-up."""
+"""The images of a report: thumbnails, the selection of close-ups, and their layers."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2
 class ImageFiles:
     """The files of one image.
 
-    photo: the image itself; None: the page shows its maps without it.
-    truth, prediction: the panoptic PNGs; if one is None, the image has no close-up.
+    Attributes:
+        photo: The image itself; if None, the page shows only its maps.
+        truth: Panoptic PNG of the ground truth. Without it the image has no close-up.
+        prediction: Panoptic PNG of the prediction. Without it the image has no close-up.
     """
 
     photo: Path | None = None
@@ -56,10 +58,10 @@ class ScoredImage:
 
 
 class CloseUps:
-    """Selects the images with the largest loss, and of the others those with the highest PQ; ties go to the first."""
+    """Select the images with the largest loss, and from the others those with the highest PQ; the first wins a tie."""
 
     def __init__(self, most: int) -> None:
-        """Keep at most `most` of the worst and as many of the best images."""
+        """Keep at most `most` of the worst images and as many of the best."""
         self.most = most
         self._offered = 0
         self._worst: list[tuple[float, int, ScoredImage]] = []
@@ -93,10 +95,16 @@ def _keep(heap: list[Any], entry: Any, most: int) -> None:
 
 
 def write_thumbnail(out: Path, number: int, width: int, photo: Path | None) -> str:
-    """Write the thumbnail of a photo of that width, and return its path relative to the page; "" without a photo.
+    """Write the thumbnail of a photo and return its path relative to the page; "" without a photo.
+
+    Args:
+        out: Folder of the page.
+        number: Position of the image in the report.
+        width: Width of the photo, pixels.
+        photo: The image file.
 
     Raises:
-        PanformerError: the photo cannot be read, or the thumbnail cannot be written.
+        PanformerError: The photo cannot be read, or the thumbnail cannot be written.
     """
     if photo is None:
         return ""
@@ -106,10 +114,10 @@ def write_thumbnail(out: Path, number: int, width: int, photo: Path | None) -> s
 
 
 def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: CategoryTable) -> ImageLayers:
-    """Write the photo of a close-up, and return its layers; both panoptic PNGs must be in `files`.
+    """Write the photo of a close-up and return its layers; `files` must have both panoptic PNGs.
 
     Raises:
-        PanformerError: a file cannot be read or written, or a PNG is not the evaluated one.
+        PanformerError: A file cannot be read or written, or a PNG is not the evaluated one.
     """
     assert files.truth and files.prediction, "only images with both maps get a close-up"
     overlap, size, photo = image.overlap, shown_size(image.overlap.size), ""
@@ -136,7 +144,7 @@ def _read_reduced(photo: Path, shrink: float) -> ImageArray:
 
 
 def _resized(picture: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """Return the picture at (height, width) `size`."""
+    """Return the image resized to `size` (height, width)."""
     return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -152,6 +160,6 @@ def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size:
 
 
 def _save(out: Path, path: str, picture: ImageArray) -> str:
-    """Write a JPEG that is good enough for the page."""
+    """Write a JPEG of moderate quality and return its path relative to the page."""
     save_image(out / path, picture, jpeg_quality=80)
     return path

@@ -1,4 +1,4 @@
-"""Figures of a measurement of many parts, kept as they come, so that it can go on where it stopped."""
+"""Store the scores of each corruption and severity in a file, so that an interrupted evaluation can resume."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.storage.files import write_json
 from panformer_cli.storage.plain_json import parse as parse_json
 
-Figures = dict[str, Any]
-"""`pq` in percent, and whatever else is worth keeping beside it."""
+Scores = dict[str, Any]
+"""`pq` in percent, and possibly other metrics."""
 
 
 @dataclass(frozen=True)
 class ResultStore:
-    """Figures that are measured already: one JSON for each corruption and severity.
+    """Scores that were already computed: one JSON file for each corruption and severity.
 
-    settings: whatever the figures depend on, as JSON knows it: checkpoint, annotation, precision.
-    writes: whether this process writes the files; all read them.
+    Attributes:
+        folder: Folder of the files.
+        settings: What the scores depend on, such as checkpoint, annotation and precision; ready for JSON.
+        writes: Whether this process writes the files; all processes read them.
     """
 
     folder: Path
@@ -28,37 +30,37 @@ class ResultStore:
     writes: bool = True
 
     def of_settings(self, **more: Any) -> ResultStore:
-        """The same store; the figures depend on `more` besides."""
+        """Return the same store with `more` settings."""
         return replace(self, settings={**self.settings, **more})
 
-    def read(self, corruption: str, severity: int) -> Figures | None:
-        """The figures; None where they are not measured yet.
+    def read(self, corruption: str, severity: int) -> Scores | None:
+        """Return the scores; None if they have not been computed yet.
 
         Raises:
-            PanformerError: the file is damaged, or its figures were measured with other settings.
+            PanformerError: The file is corrupt, or its scores were computed with other settings.
         """
         path = self._path(corruption, severity)
         try:
             content = parse_json(path.read_bytes())
-            stored, figures = dict(content["settings"]), dict(content["figures"])
-            float(figures["pq"])
+            stored, scores = dict(content["settings"]), dict(content["figures"])
+            float(scores["pq"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PanformerError(f"{path} is damaged ({error!r}); delete it, and it will be measured again") from error
-        wanted = self._settings(corruption)
-        for key in sorted(stored.keys() | wanted.keys()):
-            if stored.get(key) != wanted.get(key):
+            raise PanformerError(f"{path} is corrupt ({error!r}); delete it and rerun the command") from error
+        expected = self._settings(corruption)
+        for key in sorted(stored.keys() | expected.keys()):
+            if stored.get(key) != expected.get(key):
                 raise PanformerError(
-                    f"{path} was measured with {key} {stored.get(key)!r}, not {wanted.get(key)!r}; "
-                    "choose another folder, or delete this one's figures"
+                    f"{path} was computed with {key} {stored.get(key)!r}, not {expected.get(key)!r}; "
+                    "choose another folder, or delete the results in this one"
                 )
-        return figures
+        return scores
 
-    def write(self, corruption: str, severity: int, figures: Figures) -> None:
-        """Keep the figures."""
+    def write(self, corruption: str, severity: int, scores: Scores) -> None:
+        """Save the scores."""
         if self.writes:
-            content = {"settings": self._settings(corruption), "figures": figures}
+            content = {"settings": self._settings(corruption), "figures": scores}
             write_json(self._path(corruption, severity), content)
 
     def _path(self, corruption: str, severity: int) -> Path:

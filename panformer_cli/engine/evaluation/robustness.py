@@ -1,6 +1,6 @@
-"""How much quality is left on corrupted images: PQ under the sixteen corruptions of COCO-C.
+"""Robustness: PQ under the sixteen corruptions of COCO-C.
 
-Each finished corruption is kept in a file of its own, so an interrupted measurement goes on where it stopped.
+The result of each corruption is saved to its own file, so an interrupted evaluation can be resumed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from panformer_cli.data.corruptions import (
 from panformer_cli.data.corruptions.frost_texture import frost_source
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.evaluation.evaluate import Samples
-from panformer_cli.engine.evaluation.result_store import Figures, ResultStore
+from panformer_cli.engine.evaluation.result_store import ResultStore, Scores
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.published import PublishedRobustness
 from panformer_cli.reporting import Reporter
 
 CLEAN = "clean"
-"""Names the images as they are, where otherwise a corruption is named."""
+"""Name of the uncorrupted images, used in place of a corruption."""
 
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """Some images of a split: those at `indices`, in that order."""
+    """A subset of a split: the images at `indices`, in that order."""
 
     samples: Samples
     indices: tuple[int, ...]
@@ -49,9 +49,9 @@ class ChosenImages:
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """A split whose images are corrupted as they are read; annotations stay.
+    """A split whose images are corrupted when they are read; annotations do not change.
 
-    What is drawn by chance belongs to (seed, severity, corruption, image id): not to the order or the process.
+    Random draws depend on (seed, severity, corruption, image id), not on the order or the process.
     """
 
     samples: Samples
@@ -69,10 +69,13 @@ class CorruptedImages:
 
 @dataclass(frozen=True)
 class RobustnessOptions:
-    """What to measure.
+    """What to evaluate.
 
-    corruptions: names of `CORRUPTIONS`. severities: of 1..5; the PQ of a corruption is the mean over them.
-    images: how many, drawn by the seed; None for all. seed: 0 or more, of that choice and of the corruptions.
+    Attributes:
+        corruptions: Names from `CORRUPTIONS`.
+        severities: From 1..5. The PQ of a corruption is the mean over them.
+        images: Number of images, drawn at random; None for all.
+        seed: Seed of that choice and of the corruptions, 0 or more.
     """
 
     corruptions: tuple[str, ...] = CORRUPTIONS
@@ -84,7 +87,7 @@ class RobustnessOptions:
         check_corruptions(self.corruptions)
         check_severities(self.severities)
         if not self.corruptions or not self.severities:
-            raise PanformerError("no corruption or no severity was chosen; expected at least one of each")
+            raise PanformerError("no corruption or no severity was given; expected at least one of each")
         if self.images is not None and self.images < 1:
             raise PanformerError(f"the number of images is {self.images}; expected 1 or more")
         if self.seed < 0:
@@ -93,9 +96,14 @@ class RobustnessOptions:
 
 @dataclass(frozen=True)
 class CorruptionRow:
-    """One corruption: its group in the paper's table, and PQ in percent, of each severity and their mean.
+    """The result of one corruption.
 
-    paper: what the paper gives, where the model is one of its own.
+    Attributes:
+        corruption: Name of the corruption.
+        group: Its group in the paper's table.
+        pq: Mean PQ over the severities, in percent.
+        by_severity: PQ of each severity, in percent.
+        paper: PQ in the paper, in percent; None if the model is not from the paper.
     """
 
     corruption: str
@@ -109,8 +117,14 @@ class CorruptionRow:
 class Robustness:
     """PQ in percent on clean and corrupted images.
 
-    mean: of the rows. kept: the mean as a share of clean, percent; 0 where clean is 0.
-    frost: what the frost was made of (`frost_texture`). paper: the paper's figures of the model.
+    Attributes:
+        images: Number of images.
+        clean: PQ on clean images.
+        mean: Mean PQ of the rows.
+        kept: The mean relative to clean, in percent; 0 if clean is 0.
+        rows: One per corruption.
+        frost: Source of the frost texture (`frost_texture`).
+        paper: Results of the model in the paper, if it is there.
     """
 
     images: int
@@ -122,42 +136,50 @@ class Robustness:
     paper: PublishedRobustness | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as it is read from JSON: lists, and objects with text as keys."""
+        """Return all fields as JSON has them, with lists for tuples and strings for keys."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return content
 
 
 def measure_robustness(
     samples: Samples,
-    evaluate_images: Callable[[Samples], Figures],
+    evaluate_images: Callable[[Samples], Scores],
     options: RobustnessOptions,
     store: ResultStore,
     reporter: Reporter,
     paper: PublishedRobustness | None = None,
 ) -> Robustness:
-    """PQ of clean images, then of each corruption at each severity; what `store` has already is not measured again.
+    """Evaluate clean images, then each corruption at each severity, unless `store` already has the scores.
 
-    evaluate_images: measures a split. Where processes share the images, all of them call this function.
+    Args:
+        samples: The split.
+        evaluate_images: Return the scores of a split. If several processes share the images, all of them call it.
+        options: What to evaluate.
+        store: Scores that were already computed; new ones are added.
+        reporter: Shows the progress.
+        paper: Results of the model in the paper, if it is there.
 
     Raises:
-        PanformerError: `store` has figures of other settings.
+        PanformerError: `store` has results of other settings.
     """
     chosen = ChosenImages(samples, choose_images(options.images, options.seed, len(samples)))
     store = store.of_settings(seed=options.seed, images=len(chosen), of=len(samples))
     if "frost" in options.corruptions and frost_source() == "generated":
-        reporter.warn("frost is generated here, not the published photographs; `pip install imagecorruptions` has them")
+        reporter.warn(
+            "frost uses a generated texture, not the published photographs; `pip install imagecorruptions` to use them"
+        )
 
-    def measured(corruption: str, severity: int) -> float:
+    def score(corruption: str, severity: int) -> float:
         images = chosen if corruption == CLEAN else CorruptedImages(chosen, corruption, severity, options.seed)
-        figures = store.read(corruption, severity)
-        if figures is None:
-            figures = evaluate_images(images)
-            store.write(corruption, severity, figures)
-        reporter.message(f"{corruption}{f', severity {severity}' if severity else ''}: PQ {figures['pq']:.1f}")
-        return float(figures["pq"])
+        scores = store.read(corruption, severity)
+        if scores is None:
+            scores = evaluate_images(images)
+            store.write(corruption, severity, scores)
+        reporter.message(f"{corruption}{f', severity {severity}' if severity else ''}: PQ {scores['pq']:.1f}")
+        return float(scores["pq"])
 
-    clean = measured(CLEAN, 0)
-    by_name = {name: {step: measured(name, step) for step in options.severities} for name in options.corruptions}
+    clean = score(CLEAN, 0)
+    by_name = {name: {level: score(name, level) for level in options.severities} for name in options.corruptions}
     rows = tuple(_row(name, by_severity, paper) for name, by_severity in by_name.items())
     mean = fmean(row.pq for row in rows)
     kept = 100 * mean / clean if clean else 0.0
@@ -165,19 +187,19 @@ def measure_robustness(
 
 
 def choose_images(count: int | None, seed: int, total: int) -> tuple[int, ...]:
-    """`count` of `total` indices in ascending order, drawn by `seed`; all of them for None or where there are fewer.
+    """Return `count` of `total` indices, drawn at random, in ascending order; all if `count` is None or larger.
 
-    Of one seed, a smaller choice is part of every larger one.
+    With the same seed, a smaller choice is a subset of every larger one.
     """
     drawn = np.random.default_rng(seed).permutation(total)[:count]
     return tuple(sorted(drawn.tolist()))
 
 
 def parse_corruptions(text: str) -> tuple[str, ...]:
-    """Names out of `all`, or out of a list such as `fog,snow`, each once.
+    """Return the names in a list such as `fog,snow`, without duplicates; all corruptions for `all`.
 
     Raises:
-        PanformerError: there is no such corruption, or the list is empty.
+        PanformerError: A corruption does not exist, or the list is empty.
     """
     if text.strip() == "all":
         return CORRUPTIONS
@@ -189,10 +211,10 @@ def parse_corruptions(text: str) -> tuple[str, ...]:
 
 
 def parse_severities(text: str) -> tuple[int, ...]:
-    """Numbers out of `3`, `1-5` or `1,3,5`, ascending, each once.
+    """Return the numbers in `3`, `1-5` or `1,3,5` in ascending order, without duplicates.
 
     Raises:
-        PanformerError: it is of another form, or a number is not in 1..5.
+        PanformerError: The text has another form, or a number is not in 1..5.
     """
     severities: set[int] = set()
     for part in text.split(","):
@@ -202,11 +224,11 @@ def parse_severities(text: str) -> tuple[int, ...]:
         check_severities((int(first), int(last or first)))
         severities |= set(range(int(first), int(last or first) + 1))
     if not severities:
-        raise PanformerError(f"the severity {text!r} runs backwards; expected the smaller number first, such as 1-5")
+        raise PanformerError(f"the severity range {text!r} is reversed; expected the smaller number first, such as 1-5")
     return tuple(sorted(severities))
 
 
 def _row(corruption: str, by_severity: dict[int, float], paper: PublishedRobustness | None) -> CorruptionRow:
     group = next(name for name, row in CORRUPTIONS_BY_GROUP.items() if corruption in [each.__name__ for each in row])
-    given = paper.pq[CORRUPTIONS.index(corruption)] if paper else None
-    return CorruptionRow(corruption, group, fmean(by_severity.values()), by_severity, given)
+    paper_pq = paper.pq[CORRUPTIONS.index(corruption)] if paper else None
+    return CorruptionRow(corruption, group, fmean(by_severity.values()), by_severity, paper_pq)

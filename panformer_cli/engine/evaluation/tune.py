@@ -1,6 +1,6 @@
-"""Thresholds of merging, searched on one half of a split and judged on the other.
+"""Tune the merging thresholds on one half of a split, and measure the gain on the other.
 
-The model runs once. One file per image (`models.base.TuningCache`) gives the result at any thresholds.
+The model runs once. One cache file per image (`models.base.TuningCache`) gives the result for any thresholds.
 """
 
 from __future__ import annotations
@@ -43,10 +43,13 @@ from panformer_cli.storage.files import sha256_of, write_json
 class TuneRequest:
     """What to tune.
 
-    out: folder of tune.json and, in `cache/`, of what the model saw; given again, done images are not predicted again.
-    data_root, split: None for those of the checkpoint's recipe.
-    options: seed of the halves and of the bootstrap, resamples, and images to list.
-    batch_size, precision: as in `EvaluateRequest`.
+    Attributes:
+        out: Folder for tune.json and `cache/`. Images that are in the cache are not predicted again.
+        data_root: Folder of the data set; None for the one in the checkpoint's recipe.
+        split: Split to tune on; None for the validation split of the checkpoint's recipe.
+        batch_size: As in `EvaluateRequest`.
+        precision: As in `EvaluateRequest`.
+        options: Seed of the halves and of the bootstrap, number of resamples, and number of images to list.
     """
 
     checkpoint: Path
@@ -60,13 +63,17 @@ class TuneRequest:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came out.
+    """The result of tuning.
 
-    before, after: thresholds of the checkpoint, and those with the highest PQ on the searched half.
-    searched: images of that half. searched_pq: their PQ before and after, percent: too good, since chosen for it.
-    settings: how many were tried.
-    held_out: before against after on the other half, which the search did not see.
-    cache: the folder of what the model saw. cache_bytes: its size.
+    Attributes:
+        before: Thresholds of the checkpoint.
+        after: Thresholds with the highest PQ on the searched half.
+        searched: Number of images in that half.
+        searched_pq: Their PQ before and after, in percent. It is too high, since the thresholds were chosen for it.
+        settings: Number of settings tried.
+        held_out: Comparison of before and after on the other half, which the search did not see.
+        cache: Folder of the cache.
+        cache_bytes: Size of the cache.
     """
 
     before: InferenceSettings
@@ -80,11 +87,13 @@ class Tuning:
 
     @property
     def is_gain(self) -> bool:
-        """Whether the whole interval of the held-out gain in PQ is above 0."""
+        """Whether the whole confidence interval of the held-out gain in PQ is above 0."""
         return self.held_out.paired.difference.all.pq.low > 0
 
     def to_json(self) -> dict[str, Any]:
-        """`{"before": {"score_threshold": ..., ...}, "after": ..., "searched": {"images", "settings", "pq_before",
+        """Return the content of tune.json.
+
+        `{"before": {"score_threshold": ..., ...}, "after": ..., "searched": {"images", "settings", "pq_before",
         "pq_after"}, "held_out": Comparison.to_json, "gain": true or false, "cache": {"folder", "bytes"}}`.
         """
         return {
@@ -103,17 +112,18 @@ class Tuning:
 
 
 def tune(request: TuneRequest, process: Process, reporter: Reporter) -> Tuning:
-    """Search thresholds and write `OUT/tune.json`; the result is equal on all ranks.
+    """Search for the best thresholds and write `OUT/tune.json`; all ranks return the same result.
 
     Raises:
-        PanformerError: checkpoint or data cannot be used, do not go together, or are too few to be halved.
+        PanformerError: The checkpoint or the data cannot be used, they have different categories, or the split has
+            fewer than two images.
     """
     checkpoint = read_checkpoint(request.checkpoint)
     process.on_first(lambda: check_results_folder(request.out))
     dataset = process.first_then_others(lambda: open_split(checkpoint, request.data_root, request.split))
     if len(dataset) < 2:
         raise DataError(
-            f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to judge"
+            f"{dataset.layout.annotation} has 1 image; expected 2 or more: one half to search, one to measure"
         )
     if not checkpoint.recipe.inference.grid:
         raise PanformerError(f"the model family {checkpoint.recipe.model.family} has no thresholds to tune")
@@ -133,7 +143,7 @@ def _tune_on(images: list[Path], request: TuneRequest, checkpoint: Checkpoint, r
 
 @dataclass(frozen=True)
 class CachedImages:
-    """The files of some images, and what reads one."""
+    """The cache files of some images, and the function that reads one."""
 
     paths: Sequence[Path]
     load: Callable[[Path], TuningCache]
@@ -146,7 +156,7 @@ class CachedImages:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size of the files in bytes."""
         return sum(path.stat().st_size for path in self.paths)
 
 
@@ -157,7 +167,7 @@ def search_and_judge(
     options: CompareOptions,
     reporter: Reporter,
 ) -> Tuning:
-    """Search from `before` on one half of the images, and compare before and after on the other."""
+    """Search on one half of the images, starting at `before`, and compare before and after on the other."""
     searched, held_out = halves(images, options.seed)
     search = Search(searched, categories, reporter)
     after = search.best_from(before)
@@ -180,24 +190,25 @@ def search_and_judge(
 def _evaluated_set(
     name: str, images: CachedImages, settings: InferenceSettings, categories: CategoryTable
 ) -> EvaluatedSet:
-    """Return the overlaps of all images at `settings`, computed one at a time as they are read."""
+    """Return the overlaps of all images at `settings`; each is computed when it is read."""
     return EvaluatedSet(name, categories, (image.overlap(settings, categories) for image in images))
 
 
 def halves(images: CachedImages, seed: int) -> tuple[CachedImages, CachedImages]:
-    """Return two halves drawn at random, which depend on the seed; of an odd number the second has one more."""
+    """Return two random halves that depend only on the seed; if the number is odd, the second has one more."""
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     first = set(order[: len(order) // 2])
     return (
-        replace(images, paths=[path for place, path in enumerate(images.paths) if place in first]),
-        replace(images, paths=[path for place, path in enumerate(images.paths) if place not in first]),
+        replace(images, paths=[path for index, path in enumerate(images.paths) if index in first]),
+        replace(images, paths=[path for index, path in enumerate(images.paths) if index not in first]),
     )
 
 
 class Search:
-    """Coordinate search: one threshold at a time takes the best value of the settings' `grid`, until none changes.
+    """Coordinate search: set one threshold at a time to the best value in the settings' `grid`, until none changes.
 
-    known: PQ in percent of every setting that was tried, on `images`.
+    Attributes:
+        known: PQ on `images`, in percent, of every setting that was tried.
     """
 
     def __init__(self, images: CachedImages, categories: CategoryTable, reporter: Reporter) -> None:
@@ -207,19 +218,19 @@ class Search:
         self.known: dict[InferenceSettings, float] = {}
 
     def best_from(self, start: InferenceSettings) -> InferenceSettings:
-        """The best setting found; `start` itself, unless another one is better."""
+        """Return the best setting found, which is `start` itself unless another one is better."""
         best, changed = start, True
         while changed:
             before = best
             for name, values in start.grid.items():
                 settings = [best, *(_with(best, name, value) for value in values)]
                 self._measure([setting for setting in dict.fromkeys(settings) if setting not in self.known], name)
-                best = max(settings, key=self.known.__getitem__)  # of equal ones the first: no change without a gain
+                best = max(settings, key=self.known.__getitem__)  # the first of equal ones: no change without a gain
             changed = best != before
         return best
 
     def _measure(self, settings: list[InferenceSettings], name: str) -> None:
-        """Count all settings in one pass over the images."""
+        """Compute PQ of all settings in one pass over the images."""
         if not settings:
             return
         qualities = [PanopticQuality(self.categories) for _ in settings]
@@ -239,7 +250,10 @@ def _with(recipe: InferenceSettings, name: str, value: float) -> InferenceSettin
 def cached_images(
     checkpoint: Checkpoint, dataset: CocoPanoptic, request: TuneRequest, reporter: Reporter
 ) -> list[Path]:
-    """The file of every image, there or not yet, in a folder that belongs to all that the files depend on."""
+    """Return the cache file of every image, which may not exist yet.
+
+    The name of its folder is a hash of everything that the files depend on.
+    """
     depends = {
         "checkpoint": sha256_of(checkpoint.path, reporter),
         "annotation": sha256_of(dataset.layout.annotation, reporter),
@@ -272,23 +286,27 @@ def _predict_missing(
 
 
 def tuned_path(checkpoint: Path) -> Path:
-    """Where a tuned checkpoint goes unless told otherwise: beside the one that it is made from."""
+    """Return the default path of a tuned checkpoint: beside the original."""
     return checkpoint.with_name(f"{checkpoint.stem}-tuned.safetensors")
 
 
 def save_thresholds(checkpoint: Path, thresholds: InferenceSettings, out: Path, overwrite: bool = False) -> None:
-    """Write `checkpoint` anew with other thresholds; all else in it stays.
+    """Write a copy of `checkpoint` with other thresholds.
 
-    out: a new file, or with `overwrite` one that is there, such as `checkpoint` itself; but no authors' file.
+    Args:
+        checkpoint: The checkpoint to copy.
+        thresholds: The new thresholds.
+        out: The file to write. It may be `checkpoint` itself, unless that is an official file.
+        overwrite: Whether to overwrite an existing file.
 
     Raises:
-        PanformerError: `out` is there and is not to be overwritten, or cannot be written.
+        PanformerError: `out` exists and may not be overwritten, or cannot be written.
         CheckpointError: `checkpoint` cannot be used.
     """
     old = read_checkpoint(checkpoint)
     if out.exists() and (not overwrite or (old.official and out.samefile(checkpoint))):
         raise PanformerError(
-            f"{out} is there already; expected a new file for the tuned checkpoint; move the old one away"
+            f"{out} already exists; expected a new file for the tuned checkpoint; move the existing file away"
         )
     state = read_training_state(old) if old.training_state else None
     recipe = replace(old.recipe, inference=thresholds)

@@ -113,7 +113,7 @@ def test_compare_needs_an_evaluation(name: str, made: Path, tmp_path: Path, caps
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert f"{tmp_path} holds no {name}" in err
+    assert f"{tmp_path} has no {name}" in err
 
 
 def test_tune_reports_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

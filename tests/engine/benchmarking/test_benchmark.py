@@ -1,4 +1,4 @@
-"""What the benchmark counts and reads, against sums by hand; how fast anything is, no test can say."""
+"""The benchmark's counts and readings, compared with hand-computed values."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def result(recipe_file: Path) -> Benchmark:
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Pipeline:
-    picture = generate_scene(SceneOptions(height=64, width=96), "val", 0)[0]
-    save_image(tmp_path / "scene.jpg", picture)
+    image = generate_scene(SceneOptions(height=64, width=96), "val", 0)[0]
+    save_image(tmp_path / "scene.jpg", image)
     predictor = Predictor(random_model(RECIPE, COCO), RECIPE, CPU)
     return Pipeline(predictor, [tmp_path / "scene.jpg"], tmp_path / "out")
 
@@ -88,13 +88,13 @@ def test_sizes(text: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "800", "800x", "x800", "800X1333", "800 x 1333", "-64x64", "6.4x64", "64x64x3", "64x64\n", "٣٢x64"]
 )
-def test_no_sizes(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(PanformerError, match="expected HEIGHTxWIDTH in pixels, such as 800x1333"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["31x64", "64x31", "64x8193", "99999999x64"])
-def test_sizes_that_no_model_or_memory_takes(text: str) -> None:
+def test_sizes_that_are_too_small_or_too_large(text: str) -> None:
     with pytest.raises(PanformerError, match=f"{text}: expected sides of 32 to 8192 pixels"):
         parse_size(text)
 
@@ -110,7 +110,7 @@ def test_edges_of_modules() -> None:
     ticks = itertools.count(10)
     with metered({"outer": outer, "inner": inner}, lambda: next(ticks)) as edges:
         outer(torch.zeros(1))
-    # 10 outer begins, 11 to 12 and 13 to 14 inner, 15 outer ends
+    # outer from 10 to 15, inner from 11 to 12 and from 13 to 14
     assert edges == {"outer": (10, 15, 5), "inner": (11, 14, 2)}
     outer(torch.zeros(1))
     assert next(ticks) == 16, "the hooks are gone"
@@ -144,7 +144,7 @@ def test_flops_of_deformable_attention_by_hand() -> None:
     assert found == 2 * (linears + sampling)
 
 
-def test_flops_of_the_network_are_shared_out_to_its_parts(pipeline: Pipeline) -> None:
+def test_flops_of_the_network_are_split_among_its_parts(pipeline: Pipeline) -> None:
     found = count_flops(pipeline)
     assert list(found) == [*PARTS, "network_rest"]
     channels = pipeline.model.backbone.channels
@@ -152,11 +152,11 @@ def test_flops_of_the_network_are_shared_out_to_its_parts(pipeline: Pipeline) ->
     neck = sum(2 * count * width * 32 for count, width in zip(cells, channels, strict=True))
     neck += 2 * (1 * 2) * channels[-1] * 9 * 32
     assert found["neck"] == neck
-    # What the selection leaves: one class branch of stuff a block, 53 queries of 32 channels to one number.
+    # The rest: one class branch of stuff per block, from 32 channels to one logit for 53 queries.
     assert found["network_rest"] == 2 * 2 * 53 * 32
 
 
-def test_the_stages_leave_no_gap(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_cover_the_whole_pass(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     readings: list[int] = []
 
     def clock_of(_: torch.device) -> Any:
@@ -183,7 +183,7 @@ def test_the_stages_leave_no_gap(pipeline: Pipeline, monkeypatch: pytest.MonkeyP
 
 def test_precision_and_sampling_reach_the_network(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    values = DeformableAttention.values  # every layer samples them once, whole or in parts
+    values = DeformableAttention.values  # every layer samples once, whole or in chunks
 
     def spy(self: DeformableAttention, *arguments: Any) -> torch.Tensor:
         output = values(self, *arguments)
@@ -203,7 +203,7 @@ def test_a_pass_writes_what_prediction_writes(pipeline: Pipeline, tmp_path: Path
     assert [name for name in written if not name.startswith(".")] == ["overlays/0.jpg", "panoptic/0.png"]
 
 
-def test_random_weights_find_something() -> None:
+def test_random_weights_predict_segments() -> None:
     state = torch.get_rng_state()
     model = random_model(RECIPE, COCO)
     assert torch.equal(torch.get_rng_state(), state), "the random state is left alone"
@@ -223,7 +223,7 @@ def test_random_weights_find_something() -> None:
         assert foreground.mean() == pytest.approx(1.0, abs=0.01)
 
 
-def test_random_weights_are_the_same_each_time() -> None:
+def test_random_weights_are_reproducible() -> None:
     one, other = (random_model(RECIPE, COCO).state_dict() for _ in range(2))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     another = random_model(RECIPE, COCO, seed=1).state_dict()
@@ -235,7 +235,7 @@ def test_peak_memory() -> None:
     if "since its start" in memory.kind:
         pytest.skip("this system does not forget a peak")
     before = memory.mib()
-    pages = mmap.mmap(-1, 96 * 2**20)  # straight from the system: what an allocator frees it may keep
+    pages = mmap.mmap(-1, 96 * 2**20)  # from the system, since an allocator may keep freed memory
     np.frombuffer(pages, np.uint8)[:] = 1
     with_array = memory.mib()
     pages.close()
@@ -250,14 +250,14 @@ def test_peak_memory() -> None:
     assert after < with_array - 60
 
 
-def test_the_limit_is_of_one_product() -> None:
+def test_the_matrix_rate_is_that_of_one_product() -> None:
     linear, convolution = (product() for product in matrix_products(CPU, torch.float32))
     assert linear.shape == (matrix_shape(CPU)[0], matrix_shape(CPU)[2])
     torch.testing.assert_close(linear, convolution, rtol=1e-4, atol=1e-3)
     assert 0 < matrix_rate(CPU, torch.float32, repeat=1) < math.inf
 
 
-def test_every_stage_has_its_figures(result: Benchmark) -> None:
+def test_every_stage_has_measurements(result: Benchmark) -> None:
     assert list(result.stages) == list(STAGES)
     for figures in [*result.stages.values(), result.network, result.total]:
         assert 0 <= figures.ms.least <= figures.ms.lower_quartile <= figures.ms.median <= figures.ms.upper_quartile
@@ -293,7 +293,7 @@ def test_json(result: Benchmark, recipe_file: Path) -> None:
     assert content["ms_per_image"] == content["total"]["ms"]["median"] / 2
 
 
-def test_a_checkpoint_and_a_picture(scenes: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_and_an_image(scenes: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "run" / "last.safetensors", scenes)
     save_image(tmp_path / "photo.png", np.zeros((50, 100, 3), np.uint8))
     result = measure(path, size=(64, 64), repeat=1, image=tmp_path / "photo.png")
@@ -309,13 +309,13 @@ def test_a_checkpoint_and_a_picture(scenes: Path, tmp_path: Path) -> None:
         ({"model": "no.yaml"}, RecipeError, "the recipe 'no.yaml' does not exist"),
         ({"model": "no.safetensors"}, CheckpointError, "checkpoint no.safetensors: no such file"),
         ({"device": "gpu"}, PanformerError, "--device is 'gpu', which is not available here"),
-        ({"device": "meta"}, PanformerError, "--device is 'meta', which cannot be timed; expected auto, cpu or cuda"),
+        ({"device": "meta"}, PanformerError, "--device is 'meta', which cannot be benchmarked; expected auto"),
         ({"precision": "fp16"}, PanformerError, "--precision fp16 needs a GPU"),
         ({"sampling": "triton"}, PanformerError, "sampling 'triton'"),
         ({"image": Path("no.jpg")}, DataError, "the image no.jpg is missing"),
     ],
 )
-def test_mistakes(
+def test_errors(
     options: dict[str, Any], error: type[PanformerError], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -328,7 +328,7 @@ def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
         measure(tmp_path)
 
 
-def test_a_name_is_a_recipe_whatever_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_name_has_priority_over_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     assert measure("tiny", size=(32, 32), repeat=1).weights == "random"

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and what is no checkpoint is named."""
+"""Checkpoints: saving and loading, and errors for files that are not checkpoints."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CATEGORIES = CategoryTable([Category(7, "ball", True, (1, 2, 3)), Category(2, "b
 
 
 class SmallestModel(PanopticModel):
-    """A model of some layers, with a backbone that has a name and no weights. It can be saved and filled, not run."""
+    """A model of some layers and a backbone without weights. It can be saved and loaded, but not run."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(CATEGORIES)
@@ -89,7 +89,7 @@ def write(path: Path, state: TrainingState | None = None) -> Path:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, str]], Any]) -> Path:
-    """Write the checkpoint again with a changed description."""
+    """Rewrite the checkpoint with changed metadata."""
     metadata = {
         "format": "panformer 1",
         "recipe": json.dumps(recipe_to_dict(Recipe())),
@@ -101,7 +101,7 @@ def rewrite(path: Path, change: Callable[[dict[str, str]], Any]) -> Path:
     return path
 
 
-def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_loads_unchanged(tmp_path: Path) -> None:
     state = TrainingState({"0.weight.exp_avg": torch.randn(2)}, {"0.cpu": torch.get_rng_state()})
     checkpoint = read_checkpoint(write(tmp_path / "a.safetensors", state))
     assert (checkpoint.recipe, checkpoint.categories) == (Recipe(name="mine"), CATEGORIES)
@@ -135,7 +135,7 @@ def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_whose_recipe_names_no_family_is_a_panoptic_segformer(tmp_path: Path) -> None:
-    """As every checkpoint that was written before there were families."""
+    """Checkpoints of version 0.1.0 have no model family."""
     path = tmp_path / "a.safetensors"
     recipe, model = save_small_model(path)
     with safe_open(path, framework="pt") as file:
@@ -148,7 +148,7 @@ def test_a_checkpoint_whose_recipe_names_no_family_is_a_panoptic_segformer(tmp_p
     torch.testing.assert_close(load_model(checkpoint).state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_unknown_family_is_rejected(tmp_path: Path) -> None:
     def change(metadata: dict[str, str]) -> None:
         content = json.loads(metadata["recipe"])
         content["model"]["family"] = "panoptic_deeplab"
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-def test_the_optimiser_goes_on_as_if_nothing_had_happened() -> None:
+def test_a_loaded_optimizer_continues_exactly() -> None:
     def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         model(torch.ones(2, 3) * torch.tensor([[1.0], [2.0]])).square().sum().backward()
@@ -177,8 +177,8 @@ def test_the_optimiser_goes_on_as_if_nothing_had_happened() -> None:
     torch.testing.assert_close(copy.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
-def test_weights_alone_are_not_resumed(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a\.safetensors holds weights only, .*--init-from"):
+def test_weights_without_training_state_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.safetensors has only weights, .*--init-from"):
         read_training_state(read_checkpoint(write(tmp_path / "a.safetensors")))
 
 
@@ -198,7 +198,7 @@ class _Trap:
 
 @pytest.mark.parametrize("dump", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-def test_a_pickle_is_refused_and_not_run(dump: Callable[[Any, Path], Any], name: str, tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_and_not_run(dump: Callable[[Any, Path], Any], name: str, tmp_path: Path) -> None:
     path, ran = tmp_path / name, tmp_path / "ran"
     dump({"state_dict": _Trap(ran)}, path)
     with pytest.raises(CheckpointError, match="was not loaded[;,] "):
@@ -210,7 +210,7 @@ def test_a_pickle_is_refused_and_not_run(dump: Callable[[Any, Path], Any], name:
 
 
 @pytest.mark.parametrize("kept", [100, 2000, -1])
-def test_a_file_cut_short_is_damaged(kept: int, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(kept: int, tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=r"a\.safetensors: the file is corrupt or truncated; download or copy it"):
@@ -218,7 +218,7 @@ def test_a_file_cut_short_is_damaged(kept: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello, world", b"\xff" * 64, b"{}"])
-def test_another_kind_of_file_is_named(content: bytes, tmp_path: Path) -> None:
+def test_other_files_are_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is neither a safetensors file nor written by torch.save"):
@@ -226,7 +226,9 @@ def test_another_kind_of_file_is_named(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="none.safetensors: no such file; give a checkpoint, a run's folder"):
+    with pytest.raises(
+        CheckpointError, match="none.safetensors: no such file; give a checkpoint or the folder of a run"
+    ):
         read_checkpoint(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="is a folder without best, last or model.safetensors"):
         read_checkpoint(find_checkpoint(tmp_path, SilentReporter()))
@@ -234,7 +236,7 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert read_checkpoint(find_checkpoint(tmp_path, SilentReporter())).progress.step == 5
 
 
-def test_tensors_of_another_program_are_no_checkpoint(tmp_path: Path) -> None:
+def test_tensors_of_another_program_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="is not a checkpoint of Panoptic SegFormer: its tensors"):
@@ -256,7 +258,7 @@ def test_tensors_of_another_program_are_no_checkpoint(tmp_path: Path) -> None:
         ("progress", "3"),
     ],
 )
-def test_a_damaged_description_is_one_sentence(key: str, value: str | None, tmp_path: Path) -> None:
+def test_corrupt_metadata_is_one_message(key: str, value: str | None, tmp_path: Path) -> None:
     def change(metadata: dict[str, str]) -> None:
         metadata.pop(key)
         if value is not None:
@@ -268,38 +270,35 @@ def test_a_damaged_description_is_one_sentence(key: str, value: str | None, tmp_
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_rejected(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(write(tmp_path / "a.safetensors"))
     other = SmallestModel(nn.Linear(3, 5), nn.BatchNorm1d(5))
     with pytest.raises(CheckpointError) as caught:
         load_weights(other, checkpoint)
-    said = str(caught.value)
+    message = str(caught.value)
     assert (
-        "(recipe mine, 3 categories) does not fit this model: not in this model: layers.2.bias, layers.2.weight; "
-        in said
+        "(recipe mine, 3 categories) does not match this model: unexpected: layers.2.bias, layers.2.weight; " in message
     )
-    assert "of another shape: layers.0.weight ([4, 3], expected [5, 3]), layers.0.bias ([4], expected [5])" in said
-    assert said.endswith("with the recipe and the categories that it was trained with")
+    assert "of another shape: layers.0.weight ([4, 3], expected [5, 3]), layers.0.bias ([4], expected [5])" in message
+    assert message.endswith("with the recipe and the categories that it was trained with")
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_missing_weights_is_rejected(tmp_path: Path) -> None:
     tensors = load_file(write(tmp_path / "a.safetensors"))
     del tensors["model.layers.0.weight"]
     path = rewrite(tmp_path / "b.safetensors", lambda metadata: None)
     checkpoint = read_checkpoint(path)
-    with pytest.raises(
-        CheckpointError, match=r"missing: layers\.0\.weight, layers\.0\.bias, .*; not in this model: weight;"
-    ):
+    with pytest.raises(CheckpointError, match=r"missing: layers\.0\.weight, layers\.0\.bias, .*; unexpected: weight;"):
         load_weights(random_model(), checkpoint)
 
 
 def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
-    """Each file is written with another order of the entries, unless that is seen to."""
+    """safetensors writes the metadata in a random order, so it must be sorted."""
     files = {write(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)}
     assert len(files) == 1
 
 
-def test_what_the_system_says_is_said_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_system_are_reported_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[str] = []
 
     def full(*_: object) -> None:
@@ -314,14 +313,14 @@ def test_what_the_system_says_is_said_in_its_words(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PanformerError, match=r"cannot write .*a\.safetensors: "):
         write(tmp_path / "file" / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# The authors' files
+# Official files
 
 
 @pytest.fixture(scope="module")
@@ -329,23 +328,23 @@ def r50(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_as_mmcv(stub_state("r50"), tmp_path_factory.mktemp("release") / "panoptic_segformer_r50_2x.pth")
 
 
-def test_what_a_file_of_the_release_says(r50: Path) -> None:
+def test_the_description_of_an_official_file(r50: Path) -> None:
     checkpoint = read_checkpoint(r50)
     assert checkpoint.recipe == load_recipe("r50")
     assert (checkpoint.categories.num_things, checkpoint.categories.num_stuff) == (80, 53)
     assert checkpoint.progress == TrainProgress()
     assert not checkpoint.training_state
-    with pytest.raises(CheckpointError, match=r"r50_2x\.pth holds weights only, so training cannot resume from it"):
+    with pytest.raises(CheckpointError, match=r"r50_2x\.pth has only weights, so training cannot resume from it"):
         read_training_state(checkpoint)
 
 
 @pytest.fixture(scope="module")
 def r50_weights(r50: Path) -> State:
-    """The weights of the model that is built from `r50`."""
+    """Return the weights of the model that is built from `r50`."""
     return load_model(read_checkpoint(r50)).state_dict()
 
 
-def test_every_tensor_of_the_release_comes_into_the_model(r50_weights: State) -> None:
+def test_every_official_tensor_is_loaded(r50_weights: State) -> None:
     state = r50_weights
     expected = {
         own_name(name, False): tensor for name, tensor in stub_state("r50").items() if own_name(name, False) is not None
@@ -383,27 +382,29 @@ FORMS: dict[str, Callable[[State, Path], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_the_release_gives_the_same_model(form: str, r50_weights: State, tmp_path: Path) -> None:
+def test_every_form_of_an_official_file_gives_the_same_model(form: str, r50_weights: State, tmp_path: Path) -> None:
     FORMS[form](stub_state("r50"), tmp_path / "mine.pth")
     weights = load_model(read_checkpoint(tmp_path / "mine.pth")).state_dict()
     assert list(weights) == list(r50_weights)
     assert all(torch.equal(weights[name], r50_weights[name]) for name in weights)
 
 
-def misfit(change: Callable[[State], Any], tmp_path: Path) -> str:
-    """What is said of a file of r50 with a change."""
+def mismatch(change: Callable[[State], Any], tmp_path: Path) -> str:
+    """Return the error message for a changed r50 file."""
     state = stub_state("r50")
     change(state)
     checkpoint = read_checkpoint(save_as_mmcv(state, tmp_path / "r50.pth"))
     with pytest.raises(CheckpointError) as caught:
         load_model(checkpoint)
     message = str(caught.value)
-    assert message.startswith(f"checkpoint {tmp_path / 'r50.pth'} (recipe r50, 133 categories) does not fit this model")
+    assert message.startswith(
+        f"checkpoint {tmp_path / 'r50.pth'} (recipe r50, 133 categories) does not match this model"
+    )
     assert "\n" not in message
     return message
 
 
-def test_missing_surplus_and_misshapen_tensors_are_listed_by_the_names_of_the_release(tmp_path: Path) -> None:
+def test_mismatched_tensors_are_listed_by_their_official_names(tmp_path: Path) -> None:
     names = ("neck.convs.1.gn.bias", "bbox_head.stuff_mask_head.blocks.5.norm3.weight")
 
     def change(state: State) -> None:
@@ -413,9 +414,9 @@ def test_missing_surplus_and_misshapen_tensors_are_listed_by_the_names_of_the_re
         state["backbone.fc.weight"] = torch.ones(1)
         state["bbox_head.cls_branches.3.bias"] = torch.ones(81)
 
-    said = misfit(change, tmp_path)
-    assert f"missing: {', '.join(names)}; not in this model: bbox_head.surprise.weight, backbone.fc.weight; " in said
-    assert "of another shape: bbox_head.cls_branches.3.bias ([81], expected [80]); use" in said
+    message = mismatch(change, tmp_path)
+    assert f"missing: {', '.join(names)}; unexpected: bbox_head.surprise.weight, backbone.fc.weight; " in message
+    assert "of another shape: bbox_head.cls_branches.3.bias ([81], expected [80]); use" in message
 
 
 ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -430,7 +431,7 @@ ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_not_plain_numbers_is_refused(odd: str, tmp_path: Path) -> None:
+def test_tensors_that_are_not_plain_numbers_are_rejected(odd: str, tmp_path: Path) -> None:
     model, checkpoint = random_model(), read_checkpoint(write(tmp_path / "a.safetensors"))
     weights = model.state_dict()
     weights["layers.2.weight"] = ODD[odd](weights["layers.2.weight"])
@@ -449,35 +450,35 @@ def test_half_precision_and_whole_counters_are_plain(tmp_path: Path) -> None:
     assert (filled[half].tolist(), int(filled[counter])) == ([1, 1], 9)
 
 
-def test_single_blocks_that_are_lost_or_added_are_listed(tmp_path: Path) -> None:
+def test_missing_and_unexpected_blocks_are_listed(tmp_path: Path) -> None:
     def change(state: State) -> None:
         for name in [name for name in state if name.startswith("backbone.layer3.5.")]:
             del state[name]
         state["backbone.layer9.0.conv1.weight"] = torch.ones(1)
 
-    said = misfit(change, tmp_path)
-    assert "this model: missing: backbone.layer3.5.conv1.weight, backbone.layer3.5.bn1.weight, " in said
-    assert "not in this model: backbone.layer9.0.conv1.weight; use" in said
+    message = mismatch(change, tmp_path)
+    assert "this model: missing: backbone.layer3.5.conv1.weight, backbone.layer3.5.bn1.weight, " in message
+    assert "unexpected: backbone.layer9.0.conv1.weight; use" in message
 
 
-def test_long_lists_are_cut(tmp_path: Path) -> None:
+def test_long_lists_are_shortened(tmp_path: Path) -> None:
     def change(state: State) -> None:
         for name in [name for name in state if name.startswith("bbox_head.transformer.encoder.")]:
             del state[name]
 
     lost = sum(name.startswith("bbox_head.transformer.encoder.") for name in stub_state("r50"))
-    said = misfit(change, tmp_path)
-    assert said.count("bbox_head.transformer.encoder.") == 20
-    assert f" and {lost - 20} more; use a whole checkpoint" in said
+    message = mismatch(change, tmp_path)
+    assert message.count("bbox_head.transformer.encoder.") == 20
+    assert f" and {lost - 20} more; use a complete checkpoint" in message
 
 
-def test_a_file_of_the_release_for_another_recipe_names_both(r50: Path) -> None:
+def test_an_official_file_of_another_recipe_is_rejected_with_both_names(r50: Path) -> None:
     swinl = load_recipe("swinl")
     with torch.device("meta"):
         model = build_model(swinl.model, swinl.inference, CATEGORIES, pretrained=False)
     with pytest.raises(CheckpointError) as caught:
         load_weights(model, read_checkpoint(r50))
     assert str(caught.value) == (
-        f"checkpoint {r50} is of recipe r50, with the backbone resnet50, but the model to be filled has "
+        f"checkpoint {r50} is from recipe r50 with the backbone resnet50, but this model has "
         "swin_large; give a checkpoint of the same recipe"
     )

@@ -1,4 +1,4 @@
-"""Importing an authors' file: the same model bit by bit, a folder that describes itself, and nothing overwritten."""
+"""Importing an official file: an identical model, a self-describing folder, and no overwritten files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def scattered(shape: list[int], generator: torch.Generator) -> Tensor:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of r50 with random weights, 200 MB."""
+    """Write an official r50 file with random weights, 200 MB."""
     generator = torch.Generator().manual_seed(5)
     state = {name: scattered(shape, generator) for name, shape, _ in release_keys("r50")}
     return save_as_mmcv(state, tmp_path_factory.mktemp("release") / "panoptic_segformer_r50_1x.pth")
 
 
 @pytest.mark.slow
-def test_the_imported_model_is_the_same_bit_by_bit(source: Path, tmp_path: Path) -> None:
+def test_the_imported_model_is_identical(source: Path, tmp_path: Path) -> None:
     reporter = StopAfter()
     written = import_weights(source, tmp_path / "out", None, None, reporter)
     assert written == tmp_path / "out" / "model.safetensors"
@@ -68,7 +68,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_folder_describes_itself(stub: Path, tmp_path: Path) -> None:
+def test_the_folder_is_self_describing(stub: Path, tmp_path: Path) -> None:
     import_weights(stub, tmp_path, None, None, SilentReporter())
     checkpoint = read_checkpoint(find_checkpoint(tmp_path, SilentReporter()))
     assert checkpoint.path == tmp_path / "model.safetensors"
@@ -76,7 +76,7 @@ def test_the_folder_describes_itself(stub: Path, tmp_path: Path) -> None:
     assert checkpoint.progress == TrainProgress()
     assert checkpoint.official is None
     assert load_recipe(str(RunFolder(tmp_path).recipe)) == load_recipe("r50")
-    import_weights(stub, tmp_path, "r50_1x", None, SilentReporter())  # again, over the first
+    import_weights(stub, tmp_path, "r50_1x", None, SilentReporter())  # again, to overwrite the first import
     assert read_checkpoint(tmp_path / "model.safetensors").recipe.name == "r50_1x"
 
 
@@ -115,22 +115,22 @@ def refused(source: Path, out: Path, categories: Path | None = None) -> str:
     return message
 
 
-def test_a_checkpoint_of_ours_needs_no_import(tmp_path: Path) -> None:
+def test_a_panformer_checkpoint_is_not_imported(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     table = CategoryTable([Category(1, "ball", True), Category(2, "sky", False)])
     save_checkpoint(path, torch.nn.Linear(2, 2), Recipe(), table, TrainProgress())
-    assert "best.safetensors is a checkpoint of panformer already; use it as it is" in refused(path, tmp_path / "out")
+    assert "best.safetensors is a already a checkpoint of panformer; use it as it is" in refused(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_anything_else_is_left_alone(stub: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(stub: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert f"--out {tmp_path / 'file'} is a file; expected a folder" in refused(stub, tmp_path / "file")
     for name in ("recipe.yaml", "last.safetensors", "photo.jpg"):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
         (folder / name).write_text("precious")
-        assert f"--out {folder} holds something else than an earlier import" in refused(stub, folder)
+        assert f"--out {folder} has other files than an earlier import" in refused(stub, folder)
         assert (folder / name).read_text() == "precious"
         assert [path.name for path in folder.iterdir()] == [name]
 
@@ -149,9 +149,9 @@ def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, s
     path = tmp_path / "annotation.json"
     if content is not None:
         path.write_text(content)
-    said = refused(stub, tmp_path / "out", path)
-    assert expected.replace("{path}", str(path)) in said
-    assert ("is not valid JSON" in said) == (content == "{")
+    message = refused(stub, tmp_path / "out", path)
+    assert expected.replace("{path}", str(path)) in message
+    assert ("is not valid JSON" in message) == (content == "{")
     assert not (tmp_path / "out").exists()
 
 
@@ -159,11 +159,11 @@ def test_an_annotation_with_other_counts(stub: Path, tmp_path: Path) -> None:
     table = annotation(tmp_path / "annotation.json", 79, 54)
     expected = "but the categories given are 79 things and 54 stuff classes"
     assert expected in refused(stub, tmp_path / "out", table)
-    table.write_text(json.dumps(json.loads(table.read_text())["categories"]))  # the table alone does as well
+    table.write_text(json.dumps(json.loads(table.read_text())["categories"]))  # the category table alone works, too
     assert expected in refused(stub, tmp_path / "out", table)
 
 
-def test_a_file_that_does_not_fit_writes_nothing(tmp_path: Path) -> None:
+def test_a_file_that_does_not_match_writes_nothing(tmp_path: Path) -> None:
     state = stub_state("r50")
     del state["neck.convs.0.gn.bias"]
     source = save_as_mmcv(state, tmp_path / "r50.pth")
@@ -172,23 +172,23 @@ def test_a_file_that_does_not_fit_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+def test_non_finite_weights_are_rejected(value: float, tmp_path: Path) -> None:
     name = "bbox_head.stuff_mask_head.blocks.0.norm3.bias"
     spoilt = torch.zeros(256)
     spoilt[-1] = value
     source = save_as_mmcv(stub_state("r50") | {name: spoilt}, tmp_path / "r50.pth")
-    expected = f"{source} has values that are not finite (NaN or infinity) in 1 tensors, the first of which is {name}: "
+    expected = f"{source} has non-finite values (NaN or infinity) in 1 tensors, the first of which is {name}: "
     assert expected in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_damage_inside_a_tensor_is_seen(tmp_path: Path) -> None:
+def test_corruption_inside_a_tensor_is_detected(tmp_path: Path) -> None:
     name, value = "bbox_head.stuff_mask_head.blocks.0.norm3.bias", 0.123456
     source = save_as_mmcv(stub_state("r50") | {name: torch.full((256,), value)}, tmp_path / "r50.pth")
     load_model(read_checkpoint(source))
     content = source.read_bytes()
-    place = content.index(torch.tensor(value).numpy().tobytes() * 256)
-    source.write_bytes(content[:place] + b"\0" * 1024 + content[place + 1024 :])
-    load_model(read_checkpoint(source))  # the numbers are others, and nothing else tells of it
+    offset = content.index(torch.tensor(value).numpy().tobytes() * 256)
+    source.write_bytes(content[:offset] + b"\0" * 1024 + content[offset + 1024 :])
+    load_model(read_checkpoint(source))  # loading does not detect the changed values
     assert "r50.pth: the file is corrupt or truncated; download or copy it again" in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A checkpoint as panformer 0.1.0 wrote it, before recipes named a model family, still loads and resumes."""
+"""A checkpoint of panformer 0.1.0, whose recipe has no model family, still loads and resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch
     return path, tensors
 
 
-def test_the_description_is_read(old: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_the_metadata_is_read(old: tuple[Path, dict[str, torch.Tensor]]) -> None:
     checkpoint = read_checkpoint(old[0])
     assert isinstance(checkpoint.recipe.model, PanopticSegFormerSettings)
     assert checkpoint.recipe.model.family == "panoptic_segformer"
@@ -48,7 +48,7 @@ def test_the_description_is_read(old: tuple[Path, dict[str, torch.Tensor]]) -> N
     assert checkpoint.progress.best_pq == 34.5
 
 
-def test_every_tensor_has_its_place(old: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_every_tensor_is_loaded(old: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, tensors = old
     checkpoint = read_checkpoint(path)
     model = load_model(checkpoint)

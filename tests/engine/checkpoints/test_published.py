@@ -1,4 +1,4 @@
-"""Published weights: where they are kept, when they are fetched, and what is said when they change."""
+"""Published weights: the cache, downloads, and warnings when a file changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ R50 = PUBLISHED["r50"]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a mirror of the release."""
+    """Set up an empty cache and a mirror of the official files."""
     server.content = small_file()
     monkeypatch.setenv("PANFORMER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", f"{server.url}/")
@@ -48,10 +48,10 @@ def sha256(content: bytes) -> str:
 
 
 def fetch() -> StopAfter:
-    """What is told when `r50` is asked for."""
-    told = StopAfter()
-    assert fetch_published(R50, told) == R50.path
-    return told
+    """Fetch `r50` and return the reporter."""
+    reporter = StopAfter()
+    assert fetch_published(R50, reporter) == R50.path
+    return reporter
 
 
 def test_published_weights_are_those_of_the_model_page() -> None:
@@ -64,24 +64,22 @@ def test_published_weights_are_those_of_the_model_page() -> None:
         assert f"`{row.file.removeprefix('panoptic_segformer_').removesuffix('.pth')}`" in page
 
 
-def test_every_name_is_that_of_a_recipe() -> None:
+def test_every_name_is_a_recipe() -> None:
     assert set(PUBLISHED) <= set(built_in_recipes())
 
 
-def test_the_first_use_fetches_and_the_second_does_not(
-    server: FileServer, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_downloaded_only_once(server: FileServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = home / "weights" / "panoptic_segformer_r50_2x.pth"
-    told = fetch()
-    assert told.messages == [f"Downloading {server.url}/panoptic_segformer_r50_2x.pth to {file}"]
+    reporter = fetch()
+    assert reporter.messages == [f"Downloading {server.url}/panoptic_segformer_r50_2x.pth to {file}"]
     assert file.read_bytes() == server.content
-    monkeypatch.setattr(published, "sha256_of", None)  # nor is it hashed again
-    told = fetch()
-    assert (told.messages, told.warnings) == ([], [])
+    monkeypatch.setattr(published, "sha256_of", None)  # it is not hashed again either
+    reporter = fetch()
+    assert (reporter.messages, reporter.warnings) == ([], [])
     assert server.paths == ["/release/panoptic_segformer_r50_2x.pth"]
 
 
-def test_what_was_first_seen_is_recorded(server: FileServer, home: Path) -> None:
+def test_the_first_download_is_recorded(server: FileServer, home: Path) -> None:
     fetch()
     file = home / "weights" / "panoptic_segformer_r50_2x.pth"
     assert json.loads(file.with_name(f"{file.name}.json").read_text()) == {
@@ -95,7 +93,7 @@ def test_what_was_first_seen_is_recorded(server: FileServer, home: Path) -> None
     assert PUBLISHED["r101"].known_size is None
 
 
-def test_a_file_put_there_by_hand_is_taken(server: FileServer) -> None:
+def test_a_manually_copied_file_is_used(server: FileServer) -> None:
     R50.path.parent.mkdir(parents=True)
     mine = small_file(5.0)
     R50.path.write_bytes(mine)
@@ -105,7 +103,7 @@ def test_a_file_put_there_by_hand_is_taken(server: FileServer) -> None:
     assert (R50.record.url, R50.record.size, R50.record.sha256) == (None, len(mine), sha256(mine))
 
 
-def test_an_exchanged_file_is_told_of_until_it_is_accepted(server: FileServer) -> None:
+def test_a_replaced_file_is_reported_until_it_is_accepted(server: FileServer) -> None:
     fetch()
     other = small_file(7.0)  # of the same size
     assert len(other) == len(server.content)
@@ -114,7 +112,7 @@ def test_an_exchanged_file_is_told_of_until_it_is_accepted(server: FileServer) -
         [warning] = fetch().warnings
         assert warning == (
             f"{R50.path} has the SHA-256 {sha256(other)}, but had {sha256(server.content)} when it was first seen "
-            f"on {date.today().isoformat()}; find out why before you trust it, and delete {R50.record_path} to accept "
+            f"on {date.today().isoformat()}; find out why before you use it; delete {R50.record_path} to accept "
             "it"
         )
     R50.record_path.unlink()
@@ -123,7 +121,7 @@ def test_an_exchanged_file_is_told_of_until_it_is_accepted(server: FileServer) -
     assert R50.record.sha256 == sha256(other)
 
 
-def test_a_release_that_changed_is_told_of(server: FileServer) -> None:
+def test_a_changed_download_is_reported(server: FileServer) -> None:
     fetch()
     R50.path.unlink()
     server.content, before = small_file(7.0), server.content
@@ -142,7 +140,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_what_is_no_whole_file_of_weights_is_neither_kept_nor_recorded(
+def test_an_incomplete_download_is_neither_kept_nor_recorded(
     spoil: Callable[[bytes], bytes], server: FileServer
 ) -> None:
     whole = server.content
@@ -152,8 +150,8 @@ def test_what_is_no_whole_file_of_weights_is_neither_kept_nor_recorded(
         fetch()
     address = f"{server.url}/{R50.file}"
     assert str(caught.value) == (
-        f"cannot download {address}: what came is no whole file of weights, and was deleted; try again later, or put "
-        f"the file at {R50.path} yourself, or name the address of a folder that has it in PANFORMER_WEIGHTS_URL"
+        f"cannot download {address}: the download is not a complete checkpoint, and was deleted; try again later, or "
+        f"put the file at {R50.path} yourself, or set PANFORMER_WEIGHTS_URL to the address of a folder that has it"
     )
     assert {path.name for path in R50.path.parent.iterdir()} <= {f"{R50.file}.lock"}
     server.content = whole
@@ -161,19 +159,17 @@ def test_what_is_no_whole_file_of_weights_is_neither_kept_nor_recorded(
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_a_file_put_there_that_is_no_whole_file_of_weights_is_not_recorded(
-    spoil: Callable[[bytes], bytes], server: FileServer
-) -> None:
+def test_an_incomplete_manual_copy_is_not_recorded(spoil: Callable[[bytes], bytes], server: FileServer) -> None:
     R50.path.parent.mkdir(parents=True)
     R50.path.write_bytes(spoil(server.content))
     with pytest.raises(CheckpointError) as caught:
         fetch()
-    assert str(caught.value) == (f"{R50.path} is no whole file of weights; delete it, and it will be downloaded again")
+    assert str(caught.value) == (f"{R50.path} is not a complete checkpoint; delete it to download it again")
     assert R50.record is None
 
 
-def test_the_record_is_there_as_soon_as_the_file_is(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who sees the file sees where it came from."""
+def test_the_record_is_written_before_the_file(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every visible file has a record of its source."""
     finish, records = PartialFile.finish, []
 
     def spy(partial: PartialFile) -> None:
@@ -188,7 +184,7 @@ def test_the_record_is_there_as_soon_as_the_file_is(server: FileServer, monkeypa
     assert (record.url, record.mtime_ns) == (f"{server.url}/{R50.file}", R50.path.stat().st_mtime_ns)
 
 
-def test_an_equal_copy_is_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_identical_copy_is_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch()
     before = R50.record
     os.utime(R50.path, ns=(10**18, 10**18))
@@ -199,7 +195,7 @@ def test_an_equal_copy_is_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None
     fetch()
 
 
-def test_a_damaged_record_is_written_anew() -> None:
+def test_a_corrupt_record_is_rewritten() -> None:
     fetch()
     for text in ("", "[1]", '{"size": 1}'):
         R50.record_path.write_text(text)
@@ -208,7 +204,7 @@ def test_a_damaged_record_is_written_anew() -> None:
         assert R50.record is not None
 
 
-def test_a_cache_that_can_only_be_read_still_serves() -> None:
+def test_a_read_only_cache_works() -> None:
     R50.path.parent.mkdir(parents=True)
     R50.path.write_bytes(small_file())
     R50.record_path.mkdir()
@@ -217,32 +213,32 @@ def test_a_cache_that_can_only_be_read_still_serves() -> None:
 
 
 @pytest.mark.parametrize("known", [{"size": 4000}, {"sha256": "0" * 64}])
-def test_a_file_that_is_known_must_be_that_file(known: dict[str, int | str], server: FileServer, home: Path) -> None:
+def test_a_file_must_match_a_known_size_and_hash(known: dict[str, int | str], server: FileServer, home: Path) -> None:
     strict = replace(R50, **known)  # type: ignore[arg-type]
     with pytest.raises(PanformerError, match="expected"):
         fetch_published(strict, StopAfter())
     assert not R50.path.exists()
     R50.path.write_bytes(server.content)
-    with pytest.raises(PanformerError, match=f"^{R50.path} has .*, expected .*; delete it, and it will be downloaded"):
+    with pytest.raises(PanformerError, match=f"^{R50.path} has .*, expected .*; delete it to download it again"):
         fetch_published(strict, StopAfter())
     assert R50.record is None
     fits = replace(R50, size=len(server.content), sha256=sha256(server.content))
     assert fetch_published(fits, StopAfter()).read_bytes() == server.content
 
 
-def test_offline_tells_where_to_put_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_the_error_says_where_to_put_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", CLOSED)
     with pytest.raises(DownloadError) as caught:
         fetch_published(R50, StopAfter())
     text = str(caught.value)
     assert text.startswith(f"cannot download {CLOSED}/panoptic_segformer_r50_2x.pth: ")
     assert text.endswith(
-        f"put the file at {home}/weights/panoptic_segformer_r50_2x.pth yourself, or name the address of a folder that "
-        "has it in PANFORMER_WEIGHTS_URL"
+        f"put the file at {home}/weights/panoptic_segformer_r50_2x.pth yourself, or set PANFORMER_WEIGHTS_URL to the "
+        "address of a folder that has it"
     )
 
 
-def test_a_mirror_that_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_mirror_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PANFORMER_WEIGHTS_URL", "/mnt/weights")
     with pytest.raises(
         PanformerError, match=r"'/mnt/weights/panoptic_\w+\.pth' cannot be downloaded: expected an addr"
@@ -260,7 +256,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert R50.address == f"https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0/{R50.file}"
 
 
-def test_home_is_taken_from_the_users_folder_and_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("PANFORMER_HOME", "~/models")
     assert weights_folder() == tmp_path / "user" / "models" / "weights"
@@ -269,6 +265,6 @@ def test_home_is_taken_from_the_users_folder_and_from_here(tmp_path: Path, monke
     assert weights_folder() == tmp_path / "models" / "weights"
 
 
-def test_a_path_in_the_cache_is_known_by_its_name() -> None:
+def test_a_path_in_the_cache_has_a_name() -> None:
     assert published_at(R50.path) is R50
     assert published_at(Path("panoptic_segformer_r50_2x.pth")) is None

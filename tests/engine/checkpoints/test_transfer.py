@@ -1,4 +1,4 @@
-"""Weights of other categories: classes of equal name keep theirs, new ones begin anew, the rest is taken over."""
+"""Fine-tuning on other categories: classes with the same name keep their weights, new ones are initialized."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THEIRS = CategoryTable(
 )
 OURS = CategoryTable(
     [
-        Category(7, "road", True),  # the same name, another kind
+        Category(7, "road", True),  # the same name, another type
         Category(8, "Dog", True),
         Category(9, "horse", True),
         Category(20, "sky", False),
@@ -62,7 +62,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return read_checkpoint(path)
 
 
-def test_rows_go_by_name_and_kind(checkpoint: Checkpoint) -> None:
+def test_rows_are_matched_by_name_and_type(checkpoint: Checkpoint) -> None:
     theirs, fresh, ours = (model_of(THEIRS, 1), model_of(OURS, 2), model_of(OURS, 2))
     listener = Listener()
     start_from(ours, checkpoint, listener)
@@ -75,12 +75,12 @@ def test_rows_go_by_name_and_kind(checkpoint: Checkpoint) -> None:
     queries = ours.stuff_queries.embedding.weight  # sky, cat, road
     assert torch.equal(queries[[0, 2]], theirs.stuff_queries.embedding.weight[[1, 0]])
     assert torch.equal(queries[1], fresh.stuff_queries.embedding.weight[1])
-    (said,) = listener.messages
-    assert said.startswith("3 of 6 categories are in ")
-    assert said.endswith("by name and start with its weights; newly initialized: road, horse, cat")
+    (message,) = listener.messages
+    assert "has 3 of 6 categories by name; they start with its weights; " in message
+    assert message.endswith("newly initialized: road, horse, cat")
 
 
-def test_everything_else_is_taken_over(checkpoint: Checkpoint) -> None:
+def test_all_other_tensors_are_loaded(checkpoint: Checkpoint) -> None:
     theirs, ours = model_of(THEIRS, 1).state_dict(), model_of(OURS, 2)
     start_from(ours, checkpoint, SilentReporter())
     apart = [name for name, tensor in ours.state_dict().items() if tensor.shape != theirs[name].shape]
@@ -92,7 +92,7 @@ def test_everything_else_is_taken_over(checkpoint: Checkpoint) -> None:
         assert name in apart or torch.equal(tensor, theirs[name]), name
 
 
-def test_equal_categories_are_filled_without_a_word(checkpoint: Checkpoint) -> None:
+def test_equal_categories_are_loaded_without_a_message(checkpoint: Checkpoint) -> None:
     ours, listener = model_of(THEIRS, 2), Listener()
     start_from(ours, checkpoint, listener)
     theirs = model_of(THEIRS, 1).state_dict()
@@ -100,13 +100,13 @@ def test_equal_categories_are_filled_without_a_word(checkpoint: Checkpoint) -> N
     assert not listener.messages
 
 
-def test_another_model_is_refused_whatever_its_categories(checkpoint: Checkpoint) -> None:
+def test_another_model_is_rejected_for_any_categories(checkpoint: Checkpoint) -> None:
     ours = small_model(things=3, stuff=3, thing_queries=9)
-    with pytest.raises(CheckpointError, match=r"does not fit this model: .*query_embedding.weight \(\[7, 64\]"):
+    with pytest.raises(CheckpointError, match=r"does not match this model: .*query_embedding.weight \(\[7, 64\]"):
         start_from(ours, checkpoint, SilentReporter())
 
 
-def test_classes_that_are_not_plain_numbers_are_refused(
+def test_class_tensors_that_are_not_plain_numbers_are_rejected(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "location_decoder.class_branches.0.weight"
@@ -130,9 +130,9 @@ def test_a_run_on_other_categories(tmp_path: Path, scenes: Path) -> None:
     assert read_checkpoint(run.last).categories == categories_of(scenes)
 
 
-def test_another_backbone_is_refused_before_the_folder_is_made(tmp_path: Path, scenes: Path) -> None:
+def test_another_backbone_is_rejected_before_the_folder_is_created(tmp_path: Path, scenes: Path) -> None:
     path = small_checkpoint(tmp_path / "a.safetensors", scenes)
     recipe = small_recipe(scenes, "model.backbone=resnet50")
-    with pytest.raises(CheckpointError, match="with the backbone resnet18, but the model to be filled has resnet50"):
+    with pytest.raises(CheckpointError, match="with the backbone resnet18, but this model has resnet50"):
         train(recipe, TrainOptions(tmp_path / "run", init_from=path), ALONE, SilentReporter())
     assert not (tmp_path / "run").exists()

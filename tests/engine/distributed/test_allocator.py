@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: counted in page faults, in a process of its own."""
+"""The process keeps freed memory; measured by page faults in a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panformer_cli.engine.distributed.allocator import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def use(): torch.empty({numbers})[:20_000_000].fill_(1)
-for _ in range(10):  # the heap settles after some
+for _ in range(10):  # the heap size settles after a few iterations
     use()
 before = faults()
 for _ in range(5):
@@ -24,7 +24,7 @@ print(kept, faults() - before)
 
 
 def run(keep: bool, numbers: int = 20_000_000, **environment: str) -> tuple[bool, int]:
-    """Whether memory is kept, and the page faults of five tensors that are freed at once; 80 MB of each are filled."""
+    """Return whether memory is kept, and the page faults of five tensors that are freed immediately."""
     program = PROGRAM.format(keep=keep, numbers=numbers)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     kept, faults = done.stdout.split()
@@ -32,8 +32,8 @@ def run(keep: bool, numbers: int = 20_000_000, **environment: str) -> tuple[bool
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc hands memory back and can be told not to")
-def test_freed_memory_is_used_again() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_freed_memory_is_reused() -> None:
     pages = 5 * 80_000_000 // 4096
     assert run(keep=False)[1] > pages // 600, "with huge pages of 2 MB at least"
     kept, faults = run(keep=True)

@@ -1,4 +1,4 @@
-"""Several processes (gloo, on the CPU) do what one does: gradients, evaluation, prediction, stops."""
+"""Several processes (gloo, on the CPU) give the same results as one: gradients, evaluation, prediction, stops."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ONE_STEP = ("train.max_steps=1", "train.batch_size=2", "train.images_per_forward
 
 
 def gradients_of_a_step(process: Process, recipe: Recipe, out: Path) -> None:
-    """Take the run's first step, and write what the first process has then: gradients before clipping, and counts."""
+    """Run the first training step, and write the gradients before clipping and the counts."""
     trainer = Trainer(process, recipe, RunFolder(out / f"run{process.world_size}"), SilentReporter())
     batches = next(iter(trainer.loader.epoch(0)))
     counts = trainer._count(batches)
@@ -53,7 +53,7 @@ def assert_equal_gradients(one: dict[str, Tensor], other: dict[str, Tensor]) -> 
 
 @pytest.fixture(scope="module")
 def gradients(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """Of the same two images: `1_0` one process, `2_0` and `2_1` two processes with one image each."""
+    """Return gradients of the same two images: `1_0` one process, `2_0` and `2_1` two processes with one image each."""
     out = tmp_path_factory.mktemp("gradients")
     recipe = small_recipe(scenes, *ONE_STEP)
     gradients_of_a_step(ALONE, recipe, out)
@@ -77,7 +77,7 @@ def test_all_processes_have_the_same_gradients(gradients: dict[str, dict[str, Te
 def test_the_counts_are_averaged_over_the_processes(
     gradients: dict[str, dict[str, Tensor]], scenes: Path, tmp_path: Path
 ) -> None:
-    """The mean over both images, also where one image has more than the other (docs/model.md, "Training")."""
+    """The counts are the mean over both images, which have different segment counts (docs/model.md, "Training")."""
     recipe = small_recipe(scenes, *ONE_STEP)
     trainer = Trainer(Process(0, 1, torch.device("cpu")), recipe, RunFolder(tmp_path), SilentReporter())
     labels = [target.labels for batch in next(iter(trainer.loader.epoch(0))) for target in batch.targets]
@@ -92,7 +92,7 @@ def test_the_counts_are_averaged_over_the_processes(
 def test_the_gradients_are_those_of_the_losses_with_averaged_counts(
     gradients: dict[str, dict[str, Tensor]], scenes: Path, tmp_path: Path
 ) -> None:
-    """By hand: each image alone, with the mean counts; then the mean of both gradients."""
+    """Expected: the mean of the gradients of each image alone, computed with the mean counts."""
     trainer = Trainer(
         Process(0, 1, torch.device("cpu")), small_recipe(scenes, *ONE_STEP), RunFolder(tmp_path), SilentReporter()
     )
@@ -115,7 +115,7 @@ def train_in(process: Process, recipe: Recipe, options: TrainOptions) -> RunResu
 
 
 def test_a_whole_run_in_two_processes(scenes: Path, tmp_path: Path) -> None:
-    """With the accumulation of two images in each process; the first moment is a tenth of the clipped gradient."""
+    """Each process accumulates two images; the first moment is a tenth of the clipped gradient."""
     recipe = small_recipe(
         scenes, "train.max_steps=1", "train.images_per_forward=1", "model.frozen_batch_norm=true", "data.workers=1"
     )
@@ -130,7 +130,7 @@ def test_a_whole_run_in_two_processes(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_images_without_things_or_stuff(scenes: Path, tmp_path: Path) -> None:
-    """Every parameter still takes part: a process that waited for a gradient would wait for ever."""
+    """Every parameter must get a gradient; otherwise the processes would wait forever."""
     data = tmp_path / "data"
     (data / "annotations").mkdir(parents=True)
     (data / "images").symlink_to(scenes / "images")
@@ -140,7 +140,7 @@ def test_images_without_things_or_stuff(scenes: Path, tmp_path: Path) -> None:
         is_thing = {row["id"]: bool(row["isthing"]) for row in content["categories"]}
         for index, annotation in enumerate(content["annotations"]):
             for segment in annotation["segments_info"]:
-                # 8 images: things and stuff, only stuff, only things, nothing; and again
+                # 8 images: things and stuff, only stuff, only things, nothing; twice
                 segment["iscrowd"] = int(index % 4 == 3 or index % 4 == (1 if is_thing[segment["category_id"]] else 2))
         (data / "annotations" / f"panoptic_{split}.json").write_text(json.dumps(content))
     recipe = small_recipe(data, "train.max_steps=4", "train.batch_size=2", "train.images_per_forward=1")
@@ -164,7 +164,7 @@ def test_evaluation_does_not_depend_on_the_processes(trained: RunFolder, tmp_pat
 
 
 def predict_in(process: Process, request: PredictRequest) -> tuple[PredictResult, list[str]]:
-    """Return the result, and the warnings that rank 0 gives."""
+    """Return the result and the warnings of rank 0."""
     reporter = StopAfter()
     return predict(request, process, reporter), reporter.warnings
 
@@ -185,7 +185,7 @@ def test_prediction_does_not_depend_on_the_processes(trained: RunFolder, scenes:
 
 
 def stopped_in(process: Process, recipe: Recipe, options: TrainOptions, rank: int) -> RunResult:
-    """Train; the process of `rank` gets SIGTERM after the first step."""
+    """Train; the process with `rank` gets SIGTERM after the first step."""
     reporter = StopAfter(1, signal_to_self) if process.rank == rank else SilentReporter()
     return train(recipe, options, process, reporter)
 

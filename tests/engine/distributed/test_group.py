@@ -1,4 +1,4 @@
-"""The process group: the environment variables that describe it, what ranks exchange, and who reports a failure."""
+"""The process group: environment variables, communication between ranks, and reporting failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.engine.ranks import in_processes
 from tests.helpers import set_worker
 
 
-def test_the_worker_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Worker.of_environment() is None
     set_worker(monkeypatch, 5, 6, 1)
     worker = Worker.of_environment()
@@ -32,9 +32,7 @@ def test_the_worker_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("rank", "world", "local"), [("2", "2", "0"), ("-1", "2", "0"), ("x", "2", "0"), ("0", "2", "2")]
 )
-def test_a_worker_that_cannot_be_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, rank: str, world: str, local: str
-) -> None:
+def test_an_invalid_worker_is_one_message(monkeypatch: pytest.MonkeyPatch, rank: str, world: str, local: str) -> None:
     set_worker(monkeypatch, rank, world, local)
     with pytest.raises(PanformerError, match=f"the environment has RANK={rank}, WORLD_SIZE={world}.*; unset these"):
         Worker.of_environment()
@@ -45,14 +43,14 @@ def test_a_worker_that_cannot_be_is_one_sentence(
     [
         ({"gpus": 3}, "--gpus is 3, but torchrun started 2 processes on this machine; use torchrun --nproc-per-node 3"),
         ({"cpu_processes": 1}, "--cpu-processes is 1, but torchrun started 2 processes on this machine"),
-        ({"device": "cuda:1"}, "--device is 'cuda:1', one device, but torchrun started 2 processes"),
+        ({"device": "cuda:1"}, "--device is 'cuda:1', a single device, but torchrun started 2 processes"),
         ({"gpus": 2}, None),
         ({"cpu_processes": 2}, None),
         ({"device": "cpu"}, None),
         ({}, None),
     ],
 )
-def test_options_have_to_agree_with_torchrun(
+def test_options_must_match_torchrun(
     monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], message: str | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -65,7 +63,7 @@ def test_options_have_to_agree_with_torchrun(
             group._check_options(options, worker)
 
 
-def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     worker = Worker(1, 2, 1, 2)
     with pytest.raises(PanformerError, match="2 processes on this machine, which has 1 GPU; use torchrun --nproc-per"):
@@ -73,9 +71,9 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
     group._check_options(ProcessOptions(device="cpu"), worker)
 
 
-def test_a_process_that_runs_alone_is_not_two() -> None:
+def test_a_single_process_cannot_be_two() -> None:
     with (
-        pytest.raises(PanformerError, match="is 2, but this process runs alone; use torchrun --nproc-per-node 2"),
+        pytest.raises(PanformerError, match="is 2, but there is only one process; use torchrun --nproc-per-node 2"),
         joined(ProcessOptions(cpu_processes=2)),
     ):
         pass
@@ -83,8 +81,8 @@ def test_a_process_that_runs_alone_is_not_two() -> None:
 
 @pytest.fixture
 def ranks(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
-    """Three ranks with one store, which do not wait."""
-    distributed: Any = torch.distributed  # its types do not name the stores
+    """Return three ranks that share a store and do not wait."""
+    distributed: Any = torch.distributed  # its type stubs lack the stores
     store = distributed.HashStore()
     monkeypatch.setattr(group, "_store", lambda worker, seconds: store)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -97,7 +95,7 @@ def test_the_first_rank_that_fails_reports_it(is_bug: bool, ranks: list[Worker])
     assert [reports_failure(ranks[rank], error, is_bug) for rank in (1, 0, 2, 1)] == [True, False, False, True]
 
 
-def test_a_rank_that_does_not_reach_the_others_reports_it(ranks: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_cannot_reach_the_others_reports_it(ranks: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(worker: Worker, seconds: float) -> None:
         raise UnreachableError
 
@@ -106,11 +104,13 @@ def test_a_rank_that_does_not_reach_the_others_reports_it(ranks: list[Worker], m
     assert [reports_failure(rank, ValueError(), is_bug=False) for rank in ranks] == [True, False, False]
 
 
-def test_other_ranks_that_cannot_be_reached_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_ranks_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     set_worker(monkeypatch, 1, 2)
     monkeypatch.setattr(group, "_JOIN_SECONDS", 1.0)
     with (
-        pytest.raises(UnreachableError, match=r"the others are not found \(.*\); unset them to run without torchrun"),
+        pytest.raises(
+            UnreachableError, match=r"other processes cannot be reached \(.*\); unset them to run without torchrun"
+        ),
         joined(ProcessOptions(device="cpu")),
     ):
         pass
@@ -138,7 +138,7 @@ def exchange(process: Process, out: Path) -> dict[str, Any]:
 
 
 def found_and_made(folder: Path) -> bool:
-    """Make a folder; return whether it was there."""
+    """Create a folder; return whether it existed."""
     found = folder.is_dir()
     folder.mkdir(exist_ok=True)
     return found
@@ -149,7 +149,7 @@ def refuse(rank: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_ranks_exchange(tmp_path: Path) -> None:
+def test_communication_between_ranks(tmp_path: Path) -> None:
     for rank, content in enumerate(in_processes(2, exchange, tmp_path)):
         assert not content.pop("folder").exists()
         assert content == {
@@ -164,7 +164,7 @@ def test_what_ranks_exchange(tmp_path: Path) -> None:
 
 
 def leave_at(process: Process) -> tuple[float, float]:
-    """Return when the work of this rank was done, and when it may leave."""
+    """Return when this rank finished its work, and when it could leave."""
     time.sleep(1.5 if process.is_first else 0)
     done = time.time()
     process.wait_for_first()
@@ -172,6 +172,6 @@ def leave_at(process: Process) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_no_rank_leaves_before_the_first_is_done() -> None:
+def test_no_rank_leaves_before_rank_0() -> None:
     (done, _), (_, left) = in_processes(2, leave_at)
     assert left >= done

@@ -44,7 +44,7 @@ def evaluation(pairs: Pairs, out: Path, patch: str = "") -> subprocess.Popen[str
 
 
 @pytest.mark.slow
-def test_words_arrive_as_they_were_given_and_rank_0_alone_prints(pairs: Pairs, tmp_path: Path) -> None:
+def test_arguments_are_passed_unchanged_and_only_rank_0_prints(pairs: Pairs, tmp_path: Path) -> None:
     out = tmp_path / "a $$ ${local_rank}'s"
     process = evaluation(pairs, out)
     printed, err = process.communicate(timeout=SECONDS)
@@ -55,7 +55,7 @@ def test_words_arrive_as_they_were_given_and_rank_0_alone_prints(pairs: Pairs, t
 
 
 @pytest.mark.slow
-def test_a_mistake_that_one_process_meets_is_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
+def test_an_error_in_one_process_is_one_message(pairs: Pairs, tmp_path: Path) -> None:
     pairs.prediction.png(1).unlink()
     process = evaluation(pairs, tmp_path / "out")
     printed, err = process.communicate(timeout=SECONDS)
@@ -68,7 +68,7 @@ def test_a_mistake_that_one_process_meets_is_one_sentence(pairs: Pairs, tmp_path
 
 
 @pytest.mark.slow
-def test_a_mistake_that_all_processes_meet_is_one_sentence(pairs: Pairs, tmp_path: Path) -> None:
+def test_an_error_in_all_processes_is_one_message(pairs: Pairs, tmp_path: Path) -> None:
     pairs.truth.json.unlink()
     process = evaluation(pairs, tmp_path / "out")
     _, err = process.communicate(timeout=SECONDS)
@@ -79,7 +79,7 @@ def test_a_mistake_that_all_processes_meet_is_one_sentence(pairs: Pairs, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["rank == 1", "True"])
-def test_a_bug_is_one_traceback(where: str, pairs: Pairs, tmp_path: Path) -> None:
+def test_an_unexpected_exception_is_one_traceback(where: str, pairs: Pairs, tmp_path: Path) -> None:
     process = evaluation(pairs, tmp_path / "out", f"if {where}: raise ZeroDivisionError('our own mistake')")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, err
@@ -92,13 +92,13 @@ def test_a_killed_process_is_explained(pairs: Pairs, tmp_path: Path) -> None:
     process = evaluation(pairs, tmp_path / "out", "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2, err
-    assert "Error: process 1 of 2 was killed from outside, most often because memory ran short" in err
+    assert "Error: process 1 of 2 was killed, possibly because the system ran out of memory" in err
     assert err.count("Error") == 1
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(("given", "threads"), [(None, "3"), ("5", "5")])
-def test_processes_share_the_cores_unless_the_environment_decides(
+def test_processes_share_the_cores_unless_the_environment_sets_threads(
     given: str | None, threads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", given or "")
@@ -111,14 +111,14 @@ def test_processes_share_the_cores_unless_the_environment_decides(
 
 
 class _Agent:
-    """An agent whose workers end at once."""
+    """An agent whose workers end immediately."""
 
     def run(self) -> RunResult:
         return RunResult(WorkerState.SUCCEEDED)
 
 
 def waiting(pairs: Pairs, out: Path, *before: str) -> subprocess.Popen[str]:
-    """Start an evaluation, and return when both processes wait for a signal."""
+    """Start an evaluation, and return once both processes wait for a signal."""
     process = evaluation(pairs, out, "\n".join([*before, "sys.stderr.write('waiting;')", "time.sleep(600)"]))
     assert process.stderr is not None
     seen = ""
@@ -140,7 +140,7 @@ def test_a_signal_ends_all_processes(number: int, pairs: Pairs, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_processes_that_do_not_listen(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_kills_processes_that_ignore_the_first(pairs: Pairs, tmp_path: Path) -> None:
     listens_to_none = "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)"
     process = waiting(pairs, tmp_path / "out", listens_to_none)
     process.send_signal(signal.SIGINT)
@@ -153,11 +153,11 @@ def test_a_second_ctrl_c_ends_processes_that_do_not_listen(pairs: Pairs, tmp_pat
 
 
 @pytest.mark.slow
-def test_processes_end_with_their_launcher_however_it_ends(pairs: Pairs, tmp_path: Path) -> None:
+def test_workers_end_when_their_launcher_ends_in_any_way(pairs: Pairs, tmp_path: Path) -> None:
     process = waiting(pairs, tmp_path / "out")
     assert process.stdout is not None
     process.kill()
-    # What the processes write to stays open as long as one of them lives.
+    # The pipe stays open as long as a process is alive.
     assert select.select([process.stdout], [], [], 20)[0]
     assert os.read(process.stdout.fileno(), 1) == b""
     process.communicate()

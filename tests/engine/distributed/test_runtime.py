@@ -1,4 +1,4 @@
-"""Devices, and the signals that ask for a stop. Several processes: test_group.py and test_distributed.py."""
+"""Devices and stop signals. Tests with several processes are in test_group.py and test_distributed.py."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ from panformer_cli.errors import PanformerError
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"gpus": 1, "cpu_processes": 1}, "--gpus and --cpu-processes are both given; choose one of them"),
         ({"gpus": 0}, "--gpus is 0: expected 1 or more"),
         ({"cpu_processes": 0}, "--cpu-processes is 0: expected 1 or more"),
         ({"cpu_processes": -2}, "--cpu-processes is -2: expected 1 or more"),
-        ({"gpus": 1000}, r"--gpus is 1000, but torch finds (no|\d+) GPUs on this machine; (ask|leave)"),
+        ({"gpus": 1000}, r"--gpus is 1000, but torch finds (no|\d+) GPUs on this machine; (use|omit)"),
         ({"device": "cuda:1000"}, "--device is 'cuda:1000', which is not available here; expected auto, cpu or cuda"),
         ({"device": "gpu"}, "--device is 'gpu', which is not available here"),
         ({"device": ""}, "--device is '', which is not available here"),
     ],
 )
-def test_what_this_machine_cannot_do_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(PanformerError, match=said):
+def test_unavailable_devices_are_rejected(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PanformerError, match=message):
         ProcessOptions(**options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-def test_without_a_gpu_the_way_out_is_named() -> None:
-    with pytest.raises(
-        PanformerError, match="torch finds no GPUs on this machine; leave the option out to run on the CPU"
-    ):
+def test_without_a_gpu_the_error_says_what_to_do() -> None:
+    with pytest.raises(PanformerError, match="torch finds no GPUs on this machine; omit the option to run on the CPU"):
         ProcessOptions(gpus=1)
 
 
 @pytest.mark.parametrize("options", [ProcessOptions(cpu_processes=1), ProcessOptions(device="cpu")])
-def test_one_process_is_this_one(options: ProcessOptions) -> None:
+def test_a_single_process_is_not_launched(options: ProcessOptions) -> None:
     with joined(options) as process:
         assert process == Process(0, 1, torch.device("cpu")) == Process.single("cpu")
     assert options.processes == 1
@@ -71,7 +69,7 @@ def test_the_device_of_a_process(
     assert device_of(ProcessOptions(**asked), local_rank) == torch.device(device)
 
 
-def test_alone_there_is_nothing_to_share() -> None:
+def test_a_single_process_needs_no_communication() -> None:
     process = Process(0, 1, torch.device("cpu"))
     values = torch.tensor([1, 2])
     assert process.sum(values) is values
@@ -107,8 +105,8 @@ def test_a_second_ctrl_c_interrupts_and_a_second_termination_does_not() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_failure_after_a_request_is_the_stop() -> None:
-    """As a collective fails when its partners have ended by the same signal."""
+def test_a_failure_after_a_stop_request_is_the_stop() -> None:
+    """A collective operation fails like this when the same signal has ended other ranks."""
     with pytest.raises(KeyboardInterrupt), stop_on_signals():
         signal.raise_signal(signal.SIGINT)
         raise RuntimeError("Connection closed by peer")
@@ -117,7 +115,7 @@ def test_a_failure_after_a_request_is_the_stop() -> None:
         raise PanformerError("no space to save")
 
 
-def test_another_thread_may_train_too() -> None:
+def test_training_works_in_another_thread() -> None:
     requests: list[bool] = []
 
     def work() -> None:
@@ -130,20 +128,20 @@ def test_another_thread_may_train_too() -> None:
     assert requests == [False]
 
 
-def test_the_environment_names_what_figures_depend_on() -> None:
+def test_the_environment_has_what_results_depend_on() -> None:
     facts = environment()
     assert facts["torch"] == torch.__version__
     assert facts["gpus"] == [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     assert {"panformer", "python", "platform", "cpus", "threads", "command"} <= set(facts)
 
 
-def test_the_process_knows_the_sampling() -> None:
+def test_the_process_has_the_sampling() -> None:
     with joined(ProcessOptions(device="cpu", sampling="portable")) as process:
         assert process.sampling == "portable"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may run triton's kernels")
-def test_a_sampling_for_another_device_is_one_sentence() -> None:
+def test_a_sampling_for_another_device_is_one_message() -> None:
     with (
         pytest.raises(PanformerError, match="sampling 'triton' requires cuda, but the model is on cpu"),
         joined(ProcessOptions(device="cpu", sampling="triton")),

@@ -1,4 +1,4 @@
-"""Commands that torchrun starts in several processes: they act as one, and give what one process gives."""
+"""Commands started by torchrun: several processes act as one and give the same results."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def free_port() -> int:
 
 
 def logged(run: RunFolder) -> list[dict[str, Any]]:
-    """All that a run logged, but for the time it took."""
+    """Return the rows that a run logged, without the times."""
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.mark.usefixtures("equal_threads")
-def test_training_gives_the_weights_of_processes_that_the_program_started(scenes: Path, tmp_path: Path) -> None:
-    """Dropout is on, so that each process has to have the right random state."""
+def test_training_gives_the_same_weights_as_with_our_launcher(scenes: Path, tmp_path: Path) -> None:
+    """Dropout is on, so each process needs the right random state."""
     recipe = small_recipe(scenes, "train.max_steps=2", "train.images_per_forward=2", "model.dropout=0.2")
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     own, given = RunFolder(tmp_path / "own"), RunFolder(tmp_path / "given")
@@ -64,7 +64,7 @@ def test_training_gives_the_weights_of_processes_that_the_program_started(scenes
 
 
 @pytest.mark.usefixtures("equal_threads")
-def test_evaluation_gives_the_bytes_of_one_process(trained: RunFolder, tmp_path: Path) -> None:
+def test_evaluation_gives_the_same_files_as_one_process(trained: RunFolder, tmp_path: Path) -> None:
     """Three processes on one machine, and one each on two."""
     words = ("evaluate", trained.best, "--metrics", "all", "--out")
     port = free_port()
@@ -81,7 +81,7 @@ def test_evaluation_gives_the_bytes_of_one_process(trained: RunFolder, tmp_path:
     assert files_of(tmp_path / "two") == files_of(tmp_path / "three") == one
 
 
-def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+def test_an_error_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     process = torchrun("evaluate", tmp_path / "nowhere")
     _, err = process.communicate(timeout=SECONDS)
     assert err.count("Error: checkpoint") == 1
@@ -90,8 +90,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     assert process.returncode == 1
 
 
-def test_a_stop_is_saved_and_can_be_gone_on_from(scenes: Path, tmp_path: Path) -> None:
-    """SIGTERM, which torchrun hands on to the processes that read images too."""
+def test_a_stopped_run_is_saved_and_can_be_resumed(scenes: Path, tmp_path: Path) -> None:
+    """torchrun forwards SIGTERM to the data loader workers, too."""
     settings = ("train.epochs=5000", "train.evaluate_every=5000", "train.images_per_forward=2", "data.workers=1")
     recipe = small_recipe(scenes, *settings)
     run = RunFolder(tmp_path / "run")
@@ -108,5 +108,5 @@ def test_a_stop_is_saved_and_can_be_gone_on_from(scenes: Path, tmp_path: Path) -
     step = read_checkpoint(run.last).progress.step
     assert step >= 1
     recipe = small_recipe(scenes, *settings, f"train.max_steps={step + 1}")
-    train(recipe, TrainOptions(run.path, resume=True), ALONE, SilentReporter())  # by any number of processes
+    train(recipe, TrainOptions(run.path, resume=True), ALONE, SilentReporter())  # with any number of processes
     assert [row["step"] for row in logged(run) if row["kind"] == "train"] == list(range(1, step + 2))

@@ -1,4 +1,4 @@
-"""Comparing two sets of records: the figures, what changed, and sets that cannot be compared."""
+"""Comparing two evaluations: metrics, changes, and sets that cannot be compared."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from tests.storage.test_plain_json import nested
 OPTIONS = CompareOptions(resamples=30, seed=2, listed=3)
 
 
-def records_of(noise: float, count: int = 12) -> list[ImageOverlap]:
+def overlaps_of(noise: float, count: int = 12) -> list[ImageOverlap]:
     return [record_of(seed, 100 + seed, noise) for seed in range(count)]
 
 
-def result_of(records: Sequence[ImageOverlap]) -> PanopticResult:
+def result_of(overlaps: Sequence[ImageOverlap]) -> PanopticResult:
     quality = PanopticQuality(TABLE)
-    for record in records:
-        quality.update(record)
+    for overlap in overlaps:
+        quality.update(overlap)
     return quality.result()
 
 
-def folder_of(path: Path, records: Sequence[ImageOverlap]) -> Path:
-    """As an evaluation leaves it."""
+def folder_of(path: Path, overlaps: Sequence[ImageOverlap]) -> Path:
+    """Write a result folder as an evaluation does, and return its path."""
     path.mkdir()
-    (path / "records.jsonl").write_text("".join(json.dumps(record.to_json()) + "\n" for record in records))
-    (path / "metrics.json").write_text(json.dumps({"images": len(records), "categories": TABLE.to_coco()}))
+    (path / "records.jsonl").write_text("".join(json.dumps(overlap.to_json()) + "\n" for overlap in overlaps))
+    (path / "metrics.json").write_text(json.dumps({"images": len(overlaps), "categories": TABLE.to_coco()}))
     return path
 
 
-A, B = records_of(noise=0.4), records_of(noise=0.15)
+A, B = overlaps_of(noise=0.4), overlaps_of(noise=0.15)
 
 
-def test_figures_intervals_and_shares(tmp_path: Path) -> None:
+def test_metrics_intervals_and_shares(tmp_path: Path) -> None:
     found = compare_folders(folder_of(tmp_path / "a", A), folder_of(tmp_path / "b", B[::-1]), OPTIONS)
     before, after = result_of(A), result_of(B)
     assert (found.first, found.second, found.images) == (before, after, 12)
@@ -77,7 +77,7 @@ def test_what_changed_most() -> None:
     assert len(found.classes) == 5
 
 
-def test_swapping_the_sets_turns_every_sign() -> None:
+def test_swapping_the_sets_flips_every_sign() -> None:
     sets = EvaluatedSet("A", TABLE, A), EvaluatedSet("B", TABLE, B)
     forth, back = compare_sets(*sets, OPTIONS), compare_sets(*sets[::-1], OPTIONS)
     assert forth.gained[0].difference == -back.lost[0].difference
@@ -102,10 +102,10 @@ def test_a_class_that_only_one_side_predicts_has_no_difference() -> None:
     (A[3:], B[:11], r"^A has 1 image .*\(111\.jpg\) that B lacks and B has 3 images \(100\.jpg, 101\.jpg, 102\.jpg\) "),
     (A, [], r"A has 12 images \(100\.jpg, .*, 104\.jpg, and 7 more\) that B lacks"),
     (A, [*B[:-1], replace(B[-1], truth=B[-1].truth[::-1])], r"different ground truth for 1 image \(111"),
-    (A, [*B, B[0]], r"^B: image 100 \(100\.jpg\) comes twice; expected every image once"),
+    (A, [*B, B[0]], r"^B: image 100 \(100\.jpg\) appears twice; expected every image once"),
     ([], [], "of 0 images"),
 ])  # fmt: skip
-def test_sets_that_do_not_go_together(first: list[ImageOverlap], second: list[ImageOverlap], message: str) -> None:
+def test_sets_that_cannot_be_compared(first: list[ImageOverlap], second: list[ImageOverlap], message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         compare_sets(EvaluatedSet("A", TABLE, first), EvaluatedSet("B", TABLE, second), OPTIONS)
     assert "\n" not in str(error.value)
@@ -121,32 +121,34 @@ def _spoil(folder: Path, **content: Any) -> None:
     (folder / "metrics.json").write_text(json.dumps(content))
 
 
-def test_folders_that_hold_no_evaluation(tmp_path: Path) -> None:
+def test_folders_without_an_evaluation(tmp_path: Path) -> None:
     good = folder_of(tmp_path / "good", A)
     with pytest.raises(DataError, match=r"none does not exist; expected a folder that .* --annotations GT\.json"):
         compare_folders(good, tmp_path / "none", OPTIONS)
     with pytest.raises(DataError, match=r"metrics\.json is a file; expected a folder"):
         compare_folders(good / "metrics.json", good, OPTIONS)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no metrics\.json; expected the folder of an evaluation by this"):
+    with pytest.raises(DataError, match=r"empty has no metrics\.json; expected the result folder of an evaluation by"):
         compare_folders(good, tmp_path / "empty", OPTIONS)
-    no_records = folder_of(tmp_path / "old", A)
-    (no_records / "records.jsonl").unlink()
-    with pytest.raises(DataError, match=r"old holds no records\.jsonl"):
-        compare_folders(no_records, good, OPTIONS)
-    damaged = folder_of(tmp_path / "damaged", A)
-    _spoil(damaged, images=12)
-    with pytest.raises(DataError, match=r"damaged.metrics\.json is damaged or of another version: KeyError.*evaluate"):
-        compare_folders(good, damaged, OPTIONS)
-    (damaged / "metrics.json").write_text(f'{{"categories": {nested(5000)}}}')
-    with pytest.raises(DataError, match=r"metrics\.json is damaged or of another version: .*levels deep"):
-        compare_folders(good, damaged, OPTIONS)
+    no_overlaps = folder_of(tmp_path / "old", A)
+    (no_overlaps / "records.jsonl").unlink()
+    with pytest.raises(DataError, match=r"old has no records\.jsonl"):
+        compare_folders(no_overlaps, good, OPTIONS)
+    corrupt = folder_of(tmp_path / "corrupt", A)
+    _spoil(corrupt, images=12)
+    with pytest.raises(
+        DataError, match=r"corrupt.metrics\.json is corrupt or from another version: KeyError.*evaluate"
+    ):
+        compare_folders(good, corrupt, OPTIONS)
+    (corrupt / "metrics.json").write_text(f'{{"categories": {nested(5000)}}}')
+    with pytest.raises(DataError, match=r"metrics\.json is corrupt or from another version: .*levels deep"):
+        compare_folders(good, corrupt, OPTIONS)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"image_id": 3}', "null", '"text"'])
-def test_a_damaged_record_is_named(line: str, tmp_path: Path) -> None:
-    good, damaged = folder_of(tmp_path / "good", A), folder_of(tmp_path / "damaged", A[:4])
-    with (damaged / "records.jsonl").open("a") as file:
+def test_a_corrupt_line_is_named(line: str, tmp_path: Path) -> None:
+    good, corrupt = folder_of(tmp_path / "good", A), folder_of(tmp_path / "corrupt", A[:4])
+    with (corrupt / "records.jsonl").open("a") as file:
         file.write(line)
     with pytest.raises(DataError, match=r"records\.jsonl, line 5 is corrupt or truncated: .*; evaluate again"):
-        compare_folders(good, damaged, OPTIONS)
+        compare_folders(good, corrupt, OPTIONS)

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: figures, files, and data that do not belong to it."""
+"""Evaluation of a checkpoint: metrics, files, and data that does not match it."""
 
 from __future__ import annotations
 
@@ -34,37 +34,35 @@ from tests.engine.test_predict import batches_seen
 
 @pytest.fixture(scope="module")
 def evaluated(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder and figures of the trained run, with box and mask AP."""
+    """Return the result folder and metrics of the trained run, with box and mask AP."""
     out = tmp_path_factory.mktemp("evaluated")
     request = EvaluateRequest(trained.best, out, metrics=("panoptic", "bbox", "segm"))
     return out, evaluate(request, ALONE, SilentReporter())
 
 
-def test_the_figures_are_those_of_training(evaluated: tuple[Path, dict[str, Any]], trained: RunFolder) -> None:
-    _, figures = evaluated
+def test_metrics_match_those_of_training(evaluated: tuple[Path, dict[str, Any]], trained: RunFolder) -> None:
+    _, metrics = evaluated
     logged = [json.loads(line) for line in trained.metrics.read_text().splitlines() if '"eval"' in line]
     best = max(logged, key=lambda row: row["pq"])
     for name in ("pq", "sq", "rq"):
-        assert figures["panoptic"]["all"][name] == best[name]
-    assert figures["panoptic"]["stuff"]["pq"] == best["pq_stuff"]
+        assert metrics["panoptic"]["all"][name] == best[name]
+    assert metrics["panoptic"]["stuff"]["pq"] == best["pq_stuff"]
 
 
 def test_every_segment_is_counted(evaluated: tuple[Path, dict[str, Any]], scenes: Path) -> None:
-    _, figures = evaluated
+    _, metrics = evaluated
     data = CocoPanoptic(scenes, "val")
     segments = sum(not segment.is_crowd for sample in data for segment in sample.annotation.segments)
-    rows = figures["panoptic"]["per_class"].values()
+    rows = metrics["panoptic"]["per_class"].values()
     assert sum(row["tp"] + row["fn"] for row in rows) == segments
     assert sum(row["tp"] + row["fp"] for row in rows) > 0, "without predictions nothing was tested"
-    assert figures["images"] == len(data) == 4
-    assert set(figures["bbox"]) >= {"AP"}
-    assert set(figures["segm"]) >= {"AP"}
+    assert metrics["images"] == len(data) == 4
+    assert set(metrics["bbox"]) >= {"AP"}
+    assert set(metrics["segm"]) >= {"AP"}
 
 
-def test_what_an_evaluation_leaves_behind(
-    evaluated: tuple[Path, dict[str, Any]], trained: RunFolder, scenes: Path
-) -> None:
-    out, figures = evaluated
+def test_the_files_of_an_evaluation(evaluated: tuple[Path, dict[str, Any]], trained: RunFolder, scenes: Path) -> None:
+    out, metrics = evaluated
     assert {path.name for path in out.iterdir()} == {
         "panoptic",
         "panoptic.json",
@@ -72,22 +70,22 @@ def test_what_an_evaluation_leaves_behind(
         "analysis.json",
         "records.jsonl",
     }
-    assert json.loads((out / "metrics.json").read_text()) == figures
-    assert figures["checkpoint"] == str(trained.best)
-    assert figures["annotation"] == str(scenes / "annotations" / "panoptic_val.json")
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert metrics["checkpoint"] == str(trained.best)
+    assert metrics["annotation"] == str(scenes / "annotations" / "panoptic_val.json")
     content = json.loads((out / "panoptic.json").read_text())
     data = CocoPanoptic(scenes, "val")
     for index, (image, annotation) in enumerate(zip(content["images"], content["annotations"], strict=True)):
         assert image["id"] == annotation["image_id"] == data.image_info(index).id
         assert image["file_name"] == data.image_info(index).file_name
-        colours = np.asarray(Image.open(out / "panoptic" / annotation["file_name"])).astype(int)
-        ids = colours @ [1, 256, 65536]
+        colors = np.asarray(Image.open(out / "panoptic" / annotation["file_name"])).astype(int)
+        ids = colors @ [1, 256, 65536]
         areas = {segment["id"]: segment["area"] for segment in annotation["segments_info"]}
         assert {int(i): int((ids == i).sum()) for i in np.unique(ids) if i} == areas
 
 
 class _KnownMap(Prediction):
-    """A prediction of which only the panoptic map is known."""
+    """A prediction with only a panoptic map."""
 
     def __init__(self, panoptic: PanopticMap) -> None:
         self._panoptic = panoptic
@@ -101,7 +99,7 @@ class _KnownMap(Prediction):
 
 
 class _Oracle(Predictor):
-    """Predicts the ground truth of a data set, image by image."""
+    """Predict the ground truth of a data set."""
 
     def __init__(self, data: CocoPanoptic) -> None:
         self._categories = data.categories
@@ -127,7 +125,7 @@ def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:
     assert (tmp_path / "panoptic.json").is_file()
     groups = evaluation.panoptic.result()
     assert (groups.all.pq, groups.things.pq, groups.stuff.pq) == (100, 100, 100)
-    # What was written is a data set in itself, and its maps are the ground truth's.
+    # The results are a data set themselves, and its maps are the ground truth's.
     for index, sample in enumerate(data):
         ids = np.asarray(Image.open(tmp_path / "panoptic" / f"{index:06d}.png")).astype(int) @ [1, 256, 65536]
         crowd = [segment.id for segment in sample.annotation.segments if segment.is_crowd]
@@ -135,7 +133,7 @@ def test_the_ground_truth_is_perfect(scenes: Path, tmp_path: Path) -> None:
 
 
 def mixed_scenes(root: Path) -> Path:
-    """A split `val` of scenes of three sizes, in turn."""
+    """Write a split `val` with scenes of three alternating sizes."""
     sizes = [(64, 64), (48, 64), (128, 96)]
     parts = [root / f"{height}x{width}" for height, width in sizes]
     for seed, (part, (height, width)) in enumerate(zip(parts, sizes, strict=True)):
@@ -144,33 +142,33 @@ def mixed_scenes(root: Path) -> Path:
     joined: dict[str, Any] = {**contents[0], "images": [], "annotations": []}
     for folder in ("images/val", "annotations/panoptic_val"):
         (root / folder).mkdir(parents=True)
-    for place in range(9):
-        part, content, row = parts[place % 3], contents[place % 3], place // 3
+    for index in range(9):
+        part, content, row = parts[index % 3], contents[index % 3], index // 3
         image, annotation = content["images"][row], content["annotations"][row]
-        (part / "images/val" / image["file_name"]).rename(root / "images/val" / f"{place}.png")
+        (part / "images/val" / image["file_name"]).rename(root / "images/val" / f"{index}.png")
         (part / "annotations/panoptic_val" / annotation["file_name"]).rename(
-            root / "annotations/panoptic_val" / f"{place}.png"
+            root / "annotations/panoptic_val" / f"{index}.png"
         )
-        joined["images"].append({**image, "id": place, "file_name": f"{place}.png"})
-        joined["annotations"].append({**annotation, "image_id": place, "file_name": f"{place}.png"})
+        joined["images"].append({**image, "id": index, "file_name": f"{index}.png"})
+        joined["annotations"].append({**annotation, "image_id": index, "file_name": f"{index}.png"})
     (root / "annotations" / "panoptic_val.json").write_text(json.dumps(joined))
     return root
 
 
-def test_figures_and_files_do_not_depend_on_the_batch_size(
+def test_metrics_and_files_do_not_depend_on_the_batch_size(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, figures, contents, seen = mixed_scenes(tmp_path / "data"), [], [], batches_seen(monkeypatch)
+    data, results, contents, seen = mixed_scenes(tmp_path / "data"), [], [], batches_seen(monkeypatch)
     for batch_size in (1, 3, 8):
         out = tmp_path / str(batch_size)
         metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
         request = EvaluateRequest(trained.best, out, data, metrics=metrics, batch_size=batch_size)
-        figures.append(evaluate(request, ALONE, SilentReporter()))
+        results.append(evaluate(request, ALONE, SilentReporter()))
         contents.append(json.loads((out / "panoptic.json").read_text()))
     assert seen == 9 * [1] + 3 * [3] + 3 * [3]
-    assert figures[0]["images"] == 9
-    assert sum(row["tp"] + row["fp"] for row in figures[0]["panoptic"]["per_class"].values()) > 0
-    assert [image["file_name"] for image in contents[0]["images"]] == [f"{place}.png" for place in range(9)]
+    assert results[0]["images"] == 9
+    assert sum(row["tp"] + row["fp"] for row in results[0]["panoptic"]["per_class"].values()) > 0
+    assert [image["file_name"] for image in contents[0]["images"]] == [f"{index}.png" for index in range(9)]
     rows = [
         [segment for annotation in content["annotations"] for segment in annotation["segments_info"]]
         for content in contents
@@ -179,38 +177,38 @@ def test_figures_and_files_do_not_depend_on_the_batch_size(
     for other in (1, 2):
         assert contents[other] == contents[0]
         assert scores[other] == pytest.approx(scores[0], abs=1e-5)
-        assert figures[other]["panoptic"] == figures[0]["panoptic"]
+        assert results[other]["panoptic"] == results[0]["panoptic"]
         for metric in ("bbox", "segm"):
-            assert figures[other][metric] == pytest.approx(figures[0][metric], abs=1e-6)
+            assert results[other][metric] == pytest.approx(results[0][metric], abs=1e-6)
 
 
 def test_another_split_and_another_root(trained: RunFolder, tmp_path: Path) -> None:
     other = small_scenes(tmp_path / "other", 2, 1)
-    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "out", other, "train"), ALONE, SilentReporter())
-    assert figures["images"] == 2
+    metrics = evaluate(EvaluateRequest(trained.best, tmp_path / "out", other, "train"), ALONE, SilentReporter())
+    assert metrics["images"] == 2
 
 
-def test_data_of_other_categories_are_refused(trained: RunFolder, tmp_path: Path) -> None:
+def test_data_with_other_categories_is_rejected(trained: RunFolder, tmp_path: Path) -> None:
     write_coco(tmp_path / "coco")
     request = EvaluateRequest(trained.best, tmp_path / "out", tmp_path / "coco")
-    with pytest.raises(DataError, match=r"best\.safetensors knows 11 categories and .*coco has 3, and their ids or"):
+    with pytest.raises(DataError, match=r"best\.safetensors has 11 categories and .*coco has 3, and their ids or"):
         evaluate(request, ALONE, SilentReporter())
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_that_names_no_data_needs_them_told(scenes: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_data_set_needs_one(scenes: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "a.safetensors", scenes, "data.root=")
     assert read_checkpoint(path).recipe.data.root == ""
-    with pytest.raises(PanformerError, match="the checkpoint names none; give its folder with --data ROOT"):
+    with pytest.raises(PanformerError, match="the checkpoint does not name one; give its folder with --data ROOT"):
         evaluate(EvaluateRequest(path, tmp_path / "out"), ALONE, SilentReporter())
 
 
-def test_a_run_is_no_place_for_results(trained: RunFolder) -> None:
-    with pytest.raises(PanformerError, match="holds a training run; choose another folder"):
+def test_results_are_not_written_into_a_run(trained: RunFolder) -> None:
+    with pytest.raises(PanformerError, match="has a training run; choose another folder"):
         evaluate(EvaluateRequest(trained.best, trained.path), ALONE, SilentReporter())
 
 
-def test_a_damaged_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path) -> None:
+def test_a_corrupt_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 2)
     image = data / "images" / "val" / "000001.png"
     image.write_bytes(image.read_bytes()[:100])
@@ -219,7 +217,7 @@ def test_a_damaged_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path)
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_images_of_one_name_and_two_kinds_keep_a_png_each(tmp_path: Path) -> None:
+def test_images_that_differ_only_in_suffix_have_separate_pngs(tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 2)
     images, path = data / "images" / "val", data / "annotations" / "panoptic_val.json"
     Image.open(images / "000001.png").save(images / "000000.jpg")

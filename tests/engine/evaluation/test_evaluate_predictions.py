@@ -1,4 +1,4 @@
-"""Predictions on disk: files, records, and the same digits from any number of processes."""
+"""Predictions on disk: files, image overlaps, and identical results from any number of processes."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_is_left_behind(tmp_path: Path) -> None:
+def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data")
-    figures = evaluate_predictions(request_of(pairs, tmp_path / "out"), ALONE, QUIET)
+    metrics = evaluate_predictions(request_of(pairs, tmp_path / "out"), ALONE, QUIET)
     assert set(contents(tmp_path / "out")) == {"metrics.json", "analysis.json", "records.jsonl"}
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == figures
-    assert figures["annotation"] == str(pairs.truth.json)
-    assert figures["predictions"] == str(pairs.prediction.json)
-    assert (figures["truth_pngs"], figures["predicted_pngs"]) == (str(pairs.truth.pngs), str(pairs.prediction.pngs))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    assert metrics["annotation"] == str(pairs.truth.json)
+    assert metrics["predictions"] == str(pairs.prediction.json)
+    assert (metrics["truth_pngs"], metrics["predicted_pngs"]) == (str(pairs.truth.pngs), str(pairs.prediction.pngs))
     analysis = json.loads((tmp_path / "out" / "analysis.json").read_text())
-    assert analysis["causes"]["all"]["total"] == pytest.approx(100 - figures["panoptic"]["all"]["pq"], abs=1e-9)
-    low, high = figures["intervals"]["things"]["pq"]
+    assert analysis["causes"]["all"]["total"] == pytest.approx(100 - metrics["panoptic"]["all"]["pq"], abs=1e-9)
+    low, high = metrics["intervals"]["things"]["pq"]
     ious = [100 * true_iou(number)[0] for number in range(3)]
-    assert min(ious) <= low <= figures["panoptic"]["things"]["pq"] <= high <= max(ious)
+    assert min(ious) <= low <= metrics["panoptic"]["things"]["pq"] <= high <= max(ious)
 
 
-def test_the_records_are_those_of_the_images_in_order(tmp_path: Path) -> None:
+def test_overlaps_are_in_the_order_of_the_images(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data")
     evaluate_predictions(request_of(pairs, tmp_path / "out"), ALONE, QUIET)
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
-    records = [ImageOverlap.from_json(json.loads(line)) for line in lines]
-    assert [(record.image_id, record.file_name) for record in records] == [(100 + k, f"{k}.jpg") for k in range(3)]
-    for number, record in enumerate(records):
-        assert record.size == (40, 60)
-        assert record.predicted_pixels.tolist() == [1200 - 10 * (20 + number), 10 * (20 + number)]
-        assert [segment.score for segment in record.predictions] == [0.5, 1.0]
-        assert int(record.overlap.sum()) == 40 * 60
+    overlaps = [ImageOverlap.from_json(json.loads(line)) for line in lines]
+    assert [(overlap.image_id, overlap.file_name) for overlap in overlaps] == [(100 + k, f"{k}.jpg") for k in range(3)]
+    for number, overlap in enumerate(overlaps):
+        assert overlap.size == (40, 60)
+        assert overlap.predicted_pixels.tolist() == [1200 - 10 * (20 + number), 10 * (20 + number)]
+        assert [segment.score for segment in overlap.predictions] == [0.5, 1.0]
+        assert int(overlap.overlap.sum()) == 40 * 60
 
 
-def test_equals_the_plain_loop_on_maps_that_hold_every_case(tmp_path: Path) -> None:
+def test_metrics_match_a_plain_loop_on_maps_with_every_case(tmp_path: Path) -> None:
     made = seeded_pairs(60, seed=21)
     annotation, truth_pngs, predictions, predicted_pngs = written(made, tmp_path / "data")
     content = json.loads(annotation.read_text())
@@ -84,7 +84,7 @@ def test_equals_the_plain_loop_on_maps_that_hold_every_case(tmp_path: Path) -> N
     assert len(reporter.warnings) == 1  # wrong areas and unlisted ids are among the cases
 
 
-def test_the_order_of_the_images_changes_no_digit(tmp_path: Path) -> None:
+def test_metrics_do_not_depend_on_the_order_of_the_images(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data", 12)
     before = evaluate_predictions(request_of(pairs, tmp_path / "before"), ALONE, QUIET)
     for side in (pairs.truth, pairs.prediction):
@@ -119,7 +119,7 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path: Path) -> None:
     assert warnings == 3 * [warnings[0]]
 
 
-def test_a_failure_leaves_what_was_there_before(tmp_path: Path) -> None:
+def test_a_failure_keeps_earlier_results(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data", 2)
     evaluate_predictions(request_of(pairs, tmp_path / "out"), ALONE, QUIET)
     before = contents(tmp_path / "out")
@@ -130,14 +130,14 @@ def test_a_failure_leaves_what_was_there_before(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == before
 
 
-def test_a_run_is_no_place_for_figures(tmp_path: Path) -> None:
+def test_results_are_not_written_into_a_run_or_a_file(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data", 1)
     (tmp_path / "out").write_text("a file")
     with pytest.raises(PanformerError, match="is a file; expected a folder"):
         evaluate_predictions(request_of(pairs, tmp_path / "out"), ALONE, QUIET)
 
 
-def test_what_an_interrupted_evaluation_of_a_model_left_is_kept(tmp_path: Path) -> None:
+def test_the_log_of_an_interrupted_model_evaluation_is_kept(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "data", 1)
     kept = tmp_path / "out" / ".parts" / "0.jsonl"
     kept.parent.mkdir(parents=True)

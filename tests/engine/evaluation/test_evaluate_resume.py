@@ -1,4 +1,4 @@
-"""An evaluation that was stopped and begun again: nothing done is done twice, and no byte differs."""
+"""Resuming an interrupted evaluation: no image is predicted twice, and the files are identical."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ QUIET = SilentReporter()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below `folder`, the hidden ones too."""
+    """Return all files in `folder`, including hidden ones."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all evaluations go, as metrics.json names it; emptied before each."""
+    """The folder of all evaluations, since metrics.json contains its path; emptied before each test."""
     return tmp_path_factory.mktemp("evaluations") / "out"
 
 
 @pytest.fixture(scope="module")
 def whole(trained: RunFolder, place: Path) -> dict[str, bytes]:
-    """The files of an evaluation that nothing interrupted."""
-    figures = evaluate(request_of(trained, place), ALONE, QUIET)
-    assert sum(row["tp"] + row["fp"] for row in figures["panoptic"]["per_class"].values()) > 0, "nothing was predicted"
+    """Return the files of an uninterrupted evaluation."""
+    metrics = evaluate(request_of(trained, place), ALONE, QUIET)
+    assert sum(row["tp"] + row["fp"] for row in metrics["panoptic"]["per_class"].values()) > 0, "nothing was predicted"
     return contents(place)
 
 
@@ -64,7 +64,7 @@ def request_of(trained: RunFolder, out: Path, **others: Any) -> EvaluateRequest:
 
 
 def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Ctrl-C as soon as `images` are written; the places of those that were, in a list that goes on growing."""
+    """Raise KeyboardInterrupt after `images` are written; return a list that collects their indices."""
     added: list[int] = []
     add = PanopticResults.add
 
@@ -86,7 +86,7 @@ def interrupt(trained: RunFolder, out: Path, images: int, **others: Any) -> None
 
 
 @pytest.mark.parametrize("images", range(IMAGES))
-def test_done_images_are_not_predicted_again(
+def test_finished_images_are_not_predicted_again(
     images: int, trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(trained, out, images)
@@ -106,7 +106,7 @@ def test_stopped_twice(trained: RunFolder, out: Path, whole: dict[str, bytes], m
     assert contents(out) == whole
 
 
-def test_without_resume_all_is_done_anew(
+def test_without_resume_all_images_are_predicted_again(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(trained, out, 3)
@@ -116,13 +116,13 @@ def test_without_resume_all_is_done_anew(
     assert contents(out) == whole
 
 
-def test_stopped_while_the_figures_are_made(
+def test_stopped_while_the_metrics_are_written(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All images are counted; whatever is stopped then, none of them is predicted again."""
+    """If the evaluation stops after the last image, no image is predicted again."""
     for name in (
-        "panformer_cli.engine.evaluation.evaluate.write_figures",
-        "panformer_cli.engine.results.write_records",
+        "panformer_cli.engine.evaluation.evaluate.write_metrics",
+        "panformer_cli.engine.results.write_overlaps",
     ):
         with pytest.MonkeyPatch.context() as patch:
 
@@ -138,7 +138,7 @@ def test_stopped_while_the_figures_are_made(
     assert contents(out) == whole
 
 
-def last_line_torn(out: Path) -> None:
+def truncated_last_line(out: Path) -> None:
     path = out / LINES / "0.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
@@ -160,10 +160,10 @@ def without_a_png(out: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "predicted"),
-    [(last_line_torn, 2), (last_line_of_zeros, 1), (without_newline, 1), (without_a_png, 2)],
+    [(truncated_last_line, 2), (last_line_of_zeros, 1), (without_newline, 1), (without_a_png, 2)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_a_crash_leaves_is_mended(
+def test_files_of_a_crash_are_repaired(
     damage: Callable[[Path], None],
     predicted: int,
     trained: RunFolder,
@@ -179,7 +179,7 @@ def test_what_a_crash_leaves_is_mended(
     assert contents(out) == whole
 
 
-def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Path) -> None:
+def test_other_settings_are_rejected(trained: RunFolder, out: Path, tmp_path: Path) -> None:
     interrupt(trained, out, 2)
     request = request_of(trained, out, resume=True)
     copy = tmp_path / "copy.safetensors"
@@ -202,18 +202,18 @@ def test_other_settings_are_refused(trained: RunFolder, out: Path, tmp_path: Pat
         assert contents(out) == before
 
 
-def test_one_that_had_ended_keeps_its_figures_and_says_so(
+def test_a_complete_evaluation_is_reported_and_kept(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = evaluate(request_of(trained, out), ALONE, QUIET)
+    metrics = evaluate(request_of(trained, out), ALONE, QUIET)
     seen, reporter = batches_seen(monkeypatch), StopAfter()
-    assert evaluate(request_of(trained, out, resume=True), ALONE, reporter) == figures
+    assert evaluate(request_of(trained, out, resume=True), ALONE, reporter) == metrics
     assert seen == []
-    assert reporter.messages == [f"The evaluation in {out} had ended: these are its figures; --resume changes nothing"]
+    assert reporter.messages == [f"The evaluation in {out} is already complete; showing its results"]
     assert contents(out) == whole
 
 
-def test_one_that_had_ended_with_other_settings_is_not_taken_for_it(trained: RunFolder, out: Path) -> None:
+def test_a_complete_evaluation_with_other_settings_is_rejected(trained: RunFolder, out: Path) -> None:
     evaluate(request_of(trained, out), ALONE, QUIET)
     request, before = request_of(trained, out, resume=True), contents(out)
     for named, changed in (
@@ -221,30 +221,32 @@ def test_one_that_had_ended_with_other_settings_is_not_taken_for_it(trained: Run
         ("bootstrap", replace(request, resamples=21)),
         ("metrics, precision", replace(request, metrics=("panoptic",), precision="bf16")),
     ):
-        with pytest.raises(PanformerError, match=rf"out holds an evaluation with another {named}; --resume keeps only"):
+        with pytest.raises(
+            PanformerError, match=rf"out has an evaluation with different settings \({named}\); --resume needs"
+        ):
             evaluate(changed, ALONE, QUIET)
         assert contents(out) == before
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{"])
-def test_figures_of_unknown_origin_are_made_anew(
+def test_metrics_of_unknown_origin_are_computed_again(
     content: str, trained: RunFolder, out: Path, whole: dict[str, bytes]
 ) -> None:
-    """As an evaluation of predictions on disk leaves them, or another program."""
+    """They can be from an evaluation of predictions on disk, or from another program."""
     out.mkdir()
     (out / "metrics.json").write_text(content)
     evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert contents(out) == whole
 
 
-def test_old_figures_go_before_the_first_new_prediction(trained: RunFolder, out: Path) -> None:
+def test_old_metrics_are_deleted_before_the_first_new_prediction(trained: RunFolder, out: Path) -> None:
     evaluate(request_of(trained, out), ALONE, QUIET)
     (out / "notes.txt").write_text("mine")
     interrupt(trained, out, 1, split="train")
     assert {path.name for path in out.iterdir()} == {"panoptic", ".parts", "notes.txt"}
 
 
-def test_a_wrong_request_leaves_old_figures(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
+def test_an_invalid_request_keeps_old_metrics(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
     evaluate(request_of(trained, out), ALONE, QUIET)
     with pytest.raises(PanformerError):
         evaluate(request_of(trained, out, split="none"), ALONE, QUIET)
@@ -259,7 +261,9 @@ def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Pa
         evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
 
 
-def test_resuming_what_was_never_begun_begins_it(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
+def test_resuming_without_earlier_results_starts_an_evaluation(
+    trained: RunFolder, out: Path, whole: dict[str, bytes]
+) -> None:
     evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert contents(out) == whole
 
@@ -277,7 +281,7 @@ count = 0
 
 def killed(self, index, content):
     global count
-    if count == 2:  # the PNG of the third image is there, half of its line too
+    if count == 2:  # the PNG of the third image and half of its line are written
         self.folder.joinpath("0.jsonl").open("ab").write(b'{"index": 2, "ima')
         os.kill(os.getpid(), signal.SIGKILL)
     append(self, index, content)
@@ -291,11 +295,11 @@ evaluate(request, Process.single(), SilentReporter())
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on(
+def test_a_killed_evaluation_can_be_resumed(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [sys.executable, "-c", KILLED, str(trained.best), str(out), *METRICS]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # equal digits need equally many
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # identical results need the same number
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, **threads})
     assert done.returncode == -signal.SIGKILL, done.stderr
     seen = batches_seen(monkeypatch)
@@ -309,8 +313,10 @@ def evaluate_quietly(process: Process, request: EvaluateRequest) -> None:
 
 
 @pytest.mark.slow
-def test_begun_by_one_process_and_ended_by_two(trained: RunFolder, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All have one thread: then equal digits are promised."""
+def test_one_process_starts_and_two_processes_finish(
+    trained: RunFolder, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes have one thread, which makes the results identical."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

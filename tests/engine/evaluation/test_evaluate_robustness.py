@@ -1,4 +1,4 @@
-"""PQ of a checkpoint under corruptions: against a plain evaluation of the same images, and what is kept."""
+"""PQ of a checkpoint under corruptions: compared with a plain evaluation, and resuming."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def measure_in(process: Process, request: RobustnessRequest) -> dict[str, Any]:
 
 def test_clean_images_give_the_pq_of_an_evaluation(trained: RunFolder, tmp_path: Path) -> None:
     content = measure(trained, tmp_path / "corrupted")
-    figures = evaluate(EvaluateRequest(trained.best, tmp_path / "clean", resamples=0), ALONE, QUIET)
-    assert content["clean"] == figures["panoptic"]["all"]["pq"]
+    metrics = evaluate(EvaluateRequest(trained.best, tmp_path / "clean", resamples=0), ALONE, QUIET)
+    assert content["clean"] == metrics["panoptic"]["all"]["pq"]
     assert content["images"] == 4
     assert content["paper"] is None
 
@@ -67,7 +67,7 @@ def test_corrupted_images_give_the_pq_of_a_plain_loop(trained: RunFolder, scenes
     assert json.loads((tmp_path / "robustness.json").read_text()) == content
 
 
-def test_what_is_measured_is_not_measured_again(
+def test_finished_corruptions_are_not_evaluated_again(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = measure(trained, tmp_path, "fog")
@@ -75,33 +75,33 @@ def test_what_is_measured_is_not_measured_again(
     assert measure(trained, tmp_path, "fog") == before
     assert seen == []
     more = measure(trained, tmp_path, "fog,snow")
-    assert seen == 4 * [1]  # the snow alone
+    assert seen == 4 * [1]  # only the snow
     assert [row["corruption"] for row in more["rows"]] == ["fog", "snow"]
 
 
-def test_figures_of_other_images_are_not_mixed(trained: RunFolder, tmp_path: Path) -> None:
+def test_results_of_other_images_are_rejected(trained: RunFolder, tmp_path: Path) -> None:
     assert measure(trained, tmp_path, images=2)["images"] == 2
-    with pytest.raises(PanformerError, match="choose another folder, or delete this one's figures"):
+    with pytest.raises(PanformerError, match="choose another folder, or delete the results in this one"):
         measure(trained, tmp_path, images=3)
 
 
-def test_figures_of_a_checkpoint_that_was_trained_on_are_not_kept(trained: RunFolder, tmp_path: Path) -> None:
+def test_results_of_a_changed_checkpoint_are_rejected(trained: RunFolder, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     run.best.write_bytes(trained.best.read_bytes())
     measure(run, tmp_path / "out")
     os.utime(run.best, ns=(0, 0))
-    with pytest.raises(PanformerError, match="was measured with checkpoint"):
+    with pytest.raises(PanformerError, match="was computed with checkpoint"):
         measure(run, tmp_path / "out")
 
 
-def test_a_run_is_no_place_for_figures(trained: RunFolder) -> None:
-    with pytest.raises(PanformerError, match="holds a training run; choose another folder"):
+def test_results_are_not_written_into_a_run(trained: RunFolder) -> None:
+    with pytest.raises(PanformerError, match="has a training run; choose another folder"):
         measure(trained, trained.path)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(
+def test_two_processes_give_the_results_of_one(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

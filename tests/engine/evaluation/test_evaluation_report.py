@@ -1,4 +1,4 @@
-"""The report and the cross-check of an evaluation, from nothing but its folder."""
+"""The report and the cross-check of an evaluation, from its result folder alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUIET = SilentReporter()
 
 @pytest.fixture(scope="module")
 def evaluated(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an evaluation of the trained run."""
+    """Return the result folder of an evaluation of the trained run."""
     out = tmp_path_factory.mktemp("evaluated")
     evaluate(EvaluateRequest(trained.best, out, resamples=10), ALONE, QUIET)
     return out
@@ -40,9 +40,9 @@ def test_a_report_of_a_checkpoint(evaluated: Path, tmp_path: Path) -> None:
     page = report_evaluation(evaluated, tmp_path / "report", QUIET)
     assert page == tmp_path / "report" / "index.html"
     text = page.read_text(encoding="utf-8")
-    figures = json.loads((evaluated / "metrics.json").read_text())
+    metrics = json.loads((evaluated / "metrics.json").read_text())
     for name in ("all", "things", "stuff"):
-        assert f"{figures['panoptic'][name]['pq']:.1f}" in text
+        assert f"{metrics['panoptic'][name]['pq']:.1f}" in text
     for number in range(4):
         assert f"{number:06d}.png" in text
 
@@ -67,14 +67,14 @@ def test_a_missing_file_is_named(name: str, said: str, evaluated: Path, tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_names_that_point_outside_are_refused(tmp_path: Path) -> None:
+def test_names_that_point_outside_are_rejected(tmp_path: Path) -> None:
     pairs, out = offline(tmp_path)
     pairs.truth.edit(lambda content: content["images"][1].update(file_name="../../secret.jpg"))
     with pytest.raises(PanformerError, match=r"'\.\./\.\./secret\.jpg' points outside"):
         report_evaluation(out, tmp_path / "report", QUIET)
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+def test_a_truncated_line_is_named(tmp_path: Path) -> None:
     _, out = offline(tmp_path)
     records = out / "records.jsonl"
     records.write_text(records.read_text()[:-30])
@@ -85,7 +85,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [(b'"image_id": ', b'"image_id": []}\xff'), (b'"image_id": 100', b'"image_id": [100]')]
 )
-def test_records_that_cannot_be_read_are_named(before: bytes, after: bytes, tmp_path: Path) -> None:
+def test_lines_that_cannot_be_read_are_named(before: bytes, after: bytes, tmp_path: Path) -> None:
     _, out = offline(tmp_path)
     records = out / "records.jsonl"
     content = records.read_bytes()
@@ -95,13 +95,13 @@ def test_records_that_cannot_be_read_are_named(before: bytes, after: bytes, tmp_
         report_evaluation(out, tmp_path / "report", QUIET)
 
 
-def test_panopticapi_agrees_with_a_checkpoints_figures(evaluated: Path) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
+def test_panopticapi_agrees_with_the_metrics_of_a_checkpoint(evaluated: Path) -> None:
+    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed")
     check_against_panopticapi(evaluated)
 
 
-def test_panopticapi_disagrees_with_other_records(tmp_path: Path) -> None:
-    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed; it is compared with")
+def test_panopticapi_disagrees_with_changed_overlaps(tmp_path: Path) -> None:
+    pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed")
     pairs, out = offline(tmp_path)
     check_against_panopticapi(out)
     pairs.truth.edit(lambda content: content["annotations"][0]["segments_info"][1].update(area=150))
@@ -109,15 +109,15 @@ def test_panopticapi_disagrees_with_other_records(tmp_path: Path) -> None:
         check_against_panopticapi(out)
 
 
-def test_without_panopticapi_nothing_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cross_check_needs_panopticapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, out = offline(tmp_path)
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     with pytest.raises(PanformerError, match="panopticapi, which is not installed"):
         check_against_panopticapi(out)
 
 
-def test_the_folder_of_the_data_can_hold_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of files inside are stored relative to the folder, and found from any other."""
+def test_an_evaluation_can_be_in_the_folder_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in the result folder are stored as relative paths, and found from any current folder."""
     pairs = write_pairs(tmp_path / "data")
     out = tmp_path / "data"
     evaluate_predictions(PredictionsRequest(pairs.prediction.json, pairs.truth.json, out, resamples=10), ALONE, QUIET)

@@ -1,4 +1,4 @@
-"""The report of an evaluation, from records and files to the page and its pictures."""
+"""The report of an evaluation: the page and its images."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Evaluated:
         data = CocoPanoptic(folder / "data", "val")
         self.categories = data.categories
         self.files: dict[int | str, ImageFiles] = {}
-        self.records: list[ImageOverlap] = []
+        self.overlaps: list[ImageOverlap] = []
         for index, sample in enumerate(data):
             png = folder / "predictions" / f"{index}.png"
             prediction = self.prediction(index, sample.annotation)
             write_panoptic_png(png, prediction.ids)
             self.files[sample.image_id] = ImageFiles(data.image_path(index), data.png_path(index), png)
-            self.records.append(compare(prediction, sample.annotation, sample.image_id, sample.file_name))
+            self.overlaps.append(compare(prediction, sample.annotation, sample.image_id, sample.file_name))
 
     def prediction(self, index: int, truth: PanopticMap) -> PanopticMap:
         ids = np.select([truth.ids == 300, truth.ids > 300], [1, 2]).astype(np.int32)
@@ -54,8 +54,8 @@ class Evaluated:
 
     def metrics(self) -> dict[str, Any]:
         quality = PanopticQuality(self.categories)
-        for record in self.records:
-            quality.update(record)
+        for overlap in self.overlaps:
+            quality.update(overlap)
         result = quality.result()
         groups = {name: asdict(getattr(result, name)) for name in ("all", "things", "stuff")}
         per_class = {str(row.category_id): asdict(row) for row in result.categories if row.counts}
@@ -64,14 +64,14 @@ class Evaluated:
 
     def analysis(self) -> dict[str, Any]:
         analysis = PanopticAnalysis(self.categories)
-        for record in self.records:
-            analysis.update(record)
+        for overlap in self.overlaps:
+            analysis.update(overlap)
         content: dict[str, Any] = json.loads(json.dumps(analysis.to_json()))
         return content
 
-    def write(self, out: Path, records: Iterator[ImageOverlap] | None = None, **changes: Any) -> Path:
+    def write(self, out: Path, overlaps: Iterator[ImageOverlap] | None = None, **changes: Any) -> Path:
         request = ReportRequest(out, self.metrics(), self.analysis(), self.categories, self.files.__getitem__)
-        return write_report(replace(request, **changes), records or iter(self.records), 3, SilentReporter())
+        return write_report(replace(request, **changes), overlaps or iter(self.overlaps), 3, SilentReporter())
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def page_of(path: Path) -> tuple[Html, list[dict[str, Any]]]:
     return page, json.loads(page.raw["application/json"])
 
 
-def test_the_page_and_its_pictures(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_the_page_and_its_images(evaluated: Evaluated, tmp_path: Path) -> None:
     path = evaluated.write(tmp_path / "out")
     assert path == tmp_path / "out" / "index.html"
     page, images = page_of(path)
@@ -130,7 +130,9 @@ def test_the_number_of_close_ups(evaluated: Evaluated, tmp_path: Path, monkeypat
     assert page.text.count("2.png") == 2  # in the list, and in the table of the worst
 
 
-def test_without_photos_maps_are_shown_and_without_maps_the_list(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_without_photos_the_page_shows_maps_and_without_maps_only_the_list(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
     everything = dict(evaluated.files)
     evaluated.files = {key: replace(files, photo=None) for key, files in everything.items()}
     page, images = page_of(evaluated.write(tmp_path / "maps"))
@@ -140,16 +142,16 @@ def test_without_photos_maps_are_shown_and_without_maps_the_list(evaluated: Eval
     assert images == [] and len(page.all("img")) == 3
 
 
-def test_hostile_names_stay_text(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_names_are_escaped(evaluated: Evaluated, tmp_path: Path) -> None:
     name = '</script><script>alert("1")</script>/../../x.jpg'
-    evaluated.records[1] = replace(evaluated.records[1], file_name=name)
+    evaluated.overlaps[1] = replace(evaluated.overlaps[1], file_name=name)
     path = evaluated.write(tmp_path / "out")
     page, images = page_of(path)
     assert images[0]["name"] == name and name in page.text and len(page.all("script")) == 2
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["images", "index.html"]
 
 
-def test_files_that_do_not_fit_are_named(evaluated: Evaluated, tmp_path: Path) -> None:
+def test_files_that_do_not_match_are_named(evaluated: Evaluated, tmp_path: Path) -> None:
     files = evaluated.files[101]
     assert files.photo and files.prediction
     write_panoptic_png(files.prediction, np.ones((20, 60), np.int32))
@@ -158,7 +160,7 @@ def test_files_that_do_not_fit_are_named(evaluated: Evaluated, tmp_path: Path) -
     files.prediction.unlink()
     with pytest.raises(PanformerError, match=r"the panoptic PNG .*1.png is missing"):
         evaluated.write(tmp_path / "out")
-    files.photo.write_bytes(b"no picture")
+    files.photo.write_bytes(b"not an image")
     with pytest.raises(PanformerError, match=r"1.png cannot be decoded"):
         evaluated.write(tmp_path / "out")
     assert not (tmp_path / "out" / "index.html").exists()
@@ -166,7 +168,7 @@ def test_files_that_do_not_fit_are_named(evaluated: Evaluated, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_five_thousand_images_are_read_once_and_fit_a_page(evaluated: Evaluated, tmp_path: Path) -> None:
-    wrong = evaluated.records[1]
+    wrong = evaluated.overlaps[1]
 
     def stream() -> Iterator[ImageOverlap]:
         for number in range(5000):
@@ -176,5 +178,5 @@ def test_five_thousand_images_are_read_once_and_fit_a_page(evaluated: Evaluated,
     path = evaluated.write(tmp_path / "out", stream(), files=lambda _: files)
     page, images = page_of(path)
     assert len(page.all("tr")) > 5000 and len(images) == 24
-    assert [image["name"][-8:] for image in images[:2]] == ["0000.jpg", "0001.jpg"]  # equally bad: the first come first
+    assert [image["name"][-8:] for image in images[:2]] == ["0000.jpg", "0001.jpg"]  # ties keep the order of the images
     assert path.stat().st_size < 5e6

@@ -1,4 +1,4 @@
-"""The report in a real browser: it loads without a complaint, sorts, filters, toggles layers and names segments."""
+"""The report in a real browser: loading, sorting, filtering, toggling layers and naming segments."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser(started: Browser, page: Path) -> Iterator[Browser]:
-    """At the page; after the test nothing may stand on its console."""
+    """Open the page; after the test its console must be empty."""
     started.open(page)
     yield started
     assert started.problems == []
 
 
 def names(browser: Browser) -> list[str]:
-    """The visible rows of the list of images."""
+    """Return the visible rows of the list of images."""
     found: list[str] = browser.run(
         f"[...{ALL_IMAGES}.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent)"
     )
@@ -54,7 +54,7 @@ def visible(browser: Browser, part: str) -> bool:
 
 
 def point_at(browser: Browser, column: float, row: float) -> str:
-    """Move the mouse to a pixel of the image; what the tip says."""
+    """Move the mouse to a pixel of the image, and return the tooltip."""
     left, top, width, height = browser.run(
         "(stage => (stage.scrollIntoView({block: 'center'}), stage = stage.getBoundingClientRect(), "
         "[stage.x, stage.y, stage.width, stage.height]))(document.querySelector('.stage'))"
@@ -64,7 +64,7 @@ def point_at(browser: Browser, column: float, row: float) -> str:
     return text
 
 
-def test_pictures_load_from_the_disk(browser: Browser) -> None:
+def test_images_load_from_disk(browser: Browser) -> None:
     loaded = browser.run(
         "(async () => { const all = [...document.images].filter(image => image.getAttribute('src'));"
         "for (const image of all) { image.loading = 'eager'; await image.decode(); }"
@@ -88,7 +88,7 @@ def test_a_click_on_a_heading_sorts(browser: Browser) -> None:
 
 
 def test_a_text_filters_rows(browser: Browser) -> None:
-    # the table of a few rows has no box: it gets one, as a longer one has
+    # a short table has no filter box, so add the one of a long table
     browser.run(
         f"{ALL_IMAGES}.closest('.table').insertAdjacentHTML('afterbegin', "
         "'<p class=filter><input type=search><output></output></p>')"
@@ -102,7 +102,7 @@ def test_a_text_filters_rows(browser: Browser) -> None:
 
 @pytest.fixture(scope="module")
 def long_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 1500 images, image k with k + 1 missed segments."""
+    """Write a page of 1500 images; image k has k + 1 missed segments."""
     scores = [ImageScore(k, f"{k}.jpg", 0, 0, k + 1, (k + 1) / 2, 0.0) for k in range(1500)]
     path = tmp_path_factory.mktemp("long") / "index.html"
     write_report_page(path, ReportPage("long", [], [], [], scores, [""] * 1500))
@@ -139,7 +139,7 @@ def test_layers_toggle_by_key_and_by_click(browser: Browser) -> None:
 
 def test_layers_show_what_was_evaluated(browser: Browser) -> None:
     errors = browser.run(f"{PAINTED}('errors')")
-    box = 10 * 21  # taken for a ball: missed, and the ball is false
+    box = 10 * 21  # predicted as a ball: the box is missed, and the ball is false
     assert errors == {"214 40 190 255": box, "0 0 0 0": 40 * 60 - box}
     truth = browser.run(f"{PAINTED}('truth')")
     assert truth["0 0 0 0"] > 1000 and len(truth) == 5  # void, three segments, white borders
@@ -186,8 +186,8 @@ def test_segments_are_listed_and_outlined_by_keyboard(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(("size", "scheme"), [((1280, 900), "light"), ((1280, 900), "dark"), ((390, 844), "light")])
-def test_looks(browser: Browser, page: Path, tmp_path: Path, size: tuple[int, int], scheme: str) -> None:
-    """Nothing is wider than the window, and the ground is as light or dark as asked for."""
+def test_layout_and_colors(browser: Browser, page: Path, tmp_path: Path, size: tuple[int, int], scheme: str) -> None:
+    """Nothing is wider than the window, and the background matches the color scheme."""
     browser.open(page, size, scheme)
     assert browser.run("document.documentElement.scrollWidth") <= size[0]
     red = int(browser.run("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0])

@@ -1,4 +1,4 @@
-"""PQ under corruptions: which images, what is kept, the means, and the paper's numbers."""
+"""PQ under corruptions: selected images, resuming, means, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GreyImages:
 
 
 class MeanGrey:
-    """A stand-in for a model: its "PQ" is the mean grey level; counts its calls."""
+    """A fake model whose "PQ" is the mean gray level; it counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -81,14 +81,14 @@ def test_corrupted_images_keep_their_annotation(tmp_path: Path) -> None:
         assert (after.image_id, after.file_name) == (before.image_id, before.file_name)
 
 
-def test_an_image_is_corrupted_alike_in_every_choice() -> None:
+def test_an_image_is_corrupted_the_same_way_in_every_subset() -> None:
     alone = CorruptedImages(GreyImages(), "shot_noise", 3, 0)[7].image
     assert (CorruptedImages(GreyImages(), "shot_noise", 3, 0)[6].image != alone).any()
     assert (corrupt(GreyImages()[7].image, "shot_noise", 3, 0, 107) == alone).all()
 
 
 def test_means_by_hand(tmp_path: Path) -> None:
-    # Brightness adds 0.1, 0.2, ... of 255 to a grey level below 127, fractions cut off; contrast leaves one colour.
+    # Brightness adds 0.1, 0.2, ... of 255 to a grey level below 127, truncated; contrast leaves one color.
     options = RobustnessOptions(("brightness", "contrast"), (1, 2, 3))
     result = measure(tmp_path, options, MeanGrey())
     clean = fmean(10 + 5 * index for index in range(10))
@@ -105,14 +105,14 @@ def test_means_by_hand(tmp_path: Path) -> None:
     assert json.loads(json.dumps(result.to_json()))["rows"][0]["corruption"] == "brightness"
 
 
-def test_a_seeded_part_is_measured(tmp_path: Path) -> None:
+def test_a_seeded_subset_is_evaluated(tmp_path: Path) -> None:
     options = RobustnessOptions(("contrast",), (1,), images=3, seed=4)
     result = measure(tmp_path, options, MeanGrey())
     assert result.images == 3
     assert result.clean == pytest.approx(fmean(10 + 5 * index for index in choose_images(3, 4, 10)))
 
 
-def test_what_is_done_is_not_measured_again(tmp_path: Path) -> None:
+def test_finished_corruptions_are_not_evaluated_again(tmp_path: Path) -> None:
     first, second = MeanGrey(), MeanGrey()
     half = measure(tmp_path, RobustnessOptions(("fog",), (1, 2)), first, checkpoint="a.pt")
     assert first.calls == 3, "clean and two severities"
@@ -123,7 +123,7 @@ def test_what_is_done_is_not_measured_again(tmp_path: Path) -> None:
     assert whole == unbroken
 
 
-def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
+def test_an_interruption_keeps_finished_results(tmp_path: Path) -> None:
     class Stopped(MeanGrey):
         def __call__(self, samples: Samples) -> dict[str, Any]:
             if self.calls == 3:
@@ -139,7 +139,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "options", "told"),
+    ("settings", "options", "expected_message"),
     [
         ({"checkpoint": "b.pt"}, {}, "checkpoint 'a.pt', not 'b.pt'"),
         ({"checkpoint": "a.pt", "precision": "bf16"}, {}, "precision None, not 'bf16'"),
@@ -147,43 +147,43 @@ def test_an_interruption_keeps_what_is_done(tmp_path: Path) -> None:
         ({"checkpoint": "a.pt"}, {"images": 4}, "images 10, not 4"),
     ],
 )
-def test_other_settings_are_refused(
-    tmp_path: Path, settings: dict[str, str], options: dict[str, int], told: str
+def test_other_settings_are_rejected(
+    tmp_path: Path, settings: dict[str, str], options: dict[str, int], expected_message: str
 ) -> None:
     measure(tmp_path, RobustnessOptions(("fog",), (1,)), MeanGrey(), checkpoint="a.pt")
     with pytest.raises(PanformerError) as caught:
         measure(tmp_path, RobustnessOptions(("fog",), (1,), **options), MeanGrey(), **settings)
-    assert told in str(caught.value)
+    assert expected_message in str(caught.value)
     assert "choose another folder" in str(caught.value)
 
 
-def test_frost_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_with_another_frost_texture_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = RobustnessOptions(("frost", "fog"), (1,))
     measure(tmp_path, options, MeanGrey())
     now = frost_source()
     other = "generated" if now == "photographs" else "photographs"
     monkeypatch.setattr("panformer_cli.engine.evaluation.result_store.frost_source", lambda: other)
     model = MeanGrey()
-    with pytest.raises(PanformerError, match=f"frost_1.json was measured with frost {now!r}"):
+    with pytest.raises(PanformerError, match=f"frost_1.json was computed with frost {now!r}"):
         measure(tmp_path, options, model)
     measure(tmp_path, RobustnessOptions(("fog",), (1,)), model)
     assert model.calls == 0
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": {}}', '{"settings": {}, "figures": {"pq": "high"}}'])
-def test_a_damaged_result_is_told(tmp_path: Path, content: str) -> None:
+def test_a_corrupt_result_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "clean.json").write_text(content)
-    with pytest.raises(PanformerError, match=r"clean\.json is damaged .* delete it"):
+    with pytest.raises(PanformerError, match=r"clean\.json is corrupt .* delete it"):
         measure(tmp_path, RobustnessOptions(("fog",), (1,)), MeanGrey())
 
 
-def test_only_the_writing_process_writes(tmp_path: Path) -> None:
+def test_only_rank_0_writes(tmp_path: Path) -> None:
     store = ResultStore(tmp_path, {}, writes=False)
     measure_robustness(GreyImages(), MeanGrey(), RobustnessOptions(("fog",), (1,)), store, StopAfter())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_person_is_told(tmp_path: Path) -> None:
+def test_results_and_the_frost_warning_are_reported(tmp_path: Path) -> None:
     reporter = StopAfter()
     options = RobustnessOptions(("frost",), (2,))
     measure_robustness(GreyImages(), MeanGrey(), options, ResultStore(tmp_path, {}), reporter)
@@ -192,16 +192,16 @@ def test_the_person_is_told(tmp_path: Path) -> None:
     assert all("not the published photographs" in warning for warning in reporter.warnings)
 
 
-def test_the_rows_of_the_paper_have_its_means() -> None:
+def test_the_means_of_the_paper_match_its_rows() -> None:
     assert {name for name, weights in PUBLISHED.items() if weights.robustness} == {"r50", "pvtv2b5", "swinl"}
     for paper in (weights.robustness for weights in PUBLISHED.values() if weights.robustness):
         assert len(paper.pq) == 16
-        # The printed mean is rounded, and so are the sixteen that it is of.
+        # The printed mean and its sixteen values are all rounded.
         assert fmean(paper.pq) == pytest.approx(paper.mean, abs=0.1)
         assert max(paper.pq) < paper.clean
 
 
-def test_the_paper_stands_beside_the_rows(tmp_path: Path) -> None:
+def test_rows_have_the_value_of_the_paper(tmp_path: Path) -> None:
     options = RobustnessOptions(("fog", "motion_blur", "frost"), (1,))
     store = ResultStore(tmp_path, {})
     result = measure_robustness(GreyImages(), MeanGrey(), options, store, StopAfter(), PUBLISHED["r50"].robustness)
@@ -219,7 +219,7 @@ def test_lists_of_corruptions(text: str, expected: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_message"),
     [
         ("", "is empty"),
         (",", "is empty"),
@@ -227,10 +227,10 @@ def test_lists_of_corruptions(text: str, expected: tuple[str, ...]) -> None:
         ("all,fog", "unknown corruption 'all'"),
     ],
 )
-def test_bad_lists_of_corruptions_are_told(text: str, told: str) -> None:
+def test_invalid_lists_of_corruptions_are_reported(text: str, expected_message: str) -> None:
     with pytest.raises(PanformerError) as caught:
         parse_corruptions(text)
-    assert told in str(caught.value)
+    assert expected_message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -241,13 +241,13 @@ def test_lists_of_severities(text: str, expected: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "6", "1-6", "5-1", "a", "1-", "-1", "1.5", "1--2", "1-999999999999", "1,,2"])
-def test_bad_severities_are_told(text: str) -> None:
+def test_invalid_severities_are_reported(text: str) -> None:
     with pytest.raises(PanformerError, match="severity"):
         parse_severities(text)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "expected_message"),
     [
         ({"images": 0}, "number of images is 0; expected 1 or more"),
         ({"seed": -1}, "seed is -1; expected 0 or more"),
@@ -256,7 +256,7 @@ def test_bad_severities_are_told(text: str) -> None:
         ({"corruptions": ("rain",)}, "unknown corruption 'rain'"),
     ],
 )
-def test_bad_options_are_told(wrong: dict[str, Any], told: str) -> None:
+def test_invalid_options_are_reported(wrong: dict[str, Any], expected_message: str) -> None:
     with pytest.raises(PanformerError) as caught:
         RobustnessOptions(**wrong)
-    assert told in str(caught.value)
+    assert expected_message in str(caught.value)

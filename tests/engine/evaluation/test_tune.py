@@ -1,4 +1,4 @@
-"""Tuning: what is kept gives the live results, the search finds the best, and gains are judged on other images."""
+"""Tuning: the cache gives the same results as the model, the search finds the best, and gains are held-out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ QUIET = SilentReporter()
 OTHER = MergingSettings(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0.1)
 
 
-def test_what_is_kept_gives_the_live_results(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+def test_cached_images_give_the_same_results_as_the_model(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     request = TuneRequest(trained.best, tmp_path / "out", options=CompareOptions(resamples=20))
     tuning = tune(request, ALONE, QUIET)
     checkpoint, data = read_checkpoint(trained.best), CocoPanoptic(scenes, "val")
@@ -72,7 +72,7 @@ def test_what_is_kept_gives_the_live_results(trained: RunFolder, scenes: Path, t
     assert content["searched"]["pq_after"] >= content["searched"]["pq_before"]
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_can_be_resumed(
     trained: RunFolder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = TuneRequest(trained.best, tmp_path, options=CompareOptions(resamples=5))
@@ -82,11 +82,11 @@ def test_an_interrupted_run_goes_on(
     files[2].unlink()
     assert tune(request, ALONE, QUIET).to_json() == first.to_json()
     assert [old == file.stat().st_mtime_ns for old, file in zip(before, files, strict=True)] == [1, 1, 0, 1]
-    monkeypatch.setattr(tuning_module, "_predict_missing", None)  # nothing is left to predict
+    monkeypatch.setattr(tuning_module, "_predict_missing", None)  # there is nothing left to predict
     assert tune(request, ALONE, QUIET).to_json() == first.to_json()
 
 
-def test_the_kept_files_belong_to_checkpoint_and_split(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+def test_the_cache_depends_on_checkpoint_and_split(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     checkpoint, request = read_checkpoint(trained.best), TuneRequest(trained.best, tmp_path)
     val, train = CocoPanoptic(scenes, "val"), CocoPanoptic(scenes, "train")
     folders = [
@@ -112,13 +112,13 @@ def test_processes_share_the_images(trained: RunFolder, tmp_path: Path) -> None:
 
 
 def blobs(folder: Path, count: int) -> tuple[CachedImages, list[tuple[Candidates, Sample]]]:
-    """Images as files and as they are; the truth is about what other thresholds than the recipe's would give."""
+    """Return images as cache files and in memory; other thresholds than the recipe's are better for them."""
     images = []
     for seed in range(count):
         candidates, sample = candidates_of(seed), sample_of(seed)
         merged = merge_masks(candidates, TABLE, MergingSettings(score_threshold=0.2, thing_overlap=0.6))
         images.append((candidates, replace(sample, annotation=replace(merged, ids=np.roll(merged.ids, 1, axis=1)))))
-    files = [folder / f"{place:06d}.npz" for place in range(count)]
+    files = [folder / f"{index:06d}.npz" for index in range(count)]
     for file, (candidates, sample) in zip(files, images, strict=True):
         cache_of(candidates, sample, 0.05).save(file)
     return CachedImages(files, MergeCache.load), images
@@ -147,15 +147,15 @@ def test_no_single_threshold_could_be_better(tmp_path: Path) -> None:
 
 
 def faint_objects(folder: Path, count: int, score: float) -> CachedImages:
-    """Images with one object each, found exactly by a candidate of about this score."""
-    files = [folder / f"{place:06d}.npz" for place in range(count)]
-    for place, file in enumerate(files):
+    """Return images with one object each and a perfect candidate of about this score."""
+    files = [folder / f"{index:06d}.npz" for index in range(count)]
+    for index, file in enumerate(files):
         mask = np.zeros((1, *SIZE), np.float32)
-        mask[0, 2 : 12 + place % 5, 3:20] = 1
+        mask[0, 2 : 12 + index % 5, 3:20] = 1
         candidates = Candidates(np.array([0]), np.array([score], np.float32), mask, np.zeros((1, 4), np.float32), SIZE)
         segment = Segment(1, TABLE.by_label(0).id, int(mask.sum()), (0, 0, 1, 1))
         truth = PanopticMap(mask[0].astype(np.int32), (segment,))
-        sample = Sample(np.zeros((*SIZE, 3), np.uint8), truth, place, f"{place}.jpg", f"{place}.png")
+        sample = Sample(np.zeros((*SIZE, 3), np.uint8), truth, index, f"{index}.jpg", f"{index}.png")
         cache_of(candidates, sample, 0.05).save(file)
     return CachedImages(files, MergeCache.load)
 
@@ -171,7 +171,7 @@ def test_a_gain_is_reported_with_its_interval(tmp_path: Path) -> None:
     assert tuning.to_json()["gain"] is True
 
 
-def test_what_cannot_be_mended_is_no_gain(tmp_path: Path) -> None:
+def test_without_a_better_threshold_there_is_no_gain(tmp_path: Path) -> None:
     images = faint_objects(tmp_path, 6, score=0.9)
     tuning = search_and_judge(images, OTHER, TABLE, CompareOptions(resamples=50), QUIET)
     assert tuning.after == tuning.before == OTHER, "of equal settings the old one stays"
@@ -179,7 +179,7 @@ def test_what_cannot_be_mended_is_no_gain(tmp_path: Path) -> None:
 
 
 def test_the_halves_are_drawn_by_the_seed() -> None:
-    images = CachedImages([Path(str(place)) for place in range(101)], MergeCache.load)
+    images = CachedImages([Path(str(index)) for index in range(101)], MergeCache.load)
     searched, held_out = halves(images, seed=1)
     assert (len(searched), len(held_out)) == (50, 51)
     assert sorted([*searched.paths, *held_out.paths]) == sorted(images.paths)
@@ -200,10 +200,10 @@ def test_only_the_thresholds_of_a_saved_checkpoint_change(trained: RunFolder, tm
     assert state.optimizer and read_training_state(new).optimizer.keys() == state.optimizer.keys()
 
 
-def test_no_checkpoint_is_overwritten_unasked(trained: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_is_overwritten_only_on_request(trained: RunFolder, tmp_path: Path) -> None:
     own = tmp_path / "a.safetensors"
     own.write_bytes(trained.best.read_bytes())
-    with pytest.raises(PanformerError, match=r"a\.safetensors is there already; expected a new file"):
+    with pytest.raises(PanformerError, match=r"a\.safetensors already exists; expected a new file"):
         save_thresholds(own, OTHER, own)
     assert own.read_bytes() == trained.best.read_bytes()
     save_thresholds(own, OTHER, own, overwrite=True)
@@ -212,10 +212,10 @@ def test_no_checkpoint_is_overwritten_unasked(trained: RunFolder, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_authors_file_becomes_a_checkpoint_of_ours_and_stays(tmp_path: Path) -> None:
+def test_tuning_an_official_file_writes_a_new_checkpoint(tmp_path: Path) -> None:
     source = save_as_mmcv(stub_state("r50"), tmp_path / "r50.pth")
     content = source.read_bytes()
-    with pytest.raises(PanformerError, match=r"r50\.pth is there already"):
+    with pytest.raises(PanformerError, match=r"r50\.pth already exists"):
         save_thresholds(source, OTHER, source, overwrite=True)
     save_thresholds(source, OTHER, tuned_path(source))
     saved = read_checkpoint(tmp_path / "r50-tuned.safetensors")
