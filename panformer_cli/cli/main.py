@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     on_rank_0 = DISTRIBUTED.isdisjoint(words[:1]) or words[:2] in ON_RANK_0
     if worker is not None and worker.rank > 0 and on_rank_0:
         return 0
-    if worker is None:
+    if worker is None and arguments is None:  # the program itself, not a caller in Python
         announce_torch()
     return _exit_code(run, worker)
 
