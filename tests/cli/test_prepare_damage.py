@@ -61,7 +61,7 @@ IMAGE_ZIP, PNG_ZIP = "val2017.zip", "annotations/panoptic_val2017.zip"
 CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     # The annotation.
     "custom: JSON empty": (custom, written(CUSTOM, ""), [CUSTOM]),
-    "custom: JSON cut short": (custom, cut(CUSTOM, -40), ["panoptic_val.json", "truncated"]),
+    "custom: JSON truncated": (custom, cut(CUSTOM, -40), ["panoptic_val.json", "truncated"]),
     "custom: JSON of another kind": (custom, written(CUSTOM, "[1, 2]"), [CUSTOM]),
     "custom: no images listed": (custom, edited(CUSTOM, lambda c: c.update(images=[], annotations=[])), [CUSTOM]),
     "custom: id listed twice": (custom, edited(CUSTOM, lambda c: c["images"].append(c["images"][0])), [CUSTOM, "100"]),
@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     # PNGs of labels.
     "custom: PNG missing": (custom, removed(f"{PNGS}/0.mask.png"), ["0.mask.png is missing"]),
     "custom: PNG empty": (custom, written(f"{PNGS}/0.mask.png", ""), ["0.mask.png is empty"]),
-    "custom: PNG cut short": (custom, cut(f"{PNGS}/0.mask.png", -20), ["0.mask.png", "truncated"]),
+    "custom: PNG truncated": (custom, cut(f"{PNGS}/0.mask.png", -20), ["0.mask.png", "truncated"]),
     "custom: PNG is text": (custom, written(f"{PNGS}/0.mask.png", "PNG"), ["0.mask.png is not a PNG"]),
     "custom: PNG with palette": (custom, converted(f"{PNGS}/0.mask.png", "P"), ["0.mask.png", "palette"]),
     "custom: PNG with alpha": (custom, converted(f"{PNGS}/0.mask.png", "RGBA"), ["0.mask.png", "alpha"]),
@@ -160,14 +160,14 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     # Implausible sizes.
     "custom: huge image": (custom, huge("images/val/0.png"), ["images/val/0.png"]),
     "custom: huge PNG": (custom, huge(f"{PNGS}/0.mask.png"), ["0.mask.png", "cannot be decoded"]),
-    "cityscapes: huge image": (cityscapes, huge(STREET_PICTURE), [STREET_PICTURE, "declares a size"]),
+    "cityscapes: huge image": (cityscapes, huge(STREET_PICTURE), [STREET_PICTURE, "implausible size"]),
     "cityscapes: huge PNG": (cityscapes, huge(STREET, 0, 16), [STREET, "implausible size"]),
     "ade20k: huge PNG": (ade20k, huge(ADE, 0), [ADE, "implausible size"]),
     "ade20k: huge PNG of objects": (ade20k, huge(ADE_OBJECTS), [ADE_OBJECTS, "implausible size"]),
     "mapillary: huge PNG": (mapillary, huge(VISTAS, 0, 16), [VISTAS, "implausible size"]),
     "png-pairs: huge PNG": (png_pairs, huge("semantic/a.png", 0), ["semantic/a.png", "implausible size"]),
     "masks: huge PNG": (masks, huge("masks/a/car_1.png", 0), ["car_1.png", "implausible size"]),
-    "labelme: huge image": (labelme, huge("a.jpg"), ["a.jpg", "declares a size"]),
+    "labelme: huge image": (labelme, huge("a.jpg"), ["a.jpg", "implausible size"]),
     "coco-instances: huge image in the JSON": (
         coco_instances,
         edited(INSTANCES, lambda c: c["images"][0].update(height=60_000, width=60_000)),

@@ -73,7 +73,7 @@ def test_formats(tmp_path: Path, name: str, content: str | bytes, table: Categor
         ("a.csv", "id,name,isthing,color\n1,car,1,blue\n", "line 2: the color is 'blue'"),
         ("a.csv", 'id,name,isthing\n1,"' + "c" * 200_000 + '",1\n', r"a\.csv, line 2: field larger than"),
         ("a.yaml", "a: [", r"a\.yaml is not plain YAML: line 1"),
-        ("a.yaml", "a: thing\na: stuff\n", r"a\.yaml is not plain YAML: line 2, .* given twice"),
+        ("a.yaml", "a: thing\na: stuff\n", r"a\.yaml is not plain YAML: line 2, .* appears twice"),
         ("a.yaml", "car", r"a\.yaml contains 'car'"),
         ("a.yaml", "- car\n", "row 1 is 'car'"),
         ("a.yaml", "car: thing\nroad: [stuff]\n", r"row 2: the kind is \['stuff'\]"),

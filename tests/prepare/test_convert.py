@@ -357,7 +357,7 @@ def test_unrelated_files_are_not_overwritten(root: Path, name: str, content: str
 
 @pytest.mark.parametrize("split", ["..", "a/b", ""])
 def test_split_names_are_checked(root: Path, split: str) -> None:
-    with pytest.raises(DataError, match="the name of a split is"):
+    with pytest.raises(DataError, match="is not a valid split name"):
         convert(Columns(root), root.parent / "out", [split], ConvertOptions(), SilentReporter())
 
 

@@ -323,7 +323,7 @@ def test_corrupt_input(root: Path, made: Any, message: str) -> None:
 def test_corrupt_files(root: Path) -> None:
     annotations = root / "annotations/instances_val.json"
     whole = annotations.read_bytes()
-    for data, message in ((whole[:-30], "cut short"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
+    for data, message in ((whole[:-30], "truncated"), (b"", "is empty"), (b"\xff\xfe{", "instances_val.json")):
         annotations.write_bytes(data)
         with pytest.raises(DataError, match=message):
             converted(root)

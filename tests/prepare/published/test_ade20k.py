@@ -23,7 +23,7 @@ from panformer_cli.verify.check import VerifyOptions, verify
 
 NAME = "ADE_val_00000001"
 SEMANTIC, INSTANCES = f"annotations/validation/{NAME}.png", f"annotations_instance/validation/{NAME}.png"
-PICTURE = f"images/validation/{NAME}.jpg"
+IMAGE = f"images/validation/{NAME}.jpg"
 
 
 def semantic_map() -> Any:
@@ -50,7 +50,7 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "ADEChallengeData2016"
     write(folder / SEMANTIC, semantic_map())
     write(folder / INSTANCES, instance_map())
-    write(folder / PICTURE, np.zeros((10, 12, 3), np.uint8))
+    write(folder / IMAGE, np.zeros((10, 12, 3), np.uint8))
     return folder
 
 
@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its image"),
     "instances of another size": (lambda root: write(root / INSTANCES, instance_map()[1:]), f"{INSTANCES} is 12x9"),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{NAME}.jpg is not an image"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{NAME}.jpg is not an image"),
 }
 
 

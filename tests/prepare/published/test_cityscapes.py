@@ -24,7 +24,7 @@ from panformer_cli.verify.check import VerifyOptions, verify
 
 FRAME = "ulm_000000_000019"
 MAP = f"gtFine/val/ulm/{FRAME}_gtFine_instanceIds.png"
-PICTURE = f"leftImg8bit/val/ulm/{FRAME}_leftImg8bit.png"
+IMAGE = f"leftImg8bit/val/ulm/{FRAME}_leftImg8bit.png"
 
 
 def instance_map() -> Any:
@@ -67,7 +67,7 @@ def ready(root: Path, change: Callable[[dict[str, Any]], object] = lambda conten
     colors[(values == 1) | (values == 29001)] = 0
     name = f"cityscapes_panoptic_{split}"
     png = root / f"gtFine/{name}/{FRAME}_gtFine_panoptic.png"
-    image = root / PICTURE
+    image = root / IMAGE
     for path in (png, image):
         path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(colors.astype(np.uint8)).save(png)
@@ -241,13 +241,13 @@ MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown label": (lambda root: rewrite(root / MAP, instance_map() + 40000), "instanceIds.png contains the value"),
     "label 34": (lambda root: rewrite(root / MAP, np.full((12, 16), 34, np.uint16)), "contains the value 34"),
     "another size": (lambda root: rewrite(root / MAP, instance_map()[:, :-1]), "instanceIds.png is 15x12 but"),
-    "no image": (lambda root: (root / PICTURE).unlink(), "no images found"),
+    "no image": (lambda root: (root / IMAGE).unlink(), "no images found"),
     "one image less": (
         lambda root: shutil.copy(root / MAP, (root / MAP).with_name("aachen_000009_000019_gtFine_instanceIds.png")),
         "aachen_000009_000019_gtFine_instanceIds.png has no image in .*leftImg8bit",
     ),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), "leftImg8bit.png is not an image"),
-    "no pictures": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), "leftImg8bit.png is not an image"),
+    "no images": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
     "no ground truth": (lambda root: shutil.rmtree(root / "gtFine"), "has no folder gtFine"),
 }
 

@@ -21,7 +21,7 @@ from panformer_cli.prepare.published.mapillary import MapillaryVistas, Version
 from panformer_cli.reporting import SilentReporter
 
 KEY = "--jRsD9anHdGxv4ZOCQktA"
-PICTURE = f"training/images/{KEY}.jpg"
+IMAGE = f"training/images/{KEY}.jpg"
 MAP = f"training/v2.0/instances/{KEY}.png"
 JSON, PNG = "training/v2.0/panoptic/panoptic_2020.json", f"training/v2.0/panoptic/{KEY}.png"
 
@@ -103,7 +103,7 @@ def root(tmp_path: Path) -> Path:
     """A release with only instance maps."""
     folder = tmp_path / "vistas"
     write(folder / "config_v2.0.json", config())
-    write(folder / PICTURE, np.zeros((10, 12, 3), np.uint8))
+    write(folder / IMAGE, np.zeros((10, 12, 3), np.uint8))
     write(folder / "testing/images/other.jpg", np.zeros((4, 4, 3), np.uint8))
     write(folder / MAP, instance_map())
     return folder
@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lone\.png has no image in .*training/images",
     ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
-    "damaged picture": (lambda root: (root / PICTURE).write_text("no"), f"{KEY}.jpg is not an image"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{KEY}.jpg is not an image"),
     "JSON cut": (json_cut, "is not valid JSON, or is truncated"),
     "no categories": (changed_json(lambda c: c.pop("categories")), "the category table is empty"),
     "foreign category": (
