@@ -29,6 +29,7 @@ Cell = str | int | float | None
 
 _QUIET_SECONDS = 1.0
 _LINE_SECONDS = 30.0
+_LINE_WIDTH = 70
 _UNLIMITED_WIDTH = 100_000
 
 
@@ -119,7 +120,13 @@ class _LineProgress:
             f"{_duration(left / speed)} left" if left and speed else "",
             status,
         ]
-        return ", ".join(piece for piece in pieces if piece)
+        for dropped in (None, 3, 2):  # a line too long for a narrow terminal does without time elapsed, then speed
+            if dropped is not None:
+                pieces[dropped] = ""
+            line = ", ".join(piece for piece in pieces if piece)
+            if len(line) <= _LINE_WIDTH:
+                return line
+        return f"{line[: _LINE_WIDTH - 3]}..."
 
 
 class _FactColumn(ProgressColumn):
@@ -172,7 +179,7 @@ def _columns(width: int) -> list[ProgressColumn]:
     name = TextColumn(
         "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=width // 4)
     )
-    left = _FactColumn(lambda task: f"{_duration(task.time_remaining)} left" if task.time_remaining is not None else "")
+    left = _FactColumn(lambda task: f"{_duration(task.time_remaining)} left" if task.time_remaining else "")
     if width < 40:
         return [name, TaskProgressColumn(), left]
     if width < 60:
@@ -181,7 +188,7 @@ def _columns(width: int) -> list[ProgressColumn]:
     if width < 100:
         return [name, BarColumn(10), TaskProgressColumn(), count, left, status]
     speed = _FactColumn(lambda task: _speed(task.finished_speed or task.speed or 0.0))
-    elapsed = _FactColumn(lambda task: f"{_duration(task.elapsed or 0.0)} elapsed")
+    elapsed = _FactColumn(lambda task: f"{_duration(task.finished_time or task.elapsed or 0.0)} elapsed")
     return [name, BarColumn(20), TaskProgressColumn(), count, speed, elapsed, left, status]
 
 

@@ -70,6 +70,36 @@ def test_steps_of_an_earlier_run_do_not_count_as_speed() -> None:
     assert first == "train: 70 %, 70/100, 3.0 s each, 0:30 elapsed, 1:30 left, loss 69"
 
 
+def test_a_line_fits_a_terminal_of_70_characters() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with RichReporter(stream, clock).progress("Training", 20000) as progress:
+        for status in (
+            "loss 3.23",
+            "loss 3.23, lr 0.000123",
+            "a/folder/with/a/long/name/and_an_image_with_a_long_name.jpg",
+        ):
+            clock.now += 5000.0
+            progress.advance(4000, status)
+    short, without_speed, truncated = stream.getvalue().splitlines()
+    assert short == "Training: 20 %, 4000/20000, 1.2 s each, 5:33:20 left, loss 3.23"
+    assert without_speed == "Training: 40 %, 8000/20000, 4:10:00 left, loss 3.23, lr 0.000123"
+    assert len(truncated) == 70
+    assert truncated.endswith("...")
+
+
+def test_a_finished_bar_stops_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(reporter: Reporter, clock: Clock) -> None:
+        with reporter.progress("train", 2) as progress:
+            for _ in range(2):
+                clock.now += 30.0
+                progress.advance(status="loss 1")
+            clock.now += 600.0
+
+    last = rows_of(bars(120, monkeypatch, work))[-1]
+    assert "1:00 elapsed" in last
+    assert "left" not in last
+
+
 def test_hours() -> None:
     assert ", 3:20:00 elapsed," in lines_of(10, 1200.0)[-1]
 
