@@ -15,7 +15,7 @@ from panformer_cli.errors import RecipeError
 from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.recipe import Recipe
 from panformer_cli.storage import plain_yaml
-from panformer_cli.wording import truncated
+from panformer_cli.wording import counted, truncated
 
 Section = TypeVar("Section")
 
@@ -189,7 +189,7 @@ def _checked_recipe(mapping: Mapping[Any, Any], where: str, problems: list[str])
     if len(problems) == 1:
         raise RecipeError(f"{where}: {problems[0]}")
     if problems:
-        raise RecipeError("\n  ".join([f"{where} has {len(problems)} problems:", *problems]))
+        raise RecipeError("\n  ".join([f"{where} has {counted(len(problems), 'problem')}:", *problems]))
     return recipe
 
 

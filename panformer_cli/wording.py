@@ -31,6 +31,16 @@ def listing(items: Iterable[object], most: int = LISTED, separator: str = ", ") 
     return separator.join(first_items(items, most))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and a noun, in the plural unless the number is 1; nouns with a regular plural only.
+
+    >>> counted(1, "image"), counted(0, "image"), counted(2, "class")
+    ('1 image', '0 images', '2 classes')
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def truncated(text: str, most: int = 120) -> str:
     """Return `text`, cut to `most` characters including three dots if it is longer.
 

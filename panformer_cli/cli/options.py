@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.wording import counted
+
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
     from panformer_cli.models.layers.sampling import SamplingName
@@ -216,4 +218,4 @@ def write_submission(submission: Submission, results: Path, reporter: Reporter) 
     from panformer_cli.submission.packing import write_submission as write
 
     images = write(results, submission.path, KNOWN[submission.form], reporter)
-    reporter.message(f"Packed {images} images into {submission.path}")
+    reporter.message(f"Packed {counted(images, 'image')} into {submission.path}")

@@ -17,6 +17,7 @@ from panformer_cli.cli.options import (
     submission_options,
     write_submission,
 )
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.engine.precision import PrecisionChoice
@@ -83,4 +84,4 @@ def _print(content: dict[str, Any], failed: int, out: Path) -> None:
         names = Counter(segment["category_name"] for segment in annotation["segments_info"])
         listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in names.most_common())
         click.echo(f"{image['file_name']}: {listed or 'no segments'}")
-    click.echo(f"{len(content['images'])} images segmented, {failed} failed; overlays: {out / 'overlays'}")
+    click.echo(f"{counted(len(content['images']), 'image')} segmented, {failed} failed; overlays: {out / 'overlays'}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from panformer_cli.wording import counted
+
 QUALITY = ("", "PQ", "SQ", "RQ", "classes")
 """Columns of `_quality`."""
 
@@ -16,7 +18,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     panoptic = metrics["panoptic"]
     intervals = metrics.get("intervals", {})
     rows = [(*_quality(name, panoptic[name]), _interval(intervals.get(name, {}).get("pq"))) for name in GROUPS]
-    title = f"Panoptic quality of {metrics['images']} images, percent"
+    title = f"Panoptic quality of {counted(metrics['images'], 'image')}, percent"
     print_table(title, (*QUALITY, "95 % interval of PQ"), rows)
     sizes = [_quality(size, groups["all"]) for size, groups in panoptic["sizes"].items()]
     print_table("By segment size, percent", QUALITY, sizes)
@@ -89,7 +91,7 @@ def print_comparison(content: dict[str, Any]) -> None:
         )
         for name in GROUPS
     ]
-    title = f"PQ of {content['images']} images: A is {first['name']}, B is {second['name']}"
+    title = f"PQ of {counted(content['images'], 'image')}: A is {first['name']}, B is {second['name']}"
     print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples"), rows)
     classes = [
         (row["name"], _thing_or_stuff(row), row["first"], row["second"], row["difference"])
@@ -136,5 +138,5 @@ def print_robustness(content: dict[str, Any]) -> None:
         ("clean", "", content["clean"], *blank, paper["clean"]),
     ]
     columns = ("corruption", "group", "PQ", *(f"severity {severity}" for severity in severities), "paper")
-    title = f"PQ of {content['images']} images, percent; {content['kept']:.1f} % of the clean PQ is kept"
+    title = f"PQ of {counted(content['images'], 'image')}, percent; {content['kept']:.1f} % of the clean PQ is kept"
     print_table(title, columns, rows)

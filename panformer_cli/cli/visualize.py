@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from panformer_cli.wording import counted
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -52,4 +54,4 @@ def visualize(
 
     options = DrawOptions(labels=not no_labels)
     result = draw(VisualizeRequest(out, data, split, predictions, images, run, limit, options), RichReporter())
-    click.echo(f"{len(result.overlays)} images drawn; open {result.page} in a browser")
+    click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")

@@ -25,6 +25,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import FloatArray, IntArray
 from panformer_cli.metrics.matching import Matching
+from panformer_cli.wording import counted
 
 CONFIDENCE = 95
 """Percentage of the resamples inside an interval."""
@@ -136,7 +137,8 @@ class Resamples:
         filled = np.flatnonzero(self.drawn)
         if not len(filled):
             raise DataError(
-                f"{len(self.drawn)} resamples of {self.images} images contain no image; use more images or resamples"
+                f"{len(self.drawn)} resamples of {counted(self.images, 'image')} contain no image; use more images "
+                "or resamples"
             )
         parts = [
             group_quality(self._totals(filled[start : start + _AT_ONCE]), self.categories)

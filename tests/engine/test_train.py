@@ -310,7 +310,7 @@ def test_images_without_annotation_may_be_left_out_and_are_listed(tmp_path: Path
     content = json.loads(path.read_text())
     content["annotations"].pop()
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="lists 1 images without annotation, first 000004.png"):
+    with pytest.raises(DataError, match="lists 1 image without annotation, first 000004.png"):
         run_small(small_recipe(data), tmp_path / "run")
     reporter = StopAfter()
     recipe = small_recipe(data, "train.max_steps=1", "data.skip_bad_images=true")

@@ -210,7 +210,7 @@ def test_invalid_resamples() -> None:
         counted.merge(Resamples(CategoryTable([replace(row, name="x") for row in TABLE.categories])))
     with pytest.raises(DataError, match="1000 resamples of 0 images contain no image"):
         quality_intervals(Resamples(TABLE))
-    with pytest.raises(DataError, match="0 resamples of 1 images"):
+    with pytest.raises(DataError, match="0 resamples of 1 image"):
         quality_intervals(resamples_of([record_of(0, 1)], 0))
     with pytest.raises(DataError, match="differ in their images"):
         paired_intervals(counted, resamples_of([record_of(0, 2)]))

@@ -11,6 +11,7 @@ import click
 from panformer_cli.cli.evaluate.options import PATH
 from panformer_cli.cli.evaluate.routing import Subcommand
 from panformer_cli.cli.options import FORMS
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.submission.findings import SubmissionReport
@@ -46,7 +47,7 @@ def check_submission(ctx: click.Context, archive: Path, images: Path, form: Form
     if as_json:
         click.echo(json.dumps(_as_json(report), indent=2))
     elif report.is_good:
-        click.echo(f"{archive} is a valid submission: {report.images} images")
+        click.echo(f"{archive} is a valid submission: {counted(report.images, 'image')}")
     else:
         _print(archive, report)
     ctx.exit(0 if report.is_good else 1)

@@ -15,6 +15,7 @@ from panformer_cli.cli.prepare_data.options import (
     splits_option,
     workers_option,
 )
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,5 +105,5 @@ def _show(root: Path, prepared: Sequence[Prepared]) -> None:
 
 
 def _show_test(test: UnlabeledImages) -> None:
-    click.echo(f"{test.split}: {test.images} images in {test.folder}, listed in {test.info}")
+    click.echo(f"{test.split}: {counted(test.images, 'image')} in {test.folder}, listed in {test.info}")
     click.echo(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")

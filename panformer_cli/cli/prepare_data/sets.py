@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.sets.existing import ExistingSets
@@ -113,6 +114,6 @@ def _convert(source: ExistingSets, options: Conversion) -> None:
     from panformer_cli.console import RichReporter
 
     if source.skipped:
-        what = f"{len(source.skipped)} images are listed but not annotated, and were skipped"
+        what = f"skipped {counted(len(source.skipped), 'image')}, listed but not annotated"
         RichReporter().warn(f"{what}; first: {source.skipped[0]}")
     run_conversion(source, options.of_all_splits())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from panformer_cli.cli.prepare_data.options import splits_option, workers_option
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,10 @@ def _print_findings(root: Path, reports: Sequence[SplitReport]) -> None:
     for report in reports:
         errors = "no errors" if report.is_good else "errors"
         state = "left" if report.fixed else "found"
-        click.echo(f"{report.split}: {report.images} images, {report.segments} segments, {errors} {state}")
+        click.echo(
+            f"{report.split}: {counted(report.images, 'image')}, {counted(report.segments, 'segment')}, "
+            f"{errors} {state}"
+        )
         if report.fixed:
-            changes = "1 change" if report.fixed.changes == 1 else f"{report.fixed.changes} changes"
+            changes = counted(report.fixed.changes, "change")
             click.echo(f"  {changes}, listed in {report.fixed.listed_in}; the old JSON is {report.fixed.backup}")

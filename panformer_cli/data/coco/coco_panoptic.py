@@ -17,7 +17,7 @@ from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
-from panformer_cli.wording import listing
+from panformer_cli.wording import counted, listing
 
 
 class CocoPanoptic:
@@ -46,8 +46,8 @@ class CocoPanoptic:
             raise DataError(f"{self.layout.annotation} contains no annotated image; expected at least one")
         if without and not skip_unannotated:
             raise DataError(
-                f"{self.layout.annotation} lists {len(without)} images without annotation, first {without[0]}; "
-                "annotate them or remove them from `images` (training skips them with data.skip_bad_images=true)"
+                f"{self.layout.annotation} lists {counted(len(without), 'image')} without annotation, first "
+                f"{without[0]}; annotate them or remove them from `images` (training skips them with data.skip_bad_images=true)"
             )
 
     @property

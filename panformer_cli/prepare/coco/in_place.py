@@ -32,6 +32,7 @@ from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, resolve_links
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
+from panformer_cli.wording import counted
 
 Detection = Literal["none", "all", "things"]
 """Which segments are also written in detection format."""
@@ -76,7 +77,9 @@ def prepare_in_place(
     """
     data = CocoPanoptic(root, split, skip_unannotated=True)
     if data.skipped:
-        reporter.warn(f"{len(data.skipped)} images of {split} are listed but not annotated; first: {data.skipped[0]}")
+        reporter.warn(
+            f"{split}: {counted(len(data.skipped), 'image')} listed but not annotated; first: {data.skipped[0]}"
+        )
     check_folder(out or root)
     expect_reads(len(data))
     if detection != "none":

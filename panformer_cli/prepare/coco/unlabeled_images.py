@@ -20,7 +20,7 @@ from panformer_cli.prepare.convert import ConvertOptions, link_or_copy, refuse_b
 from panformer_cli.prepare.source import listed_files
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
-from panformer_cli.wording import short
+from panformer_cli.wording import counted, short
 
 INFO_ZIPS = "image_info_*.zip"
 
@@ -119,7 +119,7 @@ def _refuse_other_images(folder: Path, names: Collection[str]) -> None:
     others = [path for path in listed_files(folder) if path.relative_to(folder).as_posix() not in names]
     if others:
         raise DataError(
-            f"{folder} contains {len(others)} images that are not in this split or cannot be used, such as "
+            f"{folder} contains {counted(len(others), 'image')} outside of this split or unusable, such as "
             f"{others[0].name}; delete them, or choose another --out"
         )
 

@@ -25,6 +25,7 @@ from panformer_cli.prepare.published.mapillary_labels import (
 from panformer_cli.prepare.published.ready_panoptic import VOID, read_ready_panoptic, segment_table
 from panformer_cli.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
 from panformer_cli.storage.files import name_inside
+from panformer_cli.wording import counted
 
 Version = Literal["v1.2", "v2.0"]
 VERSIONS: tuple[Version, ...] = get_args(Version)
@@ -135,7 +136,7 @@ class MapillaryVistas:
             )
         if len(annotation.unannotated):
             raise DataError(
-                f"{path} lists {len(annotation.unannotated)} images that it does not annotate, first "
+                f"{path} lists {counted(len(annotation.unannotated), 'image')} that it does not annotate, first "
                 f"{annotation.unannotated[0]}; expected a row of `annotations` for each; restore the file"
             )
 

@@ -65,7 +65,7 @@ def test_geometry_missing_from_the_json_is_computed(tmp_path: Path) -> None:
 def test_images_without_annotation_are_left_out_on_request_only(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     change(path, lambda content: content["annotations"].pop(1))
-    with pytest.raises(DataError, match="lists 1 images without annotation, first "):
+    with pytest.raises(DataError, match="lists 1 image without annotation, first "):
         CocoPanoptic(tmp_path, "val")
     data = CocoPanoptic(tmp_path, "val", skip_unannotated=True)
     assert len(data.skipped) == 1 and "does not annotate it" in data.skipped[0]

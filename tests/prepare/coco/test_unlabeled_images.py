@@ -65,7 +65,7 @@ def test_other_images_in_the_folder_are_reported(root: Path) -> None:
     (folder / "notes.txt").touch()
     (folder / "000000000004.jpg").write_bytes((folder / "000000000003.jpg").read_bytes())
     with pytest.raises(
-        DataError, match=r"contains 1 images that are not in this split .*, such as 000000000004\.jpg; delete"
+        DataError, match=r"contains 1 image outside of this split .*, such as 000000000004\.jpg; delete"
     ):
         prepare(root)
     assert (folder / "000000000004.jpg").is_file()

@@ -300,7 +300,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "image missing": (changed_json(lambda c: c["images"][0].update(file_name="b.jpg")), "b.jpg is missing"),
     "image without annotation": (
         changed_json(lambda c: c["images"].append({"id": "b", "file_name": "b.jpg"})),
-        r"lists 1 images that it does not annotate, first b\.jpg",
+        r"lists 1 image that it does not annotate, first b\.jpg",
     ),
     "unlisted segment": (
         changed_json(lambda c: c["annotations"][0]["segments_info"].pop()),

@@ -345,4 +345,4 @@ def test_images_without_annotation_are_reported(tmp_path: Path, capsys: pytest.C
     options = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert run("prepare-data", "split", "--val", "1", *options) == 0
     err = capsys.readouterr().err
-    assert "1 images are listed but not annotated" in err and "lonely.png" in err
+    assert "skipped 1 image, listed but not annotated" in err and "lonely.png" in err
