@@ -180,7 +180,7 @@ def test_at_the_limit_the_size_that_waited_longest_runs(predictor: Predictor, ba
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_images_in_memory_are_bounded(batch_size: int, predictor: Predictor) -> None:
-    """Counts all live arrays, whoever holds them."""
+    """Counts all live arrays, wherever they are referenced."""
     given: list[weakref.ref[ImageArray]] = []
     sizes = [*many_sizes(30), *([SQUARE, LANDSCAPE] * 5)]
 

@@ -91,7 +91,5 @@ def _read_categories(path: Path) -> CategoryTable:
     try:
         content = parse_json(text)
     except ValueError as error:
-        raise DataError(
-            f"{path} is not valid JSON, or it is truncated: {error}; expected a COCO panoptic JSON"
-        ) from error
+        raise DataError(f"{path} is not valid JSON, or is truncated: {error}; expected a COCO panoptic JSON") from error
     return CategoryTable.from_coco(content.get("categories") if isinstance(content, dict) else content, str(path))

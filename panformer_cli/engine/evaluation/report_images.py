@@ -108,9 +108,9 @@ def write_thumbnail(out: Path, number: int, width: int, photo: Path | None) -> s
     """
     if photo is None:
         return ""
-    picture = _read_reduced(photo, width / THUMBNAIL_WIDTH)
-    height = max(1, round(picture.shape[0] * THUMBNAIL_WIDTH / picture.shape[1]))
-    return _save(out, f"images/small/{number:06}.jpg", _resized(picture, (height, THUMBNAIL_WIDTH)))
+    pixels = _read_reduced(photo, width / THUMBNAIL_WIDTH)
+    height = max(1, round(pixels.shape[0] * THUMBNAIL_WIDTH / pixels.shape[1]))
+    return _save(out, f"images/small/{number:06}.jpg", _resized(pixels, (height, THUMBNAIL_WIDTH)))
 
 
 def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: CategoryTable) -> ImageLayers:
@@ -122,8 +122,8 @@ def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: C
     assert files.truth and files.prediction, "only images with both maps get a close-up"
     overlap, size, photo = image.overlap, shown_size(image.overlap.size), ""
     if files.photo is not None:
-        picture = _resized(read_image(files.photo), size)
-        photo = _save(out, f"images/large/{image.score.number:06}.jpg", picture)
+        pixels = _resized(read_image(files.photo), size)
+        photo = _save(out, f"images/large/{image.score.number:06}.jpg", pixels)
     truth, prediction = describe_segments(overlap, image.matching, categories)
     return ImageLayers(
         image.score,
@@ -137,15 +137,15 @@ def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: C
 def _read_reduced(photo: Path, shrink: float) -> ImageArray:
     """Return (H, W, 3) RGB, decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows, which is much faster."""
     flags = next((flag for factor, flag in _REDUCED if shrink >= factor), cv2.IMREAD_COLOR)
-    picture = decode(read_bytes(photo, "image"), flags)
-    if picture is None:
+    pixels = decode(read_bytes(photo, "image"), flags)
+    if pixels is None:
         raise DataError(f"{photo} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _resized(picture: ImageArray, size: tuple[int, int]) -> ImageArray:
+def _resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:
     """Return the image resized to `size` (height, width)."""
-    return np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size: tuple[int, int]) -> list[int]:
@@ -159,7 +159,7 @@ def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size:
     return map_runs(ids, segments, size)
 
 
-def _save(out: Path, path: str, picture: ImageArray) -> str:
+def _save(out: Path, path: str, pixels: ImageArray) -> str:
     """Write a JPEG of moderate quality and return its path relative to the page."""
-    save_image(out / path, picture, jpeg_quality=80)
+    save_image(out / path, pixels, jpeg_quality=80)
     return path

@@ -119,13 +119,13 @@ def test_a_panformer_checkpoint_is_not_imported(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     table = CategoryTable([Category(1, "ball", True), Category(2, "sky", False)])
     save_checkpoint(path, torch.nn.Linear(2, 2), Recipe(), table, TrainProgress())
-    assert "best.safetensors is a already a checkpoint of panformer; use it as it is" in refused(path, tmp_path / "out")
+    assert "best.safetensors is already a checkpoint of panformer; use it directly" in refused(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_other_files_is_not_changed(stub: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert f"--out {tmp_path / 'file'} is a file; expected a folder" in refused(stub, tmp_path / "file")
+    assert f"--out {tmp_path / 'file'} is a file; expected a new or empty folder" in refused(stub, tmp_path / "file")
     for name in ("recipe.yaml", "last.safetensors", "photo.jpg"):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
@@ -157,7 +157,7 @@ def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, s
 
 def test_an_annotation_with_other_counts(stub: Path, tmp_path: Path) -> None:
     table = annotation(tmp_path / "annotation.json", 79, 54)
-    expected = "but the categories given are 79 things and 54 stuff classes"
+    expected = "but --categories has 79 things and 54 stuff classes"
     assert expected in refused(stub, tmp_path / "out", table)
     table.write_text(json.dumps(json.loads(table.read_text())["categories"]))  # the category table alone works, too
     assert expected in refused(stub, tmp_path / "out", table)
@@ -174,10 +174,10 @@ def test_a_file_that_does_not_match_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_weights_are_rejected(value: float, tmp_path: Path) -> None:
     name = "bbox_head.stuff_mask_head.blocks.0.norm3.bias"
-    spoilt = torch.zeros(256)
-    spoilt[-1] = value
-    source = save_as_mmcv(stub_state("r50") | {name: spoilt}, tmp_path / "r50.pth")
-    expected = f"{source} has non-finite values (NaN or infinity) in 1 tensors, the first of which is {name}: "
+    values = torch.zeros(256)
+    values[-1] = value
+    source = save_as_mmcv(stub_state("r50") | {name: values}, tmp_path / "r50.pth")
+    expected = f"{source} has non-finite values (NaN or infinity) in 1 tensors; the first is {name}; "
     assert expected in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

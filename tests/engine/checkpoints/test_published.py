@@ -134,7 +134,7 @@ def test_a_changed_download_is_reported(server: FileServer) -> None:
 SPOILT = {
     "random": lambda whole: random.Random(1).randbytes(3000),
     "a page": lambda whole: b"<!doctype html><html></html>",
-    "cut short": lambda whole: whole[:-500],
+    "truncated": lambda whole: whole[:-500],
     "one bit": lambda whole: whole.replace(bytes(64), bytes(63) + b"\1", 1),
 }
 

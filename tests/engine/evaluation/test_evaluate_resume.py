@@ -38,25 +38,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all evaluations, since metrics.json contains its path; emptied before each test."""
     return tmp_path_factory.mktemp("evaluations") / "out"
 
 
 @pytest.fixture(scope="module")
-def whole(trained: RunFolder, place: Path) -> dict[str, bytes]:
+def whole(trained: RunFolder, results_folder: Path) -> dict[str, bytes]:
     """Return the files of an uninterrupted evaluation."""
-    metrics = evaluate(request_of(trained, place), ALONE, QUIET)
+    metrics = evaluate(request_of(trained, results_folder), ALONE, QUIET)
     assert sum(row["tp"] + row["fp"] for row in metrics["panoptic"]["per_class"].values()) > 0, "nothing was predicted"
-    return contents(place)
+    return contents(results_folder)
 
 
 @pytest.fixture
-def out(place: Path, whole: dict[str, bytes]) -> Path:
+def out(results_folder: Path, whole: dict[str, bytes]) -> Path:
     assert {"metrics.json", "analysis.json", "records.jsonl", "panoptic.json"} < whole.keys()
     assert len(whole) == 4 + IMAGES
-    shutil.rmtree(place, ignore_errors=True)
-    return place
+    shutil.rmtree(results_folder, ignore_errors=True)
+    return results_folder
 
 
 def request_of(trained: RunFolder, out: Path, **others: Any) -> EvaluateRequest:

@@ -31,8 +31,8 @@ from tests.data.coco.coco_files import write_coco
 from tests.engine.small import StopAfter
 
 
-class GreyImages:
-    """Ten grey images of 8 x 8 pixels with the ids 100 to 109."""
+class GrayImages:
+    """Ten gray images of 8 x 8 pixels with the ids 100 to 109."""
 
     def __len__(self) -> int:
         return 10
@@ -44,7 +44,7 @@ class GreyImages:
         return Sample(image, PanopticMap(np.zeros((8, 8), np.int32), ()), 100 + index, f"{index}.png", f"{index}.png")
 
 
-class MeanGrey:
+class MeanGray:
     """A fake model whose "PQ" is the mean gray level; it counts its calls."""
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class MeanGrey:
         return {"pq": fmean(float(samples[index].image.mean()) for index in range(len(samples))), "n": len(samples)}
 
 
-def measure(folder: Path, options: RobustnessOptions, model: MeanGrey, **settings: Any) -> Robustness:
-    return measure_robustness(GreyImages(), model, options, ResultStore(folder, settings), StopAfter())
+def measure(folder: Path, options: RobustnessOptions, model: MeanGray, **settings: Any) -> Robustness:
+    return measure_robustness(GrayImages(), model, options, ResultStore(folder, settings), StopAfter())
 
 
 def test_chosen_images_are_drawn_by_the_seed() -> None:
@@ -82,15 +82,15 @@ def test_corrupted_images_keep_their_annotation(tmp_path: Path) -> None:
 
 
 def test_an_image_is_corrupted_the_same_way_in_every_subset() -> None:
-    alone = CorruptedImages(GreyImages(), "shot_noise", 3, 0)[7].image
-    assert (CorruptedImages(GreyImages(), "shot_noise", 3, 0)[6].image != alone).any()
-    assert (corrupt(GreyImages()[7].image, "shot_noise", 3, 0, 107) == alone).all()
+    alone = CorruptedImages(GrayImages(), "shot_noise", 3, 0)[7].image
+    assert (CorruptedImages(GrayImages(), "shot_noise", 3, 0)[6].image != alone).any()
+    assert (corrupt(GrayImages()[7].image, "shot_noise", 3, 0, 107) == alone).all()
 
 
 def test_means_by_hand(tmp_path: Path) -> None:
-    # Brightness adds 0.1, 0.2, ... of 255 to a grey level below 127, truncated; contrast leaves one color.
+    # Brightness adds 0.1, 0.2, ... of 255 to a gray level below 127, truncated; contrast leaves one color.
     options = RobustnessOptions(("brightness", "contrast"), (1, 2, 3))
-    result = measure(tmp_path, options, MeanGrey())
+    result = measure(tmp_path, options, MeanGray())
     clean = fmean(10 + 5 * index for index in range(10))
     brightness, contrast = result.rows
     expected = {1: clean + 25.5, 2: clean + 51, 3: clean + 76.5}
@@ -107,24 +107,24 @@ def test_means_by_hand(tmp_path: Path) -> None:
 
 def test_a_seeded_subset_is_evaluated(tmp_path: Path) -> None:
     options = RobustnessOptions(("contrast",), (1,), images=3, seed=4)
-    result = measure(tmp_path, options, MeanGrey())
+    result = measure(tmp_path, options, MeanGray())
     assert result.images == 3
     assert result.clean == pytest.approx(fmean(10 + 5 * index for index in choose_images(3, 4, 10)))
 
 
 def test_finished_corruptions_are_not_evaluated_again(tmp_path: Path) -> None:
-    first, second = MeanGrey(), MeanGrey()
+    first, second = MeanGray(), MeanGray()
     half = measure(tmp_path, RobustnessOptions(("fog",), (1, 2)), first, checkpoint="a.pt")
     assert first.calls == 3, "clean and two severities"
     whole = measure(tmp_path, RobustnessOptions(("fog", "snow"), (1, 2, 5)), second, checkpoint="a.pt")
     assert second.calls == 1 + 3
     assert whole.rows[0].by_severity[1] == half.rows[0].by_severity[1]
-    unbroken = measure(tmp_path / "other", RobustnessOptions(("fog", "snow"), (1, 2, 5)), MeanGrey(), checkpoint="a.pt")
+    unbroken = measure(tmp_path / "other", RobustnessOptions(("fog", "snow"), (1, 2, 5)), MeanGray(), checkpoint="a.pt")
     assert whole == unbroken
 
 
 def test_an_interruption_keeps_finished_results(tmp_path: Path) -> None:
-    class Stopped(MeanGrey):
+    class Stopped(MeanGray):
         def __call__(self, samples: Samples) -> dict[str, Any]:
             if self.calls == 3:
                 raise KeyboardInterrupt
@@ -133,7 +133,7 @@ def test_an_interruption_keeps_finished_results(tmp_path: Path) -> None:
     options = RobustnessOptions(("fog", "snow"), (1, 2))
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path, options, Stopped())
-    rest = MeanGrey()
+    rest = MeanGray()
     measure(tmp_path, options, rest)
     assert rest.calls == 2
 
@@ -150,20 +150,20 @@ def test_an_interruption_keeps_finished_results(tmp_path: Path) -> None:
 def test_other_settings_are_rejected(
     tmp_path: Path, settings: dict[str, str], options: dict[str, int], expected_message: str
 ) -> None:
-    measure(tmp_path, RobustnessOptions(("fog",), (1,)), MeanGrey(), checkpoint="a.pt")
+    measure(tmp_path, RobustnessOptions(("fog",), (1,)), MeanGray(), checkpoint="a.pt")
     with pytest.raises(PanformerError) as caught:
-        measure(tmp_path, RobustnessOptions(("fog",), (1,), **options), MeanGrey(), **settings)
+        measure(tmp_path, RobustnessOptions(("fog",), (1,), **options), MeanGray(), **settings)
     assert expected_message in str(caught.value)
     assert "choose another folder" in str(caught.value)
 
 
 def test_results_with_another_frost_texture_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = RobustnessOptions(("frost", "fog"), (1,))
-    measure(tmp_path, options, MeanGrey())
+    measure(tmp_path, options, MeanGray())
     now = frost_source()
     other = "generated" if now == "photographs" else "photographs"
     monkeypatch.setattr("panformer_cli.engine.evaluation.result_store.frost_source", lambda: other)
-    model = MeanGrey()
+    model = MeanGray()
     with pytest.raises(PanformerError, match=f"frost_1.json was computed with frost {now!r}"):
         measure(tmp_path, options, model)
     measure(tmp_path, RobustnessOptions(("fog",), (1,)), model)
@@ -174,19 +174,19 @@ def test_results_with_another_frost_texture_are_rejected(tmp_path: Path, monkeyp
 def test_a_corrupt_result_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "clean.json").write_text(content)
     with pytest.raises(PanformerError, match=r"clean\.json is corrupt .* delete it"):
-        measure(tmp_path, RobustnessOptions(("fog",), (1,)), MeanGrey())
+        measure(tmp_path, RobustnessOptions(("fog",), (1,)), MeanGray())
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:
     store = ResultStore(tmp_path, {}, writes=False)
-    measure_robustness(GreyImages(), MeanGrey(), RobustnessOptions(("fog",), (1,)), store, StopAfter())
+    measure_robustness(GrayImages(), MeanGray(), RobustnessOptions(("fog",), (1,)), store, StopAfter())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_results_and_the_frost_warning_are_reported(tmp_path: Path) -> None:
     reporter = StopAfter()
     options = RobustnessOptions(("frost",), (2,))
-    measure_robustness(GreyImages(), MeanGrey(), options, ResultStore(tmp_path, {}), reporter)
+    measure_robustness(GrayImages(), MeanGray(), options, ResultStore(tmp_path, {}), reporter)
     assert reporter.messages[0] == "clean: PQ 32.5"
     assert reporter.messages[1].startswith("frost, severity 2: PQ ")
     assert all("not the published photographs" in warning for warning in reporter.warnings)
@@ -204,7 +204,7 @@ def test_the_means_of_the_paper_match_its_rows() -> None:
 def test_rows_have_the_value_of_the_paper(tmp_path: Path) -> None:
     options = RobustnessOptions(("fog", "motion_blur", "frost"), (1,))
     store = ResultStore(tmp_path, {})
-    result = measure_robustness(GreyImages(), MeanGrey(), options, store, StopAfter(), PUBLISHED["r50"].robustness)
+    result = measure_robustness(GrayImages(), MeanGray(), options, store, StopAfter(), PUBLISHED["r50"].robustness)
     assert [row.paper for row in result.rows] == [41.9, 26.9, 32.3]
     assert result.paper is not None
     assert result.paper.mean == 32.9
