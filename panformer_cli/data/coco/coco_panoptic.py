@@ -47,7 +47,8 @@ class CocoPanoptic:
         if without and not skip_unannotated:
             raise DataError(
                 f"{self.layout.annotation} lists {counted(len(without), 'image')} without annotation, first "
-                f"{without[0]}; annotate them or remove them from `images` (training skips them with data.skip_bad_images=true)"
+                f"{without[0]}; annotate them or remove them from `images` (training skips them with "
+                "data.skip_bad_images=true)"
             )
 
     @property
