@@ -11,7 +11,7 @@ QUALITY = ("", "PQ", "SQ", "RQ", "classes")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print an evaluation (`metrics.evaluator.Evaluator.figures`) as tables on stdout."""
+    """Print an evaluation (`metrics.evaluator.Evaluator.results`) as tables on stdout."""
     from panformer_cli.console import print_table
     from panformer_cli.metrics.bootstrap import GROUPS
 

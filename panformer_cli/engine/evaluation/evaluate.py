@@ -82,7 +82,7 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
     `OUT/analysis.json` and `OUT/records.jsonl`.
 
     Returns:
-        The content of metrics.json: `Evaluator.figures` with the paths of checkpoint and annotation.
+        The content of metrics.json: `Evaluator.results` with the paths of checkpoint and annotation.
 
     Raises:
         PanformerError: The checkpoint or the data cannot be used, or they have different categories.
