@@ -473,8 +473,8 @@ def test_a_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixt
     assert_error(
         train("--resume", "--out", "run", "--set", "model.encoder_layers=2"),
         [
-            "--resume: the run in run is of recipe tiny and another model: model.encoder_layers was 1 and is 2",
-            "use its",
+            "--resume: the run in run is of recipe tiny with a different model: model.encoder_layers was 1 and is 2",
+            "use the recipe of the run",
         ],
         capsys,
     )

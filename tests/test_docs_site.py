@@ -35,7 +35,7 @@ LEAST_LITERAL = 15
 """Literal characters that a string of the code needs before it can vouch for a quoted message."""
 
 needs_mkdocs = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocs_click", "mkdocstrings")),
+    any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocstrings")),
     reason="mkdocs is not installed: pip install '.[docs]'",
 )
 

@@ -56,7 +56,7 @@ def predict(
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
-    panformer predict test2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
+    panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     from panformer_cli.engine.predict import PredictRequest, find_images
     from panformer_cli.engine.predict import predict as run_prediction

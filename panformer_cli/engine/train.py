@@ -1,4 +1,4 @@
-"""Training: the loop, and what surrounds it."""
+"""Train a model: the loop, evaluation during training, and the log."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import Progress, Reporter
+from panformer_cli.wording import counted
 
 DIVERGED = (
     "training diverged: a gradient is no longer finite; the last checkpoint is from before it; resume from there with "
@@ -44,11 +45,12 @@ DIVERGED = (
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the command line says beside the recipe.
+    """Options of a run that are not part of the recipe.
 
-    out: folder of the run; None for runs/<recipe>/<time>.
-    resume: go on with the run in `out`, or with the newest one of the recipe.
-    init_from: a checkpoint whose weights to start from; its categories may be others.
+    Attributes:
+        out: Folder of the run; None for runs/<recipe>/<time>.
+        resume: Resume the run in `out`, or the newest run of the recipe.
+        init_from: Checkpoint with the initial weights; its categories may differ.
     """
 
     out: Path | None = None
@@ -64,12 +66,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a training run went.
+    """The outcome of a training run.
 
-    run: its folder.
-    ended: whether it reached its last step and the evaluation after it; otherwise it was stopped.
-    saved_step: step of the last checkpoint; None if there is none.
-    total_steps: step at which the run ends.
+    Attributes:
+        run: Folder of the run.
+        ended: Whether the run completed its last step and evaluation; otherwise it was stopped.
+        saved_step: Step of the last checkpoint; None if there is none.
+        total_steps: Number of steps of the whole run.
     """
 
     run: RunFolder
@@ -79,18 +82,18 @@ class RunResult:
 
 
 def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Reporter) -> RunResult:
-    """Train a recipe to its end, or until SIGINT or SIGTERM asks for a stop; the result is equal on all ranks.
+    """Train a recipe to its end or until SIGINT or SIGTERM; return the same result on all ranks.
 
     Raises:
         PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
-        KeyboardInterrupt: A second Ctrl-C came, and there are several processes.
+        KeyboardInterrupt: Ctrl-C was pressed twice, and there are several processes.
     """
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
     check_backbone_name(recipe.model.backbone)
     find_run = run_to_resume if options.resume else new_run
     run = process.on_first(lambda: find_run(recipe, options.out))
-    # The run and its checkpoints are to be of use from any folder.
+    # An absolute path, so that the run can be resumed and evaluated from any working directory.
     recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
     origin = run.last if options.resume else options.init_from
     checkpoint = read_checkpoint(origin) if origin is not None else None
@@ -114,7 +117,12 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
 class Trainer:
     """One process of a training run.
 
-    pretrained: start the backbone as the recipe says; False where other weights will be loaded anyway.
+    Args:
+        process: This process.
+        recipe: All settings.
+        run: Folder of the run.
+        reporter: For progress and messages.
+        pretrained: Whether to load `model.backbone_weights`; False if other weights will be loaded anyway.
     """
 
     def __init__(
@@ -142,7 +150,7 @@ class Trainer:
         self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.optimizer)
         self.parallel: nn.Module = self.model
         if process.world_size > 1:
-            # Dropout has to differ between processes; everything up to here had to be equal.
+            # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
             self.parallel = _distributed(self.model)
         self.log = _LossLog()
@@ -152,9 +160,9 @@ class Trainer:
         """Train to the end or to a stop, and return whether the end was reached.
 
         Args:
-            checkpoint: Weights to start from; None for those that the model has.
+            checkpoint: Initial weights; None to keep those of the model.
             resume: Whether to resume the run that `checkpoint` belongs to.
-            stop: Request to save the last step and return.
+            stop: Set when the run should save and return.
         """
         if checkpoint is not None and resume:
             self.progress = self.checkpoints.resume(checkpoint)
@@ -173,11 +181,11 @@ class Trainer:
                 self._step(batches, bar)
                 if self._evaluation_is_due():
                     self._evaluate()
-        self._tell_skipped()
+        self._report_skipped()
         return self.progress.step >= self.total_steps
 
     def _steps(self) -> Iterator[list[Batch]]:
-        """The batches of every step that is still to be done."""
+        """Yield the batches of every remaining step."""
         per_epoch = self.loader.steps_per_epoch
         while self.progress.step < self.total_steps:
             epoch, first = divmod(self.progress.step, per_epoch)
@@ -187,8 +195,8 @@ class Trainer:
                     return
 
     def _step(self, batches: list[Batch], bar: Progress) -> None:
-        """One optimiser step over all images of all processes."""
-        began = time.monotonic()
+        """Take one optimizer step over the images of all processes."""
+        start = time.monotonic()
         self.parallel.train()
         recipe = self.recipe.train
         factor = learning_rate_factor(recipe, self.progress.step, self.loader.steps_per_epoch)
@@ -196,16 +204,16 @@ class Trainer:
         counts = self._count(batches)
         self.optimizer.zero_grad()
         for index, batch in enumerate(batches):
-            with self._synchronised(last=index == len(batches) - 1):
+            with self._synchronized(last=index == len(batches) - 1):
                 losses = self._losses(batch.to(self.process.device), counts)
                 torch.stack(list(losses.values())).sum().div(len(batches)).backward()
             self.log.add(losses, 1 / len(batches))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        if not torch.isfinite(norm):  # gradients are averaged over processes, so all of them see it
+        if not torch.isfinite(norm):  # the same on all ranks, because gradients are averaged
             raise PanformerError(DIVERGED)
         self.optimizer.step()
         self.progress.step += 1
-        self.progress.seconds += time.monotonic() - began
+        self.progress.seconds += time.monotonic() - start
         self._show(bar)
         if self.progress.step % recipe.log_every == 0 or self.progress.step == self.total_steps:
             self._log_losses(recipe.lr * factor)
@@ -217,20 +225,20 @@ class Trainer:
         return losses
 
     def _count(self, batches: list[Batch]) -> LossCounts:
-        """Segments per image, the mean over the whole step, as the normalisation of the losses wants it."""
+        """Return the mean number of segments per image of the whole step, which normalizes the losses."""
         own = [count_segments(batch.targets, self.categories.num_things) for batch in batches]
         total = self.process.sum(torch.tensor(own, dtype=torch.int64).sum(0))
         things, stuff = (total.double() / self.recipe.train.batch_size).tolist()
         return LossCounts(things, stuff)
 
-    def _synchronised(self, last: bool) -> Any:
-        """Gradients travel between processes only with the last batch of a step."""
+    def _synchronized(self, last: bool) -> Any:
+        """Return a context in which gradients are synchronized only for the last batch of a step."""
         if isinstance(self.parallel, DistributedDataParallel) and not last:
             return self.parallel.no_sync()
         return nullcontext()
 
     def _agree(self, *wishes: bool) -> list[bool]:
-        """Of each wish, whether any process has it: all of them save and stop at the same step, or none."""
+        """Return for each wish whether any rank has it, so that all ranks save and stop at the same step."""
         return (self.process.sum(torch.tensor(wishes, dtype=torch.int64)) > 0).tolist()
 
     def _evaluation_is_due(self) -> bool:
@@ -255,16 +263,16 @@ class Trainer:
         self.checkpoints.save_last(self.progress)
 
     def _show(self, bar: Progress) -> None:
-        """One step on the bar. The loss is read now and then only: on a GPU, reading it waits for all pending work."""
+        """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""
         if self.progress.step % 10 == 0 or not self._status:
             self._status = f"loss {self.log.running:.2f}"
         bar.advance(status=self._status)
 
-    def _tell_skipped(self) -> None:
+    def _report_skipped(self) -> None:
         found = self.process.gather(self._skipped + self.loader.skipped)
         problems = sorted({problem for part in found for problem in part})
         if problems:
-            self.reporter.warn(f"training images left out, since they cannot be used: {len(problems)}")
+            self.reporter.warn(f"skipped {counted(len(problems), 'training image')} that cannot be used:")
         for problem in problems:
             self.reporter.warn(problem)
 
@@ -276,23 +284,23 @@ class Trainer:
 
     def _log_evaluation(self, groups: PanopticResult) -> None:
         if self.process.is_first:
-            figures = asdict(groups.all) | {"pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
-            self._log_row("eval", figures)
+            metrics = asdict(groups.all) | {"pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
+            self._log_row("eval", metrics)
             self.reporter.message(
                 f"Step {self.progress.step}: PQ {groups.all.pq:.1f} (things {groups.things.pq:.1f}, "
                 f"stuff {groups.stuff.pq:.1f}), SQ {groups.all.sq:.1f}, RQ {groups.all.rq:.1f}"
             )
 
-    def _log_row(self, kind: str, figures: dict[str, Any]) -> None:
+    def _log_row(self, kind: str, values: dict[str, Any]) -> None:
         step = self.progress.step
         epoch = (step - 1) // self.loader.steps_per_epoch
-        self.run_folder.log({"kind": kind, "step": step, "epoch": epoch, **figures})
+        self.run_folder.log({"kind": kind, "step": step, "epoch": epoch, **values})
 
 
 class _LossLog:
-    """Means of the losses since they were last taken, and a running mean for the progress bar.
+    """Mean losses since the last `take`, and their sum for the progress bar.
 
-    Tensors are added up on their device; they are brought over only when somebody looks.
+    Tensors are summed on their device and copied to the CPU only when a value is read.
     """
 
     def __init__(self) -> None:
@@ -311,7 +319,7 @@ class _LossLog:
         self._weight += weight
 
     def take(self, process: Process) -> dict[str, float]:
-        """Mean of each term over all processes, all layers together, and begin again."""
+        """Return the mean of each term over all processes, summed over layers, and reset."""
         total = process.sum(torch.stack(list(self._sums.values())).cpu()) / process.world_size
         means = dict(zip(self._sums, (total / self._weight).tolist(), strict=True))
         self._sums, self._weight = {}, 0.0
@@ -320,7 +328,7 @@ class _LossLog:
 
 def _distributed(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
-        # Newer releases of torch rename `broadcast_buffers`, older ones know no other name.
+        # Newer versions of torch rename `broadcast_buffers`; older ones accept only this name.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False)
 

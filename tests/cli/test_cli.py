@@ -101,7 +101,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "a.jpg", "--out", "x", "--batch-size", "-1"], "-1 is not in the range x>=1"),
         (["predict", "--out", "x"], "Missing argument 'INPUT...'"),
         (["predict", "a.jpg"], "Missing option '--out'"),
-        (["evaluate", "swin-l"], "checkpoint swin-l: no such file; did you mean swinl? give a checkpoint, a run's"),
+        (
+            ["evaluate", "swin-l"],
+            "checkpoint swin-l: no such file; did you mean swinl? give a checkpoint, the folder of a run",
+        ),
         (["weights", "lst"], "No such command 'lst'. Did you mean 'list'? See `panformer weights --help`."),
         (["weights", "import", "r50"], "Missing option '--out'"),
         (["prepare-data", "scenes"], "Missing option '--out'"),

@@ -133,7 +133,7 @@ def test_a_run_may_begin_with_the_weights_of_another(trained: RunFolder, scenes:
 def test_weights_of_another_model_are_refused_and_the_folder_stays_free(scenes: Path, tmp_path: Path) -> None:
     other = small_checkpoint(tmp_path / "other.safetensors", scenes, "model.thing_queries=7")
     options = TrainOptions(tmp_path / "run", init_from=other)
-    with pytest.raises(CheckpointError, match=r"other\.safetensors .*does not fit this model: .*expected \[10, "):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors .*does not match this model: .*expected \[10, "):
         train(small_recipe(scenes), options, ALONE, SilentReporter())
     run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
 
@@ -154,7 +154,7 @@ def test_resume_with_another_model_is_refused(trained: RunFolder, scenes: Path) 
     recipe = small_recipe(scenes, "model.dropout=0.2", "model.thing_queries=11", "train.max_steps=5")
     before = trained.recipe.read_text()
     with pytest.raises(
-        CheckpointError, match=r"model\.thing_queries was 10 and is 11; use its own recipe, .*recipe\.yaml"
+        CheckpointError, match=r"model\.thing_queries was 10 and is 11; use the recipe of the run, .*recipe\.yaml"
     ):
         run_small(recipe, trained.path, resume=True)
     assert trained.recipe.read_text() == before
@@ -168,7 +168,7 @@ def test_resume_with_other_categories_is_refused(trained: RunFolder, tmp_path: P
         unused = max(category["id"] for category in content["categories"]) + 1
         content["categories"].append({"id": unused, "name": "more", "isthing": 1})
         path.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="was trained on other categories"):
+    with pytest.raises(CheckpointError, match="was trained on categories that differ"):
         run_small(small_recipe(other, "model.dropout=0.2"), trained.path, resume=True)
 
 
@@ -184,7 +184,7 @@ def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_with_another_run_is_refused(trained: RunFolder, scenes: Path) -> None:
     before = trained.last.read_bytes()
-    with pytest.raises(PanformerError, match="holds another run; resume it with --resume, or choose a new"):
+    with pytest.raises(PanformerError, match="has another run; add --resume to continue that run, or choose a new"):
         run_small(small_recipe(scenes), trained.path)
     assert trained.last.read_bytes() == before
 
@@ -254,7 +254,7 @@ def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: 
     run = train(recipe, TrainOptions(tmp_path / "run"), ALONE, reporter).run
     assert read_checkpoint(run.last).progress.step == 1
     count, problem = reporter.warnings
-    assert count == "training images left out, since they cannot be used: 1"
+    assert count == "skipped 1 training image that cannot be used:"
     assert "000001.png" in problem
 
 

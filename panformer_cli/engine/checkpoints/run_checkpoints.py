@@ -100,11 +100,11 @@ def check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder, 
     ]
     if changed:
         raise CheckpointError(
-            f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} and another model: "
-            f"{listing(changed, 3, '; ')}; use its own recipe, {run.recipe}"
+            f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} with a different model: "
+            f"{listing(changed, 3, '; ')}; use the recipe of the run, {run.recipe}"
         )
     if not checkpoint.categories.has_labels_of(categories):
         raise CheckpointError(
-            f"--resume: the run in {run.path} was trained on other categories than those of {recipe.data.root} "
-            f"({len(checkpoint.categories)} and {len(categories)}, or other ids); use its own data set"
+            f"--resume: the run in {run.path} was trained on categories that differ from those of {recipe.data.root} "
+            f"({len(checkpoint.categories)} and {len(categories)}, or other ids); use the data set of the run"
         )

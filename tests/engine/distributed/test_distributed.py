@@ -37,7 +37,7 @@ def gradients_of_a_step(process: Process, recipe: Recipe, out: Path) -> None:
     batches = next(iter(trainer.loader.epoch(0)))
     counts = trainer._count(batches)
     for index, batch in enumerate(batches):
-        with trainer._synchronised(last=index == len(batches) - 1):
+        with trainer._synchronized(last=index == len(batches) - 1):
             losses = trainer._losses(batch, counts)
             torch.stack(list(losses.values())).sum().div(len(batches)).backward()
     tensors = {n: p.grad.contiguous() for n, p in trainer.model.named_parameters() if p.grad is not None}
