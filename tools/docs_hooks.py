@@ -97,7 +97,8 @@ def settings_of(settings: Any) -> Iterator[Setting]:
     hints = get_type_hints(settings)
     for field in fields(settings):
         if field.default is not MISSING:
-            text = re.sub(r"\s+", " ", meanings.get(field.name, "")).replace("<", "&lt;")
+            text = re.sub(r"\s+", " ", meanings.get(field.name, ""))
+            text = re.sub(r"(`[^`]*`)|<", lambda match: match[1] or "&lt;", text)  # no HTML tags outside of code
             meaning, _, allowed = text.partition(" Range: ")
             default = "empty" if field.default == "" else f"`{_as_yaml(field.default)}`"
             yield Setting(field.name, _type_name(hints[field.name]), default, meaning, allowed.rstrip("."))
