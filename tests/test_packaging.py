@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -71,38 +73,54 @@ def test_pyproject_does_not_repeat_setup_cfg() -> None:
     assert "tool.setuptools" not in sections
 
 
-@pytest.mark.slow
-def test_a_wheel_contains_the_recipes_and_finds_them(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    _copy_checkout(source)
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a wheel of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    _copy_checkout(folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    subprocess.run([*command, str(tmp_path), str(source)], check=True)
-    [wheel] = tmp_path.glob("*.whl")
+    subprocess.run([*command, str(folder), str(folder / "source")], check=True)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_a_wheel_contains_the_package_and_nothing_else(wheel: Path) -> None:
     assert wheel.name.startswith(f"panformer-{__version__}-py3-none-any")
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
-        archive.extractall(tmp_path / "site")
     assert {f"panformer_cli/recipes/{name}.yaml" for name in built_in_recipes()} <= inside
     templates = "panformer_cli/pages/templates"
     assert {name for name in inside if name.startswith(templates)} == {
         f"{templates}/{path.name}" for path in (REPOSITORY / templates).iterdir()
     }
+    assert "panformer_cli/py.typed" in inside
     assert any(name.endswith("LICENSE") for name in inside)
-    assert not [name for name in inside if name.startswith(("tests", "recipes", "docs"))]
-    found = subprocess.run(
-        [sys.executable, "-c", "import panformer_cli.recipe_io as io; print(io.find_recipe('recipes/r50.yaml'))"],
-        cwd=tmp_path / "site",
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert Path(found.stdout.strip()) == tmp_path / "site" / "panformer_cli" / "recipes" / "r50.yaml"
+    assert not [name for name in inside if name.startswith(("tests", "recipes", "docs", "tools", "benchmarks"))]
+
+
+@pytest.mark.slow
+def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path, wheel: Path) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    # The requirements are those of this environment: without a network, and without copying 6 GB.
+    [site] = environment.glob("lib/python*/site-packages")
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib"))
+
+    def output(*words: str) -> str:
+        return subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert output(str(environment / "bin" / "panformer"), "--version") == f"panformer {__version__}"
+    command = "import panformer_cli.recipe_io as io; print(io.find_recipe('recipes/r50.yaml'))"
+    assert Path(output(str(python), "-c", command)) == site / "panformer_cli" / "recipes" / "r50.yaml"
 
 
 def _copy_checkout(target: Path) -> None:
     """Copy the files that a build needs, so that it leaves no folders in the checkout."""
     patterns = ["setup.cfg", "pyproject.toml", "LICENSE", "README.md", "recipes/*"]
-    for pattern in [*patterns, *(f"panformer_cli/**/*.{kind}" for kind in ("py", "css", "js", "html", "svg"))]:
+    for pattern in [*patterns, *(f"panformer_cli/**/*.{kind}" for kind in ("py", "typed", "css", "js", "html", "svg"))]:
         for path in REPOSITORY.glob(pattern):
             copy = target / path.relative_to(REPOSITORY)
             copy.parent.mkdir(parents=True, exist_ok=True)
