@@ -1,20 +1,23 @@
 """Swin blocks that compute what the published weights were trained with (docs/model.md, "Backbones").
 
-timm shifts a map before it pads it, and drops the shift on small maps; the release pads first and always shifts. At
-sizes that are no multiple of the window the features differ by up to 59 % of their largest value.
+timm shifts a map before it pads it, and does not shift small maps; the reference implementation pads first and always
+shifts. At sizes that are not a multiple of the window, the features differ by up to 59 % of their largest value.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 
 from panformer_cli.models.backbones.feature_layout import FeatureLayout
+from panformer_cli.models.backbones.padding import ceil_div
 from panformer_cli.models.backbones.timm_backbone import TimmBackbone
+from panformer_cli.models.backbones.windows import Windows
 
-MASKED = -100.0
 PATCH = 4
 """Pixels; timm's Swin refuses images that are no multiple of it."""
 
@@ -40,80 +43,62 @@ class Swin(TimmBackbone):
 
 
 class PadFirstSwinBlock(nn.Module):
-    """The parts of a timm block, run in the release's order: pad, shift, attend, shift back, cut.
+    """The parts of a timm block, in the order of the reference implementation: pad, shift, attend, shift back, cut."""
 
-    shift: cells that the windows are shifted by; 0 for every other block.
-    """
-
-    def __init__(self, block: SwinTransformerBlock, shift: int) -> None:
+    def __init__(self, block: SwinTransformerBlock) -> None:
         super().__init__()
         self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
         self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
-        self.window: int = block.attn.window_size[0]
-        self.shift = shift
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        x = x + self.drop_path1(self._window_attention(self.norm1(x)))
+        attended = self.attn(windows.split(self.norm1(x)), mask=windows.mask)
+        x = x + self.drop_path1(windows.merge(attended))
         updated: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
         return updated
 
-    def _window_attention(self, x: Tensor) -> Tensor:
-        batch, height, width, _ = x.shape
-        grid = (-(-height // self.window), -(-width // self.window))
-        rows, columns = (count * self.window for count in grid)
-        x = F.pad(x, (0, 0, 0, columns - width, 0, rows - height))
-        x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        attended = self.attn(_to_windows(x, grid, self.window), mask=self._shift_mask(grid, x))
-        x = _from_windows(attended, batch, grid, self.window)
-        return torch.roll(x, (self.shift, self.shift), dims=(1, 2))[:, :height, :width]
 
-    def _shift_mask(self, grid: tuple[int, int], like: Tensor) -> Tensor | None:
-        """(windows, cells, cells): MASKED between cells that only the shift has brought together."""
-        if not self.shift:
-            return None
-        rows, columns = (_regions(count * self.window, self.window, self.shift, like.device) for count in grid)
-        regions = (3 * rows[:, None] + columns)[None, :, :, None]
-        windows = _to_windows(regions, grid, self.window)  # (windows, cells, 1)
-        apart = windows.transpose(1, 2) != windows
-        return torch.zeros_like(apart, dtype=like.dtype).masked_fill_(apart, MASKED)
-
-
-def _to_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
-    """(B, H, W, C) to (B * windows, cells of a window, C).
-
-    Every size is stated, because an exporter would have to solve for one that is -1.
+class PadFirstSwinBlocks(nn.Sequential):
+    """The blocks of a stage. The windows of every other one are shifted by half a window.
 
     Args:
-        grid: how many windows fill the height and the width.
+        blocks: of the stage.
         window: height and width of a window, cells.
     """
-    batch, _, _, channels = x.shape
-    cells = x.view(batch, grid[0], window, grid[1], window, channels).transpose(2, 3)
-    return cells.reshape(batch * grid[0] * grid[1], window * window, channels)
+
+    def __init__(self, blocks: list[PadFirstSwinBlock], window: int) -> None:
+        super().__init__(*blocks)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        regular, shifted = Windows(x, self.window, shift=0), Windows(x, self.window, shift=self.window // 2)
+        for number, block in enumerate(self):
+            x = block(x, shifted if number % 2 else regular)
+        return x
 
 
-def _from_windows(windows: Tensor, batch: int, grid: tuple[int, int], window: int) -> Tensor:
-    """Undo `_to_windows`."""
-    channels = windows.shape[-1]
-    cells = windows.view(batch, grid[0], grid[1], window, window, channels).transpose(2, 3)
-    return cells.reshape(batch, grid[0] * window, grid[1] * window, channels)
+class StridedPatchMerging(nn.Module):
+    """timm's patch merging, computed without a view, whose sizes `torch.export` could not prove to fit."""
 
+    def __init__(self, merging: PatchMerging) -> None:
+        super().__init__()
+        self.norm, self.reduction = merging.norm, merging.reduction
 
-def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """(size,) 0, 1 or 2: whole windows, what stays in the last window, what the shift brought in from the other end."""
-    index = torch.arange(size, device=device)
-    return (index >= size - window).int() + (index >= size - shift).int()
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 * C); an odd map gets a row or a column of zeros."""
+        height, width = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, 2 * ceil_div(width, 2) - width, 0, 2 * ceil_div(height, 2) - height))
+        merged = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
+        reduced: Tensor = self.reduction(self.norm(merged))
+        return reduced
 
 
 def with_published_blocks(body: nn.Module) -> None:
-    """Swap the blocks of timm's Swin feature pyramid, weights kept, for `PadFirstSwinBlock`s."""
-    for stage in body.children():
-        blocks = getattr(stage, "blocks", None)
-        if blocks is not None:
-            stage.blocks = nn.Sequential(
-                *(
-                    PadFirstSwinBlock(block, shift=0 if index % 2 == 0 else block.attn.window_size[0] // 2)
-                    for index, block in enumerate(blocks)
-                )
-            )
+    """Swap blocks and patch merging of timm's Swin feature pyramid, weights kept, for the modules above."""
+    stages: list[Any] = [module for module in body.children() if isinstance(module, SwinTransformerStage)]
+    for stage in stages:
+        window = stage.blocks[0].attn.window_size[0]
+        stage.blocks = PadFirstSwinBlocks([PadFirstSwinBlock(block) for block in stage.blocks], window)
+        if isinstance(stage.downsample, PatchMerging):
+            stage.downsample = StridedPatchMerging(stage.downsample)

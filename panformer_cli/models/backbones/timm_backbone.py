@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.feature_layout import FeatureLayout
+from panformer_cli.models.backbones.padding import ceil_div, pad_or_crop
 
 
 class TimmBackbone(Backbone):
@@ -36,13 +36,14 @@ class TimmBackbone(Backbone):
         height, width = images.shape[-2:]
         multiple = self.layout.multiple
         if multiple > 1:
-            images = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+            whole = (ceil_div(height, multiple) * multiple, ceil_div(width, multiple) * multiple)
+            images = pad_or_crop(images, whole)
         features: list[Tensor] = self.body(images)
         if self.layout.channels_last:
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in self.normalized(features)]
         if multiple > self.strides[0]:  # cells that are padding only
             features = [
-                feature[..., : -(-height // stride), : -(-width // stride)]
+                pad_or_crop(feature, (ceil_div(height, stride), ceil_div(width, stride)))
                 for feature, stride in zip(features, self.strides, strict=True)
             ]
         return features

@@ -6,11 +6,12 @@ from collections import defaultdict
 
 import pytest
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor
 
 from panformer_cli.models.backbones.build import build_backbone
-from panformer_cli.models.backbones.swin import PadFirstSwinBlock
+from panformer_cli.models.backbones.swin import PadFirstSwinBlock, PadFirstSwinBlocks, StridedPatchMerging
+from panformer_cli.models.backbones.windows import Windows
 
 WINDOW, HEADS, DIM = 4, 2, 8
 Cell = tuple[int, int]
@@ -65,7 +66,7 @@ def test_a_block_equals_gathered_attention(size: Cell, shift: int) -> None:
     block = timm_block()
     x = torch.randn(1, *size, DIM, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        ours = PadFirstSwinBlock(block, shift)(x)
+        ours = PadFirstSwinBlock(block)(x, Windows(x, WINDOW, shift))
         middle = x + gathered_attention(block, block.norm1(x)[0], shift)
         torch.testing.assert_close(ours, middle + block.mlp(block.norm2(middle)), rtol=1e-4, atol=1e-5)
 
@@ -74,7 +75,8 @@ def test_the_shift_has_an_effect_on_maps_smaller_than_a_window() -> None:
     block = timm_block()
     x = torch.randn(1, 3, 2, DIM, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        assert not torch.allclose(PadFirstSwinBlock(block, 0)(x), PadFirstSwinBlock(block, 2)(x), atol=1e-3)
+        straight, shifted = (PadFirstSwinBlock(block)(x, Windows(x, WINDOW, shift)) for shift in (0, 2))
+    assert not torch.allclose(straight, shifted, atol=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -82,12 +84,33 @@ def test_with_complete_windows_it_equals_the_timm_block(shift: int) -> None:
     block = timm_block(shift, size=(8, 12))
     x = torch.randn(2, 8, 12, DIM, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        torch.testing.assert_close(PadFirstSwinBlock(block, shift)(x), block(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            PadFirstSwinBlock(block)(x, Windows(x, WINDOW, shift)), block(x), rtol=1e-5, atol=1e-5
+        )
 
 
-def test_every_other_block_is_shifted_by_half_a_window() -> None:
+def test_every_other_block_of_a_stage_is_shifted_by_half_a_window() -> None:
+    blocks = PadFirstSwinBlocks([PadFirstSwinBlock(timm_block()) for _ in range(4)], WINDOW)
+    x = torch.randn(1, 5, 7, DIM, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = x
+        for block, shift in zip(blocks, (0, 2, 0, 2), strict=True):
+            expected = block(expected, Windows(x, WINDOW, shift))
+        assert torch.equal(blocks(x), expected)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (5, 7), (1, 3)], ids=str)
+def test_patch_merging_equals_timms(size: Cell) -> None:
+    torch.manual_seed(0)
+    merging = PatchMerging(DIM).eval()
+    x = torch.randn(2, *size, DIM)
+    with torch.no_grad():
+        assert torch.equal(StridedPatchMerging(merging)(x), merging(x))
+
+
+def test_the_backbone_has_none_of_timms_blocks() -> None:
     with torch.device("meta"):
         backbone = build_backbone("swin_tiny", 0.0, 0, True)
-    blocks = [module for module in backbone.modules() if isinstance(module, PadFirstSwinBlock)]
-    assert [block.shift for block in blocks] == [0, 3] * 6
-    assert not any(isinstance(module, SwinTransformerBlock) for module in backbone.modules())
+    assert sum(isinstance(module, PadFirstSwinBlock) for module in backbone.modules()) == 12
+    assert sum(isinstance(module, StridedPatchMerging) for module in backbone.modules()) == 3
+    assert not any(isinstance(module, (SwinTransformerBlock, PatchMerging)) for module in backbone.modules())
