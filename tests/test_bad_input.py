@@ -201,7 +201,7 @@ DATA_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "JSON empty": (cut(ANNOTATION, 0), ["panoptic_val.json is empty (0 bytes)"]),
     "PNG missing": (remove(PNG), ["the panoptic PNG data/" + PNG + " is missing"]),
     "PNG truncated": (cut(PNG, 60), [PNG, "corrupt or truncated"]),
-    "PNG palette": (to_palette, [PNG, "is a 8-bit palette PNG; expected an 8-bit RGB PNG"]),
+    "PNG palette": (to_palette, [PNG, "is an 8-bit palette PNG; expected an 8-bit RGB PNG"]),
     "PNG of another size": (resized(PNG), [PNG + " is 32x48", "gives 64x64", "expected equal sizes"]),
     "PNG with another id": (
         with_another_id,

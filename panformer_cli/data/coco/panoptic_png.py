@@ -72,8 +72,9 @@ def read_panoptic_png(path: Path, data: bytes | None = None) -> IdMap:
     if header is None:
         raise DataError(f"{path} is not a PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
     if not header.is_rgb8:
-        found = f"{header.depth}-bit {_COLOR_TYPES.get(header.color_type, 'unknown')}"
-        raise DataError(f"{path} is a {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
+        article = "an" if header.depth == 8 else "a"
+        found = f"{article} {header.depth}-bit {_COLOR_TYPES.get(header.color_type, 'unknown')}"
+        raise DataError(f"{path} is {found} PNG; expected an 8-bit RGB PNG with id = R + 256 G + 65536 B")
     ids = decode_panoptic_png(data)
     if ids is None:
         raise DataError(f"{path} is corrupt or truncated: it cannot be decoded; restore the file")
