@@ -176,6 +176,7 @@ def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
     if checkpoints:
         newest = RunFolder(checkpoints[-1].parent).checkpoint
         assert newest is not None, "the folder was found by its checkpoint"
+        reporter.message(f"Checkpoint of the newest run: {newest}")
         return newest
     if default is not None:
         reporter.message(f"There is no run in {RUNS.absolute()}: using the published weights {default}")
