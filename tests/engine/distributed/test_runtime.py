@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -105,6 +106,15 @@ def test_a_second_ctrl_c_interrupts_and_a_second_termination_does_not() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where a shell started the tests in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_failure_after_a_stop_request_is_the_stop() -> None:
     """A collective operation fails like this when the same signal has ended other ranks."""
     with pytest.raises(KeyboardInterrupt), stop_on_signals():
