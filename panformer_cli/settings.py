@@ -124,7 +124,8 @@ class TrainSettings:
     """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
     step."""
     drop_epochs: tuple[int, ...] = (18,)
-    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule."""
+    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule; epochs
+    that the run does not reach have no effect. Range: any list, also an empty one."""
     warmup_steps: int = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start. Range: 0 or more."""
     precision: Literal["fp32", "bf16"] = "fp32"
