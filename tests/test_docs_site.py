@@ -32,7 +32,9 @@ from tests.helpers import run
 
 DOCS = REPOSITORY / "docs"
 LEAST_LITERAL = 15
-"""Literal characters that a string of the code needs before it can vouch for a quoted message."""
+"""Literal characters that a string of the code needs before it can explain a quoted message."""
+LEAST_PIECE = 12
+"""Literal characters that it needs in one piece: `... is ...: expected ...` would explain almost any message."""
 
 needs_mkdocs = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocstrings")),
@@ -126,14 +128,15 @@ def quoted_messages() -> Iterator[tuple[str, str]]:
 
 
 def message_patterns() -> list[re.Pattern[str]]:
-    """Return a pattern for every string of the package that could be a message; what it fills in may be anything."""
+    """Return a pattern for every string of the package that could be a message; a filled-in value has no semicolon."""
     patterns = []
     for path in (REPOSITORY / "panformer_cli").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node] if isinstance(node, ast.Constant) else []
             texts = [str(part.value) if isinstance(part, ast.Constant) else None for part in parts]
-            if sum(len(text) for text in texts if text) >= LEAST_LITERAL:
-                patterns.append(re.compile("".join(".*" if text is None else re.escape(text) for text in texts)))
+            lengths = [len(text) for text in texts if text]
+            if sum(lengths) >= LEAST_LITERAL and max(lengths) >= LEAST_PIECE:
+                patterns.append(re.compile("".join("[^;]*" if text is None else re.escape(text) for text in texts)))
     return patterns
 
 

@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from panformer_cli.data.coco.coco_categories import COCO
+from panformer_cli.data.scenes.patterns import scene_categories
+from panformer_cli.models.build import build_model
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_to_dict
 from panformer_cli.settings import DataSettings, TrainSettings
 from panformer_cli.storage import plain_yaml
+from tests.conftest import REPOSITORY
 
 PUBLISHED = {
     "r50_1x": 48.0,
@@ -144,3 +149,15 @@ def test_small_recipes_need_no_download_and_freeze_nothing(name: str) -> None:
 def test_overrides_apply_to_every_recipe(path: Path) -> None:
     recipe = load_recipe(str(path), ["data.root=DIR", "train.max_steps=3"])
     assert (recipe.data.root, recipe.train.max_steps) == ("DIR", 3)
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_the_page_of_recipes_has_the_parameters_of_each_model(name: str) -> None:
+    recipe = load_recipe(name)
+    table = scene_categories() if name == "tiny" else COCO
+    with torch.device("meta"):
+        model = build_model(recipe.model, recipe.inference, table, pretrained=False)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    page = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| \[`{name}`\].*$", page, flags=re.MULTILINE)
+    assert row.split(" | ")[2] == f"{millions:.1f}"

@@ -18,7 +18,7 @@ class TorchAnnouncer(MetaPathFinder):
         """Return None, so that the other finders are asked."""
         del path, target
         if name == "torch":
-            sys.meta_path.remove(self)
+            sys.meta_path = [finder for finder in sys.meta_path if finder is not self]  # not in place: it is being read
             click.echo("Loading PyTorch ...", err=True)
         return None
 

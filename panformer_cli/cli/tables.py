@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, interval_text
 
 QUALITY = ("", "PQ", "SQ", "RQ", "classes")
 """Columns of `_quality`."""
@@ -69,8 +69,6 @@ def _quality(name: str, row: dict[str, Any]) -> tuple[str, float, float, float, 
 
 
 def _interval(bounds: list[float] | None) -> str | None:
-    from panformer_cli.wording import interval_text
-
     return interval_text(bounds) if bounds else None
 
 

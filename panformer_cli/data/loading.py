@@ -157,7 +157,7 @@ class TrainLoader:
         self._share = slice(rank * share, (rank + 1) * share)
         self._forwards = _Forwards()
         workers = min(recipe.data.workers, os.cpu_count() or 1)  # more would only compete for the cores
-        if not workers:
+        if not workers or _START_METHOD == "fork":  # forked workers share what this process has loaded
             expect_reads(len(dataset))
         self._loader: DataLoader[_Loaded] = DataLoader(
             _ForwardDataset(TrainDataset(dataset, recipe)),

@@ -22,6 +22,7 @@ from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_image, side_by_side
+from panformer_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,7 @@ def _metrics_path(run: Path) -> Path:
 
 
 def _segment_count(panoptic: PanopticMap) -> str:
-    count = len(panoptic.segments)
-    return f"{count} segment{'' if count == 1 else 's'}"
+    return counted(len(panoptic.segments), "segment")
 
 
 def _facts(request: VisualizeRequest) -> list[tuple[str, str]]:

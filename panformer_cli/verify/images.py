@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from panformer_cli.data.coco.json_values import is_count, is_text
-from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.data.coco.panoptic_png import read_panoptic_png, read_png_header
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.images import read_bytes, read_image
 from panformer_cli.data.layout import SplitLayout
@@ -23,8 +23,6 @@ from panformer_cli.wording import short
 MAX_PIXELS = 2**28
 """Larger PNGs are not decoded, because they would take gigabytes."""
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_RGB_8 = (8, 2)  # bit depth and color type in a PNG's header
 _Size = tuple[int, int]
 
 
@@ -224,13 +222,10 @@ def _read_png_header(path: Path) -> tuple[_Size | None, bool]:
     """Return height and width of a PNG (None if it is not a PNG), and whether it is 8-bit RGB."""
     try:
         with path.open("rb") as file:
-            head = file.read(33)
+            header = read_png_header(file.read(33))
     except OSError:
         return None, True
-    if not head.startswith(_PNG_START) or len(head) < 33:
-        return None, False
-    width, height = (int.from_bytes(head[start : start + 4], "big") for start in (16, 20))
-    return (height, width), (head[24], head[25]) == _RGB_8
+    return ((header.height, header.width), header.is_rgb8) if header else (None, False)
 
 
 def _words(size: _Size) -> str:

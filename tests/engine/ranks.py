@@ -62,7 +62,7 @@ def kill_started() -> None:
     """End the processes that a failed test left running. SIGTERM first, since torchrun's workers have own sessions."""
     while _started:
         process = _started.pop()
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # the id may belong to another process by now
             if process.poll() is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +10,6 @@ from torch.export import Dim, ExportedProgram
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.models.layers.sampling import SamplingName
-from panformer_cli.models.panoptic_segformer.settings import PanopticSegFormerSettings
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import COCO_SIZED
 from tests.models.panoptic_segformer.small import images_of, no_padding, scramble, small_model
@@ -55,25 +52,29 @@ def assert_equal_to_eager(model: PanopticModel, program: ExportedProgram, size: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backbone", "sampling"), [("pvt_v2_b0", "portable"), ("timm/convnext_atto", "gather"), ("swin_tiny", "portable")]
+    ("backbone", "sampling"),
+    [
+        ("resnet18", "portable"),
+        ("resnet18", "gather"),
+        ("pvt_v2_b0", "portable"),
+        ("timm/convnext_atto", "gather"),
+        ("swin_tiny", "portable"),
+    ],
 )
 def test_an_exported_model_takes_other_sizes(backbone: str, sampling: SamplingName) -> None:
-    """PVTv2 needs no padding. Images are padded to a multiple of 32 for ConvNeXt, maps to whole windows in Swin."""
-    model = small_model(backbone=backbone, sampling=sampling, location_layers=1, stuff_mask_layers=1).eval()
+    """Images are padded to a multiple of 32 for ConvNeXt, and maps to whole windows in Swin."""
+    model = small_model(backbone=backbone, sampling=sampling).eval()
     scramble(model)
     program = exported(model)
-    for size in OTHERS:
+    for size in (TRACED, *OTHERS):
         assert_equal_to_eager(model, program, size)
 
 
 @pytest.mark.slow
 def test_the_published_model_can_be_exported() -> None:
-    """With fewer layers, because tracing takes some seconds for each."""
     recipe = load_recipe("r50")
-    assert isinstance(recipe.model, PanopticSegFormerSettings)
-    settings = replace(recipe.model, encoder_layers=1, location_layers=2, thing_mask_layers=1, stuff_mask_layers=2)
     torch.manual_seed(0)
-    model = build_model(settings, recipe.inference, COCO_SIZED, pretrained=False, sampling="portable").eval()
+    model = build_model(recipe.model, recipe.inference, COCO_SIZED, pretrained=False, sampling="portable").eval()
     scramble(model.get_submodule("location_decoder"))
     program = exported(model)
     for size in OTHERS:

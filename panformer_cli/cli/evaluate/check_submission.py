@@ -55,10 +55,10 @@ def check_submission(ctx: click.Context, archive: Path, images: Path, form: Form
 
 def _as_json(report: SubmissionReport) -> dict[str, Any]:
     findings = [
-        {"problem": finding.problem.value, "image": finding.image, "sentence": finding.sentence}
+        {"problem": finding.problem.name.lower(), "image": finding.image, "sentence": finding.sentence}
         for finding in report.findings
     ]
-    counts = {problem.value: count for problem, count in report.counts.items()}
+    counts = {problem.name.lower(): count for problem, count in report.counts.items()}
     return {"good": report.is_good, "images": report.images, "counts": counts, "findings": findings}
 
 

@@ -19,7 +19,7 @@ MAX_ID = 256**3 - 1
 """The largest segment id that a color can represent."""
 MANY_READS = 400
 """From this number of PNGs on, the faster decoder saves more time than it takes to load: 0.85 s on a CPU that reads a
-PNG of COCO in 2.5 ms with OpenCV and in 0.6 ms with the faster decoder (LOG.md)."""
+PNG of COCO in 2.5 ms with OpenCV and in 0.6 ms with the faster decoder (docs/log/2026-11-28-structure.md)."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}

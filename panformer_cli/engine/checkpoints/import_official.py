@@ -23,6 +23,7 @@ from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import check_whole
+from panformer_cli.wording import counted
 
 
 def import_weights(
@@ -80,8 +81,9 @@ def _check_finite(model: PanopticModel, checkpoint: Checkpoint) -> None:
     bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in {len(bad)} tensors; the first is "
-            f"{checkpoint.official.official_name(bad[0], state)}; the file is corrupt, or its training diverged; use "
+            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in "
+            f"{counted(len(bad), 'tensor')}; the first is {checkpoint.official.official_name(bad[0], state)}; the "
+            "file is corrupt, or its training diverged; use "
             "another checkpoint"
         )
 

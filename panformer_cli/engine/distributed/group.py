@@ -17,6 +17,7 @@ from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, de
 from panformer_cli.engine.distributed.worker import VARIABLES, Worker
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import check_sampling
+from panformer_cli.wording import counted
 
 _JOIN_SECONDS, _REPORT_SECONDS, _KILLED_SECONDS = 300.0, 10.0, 2.0
 _HEAD_START_SECONDS = 0.3
@@ -115,8 +116,7 @@ def _is_first_to_fail(worker: Worker, store: Store) -> bool:
 def _check_options(options: ProcessOptions, worker: Worker | None) -> None:
     """Raise PanformerError unless the options match the number of processes and there is a GPU for each."""
     count, gpus = worker.local_world_size if worker else 1, torch.cuda.device_count()
-    plural = "es" * (count > 1)
-    started = f"torchrun started {count} process{plural} on this machine" if worker else "there is only one process"
+    started = f"torchrun started {counted(count, 'process')} on this machine" if worker else "there is only one process"
     for name, asked in (("--gpus", options.gpus), ("--cpu-processes", options.cpu_processes)):
         if asked not in (None, count):
             raise PanformerError(f"{name} is {asked}, but {started}; use torchrun --nproc-per-node {asked}")
@@ -127,5 +127,5 @@ def _check_options(options: ProcessOptions, worker: Worker | None) -> None:
     on_gpus = options.cpu_processes is None and options.device != "cpu" and gpus > 0
     if on_gpus and count > gpus:
         raise PanformerError(
-            f"{started}, which has {gpus} GPU{'s' * (gpus > 1)}; use torchrun --nproc-per-node {gpus}, or --device cpu"
+            f"{started}, which has {counted(gpus, 'GPU')}; use torchrun --nproc-per-node {gpus}, or --device cpu"
         )

@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import Store
 from panformer_cli.engine.distributed.allocator import keep_freed_memory
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import SamplingName
+from panformer_cli.wording import counted
 
 Value = TypeVar("Value")
 
@@ -48,10 +49,9 @@ class ProcessOptions:
                 raise PanformerError(f"{name} is {count}: expected 1 or more")
         available = torch.cuda.device_count()
         if self.gpus is not None and self.gpus > available:
+            found = counted(available, "GPU") if available else "no GPUs"
             advice = f"use at most {available}" if available else "omit the option to run on the CPU"
-            raise PanformerError(
-                f"--gpus is {self.gpus}, but torch finds {available or 'no'} GPUs on this machine; {advice}"
-            )
+            raise PanformerError(f"--gpus is {self.gpus}, but torch finds {found} on this machine; {advice}")
         _check_device(self.device)
 
     @property

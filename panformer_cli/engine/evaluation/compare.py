@@ -22,7 +22,7 @@ from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from panformer_cli.storage.plain_json import parse as parse_json
-from panformer_cli.wording import listing
+from panformer_cli.wording import counted, listing
 
 NAMED = 5
 """Number of images that an error names."""
@@ -289,4 +289,4 @@ def _metric(result: PanopticResult, group: str, name: str) -> float:
 
 
 def _images(names: list[str]) -> str:
-    return f"{len(names)} {'image' if len(names) == 1 else 'images'} ({listing(names, NAMED)})"
+    return f"{counted(len(names), 'image')} ({listing(names, NAMED)})"

@@ -27,6 +27,7 @@ from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import resolve_links, write_json
 from panformer_cli.storage.result_log import differing
+from panformer_cli.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +298,7 @@ def warn_of_disagreements(metrics: dict[str, Any], reporter: Reporter) -> None:
     if count:
         named = "; ".join(f"{name}: {phrase}" for name, phrase in first[:3])
         reporter.warn(
-            f"{metrics['annotation']} contradicts its PNGs in {count} image{'s' * (count > 1)}; PQ uses the listed "
+            f"{metrics['annotation']} contradicts its PNGs in {counted(count, 'image')}; PQ uses the listed "
             f"areas, as COCO's rule says, so it may be wrong or even above 100 ({named}); find all of them with "
             "`panformer prepare-data verify` and fix them with its --fix"
         )

@@ -14,7 +14,7 @@ from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
 from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
 from panformer_cli.storage.tensor_files import read_state
-from panformer_cli.wording import listing
+from panformer_cli.wording import counted, listing
 
 HEADS = ("bbox_head.", "model.location_decoder.")
 """Prefixes of tensor names in checkpoints of complete models, official and panformer's, that no backbone has."""
@@ -95,11 +95,11 @@ def _misfit(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> str | No
     if any(name.startswith(HEADS) for name in loaded):
         return "is a checkpoint of a complete model, which --init-from can use"
     if missing:
-        return f"lacks {len(missing)} tensors ({listing(missing, 3)})"
+        return f"lacks {counted(len(missing), 'tensor')} ({listing(missing, 3)})"
     if wrong:
         return f"has {wrong[0]} with a different shape"
     if surplus:
-        return f"is of a larger model: it has {len(surplus)} more tensors ({listing(surplus, 3)})"
+        return f"is of a larger model: it has {counted(len(surplus), 'more tensor')} ({listing(surplus, 3)})"
     return None
 
 

@@ -17,6 +17,7 @@ from panformer_cli.prepare.sets.category_map import merged_tables, read_map
 from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
 from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
 from panformer_cli.storage.files import resolve_links
+from panformer_cli.wording import counted
 
 
 def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0) -> ExistingSets:
@@ -154,7 +155,8 @@ def _opened(root: Path, splits: Sequence[str]) -> dict[str, CocoPanoptic]:
 def _sample(data: CocoPanoptic, count: int, seed: int) -> npt.NDArray[np.int64]:
     if count > len(data):
         raise DataError(
-            f"{data.layout.annotation} annotates only {len(data)} images; expected {count} or more; lower --images"
+            f"{data.layout.annotation} annotates only {counted(len(data), 'image')}; expected {count} or more; lower "
+            "--images"
         )
     return stratified(classes_of(data), count, seed)
 

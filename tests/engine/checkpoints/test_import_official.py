@@ -177,7 +177,7 @@ def test_non_finite_weights_are_rejected(value: float, tmp_path: Path) -> None:
     values = torch.zeros(256)
     values[-1] = value
     source = save_as_mmcv(stub_state("r50") | {name: values}, tmp_path / "r50.pth")
-    expected = f"{source} has non-finite values (NaN or infinity) in 1 tensors; the first is {name}; "
+    expected = f"{source} has non-finite values (NaN or infinity) in 1 tensor; the first is {name}; "
     assert expected in refused(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

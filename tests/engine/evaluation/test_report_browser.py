@@ -179,6 +179,8 @@ def test_segments_are_listed_and_outlined_by_keyboard(browser: Browser) -> None:
     assert [row.split("\t")[1:3] for row in rows][:2] == [["box", "missed"], ["ball", "false positive"]] and len(
         rows
     ) == 5
+    swatch = browser.run("document.querySelector('.segments tbody td i').getBoundingClientRect().toJSON()")
+    assert (swatch["width"], swatch["height"]) == (12, 12), "each segment has a visible swatch of its color"
     browser.run("document.querySelector('.segments tbody tr').focus()")
     assert browser.run(f"{PAINTED}('outline')")["255 255 255 255"] >= 2 * (10 + 21) - 4
     browser.press("ArrowDown")

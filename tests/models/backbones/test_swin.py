@@ -111,6 +111,7 @@ def test_patch_merging_equals_timms(size: Cell) -> None:
 def test_the_backbone_has_none_of_timms_blocks() -> None:
     with torch.device("meta"):
         backbone = build_backbone("swin_tiny", 0.0, 0, True)
-    assert sum(isinstance(module, PadFirstSwinBlock) for module in backbone.modules()) == 12
+    stages = [module for module in backbone.modules() if isinstance(module, PadFirstSwinBlocks)]
+    assert [(len(stage), stage.window) for stage in stages] == [(2, 7), (2, 7), (6, 7), (2, 7)]
     assert sum(isinstance(module, StridedPatchMerging) for module in backbone.modules()) == 3
     assert not any(isinstance(module, (SwinTransformerBlock, PatchMerging)) for module in backbone.modules())
