@@ -182,7 +182,8 @@ def assert_found(capsys: pytest.CaptureFixture[str], archive: Path, info: str, n
     words = ("check-submission", str(incomplete), "--images", info, "--form", "ade20k", "--json")
     found: dict[str, Any] = json.loads(printed(capsys, *words, code=1))
     assert found["good"] is False
-    assert found["counts"]["png_missing"] == sum(finding["problem"] == "png_missing" for finding in found["findings"]) > 0
+    missing = [finding for finding in found["findings"] if finding["problem"] == "png_missing"]
+    assert found["counts"]["png_missing"] == len(missing) == 1
     assert any(names[-1].rsplit("/", 1)[1] in finding["sentence"] for finding in found["findings"])
 
 
