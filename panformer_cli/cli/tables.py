@@ -43,7 +43,7 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     names = [name for name in causes["all"] if name != "total"]
     rows = [(group, *(causes[group][name] for name in names)) for group in GROUPS]
     print_table("Where PQ was lost, points", ("", *(name.replace("_", " ") for name in names)), rows)
-    gains = [(row["name"], row["pq"], row["mend"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
+    gains = [(row["name"], row["pq"], row["cause"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
     worth = [row for row in gains[:classes] if row[-1] > 0]
     if worth:
         title = "Largest potential gain per class"
