@@ -67,6 +67,7 @@ def result(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return out, run(trained, out, photos).content
 
 
+@pytest.mark.slow
 def test_every_image_has_its_own_size(result: tuple[Path, dict[str, Any]]) -> None:
     out, content = result
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in content["images"]}
@@ -141,6 +142,7 @@ def test_a_metrics_json_of_another_program_is_kept(trained: RunFolder, tmp_path:
     assert [(out / name).read_text() for name in ("metrics.json", "analysis.json")] == [content, content]
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_reported_and_the_others_are_predicted(trained: RunFolder, tmp_path: Path) -> None:
     photos, reporter = tmp_path / "photos", StopAfter()
     picture(photos / "a.png")
@@ -197,6 +199,7 @@ def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mixed sizes with corrupt images in between; the model's inputs have at most 64 pixels per side."""
     photos, results, seen = tmp_path / "photos", {}, batches_seen(monkeypatch)

@@ -124,6 +124,7 @@ def test_the_manifest_has_the_hashes_of_the_files(root: Path) -> None:
     assert record["setting"]["source"] == "columns" and record["images"] == 20
 
 
+@pytest.mark.slow
 def test_several_workers_write_the_same_files(root: Path, tmp_path: Path) -> None:
     alone = content_of(converted(root))
     (root.parent / "out").rename(tmp_path / "alone")

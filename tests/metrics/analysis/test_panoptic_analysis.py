@@ -109,6 +109,7 @@ def test_images_without_a_loss_are_not_among_the_worst() -> None:
     assert analysis.worst.images == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images() -> None:
     few, many = (len(pickle.dumps(analyze(records_of(n, seed=12)))) for n in (40, 400))
     assert many < 1.2 * few
