@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,18 @@ from panformer_cli.data.categories import CategoryTable
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's area limits between small, medium and large segments, in pixels."""
+
+
+ANNOTATIONS_LISTED = 1000
+"""Number of left-out annotations that are listed for each reason; the others are only counted."""
+
+
+@dataclass
+class LeftOutAnnotations:
+    """Annotations that were left out for one reason: their number, and a sentence for each of the first ones."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -35,6 +47,7 @@ class SplitSummary:
         segment_sizes: Number of thing segments by size, without crowds: small below 32 x 32 pixels, medium below
             96 x 96, and large.
         left_out: One sentence per skipped image.
+        annotations_left_out: Annotations and segments that are left out of the other images, by reason.
     """
 
     split: str
@@ -47,6 +60,7 @@ class SplitSummary:
     segment_sizes: Counter[str] = field(default_factory=Counter)
     by_category: dict[int, CategoryCount] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    annotations_left_out: dict[str, LeftOutAnnotations] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
@@ -63,6 +77,14 @@ class SplitSummary:
             self.by_category[category_id].images += 1
         for segment in segments:
             self._add_segment(segment)
+
+    def add_left_out(self, annotations: Iterable[Sequence[str]]) -> None:
+        """Count annotations of an image that are left out, each as reason and sentence."""
+        for reason, sentence in annotations:
+            group = self.annotations_left_out.setdefault(reason, LeftOutAnnotations())
+            group.count += 1
+            if len(group.first) < ANNOTATIONS_LISTED:
+                group.first.append(sentence)
 
     def _add_segment(self, segment: Mapping[str, Any]) -> None:
         count = self.by_category[segment["category_id"]]
@@ -112,6 +134,9 @@ class SplitSummary:
             "segments_per_image": sorted(self.segments_per_image.items()),
             "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
             "left_out": self.left_out,
+            "annotations_left_out": [
+                {"reason": reason, **vars(group)} for reason, group in self.annotations_left_out.items()
+            ],
         }
 
     @classmethod
@@ -127,4 +152,6 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
+        for row in content.get("annotations_left_out", ()):  # missing in summaries of version 0.2.0
+            summary.annotations_left_out[row["reason"]] = LeftOutAnnotations(row["count"], row["first"])
         return summary

@@ -20,6 +20,16 @@ from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import LabeledShape, panoptic_of_shapes, with_stuff
 from panformer_cli.prepare.annotation_tools.shapes import Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import (
+    BAD_COORDINATES,
+    BOX_ONLY,
+    FEW_POINTS,
+    OTHER,
+    OUTSIDE,
+    UNKNOWN_CLASS,
+    AnnotationError,
+    AnnotationLog,
+)
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, listed_files, with_unused_labels
 from panformer_cli.storage.files import name_inside
@@ -74,17 +84,21 @@ class Yolo:
         labels = (path for path in texts if path.name != _NAMES)
         return with_unused_labels(_images(folders), labels, folders.images)
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         path = image.labels[0]
-        drawn = [self._shape(words, f"{path}, line {number}", size) for number, words in _lines(path)]
-        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
+        drawn = []
+        for number, words in _lines(path):
+            with log.annotation():
+                drawn.append(self._shape(words, f"{path}, line {number}", size))
+        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
 
     def _shape(self, words: Sequence[str], where: str, size: Size) -> LabeledShape:
         if not re.fullmatch("[0-9]{1,9}", words[0]) or int(words[0]) not in self.categories:
             known = listing(sorted(category.id for category in self.categories.categories))
-            raise DataError(
+            raise AnnotationError(
                 f"{where} starts with {short(words[0])}; expected a class number, one of {known}; correct it, "
-                "or add the class to data.yaml"
+                "or add the class to data.yaml",
+                UNKNOWN_CLASS,
             )
         label = self.categories.by_id(int(words[0])).name
         patch = shapes.polygon(_points(words[1:], where) * (size[1], size[0]), size, f"{where}: the polygon")
@@ -168,23 +182,28 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _points(words: Sequence[str], where: str) -> Points:
     """Return the polygon of a line, (N, 2), as fractions of width and height, 0..1."""
     if len(words) == 4:
-        raise DataError(
+        raise AnnotationError(
             f"{where} is a detection box; expected a polygon, `class x1 y1 x2 y2 x3 y3 ...`; export the data set for "
-            "segmentation"
+            "segmentation",
+            BOX_ONLY,
         )
     if len(words) < 6 or len(words) % 2:
-        raise DataError(
-            f"{where} has {len(words)} numbers after the class; expected x and y of 3 or more points; export it again"
+        raise AnnotationError(
+            f"{where} has {len(words)} numbers after the class; expected x and y of 3 or more points; export it again",
+            FEW_POINTS if len(words) < 6 else OTHER,
         )
     try:
         points = np.array([float(word) for word in words]).reshape(-1, 2)
     except ValueError as error:
-        raise DataError(f"{where} contains non-numbers; expected numbers from 0 to 1; export it again") from error
+        raise AnnotationError(
+            f"{where} contains non-numbers; expected numbers from 0 to 1; export it again", BAD_COORDINATES
+        ) from error
     # Negated so that NaN is also rejected.
     wrong = points[~((points >= -_ROUNDING) & (points <= 1 + _ROUNDING))]
     if wrong.size:
-        raise DataError(
+        raise AnnotationError(
             f"{where} has the coordinate {wrong[0]:g}; expected fractions of width and height from 0 to 1; divide "
-            "pixels by the image size, or export it again"
+            "pixels by the image size, or export it again",
+            OUTSIDE,
         )
     return points.clip(0, 1)
