@@ -27,12 +27,12 @@ from panformer_cli.prepare.annotation_tools.cvat_xml import (
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
     LabeledShape,
-    check_size,
     panoptic_of_shapes,
     with_stuff,
 )
 from panformer_cli.prepare.annotation_tools.shapes import Box, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage
@@ -108,7 +108,9 @@ class Cvat:
         return panoptic_of_shapes(bottom_up, size, self.categories, self.overlap, where, log)
 
 
-def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Cvat:
+def open_cvat(
+    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+) -> Cvat:
     """Return the source in the folder `root`.
 
     Args:
@@ -117,13 +119,14 @@ def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: O
             colors, numbered from 1.
         stuff: Names of the classes that are stuff.
         overlap: Which shape keeps shared pixels.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: annotations.xml is missing, has another format or no labels, or a name is unknown.
     """
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
-    table = read_classes(classes) if classes else _table(root / ANNOTATION)
+    table = read_classes(classes, encoding) if classes else _table(root / ANNOTATION)
     return Cvat(root, with_stuff(table, stuff), overlap)
 
 

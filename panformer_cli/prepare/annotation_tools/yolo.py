@@ -33,6 +33,7 @@ from panformer_cli.prepare.left_out import (
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, listed_files, with_unused_labels
 from panformer_cli.storage.files import name_inside
+from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import listing, short
 
 _ROUNDING = 1e-3
@@ -62,11 +63,12 @@ class Yolo:
     root: Path
     categories: CategoryTable
     overlap: OverlapRule = "last"
+    encoding: str | None = None
     name: str = "yolo"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap}
+        return {"overlap": self.overlap} | ({"encoding": self.encoding} if self.encoding else {})
 
     def splits(self) -> Sequence[str]:
         found = [split for split, folders in _split_folders(self.root).items() if folders.labels.is_dir()]
@@ -87,7 +89,7 @@ class Yolo:
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         path = image.labels[0]
         drawn = []
-        for number, words in _lines(path):
+        for number, words in _lines(path, self.encoding):
             with log.annotation():
                 drawn.append(self._shape(words, f"{path}, line {number}", size))
         return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
@@ -105,7 +107,9 @@ class Yolo:
         return LabeledShape(label, patch, f"{where.rpartition(', ')[2]} ({label})")
 
 
-def open_yolo(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Yolo:
+def open_yolo(
+    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+) -> Yolo:
     """Return the source in the folder `root`.
 
     Args:
@@ -113,6 +117,7 @@ def open_yolo(root: Path, classes: Path | None, stuff: Sequence[str], overlap: O
         classes: A file for `read_classes`. None takes `data.yaml` in `root`.
         stuff: Names of the classes that are stuff.
         overlap: Which polygon keeps shared pixels.
+        encoding: Encoding of text files that are not UTF-8.
 
     Raises:
         DataError: The folder or the classes are missing, or a name is unknown.
@@ -121,7 +126,8 @@ def open_yolo(root: Path, classes: Path | None, stuff: Sequence[str], overlap: O
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     if classes is None and not (root / "data.yaml").exists():
         raise DataError(f"{root} has no data.yaml with the classes; pass the data set's YAML file with --classes FILE")
-    return Yolo(root, with_stuff(read_classes(classes or root / "data.yaml"), stuff), overlap)
+    table = read_classes(classes or root / "data.yaml", encoding)
+    return Yolo(root, with_stuff(table, stuff), overlap, encoding)
 
 
 def _split_folders(root: Path) -> dict[str, SplitFolders]:
@@ -161,19 +167,15 @@ def _image(number: int, path: Path, folders: SplitFolders) -> SourceImage:
     return SourceImage(number, path, inner.as_posix(), (labels,))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _lines(path: Path, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the words of each nonempty line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except FileNotFoundError:
         return
-    except UnicodeError as error:
-        raise DataError(
-            f"{path} is not a text file; expected lines of a class number and a polygon; export it again"
-        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(decode_text(data, path, encoding).splitlines(), 1):
         words = line.split()
         if words:
             yield number, words
