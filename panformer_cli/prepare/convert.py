@@ -30,7 +30,7 @@ from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.source import ReadsMore, ReadsPanopticPngs, Source, SourceImage
+from panformer_cli.prepare.source import HasNotes, ReadsMore, ReadsPanopticPngs, Source, SourceImage
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import (
@@ -130,6 +130,8 @@ def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = DiskList(source.images(split))
+    for note in source.notes(split) if isinstance(source, HasNotes) else ():
+        reporter.warn(note)
     _check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
     for image in images:
