@@ -13,6 +13,7 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.storage.files import name_inside
 
 
@@ -66,12 +67,14 @@ class Source(Protocol):
         iteration, if the split does not exist or an image has no labels.
         """
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation of an image.
 
         Args:
             image: One of `images`.
             size: Height and width of the image as displayed, with its EXIF orientation applied.
+            log: Reading each annotation in its context leaves out bad ones. Sources that have one map per image
+                instead of separate annotations do not use it.
 
         Raises:
             DataError: The labels are missing or corrupt, or do not match the image.

@@ -23,6 +23,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.prepare import convert as convert_module
 from panformer_cli.prepare.coco.coco import prepare_custom
 from panformer_cli.prepare.convert import ConvertOptions, convert
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.source import SourceImage, listed_files
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
@@ -50,7 +51,7 @@ class Columns:
             for number, path in enumerate(listed_files(self.root))
         ]
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         try:
             width = int(image.labels[0].read_text())
         except (OSError, ValueError) as error:
@@ -134,11 +135,11 @@ def test_an_interrupted_conversion_resumes(root: Path, monkeypatch: pytest.Monke
     read = Columns.read
     seen: list[int | str] = []
 
-    def stop_at_7(self: Columns, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def stop_at_7(self: Columns, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         seen.append(image.id)
         if len(seen) == 7:
             raise KeyboardInterrupt
-        return read(self, image, size)
+        return read(self, image, size, log)
 
     monkeypatch.setattr(Columns, "read", stop_at_7)
     with pytest.raises(KeyboardInterrupt):
@@ -227,7 +228,7 @@ def test_a_map_with_another_size_than_its_image_is_rejected(root: Path, monkeypa
     turned[0x0112] = 6
     Image.new("RGB", (16, 10)).save(root / "00.jpg", exif=turned)
     read = Columns.read
-    monkeypatch.setattr(Columns, "read", lambda self, image, size: read(self, image, (10, 16)))
+    monkeypatch.setattr(Columns, "read", lambda self, image, size, log: read(self, image, (10, 16), log))
     with pytest.raises(DataError, match=r"00.txt is 16x10 but .*00.jpg is displayed as 10x16 .*EXIF orientation 6"):
         converted(root)
 
@@ -293,9 +294,9 @@ def test_finished_images_are_kept_when_bad_images_may_be_skipped(root: Path, mon
         converted(root)
     read, seen = Columns.read, []
 
-    def counted(self: Columns, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def counted(self: Columns, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         seen.append(image.id)
-        return read(self, image, size)
+        return read(self, image, size, log)
 
     monkeypatch.setattr(Columns, "read", counted)
     assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 19

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, overlap_option, run_conversion
+from panformer_cli.cli.prepare_data.options import (
+    Conversion,
+    annotation_options,
+    conversion_options,
+    overlap_option,
+    run_conversion,
+)
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.overlap import OverlapRule
@@ -36,6 +42,7 @@ def _class_options(classes_default: str) -> Callable[[Command], Command]:
 
 @click.command()
 @_class_options("all labels in use")
+@annotation_options
 @conversion_options
 def labelme(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: OverlapRule, **conversion: Any) -> None:
     """Convert labelme JSON files in the folder DIR.
@@ -54,6 +61,7 @@ def labelme(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: O
 @click.command()
 @_class_options("data.yaml in DIR, or its classes.txt")
 @click.option("--accept-oriented-boxes", is_flag=True, help="Use oriented boxes (OBB) as the masks of their objects.")
+@annotation_options
 @conversion_options
 def yolo(
     root: Path,
@@ -79,6 +87,7 @@ def yolo(
 
 @click.command()
 @_class_options("the task's labels")
+@annotation_options
 @conversion_options
 def cvat(root: Path, classes: Path | None, stuff: tuple[str, ...], overlap: OverlapRule, **conversion: Any) -> None:
     """Convert an unpacked `CVAT for images 1.1` export.

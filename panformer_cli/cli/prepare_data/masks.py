@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, overlap_option, run_conversion
+from panformer_cli.cli.prepare_data.options import (
+    Conversion,
+    annotation_options,
+    conversion_options,
+    drop_small_option,
+    overlap_option,
+    run_conversion,
+)
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.overlap import OverlapRule
@@ -17,6 +24,7 @@ _FILE = click.Path(path_type=Path)
 
 @click.command("coco-instances")
 @conversion_options
+@annotation_options
 @overlap_option
 @click.option("--classes", type=_FILE, metavar="FILE", help="CSV or YAML file that marks stuff categories.")
 @click.option("--stuff-masks", type=_FILE, metavar="DIR", help="Folder of PNGs with a stuff class id per pixel.")
@@ -39,6 +47,7 @@ def coco_instances(
 
 @click.command("png-pairs")
 @conversion_options
+@drop_small_option
 @click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
 @click.option(
     "--void",
@@ -63,6 +72,7 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: An
 
 @click.command("masks")
 @conversion_options
+@annotation_options
 @overlap_option
 @click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
 def masks(root: Path, overlap: OverlapRule, classes: Path, **conversion: Any) -> None:

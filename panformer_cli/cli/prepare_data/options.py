@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from panformer_cli.wording import counted
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from panformer_cli.prepare.source import Source
-    from panformer_cli.prepare.summary import SplitSummary
+    from panformer_cli.prepare.summary import AnnotationCount, SplitSummary
 
 LEFT_OUT_NAMED = 3
 
@@ -30,6 +32,17 @@ workers_option = click.option(
 )
 skip_bad_images_option = click.option(
     "--skip-bad-images", is_flag=True, help="Skip images that cannot be used, and list them."
+)
+skip_bad_annotations_option = click.option(
+    "--skip-bad-annotations",
+    is_flag=True,
+    help="Leave out single annotations that cannot be used, and list them. The rest of the image is kept.",
+)
+drop_small_option = click.option(
+    "--drop-small",
+    type=click.IntRange(min=1),
+    metavar="AREA",
+    help="Leave out segments of fewer than AREA pixels, and list them. Their pixels become void.",
 )
 overlap_option = click.option(
     "--overlap",
@@ -53,14 +66,21 @@ def conversion_options(command: Command) -> Command:
     return command
 
 
+def annotation_options(command: Command) -> Command:
+    """Add `--skip-bad-annotations` and `--drop-small`, for sources in which each object is annotated separately."""
+    return skip_bad_annotations_option(drop_small_option(command))
+
+
 @dataclass(frozen=True)
 class Conversion:
-    """The values of `conversion_options`, except `--root`, which the source takes."""
+    """The values of `conversion_options` and `annotation_options`, except `--root`, which the source takes."""
 
     out: Path
     splits: tuple[str, ...]
     workers: int | None
     skip_bad_images: bool
+    skip_bad_annotations: bool = False
+    drop_small: int | None = None
 
     def of_all_splits(self) -> Conversion:
         """Return a copy for all splits of the source, for commands whose `--split` selects from the input."""
@@ -73,7 +93,12 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     from panformer_cli.data.parallel import available_cores
     from panformer_cli.prepare.convert import ConvertOptions, convert
 
-    options = ConvertOptions(conversion.workers or available_cores(), conversion.skip_bad_images)
+    options = ConvertOptions(
+        conversion.workers or available_cores(),
+        conversion.skip_bad_images,
+        conversion.skip_bad_annotations,
+        conversion.drop_small or 0,
+    )
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
     click.echo(f"Next: panformer prepare-data verify {conversion.out}")
@@ -96,7 +121,7 @@ def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
 
 
 def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
-    """Print a table with one row per split, and the first skipped images."""
+    """Print a table with one row per split, the first skipped images, and annotations left out or changed."""
     from panformer_cli.console import print_table
     from panformer_cli.wording import first_items
 
@@ -111,3 +136,17 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
             click.echo(f"left out of {summary.split}: {sentence}")
         if len(summary.left_out) > LEFT_OUT_NAMED:
             click.echo("See summary.json for the full list.")
+    _print_annotations("left out", {summary.split: summary.annotations_left_out for summary in summaries})
+    _print_annotations("changed", {summary.split: summary.annotations_changed for summary in summaries})
+
+
+def _print_annotations(what: str, by_split: Mapping[str, Mapping[str, AnnotationCount]]) -> None:
+    from panformer_cli.console import print_table
+
+    groups = [(split, reason, group) for split, by_reason in by_split.items() for reason, group in by_reason.items()]
+    if groups:
+        total = sum(group.count for _, _, group in groups)
+        rows = [(split, group.count, reason) for split, reason, group in groups]
+        print_table(f"{counted(total, 'annotation')} {what}", ("split", "annotations", "reason"), rows)
+        click.echo(f"First: {groups[0][2].first[0]}")
+        click.echo("See summary.json for the full list.")

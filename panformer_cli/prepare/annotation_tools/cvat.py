@@ -33,12 +33,16 @@ from panformer_cli.prepare.annotation_tools.labeled_shapes import (
 )
 from panformer_cli.prepare.annotation_tools.shapes import Box, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import short
 
 ANNOTATION = "annotations.xml"
+
+_WITHOUT_AREA = frozenset({"polyline", "points", "skeleton"})
+"""Shapes that are left out."""
 
 _TAG = "tag"
 """A child of an image that is not a shape but a label of the whole image."""
@@ -89,19 +93,19 @@ class Cvat:
             path = _frame(path)
         return SourceImage(number, path, path.relative_to(folder).as_posix(), (labels,), row)
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         row: XmlImage = image.extra
         where = f"{image.labels[0]}: image {row.attributes['name']}"
         height, width = _whole(row.attributes, "height", where), _whole(row.attributes, "width", where)
         check_size((height, width), size, where)
-        order = [_whole(shape.attributes, "z_order", where, 0) for shape in row.shapes]
-        drawn = [
-            (z, _shape(shape, number, size, where))
-            for number, (z, shape) in enumerate(zip(order, row.shapes, strict=True), 1)
-            if shape.kind != _TAG
-        ]
+        drawn = []
+        for number, shape in enumerate(row.shapes, 1):
+            if shape.kind != _TAG:
+                with log.annotation():
+                    z_order = _whole(shape.attributes, "z_order", where, 0)
+                    drawn.append((z_order, _shape(shape, number, size, where)))
         bottom_up = [shape for _, shape in sorted(drawn, key=lambda pair: pair[0])]
-        return panoptic_of_shapes(bottom_up, size, self.categories, self.overlap, where)
+        return panoptic_of_shapes(bottom_up, size, self.categories, self.overlap, where, log)
 
 
 def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Cvat:
@@ -179,7 +183,9 @@ def _patch(shape: XmlShape, size: Size, where: str) -> Patch:
         left, top, width, height = (_whole(values, key, where) for key in ("left", "top", "width", "height"))
         box = Box(top, left, top + height, left + width)
         return shapes.run_lengths(_counts(values.get("rle", ""), where), box, size, where)
-    raise DataError(
+    if shape.kind in _WITHOUT_AREA:
+        raise NoAreaError(f"{where} has no area; to use it, draw its outline as a polygon")
+    raise AnnotationError(
         f"{where} has no area; expected polygon, box, ellipse or mask; draw its outline as a polygon, or "
         "delete it in CVAT"
     )

@@ -33,6 +33,7 @@ from panformer_cli.prepare.annotation_tools.labeled_shapes import (
 )
 from panformer_cli.prepare.annotation_tools.shapes import Mask, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, listed_files
 from panformer_cli.storage.files import name_inside
@@ -43,6 +44,9 @@ _JSON = frozenset({".json"})
 
 _SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
 """Folder names that are splits."""
+
+_WITHOUT_AREA = ("line", "linestrip", "point", "points")
+"""Shape types that are left out."""
 
 _POLYGONS = frozenset({"polygon", "oriented_rectangle", "rotation"})
 """Shape types that list corners: labelme's, and X-AnyLabeling's rotated box."""
@@ -98,13 +102,16 @@ class Labelme:
             return name_inside(self.root, _below(self.root, labels, name), str(labels))
         return name_inside(folder, inner, str(labels))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         path = image.labels[0]
         content = _read_json(path)
         if content.get("imageHeight") is not None and content.get("imageWidth") is not None:
             check_size((content["imageHeight"], content["imageWidth"]), size, str(path))
-        drawn = [_shape(row, number, size, path) for number, row in enumerate(content["shapes"], 1)]
-        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
+        drawn = []
+        for number, row in enumerate(content["shapes"], 1):
+            with log.annotation():
+                drawn.append(_shape(row, number, size, path))
+        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
 
 
 def open_labelme(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Labelme:
@@ -137,12 +144,18 @@ def _labels_in(root: Path) -> list[str]:
                 rows = _read_json(path)["shapes"]
             except DataError:
                 continue
-            labels |= {row["label"] for row in rows if isinstance(row, dict) and isinstance(row.get("label"), str)}
+            labels |= {row["label"] for row in rows if _has_class(row)}
     if not labels.difference(VOID_LABELS):
         raise DataError(
-            f"no JSON file in {root} has a labeled shape; draw some, or list the classes with --classes FILE"
+            f"no JSON file in {root} has a labeled shape with an area, such as a polygon; draw some, or list the "
+            "classes with --classes FILE"
         )
     return sorted(labels.difference(VOID_LABELS))
+
+
+def _has_class(row: Any) -> bool:
+    """Return whether a shape has a label and an area."""
+    return isinstance(row, dict) and isinstance(row.get("label"), str) and row.get("shape_type") not in _WITHOUT_AREA
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -193,10 +206,12 @@ def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
 def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
     if kind == "mask":
         return _drawn_mask(row, size, where)
+    if kind in _WITHOUT_AREA:
+        raise NoAreaError(f"{where} has no area; to use it, draw its outline as a polygon")
     if kind not in ("rectangle", "circle") and kind not in _POLYGONS:
-        raise DataError(
-            f"{where} has no area; expected polygon, rectangle, oriented_rectangle, circle or mask; draw its outline "
-            "as a polygon, or delete it in labelme"
+        raise AnnotationError(
+            f"{where} has an unknown shape_type; expected polygon, rectangle, oriented_rectangle, circle or mask; draw "
+            "its outline as a polygon, or delete it in labelme"
         )
     points = _points(row, where)
     if kind in _POLYGONS or (kind == "rectangle" and len(points) == 4):  # X-AnyLabeling writes all four corners
@@ -217,11 +232,16 @@ def _points(row: dict[str, Any], where: str) -> Points:
         for point in points
     )
     if not points or not is_pairs:
-        raise DataError(f"{where} has the points {short(points)}; expected a list of [x, y] in pixels; draw it again")
+        raise AnnotationError(
+            f"{where} has the points {short(points)}; expected a list of [x, y] in pixels; draw it again",
+            BAD_COORDINATES,
+        )
     try:
         return np.array(points, np.float64)
     except OverflowError as error:
-        raise DataError(f"{where} has a non-finite coordinate; expected pixels; draw it again") from error
+        raise AnnotationError(
+            f"{where} has a non-finite coordinate; expected pixels; draw it again", BAD_COORDINATES
+        ) from error
 
 
 def _drawn_mask(row: dict[str, Any], size: Size, where: str) -> Patch:

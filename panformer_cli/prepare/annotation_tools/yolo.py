@@ -37,6 +37,7 @@ from panformer_cli.prepare.annotation_tools.yolo_rows import (
     read_rows,
 )
 from panformer_cli.prepare.classes import read_class_names, read_classes
+from panformer_cli.prepare.left_out import CLIPPED, UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SourceImage, with_unused_labels
 from panformer_cli.wording import listing, short
@@ -91,21 +92,27 @@ class Yolo:
         note = self._form(self._split(split)).note
         return [*self.remarks, *([note] if note else [])]
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         path = image.labels[0]
-        drawn = [self._shape(row, image.extra, f"{path}, line {row.line}", size) for row in read_rows(path)]
-        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
+        drawn = []
+        for row in read_rows(path):
+            with log.annotation():
+                drawn.append(self._shape(row, image.extra, f"{path}, line {row.line}", size, log))
+        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
 
-    def _shape(self, row: Row, form: RowForm, where: str, size: Size) -> LabeledShape:
+    def _shape(self, row: Row, form: RowForm, where: str, size: Size, log: AnnotationLog) -> LabeledShape:
         number = class_number(row.class_word)
         if number is None or number not in self.categories:
             known = listing(sorted(category.id for category in self.categories.categories))
-            raise DataError(
+            raise AnnotationError(
                 f"{where} starts with {short(row.class_word)}; expected a class number, one of {known}; correct it, "
-                "or add the class to data.yaml"
+                "or add the class to data.yaml",
+                UNKNOWN_CLASS,
             )
         label = self.categories.by_id(number).name
-        points, _ = polygon_of(row.words[:-1] if form.has_extra_column else row.words, where)
+        points, was_clipped = polygon_of(row.words[:-1] if form.has_extra_column else row.words, where)
+        if was_clipped:
+            log.changed.append((CLIPPED, f"{where}: the polygon extends out of the image by up to 1 %"))
         patch = shapes.polygon(points * (size[1], size[0]), size, f"{where}: the polygon")
         return LabeledShape(label, patch, f"line {row.line} ({label})")
 

@@ -24,6 +24,14 @@ import numpy as np
 
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.shapes import Points
+from panformer_cli.prepare.left_out import (
+    BAD_COORDINATES,
+    BOX_ONLY,
+    FEW_POINTS,
+    OTHER,
+    OUTSIDE,
+    AnnotationError,
+)
 from panformer_cli.wording import counted
 
 TOLERANCE = 0.01
@@ -97,24 +105,29 @@ def polygon_of(words: Sequence[str], where: str) -> tuple[Points, bool]:
         DataError: They are not a polygon, or not in the image.
     """
     if len(words) == 4:
-        raise DataError(
+        raise AnnotationError(
             f"{where} is a detection box; expected a polygon, `class x1 y1 x2 y2 x3 y3 ...`; export the data set for "
-            "segmentation"
+            "segmentation",
+            BOX_ONLY,
         )
     if len(words) < 6 or len(words) % 2:
-        raise DataError(
-            f"{where} has {len(words)} numbers after the class; expected x and y of 3 or more points; export it again"
+        raise AnnotationError(
+            f"{where} has {len(words)} numbers after the class; expected x and y of 3 or more points; export it again",
+            FEW_POINTS if len(words) < 6 else OTHER,
         )
     try:
         points = np.array([float(word) for word in words]).reshape(-1, 2)
     except ValueError as error:
-        raise DataError(f"{where} contains non-numbers; expected numbers from 0 to 1; export it again") from error
+        raise AnnotationError(
+            f"{where} contains non-numbers; expected numbers from 0 to 1; export it again", BAD_COORDINATES
+        ) from error
     # Negated so that NaN is also rejected.
     wrong = points[~((points >= -TOLERANCE) & (points <= 1 + TOLERANCE))]
     if wrong.size:
-        raise DataError(
+        raise AnnotationError(
             f"{where} has the coordinate {wrong[0]:g}; expected fractions of width and height from 0 to 1; divide "
-            "pixels by the image size, or export it again"
+            "pixels by the image size, or export it again",
+            OUTSIDE,
         )
     clipped = points.clip(0, 1)
     return clipped, bool((clipped != points).any())

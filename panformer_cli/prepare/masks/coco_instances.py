@@ -19,6 +19,7 @@ from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import BOX_ONLY, UNKNOWN_CLASS, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, read_values
@@ -37,7 +38,8 @@ class _Rows(NamedTuple):
 
     Attributes:
         size: Height and width in the JSON, each None if missing.
-        text: Annotations, one JSON list `[id, category_id, iscrowd, segmentation]` per line.
+        text: Annotations, one JSON list `[id, category_id, iscrowd, segmentation, has key points]` per line; missing
+            values are null.
     """
 
     size: tuple[Any, Any]
@@ -83,7 +85,7 @@ class CocoInstances:
             masks = self.stuff_masks
         return (_image(row, text, annotation, folder, masks) for row, text in content.images_with_annotations())
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         rows: _Rows = image.extra
         annotation = image.labels[0]
         if rows.size not in ((None, None), size):
@@ -92,23 +94,33 @@ class CocoInstances:
                 f"{size[1]}x{size[0]} (width x height, EXIF orientation applied); expected equal sizes"
             )
         annotations = [json.loads(line) for line in rows.text.splitlines()]
-        layers = [self._layer(row, annotation, size) for row in annotations]
+        layers = []
+        for row in annotations:
+            with log.annotation():
+                layers.append(self._layer(row, annotation, size, log))
         where = f"{annotation}, image {image.file_name}"
         things = panoptic_of_layers(layers, size, self.categories, self.overlap, where)
         if self.stuff_masks is None:
             return things
         return with_stuff(things, len(layers), read_values(image.labels[1], size), self.categories, image.labels[1])
 
-    def _layer(self, row: Sequence[Any], annotation: Path, size: tuple[int, int]) -> Layer:
-        number, category_id, is_crowd, segmentation = row
+    def _layer(self, row: Sequence[Any], annotation: Path, size: tuple[int, int], log: AnnotationLog) -> Layer:
+        number, category_id, is_crowd, segmentation, has_key_points = row
         where = f"{annotation}, annotation {short(number)}"
-        if type(category_id) is not int or category_id not in self.categories:
-            raise DataError(
-                f"{where}: the category_id {short(category_id)} is not in `categories`; add it, or correct the id"
+        if not segmentation and has_key_points:
+            raise NoAreaError(f"{where} has only key points; expected polygons or an RLE")
+        if segmentation is None:
+            raise AnnotationError(
+                f"{where} has no segmentation, only a bounding box; expected polygons or an RLE", BOX_ONLY
             )
-        if is_crowd not in (0, 1):
-            raise DataError(f"{where}: iscrowd is {short(is_crowd)}; expected 0 or 1")
-        mask, top, left = mask_of_segmentation(segmentation, size, where)
+        if type(category_id) is not int or category_id not in self.categories:
+            raise AnnotationError(
+                f"{where}: the category_id {short(category_id)} is not in `categories`; add it, or correct the id",
+                UNKNOWN_CLASS,
+            )
+        if is_crowd not in (None, 0, 1):
+            raise AnnotationError(f"{where}: iscrowd is {short(is_crowd)}; expected 0 or 1")
+        mask, top, left = mask_of_segmentation(segmentation, size, where, log)
         category = self.categories.by_id(category_id)
         name = f"annotation {short(number)} ({category.name})"
         return Layer(category_id, mask, name, top, left, bool(is_crowd) and category.is_thing)
@@ -278,8 +290,9 @@ def _read_json(path: Path) -> _Content:
         elif key == "categories":
             content.categories.extend(_with_keys(items, ("id", "name"), f"{path}, categories"))
         elif key == "annotations":
-            for row in _with_keys(items, ("image_id", "category_id", "segmentation"), f"{path}, annotations"):
-                kept = [row.get("id"), row["category_id"], row.get("iscrowd", 0), row["segmentation"]]
+            for row in _with_keys(items, ("image_id",), f"{path}, annotations"):
+                values = [row.get(key) for key in ("id", "category_id", "iscrowd", "segmentation")]
+                kept = [*values, bool(row.get("keypoints"))]
                 line = json.dumps(kept, separators=(",", ":")).encode() + b"\n"
                 content.annotations.append((row["image_id"], line))
     return content

@@ -16,6 +16,7 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
@@ -56,9 +57,12 @@ class MaskFolder:
         )
         return with_unused_labels(images, listed_pngs(masks), split_folder(self.root, "images", split))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         if image.extra is not None:
-            layers = [_layer(path, image.extra, self.categories, size) for path in image.labels]
+            layers = []
+            for path in image.labels:
+                with log.annotation():
+                    layers.append(_layer(path, image.extra, self.categories, size))
             return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
         return panoptic_of_classes(_class_map(image.labels[0], self.categories, size), self.categories)
 
@@ -118,9 +122,10 @@ def _category(path: Path, folder: Path, categories: CategoryTable) -> Category:
     for name in names:
         if name in by_name:
             return by_name[name]
-    raise DataError(
+    raise AnnotationError(
         f"{path}: no class is named {names[-1]!r}; expected a class name ({_some_names(by_name)}), optionally followed "
-        "by a number, or a folder of that name"
+        "by a number, or a folder of that name",
+        UNKNOWN_CLASS,
     )
 
 

@@ -19,6 +19,7 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.masks.label_folders import find_splits, image_files, split_folder
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
@@ -68,7 +69,7 @@ class PngPairs:
         labels = chain.from_iterable(map(listed_pngs, folders))
         return with_unused_labels(images, labels, split_folder(self.root, "images", split))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         if len(image.labels) == 1:
             channels = read_channels(image.labels[0], size).astype(np.int32)
             # The order of G and B does not matter: equal ids stay equal.

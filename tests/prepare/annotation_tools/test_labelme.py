@@ -211,12 +211,10 @@ def test_the_command(root: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "more", "message"),
     [
-        ([shape("car", [[1, 1], [9, 9]], "line")], {}, r"line 1 \(car\) has no area; .* draw its outline as a polygon"),
-        ([shape("car", [[1, 1]], "point")], {}, r"point 1 \(car\) has no area"),
         (
-            [shape("car", box(0, 0, 4, 4)), shape("car", [[1, 1], [2, 2], [3, 3]], "linestrip")],
+            [shape("car", box(0, 0, 4, 4)), shape("car", box(0, 0, 4, 4), "cuboid")],
             {},
-            r"linestrip 2 \(car\)",
+            r"cuboid 2 \(car\) has an unknown shape_type; .* draw its outline as a polygon",
         ),
         ([shape("car", [[1, 1], [9, 9]])], {}, r"polygon 1 \(car\) has 2 points; expected 3"),
         ([shape("car", [[1, 1], [9, 9], [5, 5]], "rectangle")], {}, r"rectangle 1 \(car\) has 3 points; expected 2"),
@@ -294,7 +292,7 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
     with pytest.raises(DataError, match="has no .json files; expected the files that labelme saves"):
         open_labelme(root, None, (), "last")
     write(root, "a", [])
-    with pytest.raises(DataError, match="has a labeled shape; draw some"):
+    with pytest.raises(DataError, match="has a labeled shape with an area.*; draw some"):
         open_labelme(root, None, (), "last")
     write(root, "b", [shape("street", box(0, 0, 4, 4))])
     write(root, "a", [], imageData="image", imagePath=None)

@@ -113,8 +113,12 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
 
 
 def test_coordinates_may_be_outside_by_a_rounding_error(root: Path) -> None:
-    text(root / "labels/train/a.txt", "0 -0.0009 0 1.0009 -1e-4 1.0001 1 0 1.0009")
-    assert areas(converted(root)) == [("car", 800, (0, 0, 40, 20))]
+    text(root / "labels/train/a.txt", "0 -0.01 0 1.0099 -1e-4 1.0001 1 0 1.0009", line(0, 0, 0, 4, 4))
+    assert areas(converted(root))[0] == ("car", 800 - 16, (0, 0, 40, 20))
+    summary = json.loads((root.parent / "out/summary.json").read_text())["train"]
+    (changed,) = summary["annotations_changed"]
+    assert (changed["reason"], changed["count"]) == ("clipped to the image", 1)
+    assert changed["first"][0].endswith("a.txt, line 1: the polygon extends out of the image by up to 1 %")
 
 
 def test_a_polygon_without_pixels_at_the_edge_is_dropped(root: Path) -> None:
