@@ -31,7 +31,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationLog, without_small_segments
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.source import EmbedsImages, ReadsMore, ReadsPanopticPngs, Source, SourceImage
+from panformer_cli.prepare.source import EmbedsImages, HasNotes, ReadsMore, ReadsPanopticPngs, Source, SourceImage
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import (
@@ -138,6 +138,8 @@ def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = DiskList(source.images(split))
+    for note in source.notes(split) if isinstance(source, HasNotes) else ():
+        reporter.warn(note)
     _check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.to_json())
     for image in images:
@@ -211,7 +213,7 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
     line = {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
-    return line | ({"left_out": log.left_out} if log.left_out else {})
+    return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
 def _usable_header(path: Path, data: bytes | None) -> ImageHeader:
@@ -306,6 +308,7 @@ def _write_split(
         else:
             summary.add((line["image"]["height"], line["image"]["width"]), line["annotation"])
             summary.add_left_out(line.get("left_out", ()))
+            summary.add_changed(line.get("changed", ()))
             manifest.add(line["picture"], line["png"])
     _refuse_no_segments(summary, f"{source.root}, {split}")
     annotation = folders.annotation

@@ -22,6 +22,9 @@ BAD_RUNS = "invalid run lengths"
 UNKNOWN_CLASS = "unknown class"
 OTHER = "another problem"
 
+CLIPPED = "clipped to the image"
+"""A reason for annotations that are changed, not left out."""
+
 
 class AnnotationError(DataError):
     """One annotation that cannot be used, although the others of its image can.
@@ -44,15 +47,17 @@ class NoAreaError(AnnotationError):
 
 @dataclass
 class AnnotationLog:
-    """The annotations that are left out of one image.
+    """The annotations of one image that are left out or changed.
 
     Attributes:
         skips_bad: Leave out annotations that cannot be used, instead of raising an error.
         left_out: A reason and a sentence for each annotation left out.
+        changed: The same for annotations that are used, but not exactly as they are in the file.
     """
 
     skips_bad: bool = False
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
     def annotation(self) -> Iterator[None]:

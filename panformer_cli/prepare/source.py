@@ -103,6 +103,14 @@ class EmbedsImages(Protocol):
 
 
 @runtime_checkable
+class HasNotes(Protocol):
+    """A `Source` that reports what it reads differently than users may expect."""
+
+    def notes(self, split: str) -> Sequence[str]:
+        """Return one sentence for each of these things; the split exists."""
+
+
+@runtime_checkable
 class ReadsPanopticPngs(Protocol):
     """A `Source` that may read one panoptic PNG per image, so that loading the faster decoder pays off."""
 

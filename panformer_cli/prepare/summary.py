@@ -14,12 +14,12 @@ SMALL, MEDIUM = 32**2, 96**2
 
 
 ANNOTATIONS_LISTED = 1000
-"""Number of left-out annotations that are listed for each reason; the others are only counted."""
+"""Number of annotations that are listed for each reason; the others are only counted."""
 
 
 @dataclass
-class LeftOutAnnotations:
-    """Annotations that were left out for one reason: their number, and a sentence for each of the first ones."""
+class AnnotationCount:
+    """Annotations that were left out or changed for one reason: their number, and sentences about the first ones."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -48,6 +48,7 @@ class SplitSummary:
             96 x 96, and large.
         left_out: One sentence per skipped image.
         annotations_left_out: Annotations and segments that are left out of the other images, by reason.
+        annotations_changed: Annotations that are not used exactly as they are in the file, by reason.
     """
 
     split: str
@@ -60,7 +61,8 @@ class SplitSummary:
     segment_sizes: Counter[str] = field(default_factory=Counter)
     by_category: dict[int, CategoryCount] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    annotations_left_out: dict[str, LeftOutAnnotations] = field(default_factory=dict)
+    annotations_left_out: dict[str, AnnotationCount] = field(default_factory=dict)
+    annotations_changed: dict[str, AnnotationCount] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
@@ -80,11 +82,11 @@ class SplitSummary:
 
     def add_left_out(self, annotations: Iterable[Sequence[str]]) -> None:
         """Count annotations of an image that are left out, each as reason and sentence."""
-        for reason, sentence in annotations:
-            group = self.annotations_left_out.setdefault(reason, LeftOutAnnotations())
-            group.count += 1
-            if len(group.first) < ANNOTATIONS_LISTED:
-                group.first.append(sentence)
+        _count(self.annotations_left_out, annotations)
+
+    def add_changed(self, annotations: Iterable[Sequence[str]]) -> None:
+        """Count annotations of an image that are changed, each as reason and sentence."""
+        _count(self.annotations_changed, annotations)
 
     def _add_segment(self, segment: Mapping[str, Any]) -> None:
         count = self.by_category[segment["category_id"]]
@@ -134,9 +136,8 @@ class SplitSummary:
             "segments_per_image": sorted(self.segments_per_image.items()),
             "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
             "left_out": self.left_out,
-            "annotations_left_out": [
-                {"reason": reason, **vars(group)} for reason, group in self.annotations_left_out.items()
-            ],
+            "annotations_left_out": _to_json(self.annotations_left_out),
+            "annotations_changed": _to_json(self.annotations_changed),
         }
 
     @classmethod
@@ -152,6 +153,23 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
-        for row in content.get("annotations_left_out", ()):  # missing in summaries of version 0.2.0
-            summary.annotations_left_out[row["reason"]] = LeftOutAnnotations(row["count"], row["first"])
+        # Both are missing in summaries of version 0.2.0.
+        summary.annotations_left_out = _from_json(content.get("annotations_left_out", ()))
+        summary.annotations_changed = _from_json(content.get("annotations_changed", ()))
         return summary
+
+
+def _count(groups: dict[str, AnnotationCount], annotations: Iterable[Sequence[str]]) -> None:
+    for reason, sentence in annotations:
+        group = groups.setdefault(reason, AnnotationCount())
+        group.count += 1
+        if len(group.first) < ANNOTATIONS_LISTED:
+            group.first.append(sentence)
+
+
+def _to_json(groups: Mapping[str, AnnotationCount]) -> list[dict[str, Any]]:
+    return [{"reason": reason, **vars(group)} for reason, group in groups.items()]
+
+
+def _from_json(rows: Iterable[Mapping[str, Any]]) -> dict[str, AnnotationCount]:
+    return {row["reason"]: AnnotationCount(row["count"], row["first"]) for row in rows}

@@ -71,7 +71,8 @@ def labelme(
 
 
 @click.command()
-@_class_options("data.yaml in DIR")
+@_class_options("data.yaml in DIR, or its classes.txt")
+@click.option("--accept-oriented-boxes", is_flag=True, help="Use oriented boxes (OBB) as the masks of their objects.")
 @annotation_options
 @conversion_options
 def yolo(
@@ -80,12 +81,13 @@ def yolo(
     stuff: tuple[str, ...],
     overlap: OverlapRule,
     encoding: str | None,
+    accept_oriented_boxes: bool,
     **conversion: Any,
 ) -> None:
     """Convert a YOLO segmentation data set in the folder DIR.
 
-    Images and text files are in images/<split> and labels/<split>, or in <split>/images and <split>/labels. An image
-    without a text file has no objects.
+    The splits are those of data.yaml, or the folders images/<split> and labels/<split>, or <split>/images and
+    <split>/labels. A data set without splits becomes the split `train`. An image without a text file has no objects.
 
     \b
     panformer prepare-data yolo --root data/coco8-seg --out data/mine
@@ -93,7 +95,8 @@ def yolo(
     """
     from panformer_cli.prepare.annotation_tools.yolo import open_yolo
 
-    run_conversion(open_yolo(root, classes, stuff, overlap, encoding), Conversion(**conversion))
+    source = open_yolo(root, classes, stuff, overlap, accept_oriented_boxes, encoding)
+    run_conversion(source, Conversion(**conversion))
 
 
 @click.command()

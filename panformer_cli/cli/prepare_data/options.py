@@ -12,10 +12,10 @@ import click
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from panformer_cli.prepare.source import Source
-    from panformer_cli.prepare.summary import SplitSummary
+    from panformer_cli.prepare.summary import AnnotationCount, SplitSummary
 
 LEFT_OUT_NAMED = 3
 
@@ -135,7 +135,7 @@ def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
 
 
 def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
-    """Print a table with one row per split, the first skipped images, and why annotations were left out."""
+    """Print a table with one row per split, the first skipped images, and annotations left out or changed."""
     from panformer_cli.console import print_table
     from panformer_cli.wording import first_items
 
@@ -150,16 +150,17 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
             click.echo(f"left out of {summary.split}: {sentence}")
         if len(summary.left_out) > LEFT_OUT_NAMED:
             click.echo("See summary.json for the full list.")
-    _print_annotations_left_out(summaries)
+    _print_annotations("left out", {summary.split: summary.annotations_left_out for summary in summaries})
+    _print_annotations("changed", {summary.split: summary.annotations_changed for summary in summaries})
 
 
-def _print_annotations_left_out(summaries: Sequence[SplitSummary]) -> None:
+def _print_annotations(what: str, by_split: Mapping[str, Mapping[str, AnnotationCount]]) -> None:
     from panformer_cli.console import print_table
 
-    groups = [(s.split, reason, group) for s in summaries for reason, group in s.annotations_left_out.items()]
+    groups = [(split, reason, group) for split, by_reason in by_split.items() for reason, group in by_reason.items()]
     if groups:
         total = sum(group.count for _, _, group in groups)
         rows = [(split, group.count, reason) for split, reason, group in groups]
-        print_table(f"{counted(total, 'annotation')} left out", ("split", "annotations", "reason"), rows)
+        print_table(f"{counted(total, 'annotation')} {what}", ("split", "annotations", "reason"), rows)
         click.echo(f"First: {groups[0][2].first[0]}")
         click.echo("See summary.json for the full list.")
