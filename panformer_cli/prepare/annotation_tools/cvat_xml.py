@@ -110,11 +110,6 @@ def _parsed(path: Path) -> Iterator[_Content]:
                 parser.feed(part)
                 yield content
             parser.close()
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing; expected an unpacked `CVAT for images 1.1` or `CVAT for video 1.1` export with "
-            "annotations.xml and images"
-        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
     except ParseError as error:
