@@ -31,7 +31,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationLog, without_small_segments
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.source import HasNotes, ReadsMore, ReadsPanopticPngs, Source, SourceImage
+from panformer_cli.prepare.source import EmbedsImages, HasNotes, ReadsMore, ReadsPanopticPngs, Source, SourceImage
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import (
@@ -46,13 +46,10 @@ from panformer_cli.storage.files import (
     writing,
 )
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
-from panformer_cli.wording import first_items
+from panformer_cli.wording import with_first
 
 MAX_PIXELS = 2**28
 """Larger images are not converted: the panoptic map alone would take gigabytes."""
-
-PROBLEMS_NAMED = 5
-"""Number of unusable images that an error describes; the others are only counted."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,8 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
             raise DataError(image.problem)
         if not is_name(image.file_name):
             raise DataError(f"the file name {image.path} is not valid UTF-8, which JSON requires; rename the file")
-        header = _usable_header(image.path)
+        embedded = source.embedded_image(image) if isinstance(source, EmbedsImages) else None
+        header = _usable_header(image.path, embedded)
         panoptic = source.read(image, header.shown, log)
         _check_size(image, header, panoptic.ids.shape)
         panoptic = without_small_segments(panoptic, options.smallest_area, image.file_name, log)
@@ -206,7 +204,11 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
         problem = str(error).encode(errors="backslashreplace").decode()  # file names may not be valid UTF-8
         return {"stamp": stamp, "problem": problem}
     write_panoptic_png(png, panoptic.ids, waits_for_disk=False)
-    link_or_copy(image.path, target)
+    if embedded is None:
+        link_or_copy(image.path, target)
+    else:
+        with atomic_write(target, waits_for_disk=False) as temporary:
+            temporary.write_bytes(embedded)
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
@@ -214,8 +216,8 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
     return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
-def _usable_header(path: Path) -> ImageHeader:
-    header = read_header(path)
+def _usable_header(path: Path, data: bytes | None) -> ImageHeader:
+    header = read_header(path, data)
     height, width = header.shown
     if height * width > MAX_PIXELS:
         raise DataError(f"{path} declares {width}x{height} pixels; expected at most {MAX_PIXELS}; scale it down")
@@ -292,11 +294,6 @@ def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_l
         f"and rerun the same command{skip}:"
     )
     raise DataError(with_first(first, problems))
-
-
-def with_first(heading: str, problems: Sequence[str]) -> str:
-    """Return the heading followed by the first problems, one per line, and the number of others."""
-    return "\n".join([heading, *(f"  {line}" for line in first_items(problems, PROBLEMS_NAMED))])
 
 
 def _write_split(

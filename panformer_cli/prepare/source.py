@@ -23,7 +23,7 @@ class SourceImage:
 
     Attributes:
         id: Image id in the output JSON.
-        path: Path of the image file.
+        path: Path of the image file, or of the labels that contain the image.
         file_name: Output name below `images/<split>/`, with `/` as separator. The PNG has the same name with `.png`.
         labels: Files with the annotation, in an order defined by the source.
         extra: Other data that the source needs to read the annotation, such as a JSON row.
@@ -88,6 +88,18 @@ class ReadsMore(Protocol):
     @property
     def also_read(self) -> Sequence[Path]:
         """The other input folders."""
+
+
+@runtime_checkable
+class EmbedsImages(Protocol):
+    """A `Source` whose label files may contain the images."""
+
+    def embedded_image(self, image: SourceImage) -> bytes | None:
+        """Return the content of the image file in the labels; None if the image is a file, `image.path`.
+
+        Raises:
+            DataError: The content is not an image.
+        """
 
 
 @runtime_checkable

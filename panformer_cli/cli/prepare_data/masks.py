@@ -12,6 +12,7 @@ from panformer_cli.cli.prepare_data.options import (
     annotation_options,
     conversion_options,
     drop_small_option,
+    encoding_option,
     overlap_option,
     run_conversion,
 )
@@ -25,11 +26,17 @@ _FILE = click.Path(path_type=Path)
 @click.command("coco-instances")
 @conversion_options
 @annotation_options
+@encoding_option
 @overlap_option
 @click.option("--classes", type=_FILE, metavar="FILE", help="CSV or YAML file that marks stuff categories.")
 @click.option("--stuff-masks", type=_FILE, metavar="DIR", help="Folder of PNGs with a stuff class id per pixel.")
 def coco_instances(
-    root: Path, overlap: OverlapRule, classes: Path | None, stuff_masks: Path | None, **conversion: Any
+    root: Path,
+    overlap: OverlapRule,
+    classes: Path | None,
+    stuff_masks: Path | None,
+    encoding: str | None,
+    **conversion: Any,
 ) -> None:
     """Convert COCO instance annotations (polygons or RLE).
 
@@ -41,13 +48,14 @@ def coco_instances(
     """
     from panformer_cli.prepare.masks.coco_instances import open_coco_instances
 
-    source = open_coco_instances(root, conversion["splits"], overlap, classes, stuff_masks)
+    source = open_coco_instances(root, conversion["splits"], overlap, classes, stuff_masks, encoding)
     run_conversion(source, Conversion(**conversion))
 
 
 @click.command("png-pairs")
 @conversion_options
 @drop_small_option
+@encoding_option
 @click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
 @click.option(
     "--void",
@@ -56,7 +64,7 @@ def coco_instances(
     metavar="ID",
     help="Class id to treat as void. Can be repeated. 0 and 255 are void unless they are classes.",
 )
-def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: Any) -> None:
+def png_pairs(root: Path, classes: Path, void: tuple[int, ...], encoding: str | None, **conversion: Any) -> None:
     """Convert PNGs of class and instance ids.
 
     Reads two PNGs per image, semantic/<split>/*.png and instance/<split>/*.png, or one, panoptic/<split>/*.png, with
@@ -67,15 +75,16 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], **conversion: An
     """
     from panformer_cli.prepare.masks.png_pairs import open_png_pairs
 
-    run_conversion(open_png_pairs(root, classes, void), Conversion(**conversion))
+    run_conversion(open_png_pairs(root, classes, void, encoding), Conversion(**conversion))
 
 
 @click.command("masks")
 @conversion_options
 @annotation_options
+@encoding_option
 @overlap_option
 @click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
-def masks(root: Path, overlap: OverlapRule, classes: Path, **conversion: Any) -> None:
+def masks(root: Path, overlap: OverlapRule, classes: Path, encoding: str | None, **conversion: Any) -> None:
     """Convert folders of masks, with a class file.
 
     Reads one PNG per object, masks/<split>/<image>/car_2.png, or one PNG per image with class colors or ids. See
@@ -86,4 +95,4 @@ def masks(root: Path, overlap: OverlapRule, classes: Path, **conversion: Any) ->
     """
     from panformer_cli.prepare.masks.mask_folder import open_mask_folder
 
-    run_conversion(open_mask_folder(root, classes, overlap), Conversion(**conversion))
+    run_conversion(open_mask_folder(root, classes, overlap, encoding), Conversion(**conversion))

@@ -44,6 +44,12 @@ drop_small_option = click.option(
     metavar="AREA",
     help="Leave out segments of fewer than AREA pixels, and list them. Their pixels become void.",
 )
+encoding_option = click.option(
+    "--encoding",
+    callback=lambda context, parameter, name: _checked_encoding(name),
+    metavar="NAME",
+    help="Encoding of text files that are not UTF-8, such as gbk, shift_jis or cp1252.",
+)
 overlap_option = click.option(
     "--overlap",
     type=click.Choice(["last", "first", "smallest", "error"]),
@@ -51,6 +57,14 @@ overlap_option = click.option(
     show_default=True,
     help="Which mask keeps pixels covered by several.",
 )
+
+
+def _checked_encoding(name: str | None) -> str | None:
+    from panformer_cli.storage.text_files import is_text_encoding
+
+    if name is not None and not is_text_encoding(name):
+        raise click.BadParameter(f"{name!r} is not a text encoding; expected a name such as gbk, shift_jis or cp1252")
+    return name
 
 
 def conversion_options(command: Command) -> Command:

@@ -31,12 +31,12 @@ from panformer_cli.prepare.annotation_tools.cvat_xml import (
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
     LabeledShape,
-    check_size,
     panoptic_of_shapes,
     with_stuff,
 )
 from panformer_cli.prepare.annotation_tools.shapes import Box, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import NO_AREA, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import hint
@@ -153,7 +153,9 @@ class Cvat:
         return panoptic_of_shapes(bottom_up, size, self.categories, self.overlap, where, log)
 
 
-def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Cvat:
+def open_cvat(
+    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+) -> Cvat:
     """Return the source in the folder `root`.
 
     Args:
@@ -162,6 +164,7 @@ def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: O
             colors, numbered from 1.
         stuff: Names of the classes that are stuff.
         overlap: Which shape keeps shared pixels.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: annotations.xml is missing, has another format or no labels, or a name is unknown.
@@ -175,7 +178,7 @@ def open_cvat(root: Path, classes: Path | None, stuff: Sequence[str], overlap: O
             f"annotations.xml and images{hint(root, 'cvat')}"
         )
     head = read_head(path)
-    table = read_classes(classes) if classes else _table(path, head)
+    table = read_classes(classes, encoding) if classes else _table(path, head)
     subsets = frozenset(subset_of(row.attributes, head) for row in _parents(path, head))
     for subset in subsets:
         if subset in (".", "..") or "/" in subset or "\\" in subset:

@@ -125,16 +125,5 @@ def with_stuff(categories: CategoryTable, stuff: Sequence[str]) -> CategoryTable
     )
 
 
-def check_size(declared: Size, size: Size, where: str) -> None:
-    """Raise a DataError unless the labels are for an image of this height and width."""
-    if declared == size:
-        return
-    rotated = "; it may have been labeled without applying its EXIF orientation" if size[::-1] == declared else ""
-    raise DataError(
-        f"{where} is for an image of {declared[1]}x{declared[0]} but the image is displayed as {size[1]}x{size[0]} "
-        f"(width x height){rotated}; expected equal sizes; use the image that was labeled"
-    )
-
-
 def _listed_names(names: Iterable[str]) -> str:
     return truncated(", ".join(name for name in names if name not in VOID_LABELS))

@@ -63,12 +63,14 @@ class Yolo:
     overlap: OverlapRule = "last"
     remarks: tuple[str, ...] = ()
     accepts_oriented_boxes: bool = False
+    encoding: str | None = None
     name: str = "yolo"
 
     @property
     def settings(self) -> dict[str, Any]:
         accepted = {"accept_oriented_boxes": True} if self.accepts_oriented_boxes else {}
-        return {"overlap": self.overlap} | accepted
+        named = {"encoding": self.encoding} if self.encoding else {}
+        return {"overlap": self.overlap} | accepted | named
 
     @property
     def also_read(self) -> Sequence[Path]:
@@ -165,6 +167,7 @@ def open_yolo(
     stuff: Sequence[str],
     overlap: OverlapRule,
     accepts_oriented_boxes: bool = False,
+    encoding: str | None = None,
 ) -> Yolo:
     """Return the source in the folder `root`.
 
@@ -175,38 +178,39 @@ def open_yolo(
         stuff: Names of the classes that are stuff.
         overlap: Which polygon keeps shared pixels.
         accepts_oriented_boxes: Use oriented boxes as the masks of their objects.
+        encoding: Encoding of a class or configuration file that is not UTF-8.
 
     Raises:
         DataError: The folder or the classes are missing, a name is unknown, or the data set has no masks.
     """
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
-    config = _config(root, classes)
-    if config is not None and "kpt_shape" in (content := read_config(config)):
+    config = _config(root, classes, encoding)
+    if config is not None and "kpt_shape" in (content := read_config(config, encoding)):
         raise DataError(
             f"{config} has kpt_shape {short(content['kpt_shape'])}, so the labels are poses (a box and key points), "
             "which are no masks; expected polygons; export the data set for segmentation, or remove kpt_shape if the "
             "rows are polygons"
         )
-    table = read_classes(classes) if classes else _table(root, config)
-    layout = find_layout(root, config)
-    return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes)
+    table = read_classes(classes, encoding) if classes else _table(root, config, encoding)
+    layout = find_layout(root, config, encoding)
+    return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes, encoding)
 
 
-def _config(root: Path, classes: Path | None) -> Path | None:
+def _config(root: Path, classes: Path | None, encoding: str | None) -> Path | None:
     """Return the class file if it names folders of images, else the configuration file in `root`."""
     if classes is not None:
         is_yaml = classes.suffix.lower() in (".yaml", ".yml") and classes.is_file()
-        if is_yaml and not {"train", "val", "test"}.isdisjoint(read_config(classes)):
+        if is_yaml and not {"train", "val", "test"}.isdisjoint(read_config(classes, encoding)):
             return classes
-    return find_config(root)
+    return find_config(root, encoding)
 
 
-def _table(root: Path, config: Path | None) -> CategoryTable:
+def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTable:
     """Return the classes that the configuration file, or else a list of names, contains."""
     if config is not None and config.name != DARKNET:
-        return read_classes(config)
-    named = str(read_config(config).get("names", "")) if config is not None else ""
+        return read_classes(config, encoding)
+    named = str(read_config(config, encoding).get("names", "")) if config is not None else ""
     candidates = [root / named, root / named.removeprefix("data/")] if named else []
     candidates += [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]
     candidates += sorted(root.glob("labels/*/classes.txt"))
@@ -216,4 +220,4 @@ def _table(root: Path, config: Path | None) -> CategoryTable:
             f"{root} has no data.yaml with the classes, and no classes.txt; pass the data set's YAML file with "
             f"--classes FILE{hint(root, 'yolo')}"
         )
-    return read_class_names(found)
+    return read_class_names(found, encoding)

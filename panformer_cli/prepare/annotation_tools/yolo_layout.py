@@ -18,6 +18,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import listed_files
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_yaml import parse
+from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import listing, short
 
 LAYOUTS = (
@@ -69,7 +70,7 @@ class YoloLayout(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def find_config(root: Path) -> Path | None:
+def find_config(root: Path, encoding: str | None = None) -> Path | None:
     """Return the file in `root` that names classes and folders; None if there is none.
 
     Raises:
@@ -78,7 +79,9 @@ def find_config(root: Path) -> Path | None:
     usual = next((root / name for name in (*CONFIGS, DARKNET) if (root / name).is_file()), None)
     if usual is not None:
         return usual
-    found = [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and _has_names(path)]
+    found = [
+        path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and _has_names(path, encoding)
+    ]
     if len(found) > 1:
         raise DataError(
             f"{root} has several YAML files with class names: {listing(path.name for path in found)}; pass the data "
@@ -87,22 +90,22 @@ def find_config(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _has_names(path: Path) -> bool:
+def _has_names(path: Path, encoding: str | None) -> bool:
     try:
-        content = read_config(path)
+        content = read_config(path, encoding)
     except DataError:
         return False
     return isinstance(content.get("names"), list | dict)
 
 
-def read_config(path: Path) -> Mapping[str, Any]:
+def read_config(path: Path, encoding: str | None = None) -> Mapping[str, Any]:
     """Return the keys of a YAML file or of `obj.data`; empty if it has none.
 
     Raises:
         DataError: The file cannot be read.
     """
     try:
-        text = read_bytes(path, "YOLO configuration").decode("utf-8-sig")
+        text = decode_text(read_bytes(path, "YOLO configuration"), path, encoding)
         if path.name == DARKNET:
             pairs = (line.split("#")[0].partition("=") for line in text.splitlines())
             return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
@@ -110,22 +113,23 @@ def read_config(path: Path) -> Mapping[str, Any]:
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not plain YAML in UTF-8: {error}; correct it") from error
+        raise DataError(f"{path} is not plain YAML: {error}; correct it") from error
     return content if isinstance(content, dict) else {}
 
 
-def find_layout(root: Path, config: Path | None) -> YoloLayout:
+def find_layout(root: Path, config: Path | None, encoding: str | None = None) -> YoloLayout:
     """Return the splits of a data set: those of `config` if it names any that exist, else folders with usual names.
 
     Args:
         root: The folder of the data set.
         config: A YAML file or `obj.data`.
+        encoding: Its encoding if it is not UTF-8.
 
     Raises:
         DataError: The configuration names images, but neither these nor usual folders exist, or a folder contains both
             images and folders of splits.
     """
-    content = read_config(config) if config is not None and config.suffix.lower() != ".csv" else {}
+    content = read_config(config, encoding) if config is not None and config.suffix.lower() != ".csv" else {}
     named = {key: _entries(content[key], key, config) for key in _SPLITS if content.get(key) and config is not None}
     bases = _bases(root, config, content.get("path"))
     found = {key: [_existing(entry, bases) for entry in entries] for key, entries in named.items()}

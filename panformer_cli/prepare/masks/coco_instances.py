@@ -19,6 +19,7 @@ from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BOX_ONLY, UNKNOWN_CLASS, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
@@ -88,11 +89,7 @@ class CocoInstances:
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         rows: _Rows = image.extra
         annotation = image.labels[0]
-        if rows.size not in ((None, None), size):
-            raise DataError(
-                f"{annotation} lists {image.file_name} as {rows.size[1]}x{rows.size[0]} but it is displayed as "
-                f"{size[1]}x{size[0]} (width x height, EXIF orientation applied); expected equal sizes"
-            )
+        check_size(rows.size, size, f"{annotation}: the row of {image.file_name}")
         annotations = [json.loads(line) for line in rows.text.splitlines()]
         layers = []
         for row in annotations:
@@ -143,6 +140,7 @@ def open_coco_instances(
     overlap: OverlapRule = "last",
     classes: Path | None = None,
     stuff_masks: Path | None = None,
+    encoding: str | None = None,
 ) -> CocoInstances:
     """Return the source in the folder `root`.
 
@@ -153,6 +151,7 @@ def open_coco_instances(
         classes: A class file that marks stuff categories and lists those of the stuff PNGs. It takes precedence over
             the JSON, whose categories are all things.
         stuff_masks: Folder of PNGs `[<split>/]<image name>.png` with a stuff class id per pixel.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: A JSON or the class file cannot be used, or they disagree.
@@ -164,12 +163,14 @@ def open_coco_instances(
     annotation, _ = find_parts(root, next(iter(splits), "") or find_splits(root)[0])
     rows = [{"id": row["id"], "name": row["name"], "isthing": 1} for row in _categories(annotation)]
     table = CategoryTable.from_coco(rows, str(annotation))
-    return CocoInstances(root, _with_class_file(table, classes, annotation) if classes else table, overlap, stuff_masks)
+    if classes is not None:
+        table = _with_class_file(table, classes, annotation, encoding)
+    return CocoInstances(root, table, overlap, stuff_masks)
 
 
-def _with_class_file(table: CategoryTable, classes: Path, annotation: Path) -> CategoryTable:
+def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, encoding: str | None) -> CategoryTable:
     """Return the categories of a class file, followed by the other ones of a JSON."""
-    named = read_classes(classes)
+    named = read_classes(classes, encoding)
     for category in table.categories:
         if category.id in named and named.by_id(category.id).name != category.name:
             raise DataError(

@@ -67,18 +67,21 @@ class MaskFolder:
         return panoptic_of_classes(_class_map(image.labels[0], self.categories, size), self.categories)
 
 
-def open_mask_folder(root: Path, classes: Path, overlap: OverlapRule = "last") -> MaskFolder:
+def open_mask_folder(
+    root: Path, classes: Path, overlap: OverlapRule = "last", encoding: str | None = None
+) -> MaskFolder:
     """Return the source in the folder `root`.
 
     Args:
         root: The folder of the data set.
         classes: A class file for `read_classes`.
         overlap: Which mask keeps shared pixels.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used, lists colors for only some classes, or repeats a color.
     """
-    table = read_classes(classes)
+    table = read_classes(classes, encoding)
     colors = [category.color for category in table.categories if category.color is not None]
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"

@@ -79,18 +79,19 @@ class PngPairs:
         return panoptic_of_pairs(classes, instances, self.categories, self.void, image.labels[0])
 
 
-def open_png_pairs(root: Path, classes: Path, void: Sequence[int] = ()) -> PngPairs:
+def open_png_pairs(root: Path, classes: Path, void: Sequence[int] = (), encoding: str | None = None) -> PngPairs:
     """Return the source in the folder `root`.
 
     Args:
         root: The folder of the data set.
         classes: A class file for `read_classes`.
         void: Class ids that are void in addition to `USUAL_VOID`.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used or lists a void id, or label folders are missing.
     """
-    table = read_classes(classes)
+    table = read_classes(classes, encoding)
     named = [number for number in void if number in table]
     if named:
         raise DataError(f"--void {named[0]} is a class in {classes}; remove it from one of them")

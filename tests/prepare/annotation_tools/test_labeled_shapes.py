@@ -9,7 +9,6 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     LabeledShape,
-    check_size,
     panoptic_of_shapes,
     table_of_names,
     with_stuff,
@@ -68,11 +67,3 @@ def test_tables() -> None:
     assert with_stuff(TABLE, []) == TABLE
     with pytest.raises(DataError, match="--stuff sea: no such class; expected one of the classes car, sky"):
         with_stuff(TABLE, ["sea"])
-
-
-def test_sizes() -> None:
-    check_size((3, 4), (3, 4), "a.json")
-    with pytest.raises(
-        DataError, match=r"^a.json is for an image of 4x3 but the image is displayed as 5x3 \(width x height\);"
-    ):
-        check_size((3, 4), (3, 5), "a.json")

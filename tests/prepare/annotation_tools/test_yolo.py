@@ -185,7 +185,10 @@ def linked_away(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0"), "a.txt is not a text file"),
+        (
+            lambda root: (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0"),
+            "a.txt is not a text file",
+        ),
         (unreadable, "a.txt cannot be read"),
         (linked_away, "'b.txt' points outside"),
         (lambda root: (root / "images/train/b.jpg").write_bytes(b"no image"), "b.jpg is not an image"),

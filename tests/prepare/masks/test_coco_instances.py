@@ -291,7 +291,10 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         (with_row("images", 0, file_name="/b.jpg"), "points outside"),
         (with_row("images", 0, file_name=""), "the file name '' points outside"),
         (with_row("images", 0, file_name="c.jpg"), r"c\.jpg is missing"),
-        (with_row("images", 0, height=WIDTH), "lists b.jpg as 30x30 but it is displayed as 30x20"),
+        (
+            with_row("images", 0, height=WIDTH),
+            "the row of b.jpg is for an image of 30x30 but the image is displayed as 30x20",
+        ),
         (with_row("annotations", 1, image_id=[40]), r"annotations\[1\]: the image_id is \[40\]"),
         (with_row("annotations", 1, category_id=4), "annotation 1: the category_id 4 is not in `categories`"),
         (with_row("annotations", 1, category_id="3"), "annotation 1: the category_id '3'"),
