@@ -39,6 +39,7 @@ from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import NO_AREA, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
+from panformer_cli.prepare.recognize import hint
 from panformer_cli.prepare.source import SourceImage
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
@@ -171,6 +172,11 @@ def open_cvat(
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     path = find_annotation(root)
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing; expected an unpacked `CVAT for images 1.1` or `CVAT for video 1.1` export with "
+            f"annotations.xml and images{hint(root, 'cvat')}"
+        )
     head = read_head(path)
     table = read_classes(classes, encoding) if classes else _table(path, head)
     subsets = frozenset(subset_of(row.attributes, head) for row in _parents(path, head))

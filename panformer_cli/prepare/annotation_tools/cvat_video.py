@@ -41,6 +41,8 @@ def subset_of(attributes: Attributes, head: XmlHead) -> str:
 def frames_of_video(path: Path, head: XmlHead, subset: str, folders: Sequence[Path]) -> Iterator[XmlImage]:
     """Yield an image with its shapes for each frame of a subset; its name has no extension.
 
+    A frame with shapes but without a file is also yielded, and is reported as a missing image.
+
     Args:
         path: The XML.
         head: Its header.
@@ -57,18 +59,20 @@ def frames_of_video(path: Path, head: XmlHead, subset: str, folders: Sequence[Pa
             "task with its images (`Save images`), or as `CVAT for images 1.1`"
         )
     shapes: DiskList[tuple[int, XmlShape]] = DiskList(key=lambda pair: pair[0])
-    tasks = set()
+    tasks, listed = set(), set(frames)
     for number, track in enumerate(read_tracks(path)):
         if subset_of(track.attributes, head) == subset:
             tasks.add(track.attributes.get("task_id", ""))
-            shapes.extend(_shapes_in(track, frames, _name(path, track, number)))
+            for frame, shape in _shapes_in(track, frames, _name(path, track, number)):
+                shapes.append((frame, shape))
+                listed.add(frame)
     if len(tasks) > 1:
         raise DataError(
             f"{path} has tracks of the tasks {', '.join(sorted(tasks))} in the subset {subset}, whose frames have the "
             "same names; expected one video; export each task by itself"
         )
     height, width = head.size or (0, 0)
-    for frame in frames:
+    for frame in sorted(listed):
         found = tuple(shapes[position][1] for position in shapes.positions(frame))
         yield XmlImage(
             {"id": str(frame), "name": f"frame_{frame:06d}", "width": str(width), "height": str(height)}, found

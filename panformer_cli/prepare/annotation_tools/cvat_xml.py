@@ -95,9 +95,9 @@ def read_head(path: Path) -> XmlHead:
     for content in _parsed(path):
         if content.head_is_done and content.kind:
             break
-    width, height = content.meta["original_size/width"], content.meta["original_size/height"]
+    subset, width, height = (text.strip() for text in content.meta.values())
     size = (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
-    return XmlHead(content.labels, content.meta["task/subset"], size, content.kind == "track")
+    return XmlHead(content.labels, subset, size, content.kind == "track")
 
 
 def _parsed(path: Path) -> Iterator[_Content]:
@@ -110,11 +110,6 @@ def _parsed(path: Path) -> Iterator[_Content]:
                 parser.feed(part)
                 yield content
             parser.close()
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing; expected an unpacked `CVAT for images 1.1` or `CVAT for video 1.1` export with "
-            "annotations.xml and images"
-        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
     except ParseError as error:
@@ -129,6 +124,7 @@ def _parsed(path: Path) -> Iterator[_Content]:
     yield content
 
 
+_META = [["meta", "task"], ["meta", "job"]]
 _PARENTS = ("image", "track")
 _OPEN_PARENTS = [["annotations", parent] for parent in _PARENTS]
 
@@ -138,7 +134,7 @@ class _Content:
 
     Attributes:
         kind: The tag of the first image or track.
-        meta: Texts of the header by the last two tags of their path.
+        meta: Texts in the header of a task or job, by their path in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -147,7 +143,7 @@ class _Content:
         self.tracks: list[XmlTrack] = []
         self.head_is_done = False
         self.kind = ""
-        self.meta = {"task/subset": "", "original_size/width": "", "original_size/height": ""}
+        self.meta = {"subset": "", "original_size/width": "", "original_size/height": ""}
         self._path = path
         self._open: list[str] = []
         self._parent: Attributes = {}
@@ -168,7 +164,7 @@ class _Content:
             if self.kind not in ("", tag):
                 raise DataError(f"{self._path} contains both images and tracks; expected one kind; export it again")
             self.kind, self._parent, self._shapes = tag, attributes, []
-        elif self._open in _OPEN_PARENTS:
+        elif self._open in _OPEN_PARENTS and tag != "track":  # the key points of a skeleton are tracks in its track
             self._shapes.append(XmlShape(tag, attributes))
         self._open.append(tag)
         if self._open[-2:] == ["labels", "label"]:
@@ -188,8 +184,8 @@ class _Content:
     def data(self, text: str) -> None:
         if self._open[-3:-1] == ["labels", "label"] and self._open[-1] in self._label:
             self._label[self._open[-1]] += text
-        elif self._open[1:2] == ["meta"] and (name := "/".join(self._open[-2:])) in self.meta:
-            self.meta[name] += text.strip()
+        elif self._open[1:3] in _META and (name := "/".join(self._open[3:])) in self.meta:
+            self.meta[name] += text
 
     def close(self) -> None:
         pass

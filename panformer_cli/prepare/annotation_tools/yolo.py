@@ -39,6 +39,7 @@ from panformer_cli.prepare.annotation_tools.yolo_rows import (
 from panformer_cli.prepare.classes import read_class_names, read_classes
 from panformer_cli.prepare.left_out import CLIPPED, UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import OverlapRule
+from panformer_cli.prepare.recognize import hint
 from panformer_cli.prepare.source import SourceImage, with_unused_labels
 from panformer_cli.wording import listing, short
 
@@ -217,6 +218,6 @@ def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTab
     if found is None:
         raise DataError(
             f"{root} has no data.yaml with the classes, and no classes.txt; pass the data set's YAML file with "
-            "--classes FILE"
+            f"--classes FILE{hint(root, 'yolo')}"
         )
     return read_class_names(found, encoding)

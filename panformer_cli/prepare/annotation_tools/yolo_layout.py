@@ -48,7 +48,7 @@ class YoloSplit:
 
     Attributes:
         name: Its name in the result.
-        sources: Folders of images, which are searched recursively, and text files that list images.
+        sources: Folders of images, which are searched recursively, text files that list images, and images.
     """
 
     name: str
@@ -299,10 +299,13 @@ def _file(path: Path, folder: Path, common: Path, root: Path) -> LabeledFile:
 
 
 def listed(path: Path, root: Path) -> Iterator[Path]:
-    """Yield the images that a text file lists, one per line.
+    """Yield the images that a text file lists, one per line, or the file itself if it is an image.
 
     A path is absolute, or relative to the text file, or to `root`, also behind `data/`, which darknet and CVAT write.
     """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        yield path
+        return
     try:
         lines = read_bytes(path, "list of images").decode("utf-8-sig").splitlines()
     except UnicodeError as error:
@@ -321,11 +324,14 @@ def unused_labels(split: YoloSplit, root: Path) -> Iterator[Path]:
         if folder is None or not folder.is_dir():
             continue
         for path in listed_files(folder, frozenset({".txt"})):
-            if path.name not in CLASS_FILES and (folder != source or _starts_with_number(path)):
+            if path.name not in CLASS_FILES and _starts_with_number(path):
                 yield path
 
 
 def _starts_with_number(path: Path) -> bool:
-    """Return whether a text file next to the images, such as a list of images or a readme, could be labels."""
-    with path.open("rb") as file:
-        return re.match(rb"\s*[0-9]", file.read(100)) is not None
+    """Return whether a text file could be labels, in contrast to a list of images or a readme."""
+    try:
+        with path.open("rb") as file:
+            return re.match(rb"\s*[0-9]", file.read(100)) is not None
+    except OSError:  # reported when it is read
+        return True

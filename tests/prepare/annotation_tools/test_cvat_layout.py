@@ -64,6 +64,13 @@ def test_the_subset_of_a_task_is_its_split(root: Path) -> None:
     assert found(opened(root)) == {"Validation": ["a.jpg"]}
 
 
+def test_the_header_of_a_project_lists_several_tasks(root: Path) -> None:
+    tasks = "".join(f"<task><subset>{name}</subset></task>" for name in ("Train", "Val"))
+    write(root, "project", image("a.jpg", 0), more=f"<tasks>{tasks}</tasks>")
+    save(root / "images/a.jpg")
+    assert opened(root).head.subset == "" and found(opened(root)) == {"train": ["a.jpg"]}
+
+
 def test_a_project_with_subsets(root: Path) -> None:
     """CVAT puts the images of each subset in a folder; images of two subsets may have one name."""
     rows = [

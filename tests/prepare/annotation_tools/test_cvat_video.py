@@ -169,6 +169,21 @@ def test_groups_of_tracks_are_one_object(root: Path) -> None:
     assert in_frames(root)[0] == [(0, 0, 30, 5)]
 
 
+def test_shapes_without_a_frame_are_missing_images(root: Path) -> None:
+    """Frames are numbered from the start of the video and in its step: 10, 13, 16."""
+    write(root, track(box(1, 2, 3), box(2, 2, 3), box(7, 2, 3), box(8, 2, 3, outside=1)))
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be used(.|\n)*frame_000007 is missing"):
+        converted_train(opened(root))
+
+
+def test_key_points_of_skeletons_are_tracks_in_a_track(root: Path) -> None:
+    points = '<points frame="0" outside="0" keyframe="1" points="1,1" z_order="0"></points>'
+    skeleton = '<skeleton frame="0" outside="0" keyframe="1" points="1,1" z_order="0"></skeleton>'
+    body = track(skeleton, track(points, label="1"), label="body")
+    write(root, body, track(box(0, 2, 3), box(1, 2, 3, outside=1)))
+    assert in_frames(root) == [[(2, 3, 10, 5)], [], []]
+
+
 def test_lines_of_tracks_are_left_out(root: Path) -> None:
     line = '<polyline frame="0" outside="0" points="1,1;2,2" z_order="0"></polyline>'
     write(root, track(line), track(box(0, 2, 3), box(1, 2, 3, outside=1)))

@@ -100,6 +100,20 @@ def test_lists_of_images(root: Path, line: str, list_: str) -> None:
     assert found(opened(root)) == {"train": ["a.jpg"]}
 
 
+def test_a_list_of_images_in_the_configuration(root: Path) -> None:
+    config(root, "path: .", "train: [images/train/a.jpg, images/val/b.jpg]", "val: images/val/c.jpg")
+    for folder, name in (("train", "a"), ("val", "b"), ("val", "c"), ("val", "d")):
+        pair(root / "images" / folder, name)
+    assert found(opened(root)) == {"train": ["train/a.jpg", "val/b.jpg"], "val": ["c.jpg"]}
+
+
+def test_a_readme_among_the_labels(root: Path) -> None:
+    config(root)
+    pair(root / "images/train", "a")
+    (root / "labels/train/README.txt").write_text("Exported today.")
+    assert found(opened(root)) == {"train": ["a.jpg"]}
+
+
 def test_a_list_of_several_folders(root: Path) -> None:
     config(root, "train: train.txt")
     pair(root / "town/images", "a")
