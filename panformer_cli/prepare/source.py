@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,11 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.storage.files import name_inside
+
+SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
+"""Usual names of splits, in names of folders and files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class SourceImage:
 
     Attributes:
         id: Image id in the output JSON.
-        path: Path of the image file.
+        path: Path of the image file, or of the labels that contain the image.
         file_name: Output name below `images/<split>/`, with `/` as separator. The PNG has the same name with `.png`.
         labels: Files with the annotation, in an order defined by the source.
         extra: Other data that the source needs to read the annotation, such as a JSON row.
@@ -66,12 +71,14 @@ class Source(Protocol):
         iteration, if the split does not exist or an image has no labels.
         """
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation of an image.
 
         Args:
             image: One of `images`.
             size: Height and width of the image as displayed, with its EXIF orientation applied.
+            log: Reading each annotation in its context leaves out bad ones. Sources that have one map per image
+                instead of separate annotations do not use it.
 
         Raises:
             DataError: The labels are missing or corrupt, or do not match the image.
@@ -85,6 +92,26 @@ class ReadsMore(Protocol):
     @property
     def also_read(self) -> Sequence[Path]:
         """The other input folders."""
+
+
+@runtime_checkable
+class EmbedsImages(Protocol):
+    """A `Source` whose label files may contain the images."""
+
+    def embedded_image(self, image: SourceImage) -> bytes | None:
+        """Return the content of the image file in the labels; None if the image is a file, `image.path`.
+
+        Raises:
+            DataError: The content is not an image.
+        """
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """A `Source` that reports what it reads differently than users may expect."""
+
+    def notes(self, split: str) -> Sequence[str]:
+        """Return one sentence for each of these things; the split exists."""
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
@@ -56,25 +57,31 @@ class MaskFolder:
         )
         return with_unused_labels(images, listed_pngs(masks), split_folder(self.root, "images", split))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         if image.extra is not None:
-            layers = [_layer(path, image.extra, self.categories, size) for path in image.labels]
+            layers = []
+            for path in image.labels:
+                with log.annotation():
+                    layers.append(_layer(path, image.extra, self.categories, size))
             return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
         return panoptic_of_classes(_class_map(image.labels[0], self.categories, size), self.categories)
 
 
-def open_mask_folder(root: Path, classes: Path, overlap: OverlapRule = "last") -> MaskFolder:
+def open_mask_folder(
+    root: Path, classes: Path, overlap: OverlapRule = "last", encoding: str | None = None
+) -> MaskFolder:
     """Return the source in the folder `root`.
 
     Args:
         root: The folder of the data set.
         classes: A class file for `read_classes`.
         overlap: Which mask keeps shared pixels.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used, lists colors for only some classes, or repeats a color.
     """
-    table = read_classes(classes)
+    table = read_classes(classes, encoding)
     colors = [category.color for category in table.categories if category.color is not None]
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"
@@ -118,9 +125,10 @@ def _category(path: Path, folder: Path, categories: CategoryTable) -> Category:
     for name in names:
         if name in by_name:
             return by_name[name]
-    raise DataError(
+    raise AnnotationError(
         f"{path}: no class is named {names[-1]!r}; expected a class name ({_some_names(by_name)}), optionally followed "
-        "by a number, or a folder of that name"
+        "by a number, or a folder of that name",
+        UNKNOWN_CLASS,
     )
 
 

@@ -19,6 +19,7 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.masks.label_folders import find_splits, image_files, split_folder
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
@@ -68,7 +69,7 @@ class PngPairs:
         labels = chain.from_iterable(map(listed_pngs, folders))
         return with_unused_labels(images, labels, split_folder(self.root, "images", split))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         if len(image.labels) == 1:
             channels = read_channels(image.labels[0], size).astype(np.int32)
             # The order of G and B does not matter: equal ids stay equal.
@@ -78,18 +79,19 @@ class PngPairs:
         return panoptic_of_pairs(classes, instances, self.categories, self.void, image.labels[0])
 
 
-def open_png_pairs(root: Path, classes: Path, void: Sequence[int] = ()) -> PngPairs:
+def open_png_pairs(root: Path, classes: Path, void: Sequence[int] = (), encoding: str | None = None) -> PngPairs:
     """Return the source in the folder `root`.
 
     Args:
         root: The folder of the data set.
         classes: A class file for `read_classes`.
         void: Class ids that are void in addition to `USUAL_VOID`.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used or lists a void id, or label folders are missing.
     """
-    table = read_classes(classes)
+    table = read_classes(classes, encoding)
     named = [number for number in void if number in table]
     if named:
         raise DataError(f"--void {named[0]} is a class in {classes}; remove it from one of them")

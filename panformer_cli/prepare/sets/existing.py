@@ -15,6 +15,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.source import SourceImage
 
 
@@ -107,7 +108,7 @@ class ExistingSets:
         """Return True."""
         return True
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         part = self.parts[image.extra.part]
         return remapped(part.data.annotation(image.extra.number), part.new_id, self.categories)
 

@@ -7,6 +7,7 @@ import pytest
 from tests.helpers import run
 
 ORDER = [
+    "auto",
     "coco",
     "custom",
     "cityscapes",
