@@ -274,8 +274,17 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
         (ids, "expected a unique id for each image; change one where it is listed"),
     ):
         for index in keys.repeats():
-            first, second = (images[same].path for same in (next(keys.positions(keys[index])), index))
-            raise DataError(f"{where}: {first} and {second} have the same {keys[index]}; {expected}")
+            first, second = (images[same] for same in (next(keys.positions(keys[index])), index))
+            if first.path == second.path:
+                raise DataError(_labeled_twice(first, second))
+            raise DataError(f"{where}: {first.path} and {second.path} have the same {keys[index]}; {expected}")
+
+
+def _labeled_twice(first: SourceImage, second: SourceImage) -> str:
+    name = first.file_name if first.problem else first.path
+    labels = [image.labels[0] if image.labels else image.path for image in (first, second)]
+    both = f"both times in {labels[0]}" if labels[0] == labels[1] else f"in {labels[0]} and {labels[1]}"
+    return f"{name} is labeled twice, {both}; keep one of them"
 
 
 def _name_key(image: SourceImage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,9 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.storage.files import name_inside
+
+SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
+"""Usual names of splits, in names of folders and files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,25 +13,36 @@ from panformer_cli.cli.prepare_data.options import (
     conversion_options,
     drop_small_option,
     encoding_option,
+    output_options,
     overlap_option,
     run_conversion,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from panformer_cli.prepare.masks.coco_layout import CocoSplit
     from panformer_cli.prepare.overlap import OverlapRule
 
 _FILE = click.Path(path_type=Path)
 
 
 @click.command("coco-instances")
-@conversion_options
+@click.option("--root", type=_FILE, metavar="DIR", help="Input folder. Not needed with --json.")
+@click.option(
+    "--json", "annotation", type=_FILE, metavar="FILE", help="The JSON, if it is not found in the input folder."
+)
+@click.option("--images", type=_FILE, metavar="DIR", help="Folder of the images. [default: the folder of --json]")
+@output_options
 @annotation_options
 @encoding_option
 @overlap_option
 @click.option("--classes", type=_FILE, metavar="FILE", help="CSV or YAML file that marks stuff categories.")
 @click.option("--stuff-masks", type=_FILE, metavar="DIR", help="Folder of PNGs with a stuff class id per pixel.")
 def coco_instances(
-    root: Path,
+    root: Path | None,
+    annotation: Path | None,
+    images: Path | None,
     overlap: OverlapRule,
     classes: Path | None,
     stuff_masks: Path | None,
@@ -40,16 +51,38 @@ def coco_instances(
 ) -> None:
     """Convert COCO instance annotations (polygons or RLE).
 
-    Reads annotations/instances_<split>.json or a Roboflow export. All categories are things except those that --classes
-    marks as stuff. See docs/data.md for details.
+    Finds annotations/instances_<split>.json, Roboflow's exports, and other JSON files next to their images or next to a
+    folder of images. --json and --images name those of one split, which --split names. All categories are things except
+    those that --classes marks as stuff. See docs/data.md for details.
 
     \b
     panformer prepare-data coco-instances --root /data/boxes --out /data/boxes-panoptic
+    panformer prepare-data coco-instances --json labels.json --images photos --out /data/panoptic
     """
     from panformer_cli.prepare.masks.coco_instances import open_coco_instances
 
-    source = open_coco_instances(root, conversion["splits"], overlap, classes, stuff_masks, encoding)
+    splits: tuple[str, ...] = conversion["splits"]
+    home, layout = _coco_layout(root, annotation, images, splits)
+    source = open_coco_instances(home, splits, overlap, classes, stuff_masks, encoding, layout)
     run_conversion(source, Conversion(**conversion))
+
+
+def _coco_layout(
+    root: Path | None, annotation: Path | None, images: Path | None, splits: tuple[str, ...]
+) -> tuple[Path, Mapping[str, CocoSplit]]:
+    """Return the input folder and its splits."""
+    from panformer_cli.prepare.masks.coco_layout import find_splits, given_split, split_of
+
+    if annotation is None:
+        if images is not None:
+            raise click.UsageError("--images needs --json FILE.")
+        if root is None:
+            raise click.UsageError("Missing option '--root' (or '--json').")
+        return root, find_splits(root)
+    if len(splits) > 1:
+        raise click.UsageError("--json is the JSON of one split; pass --split once, or leave it out.")
+    images = images or annotation.parent
+    return root or images, given_split(annotation, images, next(iter(splits), "") or split_of(annotation))
 
 
 @click.command("png-pairs")

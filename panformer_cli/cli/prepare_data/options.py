@@ -69,12 +69,16 @@ def _checked_encoding(name: str | None) -> str | None:
 
 def conversion_options(command: Command) -> Command:
     """Add `--root`, `--out`, `--split`, `--workers` and `--skip-bad-images`."""
+    return root_option(output_options(command))
+
+
+def output_options(command: Command) -> Command:
+    """Add the `conversion_options` except `--root`."""
     for option in (
         skip_bad_images_option,
         workers_option,
         splits_option,
         click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder."),
-        root_option,
     ):
         command = option(command)
     return command

@@ -9,7 +9,6 @@ import base64
 import binascii
 import io
 import posixpath
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,16 +35,13 @@ from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.source import SourceImage, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import counted, short, with_first
 
 _JSON = frozenset({".json"})
-
-_SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
-"""Folder names that are splits."""
 
 _WITHOUT_AREA = ("line", "linestrip", "point", "points")
 """Shape types that are left out."""
@@ -207,7 +203,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _named_splits(root: Path) -> Iterator[Path]:
     for folder in sorted(root.iterdir()):
-        is_named = folder.is_dir() and _SPLIT_NAME.fullmatch(folder.name)
+        is_named = folder.is_dir() and SPLIT_NAME.fullmatch(folder.name)
         if is_named and next(listed_files(folder, _JSON), None) is not None:
             yield folder
 

@@ -21,6 +21,7 @@ from panformer_cli.prepare.left_out import (
     AnnotationError,
     AnnotationLog,
 )
+from panformer_cli.prepare.masks.coco_json import whole_number
 from panformer_cli.prepare.overlap import Mask
 from panformer_cli.wording import short
 
@@ -43,7 +44,7 @@ def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, l
 
     Args:
         segmentation: A list of polygons `[x1, y1, x2, y2, ...]` in pixels, or `{"size": [H, W], "counts": ...}` with a
-            list of run lengths or COCO's compressed text.
+            list of run lengths or COCO's compressed text. A list may also contain the latter.
         size: Height and width of the image.
         where: File and annotation, for error messages.
         log: Receives polygons of fewer than 3 points beside others. They have no pixels.
@@ -51,22 +52,26 @@ def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, l
     Raises:
         DataError: The segmentation has another format or does not match the size.
     """
-    if isinstance(segmentation, list):
-        encoded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size, where, log), *size))
-    elif isinstance(segmentation, dict):
-        encoded = coco_mask.frPyObjects({"size": list(size), "counts": _counts(segmentation, size, where)}, *size)
-    else:
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    if not parts:
+        raise AnnotationError(f"{where}: the segmentation is empty; expected at least one polygon", NO_OUTLINE)
+    rles = [part for part in parts if isinstance(part, dict)]
+    if not rles and not isinstance(segmentation, list):
         raise AnnotationError(
             f"{where}: the segmentation is {short(segmentation)}; expected a list of polygons or an RLE"
         )
+    polygons = [part for part in parts if not isinstance(part, dict)]
+    shape = {"size": list(size)}
+    encoded = coco_mask.merge(
+        [coco_mask.frPyObjects(shape | {"counts": _counts(rle, size, where)}, *size) for rle in rles]
+        + (coco_mask.frPyObjects(_polygons(polygons, size, where, log), *size) if polygons else [])
+    )
     left, top, width, height = (int(number) for number in coco_mask.toBbox(encoded))
     mask = coco_mask.decode(encoded)[top : top + height, left : left + width]
     return CroppedMask(np.array(mask, np.bool_, order="C"), top, left)
 
 
 def _polygons(polygons: list[Any], size: tuple[int, int], where: str, log: AnnotationLog) -> list[list[float]]:
-    if not polygons:
-        raise AnnotationError(f"{where}: the segmentation is empty; expected at least one polygon", NO_OUTLINE)
     points = [polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) in (2, 4)]
     if len(points) < len(polygons):
         polygons = [polygon for polygon in polygons if polygon not in points]
@@ -98,6 +103,8 @@ def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]
     counts = rle.get("counts")
     if isinstance(counts, str):
         counts = decompress(counts)
+    elif isinstance(counts, list):
+        counts = [whole_number(count) for count in counts]
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
         raise AnnotationError(
             f"{where}: the counts of the RLE are {short(rle.get('counts'))}; expected run lengths", BAD_RUNS
