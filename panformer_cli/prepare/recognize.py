@@ -109,10 +109,12 @@ def recognize(root: Path) -> list[Form]:
 
 
 def hint(root: Path, source: str) -> str:
-    """Return the end of an error of the subcommand `source`: the command for the form that `root` has instead."""
-    forms = [form for form in recognize(root) if form.source != source or form.root != root]
+    """Return the end of an error of the subcommand `source`: what to do with the form that `root` has instead."""
+    found = recognize(root)
+    forms = [form for form in found if form.source != source or form.root != root]
     if len(forms) != 1:
-        return ""
+        other = unsupported(root) if not found else ""
+        return f" ({other})" if other else ""
     return f" ({forms[0].root} has the form of {forms[0].title}: `{forms[0].command()}`)"
 
 
