@@ -111,14 +111,13 @@ def convert(
     for split in splits:
         check_split_name(split)
     names = splits or source.splits()
-    _check_out_is_separate(source, out, names)
+    check_out_is_separate(source, [out, *(folder for split in names for folder in Folders.of(out, split)[:3])])
     return [_convert_split(source, out, split, options, reporter) for split in names]
 
 
-def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> None:
-    """Raise a DataError if an output folder is inside an input folder."""
+def check_out_is_separate(source: Source, written: Sequence[Path]) -> None:
+    """Raise a DataError if an output folder in `written` is inside an input folder."""
     read = [source.root, *(source.also_read if isinstance(source, ReadsMore) else ())]
-    written = [out, *(folder for split in splits for folder in Folders.of(out, split)[:3])]
     for folder in written:
         for other in read:
             if resolve_links(folder).is_relative_to(resolve_links(other)):
@@ -130,7 +129,7 @@ def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = DiskList(source.images(split))
-    _check_names(images, f"{source.root}, {split}")
+    check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
     for image in images:
         manifest.add_stamp(_stamp(image))
@@ -169,9 +168,9 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
             raise DataError(image.problem)
         if not is_name(image.file_name):
             raise DataError(f"the file name {image.path} is not valid UTF-8, which JSON requires; rename the file")
-        header = _usable_header(image.path)
+        header = usable_header(image.path)
         panoptic = source.read(image, header.shown)
-        _check_size(image, header, panoptic.ids.shape)
+        check_map_size(image, header, panoptic.ids.shape)
         png_name = str(PurePosixPath(image.file_name).with_suffix(".png"))
         png = name_inside(folders.pngs, png_name, str(source.root))
         target = name_inside(folders.images, image.file_name, str(source.root))
@@ -186,7 +185,8 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
     return {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
 
 
-def _usable_header(path: Path) -> ImageHeader:
+def usable_header(path: Path) -> ImageHeader:
+    """Return the header of an image. Raises a DataError if it cannot be read, or the image is too large."""
     header = read_header(path)
     height, width = header.shown
     if height * width > MAX_PIXELS:
@@ -194,7 +194,8 @@ def _usable_header(path: Path) -> ImageHeader:
     return header
 
 
-def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+def check_map_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+    """Raise a DataError unless the annotation has the size `found` of its image as displayed."""
     if found == header.shown:
         return
     labels = image.labels[0] if image.labels else f"the annotation of {image.file_name}"
@@ -205,16 +206,19 @@ def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...])
     )
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Create `target` as a hard link to `source`, or as a copy if the file system does not support hard links."""
+def link_or_copy(source: Path, target: Path, copies: bool = False) -> None:
+    """Create `target` as a hard link to `source`; as a copy if `copies`, or if the file system has no hard links."""
     temporary = temporary_path(target)
     try:
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
-            try:
-                os.link(resolve_links(source), temporary)
-            except OSError:
+            is_linked = False
+            if not copies:
+                with suppress(OSError):
+                    os.link(resolve_links(source), temporary)
+                    is_linked = True
+            if not is_linked:
                 shutil.copyfile(source, temporary)
             os.replace(temporary, target)
     finally:
@@ -231,7 +235,7 @@ def _stamp_if_written(folders: Folders, image: SourceImage) -> list[Any] | None:
     return _stamp(image) if folders.contain(image) else None
 
 
-def _check_names(images: Sequence[SourceImage], where: str) -> None:
+def check_names(images: Sequence[SourceImage], where: str) -> None:
     """Raise a DataError if there are no images, or if two share an output path or an id."""
     if not images:
         raise DataError(f"{where}: no images found; expected at least one (docs/data.md shows the folder layout)")

@@ -437,14 +437,14 @@ def test_long_names(root: Path) -> None:
 
 def test_names_without_a_suffix_in_folders_with_dots(root: Path) -> None:
     images = [SourceImage(n, root / "00.jpg", f"v1.{n}/img{n}", (root / "00.txt",)) for n in (0, 1)]
-    convert_module._check_names(images, "here")
+    convert_module.check_names(images, "here")
     for name in ("a//b.jpg", "a/b.png", "a\\b.jpg"):
         with pytest.raises(DataError, match="have the same name a/b"):
-            convert_module._check_names(
+            convert_module.check_names(
                 [*images, replace(images[0], file_name="a/b", id=7), replace(images[0], file_name=name, id=8)], "here"
             )
     with pytest.raises(DataError, match="have the same id 1; expected a unique id"):
-        convert_module._check_names([images[1], replace(images[0], id="1")], "here")
+        convert_module.check_names([images[1], replace(images[0], id="1")], "here")
 
 
 def test_a_check_in_place_keeps_the_manifest_of_the_conversion(root: Path) -> None:

@@ -24,6 +24,7 @@ ORDER = [
     "split",
     "merge",
     "remap",
+    "export",
 ]
 
 
