@@ -8,6 +8,7 @@ with the number of values (32 bits), the bits of a value less 1 (5 bits) and the
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from panformer_cli.prepare.annotation_tools.shapes import Mask
 
@@ -36,7 +37,7 @@ def encode(mask: Mask) -> list[int]:
     return _packed(numbers, np.concatenate([[32, 5, 4, 4, 4, 4], 3 + bits + _VALUE_BITS]))
 
 
-def _packed(numbers: np.typing.NDArray[np.int64], widths: np.typing.NDArray[np.int64]) -> list[int]:
+def _packed(numbers: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]) -> list[int]:
     """Return numbers of different widths in bits, highest bit first, as bytes."""
     ends = np.cumsum(widths)
     shifts = np.repeat(ends, widths) - 1 - np.arange(ends[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from panformer_cli.data.categories import CategoryTable
@@ -36,6 +37,8 @@ def open_format(
     Raises:
         PanformerError: An option does not apply to the format.
     """
+    if not math.isfinite(tolerance):
+        raise PanformerError(f"--simplify {tolerance}: expected a number of pixels, 0 or more")
     if shapes == "masks" and name == "yolo":
         raise PanformerError("YOLO has no masks; leave out --shapes masks, or choose another format with --to")
     if image_url is not None and name != "label-studio":

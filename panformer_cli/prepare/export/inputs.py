@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -103,6 +104,8 @@ def open_predictions(
     Raises:
         DataError: The JSON cannot be used, a folder is missing, a class does not exist, or no segment has a score.
     """
+    if min_score is not None and not math.isfinite(min_score):
+        raise DataError(f"--min-score {min_score}: expected a number, such as 0.5")
     annotation, pngs = read_annotation(path), path.with_suffix("")
     if not annotation.images:
         raise DataError(f"{path} has no predictions; expected at least one annotated image")

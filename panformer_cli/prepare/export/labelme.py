@@ -25,7 +25,7 @@ LABELS = "labels.txt"
 """The class names, as `labelme --labels` reads them."""
 
 _VERSION = "5.5.0"
-"""The version of labelme whose format is written; masks came with 5.3."""
+"""A version of labelme that has masks."""
 
 _HOLES = Loss("segment", "with holes written as masks, because polygons in labelme have no holes")
 
