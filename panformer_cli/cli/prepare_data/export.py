@@ -102,7 +102,7 @@ def export(out: Path, copy_images: bool, workers: int | None, skip_bad_images: b
     export_options = ExportOptions(workers or available_cores(), skip_bad_images, copy_images)
     exported = write(source, label_format, out, export_options, reporter)
     _print_exported(f"{label_format.name} in {out}", exported, bool(tolerance))
-    for line in label_format.next_steps(out):
+    for line in label_format.next_steps(out, [split.name for split in exported]):
         click.echo(line)
 
 

@@ -22,12 +22,17 @@ def check_names(categories: CategoryTable, where: str) -> None:
     check_unique_names(categories, where)
     for category in categories.categories:
         name = category.name
-        if not name or name != name.strip() or any(unicodedata.category(mark) in ("Cc", "Cn") for mark in name):
+        if not name or name != name.strip() or any(map(_is_control, name)):
             raise DataError(
                 f"{where}: the category {category.id} is named {name!r}; expected a name without control characters "
                 "and without spaces at its ends, which labeling tools remove; rename it with `panformer prepare-data "
                 "remap`, or in the panoptic JSON"
             )
+
+
+def _is_control(mark: str) -> bool:
+    """Return whether XML, YAML or a list of lines cannot contain a character as it is."""
+    return unicodedata.category(mark) in ("Cc", "Zl", "Zp") or mark in "\ufffe\uffff"
 
 
 def write_classes(out: Path, categories: CategoryTable) -> None:

@@ -51,7 +51,7 @@ class CocoInstancesFormat:
 
     def _polygons(self, segment: LabeledSegment, report: LabelReport) -> list[list[int]]:
         """Return one polygon for each part; pycocotools fills them by the even-odd rule."""
-        parts = report.parts_of(segment, self.tolerance)
+        parts = report.simplified(segment.parts(), segment, self.tolerance)
         if any(part.holes for part in parts):
             report.losses[_HOLES] += 1
         polygons = [segment.in_image(joined([part.outer, *part.holes])) for part in parts]
@@ -69,7 +69,7 @@ class CocoInstancesFormat:
                 file.write("}")
         write_classes(out, categories)
 
-    def next_steps(self, out: Path) -> Iterable[str]:
+    def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         yield command_back(self.name, out, "--classes", str(out / CLASSES))
 
 

@@ -62,7 +62,7 @@ class CvatFormat:
         return elements
 
     def _elements(self, segment: LabeledSegment, number: int, report: LabelReport) -> list[str]:
-        parts = report.parts_of(segment, self.tolerance) if self.shapes == "polygons" else []
+        parts = segment.parts() if self.shapes == "polygons" else []
         has_holes = any(part.holes for part in parts)
         if has_holes:
             report.losses[_HOLES] += 1
@@ -70,9 +70,10 @@ class CvatFormat:
             report.count(segment, "mask")
             return [_element("mask", segment, _mask_attributes(segment))]
         report.count(segment, "polygon", len(parts))
+        outlines = report.simplified(parts, segment, self.tolerance)
         group = {"group_id": number} if len(parts) > 1 else {}
-        outlines = [_points(segment.in_image(part.outer)) for part in parts]
-        return [_element("polygon", segment, {"points": points, **group}) for points in outlines]
+        points = [_points(segment.in_image(part.outer)) for part in outlines]
+        return [_element("polygon", segment, {"points": text, **group}) for text in points]
 
     def write(self, out: Path, splits: Sequence[LabeledSplit], categories: CategoryTable) -> None:
         colors = tool_colors(categories)
@@ -82,7 +83,7 @@ class CvatFormat:
         write_json(out / LABELS, rows)
         write_classes(out, categories)
 
-    def next_steps(self, out: Path) -> Iterable[str]:
+    def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         yield f"In CVAT: create a task with the labels in {out / LABELS} (Raw) and the images in {out / 'images'},"
         yield f"then upload {out / ANNOTATION} as annotations in the format CVAT 1.1."
         yield command_back(self.name, out, "--classes", str(out / CLASSES))

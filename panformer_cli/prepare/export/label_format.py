@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.prepare.export.labeled_image import LabeledImage, LabeledSegment
-from panformer_cli.prepare.export.outlines import Part, changed_pixels
+from panformer_cli.prepare.export.outlines import Part, changed_pixels, simplified
 from panformer_cli.wording import counted
 
 ShapeKind = Literal["masks", "polygons"]
@@ -61,12 +61,19 @@ class LabelReport:
         self.pixels += segment.area
         self.shapes[kind] += shapes
 
-    def parts_of(self, segment: LabeledSegment, tolerance: float) -> list[Part]:
-        """Return the segment's outlines, and count the pixels that simplifying them changes."""
-        parts = segment.parts(tolerance)
-        if tolerance:
-            self.changed += changed_pixels(parts, segment.mask)
-        return parts
+    def simplified(self, parts: Sequence[Part], segment: LabeledSegment, tolerance: float) -> Sequence[Part]:
+        """Return the outlines of a segment with fewer points, and count the pixels that this changes.
+
+        Args:
+            parts: The segment's exact outlines.
+            segment: The segment.
+            tolerance: How far the new outlines may be from the exact ones, in pixels; 0 keeps them.
+        """
+        if not tolerance:
+            return parts
+        fewer = simplified(parts, segment.box.size, tolerance)
+        self.changed += changed_pixels(fewer, segment.mask)
+        return fewer
 
     def sentences(self) -> list[str]:
         """Return one sentence for each kind of loss, the most frequent first."""
@@ -119,5 +126,5 @@ class LabelFormat(Protocol):
     def write(self, out: Path, splits: Sequence[LabeledSplit], categories: CategoryTable) -> None:
         """Write the label files into the folder `out`, in which the images already are."""
 
-    def next_steps(self, out: Path) -> Iterable[str]:
+    def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         """Return lines that explain how to open `out` in the tool, and how to convert it back."""

@@ -64,7 +64,7 @@ class LabelStudioFormat:
 
     def _region(self, segment: LabeledSegment, image: LabeledImage, report: LabelReport) -> dict[str, Any]:
         height, width = image.size
-        parts = report.parts_of(segment, self.tolerance) if self.shapes == "polygons" else []
+        parts = segment.parts() if self.shapes == "polygons" else []
         is_polygon = len(parts) == 1 and not parts[0].holes
         if parts and not is_polygon:
             report.losses[_NOT_ONE_OUTLINE] += 1
@@ -72,7 +72,8 @@ class LabelStudioFormat:
         kind = "polygon" if is_polygon else "brush"
         value: dict[str, Any] = {"format": "rle", "rle": []}
         if is_polygon:
-            percent = 100 * segment.in_image(parts[0].outer) / np.array([width, height])
+            (outline,) = report.simplified(parts, segment, self.tolerance)
+            percent = 100 * segment.in_image(outline.outer) / np.array([width, height])
             value = {"points": percent.round(7).tolist(), "closed": True}
         else:
             value["rle"] = encode(image.ids == segment.id)
@@ -90,7 +91,7 @@ class LabelStudioFormat:
 
     def write(self, out: Path, splits: Sequence[LabeledSplit], categories: CategoryTable) -> None:
         for split in splits:
-            path = out / f"tasks_{split.name}.json"
+            path = out / _tasks_name(split.name)
             with atomic_write(path, waits_for_disk=False) as temporary, temporary.open("w", encoding="utf-8") as file:
                 write_list(file, (self._task(labels, split.name) for labels in split.labels))
         write_text(out / CONFIG, "".join(_interface(categories, self.shapes)))
@@ -103,9 +104,14 @@ class LabelStudioFormat:
         url = self.image_url + quote(f"{split}/{labels.file_name}")
         return {"data": {"image": url}, "predictions": [prediction]}
 
-    def next_steps(self, out: Path) -> Iterable[str]:
+    def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         yield f"In Label Studio: create a project with the labeling interface {out / CONFIG} (Code),"
-        yield "let it serve the images (docs/data.md shows how), then import a tasks_SPLIT.json."
+        tasks = " or ".join(str(out / _tasks_name(split)) for split in splits)
+        yield f"let it serve the images (docs/data.md shows how), then import {tasks}."
+
+
+def _tasks_name(split: str) -> str:
+    return f"tasks_{split}.json"
 
 
 def _interface(categories: CategoryTable, shapes: ShapeKind) -> Iterator[str]:

@@ -10,7 +10,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.prepare.annotation_tools.shapes import Box, Mask, Points
-from panformer_cli.prepare.export.outlines import Part, simplified, trace
+from panformer_cli.prepare.export.outlines import Part, trace
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,9 @@ class LabeledSegment:
     is_crowd: bool = False
     score: float | None = None
 
-    def parts(self, tolerance: float = 0.0) -> list[Part]:
-        """Return its outlines in the mask, simplified if `tolerance` (in pixels) is not 0."""
-        exact = trace(self.mask)
-        return simplified(exact, tolerance) if tolerance else exact
+    def parts(self) -> list[Part]:
+        """Return its outlines in the mask."""
+        return trace(self.mask)
 
     def in_image(self, points: Points) -> Points:
         """Return points of the mask as points of the image."""

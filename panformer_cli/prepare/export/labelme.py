@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,7 @@ class LabelmeFormat:
         return [row for number, segment in numbered for row in self._rows(segment, number, report)]
 
     def _rows(self, segment: LabeledSegment, number: int, report: LabelReport) -> list[dict[str, Any]]:
-        parts = report.parts_of(segment, self.tolerance) if self.shapes == "polygons" else []
+        parts = segment.parts() if self.shapes == "polygons" else []
         has_holes = any(part.holes for part in parts)
         if has_holes:
             report.losses[_HOLES] += 1
@@ -62,9 +63,10 @@ class LabelmeFormat:
             corners = [[box.left, box.top], [box.right - 1, box.bottom - 1]]
             return [_row("mask", segment, corners, None, _png(segment.mask))]
         report.count(segment, "polygon", len(parts))
+        outlines = report.simplified(parts, segment, self.tolerance)
         group = number if len(parts) > 1 else None
-        outlines = [segment.in_image(part.outer).astype(int).tolist() for part in parts]
-        return [_row("polygon", segment, points, group) for points in outlines]
+        points = [segment.in_image(part.outer).astype(int).tolist() for part in outlines]
+        return [_row("polygon", segment, corners, group) for corners in points]
 
     def write(self, out: Path, splits: Sequence[LabeledSplit], categories: CategoryTable) -> None:
         for split in splits:
@@ -75,8 +77,9 @@ class LabelmeFormat:
         write_text(out / LABELS, "".join(f"{category.name}\n" for category in categories.categories))
         write_classes(out, categories)
 
-    def next_steps(self, out: Path) -> Iterable[str]:
-        yield f"Open a split with: labelme {out / 'SPLIT'} --labels {out / LABELS}"
+    def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
+        for split in splits:
+            yield f"To open {split}: {shlex.join(['labelme', str(out / split), '--labels', str(out / LABELS)])}"
         yield command_back(self.name, out, "--classes", str(out / CLASSES))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.opencv import cv2
-from panformer_cli.prepare.annotation_tools.shapes import Mask, Points, polygon
+from panformer_cli.prepare.annotation_tools.shapes import Mask, Points, Size, polygon
 
 
 class Part(NamedTuple):
@@ -98,14 +98,20 @@ def _partners(order: npt.NDArray[np.intp]) -> list[int]:
     return found
 
 
-def simplified(parts: Sequence[Part], tolerance: float) -> list[Part]:
+def simplified(parts: Sequence[Part], size: Size, tolerance: float) -> list[Part]:
     """Return the parts with fewer points, each at most `tolerance` pixels from the removed ones (Douglas-Peucker).
 
-    An outline that would vanish keeps its points.
+    Outlines of fewer than 3 points and parts without pixels keep all points.
+
+    Args:
+        parts: Exact outlines, as `trace` returns them.
+        size: Height and width of the mask.
+        tolerance: In pixels.
     """
-    return [
+    fewer = [
         Part(_fewer(part.outer, tolerance), tuple(_fewer(hole, tolerance) for hole in part.holes)) for part in parts
     ]
+    return [new if _pixels(new, size).any() else part for part, new in zip(parts, fewer, strict=True)]
 
 
 def _fewer(ring: Points, tolerance: float) -> Points:
@@ -117,13 +123,18 @@ def changed_pixels(parts: Sequence[Part], mask: Mask) -> int:
     """Return in how many pixels the rasterized parts differ from a mask, as the conversions rasterize them."""
     found = np.zeros_like(mask)
     for part in parts:
-        inside = np.zeros_like(mask)
-        for ring in (part.outer, *part.holes):
-            patch = polygon(ring, mask.shape, "an outline")
-            height, width = patch.mask.shape
-            inside[patch.top : patch.top + height, patch.left : patch.left + width] ^= patch.mask
-        found |= inside
+        found |= _pixels(part, mask.shape)
     return int((found ^ mask).sum())
+
+
+def _pixels(part: Part, size: Size) -> Mask:
+    """Return the pixels of a part, (h, w) bool, by the even-odd rule."""
+    inside = np.zeros(size, np.bool_)
+    for ring in (part.outer, *part.holes):
+        patch = polygon(ring, size, "an outline")
+        height, width = patch.mask.shape
+        inside[patch.top : patch.top + height, patch.left : patch.left + width] ^= patch.mask
+    return inside
 
 
 def joined(rings: Sequence[Points]) -> Points:
@@ -132,11 +143,11 @@ def joined(rings: Sequence[Points]) -> Points:
 
     The lines have no area, so by the even-odd rule the polygon contains the same pixels as the rings.
     """
-    from scipy.spatial import cKDTree  # takes a quarter of a second to import
-
     first, *others = rings
     if not others:
         return first
+    from scipy.spatial import cKDTree  # takes a quarter of a second to import
+
     detours: defaultdict[int, list[Points]] = defaultdict(list)
     tree = cKDTree(first)
     for ring in others:

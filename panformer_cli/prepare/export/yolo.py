@@ -57,7 +57,7 @@ class YoloFormat:
         return "".join(self._line(segment, image.size, report) for segment in kept)
 
     def _line(self, segment: LabeledSegment, size: tuple[int, int], report: LabelReport) -> str:
-        parts = report.parts_of(segment, self.tolerance)
+        parts = report.simplified(segment.parts(), segment, self.tolerance)
         if len(parts) > 1 or parts[0].holes:
             report.losses[_JOINED] += 1
         report.count(segment, "polygon")
@@ -74,7 +74,7 @@ class YoloFormat:
                 write_text(name_inside(folder, name, labels.file_name), labels.content)
         write_text(out / CLASSES, "".join(_yaml([split.name for split in splits], categories)))
 
-    def next_steps(self, out: Path) -> Iterable[str]:
+    def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         yield command_back(self.name, out)
 
 

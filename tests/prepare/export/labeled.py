@@ -89,10 +89,11 @@ def write_set(root: Path, names: Sequence[str] = ("a.png", "b/c d.png"), split: 
     return path
 
 
-def disc() -> LabeledImage:
-    """Return an image with one object, a disc of about 1000 pixels."""
+def disc(hole: float = 0) -> LabeledImage:
+    """Return an image with one object, a disc of about 1000 pixels with a hole of this radius in pixels."""
     y, x = np.mgrid[:40, :50] + 0.5
-    ids = ((x - 30) ** 2 + (y - 20) ** 2 < 18**2).astype(np.int32)
+    squared = (x - 30) ** 2 + (y - 20) ** 2
+    ids = ((squared < 18**2) & (squared >= hole**2)).astype(np.int32)
     table = CategoryTable([Category(1, "disc", True)])
     return labeled_image(1, "a.png", PanopticMap(ids, (Segment(1, 1, 0, (0, 0, 0, 0)),)), table)
 

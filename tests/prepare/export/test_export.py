@@ -133,7 +133,7 @@ def test_two_images_with_one_label_file_are_an_error(tmp_path: Path) -> None:
         export(open_truth(tmp_path / "in"), LabelmeFormat(), tmp_path / "out", OPTIONS, SILENT)
 
 
-@pytest.mark.parametrize("name", ["two\nlines", " car", "car ", "", "bell\x07"])
+@pytest.mark.parametrize("name", ["two\nlines", " car", "car ", "", "bell\x07", "a\u2028b", "a\uffff"])
 def test_names_that_tools_would_change_are_errors(tmp_path: Path, name: str) -> None:
     path = write_set(tmp_path / "in", ["a.png"])
     edit(path, categories={"name": name})

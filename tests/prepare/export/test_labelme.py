@@ -103,6 +103,14 @@ def test_simplified_polygons_have_fewer_points_and_their_changes_are_counted() -
     assert exact.pixels == fewer.pixels == area
 
 
+def test_masks_do_not_count_as_simplified(tmp_path: Path) -> None:
+    assert exported(LabelmeFormat("masks", 3.0), tmp_path / "masks").report.changed == 0
+    ring = disc(hole=5)
+    report = LabelReport()
+    (shape,) = LabelmeFormat(tolerance=3.0).labels(ring, report)
+    assert (shape["shape_type"], report.changed) == ("mask", 0)
+
+
 def test_predictions_have_scores(tmp_path: Path) -> None:
     source = open_predictions(write_set(tmp_path / "in", score=0.5), tmp_path / "in/images/val")
     export(source, LabelmeFormat(), tmp_path / "out", OPTIONS, SilentReporter())

@@ -82,7 +82,7 @@ def test_simplified_outlines_stay_near_and_their_changes_are_counted() -> None:
     y, x = np.mgrid[:40, :40] + 0.5
     mask = (x - 20) ** 2 + (y - 20) ** 2 < 18**2
     parts = trace(mask)
-    (part,) = fewer = simplified(parts, 1.0)
+    (part,) = fewer = simplified(parts, mask.shape, 1.0)
     assert len(part.outer) < len(parts[0].outer) / 2
     changed = int((rasterized([part.outer], mask.shape) != mask).sum())
     assert 0 < changed_pixels(fewer, mask) == changed < 0.05 * mask.sum()
@@ -90,4 +90,13 @@ def test_simplified_outlines_stay_near_and_their_changes_are_counted() -> None:
 
 def test_an_outline_does_not_vanish() -> None:
     mask = mask_of("... .#. ...")
-    assert changed_pixels(simplified(trace(mask), 50), mask) == 0
+    assert changed_pixels(simplified(trace(mask), mask.shape, 50), mask) == 0
+
+
+def test_every_simplified_part_has_pixels() -> None:
+    """A part without pixels would be lost when the labels are read."""
+    draws = np.random.default_rng(0)
+    for _ in range(100):
+        mask = draws.random((8, 9)) < 0.4
+        for part in simplified(trace(mask), mask.shape, float(draws.uniform(0.5, 4))):
+            assert rasterized([part.outer, *part.holes], mask.shape).any()
