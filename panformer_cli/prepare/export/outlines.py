@@ -53,7 +53,7 @@ def trace(mask: Mask) -> list[Part]:
 def _corners(padded: Mask) -> npt.NDArray[np.int64]:
     """Return where outlines turn: rows of x, y and two sort keys, as `_rings` needs them.
 
-    Where two pixels touch at a corner, there are two turns. The keys tell which of them is on the line to the left (0)
+    Where two pixels touch at a corner, there are two turns. The keys mark which of them is on the line to the left (0)
     or right (1), and on the line above (0) or below (1), so that the outline stays on one side of the other two pixels.
     """
     a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]

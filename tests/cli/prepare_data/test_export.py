@@ -29,6 +29,22 @@ def test_the_printed_command_converts_back(
     assert without_crowds(masks_of(Path("DIR"))) == without_crowds(masks_of(Path("in")))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coco-instances", "cvat", "labelme", "yolo"])
+def test_the_real_sample_is_the_same_after_a_round_trip(shared: Path, tmp_path: Path, name: str) -> None:
+    words = ["--root", str(shared / "data/coco_mini"), "--split", "val2017", "--shapes", "polygons"]
+    out, split = tmp_path / "out", "val2017"
+    assert run("prepare-data", "export", "--to", name, *words, "--out", str(out), "--workers", "1") == 0
+    classes = [] if name == "yolo" else ["--classes", str(out / "classes.csv")]
+    words = ["--root", str(out), *classes, "--out", str(tmp_path / "back"), "--workers", "1", "--overlap", "error"]
+    assert run("prepare-data", name, *words) == 0
+    before, after = masks_of(shared / "data/coco_mini", split), masks_of(tmp_path / "back", split)
+    assert sum(map(len, before)) == 88
+    assert without_crowds(after) == without_crowds(before)
+    if name in ("coco-instances", "labelme"):
+        assert after == before
+
+
 def test_counts_and_losses_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

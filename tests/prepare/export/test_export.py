@@ -22,7 +22,7 @@ from panformer_cli.prepare.export.inputs import open_predictions, open_truth
 from panformer_cli.prepare.export.labelme import LabelmeFormat
 from panformer_cli.prepare.masks.coco_instances import open_coco_instances
 from panformer_cli.reporting import SilentReporter
-from tests.helpers import files_of
+from tests.helpers import files_of, files_of_at_most
 from tests.prepare.export.labeled import CATEGORIES, HEIGHT, OPTIONS, WIDTH, exported, masks_of, write_set
 
 FORMAT = CocoInstancesFormat()
@@ -202,6 +202,13 @@ def test_areas_and_boxes_are_those_of_the_pixels(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "out/annotations/instances_val.json").read_text())["annotations"]
     ids = CocoPanoptic(tmp_path / "in", "val").annotation(0).ids
     assert sorted(row["area"] for row in rows) == sorted(np.unique(ids[ids > 0], return_counts=True)[1].tolist())
+
+
+def test_a_full_disk_leaves_no_output(tmp_path: Path) -> None:
+    write_set(tmp_path / "in")
+    with files_of_at_most(100), pytest.raises(PanformerError, match="cannot write .*instances_val.json"):
+        export(open_truth(tmp_path / "in"), FORMAT, tmp_path / "out", OPTIONS, SILENT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
 def test_every_class_is_in_the_class_file(tmp_path: Path) -> None:
