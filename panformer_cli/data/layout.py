@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import is_file, name_inside
 
 OUTER_ZIPS = "panoptic_annotations*.zip"
 """COCO's name of the download that contains the panoptic JSON files and the zips of their PNGs."""
@@ -116,6 +117,21 @@ def photo_folder(annotation: Path) -> Path:
     """Return the image folder of a panoptic JSON in one of the layouts, or else the folder of the JSON."""
     root = annotation.absolute().parent.parent
     return find_images(root, _split_of(annotation)) or annotation.parent
+
+
+def predicted_image(folder: Path, name: str, where: str) -> Path:
+    """Return the image of a prediction in `folder`: at the name in the JSON, or else at its last part.
+
+    Args:
+        folder: the folder of the images, or of a part of them.
+        name: `file_name` of the image.
+        where: the file that contains the name, for errors.
+
+    Raises:
+        DataError: the name leads out of the folder.
+    """
+    path = name_inside(folder, name, where)
+    return path if is_file(path) else name_inside(folder, path.name, where)
 
 
 def find_image_zip(root: Path, split: str) -> Path | None:

@@ -10,6 +10,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_json import read_annotation
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import read_image
+from panformer_cli.data.layout import predicted_image
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
@@ -89,8 +90,7 @@ class Predictions:
 
     def _image_path(self, name: str) -> Path:
         assert self.images is not None, "without a data set the images are in a folder"
-        path = name_inside(self.images, name, str(self.saved.path))
-        return path if path.exists() else self.images / path.name
+        return predicted_image(self.images, name, str(self.saved.path))
 
     def _index_in_data(self, data: CocoPanoptic, name: str) -> int:
         if _stem(name) not in self._index_of_stem:
