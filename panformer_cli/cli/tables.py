@@ -55,7 +55,7 @@ def print_label_errors(content: dict[str, Any]) -> None:
     from panformer_cli.console import print_table
 
     rows = [(kind.replace("_", " "), count) for kind, count in content["kinds"].items()]
-    print_table(f"Probable label errors in {counted(content['images'], 'image')}", ("kind", "number"), rows)
+    print_table("Probable label errors", ("kind", "number"), rows)
 
 
 def _print_classes(panoptic: dict[str, Any]) -> None:
