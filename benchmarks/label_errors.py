@@ -288,13 +288,13 @@ def label_error_list(overlaps: list[ImageOverlap]) -> list[Entry]:
     usual, matchings = UsualBehavior(CATEGORIES), [match_segments(overlap, CATEGORIES) for overlap in overlaps]
     for overlap, matching in zip(overlaps, matchings, strict=True):
         usual.add(overlap, matching)
-    suspects = ranked(
+    suspects = (
         suspect
         for overlap, matching in zip(overlaps, matchings, strict=True)
         for suspect in find_label_errors(overlap, matching, usual, CATEGORIES)
     )
     entries = []
-    for suspect in suspects:
+    for suspect in ranked(suspects, usual, CATEGORIES):
         truth = () if suspect.kind is Kind.MISSING_ANNOTATION else tuple(segment.id for segment in suspect.truth)
         predictions = () if truth else tuple(segment.id for segment in suspect.predictions)
         entries.append(Entry(int(suspect.image_id), truth, predictions, suspect.kind))

@@ -67,11 +67,12 @@ def rank_label_errors(records: Path, categories: CategoryTable) -> list[Suspect]
     usual = UsualBehavior(categories)
     for overlap in read_overlaps(records):
         usual.add(overlap, match_segments(overlap, categories))
-    return ranked(
+    suspects = (
         suspect
         for overlap in read_overlaps(records)
         for suspect in find_label_errors(overlap, match_segments(overlap, categories), usual, categories)
     )
+    return ranked(suspects, usual, categories)
 
 
 def _write_page(

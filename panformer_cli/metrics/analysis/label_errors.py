@@ -7,8 +7,9 @@ et al., 2023) does this for boxes. Letters for shapes: T ground truth segments, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Segment
 from panformer_cli.metrics.analysis.causes import NEAR, BoolArray, pixels_off_void
-from panformer_cli.metrics.analysis.usual_behavior import UsualBehavior, is_on_void
+from panformer_cli.metrics.analysis.usual_behavior import UsualBehavior, is_on_void, outline_ious
 from panformer_cli.metrics.image_overlap import FloatArray, ImageOverlap
 from panformer_cli.metrics.matching import MATCH, Matching
 from panformer_cli.wording import listing
@@ -25,8 +26,8 @@ from panformer_cli.wording import listing
 CERTAIN = 0.5
 """Minimum confidence and clarity: the model is more often right than wrong, and more pixels disagree than agree."""
 
-DEVIATIONS, SMALLEST_DISTANCE = 2.0, 0.1
-"""Minimum distance of an IoU from its mean for a poor outline: in standard deviations, and as a difference."""
+DEVIATIONS = 2.0
+"""Minimum distance of an IoU from its mean for a poor outline, in standard deviations."""
 
 
 class Kind(Enum):
@@ -55,6 +56,7 @@ class Suspect:
         kind: kind of the error.
         confidence: how reliable the model is here, 0.5..1.
         clarity: how clearly its segments contradict the annotation, 0.5..1.
+        rarity: how rarely it contradicts annotations of the class in this way, 0..1; known after all images.
         truth: the ground truth segments that are wrong, or that cover a missing one.
         predictions: the predicted segments that contradict them.
         box: (x, y, width, height) of the region to look at, in pixels.
@@ -70,11 +72,17 @@ class Suspect:
     predictions: tuple[Segment, ...]
     box: tuple[float, float, float, float]
     reason: str
+    rarity: float = 1.0
 
     @property
     def score(self) -> float:
-        """Confidence times clarity, 0.25..1."""
-        return self.confidence * self.clarity
+        """Confidence x clarity x rarity, 0..1."""
+        return self.confidence * self.clarity * self.rarity
+
+    @property
+    def category_id(self) -> int:
+        """The class that the model sees or, for a surplus label, does not see."""
+        return (self.truth if self.kind is Kind.SURPLUS_LABEL else self.predictions)[0].category_id
 
     def to_json(self) -> dict[str, Any]:
         """Return a row of label_errors.json, as described in docs/formats.md."""
@@ -85,6 +93,7 @@ class Suspect:
             "score": self.score,
             "confidence": self.confidence,
             "clarity": self.clarity,
+            "rarity": self.rarity,
             "truth": [{"id": s.id, "category_id": s.category_id} for s in self.truth],
             "predictions": [{"id": s.id, "category_id": s.category_id, "score": s.score} for s in self.predictions],
             "box": list(self.box),
@@ -92,9 +101,23 @@ class Suspect:
         }
 
 
-def ranked(suspects: Iterable[Suspect]) -> list[Suspect]:
-    """Return the suspects in descending score; equal ones in the order of file names and segments."""
-    return sorted(suspects, key=_rank)
+def ranked(suspects: Iterable[Suspect], usual: UsualBehavior, categories: CategoryTable) -> list[Suspect]:
+    """Return the suspects of all images with their rarity, in descending score.
+
+    Equal ones are in the order of file names and segments.
+
+    Args:
+        suspects: the suspects of all images.
+        usual: the behavior of the model on all images.
+        categories: the category table.
+    """
+    found = list(suspects)
+    counts = Counter((suspect.kind, suspect.category_id) for suspect in found)
+    rarities = {
+        (kind, category_id): usual.rarity(categories.label(category_id), count)
+        for (kind, category_id), count in counts.items()
+    }
+    return sorted((replace(s, rarity=rarities[s.kind, s.category_id]) for s in found), key=_rank)
 
 
 def _rank(suspect: Suspect) -> tuple[Any, ...]:
@@ -148,8 +171,7 @@ class _Image:
     def suspects(self) -> list[Suspect]:
         """Return the contradictions of the image.
 
-        A segment is in one of them at most. Outlines of matched pairs are last, because a segment whose neighbor has
-        a wrong annotation has a wrong outline, too.
+        A segment is in one of them at most, so those that explain more are first.
         """
         return [
             *self._wrong_classes(),
@@ -221,28 +243,23 @@ class _Image:
 
     def _poor_outlines(self, pairs: Iterable[tuple[int, int]]) -> Iterator[Suspect]:
         """A pair whose IoU is unusually low for its class and size."""
+        ious = outline_ious(self.record, self.matching)
         for row, column in pairs:
-            iou = self._unexplained_iou(row, column)
+            iou = float(ious[row, column])
             mean, deviation = self.usual.outline(int(self.matching.truth_labels[row]), int(self.truth_pixels[row]))
             distance = mean - iou
-            if not self.certain[column] or distance < max(DEVIATIONS * deviation, SMALLEST_DISTANCE):
+            if not self.certain[column] or distance <= 0 or distance < DEVIATIONS * deviation:
                 continue
+            unusual = 1 - (deviation / distance) ** 2
             yield from self._suspect(
                 Kind.POOR_OUTLINE,
                 self.confidence[column],
-                1 - (deviation / distance) ** 2,
+                unusual * distance / max(distance, mean - MATCH),
                 [row],
                 [column],
                 f"The outline agrees with the prediction only to IoU {iou:.2f}; {mean:.2f} is usual for "
                 f"{self._truth_name(row)} of this size.",
             )
-
-    def _unexplained_iou(self, row: int, column: int) -> float:
-        """Return the IoU of a pair without the pixels of other suspects and of crowds."""
-        others, other_truth = ~self.open_predictions, ~self.open_truth
-        explained = self.shared[row, others].sum() + self.shared[other_truth, column].sum()
-        union = self.truth_pixels[row] + self.pixels[column] - self.shared[row, column] - explained
-        return float(self.shared[row, column] / max(union, 1))
 
     def _missing_annotations(self) -> Iterator[Suspect]:
         """A prediction that matches nothing, where the ground truth is void or other stuff."""

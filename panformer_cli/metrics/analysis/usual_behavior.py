@@ -18,6 +18,9 @@ from panformer_cli.metrics.matching import Matching
 PRIOR = 10
 """Weight of a prior, in segments. Classes with fewer segments are described mostly by the prior."""
 
+LABEL_ERROR_RATE = 0.033
+"""Usual fraction of wrong labels: the mean of ten test sets in Northcutt et al., "Pervasive Label Errors", 2021."""
+
 _STEPS = 32
 """Size steps; the last one begins at 2^31 pixels of side length."""
 
@@ -42,9 +45,9 @@ class UsualBehavior:
             self._add_scores(self._scores, record, matching, columns.tolist())
         on_void = [column for column in matching.ignored.tolist() if is_on_void(record, column)]
         self._add_scores(self._scores_on_void, record, matching, on_void)
-        areas = record.truth_pixels
-        for row, iou in zip(matching.rows.tolist(), matching.iou.tolist(), strict=True):
-            label, area = int(matching.truth_labels[row]), int(areas[row])
+        areas, ious = record.truth_pixels, outline_ious(record, matching)
+        for row, column in zip(matching.rows.tolist(), matching.columns.tolist(), strict=True):
+            label, area, iou = int(matching.truth_labels[row]), int(areas[row]), float(ious[row, column])
             self._found.add(label, area, [1.0])
             self._iou.add(label, area, [iou, iou**2])
         for row in matching.missed.tolist():
@@ -72,9 +75,18 @@ class UsualBehavior:
         return float(self._found.mean(label, area)[0])
 
     def outline(self, label: int, area: int) -> tuple[float, float]:
-        """Return mean and standard deviation of the IoU of the matched pairs of this class and size."""
+        """Return mean and standard deviation of the `outline_ious` of the matched pairs of this class and size."""
         mean, square = self._iou.mean(label, area).tolist()
         return mean, sqrt(max(0.0, square - mean**2))
+
+    def rarity(self, label: int, contradictions: int) -> float:
+        """Return how rarely the model contradicts annotations of a class in one way, 0..1.
+
+        It is r / (r + rate), where r is `LABEL_ERROR_RATE`, and the rate is the number of these contradictions divided
+        by the number of matches (with `PRIOR` added): 0.5 for contradictions that are as frequent as label errors are.
+        """
+        rate = contradictions / (float(self._matched[label].sum()) + PRIOR)
+        return LABEL_ERROR_RATE / (LABEL_ERROR_RATE + rate)
 
     @staticmethod
     def _add_scores(sums: FloatArray, record: ImageOverlap, matching: Matching, columns: list[int]) -> None:
@@ -105,6 +117,23 @@ class _MeansBySize:
         for sums in (self._sums[label].sum(axis=0), self._sums[label, _step(area)]):
             mean = (sums[1:] + PRIOR * mean) / (sums[0] + PRIOR)
         return mean
+
+
+def outline_ious(record: ImageOverlap, matching: Matching) -> FloatArray:
+    """Return the IoUs (T, P) of all pairs, without the pixels that are explained by other segments.
+
+    A segment whose neighbor is missed or false has a low IoU, although its own outline is good. Pixels that a segment
+    shares with an unmatched segment or a crowd are therefore in no union, like predicted pixels on void.
+    """
+    matched_rows, matched_columns = np.zeros(len(record.truth), np.bool_), np.zeros(len(record.predictions), np.bool_)
+    matched_rows[matching.rows], matched_columns[matching.columns] = True, True
+    shared = record.shared
+    truth = record.truth_pixels - (shared * ~matched_columns).sum(axis=1)
+    predicted = record.predicted_pixels - record.predicted_on_void - (shared * ~matched_rows[:, None]).sum(axis=0)
+    own = shared * (2 - matched_rows[:, None].astype(np.int64) - matched_columns)  # subtracted above, but in the pair
+    union = truth[:, None] + predicted + own - shared
+    ious: FloatArray = shared / np.maximum(union, 1)
+    return ious
 
 
 def clipped_score(score: float | None) -> float:

@@ -68,21 +68,23 @@ def test_the_list(pairs: Pairs, tmp_path: Path) -> None:
     assert (content["images"], content["annotation"]) == (IMAGES, str(pairs.truth.json))
     # 10 of 12 boxes match: the confidence is 0.9 x 20 / (12 x 0.9 + 10).
     confidence = 0.9 * 20 / 20.8
+    rarity = 0.033 / (0.033 + 1 / 20)
     first, second = content["suspects"]
     assert first == {
         "image_id": 107,
         "file_name": "7.jpg",
         "kind": "missing_annotation",
-        "score": pytest.approx(confidence),
+        "score": pytest.approx(confidence * rarity),
         "confidence": pytest.approx(confidence),
         "clarity": 1,
+        "rarity": pytest.approx(rarity),
         "truth": [{"id": 300, "category_id": SKY}],
         "predictions": [{"id": 2, "category_id": BOX, "score": 0.9}],
         "box": [12, 5, 27, 10],
         "reason": "The model sees box where the annotation has sky.",
     }
     assert (second["image_id"], second["kind"]) == (104, "wrong_class")
-    assert second["score"] == pytest.approx(confidence * 220 / 260)  # 24 columns, shifted by 2
+    assert second["score"] == pytest.approx(confidence * rarity * 220 / 260)  # 24 columns, shifted by 2
     assert content["kinds"] == {**dict.fromkeys(content["kinds"], 0), "missing_annotation": 1, "wrong_class": 1}
 
 

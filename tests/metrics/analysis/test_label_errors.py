@@ -67,7 +67,7 @@ def suspects_of(prediction: PanopticMap, truth: PanopticMap, perfect: int = 10, 
 def the_suspect(prediction: PanopticMap, truth: PanopticMap, **settings: Any) -> Suspect:
     (suspect,) = suspects_of(prediction, truth, **settings)
     assert isinstance(suspect, Suspect)
-    assert suspect.score == suspect.confidence * suspect.clarity
+    assert suspect.score == suspect.confidence * suspect.clarity * suspect.rarity
     return suspect
 
 
@@ -153,7 +153,8 @@ def test_poor_outline() -> None:
     suspect = the_suspect(*poor)
     assert (suspect.kind, ids_of(suspect), suspect.box) == (Kind.POOR_OUTLINE, ([2], [12]), (2, 2, 6, 10))
     mean, deviation = 10.6 / 11, 0.4 * sqrt(10) / 11
-    assert suspect.clarity == pytest.approx(1 - (deviation / (mean - 0.6)) ** 2) == pytest.approx(0.9)
+    assert 1 - (deviation / (mean - 0.6)) ** 2 == pytest.approx(0.9)
+    assert suspect.clarity == pytest.approx(0.9 * (mean - 0.6) / (mean - 0.5))
     assert suspect.confidence == pytest.approx(min(1, 0.9 * 21 / 19.9))
     assert (
         suspect.reason == "The outline agrees with the prediction only to IoU 0.60; 0.96 is usual for dog of this size."
@@ -249,8 +250,23 @@ def test_the_neighbors_of_a_suspect_have_no_poor_outline() -> None:
 def test_suspects_are_ranked_by_score_and_then_by_name() -> None:
     base = the_suspect(*CONTRADICTIONS["missing"])
     made = [replace(base, file_name=name, confidence=value) for name, value in (("b", 0.6), ("a", 0.6), ("c", 0.9))]
-    assert [suspect.file_name for suspect in ranked(made)] == ["c", "a", "b"]
-    assert ranked(reversed(made)) == ranked(made)
+    for order in (made, made[::-1]):
+        assert [suspect.file_name for suspect in ranked(order, UsualBehavior(TABLE), TABLE)] == ["c", "a", "b"]
+
+
+def test_frequent_contradictions_of_a_class_rank_below_rare_ones() -> None:
+    usual = UsualBehavior(TABLE)
+    for pair in [PERFECT] * 50:
+        overlap = compare(*pair)
+        usual.add(overlap, match_segments(overlap, TABLE))
+    often = [replace(the_suspect(*CONTRADICTIONS["class"]), confidence=0.9)] * 30
+    once = replace(the_suspect(*CONTRADICTIONS["missing"]), confidence=0.7)
+    first, *others = ranked([*often, once], usual, TABLE)
+    assert first.kind is Kind.MISSING_ANNOTATION
+    # 50 dogs match, and 10 more are the prior: the rates are 1/60 and 30/60.
+    assert first.rarity == pytest.approx(0.033 / (0.033 + 1 / 60))
+    assert [suspect.rarity for suspect in others] == pytest.approx([0.033 / (0.033 + 0.5)] * 30)
+    assert first.score == pytest.approx(0.7 * first.rarity)
 
 
 def test_a_row_of_the_list() -> None:
@@ -262,6 +278,7 @@ def test_a_row_of_the_list() -> None:
         "score": suspect.score,
         "confidence": suspect.confidence,
         "clarity": 1.0,
+        "rarity": 1.0,
         "truth": [{"id": 1, "category_id": SKY}],
         "predictions": [{"id": 12, "category_id": DOG, "score": 0.9}],
         "box": [2, 2, 6, 6],
