@@ -50,6 +50,14 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
         print_table(title, ("class", "PQ", "cause", "potential gain, points of overall PQ"), worth)
 
 
+def print_label_errors(content: dict[str, Any]) -> None:
+    """Print how many probable label errors of each kind there are (label_errors.json)."""
+    from panformer_cli.console import print_table
+
+    rows = [(kind.replace("_", " "), count) for kind, count in content["kinds"].items()]
+    print_table("Probable label errors", ("kind", "number"), rows)
+
+
 def _print_classes(panoptic: dict[str, Any]) -> None:
     from panformer_cli.console import print_table
 

@@ -21,6 +21,8 @@ LINES = ".parts"
 """Name of the result log's folder, inside the folder of results."""
 PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metrics.json", "analysis.json"
 """Files that are written at the end, from all images."""
+LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
+"""File and folder that `evaluate --label-errors` adds."""
 
 
 class PanopticResults:
@@ -42,6 +44,7 @@ class PanopticResults:
         Also deletes the final files of an earlier run, before the first new PNG is written.
         """
         ResultLog.start(out / LINES, settings, resume)
+        discard_label_errors(out)
         for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_metrics(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
@@ -105,6 +108,13 @@ class PanopticResults:
                 file.write('{"images": [' if key == "image" else '], "annotations": [')
                 file.writelines(_with_commas(json.dumps(line[key]) for line in self.log.lines()))
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
+
+
+def discard_label_errors(out: Path) -> None:
+    """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
+    if _has_metrics(out):
+        for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
+            path.unlink(missing_ok=True)
 
 
 def _has_metrics(out: Path) -> bool:
