@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from panformer_cli.data.image_formats import register_heic
+from panformer_cli.data.images import read_image
 from panformer_cli.errors import DataError
 
 _EXIF_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)
@@ -44,14 +46,16 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     Raises:
         DataError: the file is missing, cannot be read, is not an image, or declares an implausible size.
     """
+    register_heic()
     try:
         with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
             warnings.simplefilter("ignore")  # Pillow warns about large images; the decoder may reject them
             return ImageHeader((image.height, image.width), _orientation(image))
     except FileNotFoundError as error:
         raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image in a known format; restore the file") from error
+    except UnidentifiedImageError:
+        height, width, _ = read_image(path).shape  # the decoder knows more formats, and its errors say more
+        return ImageHeader((height, width))
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} declares an implausible size; restore the file") from error
     except OSError as error:

@@ -118,6 +118,19 @@ def photo_folder(annotation: Path) -> Path:
     return find_images(root, _split_of(annotation)) or annotation.parent
 
 
+def annotation_of_images(folder: Path) -> Path | None:
+    """Return the panoptic JSON of the split whose images are in `folder`, or None if it is no image folder of a split.
+
+    It is the reverse of `find_split`: for `ROOT/images/val` it is `ROOT/annotations/panoptic_val.json`.
+    """
+    absolute = folder.absolute()
+    for root in (absolute.parent.parent, absolute.parent):
+        annotation = find_annotation(root, absolute.name)
+        if annotation is not None and find_images(root, absolute.name) == absolute:
+            return annotation
+    return None
+
+
 def find_image_zip(root: Path, split: str) -> Path | None:
     """Return `<split>.zip` beside one of the possible image folders, or None."""
     return _first_file(folder.with_name(f"{split}.zip") for folder in image_folders(root, split))

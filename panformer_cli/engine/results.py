@@ -107,6 +107,15 @@ class PanopticResults:
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
 
 
+def is_result_image(path: Path) -> bool:
+    """Return whether a file is a panoptic PNG or an overlay in a folder of results."""
+    return any(
+        parent.name in ("panoptic", "overlays")
+        and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
+        for parent in path.absolute().parents
+    )
+
+
 def _has_metrics(out: Path) -> bool:
     """Return whether metrics.json is from an evaluation; one of another program must not be deleted."""
     try:

@@ -80,6 +80,8 @@ def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
     tables = _evaluation_tables(request.predictions) if request.predictions else []
     charts = curves(read_metrics(_metrics_path(request.run))) if request.run else []
     images = _open_images(request)
+    if images is not None and images.note:
+        reporter.message(images.note)
     overlays, legend = _draw_all(images, request, reporter) if images is not None else ([], [])
     page = GalleryPage(
         "panformer visualize",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.image_pairing import CONFLICTS, same_name
 from panformer_cli.engine.results import METRICS, RECORDS
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import (
@@ -255,6 +256,16 @@ def _check_same_images(one: _Counted, other: _Counted) -> None:
     ]
     if missing:
         raise DataError(f"{' and '.join(missing)}; expected the same images; evaluate both on one split")
+    renamed = [
+        f"image {key!r} is {image.file_name} and {other.images[key].file_name}"
+        for key, image in one.images.items()
+        if not same_name(image.file_name, other.images[key].file_name)
+    ]
+    if renamed:
+        raise DataError(
+            f"{one.name} and {other.name} have different file names under {len(renamed)} of {len(one.images)} image "
+            f"ids ({listing(renamed, CONFLICTS, '; ')}); expected the same images; evaluate both on one data set"
+        )
     differing = [image.file_name for key, image in one.images.items() if other.images[key].truth != image.truth]
     if differing:
         raise DataError(

@@ -24,6 +24,8 @@ def compare_predictions(
         DataError: as `PanopticPairs`, `image_overlap.compare` and `compare_sets`.
     """
     first, second = (PanopticPairs(annotations, path, gt_folder) for path in predictions)
+    for note in filter(None, (first.note, second.note)):
+        reporter.message(note)
     sets = [
         EvaluatedSet(str(path), pairs.categories, _overlaps(pairs, reporter))
         for path, pairs in zip(predictions, (first, second), strict=True)

@@ -60,6 +60,8 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
     """
     process.on_first(lambda: check_results_folder(request.out))
     pairs = request.open()
+    if pairs.note:
+        reporter.message(pairs.note)
     names = {
         "annotation": request.annotations,
         "truth_pngs": pairs.truth_pngs,

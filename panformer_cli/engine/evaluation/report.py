@@ -11,6 +11,7 @@ from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
+from panformer_cli.data.coco.image_pairing import pair_images
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.engine.evaluation.compare import read_overlaps
@@ -134,7 +135,8 @@ class _Files:
         self, evaluation: Path, metrics: dict[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
     ) -> None:
         self._truth = {info.id: info for info in truth.images}
-        self._predicted = {info.id: info.png_name for info in predictions.images}
+        pairs = zip(truth.images, pair_images(truth, predictions).positions, strict=True)
+        self._predicted = {info.id: predictions.images[position].png_name for info, position in pairs}
         self._folders = {name: evaluation / metrics[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
         self._where = metrics["annotation"]
 
