@@ -13,6 +13,7 @@ from panformer_cli.cli.options import (
     Compute,
     Submission,
     compute_options,
+    print_checkpoint,
     speed_options,
     submission_options,
     write_submission,
@@ -72,7 +73,9 @@ def predict(
 
     def find() -> Path:
         find_images(inputs, out, ids_from)  # report invalid inputs before weights are downloaded
-        return find_checkpoint(checkpoint, reporter, default="r50")
+        found = find_checkpoint(checkpoint, reporter, default="r50")
+        print_checkpoint(found, checkpoint, as_json)
+        return found
 
     with compute.joined() as (process, reporter):
         request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from)

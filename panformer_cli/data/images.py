@@ -89,7 +89,7 @@ def has_more_frames(path: Path) -> bool:
     try:
         with _opened(path.read_bytes()) as image:
             return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError):
         return False
 
 
@@ -139,7 +139,7 @@ def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
         yield
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise unreadable from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error
 
 
@@ -152,5 +152,5 @@ def _check_whole(path: Path, data: bytes) -> None:
         # OpenCV has decoded formats that Pillow does not know and sizes that Pillow rejects.
         with suppress(UnidentifiedImageError, Image.DecompressionBombError), _opened(data) as image:
             image.load()
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, RuntimeError) as error:
         raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error

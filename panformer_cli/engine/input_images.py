@@ -22,7 +22,7 @@ from panformer_cli.wording import counted, listing
 
 ImageId = int | str
 
-_LINK, _HIDDEN, _RESULT = "links to folders (not followed)", "hidden", "results of an earlier call"
+_LINK, _HIDDEN, _RESULT = "link to a folder (not followed)", "hidden", "results of an earlier call"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class _Finder:
 
     def reasons(self) -> str:
         """Return why files are left out, the most frequent reason first."""
-        return ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
+        ranked = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{count} {reason}" for reason, count in ranked)
 
     def _only(self) -> str:
         return f" (left out: {self.reasons()})" if self.left_out else ""

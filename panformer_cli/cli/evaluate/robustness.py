@@ -56,7 +56,7 @@ def robustness(
     from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 
     with model.compute.joined() as (process, reporter):
-        evaluation = model.request(out, process, reporter)
+        evaluation = model.request(out, process, reporter, as_json)
         request = RobustnessRequest.parse(evaluation, corruptions, severity, images, seed)
         results = evaluate_robustness(request, process, reporter)
         if as_json:

@@ -36,7 +36,7 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
     from panformer_cli.engine.evaluation.tune import tune as run_tuning
 
     with model.compute.joined() as (process, reporter):
-        run = model.request(out, process, reporter)
+        run = model.request(out, process, reporter, as_json)
         request = TuneRequest(
             checkpoint=run.checkpoint,
             out=out or run.out.with_name("tuning"),
