@@ -159,20 +159,6 @@ def _launch(words: Sequence[str], processes: int) -> int:
     return launch(words, processes)
 
 
-def print_checkpoint(checkpoint: Path, given: Path | None, as_json: bool) -> None:
-    """Print which checkpoint a command uses, as its first line; on stderr if stdout is JSON.
-
-    Args:
-        checkpoint: The file.
-        given: What the user gave; None for the default.
-        as_json: Whether the results are printed as JSON.
-    """
-    from panformer_cli.engine.runs import RUNS
-
-    is_newest = given is None and RUNS in checkpoint.parents
-    click.echo(f"Checkpoint: {checkpoint}{' (newest run)' if is_newest else ''}", err=as_json)
-
-
 def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--batch-size`, `--precision` and `--fast`; the function receives `batch_size` and `precision`."""
 

@@ -13,7 +13,6 @@ from panformer_cli.cli.options import (
     Compute,
     Submission,
     compute_options,
-    print_checkpoint,
     speed_options,
     submission_options,
     write_submission,
@@ -73,9 +72,7 @@ def predict(
 
     def find() -> Path:
         find_images(inputs, out, ids_from)  # report invalid inputs before weights are downloaded
-        found = find_checkpoint(checkpoint, reporter, default="r50")
-        print_checkpoint(found, checkpoint, as_json)
-        return found
+        return find_checkpoint(checkpoint, reporter, default="r50")
 
     with compute.joined() as (process, reporter):
         request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from)
@@ -85,6 +82,7 @@ def predict(
         if process.is_first and as_json:
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
+            click.echo(f"Checkpoint: {request.checkpoint}")
             _print(result.content, len(result.failures), out)
         return 1 if result.failures else 0
 

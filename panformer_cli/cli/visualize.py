@@ -56,7 +56,8 @@ def visualize(
 
     options = DrawOptions(labels=not no_labels)
     request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
-    if checkpoint := checkpoint_of(request):
-        click.echo(f"Checkpoint: {checkpoint}")
+    checkpoint = checkpoint_of(request)
     result = draw(request, RichReporter())
+    if checkpoint:
+        click.echo(f"Checkpoint: {checkpoint}")
     click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")

@@ -182,6 +182,7 @@ def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
     if runs := _runs_below(RUNS):
         newest = runs[-1].checkpoint
         assert newest is not None, "the run was found by its checkpoint"
+        reporter.message(f"Checkpoint: {newest} (newest run)")
         return newest
     if default is not None:
         reporter.message(f"There is no run in {RUNS.absolute()}: using the published weights {default}")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from panformer_cli.data import image_formats
 from panformer_cli.data.image_formats import is_clutter, readable_suffixes, why_left_out
@@ -219,13 +219,9 @@ def test_heic_names_the_package_to_install(tmp_path: Path, name: str) -> None:
 def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for pillow-heif, which registers a reader for files that start like HEIC."""
 
-    class Reader(Image.Image):
-        format, format_description = "HEIF", "stand-in"
-
     def register() -> None:
-        Image.register_open(
-            "HEIF", lambda file, name: Image.new("RGB", (6, 4), (9, 8, 7)), lambda prefix: prefix[4:12] == b"ftypheic"
-        )
+        opener: Any = lambda file, name: Image.new("RGB", (6, 4), (9, 8, 7))  # noqa: E731
+        Image.register_open("HEIF", opener, lambda prefix: prefix[4:12] == b"ftypheic")
 
     package = ModuleType("pillow_heif")
     package.__dict__["register_heif_opener"] = register
@@ -246,7 +242,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path, monkeypatch
 
 
 def test_the_libraries_are_asked_what_they_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_formats.features, "check", lambda name: False)
+    monkeypatch.setattr(features, "check", lambda name: False)
     monkeypatch.setattr(image_formats, "_opencv_has", lambda suffix: suffix == ".webp")
     readable_suffixes.cache_clear()
     try:

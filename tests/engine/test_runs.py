@@ -193,7 +193,7 @@ def test_without_a_run_the_default_is_used_and_reported(cached: Path) -> None:
     assert reporter.messages == [f"There is no run in {Path('runs').resolve()}: using the published weights r50"]
     last = file(Path("runs/mine/a/last.safetensors"))
     assert find_checkpoint(None, reporter, default="r50") == last
-    assert len(reporter.messages) == 1
+    assert reporter.messages[-1] == f"Checkpoint: {last} (newest run)"
 
 
 def test_an_existing_path_has_priority_over_a_published_name(cached: Path) -> None:

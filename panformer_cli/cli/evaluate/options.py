@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import Compute, compute_options, print_checkpoint, speed_options
+from panformer_cli.cli.options import Compute, compute_options, speed_options
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.runtime import Process
@@ -53,14 +53,13 @@ class ModelOptions:
     precision: PrecisionChoice
     compute: Compute
 
-    def request(self, out: Path | None, process: Process, reporter: Reporter, as_json: bool) -> EvaluateRequest:
-        """Print the checkpoint, and return its evaluation into `out`; published weights are downloaded if needed.
+    def request(self, out: Path | None, process: Process, reporter: Reporter) -> EvaluateRequest:
+        """Return the evaluation of this model into `out`; published weights are downloaded if needed.
 
         Args:
             out: Folder for the results; None for the default of the checkpoint.
             process: This process; rank 0 downloads.
             reporter: Receives the progress of the download.
-            as_json: Whether stdout is JSON.
 
         Raises:
             CheckpointError: There is no such checkpoint.
@@ -70,8 +69,6 @@ class ModelOptions:
         from panformer_cli.engine.runs import find_checkpoint, results_folder
 
         found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter))
-        if process.is_first:
-            print_checkpoint(found, self.checkpoint, as_json)
         return EvaluateRequest(
             checkpoint=found,
             out=out or results_folder(found),

@@ -81,6 +81,18 @@ def stem_of(name: str) -> str:
     return stem if f".{suffix.lower()}" in IMAGE_SUFFIXES else path
 
 
+def other_kind_of(image_id: ImageId) -> ImageId | None:
+    """Return the id as text if it is a number, and as a number if it is the text of one."""
+    if isinstance(image_id, int):
+        return str(image_id)
+    return int(image_id) if image_id.isdecimal() and image_id.isascii() else None
+
+
+def kind_of(image_id: ImageId | None) -> str:
+    """Return `text` or `numbers`."""
+    return "text" if isinstance(image_id, str) else "numbers"
+
+
 def _conflicts(
     first: PanopticAnnotation, second: PanopticAnnotation, positions: Sequence[int]
 ) -> Iterator[tuple[ImageInfo, ImageInfo]]:
@@ -122,13 +134,13 @@ def _base(name: str) -> str:
 
 def _missing(first: PanopticAnnotation, second: PanopticAnnotation, positions: Sequence[int]) -> DataError:
     missing = [info for info, position in zip(first.images, positions, strict=True) if position < 0]
-    head, other_kind = missing[0], _other_kind(missing[0].id)
+    head, other_kind = missing[0], other_kind_of(missing[0].id)
     start = f"{second.path} is missing {len(missing)} of the {len(first.images)} images of {first.path}"
     if other_kind is not None and any(info.id == other_kind for info in second.images):
+        mine, theirs = kind_of(head.id), kind_of(other_kind)
         return DataError(
-            f"{start}: their image ids are {_kind(head.id)} ({head.id!r}), and {_kind(other_kind)} ({other_kind!r}) in "
-            f"{second.path.name}; expected the same ids in both files; write them as {_kind(head.id)} or as "
-            f"{_kind(other_kind)} in both"
+            f"{start}: their image ids are {mine} ({head.id!r}), and {theirs} ({other_kind!r}) in {second.path.name}; "
+            f"expected the same ids in both files; write them as {mine} or as {theirs} in both"
         )
     return DataError(
         f"{start}, first image {head.id!r} ({head.file_name}); expected each of them with its image id or, in `images` "
@@ -147,14 +159,3 @@ def _contradiction(first: PanopticAnnotation, second: PanopticAnnotation, positi
         f"({listed}), and their names cannot be paired either; expected the same images; predict again with the ids of "
         "the annotation (`panformer predict --ids-from`), or remove `images` from the predictions to pair by id alone"
     )
-
-
-def _other_kind(image_id: ImageId) -> ImageId | None:
-    """Return the id as text if it is a number, and as a number if it is the text of one."""
-    if isinstance(image_id, int):
-        return str(image_id)
-    return int(image_id) if image_id.isdecimal() and image_id.isascii() else None
-
-
-def _kind(image_id: ImageId) -> str:
-    return "text" if isinstance(image_id, str) else "numbers"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from panformer_cli.engine.evaluation.compare import CompareOptions
-from panformer_cli.engine.evaluation.compare_predictions import compare_predictions
+from panformer_cli.engine.evaluation.compare_inputs import compare_inputs
 from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
@@ -64,7 +64,7 @@ def test_predictions_of_copied_images_give_the_result_of_the_checkpoint(
     assert [message for message in reporter.messages if "paired by file name" in message]
     check_against_panopticapi(tmp_path / "out_metrics")
     report_evaluation(tmp_path / "out_metrics", tmp_path / "report", SilentReporter())
-    same = compare_predictions(
+    same = compare_inputs(
         (tmp_path / "out" / "panoptic.json", tmp_path / "eval" / "panoptic.json"),
         data / "annotations" / "panoptic_val.json",
         None,
