@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 from panformer_cli.wording import counted, interval_text
 
 QUALITY = ("", "PQ", "SQ", "RQ", "classes")
@@ -83,7 +85,8 @@ def _interval(bounds: list[float] | None) -> str | None:
 def print_comparison(content: dict[str, Any]) -> None:
     """Print a comparison (`engine.evaluation.compare.Comparison.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
-    from panformer_cli.metrics.bootstrap import GROUPS
+    from panformer_cli.engine.evaluation.compare import few_images_note
+    from panformer_cli.metrics.bootstrap import GROUPS, VERDICTS
 
     first, second, difference = content["a"], content["b"], content["difference"]
     rows = [
@@ -93,12 +96,14 @@ def print_comparison(content: dict[str, Any]) -> None:
             second[name]["pq"],
             difference[name]["pq"],
             _interval(difference["intervals"][name]["pq"]),
-            100 * content["better"][name],
+            None if content["verdict"][name] == "same" else 100 * content["better"][name],
+            VERDICTS[content["verdict"][name]],
         )
         for name in GROUPS
     ]
     title = f"PQ of {counted(content['images'], 'image')}: A is {first['name']}, B is {second['name']}"
-    print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples"), rows)
+    print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples", "result"), rows)
+    _print_note(few_images_note(content))
     classes = [
         (row["name"], _thing_or_stuff(row), row["first"], row["second"], row["difference"])
         for row in content["per_class"]
@@ -113,6 +118,7 @@ def print_comparison(content: dict[str, Any]) -> None:
 def print_tuning(content: dict[str, Any]) -> None:
     """Print tuned thresholds (`engine.evaluation.tune.Tuning.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.engine.evaluation.compare import few_images_note
 
     names = list(content["before"])
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
@@ -126,6 +132,13 @@ def print_tuning(content: dict[str, Any]) -> None:
     print_table("PQ of each half, percent", ("half", "images", "before", "after", "95 % interval of the gain"), table)
     verdict = "significant" if content["gain"] else "not significant: the interval contains 0"
     print_table("Gain on the held-out half, points", ("gain", ""), [(gain, verdict)])
+    _print_note(few_images_note(held_out))
+
+
+def _print_note(note: str) -> None:
+    """Print a sentence below a table, unless it is empty."""
+    if note:
+        click.echo(note)
 
 
 def print_robustness(content: dict[str, Any]) -> None:

@@ -69,6 +69,31 @@ def find_splits(root: Path) -> list[str]:
     return sorted({split for split in map(_split_of, jsons) if _has_content(root, split)})
 
 
+def default_split(root: Path, preferred: str) -> str:
+    """Return the split that a command uses if the user names none: the rule of all commands.
+
+    It is `preferred`, if it exists; else the only split; else the only one whose name starts with `val`.
+
+    Args:
+        root: folder of the data set.
+        preferred: such as the validation split that a checkpoint was trained with.
+
+    Raises:
+        DataError: `root` is not a folder, has no split, or has several splits to choose from.
+    """
+    check_root(root)
+    if find_annotation(root, preferred) is not None:
+        return preferred
+    splits = find_splits(root)
+    validation = [split for split in splits if split.startswith("val")]
+    for candidates in (splits, validation):
+        if len(candidates) == 1:
+            return candidates[0]
+    if not splits:
+        raise _no_annotation(root, preferred)
+    raise DataError(f"{root} has the splits {', '.join(splits)}; choose one of them with --split")
+
+
 def check_root(root: Path) -> None:
     """Raise DataError unless `root` is a folder."""
     if not root.exists():
@@ -132,6 +157,19 @@ def predicted_image(folder: Path, name: str, where: str) -> Path:
     """
     path = name_inside(folder, name, where)
     return path if is_file(path) else name_inside(folder, path.name, where)
+
+
+def annotation_of_images(folder: Path) -> Path | None:
+    """Return the panoptic JSON of the split whose images are in `folder`, or None if it is no image folder of a split.
+
+    It is the reverse of `find_split`: for `ROOT/images/val` it is `ROOT/annotations/panoptic_val.json`.
+    """
+    absolute = folder.absolute()
+    for root in (absolute.parent.parent, absolute.parent):
+        annotation = find_annotation(root, absolute.name)
+        if annotation is not None and find_images(root, absolute.name) == absolute:
+            return annotation
+    return None
 
 
 def find_image_zip(root: Path, split: str) -> Path | None:

@@ -17,9 +17,17 @@ from panformer_cli.engine.evaluation.evaluate import (
     warn_of_disagreements,
     write_metrics,
 )
-from panformer_cli.engine.results import RECORDS, discard_label_errors, wait_for_lines, write_overlaps
+from panformer_cli.engine.results import (
+    ANALYSIS,
+    METRICS,
+    PANOPTIC,
+    RECORDS,
+    discard_label_errors,
+    wait_for_lines,
+    write_overlaps,
+)
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.metrics.image_overlap import compare
@@ -73,8 +81,10 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
     Raises:
         PanformerError: JSONs or PNGs cannot be used or do not belong together; the message names the image.
     """
-    process.on_first(lambda: check_results_folder(request.out))
+    process.on_first(lambda: _check_out(request))
     pairs = request.open()
+    if pairs.note:
+        reporter.message(pairs.note)
     names = {
         "annotation": request.annotations,
         "truth_pngs": pairs.truth_pngs,
@@ -86,8 +96,7 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
         with closing(ResultLog(folder, process.rank, process.world_size)) as log:
             evaluator = merge_evaluators(_count(pairs, log, process, request, reporter), process)
         wait_for_lines(log, process)
-        process.on_first(lambda: write_overlaps(request.out / RECORDS, log))
-    process.on_first(lambda: discard_label_errors(request.out))
+        process.on_first(lambda: _replace_overlaps(request.out, log))
     metrics = process.on_first(lambda: write_metrics(request.out, names, evaluator))
     warn_of_disagreements(metrics, reporter)
     return metrics
@@ -97,6 +106,25 @@ def _has_scores(predictions: PanopticAnnotation) -> bool:
     """Return whether any segment has a score."""
     images = range(len(predictions.images))
     return any(segment.score is not None for index in images for segment in predictions.segments(index))
+
+
+def _check_out(request: PredictionsRequest) -> None:
+    """Raise PanformerError if the folder of results has other predictions, to which the metrics would not belong."""
+    check_results_folder(request.out)
+    other = request.out / PANOPTIC
+    if other.is_file() and not other.samefile(request.predictions):
+        raise PanformerError(
+            f"--out {request.out} has other predictions ({PANOPTIC}), whose results would be mixed with those of "
+            f"{request.predictions}; choose another folder"
+        )
+
+
+def _replace_overlaps(out: Path, log: ResultLog) -> None:
+    """Write the overlaps; the metrics of an earlier evaluation are deleted first, so that they are never mixed."""
+    discard_label_errors(out)
+    for name in (METRICS, ANALYSIS):
+        (out / name).unlink(missing_ok=True)
+    write_overlaps(out / RECORDS, log)
 
 
 def _count(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from panformer_cli.engine.evaluation.report_images import (
 from panformer_cli.engine.results import ANALYSIS, RECORDS
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
+from panformer_cli.pages.replacing import replaced_page
 from panformer_cli.pages.report.images import ImageScore
 from panformer_cli.pages.report.page import ReportPage, write_report_page
 from panformer_cli.pages.report.sections import facts, headlines, sections
@@ -77,7 +78,7 @@ def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
 
 
 def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
-    """Write the report, and return the path of its page.
+    """Write the report, and return the path of its page. It replaces an earlier page and its images as a whole.
 
     Args:
         request: What the report shows.
@@ -88,6 +89,12 @@ def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total
     Raises:
         PanformerError: An image or a PNG cannot be read, or a file cannot be written.
     """
+    with replaced_page(request.out) as folder:
+        page = _write(replace(request, out=folder), overlaps, total, reporter)
+        return request.out / page.name
+
+
+def _write(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
     scores: list[ImageScore] = []
     thumbnails: list[Future[str]] = []
     close_ups = CloseUps(CLOSE_UPS)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.image_pairing import pair_images
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import decode, read_bytes, read_image
@@ -58,7 +59,8 @@ class EvaluatedFiles:
         self, evaluation: Path, metrics: Mapping[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
     ) -> None:
         self._truth = {info.id: info for info in truth.images}
-        self._predicted = {info.id: info.png_name for info in predictions.images}
+        pairs = zip(truth.images, pair_images(truth, predictions).positions, strict=True)
+        self._predicted = {info.id: predictions.images[position].png_name for info, position in pairs}
         self._folders = {name: evaluation / metrics[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
         self._where = metrics["annotation"]
 
