@@ -211,7 +211,7 @@ def plant(truths: list[PanopticMap], random: Random) -> tuple[list[PanopticMap],
     """Return the annotations with errors, and the errors."""
     planted, errors = list(truths), list[Error]()
     shapes = [truth.ids == s.id for truth in truths[:200] for s in truth.segments if is_thing(s.category_id)]
-    each = round(SHARE * sum(len(truth.segments) for truth in truths) / len(KINDS))
+    each = round(SHARE * number_of_segments(truths) / len(KINDS))
     images = random.permutation(len(truths)).tolist()
     for kind in [Kind.MERGED_INSTANCES, *(kind for kind in KINDS if kind is not Kind.MERGED_INSTANCES)]:
         for image in list(images):
@@ -223,6 +223,11 @@ def plant(truths: list[PanopticMap], random: Random) -> tuple[list[PanopticMap],
                 errors.append(Error(image, kind, *found))
                 images.remove(image)
     return planted, errors
+
+
+def number_of_segments(truths: list[PanopticMap]) -> int:
+    """Return the number of segments without crowds."""
+    return sum(not segment.is_crowd for truth in truths for segment in truth.segments)
 
 
 def is_thing(category_id: int) -> bool:
@@ -387,7 +392,7 @@ def measure_lists(clean: list[PanopticMap], predictions: list[PanopticMap], rand
     """Plant errors in correct annotations, and measure the three lists."""
     truths, errors = plant(clean, random)
     overlaps = [compare(*pair, number) for number, pair in enumerate(zip(predictions, truths, strict=True))]
-    segments = sum(not segment.is_crowd for truth in truths for segment in truth.segments)
+    segments = number_of_segments(truths)
     budget = round(RECALL_AT * segments)
     lists = {
         "--label-errors": label_error_list(overlaps),

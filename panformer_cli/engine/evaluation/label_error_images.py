@@ -51,7 +51,7 @@ def draw_suspect(path: Path, suspect: Suspect, files: ImageFiles, categories: Ca
     return picture.shape[0], picture.shape[1]
 
 
-def _window(box: tuple[float, float, float, float], height: int, width: int) -> tuple[slice, slice]:
+def _window(box: tuple[int, int, int, int], height: int, width: int) -> tuple[slice, slice]:
     """Return the rows and columns of a crop: a square around the box with a margin, as far as the image allows."""
     left, top, box_width, box_height = box
     side = max(1.5 * box_width, 1.5 * box_height, _SMALLEST_CROP)

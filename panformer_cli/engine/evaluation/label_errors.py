@@ -83,6 +83,8 @@ def _write_page(
     categories: CategoryTable,
     reporter: Reporter,
 ) -> None:
+    for earlier in (folder / "images").glob("[0-9][0-9][0-9][0-9][0-9].jpg"):
+        earlier.unlink()  # the new list may be shorter
     figures = []
     with reporter.progress("Label errors", len(suspects)) as progress:
         for number, suspect in enumerate(suspects, start=1):

@@ -1,6 +1,6 @@
 """Find ground truth segments that are probably wrong, because a model that is usually right contradicts them.
 
-The kinds of errors and the score are defined in docs/label_errors.md. The idea is that of confident learning
+docs/evaluation.md, "Label errors", defines the kinds of errors and the score. The idea is that of confident learning
 (Northcutt et al., JAIR 2021): a contradiction counts by how reliable the model is for the class. ObjectLab (Tkachenko
 et al., 2023) does this for boxes. Letters for shapes: T ground truth segments, P predicted segments of an image.
 """
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Suspect:
     clarity: float
     truth: tuple[Segment, ...]
     predictions: tuple[Segment, ...]
-    box: tuple[float, float, float, float]
+    box: tuple[int, int, int, int]
     reason: str
     rarity: float = 1.0
 
@@ -340,8 +341,8 @@ def _second(values: Iterable[float]) -> float:
     return float(sorted(values)[-2])
 
 
-def _union(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
-    """Return the smallest box (x, y, width, height) that contains all boxes."""
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right, bottom = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
+def _union(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[int, int, int, int]:
+    """Return the smallest box (x, y, width, height) in whole pixels that contains all boxes."""
+    left, top = floor(min(box[0] for box in boxes)), floor(min(box[1] for box in boxes))
+    right, bottom = ceil(max(box[0] + box[2] for box in boxes)), ceil(max(box[1] + box[3] for box in boxes))
     return left, top, right - left, bottom - top

@@ -1,7 +1,8 @@
 """What is usual for a model: how often its predictions are right, what it finds, and how well its outlines agree.
 
 An annotation is suspicious only if the model contradicts it more clearly than the model errs anyway, so everything here
-is measured per class, on the evaluated images (docs/label_errors.md). Letters for shapes: L labels, K quantities.
+is measured per class, on the evaluated images. docs/evaluation.md, "Label errors", has the formulas.
+Letters for shapes: L labels, K quantities, T ground truth segments, P predicted segments of an image.
 """
 
 from __future__ import annotations

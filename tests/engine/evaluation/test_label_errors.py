@@ -108,6 +108,12 @@ def test_the_page_is_limited_and_the_list_is_not(pairs: Pairs, tmp_path: Path) -
     assert "The page shows the first 1 of 2" in page.text
 
 
+def test_thumbnails_of_a_longer_list_are_deleted(pairs: Pairs, tmp_path: Path) -> None:
+    found(pairs, tmp_path / "out")
+    report_label_errors(tmp_path / "out", 1, QUIET)
+    assert [path.name for path in (tmp_path / "out" / "label_errors" / "images").iterdir()] == ["00001.jpg"]
+
+
 def test_photos_are_shown_if_there_are_any(pairs: Pairs, tmp_path: Path) -> None:
     found(pairs, tmp_path / "maps")
     metrics = json.loads((tmp_path / "maps" / "metrics.json").read_text())
