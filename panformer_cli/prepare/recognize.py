@@ -258,11 +258,17 @@ def _mapillary(folder: _Folder) -> Form | None:
 
 
 def _coco_instances(folder: _Folder) -> Form | None:
-    found = next((path for path in coco_jsons(folder.root) if b'"segments_info"' not in _ends_of(path)), None)
+    found = next(filter(_has_objects, coco_jsons(folder.root)), None)
     if found is None:
         return None
     evidence = f"{folder.inner(found)} has images, annotations and categories"
     return Form("coco-instances", "COCO instances", evidence, folder.root)
+
+
+def _has_objects(path: Path) -> bool:
+    """Return whether a COCO JSON has annotations, and they are not panoptic."""
+    text = _ends_of(path)
+    return (b'"annotations"' in text or b'"category_id"' in text) and b'"segments_info"' not in text
 
 
 def _labelme(folder: _Folder) -> Form | None:
