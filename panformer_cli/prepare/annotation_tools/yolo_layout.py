@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.source import listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, listed_files
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.storage.text_files import decode_text
@@ -35,8 +35,6 @@ DARKNET = "obj.data"
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Keys of the YAML file or of `obj.data` that name images, and the split that each stands for."""
-
-_SPLIT_FOLDER = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
 
 CLASS_FILES = frozenset({"classes.txt", "obj.names"})
 """Files with one class name per line."""
@@ -239,7 +237,7 @@ def _first_image(folder: Path) -> Path | None:
 
 
 def _is_labeled_split(folder: Path) -> bool:
-    return _SPLIT_FOLDER.fullmatch(folder.name) is not None and _has_labeled_image(folder)
+    return SPLIT_NAME.fullmatch(folder.name) is not None and _has_labeled_image(folder)
 
 
 def _has_labeled_image(folder: Path) -> bool:
