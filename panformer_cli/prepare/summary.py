@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coverage import Coverage
+from panformer_cli.reporting import Reporter
+from panformer_cli.wording import counted, listing
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's area limits between small, medium and large segments, in pixels."""
@@ -35,6 +38,8 @@ class SplitSummary:
         segment_sizes: Number of thing segments by size, without crowds: small below 32 x 32 pixels, medium below
             96 x 96, and large.
         left_out: One sentence per skipped image.
+        void_values: Pixels that are void because of their class value, by this value; see `source.LabeledMap`.
+        conventions: One sentence for each meaning of the labels that was assumed.
     """
 
     split: str
@@ -47,6 +52,8 @@ class SplitSummary:
     segment_sizes: Counter[str] = field(default_factory=Counter)
     by_category: dict[int, CategoryCount] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    void_values: Counter[str] = field(default_factory=Counter)
+    conventions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
@@ -95,6 +102,15 @@ class SplitSummary:
         """Fraction of pixels without a segment, 0..1."""
         return self.void / max(self.pixels, 1)
 
+    @property
+    def coverage(self) -> Coverage:
+        return Coverage(self.images, self.segments, self.pixels, self.void)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """How labels were read, as JSON: `void_values`, the largest number of pixels first, and `conventions`."""
+        return {"void_values": dict(self.void_values.most_common()), "conventions": self.conventions}
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON: totals, `categories`, `image_sizes`, `segments_per_image`, `segment_sizes`."""
         rows = [row | vars(self.by_category[row["id"]]) for row in self.categories.to_coco()]
@@ -112,6 +128,7 @@ class SplitSummary:
             "segments_per_image": sorted(self.segments_per_image.items()),
             "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
             "left_out": self.left_out,
+            **self.labels,
         }
 
     @classmethod
@@ -127,4 +144,17 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
+        summary.void_values.update(content.get("void_values", {}))  # not in summaries of earlier versions
+        summary.conventions += content.get("conventions", [])
         return summary
+
+
+def report_summary(summary: SplitSummary, reporter: Reporter) -> None:
+    """Report what a conversion assumed about the labels of a split, which values became void, and if most did."""
+    for sentence in summary.conventions:
+        reporter.warn(f"{summary.split}: {sentence}")
+    if summary.void_values:
+        values = (f"{value} in {counted(pixels, 'pixel')}" for value, pixels in summary.void_values.most_common())
+        reporter.message(f"{summary.split}: class values that became void: {listing(values)}")
+    if problem := summary.coverage.problem(summary.split):
+        reporter.warn(problem)

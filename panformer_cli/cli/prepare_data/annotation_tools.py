@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, overlap_option, run_conversion
+from panformer_cli.cli.prepare_data.options import (
+    Conversion,
+    conversion_options,
+    overlap_option,
+    run_conversion,
+    stuff_option,
+)
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.overlap import OverlapRule
@@ -25,9 +31,6 @@ def _class_options(classes_default: str) -> Callable[[Command], Command]:
             type=click.Path(path_type=Path),
             metavar="FILE",
             help=f"CSV or YAML file with the classes. [default: {classes_default}]",
-        )
-        stuff_option = click.option(
-            "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
         )
         return classes_option(stuff_option(overlap_option(command)))
 

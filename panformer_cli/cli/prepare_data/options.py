@@ -31,6 +31,9 @@ workers_option = click.option(
 skip_bad_images_option = click.option(
     "--skip-bad-images", is_flag=True, help="Skip images that cannot be used, and list them."
 )
+stuff_option = click.option(
+    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
+)
 overlap_option = click.option(
     "--overlap",
     type=click.Choice(["last", "first", "smallest", "error"]),

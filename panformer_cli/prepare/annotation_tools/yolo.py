@@ -107,7 +107,7 @@ def open_yolo(root: Path, classes: Path | None, stuff: Sequence[str], overlap: O
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     if classes is None and not (root / "data.yaml").exists():
         raise DataError(f"{root} has no data.yaml with the classes; pass the data set's YAML file with --classes FILE")
-    return Yolo(root, with_stuff(read_classes(classes or root / "data.yaml"), stuff), overlap)
+    return Yolo(root, with_stuff(read_classes(classes or root / "data.yaml", matched_by="id"), stuff), overlap)
 
 
 def _split_folders(root: Path) -> dict[str, SplitFolders]:
