@@ -62,6 +62,7 @@ class ExistingSets:
     Attributes:
         parts: The splits that images are taken from.
         chosen: The images of each new split.
+        notes: What the user should know about the choice.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ExistingSets:
     parts: tuple[Part, ...]
     chosen: Mapping[str, Sequence[Chosen]]
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> list[str]:
