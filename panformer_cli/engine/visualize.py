@@ -18,6 +18,7 @@ from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.results import METRICS, PANOPTIC
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.quality import shown
 from panformer_cli.pages.base import Table
 from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay, write_gallery
 from panformer_cli.pages.replacing import replaced_page
@@ -203,7 +204,7 @@ def _read_metrics(predictions: Path) -> dict[str, Any] | None:
 
 
 def _quality_tables(panoptic: dict[str, Any]) -> list[Table]:
-    groups = [(name, panoptic[name]) for name in ("all", "things", "stuff")]
+    groups = [(name, shown(dict(panoptic[name]))) for name in ("all", "things", "stuff")]
     quality = [(name, row["pq"], row["sq"], row["rq"], row["n"]) for name, row in groups]
     classes = [
         (row["name"], "thing" if row["is_thing"] else "stuff", row["pq"], row["sq"], row["rq"])

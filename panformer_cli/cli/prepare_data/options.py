@@ -51,6 +51,9 @@ encoding_option = click.option(
     metavar="NAME",
     help="Encoding of text files that are not UTF-8, such as gbk, shift_jis or cp1252.",
 )
+stuff_option = click.option(
+    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
+)
 overlap_option = click.option(
     "--overlap",
     type=click.Choice(["last", "first", "smallest", "error"]),

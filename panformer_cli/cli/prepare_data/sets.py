@@ -50,7 +50,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
 def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
     """Split a data set into `train` and `val`.
 
-    The split is stratified by class.
+    The split is stratified by class. Every class in two images or more has an image in both, if possible.
 
     \b
     panformer prepare-data split --root data/mine --val 0.2 --out data/divided
@@ -114,3 +114,5 @@ def _convert(source: ExistingSets, options: Conversion) -> None:
 
     warn_of_skipped(source, RichReporter())
     run_conversion(source, options.of_all_splits())
+    for remark in source.remarks:
+        RichReporter().warn(remark)
