@@ -23,6 +23,7 @@ from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
+from panformer_cli.verify.findings import Problem
 from tests.prepare.annotation_tools.converted import areas
 
 Row = dict[str, Any]
@@ -256,7 +257,7 @@ def test_corrupt_files(root: Path, rows: Any, more: Row, message: str) -> None:
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "looks like utf-16 but is corrupt or truncated"),
         (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
         (lambda path: path.write_text("[1]"), "is not a labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no image"), "bad.jpg is not an image"),
+        (lambda path: path.with_suffix(".jpg").write_bytes(b"no image"), "bad.jpg cannot be decoded: it is corrupt or not an image"),
     ],
 )
 def test_unreadable_files_are_reported_with_the_others(root: Path, damage: Callable[[Path], Any], message: str) -> None:
@@ -344,7 +345,8 @@ def test_an_image_in_the_json_is_used_if_its_file_is_missing(
     result, out = converted(root)
     assert (out / "images/train" / name).read_bytes() == base64.b64decode(data)
     assert areas(result) == [("car", 16, (0, 0, 4, 4))]
-    assert verify(out, (), VerifyOptions(), SilentReporter())[0].problems == ()
+    found = verify(out, (), VerifyOptions(), SilentReporter())[0].problems
+    assert [report.problem for report in found] == [Problem.SPLIT_VOID]
 
 
 def test_the_file_is_used_rather_than_the_image_in_the_json(root: Path) -> None:
