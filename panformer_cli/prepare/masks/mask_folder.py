@@ -63,7 +63,7 @@ class MaskFolder:
             for path in image.labels:
                 with log.annotation():
                     layers.append(_layer(path, image.extra, self.categories, size))
-            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
+            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path), log)
         return panoptic_of_classes(_class_map(image.labels[0], self.categories, size), self.categories)
 
 
