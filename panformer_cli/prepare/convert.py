@@ -332,7 +332,7 @@ def _refuse_no_segments(summary: SplitSummary, where: str) -> None:
     """Raise a DataError if no segment remains because of annotations that cannot be used. Empty ones may mean that."""
     reasons = [item for item in summary.annotations_left_out.items() if item[0] not in (NO_PIXELS, COVERED)]
     if reasons and not summary.segments:
-        heading = f"{where}: none of the annotations can be used; annotate areas, such as polygons:"
+        heading = f"{where}: none of the annotations can be used:"
         raise DataError(
             with_first(heading, [f"{group.count} x {reason}: {group.first[0]}" for reason, group in reasons])
         )

@@ -19,7 +19,7 @@ from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BOX_ONLY, UNKNOWN_CLASS, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.masks.coco_json import CocoJson, ListedImage, read_categories, read_coco_json, whole_number
-from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits
+from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits, unused_jsons
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, read_values
@@ -56,8 +56,18 @@ class CocoInstances:
         named = {"encoding": self.encoding} if self.encoding else {}
         return {"overlap": self.overlap, "stuff_masks": stuff_masks} | named
 
+    @property
+    def also_read(self) -> Sequence[Path]:
+        """The folders of images outside of `root`."""
+        return [split.top for split in self.layout.values() if not split.top.is_relative_to(self.root)]
+
     def splits(self) -> Sequence[str]:
         return list(self.layout)
+
+    def notes(self, split: str) -> Sequence[str]:
+        """Return a sentence about each JSON without images, once for all splits."""
+        unused = unused_jsons(self.root, self.layout) if split == next(iter(self.layout)) else {}
+        return [f"{path} is not converted: it has no images in {folders}" for path, folders in unused.values()]
 
     def images(self, split: str) -> Iterator[SourceImage]:
         annotation = _split(self.layout, split, self.root).annotation
@@ -145,7 +155,9 @@ def _image(listed: ListedImage, split: CocoSplit, finder: ImageFinder, masks: Pa
 
 def _split(layout: Mapping[str, CocoSplit], split: str, root: Path) -> CocoSplit:
     if split not in layout:
-        raise DataError(f"no split {split!r} in {root}; available splits: {', '.join(layout)}")
+        unused = unused_jsons(root, layout).get(split)
+        reason = f": {unused.path} has no images in {unused.folders}" if unused is not None else ""
+        raise DataError(f"no split {split!r} in {root}{reason}; available splits: {', '.join(layout)}")
     return layout[split]
 
 
