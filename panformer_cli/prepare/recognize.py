@@ -27,6 +27,7 @@ from panformer_cli.prepare.annotation_tools.yolo_layout import (
     read_config,
 )
 from panformer_cli.prepare.annotation_tools.yolo_rows import class_number, read_rows
+from panformer_cli.prepare.masks.coco_layout import coco_jsons
 from panformer_cli.wording import counted, first_items, listing
 
 _MOST_FILES = 20_000
@@ -35,8 +36,8 @@ _MOST_FILES = 20_000
 _DEEPEST = 4
 """Levels of folders that are searched for JSON files."""
 
-_MOST_JSON = 40
-"""JSON files that are opened."""
+_MOST_OPENED = 40
+"""JSON or XML files that are opened."""
 
 _MOST_TEXTS = 200
 """Text files that are opened; those of images without objects are empty."""
@@ -109,10 +110,12 @@ def recognize(root: Path) -> list[Form]:
 
 
 def hint(root: Path, source: str) -> str:
-    """Return the end of an error of the subcommand `source`: the command for the form that `root` has instead."""
-    forms = [form for form in recognize(root) if form.source != source or form.root != root]
+    """Return the end of an error of the subcommand `source`: what to do with the form that `root` has instead."""
+    found = recognize(root)
+    forms = [form for form in found if form.source != source or form.root != root]
     if len(forms) != 1:
-        return ""
+        other = unsupported(root) if not found else ""
+        return f" ({other})" if other else ""
     return f" ({forms[0].root} has the form of {forms[0].title}: `{forms[0].command()}`)"
 
 
@@ -133,7 +136,7 @@ def unsupported(root: Path) -> str:
     archive = next((path for path in folder.files if path.suffix.lower() in _ARCHIVES), None)
     if archive is not None:
         return f"{archive} is an archive; unpack it"
-    for path in islice((path for path in folder.files if path.suffix.lower() in (".xml", ".json")), _MOST_JSON):
+    for path in (*folder.named(".xml"), *folder.named(".json")):
         text = _ends_of(path)
         for marks, title in _UNSUPPORTED:
             if all(mark in text for mark in marks):
@@ -161,13 +164,9 @@ class _Folder:
         """The first files, without hidden ones."""
         return list(islice(_walk(self.root, _DEEPEST), _MOST_FILES))
 
-    @cached_property
-    def json_kinds(self) -> dict[str, list[Path]]:
-        """JSON files by kind: labelme, instances."""
-        found: dict[str, list[Path]] = {}
-        for path in islice((path for path in self.files if path.suffix.lower() == ".json"), _MOST_JSON):
-            found.setdefault(_kind_of_json(path), []).append(path)
-        return found
+    def named(self, suffix: str) -> Iterator[Path]:
+        """Yield the first files with a suffix."""
+        return islice((path for path in self.files if path.suffix.lower() == suffix), _MOST_OPENED)
 
     def has(self, *names: str) -> bool:
         """Return whether all of these are folders."""
@@ -198,20 +197,9 @@ def _ends_of(path: Path) -> bytes:
             head = file.read(_ENDS)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(len(head), size - _ENDS))
-            return head + file.read()
+            return (head + file.read()).replace(b"\0", b"")  # UTF-16
     except OSError:
         return b""
-
-
-def _kind_of_json(path: Path) -> str:
-    """Return `labelme`, `instances` or another word."""
-    text = _ends_of(path)
-    if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageData"' in text):
-        return "labelme"
-    if b'"segments_info"' in text or path.name.startswith("panoptic_"):
-        return "panoptic"
-    is_coco = b'"images"' in text and b'"annotations"' in text and b'"category_id"' in text
-    return "instances" if is_coco else "other"
 
 
 def _forms_of(folder: _Folder) -> list[Form]:
@@ -270,19 +258,25 @@ def _mapillary(folder: _Folder) -> Form | None:
 
 
 def _coco_instances(folder: _Folder) -> Form | None:
-    # The command looks no deeper; a folder with the data set inside is tried by itself.
-    found = [path for path in folder.json_kinds.get("instances", ()) if len(path.relative_to(folder.root).parts) < 3]
-    if not found:
+    found = next(filter(_has_objects, coco_jsons(folder.root)), None)
+    if found is None:
         return None
-    evidence = f"{folder.inner(found[0])} has images, annotations and category ids"
+    evidence = f"{folder.inner(found)} has images, annotations and categories"
     return Form("coco-instances", "COCO instances", evidence, folder.root)
 
 
+def _has_objects(path: Path) -> bool:
+    """Return whether a COCO JSON has annotations, and they are not panoptic."""
+    text = _ends_of(path)
+    return (b'"annotations"' in text or b'"category_id"' in text) and b'"segments_info"' not in text
+
+
 def _labelme(folder: _Folder) -> Form | None:
-    found = folder.json_kinds.get("labelme")
-    if not found:
-        return None
-    return Form("labelme", "labelme", f"{folder.inner(found[0])} has shapes and the name of an image", folder.root)
+    for path in folder.named(".json"):
+        text = _ends_of(path)
+        if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageData"' in text):
+            return Form("labelme", "labelme", f"{folder.inner(path)} has shapes and the name of an image", folder.root)
+    return None
 
 
 def _yolo(folder: _Folder) -> Form | None:

@@ -16,7 +16,7 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import SplitLayout, annotation_folders, check_root, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.recognize import contents, recognize
+from panformer_cli.prepare.recognize import contents, recognize, unsupported
 from panformer_cli.reporting import Reporter
 from panformer_cli.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.verify.fix import ChangeLog, FixedFile
@@ -124,7 +124,8 @@ def _not_prepared(root: Path) -> DataError:
     expected = "expected images/<split>/ or <split>/ and annotations/panoptic_<split>.json"
     forms = recognize(root)
     if not forms:
-        return DataError(f"{root} has no panoptic JSON; found {contents(root)}; {expected}")
+        other = f" ({note})" if (note := unsupported(root)) else ""
+        return DataError(f"{root} has no panoptic JSON; found {contents(root)}{other}; {expected}")
     named = " or ".join(f"{form.title} ({form.evidence})" for form in forms)
     commands = " or ".join(f"`{form.command()}`" for form in forms)
     return DataError(f"{root} has no panoptic JSON but {named}; {expected}; convert it first: {commands}")

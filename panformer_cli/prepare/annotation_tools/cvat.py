@@ -189,8 +189,17 @@ def open_cvat(
 
 
 def find_annotation(root: Path) -> Path:
-    """Return `annotations.xml`, or the only other XML in the folder; older versions of CVAT name it after the task."""
+    """Return `annotations.xml`, or the only other XML in the folder; older versions of CVAT name it after the task.
+
+    Raises:
+        DataError: There are several others.
+    """
     found = sorted(root.glob("*.xml"))
+    if len(found) > 1 and root / ANNOTATION not in found:
+        raise DataError(
+            f"{root} has several XML files: {listing(path.name for path in found)}; expected one; put each with its "
+            f"images in a folder of its own, or name the right one {ANNOTATION}"
+        )
     return found[0] if len(found) == 1 else root / ANNOTATION
 
 

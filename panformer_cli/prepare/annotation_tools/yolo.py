@@ -39,7 +39,7 @@ from panformer_cli.prepare.annotation_tools.yolo_rows import (
 from panformer_cli.prepare.classes import read_class_names, read_classes
 from panformer_cli.prepare.left_out import CLIPPED, UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.recognize import hint
+from panformer_cli.prepare.recognize import contents, hint
 from panformer_cli.prepare.source import SourceImage, with_unused_labels
 from panformer_cli.wording import listing, short
 
@@ -82,7 +82,8 @@ class Yolo:
     def splits(self) -> Sequence[str]:
         found = [name for name, split in self.layout.items() if self._missing_folder(split) is None]
         if not found:
-            raise DataError(f"{self.root} has no split with images and labels; expected {LAYOUTS}")
+            there = f"found {contents(self.root)}"
+            raise DataError(f"{self.root} has no split with images and labels; {there}; expected {LAYOUTS}")
         return sorted(found)
 
     def images(self, split: str) -> Iterator[SourceImage]:
@@ -98,7 +99,7 @@ class Yolo:
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         path = image.labels[0]
         drawn = []
-        for row in read_rows(path):
+        for row in read_rows(path, self.encoding):
             with log.annotation():
                 drawn.append(self._shape(row, image.extra, f"{path}, line {row.line}", size, log))
         return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
@@ -137,7 +138,7 @@ class Yolo:
 
     def _form(self, split: YoloSplit) -> RowForm:
         labels = (file.labels for file in files_of(split, self.root))
-        return form_of_rows(labels, f"{self.root}, {split.name}", self.accepts_oriented_boxes)
+        return form_of_rows(labels, f"{self.root}, {split.name}", self.accepts_oriented_boxes, self.encoding)
 
     def _images(self, split: YoloSplit, form: RowForm) -> Iterator[SourceImage]:
         """Yield the images of a split.
@@ -178,7 +179,7 @@ def open_yolo(
         stuff: Names of the classes that are stuff.
         overlap: Which polygon keeps shared pixels.
         accepts_oriented_boxes: Use oriented boxes as the masks of their objects.
-        encoding: Encoding of a class or configuration file that is not UTF-8.
+        encoding: Encoding of text files that are not UTF-8.
 
     Raises:
         DataError: The folder or the classes are missing, a name is unknown, or the data set has no masks.

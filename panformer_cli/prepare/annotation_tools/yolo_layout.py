@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.source import listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, listed_files
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.storage.text_files import decode_text
@@ -36,23 +36,23 @@ DARKNET = "obj.data"
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Keys of the YAML file or of `obj.data` that name images, and the split that each stands for."""
 
-_SPLIT_FOLDER = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
-
 CLASS_FILES = frozenset({"classes.txt", "obj.names"})
 """Files with one class name per line."""
 
 
 @dataclass(frozen=True)
 class YoloSplit:
-    """A split.
+    """A split of a data set.
 
     Attributes:
         name: Its name in the result.
         sources: Folders of images, which are searched recursively, text files that list images, and images.
+        encoding: Encoding of such text files that are not UTF-8.
     """
 
     name: str
     sources: tuple[Path, ...]
+    encoding: str | None = None
 
 
 class LabeledFile(NamedTuple):
@@ -130,24 +130,24 @@ def find_layout(root: Path, config: Path | None, encoding: str | None = None) ->
             images and folders of splits.
     """
     content = read_config(config, encoding) if config is not None and config.suffix.lower() != ".csv" else {}
-    named = {key: _entries(content[key], key, config) for key in _SPLITS if content.get(key) and config is not None}
+    named = {key: _entries(content[key], key, config) for key in _SPLITS if content.get(key)}
     bases = _bases(root, config, content.get("path"))
     found = {key: [_existing(entry, bases) for entry in entries] for key, entries in named.items()}
     missing = [
-        f"{key}: {entry}" for key in named for entry, path in zip(named[key], found[key], strict=True) if not path
+        f"{key}: {entry}" for key in named for entry, path in zip(named[key], found[key], strict=True) if path is None
     ]
+    problem = f"{config} names {listing(missing)}, which is not in {listing(dict.fromkeys(bases), separator=' or ')}"
+    if any(None in paths and any(paths) for paths in found.values()):
+        raise DataError(f"{problem}; expected all parts of a split; correct its paths, or move the folders there")
     splits = [(key, named[key], tuple(path for path in found[key] if path)) for key in named if any(found[key])]
-    notes = [f"{config} names {text}, which does not exist" for text in missing] if splits else []
     if splits:
-        layout = _named_layout(splits)
+        layout = _named_layout(splits, encoding)
+        notes = [f"{config} names {listing(missing)}, which does not exist"] if missing else []
         return YoloLayout(layout.splits, (*notes, *layout.notes))
     usual = {split.name: split for split in _usual_splits(root)}
     if missing and not usual:
-        raise DataError(
-            f"{config} names {listing(missing)}, which is not in {listing(dict.fromkeys(bases), separator=' or ')}; "
-            "correct its paths, or move the folders there"
-        )
-    return YoloLayout(usual)
+        raise DataError(f"{problem}; correct its paths, or move the folders there")
+    return YoloLayout(usual, (f"{problem}; the images in {root} are used instead",) if missing else ())
 
 
 def _entries(value: Any, key: str, config: Path | None) -> list[str]:
@@ -179,7 +179,7 @@ def _existing(entry: str, bases: Sequence[Path]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def _named_layout(splits: Sequence[tuple[str, Sequence[str], tuple[Path, ...]]]) -> YoloLayout:
+def _named_layout(splits: Sequence[tuple[str, Sequence[str], tuple[Path, ...]]], encoding: str | None) -> YoloLayout:
     """Return the splits of the configuration: keys, entries and existing paths."""
     by_sources: dict[tuple[Path, ...], tuple[str, str]] = {}  # key and name
     notes = []
@@ -191,10 +191,9 @@ def _named_layout(splits: Sequence[tuple[str, Sequence[str], tuple[Path, ...]]])
             by_sources[sources] = (key, _folder_name(entries) or _SPLITS[key])
     names = [name for _, name in by_sources.values()]
     if len(set(names)) < len(names):
-        names = [_SPLITS[key] for key, _ in by_sources.values()]
-    return YoloLayout(
-        {name: YoloSplit(name, sources) for name, sources in zip(names, by_sources, strict=True)}, tuple(notes)
-    )
+        names = [key for key, _ in by_sources.values()]
+    named = zip(names, by_sources, strict=True)
+    return YoloLayout({name: YoloSplit(name, sources, encoding) for name, sources in named}, tuple(notes))
 
 
 def _folder_name(entries: Sequence[str]) -> str | None:
@@ -238,7 +237,7 @@ def _first_image(folder: Path) -> Path | None:
 
 
 def _is_labeled_split(folder: Path) -> bool:
-    return _SPLIT_FOLDER.fullmatch(folder.name) is not None and _has_labeled_image(folder)
+    return SPLIT_NAME.fullmatch(folder.name) is not None and _has_labeled_image(folder)
 
 
 def _has_labeled_image(folder: Path) -> bool:
@@ -271,7 +270,7 @@ def files_of(split: YoloSplit, root: Path) -> Iterator[LabeledFile]:
         return
     parents = [
         *folders,
-        *(path.parent for list_ in split.sources if list_ not in folders for path in listed(list_, root)),
+        *(path.parent for list_ in split.sources if list_ not in folders for path in _listed(list_, split, root)),
     ]
     if not parents:
         return
@@ -280,7 +279,7 @@ def files_of(split: YoloSplit, root: Path) -> Iterator[LabeledFile]:
         if source in folders:
             yield from _files_in(source, common, root)
         else:
-            yield from (_file(path, path.parent, common, root) for path in listed(source, root))
+            yield from (_file(path, path.parent, common, root) for path in _listed(source, split, root))
 
 
 def _files_in(folder: Path, common: Path, root: Path) -> Iterator[LabeledFile]:
@@ -298,7 +297,7 @@ def _file(path: Path, folder: Path, common: Path, root: Path) -> LabeledFile:
     return LabeledFile(path, name.as_posix(), labels)
 
 
-def listed(path: Path, root: Path) -> Iterator[Path]:
+def _listed(path: Path, split: YoloSplit, root: Path) -> Iterator[Path]:
     """Yield the images that a text file lists, one per line, or the file itself if it is an image.
 
     A path is absolute, or relative to the text file, or to `root`, also behind `data/`, which darknet and CVAT write.
@@ -306,10 +305,7 @@ def listed(path: Path, root: Path) -> Iterator[Path]:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         yield path
         return
-    try:
-        lines = read_bytes(path, "list of images").decode("utf-8-sig").splitlines()
-    except UnicodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; expected one image path per line; save it as UTF-8") from error
+    lines = decode_text(read_bytes(path, "list of images"), path, split.encoding).splitlines()
     bases = [path.parent, root]
     for line in map(str.strip, lines):
         if line:

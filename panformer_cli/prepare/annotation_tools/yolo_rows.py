@@ -32,6 +32,7 @@ from panformer_cli.prepare.left_out import (
     OUTSIDE,
     AnnotationError,
 )
+from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import counted
 
 TOLERANCE = 0.01
@@ -66,20 +67,20 @@ class Row(NamedTuple):
     words: list[str]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
     """Yield the nonempty rows of a text file; none if it does not exist.
+
+    Args:
+        path: The file.
+        encoding: Its encoding if it is not UTF-8.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decode_text(path.read_bytes(), path, encoding)
     except FileNotFoundError:
         return
-    except UnicodeError as error:
-        raise DataError(
-            f"{path} is not a text file; expected lines of a class number and a polygon; export it again"
-        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
     for number, line in enumerate(text.splitlines(), 1):
@@ -133,13 +134,16 @@ def polygon_of(words: Sequence[str], where: str) -> tuple[Points, bool]:
     return clipped, bool((clipped != points).any())
 
 
-def form_of_rows(files: Iterable[Path], where: str, accepts_oriented_boxes: bool) -> RowForm:
+def form_of_rows(
+    files: Iterable[Path], where: str, accepts_oriented_boxes: bool, encoding: str | None = None
+) -> RowForm:
     """Return how to read the rows of a split. Reads only as many files as are needed to find out.
 
     Args:
         files: The text files of the split. Unreadable ones are ignored here and reported with their image.
         where: The split, for errors.
         accepts_oriented_boxes: Use oriented boxes as the masks of their objects.
+        encoding: Encoding of files that are not UTF-8.
 
     Raises:
         DataError: The rows are boxes, poses or oriented boxes.
@@ -147,7 +151,7 @@ def form_of_rows(files: Iterable[Path], where: str, accepts_oriented_boxes: bool
     common = _Common()
     for path in files:
         try:
-            for row in read_rows(path):
+            for row in read_rows(path, encoding):
                 common.add(row.words)
         except DataError:
             continue

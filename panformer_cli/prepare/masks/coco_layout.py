@@ -106,17 +106,21 @@ def split_of(inner: PurePath) -> str:
     return next((word for word in words if SPLIT_NAME.fullmatch(word)), SINGLE_SPLIT)
 
 
+def coco_jsons(root: Path) -> Iterator[Path]:
+    """Yield the JSON files in `root` and in its folders that look like COCO's, without those of COCO's other tasks."""
+    return filter(_is_coco, _jsons(root))
+
+
 def _other_jsons(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in _jsons(root):
-        if _is_coco(path):
-            split = split_of(path.relative_to(root))
-            if split in found:
-                raise DataError(
-                    f"{root} has several COCO JSON files for the split {split}: {found[split].relative_to(root)} and "
-                    f"{path.relative_to(root)}; expected one per split; choose one with --json FILE --images DIR"
-                )
-            found[split] = path
+    for path in coco_jsons(root):
+        split = split_of(path.relative_to(root))
+        if split in found:
+            raise DataError(
+                f"{root} has several COCO JSON files for the split {split}: {found[split].relative_to(root)} and "
+                f"{path.relative_to(root)}; expected one per split; choose one with --json FILE --images DIR"
+            )
+        found[split] = path
     return found
 
 

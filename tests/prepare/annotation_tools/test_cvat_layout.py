@@ -108,6 +108,20 @@ def test_an_xml_with_another_name(root: Path) -> None:
     write(root, "task", image("a.jpg", 0), name="7_street.xml")
     save(root / "a.jpg")
     assert found(opened(root)) == {"train": ["a.jpg"]}
+    write(root, "task", image("b.jpg", 0), name="8_street.xml")
+    with pytest.raises(DataError, match=r"has several XML files: 7_street.xml, 8_street.xml; expected one"):
+        opened(root)
+    write(root, "task", image("a.jpg", 0))
+    assert opened(root).annotation == root / "annotations.xml"
+
+
+def test_a_coco_export_names_its_command(root: Path) -> None:
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations/instances_default.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(
+        DataError, match=r"annotations.xml is missing.*COCO instances: `panformer prepare-data coco-instances"
+    ):
+        opened(root)
 
 
 def test_an_export_without_images(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,7 @@ def test_splits_of_one_name_are_called_like_their_keys(root: Path) -> None:
     [
         (["train: images/day"], r"data.yaml names train: images/day, which is not in .*in; correct its paths"),
         (["path: gone", "train: x"], r"train: x, which is not in .*gone or "),
+        (["train: [., gone]"], r"names train: gone, which is not in .*expected all parts of a split"),
         (["train: 7"], "data.yaml: train is 7; expected a folder, a text file, or a list of these"),
         (["train: [a, 7]"], r"train is \['a', 7\]"),
     ],
@@ -210,6 +212,36 @@ def test_wrong_paths(root: Path, lines: list[str], message: str) -> None:
     config(root, *lines)
     with pytest.raises(DataError, match=message):
         opened(root)
+
+
+def test_keys_with_the_same_meaning(root: Path) -> None:
+    config(root, "val: a/images", "valid: b/images")
+    pair(root / "a/images", "a")
+    pair(root / "b/images", "b")
+    assert found(opened(root)) == {"a": ["a.jpg"], "b": ["b.jpg"]}
+    config(root, "val: val.txt", "valid: valid.txt")
+    for name, folder in (("val", "a"), ("valid", "b")):
+        (root / f"{name}.txt").write_text(f"{folder}/images/{folder}.jpg")
+    assert found(opened(root)) == {"val": ["a.jpg"], "valid": ["b.jpg"]}
+
+
+def test_folders_that_are_used_instead_are_reported(root: Path) -> None:
+    config(root, "train: images/day")
+    pair(root / "images", "a")
+    (note,) = opened(root).notes("train")
+    assert re.search(rf"names train: images/day, which is not in .*; the images in {root} are used instead", note)
+
+
+def test_lists_and_rows_in_other_encodings(root: Path) -> None:
+    config(root, "train: train.txt")
+    pair(root / "images", "stra\u00dfe")
+    (root / "train.txt").write_bytes("images/stra\u00dfe.jpg".encode("cp1252"))
+    (root / "labels/stra\u00dfe.txt").write_bytes(ROW.encode("utf-16"))
+    with pytest.raises(DataError, match=r"train.txt is not UTF-8.*--encoding"):
+        opened(root).images("train")
+    source = open_yolo(root, None, (), "last", encoding="cp1252")
+    assert [image.file_name for image in source.images("train")] == ["stra\u00dfe.jpg"]
+    assert areas(converted_train(source)) == [("cat", 32, (2, 1, 8, 4))]
 
 
 def test_images_beside_folders_of_splits(root: Path) -> None:
