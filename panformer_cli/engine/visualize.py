@@ -16,6 +16,7 @@ from panformer_cli.engine.annotated_images import AnnotatedImage, GroundTruth, P
 from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.results import METRICS
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.quality import shown
 from panformer_cli.pages.base import Table
 from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay, write_gallery
 from panformer_cli.reporting import Reporter
@@ -163,7 +164,7 @@ def _evaluation_tables(predictions: Path) -> list[Table]:
 
 
 def _quality_tables(panoptic: dict[str, Any]) -> list[Table]:
-    groups = [(name, panoptic[name]) for name in ("all", "things", "stuff")]
+    groups = [(name, shown(dict(panoptic[name]))) for name in ("all", "things", "stuff")]
     quality = [(name, row["pq"], row["sq"], row["rq"], row["n"]) for name, row in groups]
     classes = [
         (row["name"], "thing" if row["is_thing"] else "stuff", row["pq"], row["sq"], row["rq"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_values import is_name
 from panformer_cli.data.coco.panoptic_png import expect_reads, write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, write_panoptic_json
@@ -31,8 +33,17 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import COVERED, NO_PIXELS, AnnotationLog, without_small_segments
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.source import EmbedsImages, HasNotes, ReadsMore, ReadsPanopticPngs, Source, SourceImage
-from panformer_cli.prepare.summary import SplitSummary
+from panformer_cli.prepare.source import (
+    AmbiguousLabels,
+    EmbedsImages,
+    HasNotes,
+    LabeledMap,
+    ReadsMore,
+    ReadsPanopticPngs,
+    Source,
+    SourceImage,
+)
+from panformer_cli.prepare.summary import SplitSummary, report_summary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import (
     atomic_write,
@@ -112,15 +123,22 @@ def convert(
     A split that `out` already contains, made from the same files with the same settings, is not converted again.
 
     Raises:
-        DataError: The source or some of its images cannot be used, or `out` contains another data set. The error
-            describes the first bad images; finished images are kept.
+        DataError: The source or some of its images cannot be used, its labels are ambiguous, or `out` contains another
+            data set. The error describes the first bad images; finished images are kept.
         PanformerError: `out` cannot be written, the disk is full, or a worker was killed.
     """
     for split in splits:
         check_split_name(split)
     names = splits or source.splits()
     _check_out_is_separate(source, out, names)
+    warn_of_names(source.categories, f"{source.root}", reporter)
     return [_convert_split(source, out, split, options, reporter) for split in names]
+
+
+def warn_of_names(categories: CategoryTable, where: str, reporter: Reporter) -> None:
+    """Warn of unusual category names, such as two equal ones."""
+    for problem in categories.name_problems():
+        reporter.warn(f"{where}: {problem.sentence}")
 
 
 def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> None:
@@ -149,6 +167,7 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
     if finished is not None and sum(not folders.contain(image) for image in images) <= len(finished.left_out):
         reporter.message(f"{split} in {out} is up to date; nothing to do")
         shutil.rmtree(folders.parts, ignore_errors=True)
+        report_summary(finished, reporter)
         return finished
     if isinstance(source, ReadsPanopticPngs) and source.reads_panoptic_pngs(split):
         expect_reads(len(images))
@@ -167,6 +186,7 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
             f"{folders.images} contains {unlisted} files that {folders.annotation.name} does not list, possibly from "
             "an earlier version of the source; delete them if they are not needed"
         )
+    report_summary(summary, reporter)
     return summary
 
 
@@ -213,6 +233,8 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
     line = {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
+    if isinstance(panoptic, LabeledMap):
+        line |= {"void_values": panoptic.void_values, "marks": panoptic.marks}
     return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
@@ -309,7 +331,7 @@ def _write_split(
     source: Source, split: str, out: Path, manifest: SplitManifest, lines: Callable[[], Iterator[Line]]
 ) -> SplitSummary:
     """Write manifest, summary and, last, the JSON from the log's lines, one at a time."""
-    summary, folders = SplitSummary(split, source.categories), Folders.of(out, split)
+    summary, folders, marks = SplitSummary(split, source.categories), Folders.of(out, split), Counter[str]()
     for line in lines():
         if "problem" in line:
             summary.left_out.append(line["problem"])
@@ -318,8 +340,12 @@ def _write_split(
             summary.add((line["image"]["height"], line["image"]["width"]), line["annotation"])
             summary.add_left_out(line.get("left_out", ()))
             summary.add_changed(line.get("changed", ()))
+            summary.void_values.update(line.get("void_values", {}))
+            marks.update(line.get("marks", {}))
             manifest.add(line["picture"], line["png"])
     _refuse_no_segments(summary, f"{source.root}, {split}")
+    if isinstance(source, AmbiguousLabels):
+        summary.conventions += source.conventions(split, marks)
     annotation = folders.annotation
     info = {"description": f"{source.name}, {split}, in COCO panoptic format", "made_by": "panformer prepare-data"}
     with atomic_write(annotation) as temporary:

@@ -83,7 +83,7 @@ def test_any_division_of_the_images_gives_identical_results(processes: int) -> N
 )
 def test_the_results_contain_only_the_requested_metrics(metrics: tuple[MetricName, ...], keys: set[str]) -> None:
     results = evaluate(RECORDS[:3], metrics).results()
-    assert set(results) == {"images", "panoptic", "disagreements", "categories", *keys}
+    assert set(results) == {"images", "panoptic", "coverage", "disagreements", "categories", *keys}
     assert "intervals" in evaluate(RECORDS[:3], metrics, resamples=20).results()
 
 

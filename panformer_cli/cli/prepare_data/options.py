@@ -33,6 +33,9 @@ workers_option = click.option(
 skip_bad_images_option = click.option(
     "--skip-bad-images", is_flag=True, help="Skip images that cannot be used, and list them."
 )
+stuff_option = click.option(
+    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
+)
 skip_bad_annotations_option = click.option(
     "--skip-bad-annotations",
     is_flag=True,

@@ -51,7 +51,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
 def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
     """Split a data set into `train` and `val`.
 
-    The split is stratified by class.
+    The split is stratified by class. Every class in two images or more has an image in both, if possible.
 
     \b
     panformer prepare-data split --root data/mine --val 0.2 --out data/divided
@@ -117,3 +117,5 @@ def _convert(source: ExistingSets, options: Conversion) -> None:
         what = f"skipped {counted(len(source.skipped), 'image')}, listed but not annotated"
         RichReporter().warn(f"{what}; first: {source.skipped[0]}")
     run_conversion(source, options.of_all_splits())
+    for remark in source.remarks:
+        RichReporter().warn(remark)

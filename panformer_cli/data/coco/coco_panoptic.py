@@ -12,12 +12,16 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
+from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import counted, listing
+
+_SAMPLED = 32
+"""Number of PNGs that `coverage` reads at most."""
 
 
 class CocoPanoptic:
@@ -89,6 +93,31 @@ class CocoPanoptic:
         """Return the category ids in an image from the JSON; no file is opened."""
         return {segment.category_id for segment in self._annotation.segments(index)}
 
+    def coverage(self) -> Coverage:
+        """Return how much of the split is annotated.
+
+        Areas and sizes are those of the JSON. If some are missing, void is measured on the PNGs of a few images.
+        """
+        annotation = self._annotation
+        images, segments = len(self), len(annotation.rows)
+        areas = annotation.rows["area"].astype(np.int64)
+        if segments and not (areas < 0).any():
+            sizes = np.array(
+                [(height or 0) * (width or 0) for *_, height, width in annotation.images.lists()], np.int64
+            )
+            if sizes.all():
+                return Coverage(images, segments, int(sizes.sum()), int(sizes.sum() - areas.sum()))
+        maps = [ids for ids in map(self._map_or_none, _spread(images, _SAMPLED)) if ids is not None] if segments else []
+        pixels, void = sum(ids.size for ids in maps), sum(int((ids == 0).sum()) for ids in maps)
+        return Coverage(images, segments, pixels, void, len(maps))
+
+    def _map_or_none(self, index: int) -> IdMap | None:
+        """Return the map of an image; None if it cannot be read, which is reported where it is used."""
+        try:
+            return read_panoptic_png(self.png_path(index))
+        except DataError:
+            return None
+
     def annotation(
         self, index: int, ids_in: Callable[[IdMap], Collection[int]] = segment_ids, png: bytes | None = None
     ) -> PanopticMap:
@@ -126,6 +155,15 @@ class CocoPanoptic:
                 f"{path} and {self.layout.annotation} disagree: segment ids {' and '.join(differences)}; "
                 "expected the same ids in both (0 in the PNG is void)"
             )
+
+
+def _spread(images: int, most: int) -> list[int]:
+    """Return at most `most` indices, evenly spread.
+
+    >>> _spread(3, 8), _spread(10, 2)
+    ([0, 1, 2], [0, 5])
+    """
+    return [index * images // most for index in range(most)] if images > most else list(range(images))
 
 
 def measured(segment: Segment, ids: IdMap) -> Segment:

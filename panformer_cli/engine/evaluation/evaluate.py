@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
@@ -66,6 +67,12 @@ class EvaluateRequest(MetricsRequest):
     resume: bool = False
 
 
+MUCH_VOID = 0.2
+"""Share of void pixels in the ground truth above which an evaluation reports them."""
+
+_VOID_SHARES = (("void", "pixels"), ("predicted_on_void", "predicted"))
+
+
 class Samples(Protocol):
     """A split of a data set, such as `CocoPanoptic`."""
 
@@ -93,7 +100,7 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
     metrics = process.on_first(lambda: _begin(request, dataset, reporter))
     if metrics is None:
         metrics = _evaluate(request, checkpoint, dataset, process, reporter)
-    warn_of_disagreements(metrics, reporter)
+    report_ground_truth(metrics, reporter)
     return metrics
 
 
@@ -292,7 +299,24 @@ def merge_evaluators(evaluator: Evaluator, process: Process) -> Evaluator:
     return total
 
 
-def warn_of_disagreements(metrics: dict[str, Any], reporter: Reporter) -> None:
+def report_ground_truth(metrics: dict[str, Any], reporter: Reporter) -> None:
+    """Report what is unusual about the ground truth: contradictions, no segments, and much void."""
+    _warn_of_disagreements(metrics, reporter)
+    counts = metrics.get("coverage")  # not in results of earlier versions
+    if counts is None:
+        return
+    coverage = Coverage(metrics["images"], counts["segments"], counts["pixels"], counts["void"])
+    if problem := coverage.problem(metrics["annotation"]):
+        reporter.warn(problem)
+    if counts["void"] > MUCH_VOID * counts["pixels"]:
+        share, lost = (100 * counts[part] / (counts[whole] or 1) for part, whole in _VOID_SHARES)
+        reporter.message(
+            f"{share:.1f} % of the ground truth is void, where predictions do not count; {lost:.1f} % of the predicted "
+            "pixels are there"
+        )
+
+
+def _warn_of_disagreements(metrics: dict[str, Any], reporter: Reporter) -> None:
     """Warn about images whose annotation contradicts its PNG: COCO's rule uses the listed areas, right or wrong."""
     count, first = metrics["disagreements"]["images"], metrics["disagreements"]["first"]
     if count:

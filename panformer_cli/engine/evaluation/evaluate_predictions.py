@@ -13,7 +13,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import (
     MetricsRequest,
     merge_evaluators,
-    warn_of_disagreements,
+    report_ground_truth,
     write_metrics,
 )
 from panformer_cli.engine.results import RECORDS, wait_for_lines, write_overlaps
@@ -73,7 +73,7 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
         wait_for_lines(log, process)
         process.on_first(lambda: write_overlaps(request.out / RECORDS, log))
     metrics = process.on_first(lambda: write_metrics(request.out, names, evaluator))
-    warn_of_disagreements(metrics, reporter)
+    report_ground_truth(metrics, reporter)
     return metrics
 
 

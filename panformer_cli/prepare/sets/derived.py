@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import find_splits
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.sets.category_map import merged_tables, read_map
-from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
+from panformer_cli.prepare.sets.choose import classes_of, listed, on_both_sides, stratified
 from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
 from panformer_cli.storage.files import resolve_links
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, listing
 
 
 def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0) -> ExistingSets:
@@ -43,6 +45,8 @@ def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0)
 def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSets:
     """Return a source that divides a split into `train` and `val`, stratified by class.
 
+    Every class that is in two images or more is in both, if that is possible with this number of images.
+
     Args:
         root: The data set.
         name: The split. None is the only one.
@@ -62,10 +66,28 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
             f"--val {val:g} of the {len(data)} images in {root} is {count:g}; expected an integer that leaves at least "
             "one image in each split"
         )
-    held_out = stratified(classes_of(data), int(count), seed)
+    classes = classes_of(data)
+    held_out = on_both_sides(classes, stratified(classes, int(count), seed))
     others = np.delete(np.arange(len(data)), held_out)
-    chosen = {"train": [Chosen(0, others)], "val": [Chosen(0, held_out)]}
-    return _of_one_table("split", root, [data], chosen, {"val": val, "seed": seed})
+    sides = {"train": others, "val": held_out}
+    chosen = {side: [Chosen(0, indices)] for side, indices in sides.items()}
+    source = _of_one_table("split", root, [data], chosen, {"val": val, "seed": seed})
+    return replace(source, remarks=tuple(_classes_missing(classes, sides, data.categories)))
+
+
+def _classes_missing(
+    classes: npt.NDArray[np.uint8], sides: Mapping[str, npt.NDArray[np.int64]], categories: CategoryTable
+) -> Iterator[str]:
+    """Yield a sentence for each side that has no image of a class that the data set has."""
+    images = np.unpackbits(classes, axis=1).sum(axis=0, dtype=np.int64)
+    for side, indices in sides.items():
+        found = np.unpackbits(classes[indices], axis=1).sum(axis=0, dtype=np.int64)
+        missing = [
+            f"{categories.by_label(label).name} ({counted(int(images[label]), 'image')})"
+            for label in np.flatnonzero((found == 0) & (images > 0)).tolist()
+        ]
+        if missing:
+            yield f"{side} has no image of {counted(len(missing), 'class')}: {listing(missing)}"
 
 
 def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:

@@ -353,11 +353,11 @@ def test_an_image_in_the_json_is_used_if_its_file_is_missing(
     root: Path, named: str | None, kind: str, name: str, prefix: str
 ) -> None:
     data = embedded(kind=kind)
-    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=prefix + data, imagePath=named)
+    write(root, "a", [shape("car", box(0, 0, 40, 20))], imageData=prefix + data, imagePath=named)
     (root / "a.jpg").unlink()
     result, out = converted(root)
     assert (out / "images/train" / name).read_bytes() == base64.b64decode(data)
-    assert areas(result) == [("car", 16, (0, 0, 4, 4))]
+    assert areas(result) == [("car", 800, (0, 0, 40, 20))]
     assert verify(out, (), VerifyOptions(), SilentReporter())[0].problems == ()
 
 
