@@ -231,9 +231,9 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
-    labels = {"void_values": panoptic.void_values, "marks": panoptic.marks} if isinstance(panoptic, LabeledMap) else {}
-    annotation = annotation_row(image.id, png_name, panoptic)
-    line = {"stamp": stamp, "image": row, "annotation": annotation, **hashes, **labels}
+    line = {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
+    if isinstance(panoptic, LabeledMap):
+        line |= {"void_values": panoptic.void_values, "marks": panoptic.marks}
     return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
