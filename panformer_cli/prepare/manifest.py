@@ -122,7 +122,7 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
         if _is_known(manifest, records.get(manifest.split)):
             return
         summaries[summary.split] = summary.to_json()
-        records[manifest.split] = manifest.to_json()
+        records[manifest.split] = manifest.to_json() | summary.labels
         write_json(out / SUMMARY, summaries)
         write_summary(out / PAGE, resolve_links(out).name, summaries)
         write_json(out / MANIFEST, records)

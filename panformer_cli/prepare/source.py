@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
-from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.disk_list import DiskList
+from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -19,6 +20,19 @@ from panformer_cli.storage.files import name_inside
 
 SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
 """Usual names of splits, in names of folders and files."""
+
+
+@dataclass(frozen=True)
+class LabeledMap(PanopticMap):
+    """The panoptic map of an image, with counts of labels that are not segments.
+
+    Attributes:
+        void_values: Pixels that are void because of their class value, by this value, such as `255`.
+        marks: Pixels whose label has several meanings, by label; see `AmbiguousLabels`.
+    """
+
+    void_values: Mapping[str, int] = field(default_factory=dict)
+    marks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,7 @@ class Source(Protocol):
         """
 
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
-        """Return the annotation of an image.
+        """Return the annotation of an image; a `LabeledMap` if its labels are class values.
 
         Args:
             image: One of `images`.
@@ -107,6 +121,22 @@ class EmbedsImages(Protocol):
 
 
 @runtime_checkable
+class AmbiguousLabels(Protocol):
+    """A `Source` with labels whose meaning differs between data sets."""
+
+    def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
+        """Return one sentence for each convention that was assumed, not passed.
+
+        Args:
+            split: The split.
+            marks: The sum of `LabeledMap.marks` over its images.
+
+        Raises:
+            DataError: The labels contradict the convention; the error says how to pass the right one.
+        """
+
+
+@runtime_checkable
 class HasNotes(Protocol):
     """A `Source` that reports what it reads differently than users may expect."""
 
@@ -120,6 +150,11 @@ class ReadsPanopticPngs(Protocol):
 
     def reads_panoptic_pngs(self, split: str) -> bool:
         """Return whether it does for this split."""
+
+
+def without_object(category: Category) -> str:
+    """Return the key in `LabeledMap.void_values` of pixels of a thing class that belong to no object."""
+    return f"{category.id} ({category.name}) without an object"
 
 
 def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
@@ -173,7 +208,8 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
     """
     try:
         with os.scandir(folder / prefix) as entries:
-            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+            names = (entry for entry in entries if not entry.name.startswith(".") and not is_clutter(entry.name))
+            found = {entry.name: _is_folder(entry) for entry in names}
     except OSError as error:
         raise DataError(
             f"the folder {folder / prefix} cannot be read: {error.strerror}; check its permissions"

@@ -12,6 +12,7 @@ from typing import Any
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import SplitLayout, annotation_folders, check_root, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
@@ -161,6 +162,7 @@ def _verify_split(
     setting = Setting(layout, outline.is_thing, options.decodes_images, owners is not None)
     tasks = _tasks(layout.annotation, outline, findings)
     total, images, segments = max(len(outline.images or ()), outline.annotations or 0), 0, 0
+    pixels, void = 0, 0
     expect_reads(total)
     log = ChangeLog()
     with reporter.progress(f"Checking {split}", total) as progress:
@@ -170,9 +172,20 @@ def _verify_split(
                 log.add(finding.changes if options.fixes else ())
             images += 1
             segments += result.segments
+            pixels += result.pixels
+            void += result.void
             progress.advance()
         fixed = log.apply(layout.annotation) if log else None
+    if outline.annotations is not None:  # a missing list is another finding
+        _add_coverage(Coverage(images, segments, pixels, void), layout.annotation, findings)
     return SplitReport(split, images, segments, findings.report(), fixed)
+
+
+def _add_coverage(coverage: Coverage, annotation: Path, findings: Findings) -> None:
+    """Report a split without segments or with more void than segments."""
+    sentence = coverage.problem(str(annotation))
+    if sentence is not None:
+        findings.add(Finding(Problem.SPLIT_EMPTY if coverage.is_empty else Problem.SPLIT_VOID, sentence))
 
 
 def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
@@ -197,22 +210,26 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 continue
             image_id = row["image_id"]
             position = images.first(image_id)
+            listed = images[position][1] if position is not None else None
             if image_id in unlisted if position is None else is_done[position]:
-                add(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
+                name = short(listed.file_name if listed else row["file_name"])
+                add(Problem.ANNOTATION_TWICE, f"{name} is annotated twice (image id {short(image_id)}); expected once")
                 continue
             if position is not None:
                 is_done[position] = True
             else:
                 unlisted.add(image_id)
                 if len(images) and not outline.has_bad_images:
-                    sentence = f"image {short(image_id)} is annotated but not listed in images"
+                    sentence = (
+                        f"{short(row['file_name'])} is the annotation of image id {short(image_id)}, which is not "
+                        "listed in images"
+                    )
                     add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or remove the annotation")
-            listed = images[position][1] if position is not None else None
             yield ImageTask(image_id, listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
     for position, (image_id, listed) in enumerate(images):
         if not is_done[position]:
             if all_usable and outline.annotations is not None:
-                sentence = f"lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
+                sentence = f"lists {short(listed.file_name)} but does not annotate it"
                 sentence = f"{annotation} {sentence}; annotate it, or remove it from images"
                 findings.add(Finding(Problem.IMAGE_UNANNOTATED, sentence))
             yield ImageTask(image_id, listed, None)

@@ -349,7 +349,7 @@ def test_verify_finds_problems_without_changing_files(
     # A finding may name the image where the check names its PNG.
     file = Path(words[0].split()[0].strip("'")).name.replace(".mask", "")
     found = (printed if code == 1 else err).replace(".mask", "")
-    assert file in found or "panoptic_val.json: image 100" in found
+    assert file in found or "panoptic_val.json: '0.png'" in found
     assert snapshot(tmp_path, tmp_path / "out") == before
 
 

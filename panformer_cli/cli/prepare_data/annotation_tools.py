@@ -15,6 +15,7 @@ from panformer_cli.cli.prepare_data.options import (
     encoding_option,
     overlap_option,
     run_conversion,
+    stuff_option,
 )
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ def _class_options(classes_default: str) -> Callable[[Command], Command]:
             type=click.Path(path_type=Path),
             metavar="FILE",
             help=f"CSV or YAML file with the classes. [default: {classes_default}]",
-        )
-        stuff_option = click.option(
-            "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
         )
         return classes_option(stuff_option(overlap_option(encoding_option(command))))
 

@@ -16,12 +16,14 @@ from panformer_cli.cli.prepare_data.options import (
     output_options,
     overlap_option,
     run_conversion,
+    stuff_option,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from panformer_cli.prepare.masks.coco_layout import CocoSplit
+    from panformer_cli.prepare.masks.png_pairs import CrowdInstance
     from panformer_cli.prepare.overlap import OverlapRule
 
 _FILE = click.Path(path_type=Path)
@@ -97,7 +99,19 @@ def _coco_layout(
     metavar="ID",
     help="Class id to treat as void. Can be repeated. 0 and 255 are void unless they are classes.",
 )
-def png_pairs(root: Path, classes: Path, void: tuple[int, ...], encoding: str | None, **conversion: Any) -> None:
+@click.option(
+    "--crowd-instance",
+    type=click.Choice(["0", "255", "none"]),
+    help="Instance id that marks crowds of thing classes. [default: 0, unless both 0 and 255 occur]",
+)
+def png_pairs(
+    root: Path,
+    classes: Path,
+    void: tuple[int, ...],
+    crowd_instance: CrowdInstance | None,
+    encoding: str | None,
+    **conversion: Any,
+) -> None:
     """Convert PNGs of class and instance ids.
 
     Reads two PNGs per image, semantic/<split>/*.png and instance/<split>/*.png, or one, panoptic/<split>/*.png, with
@@ -108,7 +122,7 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], encoding: str | 
     """
     from panformer_cli.prepare.masks.png_pairs import open_png_pairs
 
-    run_conversion(open_png_pairs(root, classes, void, encoding), Conversion(**conversion))
+    run_conversion(open_png_pairs(root, classes, void, crowd_instance, encoding), Conversion(**conversion))
 
 
 @click.command("masks")
@@ -116,8 +130,18 @@ def png_pairs(root: Path, classes: Path, void: tuple[int, ...], encoding: str | 
 @annotation_options
 @encoding_option
 @overlap_option
-@click.option("--classes", type=_FILE, required=True, metavar="FILE", help="CSV or YAML file with the classes.")
-def masks(root: Path, overlap: OverlapRule, classes: Path, encoding: str | None, **conversion: Any) -> None:
+@stuff_option
+@click.option(
+    "--classes", type=_FILE, required=True, metavar="FILE", help="CSV, YAML or text file (one name per line)."
+)
+def masks(
+    root: Path,
+    overlap: OverlapRule,
+    classes: Path,
+    stuff: tuple[str, ...],
+    encoding: str | None,
+    **conversion: Any,
+) -> None:
     """Convert folders of masks, with a class file.
 
     Reads one PNG per object, masks/<split>/<image>/car_2.png, or one PNG per image with class colors or ids. See
@@ -128,4 +152,4 @@ def masks(root: Path, overlap: OverlapRule, classes: Path, encoding: str | None,
     """
     from panformer_cli.prepare.masks.mask_folder import open_mask_folder
 
-    run_conversion(open_mask_folder(root, classes, overlap, encoding), Conversion(**conversion))
+    run_conversion(open_mask_folder(root, classes, overlap, stuff, encoding), Conversion(**conversion))

@@ -21,8 +21,8 @@ from panformer_cli.prepare.masks.coco_json import CocoJson, ListedImage, read_ca
 from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
-from panformer_cli.prepare.pixel_values import distinct_values, read_values
-from panformer_cli.prepare.source import SourceImage
+from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_values
+from panformer_cli.prepare.source import LabeledMap, SourceImage, without_object
 from panformer_cli.storage.files import name_inside, resolve_links
 from panformer_cli.wording import listing, short
 
@@ -184,7 +184,7 @@ def open_coco_instances(
 
 def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, encoding: str | None) -> CategoryTable:
     """Return the categories of a class file, followed by the other ones of a JSON."""
-    named = read_classes(classes, encoding)
+    named = read_classes(classes, encoding, matched_by="id")
     for category in table.categories:
         if category.id in named and named.by_id(category.id).name != category.name:
             raise DataError(
@@ -194,8 +194,8 @@ def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, enco
     return CategoryTable([*named.categories, *(c for c in table.categories if c.id not in named)])
 
 
-def with_stuff(things: PanopticMap, layers: int, classes: IdMap, table: CategoryTable, where: Path) -> PanopticMap:
-    """Fill the void of a map of things with stuff.
+def with_stuff(things: PanopticMap, layers: int, classes: IdMap, table: CategoryTable, where: Path) -> LabeledMap:
+    """Fill the void of a map of things with stuff, and count the class values that stay void.
 
     Args:
         things: The map of things.
@@ -222,4 +222,10 @@ def with_stuff(things: PanopticMap, layers: int, classes: IdMap, table: Category
             segments[int(segment_of_class[index])] = number
     ids = np.where(things.ids == 0, segment_of_class[index_of_pixel], things.ids)
     crowds = {segment.id for segment in things.segments if segment.is_crowd}
-    return PanopticMap(ids, segments_of(ids, segments, crowds))
+    still_void = pixels_of(index_of_pixel[ids == 0], len(found))
+    void_values = {
+        without_object(table.by_id(number)) if number in table else str(number): count
+        for number, count in zip(found, still_void, strict=True)
+        if count
+    }
+    return LabeledMap(ids, segments_of(ids, segments, crowds), void_values)

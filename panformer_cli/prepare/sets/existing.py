@@ -63,6 +63,7 @@ class ExistingSets:
     Attributes:
         parts: The splits that images are taken from.
         chosen: The images of each new split.
+        remarks: What the user should know about the choice.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ExistingSets:
     parts: tuple[Part, ...]
     chosen: Mapping[str, Sequence[Chosen]]
     settings: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> list[str]:
