@@ -109,9 +109,9 @@ def cvat(
     encoding: str | None,
     **conversion: Any,
 ) -> None:
-    """Convert an unpacked `CVAT for images 1.1` export.
+    """Convert an unpacked `CVAT for images 1.1` or `CVAT for video 1.1` export.
 
-    DIR contains annotations.xml and images/. A project's subsets are the splits. A task becomes the split `train`.
+    DIR contains annotations.xml and images/. Subsets are the splits. Images without a subset become the split `train`.
     Shapes with a higher z_order are drawn on top.
 
     \b
