@@ -195,6 +195,11 @@ def evaluation(folder: Path) -> None:
     assert run("evaluate", str(folder.parent)) == 0
 
 
+def evaluated_run(folder: Path) -> None:
+    run_of_r50(folder)
+    evaluation(folder / "evaluation")
+
+
 def first_image(path: Path) -> None:
     content = json.loads(Path("data/mine/annotations/panoptic_train.json").read_text())
     path.write_text(content["images"][0]["file_name"] + "\n")
@@ -245,10 +250,8 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "predictions.json": panoptic_json,
     "pvt_v2_b5_22k.pth": lambda path: torch.save(timm.create_model(BACKBONE).state_dict(), path),
     "recipes": lambda path: path.symlink_to(REPOSITORY / "recipes"),
-    "runs/a": run_of_r50,
-    "runs/a/evaluation": evaluation,
-    "runs/b": run_of_r50,
-    "runs/b/evaluation": evaluation,
+    "runs/a": evaluated_run,
+    "runs/b": evaluated_run,
     "runs/mine": run_of_r50,
     "runs/mine/best-tuned.safetensors": lambda path: shutil.copy(path.with_name("best.safetensors"), path),
     "runs/mine/evaluation": evaluation,

@@ -30,7 +30,7 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.left_out import AnnotationLog, without_small_segments
+from panformer_cli.prepare.left_out import COVERED, NO_PIXELS, AnnotationLog, without_small_segments
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.source import (
@@ -359,10 +359,10 @@ def _write_split(
 
 
 def _refuse_no_segments(summary: SplitSummary, where: str) -> None:
-    """Raise a DataError if annotations were left out and no segment remains."""
-    if summary.annotations_left_out and not summary.segments:
-        heading = f"{where}: none of the annotations can be used; annotate areas, such as polygons:"
-        reasons = summary.annotations_left_out.items()
+    """Raise a DataError if no segment remains because of annotations that cannot be used. Empty ones may mean that."""
+    reasons = [item for item in summary.annotations_left_out.items() if item[0] not in (NO_PIXELS, COVERED)]
+    if reasons and not summary.segments:
+        heading = f"{where}: none of the annotations can be used:"
         raise DataError(
             with_first(heading, [f"{group.count} x {reason}: {group.first[0]}" for reason, group in reasons])
         )

@@ -20,6 +20,8 @@ OUTSIDE = "outside of the image"
 BAD_COORDINATES = "invalid coordinates"
 BAD_RUNS = "invalid run lengths"
 UNKNOWN_CLASS = "unknown class"
+NO_PIXELS = "no pixels in the image"
+COVERED = "covered by other annotations"
 OTHER = "another problem"
 
 CLIPPED = "clipped to the image"

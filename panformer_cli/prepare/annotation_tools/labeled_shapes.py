@@ -64,7 +64,7 @@ def panoptic_of_shapes(
     void = Category(max(category.id for category in categories.categories) + 1, "void", False)
     table = CategoryTable([*categories.categories, void])
     by_name = dict.fromkeys(VOID_LABELS, void) | {category.name: category for category in categories.categories}
-    panoptic = panoptic_of_layers(_layers(shapes, by_name, where, log), size, table, rule, where)
+    panoptic = panoptic_of_layers(_layers(shapes, by_name, where, log), size, table, rule, where, log)
     for segment in panoptic.segments:
         if segment.category_id == void.id:
             panoptic.ids[panoptic.ids == segment.id] = 0

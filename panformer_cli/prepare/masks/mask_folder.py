@@ -71,7 +71,7 @@ class MaskFolder:
             for path in image.labels:
                 with log.annotation():
                     layers.append(_layer(path, image.extra, self.categories, size))
-            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
+            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path), log)
         if not self.has_ids:
             raise DataError(
                 f"{image.labels[0]} is a map of class ids, but the class file lists only names; pass a CSV or YAML "
