@@ -69,11 +69,11 @@ def read_class_names(path: Path, encoding: str | None = None) -> CategoryTable:
     """Return the classes in a text file of one name per line, such as YOLO's `classes.txt`, numbered from 0, as things.
 
     Raises:
-        DataError: The file is missing or is not text, or a name is empty.
+        DataError: The file is missing or is not text.
     """
     lines = enumerate(_text(path, encoding).rstrip().splitlines())
     rows = ((f"{path}, line {number + 1}", {"id": number, "name": name, "isthing": 1}) for number, name in lines)
-    return _table(path, rows, "id")
+    return _table(path, rows, matched_by="id")
 
 
 _Rows = Iterator[tuple[str, Mapping[str, Any]]]
