@@ -40,6 +40,7 @@ class SplitSummary:
         left_out: One sentence per skipped image.
         void_values: Pixels that are void because of their class value, by this value; see `source.LabeledMap`.
         conventions: One sentence for each meaning of the labels that was assumed.
+        samples: Images that the page shows, as returned by `samples.draw_samples`.
     """
 
     split: str
@@ -54,6 +55,7 @@ class SplitSummary:
     left_out: list[str] = field(default_factory=list)
     void_values: Counter[str] = field(default_factory=Counter)
     conventions: list[str] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
@@ -129,6 +131,7 @@ class SplitSummary:
             "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
             "left_out": self.left_out,
             **self.labels,
+            "samples": self.samples,
         }
 
     @classmethod
@@ -146,6 +149,7 @@ class SplitSummary:
         summary.segment_sizes.update(content["segment_sizes"])
         summary.void_values.update(content.get("void_values", {}))  # not in summaries of earlier versions
         summary.conventions += content.get("conventions", [])
+        summary.samples += content.get("samples", [])
         return summary
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.categories import CategoryTable, name_of
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.disk_list import DiskList
@@ -72,7 +72,7 @@ class CocoInstances:
         annotation, folder = find_parts(self.root, split)
         content = _read_json(annotation)
         names = {category.id: category.name for category in self.categories.categories}
-        other = [row for row in content.categories if names.get(row["id"]) != str(row["name"])]
+        other = [row for row in content.categories if names.get(row["id"]) != name_of(row["name"])]
         if other:
             raise DataError(
                 f"{annotation} has the category {short(other[0])}, which other splits do not have; expected the same "
