@@ -26,7 +26,7 @@ def write_summary(path: Path, name: str, summaries: Mapping[str, Mapping[str, An
         PanformerError: The file cannot be written.
     """
     splits = [
-        (split, content, [_categories(content["categories"]), *_distributions(content), *_void_values(content)])
+        (split, content, _categories(content["categories"]), [*_distributions(content), *_void_values(content)])
         for split, content in summaries.items()
     ]
     write_page(path, "summary.html", name, splits=splits)
