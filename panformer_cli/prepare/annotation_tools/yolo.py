@@ -210,7 +210,7 @@ def _classes_in(path: Path, encoding: str | None) -> CategoryTable:
     """Return the classes in a file; a list of names is numbered from 0, as the labels are."""
     if path.suffix.lower() in (".txt", ".names"):
         return read_class_names(path, encoding)
-    return read_classes(path, encoding, matched_by="id")
+    return read_classes(path, matched_by="id", encoding=encoding)
 
 
 def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTable:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.categories import Category, CategoryTable, name_of
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
@@ -73,7 +73,7 @@ class CocoInstances:
         annotation = _split(self.layout, split, self.root).annotation
         content = read_coco_json(annotation, self.encoding)
         names = {category.id: category.name for category in self.categories.categories}
-        other = [row for row in content.categories if names.get(row["id"]) != str(row["name"])]
+        other = [row for row in content.categories if names.get(row["id"]) != name_of(row["name"])]
         if other:
             raise DataError(
                 f"{annotation} has the category {short(other[0])}, which other splits do not have; expected the same "
