@@ -27,6 +27,9 @@ from panformer_cli.reporting import Progress
 
 Cell = str | int | float | None
 
+DASH = "–"
+"""Shown for a value that does not exist."""
+
 _QUIET_SECONDS = 1.0
 _LINE_SECONDS = 30.0
 _LINE_WIDTH = 70
@@ -148,7 +151,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
     Args:
         title: printed above the table.
         columns: the header.
-        rows: one cell per column; a float is shown with one decimal, None as `-`. Numeric columns are right-aligned.
+        rows: one cell per column; a float is shown with one decimal, None as a dash. Numeric columns are right-aligned.
     """
     console = Console(file=sys.stdout)
     if not console.is_terminal:
@@ -207,7 +210,7 @@ def _duration(seconds: float) -> str:
 
 def _cell_text(cell: Cell) -> str:
     if cell is None:
-        return "-"
+        return DASH
     return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
 
 
@@ -215,5 +218,5 @@ def _is_number(text: str) -> bool:
     try:
         float(text.replace(",", ""))
     except ValueError:
-        return text == "-"
+        return text == DASH
     return True

@@ -74,6 +74,8 @@ class DataSettings:
     """Training: minimum and maximum length of a crop's sides, in pixels. Range: 1 or more, in ascending order."""
     skip_bad_images: bool = False
     """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
+    allow_no_segments: bool = False
+    """Training: train on a split in which no image has a segment. By default this is an error."""
     workers: int = 4
     """Number of data loading workers for each training process; 0 loads in the training process. Range: 0 or more."""
 

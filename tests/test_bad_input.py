@@ -84,6 +84,7 @@ def assert_error(
     return err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -407,6 +408,7 @@ def test_a_pickle_of_backbone_weights_is_not_executed(folder: Path, capsys: pyte
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_an_official_checkpoint_without_some_tensors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = stub_state("r50")
     sparse = "bbox_head.cls_branches.3.weight"
@@ -432,6 +434,7 @@ def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.C
     assert not Path("new2").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -463,6 +466,7 @@ def test_no_checkpoint_and_no_run(folder: Path, capsys: pytest.CaptureFixture[st
     assert_error(["evaluate"], expected, capsys)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_checkpoint(Path("other.safetensors"), Path("data"), "model.encoder_layers=2")
     expected = [
@@ -533,6 +537,7 @@ def test_missing_permission(command: list[str], folder: Path, capsys: pytest.Cap
     assert_error(command, ["cannot write readonly/new/", "Permission denied", "choose another folder"], capsys)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_checkpoint(original: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_small(small_recipe(folder / "data", "train.max_steps=1"), folder / "mine")
     mine = RunFolder(Path("mine"))
@@ -555,6 +560,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(original: Path, folder: Path, caps
     assert [path for path in Path("mine").iterdir() if path.suffix == ".tmp"] == []
 
 
+@pytest.mark.slow
 def test_file_names_in_predictions_cannot_point_outside(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*EVALUATE) == 0
     saved = Path("out/panoptic.json")

@@ -198,7 +198,7 @@ def test_a_table_in_a_file_is_as_wide_as_its_content(capsys: pytest.CaptureFixtu
     assert (title, err) == ("PQ [x]", "")
     assert head.split() == ["class", "PQ", "count"]
     assert first.split() == ["person", "49.6", "12"]
-    assert second.split() == ["a", "[b]", "c" * 150, "-", "3"]
+    assert second.split() == ["a", "[b]", "c" * 150, "–", "3"]
     assert "\x1b" not in out
     assert len(first) == len(second), "numbers are right-aligned"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 from panformer_cli.wording import counted, interval_text
 
 QUALITY = ("", "PQ", "SQ", "RQ", "classes")
@@ -14,9 +16,10 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     """Print an evaluation (`metrics.evaluator.Evaluator.results`) as tables on stdout."""
     from panformer_cli.console import print_table
     from panformer_cli.metrics.bootstrap import GROUPS
+    from panformer_cli.metrics.quality import shown
 
     panoptic = metrics["panoptic"]
-    intervals = metrics.get("intervals", {})
+    intervals = {name: ends for name, ends in metrics.get("intervals", {}).items() if panoptic[name]["n"]}
     rows = [(*_quality(name, panoptic[name]), _interval(intervals.get(name, {}).get("pq"))) for name in GROUPS]
     title = f"Panoptic quality of {counted(metrics['images'], 'image')}, percent"
     print_table(title, (*QUALITY, "95 % interval of PQ"), rows)
@@ -26,7 +29,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if "boundary" in metrics:
         print_table("Boundary PQ, percent", QUALITY, [_quality(name, metrics["boundary"][name]) for name in GROUPS])
     if "semantic" in metrics:
-        semantic = metrics["semantic"]
+        semantic = shown(metrics["semantic"])
         cells = [(semantic["miou"], semantic["fwiou"], semantic["accuracy"], semantic["n"])]
         print_table("Semantic segmentation, percent", ("mIoU", "fwIoU", "pixel accuracy", "classes"), cells)
     for metric, title in (("bbox", "Box AP of things"), ("segm", "Mask AP of things")):
@@ -39,15 +42,23 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     from panformer_cli.console import print_table
     from panformer_cli.metrics.bootstrap import GROUPS
 
-    causes = analysis["causes"]
+    causes = _shown_causes(analysis)
     names = [name for name in causes["all"] if name != "total"]
     rows = [(group, *(causes[group][name] for name in names)) for group in GROUPS]
     print_table("Where PQ was lost, points", ("", *(name.replace("_", " ") for name in names)), rows)
-    gains = [(row["name"], row["pq"], row["mend"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
+    gains = [(row["name"], row["pq"], row["cause"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
     worth = [row for row in gains[:classes] if row[-1] > 0]
     if worth:
         title = "Largest potential gain per class"
         print_table(title, ("class", "PQ", "cause", "potential gain, points of overall PQ"), worth)
+
+
+def print_label_errors(content: dict[str, Any]) -> None:
+    """Print how many probable label errors of each kind there are (label_errors.json)."""
+    from panformer_cli.console import print_table
+
+    rows = [(kind.replace("_", " "), count) for kind, count in content["kinds"].items()]
+    print_table("Probable label errors", ("kind", "number"), rows)
 
 
 def _print_classes(panoptic: dict[str, Any]) -> None:
@@ -64,7 +75,20 @@ def _thing_or_stuff(row: dict[str, Any]) -> str:
     return "thing" if row["is_thing"] else "stuff"
 
 
-def _quality(name: str, row: dict[str, Any]) -> tuple[str, float, float, float, int]:
+def _shown_causes(analysis: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Return the points by group and cause; None for a group without classes."""
+    is_thing = {row["is_thing"] for row in analysis["per_class"]}
+    has_classes = {"all": bool(is_thing), "things": True in is_thing, "stuff": False in is_thing}
+    return {
+        group: points if has_classes[group] else dict.fromkeys(points) for group, points in analysis["causes"].items()
+    }
+
+
+def _quality(name: str, row: dict[str, Any]) -> tuple[str, float | None, float | None, float | None, int]:
+    """Return the cells of a group; None for the metrics of a group without classes."""
+    from panformer_cli.metrics.quality import shown
+
+    row = shown(row)
     return name, row["pq"], row["sq"], row["rq"], row["n"]
 
 
@@ -75,22 +99,14 @@ def _interval(bounds: list[float] | None) -> str | None:
 def print_comparison(content: dict[str, Any]) -> None:
     """Print a comparison (`engine.evaluation.compare.Comparison.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.engine.evaluation.compare import few_images_note
     from panformer_cli.metrics.bootstrap import GROUPS
 
-    first, second, difference = content["a"], content["b"], content["difference"]
-    rows = [
-        (
-            name,
-            first[name]["pq"],
-            second[name]["pq"],
-            difference[name]["pq"],
-            _interval(difference["intervals"][name]["pq"]),
-            100 * content["better"][name],
-        )
-        for name in GROUPS
-    ]
+    rows = [_compared_group(content, name) for name in GROUPS]
+    first, second = content["a"], content["b"]
     title = f"PQ of {counted(content['images'], 'image')}: A is {first['name']}, B is {second['name']}"
-    print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples"), rows)
+    print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples", "result"), rows)
+    _print_note(few_images_note(content))
     classes = [
         (row["name"], _thing_or_stuff(row), row["first"], row["second"], row["difference"])
         for row in content["per_class"]
@@ -102,9 +118,25 @@ def print_comparison(content: dict[str, Any]) -> None:
             print_table(f"{title}, PQ per image", ("image", "A", "B"), images)
 
 
+def _compared_group(content: dict[str, Any], name: str) -> tuple[str | float | None, ...]:
+    """Return the row of a group; without classes on one side there is no difference."""
+    from panformer_cli.metrics.bootstrap import VERDICTS
+    from panformer_cli.metrics.quality import shown
+
+    first, second = (shown(content[side][name])["pq"] for side in ("a", "b"))
+    if first is None or second is None:
+        return name, first, second, None, None, None, None
+    difference = content["difference"]
+    interval = _interval(difference["intervals"][name]["pq"])
+    verdict = content["verdict"][name]
+    better = None if verdict == "same" else 100 * content["better"][name]
+    return name, first, second, difference[name]["pq"], interval, better, VERDICTS[verdict]
+
+
 def print_tuning(content: dict[str, Any]) -> None:
     """Print tuned thresholds (`engine.evaluation.tune.Tuning.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.engine.evaluation.compare import few_images_note
 
     names = list(content["before"])
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
@@ -118,6 +150,13 @@ def print_tuning(content: dict[str, Any]) -> None:
     print_table("PQ of each half, percent", ("half", "images", "before", "after", "95 % interval of the gain"), table)
     verdict = "significant" if content["gain"] else "not significant: the interval contains 0"
     print_table("Gain on the held-out half, points", ("gain", ""), [(gain, verdict)])
+    _print_note(few_images_note(held_out))
+
+
+def _print_note(note: str) -> None:
+    """Print a sentence below a table, unless it is empty."""
+    if note:
+        click.echo(note)
 
 
 def print_robustness(content: dict[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from panformer_cli.data.coco.json_values import is_text
 from panformer_cli.errors import DataError
+from panformer_cli.wording import short
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,18 @@ class Category:
     name: str
     is_thing: bool
     color: tuple[int, int, int] | None = None
+
+
+class NameProblem(NamedTuple):
+    """Something unusual about the name of a category, which panformer and other tools accept.
+
+    Attributes:
+        is_repeated: Whether two categories have the same name, or else the name is empty, a number or not text.
+        sentence: What was found and what was expected.
+    """
+
+    is_repeated: bool
+    sentence: str
 
 
 class CategoryTable:
@@ -105,6 +118,10 @@ class CategoryTable:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
 
+    def name_problems(self) -> Iterator[NameProblem]:
+        """Yield what is unusual about the names, such as two equal ones."""
+        return name_problems((category.id, category.name) for category in sorted(self.categories, key=_id))
+
     def to_coco(self) -> list[dict[str, Any]]:
         """Return the `categories` list of a COCO panoptic JSON; `from_coco` reads it back to an equal table."""
         rows = []
@@ -117,6 +134,40 @@ class CategoryTable:
                 row["color"] = list(row["color"])
             rows.append(row)
         return rows
+
+
+def _id(category: Category) -> int:
+    return category.id
+
+
+def name_problems(names: Iterable[tuple[int, Any]]) -> Iterator[NameProblem]:
+    """Yield the problems of category names, given as pairs of id and name; the name may be any JSON value.
+
+    >>> [problem.sentence.partition(";")[0] for problem in name_problems([(1, "cat"), (2, "cat"), (3, 7), (4, " ")])]
+    ["categories 1 and 2 are both named 'cat'", 'category 3 has the name 7, a number', 'category 4 has an empty name']
+    """
+    first: dict[str, int] = {}
+    for category_id, name in names:
+        text = str(name).strip()
+        if text and first.setdefault(text, category_id) != category_id:
+            sentence = f"categories {first[text]} and {category_id} are both named {short(name)}; expected unique names"
+            yield NameProblem(True, sentence)
+        found = "an empty name" if not text else f"the name {short(name)}"
+        if text and _is_number(text):
+            found += ", a number"
+        elif text and not isinstance(name, str):
+            found += ", which is not text"
+        elif text:
+            continue
+        yield NameProblem(False, f"category {category_id} has {found}; expected words that describe the category")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not text.isalpha()  # `nan` and `infinity` are words
 
 
 def _category_of_row(row: Any, where: str) -> Category:

@@ -29,10 +29,11 @@ from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.errors import DataError, PanformerError, RecipeError
-from panformer_cli.metrics.quality import PanopticResult
+from panformer_cli.metrics.quality import GroupQuality, PanopticResult, shown
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.models.build import build_model
+from panformer_cli.pages.base import format_number
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.wording import counted
@@ -136,6 +137,7 @@ class Trainer:
                 CocoPanoptic(root, recipe.data.val_split),
             )
         )
+        process.on_first(lambda: _check_coverage(data, self.validation, recipe.data.allow_no_segments, reporter))
         self._skipped = data.skipped
         self.categories: CategoryTable = data.categories
         _check_same_categories(self.categories, self.validation.categories, root)
@@ -284,11 +286,12 @@ class Trainer:
 
     def _log_evaluation(self, groups: PanopticResult) -> None:
         if self.process.is_first:
+            quality, things, stuff = (_texts(group) for group in (groups.all, groups.things, groups.stuff))
             metrics = asdict(groups.all) | {"pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
             self._log_row("eval", metrics)
             self.reporter.message(
-                f"Step {self.progress.step}: PQ {groups.all.pq:.1f} (things {groups.things.pq:.1f}, "
-                f"stuff {groups.stuff.pq:.1f}), SQ {groups.all.sq:.1f}, RQ {groups.all.rq:.1f}"
+                f"Step {self.progress.step}: PQ {quality['pq']} (things {things['pq']}, stuff {stuff['pq']}), "
+                f"SQ {quality['sq']}, RQ {quality['rq']}"
             )
 
     def _log_row(self, kind: str, values: dict[str, Any]) -> None:
@@ -331,6 +334,26 @@ def _distributed(model: nn.Module) -> nn.Module:
         # Newer versions of torch rename `broadcast_buffers`; older ones accept only this name.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def _texts(group: GroupQuality) -> dict[str, str]:
+    """Return PQ, SQ and RQ as text; a dash if the group has no class."""
+    return {key: format_number(value) for key, value in shown(asdict(group)).items()}
+
+
+def _check_coverage(data: CocoPanoptic, validation: CocoPanoptic, allow_no_segments: bool, reporter: Reporter) -> None:
+    """Warn of a split without segments or with more void than segments.
+
+    Raises:
+        DataError: The training split has no segment, unless `allow_no_segments`.
+    """
+    coverages = {split.layout.annotation: split.coverage() for split in (validation, data)}
+    problems = {path: coverage.problem(str(path)) for path, coverage in coverages.items()}
+    training = data.layout.annotation
+    if coverages[training].is_empty and not allow_no_segments:
+        raise DataError(f"{problems[training]}; to train without segments, pass --set data.allow_no_segments=true")
+    for problem in filter(None, problems.values()):
+        reporter.warn(problem)
 
 
 def _check_same_categories(train: CategoryTable, validation: CategoryTable, root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from panformer_cli.metrics.analysis.panoptic_analysis import PanopticAnalysis
 from panformer_cli.metrics.average_precision import ImageDetections, Metric
 from panformer_cli.metrics.bootstrap import Resamples, image_key, quality_intervals
 from panformer_cli.metrics.detection import DetectionQuality
-from panformer_cli.metrics.image_overlap import ImageOverlap
+from panformer_cli.metrics.image_overlap import VOID_ROW, ImageOverlap
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
 from panformer_cli.metrics.semantic import SemanticQuality
@@ -26,6 +27,9 @@ MetricName = Literal["panoptic", "boundary", "semantic", "bbox", "segm"]
 
 NAMED = 10
 """Maximum number of inconsistently annotated images that are listed."""
+
+COVERAGE = ("segments", "pixels", "void", "predicted", "predicted_on_void")
+"""Keys of `coverage_of`."""
 
 
 class Evaluator:
@@ -41,6 +45,7 @@ class Evaluator:
 
     Attributes:
         panoptic: PQ.
+        coverage: ground truth segments, and the pixels that are void or predicted; see `coverage_of`.
         disagreements: file name and problem of the first images whose ground truth is inconsistent, ordered by name.
         disagreeing: number of such images.
     """
@@ -58,6 +63,7 @@ class Evaluator:
         self.semantic = SemanticQuality(categories)
         self.boundary = PanopticQuality(categories)
         self.detection = DetectionQuality(categories, self.detection_metrics)
+        self.coverage = Counter(dict.fromkeys(COVERAGE, 0))
         self.disagreeing = 0
         self.disagreements: list[tuple[str, str]] = []
 
@@ -90,6 +96,7 @@ class Evaluator:
         if self.detection_metrics:
             assert detections is not None, "AP needs detections"
             self.detection.add(detections)
+        self.coverage.update(coverage_of(record))
         phrases = record.disagreements
         if phrases:
             self._remember(1, [(record.file_name, " and ".join(phrases))])
@@ -104,6 +111,7 @@ class Evaluator:
         self.semantic.merge(other.semantic)
         self.boundary.merge(other.boundary)
         self.detection.merge(other.detection)
+        self.coverage.update(other.coverage)
         self._remember(other.disagreeing, other.disagreements)
 
     def _remember(self, count: int, disagreements: list[tuple[str, str]]) -> None:
@@ -130,9 +138,26 @@ class Evaluator:
             per_class = {str(row["category_id"]): row for row in rows if row["union_pixels"]}
             results["semantic"] = {**result, "per_class": per_class}
         results |= self.detection.result() if self.detection_metrics else {}
+        results["coverage"] = dict(self.coverage)
         results["disagreements"] = {"images": self.disagreeing, "first": [list(row) for row in self.disagreements]}
         results["categories"] = self.categories.to_coco()
         return results
+
+
+def coverage_of(record: ImageOverlap) -> dict[str, int]:
+    """Return how much of an image is annotated and predicted, by the names in `COVERAGE`.
+
+    These are the segments of the ground truth, all pixels, those that are void in the ground truth, those of predicted
+    segments, and those of predicted segments that are void in the ground truth.
+    """
+    counts = (
+        len(record.truth),
+        record.overlap.sum(),
+        record.overlap[VOID_ROW].sum(),
+        record.predicted_pixels.sum(),
+        record.predicted_on_void.sum(),
+    )
+    return dict(zip(COVERAGE, map(int, counts), strict=True))
 
 
 def _panoptic_results(result: PanopticResult) -> dict[str, Any]:

@@ -6,9 +6,10 @@ Letter for shapes: L labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import fsum
+from typing import Any
 
 import numpy as np
 
@@ -135,6 +136,16 @@ class PanopticQuality:
             fp=fp,
             fn=fn,
         )
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of a group for a table: None instead of 0 if no category counts, since there is no mean.
+
+    >>> shown({"pq": 0.0, "n": 0}), shown({"pq": 0.0, "n": 1})
+    ({'pq': None, 'n': 0}, {'pq': 0.0, 'n': 1})
+    """
+    is_empty = row.get("n") == 0
+    return {key: None if is_empty and isinstance(value, float) else value for key, value in row.items()}
 
 
 def _mean(rows: Iterable[CategoryQuality]) -> GroupQuality:

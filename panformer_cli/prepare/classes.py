@@ -1,4 +1,4 @@
-"""Class files (CSV or YAML) for data sets whose labels do not name their classes."""
+"""Class files (CSV, YAML or text) for data sets whose labels do not name their classes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
 from panformer_cli.storage.plain_yaml import parse
+from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import short
 
 Color = tuple[int, int, int]
 
 _COLUMNS = ("id", "name", "isthing", "kind", "color")
 _KINDS = {"thing": True, "stuff": False}
+_LABEL_MAP = re.compile(r"[^:]*:[0-9]+, ?[0-9]+, ?[0-9]+(:|$)")
+"""A line of CVAT's labelmap.txt: name, color, parts and actions."""
 _EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and optionally color"
 
 
-def read_classes(path: Path) -> CategoryTable:
-    """Return the classes in a CSV or YAML file.
+TEXT = ".txt"
+"""Suffix of a file with names only, which are numbered from 1."""
+
+_VOID_NAMES = ("__ignore__", "_background_")
+"""Lines of labelme's labels.txt that are no classes."""
+
+
+def read_classes(path: Path, encoding: str | None = None, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
+    """Return the classes in a CSV, YAML or text file, which is UTF-8 or has the `encoding` (see `decode_text`).
 
     CSV: a header `id,name,isthing` and optionally `color`, which is `#rrggbb` or three numbers 0..255 separated by
     spaces. A column `kind` with `thing` or `stuff` can replace `isthing`.
@@ -34,18 +45,46 @@ def read_classes(path: Path) -> CategoryTable:
       - YOLO's data.yaml: `names`, a list numbered from 0 or a mapping from id to name. All classes are things except
         those in the list `stuff`.
 
+    Text: one name per line; all are things.
+
+    Args:
+        path: The file.
+        matched_by: What labels are matched by. Only names must be unique to be matched by. A text file has no ids.
+
     Raises:
         DataError: The file is missing or has another format, or an id or a name is repeated. The error names the line
             or row.
     """
     readers = {".csv": _rows_of_csv, ".yaml": _rows_of_yaml, ".yml": _rows_of_yaml}
+    if matched_by == "name":
+        readers[TEXT] = _rows_of_text
     if path.suffix.lower() not in readers:
-        raise DataError(f"the class file {path} ends in {path.suffix!r}; expected .csv, .yaml or .yml")
+        raise DataError(f"the class file {path} ends in {path.suffix!r}; expected {' or '.join(readers)}")
+    return _table(path, readers[path.suffix.lower()](path, _text(path, encoding)), matched_by)
+
+
+def read_class_names(path: Path, encoding: str | None = None) -> CategoryTable:
+    """Return the classes in a text file of one name per line, such as YOLO's `classes.txt`, numbered from 0, as things.
+
+    Raises:
+        DataError: The file is missing or is not text, or a name is empty or repeated.
+    """
+    lines = enumerate(_text(path, encoding).rstrip().splitlines())
+    return _table(
+        path, ((f"{path}, line {number + 1}", {"id": number, "name": name, "isthing": 1}) for number, name in lines)
+    )
+
+
+_Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""Pairs of the row's location, as errors name it, and the row."""
+
+
+def _table(path: Path, rows: _Rows, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
     categories: list[Category] = []
-    for where, row in readers[path.suffix.lower()](path, _text(path)):
+    for where, row in rows:
         category = _category(row, where)
         for other in categories:
-            if category.id == other.id or category.name == other.name:
+            if category.id == other.id or (category.name == other.name and matched_by == "name"):
                 repeated = f"the id {category.id}" if category.id == other.id else f"the name {category.name!r}"
                 raise DataError(f"{where}: {repeated} is used twice; expected a unique id and name for each class")
         categories.append(category)
@@ -54,15 +93,8 @@ def read_classes(path: Path) -> CategoryTable:
     return CategoryTable(categories)
 
 
-_Rows = Iterator[tuple[str, Mapping[str, Any]]]
-"""Pairs of the row's location, as errors name it, and the row."""
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path, "class file").decode("utf-8-sig")
-    except UnicodeError as error:
-        raise DataError(f"the class file {path} is not UTF-8 text; save it as UTF-8") from error
+def _text(path: Path, encoding: str | None) -> str:
+    return decode_text(read_bytes(path, "class file"), path, encoding)
 
 
 def _rows_of_csv(path: Path, text: str) -> _Rows:
@@ -83,6 +115,16 @@ def _rows_of_csv(path: Path, text: str) -> _Rows:
                 yield where, row
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; expected comma-separated values") from error
+
+
+def _rows_of_text(path: Path, text: str) -> _Rows:
+    names = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    kept = [(number, name) for number, name in names if name and name not in _VOID_NAMES]
+    for class_id, (number, name) in enumerate(kept, 1):
+        where = f"{path}, line {number}"
+        if _LABEL_MAP.match(name) or name.startswith("#"):
+            raise DataError(f"{where} is {short(name)}; expected a class name (for colors, use a CSV: {_EXPECTED})")
+        yield where, {"id": class_id, "name": name, "isthing": 1}
 
 
 def _rows_of_yaml(path: Path, text: str) -> _Rows:
@@ -130,17 +172,34 @@ def _category(row: Mapping[str, Any], where: str) -> Category:
         problem = f"missing {' and '.join(missing)}" if missing else problem
         raise DataError(f"{where}: {problem}; {_EXPECTED}")
     name = row["name"]
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}: the name is {short(name)}; expected text, quoted if it looks like a number")
-    return Category(_id(row["id"], where), name.strip(), _is_thing(row, where), _color(row, where))
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise DataError(f"{where}: the name is {short(name)}; expected text")
+    return Category(_id(row["id"], where), str(name).strip(), _is_thing(row, where), _color(row, where))
 
 
 def _id(value: Any, where: str) -> int:
-    """Return the id, which is a number in YAML and digits in CSV."""
-    text = str(value) if type(value) in (int, str) else ""
-    if not re.fullmatch(r"[0-9]{1,9}", text):
+    """Return the id, which is a number in YAML and text in CSV."""
+    number = _whole(value)
+    if number is None or not 0 <= number < 10**9:
         raise DataError(f"{where}: the id is {short(value)}; expected an integer of 0 or more with at most 9 digits")
-    return int(text)
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number in any notation, such as 7, `07` or `7.0`; None if the value is none.
+
+    >>> [_whole(value) for value in ("07", " 7.0 ", 7.0, "7.5", "1e99999999", True)]
+    [7, 7, 7, None, None, None]
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or abs(number) >= 10**9 or number != number.to_integral_value():
+        return None
+    return int(number)
 
 
 def _is_thing(row: Mapping[str, Any], where: str) -> bool:
@@ -149,9 +208,10 @@ def _is_thing(row: Mapping[str, Any], where: str) -> bool:
         if kind is None:
             raise DataError(f"{where}: the kind is {short(row['kind'])}; expected thing or stuff")
         return kind
-    if row["isthing"] not in (0, 1, "0", "1"):
+    is_thing = _whole(row["isthing"])
+    if is_thing not in (0, 1):
         raise DataError(f"{where}: isthing is {short(row['isthing'])}; expected 1 (thing) or 0 (stuff)")
-    return bool(int(row["isthing"]))
+    return is_thing == 1
 
 
 def _color(row: Mapping[str, Any], where: str) -> Color | None:

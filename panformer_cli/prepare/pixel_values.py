@@ -99,6 +99,16 @@ def distinct_values(values: npt.NDArray[Any]) -> tuple[list[int], npt.NDArray[np
     return distinct.tolist(), np.repeat(owner, np.diff(starts, append=flat.size)).reshape(values.shape)
 
 
+def pixels_of(index_of_pixel: npt.NDArray[np.intp], values: int) -> list[int]:
+    """Return the number of pixels of each value, given the second result of `distinct_values`.
+
+    >>> pixels_of(np.array([[1, 1], [0, 1]]), 2)
+    [1, 3]
+    """
+    counts: list[int] = np.bincount(index_of_pixel.reshape(-1), minlength=values).tolist()
+    return counts
+
+
 def _open(path: Path, size: tuple[int, int]) -> tuple[bytes, Image.Image]:
     """Return the bytes of a PNG and the decoded image."""
     data = read_bytes(path, "label PNG")

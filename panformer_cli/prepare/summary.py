@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coverage import Coverage
+from panformer_cli.reporting import Reporter
+from panformer_cli.wording import counted, listing
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's area limits between small, medium and large segments, in pixels."""
+
+
+ANNOTATIONS_LISTED = 1000
+"""Number of annotations that are listed for each reason; the others are only counted."""
+
+
+@dataclass
+class AnnotationCount:
+    """Annotations that were left out or changed for one reason: their number, and sentences about the first ones."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -35,6 +50,10 @@ class SplitSummary:
         segment_sizes: Number of thing segments by size, without crowds: small below 32 x 32 pixels, medium below
             96 x 96, and large.
         left_out: One sentence per skipped image.
+        annotations_left_out: Annotations and segments that are left out of the other images, by reason.
+        annotations_changed: Annotations that are not used exactly as they are in the file, by reason.
+        void_values: Pixels that are void because of their class value, by this value; see `source.LabeledMap`.
+        conventions: One sentence for each meaning of the labels that was assumed.
     """
 
     split: str
@@ -47,6 +66,10 @@ class SplitSummary:
     segment_sizes: Counter[str] = field(default_factory=Counter)
     by_category: dict[int, CategoryCount] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    annotations_left_out: dict[str, AnnotationCount] = field(default_factory=dict)
+    annotations_changed: dict[str, AnnotationCount] = field(default_factory=dict)
+    void_values: Counter[str] = field(default_factory=Counter)
+    conventions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
@@ -63,6 +86,14 @@ class SplitSummary:
             self.by_category[category_id].images += 1
         for segment in segments:
             self._add_segment(segment)
+
+    def add_left_out(self, annotations: Iterable[Sequence[str]]) -> None:
+        """Count annotations of an image that are left out, each as reason and sentence."""
+        _count(self.annotations_left_out, annotations)
+
+    def add_changed(self, annotations: Iterable[Sequence[str]]) -> None:
+        """Count annotations of an image that are changed, each as reason and sentence."""
+        _count(self.annotations_changed, annotations)
 
     def _add_segment(self, segment: Mapping[str, Any]) -> None:
         count = self.by_category[segment["category_id"]]
@@ -95,6 +126,15 @@ class SplitSummary:
         """Fraction of pixels without a segment, 0..1."""
         return self.void / max(self.pixels, 1)
 
+    @property
+    def coverage(self) -> Coverage:
+        return Coverage(self.images, self.segments, self.pixels, self.void)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """How labels were read, as JSON: `void_values`, the largest number of pixels first, and `conventions`."""
+        return {"void_values": dict(self.void_values.most_common()), "conventions": self.conventions}
+
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON: totals, `categories`, `image_sizes`, `segments_per_image`, `segment_sizes`."""
         rows = [row | vars(self.by_category[row["id"]]) for row in self.categories.to_coco()]
@@ -112,6 +152,9 @@ class SplitSummary:
             "segments_per_image": sorted(self.segments_per_image.items()),
             "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
             "left_out": self.left_out,
+            "annotations_left_out": _to_json(self.annotations_left_out),
+            "annotations_changed": _to_json(self.annotations_changed),
+            **self.labels,
         }
 
     @classmethod
@@ -127,4 +170,36 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
+        # Both are missing in summaries of version 0.2.0.
+        summary.annotations_left_out = _from_json(content.get("annotations_left_out", ()))
+        summary.annotations_changed = _from_json(content.get("annotations_changed", ()))
+        summary.void_values.update(content.get("void_values", {}))  # not in summaries of earlier versions
+        summary.conventions += content.get("conventions", [])
         return summary
+
+
+def _count(groups: dict[str, AnnotationCount], annotations: Iterable[Sequence[str]]) -> None:
+    for reason, sentence in annotations:
+        group = groups.setdefault(reason, AnnotationCount())
+        group.count += 1
+        if len(group.first) < ANNOTATIONS_LISTED:
+            group.first.append(sentence)
+
+
+def _to_json(groups: Mapping[str, AnnotationCount]) -> list[dict[str, Any]]:
+    return [{"reason": reason, **vars(group)} for reason, group in groups.items()]
+
+
+def _from_json(rows: Iterable[Mapping[str, Any]]) -> dict[str, AnnotationCount]:
+    return {row["reason"]: AnnotationCount(row["count"], row["first"]) for row in rows}
+
+
+def report_summary(summary: SplitSummary, reporter: Reporter) -> None:
+    """Report what a conversion assumed about the labels of a split, which values became void, and if most did."""
+    for sentence in summary.conventions:
+        reporter.warn(f"{summary.split}: {sentence}")
+    if summary.void_values:
+        values = (f"{value} in {counted(pixels, 'pixel')}" for value, pixels in summary.void_values.most_common())
+        reporter.message(f"{summary.split}: class values that became void: {listing(values)}")
+    if problem := summary.coverage.problem(summary.split):
+        reporter.warn(problem)

@@ -12,10 +12,12 @@ from typing import Any
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.disk_list import DiskList
-from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
+from panformer_cli.data.layout import SplitLayout, annotation_folders, check_root, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.recognize import contents, recognize, unsupported
 from panformer_cli.reporting import Reporter
 from panformer_cli.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.verify.fix import ChangeLog, FixedFile
@@ -96,6 +98,9 @@ def verify(root: Path, splits: Sequence[str], options: VerifyOptions, reporter: 
         DataError: The folder or a split does not exist, or has no images or PNGs.
         PanformerError: A repaired JSON cannot be written, or a worker was killed.
     """
+    check_root(root)
+    if not any(path for folder in annotation_folders(root) for path in folder.glob("panoptic_*.json")):
+        raise _not_prepared(root)
     layouts = {split: find_split(root, split) for split in splits or _complete_splits(root, reporter)}
     owners = _ImageOwners() if len(layouts) > 1 else None
     return [_verify_split(split, layout, options, owners, reporter) for split, layout in layouts.items()]
@@ -105,7 +110,7 @@ def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
     known = find_splits(root)
     complete = [split for split in known if find_images(root, split) is not None]
     if not complete:
-        found = f"annotations of {', '.join(known)} but no folder of images" if known else "no panoptic JSON"
+        found = f"annotations of {', '.join(known)} but no folder of images" if known else "no images and no PNGs"
         raise DataError(
             f"{root} has {found}; expected images/<split>/ or <split>/ and annotations/panoptic_<split>.json "
             f"(`panformer prepare-data coco --root {root}` unpacks COCO's zips)"
@@ -113,6 +118,18 @@ def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
     for split in sorted(set(known) - set(complete)):
         reporter.warn(f"skipping {split}: {root} has its annotations but not its image folder")
     return complete
+
+
+def _not_prepared(root: Path) -> DataError:
+    """Return the error for a folder without a panoptic JSON: the form of its labels, and the command for it."""
+    expected = "expected images/<split>/ or <split>/ and annotations/panoptic_<split>.json"
+    forms = recognize(root)
+    if not forms:
+        other = f" ({note})" if (note := unsupported(root)) else ""
+        return DataError(f"{root} has no panoptic JSON; found {contents(root)}{other}; {expected}")
+    named = " or ".join(f"{form.title} ({form.evidence})" for form in forms)
+    commands = " or ".join(f"`{form.command()}`" for form in forms)
+    return DataError(f"{root} has no panoptic JSON but {named}; {expected}; convert it first: {commands}")
 
 
 class _ImageOwners:
@@ -145,6 +162,7 @@ def _verify_split(
     setting = Setting(layout, outline.is_thing, options.decodes_images, owners is not None)
     tasks = _tasks(layout.annotation, outline, findings)
     total, images, segments = max(len(outline.images or ()), outline.annotations or 0), 0, 0
+    pixels, void = 0, 0
     expect_reads(total)
     log = ChangeLog()
     with reporter.progress(f"Checking {split}", total) as progress:
@@ -154,9 +172,20 @@ def _verify_split(
                 log.add(finding.changes if options.fixes else ())
             images += 1
             segments += result.segments
+            pixels += result.pixels
+            void += result.void
             progress.advance()
         fixed = log.apply(layout.annotation) if log else None
+    if outline.annotations is not None:  # a missing list is another finding
+        _add_coverage(Coverage(images, segments, pixels, void), layout.annotation, findings)
     return SplitReport(split, images, segments, findings.report(), fixed)
+
+
+def _add_coverage(coverage: Coverage, annotation: Path, findings: Findings) -> None:
+    """Report a split without segments or with more void than segments."""
+    sentence = coverage.problem(str(annotation))
+    if sentence is not None:
+        findings.add(Finding(Problem.SPLIT_EMPTY if coverage.is_empty else Problem.SPLIT_VOID, sentence))
 
 
 def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[ImageTask]:
@@ -181,22 +210,26 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 continue
             image_id = row["image_id"]
             position = images.first(image_id)
+            listed = images[position][1] if position is not None else None
             if image_id in unlisted if position is None else is_done[position]:
-                add(Problem.ANNOTATION_TWICE, f"image {short(image_id)} is annotated twice; expected one annotation")
+                name = short(listed.file_name if listed else row["file_name"])
+                add(Problem.ANNOTATION_TWICE, f"{name} is annotated twice (image id {short(image_id)}); expected once")
                 continue
             if position is not None:
                 is_done[position] = True
             else:
                 unlisted.add(image_id)
                 if len(images) and not outline.has_bad_images:
-                    sentence = f"image {short(image_id)} is annotated but not listed in images"
+                    sentence = (
+                        f"{short(row['file_name'])} is the annotation of image id {short(image_id)}, which is not "
+                        "listed in images"
+                    )
                     add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or remove the annotation")
-            listed = images[position][1] if position is not None else None
             yield ImageTask(image_id, listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
     for position, (image_id, listed) in enumerate(images):
         if not is_done[position]:
             if all_usable and outline.annotations is not None:
-                sentence = f"lists image {short(image_id)} ({short(listed.file_name)}) but does not annotate it"
+                sentence = f"lists {short(listed.file_name)} but does not annotate it"
                 sentence = f"{annotation} {sentence}; annotate it, or remove it from images"
                 findings.add(Finding(Problem.IMAGE_UNANNOTATED, sentence))
             yield ImageTask(image_id, listed, None)

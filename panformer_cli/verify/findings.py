@@ -19,6 +19,8 @@ class Problem(Enum):
     JSON_LISTS = "lists in the JSON that are missing or empty"
     CATEGORY_ROW = "categories without a usable id, name or color"
     CATEGORY_TWICE = "category ids that appear twice"
+    CATEGORY_NAME = "categories whose name is empty, a number or not text"
+    CATEGORY_NAME_TWICE = "category names that are used twice"
     IS_THING = "categories whose isthing is missing or not 0 or 1"
     IMAGE_ROW = "rows of images without a usable id or file name"
     IMAGE_TWICE = "image ids that appear twice"
@@ -49,16 +51,28 @@ class Problem(Enum):
     BOX = "segments whose bbox differs from their pixels"
     TINY = "segments with only a few pixels"
     LEAKAGE = "images that are also in another split"
+    SPLIT_EMPTY = "splits in which no image has a segment"
+    SPLIT_VOID = "splits in which most pixels are void"
 
     @property
     def is_warning(self) -> bool:
         """Whether the data set can be used without fixing it."""
-        return self in (Problem.NAME_NOT_ASCII, Problem.IMAGE_ORIENTATION, Problem.TINY)
+        return self in _WARNINGS
 
     @property
     def severity(self) -> Literal["error", "warning"]:
         """`error` or `warning`."""
         return "warning" if self.is_warning else "error"
+
+
+_WARNINGS = (
+    Problem.CATEGORY_NAME,
+    Problem.CATEGORY_NAME_TWICE,
+    Problem.NAME_NOT_ASCII,
+    Problem.IMAGE_ORIENTATION,
+    Problem.TINY,
+    Problem.SPLIT_VOID,
+)
 
 
 @dataclass(frozen=True, slots=True)

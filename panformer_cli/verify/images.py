@@ -60,6 +60,13 @@ class ImageTask:
     listed: ListedImage | None
     annotation: AnnotationRow | None
 
+    @property
+    def name(self) -> str:
+        """File name of the image, or of its PNG if it is not listed."""
+        if self.listed is not None:
+            return self.listed.file_name
+        return self.annotation.png_name if self.annotation is not None else str(self.image_id)
+
 
 @dataclass
 class ImageResult:
@@ -70,12 +77,16 @@ class ImageResult:
         segments: Number of segments in the JSON.
         findings: Problems of the image.
         digest: Hash of the image file; None if it was not read.
+        pixels: Number of pixels of the PNG; 0 if it cannot be read.
+        void: Number of pixels that are void.
     """
 
     file_name: str | None
     segments: int
     findings: list[Finding] = field(default_factory=list)
     digest: bytes | None = None
+    pixels: int = 0
+    void: int = 0
 
 
 def check_image(setting: Setting, task: ImageTask) -> ImageResult:
@@ -91,11 +102,13 @@ class _ImageChecks:
         self._setting = setting
         self._task = task
         self._result = result
-        self._where = f"{setting.layout.annotation.name}: image {short(task.image_id)}"
+        self._where = f"{setting.layout.annotation.name}: {short(task.name)}"
 
     def run(self) -> None:
         header = self._check_image_file()
         png_size, ids = self._check_png()
+        if ids is not None:
+            self._result.pixels, self._result.void = ids.size, int((ids == 0).sum())
         shown = header.shown if header else None
         self._check_listed_size(shown, png_size)
         if header and png_size:
@@ -175,8 +188,7 @@ class _ImageChecks:
         return path
 
     def _check_sizes(self, header: ImageHeader, png: _Size) -> None:
-        name = self._task.listed.file_name if self._task.listed else ""
-        exif = f"{self._where}: {short(name)} has EXIF orientation {header.orientation}"
+        exif = f"{self._where} has EXIF orientation {header.orientation}"
         if header.shown == png:
             if header.orientation != 1 and header.stored == png:
                 sentence = f"{exif}, which does not change its size; check that the PNG matches the displayed image"
@@ -185,7 +197,7 @@ class _ImageChecks:
             sentence = f"{exif} and is displayed as {_words(header.shown)}, but its PNG is {_words(png)}, as stored"
             self._add(Problem.IMAGE_ROTATED, f"{sentence}; rotate the PNG, or remove the EXIF data from the image")
         else:
-            sentence = f"{self._where}: {short(name)} is {_words(header.shown)} but its PNG is {_words(png)}"
+            sentence = f"{self._where} is {_words(header.shown)} but its PNG is {_words(png)}"
             self._add(Problem.IMAGE_SIZE, f"{sentence} (width x height); expected equal sizes")
 
     def _listed_size(self) -> _Size | None:

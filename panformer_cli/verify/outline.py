@@ -8,7 +8,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.categories import CategoryTable, name_problems
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_count, is_image_id
 from panformer_cli.data.disk_list import DiskList
@@ -92,13 +92,16 @@ def _read_images(
 
 def _report_repeated(images: DiskList[tuple[ImageId, ListedImage]], path: Path, findings: Findings) -> None:
     for index in images.repeats():
-        name = short(images[index][0])
-        sentence = f"{path}: image id {name} appears twice in images; expected unique ids"
+        image_id, listed = images[index]
+        _, first = images[next(images.positions(image_id))]
+        names = f"{short(first.file_name)} and {short(listed.file_name)}"
+        sentence = f"{path}: {names} both have the id {short(image_id)}; expected unique ids"
         findings.add(Finding(Problem.IMAGE_TWICE, sentence))
 
 
 def _read_categories(rows: Iterable[Any], path: Path, findings: Findings) -> dict[int, bool | None]:
     is_thing: dict[int, bool | None] = {}
+    names: list[tuple[int, Any]] = []
     for row in rows:
         try:
             (category,) = CategoryTable.from_coco([row], str(path)).categories
@@ -112,5 +115,10 @@ def _read_categories(rows: Iterable[Any], path: Path, findings: Findings) -> dic
         if category.id in is_thing:
             sentence = f"{path}: category id {category.id} appears twice; expected unique ids"
             findings.add(Finding(Problem.CATEGORY_TWICE, sentence))
+        else:
+            names.append((category.id, row["name"]))
         is_thing.setdefault(category.id, category.is_thing)
+    for problem in name_problems(names):
+        kind = Problem.CATEGORY_NAME_TWICE if problem.is_repeated else Problem.CATEGORY_NAME
+        findings.add(Finding(kind, f"{path}: {problem.sentence}"))
     return is_thing

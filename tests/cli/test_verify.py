@@ -36,7 +36,7 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["val", "error", "1", "1", "segments whose area differs from their pixels"],
         ["val", "error", "1", "1", "segments whose bbox differs from their pixels"],
     ]
-    assert "  panoptic_val.json: image 101: segment 70001 has area 3; expected 210, measured on its pixels" in lines
+    assert "  panoptic_val.json: '1.png': segment 70001 has area 3; expected 210, measured on its pixels" in lines
     assert lines[-1] == "val: 3 images, 9 segments, errors found"
 
 

@@ -71,7 +71,7 @@ def test_the_list(home: Path, server: FileServer, capsys: pytest.CaptureFixture[
     assert run("weights", "list") == 0
     out, err = capsys.readouterr()
     assert {name: float(row[2]) for name, row in rows(out).items()} == PQ
-    assert rows(out)["r50"] == ["r50", "ResNet-50", "49.6", "54.4", "42.4", "-", "no", R50]
+    assert rows(out)["r50"] == ["r50", "ResNet-50", "49.6", "54.4", "42.4", "–", "no", R50]
     assert out.splitlines()[-2:] == [f"From: {server.url}", f"Cache: {home / 'weights'}"]
     assert err == ""
     assert server.paths == []
@@ -83,7 +83,7 @@ def test_the_list_shows_what_is_cached(server: FileServer, engine: None, capsys:
     run("weights", "list")
     table = rows(capsys.readouterr().out)
     assert table["r50"][5:7] == ["2", "yes"]
-    assert table["r101"][5:7] == ["-", "no"]
+    assert table["r101"][5:7] == ["–", "no"]
 
 
 def test_the_list_as_json(home: Path, server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,7 @@ def test_every_segment_has_one_size() -> None:
     assert results["sizes"]["small"]["all"]["pq"] == pytest.approx(results["all"]["pq"])  # the maps are tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3, 7, 40])
 def test_any_division_of_the_images_gives_identical_results(processes: int) -> None:
     whole = everything(evaluate(RECORDS, resamples=20))
@@ -83,7 +84,7 @@ def test_any_division_of_the_images_gives_identical_results(processes: int) -> N
 )
 def test_the_results_contain_only_the_requested_metrics(metrics: tuple[MetricName, ...], keys: set[str]) -> None:
     results = evaluate(RECORDS[:3], metrics).results()
-    assert set(results) == {"images", "panoptic", "disagreements", "categories", *keys}
+    assert set(results) == {"images", "panoptic", "coverage", "disagreements", "categories", *keys}
     assert "intervals" in evaluate(RECORDS[:3], metrics, resamples=20).results()
 
 

@@ -53,6 +53,8 @@ def test_a_split_without_images(tmp_path: Path) -> None:
         "image_sizes": [],
         "segments_per_image": [],
         "left_out": [],
+        "annotations_left_out": [],
+        "annotations_changed": [],
     }
     page = html_of(tmp_path, train=empty)
     assert "Left out" not in page.text and len(page.all("table")) == 4

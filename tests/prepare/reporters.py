@@ -1,4 +1,4 @@
-"""A reporter that records warnings."""
+"""A reporter that records warnings and messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from panformer_cli.reporting import SilentReporter
 
 
 class RecordingReporter(SilentReporter):
-    """Records warnings."""
+    """Records warnings and messages."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)

@@ -13,6 +13,8 @@ from panformer_cli.prepare.classes import read_classes
 CAR, ROAD = Category(4, "car", True, (0, 0, 142)), Category(9, "road", False, (128, 64, 128))
 TABLE = CategoryTable([CAR, ROAD])
 WITHOUT_COLORS = CategoryTable([Category(1, "car", True), Category(2, "road", False)])
+ROUND = CategoryTable([Category(4, "car", True), Category(9, "road", False)])
+NAMES = CategoryTable([Category(1, "car", True), Category(2, "road", True)])
 FROM_0 = CategoryTable([Category(0, "car", True), Category(1, "road", False)])
 
 
@@ -38,6 +40,11 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ("a.yml", "car: thing\nroad: stuff\n", WITHOUT_COLORS),
         ("a.yml", "car: thing\nnames: stuff\n", CategoryTable([Category(1, "car", True), Category(2, "names", False)])),
         ("a.yaml", "path: ../x\nnc: 2\nnames: [car, road]\nstuff: [road]\n", FROM_0),
+        ("a.csv", 'id,name,isthing\n"4.0",car,1.0\n " 09",road,0\n', ROUND),
+        ("a.csv", "id,name,isthing\n+4,car,1\n9e0,road,00\n", ROUND),
+        ("a.yaml", "- {id: 4.0, name: car, isthing: 1}\n- {id: '9.00', name: road, kind: stuff}\n", ROUND),
+        ("a.txt", "__ignore__\n_background_\ncar\r\n\n road \n", NAMES),
+        ("a.yaml", "7: thing\n2.5: thing\n", CategoryTable([Category(1, "7", True), Category(2, "2.5", True)])),
         ("a.yaml", "names:\n  0: car\n  1: road\nstuff:\n- road\n", FROM_0),
         (
             "a.yaml",
@@ -53,9 +60,22 @@ def test_formats(tmp_path: Path, name: str, content: str | bytes, table: Categor
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "car", r"a\.txt ends in '\.txt'; expected \.csv, \.yaml or \.yml"),
+        ("a.json", "car", r"a\.json ends in '\.json'; expected \.csv or \.yaml or \.yml or \.txt"),
+        ("a.txt", "\n_background_\n", r"a\.txt lists no classes"),
+        ("a.txt", "car\ncar\n", r"a\.txt, line 2: the name 'car' is used twice"),
+        ("a.txt", "# label:color_rgb:parts:actions\ncar:0,0,142::\n", r"a\.txt, line 1 is '# label"),
+        ("a.txt", "car:0,0,142::\n", r"a\.txt, line 1 is 'car:0,0,142::'; expected a class name"),
+        ("a.csv", "id,name,isthing\n7.5,car,1\n", "line 2: the id is '7.5'"),
+        ("a.csv", "id,name,isthing\n1e12,car,1\n", "line 2: the id is '1e12'"),
+        ("a.csv", "id,name,isthing\nnan,car,1\n", "line 2: the id is 'nan'"),
+        ("a.csv", "id,name,isthing\n7,car,1\n07,road,0\n", "line 3: the id 7 is used twice"),
+        ("a.yaml", "null: thing\n", "row 1: the name is None; expected text"),
         ("a.csv", "", r"a\.csv is empty \(0 bytes\)"),
-        ("a.csv", b"\xff\xfeid", r"a\.csv is not UTF-8 text"),
+        (
+            "a.csv",
+            b"id,name,isthing\n1,Stra\xdfe,1\n",
+            r"a\.csv is not UTF-8: byte 0xdf .* on line 2; it may be cp1252",
+        ),
         ("a.csv", "id,name,isthing\n", r"a\.csv lists no classes"),
         ("a.csv", "id;name;isthing\n1;car;1\n", r"a\.csv, line 1: the columns are 'id;name;isthing'"),
         ("a.csv", "id,name,isthing\n1,car\n", r"a\.csv, line 2: 2 cells for 3 columns"),
@@ -77,7 +97,6 @@ def test_formats(tmp_path: Path, name: str, content: str | bytes, table: Categor
         ("a.yaml", "car", r"a\.yaml contains 'car'"),
         ("a.yaml", "- car\n", "row 1 is 'car'"),
         ("a.yaml", "car: thing\nroad: [stuff]\n", r"row 2: the kind is \['stuff'\]"),
-        ("a.yaml", "7: thing\n", "row 1: the name is 7; expected text, quoted"),
         ("a.yaml", "- {id: 1.5, name: car, isthing: 1}\n", "row 1: the id is 1.5"),
         ("a.yaml", "- {id: true, name: car, isthing: 1}\n", "row 1: the id is True"),
         ("a.yaml", "- {id: 1, name: car, isthing: [1]}\n", r"row 1: isthing is \[1\]"),
@@ -93,6 +112,19 @@ def test_errors(tmp_path: Path, name: str, content: str | bytes, message: str) -
     with pytest.raises(DataError, match=message) as caught:
         read_classes(write(tmp_path, name, content))
     assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["names: [cat, dog, cat]", "names: {0: cat, 1: '', 5: cat}"])
+def test_names_may_be_repeated_or_empty_if_labels_have_ids(tmp_path: Path, text: str) -> None:
+    table = read_classes(write(tmp_path, "data.yaml", text), matched_by="id")
+    assert [category.name for category in table.categories][::2] == ["cat", "cat"]
+    with pytest.raises(DataError, match="the name 'cat' is used twice"):
+        read_classes(write(tmp_path, "data.yaml", text))
+
+
+def test_a_text_file_has_no_ids(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt ends in '\.txt'; expected \.csv or \.yaml or \.yml$"):
+        read_classes(write(tmp_path, "a.txt", "car\n"), matched_by="id")
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -120,6 +120,19 @@ def add_tiny_ball(data: DataSet) -> None:
     data.row()["segments_info"].append(row)
 
 
+def without_segments(data: DataSet) -> None:
+    for number, row in enumerate(data.json["annotations"]):
+        data.redraw(lambda ids: 0 * ids, number)
+        row["segments_info"] = []
+
+
+def mostly_void(data: DataSet) -> None:
+    """Leave only the box of each image, at most 23 x 10 of 60 x 40 pixels."""
+    for number, row in enumerate(data.json["annotations"]):
+        data.redraw(lambda ids: np.where(ids >= 70000, ids, 0), number)
+        row["segments_info"] = [row["segments_info"][1]]
+
+
 def png_header(width: int, height: int) -> bytes:
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
@@ -141,6 +154,13 @@ FAULTS: list[tuple[Problem, int, Damage]] = [
     (Problem.CATEGORY_ROW, 0, add("categories", item=["x"])),
     (Problem.CATEGORY_ROW, 0, add("categories", item={"id": 12, "isthing": 1})),
     (Problem.CATEGORY_TWICE, 0, repeat("categories", 0)),
+    (Problem.CATEGORY_NAME, 0, set_category(name="")),
+    (Problem.CATEGORY_NAME, 0, set_category(name=" ")),
+    (Problem.CATEGORY_NAME, 0, set_category(name=7)),
+    (Problem.CATEGORY_NAME, 0, set_category(name="3.0")),
+    (Problem.CATEGORY_NAME, 0, set_category(name=None)),
+    (Problem.CATEGORY_NAME_TWICE, 0, set_category(name="box")),
+    (Problem.CATEGORY_NAME_TWICE, 0, set_category(name="box ")),
     (Problem.IS_THING, 0, lambda data: data.json["categories"][2].pop("isthing")),
     (Problem.IS_THING, 0, set_category(isthing=2)),
     (Problem.IS_THING, 0, set_category(isthing="1")),
@@ -208,6 +228,8 @@ FAULTS: list[tuple[Problem, int, Damage]] = [
     (Problem.BOX, 1, set_segment(bbox=[10, 5, 21])),
     (Problem.BOX, 1, set_segment(bbox="all")),
     (Problem.TINY, 0, add_tiny_ball),
+    (Problem.SPLIT_EMPTY, 0, without_segments),
+    (Problem.SPLIT_VOID, 0, mostly_void),
 ]
 
 
@@ -271,8 +293,8 @@ def test_a_real_rotated_photo_is_reported(tmp_path: Path, shared: Path) -> None:
     Image.fromarray(colors(ids)).save(data.pngs / "1.mask.png")
     data.json["images"][1].update(height=1200, width=1800)
     data.save()
-    (found,) = check(tmp_path, "val")[0].problems
-    assert found.problem is Problem.IMAGE_ROTATED
+    found, void = check(tmp_path, "val")[0].problems
+    assert (found.problem, void.problem) == (Problem.IMAGE_ROTATED, Problem.SPLIT_VOID)
     assert "EXIF orientation 6 and is displayed as 1200x1800, but its PNG is 1800x1200" in found.examples[0]
 
 

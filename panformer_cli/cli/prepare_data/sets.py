@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion
-from panformer_cli.wording import counted
+from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion, warn_of_skipped
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.sets.existing import ExistingSets
@@ -51,7 +50,7 @@ def subset(root: Path, images: int | None, listed: Path | None, seed: int, **con
 def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
     """Split a data set into `train` and `val`.
 
-    The split is stratified by class.
+    The split is stratified by class. Every class in two images or more has an image in both, if possible.
 
     \b
     panformer prepare-data split --root data/mine --val 0.2 --out data/divided
@@ -113,7 +112,7 @@ def remap(root: Path, category_map: Path, **conversion: Any) -> None:
 def _convert(source: ExistingSets, options: Conversion) -> None:
     from panformer_cli.console import RichReporter
 
-    if source.skipped:
-        what = f"skipped {counted(len(source.skipped), 'image')}, listed but not annotated"
-        RichReporter().warn(f"{what}; first: {source.skipped[0]}")
+    warn_of_skipped(source, RichReporter())
     run_conversion(source, options.of_all_splits())
+    for remark in source.remarks:
+        RichReporter().warn(remark)

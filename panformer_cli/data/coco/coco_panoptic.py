@@ -12,12 +12,16 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
+from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import counted, listing
+
+_SAMPLED = 32
+"""Number of PNGs that `coverage` reads at most."""
 
 
 class CocoPanoptic:
@@ -29,6 +33,7 @@ class CocoPanoptic:
         skip_unannotated: leave out images that the JSON lists but does not annotate, and report them in `skipped`.
 
     Attributes:
+        listed: the content of the panoptic JSON.
         skipped: one message per image that was left out.
 
     Raises:
@@ -39,10 +44,10 @@ class CocoPanoptic:
 
     def __init__(self, root: Path, split: str, skip_unannotated: bool = False) -> None:
         self.layout = find_split(root, split)
-        self._annotation = open_annotation(self.layout.annotation)
-        without = self._annotation.unannotated
+        self.listed = open_annotation(self.layout.annotation)
+        without = self.listed.unannotated
         self.skipped = [f"{self.layout.annotation} lists {name} but does not annotate it" for name in without]
-        if not self._annotation.images:
+        if not self.listed.images:
             raise DataError(f"{self.layout.annotation} contains no annotated image; expected at least one")
         if without and not skip_unannotated:
             raise DataError(
@@ -53,10 +58,10 @@ class CocoPanoptic:
 
     @property
     def categories(self) -> CategoryTable:
-        return self._annotation.categories
+        return self.listed.categories
 
     def __len__(self) -> int:
-        return len(self._annotation.images)
+        return len(self.listed.images)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -77,7 +82,7 @@ class CocoPanoptic:
         """Return id, file names and size of an image from the JSON; no file is opened."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._annotation.images[index]
+        return self.listed.images[index]
 
     def image_path(self, index: int) -> Path:
         return name_inside(self.layout.images, self.image_info(index).file_name, str(self.layout.annotation))
@@ -87,7 +92,32 @@ class CocoPanoptic:
 
     def category_ids(self, index: int) -> set[int]:
         """Return the category ids in an image from the JSON; no file is opened."""
-        return {segment.category_id for segment in self._annotation.segments(index)}
+        return {segment.category_id for segment in self.listed.segments(index)}
+
+    def coverage(self) -> Coverage:
+        """Return how much of the split is annotated.
+
+        Areas and sizes are those of the JSON. If some are missing, void is measured on the PNGs of a few images.
+        """
+        annotation = self.listed
+        images, segments = len(self), len(annotation.rows)
+        areas = annotation.rows["area"].astype(np.int64)
+        if segments and not (areas < 0).any():
+            sizes = np.array(
+                [(height or 0) * (width or 0) for *_, height, width in annotation.images.lists()], np.int64
+            )
+            if sizes.all():
+                return Coverage(images, segments, int(sizes.sum()), int(sizes.sum() - areas.sum()))
+        maps = [ids for ids in map(self._map_or_none, _spread(images, _SAMPLED)) if ids is not None] if segments else []
+        pixels, void = sum(ids.size for ids in maps), sum(int((ids == 0).sum()) for ids in maps)
+        return Coverage(images, segments, pixels, void, len(maps))
+
+    def _map_or_none(self, index: int) -> IdMap | None:
+        """Return the map of an image; None if it cannot be read, which is reported where it is used."""
+        try:
+            return read_panoptic_png(self.png_path(index))
+        except DataError:
+            return None
 
     def annotation(
         self, index: int, ids_in: Callable[[IdMap], Collection[int]] = segment_ids, png: bytes | None = None
@@ -110,7 +140,7 @@ class CocoPanoptic:
                     f"{path} is {_size(ids.shape)} but {self.layout.annotation} gives "
                     f"{_size((info.height, info.width))} (width x height); expected equal sizes"
                 )
-        segments = self._annotation.segments(index)
+        segments = self.listed.segments(index)
         self._check_ids(path, set(ids_in(ids)), segments)
         return PanopticMap(ids, tuple(measured(segment, ids) for segment in segments))
 
@@ -126,6 +156,15 @@ class CocoPanoptic:
                 f"{path} and {self.layout.annotation} disagree: segment ids {' and '.join(differences)}; "
                 "expected the same ids in both (0 in the PNG is void)"
             )
+
+
+def _spread(images: int, most: int) -> list[int]:
+    """Return at most `most` indices, evenly spread.
+
+    >>> _spread(3, 8), _spread(10, 2)
+    ([0, 1, 2], [0, 5])
+    """
+    return [index * images // most for index in range(most)] if images > most else list(range(images))
 
 
 def measured(segment: Segment, ids: IdMap) -> Segment:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.coverage import Coverage
+from panformer_cli.data.layout import default_split
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
@@ -66,6 +68,12 @@ class EvaluateRequest(MetricsRequest):
     resume: bool = False
 
 
+MUCH_VOID = 0.2
+"""Share of void pixels in the ground truth above which an evaluation reports them."""
+
+_VOID_SHARES = (("void", "pixels"), ("predicted_on_void", "predicted"))
+
+
 class Samples(Protocol):
     """A split of a data set, such as `CocoPanoptic`."""
 
@@ -93,7 +101,7 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
     metrics = process.on_first(lambda: _begin(request, dataset, reporter))
     if metrics is None:
         metrics = _evaluate(request, checkpoint, dataset, process, reporter)
-    warn_of_disagreements(metrics, reporter)
+    report_ground_truth(metrics, reporter)
     return metrics
 
 
@@ -119,7 +127,8 @@ def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None
     Args:
         checkpoint: The model to evaluate.
         data_root: Folder of the data set; None for the one in the checkpoint's recipe.
-        split: Name of the split; None for the validation split of the checkpoint's recipe.
+        split: Name of the split; None for the validation split of the checkpoint's recipe or, in another data set,
+            `default_split`.
     """
     data = checkpoint.recipe.data
     root = data_root or (Path(data.root) if data.root else None)
@@ -127,7 +136,9 @@ def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None
         raise PanformerError(
             "no data set was given and the checkpoint does not name one; give its folder with --data ROOT"
         )
-    dataset = CocoPanoptic(root, split or data.val_split)
+    if split is None:
+        split = data.val_split if data_root is None else default_split(root, data.val_split)
+    dataset = CocoPanoptic(root, split)
     ours, theirs = checkpoint.categories, dataset.categories
     if not ours.has_labels_of(theirs):
         raise DataError(
@@ -292,7 +303,24 @@ def merge_evaluators(evaluator: Evaluator, process: Process) -> Evaluator:
     return total
 
 
-def warn_of_disagreements(metrics: dict[str, Any], reporter: Reporter) -> None:
+def report_ground_truth(metrics: dict[str, Any], reporter: Reporter) -> None:
+    """Report what is unusual about the ground truth: contradictions, no segments, and much void."""
+    _warn_of_disagreements(metrics, reporter)
+    counts = metrics.get("coverage")  # not in results of earlier versions
+    if counts is None:
+        return
+    coverage = Coverage(metrics["images"], counts["segments"], counts["pixels"], counts["void"])
+    if problem := coverage.problem(metrics["annotation"]):
+        reporter.warn(problem)
+    if counts["void"] > MUCH_VOID * counts["pixels"]:
+        share, lost = (100 * counts[part] / (counts[whole] or 1) for part, whole in _VOID_SHARES)
+        reporter.message(
+            f"{share:.1f} % of the ground truth is void, where predictions do not count; {lost:.1f} % of the predicted "
+            "pixels are there"
+        )
+
+
+def _warn_of_disagreements(metrics: dict[str, Any], reporter: Reporter) -> None:
     """Warn about images whose annotation contradicts its PNG: COCO's rule uses the listed areas, right or wrong."""
     count, first = metrics["disagreements"]["images"], metrics["disagreements"]["first"]
     if count:

@@ -7,7 +7,8 @@ from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.metrics.bootstrap import GROUPS
-from panformer_cli.pages.base import Bar, Cell, Table
+from panformer_cli.metrics.quality import shown
+from panformer_cli.pages.base import Bar, Cell, Table, format_number
 from panformer_cli.pages.report.json_tables import tables_of, title_of
 from panformer_cli.pages.report.page import CalibrationBin, Section
 from panformer_cli.wording import interval_text
@@ -30,11 +31,11 @@ def facts(metrics: Json) -> list[tuple[str, str]]:
 def headlines(metrics: Json) -> list[tuple[str, str, str]]:
     """Return name, value and interval of PQ, SQ, RQ, the PQ of things and of stuff, and AP if it was computed."""
     panoptic, intervals = metrics.get("panoptic", {}), metrics.get("intervals", {})
-    shown = [(_LABELS[key], "all", key) for key in ("pq", "sq", "rq")]
-    shown += [("PQ things", "things", "pq"), ("PQ stuff", "stuff", "pq")]
+    chosen = [(_LABELS[key], "all", key) for key in ("pq", "sq", "rq")]
+    chosen += [("PQ things", "things", "pq"), ("PQ stuff", "stuff", "pq")]
     rows = [
-        (name, f"{panoptic[group][key]:.1f}", _interval(intervals, group, key))
-        for name, group, key in shown
+        (name, format_number(shown(panoptic[group])[key]), _interval(intervals, panoptic, group, key))
+        for name, group, key in chosen
         if group in panoptic
     ]
     return rows + [
@@ -46,12 +47,12 @@ def headlines(metrics: Json) -> list[tuple[str, str, str]]:
 
 def sections(metrics: Json, analysis: Json, categories: CategoryTable) -> list[Section]:
     """Return everything below the headlines, in the order of the page."""
-    shown = analysis_sections(analysis, categories)
+    parts = analysis_sections(analysis, categories)
     panoptic = metrics.get("panoptic", {})
     if panoptic.get("per_class"):
-        shown.insert(min(1, len(shown)), _classes(list(panoptic["per_class"].values())))
+        parts.insert(min(1, len(parts)), _classes(list(panoptic["per_class"].values())))
     return [
-        *shown,
+        *parts,
         Section(
             "Metrics", "All metrics", "Values are percentages unless stated otherwise.", tables=_all_metrics(metrics)
         ),
@@ -79,28 +80,38 @@ def analysis_sections(analysis: Json, categories: CategoryTable) -> list[Section
 def _all_metrics(metrics: Json) -> list[Table]:
     panoptic = metrics.get("panoptic", {})
     tables = [_groups(panoptic, metrics.get("intervals", {}))] if panoptic else []
-    tables += tables_of("PQ by size", {size: groups["all"] for size, groups in panoptic.get("sizes", {}).items()})
+    sizes = panoptic.get("sizes", {})
+    tables += tables_of("PQ by size", {size: shown(groups["all"]) for size, groups in sizes.items()})
     for key, value in metrics.items():
         is_empty = key == "disagreements" and not value["images"]
         if key not in _SHOWN_ELSEWHERE and not is_empty and not isinstance(value, (str, int, float)):
-            tables += tables_of(_LABELS.get(key, title_of(key)), value)
+            tables += tables_of(_LABELS.get(key, title_of(key)), _shown(value))
     return tables
+
+
+def _shown(content: Any) -> Any:
+    """Return a tree of metrics in which those of groups without classes are None."""
+    if not isinstance(content, Mapping):
+        return content
+    return shown({key: _shown(value) for key, value in content.items()})
 
 
 def _groups(panoptic: Json, intervals: Json) -> Table:
     rows: list[list[Cell]] = []
     for group in GROUPS:
-        if row := panoptic.get(group):
-            cells = [(float(row[key]), _interval(intervals, group, key)) for key in ("pq", "sq", "rq")]
+        if group in panoptic:
+            row = shown(panoptic[group])
+            cells = [(row[key], _interval(intervals, panoptic, group, key)) for key in ("pq", "sq", "rq")]
             rows.append([title_of(group), *(cell for pair in cells for cell in pair), int(row["n"])])
     headers = ["Group", "PQ", "95% CI", "SQ", "95% CI", "RQ", "95% CI", "Classes"]
     kept = [i for i, name in enumerate(headers) if name != "95% CI" or any(row[i] for row in rows)]
     return Table("Panoptic quality", [headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
-def _interval(intervals: Json, group: str, key: str) -> str:
+def _interval(intervals: Json, panoptic: Json, group: str, key: str) -> str:
+    """Return the interval in words; "" if it was not computed or the group has no classes."""
     ends = intervals.get(group, {}).get(key)
-    return interval_text(ends) if ends else ""
+    return interval_text(ends) if ends and panoptic[group]["n"] else ""
 
 
 def _classes(rows: Sequence[Json]) -> Section:
@@ -172,7 +183,7 @@ def _potential_gains(rows: Sequence[Json]) -> Section:
             str(row["name"]),
             "thing" if row["is_thing"] else "stuff",
             float(row["pq"]),
-            title_of(row["mend"]),
+            title_of(row["cause"]),
             Bar(row["gain"], most, decimals=2),
             *(float(row["lost"][cause]) for cause in causes),
         ]

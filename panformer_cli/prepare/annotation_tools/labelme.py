@@ -9,8 +9,7 @@ import base64
 import binascii
 import io
 import posixpath
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,38 @@ import numpy as np
 from PIL import Image
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
+from panformer_cli.data.image_header import read_header
+from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
     LabeledShape,
-    check_size,
     panoptic_of_shapes,
     table_of_names,
     with_stuff,
 )
 from panformer_cli.prepare.annotation_tools.shapes import Mask, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.declared_size import check_size
+from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.source import SourceImage, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
-from panformer_cli.wording import short
+from panformer_cli.storage.text_files import decode_text
+from panformer_cli.wording import counted, short, with_first
 
 _JSON = frozenset({".json"})
 
-_SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
-"""Folder names that are splits."""
+_WITHOUT_AREA = ("line", "linestrip", "point", "points")
+"""Shape types that are left out."""
+
+_EMBEDDED = "embedded"
+"""`extra` of an image that is in its JSON."""
+_PNG_START = "iVBOR"
+"""The first bytes of a PNG in base64. labelme embeds PNG and JPEG."""
 
 _POLYGONS = frozenset({"polygon", "oriented_rectangle", "rotation"})
 """Shape types that list corners: labelme's, and X-AnyLabeling's rotated box."""
@@ -54,16 +61,19 @@ class Labelme:
 
     Subfolders named train, val, test or similar that contain such files are splits. Without them, all files form the
     split `train`. Images without a JSON are ignored.
+
+    The `extra` of an image is `_EMBEDDED` if it is in its JSON.
     """
 
     root: Path
     categories: CategoryTable
     overlap: OverlapRule = "last"
+    encoding: str | None = None
     name: str = "labelme"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap}
+        return {"overlap": self.overlap} | ({"encoding": self.encoding} if self.encoding else {})
 
     def splits(self) -> Sequence[str]:
         return list(_split_folders(self.root))
@@ -76,38 +86,65 @@ class Labelme:
         return (self._image(number, path, folders[split]) for number, path in enumerate(files, 1))
 
     def _image(self, number: int, labels: Path, folder: Path) -> SourceImage:
+        own = labels.relative_to(folder)
         try:
-            path = self._image_path(labels, folder)
+            content = _read_json(labels, self.encoding)
+            data = _image_data(content)
+            try:
+                path = self._image_path(labels, folder, content.get("imagePath"))
+            except DataError:
+                if not data:
+                    raise
+                path = labels.with_suffix(".png" if data.startswith(_PNG_START) else ".jpg")
         except DataError as error:
-            return SourceImage(number, labels, f"{labels.relative_to(folder).as_posix()}.bad", problem=str(error))
+            return SourceImage(number, labels, f"{own.as_posix()}.bad", problem=str(error))
         home = folder if path.is_relative_to(folder) else self.root
-        return SourceImage(number, path, path.relative_to(home).as_posix(), (labels,))
+        name = path.relative_to(home).as_posix()
+        if data and not path.exists():
+            return SourceImage(number, labels, name, (labels,), _EMBEDDED)
+        return SourceImage(number, path, name, (labels,))
 
-    def _image_path(self, labels: Path, folder: Path) -> Path:
+    def _image_path(self, labels: Path, folder: Path, named: Any) -> Path:
         """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
-        try:
-            name = _read_json(labels)["imagePath"].replace("\\", "/")
-        except DataError:
-            # If its image can be guessed, a bad JSON is reported or skipped like other bad images.
-            for path in sorted(labels.parent.iterdir()):
-                if path.stem == labels.stem and path.suffix.lower() in IMAGE_SUFFIXES:
-                    return name_inside(labels.parent, path.name, str(labels))
-            raise
-        inner = _below(folder, labels, name)
+        if not isinstance(named, str) or not named:
+            raise DataError(
+                f"{labels} names no image: imagePath is {short(named)}; expected the image's file name, or the image "
+                "itself in imageData"
+            )
+        inner = _below(folder, labels, named.replace("\\", "/"))
         if inner.startswith(".."):  # in another folder of the data set
-            return name_inside(self.root, _below(self.root, labels, name), str(labels))
+            return name_inside(self.root, _below(self.root, labels, named.replace("\\", "/")), str(labels))
         return name_inside(folder, inner, str(labels))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def embedded_image(self, image: SourceImage) -> bytes | None:
+        """Return the image in `imageData` if its file is missing."""
+        if image.extra != _EMBEDDED:
+            return None
         path = image.labels[0]
-        content = _read_json(path)
-        if content.get("imageHeight") is not None and content.get("imageWidth") is not None:
-            check_size((content["imageHeight"], content["imageWidth"]), size, str(path))
-        drawn = [_shape(row, number, size, path) for number, row in enumerate(content["shapes"], 1)]
-        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
+        try:
+            data = base64.b64decode(_image_data(_read_json(path, self.encoding)), validate=True)
+            read_header(path, data)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: its image file is missing, and its imageData is not an image in base64 or is truncated; "
+                "restore one of them"
+            ) from error
+        return data
+
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
+        path = image.labels[0]
+        content = _read_json(path, self.encoding)
+        check_size((content.get("imageHeight"), content.get("imageWidth")), size, str(path))
+        drawn = []
+        for number, row in enumerate(content["shapes"], 1):
+            with log.annotation():
+                drawn.append(_shape(row, number, size, path))
+        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
 
 
-def open_labelme(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Labelme:
+def open_labelme(
+    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+) -> Labelme:
     """Return the source in the folder `root`.
 
     Args:
@@ -115,12 +152,13 @@ def open_labelme(root: Path, classes: Path | None, stuff: Sequence[str], overlap
         classes: A file for `read_classes`. None takes all labels in use as things, sorted and numbered from 1.
         stuff: Names of the classes that are stuff.
         overlap: Which shape keeps shared pixels.
+        encoding: Encoding of files that are not UTF-8.
 
     Raises:
         DataError: The folder is missing or has no JSON or no labels, or a name is unknown.
     """
-    table = read_classes(classes) if classes else table_of_names(_labels_in(root))
-    return Labelme(root, with_stuff(table, stuff), overlap)
+    table = read_classes(classes, encoding) if classes else table_of_names(_labels_in(root, encoding))
+    return Labelme(root, with_stuff(table, stuff), overlap, encoding)
 
 
 def _below(folder: Path, labels: Path, name: str) -> str:
@@ -128,21 +166,32 @@ def _below(folder: Path, labels: Path, name: str) -> str:
     return posixpath.normpath(posixpath.join(labels.parent.relative_to(folder).as_posix(), name))
 
 
-def _labels_in(root: Path) -> list[str]:
-    """Return all labels of all splits, sorted. Unreadable files are ignored here and reported with their image."""
-    labels = set()
+def _labels_in(root: Path, encoding: str | None) -> list[str]:
+    """Return all labels of all splits, sorted. If there are some, unreadable files are reported with their image."""
+    labels, problems = set(), []
     for folder in _split_folders(root).values():
         for path in listed_files(folder, _JSON):
             try:
-                rows = _read_json(path)["shapes"]
-            except DataError:
-                continue
-            labels |= {row["label"] for row in rows if isinstance(row, dict) and isinstance(row.get("label"), str)}
-    if not labels.difference(VOID_LABELS):
+                rows = _read_json(path, encoding)["shapes"]
+            except DataError as error:
+                problems.append(str(error))
+            else:
+                labels |= {row["label"] for row in rows if _has_class(row)}
+    found = sorted(labels.difference(VOID_LABELS))
+    if not found and problems:
+        heading = f"{root} has no labels that can be read: {counted(len(problems), 'JSON file')} cannot be used:"
+        raise DataError(with_first(heading, problems))
+    if not found:
         raise DataError(
-            f"no JSON file in {root} has a labeled shape; draw some, or list the classes with --classes FILE"
+            f"no JSON file in {root} has a labeled shape with an area, such as a polygon; draw some, or list the "
+            "classes with --classes FILE"
         )
-    return sorted(labels.difference(VOID_LABELS))
+    return found
+
+
+def _has_class(row: Any) -> bool:
+    """Return whether a shape has a label and an area."""
+    return isinstance(row, dict) and isinstance(row.get("label"), str) and row.get("shape_type") not in _WITHOUT_AREA
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -154,26 +203,27 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _named_splits(root: Path) -> Iterator[Path]:
     for folder in sorted(root.iterdir()):
-        is_named = folder.is_dir() and _SPLIT_NAME.fullmatch(folder.name)
+        is_named = folder.is_dir() and SPLIT_NAME.fullmatch(folder.name)
         if is_named and next(listed_files(folder, _JSON), None) is not None:
             yield folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return an object with the text `imagePath` and the list `shapes`. Raises a DataError for anything else."""
-    data = read_bytes(path, "labelme file")
+def _read_json(path: Path, encoding: str | None) -> dict[str, Any]:
+    """Return an object with the list `shapes`. Raises a DataError for anything else."""
+    text = decode_text(read_bytes(path, "labelme file"), path, encoding)
     try:
-        content = parse_json(data)
+        content = parse_json(text)
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON, or is truncated; save it again with labelme") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f"{path} is not a labelme file: it has no list `shapes`; move it out of this folder")
-    if not isinstance(content.get("imagePath"), str) or not content["imagePath"]:
-        raise DataError(
-            f"{path} names no image: imagePath is {short(content.get('imagePath'))}; expected the image's file name "
-            "(images embedded in the JSON are not read)"
-        )
     return content
+
+
+def _image_data(content: Mapping[str, Any]) -> str:
+    """Return the base64 text of the image in a JSON; empty if there is none."""
+    text = content.get("imageData")
+    return text.rpartition(",")[2].strip() if isinstance(text, str) else ""  # some tools begin with `data:...,`
 
 
 def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
@@ -193,10 +243,12 @@ def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
 def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
     if kind == "mask":
         return _drawn_mask(row, size, where)
+    if kind in _WITHOUT_AREA:
+        raise NoAreaError(f"{where} has no area; to use it, draw its outline as a polygon")
     if kind not in ("rectangle", "circle") and kind not in _POLYGONS:
-        raise DataError(
-            f"{where} has no area; expected polygon, rectangle, oriented_rectangle, circle or mask; draw its outline "
-            "as a polygon, or delete it in labelme"
+        raise AnnotationError(
+            f"{where} has an unknown shape_type; expected polygon, rectangle, oriented_rectangle, circle or mask; draw "
+            "its outline as a polygon, or delete it in labelme"
         )
     points = _points(row, where)
     if kind in _POLYGONS or (kind == "rectangle" and len(points) == 4):  # X-AnyLabeling writes all four corners
@@ -217,11 +269,16 @@ def _points(row: dict[str, Any], where: str) -> Points:
         for point in points
     )
     if not points or not is_pairs:
-        raise DataError(f"{where} has the points {short(points)}; expected a list of [x, y] in pixels; draw it again")
+        raise AnnotationError(
+            f"{where} has the points {short(points)}; expected a list of [x, y] in pixels; draw it again",
+            BAD_COORDINATES,
+        )
     try:
         return np.array(points, np.float64)
     except OverflowError as error:
-        raise DataError(f"{where} has a non-finite coordinate; expected pixels; draw it again") from error
+        raise AnnotationError(
+            f"{where} has a non-finite coordinate; expected pixels; draw it again", BAD_COORDINATES
+        ) from error
 
 
 def _drawn_mask(row: dict[str, Any], size: Size, where: str) -> Patch:

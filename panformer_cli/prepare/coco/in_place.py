@@ -25,10 +25,10 @@ from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.coco import rle
 from panformer_cli.prepare.coco.rle import encode_segments
-from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images
+from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images, warn_of_names
 from panformer_cli.prepare.manifest import IN_PLACE, SplitManifest, check_folder, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
-from panformer_cli.prepare.summary import SplitSummary
+from panformer_cli.prepare.summary import SplitSummary, report_summary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, resolve_links
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
@@ -80,6 +80,7 @@ def prepare_in_place(
         reporter.warn(
             f"{split}: {counted(len(data.skipped), 'image')} listed but not annotated; first: {data.skipped[0]}"
         )
+    warn_of_names(data.categories, str(data.layout.annotation), reporter)
     check_folder(out or root)
     expect_reads(len(data))
     if detection != "none":
@@ -101,6 +102,7 @@ def prepare_in_place(
         deque(lines, maxlen=0)
         write_split(out or root, manifest.finish(annotation, annotation.name), summary)
         log.remove()
+    report_summary(summary, reporter)
     return Prepared(summary, written)
 
 

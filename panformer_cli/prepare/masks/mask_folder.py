@@ -15,11 +15,13 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.annotation_tools.labeled_shapes import with_stuff
+from panformer_cli.prepare.classes import TEXT, read_classes
+from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
-from panformer_cli.prepare.pixel_values import distinct_values, pack, read_colors, read_mask, read_values
-from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.prepare.pixel_values import distinct_values, pack, pixels_of, read_colors, read_mask, read_values
+from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_pngs, with_unused_labels
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
@@ -34,11 +36,17 @@ _NOTHING = -1
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """A folder of masks; open one with `open_mask_folder`. The `extra` of an image is the folder of its objects."""
+    """A folder of masks; open one with `open_mask_folder`. The `extra` of an image is the folder of its objects.
+
+    Attributes:
+        overlap: Which mask keeps shared pixels.
+        has_ids: Whether the class file has ids, which maps of class ids need.
+    """
 
     root: Path
     categories: CategoryTable
     overlap: OverlapRule
+    has_ids: bool = True
     name: str = "masks"
 
     @property
@@ -56,30 +64,49 @@ class MaskFolder:
         )
         return with_unused_labels(images, listed_pngs(masks), split_folder(self.root, "images", split))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
+        """Return the annotation; that of a map of classes also counts the class values that are void."""
         if image.extra is not None:
-            layers = [_layer(path, image.extra, self.categories, size) for path in image.labels]
+            layers = []
+            for path in image.labels:
+                with log.annotation():
+                    layers.append(_layer(path, image.extra, self.categories, size))
             return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
-        return panoptic_of_classes(_class_map(image.labels[0], self.categories, size), self.categories)
+        if not self.has_ids:
+            raise DataError(
+                f"{image.labels[0]} is a map of class ids, but the class file lists only names; pass a CSV or YAML "
+                "file with the id of each class"
+            )
+        classes, void_values = _class_map(image.labels[0], self.categories, size)
+        panoptic = panoptic_of_classes(classes, self.categories)
+        return LabeledMap(panoptic.ids, panoptic.segments, void_values)
 
 
-def open_mask_folder(root: Path, classes: Path, overlap: OverlapRule = "last") -> MaskFolder:
+def open_mask_folder(
+    root: Path,
+    classes: Path,
+    overlap: OverlapRule = "last",
+    stuff: Sequence[str] = (),
+    encoding: str | None = None,
+) -> MaskFolder:
     """Return the source in the folder `root`.
 
     Args:
         root: The folder of the data set.
         classes: A class file for `read_classes`.
         overlap: Which mask keeps shared pixels.
+        stuff: Names of classes to treat as stuff.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used, lists colors for only some classes, or repeats a color.
     """
-    table = read_classes(classes)
+    table = with_stuff(read_classes(classes, encoding), stuff)
     colors = [category.color for category in table.categories if category.color is not None]
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"
         raise DataError(f"{classes} has {problem}; expected a unique color for each class, or no colors at all")
-    return MaskFolder(root, table, overlap)
+    return MaskFolder(root, table, overlap, classes.suffix.lower() != TEXT)
 
 
 def _labels(masks: Path, image_file: ImageFile) -> tuple[tuple[Path, ...], Path | None]:
@@ -118,9 +145,10 @@ def _category(path: Path, folder: Path, categories: CategoryTable) -> Category:
     for name in names:
         if name in by_name:
             return by_name[name]
-    raise DataError(
+    raise AnnotationError(
         f"{path}: no class is named {names[-1]!r}; expected a class name ({_some_names(by_name)}), optionally followed "
-        "by a number, or a folder of that name"
+        "by a number, or a folder of that name",
+        UNKNOWN_CLASS,
     )
 
 
@@ -128,12 +156,13 @@ def _some_names(names: Iterable[str]) -> str:
     return short(", ".join(names))[1:-1]
 
 
-def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> IdMap:
-    """Return the class id of each pixel (H, W), or `_NOTHING`.
+def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> tuple[IdMap, dict[str, int]]:
+    """Return the class id of each pixel (H, W), or `_NOTHING`, and the number of pixels of each void value.
 
     Classes are matched by color if the class file has colors, else by the values of the PNG.
     """
-    if categories.categories[0].color is not None:
+    has_colors = categories.categories[0].color is not None
+    if has_colors:
         values, void = pack(read_colors(path, size).astype(np.int32)), _BLACK
         id_of = {int(pack(np.array(row.color, np.int32))): row.id for row in categories.categories}
     else:
@@ -141,7 +170,7 @@ def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> 
         id_of = {category.id: category.id for category in categories.categories}
     found, index_of_pixel = distinct_values(values)
     unknown = [value for value in found if value not in id_of and value not in void]
-    if unknown and categories.categories[0].color is not None:
+    if unknown and has_colors:
         colors = listing(f"#{value:06x}" for value in unknown)
         raise DataError(
             f"{path} contains {len(unknown)} colors that are not in the class file: {colors}; expected its colors, and "
@@ -152,7 +181,9 @@ def _class_map(path: Path, categories: CategoryTable, size: tuple[int, int]) -> 
             f"{path} contains the class ids {listing(sorted(unknown))}, which are not in the class file; add them"
         )
     ids: IdMap = np.array([id_of.get(value, _NOTHING) for value in found], np.int32)[index_of_pixel]
-    return ids
+    pixels = zip(found, pixels_of(index_of_pixel, len(found)), strict=True)
+    name = "#{:06x}" if has_colors else "{}"
+    return ids, {name.format(value): count for value, count in pixels if value not in id_of}
 
 
 def panoptic_of_classes(classes: IdMap, categories: CategoryTable) -> PanopticMap:

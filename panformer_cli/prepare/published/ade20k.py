@@ -11,11 +11,19 @@ import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
-from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
+from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
-from panformer_cli.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
+from panformer_cli.prepare.source import (
+    LabeledMap,
+    SourceImage,
+    listed_files,
+    listed_pngs,
+    with_unused_labels,
+    without_object,
+)
 from panformer_cli.storage.files import name_inside
 
 _OBJECTS = 256
@@ -49,12 +57,14 @@ class Ade20k:
         labels = listed_pngs(self._folder("annotations") / split)
         return with_unused_labels(self._images(split), labels, self._folder("images") / split)
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> LabeledMap:
         """Return the stuff of the semantic map with the objects of the instance map on top."""
         semantic_map, instance_map = image.labels
-        ids, category_of_stuff = _stuff(read_values(semantic_map, size), semantic_map)
+        semantic = read_values(semantic_map, size)
+        ids, category_of_stuff = _stuff(semantic, semantic_map)
         category_of_thing = _paint_things(ids, read_channels(instance_map, size), instance_map)
-        return PanopticMap(ids, segments_of(ids, category_of_stuff | category_of_thing))
+        segments = segments_of(ids, category_of_stuff | category_of_thing)
+        return LabeledMap(ids, segments, _void_values(semantic[ids == 0]))
 
     @property
     def _data(self) -> Path:
@@ -84,6 +94,13 @@ class Ade20k:
             png = inner.with_suffix(".png").as_posix()
             labels = tuple(name_inside(folder, png, str(folder)) for folder in (semantic, instances))
             yield SourceImage(path.stem, path, inner.as_posix(), labels)
+
+
+def _void_values(semantic: IdMap) -> dict[str, int]:
+    """Return the number of pixels of each semantic value, given those of the pixels (N,) that became void."""
+    values, counts = np.unique(semantic, return_counts=True)
+    names = [without_object(CATEGORIES.by_id(value - 1)) if value else "0" for value in values.tolist()]
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _stuff(semantic: IdMap, path: Path) -> tuple[IdMap, dict[int, int]]:

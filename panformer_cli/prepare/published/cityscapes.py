@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.pixel_values import distinct_values, read_values
+from panformer_cli.prepare.left_out import AnnotationLog
+from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_values
 from panformer_cli.prepare.published.ready_panoptic import VOID, read_categories, read_ready_panoptic, segment_table
-from panformer_cli.prepare.source import SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_pngs, with_unused_labels
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import short
 
@@ -63,7 +65,7 @@ class Cityscapes:
         """Return whether the split has no instance maps."""
         return not self._has_maps(split)
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation; segments keep the ids of the instance map, which are label ids for stuff."""
         if image.extra is None:
             return _panoptic_of_instances(image.labels[0], size)
@@ -148,12 +150,12 @@ def _label_of(segment_id: int) -> Label | None:
     return LABELS.get(segment_id if segment_id < 1000 else segment_id // 1000)
 
 
-def _panoptic_of_instances(path: Path, size: tuple[int, int]) -> PanopticMap:
+def _panoptic_of_instances(path: Path, size: tuple[int, int]) -> LabeledMap:
     """Return the map as cityscapesScripts' preparation/createPanopticImgs.py does: things without number are crowds."""
     values, index_of_pixel = distinct_values(read_values(path, size))
-    numbers = []
+    numbers, void_values = [], Counter[str]()
     category_of_id: dict[int, int] = {}
-    for value in values:
+    for value, pixels in zip(values, pixels_of(index_of_pixel, len(values)), strict=True):
         label = _label_of(value)
         if label is None:
             raise DataError(
@@ -162,9 +164,11 @@ def _panoptic_of_instances(path: Path, size: tuple[int, int]) -> PanopticMap:
             )
         numbers.append(0 if label.train_id == IGNORED else value if label.is_thing else label.id)
         category_of_id[numbers[-1]] = label.id
+        if label.train_id == IGNORED:
+            void_values[f"{label.id} ({label.name})"] += pixels
     ids = np.array(numbers, np.int32)[index_of_pixel]
     crowds = {number for number in numbers if 0 < number < 1000 and LABELS[number].is_thing}
-    return PanopticMap(ids, segments_of(ids, category_of_id, crowds))
+    return LabeledMap(ids, segments_of(ids, category_of_id, crowds), void_values)
 
 
 def _has_train_ids(annotation: PanopticAnnotation) -> bool:

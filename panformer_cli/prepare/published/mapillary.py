@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.pixel_values import distinct_values, read_values
+from panformer_cli.prepare.left_out import AnnotationLog
+from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_values
 from panformer_cli.prepare.published.mapillary_labels import (
     categories_of_config,
     categories_of_json,
@@ -23,7 +25,7 @@ from panformer_cli.prepare.published.mapillary_labels import (
     read_config,
 )
 from panformer_cli.prepare.published.ready_panoptic import VOID, read_ready_panoptic, segment_table
-from panformer_cli.prepare.source import SourceImage, listed_files, listed_pngs, with_unused_labels
+from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_files, listed_pngs, with_unused_labels
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import counted
 
@@ -108,7 +110,7 @@ class MapillaryVistas:
         """Return whether the split has a panoptic JSON."""
         return self._panoptic_json(split).is_file()
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation; segments keep the ids of panoptic PNGs, or have an instance map's value plus 1."""
         if image.extra is None:
             return self._panoptic_of_instances(image.labels[0], size)
@@ -161,7 +163,7 @@ class MapillaryVistas:
             label = name_inside(maps, inner.with_suffix(".png").as_posix(), str(maps))
             yield SourceImage(path.stem, path, inner.as_posix(), (label,))
 
-    def _panoptic_of_instances(self, path: Path, size: tuple[int, int]) -> PanopticMap:
+    def _panoptic_of_instances(self, path: Path, size: tuple[int, int]) -> LabeledMap:
         """Return the map of an instance map, whose pixels are 256 x label + object number (ignored for stuff)."""
         _check_depth(path)
         values, index_of_pixel = distinct_values(read_values(path, size))
@@ -171,15 +173,17 @@ class MapillaryVistas:
                 f"expected 0 to {len(self.category_of_label) - 1} as in config_{self.version}.json; check --version"
             )
         category_of_id: dict[int, int] = {}
-        numbers = []
-        for value in values:
+        numbers, void_values = [], Counter[str]()
+        for value, pixels in zip(values, pixels_of(index_of_pixel, len(values)), strict=True):
             category_id = self.category_of_label[value // 256]
             is_void = category_id == VOID
             is_thing = not is_void and self.categories.by_id(category_id).is_thing
             numbers.append(0 if is_void else 1 + (value if is_thing else value // 256 * 256))
             category_of_id[numbers[-1]] = category_id
+            if is_void:
+                void_values[str(value // 256)] += pixels
         ids = np.array(numbers, np.int32)[index_of_pixel]
-        return PanopticMap(ids, segments_of(ids, category_of_id))
+        return LabeledMap(ids, segments_of(ids, category_of_id), void_values)
 
 
 def _check_depth(path: Path) -> None:

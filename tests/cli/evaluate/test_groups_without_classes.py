@@ -1,0 +1,115 @@
+"""A ground truth of stuff and void: things have no PQ, which is not a PQ of 0, and predictions on void do not count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panformer_cli.cli.tables import print_causes, print_metrics
+from tests.cli.evaluate.test_predictions import metrics_of
+from tests.data.coco.pair_files import Pairs, Side, write_pairs
+from tests.helpers import run
+from tests.pages.html import Html
+
+
+def keep_sky(side: Side, sky: int) -> None:
+    """Make all but the sky void."""
+    for number in range(3):
+        side.draw(lambda ids: np.copyto(ids, 0, where=ids != sky), number)
+    side.edit(
+        lambda content: [
+            row.update(segments_info=[one for one in row["segments_info"] if one["id"] == sky])
+            for row in content["annotations"]
+        ]
+    )
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Pairs:
+    """Image k of 60 x 40 has 1000 - 10 k pixels of sky; the prediction is as large, with 20 pixels on void."""
+    pairs = write_pairs(tmp_path / "data")
+    keep_sky(pairs.truth, 300)
+    keep_sky(pairs.prediction, 1)
+    return pairs
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_tables_show_a_dash(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", *pairs.words, "--metrics", "panoptic,boundary,semantic", "--bootstrap", "20") == 0
+    found = rows(capsys.readouterr().out)
+    assert ["things", "–", "–", "–", "0", "–"] in found  # panoptic quality
+    assert ["medium", "–", "–", "–", "0"] in found
+    assert ["things", "–", "–", "–", "0"] in found  # boundary PQ
+    assert ["things", *["–"] * 7] in found  # lost points by cause
+    (stuff,) = (row for row in found if row[:1] == ["stuff"] and len(row) == 8 and "to" in row)
+    assert stuff[1:5] == ["98.0", "98.0", "100.0", "1"]  # 980 of 1000 shared, and 20 predicted on void
+
+
+def test_metrics_stay_numbers_in_json(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, _ = metrics_of(capsys, *pairs.words)
+    assert metrics["panoptic"]["things"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
+
+
+def test_void_and_predictions_on_it_are_reported(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics, err = metrics_of(capsys, *pairs.words)
+    pixels, sky = 3 * 2400, 1000 + 990 + 980
+    counts = {"segments": 3, "pixels": pixels, "void": pixels - sky, "predicted": sky, "predicted_on_void": 60}
+    assert metrics["coverage"] == counts
+    assert f"Warning: {pairs.truth.json}: 58.8 % of all pixels are void; predictions there do not count" in err
+    assert (
+        "58.8 % of the ground truth is void, where predictions do not count; 2.0 % of the predicted pixels are there"
+        in err.splitlines()
+    )
+
+
+def test_little_void_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = write_pairs(tmp_path / "full")
+    for number in range(3):
+        pairs.truth.draw(lambda ids: np.copyto(ids, 300, where=ids == 0), number)
+    pairs.truth.edit(
+        lambda content: [row["segments_info"][0].pop("area") for row in content["annotations"]],
+    )
+    metrics, err = metrics_of(capsys, *pairs.words)
+    assert metrics["coverage"]["void"] == 0 and "void" not in err
+
+
+def test_a_ground_truth_without_segments(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    keep_sky(pairs.truth, -1)
+    assert run("evaluate", *pairs.words) == 0
+    out, err = capsys.readouterr()
+    assert f"Warning: {pairs.truth.json}: none of the 3 images has a segment" in err
+    assert "100.0 % of the ground truth is void" in err and "100.0 % of the predicted pixels are there" in err
+    for group in ("all", "things", "stuff"):
+        assert [group, "–", "–", "–", "0", "–"] in rows(out)
+    assert ["–", "–", "–", "0"] in rows(out)  # semantic
+
+
+def test_a_comparison_shows_a_dash(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "compare", *[pairs.words[1]] * 2, *pairs.words[2:], "--bootstrap", "20") == 0
+    found = rows(capsys.readouterr().out)
+    assert ["things", *["–"] * 5] in found
+    assert ["stuff", "98.0", "98.0", "0.0", "0.0", "to", "0.0", "0.0"] in found
+
+
+def test_the_report_shows_a_dash(pairs: Pairs, tmp_path: Path) -> None:
+    words = ["--metrics", "panoptic,boundary,semantic", "--report", str(tmp_path / "report"), "--bootstrap", "20"]
+    assert run("evaluate", *pairs.words, *words) == 0
+    lines = Html.of_file(tmp_path / "report" / "index.html").lines()
+    assert "PQ things–" in lines
+    assert "Things–––0" in lines  # boundary PQ
+    assert "Medium–––0" in lines
+
+
+def test_results_of_earlier_versions_can_be_shown(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics: dict[str, Any] = metrics_of(capsys, *pairs.words)[0]
+    del metrics["coverage"], metrics["intervals"]
+    print_metrics(metrics)
+    groups = {name: {"total": 0.0, "missed": 0.0} for name in ("all", "things", "stuff")}
+    print_causes({"causes": groups, "per_class": []})
+    assert ["things", "–"] in rows(capsys.readouterr().out)
