@@ -24,7 +24,6 @@ from panformer_cli.data.image_formats import (
     register_heic,
     unsupported_tiff,
 )
-from panformer_cli.data.native_messages import native_messages_hidden
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError
@@ -75,8 +74,7 @@ def read_bytes(path: Path, what: str) -> bytes:
 def decode(data: bytes, flags: int) -> ImageArray | None:
     """Return the result of `cv2.imdecode`; None if OpenCV cannot decode the data or rejects its size."""
     try:
-        with native_messages_hidden():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
