@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from panformer_cli.data.image_formats import register_heic
+from panformer_cli.data.images import read_image
 from panformer_cli.errors import DataError
 
 _EXIF_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)
@@ -44,18 +46,27 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     Raises:
         DataError: the file is missing, cannot be read, is not an image, or declares an implausible size.
     """
+    register_heic()
     try:
         with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
             warnings.simplefilter("ignore")  # Pillow warns about large images; the decoder may reject them
-            return ImageHeader((image.height, image.width), _orientation(image))
+            return ImageHeader(_stored_size(image), _orientation(image))
     except FileNotFoundError as error:
         raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image in a known format; restore the file") from error
+    except UnidentifiedImageError:
+        height, width, _ = read_image(path).shape  # the decoder knows more formats, and its errors say more
+        return ImageHeader((height, width))
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} declares an implausible size; restore the file") from error
     except OSError as error:
         raise DataError(f"the image {path} cannot be read: {error.strerror or error}; restore the file") from error
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return height and width as stored; Pillow swaps those of a rotated TIFF."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGELENGTH]), int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH])
+    return image.height, image.width
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from panformer_cli.data.image_formats import (
+    HEIC_ADVICE,
+    has_heic,
+    has_tiff_alpha,
+    is_avif,
+    is_heic,
+    is_tiff,
+    readable_suffixes,
+    register_heic,
+    unsupported_tiff,
+)
+from panformer_cli.data.native_messages import native_messages_hidden
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -23,15 +38,18 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 def read_image(path: Path) -> ImageArray:
     """Return an image as (H, W, 3) uint8 RGB, with its EXIF orientation applied.
 
-    Grayscale is repeated to three channels, CMYK is converted, 16 bits are reduced to 8, and alpha is dropped.
+    Grayscale is repeated to three channels, CMYK is converted, 16 bits are reduced to 8, and alpha is dropped. Of
+    several pages or frames the first one is read.
 
     Raises:
-        DataError: the file is missing, not an image, corrupt or truncated.
+        DataError: the file is missing, not an image, corrupt or truncated, or of a format that is not supported.
     """
     data = read_bytes(path, "image")
-    image = decode(data, cv2.IMREAD_COLOR)
+    if problem := _unsupported(data):
+        raise DataError(f"{path}: {problem}")
+    image = None if _needs_pillow(data) else decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+        return _read_with_pillow(path, data)
     _check_whole(path, data)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
 
@@ -56,10 +74,73 @@ def read_bytes(path: Path, what: str) -> bytes:
 def decode(data: bytes, flags: int) -> ImageArray | None:
     """Return the result of `cv2.imdecode`; None if OpenCV cannot decode the data or rejects its size."""
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with native_messages_hidden():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def has_more_frames(path: Path) -> bool:
+    """Return whether an image has several pages or frames, of which `read_image` reads only the first.
+
+    A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
+    """
+    try:
+        with _opened(path.read_bytes()) as image:
+            return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError):
+        return False
+
+
+def _unsupported(data: bytes) -> str:
+    """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
+    if is_heic(data) and not has_heic():
+        return HEIC_ADVICE
+    if is_tiff(data) and (kind := unsupported_tiff(data)):
+        return (
+            f"{kind} TIFF is not supported, because the range of its values is unknown; scale it to 8 or 16 bits per "
+            "channel and save it again"
+        )
+    return ""
+
+
+def _needs_pillow(data: bytes) -> bool:
+    """Return whether OpenCV would read an image differently: it ignores how AVIF is rotated."""
+    return is_avif(data) or is_heic(data) or (is_tiff(data) and has_tiff_alpha(data))
+
+
+def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
+    """Return an image that OpenCV does not read, as `read_image` does."""
+    unreadable = DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+    if data.startswith((_JPEG_START, _PNG_START)):  # OpenCV knows these: what it rejects is corrupt
+        raise unreadable
+    with _pillow_errors(path, unreadable), _opened(data) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            gray = (np.asarray(upright) >> 8).astype(np.uint8)
+            return np.repeat(gray[..., None], 3, axis=2)
+        return np.array(upright.convert("RGB"), np.uint8)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    register_heic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+
+
+@contextmanager
+def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
+    """Turn the errors of Pillow into a DataError."""
+    try:
+        yield
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise unreadable from error
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+        raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error
 
 
 def _check_whole(path: Path, data: bytes) -> None:
@@ -69,7 +150,7 @@ def _check_whole(path: Path, data: bytes) -> None:
         return
     try:
         # OpenCV has decoded formats that Pillow does not know and sizes that Pillow rejects.
-        with suppress(UnidentifiedImageError, Image.DecompressionBombError), Image.open(io.BytesIO(data)) as image:
+        with suppress(UnidentifiedImageError, Image.DecompressionBombError), _opened(data) as image:
             image.load()
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, RuntimeError) as error:
         raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error

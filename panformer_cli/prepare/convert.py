@@ -130,7 +130,7 @@ def convert(
     for split in splits:
         check_split_name(split)
     names = splits or source.splits()
-    _check_out_is_separate(source, out, names)
+    check_out_is_separate(source, [out, *(folder for split in names for folder in Folders.of(out, split)[:3])])
     warn_of_names(source.categories, f"{source.root}", reporter)
     return [_convert_split(source, out, split, options, reporter) for split in names]
 
@@ -141,10 +141,9 @@ def warn_of_names(categories: CategoryTable, where: str, reporter: Reporter) -> 
         reporter.warn(f"{where}: {problem.sentence}")
 
 
-def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> None:
-    """Raise a DataError if an output folder is inside an input folder."""
+def check_out_is_separate(source: Source, written: Sequence[Path]) -> None:
+    """Raise a DataError if an output folder in `written` is inside an input folder."""
     read = [source.root, *(source.also_read if isinstance(source, ReadsMore) else ())]
-    written = [out, *(folder for split in splits for folder in Folders.of(out, split)[:3])]
     for folder in written:
         for other in read:
             if resolve_links(folder).is_relative_to(resolve_links(other)):
@@ -158,7 +157,7 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
     images = DiskList(source.images(split))
     for note in source.notes(split) if isinstance(source, HasNotes) else ():
         reporter.warn(note)
-    _check_names(images, f"{source.root}, {split}")
+    check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.to_json())
     for image in images:
         manifest.add_stamp(_stamp(image))
@@ -213,9 +212,9 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
         if not is_name(image.file_name):
             raise DataError(f"the file name {image.path} is not valid UTF-8, which JSON requires; rename the file")
         embedded = source.embedded_image(image) if isinstance(source, EmbedsImages) else None
-        header = _usable_header(image.path, embedded)
+        header = usable_header(image.path, embedded)
         panoptic = source.read(image, header.shown, log)
-        _check_size(image, header, panoptic.ids.shape)
+        check_map_size(image, header, panoptic.ids.shape)
         panoptic = without_small_segments(panoptic, options.smallest_area, image.file_name, log)
         png_name = str(PurePosixPath(image.file_name).with_suffix(".png"))
         png = name_inside(folders.pngs, png_name, str(source.root))
@@ -232,13 +231,14 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
-    line = {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
-    if isinstance(panoptic, LabeledMap):
-        line |= {"void_values": panoptic.void_values, "marks": panoptic.marks}
+    labels = {"void_values": panoptic.void_values, "marks": panoptic.marks} if isinstance(panoptic, LabeledMap) else {}
+    annotation = annotation_row(image.id, png_name, panoptic)
+    line = {"stamp": stamp, "image": row, "annotation": annotation, **hashes, **labels}
     return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
-def _usable_header(path: Path, data: bytes | None) -> ImageHeader:
+def usable_header(path: Path, data: bytes | None = None) -> ImageHeader:
+    """Return the header of an image file, or of `data`. Raises a DataError if it cannot be read or is too large."""
     header = read_header(path, data)
     height, width = header.shown
     if height * width > MAX_PIXELS:
@@ -246,7 +246,8 @@ def _usable_header(path: Path, data: bytes | None) -> ImageHeader:
     return header
 
 
-def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+def check_map_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+    """Raise a DataError unless the annotation has the size `found` of its image as displayed."""
     if found == header.shown:
         return
     labels = image.labels[0] if image.labels else f"the annotation of {image.file_name}"
@@ -257,16 +258,19 @@ def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...])
     )
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Create `target` as a hard link to `source`, or as a copy if the file system does not support hard links."""
+def link_or_copy(source: Path, target: Path, copies: bool = False) -> None:
+    """Create `target` as a hard link to `source`; as a copy if `copies`, or if the file system has no hard links."""
     temporary = temporary_path(target)
     try:
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
-            try:
-                os.link(resolve_links(source), temporary)
-            except OSError:
+            is_linked = False
+            if not copies:
+                with suppress(OSError):
+                    os.link(resolve_links(source), temporary)
+                    is_linked = True
+            if not is_linked:
                 shutil.copyfile(source, temporary)
             os.replace(temporary, target)
     finally:
@@ -283,7 +287,7 @@ def _stamp_if_written(folders: Folders, image: SourceImage) -> list[Any] | None:
     return _stamp(image) if folders.contain(image) else None
 
 
-def _check_names(images: Sequence[SourceImage], where: str) -> None:
+def check_names(images: Sequence[SourceImage], where: str) -> None:
     """Raise a DataError if there are no images, or if two share an output path or an id."""
     if not images:
         raise DataError(f"{where}: no images found; expected at least one (docs/data.md shows the folder layout)")

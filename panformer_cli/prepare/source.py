@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.disk_list import DiskList
+from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -207,7 +208,8 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
     """
     try:
         with os.scandir(folder / prefix) as entries:
-            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+            names = (entry for entry in entries if not entry.name.startswith(".") and not is_clutter(entry.name))
+            found = {entry.name: _is_folder(entry) for entry in names}
     except OSError as error:
         raise DataError(
             f"the folder {folder / prefix} cannot be read: {error.strerror}; check its permissions"

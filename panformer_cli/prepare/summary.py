@@ -170,10 +170,10 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
-        # All of these are missing in summaries of version 0.2.0.
+        # Both are missing in summaries of version 0.2.0.
         summary.annotations_left_out = _from_json(content.get("annotations_left_out", ()))
         summary.annotations_changed = _from_json(content.get("annotations_changed", ()))
-        summary.void_values.update(content.get("void_values", {}))
+        summary.void_values.update(content.get("void_values", {}))  # not in summaries of earlier versions
         summary.conventions += content.get("conventions", [])
         return summary
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.data.layout import SplitLayout, find_split, find_splits
+from panformer_cli.data.layout import SplitLayout, find_split, find_splits, predicted_image
 from panformer_cli.errors import DataError
 
 
@@ -165,3 +165,14 @@ def test_the_real_sample(shared: Path) -> None:
     root = shared / "data" / "coco_mini"
     assert find_splits(root) == ["train2017", "val2017"]
     assert len(list(find_split(root, "train2017").pngs.glob("*.png"))) == 14
+
+
+def test_the_image_of_a_prediction_is_found_with_or_without_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/c.png").write_bytes(b"")
+    (tmp_path / "d.png").write_bytes(b"")
+    assert predicted_image(tmp_path, "b/c.png", "p.json") == tmp_path / "b/c.png"
+    assert predicted_image(tmp_path / "b", "b/c.png", "p.json") == tmp_path / "b/c.png"
+    assert predicted_image(tmp_path, "e/d.png", "p.json") == tmp_path / "d.png"
+    with pytest.raises(DataError, match="points outside"):
+        predicted_image(tmp_path / "b", "../d.png", "p.json")

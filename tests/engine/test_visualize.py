@@ -203,7 +203,7 @@ def test_predictions_that_do_not_match_their_images(tmp_path: Path) -> None:
     with pytest.raises(PanformerError, match=r"expected the image that was predicted"):
         run(tmp_path / "viz", predictions=predictions, images=images)
     change(predictions, lambda content: content["images"][0].update(file_name="other.png"))
-    with pytest.raises(PanformerError, match=r"other.png, which .*panoptic_val.json does not list"):
+    with pytest.raises(PanformerError, match=r"panoptic_val.json have different .*image 100 is other.png and 0"):
         run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
     shutil.rmtree(tmp_path / "out" / "panoptic")
     with pytest.raises(PanformerError, match=r"folder of panoptic PNGs .*panoptic is missing"):

@@ -125,6 +125,7 @@ def test_the_manifest_has_the_hashes_of_the_files(root: Path) -> None:
     assert record["setting"]["source"] == "columns" and record["images"] == 20
 
 
+@pytest.mark.slow
 def test_several_workers_write_the_same_files(root: Path, tmp_path: Path) -> None:
     alone = content_of(converted(root))
     (root.parent / "out").rename(tmp_path / "alone")
@@ -438,24 +439,24 @@ def test_long_names(root: Path) -> None:
 
 def test_names_without_a_suffix_in_folders_with_dots(root: Path) -> None:
     images = [SourceImage(n, root / "00.jpg", f"v1.{n}/img{n}", (root / "00.txt",)) for n in (0, 1)]
-    convert_module._check_names(images, "here")
+    convert_module.check_names(images, "here")
     for name in ("a//b.jpg", "a/b.png", "a\\b.jpg"):
         other = replace(images[0], path=root / "01.jpg", file_name=name, id=8)
         with pytest.raises(DataError, match="have the same name a/b"):
-            convert_module._check_names([*images, replace(images[0], file_name="a/b", id=7), other], "here")
+            convert_module.check_names([*images, replace(images[0], file_name="a/b", id=7), other], "here")
     with pytest.raises(DataError, match="have the same id 1; expected a unique id"):
-        convert_module._check_names([images[1], replace(images[0], path=root / "01.jpg", id="1")], "here")
+        convert_module.check_names([images[1], replace(images[0], path=root / "01.jpg", id="1")], "here")
 
 
 def test_an_image_that_is_labeled_twice_is_named_with_its_labels(root: Path) -> None:
     image = SourceImage(1, root / "00.jpg", "00.jpg", (root / "00.txt",))
     with pytest.raises(DataError, match=r"00\.jpg is labeled twice, in .*00\.txt and .*01\.txt; keep one of them"):
-        convert_module._check_names([image, replace(image, id=2, labels=(root / "01.txt",))], "here")
+        convert_module.check_names([image, replace(image, id=2, labels=(root / "01.txt",))], "here")
     with pytest.raises(DataError, match=r"00\.jpg is labeled twice, both times in .*00\.txt; keep one of them"):
-        convert_module._check_names([image, image], "here")
+        convert_module.check_names([image, image], "here")
     missing = replace(image, path=root / "a.json", problem="the image 00.jpg is missing")
     with pytest.raises(DataError, match=r"^00\.jpg is labeled twice"):
-        convert_module._check_names([missing, missing], "here")
+        convert_module.check_names([missing, missing], "here")
 
 
 def test_a_check_in_place_keeps_the_manifest_of_the_conversion(root: Path) -> None:

@@ -49,6 +49,7 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
         if as_json:
             click.echo(json.dumps(tuning.to_json(), indent=2))
         else:
+            click.echo(f"Checkpoint: {run.checkpoint}")
             print_tuning(tuning.to_json())
         if save and tuning.is_gain:
             process.on_first(lambda: save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint)))

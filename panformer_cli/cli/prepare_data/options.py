@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from panformer_cli.prepare.source import Source
     from panformer_cli.prepare.summary import AnnotationCount, SplitSummary
+    from panformer_cli.reporting import Reporter
 
 LEFT_OUT_NAMED = 3
 
@@ -33,9 +34,6 @@ workers_option = click.option(
 skip_bad_images_option = click.option(
     "--skip-bad-images", is_flag=True, help="Skip images that cannot be used, and list them."
 )
-stuff_option = click.option(
-    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
-)
 skip_bad_annotations_option = click.option(
     "--skip-bad-annotations",
     is_flag=True,
@@ -52,6 +50,9 @@ encoding_option = click.option(
     callback=lambda context, parameter, name: _checked_encoding(name),
     metavar="NAME",
     help="Encoding of text files that are not UTF-8, such as gbk, shift_jis or cp1252.",
+)
+stuff_option = click.option(
+    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
 )
 overlap_option = click.option(
     "--overlap",
@@ -144,7 +145,6 @@ def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
 def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
     """Print a table with one row per split, the first skipped images, and annotations left out or changed."""
     from panformer_cli.console import print_table
-    from panformer_cli.wording import first_items
 
     columns = ("split", "images", "segments", "things", "stuff", "crowd", "void %", "left out")
     rows = [
@@ -153,8 +153,7 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
     ]
     print_table(title, columns, rows)
     for summary in summaries:
-        for sentence in first_items(summary.left_out, LEFT_OUT_NAMED):
-            click.echo(f"left out of {summary.split}: {sentence}")
+        print_left_out(summary.split, summary.left_out)
         if len(summary.left_out) > LEFT_OUT_NAMED:
             click.echo("See summary.json for the full list.")
     _print_annotations("left out", {summary.split: summary.annotations_left_out for summary in summaries})
@@ -171,3 +170,20 @@ def _print_annotations(what: str, by_split: Mapping[str, Mapping[str, Annotation
         print_table(f"{counted(total, 'annotation')} {what}", ("split", "annotations", "reason"), rows)
         click.echo(f"First: {groups[0][2].first[0]}")
         click.echo("See summary.json for the full list.")
+
+
+def print_left_out(split: str, problems: Sequence[str]) -> None:
+    """Print why the first skipped images of a split were skipped."""
+    from panformer_cli.wording import first_items
+
+    for sentence in first_items(problems, LEFT_OUT_NAMED):
+        click.echo(f"left out of {split}: {sentence}")
+
+
+def warn_of_skipped(source: Source, reporter: Reporter) -> None:
+    """Warn about images of prepared data sets that are listed but not annotated."""
+    from panformer_cli.prepare.sets.existing import ExistingSets
+
+    if isinstance(source, ExistingSets) and source.skipped:
+        what = f"skipped {counted(len(source.skipped), 'image')}, listed but not annotated"
+        reporter.warn(f"{what}; first: {source.skipped[0]}")

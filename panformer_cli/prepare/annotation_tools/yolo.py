@@ -192,7 +192,7 @@ def open_yolo(
             "which are no masks; expected polygons; export the data set for segmentation, or remove kpt_shape if the "
             "rows are polygons"
         )
-    table = read_classes(classes, "id", encoding) if classes else _table(root, config, encoding)
+    table = read_classes(classes, encoding, matched_by="id") if classes else _table(root, config, encoding)
     layout = find_layout(root, config, encoding)
     return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes, encoding)
 
@@ -209,7 +209,7 @@ def _config(root: Path, classes: Path | None, encoding: str | None) -> Path | No
 def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTable:
     """Return the classes that the configuration file, or else a list of names, contains."""
     if config is not None and config.name != DARKNET:
-        return read_classes(config, "id", encoding)
+        return read_classes(config, encoding, matched_by="id")
     named = str(read_config(config, encoding).get("names", "")) if config is not None else ""
     candidates = [root / named, root / named.removeprefix("data/")] if named else []
     candidates += [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]

@@ -200,7 +200,7 @@ def open_coco_instances(
 
 def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, encoding: str | None) -> CategoryTable:
     """Return the categories of a class file, followed by the other ones of a JSON."""
-    named = read_classes(classes, matched_by="id", encoding=encoding)
+    named = read_classes(classes, encoding, matched_by="id")
     for category in table.categories:
         if category.id in named and named.by_id(category.id).name != category.name:
             raise DataError(

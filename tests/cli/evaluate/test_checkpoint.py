@@ -34,6 +34,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_report_is_written_with_the_metrics(made: Path) -> None:
     page = (made / "report" / "index.html").read_text(encoding="utf-8")
     metrics = json.loads((made / "evaluation" / "metrics.json").read_text())
@@ -116,6 +117,7 @@ def test_compare_needs_an_evaluation(name: str, made: Path, tmp_path: Path, caps
     assert f"{tmp_path} has no {name}" in err
 
 
+@pytest.mark.slow
 def test_tune_reports_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("tune", str(made / "model.safetensors"), "--out", str(tmp_path))
     content = json.loads(printed(capsys, *words, "--json"))
@@ -128,6 +130,7 @@ def test_tune_reports_what_it_found(made: Path, tmp_path: Path, capsys: pytest.C
     assert "held out" in table
 
 
+@pytest.mark.slow
 def test_robustness_on_a_sample_of_the_images(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (str(made / "model.safetensors"), "--out", str(tmp_path), "--corruptions", "fog", "--severity", "1")
     content = json.loads(printed(capsys, *words, "--images", "2", "--json"))
@@ -156,6 +159,7 @@ def test_unknown_corruptions_and_severities_are_errors(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_submission_is_packed_and_checked(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = tmp_path / "ade20k_panoptic_val.zip"
     model, out = str(made / "model.safetensors"), str(tmp_path / "out")

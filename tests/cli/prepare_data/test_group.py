@@ -25,6 +25,7 @@ ORDER = [
     "split",
     "merge",
     "remap",
+    "export",
 ]
 
 

@@ -50,6 +50,7 @@ QUIET = SilentReporter()
 OTHER = MergingSettings(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0.1)
 
 
+@pytest.mark.slow
 def test_cached_images_give_the_same_results_as_the_model(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     request = TuneRequest(trained.best, tmp_path / "out", options=CompareOptions(resamples=20))
     tuning = tune(request, ALONE, QUIET)
@@ -72,6 +73,7 @@ def test_cached_images_give_the_same_results_as_the_model(trained: RunFolder, sc
     assert content["searched"]["pq_after"] >= content["searched"]["pq_before"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_can_be_resumed(
     trained: RunFolder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +190,7 @@ def test_the_halves_are_drawn_by_the_seed() -> None:
     assert 10 < sum(int(path.name) < 50 for path in searched.paths) < 40, "neither half is the first"
 
 
+@pytest.mark.slow
 def test_only_the_thresholds_of_a_saved_checkpoint_change(trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "tuned.safetensors"
     save_thresholds(trained.last, OTHER, out)

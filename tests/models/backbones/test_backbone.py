@@ -17,6 +17,7 @@ from tests.models.panoptic_segformer.small import images_of, scramble
 SMALL_BACKBONES = ("resnet18", "pvt_v2_b0", "swin_tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_returns_strides_8_16_32(name: str) -> None:
     # PVTv2's reduced attention has a kernel of 8 cells of stride 4: it needs more than 28 pixels.
@@ -31,6 +32,7 @@ def test_every_backbone_returns_strides_8_16_32(name: str) -> None:
                 assert tuple(feature.shape[2:]) == tuple(math.ceil(side / stride) for side in size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL_BACKBONES)
 def test_features_are_finite_at_odd_sizes(name: str) -> None:
     torch.manual_seed(0)
@@ -40,6 +42,7 @@ def test_features_are_finite_at_odd_sizes(name: str) -> None:
     assert all(feature.isfinite().all() and feature.std() > 0 for feature in features)
 
 
+@pytest.mark.slow
 def test_swin_pads_the_image_with_zeros_at_the_right_and_bottom() -> None:
     torch.manual_seed(0)
     backbone = build_backbone("swin_tiny", drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()

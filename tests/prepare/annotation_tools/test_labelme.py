@@ -256,7 +256,10 @@ def test_corrupt_files(root: Path, rows: Any, more: Row, message: str) -> None:
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "looks like utf-16 but is corrupt or truncated"),
         (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
         (lambda path: path.write_text("[1]"), "is not a labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no image"), "bad.jpg is not an image"),
+        (
+            lambda path: path.with_suffix(".jpg").write_bytes(b"no image"),
+            "bad.jpg cannot be decoded: it is corrupt or not an image",
+        ),
     ],
 )
 def test_unreadable_files_are_reported_with_the_others(root: Path, damage: Callable[[Path], Any], message: str) -> None:

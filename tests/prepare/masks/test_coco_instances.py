@@ -337,7 +337,7 @@ def test_corrupt_files(root: Path) -> None:
     with pytest.raises(DataError, match="no split 'train' in .*; available splits: val"):
         open_coco_instances(root, ["train"])
     (root / "images/val/b.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"b\.jpg is not an image"):
+    with pytest.raises(DataError, match=r"b\.jpg is empty"):
         converted(root)
 
 
