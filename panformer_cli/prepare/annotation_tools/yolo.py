@@ -91,8 +91,9 @@ class Yolo:
         form = self._form(found)
         return with_unused_labels(self._images(found, form), unused_labels(found, self.root), found.sources[0])
 
-    def notes(self, split: str) -> Sequence[str]:
-        """Return sentences about what is read differently than users may expect."""
+    def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
+        """Return what was assumed about the rows, and what the configuration names but is not converted."""
+        del marks
         note = self._form(self._split(split)).note
         return [*self.remarks, *([note] if note else [])]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def opened(folder: Path, accepts_oriented_boxes: bool = False) -> Yolo:
 
 
 def notes(folder: Path) -> str:
-    return " ".join(opened(folder).notes("train"))
+    return " ".join(opened(folder).conventions("train", {}))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,8 @@ def test_a_last_column_that_is_no_coordinate(tmp_path: Path, last: tuple[str, st
     assert f"the last number of every row is a {column} and is ignored" in notes(root)
     data = converted_train(opened(root))
     assert areas(data, 0) == [("cat", 1600, (10, 10, 40, 40))] and areas(data, 1)[0][1] == 1600
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["train"]
+    assert summary["conventions"] == [notes(root)]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_a_last_column_that_could_be_anything(tmp_path: Path, rows: list[str], m
 def test_the_recorded_cases(shared: Path) -> None:
     """A rotated box of Label Studio that leads out of the image by 0.1 %, and poses of datumaro."""
     source = opened(shared / "cases/yolo-one-percent-outside/data")
-    assert "four corners" in " ".join(source.notes("train"))
+    assert "four corners" in " ".join(source.conventions("train", {}))
     (image,) = source.images("train")
     assert image.file_name == "a.jpg"
     with pytest.raises(DataError, match="kpt_shape"):
