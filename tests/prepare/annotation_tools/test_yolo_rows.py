@@ -87,11 +87,23 @@ def test_rows_that_are_no_masks(tmp_path: Path, rows: list[str], message: str) -
 @pytest.mark.parametrize("shape", ["[17, 3]", "[3, 2]", "17"])
 def test_key_points_in_the_configuration(tmp_path: Path, shape: str) -> None:
     root = data_set(tmp_path / "in", f"0 {PENTAGON}", config=f"names: [cat]\nkpt_shape: {shape}")
-    with pytest.raises(DataError, match=r"data.yaml has kpt_shape .*poses .*remove kpt_shape if the rows are polygons"):
+    with pytest.raises(DataError, match=r"data.yaml has kpt_shape .*poses .*remove this key if the rows are polygons"):
         opened(root)
     (root / "classes.csv").write_text("id,name,isthing\n0,cat,1\n")
     with pytest.raises(DataError, match="kpt_shape"):
         open_yolo(root, root / "classes.csv", (), "last")
+
+
+@pytest.mark.parametrize("task", ["obb", "pose", "detect", "segment"])
+def test_the_task_in_the_configuration(tmp_path: Path, task: str) -> None:
+    root = data_set(tmp_path / "in", f"0 {PENTAGON}", config=f"names: [cat]\ntask: {task}")
+    if task == "segment":
+        assert len(list(opened(root).images("train"))) == 1
+        return
+    with pytest.raises(DataError, match=f"data.yaml has the task '{task}'.*no masks"):
+        opened(root)
+    if task == "obb":
+        assert len(list(opened(root, accepts_oriented_boxes=True).images("train"))) == 1
 
 
 def test_polygons_of_equal_length_are_not_poses(tmp_path: Path) -> None:
