@@ -201,8 +201,8 @@ def _refuse_other_tasks(config: Path, content: Mapping[str, Any], accepts_orient
     if "kpt_shape" in content or task == "pose":
         what = f"kpt_shape {short(content['kpt_shape'])}" if "kpt_shape" in content else "the task 'pose'"
         raise DataError(
-            f"{config} has {what}, so the labels are poses (a box and key points), which are no masks; expected polygons; "
-            "export the data set for segmentation, or remove this key if the rows are polygons"
+            f"{config} has {what}, so the labels are poses (a box and key points), which are no masks; expected "
+            "polygons; export the data set for segmentation, or remove this key if the rows are polygons"
         )
     if task in ("detect", "classify") or (task == "obb" and not accepts_oriented_boxes):
         option = ", or use the oriented boxes as masks with --accept-oriented-boxes" if task == "obb" else ""
