@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,8 +56,9 @@ REPLACED = {
     "SOURCE": "labelme",
     "S": "train",
     "N": "1",
-    "FILE.zip": "panoptic_val2017_mine_results.zip",  # COCO's server prescribes the name
-    "5000": "2",  # images; the small COCO has three per split
+    # Names that a server prescribes, and numbers of images: the small COCO has three per split.
+    "FILE.zip": "panoptic_val2017_mine_results.zip",
+    "5000": "2",
     "2000": "1",
 }
 """Words that stand for something else, and numbers that are too large."""
@@ -66,20 +68,25 @@ SECTION_FOLDERS = ("ROOT", "DIR", "IN", "OUT", "STUFF")
 
 OUTPUTS = ("--out", "--report", "--submission")
 """Options with the path of something that the command writes."""
-RESULTS = {
-    "demo": "page/index.html",
-    "evaluate": "metrics.json",
-    "evaluate robustness": "robustness.json",
-    "predict": "panoptic.json",
-    "prepare-data": "manifest.json",
-    "prepare-data scenes": "annotations/panoptic_train.json",
-    "train": "last.safetensors",
-    "visualize": "index.html",
-    "weights": "model.safetensors",
+RESULTS: dict[str, tuple[str, ...]] = {
+    "demo": ("scenes", "run/best.safetensors", "evaluation/metrics.json", "predictions/overlays", "page/index.html"),
+    "evaluate": ("metrics.json", "analysis.json", "records.jsonl"),
+    "evaluate robustness": ("robustness.json",),
+    "predict": ("panoptic.json", "overlays"),
+    "prepare-data": ("manifest.json", "summary.json", "summary.html"),
+    "prepare-data scenes": ("annotations/panoptic_train.json", "annotations/panoptic_val.json"),
+    "train": ("last.safetensors", "recipe.yaml", "metrics.jsonl"),
+    "visualize": ("index.html",),
+    "weights": ("model.safetensors", "recipe.yaml"),
 }
-"""A file that each command writes to `--out`."""
+"""Files and folders that each command writes to `--out`, according to the docs."""
+PACKAGES = {"--cross-check": "panopticapi"}
+"""Options that need a package that may be missing."""
 
-ADVICE = "Correct the line, or, if one of its inputs is missing here, add it to INPUTS in tests/docs_inputs.py."
+ADVICE = (
+    "Correct the line. Or, if it names something that is missing here, add a file or folder to INPUTS in "
+    "tests/docs_inputs.py, and another placeholder to REPLACED in tests/test_docs_commands.py."
+)
 ALL_PAGES = [*PAGES, REPOSITORY / "CONTRIBUTING.md"]
 LINES = {page: command_lines(page.read_text(encoding="utf-8")) for page in ALL_PAGES}
 
@@ -192,16 +199,17 @@ def write_inputs(line: Sequence[str]) -> None:
 
 
 def results(line: Sequence[str]) -> Iterator[Path]:
-    """Yield a file of each folder that a line must write."""
+    """Yield files and folders that a line must write."""
     for option, value in pairwise(line):
         path = Path(REPLACED.get(value, place(value)))
         if option == "--out":
-            yield path / RESULTS[command_in(RESULTS, line)]
+            yield from (path / name for name in RESULTS[command_in(RESULTS, line)])
         elif option in OUTPUTS:
             yield path / "index.html" if option == "--report" else path
     if line[1:2] in (["coco"], ["custom"]) and (root := value_of("--root", line)) and "--out" not in line:
         split = value_of("--split", line) or ""
-        yield Path(place(root), *(["images", split] if split.startswith("test") else ["manifest.json"]))
+        names = (f"images/{split}",) if split.startswith("test") else RESULTS["prepare-data"]
+        yield from (Path(place(root), name) for name in names)
 
 
 def state(path: Path) -> tuple[int, int] | None:
@@ -210,13 +218,16 @@ def state(path: Path) -> tuple[int, int] | None:
 
 def check_line(line: Sequence[str], page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Run a line. It must succeed, and write what it says."""
+    if any(find_spec(package) is None for option, package in PACKAGES.items() if option in line):
+        return
     write_inputs(line)
     before = {path: state(path) for path in results(line)}
     what = f"{page.name}: `panformer {shlex.join(line)}`"
     code = run(*arguments(line))
     printed = capsys.readouterr()
     assert code == 0, f"{what} ended with exit code {code}. {ADVICE}\n{printed.out}{printed.err}"
-    assert [path for path, was in before.items() if state(path) == was] == [], f"{what} did not write these"
+    missing = [str(path) for path, was in before.items() if state(path) == was]
+    assert not missing, f"{what} did not write {missing}; expected the RESULTS of this command"
     if line[0] == "train":
         assert Path(printed.out.rpartition("Best checkpoint: ")[2].strip()).is_file(), what
 
@@ -292,7 +303,7 @@ def test_your_own_data_in_five_minutes(
         capsys.readouterr()
         assert run(*words) == 0, words
         printed[words[1] if words[0] == "prepare-data" else words[0]] = capsys.readouterr().out
-    assert printed["verify"] == "train: 8 images, 24 segments, no errors found\n"
+    assert printed["verify"].endswith("\ntrain: 8 images, 24 segments, no errors found\n")
     assert (tmp_path / "data/all/summary.html").is_file()
     held_out = json.loads((tmp_path / "data/mine/annotations/panoptic_val.json").read_text())
     assert len(held_out["images"]) == 2

@@ -32,8 +32,10 @@ TEXT = ".txt"
 _VOID_NAMES = ("__ignore__", "_background_")
 """Lines of labelme's labels.txt that are no classes."""
 
+_MatchedBy = Literal["name", "id"]
 
-def read_classes(path: Path, encoding: str | None = None, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
+
+def read_classes(path: Path, matched_by: _MatchedBy = "name", encoding: str | None = None) -> CategoryTable:
     """Return the classes in a CSV, YAML or text file, which is UTF-8 or has the `encoding` (see `decode_text`).
 
     CSV: a header `id,name,isthing` and optionally `color`, which is `#rrggbb` or three numbers 0..255 separated by
@@ -78,7 +80,7 @@ _Rows = Iterator[tuple[str, Mapping[str, Any]]]
 """Pairs of the row's location, as errors name it, and the row."""
 
 
-def _table(path: Path, rows: _Rows, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
+def _table(path: Path, rows: _Rows, matched_by: _MatchedBy) -> CategoryTable:
     categories: list[Category] = []
     for where, row in rows:
         category = _category(row, where)

@@ -162,7 +162,7 @@ def open_labelme(
     Raises:
         DataError: The folder is missing or has no JSON or no labels, or a name is unknown.
     """
-    table = read_classes(classes, encoding) if classes else table_of_names(_labels_in(root, encoding))
+    table = read_classes(classes, encoding=encoding) if classes else table_of_names(_labels_in(root, encoding))
     return Labelme(root, with_stuff(table, stuff), overlap, encoding)
 
 

@@ -114,12 +114,11 @@ class Yolo:
                 "or add the class to data.yaml",
                 UNKNOWN_CLASS,
             )
-        label = self.categories.by_id(number).name
         points, was_clipped = polygon_of(row.words[:-1] if form.has_extra_column else row.words, where)
         if was_clipped:
             log.changed.append((CLIPPED, f"{where}: the polygon extends out of the image by up to 1 %"))
         patch = shapes.polygon(points * (size[1], size[0]), size, f"{where}: the polygon")
-        return LabeledShape(label, patch, f"line {row.line} ({label})")
+        return LabeledShape(number, patch, f"line {row.line} ({self.categories.by_id(number).name})")
 
     def _split(self, name: str) -> YoloSplit:
         """Return a split with images and labels."""
@@ -225,7 +224,7 @@ def _classes_in(path: Path, encoding: str | None) -> CategoryTable:
     """Return the classes in a file; a list of names is numbered from 0, as the labels are."""
     if path.suffix.lower() in (".txt", ".names"):
         return read_class_names(path, encoding)
-    return read_classes(path, encoding, matched_by="id")
+    return read_classes(path, matched_by="id", encoding=encoding)
 
 
 def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTable:

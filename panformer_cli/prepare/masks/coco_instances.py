@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.categories import Category, CategoryTable, name_of
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
@@ -73,7 +73,7 @@ class CocoInstances:
         annotation = _split(self.layout, split, self.root).annotation
         content = read_coco_json(annotation, self.encoding)
         names = {category.id: category.name for category in self.categories.categories}
-        other = [row for row in content.categories if names.get(row["id"]) != str(row["name"])]
+        other = [row for row in content.categories if names.get(row["id"]) != name_of(row["name"])]
         if other:
             raise DataError(
                 f"{annotation} has the category {short(other[0])}, which other splits do not have; expected the same "
@@ -200,7 +200,7 @@ def open_coco_instances(
 
 def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, encoding: str | None) -> CategoryTable:
     """Return the categories of a class file, followed by the other ones of a JSON."""
-    named = read_classes(classes, encoding, matched_by="id")
+    named = read_classes(classes, matched_by="id", encoding=encoding)
     for category in table.categories:
         if category.id in named and named.by_id(category.id).name != category.name:
             raise DataError(

@@ -23,7 +23,6 @@ from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
-from panformer_cli.verify.findings import Problem
 from tests.prepare.annotation_tools.converted import areas
 
 Row = dict[str, Any]
@@ -357,13 +356,12 @@ def test_an_image_in_the_json_is_used_if_its_file_is_missing(
     root: Path, named: str | None, kind: str, name: str, prefix: str
 ) -> None:
     data = embedded(kind=kind)
-    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=prefix + data, imagePath=named)
+    write(root, "a", [shape("car", box(0, 0, 40, 20))], imageData=prefix + data, imagePath=named)
     (root / "a.jpg").unlink()
     result, out = converted(root)
     assert (out / "images/train" / name).read_bytes() == base64.b64decode(data)
-    assert areas(result) == [("car", 16, (0, 0, 4, 4))]
-    found = verify(out, (), VerifyOptions(), SilentReporter())[0].problems
-    assert [report.problem for report in found] == [Problem.SPLIT_VOID]
+    assert areas(result) == [("car", 800, (0, 0, 40, 20))]
+    assert verify(out, (), VerifyOptions(), SilentReporter())[0].problems == ()
 
 
 def test_the_file_is_used_rather_than_the_image_in_the_json(root: Path) -> None:

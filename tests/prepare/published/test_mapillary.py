@@ -177,6 +177,7 @@ def test_categories_that_are_not_evaluated_become_void(root: Path) -> None:
     out = converted(root)
     assert found(out) == EXPECTED - {(3, "Car", 8)}
     assert 9 not in CocoPanoptic(out, "training").categories
+    assert json.loads((out / "summary.json").read_text())["training"]["void_values"] == {"9": 8}
 
 
 def test_a_json_without_label_list(root: Path) -> None:
