@@ -219,6 +219,11 @@ def evaluation(folder: Path) -> None:
     assert run("evaluate", str(folder.parent)) == 0
 
 
+def evaluated_run(folder: Path) -> None:
+    run_of_r50(folder)
+    evaluation(folder / "evaluation")
+
+
 def first_image(path: Path) -> None:
     content = json.loads(Path("data/mine/annotations/panoptic_train.json").read_text())
     path.write_text(content["images"][0]["file_name"] + "\n")

@@ -140,6 +140,11 @@ def _id(category: Category) -> int:
     return category.id
 
 
+def name_of(value: Any) -> str:
+    """Return the name of a category in a JSON, which may be a number, or null if there is none."""
+    return "" if value is None else str(value)
+
+
 def name_problems(names: Iterable[tuple[int, Any]]) -> Iterator[NameProblem]:
     """Yield the problems of category names, given as pairs of id and name; the name may be any JSON value.
 
@@ -148,7 +153,7 @@ def name_problems(names: Iterable[tuple[int, Any]]) -> Iterator[NameProblem]:
     """
     first: dict[str, int] = {}
     for category_id, name in names:
-        text = str(name).strip()
+        text = name_of(name).strip()
         if text and first.setdefault(text, category_id) != category_id:
             sentence = f"categories {first[text]} and {category_id} are both named {short(name)}; expected unique names"
             yield NameProblem(True, sentence)
@@ -184,7 +189,7 @@ def _category_of_row(row: Any, where: str) -> Category:
         )
     return Category(
         id=row["id"],
-        name=str(row["name"]),
+        name=name_of(row["name"]),
         is_thing=bool(row["isthing"]),
         color=_color_of(row, where),
     )

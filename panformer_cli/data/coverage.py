@@ -61,3 +61,12 @@ class Coverage:
             sample = "" if self.sampled is None else f", estimated from {counted(self.sampled, 'image')}"
             return f"{where}: {100 * self.void / self.pixels:.1f} % of all pixels are void{sample}; {_VOID}"
         return None
+
+
+def spread(images: int, most: int) -> list[int]:
+    """Return the indices of at most `most` images, evenly spread, in ascending order.
+
+    >>> spread(3, 8), spread(10, 2)
+    ([0, 1, 2], [0, 5])
+    """
+    return [index * images // most for index in range(most)] if images > most else list(range(images))

@@ -79,6 +79,11 @@ def is_avif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
 
 
+def is_jpeg(data: bytes) -> bool:
+    """Return whether the content of a file is a JPEG."""
+    return data.startswith(b"\xff\xd8\xff")
+
+
 def is_tiff(data: bytes) -> bool:
     """Return whether the content of a file is a TIFF."""
     return data.startswith(_TIFF_STARTS)

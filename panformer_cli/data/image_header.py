@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from panformer_cli.data.image_formats import register_heic
-from panformer_cli.data.images import read_image
+from panformer_cli.data.images import decode, read_bytes, why_unsupported
+from panformer_cli.data.opencv import cv2
 from panformer_cli.errors import DataError
 
 _EXIF_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)
@@ -54,12 +55,21 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     except FileNotFoundError as error:
         raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
     except UnidentifiedImageError:
-        height, width, _ = read_image(path).shape  # the decoder knows more formats, and its errors say more
-        return ImageHeader((height, width))
+        return _decoded(path, read_bytes(path, "image") if data is None else data)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} declares an implausible size; restore the file") from error
     except OSError as error:
         raise DataError(f"the image {path} cannot be read: {error.strerror or error}; restore the file") from error
+
+
+def _decoded(path: Path, data: bytes) -> ImageHeader:
+    """Return the header of an image that Pillow does not know, from its pixels."""
+    if problem := why_unsupported(data):
+        raise DataError(f"{path}: {problem}")
+    image = decode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path} is not an image in a known format; restore the file")
+    return ImageHeader((image.shape[0], image.shape[1]))
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:

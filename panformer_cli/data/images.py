@@ -18,6 +18,7 @@ from panformer_cli.data.image_formats import (
     has_tiff_alpha,
     is_avif,
     is_heic,
+    is_jpeg,
     is_tiff,
     readable_suffixes,
     register_heic,
@@ -31,7 +32,7 @@ from panformer_cli.errors import DataError
 IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
 
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -45,7 +46,7 @@ def read_image(path: Path) -> ImageArray:
         DataError: the file is missing, not an image, corrupt or truncated, or of a format that is not supported.
     """
     data = read_bytes(path, "image")
-    if problem := _unsupported(data):
+    if problem := why_unsupported(data):
         raise DataError(f"{path}: {problem}")
     image = None if _needs_pillow(data) else decode(data, cv2.IMREAD_COLOR)
     if image is None:
@@ -81,6 +82,18 @@ def decode(data: bytes, flags: int) -> ImageArray | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
+def why_unsupported(data: bytes) -> str:
+    """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
+    if is_heic(data) and not has_heic():
+        return HEIC_ADVICE
+    if is_tiff(data) and (kind := unsupported_tiff(data)):
+        return (
+            f"{kind} TIFF is not supported, because the range of its values is unknown; scale it to 8 or 16 bits per "
+            "channel and save it again"
+        )
+    return ""
+
+
 def has_more_frames(path: Path) -> bool:
     """Return whether an image has several pages or frames, of which `read_image` reads only the first.
 
@@ -93,18 +106,6 @@ def has_more_frames(path: Path) -> bool:
         return False
 
 
-def _unsupported(data: bytes) -> str:
-    """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
-    if is_heic(data) and not has_heic():
-        return HEIC_ADVICE
-    if is_tiff(data) and (kind := unsupported_tiff(data)):
-        return (
-            f"{kind} TIFF is not supported, because the range of its values is unknown; scale it to 8 or 16 bits per "
-            "channel and save it again"
-        )
-    return ""
-
-
 def _needs_pillow(data: bytes) -> bool:
     """Return whether OpenCV would read an image differently: it ignores how AVIF is rotated."""
     return is_avif(data) or is_heic(data) or (is_tiff(data) and has_tiff_alpha(data))
@@ -113,7 +114,7 @@ def _needs_pillow(data: bytes) -> bool:
 def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
     """Return an image that OpenCV does not read, as `read_image` does."""
     unreadable = DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
-    if data.startswith((_JPEG_START, _PNG_START)):  # OpenCV knows these: what it rejects is corrupt
+    if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
         raise unreadable
     with _pillow_errors(path, unreadable), _opened(data) as image:
         upright = ImageOps.exif_transpose(image)
@@ -146,7 +147,7 @@ def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
 def _check_whole(path: Path, data: bytes) -> None:
     """Raise DataError for a truncated file: OpenCV silently fills the missing part with gray, Pillow reports it."""
     end = data[-16:].rstrip(b"\0\r\n ")
-    if data.startswith(_JPEG_START) and end.endswith(_JPEG_END) or data.startswith(_PNG_START) and _PNG_END in end:
+    if is_jpeg(data) and end.endswith(_JPEG_END) or data.startswith(_PNG_START) and _PNG_END in end:
         return
     try:
         # OpenCV has decoded formats that Pillow does not know and sizes that Pillow rejects.

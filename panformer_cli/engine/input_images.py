@@ -14,6 +14,7 @@ from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.image_pairing import normalized, stem_of
 from panformer_cli.data.coco.panoptic_json import read_image_ids
 from panformer_cli.data.image_formats import is_clutter, why_left_out
+from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.layout import annotation_of_images
 from panformer_cli.engine.results import is_result_image
 from panformer_cli.errors import DataError
@@ -106,7 +107,10 @@ class _Finder:
         path = Path(given)
         if path.is_dir():
             if not self._add_all((file, file.relative_to(path).as_posix(), why) for file, why in _files_below(path)):
-                raise DataError(f"the folder {path} has no images{self._only()}; expected JPEG, PNG or other images")
+                suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+                raise DataError(
+                    f"the folder {path} has no images{self._only()}; expected files with the suffixes {suffixes}"
+                )
         elif path.is_file():
             if not is_clutter(path.name):  # from a pattern that the shell expanded
                 self.found.setdefault(path, path.name)
@@ -150,7 +154,7 @@ def _files_below(folder: Path) -> Iterator[tuple[Path, str]]:
         found += [(Path(base, name), "") for name in files if not is_clutter(name)]
     for path, problem in sorted(found):
         if problem or not path.is_file():
-            yield path, problem or "not files"
+            yield path, problem or "not regular files"
         elif any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path, _HIDDEN
         else:

@@ -14,7 +14,7 @@ from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.input_images import InputImage, find_images
+from panformer_cli.engine.input_images import InputImage, InputImages, find_images
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
@@ -75,8 +75,11 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         PanformerError: No image is found, or the checkpoint or the folder cannot be used.
     """
     checkpoint = read_checkpoint(request.checkpoint)
-    images = process.on_first(lambda: _begin(request, reporter))
+    found = process.on_first(lambda: _begin(request))
+    images = found.images
     predictor = Predictor.of(checkpoint, process, request.precision)
+    for note in found.notes:
+        reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process)
     own = range(process.rank, len(images), process.world_size)
     with reporter.progress("Predicting", len(own)) as progress:
@@ -95,15 +98,13 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     return PredictResult(results.json, [failure for part in failures for failure in part])
 
 
-def _begin(request: PredictRequest, reporter: Reporter) -> list[InputImage]:
+def _begin(request: PredictRequest) -> InputImages:
     """Return the images to segment, and prepare the folder of results."""
     found = find_images(request.inputs, request.out, request.ids_from)
     check_results_folder(request.out)
     _check_not_overwritten(found.images, request.out)
-    for note in found.notes:
-        reporter.message(note)
     PanopticResults.begin(request.out, {})
-    return found.images
+    return found
 
 
 def _check_not_overwritten(images: Sequence[InputImage], out: Path) -> None:

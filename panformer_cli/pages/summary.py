@@ -26,7 +26,7 @@ def write_summary(path: Path, name: str, summaries: Mapping[str, Mapping[str, An
         PanformerError: The file cannot be written.
     """
     splits = [
-        (split, content, _categories(content["categories"]), _distributions(content))
+        (split, content, _categories(content["categories"]), [*_distributions(content), *_void_values(content)])
         for split, content in summaries.items()
     ]
     write_page(path, "summary.html", name, splits=splits)
@@ -56,6 +56,14 @@ def _categories(categories: Sequence[Mapping[str, Any]]) -> Table:
         for category in sorted(categories, key=lambda category: -int(category["segments"]))
     ]
     return Table("Categories", ["Category", "Type", "Segments", "Images", "Crowd", "Pixels"], rows)
+
+
+def _void_values(content: Mapping[str, Any]) -> list[Table]:
+    """Return the table of class values that became void; none if there are none."""
+    values = content.get("void_values", {})  # not in summaries of earlier versions
+    most = max(values.values(), default=0)
+    rows: list[list[Cell]] = [[value, Bar(pixels, most, "lost")] for value, pixels in values.items()]
+    return [Table("Class values that became void", ["Value", "Pixels"], rows)] if rows else []
 
 
 def _distribution(

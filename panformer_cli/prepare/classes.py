@@ -32,8 +32,10 @@ TEXT = ".txt"
 _VOID_NAMES = ("__ignore__", "_background_")
 """Lines of labelme's labels.txt that are no classes."""
 
+_MatchedBy = Literal["name", "id"]
 
-def read_classes(path: Path, encoding: str | None = None, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
+
+def read_classes(path: Path, matched_by: _MatchedBy = "name", encoding: str | None = None) -> CategoryTable:
     """Return the classes in a CSV, YAML or text file, which is UTF-8 or has the `encoding` (see `decode_text`).
 
     CSV: a header `id,name,isthing` and optionally `color`, which is `#rrggbb` or three numbers 0..255 separated by
@@ -67,19 +69,18 @@ def read_class_names(path: Path, encoding: str | None = None) -> CategoryTable:
     """Return the classes in a text file of one name per line, such as YOLO's `classes.txt`, numbered from 0, as things.
 
     Raises:
-        DataError: The file is missing or is not text, or a name is empty or repeated.
+        DataError: The file is missing or is not text.
     """
     lines = enumerate(_text(path, encoding).rstrip().splitlines())
-    return _table(
-        path, ((f"{path}, line {number + 1}", {"id": number, "name": name, "isthing": 1}) for number, name in lines)
-    )
+    rows = ((f"{path}, line {number + 1}", {"id": number, "name": name, "isthing": 1}) for number, name in lines)
+    return _table(path, rows, matched_by="id")
 
 
 _Rows = Iterator[tuple[str, Mapping[str, Any]]]
 """Pairs of the row's location, as errors name it, and the row."""
 
 
-def _table(path: Path, rows: _Rows, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
+def _table(path: Path, rows: _Rows, matched_by: _MatchedBy) -> CategoryTable:
     categories: list[Category] = []
     for where, row in rows:
         category = _category(row, where)

@@ -11,6 +11,7 @@ which the same command resumes after an interruption.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -26,13 +27,15 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_values import is_name
 from panformer_cli.data.coco.panoptic_png import expect_reads, write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, write_panoptic_json
+from panformer_cli.data.coverage import spread
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.left_out import AnnotationLog, without_small_segments
+from panformer_cli.prepare.left_out import COVERED, NO_PIXELS, AnnotationLog, without_small_segments
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
+from panformer_cli.prepare.samples import MOST, Load, load_written
 from panformer_cli.prepare.source import (
     AmbiguousLabels,
     EmbedsImages,
@@ -177,7 +180,7 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         with reporter.progress(f"{source.name} {split}", total) as progress:
             problems = work_out(log, total, lambda: images, stamp, work, options.workers, progress)
         refuse_bad_images(problems, total, f"{source.root}, {split}", options.skips_bad_images)
-        summary = _write_split(source, split, out, manifest, partial(log.lines, total))
+        summary = _write_split(source, split, out, manifest, partial(log.lines, total), total)
         log.remove()
     unlisted = _remove_temporary_files(folders) - summary.images
     if unlisted > 0:
@@ -231,9 +234,9 @@ def _convert_image(source: Source, folders: Folders, options: ConvertOptions, im
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
-    labels = {"void_values": panoptic.void_values, "marks": panoptic.marks} if isinstance(panoptic, LabeledMap) else {}
-    annotation = annotation_row(image.id, png_name, panoptic)
-    line = {"stamp": stamp, "image": row, "annotation": annotation, **hashes, **labels}
+    line = {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
+    if isinstance(panoptic, LabeledMap):
+        line |= {"void_values": panoptic.void_values, "marks": panoptic.marks}
     return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
@@ -332,21 +335,26 @@ def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_l
 
 
 def _write_split(
-    source: Source, split: str, out: Path, manifest: SplitManifest, lines: Callable[[], Iterator[Line]]
+    source: Source, split: str, out: Path, manifest: SplitManifest, lines: Callable[[], Iterator[Line]], total: int
 ) -> SplitSummary:
     """Write manifest, summary and, last, the JSON from the log's lines, one at a time."""
     summary, folders, marks = SplitSummary(split, source.categories), Folders.of(out, split), Counter[str]()
+    drawn: list[tuple[str, Load]] = []
+    due = [*spread(total, MOST), math.inf]  # of the images to draw; the next good image replaces a bad one
     for line in lines():
         if "problem" in line:
             summary.left_out.append(line["problem"])
             folders.clear(line["stamp"][1])
-        else:
-            summary.add((line["image"]["height"], line["image"]["width"]), line["annotation"])
-            summary.add_left_out(line.get("left_out", ()))
-            summary.add_changed(line.get("changed", ()))
-            summary.void_values.update(line.get("void_values", {}))
-            marks.update(line.get("marks", {}))
-            manifest.add(line["picture"], line["png"])
+            continue
+        name, row = line["image"]["file_name"], line["annotation"]
+        summary.add((line["image"]["height"], line["image"]["width"]), row)
+        summary.add_left_out(line.get("left_out", ()))
+        summary.add_changed(line.get("changed", ()))
+        summary.void_values.update(line.get("void_values", {}))
+        marks.update(line.get("marks", {}))
+        manifest.add(line["picture"], line["png"])
+        if line["index"] >= due[len(drawn)]:
+            drawn.append((name, partial(load_written, folders.images / name, folders.pngs / row["file_name"], row)))
     _refuse_no_segments(summary, f"{source.root}, {split}")
     if isinstance(source, AmbiguousLabels):
         summary.conventions += source.conventions(split, marks)
@@ -354,15 +362,15 @@ def _write_split(
     info = {"description": f"{source.name}, {split}, in COCO panoptic format", "made_by": "panformer prepare-data"}
     with atomic_write(annotation) as temporary:
         write_panoptic_json(temporary, _rows(lines(), "image"), _rows(lines(), "annotation"), source.categories, info)
-        write_split(out, manifest.finish(temporary, annotation.name), summary)
+        write_split(out, manifest.finish(temporary, annotation.name), summary, drawn)
     return summary
 
 
 def _refuse_no_segments(summary: SplitSummary, where: str) -> None:
-    """Raise a DataError if annotations were left out and no segment remains."""
-    if summary.annotations_left_out and not summary.segments:
-        heading = f"{where}: none of the annotations can be used; annotate areas, such as polygons:"
-        reasons = summary.annotations_left_out.items()
+    """Raise a DataError if no segment remains because of annotations that cannot be used. Empty ones may mean that."""
+    reasons = [item for item in summary.annotations_left_out.items() if item[0] not in (NO_PIXELS, COVERED)]
+    if reasons and not summary.segments:
+        heading = f"{where}: none of the annotations can be used:"
         raise DataError(
             with_first(heading, [f"{group.count} x {reason}: {group.first[0]}" for reason, group in reasons])
         )

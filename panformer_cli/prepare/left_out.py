@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,8 @@ OUTSIDE = "outside of the image"
 BAD_COORDINATES = "invalid coordinates"
 BAD_RUNS = "invalid run lengths"
 UNKNOWN_CLASS = "unknown class"
+NO_PIXELS = "no pixels in the image"
+COVERED = "covered by other annotations"
 OTHER = "another problem"
 
 CLIPPED = "clipped to the image"
@@ -98,4 +100,4 @@ def without_small_segments(panoptic: PanopticMap, area: int, where: str, log: An
         log.left_out.append((f"area below {area} pixels", sentence))
     ids = np.where(np.isin(panoptic.ids, [segment.id for segment in small]), 0, panoptic.ids)
     kept = tuple(segment for segment in panoptic.segments if segment.area >= area)
-    return PanopticMap(ids, kept)
+    return replace(panoptic, ids=ids, segments=kept)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panformer_cli.errors import DataError
 from panformer_cli.pages.summary import write_summary
+from panformer_cli.prepare.samples import Load, draw_samples
 from panformer_cli.prepare.summary import SplitSummary
 from panformer_cli.storage.files import locked_folder, resolve_links, sha256_of, write_json
 from panformer_cli.storage.plain_json import parse as parse_json
@@ -107,8 +109,10 @@ def finished_split(out: Path, manifest: SplitManifest, annotation: Path) -> Spli
     )
 
 
-def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> None:
-    """Add a split to the manifest and the summaries in `out`, keeping the other splits.
+def write_split(
+    out: Path, manifest: SplitManifest, summary: SplitSummary, samples: Iterable[tuple[str, Load]] = ()
+) -> None:
+    """Add a split to the manifest and the summaries in `out`, keeping the other splits, and draw its `samples`.
 
     A check in place keeps the record of the conversion that wrote the same files, so that the conversion still
     recognizes them.
@@ -121,6 +125,7 @@ def write_split(out: Path, manifest: SplitManifest, summary: SplitSummary) -> No
         records, summaries = _records(out), _summaries(out)
         if _is_known(manifest, records.get(manifest.split)):
             return
+        summary.samples = draw_samples(out, summary.split, summary.categories, samples)
         summaries[summary.split] = summary.to_json()
         records[manifest.split] = manifest.to_json() | summary.labels
         write_json(out / SUMMARY, summaries)

@@ -55,8 +55,8 @@ class Form:
         title: The form in words.
         evidence: The files that show it.
         root: The folder of the data set.
-        classes: The file to pass as `--classes`; None if it is not needed.
-        needs_classes: Whether the command requires `--classes`.
+        classes: The file to pass as `--classes`; None if there is none.
+        needs_classes: Whether the command requires such a file.
     """
 
     source: str
@@ -83,7 +83,7 @@ class Form:
         words = [self.source, "--root", str(self.root)]
         if out is not None or not self.is_prepared:
             words += ["--out", out or "DIR"]
-        if self.needs_classes and "--classes" not in options:
+        if (self.classes is not None or self.needs_classes) and "--classes" not in options:
             words += ["--classes", str(self.classes or "FILE")]
         return [*words, *options]
 
@@ -262,7 +262,7 @@ def _coco_instances(folder: _Folder) -> Form | None:
     if found is None:
         return None
     evidence = f"{folder.inner(found)} has images, annotations and categories"
-    return Form("coco-instances", "COCO instances", evidence, folder.root)
+    return Form("coco-instances", "COCO instances", evidence, folder.root, _class_file(folder))
 
 
 def _has_objects(path: Path) -> bool:
@@ -275,7 +275,8 @@ def _labelme(folder: _Folder) -> Form | None:
     for path in folder.named(".json"):
         text = _ends_of(path)
         if b'"shapes"' in text and (b'"imagePath"' in text or b'"imageData"' in text):
-            return Form("labelme", "labelme", f"{folder.inner(path)} has shapes and the name of an image", folder.root)
+            evidence = f"{folder.inner(path)} has shapes and the name of an image"
+            return Form("labelme", "labelme", evidence, folder.root, _class_file(folder))
     return None
 
 
@@ -315,7 +316,7 @@ def _yolo_labels(folder: _Folder) -> str:
 def _cvat(folder: _Folder) -> Form | None:
     for path in sorted(folder.root.glob("*.xml")):
         if b"<annotations" in _ends_of(path)[:1000]:
-            return Form("cvat", "CVAT's XML", f"{path.name} has <annotations>", folder.root)
+            return Form("cvat", "CVAT's XML", f"{path.name} has <annotations>", folder.root, _class_file(folder))
     return None
 
 
@@ -324,7 +325,7 @@ def _png_pairs(folder: _Folder) -> Form | None:
         if folder.has("images", *names):
             evidence = f"the folders images, {' and '.join(names)}"
             title = "class and instance PNGs"
-            return Form("png-pairs", title, evidence, folder.root, _class_file(folder), needs_classes=True)
+            return Form("png-pairs", title, evidence, folder.root, _class_file(folder, True), needs_classes=True)
     return None
 
 
@@ -332,13 +333,13 @@ def _masks(folder: _Folder) -> Form | None:
     if not folder.has("images", "masks"):
         return None
     evidence = "the folders images and masks"
-    return Form("masks", "folders of masks", evidence, folder.root, _class_file(folder), needs_classes=True)
+    return Form("masks", "folders of masks", evidence, folder.root, _class_file(folder, True), needs_classes=True)
 
 
-def _class_file(folder: _Folder) -> Path | None:
-    """Return the class file in a folder: `classes.csv` or similar, or the only CSV."""
+def _class_file(folder: _Folder, takes_other_names: bool = False) -> Path | None:
+    """Return the class file in a folder: `classes.csv` or similar, or else the only CSV if it may have any name."""
     usual = [folder.root / f"classes{suffix}" for suffix in (".csv", ".yaml", ".yml")]
-    others = sorted(folder.root.glob("*.csv"))
+    others = sorted(folder.root.glob("*.csv")) if takes_other_names else []
     return next((path for path in usual if path.is_file()), others[0] if len(others) == 1 else None)
 
 

@@ -54,6 +54,7 @@ class SplitSummary:
         annotations_changed: Annotations that are not used exactly as they are in the file, by reason.
         void_values: Pixels that are void because of their class value, by this value; see `source.LabeledMap`.
         conventions: One sentence for each meaning of the labels that was assumed.
+        samples: Images that the page shows, as returned by `samples.draw_samples`.
     """
 
     split: str
@@ -70,6 +71,7 @@ class SplitSummary:
     annotations_changed: dict[str, AnnotationCount] = field(default_factory=dict)
     void_values: Counter[str] = field(default_factory=Counter)
     conventions: list[str] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.by_category = {category.id: CategoryCount() for category in self.categories.categories}
@@ -155,6 +157,7 @@ class SplitSummary:
             "annotations_left_out": _to_json(self.annotations_left_out),
             "annotations_changed": _to_json(self.annotations_changed),
             **self.labels,
+            "samples": self.samples,
         }
 
     @classmethod
@@ -170,11 +173,12 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
-        # Both are missing in summaries of version 0.2.0.
+        # All of these are missing in summaries of version 0.2.0.
         summary.annotations_left_out = _from_json(content.get("annotations_left_out", ()))
         summary.annotations_changed = _from_json(content.get("annotations_changed", ()))
-        summary.void_values.update(content.get("void_values", {}))  # not in summaries of earlier versions
+        summary.void_values.update(content.get("void_values", {}))
         summary.conventions += content.get("conventions", [])
+        summary.samples += content.get("samples", [])
         return summary
 
 

@@ -7,11 +7,15 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from panformer_cli.errors import DataError
 
 _MARKED = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 """Encodings recognized by a byte order mark or by the null bytes of ASCII characters."""
+
+_PART = 2**20
+"""Bytes that are checked at a time."""
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _MINIMUM_SHARE, _MOST_GUESSES = 0.5, 3
@@ -34,26 +38,62 @@ def decode_text(data: bytes, path: Path, encoding: str | None = None) -> str:
     Raises:
         DataError: The file has another encoding. The error names the position and likely encodings.
     """
+    return data.decode(_encoding(data, path, encoding), "surrogatepass").removeprefix("\ufeff")
+
+
+def encoding_of(path: Path, encoding: str | None = None) -> str:
+    """Return the encoding in which `decode_text` reads a file, which may be large.
+
+    Args:
+        path: An existing file.
+        encoding: As in `decode_text`. Without it, the file is read in parts.
+
+    Raises:
+        DataError: As in `decode_text`.
+        OSError: The file cannot be read.
+    """
+    if encoding is None:
+        with path.open("rb") as file:
+            marked = json.detect_encoding(file.read(4))
+            file.seek(0)
+            if marked in _MARKED or _is_utf8(file):
+                return marked
+    return _encoding(path.read_bytes(), path, encoding)
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    try:
+        while part := file.read(_PART):
+            decoder.decode(part)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encoding(data: bytes, path: Path, encoding: str | None) -> str:
     marked = json.detect_encoding(data)  # by byte order mark or null bytes
     try:
-        text = data.decode(marked if marked in _MARKED else "utf-8-sig")
+        text = data.decode(marked, "surrogatepass")
     except UnicodeDecodeError as error:
         if marked in _MARKED:
             raise DataError(
                 f"{path} looks like {marked} but is corrupt or truncated at byte {error.start}; save it as UTF-8"
             ) from error
         if encoding is None:
-            raise DataError(f"{path} {not_utf8(data, error)}, or save the file as UTF-8") from error
+            raise DataError(f"{path} {_not_utf8(data, error)}, or save the file as UTF-8") from error
     else:
-        if encoding is None or not _is_also(text, encoding):
-            return text
+        if encoding is None or marked in _MARKED or not _is_also(text, encoding):
+            return marked
     try:
-        return data.decode(encoding)
+        data.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is neither UTF-8 nor {encoding}: {_position(data, error.start)}; pass another --encoding, or save "
             "the file as UTF-8"
         ) from error
+    return encoding
 
 
 def _is_also(text: str, encoding: str) -> bool:
@@ -66,7 +106,7 @@ def _is_also(text: str, encoding: str) -> bool:
     return has_two_bytes and bool(others) and max(others) < "\u0800"
 
 
-def not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
+def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
     """Return what is wrong with data that is not UTF-8, and which `--encoding` is likely, as part of a sentence."""
     start = data.rfind(b"\n", 0, error.start) + 1
     line = data[start:].partition(b"\n")[0]

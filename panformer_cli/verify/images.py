@@ -102,7 +102,8 @@ class _ImageChecks:
         self._setting = setting
         self._task = task
         self._result = result
-        self._where = f"{setting.layout.annotation.name}: {short(task.name)}"
+        self._json = setting.layout.annotation.name
+        self._where = f"{self._json}: {short(task.name)}"
 
     def run(self) -> None:
         header = self._check_image_file()
@@ -164,7 +165,7 @@ class _ImageChecks:
     def _find(self, folder: Path, name: str, place: Literal["images", "annotations"], index: int) -> Path | None:
         """Return the path of a file named in the JSON, or None if the name cannot be used."""
         try:
-            path = name_inside(folder, name, self._where)
+            path = name_inside(folder, name, self._json)
             is_usable = is_text(name)
         except DataError as error:
             self._add(Problem.NAME_UNUSABLE, str(error))
@@ -174,16 +175,16 @@ class _ImageChecks:
         if not is_usable:
             self._add(
                 Problem.NAME_UNUSABLE,
-                f"{self._where}: the file name {short(name)} is invalid; rename the file",
+                f"{self._json}: the file name {short(name)} is invalid; rename the file",
             )
             return None
         if "\\" in name:
             change = Change(self._task.image_id, place, index, None, "file_name", name, name.replace("\\", "/"))
-            sentence = f"{self._where}: the file name {short(name)} has backslashes; expected / between folders"
+            sentence = f"{self._json}: the file name {short(name)} has backslashes; expected / between folders"
             # If there is no such file, the backslash may be part of a name.
             self._add(Problem.NAME_BACKSLASH, sentence, *([change] if is_file(path) else []))
         if not name.isascii():
-            sentence = f"{self._where}: the file name {short(name)} is not ASCII; some tools and systems cannot read it"
+            sentence = f"{self._json}: the file name {short(name)} is not ASCII; some tools and systems cannot read it"
             self._add(Problem.NAME_NOT_ASCII, sentence)
         return path
 

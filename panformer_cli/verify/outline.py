@@ -94,8 +94,9 @@ def _report_repeated(images: DiskList[tuple[ImageId, ListedImage]], path: Path, 
     for index in images.repeats():
         image_id, listed = images[index]
         _, first = images[next(images.positions(image_id))]
-        names = f"{short(first.file_name)} and {short(listed.file_name)}"
-        sentence = f"{path}: {names} both have the id {short(image_id)}; expected unique ids"
+        names = [short(name) for name in dict.fromkeys((first.file_name, listed.file_name))]
+        found = "both have" if len(names) > 1 else "is listed twice with"
+        sentence = f"{path}: {' and '.join(names)} {found} the id {short(image_id)}; expected unique ids"
         findings.add(Finding(Problem.IMAGE_TWICE, sentence))
 
 

@@ -43,7 +43,7 @@ every_page = pytest.mark.parametrize(
     [
         ("gallery", ["base.css", "gallery.css", "tables.js", "gallery.js"]),
         ("report", ["base.css", "report.css", "tables.js", "viewer.js"]),
-        ("summary", ["base.css", "tables.js"]),
+        ("summary", ["base.css", "gallery.css", "summary.css", "tables.js", "gallery.js"]),
     ],
 )
 

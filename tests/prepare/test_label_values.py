@@ -334,3 +334,48 @@ def test_a_text_file_of_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert run(*command, "--out", str(tmp_path / "out2")) == 2
     assert "b.png is a map of class ids, but the class file lists only names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "warning"),
+    [
+        (["cat", "cat"], "categories 1 and 2 are both named 'cat'"),
+        (["cat", " cat"], "categories 1 and 2 are both named ' cat'"),
+        (["cat", 7], "category 2 has the name '7', a number"),
+        (["cat", 2.5], "category 2 has the name '2.5', a number"),
+        (["cat", ""], "category 2 has an empty name"),
+        (["cat", None], "category 2 has an empty name"),
+        (["cat", "nan"], None),
+        (["cat", "3d printer"], None),
+    ],
+)
+def test_names_in_a_coco_json(tmp_path: Path, names: list[Any], warning: str | None) -> None:
+    """pycocotools accepts all of them."""
+    root = tmp_path / "in"
+    save(root / "images/val/a.jpg", np.zeros((HEIGHT, WIDTH, 3)))
+    box = [[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "iscrowd": 0, "segmentation": box}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
+    }
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_val.json").write_text(json.dumps(content))
+    summary, reporter = converted(open_coco_instances(root), tmp_path / "out")
+    assert [text.partition(";")[0] for text in reporter.warnings] == ([f"{root}: {warning}"] if warning else [])
+    assert [category.id for category in summary.categories.categories] == [1, 2]
+
+
+@pytest.mark.parametrize("names", ["[cat, cat]", "[0, 1]", "['', dog]", "{3: cat, 8: cat}"])
+def test_names_in_a_data_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: str) -> None:
+    """Ultralytics accepts all of them, since its labels are numbers."""
+    root = tmp_path / "in"
+    save(root / "images/train/a.jpg", np.zeros((HEIGHT, WIDTH, 3)))
+    (root / "labels/train").mkdir(parents=True)
+    number = 8 if "8" in names else 1
+    (root / "labels/train/a.txt").write_text(f"{number} 0 0 1 0 1 1 0 1\n")
+    (root / "data.yaml").write_text(f"names: {names}\n")
+    command = ["prepare-data", "yolo", "--root", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert run(*command) == 0
+    assert segments(tmp_path / "out", "train") == [(number, HEIGHT * WIDTH, False)]
+    assert f"Warning: {root}: categor" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError
-from panformer_cli.storage.text_files import decode_text, is_text_encoding, likely_encodings
+from panformer_cli.storage.text_files import decode_text, encoding_of, is_text_encoding, likely_encodings
 
 PATH = Path("a.json")
 
@@ -40,6 +40,19 @@ def test_other_encodings_are_suggested_and_read_with_the_option(text: str, encod
     ) as caught:
         decode_text(data, PATH)
     assert text[:4] in str(caught.value) and "--encoding NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+def test_the_encoding_of_a_large_file(tmp_path: Path, encoding: str) -> None:
+    path, text = tmp_path / "a.json", "{" + "\u00df\u6c7d" * 2**20
+    path.write_text(text, encoding=encoding)
+    found = encoding_of(path)
+    assert path.read_text(encoding=found).removeprefix("\ufeff") == text
+    assert encoding_of(path, "gbk") == found
+    path.write_bytes(text.encode("gb18030"))
+    assert encoding_of(path, "gb18030") == "gb18030"
+    with pytest.raises(DataError, match="a.json is not UTF-8: byte 0x81 at position 1, on line 1"):
+        encoding_of(path)
 
 
 def test_a_file_in_neither_encoding_is_refused() -> None:

@@ -109,10 +109,10 @@ def cvat(
     encoding: str | None,
     **conversion: Any,
 ) -> None:
-    """Convert an unpacked `CVAT for images 1.1` export.
+    """Convert an unpacked CVAT export, for images or video.
 
-    DIR contains annotations.xml and images/. A project's subsets are the splits. A task becomes the split `train`.
-    Shapes with a higher z_order are drawn on top.
+    The format is `CVAT for images 1.1` or `CVAT for video 1.1`. DIR contains annotations.xml and images/. Subsets are
+    the splits. Images without a subset become the split `train`. Shapes with a higher z_order are drawn on top.
 
     \b
     panformer prepare-data cvat --root export --out data/mine --stuff road

@@ -34,6 +34,9 @@ workers_option = click.option(
 skip_bad_images_option = click.option(
     "--skip-bad-images", is_flag=True, help="Skip images that cannot be used, and list them."
 )
+stuff_option = click.option(
+    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
+)
 skip_bad_annotations_option = click.option(
     "--skip-bad-annotations",
     is_flag=True,
@@ -50,9 +53,6 @@ encoding_option = click.option(
     callback=lambda context, parameter, name: _checked_encoding(name),
     metavar="NAME",
     help="Encoding of text files that are not UTF-8, such as gbk, shift_jis or cp1252.",
-)
-stuff_option = click.option(
-    "--stuff", multiple=True, metavar="NAME", help="Treat this class as stuff. Can be repeated."
 )
 overlap_option = click.option(
     "--overlap",

@@ -12,7 +12,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
-from panformer_cli.data.coverage import Coverage
+from panformer_cli.data.coverage import Coverage, spread
 from panformer_cli.data.images import read_image
 from panformer_cli.data.layout import find_split
 from panformer_cli.data.structures import IdMap, PanopticMap, Sample, Segment
@@ -108,7 +108,7 @@ class CocoPanoptic:
             )
             if sizes.all():
                 return Coverage(images, segments, int(sizes.sum()), int(sizes.sum() - areas.sum()))
-        maps = [ids for ids in map(self._map_or_none, _spread(images, _SAMPLED)) if ids is not None] if segments else []
+        maps = [ids for ids in map(self._map_or_none, spread(images, _SAMPLED)) if ids is not None] if segments else []
         pixels, void = sum(ids.size for ids in maps), sum(int((ids == 0).sum()) for ids in maps)
         return Coverage(images, segments, pixels, void, len(maps))
 
@@ -156,15 +156,6 @@ class CocoPanoptic:
                 f"{path} and {self.layout.annotation} disagree: segment ids {' and '.join(differences)}; "
                 "expected the same ids in both (0 in the PNG is void)"
             )
-
-
-def _spread(images: int, most: int) -> list[int]:
-    """Return at most `most` indices, evenly spread.
-
-    >>> _spread(3, 8), _spread(10, 2)
-    ([0, 1, 2], [0, 5])
-    """
-    return [index * images // most for index in range(most)] if images > most else list(range(images))
 
 
 def measured(segment: Segment, ids: IdMap) -> Segment:

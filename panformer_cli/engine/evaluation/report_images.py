@@ -14,6 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.image_pairing import pair_images
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.data.image_formats import is_jpeg
 from panformer_cli.data.images import decode, read_bytes, read_image
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, Segment
@@ -159,12 +160,11 @@ def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: C
 
 
 def _read_reduced(photo: Path, shrink: float) -> ImageArray:
-    """Return (H, W, 3) RGB, decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows, which is much faster."""
+    """Return (H, W, 3) RGB; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows, which is faster."""
     flags = next((flag for factor, flag in _REDUCED if shrink >= factor), cv2.IMREAD_COLOR)
-    pixels = decode(read_bytes(photo, "image"), flags)
-    if pixels is None:
-        raise DataError(f"{photo} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    data = read_bytes(photo, "image")
+    pixels = decode(data, flags) if is_jpeg(data) else None
+    return read_image(photo) if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:

@@ -269,7 +269,7 @@ class _Image:
         for column in sorted({*self.matching.wrong.tolist(), *self.matching.ignored.tolist()}):
             if not (self.certain[column] and self.open_predictions[column]):
                 continue
-            beneath = np.flatnonzero((NEAR * background[:, column] > free[column]) & self.open_truth).tolist()
+            beneath = np.flatnonzero(NEAR * background[:, column] > free[column]).tolist()
             yield from self._suspect(
                 Kind.MISSING_ANNOTATION,
                 self.confidence[column],

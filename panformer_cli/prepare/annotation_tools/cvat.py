@@ -178,7 +178,7 @@ def open_cvat(
             f"annotations.xml and images{hint(root, 'cvat')}"
         )
     head = read_head(path)
-    table = read_classes(classes, encoding) if classes else _table(path, head)
+    table = read_classes(classes, encoding=encoding) if classes else _table(path, head)
     subsets = frozenset(subset_of(row.attributes, head) for row in _parents(path, head))
     for subset in subsets:
         if subset in (".", "..") or "/" in subset or "\\" in subset:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,34 +87,38 @@ class Labelme:
         return (self._image(number, path, folders[split]) for number, path in enumerate(files, 1))
 
     def _image(self, number: int, labels: Path, folder: Path) -> SourceImage:
-        own = labels.relative_to(folder)
         try:
-            content = _read_json(labels, self.encoding)
-            data = _image_data(content)
-            try:
-                path = self._image_path(labels, folder, content.get("imagePath"))
-            except DataError:
-                if not data:
-                    raise
-                path = labels.with_suffix(".png" if data.startswith(_PNG_START) else ".jpg")
+            path, is_embedded = self._image_path(labels, folder)
         except DataError as error:
-            return SourceImage(number, labels, f"{own.as_posix()}.bad", problem=str(error))
-        home = folder if path.is_relative_to(folder) else self.root
-        name = path.relative_to(home).as_posix()
-        if data and not path.exists():
+            return SourceImage(number, labels, f"{labels.relative_to(folder).as_posix()}.bad", problem=str(error))
+        name = path.relative_to(folder if path.is_relative_to(folder) else self.root).as_posix()
+        if is_embedded:
             return SourceImage(number, labels, name, (labels,), _EMBEDDED)
         return SourceImage(number, path, name, (labels,))
 
-    def _image_path(self, labels: Path, folder: Path, named: Any) -> Path:
+    def _image_path(self, labels: Path, folder: Path) -> tuple[Path, bool]:
+        """Return the path of the image of a JSON, and whether its file is missing and the JSON contains the image."""
+        content = _read_json(labels, self.encoding)
+        data = _image_data(content)
+        try:
+            path = self._named_image(labels, folder, content.get("imagePath"))
+        except DataError:
+            if not data:
+                raise
+            return labels.with_suffix(".png" if data.startswith(_PNG_START) else ".jpg"), True
+        return path, bool(data) and not path.exists()
+
+    def _named_image(self, labels: Path, folder: Path, named: Any) -> Path:
         """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
         if not isinstance(named, str) or not named:
             raise DataError(
                 f"{labels} names no image: imagePath is {short(named)}; expected the image's file name, or the image "
                 "itself in imageData"
             )
-        inner = _below(folder, labels, named.replace("\\", "/"))
+        name = named.replace("\\", "/")
+        inner = _below(folder, labels, name)
         if inner.startswith(".."):  # in another folder of the data set
-            return name_inside(self.root, _below(self.root, labels, named.replace("\\", "/")), str(labels))
+            return name_inside(self.root, _below(self.root, labels, name), str(labels))
         return name_inside(folder, inner, str(labels))
 
     def embedded_image(self, image: SourceImage) -> bytes | None:
@@ -157,7 +162,7 @@ def open_labelme(
     Raises:
         DataError: The folder is missing or has no JSON or no labels, or a name is unknown.
     """
-    table = read_classes(classes, encoding) if classes else table_of_names(_labels_in(root, encoding))
+    table = read_classes(classes, encoding=encoding) if classes else table_of_names(_labels_in(root, encoding))
     return Labelme(root, with_stuff(table, stuff), overlap, encoding)
 
 
@@ -168,30 +173,37 @@ def _below(folder: Path, labels: Path, name: str) -> str:
 
 def _labels_in(root: Path, encoding: str | None) -> list[str]:
     """Return all labels of all splits, sorted. If there are some, unreadable files are reported with their image."""
-    labels, problems = set(), []
+    labels: set[str] = set()
+    others: Counter[str] = Counter()
+    problems = []
     for folder in _split_folders(root).values():
         for path in listed_files(folder, _JSON):
             try:
                 rows = _read_json(path, encoding)["shapes"]
             except DataError as error:
                 problems.append(str(error))
-            else:
-                labels |= {row["label"] for row in rows if _has_class(row)}
-    found = sorted(labels.difference(VOID_LABELS))
-    if not found and problems:
+                continue
+            labels |= {row["label"] for row in rows if not _unused_as(row)}
+            others.update(reason for row in rows if (reason := _unused_as(row)))
+    if labels:
+        return sorted(labels)
+    if problems:
         heading = f"{root} has no labels that can be read: {counted(len(problems), 'JSON file')} cannot be used:"
         raise DataError(with_first(heading, problems))
-    if not found:
-        raise DataError(
-            f"no JSON file in {root} has a labeled shape with an area, such as a polygon; draw some, or list the "
-            "classes with --classes FILE"
-        )
-    return found
+    found = f" (found {', '.join(f'{count} {reason}' for reason, count in others.items())})" if others else ""
+    raise DataError(
+        f"no JSON file in {root} has a labeled shape with an area, such as a polygon{found}; draw some, or list the "
+        "classes with --classes FILE"
+    )
 
 
-def _has_class(row: Any) -> bool:
-    """Return whether a shape has a label and an area."""
-    return isinstance(row, dict) and isinstance(row.get("label"), str) and row.get("shape_type") not in _WITHOUT_AREA
+def _unused_as(row: Any) -> str:
+    """Return why a shape names no class; empty if it does."""
+    if not isinstance(row, dict) or not isinstance(row.get("label"), str):
+        return "without a label that is text"
+    if row["label"] in VOID_LABELS:
+        return f"labeled {row['label']}"
+    return "without an area" if row.get("shape_type") in _WITHOUT_AREA else ""
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -254,7 +266,7 @@ def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
     if kind in _POLYGONS or (kind == "rectangle" and len(points) == 4):  # X-AnyLabeling writes all four corners
         return shapes.polygon(points, size, where)
     if len(points) != 2:
-        raise DataError(f"{where} has {len(points)} points; expected 2; draw it again")
+        raise DataError(f"{where} has {counted(len(points), 'point')}; expected 2; draw it again")
     if kind == "rectangle":
         return shapes.rectangle(points, size, where)
     center, edge = points
@@ -285,7 +297,9 @@ def _drawn_mask(row: dict[str, Any], size: Size, where: str) -> Patch:
     """Return a drawn mask: `points` are the first and last pixel of its box, `mask` is the box as a PNG."""
     points = _points(row, where)
     if len(points) != 2 or not np.isfinite(points).all():
-        raise DataError(f"{where} has {len(points)} points; expected the 2 corners of its mask; draw it again")
+        raise DataError(
+            f"{where} has {counted(len(points), 'point')}; expected the 2 corners of its mask; draw it again"
+        )
     (left, top), (right, bottom) = points.tolist()
     # Some tools write the pixel after the last one.
     expected = (abs(bottom - top) + 1, abs(right - left) + 1)

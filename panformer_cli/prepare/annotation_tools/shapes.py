@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from panformer_cli.prepare.left_out import BAD_COORDINATES, BAD_RUNS, FEW_POINTS, OUTSIDE, AnnotationError
+from panformer_cli.wording import counted
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -65,7 +66,7 @@ def polygon(points: Points, size: Size, where: str) -> Patch:
     """
     if len(points) < 3:
         raise AnnotationError(
-            f"{where} has {len(points)} points; expected 3 or more; draw it again, or remove it", FEW_POINTS
+            f"{where} has {counted(len(points), 'point')}; expected 3 or more; draw it again, or remove it", FEW_POINTS
         )
     _check_near(points, size, where)
     _box_in_image(points, size, where)  # a polygon outside of the image is an error, not an empty mask

@@ -113,12 +113,11 @@ class Yolo:
                 "or add the class to data.yaml",
                 UNKNOWN_CLASS,
             )
-        label = self.categories.by_id(number).name
         points, was_clipped = polygon_of(row.words[:-1] if form.has_extra_column else row.words, where)
         if was_clipped:
             log.changed.append((CLIPPED, f"{where}: the polygon extends out of the image by up to 1 %"))
         patch = shapes.polygon(points * (size[1], size[0]), size, f"{where}: the polygon")
-        return LabeledShape(label, patch, f"line {row.line} ({label})")
+        return LabeledShape(number, patch, f"line {row.line} ({self.categories.by_id(number).name})")
 
     def _split(self, name: str) -> YoloSplit:
         """Return a split with images and labels."""
@@ -174,8 +173,8 @@ def open_yolo(
 
     Args:
         root: The folder of the data set.
-        classes: A file for `read_classes`. If it names folders of images as `data.yaml` does, these are used. None
-            takes the configuration file in `root`, or else its list of class names.
+        classes: A file for `read_classes`, or a text file of names, numbered from 0. If it names folders of images as
+            `data.yaml` does, these are used. None takes the configuration file in `root`, or else its list of names.
         stuff: Names of the classes that are stuff.
         overlap: Which polygon keeps shared pixels.
         accepts_oriented_boxes: Use oriented boxes as the masks of their objects.
@@ -193,7 +192,7 @@ def open_yolo(
             "which are no masks; expected polygons; export the data set for segmentation, or remove kpt_shape if the "
             "rows are polygons"
         )
-    table = read_classes(classes, encoding, matched_by="id") if classes else _table(root, config, encoding)
+    table = _classes_in(classes, encoding) if classes else _table(root, config, encoding)
     layout = find_layout(root, config, encoding)
     return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes, encoding)
 
@@ -207,10 +206,17 @@ def _config(root: Path, classes: Path | None, encoding: str | None) -> Path | No
     return find_config(root, encoding)
 
 
+def _classes_in(path: Path, encoding: str | None) -> CategoryTable:
+    """Return the classes in a file; a list of names is numbered from 0, as the labels are."""
+    if path.suffix.lower() in (".txt", ".names"):
+        return read_class_names(path, encoding)
+    return read_classes(path, matched_by="id", encoding=encoding)
+
+
 def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTable:
     """Return the classes that the configuration file, or else a list of names, contains."""
     if config is not None and config.name != DARKNET:
-        return read_classes(config, encoding, matched_by="id")
+        return _classes_in(config, encoding)
     named = str(read_config(config, encoding).get("names", "")) if config is not None else ""
     candidates = [root / named, root / named.removeprefix("data/")] if named else []
     candidates += [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]

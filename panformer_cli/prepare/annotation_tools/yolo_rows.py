@@ -40,11 +40,17 @@ TOLERANCE = 0.01
 
 _NUMBER = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE | re.ASCII)
 
+_MOST_ROWS = 5000
+"""Rows that are read to find out what the rows of a split are."""
+
 _CLOSE = 2e-3
 """Rounding of corners in a text file, as a fraction of the image."""
 
 _SLANT = 1e-2
 """Slant of a side that counts as horizontal or vertical, as a fraction of the image."""
+
+
+_Point = tuple[float, float]
 
 
 class RowForm(NamedTuple):
@@ -137,7 +143,7 @@ def polygon_of(words: Sequence[str], where: str) -> tuple[Points, bool]:
 def form_of_rows(
     files: Iterable[Path], where: str, accepts_oriented_boxes: bool, encoding: str | None = None
 ) -> RowForm:
-    """Return how to read the rows of a split. Reads only as many files as are needed to find out.
+    """Return how to read the rows of a split. Reads as many files as are needed to find out, up to `_MOST_ROWS` rows.
 
     Args:
         files: The text files of the split. Unreadable ones are ignored here and reported with their image.
@@ -155,7 +161,7 @@ def form_of_rows(
                 common.add(row.words)
         except DataError:
             continue
-        if common.rows and not common.kinds:
+        if (common.rows and not common.kinds) or common.rows >= _MOST_ROWS:
             break
     return common.form(where, accepts_oriented_boxes)
 
@@ -199,7 +205,8 @@ class _Common:
         """Return how to read the rows; raises as `form_of_rows`."""
         if not self.rows:
             return RowForm()
-        row = f"each of the {self.rows} rows" if self.rows > 1 else "the only row"
+        first = "first " if self.rows >= _MOST_ROWS else ""
+        row = f"each of the {first}{self.rows} rows" if self.rows > 1 else "the only row"
         if "boxes" in self.kinds:
             raise DataError(
                 f"{where}: {row} of the text files is a detection box (class, x, y, width, height), which is no "
@@ -267,26 +274,28 @@ def _is_around(box: Sequence[float], points: Sequence[float]) -> bool:
 
 def _is_parallelogram(values: Sequence[float]) -> bool:
     """Return whether 4 corners are those of a rotated rectangle, whatever the shape of the image."""
-    a, b, c, d = np.array(values).reshape(4, 2)
-    return bool(np.abs(a - b + c - d).max() < _CLOSE)
+    ax, ay, bx, by, cx, cy, dx, dy = values
+    return max(abs(ax - bx + cx - dx), abs(ay - by + cy - dy)) < _CLOSE
 
 
 def _is_upright(values: Sequence[float]) -> bool:
     """Return whether each side of 4 corners is horizontal or vertical."""
-    corners = np.array(values).reshape(4, 2)
-    sides = np.abs(np.roll(corners, -1, axis=0) - corners)
-    return bool((sides.min(axis=1) < _SLANT).all())
+    return all(min(abs(bx - ax), abs(by - ay)) < _SLANT for (ax, ay), (bx, by) in _sides(values))
 
 
 def _crosses_itself(values: Sequence[float]) -> bool:
     """Return whether two sides of a polygon cross, not only touch."""
-    points = np.array(values).reshape(-1, 2)
-    sides = list(zip(points, np.roll(points, -1, axis=0), strict=True))
-    return any(_cross(*first, *second) for first, second in combinations(sides, 2))
+    return any(_cross(*first, *second) for first, second in combinations(_sides(values), 2))
 
 
-def _cross(a: Points, b: Points, c: Points, d: Points) -> bool:
-    def side(p: Points, q: Points, r: Points) -> float:
-        return float((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
+def _sides(values: Sequence[float]) -> list[tuple[_Point, _Point]]:
+    """Return the sides of a polygon."""
+    points = list(zip(values[::2], values[1::2], strict=True))
+    return list(zip(points, [*points[1:], points[0]], strict=True))
+
+
+def _cross(a: _Point, b: _Point, c: _Point, d: _Point) -> bool:
+    def side(p: _Point, q: _Point, r: _Point) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
 
     return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0

@@ -18,16 +18,18 @@ from typing import Any, Literal, NamedTuple
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.json_stream import read_members, write_list, write_texts
 from panformer_cli.data.coco.panoptic_png import expect_reads, segment_ids
+from panformer_cli.data.coverage import spread
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
-from panformer_cli.data.structures import IdMap, PanopticMap
+from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.coco import rle
 from panformer_cli.prepare.coco.rle import encode_segments
 from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images, warn_of_names
 from panformer_cli.prepare.manifest import IN_PLACE, SplitManifest, check_folder, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
+from panformer_cli.prepare.samples import MOST
 from panformer_cli.prepare.summary import SplitSummary, report_summary
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, resolve_links
@@ -100,10 +102,16 @@ def prepare_in_place(
         lines = _counted(log.lines(total), manifest, summary)
         written = _write_detection(lines, annotation, folder, detection) if detection != "none" else None
         deque(lines, maxlen=0)
-        write_split(out or root, manifest.finish(annotation, annotation.name), summary)
+        samples = ((data.image_info(index).file_name, partial(_load, data, index)) for index in spread(total, MOST))
+        write_split(out or root, manifest.finish(annotation, annotation.name), summary, samples)
         log.remove()
     report_summary(summary, reporter)
     return Prepared(summary, written)
+
+
+def _load(data: CocoPanoptic, index: int) -> tuple[ImageArray, PanopticMap]:
+    sample = data[index]
+    return sample.image, sample.annotation
 
 
 def _settings(data: CocoPanoptic, detection: Detection) -> Line:

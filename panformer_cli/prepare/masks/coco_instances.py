@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.categories import Category, CategoryTable, name_of
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
@@ -18,7 +19,7 @@ from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BOX_ONLY, UNKNOWN_CLASS, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.masks.coco_json import CocoJson, ListedImage, read_categories, read_coco_json, whole_number
-from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits
+from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits, unused_jsons
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_values
@@ -46,21 +47,33 @@ class CocoInstances:
     layout: Mapping[str, CocoSplit]
     overlap: OverlapRule
     stuff_masks: Path | None = None
+    encoding: str | None = None
     name: str = "coco-instances"
 
     @property
     def settings(self) -> dict[str, Any]:
         stuff_masks = str(resolve_links(self.stuff_masks)) if self.stuff_masks else None
-        return {"overlap": self.overlap, "stuff_masks": stuff_masks}
+        named = {"encoding": self.encoding} if self.encoding else {}
+        return {"overlap": self.overlap, "stuff_masks": stuff_masks} | named
+
+    @property
+    def also_read(self) -> Sequence[Path]:
+        """The folders of images outside of `root`."""
+        return [split.top for split in self.layout.values() if not split.top.is_relative_to(self.root)]
 
     def splits(self) -> Sequence[str]:
         return list(self.layout)
 
+    def notes(self, split: str) -> Sequence[str]:
+        """Return a sentence about each JSON without images, once for all splits."""
+        unused = unused_jsons(self.root, self.layout) if split == next(iter(self.layout)) else {}
+        return [f"{path} is not converted: it has no images in {folders}" for path, folders in unused.values()]
+
     def images(self, split: str) -> Iterator[SourceImage]:
         annotation = _split(self.layout, split, self.root).annotation
-        content = read_coco_json(annotation)
+        content = read_coco_json(annotation, self.encoding)
         names = {category.id: category.name for category in self.categories.categories}
-        other = [row for row in content.categories if names.get(row["id"]) != str(row["name"])]
+        other = [row for row in content.categories if names.get(row["id"]) != name_of(row["name"])]
         if other:
             raise DataError(
                 f"{annotation} has the category {short(other[0])}, which other splits do not have; expected the same "
@@ -80,7 +93,7 @@ class CocoInstances:
             with log.annotation():
                 layers.append(self._layer(json.loads(line), annotation, size, log))
         where = f"{annotation}, image {image.file_name}"
-        things = panoptic_of_layers(layers, size, self.categories, self.overlap, where)
+        things = panoptic_of_layers(layers, size, self.categories, self.overlap, where, log)
         if self.stuff_masks is None:
             return things
         return with_stuff(things, len(layers), read_values(image.labels[1], size), self.categories, image.labels[1])
@@ -112,7 +125,7 @@ class CocoInstances:
 
 
 def _images(content: CocoJson, split: CocoSplit, masks: Path | None) -> Iterator[SourceImage]:
-    """Yield the images of a JSON, then one bad image for each image id that only annotations have.
+    """Yield the images of a JSON, then one bad image for each row or image id that belongs to none.
 
     Args:
         content: The JSON.
@@ -122,9 +135,10 @@ def _images(content: CocoJson, split: CocoSplit, masks: Path | None) -> Iterator
     finder = ImageFinder(split, (row["file_name"] for row in content.images))
     for listed in content.images_with_annotations():
         yield _image(listed, split, finder, masks)
-    for image_id, problem in content.lost_annotations():
-        name = f"image {image_id}.bad"
-        yield SourceImage(f"lost {image_id}", split.annotation, name, (split.annotation,), problem=problem)
+    for number, problem in enumerate(chain(content.problems, content.lost_annotations()), 1):
+        yield SourceImage(
+            f"bad row {number}", split.annotation, f"row {number}.bad", (split.annotation,), problem=problem
+        )
 
 
 def _image(listed: ListedImage, split: CocoSplit, finder: ImageFinder, masks: Path | None) -> SourceImage:
@@ -141,7 +155,9 @@ def _image(listed: ListedImage, split: CocoSplit, finder: ImageFinder, masks: Pa
 
 def _split(layout: Mapping[str, CocoSplit], split: str, root: Path) -> CocoSplit:
     if split not in layout:
-        raise DataError(f"no split {split!r} in {root}; available splits: {', '.join(layout)}")
+        unused = unused_jsons(root, layout).get(split)
+        reason = f": {unused.path} has no images in {unused.folders}" if unused is not None else ""
+        raise DataError(f"no split {split!r} in {root}{reason}; available splits: {', '.join(layout)}")
     return layout[split]
 
 
@@ -163,7 +179,7 @@ def open_coco_instances(
         classes: A class file that marks stuff categories and lists those of the stuff PNGs. It takes precedence over
             the JSON, whose categories are all things.
         stuff_masks: Folder of PNGs `[<split>/]<image name>.png` with a stuff class id per pixel.
-        encoding: Encoding of a class file that is not UTF-8.
+        encoding: Encoding of a JSON or class file that is not UTF-8.
         layout: The splits, as `given_split` returns them. None finds them in `root`.
 
     Raises:
@@ -175,16 +191,16 @@ def open_coco_instances(
         raise DataError(f"the folder of stuff masks {stuff_masks} does not exist; check the path")
     layout = layout or find_splits(root)
     annotation = _split(layout, next(iter(splits or layout)), root).annotation
-    rows = [{"id": row["id"], "name": row["name"], "isthing": 1} for row in read_categories(annotation)]
+    rows = [{"id": row["id"], "name": row["name"], "isthing": 1} for row in read_categories(annotation, encoding)]
     table = CategoryTable.from_coco(rows, str(annotation))
     if classes is not None:
         table = _with_class_file(table, classes, annotation, encoding)
-    return CocoInstances(root, table, layout, overlap, stuff_masks)
+    return CocoInstances(root, table, layout, overlap, stuff_masks, encoding)
 
 
 def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, encoding: str | None) -> CategoryTable:
     """Return the categories of a class file, followed by the other ones of a JSON."""
-    named = read_classes(classes, encoding, matched_by="id")
+    named = read_classes(classes, matched_by="id", encoding=encoding)
     for category in table.categories:
         if category.id in named and named.by_id(category.id).name != category.name:
             raise DataError(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
+from panformer_cli.storage.text_files import encoding_of
 from panformer_cli.wording import short
 
 _WHAT = "instances JSON"
@@ -40,9 +41,11 @@ class CocoJson:
         images: Rows of `images`, as in `ListedImage`.
         annotations: Image id and line of each annotation, as in `ListedImage`. Both lists are stored on disk, because
             there may be millions.
+        problems: A sentence about each row of an image or annotation that has no usable id or file name.
     """
 
     path: Path
+    problems: list[str] = field(default_factory=list)
     images: DiskList[dict[str, Any]] = field(default_factory=lambda: DiskList(key=itemgetter("id")))
     categories: list[dict[str, Any]] = field(default_factory=list)
     annotations: DiskList[tuple[int | str, bytes]] = field(default_factory=lambda: DiskList(key=itemgetter(0)))
@@ -54,8 +57,8 @@ class CocoJson:
             lines = [self.annotations[index][1] for index in self.annotations.positions(row["id"])] if is_first else []
             yield ListedImage(row, b"".join(lines))
 
-    def lost_annotations(self) -> Iterator[tuple[int | str, str]]:
-        """Yield each image id that annotations have but no image, with a sentence about it.
+    def lost_annotations(self) -> Iterator[str]:
+        """Yield a sentence about each image id that annotations have but no image.
 
         Raises:
             DataError: The id is a text in one list and a number in the other.
@@ -71,38 +74,58 @@ class CocoJson:
                     f"{self.path} has annotations with the image_id {_typed(image_id)}, but `images` has the id "
                     f"{_typed(other)}; expected both as numbers or both as text"
                 )
-            yield image_id, f"{self.path} annotates image {short(image_id)}, which is not in `images`; add a row for it"
+            yield f"{self.path} annotates image {short(image_id)}, which is not in `images`; add a row for it"
 
 
-def read_coco_json(path: Path) -> CocoJson:
+def read_coco_json(path: Path, encoding: str | None = None) -> CocoJson:
     """Read a JSON, checking what is needed to match its rows.
 
+    Args:
+        path: The JSON.
+        encoding: Its encoding if it is not UTF-8.
+
     Raises:
-        DataError: It is not valid JSON, or an image or an annotation has no usable id.
+        DataError: It is not valid JSON, or a category has no usable id.
     """
     content = CocoJson(path)
-    for key, items in read_members(path, _WHAT):
+    for key, items in _members(path, encoding):
         if key == "images":
-            for row in _with_keys(items, _IMAGE_KEYS[:2], f"{path}, images"):
-                if not isinstance(row["file_name"], str):
-                    raise DataError(
-                        f"{path}: the file_name of image {short(row['id'])} is {short(row['file_name'])}; expected text"
-                    )
-                content.images.append({key: row.get(key) for key in _IMAGE_KEYS})
+            for row in _usable_rows(items, _IMAGE_KEYS[:2], f"{path}, images", content.problems):
+                if isinstance(row["file_name"], str):
+                    content.images.append({key: row.get(key) for key in _IMAGE_KEYS})
+                else:
+                    name, number = short(row["file_name"]), short(row["id"])
+                    content.problems.append(f"{path}: the file_name of image {number} is {name}; expected text")
         elif key == "categories":
-            content.categories.extend(_with_keys(items, ("id", "name"), f"{path}, categories"))
+            content.categories.extend(_categories(items, path))
         elif key == "annotations":
-            for row in _with_keys(items, ("image_id",), f"{path}, annotations"):
+            for row in _usable_rows(items, ("image_id",), f"{path}, annotations", content.problems):
                 content.annotations.append((row["image_id"], _line(row, path)))
     return content
 
 
-def read_categories(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of `categories`, without reading what follows them. Raises as `read_coco_json`."""
-    for key, items in read_members(path, _WHAT):
+def read_categories(path: Path, encoding: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of `categories`, without reading what follows them. Arguments and errors as `read_coco_json`."""
+    for key, items in _members(path, encoding):
         if key == "categories":
-            return list(_with_keys(items, ("id", "name"), f"{path}, categories"))
+            return _categories(items, path)
     raise DataError(f"{path} has no `categories`; expected COCO detection format: images, annotations, categories")
+
+
+def _members(path: Path, encoding: str | None) -> Iterator[tuple[str, Any]]:
+    try:
+        encoding = encoding_of(path, encoding)
+    except OSError:
+        encoding = None  # reading reports it
+    return read_members(path, _WHAT, encoding)
+
+
+def _categories(items: Any, path: Path) -> list[dict[str, Any]]:
+    problems: list[str] = []
+    rows = list(_usable_rows(items, ("id", "name"), f"{path}, categories", problems))
+    if problems:
+        raise DataError(problems[0])
+    return rows
 
 
 def whole_number(value: Any) -> Any:
@@ -120,19 +143,22 @@ def _line(row: Mapping[str, Any], path: Path) -> bytes:
     return json.dumps(kept, separators=(",", ":")).encode() + b"\n"
 
 
-def _with_keys(items: Any, keys: Sequence[str], where: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a list, checking that each is an object with these keys and valid ids."""
+def _usable_rows(items: Any, keys: Sequence[str], where: str, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a list that are objects with these keys and valid ids; add a sentence about each other one."""
     if not isinstance(items, Iterator):
         raise DataError(f"{where} is {short(items)}; expected a list")
     for number, row in enumerate(items):
-        missing = [key for key in keys if key not in row] if isinstance(row, dict) else keys
-        if missing:
-            raise DataError(f"{where}[{number}] is {short(row)}; expected an object with {', '.join(keys)}")
-        for key in {"id", "image_id"}.intersection(keys):
+        problem = ""
+        if not isinstance(row, dict) or not set(keys) <= row.keys():
+            problem = f"{where}[{number}] is {short(row)}; expected an object with {', '.join(keys)}"
+        for key in () if problem else {"id", "image_id"}.intersection(keys):
             row[key] = whole_number(row[key])
             if not isinstance(row[key], int | str) or isinstance(row[key], bool):
-                raise DataError(f"{where}[{number}]: the {key} is {short(row[key])}; expected a number")
-        yield row
+                problem = f"{where}[{number}]: the {key} is {short(row[key])}; expected a number"
+        if problem:
+            problems.append(problem)
+        else:
+            yield row
 
 
 def _of_other_type(value: int | str) -> int | str | None:

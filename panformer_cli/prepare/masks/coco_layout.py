@@ -8,13 +8,13 @@ one JSON, or one per split                 next to the images or to a folder of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from panformer_cli.data.disk_list import DiskList
-from panformer_cli.data.layout import check_root, check_split_name, find_images
+from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import SPLIT_NAME, listed_files
 from panformer_cli.storage.files import is_file, name_inside
@@ -45,13 +45,21 @@ class CocoSplit(NamedTuple):
     top: Path
 
 
+class UnusedJson(NamedTuple):
+    """A JSON without images, and the folders that were looked for, in words."""
+
+    path: Path
+    folders: str
+
+
 def find_splits(root: Path) -> dict[str, CocoSplit]:
     """Return the splits of a data set, sorted by name.
 
     Raises:
         DataError: There are none, or several JSON files could be the one of a split.
     """
-    check_root(root)
+    if not root.is_dir():
+        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     named = {path.stem.removeprefix("instances_"): path for path in (root / "annotations").glob("instances_*.json")}
     splits = {
         split: CocoSplit(path, (folder,), folder)
@@ -64,6 +72,14 @@ def find_splits(root: Path) -> dict[str, CocoSplit]:
     if not splits:
         raise DataError(_nothing_found(root))
     return dict(sorted(splits.items()))
+
+
+def unused_jsons(root: Path, layout: Mapping[str, CocoSplit]) -> dict[str, UnusedJson]:
+    """Return by split the JSON files in COCO's `annotations` that are not used, because their images are missing."""
+    used = {split.annotation for split in layout.values()}
+    found = (path for path in sorted((root / "annotations").glob("instances_*.json")) if path not in used)
+    named = ((path.stem.removeprefix("instances_"), path) for path in found)
+    return {split: UnusedJson(path, f"images/{split}/ or {split}/") for split, path in named}
 
 
 def given_split(annotation: Path, images: Path, split: str) -> dict[str, CocoSplit]:

@@ -71,7 +71,7 @@ class MaskFolder:
             for path in image.labels:
                 with log.annotation():
                     layers.append(_layer(path, image.extra, self.categories, size))
-            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
+            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path), log)
         if not self.has_ids:
             raise DataError(
                 f"{image.labels[0]} is a map of class ids, but the class file lists only names; pass a CSV or YAML "
@@ -101,7 +101,7 @@ def open_mask_folder(
     Raises:
         DataError: The class file cannot be used, lists colors for only some classes, or repeats a color.
     """
-    table = with_stuff(read_classes(classes, encoding), stuff)
+    table = with_stuff(read_classes(classes, encoding=encoding), stuff)
     colors = [category.color for category in table.categories if category.color is not None]
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"

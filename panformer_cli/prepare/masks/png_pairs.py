@@ -136,7 +136,7 @@ def open_png_pairs(
     Raises:
         DataError: The class file cannot be used or lists a void id, or label folders are missing.
     """
-    table = read_classes(classes, encoding, matched_by="id")
+    table = read_classes(classes, matched_by="id", encoding=encoding)
     named = [number for number in void if number in table]
     if named:
         raise DataError(f"--void {named[0]} is a class in {classes}; remove it from one of them")

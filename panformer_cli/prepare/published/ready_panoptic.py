@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.coco.panoptic_writer import segments_of
-from panformer_cli.data.structures import PanopticMap, Segment
+from panformer_cli.data.structures import Segment
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.source import LabeledMap
 from panformer_cli.wording import listing
 
 VOID = -1
 """The category id, in `SegmentTable`, of a segment that becomes void."""
 
-SegmentTable = npt.NDArray[np.int32]
-"""(segments, 3): id, output category id, 1 for a crowd. Compact, because it is sent to another process."""
+SegmentTable = npt.NDArray[np.int64]
+"""(segments, 4): id, output category id, 1 for a crowd, category id in the JSON. Compact, because it is sent to another
+process."""
 
 
 def read_categories(annotation: Path) -> Any:
@@ -38,11 +41,11 @@ def read_categories(annotation: Path) -> Any:
 
 def segment_table(segments: Iterable[Segment], category_of: Callable[[Segment], int]) -> SegmentTable:
     """Return the table of an image's segments; `category_of` returns the output category id or `VOID`."""
-    rows = [(segment.id, category_of(segment), segment.is_crowd) for segment in segments]
-    return np.array(rows, np.int32).reshape(-1, 3)
+    rows = [(segment.id, category_of(segment), segment.is_crowd, segment.category_id) for segment in segments]
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def read_ready_panoptic(png: Path, annotation: Path, table: SegmentTable, categories: CategoryTable) -> PanopticMap:
+def read_ready_panoptic(png: Path, annotation: Path, table: SegmentTable, categories: CategoryTable) -> LabeledMap:
     """Read a panoptic PNG with the segments that the JSON `annotation` lists for its image.
 
     Segments keep their ids, but those of category `VOID` become void, and several of one stuff class become one, with
@@ -56,10 +59,12 @@ def read_ready_panoptic(png: Path, annotation: Path, table: SegmentTable, catego
     category_of_id: dict[int, int] = {}
     crowd_ids: set[int] = set()
     first_of_stuff: dict[int, int] = {}
-    for number, category_id, is_crowd in table.tolist():
+    void_values = Counter[str]()
+    for number, category_id, is_crowd, listed_id in table.tolist():
         kept = number
         if category_id == VOID:
             kept = 0
+            void_values[str(listed_id)] += int((ids == number).sum())
         elif not categories.by_id(category_id).is_thing:
             kept = first_of_stuff.setdefault(category_id, number)
         elif is_crowd:
@@ -67,7 +72,7 @@ def read_ready_panoptic(png: Path, annotation: Path, table: SegmentTable, catego
         if kept != number:
             ids[ids == number] = kept
         category_of_id[kept] = category_id
-    return PanopticMap(ids, segments_of(ids, category_of_id, crowd_ids))
+    return LabeledMap(ids, segments_of(ids, category_of_id, crowd_ids), void_values)
 
 
 def _check_ids(png: Path, annotation: Path, drawn: set[int], listed: set[int]) -> None:

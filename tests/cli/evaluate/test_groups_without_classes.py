@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.cli.tables import print_causes, print_metrics
+from panformer_cli.metrics.bootstrap import VERDICTS
 from tests.cli.evaluate.test_predictions import metrics_of
 from tests.data.coco.pair_files import Pairs, Side, write_pairs
 from tests.helpers import run
@@ -93,8 +94,8 @@ def test_a_ground_truth_without_segments(pairs: Pairs, capsys: pytest.CaptureFix
 def test_a_comparison_shows_a_dash(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", "compare", *[pairs.words[1]] * 2, *pairs.words[2:], "--bootstrap", "20") == 0
     found = rows(capsys.readouterr().out)
-    assert ["things", *["–"] * 5] in found
-    assert ["stuff", "98.0", "98.0", "0.0", "0.0", "to", "0.0", "0.0"] in found
+    assert ["things", *["–"] * 6] in found
+    assert ["stuff", "98.0", "98.0", "0.0", "0.0", "to", "0.0", "–", *VERDICTS["same"].split()] in found
 
 
 def test_the_report_shows_a_dash(pairs: Pairs, tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ def test_options_are_passed_to_the_command(root: Path) -> None:
     assert [(c.name, c.is_thing) for c in CocoPanoptic(out, "train").categories.categories] == [("car", False)]
 
 
+def test_a_class_file_in_the_folder_is_used(root: Path) -> None:
+    """As `prepare-data export` writes it, since CVAT has no stuff."""
+    cvat(root)
+    (root / "classes.csv").write_text("id,name,isthing\n7,car,0\n")
+    out = root.parent / "out"
+    assert run("prepare-data", "auto", "--root", str(root), "--out", str(out), "--workers", "1") == 0
+    assert [(c.id, c.is_thing) for c in CocoPanoptic(out, "train").categories.categories] == [(7, False)]
+
+
 def test_a_dry_run_only_prints(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cvat(root)
     assert run("prepare-data", "auto", "--root", str(root), "--dry-run", "--stuff", "a road") == 0

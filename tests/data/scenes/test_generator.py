@@ -293,8 +293,12 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Path.write_bytes
+
     def full(path: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+        if path.suffix == ".jpg":
+            raise OSError(28, "No space left on device")
+        return written(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(PanformerError, match=r"cannot write .*000000\.jpg: No space left on device; free some space"):

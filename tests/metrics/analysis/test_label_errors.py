@@ -247,6 +247,13 @@ def test_the_neighbors_of_a_suspect_have_no_poor_outline() -> None:
     assert suspect.kind is Kind.MISSING_ANNOTATION
 
 
+def test_a_missing_annotation_names_stuff_that_has_a_wrong_class_itself() -> None:
+    prediction = predicted({12: (DOG, (2, 2, 6, 6))}, ground=SEA)
+    first, second = suspects_of(prediction, scene({}))
+    assert (first.kind, second.kind) == (Kind.WRONG_CLASS, Kind.MISSING_ANNOTATION)
+    assert second.reason == "The model sees dog where the annotation has sky."
+
+
 def test_suspects_are_ranked_by_score_and_then_by_name() -> None:
     base = the_suspect(*CONTRADICTIONS["missing"])
     made = [replace(base, file_name=name, confidence=value) for name, value in (("b", 0.6), ("a", 0.6), ("c", 0.9))]

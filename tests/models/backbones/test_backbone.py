@@ -12,6 +12,7 @@ import torch
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.known import BACKBONES
+from tests.conftest import REPOSITORY
 from tests.models.panoptic_segformer.small import images_of, scramble
 
 SMALL_BACKBONES = ("resnet18", "pvt_v2_b0", "swin_tiny")
@@ -96,3 +97,9 @@ def test_with_published_freezing_only_convolutions_of_later_stages_are_trained()
 def test_only_resnets_can_freeze_stages() -> None:
     with pytest.raises(PanformerError, match=r"model\.frozen_stages is 1, but only published ResNets .* set it to 0"):
         build_backbone("pvt_v2_b0", 0.0, frozen_stages=1, frozen_batch_norm=True)
+
+
+def test_the_reference_of_settings_names_every_backbone() -> None:
+    text = (REPOSITORY / "panformer_cli" / "settings.py").read_text(encoding="utf-8")
+    (listed,) = re.findall(r'backbone: str = .*?"""(.*?)"""', text, flags=re.S)
+    assert re.findall(r"`(\w+)`", listed) == list(BACKBONES)

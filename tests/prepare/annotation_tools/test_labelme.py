@@ -218,7 +218,7 @@ def test_the_command(root: Path) -> None:
         ),
         ([shape("car", [[1, 1], [9, 9]])], {}, r"polygon 1 \(car\) has 2 points; expected 3"),
         ([shape("car", [[1, 1], [9, 9], [5, 5]], "rectangle")], {}, r"rectangle 1 \(car\) has 3 points; expected 2"),
-        ([shape("car", [[1, 1]], "circle")], {}, "has 1 points; expected 2"),
+        ([shape("car", [[1, 1]], "circle")], {}, "has 1 point; expected 2"),
         ([shape("car", [])], {}, r"has the points \[\]; expected a list of \[x, y\]"),
         ([shape("car", [[1, "2"], [3, 4], [5, 6]])], {}, "has the points"),
         ([shape("car", [[1, 10**400], [3, 4], [5, 6]])], {}, "non-finite coordinate"),
@@ -256,7 +256,10 @@ def test_corrupt_files(root: Path, rows: Any, more: Row, message: str) -> None:
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "looks like utf-16 but is corrupt or truncated"),
         (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
         (lambda path: path.write_text("[1]"), "is not a labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no image"), "bad.jpg is not an image"),
+        (
+            lambda path: path.with_suffix(".jpg").write_bytes(b"no image"),
+            "bad.jpg cannot be decoded: it is corrupt or not an image",
+        ),
     ],
 )
 def test_unreadable_files_are_reported_with_the_others(root: Path, damage: Callable[[Path], Any], message: str) -> None:
@@ -307,6 +310,20 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
         converted(root, classes=classes)
 
 
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([shape(5, box(0, 0, 4, 4)), shape(None, box(0, 0, 4, 4))], "2 without a label that is text"),
+        ([shape("car", [[1, 1], [5, 5]], "line"), "car"], "1 without an area, 1 without a label that is text"),
+        ([shape("__ignore__", box(0, 0, 4, 4))], "1 labeled __ignore__"),
+    ],
+)
+def test_shapes_that_name_no_class_are_counted(root: Path, rows: Any, found: str) -> None:
+    write(root, "a", rows)
+    with pytest.raises(DataError, match=rf"has a labeled shape with an area, .* \(found {found}\)"):
+        open_labelme(root, None, (), "last")
+
+
 def test_a_json_that_is_not_a_labelme_file_is_skipped_with_the_bad_images(root: Path) -> None:
     write(root, "good", [shape("car", box(1, 1, 5, 5))])
     (root / "stray.json").write_text('{"images": []}')
@@ -339,11 +356,11 @@ def test_an_image_in_the_json_is_used_if_its_file_is_missing(
     root: Path, named: str | None, kind: str, name: str, prefix: str
 ) -> None:
     data = embedded(kind=kind)
-    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=prefix + data, imagePath=named)
+    write(root, "a", [shape("car", box(0, 0, 40, 20))], imageData=prefix + data, imagePath=named)
     (root / "a.jpg").unlink()
     result, out = converted(root)
     assert (out / "images/train" / name).read_bytes() == base64.b64decode(data)
-    assert areas(result) == [("car", 16, (0, 0, 4, 4))]
+    assert areas(result) == [("car", 800, (0, 0, 40, 20))]
     assert verify(out, (), VerifyOptions(), SilentReporter())[0].problems == ()
 
 
@@ -351,6 +368,13 @@ def test_the_file_is_used_rather_than_the_image_in_the_json(root: Path) -> None:
     write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=embedded((9, 9)))
     _, out = converted(root)
     assert (out / "images/train/a.jpg").read_bytes() == (root / "a.jpg").read_bytes()
+
+
+def test_the_image_in_the_json_is_used_rather_than_an_unrelated_file_beside_it(root: Path) -> None:
+    data = embedded()
+    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=data, imagePath="/home/me/b.jpg")
+    _, out = converted(root)
+    assert (out / "images/train/a.jpg").read_bytes() == base64.b64decode(data) != (root / "a.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(

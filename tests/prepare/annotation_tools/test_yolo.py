@@ -191,7 +191,10 @@ def linked_away(root: Path) -> None:
         ),
         (unreadable, "a.txt cannot be read"),
         (linked_away, "'b.txt' points outside"),
-        (lambda root: (root / "images/train/b.jpg").write_bytes(b"no image"), "b.jpg is not an image"),
+        (
+            lambda root: (root / "images/train/b.jpg").write_bytes(b"no image"),
+            "b.jpg cannot be decoded: it is corrupt or not an image",
+        ),
         (lambda root: (root / "labels/train/a.txt").rename(root / "labels/train/c.txt"), "no image in .* has a text"),
         (lambda root: save_image(root / "images/train/a.png"), "have the same name a"),
         (lambda root: (root / "data.yaml").unlink(), r"has no data.yaml with the classes, .*--classes FILE"),
@@ -228,3 +231,9 @@ def test_a_text_file_without_an_image_is_reported(root: Path) -> None:
     text(root / "labels/train/lone.txt", line(0, 1, 1, 3, 3))
     with pytest.raises(DataError, match=r"lone\.txt has no image in .*images/train"):
         converted(root)
+
+
+def test_classes_of_one_name_stay_apart(root: Path) -> None:
+    text(root / "data.yaml", "names: [car, sky, car]")
+    text(root / "labels/train/a.txt", line(0, 0, 0, 4, 4), line(2, 10, 0, 14, 4))
+    assert [s.category_id for s in converted_train(opened(root)).annotation(0).segments] == [0, 2]

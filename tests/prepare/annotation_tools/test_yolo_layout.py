@@ -152,6 +152,13 @@ def test_the_export_of_label_studio(root: Path) -> None:
     assert [(c.id, c.name, c.is_thing) for c in source.categories.categories] == [(0, "cat", True), (1, "dog", True)]
 
 
+def test_a_list_of_names_is_numbered_from_0_wherever_it_is(root: Path) -> None:
+    pair(root / "images", "a")
+    (root.parent / "names.txt").write_text("cat\ndog\ndog\n\n")
+    source = opened(root, root.parent / "names.txt")
+    assert [(c.id, c.name) for c in source.categories.categories] == [(0, "cat"), (1, "dog"), (2, "dog")]
+
+
 def test_the_layout_of_darknet(root: Path) -> None:
     """As in CVAT's YOLO 1.1: the text files are next to the images, and paths start with data/."""
     pair(root / "obj_train_data", "a", root / "obj_train_data")

@@ -337,7 +337,7 @@ def test_corrupt_files(root: Path) -> None:
     with pytest.raises(DataError, match="no split 'train' in .*; available splits: val"):
         open_coco_instances(root, ["train"])
     (root / "images/val/b.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"b\.jpg is not an image"):
+    with pytest.raises(DataError, match=r"b\.jpg is empty"):
         converted(root)
 
 
@@ -460,6 +460,44 @@ def test_an_annotation_of_no_image_may_be_skipped(root: Path) -> None:
     options = ConvertOptions(skips_bad_images=True)
     (summary,) = convert(open_coco_instances(root), root.parent / "out", ["val"], options, SilentReporter())
     assert summary.images == 3 and len(summary.left_out) == 1 and "annotates image 41" in summary.left_out[0]
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (with_row("annotations", 1, image_id=None), r"annotations\[1\]: the image_id is None; expected a number"),
+        ({**content(), "annotations": [5, *content()["annotations"]]}, r"annotations\[0\] is 5; expected an object"),
+        ({**content(), "images": [{"id": 1}, *content()["images"]]}, r"images\[0\] is \{'id': 1\}; expected an object"),
+        (
+            {**content(), "images": [{"id": 1, "file_name": None}, *content()["images"]]},
+            "the file_name of image 1 is None; expected text",
+        ),
+    ],
+)
+def test_rows_that_belong_to_no_image_count_as_bad_images(root: Path, made: Any, reason: str) -> None:
+    write(root, made)
+    with pytest.raises(DataError, match=f"1 of 4 images cannot be used(.|\n)*{reason}"):
+        converted(root)
+    options = ConvertOptions(skips_bad_images=True)
+    (summary,) = convert(open_coco_instances(root), root.parent / "out", ["val"], options, SilentReporter())
+    assert summary.images == 3 and len(summary.left_out) == 1
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("Stra\u00dfe", "cp1252"), ("\u6c7d\u8f66", "gbk")])
+def test_a_json_in_another_encoding(root: Path, name: str, encoding: str) -> None:
+    made = content()
+    made["categories"][0]["name"] = name
+    (root / "annotations/instances_val.json").write_bytes(json.dumps(made, ensure_ascii=False).encode(encoding))
+    with pytest.raises(DataError, match="instances_val.json is not UTF-8: byte .*; it may be .*--encoding NAME"):
+        converted(root)
+    data = converted(root, encoding=encoding)
+    assert {category.name for category in data.categories.categories} == {name, "car"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_json_with_a_byte_order_mark(root: Path, encoding: str) -> None:
+    (root / "annotations/instances_val.json").write_bytes(json.dumps(content()).encode(encoding))
+    assert len(converted(root)) == 3
 
 
 def test_collected_cases(shared: Path, tmp_path: Path) -> None:

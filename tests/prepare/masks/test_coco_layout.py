@@ -186,6 +186,27 @@ def test_two_json_files_of_one_split_are_refused(tmp_path: Path) -> None:
         find_splits(root)
 
 
+def test_a_json_without_images_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/train/a.jpg"])
+    listing(root, "annotations/instances_train.json", ["a.jpg"])
+    listing(root, "annotations/instances_val.json", ["b.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert "instances_val.json is not converted: it has no images in images/val/ or val/" in capsys.readouterr().err
+    assert converted(tmp_path, "--root", str(root), "--split", "val") == 2
+    assert "no split 'val' in" in (error := capsys.readouterr().err)
+    assert "instances_val.json has no images in images/val/ or val/; available splits: train" in error
+
+
+def test_the_output_may_not_be_inside_the_given_images(tmp_path: Path) -> None:
+    path = listing(tmp_path, "mine.json", ["a.jpg"])
+    save(tmp_path, ["photos/a.jpg"])
+    (tmp_path / "root").mkdir()
+    given = ["--root", str(tmp_path / "root"), "--json", str(path), "--images", str(tmp_path / "photos")]
+    assert run("prepare-data", "coco-instances", *given, "--out", str(tmp_path / "photos/out")) == 2
+    assert not (tmp_path / "photos/out").exists()
+
+
 def test_what_is_there_is_listed_if_nothing_is_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found no JSON files and no folders; check --root"):
         find_splits(tmp_path)

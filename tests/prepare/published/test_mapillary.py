@@ -177,6 +177,7 @@ def test_categories_that_are_not_evaluated_become_void(root: Path) -> None:
     out = converted(root)
     assert found(out) == EXPECTED - {(3, "Car", 8)}
     assert 9 not in CocoPanoptic(out, "training").categories
+    assert json.loads((out / "summary.json").read_text())["training"]["void_values"] == {"9": 8}
 
 
 def test_a_json_without_label_list(root: Path) -> None:
@@ -285,7 +286,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lone\.png has no image in .*training/images",
     ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
-    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{KEY}.jpg is not an image"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{KEY}.jpg cannot be decoded"),
     "JSON cut": (json_cut, "is not valid JSON, or is truncated"),
     "no categories": (changed_json(lambda c: c.pop("categories")), "the category table is empty"),
     "foreign category": (
