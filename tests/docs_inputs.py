@@ -78,6 +78,15 @@ def panoptic_json(path: Path) -> None:
     shutil.rmtree(folder)
 
 
+def predictions(path: Path) -> None:
+    """Write the ground truth of a validation split as predictions, with scores."""
+    panoptic_json(path)
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        row["segments_info"] = [segment | {"score": 0.9} for segment in row["segments_info"]]
+    path.write_text(json.dumps(content))
+
+
 def coco_zips(root: Path) -> None:
     """Write the zips that cocodataset.org has."""
     coco(root)
@@ -103,8 +112,8 @@ def label_photos(folder: Path, number: int, sky: bool = False) -> None:
     for photo in range(1, number + 1):
         image = Image.fromarray(draws.integers(100, 140, (120, 160, 3), dtype=np.uint8))
         drawing = ImageDraw.Draw(image)
-        drawing.rectangle((0, 80, 160, 120), fill=(90, 90, 90))
-        shapes = [{"label": "road", "shape_type": "polygon", "points": [[0, 80], [160, 80], [160, 120], [0, 120]]}]
+        drawing.rectangle((0, 50, 160, 120), fill=(90, 90, 90))
+        shapes = [{"label": "road", "shape_type": "polygon", "points": [[0, 50], [160, 50], [160, 120], [0, 120]]}]
         if sky:
             shapes.append({"label": "sky", "shape_type": "rectangle", "points": [[0, 0], [160, 10]]})
         for label, color in (("car", (200, 30, 30)), ("person", (30, 30, 200))):
@@ -129,6 +138,15 @@ def cvat(root: Path) -> None:
         cvat_files.save_image(root / f"images/{number}.jpg", 20 * number)
 
 
+def json_and_images(path: Path) -> None:
+    """Write a JSON of COCO instances, and its images to DIR."""
+    folder = Path("instances")
+    prepare_folders.coco_instances(folder)
+    (folder / "annotations" / "instances_val.json").rename(path)
+    (folder / "images" / "val").rename("DIR")
+    shutil.rmtree(folder)
+
+
 def with_splits(source: Callable[[Path, str], object], *splits: str) -> Callable[[Path], None]:
     """Return a function that writes several splits of a source."""
 
@@ -141,6 +159,7 @@ def with_splits(source: Callable[[Path, str], object], *splits: str) -> Callable
 
 SOURCES: dict[str, Callable[[Path], object]] = {
     "ade20k": with_splits(prepare_folders.ade20k, "training", "validation"),
+    "auto": photos,
     "cityscapes": with_splits(prepare_folders.cityscapes, "train", "val"),
     "coco": coco_zips,
     "coco-instances": prepare_folders.coco_instances,
@@ -161,6 +180,11 @@ def run_of_r50(folder: Path) -> None:
     run_folder = RunFolder(folder)
     checkpoint(run_folder.best)
     run_folder.start(read_checkpoint(run_folder.best).recipe, {})
+
+
+def evaluated_run(folder: Path) -> None:
+    run_of_r50(folder)
+    evaluation(folder / "evaluation")
 
 
 def any_run() -> None:
@@ -227,11 +251,13 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "CHECKPOINT": checkpoint,
     "DATA/coco": coco,
     "DIR": all_splits,
+    "FILE": json_and_images,
     "GT.json": panoptic_json,
     "IN": photos,
     "INFO.json": panoptic_json,
-    "PRED.json": panoptic_json,
+    "PRED.json": predictions,
     "ROOT": lambda path: panoptic_set(path, "val2017"),
+    "ROOT/labels.txt": text("car\nroad\n"),
     "ROOT/mine.yaml": text("names: [car, sky]\n"),
     "STUFF": stuff_masks,
     "a.json": panoptic_json,
@@ -247,7 +273,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "mine.yaml": recipe_of_the_page,
     "panoptic_val2017.json": panoptic_json,
     "photos": photos,
-    "predictions.json": panoptic_json,
+    "predictions.json": predictions,
     "pvt_v2_b5_22k.pth": lambda path: torch.save(timm.create_model(BACKBONE).state_dict(), path),
     "recipes": lambda path: path.symlink_to(REPOSITORY / "recipes"),
     "runs/a": evaluated_run,

@@ -56,6 +56,7 @@ REPLACED = {
     "SOURCE": "labelme",
     "S": "train",
     "N": "1",
+    "AREA": "1",
     # Names that a server prescribes, and numbers of images: the small COCO has three per split.
     "FILE.zip": "panoptic_val2017_mine_results.zip",
     "5000": "2",
@@ -74,6 +75,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "evaluate robustness": ("robustness.json",),
     "predict": ("panoptic.json", "overlays"),
     "prepare-data": ("manifest.json", "summary.json", "summary.html"),
+    "prepare-data export": ("",),  # the files depend on the format
     "prepare-data scenes": ("annotations/panoptic_train.json", "annotations/panoptic_val.json"),
     "train": ("last.safetensors", "recipe.yaml", "metrics.jsonl"),
     "visualize": ("index.html",),
