@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
@@ -67,6 +68,7 @@ class Predictions:
         self.images = images
         self.data = data
         self.has_pairs = data is not None
+        self._base_names = Counter(PurePosixPath(info.file_name).name for info in self.saved.images)
         pairing = pair_images(self.saved, data.listed) if data else Pairing(())
         self._positions, self.note = pairing.positions, pairing.note
 
@@ -96,4 +98,5 @@ class Predictions:
     def _image_path(self, name: str) -> Path:
         assert self.images is not None, "without a data set the images are in a folder"
         path = name_inside(self.images, name, str(self.saved.path))
-        return path if path.exists() else self.images / path.name
+        is_unique = self._base_names[path.name] == 1  # otherwise another image would be drawn
+        return self.images / path.name if is_unique and not path.exists() else path
