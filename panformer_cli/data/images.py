@@ -22,7 +22,8 @@ from panformer_cli.data.image_formats import (
     is_tiff,
     readable_suffixes,
     register_heic,
-    unsupported_tiff,
+    tiff_problem,
+    tiff_tags,
 )
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
@@ -84,12 +85,7 @@ def why_unsupported(data: bytes) -> str:
     """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
     if is_heic(data) and not has_heic():
         return HEIC_ADVICE
-    if is_tiff(data) and (kind := unsupported_tiff(data)):
-        return (
-            f"{kind} TIFF is not supported, because the range of its values is unknown; scale it to 8 or 16 bits per "
-            "channel and save it again"
-        )
-    return ""
+    return tiff_problem(tiff_tags(data)) if is_tiff(data) else ""
 
 
 def has_more_frames(path: Path) -> bool:
@@ -98,7 +94,7 @@ def has_more_frames(path: Path) -> bool:
     A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
     """
     try:
-        with _opened(path.read_bytes()) as image:
+        with _opened(path) as image:
             return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError):
         return False
@@ -123,11 +119,11 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image
 
 

@@ -116,8 +116,9 @@ def test_tiffs_without_a_known_range_are_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: type, channels: int, words: str
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.tif"), np.ones((8, 9, channels), kind))
-    with pytest.raises(DataError, match=rf"a\.tif: {words} TIFF is not supported.*8 or 16 bits"):
-        read_image(tmp_path / "a.tif")
+    for read in (read_image, read_header):
+        with pytest.raises(DataError, match=rf"a\.tif: {words} TIFF is not supported.*8 or 16 bits"):
+            read(tmp_path / "a.tif")
     assert capfd.readouterr() == ("", "")
 
 
