@@ -182,11 +182,6 @@ def run_of_r50(folder: Path) -> None:
     run_folder.start(read_checkpoint(run_folder.best).recipe, {})
 
 
-def evaluated_run(folder: Path) -> None:
-    run_of_r50(folder)
-    evaluation(folder / "evaluation")
-
-
 def any_run() -> None:
     """Write a run for commands that use the newest one, unless an earlier line of the page trained one."""
     if not list(Path("runs").glob("*/*/*.safetensors")):

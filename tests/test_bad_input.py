@@ -515,7 +515,7 @@ def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[s
         (["prepare-data", "scenes", "--out", "file"], ["cannot write scenes to file: Not a directory"]),
         (["predict", "none.jpg", *PREDICT[2:]], ["no such image, folder or pattern: none.jpg; give image files"]),
         (["predict", "x" * 300, *PREDICT[2:]], ["xxx: File name too long; check the path"]),
-        (["predict", "empty", *PREDICT[2:]], ["the folder empty has no images; expected JPEG, PNG or other images"]),
+        (["predict", "empty", *PREDICT[2:]], ["the folder empty has no images; expected files with the suffixes ."]),
         (["visualize", "--run", "empty"], ["empty/metrics.jsonl cannot be read: No such file"]),
         (["evaluate", "x" * 300], ["xxx: File name too long; check the path"]),
         (train("--out", "x" * 300), ["xxx: File name too long; check the path"]),

@@ -148,7 +148,8 @@ def print_tuning(content: dict[str, Any]) -> None:
         ("held out", held_out["images"], held_out["a"]["all"]["pq"], held_out["b"]["all"]["pq"], _interval(interval)),
     ]
     print_table("PQ of each half, percent", ("half", "images", "before", "after", "95 % interval of the gain"), table)
-    verdict = "significant" if content["gain"] else "not significant: the interval contains 0"
+    reason = "the interval contains 0" if interval[0] <= 0 else "too few images"
+    verdict = "significant" if content["gain"] else f"not significant: {reason}"
     print_table("Gain on the held-out half, points", ("gain", ""), [(gain, verdict)])
     _print_note(few_images_note(held_out))
 

@@ -89,24 +89,26 @@ def is_tiff(data: bytes) -> bool:
     return data.startswith(_TIFF_STARTS)
 
 
-def unsupported_tiff(data: bytes) -> str:
-    """Return what makes a TIFF unsupported, such as `32-bit float`; empty if nothing does.
+def tiff_problem(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
+    """Return why a TIFF with these tags is not supported, such as `32-bit float ...`, and what to do; empty if it is.
 
     The values of such images have no known range, and OpenCV reads signed integers as something else.
     """
-    tags = _tiff_tags(data)
     bits, kind = _first(tags, _BITS, 1), _first(tags, _SAMPLE_FORMAT, 1)
     if bits <= 16 and kind in (1, 4):  # 4: undefined, which readers take as unsigned
         return ""
-    return f"{bits}-bit {_FORMAT_NAMES.get(kind, 'complex')}"
+    return (
+        f"{bits}-bit {_FORMAT_NAMES.get(kind, 'complex')} TIFF is not supported, because the range of its values is "
+        "unknown; scale it to 8 or 16 bits per channel and save it again"
+    )
 
 
 def has_tiff_alpha(data: bytes) -> bool:
     """Return whether a TIFF has an alpha channel, by which OpenCV multiplies the colors."""
-    return _first(_tiff_tags(data), _EXTRA_SAMPLES, 0) in (1, 2)
+    return _first(tiff_tags(data), _EXTRA_SAMPLES, 0) in (1, 2)
 
 
-def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     """Return the tags of the first page; empty if they are corrupt."""
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # `+` marks BigTIFF

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from panformer_cli.data.image_formats import register_heic
+from panformer_cli.data.image_formats import register_heic, tiff_problem
 from panformer_cli.data.images import decode, read_bytes, why_unsupported
 from panformer_cli.data.opencv import cv2
 from panformer_cli.errors import DataError
@@ -51,6 +51,8 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     try:
         with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
             warnings.simplefilter("ignore")  # Pillow warns about large images; the decoder may reject them
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and (problem := tiff_problem(image.tag_v2)):
+                raise DataError(f"{path}: {problem}")
             return ImageHeader(_stored_size(image), _orientation(image))
     except FileNotFoundError as error:
         raise DataError(f"the image {path} is missing; check the path, or restore the file") from error

@@ -22,9 +22,9 @@ from panformer_cli.data.image_formats import (
     is_tiff,
     readable_suffixes,
     register_heic,
-    unsupported_tiff,
+    tiff_problem,
+    tiff_tags,
 )
-from panformer_cli.data.native_messages import native_messages_hidden
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError
@@ -75,8 +75,7 @@ def read_bytes(path: Path, what: str) -> bytes:
 def decode(data: bytes, flags: int) -> ImageArray | None:
     """Return the result of `cv2.imdecode`; None if OpenCV cannot decode the data or rejects its size."""
     try:
-        with native_messages_hidden():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return None if image is None else np.asarray(image, np.uint8)
@@ -86,12 +85,7 @@ def why_unsupported(data: bytes) -> str:
     """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
     if is_heic(data) and not has_heic():
         return HEIC_ADVICE
-    if is_tiff(data) and (kind := unsupported_tiff(data)):
-        return (
-            f"{kind} TIFF is not supported, because the range of its values is unknown; scale it to 8 or 16 bits per "
-            "channel and save it again"
-        )
-    return ""
+    return tiff_problem(tiff_tags(data)) if is_tiff(data) else ""
 
 
 def has_more_frames(path: Path) -> bool:
@@ -100,7 +94,7 @@ def has_more_frames(path: Path) -> bool:
     A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
     """
     try:
-        with _opened(path.read_bytes()) as image:
+        with _opened(path) as image:
             return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError):
         return False
@@ -125,11 +119,11 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
@@ -68,6 +69,7 @@ class Predictions:
         self.images = images
         self.data = data
         self.has_pairs = data is not None
+        self._base_names = Counter(PurePosixPath(info.file_name).name for info in self.saved.images)
         pairing = pair_images(self.saved, data.listed) if data else Pairing(())
         self._positions, self.note = pairing.positions, pairing.note
 
@@ -96,4 +98,7 @@ class Predictions:
 
     def _image_path(self, name: str) -> Path:
         assert self.images is not None, "without a data set the images are in a folder"
-        return predicted_image(self.images, name, str(self.saved.path))
+        where = str(self.saved.path)
+        path = name_inside(self.images, name, where)
+        is_unique = self._base_names[path.name] == 1  # otherwise another image would be drawn
+        return predicted_image(self.images, name, where) if is_unique else path

@@ -39,7 +39,6 @@ from panformer_cli.prepare.samples import MOST, Load, load_written
 from panformer_cli.prepare.source import (
     AmbiguousLabels,
     EmbedsImages,
-    HasNotes,
     LabeledMap,
     ReadsMore,
     ReadsPanopticPngs,
@@ -158,8 +157,6 @@ def check_out_is_separate(source: Source, written: Sequence[Path]) -> None:
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = DiskList(source.images(split))
-    for note in source.notes(split) if isinstance(source, HasNotes) else ():
-        reporter.warn(note)
     check_names(images, f"{source.root}, {split}")
     manifest = SplitManifest.of_source(source, split, options.to_json())
     for image in images:

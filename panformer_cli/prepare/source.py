@@ -125,7 +125,7 @@ class AmbiguousLabels(Protocol):
     """A `Source` with labels whose meaning differs between data sets."""
 
     def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
-        """Return one sentence for each convention that was assumed, not passed.
+        """Return one sentence for each convention that was assumed, not passed, and for what was not found.
 
         Args:
             split: The split.
@@ -134,14 +134,6 @@ class AmbiguousLabels(Protocol):
         Raises:
             DataError: The labels contradict the convention; the error says how to pass the right one.
         """
-
-
-@runtime_checkable
-class HasNotes(Protocol):
-    """A `Source` that reports what it reads differently than users may expect."""
-
-    def notes(self, split: str) -> Sequence[str]:
-        """Return one sentence for each of these things; the split exists."""
 
 
 @runtime_checkable

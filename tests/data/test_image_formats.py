@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +17,7 @@ from PIL import Image, ImageOps, features
 from panformer_cli.data import image_formats
 from panformer_cli.data.image_formats import is_clutter, readable_suffixes, why_left_out
 from panformer_cli.data.image_header import read_header
-from panformer_cli.data.images import decode, has_more_frames, read_image
-from panformer_cli.data.native_messages import native_messages_hidden
+from panformer_cli.data.images import has_more_frames, read_image
 from panformer_cli.errors import DataError
 
 
@@ -119,8 +116,9 @@ def test_tiffs_without_a_known_range_are_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: type, channels: int, words: str
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.tif"), np.ones((8, 9, channels), kind))
-    with pytest.raises(DataError, match=rf"a\.tif: {words} TIFF is not supported.*8 or 16 bits"):
-        read_image(tmp_path / "a.tif")
+    for read in (read_image, read_header):
+        with pytest.raises(DataError, match=rf"a\.tif: {words} TIFF is not supported.*8 or 16 bits"):
+            read(tmp_path / "a.tif")
     assert capfd.readouterr() == ("", "")
 
 
@@ -147,9 +145,13 @@ def corrupted(suffix: str, share: float, **options: Any) -> Callable[[Path], Pat
     return write
 
 
+LIBRARIES_PRINT = ("jpg", "png")
+"""libjpeg and libpng print a line to stderr about some corrupt images; it cannot be turned off."""
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "avif", "jp2", "bmp"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
-def test_decoders_print_nothing_about_corrupt_images(
+def test_corrupt_images_are_read_or_named_in_one_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: str, share: float
 ) -> None:
     path = corrupted(suffix, share)(tmp_path)
@@ -159,47 +161,8 @@ def test_decoders_print_nothing_about_corrupt_images(
             read_image(path)
         except DataError as error:
             assert str(path) in str(error) and "\n" not in str(error)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_an_odd_color_profile_is_not_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = save(tmp_path / "a.png", icc_profile=b"not a profile" * 20)
-    assert np.array_equal(read_image(path), smooth())
-    assert capfd.readouterr() == ("", "")
-
-
-def test_other_output_during_decoding_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    with native_messages_hidden():
-        os.write(2, b"libpng warning: iCCP: too short\nCUDA error 7\nPremature end of JPEG file\n")
-        with native_messages_hidden():
-            os.write(2, b"second\n")
-    os.write(2, b"libpng warning: after\n")
-    assert capfd.readouterr().err == "CUDA error 7\nsecond\nlibpng warning: after\n"
-
-
-def test_output_of_other_threads_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    data = save(tmp_path / "a.png", icc_profile=b"not a profile" * 20).read_bytes()
-    threads = [
-        threading.Thread(target=lambda: [decode(data, cv2.IMREAD_COLOR) for _ in range(50)]),
-        threading.Thread(target=lambda: [decode(data, cv2.IMREAD_COLOR) for _ in range(50)]),
-        threading.Thread(target=lambda: [os.write(2, b"line\n") for _ in range(50)]),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert capfd.readouterr().err == 50 * "line\n"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_forked_while_decoding_has_its_own_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    with native_messages_hidden():
-        child = os.fork()
-        if child == 0:
-            os.write(2, b"from the child\n")
-            os._exit(0)
-        os.waitpid(child, 0)
-    assert capfd.readouterr().err == "from the child\n"
+    if suffix not in LIBRARIES_PRINT:
+        assert capfd.readouterr() == ("", "")
 
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)

@@ -83,6 +83,18 @@ def test_predictions_on_a_folder_of_images(tmp_path: Path) -> None:
     assert sizes == ["60x40"] * 3 and page.text.count("prediction: 3 segments") == 3
 
 
+def test_images_in_other_folders_are_found_by_name_only_if_it_is_unique(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    images = tmp_path / "data" / "images" / "val"
+    predictions = write_predictions(annotation, tmp_path / "out")
+    change(predictions, lambda content: content["images"][0].update(file_name="sub/0.png"))
+    _, sizes = run(tmp_path / "viz", predictions=predictions, images=images)
+    assert len(sizes) == 3
+    change(predictions, lambda content: content["images"][1].update(file_name="0.png"))
+    with pytest.raises(PanformerError, match=r"the image .*sub/0\.png is missing"):
+        run(tmp_path / "viz", predictions=predictions, images=images)
+
+
 def test_both_side_by_side(tmp_path: Path) -> None:
     annotation = write_coco(tmp_path / "data")
     predictions = write_predictions(annotation, tmp_path / "out")

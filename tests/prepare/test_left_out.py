@@ -16,6 +16,7 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationError, AnnotationLog, NoAreaError, without_small_segments
+from panformer_cli.prepare.source import LabeledMap
 from tests.cli import prepare_folders
 from tests.cli.prepare_folders import edited, label, replaced
 from tests.helpers import run
@@ -202,6 +203,13 @@ def test_the_map_without_small_segments() -> None:
     assert kept.ids.tolist() == [[1, 1, 0], [1, 0, 0]] and [segment.id for segment in kept.segments] == [1]
     assert [reason for reason, _ in log.left_out] == ["area below 2 pixels"] * 2
     assert ids.tolist() == [[1, 1, 2], [1, 0, 3]]
+
+
+def test_counts_of_labels_are_kept_without_small_segments() -> None:
+    ids = np.array([[1, 1, 2]], np.int32)
+    labeled = LabeledMap(ids, segments_of(ids, {1: 4, 2: 4}), {"255": 7}, {"0": 3})
+    kept = without_small_segments(labeled, 2, "a.png", AnnotationLog())
+    assert isinstance(kept, LabeledMap) and (kept.void_values, kept.marks) == ({"255": 7}, {"0": 3})
 
 
 def test_finished_images_are_kept_when_annotations_may_be_skipped(tmp_path: Path) -> None:

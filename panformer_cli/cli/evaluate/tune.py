@@ -55,4 +55,4 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
             process.on_first(lambda: save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint)))
             reporter.message(f"Saved {tuned_path(run.checkpoint)}")
         elif save:
-            reporter.message("Nothing was saved: the gain is not significant (its confidence interval contains 0)")
+            reporter.message("Nothing was saved: the gain is not significant")

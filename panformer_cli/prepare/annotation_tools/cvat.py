@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Cvat:
         # In a project, each task may number its images from 0.
         if len(set(ids)) < len(ids) or not all(re.fullmatch("[0-9]{1,15}", id_) for id_ in ids):
             ids = [str(number) for number in range(1, len(rows) + 1)]
-        return self._images(rows, ids, self._folders(subset))
+        return self._images(rows, ids, self._folders(subset), self._names_of_others(subset))
 
     def _split_of(self, subset: str) -> str:
         """Return the split of a subset: `train` for `default`, unless another subset has that name."""
@@ -112,17 +112,40 @@ class Cvat:
         images = self.root / "images"
         return [*(images / name for name in names), images, *(self.root / name for name in names), self.root]
 
+    def _names_of_others(self, subset: str) -> DiskList[str]:
+        """Return the names of images in other subsets. For a video, these are frames of any name."""
+        names = DiskList[str](key=str)
+        if len(self.subsets) > 1 and not self.head.has_tracks:
+            others = (row for row in read_images(self.annotation) if subset_of(row.attributes, self.head) != subset)
+            names.extend(row.attributes.get("name", "") for row in others)
+        return names
+
     def _rows(self, subset: str) -> Iterator[XmlImage]:
         if self.head.has_tracks:
             return frames_of_video(self.annotation, self.head, subset, self._folders(subset))
         return (row for row in read_images(self.annotation) if subset_of(row.attributes, self.head) == subset)
 
-    def _images(self, rows: Sequence[XmlImage], ids: Sequence[str], folders: Sequence[Path]) -> Iterator[SourceImage]:
-        """Yield the images of a split. Raises a DataError at the end if none of them exists."""
+    def _images(
+        self, rows: Sequence[XmlImage], ids: Sequence[str], folders: Sequence[Path], others: DiskList[str]
+    ) -> Iterator[SourceImage]:
+        """Yield the images of a split. Raises a DataError at the end if none of them exists.
+
+        An image in a folder of all subsets is a bad image if another subset lists the same name.
+        """
         image, has_image = None, False
+        shared = (self.root / "images", self.root)
+        is_ambiguous_video = self.head.has_tracks and len(self.subsets) > 1
         for id_, row in zip(ids, rows, strict=True):
-            image = self._image(int(id_), row, folders)
-            has_image = has_image or image.path.is_file()
+            image, folder = self._image(int(id_), row, folders)
+            name = row.attributes.get("name", "")
+            is_there = image.path.is_file()
+            has_image = has_image or is_there
+            if is_there and folder in shared and (is_ambiguous_video or others.first(name) is not None):
+                problem = (
+                    f"{image.path} could belong to several subsets, which all list {short(name)}; expected it in "
+                    f"{folders[0]}, where CVAT puts it; export the project again"
+                )
+                image = replace(image, problem=problem)
             yield image
         if image is not None and not has_image:
             raise DataError(
@@ -130,13 +153,14 @@ class Cvat:
                 f"{listing(folders)}; export the data set with its images (`Save images`), or put them there"
             )
 
-    def _image(self, number: int, row: XmlImage, folders: Sequence[Path]) -> SourceImage:
+    def _image(self, number: int, row: XmlImage, folders: Sequence[Path]) -> tuple[SourceImage, Path]:
+        """Return an image and the folder that it is in."""
         name = row.attributes.get("name", "").replace("\\", "/")
         candidates = [(folder, name_inside(folder, name, str(self.annotation))) for folder in folders]
         named = [(folder, _with_suffix(path)) for folder, path in candidates]
         usual = next(candidate for candidate in candidates if candidate[0] == self.root / "images")
         folder, path = next((candidate for candidate in named if candidate[1].is_file()), usual)
-        return SourceImage(number, path, path.relative_to(folder).as_posix(), (self.annotation,), row)
+        return SourceImage(number, path, path.relative_to(folder).as_posix(), (self.annotation,), row), folder
 
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         row: XmlImage = image.extra

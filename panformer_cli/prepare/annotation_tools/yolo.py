@@ -91,8 +91,9 @@ class Yolo:
         form = self._form(found)
         return with_unused_labels(self._images(found, form), unused_labels(found, self.root), found.sources[0])
 
-    def notes(self, split: str) -> Sequence[str]:
-        """Return sentences about what is read differently than users may expect."""
+    def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
+        """Return what was assumed about the rows, and what the configuration names but is not converted."""
+        del marks
         note = self._form(self._split(split)).note
         return [*self.remarks, *([note] if note else [])]
 
@@ -186,15 +187,28 @@ def open_yolo(
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
     config = _config(root, classes, encoding)
-    if config is not None and "kpt_shape" in (content := read_config(config, encoding)):
-        raise DataError(
-            f"{config} has kpt_shape {short(content['kpt_shape'])}, so the labels are poses (a box and key points), "
-            "which are no masks; expected polygons; export the data set for segmentation, or remove kpt_shape if the "
-            "rows are polygons"
-        )
+    if config is not None:
+        _refuse_other_tasks(config, read_config(config, encoding), accepts_oriented_boxes)
     table = _classes_in(classes, encoding) if classes else _table(root, config, encoding)
     layout = find_layout(root, config, encoding)
     return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes, encoding)
+
+
+def _refuse_other_tasks(config: Path, content: Mapping[str, Any], accepts_oriented_boxes: bool) -> None:
+    """Raise a DataError if the configuration says that the labels are no polygons."""
+    task = content.get("task")
+    if "kpt_shape" in content or task == "pose":
+        what = f"kpt_shape {short(content['kpt_shape'])}" if "kpt_shape" in content else "the task 'pose'"
+        raise DataError(
+            f"{config} has {what}, so the labels are poses (a box and key points), which are no masks; expected "
+            "polygons; export the data set for segmentation, or remove this key if the rows are polygons"
+        )
+    if task in ("detect", "classify") or (task == "obb" and not accepts_oriented_boxes):
+        option = ", or use the oriented boxes as masks with --accept-oriented-boxes" if task == "obb" else ""
+        raise DataError(
+            f"{config} has the task {task!r}, whose labels are no masks; expected polygons; export the data set for "
+            f"segmentation{option}"
+        )
 
 
 def _config(root: Path, classes: Path | None, encoding: str | None) -> Path | None:

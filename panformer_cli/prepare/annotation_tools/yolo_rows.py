@@ -227,12 +227,12 @@ class _Common:
             )
         if "corners" in self.kinds and not accepts_oriented_boxes:
             return RowForm(
-                note=f"{where}: {row} of the text files has four corners and is read as a polygon; if these are "
+                note=f"{row} of the text files has four corners and is read as a polygon; if these are "
                 "oriented boxes (OBB), the masks are boxes instead of outlines"
             )
         if "extra" in self.kinds and self.rows > 1:
             column = "track id" if self.has_track_id else "confidence"
-            return RowForm(True, f"{where}: the last number of every row is a {column} and is ignored")
+            return RowForm(True, f"the last number of every row is a {column} and is ignored")
         return RowForm()
 
 

@@ -86,6 +86,18 @@ def test_a_project_with_subsets(root: Path) -> None:
     assert [image.path for image in source.images("Val")] == [root / "images/Val/a.jpg"]
 
 
+def test_one_image_of_two_subsets(root: Path) -> None:
+    """A file that is in no folder of a subset could be the image of either."""
+    rows = [image("a.jpg", 0, more='subset="Train"'), image("a.jpg", 0, more='subset="Val"')]
+    write(root, "project", *rows, image("b.jpg", 1, more='subset="Train"'))
+    save(root / "images/a.jpg")
+    save(root / "images/b.jpg")
+    a, b = opened(root).images("Train")
+    assert "a.jpg could belong to several subsets, which all list 'a.jpg'" in a.problem and not b.problem
+    save(root / "images/Train/a.jpg")
+    assert [image.problem for image in opened(root).images("Train")] == ["", ""]
+
+
 def test_the_default_subset_is_train(root: Path) -> None:
     write(
         root, "project", image("a.jpg", 0, more='subset="default"'), image("frame_000001", 1, more='subset="default"')

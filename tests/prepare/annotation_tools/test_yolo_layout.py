@@ -66,7 +66,7 @@ def test_a_path_of_another_computer(root: Path) -> None:
     pair(root / "images/train2017", "a")
     source = opened(root)
     assert found(source) == {"train2017": ["a.jpg"]}
-    (note,) = source.notes("train2017")
+    (note,) = source.conventions("train2017", {})
     assert note == "val has the same images as train and is converted once, as train2017"
 
 
@@ -76,7 +76,7 @@ def test_the_paths_of_roboflow(root: Path) -> None:
     pair(root / "valid/images", "b")
     source = opened(root)
     assert found(source) == {"train": ["a.jpg"], "valid": ["b.jpg"]}
-    (note,) = source.notes("train")
+    (note,) = source.conventions("train", {})
     assert note.endswith("data.yaml names test: ../test/images, which does not exist")
 
 
@@ -235,7 +235,7 @@ def test_keys_with_the_same_meaning(root: Path) -> None:
 def test_folders_that_are_used_instead_are_reported(root: Path) -> None:
     config(root, "train: images/day")
     pair(root / "images", "a")
-    (note,) = opened(root).notes("train")
+    (note,) = opened(root).conventions("train", {})
     assert re.search(rf"names train: images/day, which is not in .*; the images in {root} are used instead", note)
 
 

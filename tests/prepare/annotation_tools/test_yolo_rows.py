@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def opened(folder: Path, accepts_oriented_boxes: bool = False) -> Yolo:
 
 
 def notes(folder: Path) -> str:
-    return " ".join(opened(folder).notes("train"))
+    return " ".join(opened(folder).conventions("train", {}))
 
 
 @pytest.mark.parametrize(
@@ -86,11 +87,23 @@ def test_rows_that_are_no_masks(tmp_path: Path, rows: list[str], message: str) -
 @pytest.mark.parametrize("shape", ["[17, 3]", "[3, 2]", "17"])
 def test_key_points_in_the_configuration(tmp_path: Path, shape: str) -> None:
     root = data_set(tmp_path / "in", f"0 {PENTAGON}", config=f"names: [cat]\nkpt_shape: {shape}")
-    with pytest.raises(DataError, match=r"data.yaml has kpt_shape .*poses .*remove kpt_shape if the rows are polygons"):
+    with pytest.raises(DataError, match=r"data.yaml has kpt_shape .*poses .*remove this key if the rows are polygons"):
         opened(root)
     (root / "classes.csv").write_text("id,name,isthing\n0,cat,1\n")
     with pytest.raises(DataError, match="kpt_shape"):
         open_yolo(root, root / "classes.csv", (), "last")
+
+
+@pytest.mark.parametrize("task", ["obb", "pose", "detect", "segment"])
+def test_the_task_in_the_configuration(tmp_path: Path, task: str) -> None:
+    root = data_set(tmp_path / "in", f"0 {PENTAGON}", config=f"names: [cat]\ntask: {task}")
+    if task == "segment":
+        assert len(list(opened(root).images("train"))) == 1
+        return
+    with pytest.raises(DataError, match=f"data.yaml has the task '{task}'.*no masks"):
+        opened(root)
+    if task == "obb":
+        assert len(list(opened(root, accepts_oriented_boxes=True).images("train"))) == 1
 
 
 def test_polygons_of_equal_length_are_not_poses(tmp_path: Path) -> None:
@@ -133,6 +146,8 @@ def test_a_last_column_that_is_no_coordinate(tmp_path: Path, last: tuple[str, st
     assert f"the last number of every row is a {column} and is ignored" in notes(root)
     data = converted_train(opened(root))
     assert areas(data, 0) == [("cat", 1600, (10, 10, 40, 40))] and areas(data, 1)[0][1] == 1600
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["train"]
+    assert summary["conventions"] == [notes(root)]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +167,7 @@ def test_a_last_column_that_could_be_anything(tmp_path: Path, rows: list[str], m
 def test_the_recorded_cases(shared: Path) -> None:
     """A rotated box of Label Studio that leads out of the image by 0.1 %, and poses of datumaro."""
     source = opened(shared / "cases/yolo-one-percent-outside/data")
-    assert "four corners" in " ".join(source.notes("train"))
+    assert "four corners" in " ".join(source.conventions("train", {}))
     (image,) = source.images("train")
     assert image.file_name == "a.jpg"
     with pytest.raises(DataError, match="kpt_shape"):

@@ -184,7 +184,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another size": (lambda root: write(root / SEMANTIC, semantic_map()[1:]), f"{SEMANTIC} is 12x9 but its image"),
     "instances of another size": (lambda root: write(root / INSTANCES, instance_map()[1:]), f"{INSTANCES} is 12x9"),
-    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{NAME}.jpg cannot be decoded"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{NAME}.jpg is not an image"),
 }
 
 

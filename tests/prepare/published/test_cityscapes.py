@@ -246,7 +246,7 @@ MAP_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: shutil.copy(root / MAP, (root / MAP).with_name("aachen_000009_000019_gtFine_instanceIds.png")),
         "aachen_000009_000019_gtFine_instanceIds.png has no image in .*leftImg8bit",
     ),
-    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), "leftImg8bit.png cannot be decoded"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), "leftImg8bit.png is not an image"),
     "no images": (lambda root: shutil.rmtree(root / "leftImg8bit"), "has no folder leftImg8bit"),
     "no ground truth": (lambda root: shutil.rmtree(root / "gtFine"), "has no folder gtFine"),
 }

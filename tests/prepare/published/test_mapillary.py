@@ -286,7 +286,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lone\.png has no image in .*training/images",
     ),
     "another size": (lambda root: write(root / MAP, instance_map()[1:]), f"{MAP} is 12x9 but"),
-    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{KEY}.jpg cannot be decoded"),
+    "corrupt image": (lambda root: (root / IMAGE).write_text("no"), f"{KEY}.jpg is not an image"),
     "JSON cut": (json_cut, "is not valid JSON, or is truncated"),
     "no categories": (changed_json(lambda c: c.pop("categories")), "the category table is empty"),
     "foreign category": (
