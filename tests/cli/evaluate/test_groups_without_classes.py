@@ -120,7 +120,15 @@ def test_results_of_earlier_versions_can_be_shown(pairs: Pairs, capsys: pytest.C
 def compared(n: int) -> dict[str, Any]:
     side = {"all": {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": n}}
     difference = {"all": {"pq": 0.0}, "intervals": {"all": {"pq": [0.0, 0.0]}}}
-    return {"images": 3, "a": side, "b": side, "difference": difference, "better": {"all": 0.0}}
+    return {
+        "images": 3,
+        "a": side,
+        "b": side,
+        "difference": difference,
+        "better": {"all": 0.0},
+        "verdict": {"all": "same"},
+        "images_needed": None,
+    }
 
 
 @pytest.mark.parametrize(("n", "cell"), [(0, "–"), (1, "0.0")])
