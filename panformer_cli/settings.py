@@ -19,10 +19,10 @@ class ModelSettings:
     """Model settings that every family has. A family's subclass adds its sizes."""
 
     family: str = ""
-    """Model family: a key of `models.families.FAMILIES`."""
+    """Model family: `panoptic_segformer`, the only one so far."""
     backbone: str = "resnet50"
-    """Backbone with feature maps at strides 8, 16 and 32: a name in `models.backbones.known.BACKBONES`, or
-    `timm/<model>` for any other suitable timm model."""
+    """Backbone with feature maps at strides 8, 16 and 32: `resnet18`, `resnet50`, `resnet101`, `pvt_v2_b0`,
+    `pvt_v2_b2`, `pvt_v2_b5`, `swin_tiny`, `swin_large`, or `timm/<model>` for any other suitable timm model."""
     backbone_weights: str = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by timm), `none` (random), or the path of a file."""
     frozen_stages: int | None = None
@@ -58,7 +58,8 @@ class DataSettings:
     val_split: str = "val2017"
     """Split to evaluate on."""
     short_side: int = 800
-    """Inference: maximum length of an image's short side after resizing, in pixels. Range: 32 or more."""
+    """Inference: length of an image's short side after resizing, in pixels, unless `long_side` requires a smaller one.
+    Small images are enlarged. Range: 32 or more."""
     long_side: int = 1333
     """Inference and training: maximum length of an image's long side after resizing, in pixels. Range: 32 or more."""
     train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
@@ -104,7 +105,8 @@ class TrainSettings:
     epochs: int = 24
     """Number of passes over the training split. Range: 1 or more."""
     max_steps: int | None = None
-    """Stop, save and evaluate after this many optimizer steps, even if `epochs` would take longer. Null: no limit.
+    """Stop, save and evaluate after this many optimizer steps in total, also counting those before a resume, even if
+    `epochs` would take longer. Null: no limit.
     Range: 1 or more."""
     batch_size: int = 8
     """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the

@@ -8,6 +8,9 @@ from typing import Any
 LISTED = 8
 """Default number of items listed in a message."""
 
+PROBLEMS_LISTED = 5
+"""Number of problems that an error describes; the others are only counted."""
+
 
 def first_items(items: Iterable[object], most: int = LISTED) -> list[str]:
     """Return the first `most` items as text, followed by how many more there are, if any.
@@ -29,6 +32,15 @@ def listing(items: Iterable[object], most: int = LISTED, separator: str = ", ") 
     '0, 1, 2, and 7 more'
     """
     return separator.join(first_items(items, most))
+
+
+def with_first(heading: str, problems: Iterable[str]) -> str:
+    """Return the heading followed by the first problems, one per line, and the number of others.
+
+    >>> with_first("2 problems:", ["a", "b"]).splitlines()
+    ['2 problems:', '  a', '  b']
+    """
+    return "\n".join([heading, *(f"  {line}" for line in first_items(problems, PROBLEMS_LISTED))])
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,25 +1,19 @@
-"""The documentation is complete, and its paths, links and commands exist."""
+"""The documentation is complete, and its paths and links exist. test_docs_commands.py runs its commands."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from panformer_cli.cli.evaluate import evaluate
 from panformer_cli.cli.evaluate.checkpoint import checkpoint
-from panformer_cli.cli.evaluate.routing import EvaluateGroup
-from panformer_cli.cli.main import program
 from tests.conftest import REPOSITORY
 from tests.golden.conftest import TABLES
-from tests.helpers import run
 
 DATA = REPOSITORY / "docs" / "data.md"
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
@@ -35,16 +29,23 @@ FOREIGN = {
     "prepare_ade20k_pan_seg.py",
 }
 """Modules of other projects that are mentioned in the docs."""
+PROGRAMS = {"panformer", "python", "python3", "torchrun", "make", "pip"}
+"""Programs whose command lines in code blocks are checked (tests/test_docs_commands.py)."""
 GENERATED = {"commands.md", "settings.md"}
 """Pages of the site that `tools/docs_hooks.py` writes."""
 
 
-def commands(text: str) -> list[list[str]]:
-    """Return the words after `panformer` of each command in the code blocks of a page."""
+def command_lines(text: str) -> list[list[str]]:
+    """Return the words of each command in the code blocks of a page, for the programs in `PROGRAMS`."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.S | re.M)
     joined = [block.replace("\\\n", "") for language, block in blocks if not language]
-    lines = [line for block in joined for line in block.splitlines() if line.startswith("panformer ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    lines = [line for block in joined for line in block.splitlines() if line.partition(" ")[0] in PROGRAMS]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words after `panformer` of each command in the code blocks of a page."""
+    return [words for program, *words in command_lines(text) if program == "panformer"]
 
 
 def section(text: str, title: str) -> str:
@@ -97,24 +98,6 @@ def wrong_paths(text: str, all_folders: bool = False) -> Iterator[str]:
                 yield word
             else:
                 mentioned.append((indent, found if found.is_dir() else found.parent))
-
-
-def label_photos(folder: Path, number: int) -> None:
-    """Write photos of 160 x 120 pixels with a road, a car and a person, and their labelme JSONs."""
-    folder.mkdir()
-    draws = np.random.default_rng(0)
-    for photo in range(1, number + 1):
-        image = Image.fromarray(draws.integers(100, 140, (120, 160, 3), dtype=np.uint8))
-        drawing = ImageDraw.Draw(image)
-        drawing.rectangle((0, 80, 160, 120), fill=(90, 90, 90))
-        shapes = [{"label": "road", "shape_type": "polygon", "points": [[0, 80], [160, 80], [160, 120], [0, 120]]}]
-        for label, color in (("car", (200, 30, 30)), ("person", (30, 30, 200))):
-            x, y = int(draws.integers(0, 110)), int(draws.integers(10, 60))
-            drawing.ellipse((x, y, x + 40, y + 30), fill=color)
-            shapes.append({"label": label, "shape_type": "rectangle", "points": [[x, y], [x + 40, y + 30]]})
-        image.save(folder / f"street{photo}.jpg")
-        content = {"shapes": shapes, "imagePath": f"street{photo}.jpg", "imageHeight": 120, "imageWidth": 160}
-        (folder / f"street{photo}.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("mark", TABLES)
@@ -170,26 +153,6 @@ def test_existing_paths_are_accepted() -> None:
     assert list(wrong_paths("```\nengine/\n  runs.py\n  checkpoints/  checkpoint.py\n```", all_folders=True)) == []
 
 
-ALL_COMMANDS = [words for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
-
-
-@pytest.mark.parametrize("words", ALL_COMMANDS, ids=" ".join)
-def test_documented_commands_exist_with_their_options(words: list[str]) -> None:
-    command: click.Command = program
-    context = click.Context(command)
-    while isinstance(command, click.Group):
-        if isinstance(command, EvaluateGroup):
-            words = command.with_subcommand(words, context.help_option_names)
-        name, *words = words
-        if name == "SOURCE":
-            name, words = "labelme", [word.strip("[]") for word in words]
-        found = command.get_command(context, name)
-        assert found is not None
-        command = found
-    known = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= known
-
-
 def test_the_evaluation_page_describes_every_subcommand() -> None:
     documented = commands((REPOSITORY / "docs" / "evaluation.md").read_text(encoding="utf-8"))
     assert {evaluate.with_subcommand(words[1:], [])[0] for words in documented} == set(evaluate.commands)
@@ -230,30 +193,3 @@ def test_referenced_sections_of_the_model_page_exist() -> None:
     references = {str(path): model_sections(text) for path, text in texts.items()}
     assert len(set().union(*references.values())) > 10
     assert {path: names - titles for path, names in references.items() if names - titles} == {}
-
-
-@pytest.mark.slow
-def test_your_own_data_in_five_minutes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    label_photos(tmp_path / "photos", 8)
-    printed = {}
-    listed = commands(section(DATA.read_text(encoding="utf-8"), "Your own data in five minutes"))
-    assert [words[0] for words in listed] == ["prepare-data"] * 3 + ["train", "evaluate", "predict"]
-    for words in listed:
-        capsys.readouterr()
-        assert run(*words) == 0, words
-        printed[words[1] if words[0] == "prepare-data" else words[0]] = capsys.readouterr().out
-    assert printed["verify"].endswith("\ntrain: 8 images, 24 segments, no errors found\n")
-    assert (tmp_path / "data/all/summary.html").is_file()
-    held_out = json.loads((tmp_path / "data/mine/annotations/panoptic_val.json").read_text())
-    assert len(held_out["images"]) == 2
-    assert {row["name"]: row["isthing"] for row in held_out["categories"]} == {"car": 1, "person": 1, "road": 0}
-    assert re.search(r"^ all +\d+\.\d ", printed["evaluate"], flags=re.M)
-    for name in ("things", "stuff", "car", "person", "road"):
-        assert re.search(rf"^ {name} ", printed["evaluate"], flags=re.M)
-    names = {f"street{number}" for number in range(1, 9)}
-    assert {path.stem for path in (tmp_path / "pictures/overlays").iterdir()} == names
-    assert len(json.loads((tmp_path / "pictures/panoptic.json").read_text())["annotations"]) == 8
-    assert list((tmp_path / "runs/tiny").glob("*/best.safetensors"))

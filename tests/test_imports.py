@@ -145,6 +145,7 @@ def test_a_folder_of_models_is_shared_or_a_family() -> None:
     assert "panoptic_segformer" in FAMILIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_the_table_of_families_imports_a_family(family: str) -> None:
     """The engine and the rest of the package use any family through `models.base` and `models.families`."""
@@ -157,6 +158,7 @@ def test_only_the_table_of_families_imports_a_family(family: str) -> None:
     assert importers == {"models/families"}
 
 
+@pytest.mark.slow
 def test_there_are_no_import_cycles() -> None:
     names = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in MODULES}
     known = set(names.values())
@@ -205,6 +207,7 @@ def test_recipes_are_checked_without_torch(module: str) -> None:
     subprocess.run([sys.executable, "-c", command], check=True)
 
 
+@pytest.mark.slow
 def test_preparing_data_does_not_import_torch() -> None:
     """Importing torch takes seconds and hundreds of megabytes in each process."""
     folders = [PACKAGE / folder for folder in ("prepare", "verify", "submission")]

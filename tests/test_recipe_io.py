@@ -412,6 +412,7 @@ recipes = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(recipes)
 def test_recipes_round_trip_through_dictionaries_and_yaml(recipe: Recipe) -> None:

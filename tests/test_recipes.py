@@ -151,6 +151,7 @@ def test_overrides_apply_to_every_recipe(path: Path) -> None:
     assert (recipe.data.root, recipe.train.max_steps) == ("DIR", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", built_in_recipes())
 def test_the_page_of_recipes_has_the_parameters_of_each_model(name: str) -> None:
     recipe = load_recipe(name)

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     metavar="C",
     help="File, run folder or name of published weights. [default: the newest run, else r50]",
 )
+@click.option(
+    "--ids-from",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="JSON",
+    help="JSON whose image ids are used, by file name. [default: the data set of the images, if any]",
+)
 @submission_options
 @speed_options
 @compute_options
@@ -40,6 +46,7 @@ def predict(
     inputs: tuple[str, ...],
     out: Path,
     checkpoint: Path | None,
+    ids_from: Path | None,
     submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
@@ -58,22 +65,24 @@ def predict(
     panformer predict photos --out predictions --checkpoint swinl
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
-    from panformer_cli.engine.predict import PredictRequest, find_images
+    from panformer_cli.engine.input_images import find_images
+    from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
     def find() -> Path:
-        find_images(inputs, out)  # report invalid inputs before weights are downloaded
+        find_images(inputs, out, ids_from)  # report invalid inputs before weights are downloaded
         return find_checkpoint(checkpoint, reporter, default="r50")
 
     with compute.joined() as (process, reporter):
-        request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision)
+        request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from)
         result = run_prediction(request, process, reporter)
         if process.is_first and submission:
             write_submission(submission, out, reporter)
         if process.is_first and as_json:
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
+            click.echo(f"Checkpoint: {request.checkpoint}")
             _print(result.content, len(result.failures), out)
         return 1 if result.failures else 0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
 from panformer_cli.wording import counted, interval_text
 
 QUALITY = ("", "PQ", "SQ", "RQ", "classes")
@@ -44,11 +46,19 @@ def print_causes(analysis: dict[str, Any], classes: int = 10) -> None:
     names = [name for name in causes["all"] if name != "total"]
     rows = [(group, *(causes[group][name] for name in names)) for group in GROUPS]
     print_table("Where PQ was lost, points", ("", *(name.replace("_", " ") for name in names)), rows)
-    gains = [(row["name"], row["pq"], row["mend"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
+    gains = [(row["name"], row["pq"], row["cause"].replace("_", " "), row["gain"]) for row in analysis["per_class"]]
     worth = [row for row in gains[:classes] if row[-1] > 0]
     if worth:
         title = "Largest potential gain per class"
         print_table(title, ("class", "PQ", "cause", "potential gain, points of overall PQ"), worth)
+
+
+def print_label_errors(content: dict[str, Any]) -> None:
+    """Print how many probable label errors of each kind there are (label_errors.json)."""
+    from panformer_cli.console import print_table
+
+    rows = [(kind.replace("_", " "), count) for kind, count in content["kinds"].items()]
+    print_table("Probable label errors", ("kind", "number"), rows)
 
 
 def _print_classes(panoptic: dict[str, Any]) -> None:
@@ -89,12 +99,14 @@ def _interval(bounds: list[float] | None) -> str | None:
 def print_comparison(content: dict[str, Any]) -> None:
     """Print a comparison (`engine.evaluation.compare.Comparison.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.engine.evaluation.compare import few_images_note
     from panformer_cli.metrics.bootstrap import GROUPS
 
     rows = [_compared_group(content, name) for name in GROUPS]
     first, second = content["a"], content["b"]
     title = f"PQ of {counted(content['images'], 'image')}: A is {first['name']}, B is {second['name']}"
-    print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples"), rows)
+    print_table(title, ("", "A", "B", "B - A", "95 % interval", "B better, % of resamples", "result"), rows)
+    _print_note(few_images_note(content))
     classes = [
         (row["name"], _thing_or_stuff(row), row["first"], row["second"], row["difference"])
         for row in content["per_class"]
@@ -108,32 +120,44 @@ def print_comparison(content: dict[str, Any]) -> None:
 
 def _compared_group(content: dict[str, Any], name: str) -> tuple[str | float | None, ...]:
     """Return the row of a group; without classes on one side there is no difference."""
+    from panformer_cli.metrics.bootstrap import VERDICTS
     from panformer_cli.metrics.quality import shown
 
     first, second = (shown(content[side][name])["pq"] for side in ("a", "b"))
     if first is None or second is None:
-        return name, first, second, None, None, None
+        return name, first, second, None, None, None, None
     difference = content["difference"]
     interval = _interval(difference["intervals"][name]["pq"])
-    return name, first, second, difference[name]["pq"], interval, 100 * content["better"][name]
+    verdict = content["verdict"][name]
+    better = None if verdict == "same" else 100 * content["better"][name]
+    return name, first, second, difference[name]["pq"], interval, better, VERDICTS[verdict]
 
 
 def print_tuning(content: dict[str, Any]) -> None:
     """Print tuned thresholds (`engine.evaluation.tune.Tuning.to_json`) as tables on stdout."""
     from panformer_cli.console import print_table
+    from panformer_cli.engine.evaluation.compare import few_images_note
 
     names = list(content["before"])
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
     print_table("Thresholds", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]
-    _, before, after, gain, interval, _ = _compared_group(held_out, "all")
+    gain, interval = held_out["difference"]["all"]["pq"], held_out["difference"]["intervals"]["all"]["pq"]
     table = [
         ("searched", searched["images"], searched["pq_before"], searched["pq_after"], None),
-        ("held out", held_out["images"], before, after, interval),
+        ("held out", held_out["images"], held_out["a"]["all"]["pq"], held_out["b"]["all"]["pq"], _interval(interval)),
     ]
     print_table("PQ of each half, percent", ("half", "images", "before", "after", "95 % interval of the gain"), table)
-    verdict = "significant" if content["gain"] else "not significant: the interval contains 0"
+    reason = "the interval contains 0" if interval[0] <= 0 else "too few images"
+    verdict = "significant" if content["gain"] else f"not significant: {reason}"
     print_table("Gain on the held-out half, points", ("gain", ""), [(gain, verdict)])
+    _print_note(few_images_note(held_out))
+
+
+def _print_note(note: str) -> None:
+    """Print a sentence below a table, unless it is empty."""
+    if note:
+        click.echo(note)
 
 
 def print_robustness(content: dict[str, Any]) -> None:

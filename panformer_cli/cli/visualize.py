@@ -13,7 +13,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 @click.command()
 @click.option("--data", type=FOLDER, metavar="ROOT", help="Data set in COCO layout; its ground truth is drawn.")
-@click.option("--split", default="val2017", show_default=True, metavar="S", help="Split of the data set.")
+@click.option(
+    "--split", metavar="S", help="Split of the data set. [default: val2017, else the only one, else the only val*]"
+)
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -29,7 +31,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")
 def visualize(
     data: Path | None,
-    split: str,
+    split: str | None,
     predictions: Path | None,
     images: Path | None,
     run: Path | None,
@@ -48,10 +50,14 @@ def visualize(
     panformer visualize --run runs/tiny/2030-01-31_12-00-00
     """  # noqa: D301 (click needs the control character, not a backslash and a letter)
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.visualize import VisualizeRequest
+    from panformer_cli.engine.visualize import VisualizeRequest, checkpoint_of
     from panformer_cli.engine.visualize import visualize as draw
     from panformer_cli.visualization.drawing import DrawOptions
 
     options = DrawOptions(labels=not no_labels)
-    result = draw(VisualizeRequest(out, data, split, predictions, images, run, limit, options), RichReporter())
+    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
+    checkpoint = checkpoint_of(request)
+    result = draw(request, RichReporter())
+    if checkpoint:
+        click.echo(f"Checkpoint: {checkpoint}")
     click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")

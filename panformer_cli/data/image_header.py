@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from panformer_cli.data.image_formats import register_heic, tiff_problem
+from panformer_cli.data.images import decode, read_bytes, why_unsupported
+from panformer_cli.data.opencv import cv2
 from panformer_cli.errors import DataError
 
 _EXIF_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)
@@ -44,18 +47,38 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
     Raises:
         DataError: the file is missing, cannot be read, is not an image, or declares an implausible size.
     """
+    register_heic()
     try:
         with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
             warnings.simplefilter("ignore")  # Pillow warns about large images; the decoder may reject them
-            return ImageHeader((image.height, image.width), _orientation(image))
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and (problem := tiff_problem(image.tag_v2)):
+                raise DataError(f"{path}: {problem}")
+            return ImageHeader(_stored_size(image), _orientation(image))
     except FileNotFoundError as error:
         raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image in a known format; restore the file") from error
+    except UnidentifiedImageError:
+        return _decoded(path, read_bytes(path, "image") if data is None else data)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} declares an implausible size; restore the file") from error
     except OSError as error:
         raise DataError(f"the image {path} cannot be read: {error.strerror or error}; restore the file") from error
+
+
+def _decoded(path: Path, data: bytes) -> ImageHeader:
+    """Return the header of an image that Pillow does not know, from its pixels."""
+    if problem := why_unsupported(data):
+        raise DataError(f"{path}: {problem}")
+    image = decode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path} is not an image in a known format; restore the file")
+    return ImageHeader((image.shape[0], image.shape[1]))
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return height and width as stored; Pillow swaps those of a rotated TIFF."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGELENGTH]), int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH])
+    return image.height, image.width
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from panformer_cli.data.image_formats import (
+    HEIC_ADVICE,
+    has_heic,
+    has_tiff_alpha,
+    is_avif,
+    is_heic,
+    is_jpeg,
+    is_tiff,
+    readable_suffixes,
+    register_heic,
+    tiff_problem,
+    tiff_tags,
+)
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
 
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def read_image(path: Path) -> ImageArray:
     """Return an image as (H, W, 3) uint8 RGB, with its EXIF orientation applied.
 
-    Grayscale is repeated to three channels, CMYK is converted, 16 bits are reduced to 8, and alpha is dropped.
+    Grayscale is repeated to three channels, CMYK is converted, 16 bits are reduced to 8, and alpha is dropped. Of
+    several pages or frames the first one is read.
 
     Raises:
-        DataError: the file is missing, not an image, corrupt or truncated.
+        DataError: the file is missing, not an image, corrupt or truncated, or of a format that is not supported.
     """
     data = read_bytes(path, "image")
-    image = decode(data, cv2.IMREAD_COLOR)
+    if problem := why_unsupported(data):
+        raise DataError(f"{path}: {problem}")
+    image = None if _needs_pillow(data) else decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+        return _read_with_pillow(path, data)
     _check_whole(path, data)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
 
@@ -62,14 +81,71 @@ def decode(data: bytes, flags: int) -> ImageArray | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
+def why_unsupported(data: bytes) -> str:
+    """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
+    if is_heic(data) and not has_heic():
+        return HEIC_ADVICE
+    return tiff_problem(tiff_tags(data)) if is_tiff(data) else ""
+
+
+def has_more_frames(path: Path) -> bool:
+    """Return whether an image has several pages or frames, of which `read_image` reads only the first.
+
+    A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
+    """
+    try:
+        with _opened(path) as image:
+            return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError):
+        return False
+
+
+def _needs_pillow(data: bytes) -> bool:
+    """Return whether OpenCV would read an image differently: it ignores how AVIF is rotated."""
+    return is_avif(data) or is_heic(data) or (is_tiff(data) and has_tiff_alpha(data))
+
+
+def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
+    """Return an image that OpenCV does not read, as `read_image` does."""
+    unreadable = DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+    if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
+        raise unreadable
+    with _pillow_errors(path, unreadable), _opened(data) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            gray = (np.asarray(upright) >> 8).astype(np.uint8)
+            return np.repeat(gray[..., None], 3, axis=2)
+        return np.array(upright.convert("RGB"), np.uint8)
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    register_heic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            yield image
+
+
+@contextmanager
+def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
+    """Turn the errors of Pillow into a DataError."""
+    try:
+        yield
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise unreadable from error
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
+        raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error
+
+
 def _check_whole(path: Path, data: bytes) -> None:
     """Raise DataError for a truncated file: OpenCV silently fills the missing part with gray, Pillow reports it."""
     end = data[-16:].rstrip(b"\0\r\n ")
-    if data.startswith(_JPEG_START) and end.endswith(_JPEG_END) or data.startswith(_PNG_START) and _PNG_END in end:
+    if is_jpeg(data) and end.endswith(_JPEG_END) or data.startswith(_PNG_START) and _PNG_END in end:
         return
     try:
         # OpenCV has decoded formats that Pillow does not know and sizes that Pillow rejects.
-        with suppress(UnidentifiedImageError, Image.DecompressionBombError), Image.open(io.BytesIO(data)) as image:
+        with suppress(UnidentifiedImageError, Image.DecompressionBombError), _opened(data) as image:
             image.load()
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, RuntimeError) as error:
         raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error

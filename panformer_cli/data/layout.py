@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import is_file, name_inside
 
 OUTER_ZIPS = "panoptic_annotations*.zip"
 """COCO's name of the download that contains the panoptic JSON files and the zips of their PNGs."""
@@ -68,6 +69,31 @@ def find_splits(root: Path) -> list[str]:
     return sorted({split for split in map(_split_of, jsons) if _has_content(root, split)})
 
 
+def default_split(root: Path, preferred: str) -> str:
+    """Return the split that a command uses if the user names none: the rule of all commands.
+
+    It is `preferred`, if it exists; else the only split; else the only one whose name starts with `val`.
+
+    Args:
+        root: folder of the data set.
+        preferred: such as the validation split that a checkpoint was trained with.
+
+    Raises:
+        DataError: `root` is not a folder, has no split, or has several splits to choose from.
+    """
+    check_root(root)
+    if find_annotation(root, preferred) is not None:
+        return preferred
+    splits = find_splits(root)
+    validation = [split for split in splits if split.startswith("val")]
+    for candidates in (splits, validation):
+        if len(candidates) == 1:
+            return candidates[0]
+    if not splits:
+        raise _no_annotation(root, preferred)
+    raise DataError(f"{root} has the splits {', '.join(splits)}; choose one of them with --split")
+
+
 def check_root(root: Path) -> None:
     """Raise DataError unless `root` is a folder."""
     if not root.exists():
@@ -116,6 +142,34 @@ def photo_folder(annotation: Path) -> Path:
     """Return the image folder of a panoptic JSON in one of the layouts, or else the folder of the JSON."""
     root = annotation.absolute().parent.parent
     return find_images(root, _split_of(annotation)) or annotation.parent
+
+
+def predicted_image(folder: Path, name: str, where: str) -> Path:
+    """Return the image of a prediction in `folder`: at the name in the JSON, or else at its last part.
+
+    Args:
+        folder: the folder of the images, or of a part of them.
+        name: `file_name` of the image.
+        where: the file that contains the name, for errors.
+
+    Raises:
+        DataError: the name leads out of the folder.
+    """
+    path = name_inside(folder, name, where)
+    return path if is_file(path) else name_inside(folder, path.name, where)
+
+
+def annotation_of_images(folder: Path) -> Path | None:
+    """Return the panoptic JSON of the split whose images are in `folder`, or None if it is no image folder of a split.
+
+    It is the reverse of `find_split`: for `ROOT/images/val` it is `ROOT/annotations/panoptic_val.json`.
+    """
+    absolute = folder.absolute()
+    for root in (absolute.parent.parent, absolute.parent):
+        annotation = find_annotation(root, absolute.name)
+        if annotation is not None and find_images(root, absolute.name) == absolute:
+            return annotation
+    return None
 
 
 def find_image_zip(root: Path, split: str) -> Path | None:

@@ -1,6 +1,8 @@
-"""OpenCV, imported in one place so that a system without its libraries gets a clear error."""
+"""OpenCV, imported in one place so that a system without its libraries gets a clear error, and made silent."""
 
 from __future__ import annotations
+
+import os
 
 from panformer_cli.errors import PanformerError
 
@@ -15,3 +17,6 @@ except ImportError as error:
     ) from error
 
 __all__ = ["cv2"]
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported by the callers

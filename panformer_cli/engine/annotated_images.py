@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.image_pairing import Pairing, pair_images
 from panformer_cli.data.coco.panoptic_json import read_annotation
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import read_image
+from panformer_cli.data.layout import predicted_image
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
@@ -28,6 +31,7 @@ class GroundTruth:
     """The images of a data set with their annotation."""
 
     has_pairs = False
+    note = ""
 
     def __init__(self, data: CocoPanoptic) -> None:
         self.data = data
@@ -44,8 +48,12 @@ class GroundTruth:
 class Predictions:
     """The images of a panoptic JSON with their predicted maps, and with the ground truth if a data set is given.
 
+    Attributes:
+        note: `Pairing.note`, to be reported.
+
     Raises:
-        DataError: The JSON has no images, PNGs are missing, or an image and its prediction differ in size.
+        DataError: The JSON has no images, PNGs are missing, an image is not in the data set, or an image and its
+            prediction differ in size.
     """
 
     def __init__(self, predictions: Path, images: Path | None, data: CocoPanoptic | None) -> None:
@@ -61,8 +69,9 @@ class Predictions:
         self.images = images
         self.data = data
         self.has_pairs = data is not None
-        names = [data.image_info(index).file_name for index in range(len(data))] if data else []
-        self._index_of_stem = {_stem(name): index for index, name in enumerate(names)}
+        self._base_names = Counter(PurePosixPath(info.file_name).name for info in self.saved.images)
+        pairing = pair_images(self.saved, data.listed) if data else Pairing(())
+        self._positions, self.note = pairing.positions, pairing.note
 
     def __len__(self) -> int:
         return len(self.saved.images)
@@ -73,7 +82,7 @@ class Predictions:
         if self.data is None:
             annotated = AnnotatedImage(name, read_image(self._image_path(name)), (predicted,))
         else:
-            sample = self.data[self._index_in_data(self.data, name)]
+            sample = self.data[self._positions[index]]
             truth = ("ground truth", sample.annotation, self.data.categories)
             annotated = AnnotatedImage(name, sample.image, (truth, predicted))
         if annotated.image.shape[:2] != panoptic.ids.shape:
@@ -89,17 +98,7 @@ class Predictions:
 
     def _image_path(self, name: str) -> Path:
         assert self.images is not None, "without a data set the images are in a folder"
-        path = name_inside(self.images, name, str(self.saved.path))
-        return path if path.exists() else self.images / path.name
-
-    def _index_in_data(self, data: CocoPanoptic, name: str) -> int:
-        if _stem(name) not in self._index_of_stem:
-            raise DataError(
-                f"{self.saved.path} has a prediction for {name}, which {data.layout.annotation} does not list; "
-                "use the data set and split of the predictions, or a folder of images"
-            )
-        return self._index_of_stem[_stem(name)]
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
+        where = str(self.saved.path)
+        path = name_inside(self.images, name, where)
+        is_unique = self._base_names[path.name] == 1  # otherwise another image would be drawn
+        return predicted_image(self.images, name, where) if is_unique else path

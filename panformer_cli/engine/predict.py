@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.images import IMAGE_SUFFIXES, read_image
+from panformer_cli.data.images import has_more_frames, read_image
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.input_images import InputImage, InputImages, find_images
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
+from panformer_cli.wording import counted, listing
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class PredictRequest:
         out: Folder of the results.
         batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
+        ids_from: JSON with the ids of the images, see `find_images`.
     """
 
     inputs: Sequence[str]
@@ -43,6 +44,7 @@ class PredictRequest:
     out: Path
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
+    ids_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,6 @@ class PredictResult:
         return content
 
 
-@dataclass(frozen=True)
-class InputImage:
-    """An image to segment.
-
-    Attributes:
-        path: The image file.
-        id: Id in the JSON. If all file names are different numbers, as in COCO, that number; else counted from 1.
-        name: File name in the results, a relative path that is unique without its suffix.
-    """
-
-    path: Path
-    id: int
-    name: str
-
-
 def predict(request: PredictRequest, process: Process, reporter: Reporter) -> PredictResult:
     """Segment images and write `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and `OUT/panoptic.json`.
 
@@ -88,14 +75,22 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         PanformerError: No image is found, or the checkpoint or the folder cannot be used.
     """
     checkpoint = read_checkpoint(request.checkpoint)
-    images = process.on_first(lambda: _begin(request))
+    found = process.on_first(lambda: _begin(request))
+    images = found.images
     predictor = Predictor.of(checkpoint, process, request.precision)
+    for note in found.notes:
+        reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process)
     own = range(process.rank, len(images), process.world_size)
     with reporter.progress("Predicting", len(own)) as progress:
         share = _Share(images, results, reporter, progress)
         for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
             share.report(index, problem)
+    several = [name for part in process.gather(share.several) for name in part]
+    if several:
+        reporter.message(
+            f"Only the first page or frame is used of {counted(len(several), 'image')}: {listing(several, 3)}"
+        )
     failures = process.gather(share.failures)
     for failure in (failure for part in failures[1:] for failure in part):
         reporter.warn(failure)
@@ -103,75 +98,20 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     return PredictResult(results.json, [failure for part in failures for failure in part])
 
 
-def _begin(request: PredictRequest) -> list[InputImage]:
+def _begin(request: PredictRequest) -> InputImages:
     """Return the images to segment, and prepare the folder of results."""
-    images = find_images(request.inputs, request.out)
+    found = find_images(request.inputs, request.out, request.ids_from)
     check_results_folder(request.out)
+    _check_not_overwritten(found.images, request.out)
     PanopticResults.begin(request.out, {})
-    return images
+    return found
 
 
-def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
-    """Return the images of all inputs, in the order of the inputs; folders and patterns are sorted.
-
-    Args:
-        inputs: Image files, folders and glob patterns.
-        out: Folder of the results. Images in it are skipped, unless they are given by name.
-
-    Raises:
-        DataError: An input does not exist, or a folder has no images.
-    """
-    found: dict[Path, str] = {}
-    for given in inputs:
-        for path, name in _expand(given, resolve_links(out)):
-            found.setdefault(path, name)
-    names = _distinct([Path(name) for name in found.values()])
-    numbers = [path.stem for path in found]
-    numbered = all(number.isdecimal() for number in numbers) and len(set(map(int, numbers))) == len(numbers)
-    return [
-        InputImage(path, int(path.stem) if numbered else position, name)
-        for position, (path, name) in enumerate(zip(found, names, strict=True), start=1)
-    ]
-
-
-def _expand(given: str, out: Path) -> list[tuple[Path, str]]:
-    """Return the image files of one input, each with its name in the results."""
-    path = Path(given)
-    if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-        files = sorted(file for file in inside if not resolve_links(file).is_relative_to(out))
-        if not files:
-            raise DataError(
-                f"the folder {path} has no images; expected files with the suffixes {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
-        return [(file, file.relative_to(path).as_posix()) for file in files]
-    if path.is_file():
-        return [(path, path.name)]
-    matches = [Path(match) for match in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207 (absolute patterns)
-    files = [match for match in matches if match.is_file() and not resolve_links(match).is_relative_to(out)]
-    if not files:
-        raise DataError(
-            f"no such image, folder or pattern: {given}; give image files, folders or patterns such as 'photos/*.jpg'"
-        )
-    return [(file, file.name) for file in files]
-
-
-def _distinct(names: list[Path]) -> list[str]:
-    """Return the names, with a number where two would give the same result file.
-
-    `:` and `\\` become `_`, since they separate drives and folders on some systems.
-    """
-    taken: set[str] = set()
-    distinct = []
-    for name in names:
-        name = Path(*(re.sub(r"[:\\]", "_", part) for part in name.parts))
-        candidate, number = name, 1
-        while candidate.with_suffix("").as_posix().lower() in taken:
-            number += 1
-            candidate = name.with_stem(f"{name.stem}_{number}")
-        taken.add(candidate.with_suffix("").as_posix().lower())
-        distinct.append(candidate.as_posix())
-    return distinct
+def _check_not_overwritten(images: Sequence[InputImage], out: Path) -> None:
+    folders = [resolve_links(out) / name for name in ("overlays", "panoptic")]
+    for image in images:
+        if any(resolve_links(image.path).is_relative_to(folder) for folder in folders):
+            raise PanformerError(f"{image.path} is in --out {out}, whose results are replaced; choose another folder")
 
 
 class _Share:
@@ -179,6 +119,7 @@ class _Share:
 
     Attributes:
         failures: One message for each image that failed, in the order they occurred.
+        several: Names of the images with several pages or frames.
     """
 
     def __init__(
@@ -189,6 +130,7 @@ class _Share:
         self._reporter = reporter
         self._progress = progress
         self.failures: list[str] = []
+        self.several: list[str] = []
 
     def read(self, indices: Iterable[int]) -> Iterator[tuple[tuple[int, ImageArray], ImageArray]]:
         """Yield the readable images for `Predictor.map`; the key is the position and the image."""
@@ -198,6 +140,8 @@ class _Share:
             except DataError as error:
                 self.report(index, error)
             else:
+                if has_more_frames(self._images[index].path):
+                    self.several.append(self._images[index].name)
                 yield (index, image), image
 
     def write(self, key: tuple[int, ImageArray], prediction: Prediction) -> tuple[int, DataError | None]:

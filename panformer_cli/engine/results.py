@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import atomic_write, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
@@ -21,6 +23,8 @@ LINES = ".parts"
 """Name of the result log's folder, inside the folder of results."""
 PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metrics.json", "analysis.json"
 """Files that are written at the end, from all images."""
+LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
+"""File and folder that `evaluate --label-errors` adds."""
 
 
 class PanopticResults:
@@ -39,9 +43,18 @@ class PanopticResults:
     def begin(out: Path, settings: dict[str, Any], resume: bool = False) -> None:
         """Discard the result log of an interrupted run, or keep it for `resume`; as `ResultLog.start`.
 
-        Also deletes the final files of an earlier run, before the first new PNG is written.
+        Before the first new PNG is written, all files of an earlier run are deleted, unless it is resumed: the folder
+        never has results of two runs. Other files are kept.
+
+        Raises:
+            PanformerError: `out` has a panoptic JSON that is not of predictions; and as `ResultLog.start`.
         """
+        _check_is_predictions(out / PANOPTIC)
+        earlier = [] if resume and PanopticResults.is_begun(out) else list(_earlier_images(out))
         ResultLog.start(out / LINES, settings, resume)
+        for path in earlier:
+            path.unlink(missing_ok=True)
+        discard_label_errors(out)
         for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_metrics(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
@@ -105,6 +118,58 @@ class PanopticResults:
                 file.write('{"images": [' if key == "image" else '], "annotations": [')
                 file.writelines(_with_commas(json.dumps(line[key]) for line in self.log.lines()))
             file.write(f'], "categories": {json.dumps(self.categories.to_coco())}}}')
+
+
+def discard_label_errors(out: Path) -> None:
+    """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
+    if _has_metrics(out):
+        for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
+            path.unlink(missing_ok=True)
+
+
+def _check_is_predictions(json_path: Path) -> None:
+    """Raise PanformerError if there is a panoptic JSON of another tool, such as ground truth: it would be replaced."""
+    with suppress(DataError):  # truncated, so not usable either way
+        for annotation in _rows(json_path, "annotations"):
+            segments = annotation.get("segments_info")
+            if segments and isinstance(segments, list):
+                if "category_name" in segments[0]:
+                    return
+                raise PanformerError(
+                    f"{json_path} is not a result of panformer and would be replaced; choose another folder with --out"
+                )
+
+
+def _earlier_images(out: Path) -> Iterator[Path]:
+    """Yield the PNGs and overlays of an earlier run, by its panoptic JSON and, if it was interrupted, its log."""
+    lines = ResultLog(out / LINES).lines()
+    names = [(line["image"]["file_name"], line["annotation"]["file_name"]) for line in lines]
+    with suppress(DataError):
+        names += [(row["file_name"], None) for row in _rows(out / PANOPTIC, "images") if "file_name" in row]
+        names += [(None, row["file_name"]) for row in _rows(out / PANOPTIC, "annotations") if "file_name" in row]
+    for image, png in names:
+        with suppress(DataError):  # a name that leads out of the folder
+            if png is not None:
+                yield name_inside(out / "panoptic", png, str(out / PANOPTIC))
+            if image is not None:
+                yield name_inside(out / "overlays", image, str(out / PANOPTIC)).with_suffix(".jpg")
+
+
+def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a list of a panoptic JSON; none if there is no such file."""
+    if json_path.is_file():
+        for name, value in read_members(json_path):
+            if name == key and isinstance(value, Iterator):
+                yield from (row for row in value if isinstance(row, dict))
+
+
+def is_result_image(path: Path) -> bool:
+    """Return whether a file is a panoptic PNG or an overlay in a folder of results."""
+    return any(
+        parent.name in ("panoptic", "overlays")
+        and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
+        for parent in path.absolute().parents
+    )
 
 
 def _has_metrics(out: Path) -> bool:

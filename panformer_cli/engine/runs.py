@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -52,6 +53,12 @@ class RunFolder:
     def checkpoint(self) -> Path | None:
         """The best checkpoint, else the last, else the one from `panformer weights import`, else None."""
         return next((path for path in (self.best, self.last, self.path / IMPORTED) if path.is_file()), None)
+
+    @property
+    def saved(self) -> int:
+        """Time of the last checkpoint, in nanoseconds; 0 if there is none."""
+        path = self.last if self.last.is_file() else self.checkpoint
+        return path.stat().st_mtime_ns if path else 0
 
     def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
         """Create the folder, and write the recipe and the environment to it.
@@ -118,13 +125,13 @@ def run_to_resume(recipe: Recipe, out: Path | None) -> RunFolder:
         if not run.last.is_file():
             raise PanformerError(f"--resume: {out} has no last.safetensors; give the folder of a run, or omit --resume")
         return run
-    candidates = sorted((RUNS / recipe.name).glob("*/last.safetensors"), key=lambda path: path.stat().st_mtime)
+    candidates = [run for run in _runs_below(RUNS / recipe.name) if run.last.is_file()]
     if not candidates:
         raise PanformerError(
             f"--resume: there is no run of {recipe.name} in {RUNS / recipe.name}; omit --resume, or give the folder of "
             "the run with --out"
         )
-    return RunFolder(candidates[-1].parent)
+    return candidates[-1]
 
 
 def check_results_folder(out: Path) -> None:
@@ -172,11 +179,10 @@ def results_folder(checkpoint: Path) -> Path:
 
 
 def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
-    checkpoints = sorted(RUNS.glob("*/*/*.safetensors"), key=lambda path: path.stat().st_mtime)
-    if checkpoints:
-        newest = RunFolder(checkpoints[-1].parent).checkpoint
-        assert newest is not None, "the folder was found by its checkpoint"
-        reporter.message(f"Checkpoint of the newest run: {newest}")
+    if runs := _runs_below(RUNS):
+        newest = runs[-1].checkpoint
+        assert newest is not None, "the run was found by its checkpoint"
+        reporter.message(f"Checkpoint: {newest} (newest run)")
         return newest
     if default is not None:
         reporter.message(f"There is no run in {RUNS.absolute()}: using the published weights {default}")
@@ -185,6 +191,20 @@ def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
         f"no checkpoint was given and there is no run in {RUNS.absolute()}; give one, or the name of published weights "
         f"({', '.join(PUBLISHED)}), or train first: panformer train RECIPE"
     )
+
+
+def _runs_below(folder: Path) -> list[RunFolder]:
+    """Return the runs in `folder` at any depth that have a checkpoint, the one that wrote its last checkpoint last."""
+    seen: set[Path] = set()
+    runs = []
+    for base, inner, _ in os.walk(folder, followlinks=True):
+        run, place = RunFolder(Path(base)), Path(os.path.realpath(base))
+        if place in seen:  # links in a circle
+            inner.clear()
+        elif run.checkpoint is not None:
+            runs.append(run)
+        seen.add(place)
+    return sorted(runs, key=lambda run: (run.saved, run.path))
 
 
 def _step_of(line: str) -> float:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.layout import default_split
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.annotated_images import AnnotatedImage, GroundTruth, Predictions
 from panformer_cli.engine.curves import curves, read_metrics
-from panformer_cli.engine.results import METRICS
+from panformer_cli.engine.results import METRICS, PANOPTIC
+from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.quality import shown
 from panformer_cli.pages.base import Table
 from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay, write_gallery
+from panformer_cli.pages.replacing import replaced_page
 from panformer_cli.reporting import Reporter
+from panformer_cli.settings import DataSettings
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_image, side_by_side
@@ -38,7 +42,8 @@ class VisualizeRequest:
     """Folder for index.html and overlays/."""
     data_root: Path | None = None
     """A data set in COCO's layout, whose ground truth is drawn."""
-    split: str = "val2017"
+    split: str | None = None
+    """None for `default_split`."""
     predictions: Path | None = None
     """A panoptic JSON from `evaluate` or `predict`, with its PNGs in a folder of the same name beside it."""
     images: Path | None = None
@@ -72,15 +77,42 @@ class VisualizeResult:
     overlays: tuple[Path, ...]
 
 
+def checkpoint_of(request: VisualizeRequest) -> str | None:
+    """Return the path of the checkpoint whose predictions or run are drawn; None if it is unknown."""
+    if request.predictions is not None:
+        metrics = _read_metrics(request.predictions)
+        return str(metrics["checkpoint"]) if metrics and "checkpoint" in metrics else None
+    if request.run is not None:
+        found = RunFolder(request.run).checkpoint
+        return str(found) if found else None
+    return None
+
+
 def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
     """Draw the requested images to `out/overlays/<name>.jpg`, and write `out/index.html`.
 
+    They replace an earlier page in `out` and its images as a whole.
+
     Raises:
-        PanformerError: An input is missing or corrupt, or a file cannot be written.
+        PanformerError: An input is missing or corrupt, `out` has results of another command, or a file cannot be
+            written.
     """
+    if (request.out / PANOPTIC).exists():
+        raise PanformerError(f"--out {request.out} has predictions, and their overlays; choose another folder")
+    with replaced_page(request.out) as folder:
+        result = _visualize(replace(request, out=folder), reporter)
+        moved = tuple(request.out / path.relative_to(folder) for path in (result.page, *result.overlays))
+    return VisualizeResult(moved[0], moved[1:])
+
+
+def _visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
+    if request.data_root is not None and request.split is None:
+        request = replace(request, split=default_split(request.data_root, DataSettings().val_split))
     tables = _evaluation_tables(request.predictions) if request.predictions else []
     charts = curves(read_metrics(_metrics_path(request.run))) if request.run else []
     images = _open_images(request)
+    if images is not None and images.note:
+        reporter.message(images.note)
     overlays, legend = _draw_all(images, request, reporter) if images is not None else ([], [])
     page = GalleryPage(
         "panformer visualize",
@@ -97,7 +129,7 @@ def visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult:
 
 
 def _open_images(request: VisualizeRequest) -> GroundTruth | Predictions | None:
-    data = CocoPanoptic(request.data_root, request.split) if request.data_root is not None else None
+    data = CocoPanoptic(request.data_root, request.split) if request.data_root and request.split else None
     if request.predictions is not None:
         return Predictions(request.predictions, request.images, data)
     return GroundTruth(data) if data is not None else None
@@ -154,13 +186,21 @@ def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
 
 def _evaluation_tables(predictions: Path) -> list[Table]:
     """Return tables of the metrics.json beside the predictions; none if there is no such file."""
+    metrics = _read_metrics(predictions)
+    return _quality_tables(metrics["panoptic"]) if metrics else []
+
+
+def _read_metrics(predictions: Path) -> dict[str, Any] | None:
+    """Return the content of the metrics.json beside the predictions; None if there is no such file."""
     path = predictions.with_name(METRICS)
     if not path.is_file():
-        return []
+        return None
     try:
-        return _quality_tables(parse_json(path.read_text(encoding="utf-8"))["panoptic"])
-    except (ValueError, KeyError, TypeError) as error:
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        _quality_tables(content["panoptic"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a metrics.json of `panformer evaluate` ({error!r}); move it away") from error
+    return content
 
 
 def _quality_tables(panoptic: dict[str, Any]) -> list[Table]:

@@ -13,10 +13,11 @@ Letters for shapes: L labels, R resamples.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from math import exp, factorial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,17 @@ CONFIDENCE = 95
 FIGURES = ("pq", "sq", "rq")
 GROUPS = ("all", "things", "stuff")
 """What PQ is averaged over: all classes, only things, only stuff."""
+FEWEST_IMAGES = 10
+"""With fewer images, a bootstrap interval says little."""
+Verdict = Literal["same", "a", "b", "chance"]
+VERDICTS: dict[Verdict, str] = {
+    "same": "the same",
+    "a": "A is better",
+    "b": "B is better",
+    "chance": "may be chance",
+}
+"""The outcomes of a comparison of A and B, in words."""
+_NORMAL_95 = 1.96  # 95 % of a normal distribution are within so many standard deviations
 _COARSE, _FINE = 2**24, 2**29  # IoUs are summed as integers, in units of 2^-24 and 2^-53: exact in any order
 _AT_ONCE = 100  # resamples computed at a time
 _POISSON = np.cumsum([exp(-1) / factorial(count) for count in range(20)])  # probabilities of at most 0, 1, ... draws
@@ -76,12 +88,16 @@ class PairedIntervals:
         difference: intervals of second - first, in points; narrower than the other two suggest, since the same images
             are hard for both sets.
         better: fraction of the resamples, 0..1, in which the second set has the higher PQ, for each of `GROUPS`.
+        same: fraction of the resamples in which both have the same PQ, likewise.
+        standard_error: standard deviation of the difference in PQ over the resamples, in points, likewise.
     """
 
     first: QualityIntervals
     second: QualityIntervals
     difference: QualityIntervals
     better: dict[str, float]
+    same: dict[str, float]
+    standard_error: dict[str, float]
 
 
 class Resamples:
@@ -177,13 +193,42 @@ def paired_intervals(first: Resamples, second: Resamples) -> PairedIntervals:
         raise DataError("the two sets of predictions differ in their images or categories; expected the same in both")
     first_values, second_values = first.quality(), second.quality()
     difference = second_values - first_values
-    better = (difference[:, :, FIGURES.index("pq")] > 0).mean(axis=0)
+    pq = difference[:, :, FIGURES.index("pq")]  # (R, 3)
     return PairedIntervals(
         _intervals(first_values),
         _intervals(second_values),
         _intervals(difference),
-        dict(zip(GROUPS, better.tolist(), strict=True)),
+        _by_group((pq > 0).mean(axis=0)),
+        _by_group((pq == 0).mean(axis=0)),
+        _by_group(pq.std(axis=0)),
     )
+
+
+def images_needed(standard_error: float, images: int, points: float = 1.0) -> int:
+    """Return the number of images with which a difference of `points` is just outside of the 95 % interval.
+
+    PQ is nearly a mean over images, so the standard error s(n) of the difference between two sets on n images is
+    proportional to 1 / sqrt(n): on m images it is s(m) = s(n) sqrt(n / m). The 95 % interval of a difference d is
+    d +- 1.96 s(m), and it excludes 0 for d = `points` if 1.96 s(n) sqrt(n / m) < `points`, that is
+
+        m > n (1.96 s(n) / points)^2
+
+    s(n) comes from the bootstrap. Its own relative error is about 1 / sqrt(2 n), so it means little with very few
+    images, and with one image it is 0: the result is at least `FEWEST_IMAGES`.
+
+    Args:
+        standard_error: s(n), in points of PQ.
+        images: n.
+        points: the difference to be seen.
+
+    >>> images_needed(5.0, 100), images_needed(0.5, 100), images_needed(0.0, 1)
+    (9605, 97, 10)
+    """
+    return max(math.ceil(images * (_NORMAL_95 * standard_error / points) ** 2), FEWEST_IMAGES)
+
+
+def _by_group(values: FloatArray) -> dict[str, float]:
+    return dict(zip(GROUPS, values.tolist(), strict=True))
 
 
 def image_quality(matching: Matching, categories: CategoryTable) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -20,7 +20,12 @@ TOLERANCE = 1e-12
 
 
 def cross_check(
-    annotation: Path, truth_pngs: Path, predictions: Path, predicted_pngs: Path, result: PanopticResult
+    annotation: Path,
+    truth_pngs: Path,
+    predictions: Path,
+    predicted_pngs: Path,
+    result: PanopticResult,
+    partners: Mapping[int | str, int | str] | None = None,
 ) -> None:
     """Compare `result` with the result of panopticapi on the same files.
 
@@ -32,11 +37,12 @@ def cross_check(
         predictions: COCO panoptic JSON of the predictions.
         predicted_pngs: its PNG folder.
         result: the PQ of these files.
+        partners: the image id in the predictions for each image id of the ground truth; None if they are equal.
 
     Raises:
         PanformerError: panopticapi is not installed or cannot read the files, or a metric differs by more than 1e-12.
     """
-    statistics, categories = _statistics(annotation, truth_pngs, predictions, predicted_pngs)
+    statistics, categories = _statistics(annotation, truth_pngs, predictions, predicted_pngs, partners)
     for name, ids, ours in _metrics(result):
         theirs = _average(statistics, {number: categories[number] for number in ids})
         for metric, value in ours.items():
@@ -69,7 +75,11 @@ def _average(statistics: Any, categories: dict[int, Any]) -> dict[str, float]:
 
 
 def _statistics(
-    annotation: Path, truth_pngs: Path, predictions: Path, predicted_pngs: Path
+    annotation: Path,
+    truth_pngs: Path,
+    predictions: Path,
+    predicted_pngs: Path,
+    partners: Mapping[int | str, int | str] | None,
 ) -> tuple[Any, dict[int, Any]]:
     """Return panopticapi's counts over all images, and its category table by id.
 
@@ -80,7 +90,8 @@ def _statistics(
     content = json.loads(annotation.read_text(encoding="utf-8"))
     categories = {row["id"]: row for row in content["categories"]}
     predicted = {row["image_id"]: row for row in json.loads(predictions.read_text(encoding="utf-8"))["annotations"]}
-    pairs = [(row, predicted[row["image_id"]]) for row in content["annotations"]]
+    ids = partners or {number: number for number in predicted}
+    pairs = [(row, predicted[ids[row["image_id"]]]) for row in content["annotations"]]
 
     def count(pairs: list[Any]) -> Any:
         return evaluation.pq_compute_single_core(0, pairs, str(truth_pngs), str(predicted_pngs), categories)

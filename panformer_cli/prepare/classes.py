@@ -15,6 +15,7 @@ from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.labeled_shapes import VOID_LABELS
 from panformer_cli.storage.plain_yaml import parse
+from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import short
 
 Color = tuple[int, int, int]
@@ -29,9 +30,11 @@ _EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and op
 TEXT = ".txt"
 """Suffix of a file with names only, which are numbered from 1."""
 
+_MatchedBy = Literal["name", "id"]
 
-def read_classes(path: Path, matched_by: Literal["name", "id"] = "name") -> CategoryTable:
-    """Return the classes in a CSV, YAML or text file.
+
+def read_classes(path: Path, matched_by: _MatchedBy = "name", encoding: str | None = None) -> CategoryTable:
+    """Return the classes in a CSV, YAML or text file, which is UTF-8 or has the `encoding` (see `decode_text`).
 
     CSV: a header `id,name,isthing` and optionally `color`, which is `#rrggbb` or three numbers 0..255 separated by
     spaces. A column `kind` with `thing` or `stuff` can replace `isthing`.
@@ -57,8 +60,27 @@ def read_classes(path: Path, matched_by: Literal["name", "id"] = "name") -> Cate
         readers[TEXT] = _rows_of_text
     if path.suffix.lower() not in readers:
         raise DataError(f"the class file {path} ends in {path.suffix!r}; expected {' or '.join(readers)}")
+    return _table(path, readers[path.suffix.lower()](path, _text(path, encoding)), matched_by)
+
+
+def read_class_names(path: Path, encoding: str | None = None) -> CategoryTable:
+    """Return the classes in a text file of one name per line, such as YOLO's `classes.txt`, numbered from 0, as things.
+
+    Raises:
+        DataError: The file is missing or is not text.
+    """
+    lines = enumerate(_text(path, encoding).rstrip().splitlines())
+    rows = ((f"{path}, line {number + 1}", {"id": number, "name": name, "isthing": 1}) for number, name in lines)
+    return _table(path, rows, matched_by="id")
+
+
+_Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""Pairs of the row's location, as errors name it, and the row."""
+
+
+def _table(path: Path, rows: _Rows, matched_by: _MatchedBy) -> CategoryTable:
     categories: list[Category] = []
-    for where, row in readers[path.suffix.lower()](path, _text(path)):
+    for where, row in rows:
         category = _category(row, where)
         for other in categories:
             if category.id == other.id or (category.name == other.name and matched_by == "name"):
@@ -70,15 +92,8 @@ def read_classes(path: Path, matched_by: Literal["name", "id"] = "name") -> Cate
     return CategoryTable(categories)
 
 
-_Rows = Iterator[tuple[str, Mapping[str, Any]]]
-"""Pairs of the row's location, as errors name it, and the row."""
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path, "class file").decode("utf-8-sig")
-    except UnicodeError as error:
-        raise DataError(f"the class file {path} is not UTF-8 text; save it as UTF-8") from error
+def _text(path: Path, encoding: str | None) -> str:
+    return decode_text(read_bytes(path, "class file"), path, encoding)
 
 
 def _rows_of_csv(path: Path, text: str) -> _Rows:

@@ -32,11 +32,13 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_header import ImageHeader, read_header
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import COVERED, NO_PIXELS, AnnotationLog, without_small_segments
 from panformer_cli.prepare.manifest import SplitManifest, finished_split, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.samples import MOST, Load, load_written
 from panformer_cli.prepare.source import (
     AmbiguousLabels,
+    EmbedsImages,
     LabeledMap,
     ReadsMore,
     ReadsPanopticPngs,
@@ -53,16 +55,14 @@ from panformer_cli.storage.files import (
     sha256_of,
     temporary_path,
     temporary_paths,
+    write_json,
     writing,
 )
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
-from panformer_cli.wording import first_items
+from panformer_cli.wording import with_first
 
 MAX_PIXELS = 2**28
 """Larger images are not converted: the panoptic map alone would take gigabytes."""
-
-PROBLEMS_NAMED = 5
-"""Number of unusable images that an error describes; the others are only counted."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,19 @@ class ConvertOptions:
     Attributes:
         workers: Number of processes; 1 works in the calling process.
         skips_bad_images: Skip images that cannot be used and list them in the summary, instead of raising an error.
+        skips_bad_annotations: The same for single annotations, in sources that have them.
+        smallest_area: Segments of fewer pixels become void.
     """
 
     workers: int = 1
     skips_bad_images: bool = False
+    skips_bad_annotations: bool = False
+    smallest_area: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what affects the result. Options at their default are left out, as in older manifests."""
+        others = {"skip_bad_annotations": self.skips_bad_annotations, "drop_small": self.smallest_area}
+        return {"skip_bad_images": self.skips_bad_images} | {key: value for key, value in others.items() if value}
 
 
 class Folders(NamedTuple):
@@ -123,7 +132,7 @@ def convert(
     for split in splits:
         check_split_name(split)
     names = splits or source.splits()
-    _check_out_is_separate(source, out, names)
+    check_out_is_separate(source, [out, *(folder for split in names for folder in Folders.of(out, split)[:3])])
     warn_of_names(source.categories, f"{source.root}", reporter)
     return [_convert_split(source, out, split, options, reporter) for split in names]
 
@@ -134,10 +143,9 @@ def warn_of_names(categories: CategoryTable, where: str, reporter: Reporter) -> 
         reporter.warn(f"{where}: {problem.sentence}")
 
 
-def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> None:
-    """Raise a DataError if an output folder is inside an input folder."""
+def check_out_is_separate(source: Source, written: Sequence[Path]) -> None:
+    """Raise a DataError if an output folder in `written` is inside an input folder."""
     read = [source.root, *(source.also_read if isinstance(source, ReadsMore) else ())]
-    written = [out, *(folder for split in splits for folder in Folders.of(out, split)[:3])]
     for folder in written:
         for other in read:
             if resolve_links(folder).is_relative_to(resolve_links(other)):
@@ -149,8 +157,8 @@ def _check_out_is_separate(source: Source, out: Path, splits: Sequence[str]) -> 
 
 def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
     images = DiskList(source.images(split))
-    _check_names(images, f"{source.root}, {split}")
-    manifest = SplitManifest.of_source(source, split, options.skips_bad_images)
+    check_names(images, f"{source.root}, {split}")
+    manifest = SplitManifest.of_source(source, split, options.to_json())
     for image in images:
         manifest.add_stamp(_stamp(image))
     folders = Folders.of(out, split)
@@ -162,11 +170,10 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
         return finished
     if isinstance(source, ReadsPanopticPngs) and source.reads_panoptic_pngs(split):
         expect_reads(len(images))
-    # Finished images stay valid if the command is rerun with --skip-bad-images.
-    setting = {key: value for key, value in manifest.setting.items() if key != "skip_bad_images"}
-    ResultLog.start(folders.parts, setting, resume=stored_settings(folders.parts) == setting)
+    _start_log(folders.parts, manifest.setting)
     with closing(ResultLog(folders.parts)) as log:
-        work, stamp, total = partial(_convert_image, source, folders), partial(_stamp_if_written, folders), len(images)
+        work, stamp = partial(_convert_image, source, folders, options), partial(_stamp_if_written, folders)
+        total = len(images)
         with reporter.progress(f"{source.name} {split}", total) as progress:
             problems = work_out(log, total, lambda: images, stamp, work, options.workers, progress)
         refuse_bad_images(problems, total, f"{source.root}, {split}", options.skips_bad_images)
@@ -182,17 +189,33 @@ def _convert_split(source: Source, out: Path, split: str, options: ConvertOption
     return summary
 
 
-def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line:
+def _start_log(parts: Path, setting: dict[str, Any]) -> None:
+    """Start or resume a log. Finished images stay valid if the command is rerun with an option that skips more."""
+    setting = _without(setting, "skip_bad_images")
+    stored = stored_settings(parts)
+    resumes = stored is not None and stored in (setting, _without(setting, "skip_bad_annotations"))
+    if resumes:
+        write_json(parts / "settings.json", setting)
+    ResultLog.start(parts, setting, resume=resumes)
+
+
+def _without(setting: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in setting.items() if key != name}
+
+
+def _convert_image(source: Source, folders: Folders, options: ConvertOptions, image: SourceImage) -> Line:
     """Write an image and its PNG; return its JSON rows, or a description of the problem."""
-    stamp = _stamp(image)
+    stamp, log = _stamp(image), AnnotationLog(options.skips_bad_annotations)
     try:
         if image.problem:
             raise DataError(image.problem)
         if not is_name(image.file_name):
             raise DataError(f"the file name {image.path} is not valid UTF-8, which JSON requires; rename the file")
-        header = _usable_header(image.path)
-        panoptic = source.read(image, header.shown)
-        _check_size(image, header, panoptic.ids.shape)
+        embedded = source.embedded_image(image) if isinstance(source, EmbedsImages) else None
+        header = usable_header(image.path, embedded)
+        panoptic = source.read(image, header.shown, log)
+        check_map_size(image, header, panoptic.ids.shape)
+        panoptic = without_small_segments(panoptic, options.smallest_area, image.file_name, log)
         png_name = str(PurePosixPath(image.file_name).with_suffix(".png"))
         png = name_inside(folders.pngs, png_name, str(source.root))
         target = name_inside(folders.images, image.file_name, str(source.root))
@@ -200,24 +223,31 @@ def _convert_image(source: Source, folders: Folders, image: SourceImage) -> Line
         problem = str(error).encode(errors="backslashreplace").decode()  # file names may not be valid UTF-8
         return {"stamp": stamp, "problem": problem}
     write_panoptic_png(png, panoptic.ids, waits_for_disk=False)
-    link_or_copy(image.path, target)
+    if embedded is None:
+        link_or_copy(image.path, target)
+    else:
+        with atomic_write(target, waits_for_disk=False) as temporary:
+            temporary.write_bytes(embedded)
     height, width = header.shown
     row = {"id": image.id, "file_name": image.file_name, "height": height, "width": width}
     hashes = {"picture": sha256_of(target), "png": sha256_of(png)}
-    labels = {"void_values": panoptic.void_values, "marks": panoptic.marks} if isinstance(panoptic, LabeledMap) else {}
-    annotation = annotation_row(image.id, png_name, panoptic)
-    return {"stamp": stamp, "image": row, "annotation": annotation, **hashes, **labels}
+    line = {"stamp": stamp, "image": row, "annotation": annotation_row(image.id, png_name, panoptic), **hashes}
+    if isinstance(panoptic, LabeledMap):
+        line |= {"void_values": panoptic.void_values, "marks": panoptic.marks}
+    return line | {key: rows for key, rows in (("left_out", log.left_out), ("changed", log.changed)) if rows}
 
 
-def _usable_header(path: Path) -> ImageHeader:
-    header = read_header(path)
+def usable_header(path: Path, data: bytes | None = None) -> ImageHeader:
+    """Return the header of an image file, or of `data`. Raises a DataError if it cannot be read or is too large."""
+    header = read_header(path, data)
     height, width = header.shown
     if height * width > MAX_PIXELS:
         raise DataError(f"{path} declares {width}x{height} pixels; expected at most {MAX_PIXELS}; scale it down")
     return header
 
 
-def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+def check_map_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...]) -> None:
+    """Raise a DataError unless the annotation has the size `found` of its image as displayed."""
     if found == header.shown:
         return
     labels = image.labels[0] if image.labels else f"the annotation of {image.file_name}"
@@ -228,16 +258,19 @@ def _check_size(image: SourceImage, header: ImageHeader, found: tuple[int, ...])
     )
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Create `target` as a hard link to `source`, or as a copy if the file system does not support hard links."""
+def link_or_copy(source: Path, target: Path, copies: bool = False) -> None:
+    """Create `target` as a hard link to `source`; as a copy if `copies`, or if the file system has no hard links."""
     temporary = temporary_path(target)
     try:
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
-            try:
-                os.link(resolve_links(source), temporary)
-            except OSError:
+            is_linked = False
+            if not copies:
+                with suppress(OSError):
+                    os.link(resolve_links(source), temporary)
+                    is_linked = True
+            if not is_linked:
                 shutil.copyfile(source, temporary)
             os.replace(temporary, target)
     finally:
@@ -254,7 +287,7 @@ def _stamp_if_written(folders: Folders, image: SourceImage) -> list[Any] | None:
     return _stamp(image) if folders.contain(image) else None
 
 
-def _check_names(images: Sequence[SourceImage], where: str) -> None:
+def check_names(images: Sequence[SourceImage], where: str) -> None:
     """Raise a DataError if there are no images, or if two share an output path or an id."""
     if not images:
         raise DataError(f"{where}: no images found; expected at least one (docs/data.md shows the folder layout)")
@@ -267,8 +300,17 @@ def _check_names(images: Sequence[SourceImage], where: str) -> None:
         (ids, "expected a unique id for each image; change one where it is listed"),
     ):
         for index in keys.repeats():
-            first, second = (images[same].path for same in (next(keys.positions(keys[index])), index))
-            raise DataError(f"{where}: {first} and {second} have the same {keys[index]}; {expected}")
+            first, second = (images[same] for same in (next(keys.positions(keys[index])), index))
+            if first.path == second.path:
+                raise DataError(_labeled_twice(first, second))
+            raise DataError(f"{where}: {first.path} and {second.path} have the same {keys[index]}; {expected}")
+
+
+def _labeled_twice(first: SourceImage, second: SourceImage) -> str:
+    name = first.file_name if first.problem else first.path
+    labels = [image.labels[0] if image.labels else image.path for image in (first, second)]
+    both = f"both times in {labels[0]}" if labels[0] == labels[1] else f"in {labels[0]} and {labels[1]}"
+    return f"{name} is labeled twice, {both}; keep one of them"
 
 
 def _name_key(image: SourceImage) -> str:
@@ -289,11 +331,6 @@ def refuse_bad_images(problems: Sequence[str], images: int, where: str, may_be_l
     raise DataError(with_first(first, problems))
 
 
-def with_first(heading: str, problems: Sequence[str]) -> str:
-    """Return the heading followed by the first problems, one per line, and the number of others."""
-    return "\n".join([heading, *(f"  {line}" for line in first_items(problems, PROBLEMS_NAMED))])
-
-
 def _write_split(
     source: Source, split: str, out: Path, manifest: SplitManifest, lines: Callable[[], Iterator[Line]], total: int
 ) -> SplitSummary:
@@ -308,11 +345,14 @@ def _write_split(
             continue
         name, row = line["image"]["file_name"], line["annotation"]
         summary.add((line["image"]["height"], line["image"]["width"]), row)
+        summary.add_left_out(line.get("left_out", ()))
+        summary.add_changed(line.get("changed", ()))
         summary.void_values.update(line.get("void_values", {}))
         marks.update(line.get("marks", {}))
         manifest.add(line["picture"], line["png"])
         if line["index"] >= due[len(drawn)]:
             drawn.append((name, partial(load_written, folders.images / name, folders.pngs / row["file_name"], row)))
+    _refuse_no_segments(summary, f"{source.root}, {split}")
     if isinstance(source, AmbiguousLabels):
         summary.conventions += source.conventions(split, marks)
     annotation = folders.annotation
@@ -321,6 +361,16 @@ def _write_split(
         write_panoptic_json(temporary, _rows(lines(), "image"), _rows(lines(), "annotation"), source.categories, info)
         write_split(out, manifest.finish(temporary, annotation.name), summary, drawn)
     return summary
+
+
+def _refuse_no_segments(summary: SplitSummary, where: str) -> None:
+    """Raise a DataError if no segment remains because of annotations that cannot be used. Empty ones may mean that."""
+    reasons = [item for item in summary.annotations_left_out.items() if item[0] not in (NO_PIXELS, COVERED)]
+    if reasons and not summary.segments:
+        heading = f"{where}: none of the annotations can be used:"
+        raise DataError(
+            with_first(heading, [f"{group.count} x {reason}: {group.first[0]}" for reason, group in reasons])
+        )
 
 
 def _rows(lines: Iterator[Line], key: str) -> Iterator[dict[str, Any]]:

@@ -39,12 +39,12 @@ class SplitManifest:
         self._inputs_hash, self._images_hash, self._pngs_hash = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
 
     @classmethod
-    def of_source(cls, source: Source, split: str, skips_bad_images: bool) -> SplitManifest:
-        """Return an empty manifest for a split of `source`."""
+    def of_source(cls, source: Source, split: str, options: dict[str, Any]) -> SplitManifest:
+        """Return an empty manifest for a split of `source`, converted with `options`."""
         setting = {
             "source": source.name,
             "root": str(resolve_links(source.root)),
-            "skip_bad_images": skips_bad_images,
+            **options,
             **source.settings,
             "categories": source.categories.to_coco(),
         }

@@ -13,6 +13,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import COVERED, NO_PIXELS, AnnotationLog
 
 OverlapRule = Literal["last", "first", "smallest", "error"]
 OVERLAP_RULES: tuple[OverlapRule, ...] = get_args(OverlapRule)
@@ -40,7 +41,12 @@ class Layer:
 
 
 def panoptic_of_layers(
-    layers: Iterable[Layer], size: tuple[int, int], categories: CategoryTable, rule: OverlapRule, where: str
+    layers: Iterable[Layer],
+    size: tuple[int, int],
+    categories: CategoryTable,
+    rule: OverlapRule,
+    where: str,
+    log: AnnotationLog,
 ) -> PanopticMap:
     """Merge masks into one map; uncovered pixels are void (0).
 
@@ -53,6 +59,7 @@ def panoptic_of_layers(
         categories: The category table.
         rule: Which mask keeps shared pixels.
         where: The file, for error messages.
+        log: Receives the masks without pixels, and the segments that others cover.
 
     Raises:
         DataError: Two segments overlap and the rule is `error`.
@@ -65,7 +72,14 @@ def panoptic_of_layers(
         numbered = sorted(numbered, key=lambda pair: int(pair[0].mask.sum()))[::-1]
     for layer, number in numbered:
         _paint(ids, layer, number, rule, numbers, where)
-    return PanopticMap(ids, segments_of(ids, numbers.category_of_id, numbers.crowd_ids))
+    segments = segments_of(ids, numbers.category_of_id, numbers.crowd_ids)
+    visible = {segment.id for segment in segments}
+    for layer, number in numbered:
+        if not layer.mask.any():
+            log.left_out.append((NO_PIXELS, f"{where}: {layer.name} has no pixels"))
+        elif number not in visible:
+            log.left_out.append((COVERED, f"{where}: other annotations cover all pixels of {layer.name}"))
+    return PanopticMap(ids, segments)
 
 
 class _Numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.disk_list import DiskList
+from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.storage.files import name_inside
+
+SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
+"""Usual names of splits, in names of folders and files."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class SourceImage:
 
     Attributes:
         id: Image id in the output JSON.
-        path: Path of the image file.
+        path: Path of the image file, or of the labels that contain the image.
         file_name: Output name below `images/<split>/`, with `/` as separator. The PNG has the same name with `.png`.
         labels: Files with the annotation, in an order defined by the source.
         extra: Other data that the source needs to read the annotation, such as a JSON row.
@@ -79,12 +85,14 @@ class Source(Protocol):
         iteration, if the split does not exist or an image has no labels.
         """
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation of an image; a `LabeledMap` if its labels are class values.
 
         Args:
             image: One of `images`.
             size: Height and width of the image as displayed, with its EXIF orientation applied.
+            log: Reading each annotation in its context leaves out bad ones. Sources that have one map per image
+                instead of separate annotations do not use it.
 
         Raises:
             DataError: The labels are missing or corrupt, or do not match the image.
@@ -101,11 +109,23 @@ class ReadsMore(Protocol):
 
 
 @runtime_checkable
+class EmbedsImages(Protocol):
+    """A `Source` whose label files may contain the images."""
+
+    def embedded_image(self, image: SourceImage) -> bytes | None:
+        """Return the content of the image file in the labels; None if the image is a file, `image.path`.
+
+        Raises:
+            DataError: The content is not an image.
+        """
+
+
+@runtime_checkable
 class AmbiguousLabels(Protocol):
     """A `Source` with labels whose meaning differs between data sets."""
 
     def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
-        """Return one sentence for each convention that was assumed, not passed.
+        """Return one sentence for each convention that was assumed, not passed, and for what was not found.
 
         Args:
             split: The split.
@@ -180,7 +200,8 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
     """
     try:
         with os.scandir(folder / prefix) as entries:
-            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+            names = (entry for entry in entries if not entry.name.startswith(".") and not is_clutter(entry.name))
+            found = {entry.name: _is_folder(entry) for entry in names}
     except OSError as error:
         raise DataError(
             f"the folder {folder / prefix} cannot be read: {error.strerror}; check its permissions"

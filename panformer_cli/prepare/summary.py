@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,18 @@ from panformer_cli.wording import counted, listing
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's area limits between small, medium and large segments, in pixels."""
+
+
+ANNOTATIONS_LISTED = 1000
+"""Number of annotations that are listed for each reason; the others are only counted."""
+
+
+@dataclass
+class AnnotationCount:
+    """Annotations that were left out or changed for one reason: their number, and sentences about the first ones."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -38,6 +50,8 @@ class SplitSummary:
         segment_sizes: Number of thing segments by size, without crowds: small below 32 x 32 pixels, medium below
             96 x 96, and large.
         left_out: One sentence per skipped image.
+        annotations_left_out: Annotations and segments that are left out of the other images, by reason.
+        annotations_changed: Annotations that are not used exactly as they are in the file, by reason.
         void_values: Pixels that are void because of their class value, by this value; see `source.LabeledMap`.
         conventions: One sentence for each meaning of the labels that was assumed.
         samples: Images that the page shows, as returned by `samples.draw_samples`.
@@ -53,6 +67,8 @@ class SplitSummary:
     segment_sizes: Counter[str] = field(default_factory=Counter)
     by_category: dict[int, CategoryCount] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    annotations_left_out: dict[str, AnnotationCount] = field(default_factory=dict)
+    annotations_changed: dict[str, AnnotationCount] = field(default_factory=dict)
     void_values: Counter[str] = field(default_factory=Counter)
     conventions: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +88,14 @@ class SplitSummary:
             self.by_category[category_id].images += 1
         for segment in segments:
             self._add_segment(segment)
+
+    def add_left_out(self, annotations: Iterable[Sequence[str]]) -> None:
+        """Count annotations of an image that are left out, each as reason and sentence."""
+        _count(self.annotations_left_out, annotations)
+
+    def add_changed(self, annotations: Iterable[Sequence[str]]) -> None:
+        """Count annotations of an image that are changed, each as reason and sentence."""
+        _count(self.annotations_changed, annotations)
 
     def _add_segment(self, segment: Mapping[str, Any]) -> None:
         count = self.by_category[segment["category_id"]]
@@ -130,6 +154,8 @@ class SplitSummary:
             "segments_per_image": sorted(self.segments_per_image.items()),
             "segment_sizes": {name: self.segment_sizes[name] for name in ("small", "medium", "large")},
             "left_out": self.left_out,
+            "annotations_left_out": _to_json(self.annotations_left_out),
+            "annotations_changed": _to_json(self.annotations_changed),
             **self.labels,
             "samples": self.samples,
         }
@@ -147,10 +173,29 @@ class SplitSummary:
         summary.image_sizes.update({(height, width): count for height, width, count in content["image_sizes"]})
         summary.segments_per_image.update(dict(content["segments_per_image"]))
         summary.segment_sizes.update(content["segment_sizes"])
-        summary.void_values.update(content.get("void_values", {}))  # not in summaries of earlier versions
+        # All of these are missing in summaries of version 0.2.0.
+        summary.annotations_left_out = _from_json(content.get("annotations_left_out", ()))
+        summary.annotations_changed = _from_json(content.get("annotations_changed", ()))
+        summary.void_values.update(content.get("void_values", {}))
         summary.conventions += content.get("conventions", [])
         summary.samples += content.get("samples", [])
         return summary
+
+
+def _count(groups: dict[str, AnnotationCount], annotations: Iterable[Sequence[str]]) -> None:
+    for reason, sentence in annotations:
+        group = groups.setdefault(reason, AnnotationCount())
+        group.count += 1
+        if len(group.first) < ANNOTATIONS_LISTED:
+            group.first.append(sentence)
+
+
+def _to_json(groups: Mapping[str, AnnotationCount]) -> list[dict[str, Any]]:
+    return [{"reason": reason, **vars(group)} for reason, group in groups.items()]
+
+
+def _from_json(rows: Iterable[Mapping[str, Any]]) -> dict[str, AnnotationCount]:
+    return {row["reason"]: AnnotationCount(row["count"], row["first"]) for row in rows}
 
 
 def report_summary(summary: SplitSummary, reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -136,10 +137,42 @@ def cache_folder() -> Path:
     return Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON, atomically; errors as `atomic_write`."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+def write_json(path: Path, content: Any, waits_for_disk: bool = True) -> None:
+    """Write `content` as JSON, atomically; `waits_for_disk` and errors as `atomic_write`."""
+    write_text(path, json.dumps(content), waits_for_disk)
+
+
+def write_text(path: Path, text: str, waits_for_disk: bool = True) -> None:
+    """Write UTF-8 text with its line ends unchanged, atomically; `waits_for_disk` and errors as `atomic_write`."""
+    with atomic_write(path, waits_for_disk) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`; at the end, rename it to `path`, which must not exist or be empty.
+
+    On any error the new folder is deleted.
+
+    Raises:
+        DataError: `path` is a file or a folder with files.
+        PanformerError: the folder cannot be written, or the disk is full.
+    """
+    path = path.absolute()  # `.` has no name
+    if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+        raise DataError(f"{path} already exists; expected a new or empty folder; choose another --out, or delete it")
+    temporary = temporary_path(path)
+    try:
+        with writing(path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        yield temporary
+        with writing(path):
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

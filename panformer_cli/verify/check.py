@@ -14,9 +14,10 @@ from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.disk_list import DiskList
-from panformer_cli.data.layout import SplitLayout, find_images, find_split, find_splits
+from panformer_cli.data.layout import SplitLayout, annotation_folders, check_root, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.recognize import contents, recognize, unsupported
 from panformer_cli.reporting import Reporter
 from panformer_cli.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.verify.fix import ChangeLog, FixedFile
@@ -97,6 +98,9 @@ def verify(root: Path, splits: Sequence[str], options: VerifyOptions, reporter: 
         DataError: The folder or a split does not exist, or has no images or PNGs.
         PanformerError: A repaired JSON cannot be written, or a worker was killed.
     """
+    check_root(root)
+    if not any(path for folder in annotation_folders(root) for path in folder.glob("panoptic_*.json")):
+        raise _not_prepared(root)
     layouts = {split: find_split(root, split) for split in splits or _complete_splits(root, reporter)}
     owners = _ImageOwners() if len(layouts) > 1 else None
     return [_verify_split(split, layout, options, owners, reporter) for split, layout in layouts.items()]
@@ -106,7 +110,7 @@ def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
     known = find_splits(root)
     complete = [split for split in known if find_images(root, split) is not None]
     if not complete:
-        found = f"annotations of {', '.join(known)} but no folder of images" if known else "no panoptic JSON"
+        found = f"annotations of {', '.join(known)} but no folder of images" if known else "no images and no PNGs"
         raise DataError(
             f"{root} has {found}; expected images/<split>/ or <split>/ and annotations/panoptic_<split>.json "
             f"(`panformer prepare-data coco --root {root}` unpacks COCO's zips)"
@@ -114,6 +118,18 @@ def _complete_splits(root: Path, reporter: Reporter) -> list[str]:
     for split in sorted(set(known) - set(complete)):
         reporter.warn(f"skipping {split}: {root} has its annotations but not its image folder")
     return complete
+
+
+def _not_prepared(root: Path) -> DataError:
+    """Return the error for a folder without a panoptic JSON: the form of its labels, and the command for it."""
+    expected = "expected images/<split>/ or <split>/ and annotations/panoptic_<split>.json"
+    forms = recognize(root)
+    if not forms:
+        other = f" ({note})" if (note := unsupported(root)) else ""
+        return DataError(f"{root} has no panoptic JSON; found {contents(root)}{other}; {expected}")
+    named = " or ".join(f"{form.title} ({form.evidence})" for form in forms)
+    commands = " or ".join(f"`{form.command()}`" for form in forms)
+    return DataError(f"{root} has no panoptic JSON but {named}; {expected}; convert it first: {commands}")
 
 
 class _ImageOwners:

@@ -28,6 +28,7 @@ __all__ = [
     "category_colors",
     "colorize",
     "draw_panoptic",
+    "highlight",
     "save_image",
     "segment_colors",
     "side_by_side",
@@ -81,6 +82,30 @@ def draw_panoptic(
         texts = [_text(segment, categories, options.scores) for segment in panoptic.segments]
         draw_labels(overlay, index, texts, colors[1:])
     return overlay
+
+
+def highlight(image: ImageArray, panoptic: PanopticMap, categories: CategoryTable) -> ImageArray:
+    """Return `image` with the listed segments colored and outlined, and thin borders between all ids of the map.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        panoptic: A map of the same size; ids that are not listed are only bordered.
+        categories: Categories of the listed segments.
+    """
+    index, ids = _index_map(panoptic), panoptic.ids
+    colors = segment_colors(panoptic.segments, categories)
+    tinted = np.asarray(cv2.addWeighted(image, 0.6, colors[index], 0.4, 0), np.uint8)
+    result = np.where(index[..., None] > 0, tinted, image)
+    border = np.zeros(ids.shape, np.bool_)
+    border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    border[1:] |= ids[1:] != ids[:-1]
+    result[border] = result[border] // 2 + 100
+    for position in range(1, len(colors)):
+        mask = (index == position).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        for color, width in ((_BACKGROUND, 4), ((255, 255, 255), 2)):
+            cv2.drawContours(result, contours, -1, color, width)
+    return result
 
 
 def colorize(panoptic: PanopticMap, categories: CategoryTable) -> ImageArray:

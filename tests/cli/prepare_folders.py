@@ -76,25 +76,25 @@ def pack(archive: Path, folder: Path) -> None:
     folder.rmdir()
 
 
-def cityscapes(root: Path) -> list[str]:
+def cityscapes(root: Path, split: str = "val") -> list[str]:
     for number in (1, 2):
         frame = f"ulm_000000_00000{number}"
-        save_image(root / f"leftImg8bit/val/ulm/{frame}_leftImg8bit.png", number)
-        label(root / f"gtFine/val/ulm/{frame}_gtFine_instanceIds.png", drawn(7, 26001), np.uint16)
+        save_image(root / f"leftImg8bit/{split}/ulm/{frame}_leftImg8bit.png", number)
+        label(root / f"gtFine/{split}/ulm/{frame}_gtFine_instanceIds.png", drawn(7, 26001), np.uint16)
     return ["cityscapes"]
 
 
-def ade20k(root: Path) -> list[str]:
+def ade20k(root: Path, split: str = "validation") -> list[str]:
     for name in ("a", "b"):
-        save_image(root / f"images/validation/{name}.jpg", ord(name))
-        label(root / f"annotations/validation/{name}.png", drawn(1, 8))
+        save_image(root / f"images/{split}/{name}.jpg", ord(name))
+        label(root / f"annotations/{split}/{name}.png", drawn(1, 8))
         objects = np.zeros((HEIGHT, WIDTH, 3))
         objects[4:8, 3:9] = (1, 3, 0)
-        label(root / f"annotations_instance/validation/{name}.png", objects)
+        label(root / f"annotations_instance/{split}/{name}.png", objects)
     return ["ade20k"]
 
 
-def mapillary(root: Path) -> list[str]:
+def mapillary(root: Path, split: str = "training") -> list[str]:
     names = [("nature--sky", False), ("object--vehicle--car", True)]
     labels = [
         {"name": name, "readable": name, "instances": is_thing, "evaluate": True, "color": [1, 2, 3]}
@@ -102,8 +102,8 @@ def mapillary(root: Path) -> list[str]:
     ]
     text(root / "config_v1.2.json", json.dumps({"labels": labels, "version": "1.2"}))
     for name in ("a", "b"):
-        save_image(root / f"training/images/{name}.jpg", ord(name))
-        label(root / f"training/v1.2/instances/{name}.png", drawn(0, 256 + 1), np.uint16)
+        save_image(root / f"{split}/images/{name}.jpg", ord(name))
+        label(root / f"{split}/v1.2/instances/{name}.png", drawn(0, 256 + 1), np.uint16)
     return ["mapillary"]
 
 

@@ -122,6 +122,7 @@ def test_invalid_usage_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_installed_program_prints_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("train: {lr: fast}\nmodel: {headz: 8}\n")
     command = [sys.executable, "-m", "panformer_cli", "train", str(tmp_path / "mine.yaml")]

@@ -88,7 +88,12 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     ),
     "coco-instances: no annotation at all": (coco_instances, removed(INSTANCES), ["instances_<split>.json"]),
     "labelme: JSON truncated": (labelme, cut("a.json", -10), ["a.json is not valid JSON, or is truncated"]),
-    "labelme: a line": (labelme, replaced("a.json", '"polygon"', '"line"'), ["a.json", "(car)", "no area"]),
+    "labelme: a cuboid": (labelme, replaced("a.json", '"polygon"', '"cuboid"'), ["a.json", "(car)", "shape_type"]),
+    "labelme: only lines": (
+        labelme,
+        lambda root: [replaced(f"{name}.json", '"polygon"', '"line"')(root) for name in "ab"],
+        ["has a labeled shape with an area"],
+    ),
     "labelme: coordinates far outside": (labelme, replaced("a.json", "[3, 4]", "[300, 4]"), ["a.json", "(car)"]),
     "yolo: a word": (yolo, replaced("labels/train/a.txt", "0.1875", "left"), ["a.txt", "line 1", "non-numbers"]),
     "yolo: a box": (yolo, written("labels/train/a.txt", "0 0.5 0.5 0.1 0.1\n"), ["a.txt", "line 1"]),

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from panformer_cli.data.layout import SplitLayout, find_split, find_splits
+from panformer_cli.data.layout import (
+    SplitLayout,
+    annotation_of_images,
+    default_split,
+    find_split,
+    find_splits,
+    predicted_image,
+)
 from panformer_cli.errors import DataError
 
 
@@ -165,3 +172,63 @@ def test_the_real_sample(shared: Path) -> None:
     root = shared / "data" / "coco_mini"
     assert find_splits(root) == ["train2017", "val2017"]
     assert len(list(find_split(root, "train2017").pngs.glob("*.png"))) == 14
+
+
+def test_the_image_of_a_prediction_is_found_with_or_without_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/c.png").write_bytes(b"")
+    (tmp_path / "d.png").write_bytes(b"")
+    assert predicted_image(tmp_path, "b/c.png", "p.json") == tmp_path / "b/c.png"
+    assert predicted_image(tmp_path / "b", "b/c.png", "p.json") == tmp_path / "b/c.png"
+    assert predicted_image(tmp_path, "e/d.png", "p.json") == tmp_path / "d.png"
+    with pytest.raises(DataError, match="points outside"):
+        predicted_image(tmp_path / "b", "../d.png", "p.json")
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (["val2017", "train2017"], "val2017"),
+        (["train"], "train"),
+        (["train", "val"], "val"),
+        (["train", "validation", "test"], "validation"),
+    ],
+)
+def test_the_default_split(tmp_path: Path, splits: list[str], expected: str) -> None:
+    for split in splits:
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "annotations" / f"panoptic_{split}").mkdir(parents=True)
+        (tmp_path / "annotations" / f"panoptic_{split}.json").touch()
+    assert default_split(tmp_path, "val2017") == expected
+    assert default_split(tmp_path, splits[0]) == splits[0]
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["a", "b"], "has the splits a, b; choose one of them with --split"),
+        (["val_a", "val_b"], "has the splits val_a, val_b; choose one"),
+        ([], "no split 'val2017' in .*found no other split"),
+    ],
+)
+def test_without_a_default_split_they_are_listed(tmp_path: Path, splits: list[str], message: str) -> None:
+    for split in splits:
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "annotations" / f"panoptic_{split}").mkdir(parents=True)
+        (tmp_path / "annotations" / f"panoptic_{split}.json").touch()
+    with pytest.raises(DataError, match=message):
+        default_split(tmp_path, "val2017")
+
+
+@pytest.mark.parametrize("images", ["images/val", "val", "coco/val", "coco/images/val"])
+def test_the_annotation_of_an_image_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str) -> None:
+    annotation = tmp_path / "annotations" / "panoptic_val.json"
+    annotation.parent.mkdir()
+    annotation.touch()
+    (tmp_path / images).mkdir(parents=True)
+    assert annotation_of_images(tmp_path / images) == annotation
+    assert annotation_of_images(tmp_path) is None
+    monkeypatch.chdir(tmp_path)
+    assert annotation_of_images(Path(images)) == annotation
+    (tmp_path / "annotations" / "panoptic_val.json").rename(tmp_path / "annotations" / "panoptic_train.json")
+    assert annotation_of_images(tmp_path / images) is None

@@ -38,6 +38,7 @@ def family(monkeypatch: pytest.MonkeyPatch) -> PixelFamily:
     return family
 
 
+@pytest.mark.slow
 def test_the_whole_engine_runs_another_family(
     tmp_path: Path, family: PixelFamily, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +119,7 @@ def test_fine_tuning_copies_rows_by_name(tmp_path: Path) -> None:
     assert torch.equal(after.hidden.weight, before.hidden.weight)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_states_its_family(tmp_path: Path) -> None:
     table = CategoryTable([Category(1, "cat", True)])
     (tmp_path / "pixels.yaml").write_text(RECIPE)

@@ -100,6 +100,7 @@ def test_eight_real_images_in_batches_give_the_single_image_results(
         assert_same(prediction, predictor(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_mixed_sizes_give_the_single_image_results(batch_size: int, predictor: Predictor, batches: Batches) -> None:
     images = [noise(size, seed) for seed, size in enumerate(SIZES)]
@@ -119,6 +120,7 @@ def test_mixed_sizes_give_the_single_image_results(batch_size: int, predictor: P
     assert sorted(batches) == sorted(expected[batch_size])
 
 
+@pytest.mark.slow
 def test_all_at_once_keeps_the_order(predictor: Predictor, batches: Batches) -> None:
     images = [noise(size, seed) for seed, size in enumerate(SIZES)]
     predictions = predictor.predict_all(images)
@@ -144,6 +146,7 @@ def keys_of(predictor: Predictor, sizes: Sequence[tuple[int, int]], batch_size: 
     return [key for key, _ in predictor.stream(((n, noise(size)) for n, size in enumerate(sizes)), batch_size)]
 
 
+@pytest.mark.slow
 def test_a_result_comes_when_its_batch_is_full(predictor: Predictor) -> None:
     assert keys_of(predictor, [SQUARE, LANDSCAPE, PORTRAIT], 1) == [0, 1, 2]
     assert keys_of(predictor, [SQUARE, LANDSCAPE, SQUARE, LANDSCAPE, PORTRAIT], 2) == [0, 2, 1, 3, 4]
@@ -168,6 +171,7 @@ def many_sizes(number: int) -> list[tuple[int, int]]:
     return [(64, 32 + step) for step in range(number)]
 
 
+@pytest.mark.slow
 def test_at_the_limit_the_size_that_waited_longest_runs(predictor: Predictor, batches: Batches) -> None:
     sizes = many_sizes(16)
     assert len(sizes) == WAITING_BATCHES * 2
@@ -178,6 +182,7 @@ def test_at_the_limit_the_size_that_waited_longest_runs(predictor: Predictor, ba
     assert [size for size in batches if size[0] > 1] == [(2, 64, 33)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_images_in_memory_are_bounded(batch_size: int, predictor: Predictor) -> None:
     """Counts all live arrays, wherever they are referenced."""

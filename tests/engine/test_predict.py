@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from panformer_cli.engine.predict import PredictRequest, PredictResult, find_images, predict
+from panformer_cli.engine.input_images import find_images
+from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
@@ -52,7 +53,7 @@ def decoded(path: Path) -> np.ndarray[Any, Any]:
 
 
 def names(inputs: Sequence[str | Path]) -> list[str]:
-    return [image.name for image in find_images([str(given) for given in inputs], Path("nowhere"))]
+    return [image.name for image in find_images([str(given) for given in inputs], Path("nowhere")).images]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def result(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return out, run(trained, out, photos).content
 
 
+@pytest.mark.slow
 def test_every_image_has_its_own_size(result: tuple[Path, dict[str, Any]]) -> None:
     out, content = result
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in content["images"]}
@@ -141,6 +143,7 @@ def test_a_metrics_json_of_another_program_is_kept(trained: RunFolder, tmp_path:
     assert [(out / name).read_text() for name in ("metrics.json", "analysis.json")] == [content, content]
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_is_reported_and_the_others_are_predicted(trained: RunFolder, tmp_path: Path) -> None:
     photos, reporter = tmp_path / "photos", StopAfter()
     picture(photos / "a.png")
@@ -197,6 +200,7 @@ def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mixed sizes with corrupt images in between; the model's inputs have at most 64 pixels per side."""
     photos, results, seen = tmp_path / "photos", {}, batches_seen(monkeypatch)
@@ -277,7 +281,7 @@ def test_an_image_given_twice_is_predicted_once(tmp_path: Path) -> None:
 def test_numbers_in_names_are_ids_where_all_differ(files: list[str], ids: list[int], tmp_path: Path) -> None:
     for name in files:
         picture(tmp_path / name)
-    assert sorted(image.id for image in find_images([str(tmp_path)], tmp_path / "out")) == ids
+    assert sorted(image.id for image in find_images([str(tmp_path)], tmp_path / "out").images) == ids
 
 
 @pytest.mark.parametrize("given", ["none.png", "*.nothing", "empty"])
@@ -292,7 +296,7 @@ def test_earlier_results_are_not_inputs(tmp_path: Path) -> None:
     for name in ("a.png", "out/overlays/a.jpg", "out/panoptic/a.png"):
         picture(tmp_path / name)
     for given in (str(tmp_path), str(tmp_path / "**" / "*.*g")):
-        assert [image.name for image in find_images([given], tmp_path / "out")] == ["a.png"]
+        assert [image.name for image in find_images([given], tmp_path / "out").images] == ["a.png"]
 
 
 def test_results_stay_in_the_out_folder(trained: RunFolder, tmp_path: Path) -> None:
@@ -331,5 +335,5 @@ def test_invalid_inputs_are_reported_before_predicting(
 def test_names_with_separators_of_other_systems(tmp_path: Path) -> None:
     picture(tmp_path / "a:b.png")
     picture(tmp_path / "c\\d.png")
-    found = find_images([str(tmp_path)], tmp_path / "out")
+    found = find_images([str(tmp_path)], tmp_path / "out").images
     assert [(image.path.name, image.name) for image in found] == [("a:b.png", "a_b.png"), ("c\\d.png", "c_d.png")]

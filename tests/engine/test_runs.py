@@ -140,6 +140,32 @@ def test_the_checkpoint_of_the_newest_run_is_its_best() -> None:
     assert find(last) == last
 
 
+@pytest.mark.parametrize("place", ["runs", "runs/a", "runs/mine/a/b/c"])
+def test_the_newest_run_is_found_at_any_depth(place: str) -> None:
+    file(Path("runs/mine/a/best.safetensors"), age=10)
+    file(Path("runs/mine/a/last.safetensors"), age=10)
+    newest = file(Path(place, "new.d", "last.safetensors"), age=5)
+    assert find(None) == newest
+
+
+def test_the_time_of_a_run_is_that_of_its_last_checkpoint() -> None:
+    """An old `best` of a run that is still training, and a tuned copy, do not change the order."""
+    file(Path("runs/mine/a/best.safetensors"), age=1)
+    file(Path("runs/mine/a/last.safetensors"), age=50)
+    file(Path("runs/mine/a/best-tuned.safetensors"))
+    best = file(Path("runs/mine/b/best.safetensors"), age=90)
+    file(Path("runs/mine/b/last.safetensors"), age=20)
+    assert find(None) == best
+
+
+def test_linked_runs_are_found_and_circles_end() -> None:
+    newest = file(Path("disk/last.safetensors"))
+    file(Path("runs/mine/a/last.safetensors"), age=10)
+    Path("runs/linked").symlink_to(newest.parent.resolve())
+    Path("runs/mine/circle").symlink_to(Path("runs").resolve())
+    assert find(None).resolve() == newest.resolve()
+
+
 def test_an_imported_checkpoint_is_found_by_its_folder() -> None:
     imported = file(Path("weights/model.safetensors"))
     assert find("weights") == imported
@@ -167,7 +193,7 @@ def test_without_a_run_the_default_is_used_and_reported(cached: Path) -> None:
     assert reporter.messages == [f"There is no run in {Path('runs').resolve()}: using the published weights r50"]
     last = file(Path("runs/mine/a/last.safetensors"))
     assert find_checkpoint(None, reporter, default="r50") == last
-    assert reporter.messages[-1] == f"Checkpoint of the newest run: {last}"
+    assert reporter.messages[-1] == f"Checkpoint: {last} (newest run)"
 
 
 def test_an_existing_path_has_priority_over_a_published_name(cached: Path) -> None:

@@ -41,6 +41,7 @@ COMMANDS: dict[str, Callable[[Path, Path, Path], object]] = {
 """Each gets the data set, a checkpoint and a folder for its results."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_uses_the_requested_sampling(
     command: str, scenes: Path, trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

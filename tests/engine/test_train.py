@@ -40,6 +40,7 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(trained: RunFolder, scenes: Path) -> None:
     assert {path.name for path in trained.path.iterdir()} == {
         "recipe.yaml",
@@ -68,6 +69,7 @@ def test_the_log_has_a_line_for_each_step_and_each_evaluation(trained: RunFolder
     assert {"pq", "sq", "rq", "pq_things", "pq_stuff"} <= set(eval_rows[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_stopped_and_resumed_is_as_never_stopped(
     stop_after: int, trained: RunFolder, scenes: Path, tmp_path: Path
@@ -88,6 +90,7 @@ def test_stopped_and_resumed_is_as_never_stopped(
     assert [row["loss"] for row in rows(run, "train")] == pytest.approx([row["loss"] for row in rows(trained, "train")])
 
 
+@pytest.mark.slow
 def test_the_random_state_is_needed_for_that(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     """The test above would be worth nothing if nothing were drawn at random while training."""
     run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1", "model.dropout=0.2"), tmp_path / "run"))
@@ -96,6 +99,7 @@ def test_the_random_state_is_needed_for_that(trained: RunFolder, scenes: Path, t
     assert not torch.equal(weights["0.cpu"], read_tensors(trained.last, RANDOM)["0.cpu"])
 
 
+@pytest.mark.slow
 def test_an_extended_run_goes_on_where_it_ended(scenes: Path, tmp_path: Path) -> None:
     run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run"))
     run_small(small_recipe(scenes, "train.max_steps=2"), run.path, resume=True)
@@ -120,6 +124,7 @@ def test_accumulated_gradients_are_those_of_one_forward_pass(scenes: Path, tmp_p
     assert sum(float(value.square().sum()) for value in gradients[0].values()) ** 0.5 == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_with_the_weights_of_another(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     recipe = small_recipe(scenes, "train.max_steps=1", "model.dropout=0.2", "train.lr=1e-12", "train.weight_decay=0")
     run = train(recipe, TrainOptions(tmp_path / "run", init_from=trained.best), ALONE, SilentReporter()).run
@@ -130,6 +135,7 @@ def test_a_run_may_begin_with_the_weights_of_another(trained: RunFolder, scenes:
     assert read_checkpoint(run.last).progress.step == 1
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused_and_the_folder_stays_free(scenes: Path, tmp_path: Path) -> None:
     other = small_checkpoint(tmp_path / "other.safetensors", scenes, "model.thing_queries=7")
     options = TrainOptions(tmp_path / "run", init_from=other)
@@ -194,12 +200,14 @@ def test_no_data_is_a_mistake(tmp_path: Path) -> None:
         run_small(load_recipe("tiny"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_signals_are_as_before_after_a_run(scenes: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(tmp_path / "run"), ALONE, StopAfter(1, interrupt))
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
     def twice() -> None:
         interrupt()
@@ -211,11 +219,13 @@ def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
     assert len(rows(RunFolder(tmp_path / "run"), "train")) == 1
 
 
+@pytest.mark.slow
 def test_a_result_tells_an_end_from_a_stop(scenes: Path, tmp_path: Path) -> None:
     ended = train(small_recipe(scenes, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter())
     assert ended == RunResult(RunFolder(tmp_path / "run"), ended=True, saved_step=1, total_steps=1)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_checkpoint_whole(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +258,7 @@ def test_a_damaged_image_ends_training(damaged: Path, tmp_path: Path) -> None:
         run_small(small_recipe(damaged), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: Path) -> None:
     reporter = StopAfter()
     recipe = small_recipe(damaged, "train.max_steps=1", "data.skip_bad_images=true")
@@ -269,12 +280,14 @@ def test_the_checkpoint_holds_nothing_but_tensors_and_text(trained: RunFolder) -
         assert set(file.metadata()) == {"format", "version", "torch", "recipe", "categories", "progress"}
 
 
+@pytest.mark.slow
 def test_fewer_images_than_a_step_takes(tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 1)
     recipe = replace(small_recipe(data, "train.max_steps=2"), name="one_image")
     assert [row["epoch"] for row in rows(RunFolder(run_small(recipe, tmp_path / "run")), "train")] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_diverged_step_is_not_saved(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """8 images in steps of 4: saved after step 2; the gradient of step 3 is no number."""
     norms = iter([torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float("nan"))])
@@ -286,6 +299,7 @@ def test_a_diverged_step_is_not_saved(scenes: Path, tmp_path: Path, monkeypatch:
     assert all(bool(tensor.isfinite().all()) for name, tensor in tensors(last).items() if tensor.is_floating_point())
 
 
+@pytest.mark.slow
 def test_a_stop_between_a_step_and_its_evaluation_loses_neither(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +318,7 @@ def test_a_stop_between_a_step_and_its_evaluation_loses_neither(
     assert len(rows(run, "eval")) == 1
 
 
+@pytest.mark.slow
 def test_images_without_annotation_may_be_left_out_and_are_listed(tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 5, 1)
     path = data / "annotations" / "panoptic_train.json"
@@ -318,6 +333,7 @@ def test_images_without_annotation_may_be_left_out_and_are_listed(tmp_path: Path
     assert any("000004.png" in warning for warning in reporter.warnings)
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_backbone_weights(scenes: Path, tmp_path: Path) -> None:
     """They were for the start; the file may be gone."""
     run = RunFolder(run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run"))

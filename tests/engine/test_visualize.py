@@ -16,6 +16,7 @@ from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
+from tests.engine.small import StopAfter
 from tests.pages.html import Html
 
 TRAIN = [
@@ -80,6 +81,18 @@ def test_predictions_on_a_folder_of_images(tmp_path: Path) -> None:
     predictions = write_predictions(annotation, tmp_path / "out")
     page, sizes = run(tmp_path / "viz", predictions=predictions, images=tmp_path / "data" / "images" / "val")
     assert sizes == ["60x40"] * 3 and page.text.count("prediction: 3 segments") == 3
+
+
+def test_images_in_other_folders_are_found_by_name_only_if_it_is_unique(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    images = tmp_path / "data" / "images" / "val"
+    predictions = write_predictions(annotation, tmp_path / "out")
+    change(predictions, lambda content: content["images"][0].update(file_name="sub/0.png"))
+    _, sizes = run(tmp_path / "viz", predictions=predictions, images=images)
+    assert len(sizes) == 3
+    change(predictions, lambda content: content["images"][1].update(file_name="0.png"))
+    with pytest.raises(PanformerError, match=r"the image .*sub/0\.png is missing"):
+        run(tmp_path / "viz", predictions=predictions, images=images)
 
 
 def test_both_side_by_side(tmp_path: Path) -> None:
@@ -203,7 +216,7 @@ def test_predictions_that_do_not_match_their_images(tmp_path: Path) -> None:
     with pytest.raises(PanformerError, match=r"expected the image that was predicted"):
         run(tmp_path / "viz", predictions=predictions, images=images)
     change(predictions, lambda content: content["images"][0].update(file_name="other.png"))
-    with pytest.raises(PanformerError, match=r"other.png, which .*panoptic_val.json does not list"):
+    with pytest.raises(PanformerError, match=r"panoptic_val.json have different .*image 100 is other.png and 0"):
         run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
     shutil.rmtree(tmp_path / "out" / "panoptic")
     with pytest.raises(PanformerError, match=r"folder of panoptic PNGs .*panoptic is missing"):
@@ -229,6 +242,47 @@ def test_the_command_prints_the_path_of_the_page(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert f"3 images drawn; open {tmp_path / 'viz' / 'index.html'}" in result.output
+
+
+def test_without_split_the_one_that_exists_is_drawn(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data")
+    page, sizes = run(tmp_path / "out", data_root=tmp_path / "data")
+    assert sizes == ["60x40"] * 3 and f"{tmp_path / 'data'}, val" in page.text
+
+
+def test_images_are_paired_by_file_name_where_ids_differ(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    predictions = write_predictions(annotation, tmp_path / "out")
+
+    def renumber(content: Any) -> None:
+        ids = [image["id"] for image in content["images"]]
+        for rows, key in ((content["images"], "id"), (content["annotations"], "image_id")):
+            for row in rows:
+                row[key] = ids[(ids.index(row[key]) + 1) % len(ids)]
+        content["annotations"][0]["segments_info"] = []
+
+    change(predictions, renumber)
+    reporter = StopAfter()
+    request = VisualizeRequest(tmp_path / "viz", tmp_path / "data", predictions=predictions)
+    page = Html.of_file(visualize(request, reporter).page)
+    assert "0.pngground truth: 3 segments, prediction: 0 segments" in page.text
+    assert len(reporter.messages) == 1 and "paired by file name" in reporter.messages[0]
+
+
+def test_the_command_prints_the_checkpoint_of_the_predictions_or_the_run(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    predictions = write_predictions(annotation, tmp_path / "out")
+    group = {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 1}
+    panoptic = {"all": group, "things": group, "stuff": group, "per_class": {}}
+    predictions.with_name("metrics.json").write_text(json.dumps({"checkpoint": "/a/best", "panoptic": panoptic}))
+    write_metrics(tmp_path / "run", TRAIN)
+    (tmp_path / "run" / "last.safetensors").touch()
+    for words, checkpoint in (
+        (["--predictions", str(predictions), "--data", str(tmp_path / "data")], "/a/best"),
+        (["--run", str(tmp_path / "run")], str(tmp_path / "run" / "last.safetensors")),
+    ):
+        result = CliRunner().invoke(command, [*words, "--out", str(tmp_path / "viz")], catch_exceptions=False)
+        assert result.stdout.splitlines()[0] == f"Checkpoint: {checkpoint}"
 
 
 def test_real_ground_truth(tmp_path: Path, shared: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.golden.release import DATA, VARIANTS, made_up, release_keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 def test_the_synthetic_weights_are_those_of_the_recordings(train: bool) -> None:
     recorded = json.loads((DATA / "fill_check.json").read_text())[f"r50.{'train' if train else 'eval'}"]

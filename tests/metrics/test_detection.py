@@ -248,6 +248,7 @@ def six_results(coco: Any, evaluation: Any, metric: Metric) -> list[float | None
     return [100 * float(value) for value in measured.stats[:6]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_equals_pycocotools_on_all_images_together(metric: Metric) -> None:
     plain = six_results(COCO, COCOeval, metric)
@@ -260,6 +261,7 @@ def test_equals_pycocotools_on_all_images_together(metric: Metric) -> None:
     assert list(alone.result()[metric].values()) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_equals_faster_coco_eval(metric: Metric) -> None:
     faster = pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval for comparison")

@@ -61,6 +61,7 @@ def test_every_segment_has_one_size() -> None:
     assert results["sizes"]["small"]["all"]["pq"] == pytest.approx(results["all"]["pq"])  # the maps are tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3, 7, 40])
 def test_any_division_of_the_images_gives_identical_results(processes: int) -> None:
     whole = everything(evaluate(RECORDS, resamples=20))

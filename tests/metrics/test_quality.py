@@ -244,6 +244,7 @@ def drawn_pairs(draw: st.DrawFn) -> Pair:
     return build_pair(layout, noise, lambda n: draw(st.integers(0, n - 1)))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(drawn_pairs(), min_size=1, max_size=2))
 def test_equals_the_plain_loop(pairs: list[Pair]) -> None:

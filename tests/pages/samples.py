@@ -56,4 +56,6 @@ def split_summary(text: str = "x") -> dict[str, Any]:
         "segments_per_image": [[5, 1], [7, 1]],
         "segment_sizes": {"small": 3, "medium": 6, "large": 2},
         "left_out": [text],
+        "annotations_left_out": [],
+        "annotations_changed": [],
     }

@@ -53,6 +53,17 @@ def test_a_split_without_images(tmp_path: Path) -> None:
         "image_sizes": [],
         "segments_per_image": [],
         "left_out": [],
+        "annotations_left_out": [],
+        "annotations_changed": [],
     }
     page = html_of(tmp_path, train=empty)
     assert "Left out" not in page.text and len(page.all("table")) == 4
+
+
+def test_annotations_left_out_are_listed_by_reason(tmp_path: Path) -> None:
+    groups = [{"reason": "no segmentation", "count": 1234, "first": ["annotation 7 of a.json is empty"]}]
+    new = split_summary() | {"annotations_left_out": groups, "annotations_changed": []}
+    old = {key: value for key, value in split_summary().items() if not key.startswith("annotations_")}
+    text = html_of(tmp_path, new=new, old=old).text  # summaries of version 0.2.0 do not have the key
+    assert text.count("Annotations left out") == 1 and "Annotations changed" not in text
+    assert "1,234 x no segmentation, first: annotation 7 of a.json is empty" in text

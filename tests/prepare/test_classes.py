@@ -72,7 +72,11 @@ def test_formats(tmp_path: Path, name: str, content: str | bytes, table: Categor
         ("a.csv", "id,name,isthing\n7,car,1\n07,road,0\n", "line 3: the id 7 is used twice"),
         ("a.yaml", "null: thing\n", "row 1: the name is None; expected text"),
         ("a.csv", "", r"a\.csv is empty \(0 bytes\)"),
-        ("a.csv", b"\xff\xfeid", r"a\.csv is not UTF-8 text"),
+        (
+            "a.csv",
+            b"id,name,isthing\n1,Stra\xdfe,1\n",
+            r"a\.csv is not UTF-8: byte 0xdf .* on line 2; it may be cp1252",
+        ),
         ("a.csv", "id,name,isthing\n", r"a\.csv lists no classes"),
         ("a.csv", "id;name;isthing\n1;car;1\n", r"a\.csv, line 1: the columns are 'id;name;isthing'"),
         ("a.csv", "id,name,isthing\n1,car\n", r"a\.csv, line 2: 2 cells for 3 columns"),

@@ -23,6 +23,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.prepare import convert as convert_module
 from panformer_cli.prepare.coco.coco import prepare_custom
 from panformer_cli.prepare.convert import ConvertOptions, convert
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.source import SourceImage, listed_files
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
@@ -50,7 +51,7 @@ class Columns:
             for number, path in enumerate(listed_files(self.root))
         ]
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         try:
             width = int(image.labels[0].read_text())
         except (OSError, ValueError) as error:
@@ -124,6 +125,7 @@ def test_the_manifest_has_the_hashes_of_the_files(root: Path) -> None:
     assert record["setting"]["source"] == "columns" and record["images"] == 20
 
 
+@pytest.mark.slow
 def test_several_workers_write_the_same_files(root: Path, tmp_path: Path) -> None:
     alone = content_of(converted(root))
     (root.parent / "out").rename(tmp_path / "alone")
@@ -134,11 +136,11 @@ def test_an_interrupted_conversion_resumes(root: Path, monkeypatch: pytest.Monke
     read = Columns.read
     seen: list[int | str] = []
 
-    def stop_at_7(self: Columns, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def stop_at_7(self: Columns, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         seen.append(image.id)
         if len(seen) == 7:
             raise KeyboardInterrupt
-        return read(self, image, size)
+        return read(self, image, size, log)
 
     monkeypatch.setattr(Columns, "read", stop_at_7)
     with pytest.raises(KeyboardInterrupt):
@@ -227,7 +229,7 @@ def test_a_map_with_another_size_than_its_image_is_rejected(root: Path, monkeypa
     turned[0x0112] = 6
     Image.new("RGB", (16, 10)).save(root / "00.jpg", exif=turned)
     read = Columns.read
-    monkeypatch.setattr(Columns, "read", lambda self, image, size: read(self, image, (10, 16)))
+    monkeypatch.setattr(Columns, "read", lambda self, image, size, log: read(self, image, (10, 16), log))
     with pytest.raises(DataError, match=r"00.txt is 16x10 but .*00.jpg is displayed as 10x16 .*EXIF orientation 6"):
         converted(root)
 
@@ -293,9 +295,9 @@ def test_finished_images_are_kept_when_bad_images_may_be_skipped(root: Path, mon
         converted(root)
     read, seen = Columns.read, []
 
-    def counted(self: Columns, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def counted(self: Columns, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         seen.append(image.id)
-        return read(self, image, size)
+        return read(self, image, size, log)
 
     monkeypatch.setattr(Columns, "read", counted)
     assert len(CocoPanoptic(converted(root, skips_bad_images=True), "train")) == 19
@@ -437,14 +439,24 @@ def test_long_names(root: Path) -> None:
 
 def test_names_without_a_suffix_in_folders_with_dots(root: Path) -> None:
     images = [SourceImage(n, root / "00.jpg", f"v1.{n}/img{n}", (root / "00.txt",)) for n in (0, 1)]
-    convert_module._check_names(images, "here")
+    convert_module.check_names(images, "here")
     for name in ("a//b.jpg", "a/b.png", "a\\b.jpg"):
+        other = replace(images[0], path=root / "01.jpg", file_name=name, id=8)
         with pytest.raises(DataError, match="have the same name a/b"):
-            convert_module._check_names(
-                [*images, replace(images[0], file_name="a/b", id=7), replace(images[0], file_name=name, id=8)], "here"
-            )
+            convert_module.check_names([*images, replace(images[0], file_name="a/b", id=7), other], "here")
     with pytest.raises(DataError, match="have the same id 1; expected a unique id"):
-        convert_module._check_names([images[1], replace(images[0], id="1")], "here")
+        convert_module.check_names([images[1], replace(images[0], path=root / "01.jpg", id="1")], "here")
+
+
+def test_an_image_that_is_labeled_twice_is_named_with_its_labels(root: Path) -> None:
+    image = SourceImage(1, root / "00.jpg", "00.jpg", (root / "00.txt",))
+    with pytest.raises(DataError, match=r"00\.jpg is labeled twice, in .*00\.txt and .*01\.txt; keep one of them"):
+        convert_module.check_names([image, replace(image, id=2, labels=(root / "01.txt",))], "here")
+    with pytest.raises(DataError, match=r"00\.jpg is labeled twice, both times in .*00\.txt; keep one of them"):
+        convert_module.check_names([image, image], "here")
+    missing = replace(image, path=root / "a.json", problem="the image 00.jpg is missing")
+    with pytest.raises(DataError, match=r"^00\.jpg is labeled twice"):
+        convert_module.check_names([missing, missing], "here")
 
 
 def test_a_check_in_place_keeps_the_manifest_of_the_conversion(root: Path) -> None:

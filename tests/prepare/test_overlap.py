@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.overlap import OVERLAP_RULES, Layer, OverlapRule, panoptic_of_layers
 
 CAR, TREE, ROAD = 4, 5, 9
@@ -28,7 +29,7 @@ def box(category_id: int, top: int, left: int, bottom: int, right: int, is_crowd
 
 
 def merged(layers: Sequence[Layer], rule: OverlapRule) -> PanopticMap:
-    return panoptic_of_layers(layers, SIZE, TABLE, rule, "a.json")
+    return panoptic_of_layers(layers, SIZE, TABLE, rule, "a.json", AnnotationLog())
 
 
 def rows(panoptic: PanopticMap) -> list[str]:
@@ -158,3 +159,15 @@ def test_ids_do_not_depend_on_the_rule() -> None:
     alone = sum(layer.mask.astype(int) for layer in layers) == 1
     maps = [merged(layers, rule).ids[alone].tolist() for rule in OVERLAP_RULES if rule != "error"]
     assert maps[0] == maps[1] == maps[2] and set(maps[0]) == {1, 3, 4, 5}
+
+
+def test_masks_that_leave_no_segment_are_counted() -> None:
+    log = AnnotationLog()
+    layers = [SMALL, BIG, box(TREE, 0, 0, 0, 0), box(CAR, 0, 0, 4, 6), box(ROAD, 0, 0, 1, 1), box(ROAD, 0, 0, 0, 0)]
+    panoptic_of_layers(layers, SIZE, TABLE, "last", "a.json", log)
+    assert log.left_out == [
+        ("covered by other annotations", "a.json: other annotations cover all pixels of box 1 1"),
+        ("covered by other annotations", "a.json: other annotations cover all pixels of box 0 0"),
+        ("no pixels in the image", "a.json: box 0 0 has no pixels"),
+        ("no pixels in the image", "a.json: box 0 0 has no pixels"),
+    ]

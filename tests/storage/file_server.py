@@ -1,4 +1,4 @@
-"""A local web server that serves one file, with the failures that a test asks for."""
+"""A local web server that serves a few files, with the failures that a test asks for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ CLOSED = "http://127.0.0.1:9/release"
 
 @dataclass
 class FileServer:
-    """The file that is served at every path, and the requests received.
+    """The files that are served, and the requests received.
 
     Attributes:
-        content: the file.
+        content: the file at every path that has no other.
         url: address of the server.
+        named: other files, by file name.
         headers: headers of each response; they identify the version of the file, so that a download can resume safely.
         answers: responses to the first requests; the later ones are served normally.
         paths: path of each request.
@@ -30,6 +31,7 @@ class FileServer:
 
     content: bytes
     url: str = ""
+    named: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     answers: list[Answer] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -71,7 +73,7 @@ def serve(
 
     def answer(handler: Handler) -> None:
         files = handler.files
-        content = files.content
+        content = files.named.get(handler.path.rpartition("/")[2], files.content)
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers["Range"] or "")
         condition = handler.headers["If-Range"]
         same = not use_condition or condition in (None, *files.headers.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.storage.files import name_inside, resolve_links, sha256_of
+from panformer_cli.storage.files import atomic_folder, name_inside, resolve_links, sha256_of, write_text
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,42 @@ def test_a_loop_of_links_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(PanformerError, match=f"{name}: the symbolic links in this path form a loop; expected links"):
         resolve_links(tmp_path / name)
+
+
+def test_text_keeps_its_line_ends_and_characters(tmp_path: Path) -> None:
+    write_text(tmp_path / "new/a.txt", "é\r\n日\n")
+    assert (tmp_path / "new/a.txt").read_bytes() == "é\r\n日\n".encode()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_appears_as_a_whole(tmp_path: Path, is_there: bool) -> None:
+    target = tmp_path / "inner/out"
+    if is_there:
+        target.mkdir(parents=True)
+    with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (target / "a.txt").exists()
+    assert (target / "a.txt").read_text() == "a"
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_finished_is_deleted(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_and_a_file_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, tmp_path / "a.txt", Path(), Path("..")):
+        with pytest.raises(DataError, match="already exists; expected a new or empty folder"), atomic_folder(path):
+            pass
+    assert (tmp_path / "a.txt").read_text() == "a"
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(PanformerError, match="cannot write .*out: "), atomic_folder(tmp_path / "a.txt/out"):
+        pass

@@ -20,6 +20,7 @@ from panformer_cli.visualization.drawing import (
     category_colors,
     colorize,
     draw_panoptic,
+    highlight,
     save_image,
     segment_colors,
     side_by_side,
@@ -266,3 +267,22 @@ def test_images_are_written_completely_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(PanformerError, match="exceed the limit of .jpg"):
         save_image(tmp_path / "b.jpg", np.zeros((1, 70_000, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_highlight_colors_and_outlines_only_the_listed_segments() -> None:
+    ids = np.zeros((30, 60), np.int32)
+    ids[:, 20:40], ids[:, 40:] = 5, 8
+    image = np.full((30, 60, 3), 100, np.uint8)
+    drawn = highlight(image, PanopticMap(ids, (Segment(5, 9, 600, (20, 0, 20, 30)),)), TABLE)
+    tint = np.round(0.6 * 100 + 0.4 * category_colors(TABLE)[2].astype(float))
+    assert np.abs(drawn[15, 30] - tint).max() <= 1
+    assert (drawn[15, 20] == 255).all()  # the outline
+    assert (drawn[15, :15] == 100).all() and (drawn[15, 45:] == 100).all()
+    assert (image == 100).all()
+
+
+def test_highlight_without_listed_segments_shows_the_borders() -> None:
+    ids = np.repeat([[1, 2]], 10, axis=1).repeat(20, axis=0).astype(np.int32)
+    drawn = highlight(np.full((20, 20, 3), 100, np.uint8), PanopticMap(ids, ()), TABLE)
+    assert (drawn[:, 10] == 150).all()
+    assert (np.delete(drawn, 10, axis=1) == 100).all()

@@ -60,6 +60,8 @@ def checkpoint(
     with model.compute.joined() as (process, reporter):
         request = replace(model.request(out, process, reporter), metrics=metrics, resamples=bootstrap, resume=resume)
         results = evaluate(request, process, reporter)
+        if not outputs.as_json:
+            click.echo(f"Checkpoint: {request.checkpoint}")
         process.on_first(lambda: show_results(results, request.out, outputs, reporter))
         if submission:
             process.on_first(lambda: write_submission(submission, request.out, reporter))

@@ -26,6 +26,7 @@ from panformer_cli.cli.tables import print_comparison
     help="Resamples for the 95 % intervals.",
 )
 @seed_option
+@click.option("--report", type=PATH, metavar="DIR", help="Write an HTML page.")
 @json_option
 def compare(
     first: Path,
@@ -34,31 +35,32 @@ def compare(
     gt_folder: Path | None,
     bootstrap: int,
     seed: int,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Compare two evaluations of the same images.
 
-    A and B are result folders of `panformer evaluate`; with --annotations they are panoptic JSONs of predictions.
-    Prints the PQ of both, the difference with a paired confidence interval, the gain of each class, and the images that
-    changed most.
+    A and B are result folders of `panformer evaluate`, or evaluated run folders or checkpoints. With --annotations they
+    can be panoptic JSONs of predictions. Prints the PQ of both, the difference with a paired confidence interval, the
+    gain of each class, and the images that changed most.
 
     \b
-    panformer evaluate compare runs/a/evaluation runs/b/evaluation
+    panformer evaluate compare runs/a runs/b --report report/
     panformer evaluate compare a.json b.json --annotations GT.json
     """
     from panformer_cli.console import RichReporter
-    from panformer_cli.engine.evaluation.compare import CompareOptions, compare_folders
-    from panformer_cli.engine.evaluation.compare_predictions import compare_predictions
+    from panformer_cli.engine.evaluation.compare import CompareOptions, few_images_note
+    from panformer_cli.engine.evaluation.compare_inputs import compare_inputs
+    from panformer_cli.pages.comparison import write_comparison
 
     if gt_folder is not None and annotations is None:
         raise click.UsageError("--gt-folder needs --annotations: use both.")
     options = CompareOptions(resamples=bootstrap, seed=seed)
-    if annotations is None:
-        comparison = compare_folders(first, second, options)
-    else:
-        comparison = compare_predictions((first, second), annotations, gt_folder, options, RichReporter())
-    content = comparison.to_json()
+    content = compare_inputs((first, second), annotations, gt_folder, options, RichReporter()).to_json()
+    page = write_comparison(report, content, few_images_note(content)) if report else None
     if as_json:
         click.echo(json.dumps(content, indent=2))
-    else:
-        print_comparison(content)
+        return
+    print_comparison(content)
+    if page:
+        click.echo(f"Report: {page}")

@@ -85,7 +85,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.argument("checkpoint", required=False, type=PATH)
     @click.option("--data", type=PATH, metavar="ROOT", help="Data set folder. [default: the one used for training]")
     @click.option(
-        "--split", metavar="S", help="Split, such as val2017. [default: the validation split used for training]"
+        "--split", metavar="S", help="Split, such as val2017. [default: the validation split, as in training]"
     )
     @speed_options
     @compute_options

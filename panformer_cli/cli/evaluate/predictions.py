@@ -52,6 +52,8 @@ def predictions(
     """
     from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 
+    if outputs.label_errors and out is None:
+        raise click.UsageError("--label-errors writes a list and a page to the folder for the results: add --out DIR.")
     with compute.joined() as (process, reporter), process.temporary_folder() as temporary:
         request = PredictionsRequest(
             predictions,
@@ -61,6 +63,7 @@ def predictions(
             gt_folder,
             metrics=metrics,
             resamples=bootstrap,
+            needs_scores=outputs.label_errors is not None,
         )
         results = evaluate_predictions(request, process, reporter)
         process.on_first(lambda: show_results(results, request.out, outputs, reporter))

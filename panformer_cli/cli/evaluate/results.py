@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli.evaluate.options import PATH, json_option
-from panformer_cli.cli.tables import print_causes, print_metrics
+from panformer_cli.cli.tables import print_causes, print_label_errors, print_metrics
 
 if TYPE_CHECKING:
     from panformer_cli.reporting import Reporter
+
+
+ON_PAGE = 200
+"""Default number of probable label errors on their page."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,41 @@ class Outputs:
         report: Folder for an HTML page; None for no page.
         cross_check: Whether to compare PQ with that of panopticapi.
         as_json: Whether to print JSON instead of tables.
+        label_errors: Number of probable label errors on their page; None to search for none.
     """
 
     report: Path | None
     cross_check: bool
     as_json: bool
+    label_errors: int | None
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--report`, `--cross-check` and `--json`; the function receives `outputs`, an `Outputs`."""
+    """Add the options of `Outputs`; the function receives `outputs`, an `Outputs`."""
 
     @click.option(
         "--report", type=PATH, metavar="DIR", help="Write an HTML page with all results and the worst and best images."
     )
     @click.option("--cross-check", is_flag=True, help="Also run panopticapi, and fail if its PQ differs.")
+    @click.option(
+        "--label-errors", is_flag=True, help="List annotations that are probably wrong, as JSON and on an HTML page."
+    )
+    @click.option(
+        "--label-errors-limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Number of probable label errors on the page. [default: 200]",
+    )
     @json_option
     @functools.wraps(function)
-    def with_outputs(report: Path | None, cross_check: bool, as_json: bool, **others: Any) -> Any:
+    def with_outputs(
+        report: Path | None,
+        cross_check: bool,
+        label_errors: bool,
+        label_errors_limit: int | None,
+        as_json: bool,
+        **others: Any,
+    ) -> Any:
         if report is not None and report.exists() and not report.is_dir():
             raise click.BadParameter(
                 f"{report} is a file; expected a folder, new or existing.", param_hint="'--report'"
@@ -51,7 +73,10 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
             from panformer_cli.metrics.cross_check import panopticapi
 
             panopticapi()  # report a missing package before a long evaluation
-        return function(outputs=Outputs(report, cross_check, as_json), **others)
+        if label_errors_limit and not label_errors:
+            raise click.UsageError("--label-errors-limit limits the page of --label-errors: add --label-errors.")
+        limit = (label_errors_limit or ON_PAGE) if label_errors else None
+        return function(outputs=Outputs(report, cross_check, as_json, limit), **others)
 
     return with_outputs
 
@@ -66,20 +91,26 @@ def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, report
         reporter: Receives messages and progress.
 
     Raises:
-        PanformerError: panopticapi computes a different PQ, or the page cannot be written.
+        PanformerError: panopticapi computes a different PQ, or a page cannot be written.
     """
     from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
+    from panformer_cli.engine.evaluation.label_errors import report_label_errors
     from panformer_cli.engine.evaluation.report import report_evaluation
-    from panformer_cli.engine.results import ANALYSIS
+    from panformer_cli.engine.results import ANALYSIS, LABEL_ERRORS_PAGE
 
     if outputs.cross_check:
         check_against_panopticapi(folder)
         reporter.message("Cross-check passed: panopticapi computes the same metrics")
     page = report_evaluation(folder, outputs.report, reporter) if outputs.report else None
+    suspects = report_label_errors(folder, outputs.label_errors, reporter) if outputs.label_errors else None
     if outputs.as_json:
         click.echo(json.dumps(metrics, indent=2))
         return
     print_metrics(metrics)
     print_causes(json.loads((folder / ANALYSIS).read_text(encoding="utf-8")))
+    if suspects:
+        print_label_errors(suspects)
     if page:
         click.echo(f"Report: {page}")
+    if suspects:
+        click.echo(f"Probable label errors: {folder / LABEL_ERRORS_PAGE / 'index.html'}")

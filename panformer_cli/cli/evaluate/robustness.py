@@ -62,5 +62,6 @@ def robustness(
         if as_json:
             click.echo(json.dumps(results, indent=2))
         else:
+            click.echo(f"Checkpoint: {evaluation.checkpoint}")
             print_robustness(results)
             click.echo(f"Results: {evaluation.out / 'robustness.json'}")

@@ -49,9 +49,10 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
         if as_json:
             click.echo(json.dumps(tuning.to_json(), indent=2))
         else:
+            click.echo(f"Checkpoint: {run.checkpoint}")
             print_tuning(tuning.to_json())
         if save and tuning.is_gain:
             process.on_first(lambda: save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint)))
             reporter.message(f"Saved {tuned_path(run.checkpoint)}")
         elif save:
-            reporter.message("Nothing was saved: the gain is not significant (its confidence interval contains 0)")
+            reporter.message("Nothing was saved: the gain is not significant")

@@ -6,7 +6,9 @@ import click
 
 from panformer_cli.cli.groups import OrderedGroup
 from panformer_cli.cli.prepare_data.annotation_tools import cvat, labelme, yolo
+from panformer_cli.cli.prepare_data.auto import auto
 from panformer_cli.cli.prepare_data.coco import coco, custom
+from panformer_cli.cli.prepare_data.export import export
 from panformer_cli.cli.prepare_data.masks import coco_instances, masks, png_pairs
 from panformer_cli.cli.prepare_data.scenes import scenes
 from panformer_cli.cli.prepare_data.sets import merge, remap, split, subset
@@ -26,5 +28,5 @@ PUBLISHED = (coco, custom, cityscapes, ade20k, mapillary)
 GENERIC = (coco_instances, png_pairs, masks, labelme, yolo, cvat)
 RESHAPING = (subset, split, merge, remap)
 
-for command in (*PUBLISHED, *GENERIC, scenes, verify, *RESHAPING):
+for command in (auto, *PUBLISHED, *GENERIC, scenes, verify, *RESHAPING, export):
     prepare_data.add_command(command)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion
-from panformer_cli.wording import counted
+from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion, warn_of_skipped
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.sets.existing import ExistingSets
@@ -113,9 +112,7 @@ def remap(root: Path, category_map: Path, **conversion: Any) -> None:
 def _convert(source: ExistingSets, options: Conversion) -> None:
     from panformer_cli.console import RichReporter
 
-    if source.skipped:
-        what = f"skipped {counted(len(source.skipped), 'image')}, listed but not annotated"
-        RichReporter().warn(f"{what}; first: {source.skipped[0]}")
+    warn_of_skipped(source, RichReporter())
     run_conversion(source, options.of_all_splits())
-    for note in source.notes:
-        RichReporter().warn(note)
+    for remark in source.remarks:
+        RichReporter().warn(remark)

@@ -33,6 +33,7 @@ class CocoPanoptic:
         skip_unannotated: leave out images that the JSON lists but does not annotate, and report them in `skipped`.
 
     Attributes:
+        listed: the content of the panoptic JSON.
         skipped: one message per image that was left out.
 
     Raises:
@@ -43,10 +44,10 @@ class CocoPanoptic:
 
     def __init__(self, root: Path, split: str, skip_unannotated: bool = False) -> None:
         self.layout = find_split(root, split)
-        self._annotation = open_annotation(self.layout.annotation)
-        without = self._annotation.unannotated
+        self.listed = open_annotation(self.layout.annotation)
+        without = self.listed.unannotated
         self.skipped = [f"{self.layout.annotation} lists {name} but does not annotate it" for name in without]
-        if not self._annotation.images:
+        if not self.listed.images:
             raise DataError(f"{self.layout.annotation} contains no annotated image; expected at least one")
         if without and not skip_unannotated:
             raise DataError(
@@ -57,10 +58,10 @@ class CocoPanoptic:
 
     @property
     def categories(self) -> CategoryTable:
-        return self._annotation.categories
+        return self.listed.categories
 
     def __len__(self) -> int:
-        return len(self._annotation.images)
+        return len(self.listed.images)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -81,7 +82,7 @@ class CocoPanoptic:
         """Return id, file names and size of an image from the JSON; no file is opened."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._annotation.images[index]
+        return self.listed.images[index]
 
     def image_path(self, index: int) -> Path:
         return name_inside(self.layout.images, self.image_info(index).file_name, str(self.layout.annotation))
@@ -91,14 +92,14 @@ class CocoPanoptic:
 
     def category_ids(self, index: int) -> set[int]:
         """Return the category ids in an image from the JSON; no file is opened."""
-        return {segment.category_id for segment in self._annotation.segments(index)}
+        return {segment.category_id for segment in self.listed.segments(index)}
 
     def coverage(self) -> Coverage:
         """Return how much of the split is annotated.
 
         Areas and sizes are those of the JSON. If some are missing, void is measured on the PNGs of a few images.
         """
-        annotation = self._annotation
+        annotation = self.listed
         images, segments = len(self), len(annotation.rows)
         areas = annotation.rows["area"].astype(np.int64)
         if segments and not (areas < 0).any():
@@ -139,7 +140,7 @@ class CocoPanoptic:
                     f"{path} is {_size(ids.shape)} but {self.layout.annotation} gives "
                     f"{_size((info.height, info.width))} (width x height); expected equal sizes"
                 )
-        segments = self._annotation.segments(index)
+        segments = self.listed.segments(index)
         self._check_ids(path, set(ids_in(ids)), segments)
         return PanopticMap(ids, tuple(measured(segment, ids) for segment in segments))
 

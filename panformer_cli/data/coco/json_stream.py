@@ -28,11 +28,12 @@ _LONGEST_WORD = 16
 """Longer than any literal or escape of JSON. An error further from the end is not caused by missing text."""
 
 
-def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str, Any]]:
+def read_members(path: Path, what: str = "panoptic JSON", encoding: str | None = None) -> Iterator[tuple[str, Any]]:
     """Yield the members `(key, value)` of the object in a JSON file, in order.
 
     A top-level list is an iterator that decodes its items one by one; items not consumed before the next member is
-    requested are skipped. Other values are complete. Errors call the file `what`.
+    requested are skipped. Other values are complete. Errors call the file `what`. `encoding` is by default
+    that of Unicode which the first bytes show.
 
     Raises:
         DataError: the file is missing, not valid JSON, truncated, not an object, or has a duplicate key. It is raised
@@ -43,7 +44,7 @@ def read_members(path: Path, what: str = "panoptic JSON") -> Iterator[tuple[str,
             head = binary.read(4)
         if not head:
             raise DataError(f"the {what} {path} is empty (0 bytes); restore the file")
-        with path.open(encoding=json.detect_encoding(head), errors="surrogatepass") as file:
+        with path.open(encoding=encoding or json.detect_encoding(head), errors="surrogatepass") as file:
             yield from _members(_Text(file, path, what))
     except FileNotFoundError as error:
         raise DataError(f"the {what} {path} is missing; check the path, or restore the file") from error

@@ -37,7 +37,7 @@ class ImageInfo:
 
     Attributes:
         id: dataset id of the image.
-        file_name: of the image, relative to the image folder.
+        file_name: of the image, relative to the image folder; empty if unknown, since predictions may not list it.
         png_name: of its panoptic PNG, relative to the PNG folder.
         height: in pixels; None if the JSON has none.
         width: in pixels; None if the JSON has none.

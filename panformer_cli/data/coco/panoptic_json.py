@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,23 +72,60 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
         path: the panoptic JSON.
         categories: category table of the ground truth.
 
+    Returns:
+        The predictions. The file name of an image is empty if `images` does not list it.
+
     Raises:
         DataError: as `read_annotation`.
     """
-    annotations: _Annotations = _read_lists(path, {"annotations": lambda rows: _Annotations(rows, path)})["annotations"]
-    images = DiskList(((image_id, _ImageRow(name)) for image_id, name in annotations.png_names), key=itemgetter(0))
+    lists = _read_lists(
+        path,
+        {"annotations": lambda rows: _Annotations(rows, path), "images": _image_names},
+        optional={"images"},
+    )
+    annotations: _Annotations = lists["annotations"]
+    names: _Images = lists.get("images", _Images(key=itemgetter(0)))
+    images = _Images(((image_id, _name_in(names, image_id)) for image_id, _ in annotations.png_names), itemgetter(0))
     return annotations.checked(images, categories)
 
 
-def _read_lists(path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]]) -> dict[str, Any]:
+def read_image_ids(path: Path) -> list[tuple[str, ImageId]]:
+    """Return file name and id of all images that a JSON lists, with or without annotations.
+
+    Raises:
+        DataError: as `read_annotation`, or there is no image.
+    """
+    images: _Images = _read_lists(path, {"images": lambda rows: _images_by_id(rows, path)})["images"]
+    if not images:
+        raise DataError(f"{path} lists no image; expected rows of id and file_name in `images`")
+    return [(row.file_name, image_id) for image_id, row in images]
+
+
+def _read_lists(
+    path: Path, parsers: Mapping[str, Callable[[Iterator[Any]], Any]], optional: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the lists named in `parsers`, each as returned by its parser, which receives an iterator of rows."""
     lists = {
         key: parsers[key](value) for key, value in read_members(path) if key in parsers and isinstance(value, Iterator)
     }
-    missing = [key for key in parsers if key not in lists]
+    missing = [key for key in parsers if key not in lists and key not in optional]
     if missing:
         raise DataError(f"{path} is missing the lists {', '.join(missing)}; expected a COCO panoptic JSON")
     return lists
+
+
+def _image_names(rows: Iterator[Any]) -> _Images:
+    """Return the rows with an id and a file name; predictions of other tools may have other rows, or none."""
+    images = _Images(key=itemgetter(0))
+    for row in rows:
+        if isinstance(row, dict) and is_image_id(row.get("id")) and is_name(row.get("file_name")):
+            images.append((row["id"], _ImageRow(row["file_name"])))
+    return images
+
+
+def _name_in(names: _Images, image_id: ImageId) -> _ImageRow:
+    position = names.first(image_id)
+    return _ImageRow("") if position is None else names[position][1]
 
 
 def _images_by_id(rows: Iterator[Any], path: Path) -> _Images:

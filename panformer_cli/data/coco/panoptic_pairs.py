@@ -7,6 +7,7 @@ from pathlib import Path
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
 from panformer_cli.data.coco.coco_panoptic import measured
+from panformer_cli.data.coco.image_pairing import pair_images
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo, PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.data.coco.panoptic_png import expect_reads, read_panoptic_png
@@ -21,13 +22,17 @@ class PanopticPairs:
     Args:
         truth: panoptic JSON of the ground truth.
         predictions: panoptic JSON of the predictions; only `annotations` is needed, with image_id, file_name and, for
-            each segment, id and category_id (score is optional).
+            each segment, id and category_id (score is optional). File names in its `images` are compared with those of
+            the ground truth.
         truth_pngs: PNG folder of the ground truth; None: the path of the JSON without `.json`.
         predicted_pngs: PNG folder of the predictions; likewise.
 
+    Attributes:
+        note: `Pairing.note`, to be reported.
+
     Raises:
-        DataError: a JSON or a folder cannot be used, or an annotated image has no prediction. Reading an item raises it
-            if a PNG is missing or corrupt.
+        DataError: a JSON or a folder cannot be used, or an annotated image has no prediction, see `pair_images`.
+            Reading an item raises it if a PNG is missing or corrupt.
     """
 
     def __init__(
@@ -41,14 +46,8 @@ class PanopticPairs:
         self.predictions = read_predictions(predictions, self.truth.categories)
         self.truth_pngs = _folder(truth_pngs, truth, "--gt-folder")
         self.predicted_pngs = _folder(predicted_pngs, predictions, "--pred-folder")
-        positions = {info.id: position for position, info in enumerate(self.predictions.images)}
-        missing = [info for info in self.truth.images if info.id not in positions]
-        if missing:
-            raise DataError(
-                f"{predictions} is missing {len(missing)} of the {len(self.truth.images)} images of {truth}, first "
-                f"image {missing[0].id!r} ({missing[0].file_name}); expected a prediction for every annotated image"
-            )
-        self._positions = [positions[info.id] for info in self.truth.images]
+        pairing = pair_images(self.truth, self.predictions)
+        self._positions, self.note = pairing.positions, pairing.note
         expect_reads(2 * len(self))
 
     @property

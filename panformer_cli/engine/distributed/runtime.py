@@ -202,7 +202,7 @@ def explained_out_of_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise PanformerError(
-            "the GPU ran out of memory; use a smaller --batch-size, or in training one image at a time "
-            "(--set train.images_per_forward=1), smaller images (--set data.train_short_sides=[...], "
-            "data.long_side=...), --set train.precision=bf16, or the CPU"
+            "the GPU ran out of memory; in predict and evaluate use --batch-size 1; in train use --set "
+            "train.images_per_forward=1, --set train.precision=bf16, or smaller images (data.short_side, "
+            "data.long_side, data.train_short_sides and the crops together); or use the CPU"
         ) from error

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.image_pairing import CONFLICTS, kind_of, other_kind_of, same_name
 from panformer_cli.engine.results import METRICS, RECORDS
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import (
+    FEWEST_IMAGES,
     FIGURES,
     GROUPS,
     PairedIntervals,
     Resamples,
+    Verdict,
     image_quality,
+    images_needed,
     paired_intervals,
 )
 from panformer_cli.metrics.image_overlap import ImageOverlap
@@ -114,12 +118,22 @@ class Comparison:
             for group in GROUPS
         }
 
+    def verdict(self, group: str) -> Verdict:
+        """Return which set has the higher PQ over `all`, `things` or `stuff`, if the difference is significant."""
+        low, high = getattr(self.paired.difference, group).pq
+        if self.paired.same[group] == 1 and _metric(self.first, group, "pq") == _metric(self.second, group, "pq"):
+            return "same"
+        if self.images < FEWEST_IMAGES or low <= 0 <= high:
+            return "chance"
+        return "b" if low > 0 else "a"
+
     def to_json(self) -> dict[str, Any]:
         """Return metrics in percent and differences in points; `a` is the first set, `b` the second.
 
         `{"images", "resamples", "seed", "a": {"name", "all": {"pq", ...}, ..., "intervals": {"all": {"pq": [low,
         high], ...}, ...}}, "b": ..., "difference": {"all": {...}, ..., "intervals": {...}}, "better": {"all": share},
-        "per_class": [...], "images_gained": [...], "images_lost": [...]}`.
+        "same": {"all": share}, "verdict": {"all": ...}, "images_needed": {"all": number}, "per_class": [...],
+        "images_gained": [...], "images_lost": [...]}`.
         """
         one, other = self.paired.first.to_json(), self.paired.second.to_json()
         return {
@@ -130,15 +144,15 @@ class Comparison:
             "b": {"name": self.names[1], **_groups(self.second), "intervals": other},
             "difference": {**self.difference(), "intervals": self.paired.difference.to_json()},
             "better": self.paired.better,
+            "same": self.paired.same,
+            "verdict": {group: self.verdict(group) for group in GROUPS},
+            "images_needed": {
+                group: images_needed(error, self.images) for group, error in self.paired.standard_error.items()
+            },
             "per_class": [asdict(row) for row in self.classes],
             "images_gained": [asdict(row) for row in self.gained],
             "images_lost": [asdict(row) for row in self.lost],
         }
-
-
-def compare_folders(first: Path, second: Path, options: CompareOptions) -> Comparison:
-    """Compare the result folders of two evaluations; errors as `read_evaluation` and `compare_sets`."""
-    return compare_sets(read_evaluation(first), read_evaluation(second), options)
 
 
 def compare_sets(first: EvaluatedSet, second: EvaluatedSet, options: CompareOptions) -> Comparison:
@@ -166,6 +180,17 @@ def compare_sets(first: EvaluatedSet, second: EvaluatedSet, options: CompareOpti
         _class_changes(one.result, other.result),
         gained=tuple(change for change in changes[: options.listed] if change.difference > 0),
         lost=tuple(change for change in reversed(changes[-options.listed :]) if change.difference < 0),
+    )
+
+
+def few_images_note(content: Mapping[str, Any]) -> str:
+    """Return a sentence if a comparison (`Comparison.to_json`) has too few images to see a difference of one point."""
+    images, needed = content["images"], content["images_needed"]["all"]
+    if needed <= images or content["verdict"]["all"] == "same":
+        return ""
+    return (
+        f"{counted(images, 'image')} cannot show a difference of 1 point of PQ between these two: about {needed} "
+        "images are needed"
     )
 
 
@@ -248,6 +273,13 @@ class _Counted:
 
 
 def _check_same_images(one: _Counted, other: _Counted) -> None:
+    for number in one.images:
+        other_kind = other_kind_of(number)
+        if number not in other.images and other_kind in other.images:
+            raise DataError(
+                f"the image ids are {kind_of(number)} in {one.name} ({number!r}) and {kind_of(other_kind)} in "
+                f"{other.name} ({other_kind!r}); expected the same ids; evaluate both on one annotation"
+            )
     missing = [
         f"{mine.name} has {_images(names)} that {theirs.name} lacks"
         for mine, theirs in ((one, other), (other, one))
@@ -255,6 +287,16 @@ def _check_same_images(one: _Counted, other: _Counted) -> None:
     ]
     if missing:
         raise DataError(f"{' and '.join(missing)}; expected the same images; evaluate both on one split")
+    renamed = [
+        f"image {key!r} is {image.file_name} and {other.images[key].file_name}"
+        for key, image in one.images.items()
+        if not same_name(image.file_name, other.images[key].file_name)
+    ]
+    if renamed:
+        raise DataError(
+            f"{one.name} and {other.name} have different file names under {len(renamed)} of {len(one.images)} image "
+            f"ids ({listing(renamed, CONFLICTS, '; ')}); expected the same images; evaluate both on one data set"
+        )
     differing = [image.file_name for key, image in one.images.items() if other.images[key].truth != image.truth]
     if differing:
         raise DataError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from panformer_cli.data.coco.annotation_index import open_annotation
+from panformer_cli.data.coco.image_pairing import pair_images
+from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.engine.evaluation.compare import read_overlaps
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.results import RECORDS
@@ -19,9 +21,13 @@ def check_against_panopticapi(evaluation: Path) -> None:
         PanformerError: as `metrics.cross_check`.
     """
     metrics = read_metrics(evaluation)
-    quality = PanopticQuality(open_annotation(evaluation / metrics["annotation"]).categories)
+    truth = open_annotation(evaluation / metrics["annotation"])
+    predicted = read_predictions(evaluation / metrics["predictions"], truth.categories)
+    pairs = zip(truth.images, pair_images(truth, predicted).positions, strict=True)
+    partners = {info.id: predicted.images[position].id for info, position in pairs}
+    quality = PanopticQuality(truth.categories)
     for overlap in read_overlaps(evaluation / RECORDS):
         quality.update(overlap)
     names = ("annotation", "truth_pngs", "predictions", "predicted_pngs")
     annotation, truth_pngs, predictions, predicted_pngs = (evaluation / metrics[name] for name in names)
-    cross_check(annotation, truth_pngs, predictions, predicted_pngs, quality.result())
+    cross_check(annotation, truth_pngs, predictions, predicted_pngs, quality.result(), partners)

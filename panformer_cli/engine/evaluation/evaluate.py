@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coverage import Coverage
+from panformer_cli.data.layout import default_split
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
@@ -126,7 +127,8 @@ def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None
     Args:
         checkpoint: The model to evaluate.
         data_root: Folder of the data set; None for the one in the checkpoint's recipe.
-        split: Name of the split; None for the validation split of the checkpoint's recipe.
+        split: Name of the split; None for the validation split of the checkpoint's recipe or, in another data set,
+            `default_split`.
     """
     data = checkpoint.recipe.data
     root = data_root or (Path(data.root) if data.root else None)
@@ -134,7 +136,9 @@ def open_split(checkpoint: Checkpoint, data_root: Path | None, split: str | None
         raise PanformerError(
             "no data set was given and the checkpoint does not name one; give its folder with --data ROOT"
         )
-    dataset = CocoPanoptic(root, split or data.val_split)
+    if split is None:
+        split = data.val_split if data_root is None else default_split(root, data.val_split)
+    dataset = CocoPanoptic(root, split)
     ours, theirs = checkpoint.categories, dataset.categories
     if not ours.has_labels_of(theirs):
         raise DataError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.data.layout import photo_folder
 from panformer_cli.engine.distributed.runtime import Process
@@ -16,8 +17,17 @@ from panformer_cli.engine.evaluation.evaluate import (
     report_ground_truth,
     write_metrics,
 )
-from panformer_cli.engine.results import RECORDS, wait_for_lines, write_overlaps
+from panformer_cli.engine.results import (
+    ANALYSIS,
+    METRICS,
+    PANOPTIC,
+    RECORDS,
+    discard_label_errors,
+    wait_for_lines,
+    write_overlaps,
+)
 from panformer_cli.engine.runs import check_results_folder
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.boundary import with_boundaries
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.metrics.image_overlap import compare
@@ -36,6 +46,7 @@ class PredictionsRequest(MetricsRequest):
         pred_folder: PNGs of the predictions; None: beside the JSON, as `PanopticPairs`.
         gt_folder: PNGs of the ground truth; None: beside the JSON, as `PanopticPairs`.
         metrics: Without box and mask AP, which need instances with scores.
+        needs_scores: Whether to refuse predictions without any score.
     """
 
     predictions: Path
@@ -43,10 +54,22 @@ class PredictionsRequest(MetricsRequest):
     out: Path
     pred_folder: Path | None = None
     gt_folder: Path | None = None
+    needs_scores: bool = False
 
     def open(self) -> PanopticPairs:
-        """Return the pairs to compare; errors as `PanopticPairs`."""
-        return PanopticPairs(self.annotations, self.predictions, self.gt_folder, self.pred_folder)
+        """Return the pairs to compare; errors as `PanopticPairs`.
+
+        Raises:
+            DataError: Scores are needed, and no predicted segment has one.
+        """
+        pairs = PanopticPairs(self.annotations, self.predictions, self.gt_folder, self.pred_folder)
+        if self.needs_scores and not _has_scores(pairs.predictions):
+            raise DataError(
+                f"{self.predictions} has no segment with a `score`; expected scores in segments_info, because label "
+                "errors are contradictions of confident predictions; write them with the predictions, or leave out "
+                "--label-errors"
+            )
+        return pairs
 
 
 def evaluate_predictions(request: PredictionsRequest, process: Process, reporter: Reporter) -> dict[str, Any]:
@@ -58,8 +81,10 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
     Raises:
         PanformerError: JSONs or PNGs cannot be used or do not belong together; the message names the image.
     """
-    process.on_first(lambda: check_results_folder(request.out))
+    process.on_first(lambda: _check_out(request))
     pairs = request.open()
+    if pairs.note:
+        reporter.message(pairs.note)
     names = {
         "annotation": request.annotations,
         "truth_pngs": pairs.truth_pngs,
@@ -71,10 +96,35 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
         with closing(ResultLog(folder, process.rank, process.world_size)) as log:
             evaluator = merge_evaluators(_count(pairs, log, process, request, reporter), process)
         wait_for_lines(log, process)
-        process.on_first(lambda: write_overlaps(request.out / RECORDS, log))
+        process.on_first(lambda: _replace_overlaps(request.out, log))
     metrics = process.on_first(lambda: write_metrics(request.out, names, evaluator))
     report_ground_truth(metrics, reporter)
     return metrics
+
+
+def _has_scores(predictions: PanopticAnnotation) -> bool:
+    """Return whether any segment has a score."""
+    images = range(len(predictions.images))
+    return any(segment.score is not None for index in images for segment in predictions.segments(index))
+
+
+def _check_out(request: PredictionsRequest) -> None:
+    """Raise PanformerError if the folder of results has other predictions, to which the metrics would not belong."""
+    check_results_folder(request.out)
+    other = request.out / PANOPTIC
+    if other.is_file() and not other.samefile(request.predictions):
+        raise PanformerError(
+            f"--out {request.out} has other predictions ({PANOPTIC}), whose results would be mixed with those of "
+            f"{request.predictions}; choose another folder"
+        )
+
+
+def _replace_overlaps(out: Path, log: ResultLog) -> None:
+    """Write the overlaps; the metrics of an earlier evaluation are deleted first, so that they are never mixed."""
+    discard_label_errors(out)
+    for name in (METRICS, ANALYSIS):
+        (out / name).unlink(missing_ok=True)
+    write_overlaps(out / RECORDS, log)
 
 
 def _count(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.annotation_index import open_annotation
-from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.engine.evaluation.compare import read_overlaps
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.evaluation.report_images import (
     CloseUps,
+    EvaluatedFiles,
     ImageFiles,
     ScoredImage,
     write_layers,
@@ -25,11 +25,11 @@ from panformer_cli.engine.evaluation.report_images import (
 from panformer_cli.engine.results import ANALYSIS, RECORDS
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import match_segments
+from panformer_cli.pages.replacing import replaced_page
 from panformer_cli.pages.report.images import ImageScore
 from panformer_cli.pages.report.page import ReportPage, write_report_page
 from panformer_cli.pages.report.sections import facts, headlines, sections
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.files import name_inside
 
 CLOSE_UPS = 12
 """Number of worst images, and of best images, that get a close-up."""
@@ -72,13 +72,13 @@ def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
         metrics,
         json.loads((evaluation / ANALYSIS).read_text(encoding="utf-8")),
         truth.categories,
-        _Files(evaluation, metrics, truth, predictions),
+        EvaluatedFiles(evaluation, metrics, truth, predictions),
     )
     return write_report(request, read_overlaps(evaluation / RECORDS), metrics["images"], reporter)
 
 
 def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
-    """Write the report, and return the path of its page.
+    """Write the report, and return the path of its page. It replaces an earlier page and its images as a whole.
 
     Args:
         request: What the report shows.
@@ -89,6 +89,12 @@ def write_report(request: ReportRequest, overlaps: Iterable[ImageOverlap], total
     Raises:
         PanformerError: An image or a PNG cannot be read, or a file cannot be written.
     """
+    with replaced_page(request.out) as folder:
+        page = _write(replace(request, out=folder), overlaps, total, reporter)
+        return request.out / page.name
+
+
+def _write(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int, reporter: Reporter) -> Path:
     scores: list[ImageScore] = []
     thumbnails: list[Future[str]] = []
     close_ups = CloseUps(CLOSE_UPS)
@@ -125,22 +131,3 @@ def _write_page(request: ReportRequest, scores: list[ImageScore], thumbnails: li
     path = request.out / "index.html"
     write_report_page(path, page)
     return path
-
-
-class _Files:
-    """Return the files of an image, given its id."""
-
-    def __init__(
-        self, evaluation: Path, metrics: dict[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
-    ) -> None:
-        self._truth = {info.id: info for info in truth.images}
-        self._predicted = {info.id: info.png_name for info in predictions.images}
-        self._folders = {name: evaluation / metrics[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
-        self._where = metrics["annotation"]
-
-    def __call__(self, image_id: int | str) -> ImageFiles:
-        info = self._truth[image_id]
-        names = {"photos": info.file_name, "truth_pngs": info.png_name, "predicted_pngs": self._predicted[image_id]}
-        paths = {kind: name_inside(self._folders[kind], name, self._where) for kind, name in names.items()}
-        photo = paths["photos"] if paths["photos"].is_file() else None
-        return ImageFiles(photo, paths["truth_pngs"], paths["predicted_pngs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.image_pairing import pair_images
+from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
+from panformer_cli.data.image_formats import is_jpeg
 from panformer_cli.data.images import decode, read_bytes, read_image
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, Segment
@@ -25,6 +29,7 @@ from panformer_cli.pages.report.images import (
     map_runs,
     shown_size,
 )
+from panformer_cli.storage.files import name_inside
 from panformer_cli.visualization.drawing import save_image
 
 THUMBNAIL_WIDTH = 128
@@ -46,6 +51,26 @@ class ImageFiles:
     photo: Path | None = None
     truth: Path | None = None
     prediction: Path | None = None
+
+
+class EvaluatedFiles:
+    """The files of an evaluation's images: return those of an image, given its id."""
+
+    def __init__(
+        self, evaluation: Path, metrics: Mapping[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
+    ) -> None:
+        self._truth = {info.id: info for info in truth.images}
+        pairs = zip(truth.images, pair_images(truth, predictions).positions, strict=True)
+        self._predicted = {info.id: predictions.images[position].png_name for info, position in pairs}
+        self._folders = {name: evaluation / metrics[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
+        self._where = metrics["annotation"]
+
+    def __call__(self, image_id: int | str) -> ImageFiles:
+        info = self._truth[image_id]
+        names = {"photos": info.file_name, "truth_pngs": info.png_name, "predicted_pngs": self._predicted[image_id]}
+        paths = {kind: name_inside(self._folders[kind], name, self._where) for kind, name in names.items()}
+        photo = paths["photos"] if paths["photos"].is_file() else None
+        return ImageFiles(photo, paths["truth_pngs"], paths["predicted_pngs"])
 
 
 @dataclass(frozen=True)
@@ -110,7 +135,7 @@ def write_thumbnail(out: Path, number: int, width: int, photo: Path | None) -> s
         return ""
     pixels = _read_reduced(photo, width / THUMBNAIL_WIDTH)
     height = max(1, round(pixels.shape[0] * THUMBNAIL_WIDTH / pixels.shape[1]))
-    return _save(out, f"images/small/{number:06}.jpg", _resized(pixels, (height, THUMBNAIL_WIDTH)))
+    return _save(out, f"images/small/{number:06}.jpg", resized(pixels, (height, THUMBNAIL_WIDTH)))
 
 
 def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: CategoryTable) -> ImageLayers:
@@ -122,7 +147,7 @@ def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: C
     assert files.truth and files.prediction, "only images with both maps get a close-up"
     overlap, size, photo = image.overlap, shown_size(image.overlap.size), ""
     if files.photo is not None:
-        pixels = _resized(read_image(files.photo), size)
+        pixels = resized(read_image(files.photo), size)
         photo = _save(out, f"images/large/{image.score.number:06}.jpg", pixels)
     truth, prediction = describe_segments(overlap, image.matching, categories)
     return ImageLayers(
@@ -135,15 +160,14 @@ def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: C
 
 
 def _read_reduced(photo: Path, shrink: float) -> ImageArray:
-    """Return (H, W, 3) RGB, decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows, which is much faster."""
+    """Return (H, W, 3) RGB; a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows, which is faster."""
     flags = next((flag for factor, flag in _REDUCED if shrink >= factor), cv2.IMREAD_COLOR)
-    pixels = decode(read_bytes(photo, "image"), flags)
-    if pixels is None:
-        raise DataError(f"{photo} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    data = read_bytes(photo, "image")
+    pixels = decode(data, flags) if is_jpeg(data) else None
+    return read_image(photo) if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:
+def resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:
     """Return the image resized to `size` (height, width)."""
     return np.asarray(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 

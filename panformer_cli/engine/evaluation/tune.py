@@ -87,8 +87,8 @@ class Tuning:
 
     @property
     def is_gain(self) -> bool:
-        """Whether the whole confidence interval of the held-out gain in PQ is above 0."""
-        return self.held_out.paired.difference.all.pq.low > 0
+        """Whether the held-out gain in PQ is significant, see `Comparison.verdict`."""
+        return self.held_out.verdict("all") == "b"
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of tune.json.

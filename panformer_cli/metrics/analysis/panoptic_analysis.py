@@ -87,7 +87,7 @@ class PanopticAnalysis:
                     "name": category.name,
                     "is_thing": category.is_thing,
                     "pq": float(lost.pq[label]),
-                    "mend": best.key,
+                    "cause": best.key,
                     "gain": float(lost.gains[label, best]),
                     "lost": _points(lost.points[label].sum(axis=0)),
                     "gains": _by_cause(lost.gains[label]),

@@ -40,7 +40,7 @@ class PanopticSegFormerSettings(ModelSettings):
     1."""
     mask_bias: float | None = None
     """Initial bias of the last mask layer. Null: torch's default, as published. About 0.5 keeps the masks of random
-    weights above 0 (docs/model.md, "Dead masks")."""
+    weights above 0 (docs/model.md, "Dead masks"). Range: any number."""
     mask_waking_slope: float = 0.0
     """Slope for negative inputs in the backward pass of the mask decoders' ReLUs, for gradients that would raise them.
     0 is a plain ReLU, as published. Above 0, a mask that is 0 everywhere still learns. The forward pass does not change
@@ -73,7 +73,8 @@ class MergingSettings(InferenceSettings):
     """Thresholds of mask-wise merging (docs/model.md, "Inference and merging")."""
 
     top_k: int = 100
-    """Number of (query, class) pairs whose thing masks are decoded, per image. Range: 1 or more."""
+    """Number of (query, class) pairs whose thing masks are decoded, per image. Range: 1 or more. More than there
+    are pairs means all."""
     score_threshold: float = 0.25
     """Minimum score of a segment: class score times squared mask quality. Range: 0 to 1."""
     thing_overlap: float = 0.4

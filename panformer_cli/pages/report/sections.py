@@ -183,7 +183,7 @@ def _potential_gains(rows: Sequence[Json]) -> Section:
             str(row["name"]),
             "thing" if row["is_thing"] else "stuff",
             float(row["pq"]),
-            title_of(row["mend"]),
+            title_of(row["cause"]),
             Bar(row["gain"], most, decimals=2),
             *(float(row["lost"][cause]) for cause in causes),
         ]

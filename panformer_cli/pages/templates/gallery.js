@@ -1,6 +1,6 @@
-// A click enlarges an image; the arrow keys show the next or previous one.
-const links = [...document.querySelectorAll("figure a")], dialog = document.querySelector("dialog");
-let shown = 0;
+// A click enlarges an image; the arrow keys show the next or previous one that is not hidden.
+const dialog = document.querySelector("dialog");
+let links = [], shown = 0;
 
 function show(i) {
   shown = (i + links.length) % links.length;
@@ -11,10 +11,11 @@ function show(i) {
   if (!dialog.open) dialog.showModal();
 }
 
-links.forEach((link, i) => link.addEventListener("click", event => {
+document.querySelectorAll("figure a").forEach(link => link.addEventListener("click", event => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  show(i);
+  links = [...document.querySelectorAll("figure:not([hidden]) a")];
+  show(links.indexOf(link));
 }));
 dialog.addEventListener("click", () => dialog.close());
 dialog.addEventListener("keydown", event => {

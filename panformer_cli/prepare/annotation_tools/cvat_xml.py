@@ -1,6 +1,7 @@
-"""Read CVAT's XML annotations image by image.
+"""Read CVAT's XML annotations image by image, or track by track.
 
-The format, "CVAT for images 1.1", is documented at https://docs.cvat.ai/docs/other/xml_format.
+The formats, "CVAT for images 1.1" and "CVAT for video 1.1", are documented at
+https://docs.cvat.ai/docs/manual/advanced/xml_format/.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Attributes = dict[str, str]
 
 
 class XmlShape(NamedTuple):
-    """A child of an image; `kind` is its tag, such as polygon."""
+    """A child of an image or a track; `kind` is its tag, such as polygon."""
 
     kind: str
     attributes: Attributes
@@ -32,11 +33,42 @@ class XmlImage(NamedTuple):
     shapes: tuple[XmlShape, ...]
 
 
+class XmlTrack(NamedTuple):
+    """A `<track>` with its shapes in file order; each has the attribute `frame`."""
+
+    attributes: Attributes
+    shapes: tuple[XmlShape, ...]
+
+
 class XmlLabel(NamedTuple):
-    """A class of the task; `color` is `#rrggbb` or empty."""
+    """A class of the task.
+
+    Attributes:
+        color: `#rrggbb` or empty.
+        type: The shapes that CVAT allows, such as `polygon` or `any`; empty in older versions.
+        parent: The skeleton that it is a key point of; usually empty.
+    """
 
     name: str
     color: str
+    type: str = ""
+    parent: str = ""
+
+
+class XmlHead(NamedTuple):
+    """What the file contains.
+
+    Attributes:
+        labels: The classes.
+        subset: The subset of a task; empty if it has none, and for projects.
+        size: Height and width of the frames of a video; None if not listed.
+        has_tracks: Whether it is the export for video.
+    """
+
+    labels: list[XmlLabel]
+    subset: str
+    size: tuple[int, int] | None
+    has_tracks: bool
 
 
 def read_images(path: Path) -> Iterator[XmlImage]:
@@ -51,12 +83,21 @@ def read_images(path: Path) -> Iterator[XmlImage]:
         content.images.clear()
 
 
-def read_labels(path: Path) -> list[XmlLabel]:
-    """Return the classes in the header of the file, without reading the rest. Raises as `read_images`."""
+def read_tracks(path: Path) -> Iterator[XmlTrack]:
+    """Yield the tracks of the file, keeping only a few of them in memory. Raises as `read_images`."""
     for content in _parsed(path):
-        if content.head_is_done:
-            return content.labels
-    return []
+        yield from content.tracks
+        content.tracks.clear()
+
+
+def read_head(path: Path) -> XmlHead:
+    """Return the header of the file, without reading the rest. Raises as `read_images`."""
+    for content in _parsed(path):
+        if content.head_is_done and content.kind:
+            break
+    subset, width, height = (text.strip() for text in content.meta.values())
+    size = (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
+    return XmlHead(content.labels, subset, size, content.kind == "track")
 
 
 def _parsed(path: Path) -> Iterator[_Content]:
@@ -69,10 +110,6 @@ def _parsed(path: Path) -> Iterator[_Content]:
                 parser.feed(part)
                 yield content
             parser.close()
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing; expected an unpacked `CVAT for images 1.1` export with annotations.xml and images"
-        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
     except ParseError as error:
@@ -87,18 +124,31 @@ def _parsed(path: Path) -> Iterator[_Content]:
     yield content
 
 
+_META = [["meta", "task"], ["meta", "job"]]
+_PARENTS = ("image", "track")
+_OPEN_PARENTS = [["annotations", parent] for parent in _PARENTS]
+
+
 class _Content:
-    """Target of `XMLParser` that collects labels and images without building a tree."""
+    """Target of `XMLParser` that collects labels, images and tracks without building a tree.
+
+    Attributes:
+        kind: The tag of the first image or track.
+        meta: Texts in the header of a task or job, by their path in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.labels: list[XmlLabel] = []
         self.images: list[XmlImage] = []
+        self.tracks: list[XmlTrack] = []
         self.head_is_done = False
+        self.kind = ""
+        self.meta = {"subset": "", "original_size/width": "", "original_size/height": ""}
         self._path = path
         self._open: list[str] = []
-        self._image: Attributes = {}
+        self._parent: Attributes = {}
         self._shapes: list[XmlShape] = []
-        self._label = {"name": "", "color": ""}
+        self._label = dict.fromkeys(XmlLabel._fields, "")
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
         """Reject document types, which may declare entities. CVAT writes none."""
@@ -110,21 +160,23 @@ class _Content:
     def start(self, tag: str, attributes: Attributes) -> None:
         if not self._open and tag != "annotations":
             raise DataError(f"{self._path} is not a CVAT file: it starts with <{tag}>; expected <annotations>")
-        if self._open == ["annotations"] and tag == "track":
-            raise DataError(f"{self._path} contains video tracks; export the task from CVAT as `CVAT for images 1.1`")
-        self._open.append(tag)
-        if self._open == ["annotations", "image"]:
-            self._image, self._shapes = attributes, []
-        elif self._open[:-1] == ["annotations", "image"]:
+        if self._open == ["annotations"] and tag in _PARENTS:
+            if self.kind not in ("", tag):
+                raise DataError(f"{self._path} contains both images and tracks; expected one kind; export it again")
+            self.kind, self._parent, self._shapes = tag, attributes, []
+        elif self._open in _OPEN_PARENTS and tag != "track":  # the key points of a skeleton are tracks in its track
             self._shapes.append(XmlShape(tag, attributes))
-        elif self._open[-2:] == ["labels", "label"]:
-            self._label = {"name": "", "color": ""}
+        self._open.append(tag)
+        if self._open[-2:] == ["labels", "label"]:
+            self._label = dict.fromkeys(XmlLabel._fields, "")
 
     def end(self, tag: str) -> None:
         if self._open == ["annotations", "image"]:
-            self.images.append(XmlImage(self._image, tuple(self._shapes)))
+            self.images.append(XmlImage(self._parent, tuple(self._shapes)))
+        elif self._open == ["annotations", "track"]:
+            self.tracks.append(XmlTrack(self._parent, tuple(self._shapes)))
         elif self._open[-2:] == ["labels", "label"]:
-            self.labels.append(XmlLabel(self._label["name"].strip(), self._label["color"].strip()))
+            self.labels.append(XmlLabel(**{key: text.strip() for key, text in self._label.items()}))
         elif self._open == ["annotations", "meta"]:
             self.head_is_done = True
         self._open.pop()
@@ -132,6 +184,8 @@ class _Content:
     def data(self, text: str) -> None:
         if self._open[-3:-1] == ["labels", "label"] and self._open[-1] in self._label:
             self._label[self._open[-1]] += text
+        elif self._open[1:3] in _META and (name := "/".join(self._open[3:])) in self.meta:
+            self.meta[name] += text
 
     def close(self) -> None:
         pass

@@ -10,6 +10,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.shapes import Patch, Size, union
+from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.wording import truncated
 
@@ -22,14 +23,14 @@ class LabeledShape:
     """One shape of an image.
 
     Attributes:
-        label: Name of the class, or one of `VOID_LABELS`.
+        label: Name or id of the class, or one of `VOID_LABELS`.
         patch: Mask of the shape.
         name: Name in error messages, such as `polygon 3 (car)`.
         group: Things with the same label and group are one object; None for a separate object.
         is_crowd: Whether it is a group of objects drawn as one.
     """
 
-    label: str
+    label: str | int
     patch: Patch
     name: str
     group: int | str | None = None
@@ -37,7 +38,12 @@ class LabeledShape:
 
 
 def panoptic_of_shapes(
-    shapes: Iterable[LabeledShape], size: Size, categories: CategoryTable, rule: OverlapRule, where: str
+    shapes: Iterable[LabeledShape],
+    size: Size,
+    categories: CategoryTable,
+    rule: OverlapRule,
+    where: str,
+    log: AnnotationLog,
 ) -> PanopticMap:
     """Merge shapes, the first at the bottom; uncovered pixels and void shapes are void (0).
 
@@ -49,6 +55,7 @@ def panoptic_of_shapes(
         categories: The category table.
         rule: Which shape keeps shared pixels.
         where: The image, for error messages.
+        log: Receives the shapes left out.
 
     Raises:
         DataError: A label is not in the table, or shapes overlap and the rule is `error`.
@@ -56,8 +63,10 @@ def panoptic_of_shapes(
     # Void covers the shapes below it like a class does, so it is drawn as a class and erased at the end.
     void = Category(max(category.id for category in categories.categories) + 1, "void", False)
     table = CategoryTable([*categories.categories, void])
-    by_name = dict.fromkeys(VOID_LABELS, void) | {category.name: category for category in categories.categories}
-    panoptic = panoptic_of_layers(_layers(shapes, by_name, where), size, table, rule, where)
+    by_label: dict[str | int, Category] = dict.fromkeys(VOID_LABELS, void)
+    for category in categories.categories:
+        by_label |= {category.name: category, category.id: category}
+    panoptic = panoptic_of_layers(_layers(shapes, by_label, where, log), size, table, rule, where, log)
     for segment in panoptic.segments:
         if segment.category_id == void.id:
             panoptic.ids[panoptic.ids == segment.id] = 0
@@ -65,18 +74,29 @@ def panoptic_of_shapes(
     return PanopticMap(panoptic.ids, kept)
 
 
-def _layers(shapes: Iterable[LabeledShape], by_name: Mapping[str, Category], where: str) -> list[Layer]:
+def _layers(
+    shapes: Iterable[LabeledShape], by_label: Mapping[str | int, Category], where: str, log: AnnotationLog
+) -> list[Layer]:
     objects: dict[tuple[str, int | str], list[LabeledShape]] = {}
     for number, shape in enumerate(shapes):
-        if shape.label not in by_name:
-            raise DataError(
-                f"{where}: the label of {shape.name} is not one of the classes {_listed_names(by_name)}; correct it, "
-                "or add it to the --classes file"
-            )
-        is_joined = shape.group is not None and by_name[shape.label].is_thing
-        key = (f"group {shape.label}", shape.group) if is_joined and shape.group is not None else ("shape", number)
-        objects.setdefault(key, []).append(shape)
-    return [_layer(parts, by_name[parts[0].label]) for parts in objects.values()]
+        with log.annotation():
+            objects.setdefault(_object_key(shape, number, by_label, where), []).append(shape)
+    return [_layer(parts, by_label[parts[0].label]) for parts in objects.values()]
+
+
+def _object_key(
+    shape: LabeledShape, number: int, by_label: Mapping[str | int, Category], where: str
+) -> tuple[str, int | str]:
+    """Return what the shapes of one object have in common."""
+    if shape.label not in by_label:
+        raise AnnotationError(
+            f"{where}: the label of {shape.name} is not one of the classes {_listed_names(by_label)}; correct it, "
+            "or add it to the --classes file",
+            UNKNOWN_CLASS,
+        )
+    if shape.group is not None and by_label[shape.label].is_thing:
+        return f"group {shape.label}", shape.group
+    return "shape", number
 
 
 def _layer(parts: Sequence[LabeledShape], category: Category) -> Layer:
@@ -109,16 +129,6 @@ def with_stuff(categories: CategoryTable, stuff: Sequence[str]) -> CategoryTable
     )
 
 
-def check_size(declared: Size, size: Size, where: str) -> None:
-    """Raise a DataError unless the labels are for an image of this height and width."""
-    if declared == size:
-        return
-    rotated = "; it may have been labeled without applying its EXIF orientation" if size[::-1] == declared else ""
-    raise DataError(
-        f"{where} is for an image of {declared[1]}x{declared[0]} but the image is displayed as {size[1]}x{size[0]} "
-        f"(width x height){rotated}; expected equal sizes; use the image that was labeled"
-    )
-
-
-def _listed_names(names: Iterable[str]) -> str:
-    return truncated(", ".join(name for name in names if name not in VOID_LABELS))
+def _listed_names(labels: Iterable[str | int]) -> str:
+    names = (label for label in labels if isinstance(label, str) and label not in VOID_LABELS)
+    return truncated(", ".join(names))

@@ -9,8 +9,8 @@ import base64
 import binascii
 import io
 import posixpath
-import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,38 @@ import numpy as np
 from PIL import Image
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
+from panformer_cli.data.image_header import read_header
+from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     VOID_LABELS,
     LabeledShape,
-    check_size,
     panoptic_of_shapes,
     table_of_names,
     with_stuff,
 )
 from panformer_cli.prepare.annotation_tools.shapes import Mask, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.declared_size import check_size
+from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.source import SourceImage, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
-from panformer_cli.wording import short
+from panformer_cli.storage.text_files import decode_text
+from panformer_cli.wording import counted, short, with_first
 
 _JSON = frozenset({".json"})
 
-_SPLIT_NAME = re.compile("(train|training|val|valid|validation|test|testing)[0-9]*", re.IGNORECASE)
-"""Folder names that are splits."""
+_WITHOUT_AREA = ("line", "linestrip", "point", "points")
+"""Shape types that are left out."""
+
+_EMBEDDED = "embedded"
+"""`extra` of an image that is in its JSON."""
+_PNG_START = "iVBOR"
+"""The first bytes of a PNG in base64. labelme embeds PNG and JPEG."""
 
 _POLYGONS = frozenset({"polygon", "oriented_rectangle", "rotation"})
 """Shape types that list corners: labelme's, and X-AnyLabeling's rotated box."""
@@ -54,16 +62,19 @@ class Labelme:
 
     Subfolders named train, val, test or similar that contain such files are splits. Without them, all files form the
     split `train`. Images without a JSON are ignored.
+
+    The `extra` of an image is `_EMBEDDED` if it is in its JSON.
     """
 
     root: Path
     categories: CategoryTable
     overlap: OverlapRule = "last"
+    encoding: str | None = None
     name: str = "labelme"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap}
+        return {"overlap": self.overlap} | ({"encoding": self.encoding} if self.encoding else {})
 
     def splits(self) -> Sequence[str]:
         return list(_split_folders(self.root))
@@ -77,37 +88,68 @@ class Labelme:
 
     def _image(self, number: int, labels: Path, folder: Path) -> SourceImage:
         try:
-            path = self._image_path(labels, folder)
+            path, is_embedded = self._image_path(labels, folder)
         except DataError as error:
             return SourceImage(number, labels, f"{labels.relative_to(folder).as_posix()}.bad", problem=str(error))
-        home = folder if path.is_relative_to(folder) else self.root
-        return SourceImage(number, path, path.relative_to(home).as_posix(), (labels,))
+        name = path.relative_to(folder if path.is_relative_to(folder) else self.root).as_posix()
+        if is_embedded:
+            return SourceImage(number, labels, name, (labels,), _EMBEDDED)
+        return SourceImage(number, path, name, (labels,))
 
-    def _image_path(self, labels: Path, folder: Path) -> Path:
-        """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
+    def _image_path(self, labels: Path, folder: Path) -> tuple[Path, bool]:
+        """Return the path of the image of a JSON, and whether its file is missing and the JSON contains the image."""
+        content = _read_json(labels, self.encoding)
+        data = _image_data(content)
         try:
-            name = _read_json(labels)["imagePath"].replace("\\", "/")
+            path = self._named_image(labels, folder, content.get("imagePath"))
         except DataError:
-            # If its image can be guessed, a bad JSON is reported or skipped like other bad images.
-            for path in sorted(labels.parent.iterdir()):
-                if path.stem == labels.stem and path.suffix.lower() in IMAGE_SUFFIXES:
-                    return name_inside(labels.parent, path.name, str(labels))
-            raise
+            if not data:
+                raise
+            return labels.with_suffix(".png" if data.startswith(_PNG_START) else ".jpg"), True
+        return path, bool(data) and not path.exists()
+
+    def _named_image(self, labels: Path, folder: Path, named: Any) -> Path:
+        """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
+        if not isinstance(named, str) or not named:
+            raise DataError(
+                f"{labels} names no image: imagePath is {short(named)}; expected the image's file name, or the image "
+                "itself in imageData"
+            )
+        name = named.replace("\\", "/")
         inner = _below(folder, labels, name)
         if inner.startswith(".."):  # in another folder of the data set
             return name_inside(self.root, _below(self.root, labels, name), str(labels))
         return name_inside(folder, inner, str(labels))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def embedded_image(self, image: SourceImage) -> bytes | None:
+        """Return the image in `imageData` if its file is missing."""
+        if image.extra != _EMBEDDED:
+            return None
         path = image.labels[0]
-        content = _read_json(path)
-        if content.get("imageHeight") is not None and content.get("imageWidth") is not None:
-            check_size((content["imageHeight"], content["imageWidth"]), size, str(path))
-        drawn = [_shape(row, number, size, path) for number, row in enumerate(content["shapes"], 1)]
-        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
+        try:
+            data = base64.b64decode(_image_data(_read_json(path, self.encoding)), validate=True)
+            read_header(path, data)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: its image file is missing, and its imageData is not an image in base64 or is truncated; "
+                "restore one of them"
+            ) from error
+        return data
+
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
+        path = image.labels[0]
+        content = _read_json(path, self.encoding)
+        check_size((content.get("imageHeight"), content.get("imageWidth")), size, str(path))
+        drawn = []
+        for number, row in enumerate(content["shapes"], 1):
+            with log.annotation():
+                drawn.append(_shape(row, number, size, path))
+        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
 
 
-def open_labelme(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Labelme:
+def open_labelme(
+    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+) -> Labelme:
     """Return the source in the folder `root`.
 
     Args:
@@ -115,12 +157,13 @@ def open_labelme(root: Path, classes: Path | None, stuff: Sequence[str], overlap
         classes: A file for `read_classes`. None takes all labels in use as things, sorted and numbered from 1.
         stuff: Names of the classes that are stuff.
         overlap: Which shape keeps shared pixels.
+        encoding: Encoding of files that are not UTF-8.
 
     Raises:
         DataError: The folder is missing or has no JSON or no labels, or a name is unknown.
     """
-    table = read_classes(classes) if classes else table_of_names(_labels_in(root))
-    return Labelme(root, with_stuff(table, stuff), overlap)
+    table = read_classes(classes, encoding=encoding) if classes else table_of_names(_labels_in(root, encoding))
+    return Labelme(root, with_stuff(table, stuff), overlap, encoding)
 
 
 def _below(folder: Path, labels: Path, name: str) -> str:
@@ -128,21 +171,39 @@ def _below(folder: Path, labels: Path, name: str) -> str:
     return posixpath.normpath(posixpath.join(labels.parent.relative_to(folder).as_posix(), name))
 
 
-def _labels_in(root: Path) -> list[str]:
-    """Return all labels of all splits, sorted. Unreadable files are ignored here and reported with their image."""
-    labels = set()
+def _labels_in(root: Path, encoding: str | None) -> list[str]:
+    """Return all labels of all splits, sorted. If there are some, unreadable files are reported with their image."""
+    labels: set[str] = set()
+    others: Counter[str] = Counter()
+    problems = []
     for folder in _split_folders(root).values():
         for path in listed_files(folder, _JSON):
             try:
-                rows = _read_json(path)["shapes"]
-            except DataError:
+                rows = _read_json(path, encoding)["shapes"]
+            except DataError as error:
+                problems.append(str(error))
                 continue
-            labels |= {row["label"] for row in rows if isinstance(row, dict) and isinstance(row.get("label"), str)}
-    if not labels.difference(VOID_LABELS):
-        raise DataError(
-            f"no JSON file in {root} has a labeled shape; draw some, or list the classes with --classes FILE"
-        )
-    return sorted(labels.difference(VOID_LABELS))
+            labels |= {row["label"] for row in rows if not _unused_as(row)}
+            others.update(reason for row in rows if (reason := _unused_as(row)))
+    if labels:
+        return sorted(labels)
+    if problems:
+        heading = f"{root} has no labels that can be read: {counted(len(problems), 'JSON file')} cannot be used:"
+        raise DataError(with_first(heading, problems))
+    found = f" (found {', '.join(f'{count} {reason}' for reason, count in others.items())})" if others else ""
+    raise DataError(
+        f"no JSON file in {root} has a labeled shape with an area, such as a polygon{found}; draw some, or list the "
+        "classes with --classes FILE"
+    )
+
+
+def _unused_as(row: Any) -> str:
+    """Return why a shape names no class; empty if it does."""
+    if not isinstance(row, dict) or not isinstance(row.get("label"), str):
+        return "without a label that is text"
+    if row["label"] in VOID_LABELS:
+        return f"labeled {row['label']}"
+    return "without an area" if row.get("shape_type") in _WITHOUT_AREA else ""
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -154,26 +215,27 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _named_splits(root: Path) -> Iterator[Path]:
     for folder in sorted(root.iterdir()):
-        is_named = folder.is_dir() and _SPLIT_NAME.fullmatch(folder.name)
+        is_named = folder.is_dir() and SPLIT_NAME.fullmatch(folder.name)
         if is_named and next(listed_files(folder, _JSON), None) is not None:
             yield folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return an object with the text `imagePath` and the list `shapes`. Raises a DataError for anything else."""
-    data = read_bytes(path, "labelme file")
+def _read_json(path: Path, encoding: str | None) -> dict[str, Any]:
+    """Return an object with the list `shapes`. Raises a DataError for anything else."""
+    text = decode_text(read_bytes(path, "labelme file"), path, encoding)
     try:
-        content = parse_json(data)
+        content = parse_json(text)
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON, or is truncated; save it again with labelme") from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f"{path} is not a labelme file: it has no list `shapes`; move it out of this folder")
-    if not isinstance(content.get("imagePath"), str) or not content["imagePath"]:
-        raise DataError(
-            f"{path} names no image: imagePath is {short(content.get('imagePath'))}; expected the image's file name "
-            "(images embedded in the JSON are not read)"
-        )
     return content
+
+
+def _image_data(content: Mapping[str, Any]) -> str:
+    """Return the base64 text of the image in a JSON; empty if there is none."""
+    text = content.get("imageData")
+    return text.rpartition(",")[2].strip() if isinstance(text, str) else ""  # some tools begin with `data:...,`
 
 
 def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
@@ -193,16 +255,18 @@ def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
 def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
     if kind == "mask":
         return _drawn_mask(row, size, where)
+    if kind in _WITHOUT_AREA:
+        raise NoAreaError(f"{where} has no area; to use it, draw its outline as a polygon")
     if kind not in ("rectangle", "circle") and kind not in _POLYGONS:
-        raise DataError(
-            f"{where} has no area; expected polygon, rectangle, oriented_rectangle, circle or mask; draw its outline "
-            "as a polygon, or delete it in labelme"
+        raise AnnotationError(
+            f"{where} has an unknown shape_type; expected polygon, rectangle, oriented_rectangle, circle or mask; draw "
+            "its outline as a polygon, or delete it in labelme"
         )
     points = _points(row, where)
     if kind in _POLYGONS or (kind == "rectangle" and len(points) == 4):  # X-AnyLabeling writes all four corners
         return shapes.polygon(points, size, where)
     if len(points) != 2:
-        raise DataError(f"{where} has {len(points)} points; expected 2; draw it again")
+        raise DataError(f"{where} has {counted(len(points), 'point')}; expected 2; draw it again")
     if kind == "rectangle":
         return shapes.rectangle(points, size, where)
     center, edge = points
@@ -217,18 +281,25 @@ def _points(row: dict[str, Any], where: str) -> Points:
         for point in points
     )
     if not points or not is_pairs:
-        raise DataError(f"{where} has the points {short(points)}; expected a list of [x, y] in pixels; draw it again")
+        raise AnnotationError(
+            f"{where} has the points {short(points)}; expected a list of [x, y] in pixels; draw it again",
+            BAD_COORDINATES,
+        )
     try:
         return np.array(points, np.float64)
     except OverflowError as error:
-        raise DataError(f"{where} has a non-finite coordinate; expected pixels; draw it again") from error
+        raise AnnotationError(
+            f"{where} has a non-finite coordinate; expected pixels; draw it again", BAD_COORDINATES
+        ) from error
 
 
 def _drawn_mask(row: dict[str, Any], size: Size, where: str) -> Patch:
     """Return a drawn mask: `points` are the first and last pixel of its box, `mask` is the box as a PNG."""
     points = _points(row, where)
     if len(points) != 2 or not np.isfinite(points).all():
-        raise DataError(f"{where} has {len(points)} points; expected the 2 corners of its mask; draw it again")
+        raise DataError(
+            f"{where} has {counted(len(points), 'point')}; expected the 2 corners of its mask; draw it again"
+        )
     (left, top), (right, bottom) = points.tolist()
     # Some tools write the pixel after the last one.
     expected = (abs(bottom - top) + 1, abs(right - left) + 1)

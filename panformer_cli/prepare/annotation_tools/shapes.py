@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import BAD_COORDINATES, BAD_RUNS, FEW_POINTS, OUTSIDE, AnnotationError
+from panformer_cli.wording import counted
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -64,7 +65,9 @@ def polygon(points: Points, size: Size, where: str) -> Patch:
         DataError: There are fewer than 3 points, or points that are not finite or not in the image.
     """
     if len(points) < 3:
-        raise DataError(f"{where} has {len(points)} points; expected 3 or more; draw it again, or remove it")
+        raise AnnotationError(
+            f"{where} has {counted(len(points), 'point')}; expected 3 or more; draw it again, or remove it", FEW_POINTS
+        )
     _check_near(points, size, where)
     _box_in_image(points, size, where)  # a polygon outside of the image is an error, not an empty mask
     (runs,) = coco_mask.frPyObjects([points.ravel().tolist()], *size)
@@ -149,14 +152,16 @@ def run_lengths(counts: Sequence[int], box: Box, size: Size, where: str) -> Patc
     """
     height, width = box.size
     if not (0 <= box.top < box.bottom <= size[0] and 0 <= box.left < box.right <= size[1]):
-        raise DataError(
+        raise AnnotationError(
             f"{where} fills {width}x{height} pixels starting at column {box.left} and row {box.top}; expected a part "
-            f"of its {size[1]}x{size[0]} image (width x height); export it again"
+            f"of its {size[1]}x{size[0]} image (width x height); export it again",
+            BAD_RUNS,
         )
     if any(count < 0 for count in counts) or sum(counts) != height * width:
-        raise DataError(
+        raise AnnotationError(
             f"{where} has run lengths of {sum(counts)} pixels in total; expected lengths of 0 or more that fill its "
-            f"{width}x{height} pixels; export it again"
+            f"{width}x{height} pixels; export it again",
+            BAD_RUNS,
         )
     inside = np.arange(len(counts)) % 2 == 1
     return Patch(np.repeat(inside, counts).reshape(height, width), box.top, box.left)
@@ -177,7 +182,9 @@ def coco_runs(text: bytes, size: Size, where: str) -> Patch:
     counts = _decompress(text, where)
     ends = np.cumsum(counts)
     if (counts < 0).any() or ends[-1] != height * width:
-        raise DataError(f"{where} has run lengths that do not fill its {width}x{height} image; export it again")
+        raise AnnotationError(
+            f"{where} has run lengths that do not fill its {width}x{height} image; export it again", BAD_RUNS
+        )
     starts, stops = ends[:-1:2], ends[1::2]  # every second run is inside
     starts, stops = starts[stops > starts], stops[stops > starts]
     if not starts.size:
@@ -201,7 +208,7 @@ def _decompress(text: bytes, where: str) -> npt.NDArray[np.int64]:
     digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     last = np.flatnonzero((digits & 32) == 0)  # bit 32: another digit follows
     if not digits.size or last.size == 0 or last[-1] != digits.size - 1 or (digits < 0).any() or (digits > 63).any():
-        raise DataError(f"{where} has run lengths that are not in COCO's encoding; export it again")
+        raise AnnotationError(f"{where} has run lengths that are not in COCO's encoding; export it again")
     first = np.concatenate(([0], last[:-1] + 1))
     lengths = last - first + 1
     position = np.arange(digits.size) - np.repeat(first, lengths)
@@ -235,13 +242,14 @@ def _check_near(points: Points, size: Size, where: str) -> None:
     """
     height, width = size
     if not np.isfinite(points).all():
-        raise DataError(f"{where} has a non-finite coordinate; expected pixels; draw it again")
+        raise AnnotationError(f"{where} has a non-finite coordinate; expected pixels; draw it again", BAD_COORDINATES)
     far = (points < (-width, -height)) | (points > (2 * width, 2 * height))
     if far.any():
         x, y = points[far.any(axis=1)][0]
-        raise DataError(
+        raise AnnotationError(
             f"{where} extends to ({x:g}, {y:g}), far outside of its {width}x{height} image (width x height); "
-            "expected coordinates in pixels of this image; check that image and labels belong together"
+            "expected coordinates in pixels of this image; check that image and labels belong together",
+            OUTSIDE,
         )
 
 
@@ -262,14 +270,15 @@ def _box_in_image(points: Points, size: Size, where: str) -> Box:
     )
 
 
-def _outside(where: str, size: Size) -> DataError:
-    return DataError(
+def _outside(where: str, size: Size) -> AnnotationError:
+    return AnnotationError(
         f"{where} is outside of its {size[1]}x{size[0]} image (width x height); expected coordinates in pixels of this "
-        "image; check that image and labels belong together, or remove it"
+        "image; check that image and labels belong together, or remove it",
+        OUTSIDE,
     )
 
 
 def _cosine_and_sine(degrees: float, where: str) -> tuple[float, float]:
     if not math.isfinite(degrees):
-        raise DataError(f"{where} has a non-finite rotation; expected degrees; draw it again")
+        raise AnnotationError(f"{where} has a non-finite rotation; expected degrees; draw it again")
     return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

@@ -5,186 +5,240 @@ The format is documented at https://docs.ultralytics.com/datasets/segment/.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools import shapes
 from panformer_cli.prepare.annotation_tools.labeled_shapes import LabeledShape, panoptic_of_shapes, with_stuff
-from panformer_cli.prepare.annotation_tools.shapes import Points, Size
-from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.annotation_tools.shapes import Size
+from panformer_cli.prepare.annotation_tools.yolo_layout import (
+    CLASS_FILES,
+    DARKNET,
+    LAYOUTS,
+    YoloSplit,
+    files_of,
+    find_config,
+    find_layout,
+    label_folder,
+    read_config,
+    unused_labels,
+)
+from panformer_cli.prepare.annotation_tools.yolo_rows import (
+    Row,
+    RowForm,
+    class_number,
+    form_of_rows,
+    polygon_of,
+    read_rows,
+)
+from panformer_cli.prepare.classes import read_class_names, read_classes
+from panformer_cli.prepare.left_out import CLIPPED, UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.source import SourceImage, listed_files, with_unused_labels
-from panformer_cli.storage.files import name_inside
+from panformer_cli.prepare.recognize import contents, hint
+from panformer_cli.prepare.source import SourceImage, with_unused_labels
 from panformer_cli.wording import listing, short
-
-_ROUNDING = 1e-3
-"""Tolerance for coordinates outside of 0..1, because some tools round or clip imprecisely."""
-
-_LAYOUTS = "images/<split>/ with labels/<split>/, or <split>/images/ with <split>/labels/"
-
-
-_NAMES = "classes.txt"
-"""A file with class names that annotation tools put next to the labels."""
-
-
-class SplitFolders(NamedTuple):
-    """Folders of a split's images and text files."""
-
-    images: Path
-    labels: Path
 
 
 @dataclass(frozen=True)
 class Yolo:
     """A YOLO segmentation data set; open one with `open_yolo`.
 
-    The category ids are the class numbers in the text files. An image without a text file has no objects.
+    The category ids are the class numbers in the text files. An image without a text file has no objects. The `extra`
+    of its images is their `RowForm`.
+
+    Attributes:
+        layout: The splits by name.
+        remarks: What the configuration file names but is not converted.
+        accepts_oriented_boxes: Use oriented boxes as the masks of their objects.
     """
 
     root: Path
     categories: CategoryTable
+    layout: Mapping[str, YoloSplit]
     overlap: OverlapRule = "last"
+    remarks: tuple[str, ...] = ()
+    accepts_oriented_boxes: bool = False
+    encoding: str | None = None
     name: str = "yolo"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap}
+        accepted = {"accept_oriented_boxes": True} if self.accepts_oriented_boxes else {}
+        named = {"encoding": self.encoding} if self.encoding else {}
+        return {"overlap": self.overlap} | accepted | named
+
+    @property
+    def also_read(self) -> Sequence[Path]:
+        """The folders outside of `root` that the configuration file names."""
+        sources = [source for split in self.layout.values() for source in split.sources]
+        folders = [source if source.is_dir() else source.parent for source in sources]
+        return [folder for folder in folders if not folder.is_relative_to(self.root)]
 
     def splits(self) -> Sequence[str]:
-        found = [split for split, folders in _split_folders(self.root).items() if folders.labels.is_dir()]
+        found = [name for name, split in self.layout.items() if self._missing_folder(split) is None]
         if not found:
-            raise DataError(f"{self.root} has no split with images and labels; expected {_LAYOUTS}")
-        return found
+            there = f"found {contents(self.root)}"
+            raise DataError(f"{self.root} has no split with images and labels; {there}; expected {LAYOUTS}")
+        return sorted(found)
 
     def images(self, split: str) -> Iterator[SourceImage]:
-        folders = _split_folders(self.root).get(split)
-        if folders is None or not folders.labels.is_dir():
-            missing = f"the folder {folders.labels} is missing" if folders else f"{self.root} has no split {split!r}"
-            missing += "" if folders else f" (available splits: {', '.join(self.splits())})"
-            raise DataError(f"{missing}; expected {_LAYOUTS}")
-        texts = listed_files(folders.labels, frozenset({".txt"}))
-        labels = (path for path in texts if path.name != _NAMES)
-        return with_unused_labels(_images(folders), labels, folders.images)
+        found = self._split(split)
+        form = self._form(found)
+        return with_unused_labels(self._images(found, form), unused_labels(found, self.root), found.sources[0])
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
+        """Return what was assumed about the rows, and what the configuration names but is not converted."""
+        del marks
+        note = self._form(self._split(split)).note
+        return [*self.remarks, *([note] if note else [])]
+
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         path = image.labels[0]
-        drawn = [self._shape(words, f"{path}, line {number}", size) for number, words in _lines(path)]
-        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path))
+        drawn = []
+        for row in read_rows(path, self.encoding):
+            with log.annotation():
+                drawn.append(self._shape(row, image.extra, f"{path}, line {row.line}", size, log))
+        return panoptic_of_shapes(drawn, size, self.categories, self.overlap, str(path), log)
 
-    def _shape(self, words: Sequence[str], where: str, size: Size) -> LabeledShape:
-        if not re.fullmatch("[0-9]{1,9}", words[0]) or int(words[0]) not in self.categories:
+    def _shape(self, row: Row, form: RowForm, where: str, size: Size, log: AnnotationLog) -> LabeledShape:
+        number = class_number(row.class_word)
+        if number is None or number not in self.categories:
             known = listing(sorted(category.id for category in self.categories.categories))
-            raise DataError(
-                f"{where} starts with {short(words[0])}; expected a class number, one of {known}; correct it, "
-                "or add the class to data.yaml"
+            raise AnnotationError(
+                f"{where} starts with {short(row.class_word)}; expected a class number, one of {known}; correct it, "
+                "or add the class to data.yaml",
+                UNKNOWN_CLASS,
             )
-        label = self.categories.by_id(int(words[0])).name
-        patch = shapes.polygon(_points(words[1:], where) * (size[1], size[0]), size, f"{where}: the polygon")
-        return LabeledShape(label, patch, f"{where.rpartition(', ')[2]} ({label})")
+        points, was_clipped = polygon_of(row.words[:-1] if form.has_extra_column else row.words, where)
+        if was_clipped:
+            log.changed.append((CLIPPED, f"{where}: the polygon extends out of the image by up to 1 %"))
+        patch = shapes.polygon(points * (size[1], size[0]), size, f"{where}: the polygon")
+        return LabeledShape(number, patch, f"line {row.line} ({self.categories.by_id(number).name})")
+
+    def _split(self, name: str) -> YoloSplit:
+        """Return a split with images and labels."""
+        split = self.layout.get(name)
+        missing = self._missing_folder(split) if split is not None else None
+        if split is None:
+            problem = f"{self.root} has no split {name!r} (available splits: {', '.join(self.splits())})"
+            raise DataError(f"{problem}; expected {LAYOUTS}")
+        if missing is not None:
+            raise DataError(f"the folder {missing} is missing; expected {LAYOUTS}")
+        return split
+
+    def _missing_folder(self, split: YoloSplit) -> Path | None:
+        """Return the first folder of text files that does not exist."""
+        folders = (label_folder(source, self.root) for source in split.sources if source.is_dir())
+        return next((folder for folder in folders if not folder.is_dir()), None)
+
+    def _form(self, split: YoloSplit) -> RowForm:
+        labels = (file.labels for file in files_of(split, self.root))
+        return form_of_rows(labels, f"{self.root}, {split.name}", self.accepts_oriented_boxes, self.encoding)
+
+    def _images(self, split: YoloSplit, form: RowForm) -> Iterator[SourceImage]:
+        """Yield the images of a split.
+
+        Raises:
+            DataError: None of the images exists, or none has a text file.
+        """
+        image, has_labels, has_image = None, False, False
+        for number, file in enumerate(files_of(split, self.root), 1):
+            image = SourceImage(number, file.path, file.name, (file.labels,), form)
+            has_labels = has_labels or file.labels.exists()
+            has_image = has_image or file.path.exists()
+            yield image
+        where = listing(split.sources, separator=" and ")
+        if image is not None and not has_image:
+            raise DataError(f"none of the images that {where} lists exists, such as {image.path}; correct its paths")
+        if image is not None and not has_labels:
+            raise DataError(
+                f"no image in {where} has a text file in {image.labels[0].parent}; expected the same names with .txt, "
+                f"such as {image.labels[0]}"
+            )
 
 
-def open_yolo(root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule) -> Yolo:
+def open_yolo(
+    root: Path,
+    classes: Path | None,
+    stuff: Sequence[str],
+    overlap: OverlapRule,
+    accepts_oriented_boxes: bool = False,
+    encoding: str | None = None,
+) -> Yolo:
     """Return the source in the folder `root`.
 
     Args:
         root: The folder of the data set.
-        classes: A file for `read_classes`. None takes `data.yaml` in `root`.
+        classes: A file for `read_classes`, or a text file of names, numbered from 0. If it names folders of images as
+            `data.yaml` does, these are used. None takes the configuration file in `root`, or else its list of names.
         stuff: Names of the classes that are stuff.
         overlap: Which polygon keeps shared pixels.
+        accepts_oriented_boxes: Use oriented boxes as the masks of their objects.
+        encoding: Encoding of text files that are not UTF-8.
 
     Raises:
-        DataError: The folder or the classes are missing, or a name is unknown.
+        DataError: The folder or the classes are missing, a name is unknown, or the data set has no masks.
     """
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
-    if classes is None and not (root / "data.yaml").exists():
-        raise DataError(f"{root} has no data.yaml with the classes; pass the data set's YAML file with --classes FILE")
-    return Yolo(root, with_stuff(read_classes(classes or root / "data.yaml", matched_by="id"), stuff), overlap)
+    config = _config(root, classes, encoding)
+    if config is not None:
+        _refuse_other_tasks(config, read_config(config, encoding), accepts_oriented_boxes)
+    table = _classes_in(classes, encoding) if classes else _table(root, config, encoding)
+    layout = find_layout(root, config, encoding)
+    return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes, encoding)
 
 
-def _split_folders(root: Path) -> dict[str, SplitFolders]:
-    """Return the folders of each split with images; its labels may be missing."""
-    below = {path.name: SplitFolders(path, root / "labels" / path.name) for path in _folders(root / "images", "*")}
-    return below | {
-        path.parent.name: SplitFolders(path, path.with_name("labels")) for path in _folders(root, "*/images")
-    }
-
-
-def _folders(folder: Path, pattern: str) -> list[Path]:
-    found = (path for path in sorted(folder.glob(pattern)) if path.is_dir())
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-
-
-def _images(folders: SplitFolders) -> Iterator[SourceImage]:
-    """Yield the images of a split.
-
-    Raises:
-        DataError: None of the images has a text file.
-    """
-    image, has_labels = None, False
-    for number, path in enumerate(listed_files(folders.images), 1):
-        image = _image(number, path, folders)
-        has_labels = has_labels or image.labels[0].exists()
-        yield image
-    if image is not None and not has_labels:
+def _refuse_other_tasks(config: Path, content: Mapping[str, Any], accepts_oriented_boxes: bool) -> None:
+    """Raise a DataError if the configuration says that the labels are no polygons."""
+    task = content.get("task")
+    if "kpt_shape" in content or task == "pose":
+        what = f"kpt_shape {short(content['kpt_shape'])}" if "kpt_shape" in content else "the task 'pose'"
         raise DataError(
-            f"no image in {folders.images} has a text file in {folders.labels}; expected the same names with .txt, "
-            f"such as {image.labels[0]}"
+            f"{config} has {what}, so the labels are poses (a box and key points), which are no masks; expected "
+            "polygons; export the data set for segmentation, or remove this key if the rows are polygons"
+        )
+    if task in ("detect", "classify") or (task == "obb" and not accepts_oriented_boxes):
+        option = ", or use the oriented boxes as masks with --accept-oriented-boxes" if task == "obb" else ""
+        raise DataError(
+            f"{config} has the task {task!r}, whose labels are no masks; expected polygons; export the data set for "
+            f"segmentation{option}"
         )
 
 
-def _image(number: int, path: Path, folders: SplitFolders) -> SourceImage:
-    inner = path.relative_to(folders.images)
-    labels = name_inside(folders.labels, inner.with_suffix(".txt").as_posix(), str(folders.labels))
-    return SourceImage(number, path, inner.as_posix(), (labels,))
+def _config(root: Path, classes: Path | None, encoding: str | None) -> Path | None:
+    """Return the class file if it names folders of images, else the configuration file in `root`."""
+    if classes is not None:
+        is_yaml = classes.suffix.lower() in (".yaml", ".yml") and classes.is_file()
+        if is_yaml and not {"train", "val", "test"}.isdisjoint(read_config(classes, encoding)):
+            return classes
+    return find_config(root, encoding)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the words of each nonempty line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return
-    except UnicodeError as error:
+def _classes_in(path: Path, encoding: str | None) -> CategoryTable:
+    """Return the classes in a file; a list of names is numbered from 0, as the labels are."""
+    if path.suffix.lower() in (".txt", ".names"):
+        return read_class_names(path, encoding)
+    return read_classes(path, matched_by="id", encoding=encoding)
+
+
+def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTable:
+    """Return the classes that the configuration file, or else a list of names, contains."""
+    if config is not None and config.name != DARKNET:
+        return _classes_in(config, encoding)
+    named = str(read_config(config, encoding).get("names", "")) if config is not None else ""
+    candidates = [root / named, root / named.removeprefix("data/")] if named else []
+    candidates += [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]
+    candidates += sorted(root.glob("labels/*/classes.txt"))
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
         raise DataError(
-            f"{path} is not a text file; expected lines of a class number and a polygon; export it again"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if words:
-            yield number, words
-
-
-def _points(words: Sequence[str], where: str) -> Points:
-    """Return the polygon of a line, (N, 2), as fractions of width and height, 0..1."""
-    if len(words) == 4:
-        raise DataError(
-            f"{where} is a detection box; expected a polygon, `class x1 y1 x2 y2 x3 y3 ...`; export the data set for "
-            "segmentation"
+            f"{root} has no data.yaml with the classes, and no classes.txt; pass the data set's YAML file with "
+            f"--classes FILE{hint(root, 'yolo')}"
         )
-    if len(words) < 6 or len(words) % 2:
-        raise DataError(
-            f"{where} has {len(words)} numbers after the class; expected x and y of 3 or more points; export it again"
-        )
-    try:
-        points = np.array([float(word) for word in words]).reshape(-1, 2)
-    except ValueError as error:
-        raise DataError(f"{where} contains non-numbers; expected numbers from 0 to 1; export it again") from error
-    # Negated so that NaN is also rejected.
-    wrong = points[~((points >= -_ROUNDING) & (points <= 1 + _ROUNDING))]
-    if wrong.size:
-        raise DataError(
-            f"{where} has the coordinate {wrong[0]:g}; expected fractions of width and height from 0 to 1; divide "
-            "pixels by the image size, or export it again"
-        )
-    return points.clip(0, 1)
+    return read_class_names(found, encoding)

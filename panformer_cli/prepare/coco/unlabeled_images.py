@@ -16,11 +16,11 @@ from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.coco.unpack import names_in, unpack_files
 from panformer_cli.prepare.coco.zips import unpack_images
-from panformer_cli.prepare.convert import ConvertOptions, link_or_copy, refuse_bad_images, with_first
+from panformer_cli.prepare.convert import ConvertOptions, link_or_copy, refuse_bad_images
 from panformer_cli.prepare.source import listed_files
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
-from panformer_cli.wording import counted, short
+from panformer_cli.wording import counted, short, with_first
 
 INFO_ZIPS = "image_info_*.zip"
 

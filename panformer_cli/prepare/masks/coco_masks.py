@@ -11,7 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
-from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import (
+    BAD_COORDINATES,
+    BAD_RUNS,
+    FEW_POINTS,
+    NO_AREA,
+    NO_OUTLINE,
+    OTHER,
+    AnnotationError,
+    AnnotationLog,
+)
+from panformer_cli.prepare.masks.coco_json import whole_number
 from panformer_cli.prepare.overlap import Mask
 from panformer_cli.wording import short
 
@@ -29,42 +39,55 @@ class CroppedMask(NamedTuple):
     left: int
 
 
-def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> CroppedMask:
+def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, log: AnnotationLog) -> CroppedMask:
     """Return the mask of a segmentation, as in pycocotools' `annToMask` but cropped.
 
     Args:
         segmentation: A list of polygons `[x1, y1, x2, y2, ...]` in pixels, or `{"size": [H, W], "counts": ...}` with a
-            list of run lengths or COCO's compressed text.
+            list of run lengths or COCO's compressed text. A list may also contain the latter.
         size: Height and width of the image.
         where: File and annotation, for error messages.
+        log: Receives polygons of fewer than 3 points beside others. They have no pixels.
 
     Raises:
         DataError: The segmentation has another format or does not match the size.
     """
-    if isinstance(segmentation, list):
-        encoded = coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation, size, where), *size))
-    elif isinstance(segmentation, dict):
-        encoded = coco_mask.frPyObjects({"size": list(size), "counts": _counts(segmentation, size, where)}, *size)
-    else:
-        raise DataError(f"{where}: the segmentation is {short(segmentation)}; expected a list of polygons or an RLE")
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    if not parts:
+        raise AnnotationError(f"{where}: the segmentation is empty; expected at least one polygon", NO_OUTLINE)
+    rles = [part for part in parts if isinstance(part, dict)]
+    if not rles and not isinstance(segmentation, list):
+        raise AnnotationError(
+            f"{where}: the segmentation is {short(segmentation)}; expected a list of polygons or an RLE"
+        )
+    polygons = [part for part in parts if not isinstance(part, dict)]
+    shape = {"size": list(size)}
+    encoded = coco_mask.merge(
+        [coco_mask.frPyObjects(shape | {"counts": _counts(rle, size, where)}, *size) for rle in rles]
+        + (coco_mask.frPyObjects(_polygons(polygons, size, where, log), *size) if polygons else [])
+    )
     left, top, width, height = (int(number) for number in coco_mask.toBbox(encoded))
     mask = coco_mask.decode(encoded)[top : top + height, left : left + width]
     return CroppedMask(np.array(mask, np.bool_, order="C"), top, left)
 
 
-def _polygons(polygons: list[Any], size: tuple[int, int], where: str) -> list[list[float]]:
-    if not polygons:
-        raise DataError(f"{where}: the segmentation is empty; expected at least one polygon")
+def _polygons(polygons: list[Any], size: tuple[int, int], where: str, log: AnnotationLog) -> list[list[float]]:
+    points = [polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) in (2, 4)]
+    if len(points) < len(polygons):
+        polygons = [polygon for polygon in polygons if polygon not in points]
+        log.left_out.extend((NO_AREA, f"{where}: a part is {short(part)}, without area") for part in points)
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise DataError(
-                f"{where}: a polygon is {short(polygon)}; expected x1, y1, x2, y2, x3, y3, ... with 3 or more points"
+            raise AnnotationError(
+                f"{where}: a polygon is {short(polygon)}; expected x1, y1, x2, y2, x3, y3, ... with 3 or more points",
+                FEW_POINTS if isinstance(polygon, list) and len(polygon) < 6 else OTHER,
             )
         # Small overshoots are common; points farther than one image size away belong to another image or unit.
         far = [n for n in polygon if type(n) not in (int, float) or not -max(size) <= n <= 2 * max(size)]
         if far:
-            raise DataError(
-                f"{where}: a polygon contains {short(far[0])}; expected pixels of the {size[1]}x{size[0]} image"
+            raise AnnotationError(
+                f"{where}: a polygon contains {short(far[0])}; expected pixels of the {size[1]}x{size[0]} image",
+                BAD_COORDINATES,
             )
     return polygons
 
@@ -72,19 +95,25 @@ def _polygons(polygons: list[Any], size: tuple[int, int], where: str) -> list[li
 def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]:
     """Return the run lengths, alternately outside and inside, after checking that they fill the image."""
     if rle.get("size") != list(size):
-        raise DataError(
+        raise AnnotationError(
             f"{where}: the RLE has the size {short(rle.get('size'))}; expected {list(size)}, the height and width"
-            " of the image"
+            " of the image",
+            BAD_RUNS,
         )
     counts = rle.get("counts")
     if isinstance(counts, str):
         counts = decompress(counts)
+    elif isinstance(counts, list):
+        counts = [whole_number(count) for count in counts]
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-        raise DataError(f"{where}: the counts of the RLE are {short(rle.get('counts'))}; expected run lengths")
+        raise AnnotationError(
+            f"{where}: the counts of the RLE are {short(rle.get('counts'))}; expected run lengths", BAD_RUNS
+        )
     if sum(counts) != size[0] * size[1]:
-        raise DataError(
+        raise AnnotationError(
             f"{where}: the counts of the RLE add up to {sum(counts)}; expected {size[0] * size[1]}, the number of "
-            f"pixels in {size[1]}x{size[0]}"
+            f"pixels in {size[1]}x{size[0]}",
+            BAD_RUNS,
         )
     return counts
 

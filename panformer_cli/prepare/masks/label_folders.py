@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
@@ -40,7 +41,7 @@ def find_splits(root: Path) -> list[str]:
     images = root / "images"
     if not images.is_dir():
         raise DataError(f"the folder {images} does not exist; expected images/<split>/ in the --root folder")
-    entries = [path for path in images.iterdir() if not path.name.startswith(".")]
+    entries = [path for path in images.iterdir() if not path.name.startswith(".") and not is_clutter(path.name)]
     splits = sorted(path.name for path in entries if path.is_dir())
     has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in entries if path.is_file())
     if bool(splits) == has_images:

@@ -17,6 +17,7 @@ from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.labeled_shapes import with_stuff
 from panformer_cli.prepare.classes import TEXT, read_classes
+from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, pixels_of, read_colors, read_mask, read_values
@@ -63,11 +64,14 @@ class MaskFolder:
         )
         return with_unused_labels(images, listed_pngs(masks), split_folder(self.root, "images", split))
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation; that of a map of classes also counts the class values that are void."""
         if image.extra is not None:
-            layers = [_layer(path, image.extra, self.categories, size) for path in image.labels]
-            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path))
+            layers = []
+            for path in image.labels:
+                with log.annotation():
+                    layers.append(_layer(path, image.extra, self.categories, size))
+            return panoptic_of_layers(layers, size, self.categories, self.overlap, str(image.path), log)
         if not self.has_ids:
             raise DataError(
                 f"{image.labels[0]} is a map of class ids, but the class file lists only names; pass a CSV or YAML "
@@ -78,7 +82,13 @@ class MaskFolder:
         return LabeledMap(panoptic.ids, panoptic.segments, void_values)
 
 
-def open_mask_folder(root: Path, classes: Path, overlap: OverlapRule = "last", stuff: Sequence[str] = ()) -> MaskFolder:
+def open_mask_folder(
+    root: Path,
+    classes: Path,
+    overlap: OverlapRule = "last",
+    stuff: Sequence[str] = (),
+    encoding: str | None = None,
+) -> MaskFolder:
     """Return the source in the folder `root`.
 
     Args:
@@ -86,11 +96,12 @@ def open_mask_folder(root: Path, classes: Path, overlap: OverlapRule = "last", s
         classes: A class file for `read_classes`.
         overlap: Which mask keeps shared pixels.
         stuff: Names of classes to treat as stuff.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used, lists colors for only some classes, or repeats a color.
     """
-    table = with_stuff(read_classes(classes), stuff)
+    table = with_stuff(read_classes(classes, encoding=encoding), stuff)
     colors = [category.color for category in table.categories if category.color is not None]
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"
@@ -134,9 +145,10 @@ def _category(path: Path, folder: Path, categories: CategoryTable) -> Category:
     for name in names:
         if name in by_name:
             return by_name[name]
-    raise DataError(
+    raise AnnotationError(
         f"{path}: no class is named {names[-1]!r}; expected a class name ({_some_names(by_name)}), optionally followed "
-        "by a number, or a folder of that name"
+        "by a number, or a folder of that name",
+        UNKNOWN_CLASS,
     )
 
 

@@ -20,6 +20,7 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.masks.label_folders import find_splits, image_files, split_folder
 from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_channels, read_values
 from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_pngs, with_unused_labels
@@ -105,7 +106,7 @@ class PngPairs:
             for phrase in found
         ]
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> LabeledMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> LabeledMap:
         if len(image.labels) == 1:
             channels = read_channels(image.labels[0], size).astype(np.int32)
             # The order of G and B does not matter: equal ids stay equal.
@@ -117,7 +118,11 @@ class PngPairs:
 
 
 def open_png_pairs(
-    root: Path, classes: Path, void: Sequence[int] = (), crowd_instance: CrowdInstance | None = None
+    root: Path,
+    classes: Path,
+    void: Sequence[int] = (),
+    crowd_instance: CrowdInstance | None = None,
+    encoding: str | None = None,
 ) -> PngPairs:
     """Return the source in the folder `root`.
 
@@ -126,11 +131,12 @@ def open_png_pairs(
         classes: A class file for `read_classes`.
         void: Class ids that are void in addition to `USUAL_VOID`.
         crowd_instance: The instance id of crowds; None: 0, unless both 0 and 255 occur in thing classes.
+        encoding: Encoding of a class file that is not UTF-8.
 
     Raises:
         DataError: The class file cannot be used or lists a void id, or label folders are missing.
     """
-    table = read_classes(classes, matched_by="id")
+    table = read_classes(classes, matched_by="id", encoding=encoding)
     named = [number for number in void if number in table]
     if named:
         raise DataError(f"--void {named[0]} is a class in {classes}; remove it from one of them")

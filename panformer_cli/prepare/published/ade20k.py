@@ -13,6 +13,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
 from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.prepare.source import (
@@ -56,7 +57,7 @@ class Ade20k:
         labels = listed_pngs(self._folder("annotations") / split)
         return with_unused_labels(self._images(split), labels, self._folder("images") / split)
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> LabeledMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> LabeledMap:
         """Return the stuff of the semantic map with the objects of the instance map on top."""
         semantic_map, instance_map = image.labels
         semantic = read_values(semantic_map, size)

@@ -17,6 +17,7 @@ from panformer_cli.data.coco.panoptic_json import read_predictions
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_values
 from panformer_cli.prepare.published.ready_panoptic import VOID, read_categories, read_ready_panoptic, segment_table
 from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_pngs, with_unused_labels
@@ -64,7 +65,7 @@ class Cityscapes:
         """Return whether the split has no instance maps."""
         return not self._has_maps(split)
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation; segments keep the ids of the instance map, which are label ids for stuff."""
         if image.extra is None:
             return _panoptic_of_instances(image.labels[0], size)

@@ -16,6 +16,7 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_values
 from panformer_cli.prepare.published.mapillary_labels import (
     categories_of_config,
@@ -109,7 +110,7 @@ class MapillaryVistas:
         """Return whether the split has a panoptic JSON."""
         return self._panoptic_json(split).is_file()
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         """Return the annotation; segments keep the ids of panoptic PNGs, or have an instance map's value plus 1."""
         if image.extra is None:
             return self._panoptic_of_instances(image.labels[0], size)

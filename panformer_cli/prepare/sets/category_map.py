@@ -43,7 +43,7 @@ def read_map(path: Path, categories: CategoryTable) -> NewCategories:
         DataError: The file is missing or has another format, names an unknown category, merges things and stuff
             without specifying the kind, or leaves no category.
     """
-    _check_unique(categories, str(path))
+    check_unique_names(categories, str(path))
     renamed, described = _read(path, categories)
     for name in set(described) - {*renamed.values()} - {category.name for category in categories.categories}:
         raise DataError(f"{path}: no category is mapped to {name!r}; add it to `map`, or remove it from `categories`")
@@ -70,8 +70,8 @@ def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> Ne
         DataError: A name is a thing in one table and stuff in the other, or is repeated in one of them. `where` names
             the data sets.
     """
-    _check_unique(first, where)
-    _check_unique(second, where)
+    check_unique_names(first, where)
+    check_unique_names(second, where)
     table, new_id = list(first.categories), {}
     by_name = {category.name: category for category in first.categories}
     taken = {category.id for category in (*first.categories, *second.categories)}
@@ -92,8 +92,8 @@ def merged_tables(first: CategoryTable, second: CategoryTable, where: str) -> Ne
     return NewCategories(CategoryTable(table), dict(new_id))
 
 
-def _check_unique(categories: CategoryTable, where: str) -> None:
-    """Raise a DataError if a name is ambiguous."""
+def check_unique_names(categories: CategoryTable, where: str) -> None:
+    """Raise a DataError if two categories have one name; `where` names the data set."""
     first: dict[str, Category] = {}
     for category in categories.categories:
         other = first.setdefault(category.name, category)

@@ -34,7 +34,7 @@ def subset(root: Path, splits: Sequence[str], images: int | Path, seed: int = 0)
     Raises:
         DataError: A split cannot be used or has too few images, or the list has an image that is in none of them.
     """
-    opened = _opened(root, splits)
+    opened = open_splits(root, splits)
     data = list(opened.values())
     indices = listed(data, images) if isinstance(images, Path) else [_sample(one, images, seed) for one in data]
     chosen = {name: [Chosen(part, indices[part])] for part, name in enumerate(opened) if len(indices[part])}
@@ -56,7 +56,7 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
     Raises:
         DataError: The split cannot be used, or one of the two would be empty.
     """
-    opened = _opened(root, [name] if name else ())
+    opened = open_splits(root, [name] if name else ())
     if len(opened) > 1:
         raise DataError(f"{root} has the splits {', '.join(opened)}; choose one of them with --split")
     (data,) = opened.values()
@@ -72,7 +72,7 @@ def split(root: Path, name: str | None, val: float, seed: int = 0) -> ExistingSe
     sides = {"train": others, "val": held_out}
     chosen = {side: [Chosen(0, indices)] for side, indices in sides.items()}
     source = _of_one_table("split", root, [data], chosen, {"val": val, "seed": seed})
-    return replace(source, notes=tuple(_classes_missing(classes, sides, data.categories)))
+    return replace(source, remarks=tuple(_classes_missing(classes, sides, data.categories)))
 
 
 def _classes_missing(
@@ -96,7 +96,7 @@ def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:
     Raises:
         DataError: As in `category_map.read_map`, or a split cannot be used.
     """
-    opened = _opened(root, splits)
+    opened = open_splits(root, splits)
     parts, chosen = [], {}
     for number, (name, data) in enumerate(opened.items()):
         new = read_map(path, data.categories)
@@ -122,10 +122,10 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
     """
     if resolve_links(first) == resolve_links(second):
         raise DataError(f"{first} and {second} are the same data set; choose another one to merge")
-    ours, theirs = _opened(first, splits), _opened(second, splits)
-    table = _table(first, ours)
-    mapped = read_map(path, _table(second, theirs)) if path else None
-    merged = merged_tables(table, mapped.table if mapped else _table(second, theirs), f"{first} and {second}")
+    ours, theirs = open_splits(first, splits), open_splits(second, splits)
+    table = table_of_splits(first, ours)
+    mapped = read_map(path, table_of_splits(second, theirs)) if path else None
+    merged = merged_tables(table, mapped.table if mapped else table_of_splits(second, theirs), f"{first} and {second}")
     second_id = merged.new_id
     if mapped:
         second_id = {old: None if new is None else merged.new_id[new] for old, new in mapped.new_id.items()}
@@ -162,12 +162,13 @@ def _ids(data: CocoPanoptic) -> Iterator[int | str]:
 def _of_one_table(
     name: str, root: Path, data: Sequence[CocoPanoptic], chosen: dict[str, list[Chosen]], settings: dict[str, Any]
 ) -> ExistingSets:
-    categories = _table(root, dict(enumerate(data)))
+    categories = table_of_splits(root, dict(enumerate(data)))
     parts = tuple(Part(one, unchanged(categories)) for one in data)
     return ExistingSets(name, root, categories, parts, chosen, settings)
 
 
-def _opened(root: Path, splits: Sequence[str]) -> dict[str, CocoPanoptic]:
+def open_splits(root: Path, splits: Sequence[str]) -> dict[str, CocoPanoptic]:
+    """Return the splits of a data set by name, all if `splits` is empty. Raises a DataError if there are none."""
     names = splits or find_splits(root)
     if not names:
         raise DataError(f"{root} has no split; expected annotations/panoptic_<split>.json with its PNGs and images")
@@ -183,7 +184,7 @@ def _sample(data: CocoPanoptic, count: int, seed: int) -> npt.NDArray[np.int64]:
     return stratified(classes_of(data), count, seed)
 
 
-def _table(root: Path, opened: dict[Any, CocoPanoptic]) -> Any:
+def table_of_splits(root: Path, opened: Mapping[Any, CocoPanoptic]) -> CategoryTable:
     """Return the categories of a data set, which must be the same in all splits."""
     first, *others = (data.categories for data in opened.values())
     if any(other != first for other in others):

@@ -15,6 +15,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.source import SourceImage
 
 
@@ -62,7 +63,7 @@ class ExistingSets:
     Attributes:
         parts: The splits that images are taken from.
         chosen: The images of each new split.
-        notes: What the user should know about the choice.
+        remarks: What the user should know about the choice.
     """
 
     name: str
@@ -71,7 +72,7 @@ class ExistingSets:
     parts: tuple[Part, ...]
     chosen: Mapping[str, Sequence[Chosen]]
     settings: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> list[str]:
@@ -109,7 +110,7 @@ class ExistingSets:
         """Return True."""
         return True
 
-    def read(self, image: SourceImage, size: tuple[int, int]) -> PanopticMap:
+    def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
         part = self.parts[image.extra.part]
         return remapped(part.data.annotation(image.extra.number), part.new_id, self.categories)
 

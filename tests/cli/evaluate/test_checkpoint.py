@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_report_is_written_with_the_metrics(made: Path) -> None:
     page = (made / "report" / "index.html").read_text(encoding="utf-8")
     metrics = json.loads((made / "evaluation" / "metrics.json").read_text())
@@ -116,6 +118,7 @@ def test_compare_needs_an_evaluation(name: str, made: Path, tmp_path: Path, caps
     assert f"{tmp_path} has no {name}" in err
 
 
+@pytest.mark.slow
 def test_tune_reports_what_it_found(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("tune", str(made / "model.safetensors"), "--out", str(tmp_path))
     content = json.loads(printed(capsys, *words, "--json"))
@@ -128,6 +131,7 @@ def test_tune_reports_what_it_found(made: Path, tmp_path: Path, capsys: pytest.C
     assert "held out" in table
 
 
+@pytest.mark.slow
 def test_robustness_on_a_sample_of_the_images(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (str(made / "model.safetensors"), "--out", str(tmp_path), "--corruptions", "fog", "--severity", "1")
     content = json.loads(printed(capsys, *words, "--images", "2", "--json"))
@@ -156,6 +160,7 @@ def test_unknown_corruptions_and_severities_are_errors(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_submission_is_packed_and_checked(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = tmp_path / "ade20k_panoptic_val.zip"
     model, out = str(made / "model.safetensors"), str(tmp_path / "out")
@@ -195,3 +200,27 @@ def test_the_name_of_a_submission_is_checked_before_anything_is_predicted(
     err = capsys.readouterr().err
     assert "invalid submission name mine.zip; expected a name such as panoptic_test-dev2017_" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_checkpoint_is_the_first_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(made / "model.safetensors"), "--out", str(tmp_path / "out"), "--bootstrap", "0"]
+    assert printed(capsys, *words).splitlines()[0] == f"Checkpoint: {made / 'model.safetensors'}"
+    assert json.loads(printed(capsys, *words, "--json"))["images"] == IMAGES
+    photo = next(path for path in (made / "data" / "images").rglob("*.png"))
+    predict = ["predict", str(photo), "--checkpoint", str(made / "model.safetensors"), "--out", str(tmp_path / "pred")]
+    assert run(*predict) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"Checkpoint: {made / 'model.safetensors'}"
+
+
+def test_another_data_set_may_have_another_split(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint was trained with the split `val`; here, only `other` exists."""
+    for name in ("images/val", "annotations/panoptic_val", "annotations/panoptic_val.json"):
+        target = tmp_path / "data" / name.replace("val", "other")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = made / "data" / name
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    words = [str(made / "model.safetensors"), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    content = json.loads(printed(capsys, *words, "--json", "--bootstrap", "0"))
+    assert content["annotation"] == str(tmp_path / "data" / "annotations" / "panoptic_other.json")

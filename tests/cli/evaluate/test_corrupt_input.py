@@ -179,7 +179,10 @@ PREDICTION_ONLY: dict[str, tuple[Change, list[str]]] = {
         edit(lambda content: content["annotations"].pop(1)),
         ["is missing 1 of the 3 images of", "first image 101 (1.jpg)"],
     ),
-    "image ids are strings": (with_annotation(image_id="100"), ["is missing 1 of the 3", "first image 100"]),
+    "image ids are strings": (
+        with_annotation(image_id="100"),
+        ["is missing 1 of the 3", "numbers (100), and text ('100')"],
+    ),
     "score a string": (with_segment(score="high"), ["image 100: segment 1 has the score 'high'"]),
     "score negative": (with_segment(score=-0.1), ["image 100: segment 1 has the score -0.1"]),
     "score NaN": (with_segment(score=float("nan")), ["image 100: segment 1 has the score nan"]),

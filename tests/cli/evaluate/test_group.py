@@ -191,7 +191,7 @@ def test_a_mistyped_subcommand(word: str, meant: str, evaluated: list[Any], caps
         ([*OFFLINE, "--fast"], "--fast", "predictions", "checkpoint, robustness, tune"),
         ([*OFFLINE, "--device", "cpu"], "--device", "predictions", "checkpoint, robustness, tune"),
         ([*OFFLINE, "--sampling", "auto"], "--sampling", "predictions", "checkpoint, robustness, tune"),
-        (["--corruptions", "fog", "--report", "r"], "--report", "robustness", "checkpoint, predictions"),
+        (["--corruptions", "fog", "--report", "r"], "--report", "robustness", "checkpoint, predictions, compare"),
         (["--corruptions", "fog", "--cross-check"], "--cross-check", "robustness", "checkpoint, predictions"),
         (["--corruptions", "fog", "--submission", "a.zip"], "--submission", "robustness", "checkpoint"),
         (["--corruptions", "fog", "--metrics", "all"], "--metrics", "robustness", "checkpoint, predictions"),

@@ -7,6 +7,7 @@ import pytest
 from tests.helpers import run
 
 ORDER = [
+    "auto",
     "coco",
     "custom",
     "cityscapes",
@@ -24,6 +25,7 @@ ORDER = [
     "split",
     "merge",
     "remap",
+    "export",
 ]
 
 

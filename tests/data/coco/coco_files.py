@@ -44,13 +44,16 @@ def segment_info(ids: npt.NDArray[np.int32], number: int, category_id: int) -> d
     return {"id": number, "category_id": category_id, "iscrowd": 0, "bbox": bbox, "area": len(rows)}
 
 
-def write_coco(root: Path, images: int = 3, split: str = "val") -> Path:
-    """Write `images` scenes, with image k of gray level 10 + 20 k, and return the path of the JSON."""
+def write_coco(root: Path, images: int = 3, split: str = "val", first: int = 0) -> Path:
+    """Write `images` scenes, numbered from `first`, and return the path of the JSON.
+
+    Image k has gray level 10 + 20 k, and the id 100 + k.
+    """
     (root / "images" / split).mkdir(parents=True)
     pngs = root / "annotations" / f"panoptic_{split}"
     pngs.mkdir(parents=True)
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": CATEGORIES}
-    for number in range(images):
+    for number in range(first, first + images):
         ids, segments = scene(number)
         height, width = ids.shape
         Image.new("RGB", (width, height), (10 + 20 * number,) * 3).save(root / "images" / split / f"{number}.png")

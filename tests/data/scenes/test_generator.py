@@ -128,6 +128,7 @@ def test_there_are_enough_categories_and_their_ids_have_gaps() -> None:
     assert len({category.color for category in CATEGORIES.categories}) == len(CATEGORIES)
 
 
+@pytest.mark.slow
 def test_scenes_contain_all_that_an_evaluation_needs(many: list[tuple[ImageArray, PanopticMap]]) -> None:
     seen = Counter(segment.category_id for _, panoptic in many for segment in panoptic.segments)
     assert min(seen[category.id] for category in CATEGORIES.categories) >= 30
@@ -185,6 +186,7 @@ def hues(spread: float) -> list[float]:
     return distances
 
 
+@pytest.mark.slow
 def test_the_hue_spread_controls_how_much_color_depends_on_the_class() -> None:
     fixed, dependent, free = (np.mean(hues(spread)) for spread in (0.0, 35.0, 1000.0))
     assert fixed < 0.03
@@ -219,6 +221,7 @@ def test_void_and_crowd_appear_with_probability_1() -> None:
     assert sum(any(segment.is_crowd for segment in panoptic.segments) for panoptic in maps) >= 18
 
 
+@pytest.mark.slow
 def test_every_object_is_sufficiently_visible() -> None:
     """Disks without occlusion have the box of a complete disk, unless the image border clips them."""
     options = SceneOptions(min_visible_share=1.0, min_objects=6, void_probability=0, crowd_probability=0)
@@ -290,8 +293,12 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Path.write_bytes
+
     def full(path: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+        if path.suffix == ".jpg":
+            raise OSError(28, "No space left on device")
+        return written(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(PanformerError, match=r"cannot write .*000000\.jpg: No space left on device; free some space"):

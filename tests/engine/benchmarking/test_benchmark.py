@@ -144,6 +144,7 @@ def test_flops_of_deformable_attention_by_hand() -> None:
     assert found == 2 * (linears + sampling)
 
 
+@pytest.mark.slow
 def test_flops_of_the_network_are_split_among_its_parts(pipeline: Pipeline) -> None:
     found = count_flops(pipeline)
     assert list(found) == [*PARTS, "network_rest"]
@@ -156,6 +157,7 @@ def test_flops_of_the_network_are_split_among_its_parts(pipeline: Pipeline) -> N
     assert found["network_rest"] == 2 * 2 * 53 * 32
 
 
+@pytest.mark.slow
 def test_the_stages_cover_the_whole_pass(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     readings: list[int] = []
 
@@ -181,6 +183,7 @@ def test_the_stages_cover_the_whole_pass(pipeline: Pipeline, monkeypatch: pytest
     assert len(readings) == 4, "nothing is measured inside"
 
 
+@pytest.mark.slow
 def test_precision_and_sampling_reach_the_network(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     values = DeformableAttention.values  # every layer samples once, whole or in chunks
@@ -197,12 +200,14 @@ def test_precision_and_sampling_reach_the_network(recipe_file: Path, monkeypatch
     assert seen[layers:] == [(torch.bfloat16, grid_sampling)] * layers * (WARM_UP + 2)
 
 
+@pytest.mark.slow
 def test_a_pass_writes_what_prediction_writes(pipeline: Pipeline, tmp_path: Path) -> None:
     whole_pass(pipeline, PeakMemory(CPU))
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert [name for name in written if not name.startswith(".")] == ["overlays/0.jpg", "panoptic/0.png"]
 
 
+@pytest.mark.slow
 def test_random_weights_predict_segments() -> None:
     state = torch.get_rng_state()
     model = random_model(RECIPE, COCO)
@@ -223,6 +228,7 @@ def test_random_weights_predict_segments() -> None:
         assert foreground.mean() == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_random_weights_are_reproducible() -> None:
     one, other = (random_model(RECIPE, COCO).state_dict() for _ in range(2))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
@@ -257,6 +263,7 @@ def test_the_matrix_rate_is_that_of_one_product() -> None:
     assert 0 < matrix_rate(CPU, torch.float32, repeat=1) < math.inf
 
 
+@pytest.mark.slow
 def test_every_stage_has_measurements(result: Benchmark) -> None:
     assert list(result.stages) == list(STAGES)
     for figures in [*result.stages.values(), result.network, result.total]:
@@ -293,6 +300,7 @@ def test_json(result: Benchmark, recipe_file: Path) -> None:
     assert content["ms_per_image"] == content["total"]["ms"]["median"] / 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_an_image(scenes: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "run" / "last.safetensors", scenes)
     save_image(tmp_path / "photo.png", np.zeros((50, 100, 3), np.uint8))
@@ -328,6 +336,7 @@ def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
         measure(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_recipe_name_has_priority_over_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -127,6 +127,7 @@ def save_small_model(path: Path) -> tuple[Recipe, PanopticModel]:
     return recipe, model
 
 
+@pytest.mark.slow
 def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
     recipe, model = save_small_model(tmp_path / "a.safetensors")
     loaded = load_model(read_checkpoint(tmp_path / "a.safetensors"))
@@ -134,6 +135,7 @@ def test_a_model_is_built_from_the_checkpoint_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_recipe_names_no_family_is_a_panoptic_segformer(tmp_path: Path) -> None:
     """Checkpoints of version 0.1.0 have no model family."""
     path = tmp_path / "a.safetensors"
@@ -344,6 +346,7 @@ def r50_weights(r50: Path) -> State:
     return load_model(read_checkpoint(r50)).state_dict()
 
 
+@pytest.mark.slow
 def test_every_official_tensor_is_loaded(r50_weights: State) -> None:
     state = r50_weights
     expected = {
@@ -381,6 +384,7 @@ FORMS: dict[str, Callable[[State, Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_an_official_file_gives_the_same_model(form: str, r50_weights: State, tmp_path: Path) -> None:
     FORMS[form](stub_state("r50"), tmp_path / "mine.pth")
@@ -404,6 +408,7 @@ def mismatch(change: Callable[[State], Any], tmp_path: Path) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_mismatched_tensors_are_listed_by_their_official_names(tmp_path: Path) -> None:
     names = ("neck.convs.1.gn.bias", "bbox_head.stuff_mask_head.blocks.5.norm3.weight")
 
@@ -450,6 +455,7 @@ def test_half_precision_and_whole_counters_are_plain(tmp_path: Path) -> None:
     assert (filled[half].tolist(), int(filled[counter])) == ([1, 1], 9)
 
 
+@pytest.mark.slow
 def test_missing_and_unexpected_blocks_are_listed(tmp_path: Path) -> None:
     def change(state: State) -> None:
         for name in [name for name in state if name.startswith("backbone.layer3.5.")]:
@@ -461,6 +467,7 @@ def test_missing_and_unexpected_blocks_are_listed(tmp_path: Path) -> None:
     assert "unexpected: backbone.layer9.0.conv1.weight; use" in message
 
 
+@pytest.mark.slow
 def test_long_lists_are_shortened(tmp_path: Path) -> None:
     def change(state: State) -> None:
         for name in [name for name in state if name.startswith("bbox_head.transformer.encoder.")]:
@@ -472,6 +479,7 @@ def test_long_lists_are_shortened(tmp_path: Path) -> None:
     assert f" and {lost - 20} more; use a complete checkpoint" in message
 
 
+@pytest.mark.slow
 def test_an_official_file_of_another_recipe_is_rejected_with_both_names(r50: Path) -> None:
     swinl = load_recipe("swinl")
     with torch.device("meta"):

@@ -89,6 +89,7 @@ def annotation(path: Path, things: int, stuff: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_categories_come_from_an_annotation(tmp_path: Path) -> None:
     state = stub_state("r50")
     for name, tensor in state.items():
@@ -163,6 +164,7 @@ def test_an_annotation_with_other_counts(stub: Path, tmp_path: Path) -> None:
     assert expected in refused(stub, tmp_path / "out", table)
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_match_writes_nothing(tmp_path: Path) -> None:
     state = stub_state("r50")
     del state["neck.convs.0.gn.bias"]
@@ -171,6 +173,7 @@ def test_a_file_that_does_not_match_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_weights_are_rejected(value: float, tmp_path: Path) -> None:
     name = "bbox_head.stuff_mask_head.blocks.0.norm3.bias"
@@ -182,6 +185,7 @@ def test_non_finite_weights_are_rejected(value: float, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_corruption_inside_a_tensor_is_detected(tmp_path: Path) -> None:
     name, value = "bbox_head.stuff_mask_head.blocks.0.norm3.bias", 0.123456
     source = save_as_mmcv(stub_state("r50") | {name: torch.full((256,), value)}, tmp_path / "r50.pth")

@@ -92,6 +92,7 @@ def test_a_backbone_without_a_recipe_needs_one(tmp_path: Path) -> None:
     assert describe_official(path, str(tmp_path / "mine.yaml"))[1].name == "mine"
 
 
+@pytest.mark.slow
 def test_other_category_counts_than_cocos_need_a_table(tmp_path: Path) -> None:
     path = of_few_categories(tmp_path)
     with pytest.raises(CheckpointError) as caught:

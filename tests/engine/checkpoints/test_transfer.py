@@ -62,6 +62,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return read_checkpoint(path)
 
 
+@pytest.mark.slow
 def test_rows_are_matched_by_name_and_type(checkpoint: Checkpoint) -> None:
     theirs, fresh, ours = (model_of(THEIRS, 1), model_of(OURS, 2), model_of(OURS, 2))
     listener = Listener()
@@ -80,6 +81,7 @@ def test_rows_are_matched_by_name_and_type(checkpoint: Checkpoint) -> None:
     assert message.endswith("newly initialized: road, horse, cat")
 
 
+@pytest.mark.slow
 def test_all_other_tensors_are_loaded(checkpoint: Checkpoint) -> None:
     theirs, ours = model_of(THEIRS, 1).state_dict(), model_of(OURS, 2)
     start_from(ours, checkpoint, SilentReporter())
@@ -92,6 +94,7 @@ def test_all_other_tensors_are_loaded(checkpoint: Checkpoint) -> None:
         assert name in apart or torch.equal(tensor, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_equal_categories_are_loaded_without_a_message(checkpoint: Checkpoint) -> None:
     ours, listener = model_of(THEIRS, 2), Listener()
     start_from(ours, checkpoint, listener)
@@ -100,12 +103,14 @@ def test_equal_categories_are_loaded_without_a_message(checkpoint: Checkpoint) -
     assert not listener.messages
 
 
+@pytest.mark.slow
 def test_another_model_is_rejected_for_any_categories(checkpoint: Checkpoint) -> None:
     ours = small_model(things=3, stuff=3, thing_queries=9)
     with pytest.raises(CheckpointError, match=r"does not match this model: .*query_embedding.weight \(\[7, 64\]"):
         start_from(ours, checkpoint, SilentReporter())
 
 
+@pytest.mark.slow
 def test_class_tensors_that_are_not_plain_numbers_are_rejected(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from panformer_cli.data.categories import Category, CategoryTable
-from panformer_cli.engine.evaluation.compare import CompareOptions, EvaluatedSet, compare_folders, compare_sets
+from panformer_cli.engine.evaluation.compare import CompareOptions, Comparison, EvaluatedSet, compare_sets
+from panformer_cli.engine.evaluation.compare_inputs import compare_inputs
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.bootstrap import paired_intervals
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.quality import PanopticQuality, PanopticResult
+from panformer_cli.reporting import SilentReporter
 from tests.metrics.test_bootstrap import TABLE, record_of, resamples_of
 from tests.storage.test_plain_json import nested
 
@@ -39,6 +41,10 @@ def folder_of(path: Path, overlaps: Sequence[ImageOverlap]) -> Path:
     (path / "records.jsonl").write_text("".join(json.dumps(overlap.to_json()) + "\n" for overlap in overlaps))
     (path / "metrics.json").write_text(json.dumps({"images": len(overlaps), "categories": TABLE.to_coco()}))
     return path
+
+
+def compare_folders(first: Path, second: Path, options: CompareOptions) -> Comparison:
+    return compare_inputs((first, second), None, None, options, SilentReporter())
 
 
 A, B = overlaps_of(noise=0.4), overlaps_of(noise=0.15)

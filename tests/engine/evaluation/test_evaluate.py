@@ -155,6 +155,7 @@ def mixed_scenes(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_metrics_and_files_do_not_depend_on_the_batch_size(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_corrupt_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path)
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_images_that_differ_only_in_suffix_have_separate_pngs(tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 2)
     images, path = data / "images" / "val", data / "annotations" / "panoptic_val.json"

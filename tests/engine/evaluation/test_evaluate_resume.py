@@ -85,6 +85,7 @@ def interrupt(trained: RunFolder, out: Path, images: int, **others: Any) -> None
             evaluate(request_of(trained, out, **others), ALONE, QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", range(IMAGES))
 def test_finished_images_are_not_predicted_again(
     images: int, trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
@@ -97,6 +98,7 @@ def test_finished_images_are_not_predicted_again(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_stopped_twice(trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(trained, out, 1)
     interrupt(trained, out, 2, resume=True)
@@ -106,6 +108,7 @@ def test_stopped_twice(trained: RunFolder, out: Path, whole: dict[str, bytes], m
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_without_resume_all_images_are_predicted_again(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +119,7 @@ def test_without_resume_all_images_are_predicted_again(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_stopped_while_the_metrics_are_written(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def without_a_png(out: Path) -> None:
     min((out / "panoptic").iterdir()).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "predicted"),
     [(truncated_last_line, 2), (last_line_of_zeros, 1), (without_newline, 1), (without_a_png, 2)],
@@ -179,6 +184,7 @@ def test_files_of_a_crash_are_repaired(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_other_settings_are_rejected(trained: RunFolder, out: Path, tmp_path: Path) -> None:
     interrupt(trained, out, 2)
     request = request_of(trained, out, resume=True)
@@ -202,6 +208,7 @@ def test_other_settings_are_rejected(trained: RunFolder, out: Path, tmp_path: Pa
         assert contents(out) == before
 
 
+@pytest.mark.slow
 def test_a_complete_evaluation_is_reported_and_kept(
     trained: RunFolder, out: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +220,7 @@ def test_a_complete_evaluation_is_reported_and_kept(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_a_complete_evaluation_with_other_settings_is_rejected(trained: RunFolder, out: Path) -> None:
     evaluate(request_of(trained, out), ALONE, QUIET)
     request, before = request_of(trained, out, resume=True), contents(out)
@@ -228,6 +236,7 @@ def test_a_complete_evaluation_with_other_settings_is_rejected(trained: RunFolde
         assert contents(out) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{}", "[]", "{"])
 def test_metrics_of_unknown_origin_are_computed_again(
     content: str, trained: RunFolder, out: Path, whole: dict[str, bytes]
@@ -239,6 +248,7 @@ def test_metrics_of_unknown_origin_are_computed_again(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_old_metrics_are_deleted_before_the_first_new_prediction(trained: RunFolder, out: Path) -> None:
     evaluate(request_of(trained, out), ALONE, QUIET)
     (out / "notes.txt").write_text("mine")
@@ -261,6 +271,7 @@ def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Pa
         evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
 
 
+@pytest.mark.slow
 def test_resuming_without_earlier_results_starts_an_evaluation(
     trained: RunFolder, out: Path, whole: dict[str, bytes]
 ) -> None:

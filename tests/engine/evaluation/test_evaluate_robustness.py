@@ -42,6 +42,7 @@ def measure_in(process: Process, request: RobustnessRequest) -> dict[str, Any]:
     return evaluate_robustness(request, process, QUIET)
 
 
+@pytest.mark.slow
 def test_clean_images_give_the_pq_of_an_evaluation(trained: RunFolder, tmp_path: Path) -> None:
     content = measure(trained, tmp_path / "corrupted")
     metrics = evaluate(EvaluateRequest(trained.best, tmp_path / "clean", resamples=0), ALONE, QUIET)
@@ -50,6 +51,7 @@ def test_clean_images_give_the_pq_of_an_evaluation(trained: RunFolder, tmp_path:
     assert content["paper"] is None
 
 
+@pytest.mark.slow
 def test_corrupted_images_give_the_pq_of_a_plain_loop(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     content = measure(trained, tmp_path, "gaussian_noise", "1,3")
     checkpoint, data = read_checkpoint(trained.best), CocoPanoptic(scenes, "val")
@@ -67,6 +69,7 @@ def test_corrupted_images_give_the_pq_of_a_plain_loop(trained: RunFolder, scenes
     assert json.loads((tmp_path / "robustness.json").read_text()) == content
 
 
+@pytest.mark.slow
 def test_finished_corruptions_are_not_evaluated_again(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,12 +82,14 @@ def test_finished_corruptions_are_not_evaluated_again(
     assert [row["corruption"] for row in more["rows"]] == ["fog", "snow"]
 
 
+@pytest.mark.slow
 def test_results_of_other_images_are_rejected(trained: RunFolder, tmp_path: Path) -> None:
     assert measure(trained, tmp_path, images=2)["images"] == 2
     with pytest.raises(PanformerError, match="choose another folder, or delete the results in this one"):
         measure(trained, tmp_path, images=3)
 
 
+@pytest.mark.slow
 def test_results_of_a_changed_checkpoint_are_rejected(trained: RunFolder, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()

@@ -50,6 +50,7 @@ QUIET = SilentReporter()
 OTHER = MergingSettings(score_threshold=0.35, thing_overlap=0.7, stuff_overlap=0.1)
 
 
+@pytest.mark.slow
 def test_cached_images_give_the_same_results_as_the_model(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     request = TuneRequest(trained.best, tmp_path / "out", options=CompareOptions(resamples=20))
     tuning = tune(request, ALONE, QUIET)
@@ -72,6 +73,7 @@ def test_cached_images_give_the_same_results_as_the_model(trained: RunFolder, sc
     assert content["searched"]["pq_after"] >= content["searched"]["pq_before"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_can_be_resumed(
     trained: RunFolder, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,14 +163,21 @@ def faint_objects(folder: Path, count: int, score: float) -> CachedImages:
 
 
 def test_a_gain_is_reported_with_its_interval(tmp_path: Path) -> None:
-    images = faint_objects(tmp_path, 9, score=0.22)
+    images = faint_objects(tmp_path, 19, score=0.22)
     tuning = search_and_judge(images, MergingSettings(), TABLE, CompareOptions(resamples=50), QUIET)
     assert tuning.after == MergingSettings(score_threshold=0.05)
     assert tuning.searched_pq == (0.0, 100.0)
-    assert (tuning.searched, tuning.held_out.images) == (4, 5)
+    assert (tuning.searched, tuning.held_out.images) == (9, 10)
     assert tuning.held_out.paired.difference.all.pq == (100.0, 100.0)
     assert tuning.is_gain
     assert tuning.to_json()["gain"] is True
+
+
+def test_a_gain_on_a_few_images_is_not_significant(tmp_path: Path) -> None:
+    images = faint_objects(tmp_path, 18, score=0.22)
+    tuning = search_and_judge(images, MergingSettings(), TABLE, CompareOptions(resamples=50), QUIET)
+    assert tuning.held_out.images == 9 and tuning.held_out.paired.difference.all.pq == (100.0, 100.0)
+    assert not tuning.is_gain and tuning.to_json()["held_out"]["images_needed"]["all"] == 10
 
 
 def test_without_a_better_threshold_there_is_no_gain(tmp_path: Path) -> None:
@@ -188,6 +197,7 @@ def test_the_halves_are_drawn_by_the_seed() -> None:
     assert 10 < sum(int(path.name) < 50 for path in searched.paths) < 40, "neither half is the first"
 
 
+@pytest.mark.slow
 def test_only_the_thresholds_of_a_saved_checkpoint_change(trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "tuned.safetensors"
     save_thresholds(trained.last, OTHER, out)

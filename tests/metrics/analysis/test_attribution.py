@@ -112,6 +112,7 @@ def assert_adds_up(records: list[ImageOverlap], table: CategoryTable = TABLE) ->
         assert fsum(result.mean(chosen).flat) == pytest.approx(100 - group.pq if group.n else 0, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(drawn_pairs(), min_size=1, max_size=3))
 def test_the_parts_add_up_to_the_loss_of_pq(pairs: list[Pair]) -> None:
@@ -219,6 +220,7 @@ def test_a_category_with_only_false_predictions_leaves_the_mean() -> None:
     assert result.cause_gains[Cause.FALSE] == pytest.approx(75 / 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(drawn_pairs(), min_size=1, max_size=3))
 def test_gains_are_not_negative_and_equal_plain_fractions(pairs: list[Pair]) -> None:

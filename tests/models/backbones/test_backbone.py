@@ -12,11 +12,13 @@ import torch
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.known import BACKBONES
+from tests.conftest import REPOSITORY
 from tests.models.panoptic_segformer.small import images_of, scramble
 
 SMALL_BACKBONES = ("resnet18", "pvt_v2_b0", "swin_tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_returns_strides_8_16_32(name: str) -> None:
     # PVTv2's reduced attention has a kernel of 8 cells of stride 4: it needs more than 28 pixels.
@@ -31,6 +33,7 @@ def test_every_backbone_returns_strides_8_16_32(name: str) -> None:
                 assert tuple(feature.shape[2:]) == tuple(math.ceil(side / stride) for side in size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL_BACKBONES)
 def test_features_are_finite_at_odd_sizes(name: str) -> None:
     torch.manual_seed(0)
@@ -40,6 +43,7 @@ def test_features_are_finite_at_odd_sizes(name: str) -> None:
     assert all(feature.isfinite().all() and feature.std() > 0 for feature in features)
 
 
+@pytest.mark.slow
 def test_swin_pads_the_image_with_zeros_at_the_right_and_bottom() -> None:
     torch.manual_seed(0)
     backbone = build_backbone("swin_tiny", drop_path=0.0, frozen_stages=0, frozen_batch_norm=True).eval()
@@ -93,3 +97,9 @@ def test_with_published_freezing_only_convolutions_of_later_stages_are_trained()
 def test_only_resnets_can_freeze_stages() -> None:
     with pytest.raises(PanformerError, match=r"model\.frozen_stages is 1, but only published ResNets .* set it to 0"):
         build_backbone("pvt_v2_b0", 0.0, frozen_stages=1, frozen_batch_norm=True)
+
+
+def test_the_reference_of_settings_names_every_backbone() -> None:
+    text = (REPOSITORY / "panformer_cli" / "settings.py").read_text(encoding="utf-8")
+    (listed,) = re.findall(r'backbone: str = .*?"""(.*?)"""', text, flags=re.S)
+    assert re.findall(r"`(\w+)`", listed) == list(BACKBONES)

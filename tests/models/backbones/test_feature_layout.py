@@ -23,6 +23,7 @@ def refusal(name: str) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -38,6 +39,7 @@ def test_an_unsuitable_model(name: str, reason: str) -> None:
     assert "did you mean timm/" in message or message.endswith(", ".join(f"timm/{example}" for example in EXAMPLES))
 
 
+@pytest.mark.slow
 def test_a_model_that_timm_cannot_use_as_a_feature_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
@@ -50,6 +52,7 @@ def test_a_model_that_timm_cannot_use_as_a_feature_extractor(monkeypatch: pytest
     assert "cannot be used by timm as a feature extractor; " in refusal("timm/volo_d1_224")
 
 
+@pytest.mark.slow
 def test_an_unknown_model_with_similar_ones() -> None:
     message = refusal("timm/convnext_ato")
     assert f"is unknown to timm {timm.__version__}; did you mean timm/convnext_atto" in message
@@ -84,6 +87,7 @@ def test_layouts() -> None:
     assert feature_layout("timm/mambaout_femto") == FeatureLayout((1, 2, 3), channels_last=True)
 
 
+@pytest.mark.slow
 def test_training_checks_the_backbone_before_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["train", "tiny", "--out", str(tmp_path / "run"), "--device", "cpu"]
     overrides = ["--set", f"data.root={tmp_path / 'nowhere'}", "--set", "model.backbone=timm/vit_base_patch16_224"]

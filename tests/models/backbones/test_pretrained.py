@@ -94,6 +94,7 @@ def refused(source: Path | str, name: str = "resnet18") -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "fault"),
     [
@@ -135,6 +136,7 @@ def test_without_internet_the_error_names_both_alternatives(monkeypatch: pytest.
         assert part in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_timm_weights_match_all_tensors_of_the_backbone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the classifier that timm would load ImageNet weights into, but without the download."""
@@ -174,6 +176,7 @@ def loaded_into(name: str, source: Path | str, monkeypatch: pytest.MonkeyPatch) 
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state}], ids=["plain", "model"])
 @pytest.mark.parametrize(("variant", "backbone"), [("pvtv2b5", "pvt_v2_b5"), ("swinl", "swin_large")])
 def test_reference_files_of_pvt_and_swin(
@@ -186,6 +189,7 @@ def test_reference_files_of_pvt_and_swin(
         torch.testing.assert_close(tensor, expected[f"backbone.body.{name}"], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_patch_merging_has_different_names_in_timm_and_the_reference(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -209,6 +213,7 @@ def test_patch_merging_has_different_names_in_timm_and_the_reference(
     torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "backbone", "fault"),
     [
@@ -226,6 +231,7 @@ def test_a_file_of_a_different_size_is_refused(variant: str, backbone: str, faul
     assert message.endswith(f"expected ImageNet weights of {backbone}")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_complete_model_is_refused(tmp_path: Path) -> None:
     message = refused(save_as_mmcv(stub_state("r50"), tmp_path / "r50.pth"), "resnet50")
     assert "is a checkpoint of a complete model, which --init-from can use; expected ImageNet weights" in message

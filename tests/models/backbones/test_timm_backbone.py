@@ -39,6 +39,7 @@ def backbone_of(name: str, drop_path: float = 0.0, frozen_batch_norm: bool = Fal
     return build_backbone(name, drop_path, None, frozen_batch_norm)
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("size", [(64, 96), (75, 101)], ids=str)
 def test_feature_maps_have_the_expected_sizes(name: str, size: tuple[int, int]) -> None:
@@ -86,6 +87,7 @@ def test_stochastic_depth_increases_to_its_rate() -> None:
     assert rates[-1] == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm/vgg11_bn", "timm/densenet121"])
 def test_a_model_without_stochastic_depth_is_an_error(name: str) -> None:
     with pytest.raises(PanformerError) as caught:
@@ -100,6 +102,7 @@ def test_stages_of_other_models_cannot_be_frozen() -> None:
         build_backbone("timm/convnext_atto", 0.0, 2, True)
 
 
+@pytest.mark.slow
 @every_family
 def test_timm_classifier_and_extractor_files_give_the_same_features(name: str, tmp_path: Path) -> None:
     architecture = name.removeprefix("timm/")
@@ -145,6 +148,7 @@ def test_timm_downloads_the_weights_of_the_tag(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(backbone.body.get_parameter("stem_0.weight"), weights.get_parameter("stem.0.weight"))
 
 
+@pytest.mark.slow
 def test_a_model_without_pretrained_weights() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_backbone_weights(backbone_of("timm/convnext_atto_rms"), "imagenet")

@@ -39,6 +39,7 @@ def optimized(model: PanopticSegFormer) -> PanopticSegFormer:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "pvt_v2_b0", "swin_tiny"])
 def test_the_outputs_do_not_change(backbone: str) -> None:
     model = small_model(backbone=backbone).eval()

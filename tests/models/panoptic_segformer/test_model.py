@@ -95,6 +95,7 @@ def test_thing_masks_belong_to_the_selected_queries() -> None:
     torch.testing.assert_close(both[:, 1:], one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen_stages", [0, 2])
 def test_the_gradient_reaches_every_trainable_parameter(frozen_stages: int) -> None:
     model = small_model(frozen_stages=frozen_stages, thing_mask_layers=2).train()
@@ -126,6 +127,7 @@ def test_images_with_few_objects_train(targets: Targets) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, (75, 101)], ids=str)
 def test_a_batch_of_two_equals_two_batches_of_one(size: tuple[int, int]) -> None:
     model, images = small_model(top_k=4).eval(), images_of(2, size)
@@ -141,6 +143,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(size: tuple[int, int]) -> None
     assert not torch.allclose(together.stuff_scores[0], together.stuff_scores[1], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, (75, 101)], ids=str)
 def test_the_losses_of_a_batch_are_the_mean_over_its_images(size: tuple[int, int]) -> None:
     model, images = small_model().train(), images_of(2, size)
@@ -156,6 +159,7 @@ def test_the_losses_of_a_batch_are_the_mean_over_its_images(size: tuple[int, int
         torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2, rtol=1e-3, atol=1e-4, msg=naming(name))
 
 
+@pytest.mark.slow
 def test_a_padded_batch_trains_and_the_padding_mask_has_an_effect() -> None:
     model = small_model().train()
     images, padding = images_of(2, (80, 112)), torch.ones(2, 80, 112, dtype=torch.bool)
@@ -190,6 +194,7 @@ def test_any_image_size_gives_masks_at_stride_8(size: tuple[int, int]) -> None:
     assert panoptic.ids.shape == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("things", "stuff"), [(1, 0), (0, 1), (0, 2), (1, 1)])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_data_sets_with_only_things_or_only_stuff_train_and_predict(things: int, stuff: int) -> None:

@@ -9,12 +9,12 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     LabeledShape,
-    check_size,
     panoptic_of_shapes,
     table_of_names,
     with_stuff,
 )
 from panformer_cli.prepare.annotation_tools.shapes import Patch
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.overlap import OverlapRule
 
 TABLE = CategoryTable([Category(1, "car", True), Category(8, "sky", False)])
@@ -27,7 +27,7 @@ def strip(label: str, start: int, stop: int, group: int | None = None) -> Labele
 
 def drawn(shapes: list[LabeledShape], rule: OverlapRule = "last") -> tuple[list[int], dict[int, int]]:
     """Return the ids of eight pixels in a row, and the category of each id."""
-    panoptic = panoptic_of_shapes(shapes, (1, 8), TABLE, rule, "here")
+    panoptic = panoptic_of_shapes(shapes, (1, 8), TABLE, rule, "here", AnnotationLog())
     return panoptic.ids[0].tolist(), {segment.id: segment.category_id for segment in panoptic.segments}
 
 
@@ -46,7 +46,7 @@ def test_void_follows_the_overlap_rule_like_a_class(rule: OverlapRule, ids: list
 
 def test_a_class_may_have_the_name_of_a_void_label() -> None:
     table = CategoryTable([Category(3, "_background_", False)])
-    panoptic = panoptic_of_shapes([strip("_background_", 0, 8)], (1, 8), table, "last", "here")
+    panoptic = panoptic_of_shapes([strip("_background_", 0, 8)], (1, 8), table, "last", "here", AnnotationLog())
     assert [(segment.category_id, segment.area) for segment in panoptic.segments] == [(3, 8)]
 
 
@@ -67,11 +67,3 @@ def test_tables() -> None:
     assert with_stuff(TABLE, []) == TABLE
     with pytest.raises(DataError, match="--stuff sea: no such class; expected one of the classes car, sky"):
         with_stuff(TABLE, ["sea"])
-
-
-def test_sizes() -> None:
-    check_size((3, 4), (3, 4), "a.json")
-    with pytest.raises(
-        DataError, match=r"^a.json is for an image of 4x3 but the image is displayed as 5x3 \(width x height\);"
-    ):
-        check_size((3, 4), (3, 5), "a.json")

@@ -211,16 +211,14 @@ def test_the_command(root: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "more", "message"),
     [
-        ([shape("car", [[1, 1], [9, 9]], "line")], {}, r"line 1 \(car\) has no area; .* draw its outline as a polygon"),
-        ([shape("car", [[1, 1]], "point")], {}, r"point 1 \(car\) has no area"),
         (
-            [shape("car", box(0, 0, 4, 4)), shape("car", [[1, 1], [2, 2], [3, 3]], "linestrip")],
+            [shape("car", box(0, 0, 4, 4)), shape("car", box(0, 0, 4, 4), "cuboid")],
             {},
-            r"linestrip 2 \(car\)",
+            r"cuboid 2 \(car\) has an unknown shape_type; .* draw its outline as a polygon",
         ),
         ([shape("car", [[1, 1], [9, 9]])], {}, r"polygon 1 \(car\) has 2 points; expected 3"),
         ([shape("car", [[1, 1], [9, 9], [5, 5]], "rectangle")], {}, r"rectangle 1 \(car\) has 3 points; expected 2"),
-        ([shape("car", [[1, 1]], "circle")], {}, "has 1 points; expected 2"),
+        ([shape("car", [[1, 1]], "circle")], {}, "has 1 point; expected 2"),
         ([shape("car", [])], {}, r"has the points \[\]; expected a list of \[x, y\]"),
         ([shape("car", [[1, "2"], [3, 4], [5, 6]])], {}, "has the points"),
         ([shape("car", [[1, 10**400], [3, 4], [5, 6]])], {}, "non-finite coordinate"),
@@ -238,7 +236,7 @@ def test_the_command(root: Path) -> None:
         ([shape("car", [[0, 0], [60000, 60000]], "mask", mask="")], {}, "is larger than its image"),
         ({"label": "car"}, {}, "is not a labelme file: it has no list `shapes`"),
         ([], {"imageHeight": 40, "imageWidth": 30}, "30x40 but the image is displayed as 40x30 .*EXIF orientation"),
-        ([], {"imageHeight": "tall"}, "is for an image of 40xtall"),
+        ([], {"imageHeight": "tall"}, "the height is the text 'tall'; expected a number"),
     ],
 )
 def test_corrupt_files(root: Path, rows: Any, more: Row, message: str) -> None:
@@ -255,10 +253,13 @@ def test_corrupt_files(root: Path, rows: Any, more: Row, message: str) -> None:
     [
         (lambda path: path.write_text(path.read_text()[:-9]), "bad.json is not valid JSON, or is truncated"),
         (lambda path: path.write_bytes(b""), "bad.json is empty"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not valid JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "looks like utf-16 but is corrupt or truncated"),
         (lambda path: path.write_text("[" * 100000), "is not valid JSON"),
         (lambda path: path.write_text("[1]"), "is not a labelme file"),
-        (lambda path: path.with_suffix(".jpg").write_bytes(b"no image"), "bad.jpg is not an image"),
+        (
+            lambda path: path.with_suffix(".jpg").write_bytes(b"no image"),
+            "bad.jpg is not an image",
+        ),
     ],
 )
 def test_unreadable_files_are_reported_with_the_others(root: Path, damage: Callable[[Path], Any], message: str) -> None:
@@ -279,7 +280,7 @@ def test_images_outside_of_the_folder_are_rejected(root: Path, name: str) -> Non
 def test_a_missing_image_and_one_with_two_label_files(root: Path) -> None:
     path = write(root, "a", [shape("car", box(0, 0, 4, 4))])
     (root / "b.json").write_text(path.read_text())
-    with pytest.raises(DataError, match="have the same name a"):
+    with pytest.raises(DataError, match=r"a\.jpg is labeled twice, in .*a\.json and .*b\.json; keep one of them"):
         converted(root)
     (root / "b.json").unlink()
     (root / "a.jpg").unlink()
@@ -294,19 +295,33 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
     with pytest.raises(DataError, match="has no .json files; expected the files that labelme saves"):
         open_labelme(root, None, (), "last")
     write(root, "a", [])
-    with pytest.raises(DataError, match="has a labeled shape; draw some"):
+    with pytest.raises(DataError, match="has a labeled shape with an area.*; draw some"):
         open_labelme(root, None, (), "last")
     write(root, "b", [shape("street", box(0, 0, 4, 4))])
-    write(root, "a", [], imageData="image", imagePath=None)
+    write(root, "a", [], imagePath=None)
     with pytest.raises(DataError, match="--stuff stret: no such class; did you mean street?"):
         open_labelme(root, None, ("stret",), "last")
-    with pytest.raises(DataError, match=r"names no image: imagePath is None; .*\(images embedded in the JSON are not"):
+    with pytest.raises(DataError, match=r"names no image: imagePath is None; .* or the image itself in imageData"):
         converted(root)
     classes = root.parent / "classes.csv"
     classes.write_text("id,name,isthing\n7,car,1\n")
     write(root, "a", [shape("street", box(0, 0, 4, 4))])
     with pytest.raises(DataError, match=r"the label of polygon 1 \(street\) is not one of the classes car; correct it"):
         converted(root, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([shape(5, box(0, 0, 4, 4)), shape(None, box(0, 0, 4, 4))], "2 without a label that is text"),
+        ([shape("car", [[1, 1], [5, 5]], "line"), "car"], "1 without an area, 1 without a label that is text"),
+        ([shape("__ignore__", box(0, 0, 4, 4))], "1 labeled __ignore__"),
+    ],
+)
+def test_shapes_that_name_no_class_are_counted(root: Path, rows: Any, found: str) -> None:
+    write(root, "a", rows)
+    with pytest.raises(DataError, match=rf"has a labeled shape with an area, .* \(found {found}\)"):
+        open_labelme(root, None, (), "last")
 
 
 def test_a_json_that_is_not_a_labelme_file_is_skipped_with_the_bad_images(root: Path) -> None:
@@ -318,3 +333,130 @@ def test_a_json_that_is_not_a_labelme_file_is_skipped_with_the_bad_images(root: 
     (summary,) = convert(open_labelme(root, None, (), "last"), out, (), options, SilentReporter())
     assert [Path(sentence.split()[0]).name for sentence in summary.left_out] == ["cut.json", "stray.json"]
     assert summary.images == 1
+
+
+def embedded(size: tuple[int, int] = (40, 30), kind: str = "JPEG") -> str:
+    file = io.BytesIO()
+    Image.new("RGB", size, (9, 9, 9)).save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+@pytest.mark.parametrize(
+    ("named", "kind", "name"),
+    [
+        ("a.jpg", "JPEG", "a.jpg"),
+        ("photos/b.bmp", "PNG", "photos/b.bmp"),
+        ("/home/me/b.jpg", "JPEG", "a.jpg"),
+        ("C:\\photos\\b.jpg", "PNG", "a.png"),
+        (None, "PNG", "a.png"),
+    ],
+)
+def test_an_image_in_the_json_is_used_if_its_file_is_missing(
+    root: Path, named: str | None, kind: str, name: str, prefix: str
+) -> None:
+    data = embedded(kind=kind)
+    write(root, "a", [shape("car", box(0, 0, 40, 20))], imageData=prefix + data, imagePath=named)
+    (root / "a.jpg").unlink()
+    result, out = converted(root)
+    assert (out / "images/train" / name).read_bytes() == base64.b64decode(data)
+    assert areas(result) == [("car", 800, (0, 0, 40, 20))]
+    assert verify(out, (), VerifyOptions(), SilentReporter())[0].problems == ()
+
+
+def test_the_file_is_used_rather_than_the_image_in_the_json(root: Path) -> None:
+    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=embedded((9, 9)))
+    _, out = converted(root)
+    assert (out / "images/train/a.jpg").read_bytes() == (root / "a.jpg").read_bytes()
+
+
+def test_the_image_in_the_json_is_used_rather_than_an_unrelated_file_beside_it(root: Path) -> None:
+    data = embedded()
+    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=data, imagePath="/home/me/b.jpg")
+    _, out = converted(root)
+    assert (out / "images/train/a.jpg").read_bytes() == base64.b64decode(data) != (root / "a.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("image", "a.json: its image file is missing, and its imageData is not an image in base64"),
+        ("aW1hZ2U=", "its imageData is not an image in base64"),
+        ("\u00e9", "its imageData is not an image in base64"),
+        (embedded((20, 10)), "a.json is for an image of 40x30 but the image is displayed as 20x10"),
+        (None, "the image .*a.jpg is missing"),
+        ("", "the image .*a.jpg is missing"),
+        (5, "the image .*a.jpg is missing"),
+    ],
+)
+def test_invalid_images_in_the_json(root: Path, data: Any, message: str) -> None:
+    write(root, "good", [shape("car", box(0, 0, 4, 4))])
+    write(root, "a", [shape("car", box(0, 0, 4, 4))], imageData=data)
+    (root / "a.jpg").unlink()
+    with pytest.raises(DataError, match=f"1 of 2 images(.|\n)*{message}"):
+        converted(root)
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding", "guess"),
+    [
+        ("\u6c7d\u8f66", "gbk", "gb18030"),
+        ("Stra\u00dfe", "cp1252", "cp1252"),
+        ("\u30cd\u30b3", "shift_jis", "shift_jis"),
+    ],
+)
+def test_files_that_are_not_utf8(root: Path, label: str, encoding: str, guess: str) -> None:
+    path = write(root, "a", [])
+    text = path.read_text().replace(
+        '"shapes": []', f'"shapes": [{json.dumps(shape(label, box(0, 0, 4, 4)), ensure_ascii=False)}]'
+    )
+    path.write_bytes(text.encode(encoding))
+    expected = rf"has no labels that can be read: 1 JSON file cannot be used:\n  {path} is not UTF-8: byte .*{guess}"
+    with pytest.raises(DataError, match=f"{expected}.*--encoding NAME"):
+        open_labelme(root, None, (), "last")
+    out = root.parent / "out"
+    arguments = ["--root", str(root), "--out", str(out), "--workers", "1", "--encoding"]
+    result = CliRunner().invoke(labelme, [*arguments, encoding])
+    assert result.exit_code == 0, result.output
+    assert areas(CocoPanoptic(out, "train")) == [(label, 16, (0, 0, 4, 4))]
+    assert json.loads((out / "manifest.json").read_text())["train"]["setting"]["encoding"] == encoding
+    result = CliRunner().invoke(labelme, [*arguments, "klingon"])
+    assert result.exit_code == 2 and "'klingon' is not a text encoding" in result.output
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_unicode_with_and_without_byte_order_mark(root: Path, encoding: str) -> None:
+    path = write(root, "a", [shape("car", box(0, 0, 4, 4))])
+    path.write_bytes(path.read_text().encode(encoding))
+    assert areas(converted(root)[0]) == [("car", 16, (0, 0, 4, 4))]
+
+
+def test_one_unreadable_file_is_reported_as_a_bad_image(root: Path) -> None:
+    write(root, "good", [shape("car", box(0, 0, 4, 4))])
+    path = write(root, "bad", [])
+    path.write_bytes(path.read_bytes().replace(b"5.5.0", b"\xc6\xfb\xb3\xb5"))
+    with pytest.raises(DataError, match=r"1 of 2 images cannot be used(.|\n)*bad.json is not UTF-8"):
+        converted(root)
+
+
+def test_a_class_file_in_another_encoding(root: Path) -> None:
+    write(root, "a", [shape("Stra\u00dfe", box(0, 0, 4, 4))])
+    classes = root.parent / "classes.csv"
+    classes.write_bytes("id,name,isthing\n7,Stra\u00dfe,1\n".encode("cp1252"))
+    with pytest.raises(DataError, match="classes.csv is not UTF-8: byte 0xdf .*, on line 2; it may be cp1252"):
+        open_labelme(root, classes, (), "last")
+    assert [c.name for c in open_labelme(root, classes, (), "last", "cp1252").categories.categories] == ["Stra\u00dfe"]
+
+
+def test_collected_cases(shared: Path, tmp_path: Path) -> None:
+    other, inside = shared / "cases/labelme-other-encoding", shared / "cases/labelme-imagedata-only"
+    arguments = ["--out", str(tmp_path / "out"), "--workers", "1", "--root"]
+    result = CliRunner().invoke(labelme, [*arguments, str(other)])
+    assert (
+        result.exit_code != 0 and "a.json is not UTF-8" in str(result.exception) and "gb18030" in str(result.exception)
+    )
+    result = CliRunner().invoke(labelme, [*arguments, str(other), "--encoding", "gbk"])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(labelme, ["--out", str(tmp_path / "second"), "--workers", "1", "--root", str(inside)])
+    assert result.exit_code == 0, result.output
+    assert len(CocoPanoptic(tmp_path / "second", "train")) == 1

@@ -113,8 +113,12 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
 
 
 def test_coordinates_may_be_outside_by_a_rounding_error(root: Path) -> None:
-    text(root / "labels/train/a.txt", "0 -0.0009 0 1.0009 -1e-4 1.0001 1 0 1.0009")
-    assert areas(converted(root)) == [("car", 800, (0, 0, 40, 20))]
+    text(root / "labels/train/a.txt", "0 -0.01 0 1.0099 -1e-4 1.0001 1 0 1.0009", line(0, 0, 0, 4, 4))
+    assert areas(converted(root))[0] == ("car", 800 - 16, (0, 0, 40, 20))
+    summary = json.loads((root.parent / "out/summary.json").read_text())["train"]
+    (changed,) = summary["annotations_changed"]
+    assert (changed["reason"], changed["count"]) == ("clipped to the image", 1)
+    assert changed["first"][0].endswith("a.txt, line 1: the polygon extends out of the image by up to 1 %")
 
 
 def test_a_polygon_without_pixels_at_the_edge_is_dropped(root: Path) -> None:
@@ -136,7 +140,7 @@ def test_the_command(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("0 0.5 0.5 0.2 0.2", "line 1 is a detection box; expected a polygon"),
+        (line(0, 1, 1, 3, 3) + "\n0 0.5 0.5 0.2 0.2", "line 2 is a detection box; expected a polygon"),
         ("0 0.1 0.1 0.2 0.2 0.3", "line 1 has 5 numbers after the class; expected x and y of 3 or more points"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "line 1 has 7 numbers"),
         ("0", "line 1 has 0 numbers"),
@@ -146,10 +150,13 @@ def test_the_command(root: Path) -> None:
         ),
         (line("car", 1, 1, 3, 3), "starts with 'car'"),
         (line("-1", 1, 1, 3, 3), "starts with '-1'"),
-        (line("0.0", 1, 1, 3, 3), "starts with '0.0'"),
+        (line("0.5", 1, 1, 3, 3), "starts with '0.5'"),
+        (line("1e", 1, 1, 3, 3), "starts with '1e'"),
+        (line("1_0", 1, 1, 3, 3), "starts with '1_0'"),
+        (line("nan", 1, 1, 3, 3), "starts with 'nan'"),
         (line("٣", 1, 1, 3, 3), "starts with"),
         ("0 10 10 20 10 20 20", "has the coordinate 10; expected fractions of width and height from 0 to 1"),
-        ("0 0.1 0.1 0.2 0.2 0.3 -0.002", "has the coordinate -0.002"),
+        ("0 0.1 0.1 0.2 0.2 0.3 -0.0101", "has the coordinate -0.0101"),
         ("0 0.1 0.1 0.2 0.2 0.3 nan", "has the coordinate nan"),
         ("0 0.1 0.1 0.2 0.2 0.3 x", "line 1 contains non-numbers; expected numbers from 0 to 1"),
         ("0 " * 8 + "1e999", "line 1 has the coordinate inf"),
@@ -178,13 +185,19 @@ def linked_away(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0"), "a.txt is not a text file"),
+        (
+            lambda root: (root / "labels/train/a.txt").write_bytes(b"\xff\xfe0"),
+            "a.txt looks like utf-16 but is corrupt",
+        ),
         (unreadable, "a.txt cannot be read"),
         (linked_away, "'b.txt' points outside"),
-        (lambda root: (root / "images/train/b.jpg").write_bytes(b"no image"), "b.jpg is not an image"),
+        (
+            lambda root: (root / "images/train/b.jpg").write_bytes(b"no image"),
+            "b.jpg is not an image",
+        ),
         (lambda root: (root / "labels/train/a.txt").rename(root / "labels/train/c.txt"), "no image in .* has a text"),
         (lambda root: save_image(root / "images/train/a.png"), "have the same name a"),
-        (lambda root: (root / "data.yaml").unlink(), r"has no data.yaml with the classes; .*--classes FILE"),
+        (lambda root: (root / "data.yaml").unlink(), r"has no data.yaml with the classes, .*--classes FILE"),
         (lambda root: (root / "data.yaml").write_text(""), "data.yaml"),
         (lambda root: (root / "data.yaml").write_text("names: ["), "is not plain YAML"),
         (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: no such class"),
@@ -202,7 +215,10 @@ def test_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing does not exist"):
         opened(tmp_path / "missing")
     text(tmp_path / "data.yaml", NAMES)
-    with pytest.raises(DataError, match="has no split with images and labels; expected images/<split>/ with labels"):
+    with pytest.raises(DataError, match=r"data.yaml names train: images/train, val: images/val, which is not in "):
+        opened(tmp_path)
+    text(tmp_path / "data.yaml", "names: [car, sky]")
+    with pytest.raises(DataError, match="has no split with images and labels; found 1 file with .yaml; expected "):
         opened(tmp_path).splits()
 
 
@@ -215,3 +231,9 @@ def test_a_text_file_without_an_image_is_reported(root: Path) -> None:
     text(root / "labels/train/lone.txt", line(0, 1, 1, 3, 3))
     with pytest.raises(DataError, match=r"lone\.txt has no image in .*images/train"):
         converted(root)
+
+
+def test_classes_of_one_name_stay_apart(root: Path) -> None:
+    text(root / "data.yaml", "names: [car, sky, car]")
+    text(root / "labels/train/a.txt", line(0, 0, 0, 4, 4), line(2, 10, 0, 14, 4))
+    assert [s.category_id for s in converted_train(opened(root)).annotation(0).segments] == [0, 2]

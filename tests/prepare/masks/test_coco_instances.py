@@ -287,17 +287,20 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         (with_row("images", 0, id=None), r"images\[0\]: the id is None"),
         (with_row("images", 2, id=12), "have the same id 12"),
         (with_row("images", 0, file_name=5), "the file_name of image 40 is 5"),
-        (with_row("images", 0, file_name="../b.jpg"), r"'\.\./b\.jpg' points outside"),
-        (with_row("images", 0, file_name="/b.jpg"), "points outside"),
+        (with_row("images", 0, file_name="../c.jpg"), r"'\.\./c\.jpg' points outside"),
+        (with_row("images", 0, file_name="/c.jpg"), "points outside"),
         (with_row("images", 0, file_name=""), "the file name '' points outside"),
         (with_row("images", 0, file_name="c.jpg"), r"c\.jpg is missing"),
-        (with_row("images", 0, height=WIDTH), "lists b.jpg as 30x30 but it is displayed as 30x20"),
+        (
+            with_row("images", 0, height=WIDTH),
+            "the row of b.jpg is for an image of 30x30 but the image is displayed as 30x20",
+        ),
         (with_row("annotations", 1, image_id=[40]), r"annotations\[1\]: the image_id is \[40\]"),
         (with_row("annotations", 1, category_id=4), "annotation 1: the category_id 4 is not in `categories`"),
         (with_row("annotations", 1, category_id="3"), "annotation 1: the category_id '3'"),
         (with_row("annotations", 1, iscrowd=2), "annotation 1: iscrowd is 2"),
         (with_segmentation([]), "annotation 1: the segmentation is empty"),
-        (with_segmentation(None), "annotation 1: the segmentation is None"),
+        (with_segmentation(None), "annotation 1 has no segmentation, only a bounding box"),
         (with_segmentation(TRIANGLE), r"annotation 1: a polygon is 2\.3"),
         (with_segmentation([[1, 2, 3, 4]]), r"a polygon is \[1, 2, 3, 4\]; expected"),
         (with_segmentation([[1, 2, 3, 4, 5, 6, 7]]), "expected x1, y1"),
@@ -328,13 +331,13 @@ def test_corrupt_files(root: Path) -> None:
         with pytest.raises(DataError, match=message):
             converted(root)
     annotations.unlink()
-    with pytest.raises(DataError, match=r"no annotations/instances_<split>\.json"):
+    with pytest.raises(DataError, match=r"has no COCO annotations: looked for annotations/instances_<split>\.json"):
         converted(root)
     write(root, content())
     with pytest.raises(DataError, match="no split 'train' in .*; available splits: val"):
         open_coco_instances(root, ["train"])
     (root / "images/val/b.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"b\.jpg is not an image"):
+    with pytest.raises(DataError, match=r"b\.jpg is empty"):
         converted(root)
 
 
@@ -369,3 +372,145 @@ def test_splits_must_share_categories(root: Path) -> None:
         DataError, match=r"instances_val\.json has the category .*dog.*, which other splits do not have"
     ):
         convert(open_coco_instances(root), root.parent / "out", ["val"], ConvertOptions(), SilentReporter())
+
+
+def areas(root: Path, **options: Any) -> list[list[int]]:
+    """Return the areas of each image's segments after a conversion, in the order of the JSON."""
+    data = converted(root, **options)
+    return [[segment.area for segment in data.annotation(i).segments] for i in range(len(data))]
+
+
+@pytest.mark.parametrize("encode", [compressed, uncompressed])
+def test_a_list_of_rles_is_their_union(root: Path, encode: Any) -> None:
+    first, second = speckled(3), speckled(4)
+    write(root, with_segmentation([encode(first), encode(second), TRIANGLE]))
+    triangle = coco_mask.decode(coco_mask.frPyObjects([TRIANGLE], HEIGHT, WIDTH))[..., 0]
+    assert areas(root)[0] == [int((first | second | triangle).sum())]
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "change"),
+    [
+        ("annotations", 1, {"category_id": 3.0}),
+        ("annotations", 1, {"image_id": 40.0}),
+        ("annotations", 1, {"iscrowd": False}),
+        ("annotations", 1, {"iscrowd": None}),
+        ("images", 0, {"id": 40.0}),
+        ("images", 0, {"height": 20.0, "width": 30.0}),
+        ("images", 0, {"height": None, "width": None}),
+        ("categories", 1, {"id": 3.0}),
+    ],
+)
+def test_numbers_of_other_types_are_read(root: Path, key: str, place: int, change: dict[str, Any]) -> None:
+    expected = areas(root)
+    (root.parent / "out").rename(root.parent / "first")
+    write(root, with_row(key, place, **change))
+    assert areas(root) == expected
+
+
+def test_iscrowd_may_be_true(root: Path) -> None:
+    write(root, with_row("annotations", 1, iscrowd=True))
+    (segment,) = converted(root).annotation(0).segments
+    assert segment.is_crowd
+
+
+def test_run_lengths_may_be_whole_numbers_with_a_fraction(root: Path) -> None:
+    mask = uncompressed(speckled(5))
+    write(root, with_segmentation(mask | {"counts": [float(count) for count in mask["counts"]]}))
+    assert areas(root)[0] == [int(speckled(5).sum())]
+
+
+def test_polygons_slightly_outside_are_clipped(root: Path) -> None:
+    write(root, with_segmentation([[-2, -2, 10.5, -2, 10.5, 8, -2, 8]]))
+    expected = coco_mask.decode(coco_mask.frPyObjects([[-2, -2, 10.5, -2, 10.5, 8, -2, 8]], HEIGHT, WIDTH)).sum()
+    assert areas(root)[0] == [int(expected)]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (with_row("images", 0, height="20"), "the row of b.jpg: the height is the text '20'; expected a number"),
+        (with_row("images", 0, width=[30]), r"the width is \[30\]; expected a number"),
+        (with_row("annotations", 1, category_id="3"), "the category_id '3' is text, but in `categories` a number"),
+        (with_row("annotations", 1, category_id=3.5), "the category_id 3.5 is not in `categories`"),
+        (
+            with_row("annotations", 1, image_id="40"),
+            "annotations with the image_id text '40', but `images` has the id number 40; expected both as numbers",
+        ),
+        (with_row("annotations", 1, image_id=41), "1 of 4 images cannot be used(.|\n)*annotates image 41"),
+        (with_row("annotations", 1, iscrowd="0"), "iscrowd is '0'; expected 0 or 1"),
+        (with_segmentation([[[1, 1], [5, 1], [5, 5]]]), r"a polygon is \[\[1, 1\], .*; expected x1, y1"),
+        (with_segmentation([MASK, {"size": [9, 9], "counts": [81]}]), r"the RLE has the size \[9, 9\]; expected"),
+        (with_segmentation([MASK, "text"]), "a polygon is 'text'; expected x1, y1"),
+        (with_segmentation("text"), "the segmentation is 'text'; expected a list of polygons or an RLE"),
+        (
+            {**content(), "images": [*content()["images"], {"id": 77, "file_name": "b.jpg"}]},
+            "b.jpg is labeled twice, both times in .*instances_val.json; keep one of them",
+        ),
+    ],
+)
+def test_the_true_reason_is_reported(root: Path, made: Any, message: str) -> None:
+    write(root, made)
+    with pytest.raises(DataError, match=message):
+        converted(root)
+
+
+def test_an_annotation_of_no_image_may_be_skipped(root: Path) -> None:
+    write(root, with_row("annotations", 1, image_id=41))
+    options = ConvertOptions(skips_bad_images=True)
+    (summary,) = convert(open_coco_instances(root), root.parent / "out", ["val"], options, SilentReporter())
+    assert summary.images == 3 and len(summary.left_out) == 1 and "annotates image 41" in summary.left_out[0]
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (with_row("annotations", 1, image_id=None), r"annotations\[1\]: the image_id is None; expected a number"),
+        ({**content(), "annotations": [5, *content()["annotations"]]}, r"annotations\[0\] is 5; expected an object"),
+        ({**content(), "images": [{"id": 1}, *content()["images"]]}, r"images\[0\] is \{'id': 1\}; expected an object"),
+        (
+            {**content(), "images": [{"id": 1, "file_name": None}, *content()["images"]]},
+            "the file_name of image 1 is None; expected text",
+        ),
+    ],
+)
+def test_rows_that_belong_to_no_image_count_as_bad_images(root: Path, made: Any, reason: str) -> None:
+    write(root, made)
+    with pytest.raises(DataError, match=f"1 of 4 images cannot be used(.|\n)*{reason}"):
+        converted(root)
+    options = ConvertOptions(skips_bad_images=True)
+    (summary,) = convert(open_coco_instances(root), root.parent / "out", ["val"], options, SilentReporter())
+    assert summary.images == 3 and len(summary.left_out) == 1
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("Stra\u00dfe", "cp1252"), ("\u6c7d\u8f66", "gbk")])
+def test_a_json_in_another_encoding(root: Path, name: str, encoding: str) -> None:
+    made = content()
+    made["categories"][0]["name"] = name
+    (root / "annotations/instances_val.json").write_bytes(json.dumps(made, ensure_ascii=False).encode(encoding))
+    with pytest.raises(DataError, match="instances_val.json is not UTF-8: byte .*; it may be .*--encoding NAME"):
+        converted(root)
+    data = converted(root, encoding=encoding)
+    assert {category.name for category in data.categories.categories} == {name, "car"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_json_with_a_byte_order_mark(root: Path, encoding: str) -> None:
+    (root / "annotations/instances_val.json").write_bytes(json.dumps(content()).encode(encoding))
+    assert len(converted(root)) == 3
+
+
+def test_collected_cases(shared: Path, tmp_path: Path) -> None:
+    cases = shared / "cases"
+    for kind in ("data", "compressed"):
+        source = open_coco_instances(cases / "coco-rle-in-list" / kind)
+        convert(source, tmp_path / kind, ["val"], ConvertOptions(), SilentReporter())
+        (segment,) = CocoPanoptic(tmp_path / kind, "val").annotation(0).segments
+        assert (segment.area, segment.bbox) == (300, (10, 5, 20, 15))
+    for case, message in (
+        ("coco-size-as-text/data", "the height is the text '40'; expected a number"),
+        ("same-picture-twice-message/coco", "a.jpg is labeled twice, both times in .*instances_val.json"),
+    ):
+        with pytest.raises(DataError, match=message):
+            source = open_coco_instances(cases / case)
+            convert(source, tmp_path / "out", ["val"], ConvertOptions(), SilentReporter())

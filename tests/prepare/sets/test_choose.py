@@ -65,7 +65,7 @@ def test_rare_classes_of_many_images_are_on_both_sides() -> None:
 
 def test_split_reports_classes_that_a_side_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_coco(tmp_path / "in", images=4)
-    assert split(tmp_path / "in", None, 1).notes == ()
+    assert split(tmp_path / "in", None, 1).remarks == ()
     content = json.loads(path.read_text())
     for row in content["annotations"][1:]:  # only the first image keeps its ball
         row["segments_info"] = [one for one in row["segments_info"] if one["category_id"] != BALL]

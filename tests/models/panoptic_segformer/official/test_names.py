@@ -21,6 +21,7 @@ def is_unused(name: str) -> bool:
     return name.startswith(UNUSED_BRANCHES)
 
 
+@pytest.mark.slow
 @every_variant
 def test_official_and_own_tensors_match_one_to_one(variant: str) -> None:
     with torch.device("meta"):
@@ -46,6 +47,7 @@ def test_renaming_round_trips(variant: str) -> None:
         assert ours is None or official_name(ours, is_swin) == theirs
 
 
+@pytest.mark.slow
 @every_variant
 def test_parameter_counts_are_the_published_ones(variant: str) -> None:
     with torch.device("meta"):

@@ -1,0 +1,136 @@
+"""Which image files can be read: asked of OpenCV and Pillow, and the reasons why a file is left out of a folder."""
+
+from __future__ import annotations
+
+import importlib
+import struct
+from functools import cache
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import PurePath
+
+from PIL import TiffImagePlugin, features
+
+from panformer_cli.data.opencv import cv2
+
+HEIC_ADVICE = "HEIC needs pillow-heif: pip install pillow-heif"
+
+_ALWAYS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+"""Every OpenCV reads these. Pillow reads GIF without another library."""
+_OPTIONAL = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}
+"""Formats that OpenCV and Pillow may be built without: suffix, and the name of the feature in Pillow."""
+_HEIC = (".heic", ".heif")
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "__macosx"})
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339
+_FORMAT_NAMES = {1: "integer", 2: "signed integer", 3: "float"}
+
+
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """Return the lowercase suffixes of the image files that this installation can read."""
+    optional = {suffix for suffix, name in _OPTIONAL.items() if features.check(name) or _opencv_has(suffix)}
+    heic = _HEIC if has_heic() else ()
+    return frozenset({*_ALWAYS, ".gif", *optional, *heic})
+
+
+@cache
+def has_heic() -> bool:
+    """Return whether pillow-heif is installed."""
+    return find_spec("pillow_heif") is not None
+
+
+@cache
+def register_heic() -> None:
+    """Let Pillow read HEIC, if pillow-heif is installed; called before Pillow opens an image."""
+    if has_heic():
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder was left by an operating system, such as `.DS_Store` or `._a.jpg`.
+
+    These are ignored silently everywhere.
+    """
+    return name.startswith("._") or name.lower() in _CLUTTER
+
+
+def why_left_out(path: PurePath) -> str:
+    """Return why a file of a folder is not taken as an image, such as `.txt (not an image)`; empty for an image."""
+    suffix = path.suffix.lower()
+    if suffix in readable_suffixes():
+        return ""
+    if suffix in _HEIC:
+        return f"{suffix} (needs pillow-heif)"
+    if suffix in _OPTIONAL:
+        return f"{suffix} (this OpenCV and this Pillow cannot read it)"
+    return f"{suffix} (not images)" if suffix else "without a suffix (not images)"
+
+
+def is_heic(data: bytes) -> bool:
+    """Return whether the content of a file is a HEIC image, whatever its suffix."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+
+
+def is_avif(data: bytes) -> bool:
+    """Return whether the content of a file is an AVIF image or sequence."""
+    return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Return whether the content of a file is a JPEG."""
+    return data.startswith(b"\xff\xd8\xff")
+
+
+def is_tiff(data: bytes) -> bool:
+    """Return whether the content of a file is a TIFF."""
+    return data.startswith(_TIFF_STARTS)
+
+
+def tiff_problem(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
+    """Return why a TIFF with these tags is not supported, such as `32-bit float ...`, and what to do; empty if it is.
+
+    The values of such images have no known range, and OpenCV reads signed integers as something else.
+    """
+    bits, kind = _first(tags, _BITS, 1), _first(tags, _SAMPLE_FORMAT, 1)
+    if bits <= 16 and kind in (1, 4):  # 4: undefined, which readers take as unsigned
+        return ""
+    return (
+        f"{bits}-bit {_FORMAT_NAMES.get(kind, 'complex')} TIFF is not supported, because the range of its values is "
+        "unknown; scale it to 8 or 16 bits per channel and save it again"
+    )
+
+
+def has_tiff_alpha(data: bytes) -> bool:
+    """Return whether a TIFF has an alpha channel, by which OpenCV multiplies the colors."""
+    return _first(tiff_tags(data), _EXTRA_SAMPLES, 0) in (1, 2)
+
+
+def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """Return the tags of the first page; empty if they are corrupt."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # `+` marks BigTIFF
+        file = BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+    except (SyntaxError, ValueError, struct.error, OSError, TypeError):
+        return TiffImagePlugin.ImageFileDirectory_v2()
+    return tags
+
+
+def _first(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) -> int:
+    try:
+        value = tags.get(tag, default)
+        return int(value[0] if isinstance(value, tuple) else value)
+    except (SyntaxError, ValueError, struct.error, IndexError, TypeError, KeyError):
+        return default
+
+
+def _opencv_has(suffix: str) -> bool:
+    """Return whether OpenCV has the library for a format; it has a reader where it has a writer."""
+    try:
+        return bool(cv2.haveImageWriter(f"image{suffix}"))
+    except cv2.error:
+        return False

@@ -1,0 +1,1 @@
+"""Write segments in the formats of labeling tools."""

@@ -1,0 +1,249 @@
+"""Find the JSON files of COCO instance annotations, and the images that they list.
+
+ROOT/annotations/instances_<split>.json    with ROOT/images/<split>/ or ROOT/<split>/: COCO
+ROOT/<split>/_annotations.coco.json        next to the images: Roboflow
+one JSON, or one per split                 next to the images or to a folder of images, as other tools write it
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from panformer_cli.data.disk_list import DiskList
+from panformer_cli.data.layout import check_split_name, find_images
+from panformer_cli.errors import DataError
+from panformer_cli.prepare.source import SPLIT_NAME, listed_files
+from panformer_cli.storage.files import is_file, name_inside
+from panformer_cli.wording import listing
+
+_EXPORT = "_annotations.coco.json"
+"""Roboflow's JSON, next to the images of a split."""
+SINGLE_SPLIT = "train"
+"""Name of the split if no file or folder names one."""
+_FOLDERS = ("images", "JPEGImages", "data")
+"""Usual names of a folder of images."""
+_OTHERS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_")
+"""How COCO's other JSON files begin."""
+_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_PEEKED = 2**16
+"""Bytes at either end of a JSON in which at least two of these keys must be, to recognize it."""
+_URL = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+class CocoSplit(NamedTuple):
+    """The JSON of a split, and the folders in which the file names of its images are looked up, in this order.
+
+    A name that is in none of them is matched with the files below `top` (see `ImageFinder`).
+    """
+
+    annotation: Path
+    folders: tuple[Path, ...]
+    top: Path
+
+
+class UnusedJson(NamedTuple):
+    """A JSON without images, and the folders that were looked for, in words."""
+
+    path: Path
+    folders: str
+
+
+def find_splits(root: Path) -> dict[str, CocoSplit]:
+    """Return the splits of a data set, sorted by name.
+
+    Raises:
+        DataError: There are none, or several JSON files could be the one of a split.
+    """
+    if not root.is_dir():
+        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
+    named = {path.stem.removeprefix("instances_"): path for path in (root / "annotations").glob("instances_*.json")}
+    splits = {
+        split: CocoSplit(path, (folder,), folder)
+        for split, path in named.items()
+        if (folder := find_images(root, split)) is not None
+    }
+    exported = [path for path in root.glob(f"*/{_EXPORT}") if path.parent.name not in _FOLDERS]
+    splits = {path.parent.name: CocoSplit(path, (path.parent,), path.parent) for path in exported} | splits
+    splits = splits or {split: _other_split(root, split, path) for split, path in _other_jsons(root).items()}
+    if not splits:
+        raise DataError(_nothing_found(root))
+    return dict(sorted(splits.items()))
+
+
+def unused_jsons(root: Path, layout: Mapping[str, CocoSplit]) -> dict[str, UnusedJson]:
+    """Return by split the JSON files in COCO's `annotations` that are not used, because their images are missing."""
+    used = {split.annotation for split in layout.values()}
+    found = (path for path in sorted((root / "annotations").glob("instances_*.json")) if path not in used)
+    named = ((path.stem.removeprefix("instances_"), path) for path in found)
+    return {split: UnusedJson(path, f"images/{split}/ or {split}/") for split, path in named}
+
+
+def given_split(annotation: Path, images: Path, split: str) -> dict[str, CocoSplit]:
+    """Return the split whose JSON and folder of images are given.
+
+    Raises:
+        DataError: One of them does not exist, or the name is not valid.
+    """
+    check_split_name(split)
+    if not annotation.is_file():
+        raise DataError(f"the JSON {annotation} does not exist; check --json")
+    if not images.is_dir():
+        raise DataError(f"the folder of images {images} does not exist; check --images")
+    return {split: CocoSplit(annotation, (images, annotation.parent), images)}
+
+
+def split_of(inner: PurePath) -> str:
+    """Return the split in the name of a JSON, or else in that of its folder; `train` if there is none.
+
+    >>> [split_of(PurePath(name)) for name in ("annotations/instances_val2017.json", "test/labels.json", "result.json")]
+    ['val2017', 'test', 'train']
+    """
+    words = [*re.split("[._ -]", inner.stem), inner.parent.name]
+    return next((word for word in words if SPLIT_NAME.fullmatch(word)), SINGLE_SPLIT)
+
+
+def coco_jsons(root: Path) -> Iterator[Path]:
+    """Yield the JSON files in `root` and in its folders that look like COCO's, without those of COCO's other tasks."""
+    return filter(_is_coco, _jsons(root))
+
+
+def _other_jsons(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in coco_jsons(root):
+        split = split_of(path.relative_to(root))
+        if split in found:
+            raise DataError(
+                f"{root} has several COCO JSON files for the split {split}: {found[split].relative_to(root)} and "
+                f"{path.relative_to(root)}; expected one per split; choose one with --json FILE --images DIR"
+            )
+        found[split] = path
+    return found
+
+
+def _jsons(root: Path) -> list[Path]:
+    """Return the JSON files in `root` and in its folders, without those of COCO's other tasks."""
+    found = sorted(path for pattern in ("*.json", "*/*.json") for path in root.glob(pattern) if path.is_file())
+    names = [part for path in found for part in [path.relative_to(root).parts]]
+    return [
+        path
+        for path, parts in zip(found, names, strict=True)
+        if not any(part.startswith(".") for part in parts) and not path.name.startswith(_OTHERS)
+    ]
+
+
+def _is_coco(path: Path) -> bool:
+    """Return whether a JSON has at least two of COCO's keys near its beginning or end. Reads no more than that."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PEEKED)
+            file.seek(max(file.seek(0, 2) - _PEEKED, 0))
+            text = (head + file.read()).replace(b"\0", b"")  # UTF-16
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
+    return sum(key in text for key in _KEYS) >= 2
+
+
+def _other_split(root: Path, split: str, annotation: Path) -> CocoSplit:
+    home = annotation.parent
+    candidates = [root / "images" / split, root / split, home / annotation.stem, home]
+    candidates += [base / name for base in (home, root) for name in _FOLDERS]
+    folders = dict.fromkeys(folder for folder in [*candidates, root] if folder.is_dir())
+    return CocoSplit(annotation, tuple(folders), root)
+
+
+def _nothing_found(root: Path) -> str:
+    jsons = [path.relative_to(root).as_posix() for path in _jsons(root)]
+    folders = [f"{path.name}/" for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    there = [f"the JSON files {listing(jsons)}, without `images`, `annotations` and `categories`"] if jsons else []
+    there += [f"the folders {listing(folders)}"] if folders else []
+    return (
+        f"{root} has no COCO annotations: looked for annotations/instances_<split>.json with images in images/<split>/ "
+        f"or <split>/, for <split>/{_EXPORT}, and for other COCO JSON files in this folder and in its folders; found "
+        f"{' and '.join(there) or 'no JSON files and no folders'}; check --root, or pass --json FILE --images DIR"
+    )
+
+
+class FoundImage(NamedTuple):
+    """An image file, and its name in the output."""
+
+    path: Path
+    name: str
+
+
+class ImageFinder:
+    """Finds the images that a JSON lists.
+
+    A name is first looked up in the split's folders. If it is in none of them, it may come from another machine or
+    another folder: then it is the only file below `top` that ends in the same parts, as many as needed to be unique,
+    if no other image of the JSON has the same last part.
+    """
+
+    def __init__(self, split: CocoSplit, listed: Iterable[str]) -> None:
+        self._split = split
+        self._listed = listed
+        self._files: DiskList[str] | None = None
+        self._names: DiskList[str] | None = None
+
+    def find(self, file_name: str) -> FoundImage:
+        """Return the file of an image.
+
+        Raises:
+            DataError: There is none, or there are several.
+        """
+        where, problem = str(self._split.annotation), None
+        names = list(_spellings(file_name))
+        for name in names:
+            for folder in self._split.folders:
+                try:
+                    path = name_inside(folder, name, where)
+                except DataError as error:
+                    problem = problem or error
+                else:
+                    if is_file(path):
+                        return FoundImage(path, name)
+        return self._find_elsewhere(file_name, names[-1], problem)
+
+    def _find_elsewhere(self, file_name: str, name: str, problem: DataError | None) -> FoundImage:
+        if self._files is None or self._names is None:  # there may be millions
+            top = self._split.top
+            files = (path.relative_to(top).as_posix() for path in listed_files(top))
+            self._files, self._names = DiskList(files, key=_last_part), DiskList(self._listed, key=_listed_part)
+        parts = PurePosixPath(name).parts
+        same = [self._files[index] for index in self._files.positions(parts[-1])] if parts else []
+        for count in range(len(parts), 0, -1):
+            matching = [other for other in same if PurePosixPath(other).parts[-count:] == parts[-count:]]
+            if len(matching) > 1:
+                raise DataError(
+                    f"{self._split.annotation}: the image {file_name} could be {listing(matching)} in "
+                    f"{self._split.top}; expected one; correct the file_name"
+                )
+            if matching and len(list(self._names.positions(parts[-1]))) == 1:
+                return FoundImage(self._split.top / matching[0], matching[0])
+        if problem is not None:
+            raise problem
+        raise DataError(
+            f"{self._split.annotation}: the image {file_name} is missing: looked in "
+            f"{listing(self._split.folders)}; restore it, or pass its folder with --json FILE --images DIR"
+        )
+
+
+def _spellings(file_name: str) -> Iterator[str]:
+    """Yield a file name with `/` between folders; of a URL only the path; then without the escapes of URLs."""
+    name = file_name.replace("\\", "/")
+    if _URL.match(name):
+        name = urlsplit(name).path.lstrip("/")
+    yield name
+    if "%" in name:
+        yield unquote(name)
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _listed_part(file_name: str) -> str:
+    return _last_part(list(_spellings(file_name))[-1])

@@ -1,0 +1,165 @@
+"""A folder of results that is used twice has the results of one call, never those of both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
+from panformer_cli.engine.evaluation.report import report_evaluation
+from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.visualize import VisualizeRequest, visualize
+from panformer_cli.errors import PanformerError
+from panformer_cli.reporting import SilentReporter
+from tests.data.coco.coco_files import write_coco
+from tests.engine.small import ALONE
+
+
+def images(folder: Path, *names: str) -> list[str]:
+    """Write images and return their paths."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (48, 40), (90, 120, 60)).save(folder / name)
+    return [str(folder / name) for name in names]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def results(*stems: str) -> set[str]:
+    """Return the files of a prediction."""
+    return {"panoptic.json", *(f"overlays/{s}.jpg" for s in stems), *(f"panoptic/{s}.png" for s in stems)}
+
+
+def segment(trained: RunFolder, inputs: list[str], out: Path) -> None:
+    predict(PredictRequest(inputs, trained.best, out), ALONE, SilentReporter())
+
+
+def test_predictions_replace_earlier_ones_and_nothing_else(trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment(trained, images(tmp_path / "in", "a.png", "b.png"), out)
+    assert files(out) == results("a", "b")
+    for name in ("notes.txt", "overlays/mine.jpg", "panoptic/mine.png"):
+        (out / name).write_text("mine")
+    segment(trained, images(tmp_path / "in", "c.png"), out)
+    assert files(out) == results("c") | {"notes.txt", "overlays/mine.jpg", "panoptic/mine.png"}
+
+
+def test_an_interrupted_prediction_is_replaced(trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = images(tmp_path / "in", "a.png", "b.png")
+
+    class Stop(SilentReporter):
+        def warn(self, text: str) -> None:
+            raise KeyboardInterrupt
+
+    (tmp_path / "in" / "z.png").write_text("no image")
+    with pytest.raises(KeyboardInterrupt):
+        predict(PredictRequest([*given, str(tmp_path / "in" / "z.png")], trained.best, out), ALONE, Stop())
+    assert (out / "panoptic").exists() and not (out / "panoptic.json").exists()
+    segment(trained, images(tmp_path / "in", "c.png"), out)
+    assert files(out) == results("c")
+
+
+def test_an_evaluation_replaces_predictions(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment(trained, images(tmp_path / "in", "a.png"), out)
+    evaluate(EvaluateRequest(trained.best, out, scenes, "val", resume=True), ALONE, SilentReporter())
+    assert not {"overlays/a.jpg", "panoptic/a.png"} & files(out)
+    evaluated = files(out)
+    evaluate(EvaluateRequest(trained.best, out, scenes, "val", resume=True), ALONE, SilentReporter())
+    assert files(out) == evaluated and len(evaluated) == 4 + len(list((out / "panoptic").iterdir()))
+    segment(trained, images(tmp_path / "in", "a.png"), out)
+    assert files(out) == results("a")
+
+
+def test_ground_truth_is_not_replaced(trained: RunFolder, tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    out = annotation.parent
+    annotation.rename(out / "panoptic.json")
+    (out / "panoptic_val").rename(out / "panoptic")
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    with pytest.raises(PanformerError, match=r"panoptic\.json is not a result of panformer"):
+        segment(trained, images(tmp_path / "in", "0.png"), out)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_names_that_lead_out_of_the_folder_are_not_deleted(trained: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment(trained, images(tmp_path / "in", "a.png"), out)
+    content = json.loads((out / "panoptic.json").read_text())
+    content["annotations"][0]["file_name"] = "../../in/a.png"
+    (out / "panoptic.json").write_text(json.dumps(content))
+    segment(trained, images(tmp_path / "in", "c.png"), out)
+    assert (tmp_path / "in" / "a.png").is_file()
+
+
+def metrics_of(pred: Path, annotation: Path, out: Path) -> dict[str, Any]:
+    return evaluate_predictions(PredictionsRequest(pred, annotation, out), ALONE, SilentReporter())
+
+
+def test_metrics_are_not_mixed_with_other_predictions(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    annotation = scenes / "annotations" / "panoptic_val.json"
+    out = tmp_path / "out"
+    evaluate(EvaluateRequest(trained.best, out, scenes, "val"), ALONE, SilentReporter())
+    shutil.copytree(out, tmp_path / "other")
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    with pytest.raises(PanformerError, match=r"has other predictions \(panoptic\.json\)"):
+        metrics_of(tmp_path / "other" / "panoptic.json", annotation, out)
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+    metrics_of(out / "panoptic.json", annotation, out)
+    assert json.loads((out / "metrics.json").read_text())["predictions"] == "panoptic.json"
+
+
+def test_a_page_replaces_the_earlier_one_and_its_images(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "viz"
+    visualize(VisualizeRequest(out, scenes, "train"), SilentReporter())
+    assert len(files(out)) == 1 + 8
+    (out / "overlays" / "mine.jpg").write_text("mine")
+    visualize(VisualizeRequest(out, scenes, "val", limit=2), SilentReporter())
+    assert len(files(out)) == 1 + 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
+    assert not [path for path in out.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_page_that_fails_leaves_the_earlier_one(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "viz"
+    visualize(VisualizeRequest(out, scenes, "train"), SilentReporter())
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    data = shutil.copytree(scenes, tmp_path / "data")
+    sorted((data / "images" / "val").iterdir())[-1].write_text("no image")
+    with pytest.raises(PanformerError, match="cannot be decoded"):
+        visualize(VisualizeRequest(out, data, "val"), SilentReporter())
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_a_page_does_not_mix_with_predictions(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    segment(trained, images(tmp_path / "in", "a.png"), tmp_path / "out")
+    with pytest.raises(PanformerError, match=r"out has predictions"):
+        visualize(VisualizeRequest(tmp_path / "out", scenes, "val"), SilentReporter())
+    assert files(tmp_path / "out") == results("a")
+
+
+def test_images_of_a_page_of_another_program_are_kept(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "logo.png").write_text("logo")
+    (out / "index.html").write_text('<img src="images/logo.png">')
+    visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+    assert (out / "images" / "logo.png").is_file()
+
+
+def test_a_report_replaces_the_earlier_one(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 8), ("val", 4)):
+        evaluate(EvaluateRequest(trained.best, tmp_path / split, scenes, split), ALONE, SilentReporter())
+        assert report_evaluation(tmp_path / split, tmp_path / "report", SilentReporter()).is_file()
+        assert len(list((tmp_path / "report" / "images" / "small").iterdir())) == count
+        page = (tmp_path / "report" / "index.html").read_text()
+        assert {name for name in files(tmp_path / "report") if name not in page} <= {"index.html"}

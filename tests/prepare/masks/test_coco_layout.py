@@ -1,0 +1,238 @@
+"""COCO instance annotations in the layouts of other tools, with file names as they write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.errors import DataError
+from panformer_cli.prepare.masks.coco_layout import find_splits
+from tests.helpers import run
+
+SQUARE = [5, 5, 15, 5, 15, 15, 5, 15]
+
+
+def save(root: Path, names: Sequence[str]) -> None:
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 20), (number, 5, 200)).save(root / name)
+
+
+def listing(root: Path, name: str, files: Sequence[str], **more: Any) -> Path:
+    """Write a JSON that lists images with one object each."""
+    rows = [{"id": n, "file_name": file, "height": 20, "width": 30} for n, file in enumerate(files, 1)]
+    annotations = [
+        {"id": n, "image_id": n, "category_id": 1, "segmentation": [SQUARE]} for n in range(1, len(rows) + 1)
+    ]
+    content = {"images": rows, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]} | more
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def converted(tmp_path: Path, *arguments: str) -> int:
+    return run("prepare-data", "coco-instances", "--out", str(tmp_path / "out"), "--workers", "1", *arguments)
+
+
+def result(tmp_path: Path, split: str = "train") -> dict[str, list[int]]:
+    """Return the areas of each image by file name."""
+    data = CocoPanoptic(tmp_path / "out", split)
+    return {data[i].file_name: [s.area for s in data[i].annotation.segments] for i in range(len(data))}
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "file_name", "split"),
+    [
+        ("annotations.json", "JPEGImages/a.jpg", "JPEGImages/a.jpg", "train"),
+        ("annotations.json", "JPEGImages/a.jpg", "a.jpg", "train"),
+        ("labels.json", "data/a.jpg", "a.jpg", "train"),
+        ("result.json", "images/a.jpg", "a.jpg", "train"),
+        ("result.json", "images/a.jpg", "images\\\\a.jpg".replace("\\\\", "\\"), "train"),
+        ("annotations/instances_default.json", "images/a.jpg", "a.jpg", "train"),
+        ("annotations/instances_default.json", "images/default/a.jpg", "a.jpg", "default"),
+        ("annotations/instances_train.json", "images/a.jpg", "a.jpg", "train"),
+        ("train.json", "train/a.jpg", "a.jpg", "train"),
+        ("val.json", "images/val/a.jpg", "val/a.jpg", "val"),
+        ("images/_annotations.coco.json", "images/a.jpg", "a.jpg", "train"),
+        ("_annotations.coco.json", "a.jpg", "a.jpg", "train"),
+        ("valid/_annotations.coco.json", "valid/a.jpg", "a.jpg", "valid"),
+        ("val/labels.json", "val/data/a.jpg", "a.jpg", "val"),
+        ("coco_test2024.json", "photos/a.jpg", "a.jpg", "test2024"),
+        ("export.json", "a.jpg", "a.jpg", "train"),
+        ("export.json", "deep/in/it/a.jpg", "it/a.jpg", "train"),
+    ],
+)
+def test_layouts(tmp_path: Path, name: str, image: str, file_name: str, split: str) -> None:
+    root = tmp_path / "in"
+    save(root, [image])
+    listing(root, name, [file_name])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert list(result(tmp_path, split).values()) == [[100]]
+
+
+def test_several_splits(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for split in ("train", "val"):
+        save(root, [f"images/{split}_a.jpg"])
+        listing(root, f"annotations/{split}.json", [f"{split}_a.jpg"])
+    assert list(find_splits(root)) == ["train", "val"]
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert list(result(tmp_path, "val")) == ["val_a.jpg"]
+
+
+def test_files_of_other_kinds_are_ignored(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/a.jpg"])
+    listing(root, "result.json", ["a.jpg"])
+    listing(root, "annotations/captions_train.json", ["a.jpg"])
+    listing(root, "annotations/panoptic_train.json", ["a.jpg"])
+    (root / "settings.json").write_text('{"theme": "dark"}')
+    (root / ".cache.json").write_text((root / "result.json").read_text())
+    assert list(find_splits(root)) == ["train"]
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "/home/me/data/a.jpg",
+        "C:\\Users\\me\\a.jpg",
+        "../../upload/1/a.jpg",
+        "https://example.com/data/a.jpg?token=3",
+        "file:///data/a.jpg",
+        "elsewhere/a.jpg",
+        "%61.jpg",
+    ],
+)
+def test_names_of_another_machine_are_matched_by_their_last_parts(tmp_path: Path, file_name: str) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/a.jpg", "images/b.jpg"])
+    listing(root, "result.json", [file_name, "b.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert sorted(Path(name).name for name in result(tmp_path)) == ["a.jpg", "b.jpg"]
+
+
+def test_escapes_are_undone_only_if_no_file_has_them(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/a%20b.jpg", "images/c d.jpg"])
+    listing(root, "result.json", ["a%20b.jpg", "c%20d.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert sorted(result(tmp_path)) == ["a%20b.jpg", "c d.jpg"]
+
+
+def test_folders_decide_between_files_of_one_name(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["photos/left/a.jpg", "photos/right/a.jpg"])
+    listing(root, "result.json", ["/x/left/a.jpg", "/x/right/a.jpg"])
+    # The last part is that of both rows, so it is not enough.
+    assert converted(tmp_path, "--root", str(root)) == 2
+    listing(root, "result.json", ["/x/left/a.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert list(result(tmp_path)) == ["photos/left/a.jpg"]
+
+
+def test_an_ambiguous_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, ["photos/left/a.jpg", "photos/right/a.jpg"])
+    listing(root, "result.json", ["a.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    assert "a.jpg could be photos/left/a.jpg, photos/right/a.jpg" in capsys.readouterr().err
+
+
+def test_a_missing_image_is_not_replaced_by_another_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "in"
+    save(root, ["left/a.jpg"])
+    listing(root, "result.json", ["left/a.jpg", "right/a.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 images cannot be used" in error and "the image right/a.jpg is missing: looked in" in error
+    assert converted(tmp_path, "--root", str(root), "--skip-bad-images") == 0
+    assert list(result(tmp_path)) == ["left/a.jpg"]
+
+
+def test_given_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = listing(tmp_path, "labels/mine.json", ["a.jpg"])
+    save(tmp_path, ["photos/a.jpg"])
+    given = ["--json", str(path), "--images", str(tmp_path / "photos")]
+    assert converted(tmp_path, *given, "--split", "val") == 0
+    assert result(tmp_path, "val") == {"a.jpg": [100]}
+    assert converted(tmp_path, "--json", str(path), "--images", str(tmp_path / "none")) == 2
+    assert "none does not exist; check --images" in capsys.readouterr().err
+    assert converted(tmp_path, "--json", str(tmp_path / "none.json")) == 2
+    assert "none.json does not exist; check --json" in capsys.readouterr().err
+    assert converted(tmp_path, "--images", str(tmp_path / "photos")) == 2
+    assert "--images needs --json FILE" in capsys.readouterr().err
+    assert converted(tmp_path) == 2
+    assert "Missing option '--root'" in capsys.readouterr().err
+    assert converted(tmp_path, *given, "--split", "val", "--split", "train") == 2
+
+
+def test_two_json_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/a.jpg"])
+    listing(root, "old.json", ["a.jpg"])
+    listing(root, "new.json", ["a.jpg"])
+    with pytest.raises(
+        DataError, match=r"several COCO JSON files for the split train: new\.json and old\.json; .*--json"
+    ):
+        find_splits(root)
+
+
+def test_a_json_without_images_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/train/a.jpg"])
+    listing(root, "annotations/instances_train.json", ["a.jpg"])
+    listing(root, "annotations/instances_val.json", ["b.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert "instances_val.json is not converted: it has no images in images/val/ or val/" in capsys.readouterr().err
+    assert converted(tmp_path, "--root", str(root), "--split", "val") == 2
+    assert "no split 'val' in" in (error := capsys.readouterr().err)
+    assert "instances_val.json has no images in images/val/ or val/; available splits: train" in error
+
+
+def test_the_output_may_not_be_inside_the_given_images(tmp_path: Path) -> None:
+    path = listing(tmp_path, "mine.json", ["a.jpg"])
+    save(tmp_path, ["photos/a.jpg"])
+    (tmp_path / "root").mkdir()
+    given = ["--root", str(tmp_path / "root"), "--json", str(path), "--images", str(tmp_path / "photos")]
+    assert run("prepare-data", "coco-instances", *given, "--out", str(tmp_path / "photos/out")) == 2
+    assert not (tmp_path / "photos/out").exists()
+
+
+def test_what_is_there_is_listed_if_nothing_is_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found no JSON files and no folders; check --root"):
+        find_splits(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "notes.json").write_text("[]")
+    expected = (
+        "looked for annotations/instances_<split>.json .*found the JSON files notes.json, without `images`.* photos/"
+    )
+    with pytest.raises(DataError, match=expected):
+        find_splits(tmp_path)
+
+
+def test_a_panoptic_json_is_refused_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/a.jpg"])
+    rows = [{"image_id": 1, "file_name": "a.png", "segments_info": []}]
+    listing(root, "mine.json", ["a.jpg"], annotations=rows)
+    assert converted(tmp_path, "--root", str(root)) == 2
+    assert "is a COCO panoptic JSON" in capsys.readouterr().err
+
+
+def test_collected_cases(shared: Path, tmp_path: Path) -> None:
+    for folder in sorted((shared / "cases/coco-instances-layouts").iterdir()):
+        out = tmp_path / folder.name
+        arguments = ["--root", str(folder), "--out", str(out), "--workers", "1"]
+        assert run("prepare-data", "coco-instances", *arguments) == 0, folder
+        (path,) = (out / "annotations").glob("panoptic_*.json")
+        data = CocoPanoptic(out, path.stem.removeprefix("panoptic_"))
+        assert [segment.area for segment in data[0].annotation.segments] == [400]
