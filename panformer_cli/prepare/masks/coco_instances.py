@@ -64,8 +64,9 @@ class CocoInstances:
     def splits(self) -> Sequence[str]:
         return list(self.layout)
 
-    def notes(self, split: str) -> Sequence[str]:
+    def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
         """Return a sentence about each JSON without images, once for all splits."""
+        del marks
         unused = unused_jsons(self.root, self.layout) if split == next(iter(self.layout)) else {}
         return [f"{path} is not converted: it has no images in {folders}" for path, folders in unused.values()]
 
