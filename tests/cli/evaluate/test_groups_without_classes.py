@@ -127,7 +127,7 @@ def compared(n: int) -> dict[str, Any]:
         "difference": difference,
         "better": {"all": 0.0},
         "verdict": {"all": "same"},
-        "images_needed": None,
+        "images_needed": {"all": 1},
     }
 
 
