@@ -85,10 +85,11 @@ def read_coco_json(path: Path, encoding: str | None = None) -> CocoJson:
         encoding: Its encoding if it is not UTF-8.
 
     Raises:
-        DataError: It is not valid JSON, or a category has no usable id.
+        DataError: It is not valid JSON, one of its three lists is missing, or a category has no usable id.
     """
-    content = CocoJson(path)
+    content, missing = CocoJson(path), {"images", "annotations", "categories"}
     for key, items in _members(path, encoding):
+        missing.discard(key)
         if key == "images":
             for row in _usable_rows(items, _IMAGE_KEYS[:2], f"{path}, images", content.problems):
                 if isinstance(row["file_name"], str):
@@ -101,6 +102,8 @@ def read_coco_json(path: Path, encoding: str | None = None) -> CocoJson:
         elif key == "annotations":
             for row in _usable_rows(items, ("image_id",), f"{path}, annotations", content.problems):
                 content.annotations.append((row["image_id"], _line(row, path)))
+    if missing:
+        raise _not_coco(path, missing)
     return content
 
 
@@ -109,7 +112,12 @@ def read_categories(path: Path, encoding: str | None = None) -> list[dict[str, A
     for key, items in _members(path, encoding):
         if key == "categories":
             return _categories(items, path)
-    raise DataError(f"{path} has no `categories`; expected COCO detection format: images, annotations, categories")
+    raise _not_coco(path, {"categories"})
+
+
+def _not_coco(path: Path, missing: set[str]) -> DataError:
+    keys = " and no ".join(f"`{key}`" for key in sorted(missing))
+    return DataError(f"{path} has no {keys}; expected COCO detection format: images, annotations, categories")
 
 
 def _members(path: Path, encoding: str | None) -> Iterator[tuple[str, Any]]:

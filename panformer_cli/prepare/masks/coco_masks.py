@@ -72,7 +72,7 @@ def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, l
 
 
 def _polygons(polygons: list[Any], size: tuple[int, int], where: str, log: AnnotationLog) -> list[list[float]]:
-    points = [polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) in (2, 4)]
+    points = [polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) in (0, 2, 4)]
     if len(points) < len(polygons):
         polygons = [polygon for polygon in polygons if polygon not in points]
         log.left_out.extend((NO_AREA, f"{where}: a part is {short(part)}, without area") for part in points)

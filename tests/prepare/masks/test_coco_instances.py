@@ -196,6 +196,7 @@ def test_several_workers_give_the_same_result(root: Path) -> None:
         assert np.array_equal(ids, alone[number][0]) and segments == alone[number][1]
 
 
+@pytest.mark.slow
 def test_real_samples_are_reproduced(shared: Path, tmp_path: Path) -> None:
     """The things of COCO's own panoptic samples, written as detection JSON."""
     source = shared / "data/coco_mini"
@@ -277,6 +278,8 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
     [
         ([], "contains a list; expected an object"),
         (without(content(), "categories"), "has no `categories`"),
+        (without(content(), "annotations"), "has no `annotations`; expected COCO detection format"),
+        (without(content(), "images"), "has no `images`"),
         ({**content(), "categories": []}, "category table is empty"),
         ({**content(), "categories": {"id": 3}}, r"categories is \{.*\}; expected a list"),
         ({**content(), "categories": [{"id": 3, "name": "car"}] * 2}, r"category ids \[3\] appear more than once"),
@@ -406,6 +409,15 @@ def test_numbers_of_other_types_are_read(root: Path, key: str, place: int, chang
     (root.parent / "out").rename(root.parent / "first")
     write(root, with_row(key, place, **change))
     assert areas(root) == expected
+
+
+@pytest.mark.parametrize("part", [[], [1, 1], [1, 1, 5, 5]])
+def test_parts_without_area_are_left_out_beside_others(root: Path, part: list[int]) -> None:
+    write(root, with_segmentation([part, TRIANGLE]))
+    (summary,) = convert(open_coco_instances(root), root.parent / "out", ["val"], ConvertOptions(), SilentReporter())
+    assert summary.annotations_left_out["line or points, without area"].count == 1
+    expected = coco_mask.decode(coco_mask.frPyObjects([TRIANGLE], HEIGHT, WIDTH)).sum()
+    assert [segment.area for segment in CocoPanoptic(root.parent / "out", "val").annotation(0).segments] == [expected]
 
 
 def test_iscrowd_may_be_true(root: Path) -> None:
