@@ -66,6 +66,7 @@ class CocoInstances:
 
     def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
         """Return a sentence about each JSON without images, once for all splits."""
+        del marks
         unused = unused_jsons(self.root, self.layout) if split == next(iter(self.layout)) else {}
         return [f"{path} is not converted: it has no images in {folders}" for path, folders in unused.values()]
 

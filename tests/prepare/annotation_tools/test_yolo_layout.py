@@ -189,6 +189,23 @@ def test_other_names_of_the_configuration(root: Path, name: str) -> None:
     assert found(opened(root)) == {"val": ["a.jpg"]}
 
 
+@pytest.mark.parametrize("folder", ["images", "train", ""])
+def test_a_root_whose_own_path_has_images(tmp_path: Path, folder: str) -> None:
+    """Only the part of the path inside of the data set is renamed to `labels`."""
+    root = tmp_path / "images" / "mine"
+    pair(root / folder, "a", root / ("labels" if folder == "images" else folder))
+    (root / "classes.txt").write_text("cat\n")
+    assert found(opened(root)) == {"train": ["a.jpg"]}
+
+
+def test_an_absolute_path_of_windows(root: Path) -> None:
+    config(root, "train: C:\\data\\train\\images")
+    pair(root / "train/images", "a")
+    source = opened(root)
+    assert found(source) == {"train": ["a.jpg"]}
+    assert "names train: C:/data/train/images, which is not in" in source.conventions("train", {})[0]
+
+
 def test_several_configurations(root: Path) -> None:
     config(root, name="a.yaml")
     config(root, "train: images/day", name="b.yaml")
