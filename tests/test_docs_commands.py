@@ -305,7 +305,7 @@ def test_your_own_data_in_five_minutes(
         capsys.readouterr()
         assert run(*words) == 0, words
         printed[words[1] if words[0] == "prepare-data" else words[0]] = capsys.readouterr().out
-    assert printed["verify"].endswith("\ntrain: 8 images, 24 segments, no errors found\n")
+    assert printed["verify"] == "train: 8 images, 24 segments, no errors found\n"
     assert (tmp_path / "data/all/summary.html").is_file()
     held_out = json.loads((tmp_path / "data/mine/annotations/panoptic_val.json").read_text())
     assert len(held_out["images"]) == 2

@@ -48,6 +48,7 @@ def test_every_package_is_listed(setup_cfg: ConfigParser) -> None:
     assert not list((REPOSITORY / "recipes").glob("*.py"))
 
 
+@pytest.mark.slow
 def test_every_requirement_is_used_and_every_import_is_required(setup_cfg: ConfigParser) -> None:
     required = {IMPORT_NAMES.get(name, name) for name in names(setup_cfg["options"]["install_requires"])}
     imported = set()

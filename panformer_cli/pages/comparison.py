@@ -38,7 +38,7 @@ def write_comparison(out: Path, content: Mapping[str, Any], note: str) -> Path:
             f"{content['difference']['all']['pq']:.1f}",
             interval_text(content["difference"]["intervals"]["all"]["pq"]),
         ),
-        ("Result", VERDICTS[content["verdict"]["all"]], ""),
+        ("Result", _sentence_case(VERDICTS[content["verdict"]["all"]]), ""),
     ]
     with replaced_page(out) as folder:
         write_page(
@@ -74,8 +74,13 @@ def _tables(content: Mapping[str, Any]) -> list[Table]:
         (row["file_name"], row["first"], row["second"], row["difference"])
         for row in (*content["images_gained"], *reversed(content["images_lost"]))
     ]
-    return [
+    tables = [
         Table("Metrics", ("Metric", "A", "B", "B - A", "95% interval of B - A"), groups, "Percent, and points."),
         Table("Classes", ("Class", "Type", "A", "B", "B - A"), classes, "PQ, the largest gain first."),
         Table("Images", ("Image", "A", "B", "B - A"), images, "PQ of the images that changed most."),
     ]
+    return [table for table in tables if table.rows]
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -24,6 +24,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_stage(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("benchmark", recipe_file, "--size", "64x80", "--repeat", "1", "--device", "cpu") == 0
     out = capsys.readouterr().out
@@ -36,6 +37,7 @@ def test_the_table_has_every_stage(recipe_file: str, capsys: pytest.CaptureFixtu
     assert "MiB (of the process" in out
 
 
+@pytest.mark.slow
 def test_only_json_is_on_stdout(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--size", "64x64", "--batch", "2", "--repeat", "1", "--device", "cpu", "--precision", "bf16", "--json"]
     assert run("benchmark", recipe_file, *arguments) == 0

@@ -23,6 +23,7 @@ def test_the_first_line_of_a_command_that_needs_pytorch() -> None:
     assert rest[-1].startswith("Error: ")
 
 
+@pytest.mark.slow
 def test_commands_without_pytorch_print_no_such_line() -> None:
     assert stderr_of("--version") == ""
     assert stderr_of("predict", "--help") == ""

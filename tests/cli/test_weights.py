@@ -185,6 +185,7 @@ def test_import_passes_its_options_on(
     assert calls == [(file, Path("out"), recipe, None), (file, Path("out"), "r101", Path("a.json"))]
 
 
+@pytest.mark.slow
 def test_a_name_is_imported_after_an_interrupted_download(
     server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,7 @@ def test_two_thousand_draws_at_the_published_settings(recorder: Recorder) -> Non
         assert min(draw.size) == short
 
 
+@pytest.mark.slow
 def test_two_thousand_crops_at_the_published_settings(recorder: Recorder) -> None:
     """427 x 640 becomes 400 x 600, 500 x 749 or 600 x 899; no side of a crop exceeds the image or 600."""
     cropped = [draw.resizes for draw in recorder.draws(427, 640, 4000) if len(draw.resizes) == 2]
@@ -157,6 +158,7 @@ def test_images_of_other_shapes(
             assert widths[0] <= width <= widths[1]
 
 
+@pytest.mark.slow
 def test_sizes_and_probabilities_are_as_specified() -> None:
     recipe = DataSettings(
         train_short_sides=(40, 48),

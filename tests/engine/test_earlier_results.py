@@ -43,6 +43,7 @@ def segment(trained: RunFolder, inputs: list[str], out: Path) -> None:
     predict(PredictRequest(inputs, trained.best, out), ALONE, SilentReporter())
 
 
+@pytest.mark.slow
 def test_predictions_replace_earlier_ones_and_nothing_else(trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     segment(trained, images(tmp_path / "in", "a.png", "b.png"), out)
@@ -53,6 +54,7 @@ def test_predictions_replace_earlier_ones_and_nothing_else(trained: RunFolder, t
     assert files(out) == results("c") | {"notes.txt", "overlays/mine.jpg", "panoptic/mine.png"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_prediction_is_replaced(trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = images(tmp_path / "in", "a.png", "b.png")
@@ -69,6 +71,7 @@ def test_an_interrupted_prediction_is_replaced(trained: RunFolder, tmp_path: Pat
     assert files(out) == results("c")
 
 
+@pytest.mark.slow
 def test_an_evaluation_replaces_predictions(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     segment(trained, images(tmp_path / "in", "a.png"), out)
@@ -92,6 +95,7 @@ def test_ground_truth_is_not_replaced(trained: RunFolder, tmp_path: Path) -> Non
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
+@pytest.mark.slow
 def test_names_that_lead_out_of_the_folder_are_not_deleted(trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "out"
     segment(trained, images(tmp_path / "in", "a.png"), out)
@@ -156,6 +160,7 @@ def test_images_of_a_page_of_another_program_are_kept(scenes: Path, tmp_path: Pa
     assert (out / "images" / "logo.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_report_replaces_the_earlier_one(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     for split, count in (("train", 8), ("val", 4)):
         evaluate(EvaluateRequest(trained.best, tmp_path / split, scenes, split), ALONE, SilentReporter())

@@ -26,6 +26,7 @@ def make_void(root: Path, split: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_training_split_without_segments_is_refused_unless_allowed(tmp_path: Path) -> None:
     root = small_scenes(tmp_path / "data", 2, 1)
     annotation, validation = make_void(root, "train"), make_void(root, "val")
@@ -42,6 +43,7 @@ def test_a_training_split_without_segments_is_refused_unless_allowed(tmp_path: P
     assert "Step 1: PQ – (things –, stuff –), SQ –, RQ –" in reporter.messages
 
 
+@pytest.mark.slow
 def test_a_validation_split_of_void_is_reported(tmp_path: Path) -> None:
     root = small_scenes(tmp_path / "data", 2, 1)
     path = root / "annotations" / "panoptic_val.json"

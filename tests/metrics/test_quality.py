@@ -264,6 +264,7 @@ def _without_crowd(truth: PanopticMap) -> tuple[Segment, ...]:
     return tuple(replace(segment, is_crowd=False) for segment in truth.segments)
 
 
+@pytest.mark.slow
 def test_equals_panopticapi(tmp_path: Path) -> None:
     evaluation = pytest.importorskip("panopticapi.evaluation", reason="needs panopticapi for comparison")
     image_file = pytest.importorskip("PIL.Image", reason="panopticapi reads its files with Pillow, which is missing")

@@ -40,6 +40,7 @@ def html_of(tmp_path: Path, page: ReportPage) -> Html:
     return Html.of_file(tmp_path / "index.html")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), height=st.integers(1, 9), width=st.integers(1, 9), shrink=st.booleans())
 def test_runs_encode_the_segment_of_every_pixel(seed: int, height: int, width: int, shrink: bool) -> None:

@@ -46,6 +46,7 @@ def test_a_report_is_written_with_the_metrics(made: Path) -> None:
     assert len(thumbnails) >= IMAGES
 
 
+@pytest.mark.slow
 def test_saved_predictions_give_the_same_metrics(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     live = json.loads((made / "evaluation" / "metrics.json").read_text())
     words = (
@@ -202,6 +203,7 @@ def test_the_name_of_a_submission_is_checked_before_anything_is_predicted(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_the_first_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(made / "model.safetensors"), "--out", str(tmp_path / "out"), "--bootstrap", "0"]
     assert printed(capsys, *words).splitlines()[0] == f"Checkpoint: {made / 'model.safetensors'}"

@@ -64,6 +64,7 @@ def change(path: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(content=panoptic_jsons())
 def test_it_equals_the_json(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
@@ -123,6 +124,7 @@ def corruptions(whole: bytes) -> Iterator[bytes]:
     yield pickle.dumps(whole)
 
 
+@pytest.mark.slow
 def test_a_corrupt_index_is_rebuilt(path: Path, reads: list[Path]) -> None:
     index_path, expected = index_paths(path)[0], content_of(path)
     open_annotation(path)

@@ -34,6 +34,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stream") / "x.json"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     content=st.dictionaries(st.text(), values, max_size=5),

@@ -21,6 +21,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("annotations") / "panoptic_x.json"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(content=panoptic_jsons())
 def test_the_complete_content_is_read(path: Path, content: dict[str, Any]) -> None:
@@ -30,6 +31,7 @@ def test_the_complete_content_is_read(path: Path, content: dict[str, Any]) -> No
         assert read_back(read_annotation(path)) == expected_content(content)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(content=panoptic_jsons())
 def test_predictions_are_read_in_their_own_order(path: Path, content: dict[str, Any]) -> None:

@@ -146,6 +146,7 @@ def test_scenes_contain_all_that_an_evaluation_needs(many: list[tuple[ImageArray
     assert max(areas) > 2000
 
 
+@pytest.mark.slow
 def test_segments_follow_the_rules(many: list[tuple[ImageArray, PanopticMap]]) -> None:
     for image, panoptic in many:
         assert image.shape == (128, 128, 3)

@@ -276,6 +276,7 @@ def test_every_stage_has_measurements(result: Benchmark) -> None:
     assert result.network.ms.least < result.total.ms.least
 
 
+@pytest.mark.slow
 def test_shares_and_rates(result: Benchmark) -> None:
     encoder = result.stages["encoder"]
     assert encoder.gflop is not None

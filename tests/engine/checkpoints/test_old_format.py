@@ -36,6 +36,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch
     return path, tensors
 
 
+@pytest.mark.slow
 def test_the_metadata_is_read(old: tuple[Path, dict[str, torch.Tensor]]) -> None:
     checkpoint = read_checkpoint(old[0])
     assert isinstance(checkpoint.recipe.model, PanopticSegFormerSettings)

@@ -39,6 +39,7 @@ def run(trained: RunFolder, scenes: Path, tmp_path: Path) -> RunFolder:
     return copy
 
 
+@pytest.mark.slow
 def test_runs_checkpoints_folders_and_predictions_can_be_mixed(run: RunFolder, scenes: Path) -> None:
     results = run.path / "evaluation"
     annotation = scenes / "annotations" / "panoptic_val.json"

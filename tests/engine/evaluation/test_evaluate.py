@@ -197,6 +197,7 @@ def test_data_with_other_categories_is_rejected(trained: RunFolder, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_data_set_needs_one(scenes: Path, tmp_path: Path) -> None:
     path = small_checkpoint(tmp_path / "a.safetensors", scenes, "data.root=")
     assert read_checkpoint(path).recipe.data.root == ""

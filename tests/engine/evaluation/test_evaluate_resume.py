@@ -256,6 +256,7 @@ def test_old_metrics_are_deleted_before_the_first_new_prediction(trained: RunFol
     assert {path.name for path in out.iterdir()} == {"panoptic", ".parts", "notes.txt"}
 
 
+@pytest.mark.slow
 def test_an_invalid_request_keeps_old_metrics(trained: RunFolder, out: Path, whole: dict[str, bytes]) -> None:
     evaluate(request_of(trained, out), ALONE, QUIET)
     with pytest.raises(PanformerError):

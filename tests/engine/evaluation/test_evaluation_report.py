@@ -36,6 +36,7 @@ def offline(folder: Path) -> tuple[Pairs, Path]:
     return pairs, out
 
 
+@pytest.mark.slow
 def test_a_report_of_a_checkpoint(evaluated: Path, tmp_path: Path) -> None:
     page = report_evaluation(evaluated, tmp_path / "report", QUIET)
     assert page == tmp_path / "report" / "index.html"

@@ -52,6 +52,7 @@ def evaluated(out: Path, data: Path, reporter: Any = None) -> dict[str, Any]:
     return evaluate_predictions(request, ALONE, reporter or SilentReporter())
 
 
+@pytest.mark.slow
 def test_predictions_of_copied_images_give_the_result_of_the_checkpoint(
     trained: RunFolder, data: Path, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_predictions_of_copied_images_give_the_result_of_the_checkpoint(
     assert same.difference()["all"]["pq"] == 0 and not same.gained and not same.lost
 
 
+@pytest.mark.slow
 def test_images_of_a_data_set_get_its_ids(trained: RunFolder, data: Path, tmp_path: Path) -> None:
     ids = dict(enumerate(NAMES))
     assert predicted(trained, data / "images" / "val", tmp_path / "out") == ids

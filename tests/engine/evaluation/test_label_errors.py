@@ -168,6 +168,7 @@ def test_a_new_evaluation_discards_the_list(pairs: Pairs, tmp_path: Path) -> Non
     assert not (out / "label_errors.json").exists() and not (out / "label_errors" / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_evaluation_of_a_model_gives_the_same_list(
     trained: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_an_unknown_model_with_similar_ones() -> None:
     assert f"is unknown to timm {timm.__version__}; did you mean timm/convnext_atto" in message
 
 
+@pytest.mark.slow
 def test_an_unknown_tag_with_similar_ones() -> None:
     message = refusal("timm/convnext_atto.d3_in1k")
     assert "has no weights 'd3_in1k' in timm" in message
@@ -81,6 +82,7 @@ def test_published_names_need_no_check(name: str, monkeypatch: pytest.MonkeyPatc
     check_backbone_name(name)
 
 
+@pytest.mark.slow
 def test_layouts() -> None:
     assert feature_layout("timm/tf_efficientnet_lite0") == FeatureLayout((2, 3, 4))
     assert feature_layout("timm/convnext_atto") == FeatureLayout((1, 2, 3), multiple=32)

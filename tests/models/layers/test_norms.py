@@ -22,6 +22,7 @@ EPS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet50", "pvt_v2_b5", "swin_large"])
 def test_every_norm_has_the_published_eps(backbone: str) -> None:
     with torch.device("meta"):
@@ -34,6 +35,7 @@ def test_every_norm_has_the_published_eps(backbone: str) -> None:
         assert norm.eps == expected, f"{name}: {norm.eps}"
 
 
+@pytest.mark.slow
 def test_the_patterns_match_the_intended_layers() -> None:
     with torch.device("meta"):
         settings = PanopticSegFormerSettings(backbone="pvt_v2_b5", frozen_stages=0)

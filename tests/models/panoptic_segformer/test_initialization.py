@@ -42,6 +42,7 @@ def is_ring(name: str) -> bool:
     return name.endswith("sampling_offsets.bias")
 
 
+@pytest.mark.slow
 def test_every_tensor_of_neck_and_head_is_compared(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
     assert set(recorded) == {name for name in ours if not name.startswith("backbone.")}
     assert sum(is_constant(statistics) for statistics in recorded.values()) > 100

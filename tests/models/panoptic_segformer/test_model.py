@@ -111,6 +111,7 @@ def test_the_gradient_reaches_every_trainable_parameter(frozen_stages: int) -> N
             assert name.startswith("backbone."), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [NOTHING, ONE_THING, ONE_STUFF], ids=["nothing", "one thing", "one stuff"])
 def test_images_with_few_objects_train(targets: Targets) -> None:
     model = small_model().train()

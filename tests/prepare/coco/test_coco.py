@@ -124,6 +124,7 @@ def test_equal_to_the_reference_converter(shared: Path, tmp_path: Path) -> None:
     assert found == expected
 
 
+@pytest.mark.slow
 def test_summary_of_the_real_sample(shared: Path, tmp_path: Path) -> None:
     both = prepare(shared / "data" / "coco_mini", out=tmp_path)
     train, val = (prepared.summary for prepared in both)

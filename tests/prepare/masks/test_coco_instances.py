@@ -196,6 +196,7 @@ def test_several_workers_give_the_same_result(root: Path) -> None:
         assert np.array_equal(ids, alone[number][0]) and segments == alone[number][1]
 
 
+@pytest.mark.slow
 def test_real_samples_are_reproduced(shared: Path, tmp_path: Path) -> None:
     """The things of COCO's own panoptic samples, written as detection JSON."""
     source = shared / "data/coco_mini"

@@ -63,6 +63,7 @@ def swin(name: str) -> State:
     return state
 
 
+@pytest.mark.slow
 def test_variants_without_official_checkpoints() -> None:
     assert recognize(with_backbone(reference_pvt("pvt_v2_b0")), PATH).backbone == "pvt_v2_b0"
     assert recognize(with_backbone(reference_pvt("pvt_v2_b2")), PATH).backbone == "pvt_v2_b2"
