@@ -20,10 +20,7 @@ def check_size(declared: tuple[Any, Any], size: Size, where: str) -> None:
         size: Height and width of the image as displayed.
         where: The annotation, for errors.
     """
-    for name, value in zip(("height", "width"), declared, strict=True):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            kind = "the text " if isinstance(value, str) else ""
-            raise DataError(f"{where}: the {name} is {kind}{short(value)}; expected a number")
+    check_numbers(declared, where)
     height, width = (actual if value is None else value for value, actual in zip(declared, size, strict=True))
     if (height, width) == size:
         return
@@ -34,3 +31,11 @@ def check_size(declared: tuple[Any, Any], size: Size, where: str) -> None:
         f"{where} is for an image of {short(width)}x{short(height)} but the image is displayed as {size[1]}x{size[0]} "
         f"(width x height){rotated}; expected equal sizes; use the image that was labeled"
     )
+
+
+def check_numbers(declared: tuple[Any, Any], where: str) -> None:
+    """Raise a DataError if the height or the width is neither a number nor missing. Arguments as `check_size`."""
+    for name, value in zip(("height", "width"), declared, strict=True):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            kind = "the text " if isinstance(value, str) else ""
+            raise DataError(f"{where}: the {name} is {kind}{short(value)}; expected a number")

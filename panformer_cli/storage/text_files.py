@@ -102,7 +102,7 @@ def _is_also(text: str, encoding: str) -> bool:
     Characters of two bytes in UTF-8, such as \u00e8, are frequent in such encodings; those of three bytes are not.
     """
     others = _NOT_ASCII.findall(text)
-    has_two_bytes = len(b"\xc3\xa8".decode(encoding, "replace")) == 1
+    has_two_bytes = "a".encode(encoding) == b"a" and len(b"\xc3\xa8".decode(encoding, "replace")) == 1
     return has_two_bytes and bool(others) and max(others) < "\u0800"
 
 

@@ -74,7 +74,8 @@ def test_a_named_encoding_wins_where_utf8_is_valid_by_accident() -> None:
     assert cat.decode() == "\u00e8"
     assert decode_text(cat, PATH, "gbk") == "\u732b"
     assert decode_text("\u6c7d\u8f66".encode(), PATH, "gbk") == "\u6c7d\u8f66"
-    assert decode_text("\u00e8".encode(), PATH, "cp1252") == "\u00e8"
+    for other in ("cp1252", "utf-16", "utf-16-le"):
+        assert decode_text("\u00e8".encode(), PATH, other) == "\u00e8"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from panformer_cli.prepare.annotation_tools.yolo_layout import (
     find_layout,
     label_folder,
     read_config,
+    unreadable_yamls,
     unused_labels,
 )
 from panformer_cli.prepare.annotation_tools.yolo_rows import (
@@ -41,7 +42,7 @@ from panformer_cli.prepare.left_out import CLIPPED, UNKNOWN_CLASS, AnnotationErr
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import contents, hint
 from panformer_cli.prepare.source import SourceImage, with_unused_labels
-from panformer_cli.wording import listing, short
+from panformer_cli.wording import listing, short, with_first
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,8 @@ def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTab
     candidates += [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]
     candidates += sorted(root.glob("labels/*/classes.txt"))
     found = next((path for path in candidates if path.is_file()), None)
+    if found is None and (problems := unreadable_yamls(root, encoding)):
+        raise DataError(with_first(f"{root} has no class names that can be read:", problems))
     if found is None:
         raise DataError(
             f"{root} has no data.yaml with the classes, and no classes.txt; pass the data set's YAML file with "

@@ -79,15 +79,28 @@ def find_config(root: Path, encoding: str | None = None) -> Path | None:
     usual = next((root / name for name in (*CONFIGS, DARKNET) if (root / name).is_file()), None)
     if usual is not None:
         return usual
-    found = [
-        path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml") and _has_names(path, encoding)
-    ]
+    found = [path for path in _yamls(root) if _has_names(path, encoding)]
     if len(found) > 1:
         raise DataError(
             f"{root} has several YAML files with class names: {listing(path.name for path in found)}; pass the data "
             "set's own with --classes FILE"
         )
     return found[0] if found else None
+
+
+def unreadable_yamls(root: Path, encoding: str | None) -> list[str]:
+    """Return what is wrong with each YAML file in `root` that cannot be read; `find_config` passes over them."""
+    problems = []
+    for path in _yamls(root):
+        try:
+            read_config(path, encoding)
+        except DataError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _yamls(root: Path) -> list[Path]:
+    return [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
 
 
 def _has_names(path: Path, encoding: str | None) -> bool:

@@ -17,6 +17,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.coco.unpack import names_in, unpack_files
 from panformer_cli.prepare.coco.zips import unpack_images
 from panformer_cli.prepare.convert import ConvertOptions, link_or_copy, refuse_bad_images
+from panformer_cli.prepare.declared_size import check_numbers
 from panformer_cli.prepare.source import listed_files
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
@@ -130,6 +131,7 @@ def _link_image(info: Path, image_folder: Path, folder: Path, row: Any) -> str |
         return f"{info}: an image is {short(row)}; expected an object with id, file_name, height and width"
     try:
         path = name_inside(image_folder, row["file_name"], str(info))
+        check_numbers((row.get("height"), row.get("width")), f"{info}: the row of {row['file_name']}")
         stored = read_header(path).stored
     except DataError as error:
         return str(error)

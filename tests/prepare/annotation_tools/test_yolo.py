@@ -237,3 +237,11 @@ def test_classes_of_one_name_stay_apart(root: Path) -> None:
     text(root / "data.yaml", "names: [car, sky, car]")
     text(root / "labels/train/a.txt", line(0, 0, 0, 4, 4), line(2, 10, 0, 14, 4))
     assert [s.category_id for s in converted_train(opened(root)).annotation(0).segments] == [0, 2]
+
+
+def test_the_only_yaml_is_in_another_encoding(root: Path) -> None:
+    (root / "data.yaml").unlink()
+    (root / "mine.yaml").write_bytes("names: [caf\u00e9, sky]".encode("cp1252"))
+    with pytest.raises(DataError, match=r"no class names that can be read:\n  .*mine\.yaml is not UTF-8: .*cp1252"):
+        open_yolo(root, None, (), "last")
+    assert open_yolo(root, None, (), "last", encoding="cp1252").categories.categories[0].name == "caf\u00e9"

@@ -107,6 +107,10 @@ def test_missing_parts_are_reported(root: Path) -> None:
     [
         ({"id": 1, "file_name": "../outside.jpg", "height": 6, "width": 8}, "points outside"),
         ({"id": 1, "file_name": "000000000001.jpg", "height": 8, "width": 6}, "is 8x6 but .* lists it as 6x8"),
+        (
+            {"id": 1, "file_name": "000000000001.jpg", "height": "6", "width": 8},
+            "the height is the text '6'; expected a",
+        ),
         ({"id": 1, "file_name": "\ud800.jpg", "height": 6, "width": 8}, "is not a valid file name"),
         ({"id": 1}, "expected an object with id, file_name"),
         ("1.jpg", "expected an object with id, file_name"),
