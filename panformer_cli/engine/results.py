@@ -15,7 +15,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.storage.files import atomic_write, name_inside
+from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
 
@@ -122,9 +122,9 @@ class PanopticResults:
 
 def discard_label_errors(out: Path) -> None:
     """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
-    if _has_metrics(out):
-        for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
-            path.unlink(missing_ok=True)
+    for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
+        if _has_metrics(out) and is_file(path):
+            path.unlink()
 
 
 def _check_is_predictions(json_path: Path) -> None:
