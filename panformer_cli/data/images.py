@@ -123,7 +123,7 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     register_heic()
-    with warnings.catch_warnings():
+    with native_messages_hidden(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image

@@ -1,4 +1,4 @@
-"""Hides what libpng and libjpeg print to stderr about odd images, which neither Python nor OpenCV can turn off."""
+"""Hides what libpng, libjpeg and libtiff print to stderr about odd images, which their callers cannot turn off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STDERR = 2
 _OF_DECODERS = re.compile(
     rb"(libpng (error|warning): |Corrupt JPEG data: |Premature end of JPEG file|Invalid SOS parameters"
     rb"|Inconsistent progression sequence|Unknown Adobe color transform code|Warning: unknown JFIF revision"
-    rb"|Application transferred too )[^\n]*\n"
+    rb"|Application transferred too |(tempfile\.tif|_?TIFF\w+|LZW\w+|ZIP\w+|Fax\w+|JPEG\w+): )[^\n]*\n"
 )
 
 

@@ -148,12 +148,19 @@ def corrupted(suffix: str, share: float, **options: Any) -> Callable[[Path], Pat
     return write
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "avif", "jp2", "bmp"])
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        *((suffix, {}) for suffix in ("jpg", "png", "tif", "webp", "gif", "avif", "jp2", "bmp")),
+        *(("tif", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "tiff_adobe_deflate")),
+    ],
+)
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.99])
+@pytest.mark.filterwarnings("error")
 def test_decoders_print_nothing_about_corrupt_images(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: str, share: float
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: str, options: dict[str, Any], share: float
 ) -> None:
-    path = corrupted(suffix, share)(tmp_path)
+    path = corrupted(suffix, share, **options)(tmp_path)
     for data in (path.read_bytes(), path.read_bytes()[: int(path.stat().st_size * share)]):
         path.write_bytes(data)
         try:
