@@ -142,17 +142,13 @@ def _check_is_predictions(json_path: Path) -> None:
 
 def _earlier_images(out: Path) -> Iterator[Path]:
     """Yield the PNGs and overlays of an earlier run, by its panoptic JSON and, if it was interrupted, its log."""
-    lines = ResultLog(out / LINES).lines()
-    names = [(line["image"]["file_name"], line["annotation"]["file_name"]) for line in lines]
+    names = [line["annotation"]["file_name"] for line in ResultLog(out / LINES).lines()]
     with suppress(DataError):
-        names += [(row["file_name"], None) for row in _rows(out / PANOPTIC, "images") if "file_name" in row]
-        names += [(None, row["file_name"]) for row in _rows(out / PANOPTIC, "annotations") if "file_name" in row]
-    for image, png in names:
+        names += [row["file_name"] for row in _rows(out / PANOPTIC, "annotations") if "file_name" in row]
+    for name in names:
         with suppress(DataError):  # a name that leads out of the folder
-            if png is not None:
-                yield name_inside(out / "panoptic", png, str(out / PANOPTIC))
-            if image is not None:
-                yield name_inside(out / "overlays", image, str(out / PANOPTIC)).with_suffix(".jpg")
+            yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
+            yield name_inside(out / "overlays", name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
 def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
