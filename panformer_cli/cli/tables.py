@@ -142,13 +142,14 @@ def print_tuning(content: dict[str, Any]) -> None:
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
     print_table("Thresholds", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]
-    gain, interval = held_out["difference"]["all"]["pq"], held_out["difference"]["intervals"]["all"]["pq"]
+    _, before, after, gain, interval, *_ = _compared_group(held_out, "all")
     table = [
         ("searched", searched["images"], searched["pq_before"], searched["pq_after"], None),
-        ("held out", held_out["images"], held_out["a"]["all"]["pq"], held_out["b"]["all"]["pq"], _interval(interval)),
+        ("held out", held_out["images"], before, after, interval),
     ]
     print_table("PQ of each half, percent", ("half", "images", "before", "after", "95 % interval of the gain"), table)
-    reason = "the interval contains 0" if interval[0] <= 0 else "too few images"
+    lowest = held_out["difference"]["intervals"]["all"]["pq"][0]
+    reason = "the interval contains 0" if lowest <= 0 else "too few images"
     verdict = "significant" if content["gain"] else f"not significant: {reason}"
     print_table("Gain on the held-out half, points", ("gain", ""), [(gain, verdict)])
     _print_note(few_images_note(held_out))

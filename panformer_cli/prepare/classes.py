@@ -13,6 +13,7 @@ from typing import Any, Literal
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.annotation_tools.labeled_shapes import VOID_LABELS
 from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import short
@@ -28,9 +29,6 @@ _EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and op
 
 TEXT = ".txt"
 """Suffix of a file with names only, which are numbered from 1."""
-
-_VOID_NAMES = ("__ignore__", "_background_")
-"""Lines of labelme's labels.txt that are no classes."""
 
 _MatchedBy = Literal["name", "id"]
 
@@ -120,7 +118,7 @@ def _rows_of_csv(path: Path, text: str) -> _Rows:
 
 def _rows_of_text(path: Path, text: str) -> _Rows:
     names = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    kept = [(number, name) for number, name in names if name and name not in _VOID_NAMES]
+    kept = [(number, name) for number, name in names if name and name not in VOID_LABELS]
     for class_id, (number, name) in enumerate(kept, 1):
         where = f"{path}, line {number}"
         if _LABEL_MAP.match(name) or name.startswith("#"):
@@ -209,10 +207,11 @@ def _is_thing(row: Mapping[str, Any], where: str) -> bool:
         if kind is None:
             raise DataError(f"{where}: the kind is {short(row['kind'])}; expected thing or stuff")
         return kind
-    is_thing = _whole(row["isthing"])
-    if is_thing not in (0, 1):
-        raise DataError(f"{where}: isthing is {short(row['isthing'])}; expected 1 (thing) or 0 (stuff)")
-    return is_thing == 1
+    value = row["isthing"]
+    number = int(value) if isinstance(value, bool) else _whole(value)
+    if number not in (0, 1):
+        raise DataError(f"{where}: isthing is {short(value)}; expected 1 (thing) or 0 (stuff)")
+    return number == 1
 
 
 def _color(row: Mapping[str, Any], where: str) -> Color | None:

@@ -43,6 +43,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
         ("a.csv", 'id,name,isthing\n"4.0",car,1.0\n " 09",road,0\n', ROUND),
         ("a.csv", "id,name,isthing\n+4,car,1\n9e0,road,00\n", ROUND),
         ("a.yaml", "- {id: 4.0, name: car, isthing: 1}\n- {id: '9.00', name: road, kind: stuff}\n", ROUND),
+        ("a.yaml", "- {id: 4, name: car, isthing: true}\n- {id: 9, name: road, isthing: false}\n", ROUND),
         ("a.txt", "__ignore__\n_background_\ncar\r\n\n road \n", NAMES),
         ("a.yaml", "7: thing\n2.5: thing\n", CategoryTable([Category(1, "7", True), Category(2, "2.5", True)])),
         ("a.yaml", "names:\n  0: car\n  1: road\nstuff:\n- road\n", FROM_0),

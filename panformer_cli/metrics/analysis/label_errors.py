@@ -231,8 +231,8 @@ class _Image:
                 covered,
                 rows.tolist(),
                 [column],
-                f"{len(rows)} segments of {self._name(column)} are annotated where the model sees one, and cover "
-                f"{100 * covered:.0f} % of it.",
+                f"{len(rows)} {self._name(column)} segments are annotated where the model sees one, of which they "
+                f"cover {100 * covered:.0f} %.",
             )
 
     def _partners(self) -> list[tuple[int, int]]:
@@ -259,7 +259,7 @@ class _Image:
                 [row],
                 [column],
                 f"The outline agrees with the prediction only to IoU {iou:.2f}; {mean:.2f} is usual for "
-                f"{self._truth_name(row)} of this size.",
+                f"{self._truth_name(row)} segments of this size.",
             )
 
     def _missing_annotations(self) -> Iterator[Suspect]:
@@ -296,7 +296,7 @@ class _Image:
                 [row],
                 columns,
                 f"The model sees {listing(map(self._name, columns))} here, although it finds {100 * found:.0f} % of "
-                f"{self._truth_name(row)} of this size.",
+                f"the {self._truth_name(row)} segments of this size.",
             )
 
     def _suspect(

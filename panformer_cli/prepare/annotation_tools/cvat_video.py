@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from panformer_cli.data.disk_list import DiskList
@@ -94,7 +95,7 @@ def _shapes_in(track: XmlTrack, frames: Sequence[int], where: str) -> Iterator[t
     """Yield the number of each frame in which the object of a track is visible, and its shape there."""
     listed = sorted(((_frame_of(shape, where), shape) for shape in track.shapes), key=lambda pair: pair[0])
     own = {key: track.attributes[key] for key in ("label", "group_id") if key in track.attributes}
-    for (number, shape), after in zip(listed, [*listed[1:], None], strict=True):
+    for (number, shape), after in zip_longest(listed, listed[1:]):
         if after is not None and after[0] == number:
             raise DataError(f"{where} has two shapes in frame {number}; expected one; export it again")
         if shape.attributes.get("outside") == "1":

@@ -188,14 +188,14 @@ class _Common:
         """Count a row."""
         if not self.kinds:
             return
+        if self.rows and len(words) != self.words:
+            self.kinds -= {"boxes", "3d poses", "2d poses"}
+        self.rows, self.words = self.rows + 1, len(words)
         try:
             values = [float(word) for word in words]
         except ValueError:
             self.kinds.clear()
             return
-        if self.rows and len(values) != self.words:
-            self.kinds -= {"boxes", "3d poses", "2d poses"}
-        self.rows, self.words = self.rows + 1, len(values)
         self.kinds &= set(_possible_kinds(values))
         self.crossing += "2d poses" in self.kinds and _crosses_itself(values)
         self.rotated += "oriented" in self.kinds and not _is_upright(values)
@@ -207,10 +207,11 @@ class _Common:
             return RowForm()
         first = "first " if self.rows >= _MOST_ROWS else ""
         row = f"each of the {first}{self.rows} rows" if self.rows > 1 else "the only row"
-        if "boxes" in self.kinds:
+        if "boxes" in self.kinds and (self.words == 4 or self.rows > 1):
+            numbers = "class, x, y, width, height" + (", and a confidence or track id" if self.words == 5 else "")
             raise DataError(
-                f"{where}: {row} of the text files is a detection box (class, x, y, width, height), which is no "
-                "mask; expected polygons, `class x1 y1 x2 y2 x3 y3 ...`; export the data set for segmentation"
+                f"{where}: {row} of the text files is a detection box ({numbers}), which is no mask; "
+                "expected polygons, `class x1 y1 x2 y2 x3 y3 ...`; export the data set for segmentation"
             )
         is_pose = "3d poses" in self.kinds or ("2d poses" in self.kinds and 2 * self.crossing > self.rows)
         if is_pose:
@@ -238,7 +239,8 @@ class _Common:
 
 def _possible_kinds(values: Sequence[float]) -> Iterator[str]:
     """Yield the kinds other than a polygon that the numbers of a row could be."""
-    if len(values) == 4 and _is_box(values):
+    is_extra = 0 <= values[-1] <= 1 or (values[-1] > 1 and values[-1].is_integer()) if values else False
+    if _is_box(values) and (len(values) == 4 or (len(values) == 5 and is_extra)):
         yield "boxes"
     if len(values) > 6 and (len(values) - 4) % 3 == 0 and _is_box(values) and set(values[6::3]) <= {0, 1, 2}:
         yield "3d poses"
@@ -248,12 +250,14 @@ def _possible_kinds(values: Sequence[float]) -> Iterator[str]:
         yield "corners"
         if _is_parallelogram(values):
             yield "oriented"
-    if len(values) > 6 and len(values) % 2 == 1 and (0 <= values[-1] <= 1 or values[-1] == int(values[-1]) > 1):
+    if len(values) > 6 and len(values) % 2 == 1 and is_extra:
         yield "extra"
 
 
 def _is_box(values: Sequence[float]) -> bool:
     """Return whether the first four numbers are center and size of a box in the image."""
+    if len(values) < 4:
+        return False
     x, y, width, height = values[:4]
     low, high = -TOLERANCE, 1 + TOLERANCE
     return (

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panformer_cli.cli.tables import print_causes, print_metrics
+from panformer_cli.cli.tables import print_causes, print_metrics, print_tuning
+from panformer_cli.engine.visualize import _quality_tables
 from panformer_cli.metrics.bootstrap import VERDICTS
 from tests.cli.evaluate.test_predictions import metrics_of
 from tests.data.coco.pair_files import Pairs, Side, write_pairs
@@ -114,3 +115,33 @@ def test_results_of_earlier_versions_can_be_shown(pairs: Pairs, capsys: pytest.C
     groups = {name: {"total": 0.0, "missed": 0.0} for name in ("all", "things", "stuff")}
     print_causes({"causes": groups, "per_class": []})
     assert ["things", "–"] in rows(capsys.readouterr().out)
+
+
+def compared(n: int) -> dict[str, Any]:
+    side = {"all": {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": n}}
+    difference = {"all": {"pq": 0.0}, "intervals": {"all": {"pq": [0.0, 0.0]}}}
+    return {
+        "images": 3,
+        "a": side,
+        "b": side,
+        "difference": difference,
+        "better": {"all": 0.0},
+        "verdict": {"all": "same"},
+        "images_needed": {"all": 1},
+    }
+
+
+@pytest.mark.parametrize(("n", "cell"), [(0, "–"), (1, "0.0")])
+def test_tuning_without_classes(n: int, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"before": {}, "after": {}, "searched": {"images": 3, "pq_before": 1.0, "pq_after": 1.0}, "gain": False}
+    print_tuning({**content, "held_out": compared(n)})
+    found = rows(capsys.readouterr().out)
+    interval = ["–"] if n == 0 else ["0.0", "to", "0.0"]
+    assert ["held", "out", "3", cell, cell, *interval] in found
+    assert [cell, "not", "significant:", "the", "interval", "contains", "0"] in found
+
+
+def test_the_page_of_visualize_shows_a_dash(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    means, _ = _quality_tables(metrics_of(capsys, *pairs.words)[0]["panoptic"])
+    assert list(means.rows[1]) == ["things", None, None, None, 0]
+    assert means.rows[2][-1] == 1 and means.rows[2][1] == pytest.approx(98, abs=0.1)

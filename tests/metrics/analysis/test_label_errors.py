@@ -145,7 +145,7 @@ def test_split_instance() -> None:
     assert (suspect.kind, ids_of(suspect), suspect.clarity) == (Kind.SPLIT_INSTANCE, ([2, 3], [12]), 1)
     things = 10 / 12  # found; all things are dogs of one size step, so all priors are equal
     assert suspect.confidence == pytest.approx(0.9 * NOISE * things)
-    assert suspect.reason == "2 segments of dog are annotated where the model sees one, and cover 100 % of it."
+    assert suspect.reason == "2 dog segments are annotated where the model sees one, of which they cover 100 %."
 
 
 def test_poor_outline() -> None:
@@ -157,7 +157,8 @@ def test_poor_outline() -> None:
     assert suspect.clarity == pytest.approx(0.9 * (mean - 0.6) / (mean - 0.5))
     assert suspect.confidence == pytest.approx(min(1, 0.9 * 21 / 19.9))
     assert (
-        suspect.reason == "The outline agrees with the prediction only to IoU 0.60; 0.96 is usual for dog of this size."
+        suspect.reason
+        == "The outline agrees with the prediction only to IoU 0.60; 0.96 is usual for dog segments of this size."
     )
 
 
@@ -179,7 +180,7 @@ def test_surplus_label() -> None:
     skies = min(1, 0.9 * 21 / 19.9)  # all eleven match
     assert suspect.confidence == pytest.approx(10 / 11 * skies)
     assert suspect.clarity == 1
-    assert suspect.reason == "The model sees sky here, although it finds 91 % of dog of this size."
+    assert suspect.reason == "The model sees sky here, although it finds 91 % of the dog segments of this size."
 
 
 def test_segments_that_the_model_often_misses_are_no_surplus() -> None:

@@ -138,6 +138,11 @@ def test_what_is_not_known_is_refused(root: Path, tracks: list[str], message: st
         opened(root).images("train")
 
 
+def test_a_track_without_shapes(root: Path) -> None:
+    write(root, track(), track(box(0, 2, 3), box(1, 2, 3, outside=1)))
+    assert in_frames(root) == [[(2, 3, 10, 5)], [], []]
+
+
 def test_a_video_without_frames(root: Path) -> None:
     """Images of a task that was not a video have their own names, which the XML does not list."""
     write(root, track(box(0, 0, 0)), frames=0)

@@ -71,6 +71,8 @@ def test_other_notations_of_one_row(tmp_path: Path, row: str) -> None:
     [
         (["0 0.5 0.5 0.2 0.2"], "the only row of the text files is a detection box"),
         (["0 0.5 0.5 0.2 0.2", "1 0.4 0.4 0.2 0.1\n0 0.1 0.1 0.1 0.1"], "each of the 3 rows .* is a detection box"),
+        (["0 0.5 0.5 0.2 0.2 0.9"] * 2, r"is a detection box \(.*, and a confidence or track id\)"),
+        (["0 0.5 0.5 0.2 0.2 7", "0 0.5 0.5 0.2 0.2 12"], r"is a detection box \(.*, and a confidence or track id\)"),
         # key points with visibility, and without
         (["0 0.5 0.5 0.4 0.4 0.4 0.4 2 0.6 0.6 1"] * 2, r"each of the 2 rows .* is a pose \(a box and 2 key points\)"),
         (["0 0.5 0.5 0.4 0.4 0.4 0.4 2"], r"is a pose \(a box and 1 key point\)"),
@@ -156,6 +158,10 @@ def test_a_last_column_that_is_no_coordinate(tmp_path: Path, last: tuple[str, st
         ([f"0 {PENTAGON} 0.5"], "0.txt, line 1 has 11 numbers after the class"),  # or a missing coordinate
         ([f"0 {PENTAGON} 0.5", f"0 {PENTAGON}"], "0.txt, line 1 has 11 numbers after the class"),
         ([f"0 {PENTAGON} 1.5"] * 2, "0.txt, line 1 has 11 numbers after the class"),
+        ([f"0 {PENTAGON} inf"] * 2, "0.txt, line 1 has 11 numbers after the class"),
+        ([f"0 {PENTAGON} nan"] * 2, "0.txt, line 1 has 11 numbers after the class"),
+        ([f"0 {PENTAGON} x"] * 2, "0.txt, line 1 has 11 numbers after the class"),
+        (["0"] * 2, "0.txt, line 1 has 0 numbers after the class"),
         ([f"0 {PENTAGON} 0.9 7"] * 2, "0.txt, line 1 has the coordinate 7"),
     ],
 )
