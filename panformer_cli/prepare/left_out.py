@@ -15,7 +15,6 @@ from panformer_cli.errors import DataError
 NO_AREA = "line or points, without area"
 FEW_POINTS = "polygon of fewer than 3 points"
 BOX_ONLY = "bounding box without an outline"
-NO_OUTLINE = "no segmentation"
 OUTSIDE = "outside of the image"
 BAD_COORDINATES = "invalid coordinates"
 BAD_RUNS = "invalid run lengths"

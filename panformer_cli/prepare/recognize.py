@@ -136,20 +136,50 @@ def unsupported(root: Path) -> str:
     archive = next((path for path in folder.files if path.suffix.lower() in _ARCHIVES), None)
     if archive is not None:
         return f"{archive} is an archive; unpack it"
+    voc = next((path for inner in ("", "*/", "*/*/") for path in root.glob(f"{inner}SegmentationClass")), None)
+    if voc is not None:
+        return _voc_advice(voc)
     for path in (*folder.named(".xml"), *folder.named(".json")):
         text = _ends_of(path)
         for marks, title in _UNSUPPORTED:
             if all(mark in text for mark in marks):
                 return f"{path} is {title}"
-    return ""
+    other = next((path for path in folder.named(".json") if path.name.startswith(_OTHER_TASKS)), None)
+    if other is not None:
+        return f"{other} is for another task of COCO; if it has masks, pass it to `coco-instances` as --json FILE"
+    rows = _yolo_labels(folder)
+    return f"{rows} as in YOLO, but there is no data.yaml or classes.txt with the names of the classes" if rows else ""
+
+
+def _voc_advice(classes: Path) -> str:
+    """Return how to convert the masks of Pascal VOC, of which `classes` is the folder `SegmentationClass`."""
+    voc, command = classes.parent, "masks"
+    given, names = "JPEGImages and SegmentationClass", "images and masks"
+    if (voc / "SegmentationObject").is_dir():
+        command = "png-pairs"
+        given, names = "JPEGImages, SegmentationClass and SegmentationObject", "images, semantic and instance"
+    return (
+        f"{voc} has Pascal VOC's masks; copy {given} to {names} in a new folder, and run `prepare-data {command}` with "
+        "a class file"
+    )
 
 
 _ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"})
 
+_OTHER_TASKS = ("stuff_", "person_keypoints_")
+"""How COCO's JSON files of other tasks begin that can have masks."""
+
 _UNSUPPORTED = (
+    ((b"<annotation>", b"<polygon>", b"<pt>"), "the XML of the LabelMe web tool; convert it to COCO"),
     ((b"<annotation>", b"<bndbox>"), "Pascal VOC's XML, which has boxes but no masks"),
     ((b'"regions"', b'"shape_attributes"'), "VIA's JSON; export it as COCO"),
     ((b'"from_name"', b'"to_name"'), "Label Studio's own JSON; export it as COCO or YOLO"),
+    ((b'"predicted_iou"', b'"stability_score"'), "Segment Anything's JSON, whose masks have no class"),
+    (
+        (b'"segments_info"', b'"categories"'),
+        "in COCO's panoptic format; expected it in annotations/panoptic_<split>.json, beside its PNGs in a folder of "
+        "the same name, with the images in images/<split>/",
+    ),
 )
 
 
@@ -251,10 +281,16 @@ def _ade20k(folder: _Folder) -> Form | None:
 
 def _mapillary(folder: _Folder) -> Form | None:
     configs = sorted(folder.root.glob("config*.json"))
-    split = next((split for split in ("training", "validation") if folder.has(f"{split}/images")), None)
-    if not configs or split is None:
+    images = sorted(path for path in folder.root.glob("*/images") if path.is_dir())
+    if not configs or not images or not _is_vistas(configs[0]):
         return None
-    return Form("mapillary", "Mapillary Vistas", f"{configs[0].name} and {split}/images", folder.root)
+    return Form("mapillary", "Mapillary Vistas", f"{configs[0].name} and {folder.inner(images[0])}", folder.root)
+
+
+def _is_vistas(config: Path) -> bool:
+    """Return whether a configuration lists the labels that are evaluated."""
+    text = _ends_of(config)
+    return b'"labels"' in text and b'"evaluate"' in text
 
 
 def _coco_instances(folder: _Folder) -> Form | None:
@@ -353,7 +389,7 @@ def refusal(root: Path) -> DataError:
     """Return the error for a folder without a known form: what is in it, and what was looked for."""
     other = unsupported(root)
     images = next((path for path in _Folder(root).files if path.suffix.lower() in IMAGE_SUFFIXES), None)
-    advice = other or ("it has images but no labels" if images else "it has no images")
+    advice = other or ("it has images but no labels that are recognized" if images else "it has no images")
     return DataError(
         f"{root} has no labels in a known form; found {contents(root)}; {advice}; expected one of the layouts in "
         "docs/data.md; check the path, or run the command for your format"

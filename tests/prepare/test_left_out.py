@@ -60,7 +60,11 @@ BAD = {
         added("a.json", "shapes", TWO_POINTS | {"points": [[90, 1], [91, 1], [91, 2]]}),
         "outside of the image",
     ),
-    "coco: empty": ("coco_instances", added(INSTANCES, "annotations", row(segmentation=[])), "no segmentation"),
+    "coco: empty": (
+        "coco_instances",
+        added(INSTANCES, "annotations", row(segmentation=[])),
+        "bounding box without an outline",
+    ),
     "coco: two points": (
         "coco_instances",
         added(INSTANCES, "annotations", row(segmentation=[[1, 1, 5, 5]])),

@@ -120,6 +120,20 @@ def test_a_data_set_in_an_inner_folder(tmp_path: Path) -> None:
         ),
         ("a.json", '{"a": {"regions": [{"shape_attributes": {}}]}}', "VIA's JSON; export it as COCO"),
         ("a.json", '[{"from_name": "label", "to_name": "image"}]', "Label Studio's own JSON"),
+        ("a.xml", "<annotation><object><polygon><pt></pt></polygon></object></annotation>", "the LabelMe web tool"),
+        ("a.json", '{"annotations": [{"predicted_iou": 1, "stability_score": 1}]}', "Segment Anything's JSON"),
+        (
+            "panoptic_val.json",
+            '{"annotations": [{"segments_info": []}], "categories": []}',
+            "panoptic_val.json is in COCO's panoptic format; expected it in annotations/panoptic_<split>.json",
+        ),
+        (
+            "stuff_val.json",
+            '{"images": [], "annotations": [], "categories": []}',
+            "stuff_val.json is for another task of COCO; if it has masks, pass it to `coco-instances` as --json FILE",
+        ),
+        ("captions_val.json", '{"images": [], "annotations": []}', "it has images but no labels that are recognized"),
+        ("a.txt", "0 0.5 0.5 0.1 0.1", "a.txt has rows of numbers as in YOLO, but there is no data.yaml"),
         ("export.zip", "", "export.zip is an archive; unpack it"),
         ("a.txt", "", "it has images but no labels"),
     ],
@@ -128,6 +142,29 @@ def test_what_is_said_about_other_labels(tmp_path: Path, name: str, content: str
     save_image(tmp_path / "a.jpg")
     text(tmp_path / name, content)
     assert names(tmp_path) == [] and message in str(refusal(tmp_path))
+
+
+@pytest.mark.parametrize("inner", ["", "VOCdevkit/VOC2012"])
+def test_the_masks_of_pascal_voc(tmp_path: Path, inner: str) -> None:
+    voc = tmp_path / inner
+    save_image(voc / "JPEGImages/a.jpg")
+    save_image(voc / "SegmentationClass/a.png")
+    text(voc / "Annotations/a.xml", "<annotation><object><bndbox></bndbox></object></annotation>")
+    assert "copy JPEGImages and SegmentationClass to images and masks in a new folder" in str(refusal(tmp_path))
+    save_image(voc / "SegmentationObject/a.png")
+    assert "to images, semantic and instance in a new folder, and run `prepare-data png-pairs`" in str(
+        refusal(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("split", ["training", "train", "validation"])
+def test_mapillary_with_any_names_of_splits(tmp_path: Path, split: str) -> None:
+    save_image(tmp_path / split / "images/a.jpg")
+    text(tmp_path / "config.json", '{"steps": 100, "labels": 3}')
+    assert names(tmp_path) == [], "the configuration of something else"
+    text(tmp_path / "config.json", '{"labels": [{"name": "animal--bird", "evaluate": true}]}')
+    (form,) = recognize(tmp_path)
+    assert form.source == "mapillary" and form.evidence == f"config.json and {split}/images"
 
 
 def test_the_contents_of_a_folder(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ class Labelme:
 
     def _named_image(self, labels: Path, folder: Path, named: Any) -> Path:
         """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
-        if not isinstance(named, str) or not named:
+        # labelme's own tutorial has a file that names itself
+        if not isinstance(named, str) or not named or named.lower().endswith(".json"):
             raise DataError(
                 f"{labels} names no image: imagePath is {short(named)}; expected the image's file name, or the image "
                 "itself in imageData"

@@ -16,7 +16,6 @@ from panformer_cli.prepare.left_out import (
     BAD_RUNS,
     FEW_POINTS,
     NO_AREA,
-    NO_OUTLINE,
     OTHER,
     AnnotationError,
     AnnotationLog,
@@ -53,8 +52,6 @@ def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, l
         DataError: The segmentation has another format or does not match the size.
     """
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
-    if not parts:
-        raise AnnotationError(f"{where}: the segmentation is empty; expected at least one polygon", NO_OUTLINE)
     rles = [part for part in parts if isinstance(part, dict)]
     if not rles and not isinstance(segmentation, list):
         raise AnnotationError(

@@ -210,7 +210,7 @@ def test_a_large_file_is_read_in_chunks(root: Path) -> None:
     [
         ('<blob label="car"/>', r"blob 1 \(car\) has no area; .* draw its outline as a polygon"),
         (polygon("bike", 0, 0, 4, 4), r"the label of polygon 1 \(bike\) is not one of the classes car, sun, road;"),
-        ('<polygon points="0,0;4,0;4,4"/>', r"the label of polygon 1 \(\) is not one"),
+        ('<polygon points="0,0;4,0;4,4"/>', r"the label of polygon 1 \(\) is empty; expected one of the classes car"),
         ('<polygon label="car"/>', r"has the points ''; expected x,y;x,y;... in pixels"),
         ('<polygon label="car" points="1,2;3,4;5"/>', "has the points"),
         ('<polygon label="car" points="1,2;3,x;5,6"/>', "has the points"),

@@ -303,6 +303,9 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
         open_labelme(root, None, ("stret",), "last")
     with pytest.raises(DataError, match=r"names no image: imagePath is None; .* or the image itself in imageData"):
         converted(root)
+    write(root, "a", [], imagePath="a.json")
+    with pytest.raises(DataError, match=r"names no image: imagePath is 'a.json'; expected the image's file name"):
+        converted(root)
     classes = root.parent / "classes.csv"
     classes.write_text("id,name,isthing\n7,car,1\n")
     write(root, "a", [shape("street", box(0, 0, 4, 4))])
@@ -350,6 +353,8 @@ def embedded(size: tuple[int, int] = (40, 30), kind: str = "JPEG") -> str:
         ("/home/me/b.jpg", "JPEG", "a.jpg"),
         ("C:\\photos\\b.jpg", "PNG", "a.png"),
         (None, "PNG", "a.png"),
+        ("a.json", "JPEG", "a.jpg"),
+        ("../b.JSON", "PNG", "a.png"),
     ],
 )
 def test_an_image_in_the_json_is_used_if_its_file_is_missing(

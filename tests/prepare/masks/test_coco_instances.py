@@ -302,7 +302,7 @@ MASK = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
         (with_row("annotations", 1, category_id=4), "annotation 1: the category_id 4 is not in `categories`"),
         (with_row("annotations", 1, category_id="3"), "annotation 1: the category_id '3'"),
         (with_row("annotations", 1, iscrowd=2), "annotation 1: iscrowd is 2"),
-        (with_segmentation([]), "annotation 1: the segmentation is empty"),
+        (with_segmentation([]), "annotation 1 has no segmentation, only a bounding box"),
         (with_segmentation(None), "annotation 1 has no segmentation, only a bounding box"),
         (with_segmentation(TRIANGLE), r"annotation 1: a polygon is 2\.3"),
         (with_segmentation([[1, 2, 3, 4]]), r"a polygon is \[1, 2, 3, 4\]; expected"),
