@@ -9,12 +9,6 @@ from panformer_cli.wording import counted
 MOST_VOID = 0.5
 """Share of void pixels above which a split is reported."""
 
-_EMPTY = "so there is nothing to learn and nothing to evaluate; check that the labels belong to these images"
-_VOID = (
-    "predictions there do not count, and training takes these pixels as background; check that all classes in the "
-    "labels are in the class table"
-)
-
 
 @dataclass(frozen=True)
 class Coverage:
@@ -56,10 +50,17 @@ class Coverage:
             found = (
                 "the image has no segment" if self.images == 1 else f"none of the {self.images} images has a segment"
             )
-            return f"{where}: {found}, {_EMPTY}"
+            return (
+                f"{where}: {found}, so there is nothing to learn and nothing to evaluate; check that the labels belong "
+                "to these images"
+            )
         if self.is_mostly_void:
             sample = "" if self.sampled is None else f", estimated from {counted(self.sampled, 'image')}"
-            return f"{where}: {100 * self.void / self.pixels:.1f} % of all pixels are void{sample}; {_VOID}"
+            return (
+                f"{where}: {100 * self.void / self.pixels:.1f} % of all pixels are void{sample}; predictions there do "
+                "not count, and training treats these pixels as background; if they belong to classes, add these to the "
+                "labels or the class table"
+            )
         return None
 
 
