@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import struct
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
@@ -111,12 +112,18 @@ def has_tiff_alpha(data: bytes) -> bool:
 def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     """Return the tags of the first page; empty if they are corrupt."""
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # `+` marks BigTIFF
-        file = BytesIO(data)
-        file.seek(tags.next)
-        tags.load(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about corrupt tags, which are left out
+            return _loaded_tags(data)
     except (SyntaxError, ValueError, struct.error, OSError, TypeError):
         return TiffImagePlugin.ImageFileDirectory_v2()
+
+
+def _loaded_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" else 8])  # `+` marks BigTIFF
+    file = BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
     return tags
 
 

@@ -33,12 +33,14 @@ class InputImage:
     Attributes:
         path: The image file.
         id: Id in the JSON.
-        name: File name in the results, a relative path that is unique without its suffix.
+        name: Name of the files in the results, a relative path that is unique without its suffix.
+        file_name: File name in the JSON: relative to its input, or `name` if several images have the same.
     """
 
     path: Path
     id: ImageId
     name: str
+    file_name: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ def find_images(inputs: Sequence[str], out: Path, ids_from: Path | None = None) 
         raise DataError(
             f"{listing(inputs)}: no images, only files of the operating system; give image files or folders"
         )
-    names = _distinct([Path(name) for name in finder.found.values()])
+    own_names = list(finder.found.values())
+    names = _distinct([Path(name) for name in own_names])
+    counts = Counter(own_names)
+    file_names = [
+        name if counts[own] > 1 or re.search(r"[:\\]", own) else own for name, own in zip(names, own_names, strict=True)
+    ]
     notes = [f"{counted(total, 'file')} left out: {finder.reasons()}"] if (total := finder.left_out.total()) else []
     ids: Sequence[ImageId] | None
     if ids_from is not None:
@@ -85,8 +92,8 @@ def find_images(inputs: Sequence[str], out: Path, ids_from: Path | None = None) 
         notes.append(f"Image ids are those of {annotation}")
     else:
         ids = _numbers(paths)
-    images = zip(paths, ids or range(1, len(paths) + 1), names, strict=True)
-    return InputImages([InputImage(path, number, name) for path, number, name in images], notes)
+    images = zip(paths, ids or range(1, len(paths) + 1), names, file_names, strict=True)
+    return InputImages([InputImage(*values) for values in images], notes)
 
 
 class _Finder:

@@ -141,7 +141,7 @@ class _Share:
                 self.report(index, error)
             else:
                 if has_more_frames(self._images[index].path):
-                    self.several.append(self._images[index].name)
+                    self.several.append(self._images[index].file_name)
                 yield (index, image), image
 
     def write(self, key: tuple[int, ImageArray], prediction: Prediction) -> tuple[int, DataError | None]:
@@ -152,7 +152,7 @@ class _Share:
         try:
             save_image(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
             png_name = Path(source.name).with_suffix(".png").as_posix()
-            self._results.add(index, source.id, (source.name, png_name), panoptic)
+            self._results.add(index, source.id, (source.file_name, png_name), panoptic)
         except DataError as error:
             return index, error
         return index, None
@@ -162,4 +162,4 @@ class _Share:
         if problem is not None:
             self.failures.append(str(problem))
             self._reporter.warn(str(problem))
-        self._progress.advance(status=self._images[index].name)
+        self._progress.advance(status=self._images[index].file_name)

@@ -15,7 +15,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.storage.files import atomic_write, name_inside
+from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
 
@@ -122,9 +122,9 @@ class PanopticResults:
 
 def discard_label_errors(out: Path) -> None:
     """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
-    if _has_metrics(out):
-        for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
-            path.unlink(missing_ok=True)
+    for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
+        if _has_metrics(out) and is_file(path):
+            path.unlink()
 
 
 def _check_is_predictions(json_path: Path) -> None:
@@ -142,17 +142,13 @@ def _check_is_predictions(json_path: Path) -> None:
 
 def _earlier_images(out: Path) -> Iterator[Path]:
     """Yield the PNGs and overlays of an earlier run, by its panoptic JSON and, if it was interrupted, its log."""
-    lines = ResultLog(out / LINES).lines()
-    names = [(line["image"]["file_name"], line["annotation"]["file_name"]) for line in lines]
+    names = [line["annotation"]["file_name"] for line in ResultLog(out / LINES).lines()]
     with suppress(DataError):
-        names += [(row["file_name"], None) for row in _rows(out / PANOPTIC, "images") if "file_name" in row]
-        names += [(None, row["file_name"]) for row in _rows(out / PANOPTIC, "annotations") if "file_name" in row]
-    for image, png in names:
+        names += [row["file_name"] for row in _rows(out / PANOPTIC, "annotations") if "file_name" in row]
+    for name in names:
         with suppress(DataError):  # a name that leads out of the folder
-            if png is not None:
-                yield name_inside(out / "panoptic", png, str(out / PANOPTIC))
-            if image is not None:
-                yield name_inside(out / "overlays", image, str(out / PANOPTIC)).with_suffix(".jpg")
+            yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
+            yield name_inside(out / "overlays", name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
 def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:

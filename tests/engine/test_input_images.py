@@ -92,6 +92,23 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
         found(tmp_path, "in")
 
 
+def test_the_json_has_the_names_of_the_files(trained: RunFolder, tmp_path: Path) -> None:
+    """Results of a.jpg and a.png need different names, but the JSON says which is which."""
+    write(tmp_path / "in", "a.jpg", "a.png", "b/c.png")
+    write(tmp_path / "other", "c.png")
+    out = tmp_path / "out"
+    given = [str(tmp_path / "in"), str(tmp_path / "in" / "b" / "c.png"), str(tmp_path / "other" / "c.png")]
+    content = predict(PredictRequest(given, trained.best, out), ALONE, StopAfter()).content
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "a.png", "b/c.png", "c.png"]
+    pngs = [annotation["file_name"] for annotation in content["annotations"]]
+    assert pngs == ["a.png", "a_2.png", "b/c.png", "c.png"]
+    assert all((out / "overlays" / png).with_suffix(".jpg").is_file() for png in pngs)
+    both = find_images([str(tmp_path / "in" / "b" / "c.png"), str(tmp_path / "other" / "c.png")], out).images
+    assert [image.file_name for image in both] == ["c.png", "c_2.png"], "equal names cannot be told apart"
+    predict(PredictRequest([given[2]], trained.best, out), ALONE, StopAfter())
+    assert {path.name for path in (out / "overlays").rglob("*.jpg")} == {"c.jpg"}
+
+
 def test_a_link_to_a_folder_is_named(tmp_path: Path) -> None:
     write(tmp_path, "in/a.png", "elsewhere/b.png")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")

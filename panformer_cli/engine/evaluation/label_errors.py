@@ -49,10 +49,10 @@ def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dic
         "kinds": {kind.value: kinds[kind] for kind in Kind},
         "suspects": [suspect.to_json() for suspect in suspects],
     }
-    write_json(evaluation / LABEL_ERRORS, content)
     predictions = read_predictions(evaluation / metrics["predictions"], truth.categories)
     files = EvaluatedFiles(evaluation, metrics, truth, predictions)
     _write_page(evaluation / LABEL_ERRORS_PAGE, content, suspects[:limit], files, truth.categories, reporter)
+    write_json(evaluation / LABEL_ERRORS, content)
     return content
 
 

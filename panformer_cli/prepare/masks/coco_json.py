@@ -155,11 +155,12 @@ def _usable_rows(items: Any, keys: Sequence[str], where: str, problems: list[str
     """Yield the rows of a list that are objects with these keys and valid ids; add a sentence about each other one."""
     if not isinstance(items, Iterator):
         raise DataError(f"{where} is {short(items)}; expected a list")
+    id_keys = [key for key in ("id", "image_id") if key in keys]
     for number, row in enumerate(items):
         problem = ""
-        if not isinstance(row, dict) or not set(keys) <= row.keys():
+        if not isinstance(row, dict) or not all(key in row for key in keys):
             problem = f"{where}[{number}] is {short(row)}; expected an object with {', '.join(keys)}"
-        for key in () if problem else {"id", "image_id"}.intersection(keys):
+        for key in () if problem else id_keys:
             row[key] = whole_number(row[key])
             if not isinstance(row[key], int | str) or isinstance(row[key], bool):
                 problem = f"{where}[{number}]: the {key} is {short(row[key])}; expected a number"

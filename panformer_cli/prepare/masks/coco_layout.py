@@ -8,7 +8,7 @@ one JSON, or one per split                 next to the images or to a folder of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -178,13 +178,14 @@ class ImageFinder:
     """Finds the images that a JSON lists.
 
     A name is first looked up in the split's folders. If it is in none of them, it may come from another machine or
-    another folder: then it is the only file below `top` that ends in the same parts, as many as needed to be unique,
-    if no other image of the JSON has the same last part.
+    another folder. Then its file is the only one below `top` that ends in the same parts, as many as needed, if no
+    other name in the JSON ends in these parts.
     """
 
     def __init__(self, split: CocoSplit, listed: Iterable[str]) -> None:
         self._split = split
         self._listed = listed
+        self._problem = ""
         self._files: DiskList[str] | None = None
         self._names: DiskList[str] | None = None
 
@@ -208,27 +209,41 @@ class ImageFinder:
         return self._find_elsewhere(file_name, names[-1], problem)
 
     def _find_elsewhere(self, file_name: str, name: str, problem: DataError | None) -> FoundImage:
-        if self._files is None or self._names is None:  # there may be millions
-            top = self._split.top
-            files = (path.relative_to(top).as_posix() for path in listed_files(top))
-            self._files, self._names = DiskList(files, key=_last_part), DiskList(self._listed, key=_listed_part)
+        files, names = self._all_names()
         parts = PurePosixPath(name).parts
-        same = [self._files[index] for index in self._files.positions(parts[-1])] if parts else []
         for count in range(len(parts), 0, -1):
-            matching = [other for other in same if PurePosixPath(other).parts[-count:] == parts[-count:]]
+            matching = _ending_in(files, parts[-count:])
             if len(matching) > 1:
                 raise DataError(
                     f"{self._split.annotation}: the image {file_name} could be {listing(matching)} in "
                     f"{self._split.top}; expected one; correct the file_name"
                 )
-            if matching and len(list(self._names.positions(parts[-1]))) == 1:
+            if matching and len(_ending_in(names, parts[-count:])) == 1:
                 return FoundImage(self._split.top / matching[0], matching[0])
         if problem is not None:
             raise problem
         raise DataError(
-            f"{self._split.annotation}: the image {file_name} is missing: looked in "
-            f"{listing(self._split.folders)}; restore it, or pass its folder with --json FILE --images DIR"
+            f"{self._split.annotation}: the image {file_name} is missing: looked in {listing(self._split.folders)}"
+            f"{self._problem}; restore it, or pass its folder with --json FILE --images DIR"
         )
+
+    def _all_names(self) -> tuple[DiskList[str], DiskList[str]]:
+        """Return the names of all files below `top` and of all images in the JSON; there may be millions."""
+        if self._files is None or self._names is None:
+            top = self._split.top
+            self._names = DiskList((list(_spellings(name))[-1] for name in self._listed), key=_last_part)
+            self._files = DiskList(key=_last_part)
+            try:
+                self._files.extend(path.relative_to(top).as_posix() for path in listed_files(top))
+            except DataError as error:  # then only the split's folders count
+                self._files, self._problem = DiskList(key=_last_part), f" ({error})"
+        return self._files, self._names
+
+
+def _ending_in(names: DiskList[str], parts: Sequence[str]) -> list[str]:
+    """Return the names that end in these parts."""
+    same = (names[index] for index in names.positions(parts[-1]))
+    return [name for name in same if PurePosixPath(name).parts[-len(parts) :] == tuple(parts)]
 
 
 def _spellings(file_name: str) -> Iterator[str]:
@@ -243,7 +258,3 @@ def _spellings(file_name: str) -> Iterator[str]:
 
 def _last_part(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _listed_part(file_name: str) -> str:
-    return _last_part(list(_spellings(file_name))[-1])

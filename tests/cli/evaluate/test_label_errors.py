@@ -50,3 +50,14 @@ def test_the_limit_needs_the_list(pairs: Pairs, tmp_path: Path, capsys: pytest.C
     assert "add --label-errors." in capsys.readouterr().err
     assert run("evaluate", *words, "0", "--label-errors") == 2
     assert "0 is not in the range x>=1" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_page(pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*pairs.words, "--out", str(tmp_path / "out")]
+    for _ in range(2):  # the second evaluation finds the results of the first
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "label_errors").write_text("mine")
+        assert run("evaluate", *words, "--label-errors") == 2
+        assert f"cannot write {tmp_path / 'out' / 'label_errors'}" in capsys.readouterr().err
+        assert (tmp_path / "out" / "label_errors").read_text() == "mine"
+        assert not (tmp_path / "out" / "label_errors.json").exists()

@@ -130,11 +130,27 @@ def test_folders_decide_between_files_of_one_name(tmp_path: Path) -> None:
     root = tmp_path / "in"
     save(root, ["photos/left/a.jpg", "photos/right/a.jpg"])
     listing(root, "result.json", ["/x/left/a.jpg", "/x/right/a.jpg"])
-    # The last part is that of both rows, so it is not enough.
-    assert converted(tmp_path, "--root", str(root)) == 2
-    listing(root, "result.json", ["/x/left/a.jpg"])
     assert converted(tmp_path, "--root", str(root)) == 0
-    assert list(result(tmp_path)) == ["photos/left/a.jpg"]
+    assert list(result(tmp_path)) == ["photos/left/a.jpg", "photos/right/a.jpg"]
+
+
+def test_two_names_do_not_become_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, ["photos/a.jpg"])
+    listing(root, "result.json", ["/x/left/a.jpg", "/x/right/a.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    assert "2 of 2 images cannot be used" in capsys.readouterr().err
+
+
+def test_links_to_folders_are_named_with_a_missing_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/a.jpg"])
+    save(tmp_path, ["elsewhere/b.jpg"])
+    (root / "more").symlink_to(tmp_path / "elsewhere")
+    listing(root, "result.json", ["a.jpg", "b.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 images" in error and "the image b.jpg is missing" in error and "more is a link to a folder" in error
 
 
 def test_an_ambiguous_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
