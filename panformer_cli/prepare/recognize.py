@@ -133,7 +133,7 @@ def contents(root: Path) -> str:
 def unsupported(root: Path) -> str:
     """Return what can be done about labels in a form that is not converted; empty if there are none."""
     folder = _Folder(root)
-    archive = next((path for path in folder.files if path.suffix.lower() in _ARCHIVES), None)
+    archive = next((path for path in folder.files if path.name.lower().endswith(_ARCHIVES)), None)
     if archive is not None:
         return f"{archive} is an archive; unpack it"
     voc = next((path for inner in ("", "*/", "*/*/") for path in root.glob(f"{inner}SegmentationClass")), None)
@@ -147,8 +147,7 @@ def unsupported(root: Path) -> str:
     other = next((path for path in folder.named(".json") if path.name.startswith(_OTHER_TASKS)), None)
     if other is not None:
         return f"{other} is for another task of COCO; if it has masks, pass it to `coco-instances` as --json FILE"
-    rows = _yolo_labels(folder)
-    return f"{rows} as in YOLO, but there is no data.yaml or classes.txt with the names of the classes" if rows else ""
+    return ""
 
 
 def _voc_advice(classes: Path) -> str:
@@ -164,7 +163,7 @@ def _voc_advice(classes: Path) -> str:
     )
 
 
-_ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"})
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
 _OTHER_TASKS = ("stuff_", "person_keypoints_")
 """How COCO's JSON files of other tasks begin that can have masks."""

@@ -111,6 +111,13 @@ def test_crowds_of_a_class_are_one_segment_separate_from_its_objects() -> None:
     assert [(s.category_id, s.is_crowd) for s in panoptic.segments] == [(CAR, True), (CAR, False), (TREE, True)]
 
 
+def test_a_crowd_is_drawn_like_an_object() -> None:
+    layers = [box(CAR, 1, 1, 2, 3), box(CAR, 0, 0, 3, 4, is_crowd=True)]
+    assert rows(merged(layers, "last")) == ["222200", "222200", "222200", "000000"]
+    for rule in ("first", "smallest"):
+        assert rows(merged(layers, rule)) == ["222200", "211200", "222200", "000000"]
+
+
 def test_no_layers_give_a_void_map() -> None:
     panoptic = merged([], "last")
     assert not panoptic.ids.any() and panoptic.segments == () and panoptic.ids.shape == SIZE

@@ -133,8 +133,9 @@ def test_a_data_set_in_an_inner_folder(tmp_path: Path) -> None:
             "stuff_val.json is for another task of COCO; if it has masks, pass it to `coco-instances` as --json FILE",
         ),
         ("captions_val.json", '{"images": [], "annotations": []}', "it has images but no labels that are recognized"),
-        ("a.txt", "0 0.5 0.5 0.1 0.1", "a.txt has rows of numbers as in YOLO, but there is no data.yaml"),
         ("export.zip", "", "export.zip is an archive; unpack it"),
+        ("export.tar.gz", "", "export.tar.gz is an archive; unpack it"),
+        ("scan.nii.gz", "", "it has images but no labels that are recognized"),
         ("a.txt", "", "it has images but no labels"),
     ],
 )

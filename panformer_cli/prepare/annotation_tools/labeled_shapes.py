@@ -89,7 +89,7 @@ def _object_key(
 ) -> tuple[str, int | str]:
     """Return what the shapes of one object have in common."""
     if shape.label not in by_label:
-        problem = "is not one of" if shape.label.strip() else "is empty; expected one of"
+        problem = "is not one of" if str(shape.label).strip() else "is empty; expected one of"
         raise AnnotationError(
             f"{where}: the label of {shape.name} {problem} the classes {_listed_names(by_label)}; correct it, "
             "or add it to the --classes file",

@@ -199,6 +199,16 @@ def test_class_ids_as_values(root: Path) -> None:
     check_regions(data)
 
 
+def test_binary_masks_whose_class_is_255(root: Path) -> None:
+    """Two squares: with the id 255 both are objects, with another id both are void."""
+    save(root / "masks/train/a.png", mask((0, 0, 2, 2), (5, 5, 8, 8)).astype(np.uint8) * 255)
+    (root / "classes.csv").write_text("id,name,kind\n255,defect,thing\n")
+    assert segments(converted(root)) == [(1, 255, 4), (2, 255, 9)]
+    shutil.rmtree(root.parent / "out")
+    (root / "classes.csv").write_text("id,name,kind\n1,defect,thing\n")
+    assert segments(converted(root)) == []
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colors(root: Path, mode: str) -> None:
     (root / "classes.csv").write_text(COLORED)

@@ -107,6 +107,23 @@ def test_both_formats_give_the_same_map(root: Path) -> None:
     assert {c.id: c.is_thing for c in data.categories.categories} == {CAR: True, TREE: True, ROAD: False}
 
 
+def test_palettes_with_borders_as_in_pascal_voc(tmp_path: Path) -> None:
+    """Two objects with a border of 255 in both PNGs, on a background of 0."""
+    classes, instances = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    classes[1:11, 1:15] = instances[1:11, 1:15] = 255
+    classes[2:10, 2:7], instances[2:10, 2:7] = CAR, 1
+    classes[2:10, 8:14], instances[2:10, 8:14] = TREE, 2
+    root = tmp_path / "in"
+    write(root, "a")
+    for kind, values in (("semantic", classes), ("instance", instances)):
+        palette = Image.fromarray(values, "P")
+        palette.putpalette([value for index in range(256) for value in (index, 0, index // 2)])
+        palette.save(root / kind / "train/a.png")
+    (root / "classes.csv").write_text(CLASSES)
+    panoptic = converted(root)[0].annotation
+    assert [(s.category_id, s.area, s.is_crowd) for s in panoptic.segments] == [(TREE, 48, False), (CAR, 40, False)]
+
+
 def test_the_command_converts_all_splits(root: Path) -> None:
     out = root.parent / "out"
     arguments = ["--root", str(root), "--classes", str(root / "classes.csv"), "--out", str(out), "--workers", "2"]
