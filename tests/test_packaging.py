@@ -101,7 +101,10 @@ def test_a_wheel_contains_the_package_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_works_in_an_environment_of_its_own(tmp_path: Path, wheel: Path) -> None:
+def test_a_wheel_works_in_an_environment_of_its_own(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"

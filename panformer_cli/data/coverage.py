@@ -58,8 +58,8 @@ class Coverage:
             sample = "" if self.sampled is None else f", estimated from {counted(self.sampled, 'image')}"
             return (
                 f"{where}: {100 * self.void / self.pixels:.1f} % of all pixels are void{sample}; predictions there do "
-                "not count, and training treats these pixels as background; if they belong to classes, add these to the "
-                "labels or the class table"
+                "not count, and training treats these pixels as background; if they belong to classes, add these to "
+                "the labels or the class table"
             )
         return None
 
