@@ -279,10 +279,11 @@ def _unknown_category(where: str, number: int, category_id: Any) -> DataError:
 
 
 def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tuple[float, ...], bool]:
-    """Return area (-1 if missing), bbox (NaN if missing) and the crowd flag."""
+    """Return area (-1 if missing), bbox (NaN if missing or empty) and the crowd flag."""
     area, bbox, crowd = segment.get("area"), segment.get("bbox"), segment.get("iscrowd", 0)
-    box = (np.nan,) * 4 if bbox is None else tuple(bbox) if isinstance(bbox, list) else ()
-    good = len(box) == 4 and (bbox is None or all(map(is_finite, box)))
+    has_box = bbox is not None and bbox != []
+    box = (np.nan,) * 4 if not has_box else tuple(bbox) if isinstance(bbox, list) else ()
+    good = len(box) == 4 and (not has_box or all(map(is_finite, box)))
     if not good or not (area is None or _is_area(area)) or crowd not in (0, 1):
         raise DataError(
             f"{where}: segment {segment['id']} has area {short(area)}, bbox {short(bbox)}, iscrowd {short(crowd)}; "

@@ -27,7 +27,7 @@ def segments(draw: st.DrawFn) -> dict[str, Any]:
     complete = {
         "category_id": draw(st.sampled_from([row["id"] for row in CATEGORIES])),
         "area": draw(st.none() | usual | st.integers(0, 2**53)),
-        "bbox": draw(st.none() | st.lists(usual | NUMBERS, min_size=4, max_size=4)),
+        "bbox": draw(st.none() | st.just([]) | st.lists(usual | NUMBERS, min_size=4, max_size=4)),
         "iscrowd": draw(st.sampled_from([0, 1])),
         "score": draw(st.none() | st.floats(0, 10)),
     }
@@ -72,7 +72,7 @@ def _segment(row: dict[str, Any]) -> tuple[Any, ...]:
         row["id"],
         row["category_id"],
         -1 if area is None else area,
-        [None] * 4 if bbox is None else bbox,
+        bbox or [None] * 4,
         bool(row.get("iscrowd", 0)),
         row.get("score"),
     )
