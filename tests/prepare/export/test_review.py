@@ -21,6 +21,7 @@ from panformer_cli.prepare.export.export import ExportedSplit, ExportOptions, ex
 from panformer_cli.prepare.export.formats import FORMATS, FormatName, open_format
 from panformer_cli.prepare.export.inputs import open_truth
 from panformer_cli.prepare.export.review import only_suspected, read_suspects
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.masks.coco_instances import open_coco_instances
 from panformer_cli.prepare.source import Source
 from panformer_cli.reporting import SilentReporter
@@ -157,6 +158,13 @@ def test_cvat_shows_tags(suspects: Path) -> None:
     assert (label["name"], label["type"], label["attributes"][0]["name"]) == ("review", "tag", "reason")
     without_class_file = open_cvat(suspects.parent / "out", None, (), "error").categories
     assert "review" not in {category.name for category in without_class_file.categories}
+
+
+def test_the_conversion_from_cvat_counts_the_tags(suspects: Path) -> None:
+    reviewed(suspects, "cvat")
+    source, log = opened("cvat", suspects.parent / "out"), AnnotationLog()
+    source.read(next(iter(source.images("val"))), (HEIGHT, WIDTH), log)
+    assert [reason for reason, _ in log.left_out] == ["tag of a whole image"] * 2
 
 
 def test_a_class_with_the_name_of_the_tags_stays_a_class(suspects: Path) -> None:
