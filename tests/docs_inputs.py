@@ -22,6 +22,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, read_checkpoint, save_checkpoint
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.metrics.analysis.label_errors import Kind, Suspect
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe_io import load_recipe
 from tests.cli import prepare_folders
@@ -236,6 +237,14 @@ def stuff_masks(folder: Path) -> None:
         prepare_folders.label(folder / f"{name}.png", prepare_folders.drawn(7, 0))
 
 
+def label_errors(path: Path, annotation: str = "data/mine/annotations/panoptic_val.json") -> None:
+    """Write a probable label error in the first image of an annotation."""
+    image = json.loads(Path(annotation).read_text())["images"][0]
+    reason = "The model sees car where the annotation has nothing."
+    suspect = Suspect(image["id"], image["file_name"], Kind.MISSING_ANNOTATION, 0.9, 0.8, (), (), (0, 0, 8, 6), reason)
+    path.write_text(json.dumps({"suspects": [suspect.to_json()]}))
+
+
 def text(content: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(content)
 
@@ -264,6 +273,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "data/mine": train_val,
     "fewer.yaml": text("car: vehicle\n"),
     "good.txt": first_image,
+    "label_errors.json": label_errors,
     "mine.pth": save_random,
     "mine.yaml": recipe_of_the_page,
     "panoptic_val2017.json": panoptic_json,
@@ -282,6 +292,10 @@ INPUTS: dict[str, Callable[[Path], object]] = {
 
 BEFORE: dict[str, Callable[[], object]] = {
     "evaluate": any_run,
+    "prepare-data export --to cvat --root /data/coco --split val2017 --review results/pred/label_errors.json "
+    "--out to_review": lambda: label_errors(
+        Path("results/pred/label_errors.json"), "root/data/coco/annotations/panoptic_val2017.json"
+    ),
     "weights import r50 --out /shared/weights/r50": lambda: official_r50(PUBLISHED["r50"].path),
     "weights import mine.pth --out DIR --categories ANNOTATION.json": lambda: official_r50(Path("mine.pth")),
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from panformer_cli.prepare.export.export import ExportedSplit
     from panformer_cli.prepare.export.formats import FormatName
+    from panformer_cli.prepare.export.review import ListedSuspect
     from panformer_cli.prepare.source import Source
 
 FOLDER = click.Path(path_type=Path)
@@ -32,6 +33,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _input_options(command: Command) -> Command:
     """Add the options that select what is exported."""
     for option in (
+        click.option(
+            "--review-limit", type=click.IntRange(min=1), metavar="N", help="Review only the first N. [default: all]"
+        ),
+        click.option(
+            "--review",
+            type=FOLDER,
+            metavar="JSON",
+            help="Export only the images with probable label errors in this label_errors.json of `evaluate`.",
+        ),
         click.option("--min-score", type=float, metavar="X", help="Omit predicted segments with a lower score."),
         click.option(
             "--class", "classes", multiple=True, metavar="NAME", help="Export only this class. Can be repeated."
@@ -87,21 +97,27 @@ def export(out: Path, copy_images: bool, workers: int | None, skip_bad_images: b
     \b
     panformer prepare-data export --to cvat --root data/mine --split val --out for_cvat
     panformer prepare-data export --to labelme --predictions pred/panoptic.json --images photos --out to_correct
+    panformer prepare-data export --to labelme --root data/mine --split val --review label_errors.json --out to_review
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.data.parallel import available_cores
     from panformer_cli.prepare.export.export import ExportOptions
     from panformer_cli.prepare.export.export import export as write
     from panformer_cli.prepare.export.formats import open_format
+    from panformer_cli.prepare.export.review import summary
 
     format_options = {key: options.pop(key) for key in ("name", "shapes", "image_url")}
     tolerance = options.pop("simplify")
-    reporter, source = RichReporter(), _opened(**options)
+    reporter, (source, suspects) = RichReporter(), _opened(**options)
     warn_of_skipped(source, reporter)
     label_format = open_format(categories=source.categories, tolerance=tolerance, **format_options)
-    export_options = ExportOptions(workers or available_cores(), skip_bad_images, copy_images)
+    export_options = ExportOptions(
+        workers or available_cores(), skip_bad_images, copies_images=copy_images, suspects=suspects
+    )
     exported = write(source, label_format, out, export_options, reporter)
     _print_exported(f"{label_format.name} in {out}", exported, bool(tolerance))
+    if suspects:
+        click.echo(summary([suspect for split in exported for suspect in split.suspects], out))
     for line in label_format.next_steps(out, [split.name for split in exported]):
         click.echo(line)
 
@@ -113,22 +129,37 @@ def _opened(
     splits: tuple[str, ...],
     classes: tuple[str, ...],
     min_score: float | None,
-) -> Source:
-    """Return the source that the options select. Raises a UsageError if they exclude each other."""
-    from panformer_cli.prepare.export.inputs import open_predictions, open_truth
+    review: Path | None,
+    review_limit: int | None,
+) -> tuple[Source, tuple[ListedSuspect, ...]]:
+    """Return the source that the options select, and the probable label errors to review.
 
+    Raises:
+        UsageError: The options exclude each other.
+    """
+    from panformer_cli.prepare.export.inputs import open_predictions, open_truth
+    from panformer_cli.prepare.export.review import only_suspected, read_suspects
+
+    if review_limit is not None and review is None:
+        raise click.UsageError("--review-limit limits --review: add --review label_errors.json.")
     if (root is None) == (predictions is None):
         raise click.UsageError("pass either --root or --predictions.")
     if root is not None:
         if images is not None or min_score is not None:
             raise click.UsageError(f"{'--images' if images else '--min-score'} needs --predictions; leave it out.")
-        return open_truth(root, splits, classes)
+        truth = open_truth(root, splits, classes)
+        if review is None:
+            return truth, ()
+        suspects = read_suspects(review, review_limit)
+        return only_suspected(truth, suspects, review), tuple(suspects)
+    if review is not None:
+        raise click.UsageError("--review needs --root, the data set that was evaluated; leave out --predictions.")
     if images is None:
         raise click.UsageError("--predictions needs --images DIR, the folder of the predicted images.")
     if len(splits) > 1:
         raise click.UsageError("--split was passed more than once; expected one name for the split of the predictions.")
     assert predictions is not None
-    return open_predictions(predictions, images, classes, min_score, *splits)
+    return open_predictions(predictions, images, classes, min_score, *splits), ()
 
 
 def _print_exported(title: str, exported: Sequence[ExportedSplit], is_simplified: bool) -> None:

@@ -6,7 +6,7 @@ The format is documented at https://docs.cvat.ai/docs/other/xml_format.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from panformer_cli.storage.files import atomic_write, write_json
 
 LABELS = "labels.json"
 """The labels as CVAT's raw label editor accepts them."""
+
+_REASON, _TAG_COLOR = "reason", "#ff0000"
+"""The attribute of a tag with a probable label error, and the color of the tags."""
 
 _CROWDS = Loss("crowd segment", "left out, because CVAT has no crowds; their pixels are void when read back")
 _HOLES = Loss("segment", "with holes written as masks, because polygons in CVAT have no holes")
@@ -77,10 +80,11 @@ class CvatFormat:
 
     def write(self, out: Path, splits: Sequence[LabeledSplit], categories: CategoryTable) -> None:
         colors = tool_colors(categories)
+        tag = _tag_name(colors) if any(split.suspects for split in splits) else ""
         with atomic_write(out / ANNOTATION, False) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(_document(splits, colors))
+            file.writelines(_document(splits, colors, tag))
         rows = [{"name": name, "color": color, "type": "any", "attributes": []} for name, color in colors.items()]
-        write_json(out / LABELS, rows)
+        write_json(out / LABELS, [*rows, *([_tag_label(tag)] if tag else [])])
         write_classes(out, categories)
 
     def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
@@ -89,7 +93,21 @@ class CvatFormat:
         yield command_back(self.name, out, "--classes", str(out / CLASSES))
 
 
-def _document(splits: Sequence[LabeledSplit], colors: Mapping[str, str]) -> Iterator[str]:
+def _tag_name(classes: Collection[str]) -> str:
+    """Return the label of the tags with probable label errors, which is not a class."""
+    name = "review"
+    while name in classes:
+        name += "_"
+    return name
+
+
+def _tag_label(name: str) -> dict[str, Any]:
+    """Return the label of a tag with a text."""
+    attribute = {"name": _REASON, "input_type": "text", "mutable": False, "values": [""]}
+    return {"name": name, "color": _TAG_COLOR, "type": "tag", "attributes": [attribute]}
+
+
+def _document(splits: Sequence[LabeledSplit], colors: Mapping[str, str], tag: str) -> Iterator[str]:
     size = sum(len(split.labels) for split in splits)
     yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><task>\n'
     yield f"<name>panformer</name><size>{size}</size><mode>annotation</mode><overlap>0</overlap><z_order>True</z_order>"
@@ -97,11 +115,15 @@ def _document(splits: Sequence[LabeledSplit], colors: Mapping[str, str]) -> Iter
     for name, color in colors.items():
         yield f"<label><name>{escape(name)}</name><color>{color}</color><type>any</type>"
         yield "<attributes></attributes></label>\n"
+    if tag:
+        yield f"<label><name>{tag}</name><color>{_TAG_COLOR}</color><type>tag</type><attributes><attribute>"
+        yield f"<name>{_REASON}</name><mutable>False</mutable><input_type>text</input_type><default_value/><values/>"
+        yield "</attribute></attributes></label>\n"
     yield "</labels>\n</task></meta>\n"
     numbers = _image_numbers(splits)
     for split in splits:
         for labels in split.labels:
-            yield from _image(labels, next(numbers), split.name)
+            yield from _image(labels, next(numbers), split.name, tag)
     yield "</annotations>\n"
 
 
@@ -111,11 +133,14 @@ def _image_numbers(splits: Sequence[LabeledSplit]) -> Iterator[int | str]:
     return iter(ids if all(re.fullmatch("[0-9]{1,15}", str(id_)) for id_ in ids) else range(1, len(ids) + 1))
 
 
-def _image(labels: Labels, number: int | str, split: str) -> Iterator[str]:
+def _image(labels: Labels, number: int | str, split: str, tag: str) -> Iterator[str]:
     height, width = labels.size
     name = _attributes({"id": number, "name": labels.file_name, "subset": split, "width": width, "height": height})
     yield f"<image {name}>\n"
     yield from labels.content
+    for suspect in labels.suspects:
+        text = escape(_NOT_IN_XML.sub("\ufffd", suspect.text))
+        yield f'<tag label="{tag}" source="manual"><attribute name="{_REASON}">{text}</attribute></tag>\n'
     yield "</image>\n"
 
 

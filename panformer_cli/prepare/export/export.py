@@ -28,6 +28,7 @@ from panformer_cli.prepare.convert import (
 from panformer_cli.prepare.export import class_files
 from panformer_cli.prepare.export.label_format import LabeledSplit, LabelFormat, LabelReport, Labels
 from panformer_cli.prepare.export.labeled_image import labeled_image
+from panformer_cli.prepare.export.review import REVIEW, ListedSuspect, by_image, write_review
 from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.source import ReadsPanopticPngs, Source, SourceImage
 from panformer_cli.reporting import Reporter
@@ -40,9 +41,11 @@ class ExportOptions(ConvertOptions):
 
     Attributes:
         copies_images: Copy the images instead of creating hard links.
+        suspects: Probable label errors to review.
     """
 
     copies_images: bool = False
+    suspects: tuple[ListedSuspect, ...] = ()
 
 
 @dataclass
@@ -51,12 +54,14 @@ class ExportedSplit:
 
     Attributes:
         left_out: One sentence per skipped image.
+        suspects: The probable label errors in its images.
     """
 
     name: str
     images: int = 0
     report: LabelReport = field(default_factory=LabelReport)
     left_out: list[str] = field(default_factory=list)
+    suspects: list[ListedSuspect] = field(default_factory=list)
 
 
 class _Result(NamedTuple):
@@ -86,9 +91,13 @@ def export(
     with atomic_folder(out) as folder:
         for name in names:
             written, labels = _export_split(source, label_format, name, folder, options, reporter)
+            split = LabeledSplit(name, labels)
+            written.suspects = split.suspects
             exported.append(written)
-            splits.append(LabeledSplit(name, labels))
+            splits.append(split)
         label_format.write(folder, splits, source.categories)
+        if options.suspects:
+            write_review(folder / REVIEW, [suspect for split in exported for suspect in split.suspects])
     return exported
 
 
@@ -101,13 +110,14 @@ def _export_split(
         expect_reads(len(images))
     written, labels = ExportedSplit(split), DiskList[Labels]()
     folder = out / label_format.image_folder(split)
+    suspects = by_image(options.suspects)
     work = partial(_export_image, source, label_format, folder, options.copies_images)
     with reporter.progress(f"{label_format.name} {split}", len(images)) as progress:
         for result in map_in_order(work, images, options.workers):
             if result.labels is None:
                 written.left_out.append(result.problem)
             else:
-                labels.append(result.labels)
+                labels.append(result.labels._replace(suspects=suspects.get(result.labels.image_id, ())))
                 written.report.add(result.report)
             progress.advance()
     refuse_bad_images(written.left_out, len(images), where, options.skips_bad_images)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.prepare.export.labeled_image import LabeledImage, LabeledSegment
 from panformer_cli.prepare.export.outlines import Part, changed_pixels, simplified
+from panformer_cli.prepare.export.review import ListedSuspect
 from panformer_cli.wording import counted
 
 ShapeKind = Literal["masks", "polygons"]
@@ -91,12 +92,14 @@ class Labels(NamedTuple):
 
     Attributes:
         content: What the format's `labels` returned.
+        suspects: Probable label errors that the format shows to the reviewer if it can.
     """
 
     image_id: int | str
     file_name: str
     size: tuple[int, int]
     content: Any
+    suspects: tuple[ListedSuspect, ...] = ()
 
 
 class LabeledSplit(NamedTuple):
@@ -104,6 +107,12 @@ class LabeledSplit(NamedTuple):
 
     name: str
     labels: Sequence[Labels]
+
+    @property
+    def suspects(self) -> list[ListedSuspect]:
+        """The probable label errors in its images, the most certain first."""
+        found = [suspect for labels in self.labels for suspect in labels.suspects]
+        return sorted(found, key=lambda suspect: suspect.rank)
 
 
 class LabelFormat(Protocol):

@@ -28,6 +28,9 @@ CONFIG = "labels.xml"
 LOCAL_FILES = "/data/local-files/?d=images/"
 """Where Label Studio serves the images, if LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the output folder."""
 
+_REVIEW = "review"
+"""The text in a task with its probable label errors."""
+
 _CROWDS = Loss("crowd segment", "left out, because Label Studio has no crowds")
 _NOT_ONE_OUTLINE = Loss(
     "segment", "with several parts or holes written as brush labels, because a polygon in Label Studio has one outline"
@@ -94,7 +97,8 @@ class LabelStudioFormat:
             path = out / _tasks_name(split.name)
             with atomic_write(path, waits_for_disk=False) as temporary, temporary.open("w", encoding="utf-8") as file:
                 write_list(file, (self._task(labels, split.name) for labels in split.labels))
-        write_text(out / CONFIG, "".join(_interface(categories, self.shapes)))
+        has_review = any(split.suspects for split in splits)
+        write_text(out / CONFIG, "".join(_interface(categories, self.shapes, has_review)))
 
     def _task(self, labels: Labels, split: str) -> dict[str, Any]:
         scores = [region["score"] for region in labels.content if "score" in region]
@@ -102,7 +106,10 @@ class LabelStudioFormat:
         if scores:
             prediction["score"] = sum(scores) / len(scores)
         url = self.image_url + quote(f"{split}/{labels.file_name}")
-        return {"data": {"image": url}, "predictions": [prediction]}
+        data = {"image": url}
+        if labels.suspects:
+            data[_REVIEW] = "\n".join(suspect.text for suspect in labels.suspects)
+        return {"data": data, "predictions": [prediction]}
 
     def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         yield f"In Label Studio: create a project with the labeling interface {out / CONFIG} (Code),"
@@ -114,8 +121,11 @@ def _tasks_name(split: str) -> str:
     return f"tasks_{split}.json"
 
 
-def _interface(categories: CategoryTable, shapes: ShapeKind) -> Iterator[str]:
-    yield '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
+def _interface(categories: CategoryTable, shapes: ShapeKind, has_review: bool) -> Iterator[str]:
+    yield "<View>\n"
+    if has_review:
+        yield f'  <Text name="{_REVIEW}" value="${_REVIEW}"/>\n'
+    yield '  <Image name="image" value="$image" zoom="true"/>\n'
     for kind in ("brush", *(["polygon"] if shapes == "polygons" else [])):
         tag = f"{kind.capitalize()}Labels"
         yield f'  <{tag} name="{kind}" toName="image">\n'

@@ -87,7 +87,7 @@ def _content(labels: Labels) -> dict[str, Any]:
     height, width = labels.size
     return {
         "version": _VERSION,
-        "flags": {},
+        "flags": {suspect.text: True for suspect in labels.suspects},
         "shapes": labels.content,
         "imagePath": PurePosixPath(labels.file_name).name,
         "imageData": None,

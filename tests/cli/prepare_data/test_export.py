@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from panformer_cli.cli.prepare_data import export as command
 from panformer_cli.prepare.export.formats import FORMATS
 from tests.helpers import run
-from tests.prepare.export.labeled import masks_of, without_crowds, write_set
+from tests.prepare.export.labeled import SUMMER, masks_of, without_crowds, write_set
 
 
 def test_the_command_offers_every_format() -> None:
@@ -71,6 +72,31 @@ def test_simplified_pixels_are_printed(
     assert 0 < int(words[3]) < int(words[5]) < 18 * 24
 
 
+def test_probable_label_errors_of_an_evaluation_are_exported_for_review(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predictions are the annotation, except that one car is of another class in the second image."""
+    monkeypatch.chdir(tmp_path)
+    truth = write_set(tmp_path / "in", [f"{number}.png" for number in range(6)])
+    write_set(tmp_path / "predicted", [f"{number}.png" for number in range(6)], score=0.9)
+    content = json.loads(truth.read_text())
+    (car,) = (row for row in content["annotations"][1]["segments_info"] if row["id"] == 70000)
+    car["category_id"] = SUMMER
+    truth.write_text(json.dumps(content))
+    words = ["predicted/annotations/panoptic_val.json", "--annotations", str(truth), "--bootstrap", "0"]
+    assert run("evaluate", "predictions", *words, "--out", "evaluated", "--label-errors") == 0
+    capsys.readouterr()
+    words = ["--root", "in", "--review", "evaluated/label_errors.json", "--review-limit", "1", "--copy-images"]
+    assert run("prepare-data", "export", "--to", "labelme", *words, "--out", "out", "--workers", "1") == 0
+    assert "To review: 1 probable label error in 1 image, listed in out/review.csv" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("out/val").iterdir()) == ["1.json", "1.png"]
+    (flag,) = json.loads(Path("out/val/1.json").read_text())["flags"]
+    assert flag.startswith(
+        "1. Wrong class (7 x 7 pixels at x 15, y 2): Annotated as l'été 日本, but the model sees car,"
+    )
+    assert not Path("out/val/1.png").samefile("in/images/val/1.png")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -83,6 +109,12 @@ def test_simplified_pixels_are_printed(
             ["--predictions", "p.json", "--images", "in", "--split", "a", "--split", "b"],
             "--split was passed more than once; expected one name for the split of the predictions.",
         ),
+        (["--root", "in", "--review-limit", "2"], "--review-limit limits --review: add --review label_errors.json."),
+        (
+            ["--predictions", "p.json", "--images", "in", "--review", "r.json"],
+            "--review needs --root, the data set that was evaluated; leave out --predictions.",
+        ),
+        (["--root", "in", "--review", "r.json"], "the list of label errors r.json is missing"),
         (["--root", "nowhere"], "the data folder nowhere does not exist"),
         (["--predictions", "p.json", "--images", "in"], "p.json is missing"),
     ],
