@@ -26,7 +26,7 @@ from panformer_cli.prepare.convert import (
     usable_header,
 )
 from panformer_cli.prepare.export import class_files
-from panformer_cli.prepare.export.label_format import LabeledSplit, LabelFormat, LabelReport, Labels
+from panformer_cli.prepare.export.label_format import LabeledSplit, LabelFormat, LabelReport, Labels, LimitsSplits
 from panformer_cli.prepare.export.labeled_image import labeled_image
 from panformer_cli.prepare.export.review import REVIEW, ListedSuspect, by_image, write_review
 from panformer_cli.prepare.left_out import AnnotationLog
@@ -85,6 +85,7 @@ def export(
     names = list(source.splits())
     for name in names:
         check_split_name(name)
+    _check_splits(label_format, names)
     class_files.check_names(source.categories, str(source.root))
     check_out_is_separate(source, [out])
     exported, splits = [], []
@@ -99,6 +100,14 @@ def export(
         if options.suspects:
             write_review(folder / REVIEW, [suspect for split in exported for suspect in split.suspects])
     return exported
+
+
+def _check_splits(label_format: LabelFormat, splits: Sequence[str]) -> None:
+    if isinstance(label_format, LimitsSplits) and (lost := label_format.unnamed(splits)):
+        raise DataError(
+            f"{label_format.name} labels cannot name the split {lost[0]!r} beside others; expected at most three "
+            "splits: train, val and test; export it alone with --split, or choose another --to"
+        )
 
 
 def _export_split(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.prepare.export.labeled_image import LabeledImage, LabeledSegment
@@ -113,6 +113,14 @@ class LabeledSplit(NamedTuple):
         """The probable label errors in its images, the most certain first."""
         found = [suspect for labels in self.labels for suspect in labels.suspects]
         return sorted(found, key=lambda suspect: suspect.rank)
+
+
+@runtime_checkable
+class LimitsSplits(Protocol):
+    """A `LabelFormat` in which only splits with usual names can be told apart."""
+
+    def unnamed(self, splits: Sequence[str]) -> list[str]:
+        """Return the splits that would be lost when the labels of all `splits` are converted back."""
 
 
 class LabelFormat(Protocol):

@@ -20,6 +20,7 @@ from panformer_cli.prepare.annotation_tools.shapes import Mask
 from panformer_cli.prepare.export.class_files import CLASSES, write_classes
 from panformer_cli.prepare.export.label_format import LabeledSplit, LabelReport, Labels, Loss, ShapeKind, command_back
 from panformer_cli.prepare.export.labeled_image import LabeledImage, LabeledSegment
+from panformer_cli.prepare.source import SPLIT_NAME
 from panformer_cli.storage.files import name_inside, write_json, write_text
 
 LABELS = "labels.txt"
@@ -46,6 +47,9 @@ class LabelmeFormat:
 
     def image_folder(self, split: str) -> str:
         return split
+
+    def unnamed(self, splits: Sequence[str]) -> list[str]:
+        return [split for split in splits if not SPLIT_NAME.fullmatch(split)] if len(splits) > 1 else []
 
     def labels(self, image: LabeledImage, report: LabelReport) -> list[dict[str, Any]]:
         """Return the rows of `shapes`."""

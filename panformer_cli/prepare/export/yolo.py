@@ -19,6 +19,8 @@ from panformer_cli.prepare.export.outlines import as_one
 from panformer_cli.storage.files import name_inside, write_text
 
 CLASSES = "data.yaml"
+_KEYS = ("train", "val", "test")
+"""Keys of `data.yaml` for folders of images."""
 
 _CROWDS = Loss("crowd segment", "left out, because YOLO has no crowds; their pixels are void when read back")
 _JOINED = Loss(
@@ -44,6 +46,11 @@ class YoloFormat:
 
     def image_folder(self, split: str) -> str:
         return f"images/{split}"
+
+    def unnamed(self, splits: Sequence[str]) -> list[str]:
+        """If `data.yaml` names a split, panformer and Ultralytics use only those that it names: one for each key."""
+        named = _named(splits).values()
+        return [split for split in splits if split not in named] if named else []
 
     def labels(self, image: LabeledImage, report: LabelReport) -> str:
         """Return the lines of the text file."""
@@ -71,19 +78,23 @@ class YoloFormat:
             folder = out / "labels" / split.name
             for labels in split.labels:
                 name = str(PurePosixPath(labels.file_name).with_suffix(".txt"))
-                write_text(name_inside(folder, name, labels.file_name), labels.content)
+                write_text(name_inside(folder, name, labels.file_name), labels.content, waits_for_disk=False)
         write_text(out / CLASSES, "".join(_yaml([split.name for split in splits], categories)))
 
     def next_steps(self, out: Path, splits: Sequence[str]) -> Iterable[str]:
         yield command_back(self.name, out)
 
 
+def _named(splits: Sequence[str]) -> dict[str, str]:
+    """Return the split of each key of `data.yaml`: the first whose name begins with the key."""
+    found = {key: next((split for split in splits if split.startswith(key)), None) for key in _KEYS}
+    return {key: split for key, split in found.items() if split is not None}
+
+
 def _yaml(splits: Sequence[str], categories: CategoryTable) -> Iterator[str]:
     """Yield the lines of `data.yaml`. Names are quoted as in JSON, because YAML reads `no` as false."""
-    for key in ("train", "val", "test"):
-        found = next((split for split in splits if split.startswith(key)), None)
-        if found is not None:
-            yield f"{key}: {_quoted(f'images/{found}')}\n"
+    for key, split in _named(splits).items():
+        yield f"{key}: {_quoted(f'images/{split}')}\n"
     yield "names:\n"
     for number, category in enumerate(categories.categories):
         yield f"  {number}: {_quoted(category.name)}\n"

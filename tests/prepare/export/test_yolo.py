@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.yolo import open_yolo
 from panformer_cli.prepare.export.export import export
 from panformer_cli.prepare.export.inputs import open_predictions, open_truth
+from panformer_cli.prepare.export.labelme import LabelmeFormat
 from panformer_cli.prepare.export.yolo import YoloFormat
 from panformer_cli.reporting import SilentReporter
 from tests.prepare.export.labeled import (
@@ -81,3 +83,28 @@ def test_an_image_without_segments_has_an_empty_file(tmp_path: Path) -> None:
     export(source, YoloFormat(source.categories), tmp_path / "out", OPTIONS, SilentReporter())
     assert (tmp_path / "out/labels/val/a.txt").read_text() == ""
     assert yaml.safe_load((tmp_path / "out/data.yaml").read_text()) == {"val": "images/val", "names": {0: "unused"}}
+
+
+def to_yolo(root: Path, splits: list[str], out: Path) -> None:
+    source = open_truth(root, splits)
+    export(source, YoloFormat(source.categories), out, OPTIONS, SilentReporter())
+
+
+def test_all_splits_come_back_or_are_refused(tmp_path: Path) -> None:
+    for split in ("train2017", "val2017", "minival", "train_extra"):
+        write_set(tmp_path / "in", split=split)
+    to_yolo(tmp_path / "in", ["train2017", "val2017"], tmp_path / "out")
+    assert sorted(open_yolo(tmp_path / "out", None, (), "last").splits()) == ["train2017", "val2017"]
+    for lost in ("minival", "train_extra"):
+        with pytest.raises(DataError, match=f"yolo labels cannot name the split '{lost}' beside others"):
+            to_yolo(tmp_path / "in", ["train2017", lost], tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+        to_yolo(tmp_path / "in", [lost], tmp_path / lost)
+        assert list(open_yolo(tmp_path / lost, None, (), "last").splits()) == [lost]
+
+
+def test_labelme_folders_of_unusual_splits_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "extra"):
+        write_set(tmp_path / "in", split=split)
+    with pytest.raises(DataError, match="labelme labels cannot name the split 'extra' beside others"):
+        export(open_truth(tmp_path / "in"), LabelmeFormat(), tmp_path / "out", OPTIONS, SilentReporter())
