@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -151,7 +152,8 @@ def listed(data: Sequence[CocoPanoptic], path: Path) -> list[list[int]]:
     Raises:
         DataError: The file cannot be read or is empty, or a line matches no image or several.
     """
-    text = read_bytes(path, "list of images").decode("utf-8-sig", "replace")
+    data_of_list = read_bytes(path, "list of images")
+    text = data_of_list.decode(json.detect_encoding(data_of_list), "replace").removeprefix("\ufeff")  # UTF-8 or UTF-16
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     matches: dict[str, set[tuple[int, int]]] = {name: set() for _, name in lines}
     for part, split in enumerate(data):

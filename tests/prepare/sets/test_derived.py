@@ -82,10 +82,11 @@ def test_a_subset_has_the_same_images_and_annotations(tmp_path: Path) -> None:
         assert {segment.id: segment for segment in sample.annotation.segments} == by_id
 
 
-def test_a_subset_from_a_list_of_ids_and_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_subset_from_a_list_of_ids_and_names(tmp_path: Path, encoding: str) -> None:
     write_coco(tmp_path / "in", images=5)
     chosen = tmp_path / "list.txt"
-    chosen.write_text("103\n\n 1.png \n103\n", encoding="utf-8-sig")
+    chosen.write_text("103\n\n 1.png \n103\n", encoding=encoding)
     out = written(subset(tmp_path / "in", ["val"], chosen), tmp_path / "out")
     assert names(CocoPanoptic(out, "val")) == ["1.png", "3.png"]
     chosen.write_text("103\nnowhere.png\n")
