@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.models.backbones.pretrained import load_backbone_weights
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.families import FAMILIES
 from panformer_cli.models.layers.sampling import SamplingName
@@ -31,5 +30,7 @@ def build_model(
     """
     model = FAMILIES[settings.family].build(settings, inference, categories, sampling)
     if pretrained:
+        from panformer_cli.models.backbones.pretrained import load_backbone_weights  # imports timm, which is slow
+
         load_backbone_weights(model.backbone, settings.backbone_weights)
     return model

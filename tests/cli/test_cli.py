@@ -52,6 +52,15 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert loaded.splitlines()[-1] == "loaded: []"
 
 
+@pytest.mark.slow
+def test_evaluating_saved_predictions_imports_no_backbones() -> None:
+    loaded = in_new_process(
+        "import sys\nimport panformer_cli.engine.evaluation.evaluate_predictions\n"
+        "print([name for name in ('timm', 'torchvision', 'torch._dynamo', 'numba') if name in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "[]"
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     text = capsys.readouterr().out

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Literal, Protocol, get_args
 
-import torch
 from torch import Tensor
 
 from panformer_cli.errors import PanformerError
@@ -84,7 +83,6 @@ def _fastest(device: str) -> SamplingName:
     return "portable"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile must not trace imports
 def _obstacle(name: SamplingName) -> str:
     """Return why an implementation cannot be used on this machine; empty if it can. The first call is slow."""
     if name == "cpu":
@@ -97,3 +95,8 @@ def _obstacle(name: SamplingName) -> str:
 
         return obstacle()
     return ""
+
+
+# torch.compile must not trace imports. `torch.compiler.assume_constant_result` sets this attribute too, but it also
+# imports torch's compiler, which takes a second of every command.
+_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -123,3 +123,9 @@ def test_torch_compile_and_export_use_the_implementation(name: SamplingName) -> 
     assert ("panformer.deformable_sampling.default" in operators) == (name == "auto")
     assert not any("grid_sampler" in operator for operator in operators)
     torch.testing.assert_close(exported.module()(*tensors), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_compiler_does_not_trace_the_search_for_obstacles() -> None:
+    def marked() -> None: ...
+
+    assert vars(torch.compiler.assume_constant_result(marked)) == vars(sampling._obstacle)
