@@ -40,7 +40,7 @@ from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import NO_AREA, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import hint
-from panformer_cli.prepare.source import SourceImage
+from panformer_cli.prepare.source import SourceImage, visible
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
@@ -218,7 +218,7 @@ def find_annotation(root: Path) -> Path:
     Raises:
         DataError: There are several others.
     """
-    found = sorted(root.glob("*.xml"))
+    found = [path for path in visible(root) if path.suffix == ".xml"]
     if len(found) > 1 and root / ANNOTATION not in found:
         raise DataError(
             f"{root} has several XML files: {listing(path.name for path in found)}; expected one; put each with its "

@@ -36,7 +36,7 @@ from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files, visible
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.text_files import decode_text
@@ -215,7 +215,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _named_splits(root: Path) -> Iterator[Path]:
-    for folder in sorted(root.iterdir()):
+    for folder in visible(root):
         is_named = folder.is_dir() and SPLIT_NAME.fullmatch(folder.name)
         if is_named and next(listed_files(folder, _JSON), None) is not None:
             yield folder

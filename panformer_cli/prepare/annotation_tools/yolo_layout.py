@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.source import SPLIT_NAME, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, listed_files, visible
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.storage.text_files import decode_text
@@ -100,7 +100,7 @@ def unreadable_yamls(root: Path, encoding: str | None) -> list[str]:
 
 
 def _yamls(root: Path) -> list[Path]:
-    return [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
+    return [path for path in visible(root) if path.suffix in (".yaml", ".yml")]
 
 
 def _has_names(path: Path, encoding: str | None) -> bool:
@@ -219,9 +219,10 @@ def _folder_name(entries: Sequence[str]) -> str | None:
 
 def _usual_splits(root: Path) -> Iterator[YoloSplit]:
     """Yield the splits of a data set without a usable configuration; their labels may be missing."""
-    inner = _folders(root / "images", "*")
-    found = [(path.name, path) for path in inner] + [(path.parent.name, path) for path in _folders(root, "*/images")]
-    direct = _first_image(root / "images")
+    inner, outer = _folders(root / "images"), _folders(root)
+    found = [(path.name, path) for path in inner]
+    found += [(path.name, path / "images") for path in outer if (path / "images").is_dir()]
+    direct = next(_images_in(root / "images"), None)
     if inner and direct is not None:
         raise DataError(
             f"{root / 'images'} contains both images, such as {direct.name}, and folders, such as {inner[0].name}; "
@@ -231,22 +232,20 @@ def _usual_splits(root: Path) -> Iterator[YoloSplit]:
     if not found and direct is not None:
         found = [("train", root / "images")]
     if not found:  # the text files are next to the images
-        found = [(path.name, path) for path in _folders(root, "*") if _is_labeled_split(path)]
+        found = [(path.name, path) for path in outer if _is_labeled_split(path)]
     if not found and _has_labeled_image(root):
         found = [("train", root)]
     for name, path in dict(found).items():
         yield YoloSplit(name, (path,))
 
 
-def _folders(folder: Path, pattern: str) -> list[Path]:
-    found = (path for path in sorted(folder.glob(pattern)) if path.is_dir())
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.is_dir()]
 
 
-def _first_image(folder: Path) -> Path | None:
-    """Return an image directly in the folder."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."), None)
+def _images_in(folder: Path) -> Iterator[Path]:
+    """Yield the images directly in the folder."""
+    return (path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
 
 
 def _is_labeled_split(folder: Path) -> bool:
@@ -254,8 +253,7 @@ def _is_labeled_split(folder: Path) -> bool:
 
 
 def _has_labeled_image(folder: Path) -> bool:
-    images = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return any(path.with_suffix(".txt").is_file() for path in images)
+    return any(path.with_suffix(".txt").is_file() for path in _images_in(folder))
 
 
 def label_folder(folder: Path, root: Path) -> Path:

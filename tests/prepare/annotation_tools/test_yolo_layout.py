@@ -61,6 +61,17 @@ def test_path_is_relative_to_the_configuration(root: Path) -> None:
     assert found(opened(root)) == {"train": ["a.jpg"], "val": ["a/b.jpg", "b/b.jpg"]}
 
 
+def test_folders_of_macos_and_of_a_nas_are_no_splits(root: Path) -> None:
+    config(root)
+    pair(root / "images/train", "a")
+    for folder in ("images/__MACOSX/train", "@eaDir/images"):
+        (root / folder).mkdir(parents=True)
+    (root / "images/train/@eaDir/a.jpg").mkdir(parents=True)
+    (root / "images/train/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg").touch()
+    (root / "._data.yaml").write_bytes(b"\0\5\x16\7")
+    assert found(opened(root)) == {"train": ["a.jpg"]}
+
+
 def test_a_path_of_another_computer(root: Path) -> None:
     config(root, "path: /content/datasets/mine", "train: images/train2017", "val: images/train2017")
     pair(root / "images/train2017", "a")
