@@ -42,7 +42,7 @@ from panformer_cli.prepare.left_out import NO_AREA, AnnotationError, AnnotationL
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import hint
 from panformer_cli.prepare.source import SourceImage, visible
-from panformer_cli.storage.files import name_inside
+from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.wording import listing, short
 
 ANNOTATION = "annotations.xml"
@@ -143,7 +143,7 @@ class Cvat:
                 yield SourceImage(int(id_), self.annotation, f"{id_}.bad", problem=str(error))
                 continue
             name = row.attributes.get("name", "")
-            is_there = image.path.is_file()
+            is_there = is_file(image.path)
             has_image = has_image or is_there
             if is_there and folder in shared and (is_ambiguous_video or others.first(name) is not None):
                 problem = (
@@ -167,7 +167,7 @@ class Cvat:
         candidates = [(folder, name_inside(folder, name, str(self.annotation))) for folder in folders]
         named = [(folder, _with_suffix(path)) for folder, path in candidates]
         usual = next(candidate for candidate in candidates if candidate[0] == self.root / "images")
-        folder, path = next((candidate for candidate in named if candidate[1].is_file()), usual)
+        folder, path = next((candidate for candidate in named if is_file(candidate[1])), usual)
         return SourceImage(number, path, path.relative_to(folder).as_posix(), (self.annotation,), row), folder
 
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
@@ -261,10 +261,10 @@ def _color(label: XmlLabel) -> tuple[int, int, int] | None:
 
 def _with_suffix(path: Path) -> Path:
     """Return the file of an image; a frame of a video is listed without its extension."""
-    if path.suffix.lower() in IMAGE_SUFFIXES or path.is_file():
+    if path.suffix.lower() in IMAGE_SUFFIXES or is_file(path):
         return path
     found = (path.with_name(path.name + suffix) for suffix in (".PNG", ".png", ".jpg"))
-    return next((path for path in found if path.is_file()), path)
+    return next((path for path in found if is_file(path)), path)
 
 
 def _shape(shape: XmlShape, number: int, size: Size, where: str) -> LabeledShape:

@@ -39,7 +39,7 @@ from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files, visible
-from panformer_cli.storage.files import name_inside
+from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.text_files import decode_text
 from panformer_cli.wording import counted, listing, short, with_first
@@ -111,7 +111,7 @@ class Labelme:
             if not data:
                 raise
             return labels.with_suffix(".png" if data.startswith(_PNG_START) else ".jpg"), True
-        return path, bool(data) and not path.exists()
+        return path, bool(data) and not is_file(path)
 
     def _named_image(self, labels: Path, folder: Path, named: Any) -> Path:
         """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
@@ -193,7 +193,7 @@ def _below(folder: Path, labels: Path, name: str) -> str:
 def _beside(labels: Path, folder: Path, name: str) -> Path:
     """Return the image next to its JSON, which names it by its absolute path, often one of another computer."""
     path = name_inside(folder, _below(folder, labels, posixpath.basename(name)), str(labels))
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(
             f"{labels} names its image by the absolute path {short(name)}, and {path} does not exist; expected the "
             "image next to its JSON; put it there"

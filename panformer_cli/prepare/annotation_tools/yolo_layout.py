@@ -19,7 +19,7 @@ from panformer_cli.prepare.source import SPLIT_NAME, listed_files, visible
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.storage.text_files import decode_text
-from panformer_cli.wording import listing, short
+from panformer_cli.wording import listing, short, truncated
 
 LAYOUTS = (
     "images/<split>/ with labels/<split>/, <split>/images/ with <split>/labels/, images/ with labels/, or the folders "
@@ -147,12 +147,17 @@ def find_layout(root: Path, config: Path | None, encoding: str | None = None) ->
     bases = _bases(root, config, content.get("path"))
     found = {key: [_existing(entry, bases) for entry in entries] for key, entries in named.items()}
     missing = [
-        f"{key}: {entry}" for key in named for entry, path in zip(named[key], found[key], strict=True) if path is None
+        f"{key}: {truncated(entry)}"
+        for key in named
+        for entry, path in zip(named[key], found[key], strict=True)
+        if path is None
     ]
     problem = f"{config} names {listing(missing)}, which is not in {listing(dict.fromkeys(bases), separator=' or ')}"
     if any(None in paths and any(paths) for paths in found.values()):
         raise DataError(f"{problem}; expected all parts of a split; correct its paths, or move the folders there")
-    splits = [(key, named[key], tuple(path for path in found[key] if path)) for key in named if any(found[key])]
+    splits = [
+        (key, named[key], tuple(dict.fromkeys(path for path in found[key] if path))) for key in named if any(found[key])
+    ]
     if splits:
         layout = _named_layout(splits, encoding)
         notes = [f"{config} names {listing(missing)}, which does not exist"] if missing else []
@@ -167,7 +172,7 @@ def _entries(value: Any, key: str, config: Path | None) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     if not all(isinstance(entry, str) and entry.strip() for entry in entries):
         raise DataError(f"{config}: {key} is {short(value)}; expected a folder, a text file, or a list of these")
-    return [entry.strip().replace("\\", "/") for entry in entries]
+    return list(dict.fromkeys(entry.strip().replace("\\", "/") for entry in entries))
 
 
 def _bases(root: Path, config: Path | None, path: Any) -> list[Path]:
@@ -189,7 +194,15 @@ def _existing(entry: str, bases: Sequence[Path]) -> Path | None:
     """
     names = [entry, *(entry.removeprefix(prefix) for prefix in ("../", "data/") if entry.startswith(prefix))]
     paths = (Path(os.path.normpath(base / name)) for name in names for base in bases)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if exists(path)), None)
+
+
+def exists(path: Path) -> bool:
+    """Return whether a file or folder exists; False if none can have this name."""
+    try:
+        return path.exists()
+    except OSError:  # the name is too long
+        return False
 
 
 def _named_layout(splits: Sequence[tuple[str, Sequence[str], tuple[Path, ...]]], encoding: str | None) -> YoloLayout:
@@ -235,7 +248,13 @@ def _usual_splits(root: Path) -> Iterator[YoloSplit]:
         found = [(path.name, path) for path in outer if _is_labeled_split(path)]
     if not found and _has_labeled_image(root):
         found = [("train", root)]
-    for name, path in dict(found).items():
+    folders: dict[str, Path] = {}
+    for name, path in found:
+        if folders.setdefault(name, path) != path:
+            raise DataError(
+                f"{root} has two folders of the split {name}, {folders[name]} and {path}; expected one; move the "
+                "images and their labels into one of them, or name the folders in data.yaml"
+            )
         yield YoloSplit(name, (path,))
 
 
@@ -269,25 +288,25 @@ def label_folder(folder: Path, root: Path) -> Path:
     return base.joinpath(*parts)
 
 
+def image_folders(split: YoloSplit, root: Path) -> set[Path]:
+    """Return the folders of images of a split; a list of images can name any. Raises as `files_of`."""
+    folders = {source for source in split.sources if source.is_dir()}
+    lists = (source for source in split.sources if source not in folders)
+    return folders | {path.parent for source in lists for path in _listed(source, split, root)}
+
+
 def files_of(split: YoloSplit, root: Path) -> Iterator[LabeledFile]:
     """Yield the images of a split, with names relative to the folder that contains all of them.
 
     Raises:
         DataError: A folder or a list cannot be read, or a name leads out of its folder.
     """
-    folders = [source for source in split.sources if source.is_dir()]
-    if len(folders) == len(split.sources) == 1:
-        yield from _files_in(folders[0], folders[0], root)
+    folders = image_folders(split, root)
+    if not folders:
         return
-    parents = [
-        *folders,
-        *(path.parent for list_ in split.sources if list_ not in folders for path in _listed(list_, split, root)),
-    ]
-    if not parents:
-        return
-    common = Path(os.path.commonpath([parent.absolute() for parent in parents]))
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     for source in split.sources:
-        if source in folders:
+        if source.is_dir():
             yield from _files_in(source, common, root)
         else:
             yield from (_file(path, path.parent, common, root) for path in _listed(source, split, root))

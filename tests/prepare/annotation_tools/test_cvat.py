@@ -255,6 +255,7 @@ def test_invalid_shapes(root: Path, shape: str, message: str) -> None:
         (image("a.jpg", size='width="wide" height="30"'), "has the width 'wide'; expected an integer"),
         (image("a.jpg", size=""), "has the height None"),
         (image("b.jpg"), r"the image .*images/b.jpg is missing"),
+        (image("x" * 5000 + ".jpg"), r"the image .*images/x+\.jpg is missing"),
         (image("../a.jpg"), "the file name '../a.jpg' points outside"),
         (image("/etc/a.jpg"), "the file name '/etc/a.jpg' points outside"),
         (image("C:\\a.jpg"), "points outside"),

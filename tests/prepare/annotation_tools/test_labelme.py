@@ -326,6 +326,12 @@ def test_files_outside_of_the_splits_are_counted(root: Path) -> None:
     assert open_labelme(root / "extra", None, (), "last").conventions("train", {}) == []
 
 
+def test_a_name_that_is_too_long_for_a_file(root: Path) -> None:
+    write(root, "a", [shape("car", box(0, 0, 4, 4))], imagePath="x" * 5000 + ".jpg")
+    with pytest.raises(DataError, match=r"1 of 1 images(.|\n)*the image .*x\.jpg (cannot be read|is missing)"):
+        converted(root)
+
+
 def test_a_missing_image_and_one_with_two_label_files(root: Path) -> None:
     path = write(root, "a", [shape("car", box(0, 0, 4, 4))])
     (root / "b.json").write_text(path.read_text())
