@@ -230,8 +230,10 @@ def _labels_in(root: Path, encoding: str | None) -> list[str]:
 def _unused_as(row: Any) -> str:
     """Return why a shape names no class; empty if it does."""
     label = row.get("label") if isinstance(row, dict) else None
-    if not isinstance(label, str) or not is_text(label):
+    if not isinstance(label, str):
         return "without a label that is text"
+    if not is_text(label):
+        return "with a label that is not valid Unicode"
     if not label.strip():
         return "with an empty label"
     if label.strip() in VOID_LABELS:

@@ -374,6 +374,8 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
         ([shape(5, box(0, 0, 4, 4)), shape(None, box(0, 0, 4, 4))], "2 without a label that is text"),
         ([shape("car", [[1, 1], [5, 5]], "line"), "car"], "1 without an area, 1 without a label that is text"),
         ([shape("__ignore__", box(0, 0, 4, 4))], "1 labeled __ignore__"),
+        ([shape("\ud800x", box(0, 0, 4, 4))], "1 with a label that is not valid Unicode"),
+        ([shape(" ", box(0, 0, 4, 4))], "1 with an empty label"),
     ],
 )
 def test_shapes_that_name_no_class_are_counted(root: Path, rows: Any, found: str) -> None:
