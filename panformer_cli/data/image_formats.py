@@ -22,7 +22,7 @@ _OPTIONAL = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}
 """Formats that OpenCV and Pillow may be built without: suffix, and the name of the feature in Pillow."""
 _HEIC = (".heic", ".heif")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "__macosx"})
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "__macosx", "@eadir"})
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339
@@ -51,7 +51,7 @@ def register_heic() -> None:
 
 
 def is_clutter(name: str) -> bool:
-    """Return whether a file or folder was left by an operating system, such as `.DS_Store` or `._a.jpg`.
+    """Return whether a file or folder was left by an operating system or a NAS, such as `.DS_Store` or `@eaDir`.
 
     These are ignored silently everywhere.
     """

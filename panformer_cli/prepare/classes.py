@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.coco.json_values import is_text
 from panformer_cli.data.images import read_bytes
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.labeled_shapes import VOID_LABELS
@@ -173,6 +174,8 @@ def _category(row: Mapping[str, Any], where: str) -> Category:
     name = row["name"]
     if isinstance(name, bool) or not isinstance(name, str | int | float):
         raise DataError(f"{where}: the name is {short(name)}; expected text")
+    if not is_text(str(name)):
+        raise DataError(f"{where}: the name is {short(name)}, not valid Unicode; rename it")
     return Category(_id(row["id"], where), str(name).strip(), _is_thing(row, where), _color(row, where))
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,13 +83,18 @@ class Form:
         words = [self.source, "--root", str(self.root)]
         if out is not None or not self.is_prepared:
             words += ["--out", out or "DIR"]
-        if (self.classes is not None or self.needs_classes) and "--classes" not in options:
+        if (self.classes is not None or self.needs_classes) and not is_given("--classes", options):
             words += ["--classes", str(self.classes or "FILE")]
         return [*words, *options]
 
     def command(self, out: str | None = None, options: tuple[str, ...] = ()) -> str:
         """Return the command line that converts the data set."""
         return shlex.join(["panformer", "prepare-data", *self.words(out, options)])
+
+
+def is_given(option: str, words: Sequence[str]) -> bool:
+    """Return whether a command line has an option, as `--classes FILE` or `--classes=FILE`."""
+    return any(word == option or word.startswith(f"{option}=") for word in words)
 
 
 def recognize(root: Path) -> list[Form]:

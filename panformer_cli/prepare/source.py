@@ -149,6 +149,22 @@ def without_object(category: Category) -> str:
     return f"{category.id} ({category.name}) without an object"
 
 
+def visible(folder: Path) -> list[Path]:
+    """Return the files and folders in a folder, sorted; none if it does not exist.
+
+    Hidden ones are left out, and what an operating system left behind, such as `__MACOSX` or `._a.xml`.
+
+    Raises:
+        DataError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        return sorted(path for path in folder.iterdir() if _is_visible(path.name))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
 def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Yield the files with one of the lowercase `suffixes` in `folder`, recursively and sorted, without hidden files.
 
@@ -194,22 +210,28 @@ def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], fol
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
-    """Yield the names of everything below `folder / prefix`, relative to `folder` and sorted by their parts.
+    """Yield the names of all files below `folder / prefix`, relative to `folder` and sorted by their parts.
 
     Keeps only the names in the current folder and its parents in memory.
     """
     try:
         with os.scandir(folder / prefix) as entries:
-            names = (entry for entry in entries if not entry.name.startswith(".") and not is_clutter(entry.name))
-            found = {entry.name: _is_folder(entry) for entry in names}
+            found = {entry.name: _is_folder(entry) for entry in entries if _is_visible(entry.name)}
     except OSError as error:
-        raise DataError(
-            f"the folder {folder / prefix} cannot be read: {error.strerror}; check its permissions"
-        ) from error
+        raise _unreadable(folder / prefix, error) from error
     for name in sorted(found):
-        yield f"{prefix}{name}"
         if found[name]:
             yield from _names_below(folder, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and not is_clutter(name)
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"the folder {folder} cannot be read: {error.strerror}; check its permissions")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -184,6 +184,6 @@ _USUAL: dict[str, Callable[[str], int]] = {
 def is_text_encoding(name: str) -> bool:
     """Return whether Python knows a text encoding of this name."""
     try:
-        return bool("a".encode(name)) and bool(codecs.lookup(name))
+        return bool("a".encode(name)) and bool(b"a\xff".decode(name, "replace"))  # idna only decodes strictly
     except (LookupError, UnicodeError, ValueError):
         return False

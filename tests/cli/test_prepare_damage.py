@@ -215,7 +215,7 @@ CASES: dict[str, tuple[Build, Damage, list[str]]] = {
     ),
     "coco-instances: image is a link": (coco_instances, linked_out("images/val/a.jpg"), ["'a.jpg' points outside"]),
     "labelme: name climbs": (labelme, replaced("a.json", "a.jpg", "../a.jpg"), ["a.json", "points outside"]),
-    "labelme: name absolute": (labelme, replaced("a.json", "a.jpg", "/etc/a.jpg"), ["a.json", "points outside"]),
+    "labelme: name absolute": (labelme, replaced("a.json", "a.jpg", "/etc/x.jpg"), ["a.json", "the absolute path"]),
     "labelme: image is a link": (labelme, linked_out("a.jpg"), ["'a.jpg' points outside"]),
     "yolo: image is a link": (yolo, linked_out("images/train/a.jpg"), ["'a.jpg' points outside"]),
     "cvat: name climbs": (cvat, replaced(XML, '"a.jpg"', '"../../a.jpg"'), [XML, "points outside"]),

@@ -223,7 +223,9 @@ def test_the_libraries_are_asked_what_they_can_read(monkeypatch: pytest.MonkeyPa
         readable_suffixes.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["._a.jpg", ".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "__MACOSX"])
+@pytest.mark.parametrize(
+    "name", ["._a.jpg", ".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "__MACOSX", "@eaDir"]
+)
 def test_files_of_operating_systems_are_clutter(name: str) -> None:
     assert is_clutter(name)
 

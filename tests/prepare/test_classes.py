@@ -71,6 +71,7 @@ def test_formats(tmp_path: Path, name: str, content: str | bytes, table: Categor
         ("a.csv", "id,name,isthing\nnan,car,1\n", "line 2: the id is 'nan'"),
         ("a.csv", "id,name,isthing\n7,car,1\n07,road,0\n", "line 3: the id 7 is used twice"),
         ("a.yaml", "null: thing\n", "row 1: the name is None; expected text"),
+        ("a.csv", b"id,name,isthing\n1,\xed\xa0\x80,1\n", r"a\.csv, line 2: the name is .*, not valid Unicode"),
         ("a.csv", "", r"a\.csv is empty \(0 bytes\)"),
         (
             "a.csv",

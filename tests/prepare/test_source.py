@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.source import SourceImage, listed_files, with_unused_labels
+from panformer_cli.prepare.source import SourceImage, listed_files, visible, with_unused_labels
 
 NAMES = (
     "b.jpg", "a/2.JPG", "a/10.png", "a.jpg", "a-1.jpg", "a/c/1.jpg", "a/.hidden.jpg", ".cache/1.jpg", "a/notes.txt",
@@ -26,9 +26,24 @@ def test_files_are_sorted_by_their_parts(tmp_path: Path) -> None:
         path
         for path in sorted(tmp_path.rglob("*"))
         if path.suffix.lower() in (".jpg", ".png")
+        and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(tmp_path).parts)
     ]
-    assert list(listed_files(tmp_path)) == expected and len(expected) == 11
+    assert list(listed_files(tmp_path)) == expected and len(expected) == 10
+
+
+def test_what_operating_systems_leave_behind_is_not_visible(tmp_path: Path) -> None:
+    for name in ("b/c.jpg", "a.jpg", "__MACOSX/x", "@eaDir/a.jpg/THUMB.jpg", "Thumbs.db", "._a.jpg", ".git/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert visible(tmp_path) == [tmp_path / "a.jpg", tmp_path / "b"]
+    assert visible(tmp_path / "missing") == []
+
+
+def test_a_folder_named_like_an_image_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").mkdir()
+    (tmp_path / "a.jpg/b.jpg").touch()
+    assert list(listed_files(tmp_path)) == [tmp_path / "a.jpg/b.jpg"]
 
 
 def test_a_linked_folder_is_reported(tmp_path: Path) -> None:

@@ -80,7 +80,16 @@ def test_a_named_encoding_wins_where_utf8_is_valid_by_accident() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("gbk", True), ("GB18030", True), ("utf-8", True), ("cp1252", True), ("hex", False), ("x", False), ("", False)],
+    [
+        ("gbk", True),
+        ("GB18030", True),
+        ("utf-8", True),
+        ("cp1252", True),
+        ("hex", False),
+        ("idna", False),
+        ("x", False),
+        ("", False),
+    ],
 )
 def test_names_of_encodings(name: str, expected: bool) -> None:
     assert is_text_encoding(name) is expected

@@ -36,7 +36,7 @@ def _class_options(classes_default: str) -> Callable[[Command], Command]:
             "--classes",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help=f"CSV or YAML file with the classes. [default: {classes_default}]",
+            help=f"CSV, YAML or text file with the classes. [default: {classes_default}]",
         )
         return classes_option(stuff_option(overlap_option(encoding_option(command))))
 

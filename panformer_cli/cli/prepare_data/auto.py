@@ -49,7 +49,9 @@ def _check_complete(form: Form, out: str | None, options: tuple[str, ...]) -> No
     """Raise a UsageError if the command needs options that are not known."""
     if out is None and not form.is_prepared:
         raise click.UsageError("the command needs an output folder; pass --out DIR.")
-    if form.needs_classes and form.classes is None and "--classes" not in options:
+    from panformer_cli.prepare.recognize import is_given
+
+    if form.needs_classes and form.classes is None and not is_given("--classes", options):
         raise click.UsageError("the command needs the names of the classes; pass --classes FILE.")
 
 

@@ -34,14 +34,15 @@ from panformer_cli.prepare.annotation_tools.labeled_shapes import (
     panoptic_of_shapes,
     with_stuff,
 )
+from panformer_cli.prepare.annotation_tools.plain_numbers import decimal, whole
 from panformer_cli.prepare.annotation_tools.shapes import Box, Patch, Points, Size
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import NO_AREA, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import hint
-from panformer_cli.prepare.source import SourceImage
-from panformer_cli.storage.files import name_inside
+from panformer_cli.prepare.source import SourceImage, visible
+from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.wording import listing, short
 
 ANNOTATION = "annotations.xml"
@@ -98,7 +99,7 @@ class Cvat:
         rows = DiskList(self._rows(subset))
         ids = [row.attributes.get("id", "") for row in rows]
         # In a project, each task may number its images from 0.
-        if len(set(ids)) < len(ids) or not all(re.fullmatch("[0-9]{1,15}", id_) for id_ in ids):
+        if not all(re.fullmatch("[0-9]{1,15}", id_) for id_ in ids) or len(set(map(int, ids))) < len(ids):
             ids = [str(number) for number in range(1, len(rows) + 1)]
         return self._images(rows, ids, self._folders(subset), self._names_of_others(subset))
 
@@ -136,9 +137,13 @@ class Cvat:
         shared = (self.root / "images", self.root)
         is_ambiguous_video = self.head.has_tracks and len(self.subsets) > 1
         for id_, row in zip(ids, rows, strict=True):
-            image, folder = self._image(int(id_), row, folders)
+            try:
+                image, folder = self._image(int(id_), row, folders)
+            except DataError as error:
+                yield SourceImage(int(id_), self.annotation, f"{id_}.bad", problem=str(error))
+                continue
             name = row.attributes.get("name", "")
-            is_there = image.path.is_file()
+            is_there = is_file(image.path)
             has_image = has_image or is_there
             if is_there and folder in shared and (is_ambiguous_video or others.first(name) is not None):
                 problem = (
@@ -154,12 +159,15 @@ class Cvat:
             )
 
     def _image(self, number: int, row: XmlImage, folders: Sequence[Path]) -> tuple[SourceImage, Path]:
-        """Return an image and the folder that it is in."""
+        """Return an image and the folder that it is in. Raises a DataError if its name is missing or leads out."""
         name = row.attributes.get("name", "").replace("\\", "/")
+        if not name:
+            found = short(row.attributes.get("id"))
+            raise DataError(f"{self.annotation}: the image with the id {found} has no name; export it again")
         candidates = [(folder, name_inside(folder, name, str(self.annotation))) for folder in folders]
         named = [(folder, _with_suffix(path)) for folder, path in candidates]
         usual = next(candidate for candidate in candidates if candidate[0] == self.root / "images")
-        folder, path = next((candidate for candidate in named if candidate[1].is_file()), usual)
+        folder, path = next((candidate for candidate in named if is_file(candidate[1])), usual)
         return SourceImage(number, path, path.relative_to(folder).as_posix(), (self.annotation,), row), folder
 
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> PanopticMap:
@@ -218,7 +226,7 @@ def find_annotation(root: Path) -> Path:
     Raises:
         DataError: There are several others.
     """
-    found = sorted(root.glob("*.xml"))
+    found = [path for path in visible(root) if path.suffix == ".xml"]
     if len(found) > 1 and root / ANNOTATION not in found:
         raise DataError(
             f"{root} has several XML files: {listing(path.name for path in found)}; expected one; put each with its "
@@ -253,10 +261,10 @@ def _color(label: XmlLabel) -> tuple[int, int, int] | None:
 
 def _with_suffix(path: Path) -> Path:
     """Return the file of an image; a frame of a video is listed without its extension."""
-    if path.suffix.lower() in IMAGE_SUFFIXES or path.is_file():
+    if path.suffix.lower() in IMAGE_SUFFIXES or is_file(path):
         return path
     found = (path.with_name(path.name + suffix) for suffix in (".PNG", ".png", ".jpg"))
-    return next((path for path in found if path.is_file()), path)
+    return next((path for path in found if is_file(path)), path)
 
 
 def _shape(shape: XmlShape, number: int, size: Size, where: str) -> LabeledShape:
@@ -292,7 +300,7 @@ def _patch(shape: XmlShape, size: Size, where: str) -> Patch:
 def _points(text: str, where: str) -> Points:
     """`x,y;x,y;...`"""
     try:
-        pairs = [[float(value) for value in pair.split(",")] for pair in text.split(";")]
+        pairs = [[decimal(value) for value in pair.split(",")] for pair in text.split(";")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError
     except ValueError as error:
@@ -304,7 +312,7 @@ def _points(text: str, where: str) -> Points:
 
 def _counts(text: str, where: str) -> list[int]:
     try:
-        return [int(count) for count in text.split(",")]
+        return [whole(count) for count in text.split(",")]
     except ValueError as error:
         raise DataError(
             f"{where} has the rle {short(text)}; expected comma-separated integers; export it again"
@@ -313,7 +321,7 @@ def _counts(text: str, where: str) -> list[int]:
 
 def _number(values: Attributes, key: str, where: str, default: float | None = None) -> float:
     try:
-        return float(values[key]) if default is None else float(values.get(key, default))
+        return default if default is not None and key not in values else decimal(values[key])
     except (KeyError, ValueError) as error:
         raise DataError(
             f"{where} has the {key} {short(values.get(key))}; expected a number; export it again"
@@ -322,7 +330,7 @@ def _number(values: Attributes, key: str, where: str, default: float | None = No
 
 def _whole(values: Attributes, key: str, where: str, default: int | None = None) -> int:
     try:
-        return int(values[key]) if default is None else int(values.get(key, default))
+        return default if default is not None and key not in values else whole(values[key])
     except (KeyError, ValueError) as error:
         raise DataError(
             f"{where} has the {key} {short(values.get(key))}; expected an integer; export it again"

@@ -24,6 +24,7 @@ from panformer_cli.prepare.annotation_tools.cvat_xml import (
     XmlTrack,
     read_tracks,
 )
+from panformer_cli.prepare.annotation_tools.plain_numbers import decimal
 from panformer_cli.wording import listing, short
 
 _FRAME = re.compile(r"frame_([0-9]{6,})\.(png|jpe?g)", re.IGNORECASE)
@@ -137,10 +138,10 @@ def _between(first: XmlShape, second: XmlShape, part: float, where: str) -> Attr
     """Return the attributes of a shape between two others; `part` is 0 at the first and 1 at the second."""
     try:
         numbers = {
-            key: (1 - part) * float(first.attributes[key]) + part * float(second.attributes[key])
+            key: (1 - part) * decimal(first.attributes[key]) + part * decimal(second.attributes[key])
             for key in _LINEAR.get(first.kind, ())
         }
-        start, end = (float(shape.attributes.get("rotation", 0)) for shape in (first, second))
+        start, end = (decimal(shape.attributes.get("rotation", "0")) for shape in (first, second))
     except (KeyError, ValueError) as error:
         raise DataError(f"{where} has a {first.kind} with missing or invalid numbers; export it again") from error
     if first.kind in _LINEAR:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.json_values import is_text
 from panformer_cli.data.image_header import read_header
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import PanopticMap
@@ -36,11 +38,11 @@ from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BAD_COORDINATES, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
-from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files
-from panformer_cli.storage.files import name_inside
+from panformer_cli.prepare.source import SPLIT_NAME, SourceImage, listed_files, visible
+from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.text_files import decode_text
-from panformer_cli.wording import counted, short, with_first
+from panformer_cli.wording import counted, listing, short, with_first
 
 _JSON = frozenset({".json"})
 
@@ -51,6 +53,9 @@ _EMBEDDED = "embedded"
 """`extra` of an image that is in its JSON."""
 _PNG_START = "iVBOR"
 """The first bytes of a PNG in base64. labelme embeds PNG and JPEG."""
+
+_ABSOLUTE = re.compile("/|[A-Za-z]:")
+"""How a path begins that is not relative, with `/` as separator."""
 
 _POLYGONS = frozenset({"polygon", "oriented_rectangle", "rotation"})
 """Shape types that list corners: labelme's, and X-AnyLabeling's rotated box."""
@@ -106,7 +111,7 @@ class Labelme:
             if not data:
                 raise
             return labels.with_suffix(".png" if data.startswith(_PNG_START) else ".jpg"), True
-        return path, bool(data) and not path.exists()
+        return path, bool(data) and not is_file(path)
 
     def _named_image(self, labels: Path, folder: Path, named: Any) -> Path:
         """Return the image that `imagePath` names, relative to the JSON and inside `root`."""
@@ -117,10 +122,23 @@ class Labelme:
                 "itself in imageData"
             )
         name = named.replace("\\", "/")
+        if _ABSOLUTE.match(name):
+            return _beside(labels, folder, name)
         inner = _below(folder, labels, name)
         if inner.startswith(".."):  # in another folder of the data set
             return name_inside(self.root, _below(self.root, labels, name), str(labels))
         return name_inside(folder, inner, str(labels))
+
+    def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
+        """Return a sentence about JSON files that belong to no split."""
+        del split, marks
+        folders = _split_folders(self.root)
+        files = listed_files(self.root, _JSON)
+        others = [path for path in files if not any(map(path.is_relative_to, folders.values()))]
+        if not others:
+            return []
+        found = f"{counted(len(others), 'JSON file')} outside of {listing(folders.values())}, such as {others[0]}"
+        return [f"not used: {found}; to convert all files, move them into the folders of splits"]
 
     def embedded_image(self, image: SourceImage) -> bytes | None:
         """Return the image in `imageData` if its file is missing."""
@@ -128,7 +146,7 @@ class Labelme:
             return None
         path = image.labels[0]
         try:
-            data = base64.b64decode(_image_data(_read_json(path, self.encoding)), validate=True)
+            data = _decode_base64(_image_data(_read_json(path, self.encoding)))
             read_header(path, data)
         except ValueError as error:
             raise DataError(
@@ -172,6 +190,17 @@ def _below(folder: Path, labels: Path, name: str) -> str:
     return posixpath.normpath(posixpath.join(labels.parent.relative_to(folder).as_posix(), name))
 
 
+def _beside(labels: Path, folder: Path, name: str) -> Path:
+    """Return the image next to its JSON, which names it by its absolute path, often one of another computer."""
+    path = name_inside(folder, _below(folder, labels, posixpath.basename(name)), str(labels))
+    if not is_file(path):
+        raise DataError(
+            f"{labels} names its image by the absolute path {short(name)}, and {path} does not exist; expected the "
+            "image next to its JSON; put it there"
+        )
+    return path
+
+
 def _labels_in(root: Path, encoding: str | None) -> list[str]:
     """Return all labels of all splits, sorted. If there are some, unreadable files are reported with their image."""
     labels: set[str] = set()
@@ -184,7 +213,7 @@ def _labels_in(root: Path, encoding: str | None) -> list[str]:
             except DataError as error:
                 problems.append(str(error))
                 continue
-            labels |= {row["label"] for row in rows if not _unused_as(row)}
+            labels |= {row["label"].strip() for row in rows if not _unused_as(row)}
             others.update(reason for row in rows if (reason := _unused_as(row)))
     if labels:
         return sorted(labels)
@@ -200,10 +229,15 @@ def _labels_in(root: Path, encoding: str | None) -> list[str]:
 
 def _unused_as(row: Any) -> str:
     """Return why a shape names no class; empty if it does."""
-    if not isinstance(row, dict) or not isinstance(row.get("label"), str):
+    label = row.get("label") if isinstance(row, dict) else None
+    if not isinstance(label, str):
         return "without a label that is text"
-    if row["label"] in VOID_LABELS:
-        return f"labeled {row['label']}"
+    if not is_text(label):
+        return "with a label that is not valid Unicode"
+    if not label.strip():
+        return "with an empty label"
+    if label.strip() in VOID_LABELS:
+        return f"labeled {label.strip()}"
     return "without an area" if row.get("shape_type") in _WITHOUT_AREA else ""
 
 
@@ -215,7 +249,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _named_splits(root: Path) -> Iterator[Path]:
-    for folder in sorted(root.iterdir()):
+    for folder in visible(root):
         is_named = folder.is_dir() and SPLIT_NAME.fullmatch(folder.name)
         if is_named and next(listed_files(folder, _JSON), None) is not None:
             yield folder
@@ -239,10 +273,17 @@ def _image_data(content: Mapping[str, Any]) -> str:
     return text.rpartition(",")[2].strip() if isinstance(text, str) else ""  # some tools begin with `data:...,`
 
 
+def _decode_base64(text: str) -> bytes:
+    """Return the content of a base64 text, which may have line breaks. Raises a ValueError if it is no such text."""
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
 def _shape(row: Any, number: int, size: Size, path: Path) -> LabeledShape:
     if not isinstance(row, dict) or not isinstance(row.get("label"), str):
         raise DataError(f"{path}: shape {number} is {short(row)}; expected an object with label and points")
-    kind, label, group = row.get("shape_type") or "polygon", row["label"], row.get("group_id")
+    kind, label, group = row.get("shape_type") or "polygon", row["label"].strip(), row.get("group_id")
+    if not is_text(label):
+        raise AnnotationError(f"{path}: shape {number} has the label {short(label)}, not valid Unicode; rename it")
     name = " ".join(f"{kind} {number} ({label})".split())[:80]
     if not isinstance(kind, str):
         raise DataError(f"{path}: shape {number} has the shape_type {short(kind)}; expected text such as polygon")
@@ -315,7 +356,7 @@ def _decode_mask(text: Any, expected: tuple[float, float], where: str) -> Mask:
     if not isinstance(text, str):
         raise DataError(f"{where} has the mask {short(text)}; expected a base64 PNG; draw it again")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(_decode_base64(text)), formats=["PNG"]) as image:
             if abs(image.height - expected[0]) > 1 or abs(image.width - expected[1]) > 1:
                 raise DataError(
                     f"{where} has a mask of {image.width}x{image.height} in a box of {expected[1]:g}x{expected[0]:g} "

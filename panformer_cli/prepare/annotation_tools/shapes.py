@@ -101,15 +101,17 @@ def ellipse(center: Sequence[float], radii: Sequence[float], size: Size, where: 
 
     Args:
         center: x and y in pixels.
-        radii: x and y in pixels; equal for a circle.
+        radii: x and y in pixels, 0 or more; equal for a circle.
         size: Height and width of the image.
         where: The ellipse's name in error messages.
         rotation: As in `rectangle`.
 
     Raises:
-        DataError: A number is not finite, or the ellipse is not in the image.
+        DataError: A number is not finite, a radius is negative, or the ellipse is not in the image.
     """
     (x, y), (radius_x, radius_y) = center, radii
+    if min(radii) < 0:
+        raise AnnotationError(f"{where} has the radius {min(radii):g}; expected 0 or more; draw it again")
     cosine, sine = _cosine_and_sine(rotation, where)
     reach_x = math.hypot(radius_x * cosine, radius_y * sine)
     reach_y = math.hypot(radius_x * sine, radius_y * cosine)

@@ -21,9 +21,11 @@ from panformer_cli.prepare.annotation_tools.yolo_layout import (
     DARKNET,
     LAYOUTS,
     YoloSplit,
+    exists,
     files_of,
     find_config,
     find_layout,
+    image_folders,
     label_folder,
     read_config,
     unreadable_yamls,
@@ -75,10 +77,11 @@ class Yolo:
 
     @property
     def also_read(self) -> Sequence[Path]:
-        """The folders outside of `root` that the configuration file names."""
-        sources = [source for split in self.layout.values() for source in split.sources]
-        folders = [source if source.is_dir() else source.parent for source in sources]
-        return [folder for folder in folders if not folder.is_relative_to(self.root)]
+        """The folders outside of `root` that the configuration file or its lists name."""
+        sources = {source for split in self.layout.values() for source in split.sources}
+        folders = {source.parent for source in sources if not source.is_dir()}
+        folders = folders.union(*(image_folders(split, self.root) for split in self.layout.values()))
+        return sorted(folder for folder in folders if not folder.is_relative_to(self.root))
 
     def splits(self) -> Sequence[str]:
         found = [name for name, split in self.layout.items() if self._missing_folder(split) is None]
@@ -150,8 +153,8 @@ class Yolo:
         image, has_labels, has_image = None, False, False
         for number, file in enumerate(files_of(split, self.root), 1):
             image = SourceImage(number, file.path, file.name, (file.labels,), form)
-            has_labels = has_labels or file.labels.exists()
-            has_image = has_image or file.path.exists()
+            has_labels = has_labels or exists(file.labels)
+            has_image = has_image or exists(file.path)
             yield image
         where = listing(split.sources, separator=" and ")
         if image is not None and not has_image:

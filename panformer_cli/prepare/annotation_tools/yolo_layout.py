@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.source import SPLIT_NAME, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, listed_files, visible
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_yaml import parse
 from panformer_cli.storage.text_files import decode_text
-from panformer_cli.wording import listing, short
+from panformer_cli.wording import listing, short, truncated
 
 LAYOUTS = (
     "images/<split>/ with labels/<split>/, <split>/images/ with <split>/labels/, images/ with labels/, or the folders "
@@ -100,7 +100,7 @@ def unreadable_yamls(root: Path, encoding: str | None) -> list[str]:
 
 
 def _yamls(root: Path) -> list[Path]:
-    return [path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
+    return [path for path in visible(root) if path.suffix in (".yaml", ".yml")]
 
 
 def _has_names(path: Path, encoding: str | None) -> bool:
@@ -147,12 +147,17 @@ def find_layout(root: Path, config: Path | None, encoding: str | None = None) ->
     bases = _bases(root, config, content.get("path"))
     found = {key: [_existing(entry, bases) for entry in entries] for key, entries in named.items()}
     missing = [
-        f"{key}: {entry}" for key in named for entry, path in zip(named[key], found[key], strict=True) if path is None
+        f"{key}: {truncated(entry)}"
+        for key in named
+        for entry, path in zip(named[key], found[key], strict=True)
+        if path is None
     ]
     problem = f"{config} names {listing(missing)}, which is not in {listing(dict.fromkeys(bases), separator=' or ')}"
     if any(None in paths and any(paths) for paths in found.values()):
         raise DataError(f"{problem}; expected all parts of a split; correct its paths, or move the folders there")
-    splits = [(key, named[key], tuple(path for path in found[key] if path)) for key in named if any(found[key])]
+    splits = [
+        (key, named[key], tuple(dict.fromkeys(path for path in found[key] if path))) for key in named if any(found[key])
+    ]
     if splits:
         layout = _named_layout(splits, encoding)
         notes = [f"{config} names {listing(missing)}, which does not exist"] if missing else []
@@ -167,7 +172,7 @@ def _entries(value: Any, key: str, config: Path | None) -> list[str]:
     entries = value if isinstance(value, list) else [value]
     if not all(isinstance(entry, str) and entry.strip() for entry in entries):
         raise DataError(f"{config}: {key} is {short(value)}; expected a folder, a text file, or a list of these")
-    return [entry.strip().replace("\\", "/") for entry in entries]
+    return list(dict.fromkeys(entry.strip().replace("\\", "/") for entry in entries))
 
 
 def _bases(root: Path, config: Path | None, path: Any) -> list[Path]:
@@ -189,7 +194,15 @@ def _existing(entry: str, bases: Sequence[Path]) -> Path | None:
     """
     names = [entry, *(entry.removeprefix(prefix) for prefix in ("../", "data/") if entry.startswith(prefix))]
     paths = (Path(os.path.normpath(base / name)) for name in names for base in bases)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in paths if exists(path)), None)
+
+
+def exists(path: Path) -> bool:
+    """Return whether a file or folder exists; False if none can have this name."""
+    try:
+        return path.exists()
+    except OSError:  # the name is too long
+        return False
 
 
 def _named_layout(splits: Sequence[tuple[str, Sequence[str], tuple[Path, ...]]], encoding: str | None) -> YoloLayout:
@@ -219,9 +232,10 @@ def _folder_name(entries: Sequence[str]) -> str | None:
 
 def _usual_splits(root: Path) -> Iterator[YoloSplit]:
     """Yield the splits of a data set without a usable configuration; their labels may be missing."""
-    inner = _folders(root / "images", "*")
-    found = [(path.name, path) for path in inner] + [(path.parent.name, path) for path in _folders(root, "*/images")]
-    direct = _first_image(root / "images")
+    inner, outer = _folders(root / "images"), _folders(root)
+    found = [(path.name, path) for path in inner]
+    found += [(path.name, path / "images") for path in outer if (path / "images").is_dir()]
+    direct = next(_images_in(root / "images"), None)
     if inner and direct is not None:
         raise DataError(
             f"{root / 'images'} contains both images, such as {direct.name}, and folders, such as {inner[0].name}; "
@@ -231,22 +245,26 @@ def _usual_splits(root: Path) -> Iterator[YoloSplit]:
     if not found and direct is not None:
         found = [("train", root / "images")]
     if not found:  # the text files are next to the images
-        found = [(path.name, path) for path in _folders(root, "*") if _is_labeled_split(path)]
+        found = [(path.name, path) for path in outer if _is_labeled_split(path)]
     if not found and _has_labeled_image(root):
         found = [("train", root)]
-    for name, path in dict(found).items():
+    folders: dict[str, Path] = {}
+    for name, path in found:
+        if folders.setdefault(name, path) != path:
+            raise DataError(
+                f"{root} has two folders of the split {name}, {folders[name]} and {path}; expected one; move the "
+                "images and their labels into one of them, or name the folders in data.yaml"
+            )
         yield YoloSplit(name, (path,))
 
 
-def _folders(folder: Path, pattern: str) -> list[Path]:
-    found = (path for path in sorted(folder.glob(pattern)) if path.is_dir())
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.is_dir()]
 
 
-def _first_image(folder: Path) -> Path | None:
-    """Return an image directly in the folder."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return next((path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."), None)
+def _images_in(folder: Path) -> Iterator[Path]:
+    """Yield the images directly in the folder."""
+    return (path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
 
 
 def _is_labeled_split(folder: Path) -> bool:
@@ -254,8 +272,7 @@ def _is_labeled_split(folder: Path) -> bool:
 
 
 def _has_labeled_image(folder: Path) -> bool:
-    images = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return any(path.with_suffix(".txt").is_file() for path in images)
+    return any(path.with_suffix(".txt").is_file() for path in _images_in(folder))
 
 
 def label_folder(folder: Path, root: Path) -> Path:
@@ -271,25 +288,25 @@ def label_folder(folder: Path, root: Path) -> Path:
     return base.joinpath(*parts)
 
 
+def image_folders(split: YoloSplit, root: Path) -> set[Path]:
+    """Return the folders of images of a split; a list of images can name any. Raises as `files_of`."""
+    folders = {source for source in split.sources if source.is_dir()}
+    lists = (source for source in split.sources if source not in folders)
+    return folders | {path.parent for source in lists for path in _listed(source, split, root)}
+
+
 def files_of(split: YoloSplit, root: Path) -> Iterator[LabeledFile]:
     """Yield the images of a split, with names relative to the folder that contains all of them.
 
     Raises:
         DataError: A folder or a list cannot be read, or a name leads out of its folder.
     """
-    folders = [source for source in split.sources if source.is_dir()]
-    if len(folders) == len(split.sources) == 1:
-        yield from _files_in(folders[0], folders[0], root)
+    folders = image_folders(split, root)
+    if not folders:
         return
-    parents = [
-        *folders,
-        *(path.parent for list_ in split.sources if list_ not in folders for path in _listed(list_, split, root)),
-    ]
-    if not parents:
-        return
-    common = Path(os.path.commonpath([parent.absolute() for parent in parents]))
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
     for source in split.sources:
-        if source in folders:
+        if source.is_dir():
             yield from _files_in(source, common, root)
         else:
             yield from (_file(path, path.parent, common, root) for path in _listed(source, split, root))

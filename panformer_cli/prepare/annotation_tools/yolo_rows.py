@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.annotation_tools.plain_numbers import decimal
 from panformer_cli.prepare.annotation_tools.shapes import Points
 from panformer_cli.prepare.left_out import (
     BAD_COORDINATES,
@@ -123,7 +124,7 @@ def polygon_of(words: Sequence[str], where: str) -> tuple[Points, bool]:
             FEW_POINTS if len(words) < 6 else OTHER,
         )
     try:
-        points = np.array([float(word) for word in words]).reshape(-1, 2)
+        points = np.array([decimal(word) for word in words]).reshape(-1, 2)
     except ValueError as error:
         raise AnnotationError(
             f"{where} contains non-numbers; expected numbers from 0 to 1; export it again", BAD_COORDINATES
@@ -192,7 +193,7 @@ class _Common:
             self.kinds -= {"boxes", "3d poses", "2d poses"}
         self.rows, self.words = self.rows + 1, len(words)
         try:
-            values = [float(word) for word in words]
+            values = [decimal(word) for word in words]
         except ValueError:
             self.kinds.clear()
             return

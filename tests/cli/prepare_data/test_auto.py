@@ -42,6 +42,15 @@ def test_options_are_passed_to_the_command(root: Path) -> None:
     assert [(c.name, c.is_thing) for c in CocoPanoptic(out, "train").categories.categories] == [("car", False)]
 
 
+def test_a_class_file_after_an_equals_sign(root: Path) -> None:
+    masks(root)
+    classes = (root / "classes.csv").rename(root.parent / "mine.csv")
+    out = root.parent / "out"
+    options = ["--out", str(out), "--workers", "1", f"--classes={classes}"]
+    assert run("prepare-data", "auto", "--root", str(root), *options) == 0
+    assert (out / "manifest.json").is_file()
+
+
 def test_a_class_file_in_the_folder_is_used(root: Path) -> None:
     """As `prepare-data export` writes it, since CVAT has no stuff."""
     cvat(root)

@@ -17,6 +17,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.cvat import Cvat, open_cvat
 from panformer_cli.prepare.annotation_tools.cvat_xml import read_images
+from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
@@ -222,6 +223,14 @@ def test_a_large_file_is_read_in_chunks(root: Path) -> None:
         ('<box label="car" xtl="1" ytl="1" xbr="9"/>', r"box 1 \(car\) has the ybr None; expected a number"),
         ('<box label="car" xtl="1" ytl="1" xbr="9" ybr="nine"/>', "has the ybr 'nine'"),
         ('<ellipse label="car" cx="1" cy="1" rx="inf" ry="2"/>', "non-finite coordinate"),
+        ('<ellipse label="car" cx="9" cy="9" rx="5" ry="-5"/>', "has the radius -5; expected 0 or more"),
+        ('<box label="car" xtl="1_0" ytl="1" xbr="19" ybr="9"/>', "has the xtl '1_0'; expected a number"),
+        ('<polygon label="car" points="1,2;3,4;5,1_0"/>', "has the points"),
+        (
+            '<mask label="car" rle="4" left="0" top="0" width="\u0662" height="2"/>',
+            "has the width .*; expected an integer",
+        ),
+        ('<mask label="car" rle="0_4" left="0" top="0" width="2" height="2"/>', "has the rle '0_4'"),
         ('<mask label="car" rle="2, x" left="0" top="0" width="2" height="2"/>', "has the rle '2, x'"),
         ('<mask label="car" rle="2, 1" left="0" top="0" width="2" height="2"/>', "run lengths of 3 pixels in total"),
         ('<mask label="car" rle="4" left="39" top="0" width="2" height="2"/>', "expected a part of its 40x30 image"),
@@ -246,10 +255,12 @@ def test_invalid_shapes(root: Path, shape: str, message: str) -> None:
         (image("a.jpg", size='width="wide" height="30"'), "has the width 'wide'; expected an integer"),
         (image("a.jpg", size=""), "has the height None"),
         (image("b.jpg"), r"the image .*images/b.jpg is missing"),
+        (image("x" * 5000 + ".jpg"), r"the image .*images/x+\.jpg is missing"),
         (image("../a.jpg"), "the file name '../a.jpg' points outside"),
         (image("/etc/a.jpg"), "the file name '/etc/a.jpg' points outside"),
         (image("C:\\a.jpg"), "points outside"),
-        (image(""), "the file name '' points outside"),
+        (image(""), "annotations.xml: the image with the id '0' has no name"),
+        ("<image/>", "annotations.xml: the image with the id None has no name"),
         (image("a.jpg") * 2, r"images/a\.jpg is labeled twice, both times in .*annotations\.xml; keep one of them"),
         (
             image("a.jpg", more='subset=".."') + image("a.jpg", more='subset="train"'),
@@ -302,6 +313,19 @@ def test_invalid_xml(root: Path, damage: Callable[[Path], Any], message: str) ->
     with pytest.raises(DataError, match=message) as caught:
         opened(root).splits()
     assert "\n" not in str(caught.value) and "annotations.xml" in str(caught.value)
+
+
+def test_an_image_without_a_name_is_a_bad_image(root: Path) -> None:
+    write(root, image("", number=1), image("a.jpg", polygon("car", 0, 0, 4, 4), number=2))
+    out, options = root.parent / "out", ConvertOptions(skips_bad_images=True)
+    (summary,) = convert(opened(root), out, (), options, SilentReporter())
+    assert summary.images == 1 and len(summary.left_out) == 1
+    assert areas(CocoPanoptic(out, "train")) == [("car", 16, (0, 0, 4, 4))]
+
+
+def test_ids_that_are_the_same_number_are_renumbered(root: Path) -> None:
+    write(root, image("a.jpg", number="007"), image("b.jpg", number="7"))
+    assert [row.id for row in opened(root).images("train")] == [1, 2]
 
 
 def test_unknown_names(root: Path) -> None:

@@ -58,6 +58,13 @@ def test_a_task_or_a_job(root: Path, kind: str) -> None:
     assert areas(converted_train(opened(root))) == [("car", 50, (2, 3, 10, 5))]
 
 
+def test_files_of_macos_beside_the_xml(root: Path) -> None:
+    write(root, "task", image("a.jpg", 0), name="task1.xml")
+    (root / "._task1.xml").write_bytes(b"\0\5\x16\7")
+    save(root / "images/a.jpg")
+    assert found(opened(root)) == {"train": ["a.jpg"]}
+
+
 def test_the_subset_of_a_task_is_its_split(root: Path) -> None:
     write(root, "task", image("a.jpg", 0), more="<subset>Validation</subset>")
     save(root / "images/a.jpg")

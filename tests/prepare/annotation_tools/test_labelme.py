@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,12 +270,66 @@ def test_unreadable_files_are_reported_with_the_others(root: Path, damage: Calla
         converted(root)
 
 
-@pytest.mark.parametrize("name", ["/etc/a.jpg", "../../a.jpg", "C:\\a.jpg", "x/../../../a.jpg"])
+@pytest.mark.parametrize("name", ["../../a.jpg", "x/../../../a.jpg"])
 def test_images_outside_of_the_folder_are_rejected(root: Path, name: str) -> None:
     path = write(root / "sub", "a", [shape("car", box(0, 0, 4, 4))], imagePath=name)
     with pytest.raises(DataError, match=f"{path}: the file name .* points outside|a.jpg is missing"):
         converted(root)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/a.jpg", "C:\\Users\\me\\a.jpg", "C:/a.jpg", "\\\\server\\a.jpg"])
+def test_the_absolute_path_of_another_computer(root: Path, name: str) -> None:
+    """The image is expected next to its JSON."""
+    path = write(root / "sub", "a", [shape("car", box(0, 0, 4, 5))], imagePath=name)
+    (image,) = open_labelme(root, None, (), "last").images("train")
+    assert image.path == root / "sub/a.jpg" and not image.problem
+    (root / "sub/a.jpg").unlink()
+    with pytest.raises(DataError, match=f"{path} names its image by the absolute path .*a.jpg does not exist"):
+        converted(root)
+
+
+@pytest.mark.parametrize("label", ["", "  ", "\ud800x"])
+def test_shapes_without_a_usable_label_are_no_class(root: Path, label: str) -> None:
+    path = write(root, "a", [shape("car", box(0, 0, 4, 4)), shape(label, box(9, 9, 14, 14))])
+    source = open_labelme(root, None, (), "last")
+    assert [category.name for category in source.categories.categories] == ["car"]
+    with pytest.raises(DataError, match=f"{path}: .*(is empty; expected one of the classes car|not valid Unicode)"):
+        converted(root)
+
+
+def test_spaces_around_a_label_are_ignored(root: Path) -> None:
+    write(root, "a", [shape("car ", box(0, 0, 4, 4)), shape(" car", box(9, 9, 14, 14))])
+    write(root, "b", [shape("car", box(0, 0, 9, 9)), shape("__ignore__ ", box(0, 0, 9, 3))])
+    data, _ = converted(root)
+    assert [category.name for category in data.categories.categories] == ["car"]
+    assert areas(data, 0) == [("car", 16, (0, 0, 4, 4)), ("car", 25, (9, 9, 5, 5))]
+    assert areas(data, 1) == [("car", 54, (0, 3, 9, 6))]
+
+
+def test_base64_with_line_breaks(root: Path) -> None:
+    mask = "\n".join(textwrap.wrap(png(np.ones((3, 4), np.uint8)), 20))
+    data = base64.encodebytes(base64.b64decode(embedded())).decode()
+    write(root, "a", [shape("car", [[2, 1], [5, 3]], "mask", mask=mask)], imageData=data)
+    (root / "a.jpg").unlink()
+    assert areas(converted(root)[0]) == [("car", 12, (2, 1, 4, 3))]
+
+
+def test_files_outside_of_the_splits_are_counted(root: Path) -> None:
+    for folder in ("train", "extra/more", "val"):
+        write(root / folder, "a", [shape("car", box(0, 0, 4, 4))])
+    source = open_labelme(root, None, (), "last")
+    (note,) = source.conventions("train", {})
+    assert note.startswith(
+        f"not used: 1 JSON file outside of {root}/train, {root}/val, such as {root}/extra/more/a.json"
+    )
+    assert open_labelme(root / "extra", None, (), "last").conventions("train", {}) == []
+
+
+def test_a_name_that_is_too_long_for_a_file(root: Path) -> None:
+    write(root, "a", [shape("car", box(0, 0, 4, 4))], imagePath="x" * 5000 + ".jpg")
+    with pytest.raises(DataError, match=r"1 of 1 images(.|\n)*the image .*x\.jpg (cannot be read|is missing)"):
+        converted(root)
 
 
 def test_a_missing_image_and_one_with_two_label_files(root: Path) -> None:
@@ -319,6 +374,8 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
         ([shape(5, box(0, 0, 4, 4)), shape(None, box(0, 0, 4, 4))], "2 without a label that is text"),
         ([shape("car", [[1, 1], [5, 5]], "line"), "car"], "1 without an area, 1 without a label that is text"),
         ([shape("__ignore__", box(0, 0, 4, 4))], "1 labeled __ignore__"),
+        ([shape("\ud800x", box(0, 0, 4, 4))], "1 with a label that is not valid Unicode"),
+        ([shape(" ", box(0, 0, 4, 4))], "1 with an empty label"),
     ],
 )
 def test_shapes_that_name_no_class_are_counted(root: Path, rows: Any, found: str) -> None:

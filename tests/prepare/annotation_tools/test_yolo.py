@@ -158,6 +158,8 @@ def test_the_command(root: Path) -> None:
         ("0 10 10 20 10 20 20", "has the coordinate 10; expected fractions of width and height from 0 to 1"),
         ("0 0.1 0.1 0.2 0.2 0.3 -0.0101", "has the coordinate -0.0101"),
         ("0 0.1 0.1 0.2 0.2 0.3 nan", "has the coordinate nan"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0_1", "line 1 contains non-numbers"),
+        ("0 0.1 0.1 0.2 0.2 0.3 \u0661", "line 1 contains non-numbers"),
         ("0 0.1 0.1 0.2 0.2 0.3 x", "line 1 contains non-numbers; expected numbers from 0 to 1"),
         ("0 " * 8 + "1e999", "line 1 has the coordinate inf"),
     ],

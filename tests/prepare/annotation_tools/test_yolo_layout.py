@@ -10,6 +10,8 @@ from PIL import Image
 
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.yolo import Yolo, open_yolo
+from panformer_cli.prepare.convert import ConvertOptions, convert
+from panformer_cli.reporting import SilentReporter
 from tests.prepare.annotation_tools.converted import areas, converted_train
 
 ROW = "0 0.1 0.1 0.5 0.1 0.5 0.3 0.5 0.5 0.1 0.5\n"  # 8 x 4 pixels of an image of 20 x 10
@@ -59,6 +61,17 @@ def test_path_is_relative_to_the_configuration(root: Path) -> None:
     pair(root / "data/imgs/more/images/b", "b")
     pair(root / "images/other", "c")  # not named
     assert found(opened(root)) == {"train": ["a.jpg"], "val": ["a/b.jpg", "b/b.jpg"]}
+
+
+def test_folders_of_macos_and_of_a_nas_are_no_splits(root: Path) -> None:
+    config(root)
+    pair(root / "images/train", "a")
+    for folder in ("images/__MACOSX/train", "@eaDir/images"):
+        (root / folder).mkdir(parents=True)
+    (root / "images/train/@eaDir/a.jpg").mkdir(parents=True)
+    (root / "images/train/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg").touch()
+    (root / "._data.yaml").write_bytes(b"\0\5\x16\7")
+    assert found(opened(root)) == {"train": ["a.jpg"]}
 
 
 def test_a_path_of_another_computer(root: Path) -> None:
@@ -266,6 +279,42 @@ def test_lists_and_rows_in_other_encodings(root: Path) -> None:
     source = open_yolo(root, None, (), "last", encoding="cp1252")
     assert [image.file_name for image in source.images("train")] == ["stra\u00dfe.jpg"]
     assert areas(converted_train(source)) == [("cat", 32, (2, 1, 8, 4))]
+
+
+def test_two_folders_of_one_split(root: Path) -> None:
+    config(root)
+    pair(root / "images/train", "a")
+    pair(root / "train/images", "b")
+    with pytest.raises(DataError, match=f"two folders of the split train, {root}/images/train and {root}/train/images"):
+        opened(root)
+
+
+@pytest.mark.parametrize("line", ["[images/day, images/day]", "[images/day, ./images/day/]"])
+def test_a_folder_that_is_listed_twice(root: Path, line: str) -> None:
+    config(root, f"train: {line}")
+    pair(root / "images/day", "a")
+    assert list(found(opened(root)).values()) == [["a.jpg"]]
+
+
+def test_an_entry_that_is_too_long_for_a_file_name(root: Path) -> None:
+    config(root, f"train: {'x' * 5000}")
+    with pytest.raises(DataError, match="data.yaml names train: x+.*, which is not in") as caught:
+        opened(root)
+    assert len(str(caught.value)) < 600
+    config(root, "train: train.txt")
+    (root / "train.txt").write_text(f"{'x' * 5000}.jpg")
+    with pytest.raises(DataError, match="none of the images that .*train.txt lists exists"):
+        list(opened(root).images("train"))
+
+
+def test_nothing_is_written_into_the_folders_of_listed_images(root: Path) -> None:
+    other = root.parent / "other"
+    pair(other / "images", "a")
+    config(root, "train: train.txt")
+    (root / "train.txt").write_text(str(other / "images/a.jpg"))
+    assert opened(root).also_read == [other / "images"]
+    with pytest.raises(DataError, match="is inside the input folder"):
+        convert(opened(root), other / "images/out", (), ConvertOptions(), SilentReporter())
 
 
 def test_images_beside_folders_of_splits(root: Path) -> None:
