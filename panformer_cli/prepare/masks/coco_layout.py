@@ -35,14 +35,23 @@ _URL = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class CocoSplit(NamedTuple):
-    """The JSON of a split, and the folders in which the file names of its images are looked up, in this order.
+    """The JSON of a split, and where its images are (see `ImageFinder`).
 
-    A name that is in none of them is matched with the files below `top` (see `ImageFinder`).
+    Attributes:
+        annotation: The JSON.
+        folders: The folders in which file names are looked up, in this order.
+        top: The folder whose files are matched with names that are in none of them.
+        bases: The folders in which names with folders, such as `train/a.jpg`, are also looked up.
+        within: The folder that must contain what is found in `bases`; None for any.
+        others: The folders of other splits, whose files are not matched.
     """
 
     annotation: Path
     folders: tuple[Path, ...]
     top: Path
+    bases: tuple[Path, ...] = ()
+    within: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
 class UnusedJson(NamedTuple):
@@ -68,7 +77,7 @@ def find_splits(root: Path) -> dict[str, CocoSplit]:
     }
     exported = [path for path in root.glob(f"*/{_EXPORT}") if path.parent.name not in _FOLDERS]
     splits = {path.parent.name: CocoSplit(path, (path.parent,), path.parent) for path in exported} | splits
-    splits = splits or {split: _other_split(root, split, path) for split, path in _other_jsons(root).items()}
+    splits = splits or _other_splits(root)
     if not splits:
         raise DataError(_nothing_found(root))
     return dict(sorted(splits.items()))
@@ -93,7 +102,7 @@ def given_split(annotation: Path, images: Path, split: str) -> dict[str, CocoSpl
         raise DataError(f"the JSON {annotation} does not exist; check --json")
     if not images.is_dir():
         raise DataError(f"the folder of images {images} does not exist; check --images")
-    return {split: CocoSplit(annotation, (images, annotation.parent), images)}
+    return {split: CocoSplit(annotation, (images,), images, bases=(annotation.parent,), within=images)}
 
 
 def split_of(inner: PurePath) -> str:
@@ -102,8 +111,12 @@ def split_of(inner: PurePath) -> str:
     >>> [split_of(PurePath(name)) for name in ("annotations/instances_val2017.json", "test/labels.json", "result.json")]
     ['val2017', 'test', 'train']
     """
-    words = [*re.split("[._ -]", inner.stem), inner.parent.name]
+    words = [*_words(inner.stem), inner.parent.name]
     return next((word for word in words if SPLIT_NAME.fullmatch(word)), SINGLE_SPLIT)
+
+
+def _words(stem: str) -> list[str]:
+    return re.split("[._ -]", stem)
 
 
 def coco_jsons(root: Path) -> Iterator[Path]:
@@ -147,12 +160,42 @@ def _is_coco(path: Path) -> bool:
     return sum(key in text for key in _KEYS) >= 2
 
 
-def _other_split(root: Path, split: str, annotation: Path) -> CocoSplit:
+def _other_splits(root: Path) -> dict[str, CocoSplit]:
+    jsons = _other_jsons(root)
+    own = {split: _own_folders(root, split, path) for split, path in jsons.items()}
+    return {split: _other_split(root, path, split, own) for split, path in jsons.items()}
+
+
+def _own_folders(root: Path, split: str, annotation: Path) -> list[Path]:
+    """Return the folders with images that have the name of a split or of its JSON."""
+    named = [root / "images" / split, root / split]
+    if split in _words(annotation.stem):
+        named.append(annotation.with_suffix(""))
+    return [folder for folder in dict.fromkeys(named) if folder.is_dir() and _has_images(folder)]
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        return next(listed_files(folder), None) is not None
+    except DataError:  # reported with the images that are missing
+        return True
+
+
+def _other_split(root: Path, annotation: Path, split: str, own: Mapping[str, Sequence[Path]]) -> CocoSplit:
+    """Return where the images of a split are: only in its own folders, unless it has none or a name has folders."""
     home = annotation.parent
-    candidates = [root / "images" / split, root / split, home / annotation.stem, home]
-    candidates += [base / name for base in (home, root) for name in _FOLDERS]
-    folders = dict.fromkeys(folder for folder in [*candidates, root] if folder.is_dir())
-    return CocoSplit(annotation, tuple(folders), root)
+    usual = [root / "images" / split, root / split, annotation.with_suffix(""), home]
+    usual += [base / name for base in (home, root) for name in _FOLDERS]
+    anywhere = _existing([*usual, root])
+    if own[split]:
+        inside = [folder / name for folder in own[split] for name in _FOLDERS]
+        return CocoSplit(annotation, _existing([*own[split], *inside]), own[split][0], bases=anywhere)
+    others = tuple(folder for folders in own.values() for folder in folders)
+    return CocoSplit(annotation, anywhere, root, others=others)
+
+
+def _existing(folders: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
 def _nothing_found(root: Path) -> str:
@@ -177,9 +220,9 @@ class FoundImage(NamedTuple):
 class ImageFinder:
     """Finds the images that a JSON lists.
 
-    A name is first looked up in the split's folders. If it is in none of them, it may come from another machine or
-    another folder. Then its file is the only one below `top` that ends in the same parts, as many as needed, if no
-    other name in the JSON ends in these parts.
+    A name is first looked up in the split's folders, and a name with folders also in its bases. If it is in none of
+    them, it may come from another machine or another folder. Then its file is the only one below `top` that ends in
+    the same parts, as many as needed, if no other name in the JSON ends in these parts.
     """
 
     def __init__(self, split: CocoSplit, listed: Iterable[str]) -> None:
@@ -198,15 +241,23 @@ class ImageFinder:
         where, problem = str(self._split.annotation), None
         names = list(_spellings(file_name))
         for name in names:
-            for folder in self._split.folders:
+            for folder in self._places(name):
                 try:
                     path = name_inside(folder, name, where)
                 except DataError as error:
                     problem = problem or error
                 else:
-                    if is_file(path):
+                    if is_file(path) and self._is_allowed(folder, path):
                         return FoundImage(path, name)
         return self._find_elsewhere(file_name, names[-1], problem)
+
+    def _places(self, name: str) -> tuple[Path, ...]:
+        has_folders = len(PurePosixPath(name).parts) > 1
+        return self._split.folders + (self._split.bases if has_folders else ())
+
+    def _is_allowed(self, folder: Path, path: Path) -> bool:
+        within = self._split.within
+        return folder in self._split.folders or within is None or path.is_relative_to(within)
 
     def _find_elsewhere(self, file_name: str, name: str, problem: DataError | None) -> FoundImage:
         files, names = self._all_names()
@@ -234,7 +285,11 @@ class ImageFinder:
             self._names = DiskList((list(_spellings(name))[-1] for name in self._listed), key=_last_part)
             self._files = DiskList(key=_last_part)
             try:
-                self._files.extend(path.relative_to(top).as_posix() for path in listed_files(top))
+                self._files.extend(
+                    path.relative_to(top).as_posix()
+                    for path in listed_files(top)
+                    if not any(path.is_relative_to(other) for other in self._split.others)
+                )
             except DataError as error:  # then only the split's folders count
                 self._files, self._problem = DiskList(key=_last_part), f" ({error})"
         return self._files, self._names

@@ -174,6 +174,49 @@ def test_a_missing_image_is_not_replaced_by_another_of_its_name(
     assert list(result(tmp_path)) == ["left/a.jpg"]
 
 
+@pytest.mark.parametrize("folder", ["train", "images/train", "coco_train"])
+def test_an_image_of_another_split_does_not_replace_a_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    root, other = tmp_path / "in", folder.replace("train", "val")
+    save(root, [f"{folder}/1.jpg", f"{other}/1.jpg", f"{other}/2.jpg"])
+    listing(root, "coco_train.json", ["1.jpg", "2.jpg"])
+    listing(root, "coco_val.json", ["1.jpg", "2.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    assert "the image 2.jpg is missing: looked in" in capsys.readouterr().err
+    assert converted(tmp_path, "--root", str(root), "--skip-bad-images") == 0
+    assert list(result(tmp_path)) == ["1.jpg"]
+    assert list(result(tmp_path, "val")) == ["1.jpg", "2.jpg"]
+
+
+def test_a_split_without_a_folder_does_not_use_that_of_another_split(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["train/1.jpg", "photos/2.jpg"])
+    listing(root, "train.json", ["1.jpg"])
+    listing(root, "val.json", ["1.jpg", "2.jpg"])
+    assert converted(tmp_path, "--root", str(root), "--skip-bad-images") == 0
+    assert list(result(tmp_path)) == ["1.jpg"]
+    assert list(result(tmp_path, "val")) == ["photos/2.jpg"]
+
+
+def test_a_name_with_folders_may_begin_in_any_usual_folder(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["train/1.jpg", "images/more/2.jpg", "3.jpg"])
+    listing(root, "train.json", ["train/1.jpg", "more/2.jpg", "3.jpg"])
+    assert converted(tmp_path, "--root", str(root), "--skip-bad-images") == 0
+    assert list(result(tmp_path)) == ["train/1.jpg", "more/2.jpg"]
+
+
+def test_given_images_are_the_only_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = listing(tmp_path, "labels.json", ["photos/1.jpg", "2.jpg", "old/3.jpg", "photos/more/1.jpg"])
+    save(tmp_path, ["photos/1.jpg", "photos/more/1.jpg", "2.jpg", "old/3.jpg"])
+    given = ["--json", str(path), "--images", str(tmp_path / "photos")]
+    assert converted(tmp_path, *given) == 2
+    assert "2 of 4 images cannot be used" in capsys.readouterr().err
+    assert converted(tmp_path, *given, "--skip-bad-images") == 0
+    assert list(result(tmp_path)) == ["photos/1.jpg", "photos/more/1.jpg"]
+
+
 def test_given_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = listing(tmp_path, "labels/mine.json", ["a.jpg"])
     save(tmp_path, ["photos/a.jpg"])
