@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import check_split_name, find_images
@@ -31,7 +31,8 @@ _OTHERS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _PEEKED = 2**16
 """Bytes at either end of a JSON in which at least two of these keys must be, to recognize it."""
-_URL = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_URL = re.compile("[a-z][a-z0-9+.-]+://[^/?#]*(?P<path>[^?#]*)", re.IGNORECASE)
+"""A URL, whose host may be invalid."""
 
 
 class CocoSplit(NamedTuple):
@@ -304,8 +305,9 @@ def _ending_in(names: DiskList[str], parts: Sequence[str]) -> list[str]:
 def _spellings(file_name: str) -> Iterator[str]:
     """Yield a file name with `/` between folders; of a URL only the path; then without the escapes of URLs."""
     name = file_name.replace("\\", "/")
-    if _URL.match(name):
-        name = urlsplit(name).path.lstrip("/")
+    url = _URL.match(name)
+    if url is not None:
+        name = url["path"].lstrip("/")
     yield name
     if "%" in name:
         yield unquote(name)

@@ -106,6 +106,8 @@ def test_files_of_other_kinds_are_ignored(tmp_path: Path) -> None:
         "../../upload/1/a.jpg",
         "https://example.com/data/a.jpg?token=3",
         "file:///data/a.jpg",
+        "http://[x/a.jpg",
+        "https://[fe80::1]:80/data/a.jpg#top",
         "elsewhere/a.jpg",
         "%61.jpg",
     ],
@@ -116,6 +118,18 @@ def test_names_of_another_machine_are_matched_by_their_last_parts(tmp_path: Path
     listing(root, "result.json", [file_name, "b.jpg"])
     assert converted(tmp_path, "--root", str(root)) == 0
     assert sorted(Path(name).name for name in result(tmp_path)) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("file_name", ["http://[x", "http://[x/none.jpg", "http://", "s3://]/?#"])
+def test_a_url_without_an_image_is_a_bad_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file_name: str
+) -> None:
+    root = tmp_path / "in"
+    save(root, ["images/b.jpg"])
+    listing(root, "result.json", [file_name, "b.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 images cannot be used" in error and "result.json" in error
 
 
 def test_escapes_are_undone_only_if_no_file_has_them(tmp_path: Path) -> None:
