@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import SPLIT_NAME, listed_files
 from panformer_cli.storage.files import is_file, name_inside
-from panformer_cli.wording import listing
+from panformer_cli.wording import LISTED, listing
 
 _EXPORT = "_annotations.coco.json"
 """Roboflow's JSON, next to the images of a split."""
@@ -230,8 +231,7 @@ class ImageFinder:
         self._split = split
         self._listed = listed
         self._problem = ""
-        self._files: DiskList[str] | None = None
-        self._names: DiskList[str] | None = None
+        self._tails: _Tails | None = None
 
     def find(self, file_name: str) -> FoundImage:
         """Return the file of an image.
@@ -261,16 +261,16 @@ class ImageFinder:
         return folder in self._split.folders or within is None or path.is_relative_to(within)
 
     def _find_elsewhere(self, file_name: str, name: str, problem: DataError | None) -> FoundImage:
-        files, names = self._all_names()
-        parts = PurePosixPath(name).parts
-        for count in range(len(parts), 0, -1):
-            matching = _ending_in(files, parts[-count:])
+        tails = self._all_tails()
+        for tail in _tails_of(name, tails.depth):
+            matching = _first(tails.files, tail, LISTED + 1)
             if len(matching) > 1:
+                more = " and others" if len(matching) > LISTED else ""
                 raise DataError(
-                    f"{self._split.annotation}: the image {file_name} could be {listing(matching)} in "
+                    f"{self._split.annotation}: the image {file_name} could be {', '.join(matching[:LISTED])}{more} in "
                     f"{self._split.top}; expected one; correct the file_name"
                 )
-            if matching and len(_ending_in(names, parts[-count:])) == 1:
+            if matching and len(_first(tails.names, tail, 2)) == 1:
                 return FoundImage(self._split.top / matching[0], matching[0])
         if problem is not None:
             raise problem
@@ -279,27 +279,60 @@ class ImageFinder:
             f"{self._problem}; restore it, or pass its folder with --json FILE --images DIR"
         )
 
-    def _all_names(self) -> tuple[DiskList[str], DiskList[str]]:
-        """Return the names of all files below `top` and of all images in the JSON; there may be millions."""
-        if self._files is None or self._names is None:
-            top = self._split.top
-            self._names = DiskList((list(_spellings(name))[-1] for name in self._listed), key=_last_part)
-            self._files = DiskList(key=_last_part)
+    def _all_tails(self) -> _Tails:
+        """Return the tails of all files below `top` and of all names in the JSON; there may be millions."""
+        if self._tails is None:
+            files, depth = DiskList[tuple[str, str]](key=_tail), 0
             try:
-                self._files.extend(
-                    path.relative_to(top).as_posix()
-                    for path in listed_files(top)
-                    if not any(path.is_relative_to(other) for other in self._split.others)
-                )
+                for inner in self._files_below_top():
+                    tails = _tails_of(inner)
+                    depth = max(depth, len(tails))
+                    files.extend((tail, inner) for tail in tails)
             except DataError as error:  # then only the split's folders count
-                self._files, self._problem = DiskList(key=_last_part), f" ({error})"
-        return self._files, self._names
+                files, depth, self._problem = DiskList(key=_tail), 0, f" ({error})"
+            listed = (list(_spellings(name))[-1] for name in self._listed) if depth else ()
+            names = DiskList(((tail, name) for name in listed for tail in _tails_of(name, depth)), key=_tail)
+            self._tails = _Tails(files, names, depth)
+        return self._tails
+
+    def _files_below_top(self) -> Iterator[str]:
+        for path in listed_files(self._split.top):
+            if not any(path.is_relative_to(other) for other in self._split.others):
+                yield path.relative_to(self._split.top).as_posix()
 
 
-def _ending_in(names: DiskList[str], parts: Sequence[str]) -> list[str]:
-    """Return the names that end in these parts."""
-    same = (names[index] for index in names.positions(parts[-1]))
-    return [name for name in same if PurePosixPath(name).parts[-len(parts) :] == tuple(parts)]
+class _Tails(NamedTuple):
+    """Every tail (see `_tails_of`) of files and of listed names, with its file or name, to find them by it.
+
+    Attributes:
+        files: The tails of files.
+        names: The tails of names, no longer than those of files.
+        depth: Most parts of a tail.
+    """
+
+    files: DiskList[tuple[str, str]]
+    names: DiskList[tuple[str, str]]
+    depth: int
+
+
+def _tail(row: tuple[str, str]) -> str:
+    return row[0]
+
+
+def _tails_of(name: str, most: int | None = None) -> list[str]:
+    """Return the ends of a name with at most `most` parts, longest first.
+
+    >>> _tails_of("images/left/a.jpg", 2)
+    ['left/a.jpg', 'a.jpg']
+    """
+    parts = PurePosixPath(name).parts
+    longest = len(parts) if most is None else min(len(parts), most)
+    return ["/".join(parts[-count:]) for count in range(longest, 0, -1)]
+
+
+def _first(rows: DiskList[tuple[str, str]], tail: str, most: int) -> list[str]:
+    """Return the first files or names with a tail; there may be as many as images."""
+    return [rows[position][1] for position in islice(rows.positions(tail), most)]
 
 
 def _spellings(file_name: str) -> Iterator[str]:
@@ -311,7 +344,3 @@ def _spellings(file_name: str) -> Iterator[str]:
     yield name
     if "%" in name:
         yield unquote(name)
-
-
-def _last_part(name: str) -> str:
-    return name.rpartition("/")[2]

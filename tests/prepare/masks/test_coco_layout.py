@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.masks.coco_layout import find_splits
+from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits
 from tests.helpers import run
 
 SQUARE = [5, 5, 15, 5, 15, 15, 5, 15]
@@ -173,6 +175,43 @@ def test_an_ambiguous_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     listing(root, "result.json", ["a.jpg"])
     assert converted(tmp_path, "--root", str(root)) == 2
     assert "a.jpg could be photos/left/a.jpg, photos/right/a.jpg" in capsys.readouterr().err
+
+
+def test_an_ambiguous_name_lists_the_first_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "in"
+    save(root, [f"photos/{n}/a.jpg" for n in range(10, 20)])
+    listing(root, "result.json", ["a.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 2
+    assert "photos/16/a.jpg, photos/17/a.jpg and others in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["/home/me/ds/scene", "/home/me/lost/other"], ids=["found", "ambiguous"])
+def test_the_work_per_image_does_not_grow_with_the_images_of_one_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """Count the rows read from the lists of files and names."""
+    rows = 0
+    read = DiskList._item
+
+    def counting(self: DiskList[Any], position: int) -> Any:
+        nonlocal rows
+        rows += 1
+        return read(self, position)
+
+    monkeypatch.setattr(DiskList, "_item", counting)
+    counts = []
+    for number in (20, 40, 80):
+        rows, root = 0, tmp_path / str(number)
+        for n in range(number):
+            (root / f"images/train/scene_{n}").mkdir(parents=True)
+            (root / f"images/train/scene_{n}/rgb.png").touch()
+        names = [f"{prefix}_{n}/rgb.png" for n in range(number)]
+        finder = ImageFinder(CocoSplit(root / "a.json", (root,), root), names)
+        for n, name in enumerate(names):
+            with nullcontext() if "scene" in prefix else pytest.raises(DataError, match="and others"):
+                assert finder.find(name).name == f"images/train/scene_{n}/rgb.png"
+        counts.append(rows / number)
+    assert 0 < counts[2] <= counts[0]
 
 
 def test_a_missing_image_is_not_replaced_by_another_of_its_name(
