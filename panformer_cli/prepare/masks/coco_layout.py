@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from panformer_cli.data.disk_list import DiskList
+from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import SPLIT_NAME, listed_files
@@ -57,10 +58,11 @@ class CocoSplit(NamedTuple):
 
 
 class UnusedJson(NamedTuple):
-    """A JSON without images, and the folders that were looked for, in words."""
+    """A JSON that is not converted, the split in its name, and why: a sentence without its subject."""
 
     path: Path
-    folders: str
+    split: str
+    reason: str
 
 
 def find_splits(root: Path) -> dict[str, CocoSplit]:
@@ -77,7 +79,11 @@ def find_splits(root: Path) -> dict[str, CocoSplit]:
         for split, path in named.items()
         if (folder := find_images(root, split)) is not None
     }
-    exported = [path for path in root.glob(f"*/{_EXPORT}") if path.parent.name not in _FOLDERS]
+    exported = [
+        path
+        for path in root.glob(f"*/{_EXPORT}")
+        if path.parent.name not in _FOLDERS and not _is_hidden(path.parent.name)
+    ]
     splits = {path.parent.name: CocoSplit(path, (path.parent,), path.parent) for path in exported} | splits
     splits = splits or _other_splits(root)
     if not splits:
@@ -85,12 +91,22 @@ def find_splits(root: Path) -> dict[str, CocoSplit]:
     return dict(sorted(splits.items()))
 
 
-def unused_jsons(root: Path, layout: Mapping[str, CocoSplit]) -> dict[str, UnusedJson]:
-    """Return by split the JSON files in COCO's `annotations` that are not used, because their images are missing."""
-    used = {split.annotation for split in layout.values()}
-    found = (path for path in sorted((root / "annotations").glob("instances_*.json")) if path not in used)
-    named = ((path.stem.removeprefix("instances_"), path) for path in found)
-    return {split: UnusedJson(path, f"images/{split}/ or {split}/") for split, path in named}
+def unused_jsons(root: Path, layout: Mapping[str, CocoSplit]) -> Iterator[UnusedJson]:
+    """Yield the JSON files that `find_splits` does not use: those without images, then those in another layout.
+
+    Yields nothing if the JSON was given: then the others are not meant.
+    """
+    if any(split.within is not None for split in layout.values()):
+        return
+    used = sorted(split.annotation for split in layout.values())
+    lone = [path for path in sorted((root / "annotations").glob("instances_*.json")) if path not in used]
+    for path in lone:
+        split = path.stem.removeprefix("instances_")
+        yield UnusedJson(path, split, f"has no images in images/{split}/ or {split}/")
+    for path in _jsons(root):
+        if path not in used and path not in lone and _is_readable_coco(path):
+            reason = f"has another layout than {listing(used)}; pass it with --json FILE --images DIR"
+            yield UnusedJson(path, split_of(path.relative_to(root)), reason)
 
 
 def given_split(annotation: Path, images: Path, split: str) -> dict[str, CocoSplit]:
@@ -146,8 +162,12 @@ def _jsons(root: Path) -> list[Path]:
     return [
         path
         for path, parts in zip(found, names, strict=True)
-        if not any(part.startswith(".") for part in parts) and not path.name.startswith(_OTHERS)
+        if not any(map(_is_hidden, parts)) and not path.name.startswith(_OTHERS)
     ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or is_clutter(name)
 
 
 def _is_coco(path: Path) -> bool:
@@ -160,6 +180,13 @@ def _is_coco(path: Path) -> bool:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
     return sum(key in text for key in _KEYS) >= 2
+
+
+def _is_readable_coco(path: Path) -> bool:
+    try:
+        return _is_coco(path)
+    except DataError:  # of no matter for the files that are used
+        return False
 
 
 def _other_splits(root: Path) -> dict[str, CocoSplit]:
@@ -202,7 +229,7 @@ def _existing(folders: Iterable[Path]) -> tuple[Path, ...]:
 
 def _nothing_found(root: Path) -> str:
     jsons = [path.relative_to(root).as_posix() for path in _jsons(root)]
-    folders = [f"{path.name}/" for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    folders = [f"{path.name}/" for path in sorted(root.iterdir()) if path.is_dir() and not _is_hidden(path.name)]
     there = [f"the JSON files {listing(jsons)}, without `images`, `annotations` and `categories`"] if jsons else []
     there += [f"the folders {listing(folders)}"] if folders else []
     return (

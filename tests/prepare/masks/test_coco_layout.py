@@ -310,6 +310,46 @@ def test_a_json_without_images_is_reported(tmp_path: Path, capsys: pytest.Captur
     assert "instances_val.json has no images in images/val/ or val/; available splits: train" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("annotations/val.json", "images/val/1.jpg"),
+        ("train.json", "train/2.jpg"),
+        ("extra.json", "extra/1.jpg"),
+        ("extra/labels.json", "extra/1.jpg"),
+        ("images/_annotations.coco.json", "images/2.jpg"),
+    ],
+)
+@pytest.mark.parametrize("used", ["annotations/instances_train.json", "train/_annotations.coco.json"])
+def test_a_json_in_another_layout_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], used: str, name: str, image: str
+) -> None:
+    root = tmp_path / "in"
+    save(root, ["train/1.jpg", image])
+    listing(root, used, ["1.jpg"])
+    path = listing(root, name, ["1.jpg"])
+    listing(root, "__MACOSX/extra.json", ["1.jpg"])
+    listing(root, "annotations/captions_train.json", ["1.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    error = capsys.readouterr().err
+    assert f"{path} is not converted: it has another layout than {root / used}; pass it with --json" in error
+    assert error.count("is not converted") == 1
+    given = ["--root", str(root), "--json", str(path), "--images", str(root / image.rpartition("/")[0])]
+    run("prepare-data", "coco-instances", *given, "--out", str(tmp_path / "2"), "--skip-bad-images")
+    assert "is not converted" not in capsys.readouterr().err
+
+
+def test_what_operating_systems_leave_is_ignored(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("__MACOSX/_annotations.coco.json", ".cache/_annotations.coco.json", "._result.json"):
+        listing(root, name, ["a.jpg"])
+    with pytest.raises(DataError, match="found no JSON files and no folders"):
+        find_splits(root)
+    save(root, ["images/a.jpg"])
+    listing(root, "result.json", ["a.jpg"])
+    assert list(find_splits(root)) == ["train"]
+
+
 def test_the_output_may_not_be_inside_the_given_images(tmp_path: Path) -> None:
     path = listing(tmp_path, "mine.json", ["a.jpg"])
     save(tmp_path, ["photos/a.jpg"])
