@@ -104,7 +104,7 @@ class CocoInstances:
         where = f"{annotation}, annotation {short(number)}"
         if not segmentation and has_key_points:
             raise NoAreaError(f"{where} has only key points; expected polygons or an RLE")
-        if segmentation is None or segmentation == []:
+        if segmentation is None or segmentation in ([], {}):
             raise AnnotationError(
                 f"{where} has no segmentation, only a bounding box; expected polygons or an RLE", BOX_ONLY
             )
