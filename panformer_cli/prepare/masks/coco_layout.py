@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nlargest
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
@@ -137,9 +138,22 @@ def _words(stem: str) -> list[str]:
     return re.split("[._ -]", stem)
 
 
-def coco_jsons(root: Path) -> Iterator[Path]:
-    """Yield the JSON files in `root` and in its folders that look like COCO's, without those of COCO's other tasks."""
-    return filter(_is_coco, _jsons(root))
+def coco_jsons(root: Path, most: int | None = None) -> Iterator[Path]:
+    """Yield the JSON files in `root` and in its folders that look like COCO's, without those of COCO's other tasks.
+
+    Opens at most `most` files, the largest ones, since COCO's JSON describes many images.
+    """
+    found = _jsons(root)
+    if most is not None and len(found) > most:
+        found = sorted(nlargest(most, found, key=_size))
+    return filter(_is_coco, found)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reported when it is opened
+        return 0
 
 
 def _other_jsons(root: Path) -> dict[str, Path]:
