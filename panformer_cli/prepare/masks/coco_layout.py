@@ -233,8 +233,16 @@ def _other_split(root: Path, annotation: Path, split: str, own: Mapping[str, Seq
     if own[split]:
         inside = [folder / name for folder in own[split] for name in _FOLDERS]
         return CocoSplit(annotation, _existing([*own[split], *inside]), own[split][0], bases=anywhere)
-    others = tuple(folder for folders in own.values() for folder in folders)
-    return CocoSplit(annotation, anywhere, root, others=others)
+    others = [folder for folders in own.values() for folder in folders]
+    if len(own) > 1:
+        inner = [folder for base in (root, root / "images") for folder in base.glob("*/")]
+        others += [folder for folder in inner if _purpose(folder.name) not in ("", _purpose(split))]
+    return CocoSplit(annotation, anywhere, root, others=tuple(others))
+
+
+def _purpose(split: str) -> str:
+    """Return the first two letters of a usual name of a split, such as `va` of `val2017` and `valid`, or nothing."""
+    return split[:2].lower() if SPLIT_NAME.fullmatch(split) else ""
 
 
 def _existing(folders: Iterable[Path]) -> tuple[Path, ...]:

@@ -252,6 +252,25 @@ def test_a_split_without_a_folder_does_not_use_that_of_another_split(tmp_path: P
     assert list(result(tmp_path, "val")) == ["photos/2.jpg"]
 
 
+@pytest.mark.parametrize("folder", ["images/", ""])
+def test_folders_of_another_year_are_those_of_their_split(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / "in"
+    save(root, [f"{folder}train2017/1.jpg", f"{folder}val2017/2.jpg"])
+    listing(root, "train.json", ["1.jpg", "2.jpg"])
+    listing(root, "val.json", ["2.jpg", "1.jpg"])
+    assert converted(tmp_path, "--root", str(root), "--skip-bad-images") == 0
+    assert list(result(tmp_path)) == [f"{folder}train2017/1.jpg"]
+    assert list(result(tmp_path, "val")) == [f"{folder}val2017/2.jpg"]
+
+
+def test_one_json_may_list_the_folders_of_several_splits(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    save(root, ["train2017/1.jpg", "val2017/2.jpg"])
+    listing(root, "result.json", ["1.jpg", "2.jpg"])
+    assert converted(tmp_path, "--root", str(root)) == 0
+    assert list(result(tmp_path)) == ["train2017/1.jpg", "val2017/2.jpg"]
+
+
 def test_a_name_with_folders_may_begin_in_any_usual_folder(tmp_path: Path) -> None:
     root = tmp_path / "in"
     save(root, ["train/1.jpg", "images/more/2.jpg", "3.jpg"])
