@@ -298,7 +298,7 @@ def _is_vistas(config: Path) -> bool:
 
 
 def _coco_instances(folder: _Folder) -> Form | None:
-    found = next(filter(_has_objects, coco_jsons(folder.root)), None)
+    found = next(filter(_has_objects, coco_jsons(folder.root, _MOST_OPENED)), None)
     if found is None:
         return None
     evidence = f"{folder.inner(found)} has images, annotations and categories"
@@ -354,7 +354,7 @@ def _yolo_labels(folder: _Folder) -> str:
 
 
 def _cvat(folder: _Folder) -> Form | None:
-    for path in sorted(folder.root.glob("*.xml")):
+    for path in islice(sorted(folder.root.glob("*.xml")), _MOST_OPENED):
         if b"<annotations" in _ends_of(path)[:1000]:
             return Form("cvat", "CVAT's XML", f"{path.name} has <annotations>", folder.root, _class_file(folder))
     return None

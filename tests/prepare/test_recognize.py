@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.recognize import contents, recognize, refusal
+from panformer_cli.prepare.recognize import contents, hint, recognize, refusal
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
 from tests.cli.prepare_folders import SOURCES, coco_instances, cvat, labelme, save_image, text, yolo
@@ -74,6 +75,28 @@ def test_a_large_json_is_recognized_by_its_ends(tmp_path: Path) -> None:
     assert names(tmp_path) == ["coco-instances"]
     text(tmp_path / "a.json", f'{{"shapes": [], "imagePath": "a.jpg", "imageData": "{padding}"}}')
     assert names(tmp_path) == ["labelme"]
+
+
+def test_few_of_many_jsons_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = json.dumps({"shapes": [], "imagePath": "a.jpg"})
+    for number in range(300):
+        text(tmp_path / f"{number:03}.json", shapes)
+    opened = []
+    read = Path.open
+
+    def counting(path: Path, *arguments: Any, **options: Any) -> Any:
+        opened.append(path)
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counting)
+    assert names(tmp_path) == ["labelme"]
+    assert 0 < len({path for path in opened if path.suffix == ".json"}) <= 80
+    opened.clear()
+    assert hint(tmp_path, "labelme") == ""
+    assert len(opened) <= 80
+    rows = [{"image_id": number, "category_id": 1} for number in range(300)]
+    text(tmp_path / "z.json", json.dumps({"images": [], "annotations": rows, "categories": []}))
+    assert names(tmp_path) == ["coco-instances", "labelme"]
 
 
 def test_yolo_without_a_configuration(tmp_path: Path) -> None:

@@ -65,10 +65,10 @@ class CocoInstances:
         return list(self.layout)
 
     def conventions(self, split: str, marks: Mapping[str, int]) -> Sequence[str]:
-        """Return a sentence about each JSON without images, once for all splits."""
+        """Return a sentence about each JSON that is not used, once for all splits."""
         del marks
-        unused = unused_jsons(self.root, self.layout) if split == next(iter(self.layout)) else {}
-        return [f"{path} is not converted: it has no images in {folders}" for path, folders in unused.values()]
+        unused = unused_jsons(self.root, self.layout) if split == next(iter(self.layout)) else ()
+        return [f"{path} is not converted: it {reason}" for path, _, reason in unused]
 
     def images(self, split: str) -> Iterator[SourceImage]:
         annotation = _split(self.layout, split, self.root).annotation
@@ -104,7 +104,7 @@ class CocoInstances:
         where = f"{annotation}, annotation {short(number)}"
         if not segmentation and has_key_points:
             raise NoAreaError(f"{where} has only key points; expected polygons or an RLE")
-        if segmentation is None or segmentation == []:
+        if segmentation is None or segmentation in ([], {}):
             raise AnnotationError(
                 f"{where} has no segmentation, only a bounding box; expected polygons or an RLE", BOX_ONLY
             )
@@ -156,8 +156,8 @@ def _image(listed: ListedImage, split: CocoSplit, finder: ImageFinder, masks: Pa
 
 def _split(layout: Mapping[str, CocoSplit], split: str, root: Path) -> CocoSplit:
     if split not in layout:
-        unused = unused_jsons(root, layout).get(split)
-        reason = f": {unused.path} has no images in {unused.folders}" if unused is not None else ""
+        unused = next((found for found in unused_jsons(root, layout) if found.split == split), None)
+        reason = f": {unused.path} {unused.reason}" if unused is not None else ""
         raise DataError(f"no split {split!r} in {root}{reason}; available splits: {', '.join(layout)}")
     return layout[split]
 

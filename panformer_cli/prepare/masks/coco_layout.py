@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nlargest
+from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from panformer_cli.data.disk_list import DiskList
+from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import SPLIT_NAME, listed_files
 from panformer_cli.storage.files import is_file, name_inside
-from panformer_cli.wording import listing
+from panformer_cli.wording import LISTED, listing
 
 _EXPORT = "_annotations.coco.json"
 """Roboflow's JSON, next to the images of a split."""
@@ -31,25 +34,36 @@ _OTHERS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _PEEKED = 2**16
 """Bytes at either end of a JSON in which at least two of these keys must be, to recognize it."""
-_URL = re.compile("[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_URL = re.compile("[a-z][a-z0-9+.-]+://[^/?#]*(?P<path>[^?#]*)", re.IGNORECASE)
+"""A URL, whose host may be invalid."""
 
 
 class CocoSplit(NamedTuple):
-    """The JSON of a split, and the folders in which the file names of its images are looked up, in this order.
+    """The JSON of a split, and where its images are (see `ImageFinder`).
 
-    A name that is in none of them is matched with the files below `top` (see `ImageFinder`).
+    Attributes:
+        annotation: The JSON.
+        folders: The folders in which file names are looked up, in this order.
+        top: The folder whose files are matched with names that are in none of them.
+        bases: The folders in which names with folders, such as `train/a.jpg`, are also looked up.
+        within: The folder that must contain what is found in `bases`; None for any.
+        others: The folders of other splits, whose files are not matched.
     """
 
     annotation: Path
     folders: tuple[Path, ...]
     top: Path
+    bases: tuple[Path, ...] = ()
+    within: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
 class UnusedJson(NamedTuple):
-    """A JSON without images, and the folders that were looked for, in words."""
+    """A JSON that is not converted, the split in its name, and why: a sentence without its subject."""
 
     path: Path
-    folders: str
+    split: str
+    reason: str
 
 
 def find_splits(root: Path) -> dict[str, CocoSplit]:
@@ -66,20 +80,34 @@ def find_splits(root: Path) -> dict[str, CocoSplit]:
         for split, path in named.items()
         if (folder := find_images(root, split)) is not None
     }
-    exported = [path for path in root.glob(f"*/{_EXPORT}") if path.parent.name not in _FOLDERS]
+    exported = [
+        path
+        for path in root.glob(f"*/{_EXPORT}")
+        if path.parent.name not in _FOLDERS and not _is_hidden(path.parent.name)
+    ]
     splits = {path.parent.name: CocoSplit(path, (path.parent,), path.parent) for path in exported} | splits
-    splits = splits or {split: _other_split(root, split, path) for split, path in _other_jsons(root).items()}
+    splits = splits or _other_splits(root)
     if not splits:
         raise DataError(_nothing_found(root))
     return dict(sorted(splits.items()))
 
 
-def unused_jsons(root: Path, layout: Mapping[str, CocoSplit]) -> dict[str, UnusedJson]:
-    """Return by split the JSON files in COCO's `annotations` that are not used, because their images are missing."""
-    used = {split.annotation for split in layout.values()}
-    found = (path for path in sorted((root / "annotations").glob("instances_*.json")) if path not in used)
-    named = ((path.stem.removeprefix("instances_"), path) for path in found)
-    return {split: UnusedJson(path, f"images/{split}/ or {split}/") for split, path in named}
+def unused_jsons(root: Path, layout: Mapping[str, CocoSplit]) -> Iterator[UnusedJson]:
+    """Yield the JSON files that `find_splits` does not use: those without images, then those in another layout.
+
+    Yields nothing if the JSON was given: then the others are not meant.
+    """
+    if any(split.within is not None for split in layout.values()):
+        return
+    used = sorted(split.annotation for split in layout.values())
+    lone = [path for path in sorted((root / "annotations").glob("instances_*.json")) if path not in used]
+    for path in lone:
+        split = path.stem.removeprefix("instances_")
+        yield UnusedJson(path, split, f"has no images in images/{split}/ or {split}/")
+    for path in _jsons(root):
+        if path not in used and path not in lone and _is_readable_coco(path):
+            reason = f"has another layout than {listing(used)}; pass it with --json FILE --images DIR"
+            yield UnusedJson(path, split_of(path.relative_to(root)), reason)
 
 
 def given_split(annotation: Path, images: Path, split: str) -> dict[str, CocoSplit]:
@@ -93,7 +121,7 @@ def given_split(annotation: Path, images: Path, split: str) -> dict[str, CocoSpl
         raise DataError(f"the JSON {annotation} does not exist; check --json")
     if not images.is_dir():
         raise DataError(f"the folder of images {images} does not exist; check --images")
-    return {split: CocoSplit(annotation, (images, annotation.parent), images)}
+    return {split: CocoSplit(annotation, (images,), images, bases=(annotation.parent,), within=images)}
 
 
 def split_of(inner: PurePath) -> str:
@@ -102,13 +130,30 @@ def split_of(inner: PurePath) -> str:
     >>> [split_of(PurePath(name)) for name in ("annotations/instances_val2017.json", "test/labels.json", "result.json")]
     ['val2017', 'test', 'train']
     """
-    words = [*re.split("[._ -]", inner.stem), inner.parent.name]
+    words = [*_words(inner.stem), inner.parent.name]
     return next((word for word in words if SPLIT_NAME.fullmatch(word)), SINGLE_SPLIT)
 
 
-def coco_jsons(root: Path) -> Iterator[Path]:
-    """Yield the JSON files in `root` and in its folders that look like COCO's, without those of COCO's other tasks."""
-    return filter(_is_coco, _jsons(root))
+def _words(stem: str) -> list[str]:
+    return re.split("[._ -]", stem)
+
+
+def coco_jsons(root: Path, most: int | None = None) -> Iterator[Path]:
+    """Yield the JSON files in `root` and in its folders that look like COCO's, without those of COCO's other tasks.
+
+    Opens at most `most` files, the largest ones, since COCO's JSON describes many images.
+    """
+    found = _jsons(root)
+    if most is not None and len(found) > most:
+        found = sorted(nlargest(most, found, key=_size))
+    return filter(_is_coco, found)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reported when it is opened
+        return 0
 
 
 def _other_jsons(root: Path) -> dict[str, Path]:
@@ -131,8 +176,12 @@ def _jsons(root: Path) -> list[Path]:
     return [
         path
         for path, parts in zip(found, names, strict=True)
-        if not any(part.startswith(".") for part in parts) and not path.name.startswith(_OTHERS)
+        if not any(map(_is_hidden, parts)) and not path.name.startswith(_OTHERS)
     ]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or is_clutter(name)
 
 
 def _is_coco(path: Path) -> bool:
@@ -147,17 +196,62 @@ def _is_coco(path: Path) -> bool:
     return sum(key in text for key in _KEYS) >= 2
 
 
-def _other_split(root: Path, split: str, annotation: Path) -> CocoSplit:
+def _is_readable_coco(path: Path) -> bool:
+    try:
+        return _is_coco(path)
+    except DataError:  # of no matter for the files that are used
+        return False
+
+
+def _other_splits(root: Path) -> dict[str, CocoSplit]:
+    jsons = _other_jsons(root)
+    own = {split: _own_folders(root, split, path) for split, path in jsons.items()}
+    return {split: _other_split(root, path, split, own) for split, path in jsons.items()}
+
+
+def _own_folders(root: Path, split: str, annotation: Path) -> list[Path]:
+    """Return the folders with images that have the name of a split or of its JSON."""
+    named = [root / "images" / split, root / split]
+    if split in _words(annotation.stem):
+        named.append(annotation.with_suffix(""))
+    return [folder for folder in dict.fromkeys(named) if folder.is_dir() and _has_images(folder)]
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        return next(listed_files(folder), None) is not None
+    except DataError:  # reported with the images that are missing
+        return True
+
+
+def _other_split(root: Path, annotation: Path, split: str, own: Mapping[str, Sequence[Path]]) -> CocoSplit:
+    """Return where the images of a split are: only in its own folders, unless it has none or a name has folders."""
     home = annotation.parent
-    candidates = [root / "images" / split, root / split, home / annotation.stem, home]
-    candidates += [base / name for base in (home, root) for name in _FOLDERS]
-    folders = dict.fromkeys(folder for folder in [*candidates, root] if folder.is_dir())
-    return CocoSplit(annotation, tuple(folders), root)
+    usual = [root / "images" / split, root / split, annotation.with_suffix(""), home]
+    usual += [base / name for base in (home, root) for name in _FOLDERS]
+    anywhere = _existing([*usual, root])
+    if own[split]:
+        inside = [folder / name for folder in own[split] for name in _FOLDERS]
+        return CocoSplit(annotation, _existing([*own[split], *inside]), own[split][0], bases=anywhere)
+    others = [folder for folders in own.values() for folder in folders]
+    if len(own) > 1:
+        inner = [folder for base in (root, root / "images") for folder in base.glob("*/")]
+        others += [folder for folder in inner if _purpose(folder.name) not in ("", _purpose(split))]
+    return CocoSplit(annotation, anywhere, root, others=tuple(others))
+
+
+def _purpose(split: str) -> str:
+    """Return the first two letters of a usual name of a split, such as `va` of `val2017` and `valid`, or nothing."""
+    return split[:2].lower() if SPLIT_NAME.fullmatch(split) else ""
+
+
+def _existing(folders: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
 def _nothing_found(root: Path) -> str:
     jsons = [path.relative_to(root).as_posix() for path in _jsons(root)]
-    folders = [f"{path.name}/" for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    folders = [f"{path.name}/" for path in sorted(root.iterdir()) if path.is_dir() and not _is_hidden(path.name)]
     there = [f"the JSON files {listing(jsons)}, without `images`, `annotations` and `categories`"] if jsons else []
     there += [f"the folders {listing(folders)}"] if folders else []
     return (
@@ -177,17 +271,16 @@ class FoundImage(NamedTuple):
 class ImageFinder:
     """Finds the images that a JSON lists.
 
-    A name is first looked up in the split's folders. If it is in none of them, it may come from another machine or
-    another folder. Then its file is the only one below `top` that ends in the same parts, as many as needed, if no
-    other name in the JSON ends in these parts.
+    A name is first looked up in the split's folders, and a name with folders also in its bases. If it is in none of
+    them, it may come from another machine or another folder. Then its file is the only one below `top` that ends in
+    the same parts, as many as needed, if no other name in the JSON ends in these parts.
     """
 
     def __init__(self, split: CocoSplit, listed: Iterable[str]) -> None:
         self._split = split
         self._listed = listed
         self._problem = ""
-        self._files: DiskList[str] | None = None
-        self._names: DiskList[str] | None = None
+        self._tails: _Tails | None = None
 
     def find(self, file_name: str) -> FoundImage:
         """Return the file of an image.
@@ -198,27 +291,35 @@ class ImageFinder:
         where, problem = str(self._split.annotation), None
         names = list(_spellings(file_name))
         for name in names:
-            for folder in self._split.folders:
+            for folder in self._places(name):
                 try:
                     path = name_inside(folder, name, where)
                 except DataError as error:
                     problem = problem or error
                 else:
-                    if is_file(path):
+                    if is_file(path) and self._is_allowed(folder, path):
                         return FoundImage(path, name)
         return self._find_elsewhere(file_name, names[-1], problem)
 
+    def _places(self, name: str) -> tuple[Path, ...]:
+        has_folders = len(PurePosixPath(name).parts) > 1
+        return self._split.folders + (self._split.bases if has_folders else ())
+
+    def _is_allowed(self, folder: Path, path: Path) -> bool:
+        within = self._split.within
+        return folder in self._split.folders or within is None or path.is_relative_to(within)
+
     def _find_elsewhere(self, file_name: str, name: str, problem: DataError | None) -> FoundImage:
-        files, names = self._all_names()
-        parts = PurePosixPath(name).parts
-        for count in range(len(parts), 0, -1):
-            matching = _ending_in(files, parts[-count:])
+        tails = self._all_tails()
+        for tail in _tails_of(name, tails.depth):
+            matching = _first(tails.files, tail, LISTED + 1)
             if len(matching) > 1:
+                more = " and others" if len(matching) > LISTED else ""
                 raise DataError(
-                    f"{self._split.annotation}: the image {file_name} could be {listing(matching)} in "
+                    f"{self._split.annotation}: the image {file_name} could be {', '.join(matching[:LISTED])}{more} in "
                     f"{self._split.top}; expected one; correct the file_name"
                 )
-            if matching and len(_ending_in(names, parts[-count:])) == 1:
+            if matching and len(_first(tails.names, tail, 2)) == 1:
                 return FoundImage(self._split.top / matching[0], matching[0])
         if problem is not None:
             raise problem
@@ -227,34 +328,68 @@ class ImageFinder:
             f"{self._problem}; restore it, or pass its folder with --json FILE --images DIR"
         )
 
-    def _all_names(self) -> tuple[DiskList[str], DiskList[str]]:
-        """Return the names of all files below `top` and of all images in the JSON; there may be millions."""
-        if self._files is None or self._names is None:
-            top = self._split.top
-            self._names = DiskList((list(_spellings(name))[-1] for name in self._listed), key=_last_part)
-            self._files = DiskList(key=_last_part)
+    def _all_tails(self) -> _Tails:
+        """Return the tails of all files below `top` and of all names in the JSON; there may be millions."""
+        if self._tails is None:
+            files, depth = DiskList[tuple[str, str]](key=_tail), 0
             try:
-                self._files.extend(path.relative_to(top).as_posix() for path in listed_files(top))
+                for inner in self._files_below_top():
+                    tails = _tails_of(inner)
+                    depth = max(depth, len(tails))
+                    files.extend((tail, inner) for tail in tails)
             except DataError as error:  # then only the split's folders count
-                self._files, self._problem = DiskList(key=_last_part), f" ({error})"
-        return self._files, self._names
+                files, depth, self._problem = DiskList(key=_tail), 0, f" ({error})"
+            listed = (list(_spellings(name))[-1] for name in self._listed) if depth else ()
+            names = DiskList(((tail, name) for name in listed for tail in _tails_of(name, depth)), key=_tail)
+            self._tails = _Tails(files, names, depth)
+        return self._tails
+
+    def _files_below_top(self) -> Iterator[str]:
+        for path in listed_files(self._split.top):
+            if not any(path.is_relative_to(other) for other in self._split.others):
+                yield path.relative_to(self._split.top).as_posix()
 
 
-def _ending_in(names: DiskList[str], parts: Sequence[str]) -> list[str]:
-    """Return the names that end in these parts."""
-    same = (names[index] for index in names.positions(parts[-1]))
-    return [name for name in same if PurePosixPath(name).parts[-len(parts) :] == tuple(parts)]
+class _Tails(NamedTuple):
+    """Every tail (see `_tails_of`) of files and of listed names, with its file or name, to find them by it.
+
+    Attributes:
+        files: The tails of files.
+        names: The tails of names, no longer than those of files.
+        depth: Most parts of a tail.
+    """
+
+    files: DiskList[tuple[str, str]]
+    names: DiskList[tuple[str, str]]
+    depth: int
+
+
+def _tail(row: tuple[str, str]) -> str:
+    return row[0]
+
+
+def _tails_of(name: str, most: int | None = None) -> list[str]:
+    """Return the ends of a name with at most `most` parts, longest first.
+
+    >>> _tails_of("images/left/a.jpg", 2)
+    ['left/a.jpg', 'a.jpg']
+    """
+    parts = PurePosixPath(name).parts
+    longest = len(parts) if most is None else min(len(parts), most)
+    return ["/".join(parts[-count:]) for count in range(longest, 0, -1)]
+
+
+def _first(rows: DiskList[tuple[str, str]], tail: str, most: int) -> list[str]:
+    """Return the first files or names with a tail; there may be as many as images."""
+    return [rows[position][1] for position in islice(rows.positions(tail), most)]
 
 
 def _spellings(file_name: str) -> Iterator[str]:
     """Yield a file name with `/` between folders; of a URL only the path; then without the escapes of URLs."""
     name = file_name.replace("\\", "/")
-    if _URL.match(name):
-        name = urlsplit(name).path.lstrip("/")
+    url = _URL.match(name)
+    if url is not None:
+        name = url["path"].lstrip("/")
     yield name
     if "%" in name:
         yield unquote(name)
-
-
-def _last_part(name: str) -> str:
-    return name.rpartition("/")[2]

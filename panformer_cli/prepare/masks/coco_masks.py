@@ -69,15 +69,20 @@ def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, l
 
 
 def _polygons(polygons: list[Any], size: tuple[int, int], where: str, log: AnnotationLog) -> list[list[float]]:
-    points = [polygon for polygon in polygons if isinstance(polygon, list) and len(polygon) in (0, 2, 4)]
+    points = [polygon for polygon in polygons if _is_point_or_line(polygon)]
     if len(points) < len(polygons):
         polygons = [polygon for polygon in polygons if polygon not in points]
         log.left_out.extend((NO_AREA, f"{where}: a part is {short(part)}, without area") for part in points)
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        if not isinstance(polygon, list) or any(isinstance(number, list) for number in polygon):
+            raise AnnotationError(
+                f"{where}: a polygon is {short(polygon)}; expected x1, y1, x2, y2, x3, y3, ..., and a list of such "
+                "polygons: [[x1, y1, ...]]"
+            )
+        if len(polygon) < 6 or len(polygon) % 2:
             raise AnnotationError(
                 f"{where}: a polygon is {short(polygon)}; expected x1, y1, x2, y2, x3, y3, ... with 3 or more points",
-                FEW_POINTS if isinstance(polygon, list) and len(polygon) < 6 else OTHER,
+                FEW_POINTS if len(polygon) < 6 else OTHER,
             )
         # Small overshoots are common; points farther than one image size away belong to another image or unit.
         far = [n for n in polygon if type(n) not in (int, float) or not -max(size) <= n <= 2 * max(size)]
@@ -87,6 +92,11 @@ def _polygons(polygons: list[Any], size: tuple[int, int], where: str, log: Annot
                 BAD_COORDINATES,
             )
     return polygons
+
+
+def _is_point_or_line(polygon: Any) -> bool:
+    is_flat = isinstance(polygon, list) and not any(isinstance(number, list) for number in polygon)
+    return is_flat and len(polygon) in (0, 2, 4)
 
 
 def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]:
