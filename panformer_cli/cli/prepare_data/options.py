@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,16 +124,17 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     )
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
-    click.echo(f"Next: panformer prepare-data verify {conversion.out}")
+    click.echo(f"Next: panformer prepare-data verify {shlex.quote(str(conversion.out))}")
     click.echo(f"      {_command_after_verify(conversion.out, _train_and_val(summaries))}")
 
 
 def _command_after_verify(out: Path, splits: Sequence[tuple[str, str]]) -> str:
     """Return the training command if there are splits to train on and to evaluate, else the one that splits."""
     if len(splits) < 2:
-        return f"panformer prepare-data split --root {out} --out {out.with_name(f'{out.name}_divided')}"
-    named = " ".join(f"--set data.{key}_split={name}" for key, name in splits)
-    return f"panformer train r50 --set data.root={out} {named}"
+        divided = out.with_name(f"{out.name}_divided")
+        return shlex.join(["panformer", "prepare-data", "split", "--root", str(out), "--out", str(divided)])
+    settings = [f"data.root={out}", *(f"data.{key}_split={name}" for key, name in splits)]
+    return shlex.join(["panformer", "train", "r50", *(word for setting in settings for word in ("--set", setting))])
 
 
 def _train_and_val(summaries: Sequence[SplitSummary]) -> list[tuple[str, str]]:
