@@ -83,7 +83,7 @@ def why_left_out(path: PurePath) -> str:
         return f"{suffix} (needs pillow-heif)"
     if suffix in _OPTIONAL:
         return f"{suffix} (this OpenCV and this Pillow cannot read it)"
-    return f"{suffix} (not images)" if suffix else "without a suffix (not images)"
+    return f"{suffix} (not an image)" if suffix else "without a suffix (not an image)"
 
 
 def is_heic(data: bytes) -> bool:

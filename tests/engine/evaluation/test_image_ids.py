@@ -96,7 +96,13 @@ def test_ids_are_not_taken_from_a_data_set_that_lacks_an_image(data: Path, tmp_p
     images = data / "images" / "val"
     shutil.copy(images / "1.png", images / "new.png")
     found = find_images([str(images)], tmp_path / "out")
-    assert [image.id for image in found.images] == [1, 2, 3, 4, 5] and not found.notes
+    assert [image.id for image in found.images] == [1, 2, 3, 4, 5]
+    annotation = data / "annotations" / "panoptic_val.json"
+    start = f"Image ids are not those of {annotation}, which "
+    assert found.notes == [f"{start}does not list 1 of 5 images (first new.png)"]
+    annotation.write_text(annotation.read_text()[:-20])
+    found = find_images([str(images / "3.png")], tmp_path / "out")
+    assert found.images[0].id == 3 and found.notes[0].startswith(f"{start}cannot be used; check it")
 
 
 def test_a_json_that_does_not_list_an_image_is_refused(data: Path, tmp_path: Path) -> None:
