@@ -91,7 +91,7 @@ def test_a_few_images_are_not_significant() -> None:
     content = compared(A[:1], B[:1])
     assert content["verdict"] == {"all": "chance", "things": "same", "stuff": "chance"}
     assert "1 image cannot show a difference of 1 point" in few_images_note(content)
-    assert "about 10 images" in few_images_note(content)
+    assert "at least 10 images are needed" in few_images_note(content)
 
 
 def test_equal_sets_do_not_ask_for_more_images() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from panformer_cli.data.coco import annotation_index
 from panformer_cli.engine.evaluation.compare import CompareOptions
 from panformer_cli.engine.evaluation.compare_inputs import compare_inputs
 from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
@@ -90,6 +91,21 @@ def test_single_files_of_a_data_set_get_its_ids(data: Path, tmp_path: Path) -> N
     found = find_images([str(images / "3.png"), str(images / "10.png")], tmp_path / "out")
     assert [image.id for image in found.images] == [3, 1]
     assert found.notes == [f"Image ids are those of {data / 'annotations' / 'panoptic_val.json'}"]
+
+
+def test_no_index_is_built_for_ids_but_one_is_used(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotation_index, "SMALLEST", 0)
+    annotation = data / "annotations" / "panoptic_val.json"
+    before = set(data.rglob("*"))
+
+    def ids() -> list[int | str]:
+        return [image.id for image in find_images([str(data / "images" / "val")], tmp_path / "out").images]
+
+    expected = ids()
+    assert set(data.rglob("*")) == before and sorted(map(int, expected)) == [0, 1, 2, 3]
+    annotation_index.open_annotation(annotation)
+    monkeypatch.setattr("panformer_cli.engine.image_ids.read_image_ids", None)
+    assert ids() == expected
 
 
 def test_ids_are_not_taken_from_a_data_set_that_lacks_an_image(data: Path, tmp_path: Path) -> None:
