@@ -21,6 +21,22 @@ _ALWAYS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".t
 _OPTIONAL = {".webp": "webp", ".avif": "avif", ".jp2": "jpg_2000"}
 """Formats that OpenCV and Pillow may be built without: suffix, and the name of the feature in Pillow."""
 _HEIC = (".heic", ".heif")
+
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+"""What Pillow raises for a corrupt or truncated file, depending on the format and the corrupt byte."""
+
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "__macosx", "@eadir"})
 
@@ -59,7 +75,7 @@ def is_clutter(name: str) -> bool:
 
 
 def why_left_out(path: PurePath) -> str:
-    """Return why a file of a folder is not taken as an image, such as `.txt (not an image)`; empty for an image."""
+    """Return why a file of a folder is not taken as an image, such as `.txt (not images)`; empty for an image."""
     suffix = path.suffix.lower()
     if suffix in readable_suffixes():
         return ""
@@ -67,7 +83,7 @@ def why_left_out(path: PurePath) -> str:
         return f"{suffix} (needs pillow-heif)"
     if suffix in _OPTIONAL:
         return f"{suffix} (this OpenCV and this Pillow cannot read it)"
-    return f"{suffix} (not images)" if suffix else "without a suffix (not images)"
+    return f"{suffix} (not an image)" if suffix else "without a suffix (not an image)"
 
 
 def is_heic(data: bytes) -> bool:
@@ -115,7 +131,7 @@ def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about corrupt tags, which are left out
             return _loaded_tags(data)
-    except (SyntaxError, ValueError, struct.error, OSError, TypeError):
+    except PILLOW_ERRORS:
         return TiffImagePlugin.ImageFileDirectory_v2()
 
 
@@ -131,7 +147,7 @@ def _first(tags: TiffImagePlugin.ImageFileDirectory_v2, tag: int, default: int) 
     try:
         value = tags.get(tag, default)
         return int(value[0] if isinstance(value, tuple) else value)
-    except (SyntaxError, ValueError, struct.error, IndexError, TypeError, KeyError):
+    except PILLOW_ERRORS:
         return default
 
 

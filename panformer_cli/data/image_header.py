@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from panformer_cli.data.image_formats import register_heic, tiff_problem
-from panformer_cli.data.images import decode, read_bytes, why_unsupported
+from panformer_cli.data.image_formats import PILLOW_ERRORS, tiff_problem
+from panformer_cli.data.images import decode, quiet_open, read_bytes, reason_of, why_unsupported
 from panformer_cli.data.opencv import cv2
 from panformer_cli.errors import DataError
 
@@ -45,12 +42,10 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
         data: its content, if already read.
 
     Raises:
-        DataError: the file is missing, cannot be read, is not an image, or declares an implausible size.
+        DataError: the file is missing, cannot be read, is corrupt, is not an image, or declares an implausible size.
     """
-    register_heic()
     try:
-        with warnings.catch_warnings(), Image.open(path if data is None else BytesIO(data)) as image:
-            warnings.simplefilter("ignore")  # Pillow warns about large images; the decoder may reject them
+        with quiet_open(path if data is None else data) as image:
             if isinstance(image, TiffImagePlugin.TiffImageFile) and (problem := tiff_problem(image.tag_v2)):
                 raise DataError(f"{path}: {problem}")
             return ImageHeader(_stored_size(image), _orientation(image))
@@ -60,8 +55,8 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
         return _decoded(path, read_bytes(path, "image") if data is None else data)
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} declares an implausible size; restore the file") from error
-    except OSError as error:
-        raise DataError(f"the image {path} cannot be read: {error.strerror or error}; restore the file") from error
+    except PILLOW_ERRORS as error:
+        raise DataError(f"the image {path} cannot be read: {reason_of(error)}; restore the file") from error
 
 
 def _decoded(path: Path, data: bytes) -> ImageHeader:
@@ -86,6 +81,6 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Pillow would decode the whole image to find it
     try:
         number = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (SyntaxError, ValueError, struct.error):  # OpenCV reads an image with corrupt EXIF data as stored
+    except PILLOW_ERRORS:  # OpenCV reads an image with corrupt EXIF data as stored
         return 1
     return number if number in range(1, 9) else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from panformer_cli.data.image_formats import (
     HEIC_ADVICE,
+    PILLOW_ERRORS,
     has_heic,
     has_tiff_alpha,
     is_avif,
@@ -88,15 +88,20 @@ def why_unsupported(data: bytes) -> str:
     return tiff_problem(tiff_tags(data)) if is_tiff(data) else ""
 
 
+def reason_of(error: Exception) -> str:
+    """Return the message of an error of the system or of Pillow in one line; its type if it has none."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
 def has_more_frames(path: Path) -> bool:
     """Return whether an image has several pages or frames, of which `read_image` reads only the first.
 
     A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
     """
     try:
-        with _opened(path) as image:
+        with quiet_open(path) as image:
             return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError):
+    except (*PILLOW_ERRORS, Image.DecompressionBombError):
         return False
 
 
@@ -110,7 +115,7 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
     unreadable = DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
     if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
         raise unreadable
-    with _pillow_errors(path, unreadable), _opened(data) as image:
+    with _pillow_errors(path, unreadable), quiet_open(data) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             gray = (np.asarray(upright) >> 8).astype(np.uint8)
@@ -119,7 +124,8 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open an image file, or the content of one, with Pillow, without its warnings; errors as `PILLOW_ERRORS`."""
     register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
@@ -134,8 +140,8 @@ def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
         yield
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise unreadable from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
-        raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error
+    except PILLOW_ERRORS as error:
+        raise _corrupt(path, error) from error
 
 
 def _check_whole(path: Path, data: bytes) -> None:
@@ -145,7 +151,11 @@ def _check_whole(path: Path, data: bytes) -> None:
         return
     try:
         # OpenCV has decoded formats that Pillow does not know and sizes that Pillow rejects.
-        with suppress(UnidentifiedImageError, Image.DecompressionBombError), _opened(data) as image:
+        with suppress(UnidentifiedImageError, Image.DecompressionBombError), quiet_open(data) as image:
             image.load()
-    except (OSError, SyntaxError, RuntimeError) as error:
-        raise DataError(f"{path} is corrupt or truncated ({error}); restore the file") from error
+    except PILLOW_ERRORS as error:
+        raise _corrupt(path, error) from error
+
+
+def _corrupt(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is corrupt or truncated ({reason_of(error)}); restore the file")

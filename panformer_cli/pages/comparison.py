@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.metrics.bootstrap import GROUPS, VERDICTS
-from panformer_cli.pages.base import Table, write_page
+from panformer_cli.metrics.bootstrap import FIGURES, GROUPS, VERDICTS
+from panformer_cli.metrics.quality import shown
+from panformer_cli.pages.base import Table, format_number, write_page
 from panformer_cli.pages.replacing import PAGE, replaced_page
 from panformer_cli.wording import interval_text
+
+_GroupRow = tuple[str, float | None, float | None, float | None, str | None]
+"""A metric of a group: its name, the value of A and of B, their difference, and its interval."""
 
 
 def write_comparison(out: Path, content: Mapping[str, Any], note: str) -> Path:
@@ -30,42 +34,36 @@ def write_comparison(out: Path, content: Mapping[str, Any], note: str) -> Path:
         ("Images", f"{content['images']:,}"),
         ("Resamples", f"{content['resamples']:,}"),
     ]
-    headlines = [
-        ("PQ of A", f"{first['all']['pq']:.1f}", interval_text(first["intervals"]["all"]["pq"])),
-        ("PQ of B", f"{second['all']['pq']:.1f}", interval_text(second["intervals"]["all"]["pq"])),
-        (
-            "B - A, points",
-            f"{content['difference']['all']['pq']:.1f}",
-            interval_text(content["difference"]["intervals"]["all"]["pq"]),
-        ),
-        ("Result", _sentence_case(VERDICTS[content["verdict"]["all"]]), ""),
-    ]
     with replaced_page(out) as folder:
         write_page(
             folder / PAGE,
             "comparison.html",
             "Comparison of two evaluations",
             facts,
-            headlines=headlines,
+            headlines=_headlines(content),
             note=note,
             tables=_tables(content),
         )
     return out / PAGE
 
 
-def _tables(content: Mapping[str, Any]) -> list[Table]:
-    first, second, difference = content["a"], content["b"], content["difference"]
-    groups = [
-        (
-            f"{name.upper()}, {group}",
-            first[group][name],
-            second[group][name],
-            difference[group][name],
-            interval_text(difference["intervals"][group][name]),
-        )
-        for group in GROUPS
-        for name in ("pq", "sq", "rq")
+def _headlines(content: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, value and interval of each headline; a dash without classes."""
+    _, first, second, difference, interval = _group_row(content, "all", "pq")
+    rows = []
+    for side, pq in (("a", first), ("b", second)):
+        own = interval_text(content[side]["intervals"]["all"]["pq"]) if pq is not None else ""
+        rows.append((f"PQ of {side.upper()}", format_number(pq), own))
+    verdict = VERDICTS[content["verdict"]["all"]] if difference is not None else format_number(None)
+    return [
+        *rows,
+        ("B - A, points", format_number(difference), interval or ""),
+        ("Result", _sentence_case(verdict), ""),
     ]
+
+
+def _tables(content: Mapping[str, Any]) -> list[Table]:
+    groups = [_group_row(content, group, name) for group in GROUPS for name in FIGURES]
     classes = [
         (row["name"], "thing" if row["is_thing"] else "stuff", row["first"], row["second"], row["difference"])
         for row in content["per_class"]
@@ -80,6 +78,15 @@ def _tables(content: Mapping[str, Any]) -> list[Table]:
         Table("Images", ("Image", "A", "B", "B - A"), images, "PQ of the images that changed most."),
     ]
     return [table for table in tables if table.rows]
+
+
+def _group_row(content: Mapping[str, Any], group: str, name: str) -> _GroupRow:
+    """Return a metric of a group; without classes on one side there is no difference."""
+    title, difference = f"{name.upper()}, {group}", content["difference"]
+    first, second = (shown(content[side][group])[name] for side in ("a", "b"))
+    if first is None or second is None:
+        return title, first, second, None, None
+    return title, first, second, difference[group][name], interval_text(difference["intervals"][group][name])
 
 
 def _sentence_case(text: str) -> str:

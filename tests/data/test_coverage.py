@@ -53,6 +53,10 @@ def test_listed_areas_and_sizes_are_used(tmp_path: Path) -> None:
     [
         lambda image, segments: [segment.pop("area") for segment in segments],
         lambda image, segments: segments[0].pop("area"),
+        lambda image, segments: [segment.update(area=0) for segment in segments],
+        lambda image, segments: segments[0].update(area=0),
+        lambda image, segments: segments[0].update(area=2401),
+        lambda image, segments: segments[0].update(area=10**9),
         lambda image, segments: image.pop("height"),
         lambda image, segments: image.pop("width"),
     ],

@@ -53,7 +53,7 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--label-errors-limit",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Number of probable label errors on the page. [default: 200]",
+        help=f"Number of probable label errors on the page. [default: {ON_PAGE}]",
     )
     @json_option
     @functools.wraps(function)

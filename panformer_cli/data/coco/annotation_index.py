@@ -75,14 +75,23 @@ def open_annotation(path: Path) -> PanopticAnnotation:
     source = Source.of(path)
     if source is None or source.size < SMALLEST:
         return read_annotation(path)
-    for index_path in index_paths(path):
-        found = _read(index_path, path, source)
-        if found is not None:
-            return found
+    if (found := _from_index(path, source)) is not None:
+        return found
     annotation = read_annotation(path)
     if Source.of(path) != source:  # it changed during reading
         return annotation
     return _indexed(annotation, source)
+
+
+def from_index(path: Path) -> PanopticAnnotation | None:
+    """Return the annotation from its index; None if there is none, which `open_annotation` would build."""
+    source = Source.of(path)
+    return _from_index(path, source) if source is not None else None
+
+
+def _from_index(path: Path, source: Source) -> PanopticAnnotation | None:
+    found = (_read(index_path, path, source) for index_path in index_paths(path))
+    return next((annotation for annotation in found if annotation is not None), None)
 
 
 def index_paths(path: Path) -> tuple[Path, Path]:

@@ -97,16 +97,18 @@ class CocoPanoptic:
     def coverage(self) -> Coverage:
         """Return how much of the split is annotated.
 
-        Areas and sizes are those of the JSON. If some are missing, void is measured on the PNGs of a few images.
+        Areas and sizes are those of the JSON. If some are missing, or areas are 0 or exceed their image, void is
+        measured on the PNGs of a few images.
         """
         annotation = self.listed
         images, segments = len(self), len(annotation.rows)
         areas = annotation.rows["area"].astype(np.int64)
-        if segments and not (areas < 0).any():
+        if segments and (areas > 0).all():
             sizes = np.array(
                 [(height or 0) * (width or 0) for *_, height, width in annotation.images.lists()], np.int64
             )
-            if sizes.all():
+            covered = np.diff(np.concatenate(([0], areas.cumsum()))[annotation.starts])
+            if sizes.all() and (covered <= sizes).all():
                 return Coverage(images, segments, int(sizes.sum()), int(sizes.sum() - areas.sum()))
         maps = [ids for ids in map(self._map_or_none, spread(images, _SAMPLED)) if ids is not None] if segments else []
         pixels, void = sum(ids.size for ids in maps), sum(int((ids == 0).sum()) for ids in maps)

@@ -188,9 +188,10 @@ def few_images_note(content: Mapping[str, Any]) -> str:
     images, needed = content["images"], content["images_needed"]["all"]
     if needed <= images or content["verdict"]["all"] == "same":
         return ""
+    number = f"about {needed}" if needed > FEWEST_IMAGES else f"at least {FEWEST_IMAGES}"
     return (
-        f"{counted(images, 'image')} cannot show a difference of 1 point of PQ between these two: about {needed} "
-        "images are needed"
+        f"{counted(images, 'image')} cannot show a difference of 1 point of PQ between these two: {number} images are "
+        "needed"
     )
 
 

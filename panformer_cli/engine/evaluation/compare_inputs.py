@@ -19,7 +19,6 @@ from panformer_cli.engine.runs import RunFolder, results_folder
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.files import resolve_links
 from panformer_cli.storage.plain_json import parse as parse_json
 
 
@@ -84,13 +83,13 @@ def _checkpoint(given: Path) -> Path | None:
 
 
 def _is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
-    """Return whether path, size and time of the checkpoint are those that the evaluation recorded."""
+    """Return whether size and time of the checkpoint are those that the evaluation recorded; a run may be moved."""
     try:
-        stamp = parse_json((folder / METRICS).read_bytes())["settings"]["checkpoint"]
+        _, *stamp = parse_json((folder / METRICS).read_bytes())["settings"]["checkpoint"]
         status = checkpoint.stat()
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(stamp == [str(resolve_links(checkpoint)), status.st_size, status.st_mtime_ns])
+    return bool(stamp == [status.st_size, status.st_mtime_ns])
 
 
 def _overlaps(pairs: PanopticPairs, reporter: Reporter) -> Iterator[ImageOverlap]:

@@ -146,7 +146,9 @@ class _Image:
     Attributes:
         confidence: (P,) confidence of the predictions.
         certain: (P,) predictions that can contradict an annotation.
+        on_void: (P,) predictions of which more than half is on void.
         same: (T, P) the categories agree; False for crowds.
+        other: (T, P) the categories differ.
         iou: (T, P) IoU, without predicted void in the union.
         open_truth: (T,) segments that no contradiction has explained yet; never crowds.
         open_predictions: (P,) predictions that no contradiction has explained yet.
@@ -159,11 +161,13 @@ class _Image:
         self.shared, self.truth_pixels, self.pixels = record.shared, record.truth_pixels, pixels_off_void(record)
         labels, scores = matching.labels.tolist(), [segment.score for segment in record.predictions]
         on_void = [is_on_void(record, column) for column in range(len(labels))]
+        self.on_void: BoolArray = np.array(on_void, np.bool_)
         self.confidence: FloatArray = np.array(list(map(usual.confidence, labels, scores, on_void)), np.float64)
         self.certain: BoolArray = self.confidence >= CERTAIN
         self.open_truth: BoolArray = np.array([not segment.is_crowd for segment in record.truth], np.bool_)
         self.open_predictions: BoolArray = np.ones(len(labels), np.bool_)
-        self.same: BoolArray = (matching.truth_labels[:, None] == matching.labels) & self.open_truth[:, None]
+        self.other: BoolArray = matching.truth_labels[:, None] != matching.labels
+        self.same: BoolArray = ~self.other & self.open_truth[:, None]
         union = self.truth_pixels[:, None] + self.pixels - self.shared
         self.iou: FloatArray = self.shared / np.maximum(union, 1)
         self.truth_is_stuff: BoolArray = matching.truth_labels >= categories.num_things
@@ -185,8 +189,8 @@ class _Image:
         ]
 
     def _wrong_classes(self) -> Iterator[Suspect]:
-        """A segment that would match a prediction if their classes agreed."""
-        candidates = (self.iou > MATCH) & ~self.same & self.certain & self.open_truth[:, None]
+        """A segment that would match a prediction if their classes agreed; the IoU ignores void, so not one on void."""
+        candidates = (self.iou > MATCH) & self.other & self.certain & ~self.on_void & self.open_truth[:, None]
         for row, column in np.argwhere(candidates).tolist():
             iou = float(self.iou[row, column])
             yield from self._suspect(
@@ -264,7 +268,7 @@ class _Image:
 
     def _missing_annotations(self) -> Iterator[Suspect]:
         """A prediction that matches nothing, where the ground truth is void or other stuff."""
-        background = self.shared * (self.truth_is_stuff[:, None] & ~self.same)
+        background = self.shared * (self.truth_is_stuff[:, None] & self.other)
         free = background.sum(axis=0) + self.record.predicted_on_void
         for column in sorted({*self.matching.wrong.tolist(), *self.matching.ignored.tolist()}):
             if not (self.certain[column] and self.open_predictions[column]):
@@ -282,7 +286,7 @@ class _Image:
 
     def _surplus_labels(self) -> Iterator[Suspect]:
         """A missed segment where the model sees other stuff."""
-        seen = self.shared * (self.is_stuff & self.certain & ~self.same)
+        seen = self.shared * (self.is_stuff & self.certain & self.other)
         for row in self.matching.missed.tolist():
             columns = np.flatnonzero(NEAR * seen[row] > self.truth_pixels[row]).tolist()
             pixels = seen[row, columns]

@@ -99,6 +99,18 @@ def test_a_comparison_shows_a_dash(pairs: Pairs, capsys: pytest.CaptureFixture[s
     assert ["stuff", "98.0", "98.0", "0.0", "0.0", "to", "0.0", "–", *VERDICTS["same"].split()] in found
 
 
+def test_the_page_of_a_comparison_shows_a_dash(pairs: Pairs, tmp_path: Path) -> None:
+    words = [*[pairs.words[1]] * 2, *pairs.words[2:], "--bootstrap", "20", "--report", str(tmp_path / "report")]
+    assert run("evaluate", "compare", *words) == 0
+    lines = Html.of_file(tmp_path / "report" / "index.html").lines()
+    assert "PQ, things––––" in lines and "RQ, things––––" in lines
+    assert "PQ, stuff98.098.00.00.0 to 0.0" in lines
+    keep_sky(pairs.truth, -1)
+    assert run("evaluate", "compare", *words) == 0
+    lines = Html.of_file(tmp_path / "report" / "index.html").lines()
+    assert {"PQ of A–", "PQ of B–", "B - A, points–", "Result–", "PQ, all––––"} <= set(lines)
+
+
 def test_the_report_shows_a_dash(pairs: Pairs, tmp_path: Path) -> None:
     words = ["--metrics", "panoptic,boundary,semantic", "--report", str(tmp_path / "report"), "--bootstrap", "20"]
     assert run("evaluate", *pairs.words, *words) == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from panformer_cli.data.coco import annotation_index
 from panformer_cli.engine.evaluation.compare import CompareOptions
 from panformer_cli.engine.evaluation.compare_inputs import compare_inputs
 from panformer_cli.engine.evaluation.cross_check import check_against_panopticapi
@@ -92,11 +93,32 @@ def test_single_files_of_a_data_set_get_its_ids(data: Path, tmp_path: Path) -> N
     assert found.notes == [f"Image ids are those of {data / 'annotations' / 'panoptic_val.json'}"]
 
 
+def test_no_index_is_built_for_ids_but_one_is_used(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotation_index, "SMALLEST", 0)
+    annotation = data / "annotations" / "panoptic_val.json"
+    before = set(data.rglob("*"))
+
+    def ids() -> list[int | str]:
+        return [image.id for image in find_images([str(data / "images" / "val")], tmp_path / "out").images]
+
+    expected = ids()
+    assert set(data.rglob("*")) == before and sorted(map(int, expected)) == [0, 1, 2, 3]
+    annotation_index.open_annotation(annotation)
+    monkeypatch.setattr("panformer_cli.engine.image_ids.read_image_ids", None)
+    assert ids() == expected
+
+
 def test_ids_are_not_taken_from_a_data_set_that_lacks_an_image(data: Path, tmp_path: Path) -> None:
     images = data / "images" / "val"
     shutil.copy(images / "1.png", images / "new.png")
     found = find_images([str(images)], tmp_path / "out")
-    assert [image.id for image in found.images] == [1, 2, 3, 4, 5] and not found.notes
+    assert [image.id for image in found.images] == [1, 2, 3, 4, 5]
+    annotation = data / "annotations" / "panoptic_val.json"
+    start = f"Image ids are not those of {annotation}, which "
+    assert found.notes == [f"{start}does not list 1 of 5 images (first new.png)"]
+    annotation.write_text(annotation.read_text()[:-20])
+    found = find_images([str(images / "3.png")], tmp_path / "out")
+    assert found.images[0].id == 3 and found.notes[0].startswith(f"{start}cannot be used; check it")
 
 
 def test_a_json_that_does_not_list_an_image_is_refused(data: Path, tmp_path: Path) -> None:

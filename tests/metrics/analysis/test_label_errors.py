@@ -122,6 +122,26 @@ def test_wrong_class_of_stuff() -> None:
     assert (suspect.kind, ids_of(suspect), suspect.clarity) == (Kind.WRONG_CLASS, ([1], [11]), 1)
 
 
+def test_a_prediction_mostly_on_void_does_not_contradict_a_class() -> None:
+    """The IoU ignores void, so it is 1 with a cat of 15 of the 100 pixels that the dog covers."""
+    truth, prediction = scene({3: (CAT, (2, 2, 5, 3))}, ground=None), predicted({12: (DOG, (2, 2, 10, 10))}, None)
+    suspect = the_suspect(prediction, truth)
+    assert (suspect.kind, ids_of(suspect)) == (Kind.MISSING_ANNOTATION, ([], [12]))
+    assert suspect.clarity == pytest.approx(0.85)
+    half = scene({3: (CAT, (2, 2, 10, 5))}, ground=None)
+    assert the_suspect(prediction, half).kind is Kind.WRONG_CLASS
+
+
+def test_stuff_on_a_crowd_of_its_class_is_not_missing() -> None:
+    """The crowd of sea has 8 rows; only what is below them contradicts the annotation."""
+    truth = scene({3: (SEA, (0, 0, 20, 8))})
+    crowd = PanopticMap(truth.ids, tuple(replace(s, is_crowd=s.category_id == SEA) for s in truth.segments))
+    assert suspects_of(predicted({12: (SEA, (0, 0, 20, 8))}), crowd) == []
+    for rows, clarity in ((15, []), (17, [pytest.approx(9 / 17)])):
+        suspects = suspects_of(predicted({12: (SEA, (0, 0, 20, rows))}), crowd)
+        assert [s.clarity for s in suspects if s.kind is Kind.MISSING_ANNOTATION] == clarity
+
+
 def test_merged_instances() -> None:
     truth = scene({2: (DOG, (2, 2, 10, 4))})
     prediction = predicted({12: (DOG, (2, 2, 4, 4)), 13: (DOG, (7, 2, 5, 4))}, _12=0.8, _13=0.7)
