@@ -126,10 +126,10 @@ def test_metrics_are_not_mixed_with_other_predictions(trained: RunFolder, scenes
 def test_a_page_replaces_the_earlier_one_and_its_images(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "viz"
     visualize(VisualizeRequest(out, scenes, "train"), SilentReporter())
-    assert len(files(out)) == 1 + 8
+    assert len(files(out)) == 2 + 8, "the page, the list of its images, and the images"
     (out / "overlays" / "mine.jpg").write_text("mine")
     visualize(VisualizeRequest(out, scenes, "val", limit=2), SilentReporter())
-    assert len(files(out)) == 1 + 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
+    assert len(files(out)) == 2 + 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
     assert not [path for path in out.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -160,6 +160,33 @@ def test_images_of_a_page_of_another_program_are_kept(scenes: Path, tmp_path: Pa
     assert (out / "images" / "logo.png").is_file()
 
 
+def test_files_that_a_page_mentions_are_kept(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data", images=1)
+    photos, out = tmp_path / "data" / "images" / "val", tmp_path / "site"
+    for folder in (photos, out):
+        (folder / "images").mkdir(parents=True)
+        shutil.copy(photos / "0.png", folder / "images" / "p1.png")
+    content = json.loads(annotation.read_text())
+    content["images"][0]["file_name"] = "images/p1.png"
+    annotation.write_text(json.dumps(content))
+    for _ in range(2):
+        visualize(VisualizeRequest(out, tmp_path / "data", "val"), SilentReporter())
+        assert '"images/p1.png"' in (out / "index.html").read_text(), "the caption of the image"
+        assert (out / "images" / "p1.png").is_file()
+
+
+def test_the_list_of_images_cannot_lead_out_of_the_folder(scenes: Path, tmp_path: Path) -> None:
+    out, kept = tmp_path / "viz", tmp_path / "kept.jpg"
+    kept.write_text("mine")
+    for content in ({"images": ["../kept.jpg", str(kept), 5]}, {"images": 5}, [5]):
+        visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+        (out / ".panformer_page.json").write_text(json.dumps(content))
+        for path in (out / "overlays").iterdir():
+            path.unlink()
+        visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+        assert kept.is_file()
+
+
 @pytest.mark.slow
 def test_a_report_replaces_the_earlier_one(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     for split, count in (("train", 8), ("val", 4)):
@@ -167,4 +194,7 @@ def test_a_report_replaces_the_earlier_one(trained: RunFolder, scenes: Path, tmp
         assert report_evaluation(tmp_path / split, tmp_path / "report", SilentReporter()).is_file()
         assert len(list((tmp_path / "report" / "images" / "small").iterdir())) == count
         page = (tmp_path / "report" / "index.html").read_text()
-        assert {name for name in files(tmp_path / "report") if name not in page} <= {"index.html"}
+        assert {name for name in files(tmp_path / "report") if name not in page} <= {
+            "index.html",
+            ".panformer_page.json",
+        }
