@@ -14,6 +14,7 @@ from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.report import report_evaluation
 from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
@@ -93,6 +94,83 @@ def test_ground_truth_is_not_replaced(trained: RunFolder, tmp_path: Path) -> Non
     with pytest.raises(PanformerError, match=r"panoptic\.json is not a result of panformer"):
         segment(trained, images(tmp_path / "in", "0.png"), out)
     assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+ROW = {"image_id": 1, "file_name": "a.png", "segments_info": []}
+IMAGE = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 48}
+EMPTY = {"images": [IMAGE], "annotations": [ROW], "categories": []}
+
+
+def replaces(out: Path) -> bool:
+    """Begin a prediction in a folder, and return whether panoptic.json was deleted; otherwise nothing changes."""
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    try:
+        PanopticResults.begin(out, {})
+    except PanformerError as error:
+        assert "panoptic.json is not a result of panformer and would be replaced; choose another folder" in str(error)
+        assert {name: (out / name).read_bytes() for name in files(out)} == before
+        return False
+    assert not (out / "panoptic.json").exists()
+    return True
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "notes of mine",
+        "",
+        "[1, 2]",
+        '{"config": 1}',
+        "{}",
+        json.dumps(EMPTY),
+        json.dumps({"info": {}, **EMPTY}),
+        json.dumps({"info": {}, "images": [], "annotations": [], "categories": []}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "file_name": 5}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": [5]}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": ["category_name"]}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": {"category_name": "dog"}}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": [{"id": 1, "category_id": 1}]}]})[:-30],
+        json.dumps({**EMPTY, "annotations": [5]}),
+        json.dumps({**EMPTY, "annotations": []}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "file_name": "../a.png"}]}),
+        b"\xff\xd8\xff\xe0\x00",
+    ],
+)
+def test_a_panoptic_json_of_another_program_is_kept(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "panoptic.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert not replaces(tmp_path)
+
+
+def test_a_folder_named_panoptic_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "panoptic.json").mkdir()
+    assert not replaces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "others"),
+    [
+        ({"images": [], "annotations": [], "categories": []}, {}),
+        (EMPTY, {"overlays/a.jpg": "an image"}),
+        (EMPTY, {"metrics.json": '{"images": 1, "panoptic": {}, "checkpoint": "best"}'}),
+        ({**EMPTY, "annotations": [{**ROW, "segments_info": [{"id": 1, "category_name": "dog"}]}]}, {}),
+        ({**EMPTY, "annotations": [{"file_name": 5, "segments_info": [{"category_name": "dog"}]}]}, {}),
+    ],
+)
+def test_predictions_are_recognized(tmp_path: Path, content: dict[str, Any], others: dict[str, str]) -> None:
+    for name, text in {"panoptic.json": json.dumps(content), **others}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert replaces(tmp_path)
+
+
+def test_an_evaluation_has_no_overlays_to_delete(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    evaluate(EvaluateRequest(trained.best, tmp_path, scenes, "val", resamples=0), ALONE, SilentReporter())
+    png = next((tmp_path / "panoptic").iterdir())
+    mine = tmp_path / "overlays" / f"{png.stem}.jpg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert replaces(tmp_path)
+    assert mine.is_file() and not png.exists()
 
 
 @pytest.mark.slow
