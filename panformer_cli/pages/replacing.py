@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import name_inside, write_json, writing
 from panformer_cli.storage.plain_json import parse as parse_json
 
 PAGE = "index.html"
 IMAGES = ".panformer_page.json"
 """The list of the page's images: relative paths with `/`."""
+_GENERATOR = '<meta name="generator" content="panformer">'
+_HEAD = 4000
+"""Characters in which `_GENERATOR` is searched; the rest of a page can be large."""
 
 
 @contextmanager
@@ -28,8 +31,13 @@ def replaced_page(out: Path) -> Iterator[Path]:
     Files that do not belong to the earlier page are kept. If the block fails, `out` is unchanged.
 
     Raises:
-        PanformerError: `out` cannot be written.
+        PanformerError: `out` cannot be written, or has files of the same names that do not belong to a page of
+            panformer: its index.html is checked before the block, the images after it.
     """
+    if os.path.lexists(out / PAGE) and not has_page(out):
+        raise PanformerError(
+            f"{out / PAGE} is not a page of panformer and would be replaced; choose another folder, or rename it"
+        )
     temporary = out / f".{os.getpid()}.tmp"
     existed = out.exists()
     try:
@@ -43,10 +51,25 @@ def replaced_page(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
+def has_page(out: Path) -> bool:
+    """Return whether `out` has an index.html that panformer wrote."""
+    try:
+        with (out / PAGE).open(encoding="utf-8", errors="replace") as file:
+            return _GENERATOR in file.read(_HEAD)
+    except OSError:
+        return False
+
+
 def _move(temporary: Path, out: Path) -> None:
     new = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
     images = [path.as_posix() for path in new if path != Path(PAGE)]
     earlier = _images_of_page(out)
+    for name in images:
+        if name not in earlier and os.path.lexists(out / name):
+            raise PanformerError(
+                f"{out / name} does not belong to the page in this folder and would be replaced; choose another "
+                "folder, or delete it"
+            )
     _write_list(out, {*earlier, *images})  # if the process is killed, the next call deletes the images of both pages
     (out / PAGE).unlink(missing_ok=True)
     for path in earlier.values():

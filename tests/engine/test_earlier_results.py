@@ -229,13 +229,33 @@ def test_a_page_does_not_mix_with_predictions(trained: RunFolder, scenes: Path, 
     assert files(tmp_path / "out") == results("a")
 
 
-def test_images_of_a_page_of_another_program_are_kept(scenes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "site"
-    (out / "images").mkdir(parents=True)
-    (out / "images" / "logo.png").write_text("logo")
-    (out / "index.html").write_text('<img src="images/logo.png">')
-    visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
-    assert (out / "images" / "logo.png").is_file()
+def is_refused(out: Path, scenes: Path, message: str) -> bool:
+    """Return whether a page in `out` is refused with this message, and all files are unchanged."""
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    with pytest.raises(PanformerError, match=message):
+        visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+    return {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_a_page_of_another_program_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir(parents=True)
+    (tmp_path / "images" / "logo.png").write_text("logo")
+    (tmp_path / "index.html").write_text('<img src="images/logo.png">')
+    message = r"index\.html is not a page of panformer and would be replaced; choose another folder"
+    assert is_refused(tmp_path, scenes, message)
+    (tmp_path / "index.html").unlink()
+    (tmp_path / "index.html").mkdir()
+    assert is_refused(tmp_path, scenes, message)
+
+
+def test_an_image_that_is_not_of_the_page_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "viz"
+    visualize(VisualizeRequest(out, scenes, "val", limit=1), SilentReporter())
+    (first,) = (out / "overlays").iterdir()
+    visualize(VisualizeRequest(tmp_path / "other", scenes, "val"), SilentReporter())
+    second = next(path for path in (tmp_path / "other" / "overlays").iterdir() if path.name != first.name)
+    (out / "overlays" / second.name).write_text("mine")
+    assert is_refused(out, scenes, rf"{second.name} does not belong to the page in this folder and would be replaced")
 
 
 def test_files_that_a_page_mentions_are_kept(tmp_path: Path) -> None:
