@@ -15,6 +15,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.pages.replacing import discard_page
 from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
@@ -122,9 +123,9 @@ class PanopticResults:
 
 def discard_label_errors(out: Path) -> None:
     """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
-    for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
-        if _metrics(out) and is_file(path):
-            path.unlink()
+    if _metrics(out):
+        (out / LABEL_ERRORS).unlink(missing_ok=True)
+        discard_page(out / LABEL_ERRORS_PAGE)
 
 
 def _check_is_predictions(out: Path) -> None:

@@ -51,6 +51,23 @@ def replaced_page(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
+def discard_page(out: Path) -> None:
+    """Delete the page in `out`, its images and the folders that become empty; all other files are kept."""
+    images = _images_of_page(out)
+    if not images and not has_page(out):
+        return
+    with writing(out):
+        if has_page(out):
+            (out / PAGE).unlink()
+        for path in images.values():
+            path.unlink(missing_ok=True)
+        (out / IMAGES).unlink(missing_ok=True)
+        folders = {folder for path in images.values() for folder in path.parents if folder.is_relative_to(out)}
+        for folder in sorted({out, *folders}, reverse=True):  # inner folders first
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
 def has_page(out: Path) -> bool:
     """Return whether `out` has an index.html that panformer wrote."""
     try:

@@ -18,6 +18,7 @@ from panformer_cli.metrics.analysis.label_errors import Kind, Suspect, find_labe
 from panformer_cli.metrics.analysis.usual_behavior import UsualBehavior
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.pages.label_errors import LabelErrorPage, SuspectFigure, write_label_error_page
+from panformer_cli.pages.replacing import PAGE, replaced_page
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import write_json
 
@@ -27,6 +28,8 @@ _PATHS = ("annotation", "truth_pngs", "photos", "predictions", "predicted_pngs")
 
 def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dict[str, Any]:
     """Write `label_errors.json` and `label_errors/index.html` to an evaluation folder.
+
+    If this fails, an earlier list and page are unchanged.
 
     Args:
         evaluation: The folder of a complete evaluation.
@@ -51,7 +54,8 @@ def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dic
     }
     predictions = read_predictions(evaluation / metrics["predictions"], truth.categories)
     files = EvaluatedFiles(evaluation, metrics, truth, predictions)
-    _write_page(evaluation / LABEL_ERRORS_PAGE, content, suspects[:limit], files, truth.categories, reporter)
+    with replaced_page(evaluation / LABEL_ERRORS_PAGE) as folder:
+        _write_page(folder, content, suspects[:limit], files, truth.categories, reporter)
     write_json(evaluation / LABEL_ERRORS, content)
     return content
 
@@ -83,8 +87,6 @@ def _write_page(
     categories: CategoryTable,
     reporter: Reporter,
 ) -> None:
-    for earlier in (folder / "images").glob("[0-9][0-9][0-9][0-9][0-9].jpg"):
-        earlier.unlink()  # the new list may be shorter
     figures = []
     with reporter.progress("Label errors", len(suspects)) as progress:
         for number, suspect in enumerate(suspects, start=1):
@@ -93,4 +95,4 @@ def _write_page(
             figures.append(SuspectFigure(name, size, number, suspect))
             progress.advance()
     facts = [("Annotation", content["annotation"]), ("Predictions", content["predictions"])]
-    write_label_error_page(folder / "index.html", LabelErrorPage(facts, content["kinds"], figures))
+    write_label_error_page(folder / PAGE, LabelErrorPage(facts, content["kinds"], figures))
