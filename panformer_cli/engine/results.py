@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,13 @@ PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metric
 """Files that are written at the end, from all images."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
+_KEYS = {
+    METRICS: {"images", "panoptic"},
+    ANALYSIS: {"causes", "confusion"},
+    RECORDS: {"image_id", "overlap"},
+    LABEL_ERRORS: {"kinds", "suspects"},
+}
+"""Some keys of these files, which show that panformer wrote them."""
 
 
 class PanopticResults:
@@ -123,9 +131,11 @@ class PanopticResults:
 
 def discard_label_errors(out: Path) -> None:
     """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
-    if _metrics(out):
-        (out / LABEL_ERRORS).unlink(missing_ok=True)
+    has_list = bool(_content(out / LABEL_ERRORS))
+    if has_list or _metrics(out):
         discard_page(out / LABEL_ERRORS_PAGE)
+    if has_list:
+        (out / LABEL_ERRORS).unlink()
 
 
 def _check_is_predictions(out: Path) -> None:
@@ -206,13 +216,29 @@ def is_result_image(path: Path) -> bool:
     )
 
 
+def check_are_results(out: Path, *names: str) -> None:
+    """Raise PanformerError if one of these files in `out` is of another program and would be replaced."""
+    for name in names:
+        path = out / name
+        if os.path.lexists(path) and not _content(path):
+            raise PanformerError(
+                f"{path} is not a result of panformer and would be replaced; choose another folder with --out"
+            )
+
+
 def _metrics(out: Path) -> dict[str, Any]:
     """Return the content of metrics.json if it is from an evaluation, else {}: that of another program is kept."""
+    return _content(out / METRICS)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the object in a file of results, or in its first line; {} if it is of another program or missing."""
     try:
-        content = parse_json((out / METRICS).read_bytes())
+        with path.open("rb") as file:
+            content = parse_json(file.readline() if path.name == RECORDS else file.read())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) and {"images", "panoptic"} <= content.keys() else {}
+    return content if isinstance(content, dict) and content.keys() >= _KEYS[path.name] else {}
 
 
 def wait_for_lines(log: ResultLog, process: Process) -> None:

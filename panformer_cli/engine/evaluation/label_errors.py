@@ -13,7 +13,7 @@ from panformer_cli.engine.evaluation.compare import read_overlaps
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.evaluation.label_error_images import draw_suspect
 from panformer_cli.engine.evaluation.report_images import EvaluatedFiles
-from panformer_cli.engine.results import LABEL_ERRORS, LABEL_ERRORS_PAGE, RECORDS
+from panformer_cli.engine.results import LABEL_ERRORS, LABEL_ERRORS_PAGE, RECORDS, check_are_results
 from panformer_cli.metrics.analysis.label_errors import Kind, Suspect, find_label_errors, ranked
 from panformer_cli.metrics.analysis.usual_behavior import UsualBehavior
 from panformer_cli.metrics.matching import match_segments
@@ -40,8 +40,10 @@ def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dic
         The content of label_errors.json.
 
     Raises:
-        PanformerError: A file of the evaluation or an image is missing or corrupt, or a file cannot be written.
+        PanformerError: A file of the evaluation or an image is missing or corrupt, or a file cannot be written or is
+            of another program.
     """
+    check_are_results(evaluation, LABEL_ERRORS)
     metrics = read_metrics(evaluation)
     truth = open_annotation(evaluation / metrics["annotation"])
     suspects = rank_label_errors(evaluation / RECORDS, truth.categories)

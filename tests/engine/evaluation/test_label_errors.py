@@ -16,7 +16,7 @@ from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.label_errors import report_label_errors
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import BALL, BOX, SKY
 from tests.data.coco.pair_files import Content, Pairs, write_pairs
@@ -134,6 +134,29 @@ def test_a_page_that_fails_leaves_the_earlier_one(pairs: Pairs, tmp_path: Path) 
     with pytest.raises(DataError, match=r"4\.png"):
         report_label_errors(out, 200, QUIET)
     assert files_of(out) == before
+
+
+def test_files_of_another_program_are_not_replaced(pairs: Pairs, tmp_path: Path) -> None:
+    found(pairs, tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("metrics.json", "analysis.json", "records.jsonl"):
+        (out / name).write_text('{"accuracy": 0.9}')
+        with pytest.raises(PanformerError, match=rf"{name} is not a result of panformer and would be replaced"):
+            evaluate_predictions(request_of(pairs, out), ALONE, QUIET)
+        assert (out / name).read_text() == '{"accuracy": 0.9}'
+        (out / name).unlink()
+    (out / "label_errors.json").write_text("[]")
+    with pytest.raises(PanformerError, match=r"label_errors\.json is not a result of panformer"):
+        found(pairs, out)
+    assert (out / "label_errors.json").read_text() == "[]"
+    (out / "label_errors.json").unlink()
+    found(pairs, out)
+    for name in ("metrics.json", "analysis.json"):
+        (out / name).unlink()  # as if the evaluation was killed
+        evaluate_predictions(request_of(pairs, out), ALONE, QUIET)
+    assert files_of(out).keys() == {"metrics.json", "analysis.json", "records.jsonl"} < whole.keys()
 
 
 def test_photos_are_shown_if_there_are_any(pairs: Pairs, tmp_path: Path) -> None:
