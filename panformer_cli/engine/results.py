@@ -16,7 +16,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.pages.replacing import discard_page
+from panformer_cli.pages.replacing import discard_page, is_image_of_page
 from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
@@ -208,11 +208,12 @@ def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
 
 
 def is_result_image(path: Path) -> bool:
-    """Return whether a file is a panoptic PNG or an overlay in a folder of results."""
-    return any(
+    """Return whether a file is a panoptic PNG or an overlay in a folder of results, or an image of a page."""
+    path = path.absolute()
+    return is_image_of_page(path) or any(
         parent.name in ("panoptic", "overlays")
         and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
-        for parent in path.absolute().parents
+        for parent in path.parents
     )
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from panformer_cli.errors import DataError, PanformerError
@@ -75,6 +76,26 @@ def has_page(out: Path) -> bool:
             return _GENERATOR in file.read(_HEAD)
     except OSError:
         return False
+
+
+def is_image_of_page(path: Path) -> bool:
+    """Return whether a file belongs to a page in one of the folders that contain it."""
+    return any(path in _known_images(out, stamp) for out in path.parents if (stamp := _stamp(out / IMAGES)))
+
+
+@lru_cache(maxsize=64)
+def _known_images(out: Path, _stamp: tuple[int, int]) -> frozenset[Path]:
+    """Return the images of the page in `out`; its list is read again when its stamp has changed."""
+    return frozenset(_images_of_page(out).values())
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return modification time and size of a file; None if it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _move(temporary: Path, out: Path) -> None:

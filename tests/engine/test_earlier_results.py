@@ -13,6 +13,7 @@ from PIL import Image
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.report import report_evaluation
+from panformer_cli.engine.input_images import find_images
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
@@ -227,6 +228,27 @@ def test_a_page_does_not_mix_with_predictions(trained: RunFolder, scenes: Path, 
     with pytest.raises(PanformerError, match=r"out has predictions"):
         visualize(VisualizeRequest(tmp_path / "out", scenes, "val"), SilentReporter())
     assert files(tmp_path / "out") == results("a")
+
+
+def test_predictions_do_not_mix_with_a_page(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "viz"
+    visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+    before = files(out)
+    with pytest.raises(PanformerError, match=r"viz has a page \(index\.html\) and its images"):
+        segment(trained, images(tmp_path / "in", "a.png"), out)
+    assert files(out) == before
+
+
+def test_images_of_a_page_are_not_predicted(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    images(photos, "a.png", "images/b.png", "overlays/mine.png")
+    for _ in range(2):
+        visualize(VisualizeRequest(photos, scenes, "val"), SilentReporter())
+    monkeypatch.chdir(tmp_path)
+    for given in (str(photos), "photos"):
+        found = find_images([given], tmp_path / "out")
+        assert [image.name for image in found.images] == ["a.png", "images/b.png", "overlays/mine.png"]
+        assert "4 results of an earlier call" in found.notes[0]
 
 
 def is_refused(out: Path, scenes: Path, message: str) -> bool:
