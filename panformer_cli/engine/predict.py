@@ -20,6 +20,7 @@ from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
+from panformer_cli.pages.replacing import PAGE, has_page
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
@@ -102,6 +103,11 @@ def _begin(request: PredictRequest) -> InputImages:
     """Return the images to segment, and prepare the folder of results."""
     found = find_images(request.inputs, request.out, request.ids_from)
     check_results_folder(request.out)
+    if has_page(request.out):
+        raise PanformerError(
+            f"--out {request.out} has a page ({PAGE}) and its images, with which the overlays would be mixed; choose "
+            "another folder"
+        )
     _check_not_overwritten(found.images, request.out)
     PanopticResults.begin(request.out, {})
     return found

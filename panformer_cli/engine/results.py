@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.pages.replacing import discard_page, is_image_of_page
 from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
@@ -25,6 +27,13 @@ PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metric
 """Files that are written at the end, from all images."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
+_KEYS = {
+    METRICS: {"images", "panoptic"},
+    ANALYSIS: {"causes", "confusion"},
+    RECORDS: {"image_id", "overlap"},
+    LABEL_ERRORS: {"kinds", "suspects"},
+}
+"""Some keys of these files, which show that panformer wrote them."""
 
 
 class PanopticResults:
@@ -49,13 +58,13 @@ class PanopticResults:
         Raises:
             PanformerError: `out` has a panoptic JSON that is not of predictions; and as `ResultLog.start`.
         """
-        _check_is_predictions(out / PANOPTIC)
+        _check_is_predictions(out)
         earlier = [] if resume and PanopticResults.is_begun(out) else list(_earlier_images(out))
         ResultLog.start(out / LINES, settings, resume)
         for path in earlier:
             path.unlink(missing_ok=True)
         discard_label_errors(out)
-        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _has_metrics(out) else (PANOPTIC,):
+        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _metrics(out) else (PANOPTIC,):
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
@@ -122,33 +131,72 @@ class PanopticResults:
 
 def discard_label_errors(out: Path) -> None:
     """Delete the list and the page of an earlier evaluation in this folder, which would not describe the new one."""
-    for path in (out / LABEL_ERRORS, out / LABEL_ERRORS_PAGE / "index.html"):
-        if _has_metrics(out) and is_file(path):
-            path.unlink()
+    has_list = bool(_content(out / LABEL_ERRORS))
+    if has_list or _metrics(out):
+        discard_page(out / LABEL_ERRORS_PAGE)
+    if has_list:
+        (out / LABEL_ERRORS).unlink()
 
 
-def _check_is_predictions(json_path: Path) -> None:
+def _check_is_predictions(out: Path) -> None:
     """Raise PanformerError if there is a panoptic JSON of another tool, such as ground truth: it would be replaced."""
-    with suppress(DataError):  # truncated, so not usable either way
-        for annotation in _rows(json_path, "annotations"):
-            segments = annotation.get("segments_info")
-            if segments and isinstance(segments, list):
-                if "category_name" in segments[0]:
-                    return
-                raise PanformerError(
-                    f"{json_path} is not a result of panformer and would be replaced; choose another folder with --out"
-                )
+    path = out / PANOPTIC
+    if path.exists() and not _is_predictions(out):
+        raise PanformerError(
+            f"{path} is not a result of panformer and would be replaced; choose another folder with --out"
+        )
+
+
+def _is_predictions(out: Path) -> bool:
+    """Return whether the panoptic JSON is certainly of a prediction or an evaluation.
+
+    In their segments, `category_name` repeats the name of the category. Without any segment, the JSON has exactly their
+    members, and either no images (all of them failed) or other results of the same images.
+    """
+    members: list[str] = []
+    rows: dict[str, list[Any]] = {"images": [], "annotations": []}
+    try:
+        for key, value in read_members(out / PANOPTIC):
+            members.append(key)
+            for row in value if key in rows and isinstance(value, Iterator) else ():
+                segments = row.get("segments_info") if isinstance(row, dict) else None
+                if segments:
+                    first = segments[0] if isinstance(segments, list) else None
+                    return isinstance(first, dict) and "category_name" in first
+                rows[key].append(row)
+        overlays = [_overlay(out, name) for name in map(_png_name, rows["annotations"]) if name]
+    except (DataError, ValueError):
+        return False
+    if members != ["images", "annotations", "categories"]:
+        return False
+    return not any(rows.values()) or "checkpoint" in _metrics(out) or (bool(overlays) and all(map(is_file, overlays)))
 
 
 def _earlier_images(out: Path) -> Iterator[Path]:
-    """Yield the PNGs and overlays of an earlier run, by its panoptic JSON and, if it was interrupted, its log."""
-    names = [line["annotation"]["file_name"] for line in ResultLog(out / LINES).lines()]
+    """Yield the PNGs and overlays of an earlier run, by its panoptic JSON and, if it was interrupted, its log.
+
+    The evaluation of a checkpoint has no overlays.
+    """
+    rows = [(line.get("annotation"), "record" not in line) for line in ResultLog(out / LINES).lines()]
     with suppress(DataError):
-        names += [row["file_name"] for row in _rows(out / PANOPTIC, "annotations") if "file_name" in row]
-    for name in names:
+        has_overlays = "checkpoint" not in _metrics(out)
+        rows += [(row, has_overlays) for row in _rows(out / PANOPTIC, "annotations")]
+    for row, has_overlay in rows:
         with suppress(DataError):  # a name that leads out of the folder
-            yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
-            yield name_inside(out / "overlays", name, str(out / PANOPTIC)).with_suffix(".jpg")
+            if name := _png_name(row):
+                yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
+                if has_overlay:
+                    yield _overlay(out, name)
+
+
+def _png_name(row: Any) -> str:
+    """Return the name of the PNG in a row of `annotations`; "" if it has none."""
+    name = row.get("file_name") if isinstance(row, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _overlay(out: Path, png_name: str) -> Path:
+    return name_inside(out / "overlays", png_name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
 def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
@@ -160,21 +208,38 @@ def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
 
 
 def is_result_image(path: Path) -> bool:
-    """Return whether a file is a panoptic PNG or an overlay in a folder of results."""
-    return any(
+    """Return whether a file is a panoptic PNG or an overlay in a folder of results, or an image of a page."""
+    path = path.absolute()
+    return is_image_of_page(path) or any(
         parent.name in ("panoptic", "overlays")
         and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
-        for parent in path.absolute().parents
+        for parent in path.parents
     )
 
 
-def _has_metrics(out: Path) -> bool:
-    """Return whether metrics.json is from an evaluation; one of another program must not be deleted."""
+def check_are_results(out: Path, *names: str) -> None:
+    """Raise PanformerError if one of these files in `out` is of another program and would be replaced."""
+    for name in names:
+        path = out / name
+        if os.path.lexists(path) and not _content(path):
+            raise PanformerError(
+                f"{path} is not a result of panformer and would be replaced; choose another folder with --out"
+            )
+
+
+def _metrics(out: Path) -> dict[str, Any]:
+    """Return the content of metrics.json if it is from an evaluation, else {}: that of another program is kept."""
+    return _content(out / METRICS)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the object in a file of results, or in its first line; {} if it is of another program or missing."""
     try:
-        content = parse_json((out / METRICS).read_bytes())
+        with path.open("rb") as file:
+            content = parse_json(file.readline() if path.name == RECORDS else file.read())
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {"images", "panoptic"} <= content.keys()
+        return {}
+    return content if isinstance(content, dict) and content.keys() >= _KEYS[path.name] else {}
 
 
 def wait_for_lines(log: ResultLog, process: Process) -> None:

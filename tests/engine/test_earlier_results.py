@@ -13,7 +13,9 @@ from PIL import Image
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.report import report_evaluation
+from panformer_cli.engine.input_images import find_images
 from panformer_cli.engine.predict import PredictRequest, predict
+from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
@@ -95,6 +97,83 @@ def test_ground_truth_is_not_replaced(trained: RunFolder, tmp_path: Path) -> Non
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
+ROW = {"image_id": 1, "file_name": "a.png", "segments_info": []}
+IMAGE = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 48}
+EMPTY = {"images": [IMAGE], "annotations": [ROW], "categories": []}
+
+
+def replaces(out: Path) -> bool:
+    """Begin a prediction in a folder, and return whether panoptic.json was deleted; otherwise nothing changes."""
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    try:
+        PanopticResults.begin(out, {})
+    except PanformerError as error:
+        assert "panoptic.json is not a result of panformer and would be replaced; choose another folder" in str(error)
+        assert {name: (out / name).read_bytes() for name in files(out)} == before
+        return False
+    assert not (out / "panoptic.json").exists()
+    return True
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "notes of mine",
+        "",
+        "[1, 2]",
+        '{"config": 1}',
+        "{}",
+        json.dumps(EMPTY),
+        json.dumps({"info": {}, **EMPTY}),
+        json.dumps({"info": {}, "images": [], "annotations": [], "categories": []}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "file_name": 5}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": [5]}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": ["category_name"]}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": {"category_name": "dog"}}]}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "segments_info": [{"id": 1, "category_id": 1}]}]})[:-30],
+        json.dumps({**EMPTY, "annotations": [5]}),
+        json.dumps({**EMPTY, "annotations": []}),
+        json.dumps({**EMPTY, "annotations": [{**ROW, "file_name": "../a.png"}]}),
+        b"\xff\xd8\xff\xe0\x00",
+    ],
+)
+def test_a_panoptic_json_of_another_program_is_kept(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "panoptic.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert not replaces(tmp_path)
+
+
+def test_a_folder_named_panoptic_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "panoptic.json").mkdir()
+    assert not replaces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "others"),
+    [
+        ({"images": [], "annotations": [], "categories": []}, {}),
+        (EMPTY, {"overlays/a.jpg": "an image"}),
+        (EMPTY, {"metrics.json": '{"images": 1, "panoptic": {}, "checkpoint": "best"}'}),
+        ({**EMPTY, "annotations": [{**ROW, "segments_info": [{"id": 1, "category_name": "dog"}]}]}, {}),
+        ({**EMPTY, "annotations": [{"file_name": 5, "segments_info": [{"category_name": "dog"}]}]}, {}),
+    ],
+)
+def test_predictions_are_recognized(tmp_path: Path, content: dict[str, Any], others: dict[str, str]) -> None:
+    for name, text in {"panoptic.json": json.dumps(content), **others}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert replaces(tmp_path)
+
+
+def test_an_evaluation_has_no_overlays_to_delete(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    evaluate(EvaluateRequest(trained.best, tmp_path, scenes, "val", resamples=0), ALONE, SilentReporter())
+    png = next((tmp_path / "panoptic").iterdir())
+    mine = tmp_path / "overlays" / f"{png.stem}.jpg"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert replaces(tmp_path)
+    assert mine.is_file() and not png.exists()
+
+
 @pytest.mark.slow
 def test_names_that_lead_out_of_the_folder_are_not_deleted(trained: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -126,10 +205,10 @@ def test_metrics_are_not_mixed_with_other_predictions(trained: RunFolder, scenes
 def test_a_page_replaces_the_earlier_one_and_its_images(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "viz"
     visualize(VisualizeRequest(out, scenes, "train"), SilentReporter())
-    assert len(files(out)) == 1 + 8
+    assert len(files(out)) == 2 + 8, "the page, the list of its images, and the images"
     (out / "overlays" / "mine.jpg").write_text("mine")
     visualize(VisualizeRequest(out, scenes, "val", limit=2), SilentReporter())
-    assert len(files(out)) == 1 + 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
+    assert len(files(out)) == 2 + 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
     assert not [path for path in out.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -151,13 +230,81 @@ def test_a_page_does_not_mix_with_predictions(trained: RunFolder, scenes: Path, 
     assert files(tmp_path / "out") == results("a")
 
 
-def test_images_of_a_page_of_another_program_are_kept(scenes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "site"
-    (out / "images").mkdir(parents=True)
-    (out / "images" / "logo.png").write_text("logo")
-    (out / "index.html").write_text('<img src="images/logo.png">')
+def test_predictions_do_not_mix_with_a_page(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "viz"
     visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
-    assert (out / "images" / "logo.png").is_file()
+    before = files(out)
+    with pytest.raises(PanformerError, match=r"viz has a page \(index\.html\) and its images"):
+        segment(trained, images(tmp_path / "in", "a.png"), out)
+    assert files(out) == before
+
+
+def test_images_of_a_page_are_not_predicted(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    images(photos, "a.png", "images/b.png", "overlays/mine.png")
+    for _ in range(2):
+        visualize(VisualizeRequest(photos, scenes, "val"), SilentReporter())
+    monkeypatch.chdir(tmp_path)
+    for given in (str(photos), "photos"):
+        found = find_images([given], tmp_path / "out")
+        assert [image.name for image in found.images] == ["a.png", "images/b.png", "overlays/mine.png"]
+        assert "4 results of an earlier call" in found.notes[0]
+
+
+def is_refused(out: Path, scenes: Path, message: str) -> bool:
+    """Return whether a page in `out` is refused with this message, and all files are unchanged."""
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    with pytest.raises(PanformerError, match=message):
+        visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+    return {name: (out / name).read_bytes() for name in files(out)} == before
+
+
+def test_a_page_of_another_program_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir(parents=True)
+    (tmp_path / "images" / "logo.png").write_text("logo")
+    (tmp_path / "index.html").write_text('<img src="images/logo.png">')
+    message = r"index\.html is not a page of panformer and would be replaced; choose another folder"
+    assert is_refused(tmp_path, scenes, message)
+    (tmp_path / "index.html").unlink()
+    (tmp_path / "index.html").mkdir()
+    assert is_refused(tmp_path, scenes, message)
+
+
+def test_an_image_that_is_not_of_the_page_is_not_replaced(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "viz"
+    visualize(VisualizeRequest(out, scenes, "val", limit=1), SilentReporter())
+    (first,) = (out / "overlays").iterdir()
+    visualize(VisualizeRequest(tmp_path / "other", scenes, "val"), SilentReporter())
+    second = next(path for path in (tmp_path / "other" / "overlays").iterdir() if path.name != first.name)
+    (out / "overlays" / second.name).write_text("mine")
+    assert is_refused(out, scenes, rf"{second.name} does not belong to the page in this folder and would be replaced")
+
+
+def test_files_that_a_page_mentions_are_kept(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data", images=1)
+    photos, out = tmp_path / "data" / "images" / "val", tmp_path / "site"
+    for folder in (photos, out):
+        (folder / "images").mkdir(parents=True)
+        shutil.copy(photos / "0.png", folder / "images" / "p1.png")
+    content = json.loads(annotation.read_text())
+    content["images"][0]["file_name"] = "images/p1.png"
+    annotation.write_text(json.dumps(content))
+    for _ in range(2):
+        visualize(VisualizeRequest(out, tmp_path / "data", "val"), SilentReporter())
+        assert '"images/p1.png"' in (out / "index.html").read_text(), "the caption of the image"
+        assert (out / "images" / "p1.png").is_file()
+
+
+def test_the_list_of_images_cannot_lead_out_of_the_folder(scenes: Path, tmp_path: Path) -> None:
+    out, kept = tmp_path / "viz", tmp_path / "kept.jpg"
+    kept.write_text("mine")
+    for content in ({"images": ["../kept.jpg", str(kept), 5]}, {"images": 5}, [5]):
+        visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+        (out / ".panformer_page.json").write_text(json.dumps(content))
+        for path in (out / "overlays").iterdir():
+            path.unlink()
+        visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
+        assert kept.is_file()
 
 
 @pytest.mark.slow
@@ -167,4 +314,7 @@ def test_a_report_replaces_the_earlier_one(trained: RunFolder, scenes: Path, tmp
         assert report_evaluation(tmp_path / split, tmp_path / "report", SilentReporter()).is_file()
         assert len(list((tmp_path / "report" / "images" / "small").iterdir())) == count
         page = (tmp_path / "report" / "index.html").read_text()
-        assert {name for name in files(tmp_path / "report") if name not in page} <= {"index.html"}
+        assert {name for name in files(tmp_path / "report") if name not in page} <= {
+            "index.html",
+            ".panformer_page.json",
+        }

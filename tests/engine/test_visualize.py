@@ -65,7 +65,11 @@ def test_ground_truth(tmp_path: Path) -> None:
     assert [image["src"] for image in page.all("img")[:3]] == [f"overlays/{i}.jpg" for i in range(3)]
     assert page.text.count("3 segments") == 3
     assert page.text.index("sky 3") and "box 3" in page.text and "ball 3" in page.text
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["index.html", "overlays"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".panformer_page.json",
+        "index.html",
+        "overlays",
+    ]
 
 
 def test_limit(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpo
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.results import ANALYSIS, METRICS, PanopticResults
+from panformer_cli.engine.results import ANALYSIS, METRICS, RECORDS, PanopticResults, check_are_results
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.average_precision import ImageDetections
@@ -111,6 +111,7 @@ def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) 
     if request.resume and _is_complete(request, dataset):
         reporter.message(f"The evaluation in {request.out} is already complete; showing its results")
         return read_metrics(request.out)
+    check_are_results(request.out, METRICS, ANALYSIS, RECORDS)
     PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
     return None
 

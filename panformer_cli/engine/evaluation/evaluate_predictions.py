@@ -22,6 +22,7 @@ from panformer_cli.engine.results import (
     METRICS,
     PANOPTIC,
     RECORDS,
+    check_are_results,
     discard_label_errors,
     wait_for_lines,
     write_overlaps,
@@ -109,8 +110,14 @@ def _has_scores(predictions: PanopticAnnotation) -> bool:
 
 
 def _check_out(request: PredictionsRequest) -> None:
-    """Raise PanformerError if the folder of results has other predictions, to which the metrics would not belong."""
+    """Check that the results can be written.
+
+    Raises:
+        PanformerError: The folder has other predictions, to which the metrics would not belong, or files of another
+            program that would be replaced.
+    """
     check_results_folder(request.out)
+    check_are_results(request.out, METRICS, ANALYSIS, RECORDS)
     other = request.out / PANOPTIC
     if other.is_file() and not other.samefile(request.predictions):
         raise PanformerError(

@@ -13,11 +13,12 @@ from panformer_cli.engine.evaluation.compare import read_overlaps
 from panformer_cli.engine.evaluation.evaluate import read_metrics
 from panformer_cli.engine.evaluation.label_error_images import draw_suspect
 from panformer_cli.engine.evaluation.report_images import EvaluatedFiles
-from panformer_cli.engine.results import LABEL_ERRORS, LABEL_ERRORS_PAGE, RECORDS
+from panformer_cli.engine.results import LABEL_ERRORS, LABEL_ERRORS_PAGE, RECORDS, check_are_results
 from panformer_cli.metrics.analysis.label_errors import Kind, Suspect, find_label_errors, ranked
 from panformer_cli.metrics.analysis.usual_behavior import UsualBehavior
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.pages.label_errors import LabelErrorPage, SuspectFigure, write_label_error_page
+from panformer_cli.pages.replacing import PAGE, replaced_page
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import write_json
 
@@ -28,6 +29,8 @@ _PATHS = ("annotation", "truth_pngs", "photos", "predictions", "predicted_pngs")
 def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dict[str, Any]:
     """Write `label_errors.json` and `label_errors/index.html` to an evaluation folder.
 
+    If this fails, an earlier list and page are unchanged.
+
     Args:
         evaluation: The folder of a complete evaluation.
         limit: Number of suspects on the page; the JSON has all of them.
@@ -37,8 +40,10 @@ def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dic
         The content of label_errors.json.
 
     Raises:
-        PanformerError: A file of the evaluation or an image is missing or corrupt, or a file cannot be written.
+        PanformerError: A file of the evaluation or an image is missing or corrupt, or a file cannot be written or is
+            of another program.
     """
+    check_are_results(evaluation, LABEL_ERRORS)
     metrics = read_metrics(evaluation)
     truth = open_annotation(evaluation / metrics["annotation"])
     suspects = rank_label_errors(evaluation / RECORDS, truth.categories)
@@ -51,7 +56,8 @@ def report_label_errors(evaluation: Path, limit: int, reporter: Reporter) -> dic
     }
     predictions = read_predictions(evaluation / metrics["predictions"], truth.categories)
     files = EvaluatedFiles(evaluation, metrics, truth, predictions)
-    _write_page(evaluation / LABEL_ERRORS_PAGE, content, suspects[:limit], files, truth.categories, reporter)
+    with replaced_page(evaluation / LABEL_ERRORS_PAGE) as folder:
+        _write_page(folder, content, suspects[:limit], files, truth.categories, reporter)
     write_json(evaluation / LABEL_ERRORS, content)
     return content
 
@@ -83,8 +89,6 @@ def _write_page(
     categories: CategoryTable,
     reporter: Reporter,
 ) -> None:
-    for earlier in (folder / "images").glob("[0-9][0-9][0-9][0-9][0-9].jpg"):
-        earlier.unlink()  # the new list may be shorter
     figures = []
     with reporter.progress("Label errors", len(suspects)) as progress:
         for number, suspect in enumerate(suspects, start=1):
@@ -93,4 +97,4 @@ def _write_page(
             figures.append(SuspectFigure(name, size, number, suspect))
             progress.advance()
     facts = [("Annotation", content["annotation"]), ("Predictions", content["predictions"])]
-    write_label_error_page(folder / "index.html", LabelErrorPage(facts, content["kinds"], figures))
+    write_label_error_page(folder / PAGE, LabelErrorPage(facts, content["kinds"], figures))

@@ -240,7 +240,8 @@ def test_corrupt_input_is_one_line_and_leaves_no_files(
     change(side)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "metrics.json").write_text("of an earlier evaluation")
+    earlier = '{"images": 1, "panoptic": {}}'
+    (out / "metrics.json").write_text(earlier)
     capsys.readouterr()
     assert run("evaluate", *pairs.words, "--out", str(out)) == 2
     printed, err = capsys.readouterr()
@@ -253,4 +254,4 @@ def test_corrupt_input_is_one_line_and_leaves_no_files(
     for word in words:
         assert word in err
     assert [path.name for path in out.iterdir()] == ["metrics.json"]
-    assert (out / "metrics.json").read_text() == "of an earlier evaluation"
+    assert (out / "metrics.json").read_text() == earlier

@@ -237,15 +237,24 @@ def test_a_complete_evaluation_with_other_settings_is_rejected(trained: RunFolde
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", ["{}", "[]", "{"])
-def test_metrics_of_unknown_origin_are_computed_again(
-    content: str, trained: RunFolder, out: Path, whole: dict[str, bytes]
+def test_metrics_of_predictions_on_disk_are_computed_again(
+    trained: RunFolder, out: Path, whole: dict[str, bytes]
 ) -> None:
-    """They can be from an evaluation of predictions on disk, or from another program."""
     out.mkdir()
-    (out / "metrics.json").write_text(content)
+    (out / "metrics.json").write_text('{"images": 1, "panoptic": {}}')
     evaluate(request_of(trained, out, resume=True), ALONE, QUIET)
     assert contents(out) == whole
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+@pytest.mark.parametrize("name", ["metrics.json", "analysis.json", "records.jsonl"])
+def test_files_of_another_program_are_refused(name: str, content: str, trained: RunFolder, out: Path) -> None:
+    out.mkdir()
+    (out / name).write_text(content)
+    for resume in (False, True):
+        with pytest.raises(PanformerError, match=rf"{name} is not a result of panformer and would be replaced"):
+            evaluate(request_of(trained, out, resume=resume), ALONE, QUIET)
+    assert contents(out) == {name: content.encode()}
 
 
 @pytest.mark.slow

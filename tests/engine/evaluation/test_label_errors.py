@@ -16,7 +16,7 @@ from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.label_errors import report_label_errors
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import BALL, BOX, SKY
 from tests.data.coco.pair_files import Content, Pairs, write_pairs
@@ -114,6 +114,51 @@ def test_thumbnails_of_a_longer_list_are_deleted(pairs: Pairs, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "out" / "label_errors" / "images").iterdir()] == ["00001.jpg"]
 
 
+def test_other_images_in_the_folder_of_the_page_are_kept(pairs: Pairs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found(pairs, out)
+    mine = out / "label_errors" / "images" / "12345.jpg"
+    mine.write_text("mine")
+    report_label_errors(out, 1, QUIET)
+    assert sorted(path.name for path in mine.parent.iterdir()) == ["00001.jpg", mine.name]
+    evaluate_predictions(request_of(pairs, out), ALONE, QUIET)
+    assert [path for path in (out / "label_errors").rglob("*") if path.is_file()] == [mine]
+
+
+def test_a_page_that_fails_leaves_the_earlier_one(pairs: Pairs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found(pairs, out, limit=1)
+    before = files_of(out)
+    png = pairs.truth.pngs / "4.png"  # of the second suspect
+    png.write_bytes(png.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"4\.png"):
+        report_label_errors(out, 200, QUIET)
+    assert files_of(out) == before
+
+
+def test_files_of_another_program_are_not_replaced(pairs: Pairs, tmp_path: Path) -> None:
+    found(pairs, tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("metrics.json", "analysis.json", "records.jsonl"):
+        (out / name).write_text('{"accuracy": 0.9}')
+        with pytest.raises(PanformerError, match=rf"{name} is not a result of panformer and would be replaced"):
+            evaluate_predictions(request_of(pairs, out), ALONE, QUIET)
+        assert (out / name).read_text() == '{"accuracy": 0.9}'
+        (out / name).unlink()
+    (out / "label_errors.json").write_text("[]")
+    with pytest.raises(PanformerError, match=r"label_errors\.json is not a result of panformer"):
+        found(pairs, out)
+    assert (out / "label_errors.json").read_text() == "[]"
+    (out / "label_errors.json").unlink()
+    found(pairs, out)
+    for name in ("metrics.json", "analysis.json"):
+        (out / name).unlink()  # as if the evaluation was killed
+        evaluate_predictions(request_of(pairs, out), ALONE, QUIET)
+    assert files_of(out).keys() == {"metrics.json", "analysis.json", "records.jsonl"} < whole.keys()
+
+
 def test_photos_are_shown_if_there_are_any(pairs: Pairs, tmp_path: Path) -> None:
     found(pairs, tmp_path / "maps")
     metrics = json.loads((tmp_path / "maps" / "metrics.json").read_text())
@@ -165,7 +210,7 @@ def test_a_new_evaluation_discards_the_list(pairs: Pairs, tmp_path: Path) -> Non
     out = tmp_path / "out"
     found(pairs, out)
     evaluate_predictions(request_of(pairs, out), ALONE, QUIET)
-    assert not (out / "label_errors.json").exists() and not (out / "label_errors" / "index.html").exists()
+    assert not (out / "label_errors.json").exists() and not (out / "label_errors").exists()
 
 
 @pytest.mark.slow

@@ -148,7 +148,11 @@ def test_names_are_escaped(evaluated: Evaluated, tmp_path: Path) -> None:
     path = evaluated.write(tmp_path / "out")
     page, images = page_of(path)
     assert images[0]["name"] == name and name in page.text and len(page.all("script")) == 2
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["images", "index.html"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        ".panformer_page.json",
+        "images",
+        "index.html",
+    ]
 
 
 def test_files_that_do_not_match_are_named(evaluated: Evaluated, tmp_path: Path) -> None:
