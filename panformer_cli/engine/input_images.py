@@ -15,8 +15,9 @@ from pathlib import Path
 from panformer_cli.data.image_formats import is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.engine.image_ids import ImageId, ids_of
-from panformer_cli.engine.results import is_result_image
+from panformer_cli.engine.results import is_result_folder
 from panformer_cli.errors import DataError
+from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing
 
@@ -111,7 +112,7 @@ class _Finder:
         self.unreadable: list[Path] = []
         self._out = out
         self._folder = cache(resolve_links)  # a folder can have many files
-        self._has_results = cache(lambda folder: is_result_image(folder / "any"))  # depends only on the folder
+        self._has_results, self._is_below_page = cache(is_result_folder), cache(is_below_page)
 
     def add(self, given: str) -> None:
         """Add the image files of one input."""
@@ -205,7 +206,10 @@ class _Finder:
         self.unreadable.append(Path(error.filename))
 
     def _result(self, path: Path) -> str:
-        return _RESULT if self._has_results(path.parent) else ""
+        is_result = self._has_results(path.parent) or (
+            self._is_below_page(path.parent) and is_image_of_page(path.absolute())
+        )
+        return _RESULT if is_result else ""
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -16,7 +16,7 @@ from panformer_cli.data.coco.panoptic_writer import annotation_row
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.pages.replacing import discard_page, is_image_of_page
+from panformer_cli.pages.replacing import discard_page
 from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
@@ -207,13 +207,13 @@ def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
                 yield from (row for row in value if isinstance(row, dict))
 
 
-def is_result_image(path: Path) -> bool:
-    """Return whether a file is a panoptic PNG or an overlay in a folder of results, or an image of a page."""
-    path = path.absolute()
-    return is_image_of_page(path) or any(
+def is_result_folder(folder: Path) -> bool:
+    """Return whether a folder is, or is in, the folder of panoptic PNGs or overlays of a folder of results."""
+    folder = folder.absolute()
+    return any(
         parent.name in ("panoptic", "overlays")
         and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
-        for parent in path.parents
+        for parent in (folder, *folder.parents)
     )
 
 

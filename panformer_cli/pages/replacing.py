@@ -78,8 +78,14 @@ def has_page(out: Path) -> bool:
         return False
 
 
+def is_below_page(folder: Path) -> bool:
+    """Return whether a folder, or one that contains it, has a page with images."""
+    folder = folder.absolute()
+    return any((out / IMAGES).is_file() for out in (folder, *folder.parents))
+
+
 def is_image_of_page(path: Path) -> bool:
-    """Return whether a file belongs to a page in one of the folders that contain it."""
+    """Return whether a file, an absolute path, belongs to a page in one of the folders that contain it."""
     return any(path in _known_images(out, stamp) for out in path.parents if (stamp := _stamp(out / IMAGES)))
 
 
