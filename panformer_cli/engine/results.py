@@ -200,7 +200,7 @@ def _overlay(out: Path, png_name: str) -> Path:
 
 
 def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a list of a panoptic JSON; none if there is no such file."""
+    """Yield the rows of a list of a panoptic JSON; none if the file is missing."""
     if json_path.is_file():
         for name, value in read_members(json_path):
             if name == key and isinstance(value, Iterator):

@@ -185,13 +185,13 @@ def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
 
 
 def _evaluation_tables(predictions: Path) -> list[Table]:
-    """Return tables of the metrics.json beside the predictions; none if there is no such file."""
+    """Return tables of the metrics.json beside the predictions; none if the file is missing."""
     metrics = _read_metrics(predictions)
     return _quality_tables(metrics["panoptic"]) if metrics else []
 
 
 def _read_metrics(predictions: Path) -> dict[str, Any] | None:
-    """Return the content of the metrics.json beside the predictions; None if there is no such file."""
+    """Return the content of the metrics.json beside the predictions; None if the file is missing."""
     path = predictions.with_name(METRICS)
     if not path.is_file():
         return None

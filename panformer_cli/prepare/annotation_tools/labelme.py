@@ -274,7 +274,7 @@ def _image_data(content: Mapping[str, Any]) -> str:
 
 
 def _decode_base64(text: str) -> bytes:
-    """Return the content of a base64 text, which may have line breaks. Raises a ValueError if it is no such text."""
+    """Return the content of a base64 text, which may have line breaks. Raises a ValueError if it is not base64."""
     return base64.b64decode("".join(text.split()), validate=True)
 
 
