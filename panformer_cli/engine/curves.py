@@ -42,7 +42,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def curves(rows: Sequence[Row]) -> list[Chart]:
-    """Return charts of panoptic quality, total loss, loss terms and learning rate; empty charts are omitted."""
+    """Return charts of quality, total loss, loss terms, learning rate and gradient norm; empty charts are omitted."""
     train = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in rows if row["kind"] == "eval"]
     parts = list(dict.fromkeys(name for row in train for name in _losses(row)))
@@ -54,6 +54,7 @@ def curves(rows: Sequence[Row]) -> list[Chart]:
         Chart("Loss", _series(train, {"loss": "loss"}), "step", "loss"),
         Chart("Parts of the loss", part_series, "step", "loss", log_y=True),
         Chart("Learning rate", _series(train, {"lr": "learning rate"}), "step", "learning rate"),
+        Chart("Gradient norm before clipping", _series(train, {"gradient_norm": "gradient norm"}), "step", "L2 norm"),
     ]
     return [chart for chart in charts if chart.series]
 
