@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import INTERRUPTED, Compute, compute_options
+from panformer_cli.cli.launching import launch_options
+from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from panformer_cli.engine.training.train import RunResult
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE")
+@launch_options
 @compute_options
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
