@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import INTERRUPTED, Compute, compute_options
+from panformer_cli.cli.launching import launch_options
+from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from panformer_cli.engine.training.train import RunResult
@@ -19,6 +21,7 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE")
+@launch_options
 @compute_options
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
