@@ -73,6 +73,10 @@ class DataSettings:
     """Training: lengths of the short side before a crop to choose from at random, in pixels. Range: 32 or more each."""
     crop_range: tuple[int, int] = (384, 600)
     """Training: minimum and maximum length of a crop's sides, in pixels. Range: 1 or more, in ascending order."""
+    repeat_factor: float = 0.0
+    """Training: repeat images with rare classes. A class that is in a fraction f of the training images, less than this
+    threshold t, has the factor sqrt(t / f). An image is used as often per epoch as the largest factor of its classes
+    says, rounded up or down at random. LVIS uses 0.001. 0: every image is used once. Range: 0 to 1."""
     skip_bad_images: bool = False
     """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
     allow_no_segments: bool = False
@@ -88,7 +92,7 @@ class DataSettings:
         for name in ("train_short_sides", "crop_short_sides"):
             if not getattr(self, name) or min(getattr(self, name)) < 32:
                 problems.append(f"data.{name} is {list(getattr(self, name))}: expected sizes of 32 pixels or more")
-        for name in ("flip_probability", "crop_probability"):
+        for name in ("flip_probability", "crop_probability", "repeat_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"data.{name} is {getattr(self, name)}: expected 0 to 1")
         if len(self.crop_range) != 2 or not 1 <= self.crop_range[0] <= self.crop_range[1]:

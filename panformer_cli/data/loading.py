@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.epoch_order import Draw, EpochOrder, repeat_factors
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.data.transforms import TrainTransform
@@ -31,20 +32,6 @@ class LoadingSettings(Protocol):
 
     @property
     def train(self) -> TrainSettings: ...
-
-
-class Draw(NamedTuple):
-    """An image at a position of training: with the seed, all that its random augmentation depends on.
-
-    Attributes:
-        epoch: from 0.
-        position: position in the epoch's order of images, from 0.
-        image: index in the data set.
-    """
-
-    epoch: int
-    position: int
-    image: int
 
 
 class TrainItem(NamedTuple):
@@ -67,28 +54,6 @@ def collate(items: Sequence[TrainItem]) -> Batch:
         images[number, :, :h, :w] = item.image
         padding_mask[number, :h, :w] = False
     return Batch(images, padding_mask, [item.targets for item in items], [item.image_id for item in items])
-
-
-class EpochOrder:
-    """The shuffled images of an epoch, divided into optimizer steps.
-
-    The order depends only on seed and epoch. Images that do not fill the last step are dropped. If the data set has
-    fewer images than one step needs, some are repeated.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self._images = images
-        self._batch_size = batch_size
-        self._seed = seed
-        self.steps = max(1, images // batch_size)
-
-    def step_draws(self, epoch: int, first_step: int = 0) -> list[list[Draw]]:
-        """Return the `batch_size` images of each step from `first_step` on."""
-        order = np.random.default_rng((self._seed, epoch, 0)).permutation(self._images)
-        order = np.resize(order, self.steps * self._batch_size)  # cuts, or repeats from the start
-        draws = [Draw(epoch, position, image) for position, image in enumerate(order.tolist())]
-        starts = range(first_step * self._batch_size, len(draws), self._batch_size)
-        return [draws[start : start + self._batch_size] for start in starts]
 
 
 class TrainDataset(Dataset[TrainItem]):
@@ -151,7 +116,9 @@ class TrainLoader:
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings, rank: int, world_size: int) -> None:
         train = recipe.train
-        self._order = EpochOrder(len(dataset), train.batch_size, train.seed)
+        threshold = recipe.data.repeat_factor
+        factors = repeat_factors(dataset.listed, threshold) if threshold else None
+        self._order = EpochOrder(len(dataset), train.batch_size, train.seed, factors)
         self._images_per_forward = train.images_per_forward
         share = train.batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
