@@ -73,6 +73,16 @@ class DataSettings:
     """Training: lengths of the short side before a crop to choose from at random, in pixels. Range: 32 or more each."""
     crop_range: tuple[int, int] = (384, 600)
     """Training: minimum and maximum length of a crop's sides, in pixels. Range: 1 or more, in ascending order."""
+    scale_jitter: tuple[float, float] | None = None
+    """Training: minimum and maximum of a random factor on the size of an image after the transforms above
+    (large-scale jitter, usually [0.1, 2.0]). An image that gets larger is cropped to its size without this factor.
+    Null: off. Range: more than 0 and at most 10, in ascending order."""
+    color_jitter: tuple[float, float, float, float] | None = None
+    """Training: strengths of random changes of brightness, contrast, saturation and hue, such as [0.4, 0.4, 0.4, 0.1].
+    The factors are drawn from 1 - strength to 1 + strength; the hue is shifted by up to its strength, where 1 is the
+    whole color circle. Null: off. Range: 0 to 1; hue: 0 to 0.5."""
+    copy_paste: float = 0.0
+    """Training: probability that things of another training image are pasted into an image. Range: 0 to 1."""
     repeat_factor: float = 0.0
     """Training: repeat images with rare classes. A class that is in a fraction f of the training images, less than this
     threshold t, has the factor sqrt(t / f). An image is used as often per epoch as the largest factor of its classes
@@ -92,11 +102,20 @@ class DataSettings:
         for name in ("train_short_sides", "crop_short_sides"):
             if not getattr(self, name) or min(getattr(self, name)) < 32:
                 problems.append(f"data.{name} is {list(getattr(self, name))}: expected sizes of 32 pixels or more")
-        for name in ("flip_probability", "crop_probability", "repeat_factor"):
+        for name in ("flip_probability", "crop_probability", "copy_paste", "repeat_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"data.{name} is {getattr(self, name)}: expected 0 to 1")
         if len(self.crop_range) != 2 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
             problems.append(f"data.crop_range is {list(self.crop_range)}: expected [smallest, largest] in pixels")
+        if self.scale_jitter is not None and not 0 < self.scale_jitter[0] <= self.scale_jitter[1] <= 10:
+            problems.append(f"data.scale_jitter is {list(self.scale_jitter)}: expected [smallest, largest], 0 to 10")
+        if self.color_jitter is not None and not all(
+            0 <= strength <= limit for strength, limit in zip(self.color_jitter, (1, 1, 1, 0.5), strict=True)
+        ):
+            problems.append(
+                f"data.color_jitter is {list(self.color_jitter)}: expected the strengths of brightness, contrast and "
+                "saturation, 0 to 1, and of hue, 0 to 0.5"
+            )
         if self.workers < 0:
             problems.append(f"data.workers is {self.workers}: expected 0 or more")
         raise_together(problems)

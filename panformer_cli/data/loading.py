@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from panformer_cli.data.augmentation import TrainTransform
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.copy_paste import images_with_things, other_image
 from panformer_cli.data.epoch_order import Draw, EpochOrder, repeat_factors
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
-from panformer_cli.data.transforms import TrainTransform
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.settings import DataSettings, TrainSettings
 
@@ -60,6 +61,9 @@ class TrainDataset(Dataset[TrainItem]):
     """Augmented items by `Draw`: the same draw gives the same item in every process and after a resume.
 
     With `data.skip_bad_images`, an image that raises `DataError` is replaced by the next good one in the data set.
+
+    Raises:
+        RecipeError: `data.copy_paste` is used, but no image has a thing to paste.
     """
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings) -> None:
@@ -67,6 +71,14 @@ class TrainDataset(Dataset[TrainItem]):
         self._transform = TrainTransform(recipe.data, dataset.categories)
         self._seed = recipe.train.seed
         self._skip = recipe.data.skip_bad_images
+        self._paste = recipe.data.copy_paste
+        if self._paste:
+            self._sources = images_with_things(dataset.listed)
+            if not len(self._sources):
+                raise RecipeError(
+                    f"data.copy_paste is {self._paste}, but {dataset.layout.annotation} has no thing to paste; "
+                    "set it to 0"
+                )
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -75,7 +87,11 @@ class TrainDataset(Dataset[TrainItem]):
         # A last number of 0 is used for the order of the epoch.
         rng = np.random.default_rng((self._seed, draw.epoch, draw.position + 1))
         sample, skipped = self._read(draw.image)
-        return TrainItem(*self._transform(sample, rng), sample.image_id, tuple(skipped))
+        paste_from = None
+        if self._paste and rng.random() < self._paste:
+            paste_from, more = self._read(other_image(self._sources, draw.image, rng))
+            skipped += more
+        return TrainItem(*self._transform(sample, rng, paste_from), sample.image_id, tuple(skipped))
 
     def _read(self, first: int) -> tuple[Sample, list[str]]:
         skipped: list[str] = []
