@@ -10,7 +10,7 @@ import click
 from panformer_cli.cli.options import INTERRUPTED, Compute, compute_options
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.train import RunResult
+    from panformer_cli.engine.training.train import RunResult
 
 
 @click.command()
@@ -54,8 +54,8 @@ def train(
     PQ). Ctrl-C saves a checkpoint before it stops; --resume continues from it.
     """
     from panformer_cli.engine.runs import find_checkpoint
-    from panformer_cli.engine.train import TrainOptions
-    from panformer_cli.engine.train import train as run_training
+    from panformer_cli.engine.training.train import TrainOptions
+    from panformer_cli.engine.training.train import train as run_training
     from panformer_cli.recipe_io import load_recipe
 
     with compute.joined() as (process, reporter):

@@ -11,7 +11,7 @@ from panformer_cli.cli.main import main
 from panformer_cli.cli.options import Compute
 from panformer_cli.cli.train import _stopped
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import RunResult
+from panformer_cli.engine.training.train import RunResult
 from tests.helpers import set_worker
 
 

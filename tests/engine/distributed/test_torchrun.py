@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
