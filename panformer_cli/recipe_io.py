@@ -288,7 +288,7 @@ def _expected(hint: Any) -> str:
     if origin is tuple and arguments[-1] is Ellipsis:
         return "a list of whole numbers such as [320, 480]"
     if origin is tuple:
-        return f"a list of {len(arguments)} whole numbers"
+        return f"a list of {len(arguments)} {'whole numbers' if arguments[0] is int else 'numbers'}"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if necessary)"}[hint]
 
 
