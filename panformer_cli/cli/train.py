@@ -41,6 +41,9 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
     help="Also send the log and sample predictions to this experiment tracker; can be repeated.",
 )
 @click.option(
+    "--profile", is_flag=True, help="Measure some steps, and report what limits the speed, with a trace of one step."
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -54,6 +57,7 @@ def train(
     resume: bool,
     init_from: Path | None,
     trackers: tuple[str, ...],
+    profile: bool,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -80,7 +84,7 @@ def train(
         weights = None
         if init_from is not None:
             weights = process.on_first(lambda: find_checkpoint(init_from, reporter))
-        options = TrainOptions(out, resume, weights, trackers)
+        options = TrainOptions(out, resume, weights, trackers, profile)
         result = run_training(load_recipe(recipe, overrides), options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

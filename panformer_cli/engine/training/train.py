@@ -32,12 +32,14 @@ class TrainOptions:
         init_from: Checkpoint with the initial weights; its categories may differ.
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
+        profile: Measure the parts of some steps, and report what limits the speed.
     """
 
     out: Path | None = None
     resume: bool = False
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -85,6 +87,8 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
+    if options.profile:
+        trainer.profile_to(run.path / "profile")
     files = trainer.annotations | ({"initial weights": origin} if origin is not None and not options.resume else {})
     facts = {"processes": process.world_size, "device": str(process.device)}
     process.on_first(lambda: run.start(recipe, environment() | facts | {"files": fingerprints(files)}))

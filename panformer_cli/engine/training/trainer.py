@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.profile import StepProfile
 from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep
@@ -85,7 +87,13 @@ class Trainer:
         self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer)
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
         self.meter = SpeedMeter()
+        self.profile: StepProfile | None = None
         self._status = ""
+
+    def profile_to(self, folder: Path) -> None:
+        """Profile some steps of the run on rank 0."""
+        if self.process.is_first:
+            self.profile = StepProfile(folder, self.step, self.process.device, self.reporter)
 
     def run(self, checkpoint: Checkpoint | None, resume: bool, stop: StopRequest) -> bool:
         """Train to the end or to a stop, and return whether the end was reached.
@@ -112,6 +120,8 @@ class Trainer:
                 self._step(batches, bar)
                 if self._evaluation_is_due():
                     self._evaluate()
+        if self.profile is not None:
+            self.profile.report()
         self._report_skipped()
         return self.progress.step >= self.total_steps
 
@@ -130,7 +140,8 @@ class Trainer:
         start = time.monotonic()
         settings = self.recipe.train
         factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
-        with self.meter.computing():
+        profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
+        with self.meter.computing(), profiled:
             result = self.step.take(batches, factor)
         self.log.add(result)
         self.progress.step += 1
