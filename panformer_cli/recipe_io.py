@@ -151,7 +151,7 @@ def _family_of(content: Any, where: str, overrides: Sequence[str] = ()) -> str:
 def _sections(family: str) -> dict[str, Any]:
     """Return the types of the recipe's fields. Two sections depend on the model family."""
     known = FAMILIES[family]
-    return {**get_type_hints(Recipe), "model": known.model_settings, "inference": known.inference_settings}
+    return {**_field_types(Recipe), "model": known.model_settings, "inference": known.inference_settings}
 
 
 def _apply_override(content: dict[Any, Any], override: str, settings: dict[str, Any], problems: list[str]) -> None:

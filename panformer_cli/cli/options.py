@@ -261,6 +261,11 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_submission
 
 
+def announcer(as_json: bool, reporter: Reporter) -> Callable[[str], None]:
+    """Return a function that prints a line before the results; on stderr if those are JSON."""
+    return reporter.message if as_json else click.echo
+
+
 def write_submission(submission: Submission, results: Path, reporter: Reporter) -> None:
     """Pack the predictions in the results folder into the zip file of a submission."""
     from panformer_cli.submission.forms import FORMS as KNOWN
