@@ -17,7 +17,7 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgres
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.distributed.signals import StopRequest
+from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
@@ -110,7 +110,7 @@ class Trainer:
             start_from(self.model, checkpoint, self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
-                self._evaluate()
+                self._evaluate(stop)
             for batches in self._steps():
                 stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
                 if stopping or saving:
@@ -119,11 +119,11 @@ class Trainer:
                     break
                 self._step(batches, bar)
                 if self._evaluation_is_due():
-                    self._evaluate()
+                    self._evaluate(stop)
         if self.profile is not None:
             self.profile.report()
         self._report_skipped()
-        return self.progress.step >= self.total_steps
+        return self.progress.step >= self.total_steps and not self._evaluation_is_due()
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step."""
@@ -177,11 +177,16 @@ class Trainer:
             return True
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, stop: StopRequest) -> None:
+        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image."""
         self.checkpoints.save_last(self.progress)  # the step is not lost if the evaluation fails
         self.model.eval()
         predictor = Predictor(self.model, self.recipe, self.process.device)
-        groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
+        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
+        evaluator = evaluate_model(predictor, self.validation, self.process, self.reporter, stop=stopping)
+        if evaluator.images < len(self.validation):
+            return  # due again when the run is resumed
+        groups = evaluator.panoptic.result()
         self.log.write_evaluation(self.progress, groups)
         if self.tracking is not None:
             self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
