@@ -59,7 +59,7 @@ if found["gpu"]:
 import panformer_cli
 found["panformer"] = panformer_cli.__version__
 try:
-    import panformer_cli.engine.train
+    import panformer_cli.engine.training.train
 except Exception as error:
     found["import error"] = f"{type(error).__name__}: {error}"
 print(json.dumps(found))

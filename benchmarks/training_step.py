@@ -29,7 +29,7 @@ from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.structures import Batch, Targets
 from panformer_cli.engine.benchmarking.benchmark import parse_size
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, clock_of, device_name
-from panformer_cli.engine.optim import build_optimizer
+from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.base import LossCounts, PanopticModel
 from panformer_cli.models.build import build_model

@@ -134,7 +134,7 @@ WRONG = {
     "a folder of the previous paragraph": ("`metrics/quality.py`\n\n`matching.py`", "matching.py"),
     "a folder of the previous item": ("- `metrics/quality.py`\n- `matching.py`", "matching.py"),
     "a folder": ("`docs/pictures/`", "docs/pictures/"),
-    "a file with a trailing slash": ("`engine/train.py/`", "engine/train.py/"),
+    "a file with a trailing slash": ("`engine/runs.py/`", "engine/runs.py/"),
     "a recipe": ("```\npanformer train recipes/r49.yaml\n```", "recipes/r49.yaml"),
     "another branch of a tree": ("```\nengine/\n  runs.py\nmetrics/\n  runs.py\n```", "runs.py"),
     "no family": ("`models/<family>/gone.py`", "models/<family>/gone.py"),
@@ -148,7 +148,7 @@ def test_a_path_that_does_not_exist_is_found(case: str) -> None:
 
 
 def test_existing_paths_are_accepted() -> None:
-    spans = ["engine/train.py", "prefetch.py", "models/<family>/family.py", "docs/data.md", "data/mine", *FOREIGN]
+    spans = ["engine/runs.py", "prefetch.py", "models/<family>/family.py", "docs/data.md", "data/mine", *FOREIGN]
     assert list(wrong_paths(" ".join(f"`{span}`" for span in spans))) == []
     assert list(wrong_paths("```\nengine/\n  runs.py\n  checkpoints/  checkpoint.py\n```", all_folders=True)) == []
 

@@ -22,7 +22,7 @@ from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, save_chec
 from panformer_cli.engine.distributed.group import joined
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.models.base import LossCounts
 from panformer_cli.models.build import build_model
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer

@@ -23,8 +23,8 @@ def test_strings_of_every_kind_are_listed(tmp_path: Path) -> None:
     lines = lines_of(tmp_path)
     for where, kind, text in (
         ("cli/train.py", "help of panformer train --resume", "--out"),
-        ("engine/train.py", "progress", "Training"),
-        ("engine/train.py", "error", "--resume and --init-from are both given"),
+        ("engine/training/trainer.py", "progress", "Training"),
+        ("engine/training/train.py", "error", "--resume and --init-from are both given"),
         ("pages/templates/report.html", "page", "All images"),
         ("pages/templates/viewer.js", "script", "Ground truth"),
     ):

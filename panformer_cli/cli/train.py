@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import INTERRUPTED, Compute, compute_options
+from panformer_cli.cli.launching import launch_options
+from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:
-    from panformer_cli.engine.train import RunResult
+    from panformer_cli.engine.training.train import RunResult
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Modules of `engine.trackers`, with the names of their packages and of panformer's extras."""
 
 
 @click.command()
 @click.argument("recipe", metavar="RECIPE")
+@launch_options
 @compute_options
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
@@ -25,6 +32,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="CHECKPOINT",
     help="Initialize from a checkpoint: a file, a run folder or the name of published weights.",
+)
+@click.option(
+    "--log",
+    "trackers",
+    type=click.Choice(TRACKERS),
+    multiple=True,
+    help="Also send the log and sample predictions to this experiment tracker; can be repeated.",
 )
 @click.option(
     "--set",
@@ -39,6 +53,7 @@ def train(
     out: Path | None,
     resume: bool,
     init_from: Path | None,
+    trackers: tuple[str, ...],
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -53,21 +68,25 @@ def train(
     The run folder gets the resolved recipe, metrics.jsonl, environment.json and the checkpoints `last` and `best` (by
     PQ). Ctrl-C saves a checkpoint before it stops; --resume continues from it.
     """
+    from panformer_cli.engine.trackers.names import check_installed
+
+    check_installed(trackers)
     from panformer_cli.engine.runs import find_checkpoint
-    from panformer_cli.engine.train import TrainOptions
-    from panformer_cli.engine.train import train as run_training
+    from panformer_cli.engine.training.train import TrainOptions
+    from panformer_cli.engine.training.train import train as run_training
     from panformer_cli.recipe_io import load_recipe
 
     with compute.joined() as (process, reporter):
         weights = None
         if init_from is not None:
             weights = process.on_first(lambda: find_checkpoint(init_from, reporter))
-        options = TrainOptions(out, resume, weights)
+        options = TrainOptions(out, resume, weights, trackers)
         result = run_training(load_recipe(recipe, overrides), options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))
             return INTERRUPTED
         click.echo(f"Best checkpoint: {result.run.checkpoint}")
+        reporter.message(f"Next: {shlex.join(['panformer', 'evaluate', str(result.run.path)])}")
         return 0
 
 

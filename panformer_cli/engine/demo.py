@@ -12,7 +12,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import Reporter

@@ -14,7 +14,7 @@ from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, save_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe

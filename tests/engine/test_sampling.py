@@ -17,7 +17,7 @@ from panformer_cli.engine.evaluation.robustness import RobustnessOptions
 from panformer_cli.engine.evaluation.tune import TuneRequest, tune
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.models.layers import sampling
 from panformer_cli.models.layers.common import LevelShapes
 from panformer_cli.models.layers.sampling.portable import gather_sampling

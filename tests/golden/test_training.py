@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.structures import Batch
-from panformer_cli.engine.optim import build_optimizer
+from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.models.layers.losses import resize_masks
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion
 from panformer_cli.models.panoptic_segformer.matcher import match_masks

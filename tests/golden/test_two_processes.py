@@ -11,7 +11,7 @@ from torch import Tensor
 
 from panformer_cli.data.structures import Batch, Targets
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.train import _distributed
+from panformer_cli.engine.training.step import distributed
 from panformer_cli.models.base import LossCounts, count_segments
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from tests.engine.ranks import in_processes
@@ -47,7 +47,7 @@ def cases_of(pair: str, folder: Path, model: PanopticSegFormer) -> list[Training
 def steps_of_every_pair(process: Process, folder: Path, out: Path) -> None:
     """Run a step of every pair, with one image per process, and write the losses and the synchronized gradients."""
     model = filled_model("r50", train=True)
-    parallel = _distributed(model)
+    parallel = distributed(model)
     for pair in PAIRS:
         case = cases_of(pair, folder, model)[process.rank]
         own = torch.tensor(count_segments([case.targets], THINGS))

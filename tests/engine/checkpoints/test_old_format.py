@@ -15,7 +15,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_checkpoint,
     read_training_state,
 )
-from panformer_cli.engine.optim import build_optimizer
+from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
 
 DESCRIPTION = Path(__file__).parent / "data" / "last_0.1.0.json"

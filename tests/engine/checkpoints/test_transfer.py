@@ -16,7 +16,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from panformer_cli.engine.checkpoints.transfer import start_from
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.build import build_model
 from panformer_cli.models.panoptic_segformer.build import build

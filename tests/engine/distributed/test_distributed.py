@@ -17,7 +17,8 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import RunResult, Trainer, TrainOptions, train
+from panformer_cli.engine.training.train import RunResult, TrainOptions, train
+from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.models.base import LossCounts
 from panformer_cli.recipe import Recipe
@@ -35,11 +36,8 @@ def gradients_of_a_step(process: Process, recipe: Recipe, out: Path) -> None:
     """Run the first training step, and write the gradients before clipping and the counts."""
     trainer = Trainer(process, recipe, RunFolder(out / f"run{process.world_size}"), SilentReporter())
     batches = next(iter(trainer.loader.epoch(0)))
-    counts = trainer._count(batches)
-    for index, batch in enumerate(batches):
-        with trainer._synchronized(last=index == len(batches) - 1):
-            losses = trainer._losses(batch, counts)
-            torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+    counts = trainer.step.count(batches)
+    trainer.step.accumulate(batches, counts)
     tensors = {n: p.grad.contiguous() for n, p in trainer.model.named_parameters() if p.grad is not None}
     tensors["counts"] = torch.tensor([counts.things, counts.stuff], dtype=torch.float64)
     save_file(tensors, out / f"{process.world_size}_{process.rank}.safetensors")

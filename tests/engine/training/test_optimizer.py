@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from panformer_cli.engine.optim import build_optimizer, learning_rate_factor, set_learning_rate, total_steps
+from panformer_cli.engine.training.optimizer import build_optimizer
+from panformer_cli.engine.training.schedule import learning_rate_factor, set_learning_rate, total_steps
 from panformer_cli.models.panoptic_segformer.official.names import own_name
 from panformer_cli.settings import TrainSettings
 from tests.golden.release import DATA, unfilled_model

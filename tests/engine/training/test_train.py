@@ -15,7 +15,7 @@ from torch import Tensor
 
 from panformer_cli.engine.checkpoints.checkpoint import MODEL, OPTIMIZER, RANDOM, read_checkpoint, read_tensors
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.train import RunResult, TrainOptions, train
+from panformer_cli.engine.training.train import RunResult, TrainOptions, train
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.reporting import SilentReporter
@@ -306,7 +306,7 @@ def test_a_stop_between_a_step_and_its_evaluation_loses_neither(
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("panformer_cli.engine.train.evaluate_model", fail)
+    monkeypatch.setattr("panformer_cli.engine.training.trainer.evaluate_model", fail)
     recipe, run = small_recipe(scenes, "train.max_steps=2"), RunFolder(tmp_path / "run")
     stopped = train(recipe, TrainOptions(run.path), ALONE, SilentReporter())
     assert stopped == RunResult(run, ended=False, saved_step=2, total_steps=2)

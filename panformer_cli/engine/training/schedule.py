@@ -1,25 +1,12 @@
-"""AdamW with the published parameter groups and learning rates (docs/model.md, "Optimizer")."""
+"""Learning rates: a pure function of the optimizer step, so that nothing has to be restored on resume."""
 
 from __future__ import annotations
 
 import math
 
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
-from panformer_cli.models.base import PanopticModel
 from panformer_cli.settings import TrainSettings
-
-
-def build_optimizer(model: PanopticModel, settings: TrainSettings) -> AdamW:
-    """Return AdamW over the model's parameter groups, with weight decay on all of them.
-
-    Each group has the key `base_lr`, which `set_learning_rate` scales.
-    """
-    groups = [
-        {"params": group.parameters, "lr": settings.lr * group.lr_factor, "base_lr": settings.lr * group.lr_factor}
-        for group in model.parameter_groups(settings)
-    ]
-    return AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
 def learning_rate_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
@@ -38,7 +25,7 @@ def total_steps(settings: TrainSettings, steps_per_epoch: int) -> int:
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
-def set_learning_rate(optimizer: AdamW, factor: float) -> None:
+def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set the learning rate of every group to its `base_lr` times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panformer_cli.engine.train import TrainOptions, train
+from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.errors import DataError
 from tests.data.coco.coco_files import colors
 from tests.engine.small import ALONE, StopAfter, small_recipe, small_scenes

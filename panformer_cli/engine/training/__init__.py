@@ -1,0 +1,1 @@
+"""Training: the loop, one optimizer step, learning rates and the log."""

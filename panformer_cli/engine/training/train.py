@@ -1,0 +1,129 @@
+"""Train a model: the options of a run, its folder, and where its weights come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
+from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.distributed.signals import stop_on_signals
+from panformer_cli.engine.environment import environment, fingerprints
+from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
+from panformer_cli.engine.trackers.tracker import Status
+from panformer_cli.engine.trackers.tracking import Tracking, open_tracking, trackers_of
+from panformer_cli.engine.training.trainer import Trainer
+from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.models.backbones.feature_layout import check_backbone_name
+from panformer_cli.recipe import Recipe
+from panformer_cli.reporting import Reporter
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of a run that are not part of the recipe.
+
+    Attributes:
+        out: Folder of the run; None for runs/<recipe>/<time>.
+        resume: Resume the run in `out`, or the newest run of the recipe.
+        init_from: Checkpoint with the initial weights; its categories may differ.
+        trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
+            those that it had.
+    """
+
+    out: Path | None = None
+    resume: bool = False
+    init_from: Path | None = None
+    trackers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.resume and self.init_from is not None:
+            raise PanformerError(
+                "--resume and --init-from are both given: a run resumes with its own weights; choose one of them"
+            )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of a training run.
+
+    Attributes:
+        run: Folder of the run.
+        ended: Whether the run completed its last step and evaluation; otherwise it was stopped.
+        saved_step: Step of the last checkpoint; None if there is none.
+        total_steps: Number of steps of the whole run.
+    """
+
+    run: RunFolder
+    ended: bool
+    saved_step: int | None
+    total_steps: int
+
+
+def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Reporter) -> RunResult:
+    """Train a recipe to its end or until SIGINT or SIGTERM; return the same result on all ranks.
+
+    Raises:
+        PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
+        KeyboardInterrupt: Ctrl-C was pressed twice, and there are several processes.
+    """
+    if not recipe.data.root:
+        raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    check_backbone_name(recipe.model.backbone)
+    find_run = run_to_resume if options.resume else new_run
+    run = process.on_first(lambda: find_run(recipe, options.out))
+    # An absolute path, so that the run can be resumed and evaluated from any working directory.
+    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
+    origin = run.last if options.resume else options.init_from
+    checkpoint = read_checkpoint(origin) if origin is not None else None
+    if checkpoint is not None and not options.resume:
+        check_backbone(recipe.model.backbone, checkpoint)
+    tracking = _tracking(options, run, recipe, checkpoint, process, reporter)
+    trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
+    if checkpoint is not None and options.resume:
+        check_same_model(recipe, trainer.categories, run, checkpoint)
+    files = trainer.annotations | ({"initial weights": origin} if origin is not None and not options.resume else {})
+    facts = {"processes": process.world_size, "device": str(process.device)}
+    process.on_first(lambda: run.start(recipe, environment() | facts | {"files": fingerprints(files)}))
+    reporter.message(f"Run folder: {run.path}")
+    ended = False
+    with stop_on_signals() as stop, _finished(tracking, lambda: "finished" if ended else "stopped"):
+        try:
+            ended = trainer.run(checkpoint, options.resume, stop)
+        except KeyboardInterrupt:
+            if process.world_size > 1:  # the other ranks wait for this one
+                raise
+    return RunResult(run, ended, trainer.checkpoints.saved_step, trainer.total_steps)
+
+
+def _tracking(
+    options: TrainOptions,
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None,
+    process: Process,
+    reporter: Reporter,
+) -> Tracking | None:
+    """Return the experiment trackers of the run on rank 0; None without any and on the other ranks."""
+    before = trackers_of(run.path) if options.resume else []
+    names = list(dict.fromkeys([*options.trackers, *before]))
+    if not names or not process.is_first:
+        return None
+    step = checkpoint.progress.step if checkpoint is not None and options.resume else 0
+    return open_tracking(names, run.path, recipe, step, reporter)
+
+
+@contextmanager
+def _finished(tracking: Tracking | None, status: Callable[[], Status]) -> Iterator[None]:
+    """Close the run in the trackers at the end, as failed if there is an error, else with `status`."""
+    try:
+        yield
+    except Exception:
+        if tracking is not None:
+            tracking.finish("failed")
+        raise
+    if tracking is not None:
+        tracking.finish(status())

@@ -1,0 +1,112 @@
+"""The log of a run: rows of metrics.jsonl, and the messages of evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from panformer_cli.engine.benchmarking.meters import PeakMemory
+from panformer_cli.engine.checkpoints.checkpoint import TrainProgress
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.trackers.tracking import Tracking
+from panformer_cli.engine.training.step import StepResult
+from panformer_cli.metrics.quality import GroupQuality, PanopticResult, shown
+from panformer_cli.pages.base import format_number
+from panformer_cli.reporting import Reporter
+
+
+class TrainLog:
+    """Mean losses since the last row, and the rows that rank 0 writes. Every rank calls the same methods.
+
+    Losses are summed on their device and copied to the CPU only when a value is read.
+
+    Args:
+        process: This process.
+        run: The folder with metrics.jsonl.
+        reporter: For the messages of evaluations.
+        steps_per_epoch: Optimizer steps of an epoch.
+        tracking: Experiment trackers that get the rows, too; None for none. Only rank 0 uses it.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        run: RunFolder,
+        reporter: Reporter,
+        steps_per_epoch: int,
+        tracking: Tracking | None = None,
+    ) -> None:
+        self._process, self._run, self._reporter = process, run, reporter
+        self._steps_per_epoch = steps_per_epoch
+        self._tracking = tracking
+        self._memory = PeakMemory(process.device)
+        self._start()
+
+    def _start(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weight = 0.0
+        self._norms: list[Tensor] = []
+
+    @property
+    def running(self) -> float:
+        """Mean total loss since the last row."""
+        return float(sum(self._sums.values())) / max(self._weight, 1e-12)
+
+    def add(self, result: StepResult) -> None:
+        """Add what an optimizer step reports."""
+        self._norms.append(result.gradient_norm)
+        losses = result.losses
+        weight = 1 / len(losses)
+        for of_batch in losses:
+            for name, value in of_batch.items():
+                term = name.split("/")[0]  # the decoder layers of one term together
+                self._sums[term] = self._sums.get(term, 0) + value * weight
+            self._weight += weight
+
+    def write_losses(self, progress: TrainProgress, lr: float, speed: dict[str, float]) -> None:
+        """Write a row with the means over all processes since the last one, and reset them.
+
+        Args:
+            progress: The progress after the last step.
+            lr: Learning rate of the last step, without the factors of parameter groups.
+            speed: Times and other values that are not the same when the run is repeated.
+        """
+        total = self._process.sum(torch.stack(list(self._sums.values())).cpu()) / self._process.world_size
+        means = dict(zip(self._sums, (total / self._weight).tolist(), strict=True))
+        values = {
+            "lr": lr,
+            "loss": sum(means.values()),
+            "losses": means,
+            "gradient_norm": float(torch.stack(self._norms).mean()),
+            "seconds": progress.seconds,
+            "speed": speed | {"memory_mib": self._memory.mib()},
+        }
+        self._start()
+        self._write("train", progress, values)
+
+    def write_evaluation(self, progress: TrainProgress, groups: PanopticResult) -> None:
+        """Write a row with the results of an evaluation, and print them."""
+        quality, things, stuff = (_texts(group) for group in (groups.all, groups.things, groups.stuff))
+        metrics = asdict(groups.all) | {"pq_things": groups.things.pq, "pq_stuff": groups.stuff.pq}
+        self._write("eval", progress, metrics)
+        self._reporter.message(
+            f"Step {progress.step}: PQ {quality['pq']} (things {things['pq']}, stuff {stuff['pq']}), "
+            f"SQ {quality['sq']}, RQ {quality['rq']}"
+        )
+
+    def _write(self, kind: str, progress: TrainProgress, values: dict[str, Any]) -> None:
+        if self._process.is_first:
+            epoch = (progress.step - 1) // self._steps_per_epoch
+            row = {"kind": kind, "step": progress.step, "epoch": epoch, **values}
+            self._run.log(row)
+            if self._tracking is not None:
+                self._tracking.log(row)
+
+
+def _texts(group: GroupQuality) -> dict[str, str]:
+    """Return PQ, SQ and RQ as text; a dash if the group has no class."""
+    return {key: format_number(value) for key, value in shown(asdict(group)).items()}
