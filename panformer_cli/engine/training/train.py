@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
-from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model
+from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
-from panformer_cli.engine.trackers.tracker import Status
-from panformer_cli.engine.trackers.tracking import Tracking, open_tracking, trackers_of
+from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
+from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Reporter
 
 
@@ -75,11 +75,8 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
     check_backbone_name(recipe.model.backbone)
-    find_run = run_to_resume if options.resume else new_run
-    run = process.on_first(lambda: find_run(recipe, options.out))
-    # An absolute path, so that the run can be resumed and evaluated from any working directory.
-    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
-    origin = run.last if options.resume else options.init_from
+    recipe = with_absolute_root(recipe)
+    run, origin = process.on_first(lambda: _begin(recipe, options, reporter))
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -87,14 +84,13 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
+        report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
     if options.profile:
         trainer.profile_to(run.path / "profile")
-    files = trainer.annotations | ({"initial weights": origin} if origin is not None and not options.resume else {})
-    facts = {"processes": process.world_size, "device": str(process.device)}
-    process.on_first(lambda: run.start(recipe, environment() | facts | {"files": fingerprints(files)}))
+    process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, _finished(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
@@ -120,14 +116,31 @@ def _tracking(
     return open_tracking(names, run.path, recipe, step, reporter)
 
 
-@contextmanager
-def _finished(tracking: Tracking | None, status: Callable[[], Status]) -> Iterator[None]:
-    """Close the run in the trackers at the end, as failed if there is an error, else with `status`."""
-    try:
-        yield
-    except Exception:
-        if tracking is not None:
-            tracking.finish("failed")
-        raise
-    if tracking is not None:
-        tracking.finish(status())
+def with_absolute_root(recipe: Recipe) -> Recipe:
+    """Return the recipe with an absolute `data.root`, so that the run can be resumed from any working directory."""
+    if not recipe.data.root:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
+
+
+def _begin(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> tuple[RunFolder, Path | None]:
+    """Return the folder of the run and the checkpoint that it starts from, if any; only on rank 0."""
+    if not options.resume:
+        return new_run(recipe, options.out), options.init_from
+    run = run_to_resume(recipe.name, options.out)
+    return run, checkpoint_to_resume(run, reporter).path
+
+
+def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None, trainer: Trainer) -> dict[str, Any]:
+    """Return the record of this start for environment.json; only on rank 0."""
+    process, files = trainer.process, trainer.annotations
+    record = environment() | {"processes": process.world_size, "device": str(process.device), "step": 0}
+    if checkpoint is not None and options.resume:
+        changed = recipe_differences(checkpoint.recipe, recipe)
+        record["step"] = checkpoint.progress.step
+        record["changed"] = {key: list(pair) for key, pair in changed.items()}
+    else:
+        record["init_from"] = None if options.init_from is None else str(options.init_from.absolute())
+        if options.init_from is not None:
+            files = files | {"init_from": options.init_from}
+    return record | {"files": fingerprints(files)}

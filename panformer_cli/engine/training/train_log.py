@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -98,9 +99,13 @@ class TrainLog:
             f"SQ {quality['sq']}, RQ {quality['rq']}"
         )
 
+    def write_changes(self, progress: TrainProgress, changed: Mapping[str, tuple[Any, Any]]) -> None:
+        """Write a row with the settings that a resumed run changes, as [old, new] by dotted key."""
+        self._write("resume", progress, {"changed": {key: list(pair) for key, pair in changed.items()}})
+
     def _write(self, kind: str, progress: TrainProgress, values: dict[str, Any]) -> None:
         if self._process.is_first:
-            epoch = (progress.step - 1) // self._steps_per_epoch
+            epoch = max(progress.step - 1, 0) // self._steps_per_epoch
             row = {"kind": kind, "step": progress.step, "epoch": epoch, **values}
             self._run.log(row)
             if self._tracking is not None:

@@ -32,6 +32,7 @@ from panformer_cli.engine.training.train_log import TrainLog
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.wording import counted
 
@@ -75,7 +76,7 @@ class Trainer:
         check_same_categories(self.categories, self.validation.categories, root)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
-        self.progress = TrainProgress()
+        self.progress = TrainProgress(steps_per_epoch=self.loader.steps_per_epoch)
 
         torch.manual_seed(recipe.train.seed)
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
@@ -105,6 +106,9 @@ class Trainer:
         """
         if checkpoint is not None and resume:
             self.progress = self.checkpoints.resume(checkpoint)
+            self.progress.steps_per_epoch = self.loader.steps_per_epoch
+            if changed := recipe_differences(checkpoint.recipe, self.recipe):
+                self.log.write_changes(self.progress, changed)
             self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
         elif checkpoint is not None:
             start_from(self.model, checkpoint, self.reporter)
