@@ -11,7 +11,7 @@ import torch
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.loading import TrainLoader, train_loader
+from panformer_cli.data.loading import TrainLoader, WorkerDiedError, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
@@ -115,7 +115,7 @@ class Trainer:
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate(stop)
-            for batches in self._steps():
+            for batches in self._steps(stop):
                 stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
                 if stopping or saving:
                     self.checkpoints.save_last(self.progress)
@@ -129,15 +129,24 @@ class Trainer:
         self._report_skipped()
         return self.progress.step >= self.total_steps and not self._evaluation_is_due()
 
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of every remaining step."""
+    def _steps(self, stop: StopRequest) -> Iterator[list[Batch]]:
+        """Yield the batches of every remaining step.
+
+        A worker that dies after the run was asked to stop was probably killed for the same reason; an empty list lets
+        the run stop.
+        """
         per_epoch = self.loader.steps_per_epoch
         while self.progress.step < self.total_steps:
             epoch, first = divmod(self.progress.step, per_epoch)
-            for batches in self.meter.waiting(self.loader.epoch(epoch, first)):
-                yield batches
-                if self.progress.step >= self.total_steps:
-                    return
+            try:
+                for batches in self.meter.waiting(self.loader.epoch(epoch, first)):
+                    yield batches
+                    if self.progress.step >= self.total_steps:
+                        return
+            except WorkerDiedError:
+                if not stop:
+                    raise
+                yield []
 
     def _step(self, batches: list[Batch], bar: Progress) -> None:
         """Take one optimizer step over the images of all processes, and log it."""

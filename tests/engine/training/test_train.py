@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from contextlib import AbstractContextManager, nullcontext
@@ -246,6 +247,19 @@ def test_a_stop_during_an_evaluation_ends_it_at_the_next_image(scenes: Path, tmp
     assert train(recipe, TrainOptions(run.path, resume=True), ALONE, SilentReporter()).ended
     assert len(rows(run, "eval")) == 1
     assert run.best.exists()
+
+
+@pytest.mark.slow
+def test_killed_workers_after_a_stop_request_do_not_keep_the_run_from_saving(scenes: Path, tmp_path: Path) -> None:
+    def stop_and_kill() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+
+    recipe = small_recipe(scenes, "train.max_steps=50", "train.evaluate_every=50", "data.workers=1")
+    stopped = train(recipe, TrainOptions(tmp_path / "run"), ALONE, StopAfter(1, stop_and_kill))
+    assert (stopped.ended, stopped.saved_step) == (False, 1)
 
 
 @pytest.mark.slow
