@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +14,17 @@ if TYPE_CHECKING:
     from panformer_cli.engine.training.train import RunResult
 
 
+def check_recipe(recipe: str, overrides: tuple[str, ...], resume: bool, **_: Any) -> None:
+    """Raise RecipeError if a recipe and its overrides cannot be used."""
+    from panformer_cli.recipe_checks import check_run
+    from panformer_cli.recipe_io import load_recipe
+
+    check_run(load_recipe(recipe, overrides), is_new=not resume)
+
+
 @click.command()
 @click.argument("recipe", metavar="RECIPE")
-@compute_options
+@functools.partial(compute_options, first=check_recipe)
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
 )

@@ -14,7 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_png import id_runs
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap, Sample, Segment, Targets
-from panformer_cli.settings import DataSettings
+from panformer_cli.settings import CROP_LONG_SIDE, DataSettings
 
 MEAN = (123.675, 116.28, 103.53)
 """Mean of the channels R, G, B over ImageNet, 0..255."""
@@ -23,9 +23,6 @@ STD = (58.395, 57.12, 57.375)
 
 LEAST_SIDE = 32
 """In pixels; at this size the coarsest feature map of each backbone is one cell."""
-
-CROP_LONG_SIDE = 4200
-"""Maximum long side before a crop, in pixels."""
 
 # A channel has only 256 values, so normalization is a table lookup: (3, 256) float32.
 _MEAN, _STD = np.array(MEAN, np.float32)[:, None], np.array(STD, np.float32)[:, None]

@@ -11,10 +11,12 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
+from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.trainer import Trainer
-from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_checks import check_batch_norm, check_run
 from panformer_cli.reporting import Reporter
 
 
@@ -63,8 +65,8 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
         KeyboardInterrupt: Ctrl-C was pressed twice, and there are several processes.
     """
-    if not recipe.data.root:
-        raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    for warning in check_run(recipe, is_new=not options.resume):
+        reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
     find_run = run_to_resume if options.resume else new_run
     run = process.on_first(lambda: find_run(recipe, options.out))
@@ -77,6 +79,9 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     trainer = Trainer(process, recipe, run, reporter, pretrained=checkpoint is None)
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
+    if not options.resume:
+        check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
+        check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
     process.on_first(lambda: run.start(recipe, environment()))
     reporter.message(f"Run folder: {run.path}")
     ended = False
