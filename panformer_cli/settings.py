@@ -87,6 +87,20 @@ class DataSettings(Section):
     """Training: lengths of the short side before a crop to choose from at random, in pixels."""
     crop_range: Annotated[tuple[int, int], Range(1, LONGEST_SIDE, unit="pixels")] = (384, 600)
     """Training: minimum and maximum length of a crop's sides, in pixels. Range: in ascending order."""
+    scale_jitter: Annotated[tuple[float, float], Range(0, 10, above=True)] | None = None
+    """Training: minimum and maximum of a random factor on the size of an image after the transforms above
+    (large-scale jitter, usually [0.1, 2.0]). An image that gets larger is cropped to its size without this factor.
+    Null: off. Range: in ascending order."""
+    color_jitter: Annotated[tuple[float, float, float, float], Range(0, 1)] | None = None
+    """Training: strengths of random changes of brightness, contrast, saturation and hue, such as [0.4, 0.4, 0.4, 0.1].
+    The factors are drawn from 1 - strength to 1 + strength; the hue is shifted by up to its strength, where 1 is the
+    whole color circle. Null: off. Range: hue at most 0.5."""
+    copy_paste: Fraction = 0.0
+    """Training: probability that things of another training image are pasted into an image."""
+    repeat_factor: Fraction = 0.0
+    """Training: repeat images with rare classes. A class that is in a fraction f of the training images, less than this
+    threshold t, has the factor sqrt(t / f). An image is used as often per epoch as the largest factor of its classes
+    says, rounded up or down at random. LVIS uses 0.001. 0: every image is used once."""
     skip_bad_images: bool = False
     """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
     allow_no_segments: bool = False
@@ -96,9 +110,14 @@ class DataSettings(Section):
 
     def problems(self) -> list[str]:
         """Return one message for each problem that a range cannot express."""
-        if self.crop_range[0] <= self.crop_range[1]:
-            return []
-        return [f"data.crop_range is {list(self.crop_range)}: expected [smallest, largest] in pixels"]
+        found = []
+        if self.crop_range[0] > self.crop_range[1]:
+            found.append(f"data.crop_range is {list(self.crop_range)}: expected [smallest, largest] in pixels")
+        if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
+            found.append(f"data.scale_jitter is {list(self.scale_jitter)}: expected [smallest, largest]")
+        if self.color_jitter is not None and self.color_jitter[3] > 0.5:
+            found.append(f"data.color_jitter is {list(self.color_jitter)}: expected a hue of at most 0.5")
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,8 +130,7 @@ class TrainSettings(Section):
     """Number of passes over the training split."""
     max_steps: Count | None = None
     """Stop, save and evaluate after this many optimizer steps in total, also counting those before a resume, even if
-    `epochs` would take longer. Null: no limit.
-   """
+    `epochs` would take longer. Null: no limit."""
     batch_size: Annotated[int, Range(1, 1_000_000)] = 8
     """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the
     step is the same as long as BatchNorm is frozen. Range: a multiple of the number of processes times
