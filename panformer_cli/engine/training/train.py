@@ -13,11 +13,13 @@ from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
+from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.trainer import Trainer
-from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_checks import check_batch_norm, check_run
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Reporter
 
@@ -72,8 +74,8 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
         KeyboardInterrupt: Ctrl-C was pressed twice, and there are several processes.
     """
-    if not recipe.data.root:
-        raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    for warning in check_run(recipe, is_new=not options.resume):
+        reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
     recipe = with_absolute_root(recipe)
     run, origin = process.on_first(lambda: _begin(recipe, options, reporter))
@@ -85,6 +87,9 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if not options.resume:
+        check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
+        check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
     if options.profile:
         trainer.profile_to(run.path / "profile")
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))

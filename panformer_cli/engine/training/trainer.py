@@ -74,6 +74,7 @@ class Trainer:
         self._skipped = data.skipped
         self.categories: CategoryTable = data.categories
         check_same_categories(self.categories, self.validation.categories, root)
+        self.training_images = len(data)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
         self.progress = TrainProgress(steps_per_epoch=self.loader.steps_per_epoch)

@@ -313,7 +313,7 @@ def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: 
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of 3"):
+    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of train.images_per_forward"):
         run_small(small_recipe(scenes, "train.images_per_forward=3"), tmp_path / "run")
 
 
