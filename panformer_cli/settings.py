@@ -142,9 +142,20 @@ class TrainSettings:
     """Learning rate for a step of `batch_size` images. Range: more than 0."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW, applied to all parameters. Range: 0 or more."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to norms, biases, embeddings, tokens and scales, as published. False: only to
+    the weight matrices of linear and convolutional layers."""
     slow_lr_factor: float = 0.1
     """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`. Range: 0 or
     more."""
+    layer_decay: float = 1.0
+    """Layer-wise learning rate decay of the backbone: the last layer has this factor on its learning rate, the layer
+    before it the square, and so on to the stem; `slow_lr_factor` applies too. 1: the same rate for all layers. Range:
+    more than 0 and at most 1."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that are not trained, such as [backbone, encoder]: their weights and running statistics stay
+    as they are. Range: `backbone`, `neck`, `encoder`, `location_decoder`, `thing_mask_decoder`, `stuff_mask_decoder`,
+    `stuff_queries`; at least one part must be trained."""
     clip_norm: float = 0.1
     """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down. Range: more than 0."""
     schedule: Literal["step", "cosine"] = "step"
@@ -175,6 +186,8 @@ class TrainSettings:
         for name in ("weight_decay", "slow_lr_factor", "warmup_steps", "seed"):
             if not getattr(self, name) >= 0:
                 problems.append(f"train.{name} is {getattr(self, name)}: expected 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            problems.append(f"train.layer_decay is {self.layer_decay}: expected more than 0 and at most 1")
         if self.max_steps is not None and self.max_steps < 1:
             problems.append(f"train.max_steps is {self.max_steps}: expected 1 or more, or null for no limit")
         raise_together(problems)
