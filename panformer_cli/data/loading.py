@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from panformer_cli.data.copy_paste import images_with_things, other_image
 from panformer_cli.data.epoch_order import Draw, EpochOrder, repeat_factors
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
+from panformer_cli.data.worker_process import leave_stopping_to_parent
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.settings import DataSettings, TrainSettings
 
@@ -241,8 +241,4 @@ def _start_worker(images: int, worker: int) -> None:
     # Images are read in parallel by processes, not threads.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # The training process handles SIGINT, and the SIGTERM that torchrun and batch systems send to the process group. It
-    # still needs the batch of its current step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+    leave_stopping_to_parent()

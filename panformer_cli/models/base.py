@@ -154,14 +154,14 @@ class PanopticModel(nn.Module, ABC):
         Raises:
             RecipeError: there is no such part, or no weight is left to train.
         """
-        parts = {name: part for name, part in self.named_children() if any(True for _ in part.parameters())}
-        parts |= self.stages()
-        unknown = [name for name in names if name not in parts]
+        known = {name: part for name, part in self.named_children() if any(True for _ in part.parameters())}
+        known |= self.stages()
+        unknown = [name for name in names if name not in known]
         if unknown:
-            raise RecipeError(f"train.freeze has {listing(unknown)}: expected parts of the model: {', '.join(parts)}")
+            raise RecipeError(f"train.freeze has {listing(unknown)}: expected parts of the model: {', '.join(known)}")
         for name in names:
-            parts[name].requires_grad_(False)
-            self._frozen_parts.append(parts[name])
+            known[name].requires_grad_(False)
+            self._frozen_parts.append(known[name])
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise RecipeError(f"train.freeze is {list(names)}: no weight is left to train; leave out a part")
 
@@ -171,6 +171,13 @@ class PanopticModel(nn.Module, ABC):
         for part in self._frozen_parts:
             part.eval()
         return self
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Return the parts that `train.checkpoint` and `train.compile` can name, each as the modules that it runs.
+
+        These modules do not contain each other. The names are those of the family's `ModelSettings.parts`.
+        """
+        return {"backbone": self.backbone.blocks()}
 
     def spread_scores(self, image: Tensor, settings: Any) -> None:
         """Rescale randomly initialized output layers so that about as many segments are found as in a photo.
