@@ -142,13 +142,26 @@ class TrainSettings(Section):
     """Learning rate for a step of `batch_size` images."""
     weight_decay: Annotated[float, Range(0, 100)] = 1e-4
     """Weight decay of AdamW, applied to all parameters."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to norms, biases, embeddings, tokens and scales, as published. False: only to
+    the weight matrices of linear and convolutional layers."""
     slow_lr_factor: Annotated[float, Range(0, 1000)] = 0.1
     """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`."""
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Layer-wise learning rate decay of the backbone: the last layer has this factor on its learning rate, the layer
+    before it the square, and so on to the stem; `slow_lr_factor` applies too. 1: the same rate for all layers."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that are not trained, such as [backbone, encoder]: their weights and running statistics stay
+    as they are. Range: `backbone`, `neck`, `encoder`, `location_decoder`, `thing_mask_decoder`, `stuff_mask_decoder`,
+    `stuff_queries`; at least one part must be trained."""
     clip_norm: Annotated[float, Range(0, above=True)] = 0.1
     """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down."""
-    schedule: Literal["step", "cosine"] = "step"
-    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
-    step."""
+    schedule: Literal["step", "cosine", "poly", "one_cycle", "constant"] = "step"
+    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: falls as half a cosine. `poly`:
+    falls with the power 0.9, almost linearly. `one_cycle`: rises from 1/25 over the first 30 % of the run, then falls
+    as half a cosine. `constant`: does not change. docs/training_options.md has the formulas."""
+    min_lr_factor: Fraction = 0.0
+    """Factor on `lr` to which the schedule falls at the end of the run, and below which `step` does not fall."""
     drop_epochs: Annotated[tuple[int, ...], Range(0)] = (18,)
     """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule. An
     empty list keeps the learning rate constant. Range: below `epochs`, each one once."""

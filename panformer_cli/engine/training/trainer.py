@@ -82,6 +82,7 @@ class Trainer:
         torch.manual_seed(recipe.train.seed)
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
         self.model: PanopticModel = model.to(process.device)
+        self.model.freeze(recipe.train.freeze)
         if process.world_size > 1:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
