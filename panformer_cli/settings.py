@@ -134,6 +134,12 @@ class TrainSettings:
     """Number of optimizer steps over which the learning rate increases linearly at the start. Range: 0 or more."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    max_bad_steps: int = 5
+    """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
+    a step is skipped: it changes no weights, but counts as a step of the schedule. Range: 1 or more."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What to do when training diverges. `stop`: end with an error. `rollback`: return to the last checkpoint and
+    continue with half the learning rate, at most three times."""
     seed: int = 0
     """Seed of the random weights, of the order of the images and of the augmentation. Range: 0 or more."""
     evaluate_every: int = 1
@@ -143,7 +149,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         problems = []
-        for name in ("epochs", "batch_size", "images_per_forward", "evaluate_every", "log_every"):
+        for name in ("epochs", "batch_size", "images_per_forward", "evaluate_every", "log_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 problems.append(f"train.{name} is {getattr(self, name)}: expected 1 or more")
         for name in ("lr", "clip_norm"):

@@ -48,13 +48,30 @@ class TrainLog:
                 self._sums[term] = self._sums.get(term, 0) + value * weight
             self._weight += weight
 
+    def reset(self) -> None:
+        """Forget the losses since the last row."""
+        self._sums, self._weight = {}, 0.0
+
     def write_losses(self, progress: TrainProgress, lr: float) -> None:
-        """Write a row with the means over all processes since the last one, and reset them."""
+        """Write a row with the means over all processes since the last one, and reset them.
+
+        Nothing is written if all steps since then were skipped, which is the same on all ranks.
+        """
+        if not self._sums:
+            return
         total = self._process.sum(torch.stack(list(self._sums.values())).cpu()) / self._process.world_size
         means = dict(zip(self._sums, (total / self._weight).tolist(), strict=True))
-        self._sums, self._weight = {}, 0.0
+        self.reset()
         values = {"lr": lr, "loss": sum(means.values()), "losses": means, "seconds": progress.seconds}
         self._write("train", progress, values)
+
+    def write_skipped(self, progress: TrainProgress, reason: str, images: list[str]) -> None:
+        """Write a row for a skipped step: what was not finite, and the file names of its images."""
+        self._write("skipped", progress, {"reason": reason, "images": images})
+
+    def write_rollback(self, progress: TrainProgress, diverged_at: int) -> None:
+        """Write a row for a return from step `diverged_at` to an earlier checkpoint."""
+        self._write("rollback", progress, {"diverged_at": diverged_at, "lr_factor": progress.lr_factor})
 
     def write_evaluation(self, progress: TrainProgress, groups: PanopticResult) -> None:
         """Write a row with the results of an evaluation, and print them."""
