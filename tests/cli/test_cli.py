@@ -97,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare-data", "coc"], "No such command 'coc'. Did you mean 'coco'? See `panformer prepare-data --help`."),
         (["--verison"], "No such option"),
         (["train", "r50", "--gpu"], "--gpus"),
-        (["train"], "Missing argument 'RECIPE'. See `panformer train --help`."),
+        (["train"], "Missing argument 'RECIPE'; it can be omitted only with --resume RUN. See"),
         (["train", "r50", "--gpus", "0"], "0 is not in the range x>=1"),
         (["train", "r50", "--gpus", "many"], "'many' is not a valid integer"),
         (["train", "r50", "--gpus", "2", "--cpu-processes", "2"], "--gpus and --cpu-processes cannot be used together"),

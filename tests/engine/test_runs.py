@@ -84,9 +84,9 @@ def test_a_folder_in_use_is_refused(name: str, said: str) -> None:
 
 def test_a_restarted_run_deletes_the_metrics_of_the_first_try() -> None:
     run = RunFolder(Path("out"))
-    run.start(RECIPE, {})
+    run.start(RECIPE, {"step": 0})
     run.log({"kind": "train", "step": 1})
-    run.start(RECIPE, {})
+    run.start(RECIPE, {"step": 0})
     assert run.metrics.read_text() == ""
 
 
@@ -95,7 +95,7 @@ def test_a_resumed_run_deletes_only_the_metrics_that_it_will_repeat() -> None:
     file(run.last)
     for step in (1, 2, 3):
         run.log({"kind": "train", "step": step})
-    run.start(RECIPE, {})
+    run.start(RECIPE, {"step": 0})
     with run.metrics.open("a") as metrics:
         metrics.write('{"kind": "train", "st')  # truncated when the run was killed
     run.forget_after(2)
@@ -114,20 +114,20 @@ def test_the_newest_run_of_the_recipe_is_resumed() -> None:
     file(Path("runs/mine/b/last.safetensors"), age=30)
     file(Path("runs/mine/c/best.safetensors"))
     file(Path("runs/other/d/last.safetensors"))
-    assert run_to_resume(RECIPE, None).path == Path("runs/mine/a")
-    assert run_to_resume(RECIPE, Path("runs/mine/b")).path == Path("runs/mine/b")
+    assert run_to_resume(RECIPE.name, None).path == Path("runs/mine/a")
+    assert run_to_resume(RECIPE.name, Path("runs/mine/b")).path == Path("runs/mine/b")
 
 
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        (None, "--resume: there is no run of mine in runs/mine; omit --resume, or give the folder of the run with "),
+        (None, "--resume: there is no run of mine in runs/mine; omit --resume, or give the folder of the run: "),
         (Path("nowhere"), "--resume: nowhere has no last.safetensors; give the folder of a run, or omit --resume"),
     ],
 )
 def test_nothing_to_resume(out: Path | None, said: str) -> None:
     with pytest.raises(PanformerError, match=f"^{said}"):
-        run_to_resume(RECIPE, out)
+        run_to_resume(RECIPE.name, out)
 
 
 def test_the_checkpoint_of_the_newest_run_is_its_best() -> None:
@@ -188,12 +188,17 @@ def test_published_weights_are_found_by_name(name: str, cached: Path) -> None:
 
 
 def test_without_a_run_the_default_is_used_and_reported(cached: Path) -> None:
-    reporter = StopAfter()
-    assert find_checkpoint(None, reporter, default="r50") == cached / "panoptic_segformer_r50_2x.pth"
-    assert reporter.messages == [f"There is no run in {Path('runs').resolve()}: using the published weights r50"]
+    lines: list[str] = []
+    weights = cached / "panoptic_segformer_r50_2x.pth"
+    assert find_checkpoint(None, StopAfter(), "r50", lines.append) == weights
     last = file(Path("runs/mine/a/last.safetensors"))
-    assert find_checkpoint(None, reporter, default="r50") == last
-    assert reporter.messages[-1] == f"Checkpoint: {last} (newest run)"
+    assert find_checkpoint(None, StopAfter(), "r50", lines.append) == last
+    assert find_checkpoint(Path("runs/mine/a"), StopAfter(), "r50", lines.append) == last
+    assert lines == [
+        f"Checkpoint: {weights} (the published weights r50, since there is no run in {Path('runs').resolve()})",
+        f"Checkpoint: {last} (newest run)",
+        f"Checkpoint: {last}",
+    ]
 
 
 def test_an_existing_path_has_priority_over_a_published_name(cached: Path) -> None:

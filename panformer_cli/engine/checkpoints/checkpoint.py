@@ -56,6 +56,7 @@ class TrainProgress:
         usual_loss: Slow moving average of the loss; None before the first step.
         recent_loss: Fast moving average of the loss; None before the first step.
         loss_is_high: Whether a warning was printed that the loss has risen, and it has not come down since.
+        steps_per_epoch: Optimizer steps of an epoch; 0 in checkpoints of earlier versions.
     """
 
     step: int = 0
@@ -69,6 +70,7 @@ class TrainProgress:
     usual_loss: float | None = None
     recent_loss: float | None = None
     loss_is_high: bool = False
+    steps_per_epoch: int = 0
 
 
 @dataclass
@@ -179,7 +181,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: its metadata is corrupt ({error}); use another checkpoint") from error
-    has_state = any(name.startswith(OPTIMIZER) for name in names)
+    # The optimizer has no state before the first step.
+    has_state = any(name.startswith((OPTIMIZER, RANDOM)) for name in names)
     return Checkpoint(path, recipe, categories, progress, has_state, metadata.get("version", "unknown"))
 
 
@@ -282,17 +285,18 @@ def is_plain(tensor: Tensor, floating: bool = True) -> bool:
 
 
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:
-    """Return the optimizer and random state.
+    """Return the optimizer and random state; errors as `check_has_state`."""
+    check_has_state(checkpoint)
+    return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
 
-    Raises:
-        CheckpointError: The file has only weights.
-    """
+
+def check_has_state(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the file has only weights."""
     if not checkpoint.training_state:
         raise CheckpointError(
             f"checkpoint {checkpoint.path} has only weights, so training cannot resume from it; resume a run from its "
             "last.safetensors, or start a new one with --init-from"
         )
-    return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from torch.optim import Optimizer
 
@@ -11,6 +13,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     Checkpoint,
     TrainingState,
     TrainProgress,
+    check_has_state,
     load_optimizer_state,
     load_weights,
     optimizer_state,
@@ -25,6 +28,7 @@ from panformer_cli.errors import CheckpointError, NonFiniteError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
+from panformer_cli.reporting import Reporter
 from panformer_cli.wording import listing
 
 SAVE_SECONDS = 600.0
@@ -100,6 +104,34 @@ class RunCheckpoints:
         return checkpoint.progress
 
 
+def checkpoint_to_resume(run: RunFolder, reporter: Reporter) -> Checkpoint:
+    """Return the last checkpoint of a run or, if it is missing or corrupt, the kept one with the most steps.
+
+    Raises:
+        CheckpointError: There is no checkpoint that is whole and has the state to resume.
+    """
+    try:
+        return _with_state(run.last)
+    except CheckpointError as error:
+        problem = str(error)
+    whole = []
+    for path in run.step_checkpoints:
+        with suppress(CheckpointError):
+            whole.append(_with_state(path))
+    if not whole:
+        also = "; best.safetensors can start a new run with --init-from" if run.best.is_file() else ""
+        raise CheckpointError(f"--resume: the run in {run.path} has no checkpoint to resume from: {problem}{also}")
+    newest = max(whole, key=lambda checkpoint: checkpoint.progress.step)
+    reporter.warn(f"{problem}; resuming from {newest.path.name} (step {newest.progress.step}) instead")
+    return newest
+
+
+def _with_state(path: Path) -> Checkpoint:
+    checkpoint = read_checkpoint(path)
+    check_has_state(checkpoint)
+    return checkpoint
+
+
 def check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder, checkpoint: Checkpoint) -> None:
     """Check that a run resumes with the model and categories that it began with; data path and schedule may differ.
 
@@ -114,7 +146,7 @@ def check_same_model(recipe: Recipe, categories: CategoryTable, run: RunFolder, 
     if changed:
         raise CheckpointError(
             f"--resume: the run in {run.path} is of recipe {checkpoint.recipe.name} with a different model: "
-            f"{listing(changed, 3, '; ')}; use the recipe of the run, {run.recipe}"
+            f"{listing(changed, 3, '; ')}; omit these settings to resume with those of the run"
         )
     if not checkpoint.categories.has_labels_of(categories):
         raise CheckpointError(

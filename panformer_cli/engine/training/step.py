@@ -21,6 +21,7 @@ from panformer_cli.engine.precision import autocast
 from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.engine.training.running_statistics import running_statistics
 from panformer_cli.engine.training.schedule import set_learning_rate
+from panformer_cli.engine.training.step_clock import NoClock, StepClock
 from panformer_cli.errors import NonFiniteError
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.settings import TrainSettings
@@ -45,14 +46,14 @@ class StepResult:
 
     Attributes:
         losses: The losses of each batch of this process by name, detached, on their device.
+        gradient_norm: L2 norm of the gradient of all parameters before clipping, a scalar on the device.
         loss: The total loss, averaged over all images of all processes; NaN for a skipped step.
-        gradient_norm: L2 norm of the gradient of all parameters before clipping; NaN for a skipped step.
         skipped: Why nothing was changed; None if the step was taken. The same on all ranks.
     """
 
     losses: list[dict[str, Tensor]]
+    gradient_norm: Tensor
     loss: float = math.nan
-    gradient_norm: float = math.nan
     skipped: SkippedStep | None = None
 
 
@@ -76,11 +77,15 @@ class OptimizerStep:
         process: This process.
         model: The model, on its device.
         settings: Batch size, learning rates, clipping and precision.
+
+    Attributes:
+        clock: Measures the parts of a step.
     """
 
     def __init__(self, process: Process, model: PanopticModel, settings: TrainSettings) -> None:
         self.model = model
         self.optimizer = build_optimizer(model, settings)
+        self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
         losses = _LossesOrNaN(model)
         self._parallel = distributed(losses) if process.world_size > 1 else losses
@@ -97,14 +102,16 @@ class OptimizerStep:
         try:
             with self._statistics_restored_on_error():
                 losses = self.accumulate(batches, self.count(batches))
-                norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm))
-                if not math.isfinite(norm):  # the same on all ranks, because gradients are averaged
+                with self.clock.part("clipping"):
+                    norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+                if not torch.isfinite(norm):  # the same on all ranks, because gradients are averaged
                     raise _SkipStep("gradient", self._ids(batches))
         except _SkipStep as error:
             self.optimizer.zero_grad()
-            return StepResult([], skipped=error.skipped)
-        self.optimizer.step()
-        return StepResult(losses.by_batch, losses.mean, norm)
+            return StepResult([], torch.tensor(math.nan), skipped=error.skipped)
+        with self.clock.part("optimizer"):
+            self.optimizer.step()
+        return StepResult(losses.by_batch, norm, losses.mean)
 
     def accumulate(self, batches: list[Batch], counts: LossCounts) -> StepLosses:
         """Set the gradients to those of all batches of all processes.
@@ -116,9 +123,11 @@ class OptimizerStep:
         detached = []
         for index, batch in enumerate(batches):
             with self._synchronized(last=index == len(batches) - 1):
-                losses = self._losses(batch.to(self._process.device), counts)
-                # Also if they are NaN: in the last backward pass every rank waits for the gradients of all others.
-                torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+                with self.clock.part("forward"):
+                    losses = self._losses(batch.to(self._process.device), counts)
+                with self.clock.part("backward"):
+                    # Also if they are NaN: in the last backward pass every rank waits for the gradients of all others.
+                    torch.stack(list(losses.values())).sum().div(len(batches)).backward()
             detached.append({name: value.detach() for name, value in losses.items()})
         return StepLosses(detached, self._checked_mean(batches, detached))
 

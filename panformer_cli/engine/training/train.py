@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from panformer_cli.engine.checkpoints.checkpoint import check_backbone, read_checkpoint
-from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
+from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
-from panformer_cli.engine.environment import environment
+from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
+from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
+from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Reporter
 
 
@@ -26,11 +30,16 @@ class TrainOptions:
         out: Folder of the run; None for runs/<recipe>/<time>.
         resume: Resume the run in `out`, or the newest run of the recipe.
         init_from: Checkpoint with the initial weights; its categories may differ.
+        trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
+            those that it had.
+        profile: Measure the parts of some steps, and report what limits the speed.
     """
 
     out: Path | None = None
     resume: bool = False
     init_from: Path | None = None
+    trackers: tuple[str, ...] = ()
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -66,24 +75,72 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
     check_backbone_name(recipe.model.backbone)
-    find_run = run_to_resume if options.resume else new_run
-    run = process.on_first(lambda: find_run(recipe, options.out))
-    # An absolute path, so that the run can be resumed and evaluated from any working directory.
-    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
-    origin = run.last if options.resume else options.init_from
+    recipe = with_absolute_root(recipe)
+    run, origin = process.on_first(lambda: _begin(recipe, options, reporter))
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
-    trainer = Trainer(process, recipe, run, reporter, pretrained=checkpoint is None)
+    tracking = _tracking(options, run, recipe, checkpoint, process, reporter)
+    trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
-    process.on_first(lambda: run.start(recipe, environment()))
+        report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if options.profile:
+        trainer.profile_to(run.path / "profile")
+    process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
             if process.world_size > 1:  # the other ranks wait for this one
                 raise
     return RunResult(run, ended, trainer.checkpoints.saved_step, trainer.total_steps)
+
+
+def _tracking(
+    options: TrainOptions,
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None,
+    process: Process,
+    reporter: Reporter,
+) -> Tracking | None:
+    """Return the experiment trackers of the run on rank 0; None without any and on the other ranks."""
+    before = trackers_of(run.path) if options.resume else []
+    names = list(dict.fromkeys([*options.trackers, *before]))
+    if not names or not process.is_first:
+        return None
+    step = checkpoint.progress.step if checkpoint is not None and options.resume else 0
+    return open_tracking(names, run.path, recipe, step, reporter)
+
+
+def with_absolute_root(recipe: Recipe) -> Recipe:
+    """Return the recipe with an absolute `data.root`, so that the run can be resumed from any working directory."""
+    if not recipe.data.root:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
+
+
+def _begin(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> tuple[RunFolder, Path | None]:
+    """Return the folder of the run and the checkpoint that it starts from, if any; only on rank 0."""
+    if not options.resume:
+        return new_run(recipe, options.out), options.init_from
+    run = run_to_resume(recipe.name, options.out)
+    return run, checkpoint_to_resume(run, reporter).path
+
+
+def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None, trainer: Trainer) -> dict[str, Any]:
+    """Return the record of this start for environment.json; only on rank 0."""
+    process, files = trainer.process, trainer.annotations
+    record = environment() | {"processes": process.world_size, "device": str(process.device), "step": 0}
+    if checkpoint is not None and options.resume:
+        changed = recipe_differences(checkpoint.recipe, recipe)
+        record["step"] = checkpoint.progress.step
+        record["changed"] = {key: list(pair) for key, pair in changed.items()}
+    else:
+        record["init_from"] = None if options.init_from is None else str(options.init_from.absolute())
+        if options.init_from is not None:
+            files = files | {"init_from": options.init_from}
+    return record | {"files": fingerprints(files)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,12 +17,16 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgres
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.distributed.signals import StopRequest
+from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
+from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.profile import StepProfile
+from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep, SkippedStep
 from panformer_cli.engine.training.train_log import TrainLog
@@ -29,8 +34,12 @@ from panformer_cli.errors import NonFiniteError, PanformerError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.wording import counted
+
+SLOW_DATA = 0.1
+"""Share of the time spent waiting for images from which on the progress bar shows it."""
 
 
 class Trainer:
@@ -42,12 +51,19 @@ class Trainer:
         run: Folder of the run.
         reporter: For progress and messages.
         pretrained: Whether to load `model.backbone_weights`; False if other weights will be loaded anyway.
+        tracking: Experiment trackers; None for none. Only rank 0 uses it.
     """
 
     def __init__(
-        self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter, pretrained: bool = True
+        self,
+        process: Process,
+        recipe: Recipe,
+        run: RunFolder,
+        reporter: Reporter,
+        pretrained: bool = True,
+        tracking: Tracking | None = None,
     ) -> None:
-        self.process, self.recipe, self.reporter = process, recipe, reporter
+        self.process, self.recipe, self.reporter, self.tracking = process, recipe, reporter, tracking
         root = Path(recipe.data.root)
         data, self.validation = process.first_then_others(
             lambda: (
@@ -57,11 +73,12 @@ class Trainer:
         )
         process.on_first(lambda: check_coverage(data, self.validation, recipe.data.allow_no_segments, reporter))
         self._data = data
+        self.annotations = {"train": data.layout.annotation, "val": self.validation.layout.annotation}
         self.categories: CategoryTable = data.categories
         check_same_categories(self.categories, self.validation.categories, root)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
-        self.progress = TrainProgress()
+        self.progress = TrainProgress(steps_per_epoch=self.loader.steps_per_epoch)
 
         torch.manual_seed(recipe.train.seed)
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
@@ -71,9 +88,16 @@ class Trainer:
             torch.manual_seed(recipe.train.seed + process.rank)
         self.step = OptimizerStep(process, self.model, recipe.train)
         self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer)
-        self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch)
+        self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
+        self.meter = SpeedMeter()
+        self.profile: StepProfile | None = None
         self.divergence = DivergenceWatch(recipe.train, reporter)
         self._status = ""
+
+    def profile_to(self, folder: Path) -> None:
+        """Profile some steps of the run on rank 0."""
+        if self.process.is_first:
+            self.profile = StepProfile(folder, self.step, self.process.device, self.reporter)
 
     def run(self, checkpoint: Checkpoint | None, resume: bool, stop: StopRequest) -> bool:
         """Train to the end or to a stop, and return whether the end was reached.
@@ -85,12 +109,15 @@ class Trainer:
         """
         if checkpoint is not None and resume:
             self.progress = self.checkpoints.resume(checkpoint)
+            self.progress.steps_per_epoch = self.loader.steps_per_epoch
+            if changed := recipe_differences(checkpoint.recipe, self.recipe):
+                self.log.write_changes(self.progress, changed)
             self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
         elif checkpoint is not None:
             start_from(self.model, checkpoint, self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
-                self._evaluate()
+                self._evaluate(stop)
             for batches in self._steps():
                 stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
                 try:
@@ -101,18 +128,21 @@ class Trainer:
                         self._save()
                     self._step(batches, bar)
                     if self._evaluation_is_due():
-                        self._evaluate()
+                        self._evaluate(stop)
                 except NonFiniteError as error:
                     self._roll_back(error, bar)
+        if self.profile is not None:
+            self.profile.report()
         self._report_skipped()
-        return self.progress.step >= self.total_steps
+        return self.progress.step >= self.total_steps and not self._evaluation_is_due()
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step."""
         per_epoch = self.loader.steps_per_epoch
         while self.progress.step < self.total_steps:
             epoch, first = divmod(self.progress.step, per_epoch)
-            for step, batches in enumerate(self.loader.epoch(epoch, first), self.progress.step + 1):
+            batches_of_epoch = self.meter.waiting(self.loader.epoch(epoch, first))
+            for step, batches in enumerate(batches_of_epoch, self.progress.step + 1):
                 yield batches
                 if self.progress.step != step or step >= self.total_steps:
                     break  # training returned to an earlier step, or the run is complete
@@ -123,17 +153,21 @@ class Trainer:
         settings = self.recipe.train
         factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
         factor *= self.progress.lr_factor
-        result = self.step.take(batches, factor)
+        profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
+        with self.meter.computing(), profiled:
+            result = self.step.take(batches, factor)
         self.progress.step += 1
         self.progress.seconds += time.monotonic() - start
         if result.skipped is None:
-            self.log.add(result.losses)
+            self.log.add(result)
             self.divergence.step_taken(self.progress, result.loss)
         else:
             self._record_skipped(result.skipped)
         self._show(bar)
+        if self.tracking is not None:
+            self.tracking.start()
         if self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps:
-            self.log.write_losses(self.progress, settings.lr * factor)
+            self.log.write_losses(self.progress, settings.lr * factor, self._speed())
         self.divergence.check(self.progress)
 
     def _record_skipped(self, skipped: SkippedStep) -> None:
@@ -156,6 +190,7 @@ class Trainer:
                 f"training diverged: {error}; {self.divergence.advice(diverged, saved_step)}"
             ) from error
         self.progress = self.checkpoints.roll_back()
+        self.progress.steps_per_epoch = self.loader.steps_per_epoch
         self.progress.rollbacks = diverged.rollbacks + 1
         self.progress.lr_factor = diverged.lr_factor * ROLLBACK_FACTOR
         self.checkpoints.save_last(self.progress)  # so that a resume keeps the lower rate
@@ -172,6 +207,19 @@ class Trainer:
         if self.progress.bad_steps == 0 or self.progress.step >= self.total_steps:
             self.checkpoints.save_last(self.progress)
 
+    def _speed(self) -> dict[str, float]:
+        """Return the values of a row of the log that describe the speed since the last one, of the slowest process."""
+        taken = self.meter.take()
+        assert taken is not None, "a row follows a step"
+        skipped = sum(self.process.gather(len(self.loader.skipped)))
+        speed = max(self.process.gather(taken), key=lambda speed: speed.waiting)
+        return {
+            "images_per_second": self.recipe.train.batch_size / speed.step,
+            "waiting_for_data": speed.waiting_share,
+            "seconds_left": (self.total_steps - self.progress.step) * speed.step,
+            "skipped_images": skipped,
+        }
+
     def _agree(self, *wishes: bool) -> list[bool]:
         """Return for each wish whether any rank has it, so that all ranks save and stop at the same step."""
         return (self.process.sum(torch.tensor(wishes, dtype=torch.int64)) > 0).tolist()
@@ -184,12 +232,19 @@ class Trainer:
             return True
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, stop: StopRequest) -> None:
+        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image."""
         self._save()  # the step is not lost if the evaluation fails
         self.model.eval()
         predictor = Predictor(self.model, self.recipe, self.process.device)
-        groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
+        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
+        evaluator = evaluate_model(predictor, self.validation, self.process, self.reporter, stop=stopping)
+        if evaluator.images < len(self.validation):
+            return  # due again when the run is resumed
+        groups = evaluator.panoptic.result()
         self.log.write_evaluation(self.progress, groups)
+        if self.tracking is not None:
+            self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
         self.progress.evaluated_step = self.progress.step
         pq = groups.all.pq
         if self.progress.best_pq is None or pq > self.progress.best_pq:
@@ -201,6 +256,9 @@ class Trainer:
         """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""
         if self.progress.step % 10 == 0 or not self._status:
             self._status = f"loss {self.log.running:.2f}"
+            speed = self.meter.recent
+            if speed is not None and speed.waiting_share >= SLOW_DATA:
+                self._status += f", {100 * speed.waiting_share:.0f} % waiting for data"
         bar.advance(status=self._status)
 
     def _report_skipped(self) -> None:

@@ -1,4 +1,4 @@
-"""A model of a few weights with a BatchNorm and dropout, batches for it, and whole runs of it that take milliseconds."""
+"""A model of a few weights with BatchNorm and dropout, batches for it, and whole runs of it that take milliseconds."""
 
 from __future__ import annotations
 
@@ -70,10 +70,11 @@ def use_toy_runs(monkeypatch: pytest.MonkeyPatch, pq: Callable[[ToyModel], float
         del model, inference, rest
         return ToyModel(categories)
 
-    def evaluate(predictor: Any, *rest: Any) -> Any:
-        del rest
+    def evaluate(predictor: Any, validation: Any, *rest: Any, **named: Any) -> Any:
+        del rest, named
         group = GroupQuality(pq(predictor.model), 60.0, 70.0, 3)
-        return SimpleNamespace(panoptic=SimpleNamespace(result=lambda: PanopticResult(group, group, group, ())))
+        result = SimpleNamespace(result=lambda: PanopticResult(group, group, group, ()))
+        return SimpleNamespace(images=len(validation), panoptic=result)
 
     trainer = "panformer_cli.engine.training.trainer"
     monkeypatch.setattr(f"{trainer}.build_model", build)
