@@ -169,6 +169,12 @@ class TrainSettings(Section):
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    max_bad_steps: Count = 5
+    """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
+    a step is skipped: it changes no weights, but counts as a step of the schedule."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What to do when training diverges. `stop`: end with an error. `rollback`: return to the last checkpoint and
+    continue with half the learning rate, at most three times."""
     seed: Annotated[int, Range(0, 10**18)] = 0
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1

@@ -49,6 +49,13 @@ class TrainProgress:
         evaluated_step: Step of the last evaluation.
         best_pq: Highest PQ of an evaluation so far, in percent; None before the first one.
         seconds: Time spent training.
+        skipped_steps: Steps among `step` that changed nothing, because a loss or a gradient was not finite.
+        bad_steps: Number of such steps in a row, up to the last one.
+        rollbacks: How often training returned to an earlier checkpoint because it diverged.
+        lr_factor: Factor on all learning rates, which each rollback lowers.
+        usual_loss: Slow moving average of the loss; None before the first step.
+        recent_loss: Fast moving average of the loss; None before the first step.
+        loss_is_high: Whether a warning was printed that the loss has risen, and it has not come down since.
         steps_per_epoch: Optimizer steps of an epoch; 0 in checkpoints of earlier versions.
     """
 
@@ -56,6 +63,13 @@ class TrainProgress:
     evaluated_step: int = 0
     best_pq: float | None = None
     seconds: float = 0.0
+    skipped_steps: int = 0
+    bad_steps: int = 0
+    rollbacks: int = 0
+    lr_factor: float = 1.0
+    usual_loss: float | None = None
+    recent_loss: float | None = None
+    loss_is_high: bool = False
     steps_per_epoch: int = 0
 
 
