@@ -1,4 +1,7 @@
-"""Errors raised for input that cannot be used."""
+"""Errors raised for input that cannot be used, and the exit code of a command that was stopped."""
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C or another signal stopped; a training run can be resumed."""
 
 
 class PanformerError(ValueError):

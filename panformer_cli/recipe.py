@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from panformer_cli.errors import RecipeError
 from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
+from panformer_cli.setting_types import Range, Section
 from panformer_cli.settings import DataSettings, InferenceSettings, ModelSettings, TrainSettings
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Section):
     """All settings of a run."""
 
     name: str = "custom"
     """Short name. Runs are written to runs/<name>/. Range: letters, digits, `.`, `-` and `_`."""
-    published_pq: float | None = None
+    published_pq: Annotated[float, Range(0, 100)] | None = None
     """PQ in the paper on COCO val2017, in percent. Null: nothing is published."""
     model: ModelSettings = field(default_factory=FAMILIES[DEFAULT_FAMILY].model_settings)
     """The model's architecture and initial weights; the keys depend on `model.family`."""
@@ -31,8 +32,8 @@ class Recipe:
     inference: InferenceSettings = field(default_factory=FAMILIES[DEFAULT_FAMILY].inference_settings)
     """Postprocessing; the keys depend on `model.family`."""
 
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
-            raise RecipeError(
-                f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', because it names a folder"
-            )
+    def problems(self) -> list[str]:
+        """Return one message for each problem that a range cannot express."""
+        if re.fullmatch(r"[\w-][\w.-]*", self.name):
+            return []
+        return [f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', because it names a folder"]

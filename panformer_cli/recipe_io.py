@@ -186,7 +186,7 @@ def _family_of(content: Any, where: str, overrides: Sequence[str] = ()) -> str:
 def _sections(family: str) -> dict[str, Any]:
     """Return the types of the recipe's fields. Two sections depend on the model family."""
     known = FAMILIES[family]
-    return {**get_type_hints(Recipe), "model": known.model_settings, "inference": known.inference_settings}
+    return {**_field_types(Recipe), "model": known.model_settings, "inference": known.inference_settings}
 
 
 def _apply_override(content: dict[Any, Any], override: str, settings: dict[str, Any], problems: list[str]) -> None:
@@ -323,7 +323,7 @@ def _expected(hint: Any) -> str:
     if origin is tuple and arguments[-1] is Ellipsis:
         return "a list of whole numbers such as [320, 480]"
     if origin is tuple:
-        return f"a list of {len(arguments)} whole numbers"
+        return f"a list of {len(arguments)} {'whole numbers' if arguments[0] is int else 'numbers'}"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if necessary)"}[hint]
 
 

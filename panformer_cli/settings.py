@@ -3,161 +3,166 @@
 A model family adds its own sizes and thresholds in `models/<family>/settings.py`. `recipe.Recipe` combines them. Each
 class validates its values and reports all problems at once.
 
-The docstring of each field gives its meaning, its unit and, where values are limited, their range.
+The docstring of each field gives its meaning and its unit. The type of a number has its range (`setting_types`); a
+docstring ends with `Range: ...` only if there is more to say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from panformer_cli.errors import RecipeError
+from panformer_cli.setting_types import Count, CountOrZero, FilePath, Fraction, FractionBelowOne, Range, Section
+
+LONGEST_SIDE = 16384
+"""Maximum length of an image's side in the settings, in pixels."""
+Side = Annotated[int, Range(32, LONGEST_SIDE, unit="pixels")]
+Sides = Annotated[tuple[int, ...], Range(32, LONGEST_SIDE, unit="pixels", values=1)]
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Section):
     """Model settings that every family has. A family's subclass adds its sizes."""
+
+    section = "model"
 
     family: str = ""
     """Model family: `panoptic_segformer`, the only one so far."""
     backbone: str = "resnet50"
     """Backbone with feature maps at strides 8, 16 and 32: `resnet18`, `resnet50`, `resnet101`, `pvt_v2_b0`,
     `pvt_v2_b2`, `pvt_v2_b5`, `swin_tiny`, `swin_large`, or `timm/<model>` for any other suitable timm model."""
-    backbone_weights: str = "imagenet"
+    backbone_weights: FilePath = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by timm), `none` (random), or the path of a file."""
-    frozen_stages: int | None = None
+    frozen_stages: CountOrZero | None = None
     """Number of ResNet stages that are not trained, counted from the stem. Null: 2 for ResNets, as published, and 0 for
     other backbones. Range: 0 to 5 for ResNets; 0 for other backbones."""
     frozen_batch_norm: bool = True
     """Freeze the backbone's BatchNorms: running statistics are used in training too, affine parameters are not
     trained."""
-    drop_path: float = 0.0
-    """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks. Range: 0 to less
-    than 1."""
+    drop_path: FractionBelowOne = 0.0
+    """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks."""
 
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     """Fields that only matter when a run starts. A resumed run can change them."""
 
 
 @dataclass(frozen=True)
-class InferenceSettings:
+class InferenceSettings(Section):
     """Settings for postprocessing a model's output. A family's subclass adds its thresholds."""
+
+    section = "inference"
 
     grid: ClassVar[dict[str, tuple[float, ...]]] = {}
     """Fields that `evaluate tune` searches, with the values it tries."""
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Section):
     """Location of the images, and the transforms applied to them."""
 
-    root: str = ""
+    section = "data"
+
+    root: FilePath = ""
     """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`."""
     train_split: str = "train2017"
     """Split to train on. Its annotations are `annotations/panoptic_<split>.json` in `root`."""
     val_split: str = "val2017"
     """Split to evaluate on."""
-    short_side: int = 800
+    short_side: Side = 800
     """Inference: length of an image's short side after resizing, in pixels, unless `long_side` requires a smaller one.
-    Small images are enlarged. Range: 32 or more."""
-    long_side: int = 1333
-    """Inference and training: maximum length of an image's long side after resizing, in pixels. Range: 32 or more."""
-    train_short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    """Training: lengths of the short side to choose from at random, in pixels. Range: 32 or more each."""
-    flip_probability: float = 0.5
-    """Training: probability that an image is flipped horizontally. Range: 0 to 1."""
-    crop_probability: float = 0.5
+    Small images are enlarged."""
+    long_side: Side = 1333
+    """Inference and training: maximum length of an image's long side after resizing, in pixels."""
+    train_short_sides: Sides = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    """Training: lengths of the short side to choose from at random, in pixels."""
+    flip_probability: Fraction = 0.5
+    """Training: probability that an image is flipped horizontally."""
+    crop_probability: Fraction = 0.5
     """Training: probability that an image is resized, cropped at random and resized again (docs/model.md,
-    "Augmentation"). Range: 0 to 1."""
-    crop_short_sides: tuple[int, ...] = (400, 500, 600)
-    """Training: lengths of the short side before a crop to choose from at random, in pixels. Range: 32 or more each."""
-    crop_range: tuple[int, int] = (384, 600)
-    """Training: minimum and maximum length of a crop's sides, in pixels. Range: 1 or more, in ascending order."""
+    "Augmentation")."""
+    crop_short_sides: Sides = (400, 500, 600)
+    """Training: lengths of the short side before a crop to choose from at random, in pixels."""
+    crop_range: Annotated[tuple[int, int], Range(1, LONGEST_SIDE, unit="pixels")] = (384, 600)
+    """Training: minimum and maximum length of a crop's sides, in pixels. Range: in ascending order."""
+    scale_jitter: Annotated[tuple[float, float], Range(0, 10, above=True)] | None = None
+    """Training: minimum and maximum of a random factor on the size of an image after the transforms above
+    (large-scale jitter, usually [0.1, 2.0]). An image that gets larger is cropped to its size without this factor.
+    Null: off. Range: in ascending order."""
+    color_jitter: Annotated[tuple[float, float, float, float], Range(0, 1)] | None = None
+    """Training: strengths of random changes of brightness, contrast, saturation and hue, such as [0.4, 0.4, 0.4, 0.1].
+    The factors are drawn from 1 - strength to 1 + strength; the hue is shifted by up to its strength, where 1 is the
+    whole color circle. Null: off. Range: hue at most 0.5."""
+    copy_paste: Fraction = 0.0
+    """Training: probability that things of another training image are pasted into an image."""
+    repeat_factor: Fraction = 0.0
+    """Training: repeat images with rare classes. A class that is in a fraction f of the training images, less than this
+    threshold t, has the factor sqrt(t / f). An image is used as often per epoch as the largest factor of its classes
+    says, rounded up or down at random. LVIS uses 0.001. 0: every image is used once."""
     skip_bad_images: bool = False
     """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
     allow_no_segments: bool = False
     """Training: train on a split in which no image has a segment. By default this is an error."""
-    workers: int = 4
-    """Number of data loading workers for each training process; 0 loads in the training process. Range: 0 or more."""
+    workers: Annotated[int, Range(0, 1024)] = 4
+    """Number of data loading workers for each training process; 0 loads in the training process."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        for name in ("short_side", "long_side"):
-            if getattr(self, name) < 32:
-                problems.append(f"data.{name} is {getattr(self, name)}: expected 32 pixels or more")
-        for name in ("train_short_sides", "crop_short_sides"):
-            if not getattr(self, name) or min(getattr(self, name)) < 32:
-                problems.append(f"data.{name} is {list(getattr(self, name))}: expected sizes of 32 pixels or more")
-        for name in ("flip_probability", "crop_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"data.{name} is {getattr(self, name)}: expected 0 to 1")
-        if len(self.crop_range) != 2 or not 1 <= self.crop_range[0] <= self.crop_range[1]:
-            problems.append(f"data.crop_range is {list(self.crop_range)}: expected [smallest, largest] in pixels")
-        if self.workers < 0:
-            problems.append(f"data.workers is {self.workers}: expected 0 or more")
-        raise_together(problems)
+    def problems(self) -> list[str]:
+        """Return one message for each problem that a range cannot express."""
+        found = []
+        if self.crop_range[0] > self.crop_range[1]:
+            found.append(f"data.crop_range is {list(self.crop_range)}: expected [smallest, largest] in pixels")
+        if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
+            found.append(f"data.scale_jitter is {list(self.scale_jitter)}: expected [smallest, largest]")
+        if self.color_jitter is not None and self.color_jitter[3] > 0.5:
+            found.append(f"data.color_jitter is {list(self.color_jitter)}: expected a hue of at most 0.5")
+        return found
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Section):
     """Optimization (docs/model.md, "Optimizer")."""
 
-    epochs: int = 24
-    """Number of passes over the training split. Range: 1 or more."""
-    max_steps: int | None = None
+    section = "train"
+
+    epochs: Annotated[int, Range(1, 1_000_000)] = 24
+    """Number of passes over the training split."""
+    max_steps: Count | None = None
     """Stop, save and evaluate after this many optimizer steps in total, also counting those before a resume, even if
     `epochs` would take longer. Null: no limit.
-    Range: 1 or more."""
-    batch_size: int = 8
+   """
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 8
     """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the
     step is the same as long as BatchNorm is frozen. Range: a multiple of the number of processes times
     `images_per_forward`."""
-    images_per_forward: int = 1
+    images_per_forward: Annotated[int, Range(1, 1_000_000)] = 1
     """Images per forward pass of one process. Images of different sizes are padded, which changes the result slightly;
-    the published runs used 1. Range: 1 or more."""
-    lr: float = 1.4e-4
-    """Learning rate for a step of `batch_size` images. Range: more than 0."""
-    weight_decay: float = 1e-4
-    """Weight decay of AdamW, applied to all parameters. Range: 0 or more."""
-    slow_lr_factor: float = 0.1
-    """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`. Range: 0 or
-    more."""
-    clip_norm: float = 0.1
-    """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down. Range: more than 0."""
+    the published runs used 1."""
+    lr: Annotated[float, Range(0, 10, above=True)] = 1.4e-4
+    """Learning rate for a step of `batch_size` images."""
+    weight_decay: Annotated[float, Range(0, 100)] = 1e-4
+    """Weight decay of AdamW, applied to all parameters."""
+    slow_lr_factor: Annotated[float, Range(0, 1000)] = 0.1
+    """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`."""
+    clip_norm: Annotated[float, Range(0, above=True)] = 0.1
+    """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down."""
     schedule: Literal["step", "cosine"] = "step"
     """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
     step."""
-    drop_epochs: tuple[int, ...] = (18,)
+    drop_epochs: Annotated[tuple[int, ...], Range(0)] = (18,)
     """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule; epochs
     that the run does not reach have no effect. Range: any list, also an empty one."""
-    warmup_steps: int = 0
-    """Number of optimizer steps over which the learning rate increases linearly at the start. Range: 0 or more."""
+    warmup_steps: CountOrZero = 0
+    """Number of optimizer steps over which the learning rate increases linearly at the start."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
-    seed: int = 0
-    """Seed of the random weights, of the order of the images and of the augmentation. Range: 0 or more."""
-    evaluate_every: int = 1
-    """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated. Range: 1 or more."""
-    log_every: int = 50
-    """Optimizer steps between lines in metrics.jsonl. Range: 1 or more."""
+    seed: Annotated[int, Range(0, 10**18)] = 0
+    """Seed of the random weights, of the order of the images and of the augmentation."""
+    evaluate_every: Count = 1
+    """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated."""
+    log_every: Count = 50
+    """Optimizer steps between lines in metrics.jsonl."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        for name in ("epochs", "batch_size", "images_per_forward", "evaluate_every", "log_every"):
-            if getattr(self, name) < 1:
-                problems.append(f"train.{name} is {getattr(self, name)}: expected 1 or more")
-        for name in ("lr", "clip_norm"):
-            if not getattr(self, name) > 0:
-                problems.append(f"train.{name} is {getattr(self, name)}: expected more than 0")
-        for name in ("weight_decay", "slow_lr_factor", "warmup_steps", "seed"):
-            if not getattr(self, name) >= 0:
-                problems.append(f"train.{name} is {getattr(self, name)}: expected 0 or more")
-        if self.max_steps is not None and self.max_steps < 1:
-            problems.append(f"train.max_steps is {self.max_steps}: expected 1 or more, or null for no limit")
-        raise_together(problems)
-
-
-def raise_together(problems: list[str]) -> None:
-    """Raise one RecipeError that lists all problems, if there are any."""
-    if problems:
-        raise RecipeError("\n".join(problems))
+    def problems(self) -> list[str]:
+        """Return one message for each problem that a range cannot express."""
+        if len(set(self.drop_epochs)) == len(self.drop_epochs):
+            return []
+        return [f"train.drop_epochs is {list(self.drop_epochs)}: expected each epoch once"]

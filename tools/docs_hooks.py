@@ -20,6 +20,7 @@ from mkdocs.structure.pages import Page
 from panformer_cli.cli.main import program
 from panformer_cli.models.families import FAMILIES
 from panformer_cli.recipe import Recipe
+from panformer_cli.setting_types import Range, range_of
 from panformer_cli.settings import DataSettings, TrainSettings
 
 
@@ -101,7 +102,14 @@ def settings_of(settings: Any) -> Iterator[Setting]:
             text = re.sub(r"(`[^`]*`)|<", lambda match: match[1] or "&lt;", text)  # no HTML tags outside of code
             meaning, _, allowed = text.partition(" Range: ")
             default = "empty" if field.default == "" else f"`{_as_yaml(field.default)}`"
-            yield Setting(field.name, _type_name(hints[field.name]), default, meaning, allowed.rstrip("."))
+            allowed = "; ".join(filter(None, [_range_of_numbers(settings, field.name), allowed.rstrip(".")]))
+            yield Setting(field.name, _type_name(hints[field.name]), default, meaning, allowed)
+
+
+def _range_of_numbers(settings: type, name: str) -> str:
+    """Return the range that is declared with the type of a setting; empty for texts and for any number."""
+    allowed = range_of(settings, name)
+    return "" if allowed == Range() else f"{allowed}{' each' if allowed.values else ''}"
 
 
 def _type_name(hint: Any) -> str:

@@ -17,8 +17,7 @@ import click
 from panformer_cli import __version__
 from panformer_cli.cli.groups import LazyGroup
 from panformer_cli.cli.loading import announce_torch
-from panformer_cli.cli.options import INTERRUPTED
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import INTERRUPTED, PanformerError
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.worker import Worker

@@ -17,14 +17,13 @@ import click
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.distributed.layout import Layout
     from panformer_cli.engine.distributed.runtime import Process, ProcessOptions
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.reporting import Reporter
     from panformer_cli.submission.forms import FormName
 
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 
 
@@ -37,6 +36,19 @@ class Submission:
 
 
 @dataclass(frozen=True)
+class Launching:
+    """How `train` starts processes on several machines; see `engine.distributed.layout.Layout`.
+
+    `node_rank` is None if it is not given.
+    """
+
+    nodes: int = 1
+    node_rank: int | None = None
+    rendezvous: str | None = None
+    max_restarts: int = 0
+
+
+@dataclass(frozen=True)
 class Compute:
     """What a command runs on.
 
@@ -45,18 +57,34 @@ class Compute:
         cpu_processes: Number of processes on the CPU; None if not given. Excludes `gpus`.
         device: torch device such as `cpu` or `cuda:1`; None for the GPU if there is one, else the CPU.
         sampling: Implementation of deformable sampling.
+        launching: Machines and restarts.
     """
 
     gpus: int | None = None
     cpu_processes: int | None = None
     device: str | None = None
     sampling: SamplingName = "auto"
+    launching: Launching = Launching()
 
     def options(self) -> ProcessOptions:
         """Return these options for the engine, checked against the hardware of this machine."""
         from panformer_cli.engine.distributed.runtime import ProcessOptions
 
         return ProcessOptions(self.gpus, self.cpu_processes, self.device or "auto", self.sampling)
+
+    def layout(self) -> Layout:
+        """Return the processes of this machine for the launcher.
+
+        Raises:
+            PanformerError: The options contradict each other.
+        """
+        from panformer_cli.engine.distributed.layout import Layout
+
+        own = self.launching
+        if own.nodes > 1 and own.node_rank is None:
+            raise click.UsageError("--nodes needs --node-rank, the number of this machine from 0.")
+        processes = self.gpus or self.cpu_processes or 1
+        return Layout(processes, own.nodes, own.node_rank or 0, own.rendezvous, own.max_restarts)
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[tuple[Process, Reporter]]:
@@ -78,7 +106,7 @@ class Compute:
 
     def command(self, name: str, *words: str) -> str:
         """Return the command line that runs `panformer NAME WORDS` on the same devices and processes."""
-        from panformer_cli.engine.distributed.worker import Worker
+        from panformer_cli.engine.distributed.worker import LAUNCHER, Worker
 
         worker, program, own = Worker.of_environment(), ["panformer"], []
         if self.gpus is not None or self.cpu_processes is not None:
@@ -87,6 +115,9 @@ class Compute:
             own = ["--device", self.device]
         if self.sampling != "auto":
             own += ["--sampling", self.sampling]
+        own += self.layout().options()
+        if LAUNCHER in os.environ:
+            worker = None  # started by these options, not by torchrun
         if worker is not None and (worker.nodes > 1 or not (self.gpus or self.cpu_processes)):
             nodes = ["--nnodes", str(worker.nodes), "..."] if worker.nodes > 1 else []
             program = ["torchrun", *nodes, "--nproc-per-node", str(worker.local_world_size), "-m", "panformer_cli"]
@@ -110,13 +141,18 @@ def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(function)
     def with_compute(
-        gpus: int | None, cpu_processes: int | None, device: str | None, sampling: SamplingName, **others: Any
+        gpus: int | None,
+        cpu_processes: int | None,
+        device: str | None,
+        sampling: SamplingName,
+        launching: Launching = Launching(),
+        **others: Any,
     ) -> Any:
         if gpus is not None and cpu_processes is not None:
             raise click.UsageError("--gpus and --cpu-processes cannot be used together: use one of them.")
         if device is not None and (gpus is not None or cpu_processes is not None):
             raise click.UsageError("--device cannot be used with --gpus or --cpu-processes: leave it out.")
-        return _in_processes(function, Compute(gpus, cpu_processes, device, sampling), others)
+        return _in_processes(function, Compute(gpus, cpu_processes, device, sampling, launching), others)
 
     return with_compute
 
@@ -140,23 +176,34 @@ def cpu_processes_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _in_processes(function: Callable[..., Any], compute: Compute, others: dict[str, Any]) -> Any:
     """Call a command's function, or start the whole command line again in several processes."""
-    processes = compute.gpus or compute.cpu_processes or 1
-    if processes == 1 or _is_launched():
+    from panformer_cli.engine.distributed.layout import Layout
+
+    layout = compute.layout()
+    if _is_launched(layout) or layout == Layout():
         return function(compute=compute, **others)
     compute.options()  # checked before any process starts
-    return _launch(click.get_current_context().find_root().obj, processes)
+    return _launch(click.get_current_context().find_root().obj, layout)
 
 
-def _is_launched() -> bool:
-    from panformer_cli.engine.distributed.worker import Worker
+def _is_launched(layout: Layout) -> bool:
+    from panformer_cli.engine.distributed.layout import Layout
+    from panformer_cli.engine.distributed.worker import LAUNCHER, Worker
 
-    return Worker.of_environment() is not None
+    if Worker.of_environment() is None:
+        return False
+    if LAUNCHER not in os.environ and layout != Layout(layout.processes):
+        raise click.UsageError(
+            "--nodes, --rendezvous and --max-restarts start processes, but torchrun has started this one: leave them "
+            "out, or run without torchrun."
+        )
+    return True
 
 
-def _launch(words: Sequence[str], processes: int) -> int:
+def _launch(words: Sequence[str], layout: Layout) -> int:
+    from panformer_cli.console import RichReporter
     from panformer_cli.engine.distributed.launcher import launch
 
-    return launch(words, processes)
+    return launch(words, layout, RichReporter())
 
 
 def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,6 +257,11 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(submission=submission, **others)
 
     return with_submission
+
+
+def announcer(as_json: bool, reporter: Reporter) -> Callable[[str], None]:
+    """Return a function that prints a line before the results; on stderr if those are JSON."""
+    return reporter.message if as_json else click.echo
 
 
 def write_submission(submission: Submission, results: Path, reporter: Reporter) -> None:

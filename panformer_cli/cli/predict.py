@@ -12,6 +12,7 @@ import click
 from panformer_cli.cli.options import (
     Compute,
     Submission,
+    announcer,
     compute_options,
     speed_options,
     submission_options,
@@ -72,7 +73,7 @@ def predict(
 
     def find() -> Path:
         find_images(inputs, out, ids_from)  # report invalid inputs before weights are downloaded
-        return find_checkpoint(checkpoint, reporter, default="r50")
+        return find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
     with compute.joined() as (process, reporter):
         request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from)
@@ -82,7 +83,6 @@ def predict(
         if process.is_first and as_json:
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
-            click.echo(f"Checkpoint: {request.checkpoint}")
             _print(result.content, len(result.failures), out)
         return 1 if result.failures else 0
 

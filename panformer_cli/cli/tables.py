@@ -177,5 +177,5 @@ def print_robustness(content: dict[str, Any]) -> None:
         ("clean", "", content["clean"], *blank, paper["clean"]),
     ]
     columns = ("corruption", "group", "PQ", *(f"severity {severity}" for severity in severities), "paper")
-    title = f"PQ of {counted(content['images'], 'image')}, percent; {content['kept']:.1f} % of the clean PQ is kept"
-    print_table(title, columns, rows)
+    kept = "" if content["kept"] is None else f"; {content['kept']:.1f} % of the clean PQ is kept"
+    print_table(f"PQ of {counted(content['images'], 'image')}, percent{kept}", columns, rows)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import INTERRUPTED, Compute, compute_options
+from panformer_cli.cli.launching import launch_options
+from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from panformer_cli.engine.training.train import RunResult
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Modules of `engine.trackers`, with the names of their packages and of panformer's extras."""
 
 
 def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
@@ -30,6 +37,7 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @_names_a_run
+@launch_options
 @compute_options
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
@@ -51,6 +59,13 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
     help="Initialize from a checkpoint: a file, a run folder or the name of published weights.",
 )
 @click.option(
+    "--log",
+    "trackers",
+    type=click.Choice(TRACKERS),
+    multiple=True,
+    help="Also send the log and sample predictions to this experiment tracker; can be repeated.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -63,6 +78,7 @@ def train(
     out: Path | None,
     resume: bool | str,
     init_from: Path | None,
+    trackers: tuple[str, ...],
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -79,17 +95,22 @@ def train(
     PQ). Ctrl-C saves a checkpoint before it stops; --resume continues from it. A resumed run keeps its own recipe;
     --set changes single settings of it.
     """
+    from panformer_cli.engine.trackers.names import check_installed
+
+    check_installed(trackers)
     from panformer_cli.engine.training.start import StartRequest, plan_start
     from panformer_cli.engine.training.train import train as run_training
 
     request = StartRequest(recipe, overrides, out, resume, init_from)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        result = run_training(start.recipe, start.options, process, reporter)
+        options = replace(start.options, trackers=trackers)
+        result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))
             return INTERRUPTED
         click.echo(f"Best checkpoint: {result.run.checkpoint}")
+        reporter.message(f"Next: {shlex.join(['panformer', 'evaluate', str(result.run.path)])}")
         return 0
 
 

@@ -56,8 +56,7 @@ def visualize(
 
     options = DrawOptions(labels=not no_labels)
     request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
-    checkpoint = checkpoint_of(request)
-    result = draw(request, RichReporter())
-    if checkpoint:
+    if checkpoint := checkpoint_of(request):
         click.echo(f"Checkpoint: {checkpoint}")
+    result = draw(request, RichReporter())
     click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")

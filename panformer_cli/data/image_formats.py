@@ -8,7 +8,7 @@ import warnings
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from PIL import TiffImagePlugin, features
 
@@ -38,6 +38,22 @@ PILLOW_ERRORS = (
 """What Pillow raises for a corrupt or truncated file, depending on the format and the corrupt byte."""
 
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+LINK, SPECIAL, HIDDEN = "link to a folder (not followed)", "not a regular file", "hidden"
+"""Reasons to leave a file out of a folder, besides those of `why_left_out`."""
+
+_PLURALS = {
+    "link to a folder": "links to folders",
+    "not a regular file": "not regular files",
+    "result of": "results of",
+    "(not an image)": "(not images)",
+    "(not a label file)": "(not label files)",
+    "unused image": "unused images",
+    "unused label file": "unused label files",
+    "file of an operating system": "files of an operating system",
+    "folder that": "folders that",
+}
+"""How reasons differ if they apply to several files."""
+
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "__macosx", "@eadir"})
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -79,11 +95,36 @@ def why_left_out(path: PurePath) -> str:
     suffix = path.suffix.lower()
     if suffix in readable_suffixes():
         return ""
+    return unreadable_image(path) or (f"{suffix} (not an image)" if suffix else "without a suffix (not an image)")
+
+
+def unreadable_image(path: PurePath) -> str:
+    """Return why this installation cannot read an image file; empty if it can, or if the file is no image."""
+    suffix = path.suffix.lower()
+    if suffix in readable_suffixes():
+        return ""
     if suffix in _HEIC:
         return f"{suffix} (needs pillow-heif)"
-    if suffix in _OPTIONAL:
-        return f"{suffix} (this OpenCV and this Pillow cannot read it)"
-    return f"{suffix} (not an image)" if suffix else "without a suffix (not an image)"
+    return f"{suffix} (this OpenCV and this Pillow cannot read it)" if suffix in _OPTIONAL else ""
+
+
+def counted_reason(count: int, reason: str) -> str:
+    """Return how many files are left out for a reason.
+
+    >>> counted_reason(1, ".txt (not an image)"), counted_reason(2, ".txt (not an image)")
+    ('1 .txt (not an image)', '2 .txt (not images)')
+    """
+    if count > 1:
+        for one, several in _PLURALS.items():
+            reason = reason.replace(one, several)
+    return f"{count} {reason}"
+
+
+def unreadable_twin(path: Path) -> Path | None:
+    """Return the image file that this installation cannot read and that differs from `path` only in its suffix."""
+    suffixes = [suffix for suffix in (*_HEIC, *_OPTIONAL) if suffix not in readable_suffixes()]
+    candidates = (path.with_suffix(case) for suffix in suffixes for case in (suffix, suffix.upper()))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def is_heic(data: bytes) -> bool:

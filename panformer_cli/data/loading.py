@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from panformer_cli.data.augmentation import TrainTransform
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.copy_paste import images_with_things, other_image
+from panformer_cli.data.epoch_order import Draw, EpochOrder, repeat_factors
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
-from panformer_cli.data.transforms import TrainTransform
+from panformer_cli.data.worker_process import leave_stopping_to_parent
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.settings import DataSettings, TrainSettings
 
@@ -31,20 +33,6 @@ class LoadingSettings(Protocol):
 
     @property
     def train(self) -> TrainSettings: ...
-
-
-class Draw(NamedTuple):
-    """An image at a position of training: with the seed, all that its random augmentation depends on.
-
-    Attributes:
-        epoch: from 0.
-        position: position in the epoch's order of images, from 0.
-        image: index in the data set.
-    """
-
-    epoch: int
-    position: int
-    image: int
 
 
 class TrainItem(NamedTuple):
@@ -69,32 +57,13 @@ def collate(items: Sequence[TrainItem]) -> Batch:
     return Batch(images, padding_mask, [item.targets for item in items], [item.image_id for item in items])
 
 
-class EpochOrder:
-    """The shuffled images of an epoch, divided into optimizer steps.
-
-    The order depends only on seed and epoch. Images that do not fill the last step are dropped. If the data set has
-    fewer images than one step needs, some are repeated.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self._images = images
-        self._batch_size = batch_size
-        self._seed = seed
-        self.steps = max(1, images // batch_size)
-
-    def step_draws(self, epoch: int, first_step: int = 0) -> list[list[Draw]]:
-        """Return the `batch_size` images of each step from `first_step` on."""
-        order = np.random.default_rng((self._seed, epoch, 0)).permutation(self._images)
-        order = np.resize(order, self.steps * self._batch_size)  # cuts, or repeats from the start
-        draws = [Draw(epoch, position, image) for position, image in enumerate(order.tolist())]
-        starts = range(first_step * self._batch_size, len(draws), self._batch_size)
-        return [draws[start : start + self._batch_size] for start in starts]
-
-
 class TrainDataset(Dataset[TrainItem]):
     """Augmented items by `Draw`: the same draw gives the same item in every process and after a resume.
 
     With `data.skip_bad_images`, an image that raises `DataError` is replaced by the next good one in the data set.
+
+    Raises:
+        RecipeError: `data.copy_paste` is used, but no image has a thing to paste.
     """
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings) -> None:
@@ -102,6 +71,14 @@ class TrainDataset(Dataset[TrainItem]):
         self._transform = TrainTransform(recipe.data, dataset.categories)
         self._seed = recipe.train.seed
         self._skip = recipe.data.skip_bad_images
+        self._paste = recipe.data.copy_paste
+        if self._paste:
+            self._sources = images_with_things(dataset.listed)
+            if not len(self._sources):
+                raise RecipeError(
+                    f"data.copy_paste is {self._paste}, but {dataset.layout.annotation} has no thing to paste; "
+                    "set it to 0"
+                )
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -110,7 +87,11 @@ class TrainDataset(Dataset[TrainItem]):
         # A last number of 0 is used for the order of the epoch.
         rng = np.random.default_rng((self._seed, draw.epoch, draw.position + 1))
         sample, skipped = self._read(draw.image)
-        return TrainItem(*self._transform(sample, rng), sample.image_id, tuple(skipped))
+        paste_from = None
+        if self._paste and rng.random() < self._paste:
+            paste_from, more = self._read(other_image(self._sources, draw.image, rng))
+            skipped += more
+        return TrainItem(*self._transform(sample, rng, paste_from), sample.image_id, tuple(skipped))
 
     def _read(self, first: int) -> tuple[Sample, list[str]]:
         skipped: list[str] = []
@@ -151,7 +132,9 @@ class TrainLoader:
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings, rank: int, world_size: int) -> None:
         train = recipe.train
-        self._order = EpochOrder(len(dataset), train.batch_size, train.seed)
+        threshold = recipe.data.repeat_factor
+        factors = repeat_factors(dataset.listed, threshold) if threshold else None
+        self._order = EpochOrder(len(dataset), train.batch_size, train.seed, factors)
         self._images_per_forward = train.images_per_forward
         share = train.batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
@@ -258,8 +241,4 @@ def _start_worker(images: int, worker: int) -> None:
     # Images are read in parallel by processes, not threads.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # The training process handles SIGINT, and the SIGTERM that torchrun and batch systems send to the process group. It
-    # still needs the batch of its current step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+    leave_stopping_to_parent()

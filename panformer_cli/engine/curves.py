@@ -42,9 +42,9 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def curves(rows: Sequence[Row]) -> list[Chart]:
-    """Return charts of panoptic quality, total loss, loss terms and learning rate; empty charts are omitted."""
+    """Return charts of quality, total loss, loss terms, learning rate and gradient norm; empty charts are omitted."""
     train = [row for row in rows if row["kind"] == "train"]
-    evaluated = [row for row in rows if row["kind"] == "eval"]
+    evaluated = [_with_classes(row) for row in rows if row["kind"] == "eval"]
     parts = list(dict.fromkeys(name for row in train for name in _losses(row)))
     part_series = [
         Series(name, [(row["step"], _losses(row)[name]) for row in train if name in _losses(row)]) for name in parts
@@ -54,6 +54,7 @@ def curves(rows: Sequence[Row]) -> list[Chart]:
         Chart("Loss", _series(train, {"loss": "loss"}), "step", "loss"),
         Chart("Parts of the loss", part_series, "step", "loss", log_y=True),
         Chart("Learning rate", _series(train, {"lr": "learning rate"}), "step", "learning rate"),
+        Chart("Gradient norm before clipping", _series(train, {"gradient_norm": "gradient norm"}), "step", "L2 norm"),
     ]
     return [chart for chart in charts if chart.series]
 
@@ -65,6 +66,19 @@ def _row(line: str) -> Row | None:
         return None
     usable = isinstance(row, dict) and isinstance(row.get("kind"), str) and _is_number(row.get("step"))
     return row if usable else None
+
+
+def _with_classes(row: Row) -> Row:
+    """Return the metrics of an evaluation without those of groups that have no classes, whose value is 0.
+
+    The row has the number of classes only of all together. If all the classes are stuff, PQ is that of stuff, and 0 for
+    things; the same holds the other way round. If PQ is 0 for all, both groups are kept.
+    """
+    without = {name for name in _QUALITY if row.get("n") == 0}
+    for empty, other in (("pq_things", "pq_stuff"), ("pq_stuff", "pq_things")):
+        if row.get(empty) == 0 and row.get("pq") == row.get(other) != 0:
+            without.add(empty)
+    return {key: value for key, value in row.items() if key not in without}
 
 
 def _losses(row: Row) -> dict[str, float]:

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from panformer_cli.data.image_formats import is_clutter, why_left_out
+from panformer_cli.data.image_formats import HIDDEN, LINK, SPECIAL, counted_reason, is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.engine.image_ids import ImageId, ids_of
 from panformer_cli.engine.results import is_result_folder
@@ -21,19 +21,7 @@ from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing
 
-_LINK, _SPECIAL, _HIDDEN, _RESULT = (
-    "link to a folder (not followed)",
-    "not a regular file",
-    "hidden",
-    "result of an earlier call",
-)
-_PLURALS = {
-    "link to a folder": "links to folders",
-    "not a regular file": "not regular files",
-    "result of": "results of",
-    "(not an image)": "(not images)",
-}
-"""How reasons differ if they apply to several files."""
+_RESULT = "result of an earlier call"
 
 
 @dataclass(frozen=True)
@@ -141,7 +129,7 @@ class _Finder:
     def _reasons(self) -> str:
         """Return why files are left out, the most frequent reason first."""
         ranked = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
-        return ", ".join(_counted_reason(count, reason) for reason, count in ranked)
+        return ", ".join(counted_reason(count, reason) for reason, count in ranked)
 
     def _unreadable_folders(self) -> str:
         return f"{counted(len(self.unreadable), 'folder')} cannot be read: {listing(self.unreadable, 3)}"
@@ -192,15 +180,15 @@ class _Finder:
         found = []
         for base, folders, files in os.walk(folder, onerror=self._note_unreadable):
             folders[:] = [name for name in folders if not is_clutter(name)]
-            found += [(Path(base, name), _LINK) for name in folders if Path(base, name).is_symlink()]
+            found += [(Path(base, name), LINK) for name in folders if Path(base, name).is_symlink()]
             found += [(Path(base, name), "") for name in files if not is_clutter(name)]
         for path, problem in sorted(found):
             name = path.relative_to(folder)
             if problem or not path.is_file():
-                yield path, name.as_posix(), problem or _SPECIAL
+                yield path, name.as_posix(), problem or SPECIAL
             else:
                 is_hidden = any(part.startswith(".") for part in name.parts)
-                yield path, name.as_posix(), _HIDDEN if is_hidden else self._result(path)
+                yield path, name.as_posix(), HIDDEN if is_hidden else self._result(path)
 
     def _note_unreadable(self, error: OSError) -> None:
         self.unreadable.append(Path(error.filename))
@@ -215,18 +203,6 @@ class _Finder:
 def _fixed_part(pattern: Path) -> Path:
     """Return the folder of a pattern, up to the first part with a wildcard."""
     return Path(*takewhile(lambda part: glob.escape(part) == part, pattern.parts))
-
-
-def _counted_reason(count: int, reason: str) -> str:
-    """Return how many files are left out for a reason.
-
-    >>> _counted_reason(1, ".txt (not an image)"), _counted_reason(2, ".txt (not an image)")
-    ('1 .txt (not an image)', '2 .txt (not images)')
-    """
-    if count > 1:
-        for one, several in _PLURALS.items():
-            reason = reason.replace(one, several)
-    return f"{count} {reason}"
 
 
 def _distinct(names: list[Path]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ from typing import Any
 
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.models.published import PublishedWeights
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
@@ -193,7 +195,12 @@ def check_results_folder(out: Path) -> None:
         raise PanformerError(f"--out {out} has a training run; choose another folder, such as {out / 'results'}")
 
 
-def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None = None) -> Path:
+def find_checkpoint(
+    given: Path | None,
+    reporter: Reporter,
+    default: str | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Path:
     """Return the checkpoint file that the user means.
 
     An existing path has priority over published weights of the same name, unless it is a folder without a checkpoint.
@@ -202,19 +209,29 @@ def find_checkpoint(given: Path | None, reporter: Reporter, default: str | None 
         given: A file, the folder of a run, the name of published weights, or None for the newest run.
         reporter: Shows the download of published weights.
         default: Published weights to use if `given` is None and there is no run.
+        announce: Called with `Checkpoint: PATH`, and why this one if the user named none, before anything else.
 
     Raises:
         CheckpointError: There is no such file and no such weights, or `given` is None and there is no run.
         DownloadError: The published weights cannot be downloaded.
     """
+    path, weights, reason = _chosen(given, default)
+    if announce is not None:
+        announce(f"Checkpoint: {path}{f' ({reason})' if reason else ''}")
+    return path if weights is None else fetch_published(weights, reporter)
+
+
+def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWeights | None, str]:
+    """Return the path of a checkpoint, the published weights that it is, and why it was chosen."""
     if given is None:
-        return _newest_checkpoint(reporter, default)
+        return _newest_checkpoint(default)
     if given.is_dir() and (found := RunFolder(given).checkpoint):
-        return found
+        return found, None, ""
     if str(given) in PUBLISHED and not given.is_file():
-        return fetch_published(PUBLISHED[str(given)], reporter)
+        weights = PUBLISHED[str(given)]
+        return weights.path, weights, ""
     if given.exists():
-        return given
+        return given, None, ""
     close = get_close_matches(str(given).lower(), PUBLISHED, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     raise CheckpointError(
@@ -229,15 +246,14 @@ def results_folder(checkpoint: Path) -> Path:
     return Path("evaluation", weights.name) if weights else checkpoint.parent / "evaluation"
 
 
-def _newest_checkpoint(reporter: Reporter, default: str | None) -> Path:
+def _newest_checkpoint(default: str | None) -> tuple[Path, PublishedWeights | None, str]:
     if runs := _runs_below(RUNS):
         newest = runs[-1].checkpoint
         assert newest is not None, "the run was found by its checkpoint"
-        reporter.message(f"Checkpoint: {newest} (newest run)")
-        return newest
+        return newest, None, "newest run"
     if default is not None:
-        reporter.message(f"There is no run in {RUNS.absolute()}: using the published weights {default}")
-        return fetch_published(PUBLISHED[default], reporter)
+        weights = PUBLISHED[default]
+        return weights.path, weights, f"the published weights {default}, since there is no run in {RUNS.absolute()}"
     raise CheckpointError(
         f"no checkpoint was given and there is no run in {RUNS.absolute()}; give one, or the name of published weights "
         f"({', '.join(PUBLISHED)}), or train first: panformer train RECIPE"

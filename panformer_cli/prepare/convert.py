@@ -5,8 +5,8 @@
     OUT/annotations/panoptic_<split>.json
     OUT/manifest.json  OUT/summary.json  OUT/summary.html
 
-A split's JSON is written when all its images are done. Until then, a log of finished images is kept next to it, from
-which the same command resumes after an interruption.
+The JSON files are written when all images of all splits are done. Until then, a log of finished images is kept next to
+each, from which the same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,14 +38,18 @@ from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.samples import MOST, Load, load_written
 from panformer_cli.prepare.source import (
     AmbiguousLabels,
+    ChecksMarks,
     EmbedsImages,
+    HasOwnFiles,
     LabeledMap,
     ReadsMore,
     ReadsPanopticPngs,
+    SelectsImages,
     Source,
     SourceImage,
 )
 from panformer_cli.prepare.summary import SplitSummary, report_summary
+from panformer_cli.prepare.unused_files import UsedFiles, unreadable_images
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import (
     atomic_write,
@@ -134,7 +138,52 @@ def convert(
     names = splits or source.splits()
     check_out_is_separate(source, [out, *(folder for split in names for folder in Folders.of(out, split)[:3])])
     warn_of_names(source.categories, f"{source.root}", reporter)
-    return [_convert_split(source, out, split, options, reporter) for split in names]
+    conversions = [_listed_split(source, out, split, options) for split in dict.fromkeys(names)]
+    for sentence in unused_files(source, (conversion.images for conversion in conversions)):
+        reporter.message(sentence)
+    for conversion in conversions:
+        _convert_images(conversion, reporter)
+    if isinstance(source, ChecksMarks):
+        source.check_marks({one.split: _marks(one) for one in conversions if one.finished is None})
+    return [_finish_split(conversion, reporter) for conversion in conversions]
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """The conversion of one split.
+
+    Attributes:
+        images: The images of the split.
+        manifest: The manifest entry, with the stamps of the images.
+        finished: The summary, if `out` already contains the split.
+    """
+
+    source: Source
+    out: Path
+    split: str
+    options: ConvertOptions
+    images: DiskList[SourceImage]
+    manifest: SplitManifest
+    finished: SplitSummary | None
+
+    @property
+    def folders(self) -> Folders:
+        return Folders.of(self.out, self.split)
+
+
+def unused_files(source: Source, splits: Iterable[Iterable[SourceImage]]) -> list[str]:
+    """Return one line for each reason why files in the folders of images and labels are not used.
+
+    Args:
+        source: The data set.
+        splits: The images of its splits.
+    """
+    if isinstance(source, SelectsImages):
+        return []
+    used = UsedFiles(source.own_files if isinstance(source, HasOwnFiles) else ())
+    for images in splits:
+        used.add(images)
+    return used.sentences(source.root)
 
 
 def warn_of_names(categories: CategoryTable, where: str, reporter: Reporter) -> None:
@@ -155,29 +204,54 @@ def check_out_is_separate(source: Source, written: Sequence[Path]) -> None:
                 )
 
 
-def _convert_split(source: Source, out: Path, split: str, options: ConvertOptions, reporter: Reporter) -> SplitSummary:
-    images = DiskList(source.images(split))
-    check_names(images, f"{source.root}, {split}")
+def _listed_split(source: Source, out: Path, split: str, options: ConvertOptions) -> _Conversion:
+    """List and check the images of a split. Writes nothing."""
+    images, folders = DiskList(source.images(split)), Folders.of(out, split)
+    check_names(images, f"{source.root}, {split}", source.root)
     manifest = SplitManifest.of_source(source, split, options.to_json())
     for image in images:
         manifest.add_stamp(_stamp(image))
-    folders = Folders.of(out, split)
     finished = finished_split(out, manifest, folders.annotation)
-    if finished is not None and sum(not folders.contain(image) for image in images) <= len(finished.left_out):
-        reporter.message(f"{split} in {out} is up to date; nothing to do")
-        shutil.rmtree(folders.parts, ignore_errors=True)
-        report_summary(finished, reporter)
-        return finished
+    if finished is not None and sum(not folders.contain(image) for image in images) > len(finished.left_out):
+        finished = None
+    return _Conversion(source, out, split, options, images, manifest, finished)
+
+
+def _convert_images(conversion: _Conversion, reporter: Reporter) -> None:
+    """Write images and PNGs, and keep their rows in the log. Raises a DataError if some cannot be used."""
+    if conversion.finished is not None:
+        return
+    source, split, options, images = conversion.source, conversion.split, conversion.options, conversion.images
+    folders, total = conversion.folders, len(images)
     if isinstance(source, ReadsPanopticPngs) and source.reads_panoptic_pngs(split):
-        expect_reads(len(images))
-    _start_log(folders.parts, manifest.setting)
+        expect_reads(total)
+    _start_log(folders.parts, conversion.manifest.setting)
     with closing(ResultLog(folders.parts)) as log:
         work, stamp = partial(_convert_image, source, folders, options), partial(_stamp_if_written, folders)
-        total = len(images)
         with reporter.progress(f"{source.name} {split}", total) as progress:
             problems = work_out(log, total, lambda: images, stamp, work, options.workers, progress)
-        refuse_bad_images(problems, total, f"{source.root}, {split}", options.skips_bad_images)
-        summary = _write_split(source, split, out, manifest, partial(log.lines, total), total)
+    refuse_bad_images(problems, total, f"{source.root}, {split}", options.skips_bad_images)
+
+
+def _marks(conversion: _Conversion) -> Counter[str]:
+    """Return the sum of `LabeledMap.marks` over the images of a split."""
+    marks = Counter[str]()
+    for line in ResultLog(conversion.folders.parts).lines(len(conversion.images)):
+        marks.update(line.get("marks", {}))
+    return marks
+
+
+def _finish_split(conversion: _Conversion, reporter: Reporter) -> SplitSummary:
+    """Write the JSON of a split, unless it is finished already, and report its summary."""
+    out, split, folders, total = conversion.out, conversion.split, conversion.folders, len(conversion.images)
+    if conversion.finished is not None:
+        reporter.message(f"{split} in {out} is up to date; nothing to do")
+        shutil.rmtree(folders.parts, ignore_errors=True)
+        report_summary(conversion.finished, reporter)
+        return conversion.finished
+    with closing(ResultLog(folders.parts)) as log:
+        lines = partial(log.lines, total)
+        summary = _write_split(conversion.source, split, out, conversion.manifest, lines, total)
         log.remove()
     unlisted = _remove_temporary_files(folders) - summary.images
     if unlisted > 0:
@@ -287,10 +361,19 @@ def _stamp_if_written(folders: Folders, image: SourceImage) -> list[Any] | None:
     return _stamp(image) if folders.contain(image) else None
 
 
-def check_names(images: Sequence[SourceImage], where: str) -> None:
-    """Raise a DataError if there are no images, or if two share an output path or an id."""
+def check_names(images: Sequence[SourceImage], where: str, root: Path | None = None) -> None:
+    """Raise a DataError if there are no images, or if two share an output path or an id.
+
+    Args:
+        images: The images of a split.
+        where: The split, for errors.
+        root: The folder in which images that cannot be read are named if there are no others.
+    """
     if not images:
-        raise DataError(f"{where}: no images found; expected at least one (docs/data.md shows the folder layout)")
+        others = unreadable_images(root) if root is not None else ""
+        raise DataError(
+            f"{where}: no images found{others}; expected at least one (docs/data.md shows the folder layout)"
+        )
     names, ids = DiskList[str](key=str), DiskList[str](key=str)
     for image in images:
         names.append(_name_key(image))

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.disk_list import DiskList
-from panformer_cli.data.image_formats import is_clutter
+from panformer_cli.data.image_formats import is_clutter, unreadable_image, unreadable_twin
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
@@ -109,6 +109,24 @@ class ReadsMore(Protocol):
 
 
 @runtime_checkable
+class HasOwnFiles(Protocol):
+    """A `Source` that uses files besides images and labels, which may be in the same folders."""
+
+    @property
+    def own_files(self) -> Sequence[Path]:
+        """The lists of classes and the configuration files."""
+
+
+@runtime_checkable
+class SelectsImages(Protocol):
+    """A `Source` that uses only some images of its folders on purpose, so that the others are not reported."""
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The images of each split."""
+
+
+@runtime_checkable
 class EmbedsImages(Protocol):
     """A `Source` whose label files may contain the images."""
 
@@ -130,9 +148,18 @@ class AmbiguousLabels(Protocol):
         Args:
             split: The split.
             marks: The sum of `LabeledMap.marks` over its images.
+        """
 
-        Raises:
-            DataError: The labels contradict the convention; the error says how to pass the right one.
+
+@runtime_checkable
+class ChecksMarks(Protocol):
+    """A `Source` whose labels can contradict the convention that they are read with."""
+
+    def check_marks(self, marks: Mapping[str, Mapping[str, int]]) -> None:
+        """Raise a DataError if the labels contradict the convention; it says how to pass the right one.
+
+        Args:
+            marks: The sum of `LabeledMap.marks` over the images of each split.
         """
 
 
@@ -202,11 +229,22 @@ def with_unused_labels(images: Iterable[SourceImage], found: Iterable[Path], fol
     for path in () if is_empty else found:
         if used.first(str(path)) is None:
             name = f"{path.absolute().as_posix().lstrip('/')}.bad"
-            problem = (
-                f"{path} has no image in {folder}; expected one with the same name, including upper and lower case, "
-                f"and {path.suffix.lower()} in lowercase; rename it, or restore the image"
-            )
-            yield SourceImage(name, path, name, problem=problem)
+            yield SourceImage(name, path, name, problem=_without_image(path, folder))
+
+
+def _without_image(labels: Path, folder: Path) -> str:
+    """Return the problem of a label file without an image in `folder`, or with one that cannot be read."""
+    ends = (labels.parts[-count:] for count in range(1, len(labels.parts)))
+    image = next(filter(None, (unreadable_twin(folder.joinpath(*end)) for end in ends)), None)
+    if image is not None:
+        return (
+            f"{labels} has the image {image}, which cannot be read: {unreadable_image(image)}; expected another "
+            "format, or the package that reads it"
+        )
+    return (
+        f"{labels} has no image in {folder}; expected one with the same name, including upper and lower case, "
+        f"and {labels.suffix.lower()} in lowercase; rename it, or restore the image"
+    )
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:

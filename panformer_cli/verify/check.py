@@ -17,6 +17,7 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import SplitLayout, annotation_folders, check_root, find_images, find_split, find_splits
 from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.open_form import first_problems
 from panformer_cli.prepare.recognize import contents, recognize, unsupported
 from panformer_cli.reporting import Reporter
 from panformer_cli.verify.findings import Finding, Findings, Problem, ProblemReport
@@ -129,7 +130,8 @@ def _not_prepared(root: Path) -> DataError:
         return DataError(f"{root} has no panoptic JSON; found {contents(root)}{other}; {expected}")
     named = " or ".join(f"{form.title} ({form.evidence})" for form in forms)
     commands = " or ".join(f"`{form.command()}`" for form in forms)
-    return DataError(f"{root} has no panoptic JSON but {named}; {expected}; convert it first: {commands}")
+    problem = f"{root} has no panoptic JSON but {named}; {expected}; convert it first: {commands}"
+    return DataError("\n  ".join([problem, *(first_problems(forms[0]) if len(forms) == 1 else ())]))
 
 
 class _ImageOwners:

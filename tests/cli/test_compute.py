@@ -10,8 +10,10 @@ import pytest
 from panformer_cli.cli.main import main
 from panformer_cli.cli.options import Compute
 from panformer_cli.cli.train import _stopped
+from panformer_cli.engine.distributed.layout import Layout
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.train import RunResult
+from panformer_cli.reporting import Reporter
 from tests.helpers import set_worker
 
 
@@ -47,12 +49,12 @@ def test_a_stopped_run_prints_how_to_resume() -> None:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Layout]]:
     """Command lines that would have been started in several processes."""
-    seen: list[tuple[list[str], int]] = []
+    seen: list[tuple[list[str], Layout]] = []
 
-    def launch(words: list[str], processes: int) -> int:
-        seen.append((words, processes))
+    def launch(words: list[str], layout: Layout, reporter: Reporter) -> int:
+        seen.append((words, layout))
         return 7
 
     monkeypatch.setattr("panformer_cli.engine.distributed.launcher.launch", launch)
@@ -63,17 +65,17 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
     "name", [["train", "tiny"], ["predict", "a.jpg", "--out", "x"], ["evaluate"], ["evaluate", "tune"]]
 )
 def test_the_whole_command_line_is_started_and_its_exit_code_returned(
-    name: list[str], launched: list[tuple[list[str], int]]
+    name: list[str], launched: list[tuple[list[str], Layout]]
 ) -> None:
     words = [*name, "--cpu-processes", "3"]
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 7
-    assert launched == [(words, 3)]
+    assert launched == [(words, Layout(3))]
 
 
 def test_wrong_usage_and_missing_gpus_are_reported_before_any_process_starts(
-    launched: list[tuple[list[str], int]], capsys: pytest.CaptureFixture[str]
+    launched: list[tuple[list[str], Layout]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words in (["train", "--cpu-processes", "2"], ["train", "tiny", "--gpus", "1000"]):
         with pytest.raises(SystemExit) as caught:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.loading import EpochOrder, TrainItem, TrainLoader, collate, train_loader
+from panformer_cli.data.epoch_order import EpochOrder
+from panformer_cli.data.loading import TrainItem, TrainLoader, collate, train_loader
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.recipe import Recipe

@@ -188,12 +188,17 @@ def test_published_weights_are_found_by_name(name: str, cached: Path) -> None:
 
 
 def test_without_a_run_the_default_is_used_and_reported(cached: Path) -> None:
-    reporter = StopAfter()
-    assert find_checkpoint(None, reporter, default="r50") == cached / "panoptic_segformer_r50_2x.pth"
-    assert reporter.messages == [f"There is no run in {Path('runs').resolve()}: using the published weights r50"]
+    lines: list[str] = []
+    weights = cached / "panoptic_segformer_r50_2x.pth"
+    assert find_checkpoint(None, StopAfter(), "r50", lines.append) == weights
     last = file(Path("runs/mine/a/last.safetensors"))
-    assert find_checkpoint(None, reporter, default="r50") == last
-    assert reporter.messages[-1] == f"Checkpoint: {last} (newest run)"
+    assert find_checkpoint(None, StopAfter(), "r50", lines.append) == last
+    assert find_checkpoint(Path("runs/mine/a"), StopAfter(), "r50", lines.append) == last
+    assert lines == [
+        f"Checkpoint: {weights} (the published weights r50, since there is no run in {Path('runs').resolve()})",
+        f"Checkpoint: {last} (newest run)",
+        f"Checkpoint: {last}",
+    ]
 
 
 def test_an_existing_path_has_priority_over_a_published_name(cached: Path) -> None:

@@ -125,6 +125,20 @@ def test_ambiguous_instances_are_refused(tmp_path: Path, numbers: tuple[int, int
     assert not any(is_crowd for *_, is_crowd in segments(tmp_path / "out"))
 
 
+def test_all_splits_are_checked_before_a_json_is_written(tmp_path: Path) -> None:
+    """Also if one split has only instance 0, and the other only 255."""
+    root, out = numbered(tmp_path / "in", 1, 0, 1), tmp_path / "out"
+    pairs(root, np.full((HEIGHT, WIDTH), CAR), painted(1, ((0, 0, 2, 5), 255)), "test")
+    with pytest.raises(
+        DataError, match=r"in: .*instance 0 \(20 pixels\) in val and instance 255 \(10 pixels\) in test,"
+    ):
+        converted(open_png_pairs(root, root / "classes.csv"), out)
+    pairs(root, np.full((HEIGHT, WIDTH), CAR), painted(0, ((0, 0, 2, 5), 255)), "test")
+    with pytest.raises(DataError, match=r"in, test: thing classes have instance 0 \(590 pixels\) and instance 255"):
+        converted(open_png_pairs(root, root / "classes.csv"), out)
+    assert not list(out.glob("annotations/*.json"))
+
+
 def test_instances_of_stuff_and_of_void_are_not_ambiguous(tmp_path: Path) -> None:
     root = numbered(tmp_path / "in", 1, 2, 1, sky=255)
     path = root / "panoptic/val/a.png"

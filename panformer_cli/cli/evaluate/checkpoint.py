@@ -58,10 +58,9 @@ def checkpoint(
     from panformer_cli.engine.evaluation.evaluate import evaluate
 
     with model.compute.joined() as (process, reporter):
-        request = replace(model.request(out, process, reporter), metrics=metrics, resamples=bootstrap, resume=resume)
+        request = model.request(out, outputs.as_json, process, reporter)
+        request = replace(request, metrics=metrics, resamples=bootstrap, resume=resume)
         results = evaluate(request, process, reporter)
-        if not outputs.as_json:
-            click.echo(f"Checkpoint: {request.checkpoint}")
         process.on_first(lambda: show_results(results, request.out, outputs, reporter))
         if submission:
             process.on_first(lambda: write_submission(submission, request.out, reporter))

@@ -9,6 +9,7 @@ import click
 
 from panformer_cli.cli.evaluate.options import PATH, json_option, seed_option
 from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.options import announcer
 from panformer_cli.cli.tables import print_comparison
 
 
@@ -50,11 +51,15 @@ def compare(
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.evaluation.compare import CompareOptions, few_images_note
-    from panformer_cli.engine.evaluation.compare_inputs import compare_inputs
+    from panformer_cli.engine.evaluation.compare_inputs import checkpoint_of, compare_inputs
     from panformer_cli.pages.comparison import write_comparison
 
     if gt_folder is not None and annotations is None:
         raise click.UsageError("--gt-folder needs --annotations: use both.")
+    announce = announcer(as_json, RichReporter())
+    for side, given in (("A", first), ("B", second)):
+        if (checkpoint := checkpoint_of(given)) is not None:
+            announce(f"Checkpoint {side}: {checkpoint}")
     options = CompareOptions(resamples=bootstrap, seed=seed)
     content = compare_inputs((first, second), annotations, gt_folder, options, RichReporter()).to_json()
     page = write_comparison(report, content, few_images_note(content)) if report else None

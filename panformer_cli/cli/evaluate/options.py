@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.options import Compute, compute_options, speed_options
+from panformer_cli.cli.options import Compute, announcer, compute_options, speed_options
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.runtime import Process
@@ -53,11 +53,12 @@ class ModelOptions:
     precision: PrecisionChoice
     compute: Compute
 
-    def request(self, out: Path | None, process: Process, reporter: Reporter) -> EvaluateRequest:
-        """Return the evaluation of this model into `out`; published weights are downloaded if needed.
+    def request(self, out: Path | None, as_json: bool, process: Process, reporter: Reporter) -> EvaluateRequest:
+        """Print the checkpoint and return its evaluation into `out`; published weights are downloaded if needed.
 
         Args:
             out: Folder for the results; None for the default of the checkpoint.
+            as_json: Whether the results are printed as JSON.
             process: This process; rank 0 downloads.
             reporter: Receives the progress of the download.
 
@@ -68,7 +69,8 @@ class ModelOptions:
         from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
         from panformer_cli.engine.runs import find_checkpoint, results_folder
 
-        found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter))
+        announce = announcer(as_json, reporter)
+        found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter, announce=announce))
         return EvaluateRequest(
             checkpoint=found,
             out=out or results_folder(found),

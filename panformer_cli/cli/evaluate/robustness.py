@@ -56,12 +56,11 @@ def robustness(
     from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
 
     with model.compute.joined() as (process, reporter):
-        evaluation = model.request(out, process, reporter)
+        evaluation = model.request(out, as_json, process, reporter)
         request = RobustnessRequest.parse(evaluation, corruptions, severity, images, seed)
         results = evaluate_robustness(request, process, reporter)
         if as_json:
             click.echo(json.dumps(results, indent=2))
         else:
-            click.echo(f"Checkpoint: {evaluation.checkpoint}")
             print_robustness(results)
             click.echo(f"Results: {evaluation.out / 'robustness.json'}")

@@ -36,7 +36,7 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
     from panformer_cli.engine.evaluation.tune import tune as run_tuning
 
     with model.compute.joined() as (process, reporter):
-        run = model.request(out, process, reporter)
+        run = model.request(out, as_json, process, reporter)
         request = TuneRequest(
             checkpoint=run.checkpoint,
             out=out or run.out.with_name("tuning"),
@@ -49,7 +49,6 @@ def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> No
         if as_json:
             click.echo(json.dumps(tuning.to_json(), indent=2))
         else:
-            click.echo(f"Checkpoint: {run.checkpoint}")
             print_tuning(tuning.to_json())
         if save and tuning.is_gain:
             process.on_first(lambda: save_thresholds(run.checkpoint, tuning.after, tuned_path(run.checkpoint)))

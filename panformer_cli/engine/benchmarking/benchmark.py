@@ -171,7 +171,7 @@ def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
     if is_name or path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(request.model)
         return _Subject(random_model(recipe, COCO, request.sampling), recipe, "random")
-    checkpoint = read_checkpoint(find_checkpoint(path, reporter))
+    checkpoint = read_checkpoint(find_checkpoint(path, reporter, announce=reporter.message))
     return _Subject(load_model(checkpoint, request.sampling), checkpoint.recipe, str(checkpoint.path))
 
 

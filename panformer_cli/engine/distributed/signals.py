@@ -1,21 +1,30 @@
-"""Handle SIGINT and SIGTERM as requests to stop, so that a process can save its work first."""
+"""Handle the signals that stop a run as requests, so that a process can save its work first."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None]
 
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+)
+"""Ctrl-C; the end of a job; a closed terminal; the warning of a batch system. Windows has only the first two."""
+SAME_SECONDS = 0.5
+"""SIGINTs within this time are one request: terminals and launchers may send the same one twice."""
+
 
 class StopRequest:
-    """A flag that SIGINT and SIGTERM set. A second SIGINT raises KeyboardInterrupt."""
+    """A flag that the stop signals set. A second SIGINT raises KeyboardInterrupt. Handlers do no other work."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._interrupted: float | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -23,14 +32,18 @@ class StopRequest:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         del frame
-        if self and number == signal.SIGINT:
-            raise KeyboardInterrupt
         self.signal = number
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._interrupted is None:
+                self._interrupted = now
+            elif now - self._interrupted >= SAME_SECONDS:
+                raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Yield a request that SIGINT and SIGTERM set; outside the main thread, signals keep their default effect."""
+    """Yield a request that the stop signals set; outside the main thread, signals keep their default effect."""
     request = StopRequest()
     try:
         with signals_to(request.handle):
@@ -44,13 +57,21 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def signals_to(handler: Handler) -> Iterator[None]:
-    """Let `handler` receive SIGINT and SIGTERM; does nothing outside the main thread, where handlers cannot be set."""
+    """Let `handler` receive the stop signals; does nothing outside the main thread, where handlers cannot be set.
+
+    SIGHUP stays ignored if it is, as in programs started by nohup.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [number for number in STOP_SIGNALS if not _is_ignored_hangup(number)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _is_ignored_hangup(number: int) -> bool:
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN

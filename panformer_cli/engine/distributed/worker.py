@@ -6,7 +6,9 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
+from threading import Thread
 
 from panformer_cli.errors import PanformerError
 
@@ -15,6 +17,11 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
+LAUNCHER = "PANFORMER_LAUNCHER"
+"""Environment variable with the process id of `launcher.launch`."""
+ORPHAN_SECONDS = 10.0
+"""Time to save and end for a worker whose launcher was killed."""
+_CHECK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -67,9 +74,22 @@ class Worker:
 
 
 def end_with_launcher() -> None:
-    """Have the system send SIGTERM to this worker when torch's launcher exits; Linux only.
+    """End this worker if torch's launcher is killed, which could then not end it: SIGTERM, and after a while SIGKILL.
 
-    A launcher that is killed cannot end its workers.
+    After SIGTERM a run saves, but a process that waits for another rank may never get there. Linux sends SIGTERM
+    immediately; on other systems, and for SIGKILL, a thread watches the launcher.
     """
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = int(os.environ.get(LAUNCHER) or os.getppid())
+    Thread(target=_watch, args=(launcher,), daemon=True).start()
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _watch(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(_CHECK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_SECONDS)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -51,7 +51,7 @@ def evaluation_of(given: Path) -> Path:
     Raises:
         DataError: The run or checkpoint is not evaluated, or its evaluation is that of other weights.
     """
-    checkpoint = _checkpoint(given)
+    checkpoint = checkpoint_of(given)
     if checkpoint is None:
         return given
     folder = results_folder(checkpoint)
@@ -73,7 +73,7 @@ def _evaluated(given: Path, annotations: Path | None, gt_folder: Path | None, re
     return EvaluatedSet(str(given), pairs.categories, _overlaps(pairs, reporter))
 
 
-def _checkpoint(given: Path) -> Path | None:
+def checkpoint_of(given: Path) -> Path | None:
     """Return the checkpoint that the user means; None if it is not one, but may be a result folder."""
     if given.is_dir():
         return None if (given / METRICS).is_file() else RunFolder(given).checkpoint

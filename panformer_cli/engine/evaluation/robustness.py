@@ -6,7 +6,7 @@ The result of each corruption is saved to its own file, so an interrupted evalua
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -26,7 +26,9 @@ from panformer_cli.data.structures import Sample
 from panformer_cli.engine.evaluation.evaluate import Samples
 from panformer_cli.engine.evaluation.result_store import ResultStore, Scores
 from panformer_cli.errors import PanformerError
+from panformer_cli.metrics.quality import shown
 from panformer_cli.models.published import PublishedRobustness
+from panformer_cli.pages.base import format_number
 from panformer_cli.reporting import Reporter
 
 CLEAN = "clean"
@@ -101,15 +103,15 @@ class CorruptionRow:
     Attributes:
         corruption: Name of the corruption.
         group: Its group in the paper's table.
-        pq: Mean PQ over the severities, in percent.
-        by_severity: PQ of each severity, in percent.
+        pq: Mean PQ over the severities, in percent; None if there are no classes at any of them.
+        by_severity: PQ of each severity, in percent; None if neither predictions nor ground truth have a segment.
         paper: PQ in the paper, in percent; None if the model is not from the paper.
     """
 
     corruption: str
     group: str
-    pq: float
-    by_severity: dict[int, float]
+    pq: float | None
+    by_severity: dict[int, float | None]
     paper: float | None
 
 
@@ -119,18 +121,18 @@ class Robustness:
 
     Attributes:
         images: Number of images.
-        clean: PQ on clean images.
-        mean: Mean PQ of the rows.
-        kept: The mean relative to clean, in percent; 0 if clean is 0.
+        clean: PQ on clean images; None if there are no classes.
+        mean: Mean PQ of the rows; None if there are no classes.
+        kept: The mean relative to clean, in percent; 0 if clean is 0, and None if one of them is None.
         rows: One per corruption.
         frost: Source of the frost texture (`frost_texture`).
         paper: Results of the model in the paper, if it is there.
     """
 
     images: int
-    clean: float
-    mean: float
-    kept: float
+    clean: float | None
+    mean: float | None
+    kept: float | None
     rows: tuple[CorruptionRow, ...]
     frost: str
     paper: PublishedRobustness | None
@@ -169,20 +171,21 @@ def measure_robustness(
             "frost uses a generated texture, not the published photographs; `pip install imagecorruptions` to use them"
         )
 
-    def score(corruption: str, severity: int) -> float:
+    def score(corruption: str, severity: int) -> float | None:
         images = chosen if corruption == CLEAN else CorruptedImages(chosen, corruption, severity, options.seed)
         scores = store.read(corruption, severity)
         if scores is None:
             scores = evaluate_images(images)
             store.write(corruption, severity, scores)
-        reporter.message(f"{corruption}{f', severity {severity}' if severity else ''}: PQ {scores['pq']:.1f}")
-        return float(scores["pq"])
+        pq = shown(scores)["pq"]
+        reporter.message(f"{corruption}{f', severity {severity}' if severity else ''}: PQ {format_number(pq)}")
+        return None if pq is None else float(pq)
 
     clean = score(CLEAN, 0)
     by_name = {name: {level: score(name, level) for level in options.severities} for name in options.corruptions}
     rows = tuple(_row(name, by_severity, paper) for name, by_severity in by_name.items())
-    mean = fmean(row.pq for row in rows)
-    kept = 100 * mean / clean if clean else 0.0
+    mean = _mean(row.pq for row in rows)
+    kept = None if mean is None or clean is None else 100 * mean / clean if clean else 0.0
     return Robustness(len(chosen), clean, mean, kept, rows, frost_source(), paper)
 
 
@@ -228,7 +231,13 @@ def parse_severities(text: str) -> tuple[int, ...]:
     return tuple(sorted(severities))
 
 
-def _row(corruption: str, by_severity: dict[int, float], paper: PublishedRobustness | None) -> CorruptionRow:
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are not None; None if all are."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _row(corruption: str, by_severity: dict[int, float | None], paper: PublishedRobustness | None) -> CorruptionRow:
     group = next(name for name, row in CORRUPTIONS_BY_GROUP.items() if corruption in [each.__name__ for each in row])
     paper_pq = paper.pq[CORRUPTIONS.index(corruption)] if paper else None
-    return CorruptionRow(corruption, group, fmean(by_severity.values()), by_severity, paper_pq)
+    return CorruptionRow(corruption, group, _mean(by_severity.values()), by_severity, paper_pq)

@@ -69,7 +69,8 @@ class Tuning:
         before: Thresholds of the checkpoint.
         after: Thresholds with the highest PQ on the searched half.
         searched: Number of images in that half.
-        searched_pq: Their PQ before and after, in percent. It is too high, since the thresholds were chosen for it.
+        searched_pq: Their PQ before and after, in percent; None if they have no classes. It is too high, since the
+            thresholds were chosen for it.
         settings: Number of settings tried.
         held_out: Comparison of before and after on the other half, which the search did not see.
         cache: Folder of the cache.
@@ -79,7 +80,7 @@ class Tuning:
     before: InferenceSettings
     after: InferenceSettings
     searched: int
-    searched_pq: tuple[float, float]
+    searched_pq: tuple[float | None, float | None]
     settings: int
     held_out: Comparison
     cache: Path
@@ -179,7 +180,7 @@ def search_and_judge(
         before,
         after,
         len(searched),
-        (search.known[before], search.known[after]),
+        (search.pq(before), search.pq(after)),
         len(search.known),
         compare_sets(sets[0], sets[1], options),
         images.paths[0].parent,
@@ -208,7 +209,8 @@ class Search:
     """Coordinate search: set one threshold at a time to the best value in the settings' `grid`, until none changes.
 
     Attributes:
-        known: PQ on `images`, in percent, of every setting that was tried.
+        known: PQ on `images`, in percent, of every setting that was tried; 0 without classes.
+        without_classes: The settings with which neither predictions nor ground truth have a segment.
     """
 
     def __init__(self, images: CachedImages, categories: CategoryTable, reporter: Reporter) -> None:
@@ -216,6 +218,11 @@ class Search:
         self.categories = categories
         self.reporter = reporter
         self.known: dict[InferenceSettings, float] = {}
+        self.without_classes: set[InferenceSettings] = set()
+
+    def pq(self, setting: InferenceSettings) -> float | None:
+        """Return the PQ of a setting that was tried, in percent; None without classes."""
+        return None if setting in self.without_classes else self.known[setting]
 
     def best_from(self, start: InferenceSettings) -> InferenceSettings:
         """Return the best setting found, which is `start` itself unless another one is better."""
@@ -239,7 +246,11 @@ class Search:
                 for quality, setting in zip(qualities, settings, strict=True):
                     quality.update(image.overlap(setting, self.categories))
                 progress.advance()
-        self.known |= {setting: quality.result().all.pq for setting, quality in zip(settings, qualities, strict=True)}
+        for setting, quality in zip(settings, qualities, strict=True):
+            group = quality.result().all
+            self.known[setting] = group.pq
+            if not group.n:
+                self.without_classes.add(setting)
 
 
 def _with(recipe: InferenceSettings, name: str, value: float) -> InferenceSettings:

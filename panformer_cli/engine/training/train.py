@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbo
 from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
-from panformer_cli.engine.environment import environment
+from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
+from panformer_cli.engine.trackers.tracker import Status
+from panformer_cli.engine.trackers.tracking import Tracking, open_tracking, trackers_of
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError, RecipeError
@@ -30,11 +33,14 @@ class TrainOptions:
         out: Folder of the run; None for runs/<recipe>/<time>.
         resume: Resume the run in `out`, or the newest run of the recipe.
         init_from: Checkpoint with the initial weights; its categories may differ.
+        trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
+            those that it had.
     """
 
     out: Path | None = None
     resume: bool = False
     init_from: Path | None = None
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -75,14 +81,18 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
-    trainer = Trainer(process, recipe, run, reporter, pretrained=checkpoint is None)
+    tracking = _tracking(options, run, recipe, checkpoint, process, reporter)
+    trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
-    process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint)))
+    files = trainer.annotations | ({"initial weights": origin} if origin is not None and not options.resume else {})
+    facts = {"processes": process.world_size, "device": str(process.device)}
+    record = _record(recipe, options, checkpoint)
+    process.on_first(lambda: run.start(recipe, record | environment() | facts | {"files": fingerprints(files)}))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, _finished(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
@@ -107,12 +117,41 @@ def _begin(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> tuple[R
 
 
 def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return the record of this start for environment.json."""
-    record = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "step": 0, **environment()}
+    """Return what environment.json has of this start besides the environment."""
     if checkpoint is not None and options.resume:
         changed = recipe_differences(checkpoint.recipe, recipe)
-        return record | {
+        return {
             "step": checkpoint.progress.step,
             "changed": {key: list(pair) for key, pair in changed.items()},
         }
-    return record | {"init_from": None if options.init_from is None else str(options.init_from.absolute())}
+    return {"step": 0, "init_from": None if options.init_from is None else str(options.init_from.absolute())}
+
+
+def _tracking(
+    options: TrainOptions,
+    run: RunFolder,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None,
+    process: Process,
+    reporter: Reporter,
+) -> Tracking | None:
+    """Return the experiment trackers of the run on rank 0; None without any and on the other ranks."""
+    before = trackers_of(run.path) if options.resume else []
+    names = list(dict.fromkeys([*options.trackers, *before]))
+    if not names or not process.is_first:
+        return None
+    step = checkpoint.progress.step if checkpoint is not None and options.resume else 0
+    return open_tracking(names, run.path, recipe, step, reporter)
+
+
+@contextmanager
+def _finished(tracking: Tracking | None, status: Callable[[], Status]) -> Iterator[None]:
+    """Close the run in the trackers at the end, as failed if there is an error, else with `status`."""
+    try:
+        yield
+    except Exception:
+        if tracking is not None:
+            tracking.finish("failed")
+        raise
+    if tracking is not None:
+        tracking.finish(status())

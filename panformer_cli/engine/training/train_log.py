@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panformer_cli.engine.benchmarking.meters import PeakMemory
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.trackers.tracking import Tracking
+from panformer_cli.engine.training.step import StepResult
 from panformer_cli.metrics.quality import GroupQuality, PanopticResult, shown
 from panformer_cli.pages.base import format_number
 from panformer_cli.reporting import Reporter
@@ -27,21 +30,37 @@ class TrainLog:
         run: The folder with metrics.jsonl.
         reporter: For the messages of evaluations.
         steps_per_epoch: Optimizer steps of an epoch.
+        tracking: Experiment trackers that get the rows, too; None for none. Only rank 0 uses it.
     """
 
-    def __init__(self, process: Process, run: RunFolder, reporter: Reporter, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        run: RunFolder,
+        reporter: Reporter,
+        steps_per_epoch: int,
+        tracking: Tracking | None = None,
+    ) -> None:
         self._process, self._run, self._reporter = process, run, reporter
         self._steps_per_epoch = steps_per_epoch
+        self._tracking = tracking
+        self._memory = PeakMemory(process.device)
+        self._start()
+
+    def _start(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._weight = 0.0
+        self._norms: list[Tensor] = []
 
     @property
     def running(self) -> float:
         """Mean total loss since the last row."""
         return float(sum(self._sums.values())) / max(self._weight, 1e-12)
 
-    def add(self, losses: list[dict[str, Tensor]]) -> None:
-        """Add the losses of one optimizer step, one dictionary for each of its batches."""
+    def add(self, result: StepResult) -> None:
+        """Add what an optimizer step reports."""
+        self._norms.append(result.gradient_norm)
+        losses = result.losses
         weight = 1 / len(losses)
         for of_batch in losses:
             for name, value in of_batch.items():
@@ -49,12 +68,25 @@ class TrainLog:
                 self._sums[term] = self._sums.get(term, 0) + value * weight
             self._weight += weight
 
-    def write_losses(self, progress: TrainProgress, lr: float) -> None:
-        """Write a row with the means over all processes since the last one, and reset them."""
+    def write_losses(self, progress: TrainProgress, lr: float, speed: dict[str, float]) -> None:
+        """Write a row with the means over all processes since the last one, and reset them.
+
+        Args:
+            progress: The progress after the last step.
+            lr: Learning rate of the last step, without the factors of parameter groups.
+            speed: Times and other values that are not the same when the run is repeated.
+        """
         total = self._process.sum(torch.stack(list(self._sums.values())).cpu()) / self._process.world_size
         means = dict(zip(self._sums, (total / self._weight).tolist(), strict=True))
-        self._sums, self._weight = {}, 0.0
-        values = {"lr": lr, "loss": sum(means.values()), "losses": means, "seconds": progress.seconds}
+        values = {
+            "lr": lr,
+            "loss": sum(means.values()),
+            "losses": means,
+            "gradient_norm": float(torch.stack(self._norms).mean()),
+            "seconds": progress.seconds,
+            "speed": speed | {"memory_mib": self._memory.mib()},
+        }
+        self._start()
         self._write("train", progress, values)
 
     def write_evaluation(self, progress: TrainProgress, groups: PanopticResult) -> None:
@@ -74,7 +106,10 @@ class TrainLog:
     def _write(self, kind: str, progress: TrainProgress, values: dict[str, Any]) -> None:
         if self._process.is_first:
             epoch = max(progress.step - 1, 0) // self._steps_per_epoch
-            self._run.log({"kind": kind, "step": progress.step, "epoch": epoch, **values})
+            row = {"kind": kind, "step": progress.step, "epoch": epoch, **values}
+            self._run.log(row)
+            if self._tracking is not None and kind != "resume":
+                self._tracking.log(row)
 
 
 def _texts(group: GroupQuality) -> dict[str, str]:

@@ -20,7 +20,10 @@ from panformer_cli.engine.distributed.signals import StopRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
+from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep
 from panformer_cli.engine.training.train_log import TrainLog
@@ -30,6 +33,9 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.wording import counted
+
+SLOW_DATA = 0.1
+"""Share of the time spent waiting for images from which on the progress bar shows it."""
 
 
 class Trainer:
@@ -41,12 +47,19 @@ class Trainer:
         run: Folder of the run.
         reporter: For progress and messages.
         pretrained: Whether to load `model.backbone_weights`; False if other weights will be loaded anyway.
+        tracking: Experiment trackers; None for none. Only rank 0 uses it.
     """
 
     def __init__(
-        self, process: Process, recipe: Recipe, run: RunFolder, reporter: Reporter, pretrained: bool = True
+        self,
+        process: Process,
+        recipe: Recipe,
+        run: RunFolder,
+        reporter: Reporter,
+        pretrained: bool = True,
+        tracking: Tracking | None = None,
     ) -> None:
-        self.process, self.recipe, self.reporter = process, recipe, reporter
+        self.process, self.recipe, self.reporter, self.tracking = process, recipe, reporter, tracking
         root = Path(recipe.data.root)
         data, self.validation = process.first_then_others(
             lambda: (
@@ -55,6 +68,7 @@ class Trainer:
             )
         )
         process.on_first(lambda: check_coverage(data, self.validation, recipe.data.allow_no_segments, reporter))
+        self.annotations = {"train": data.layout.annotation, "val": self.validation.layout.annotation}
         self._skipped = data.skipped
         self.categories: CategoryTable = data.categories
         check_same_categories(self.categories, self.validation.categories, root)
@@ -70,7 +84,8 @@ class Trainer:
             torch.manual_seed(recipe.train.seed + process.rank)
         self.step = OptimizerStep(process, self.model, recipe.train)
         self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer)
-        self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch)
+        self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
+        self.meter = SpeedMeter()
         self._status = ""
 
     def run(self, checkpoint: Checkpoint | None, resume: bool, stop: StopRequest) -> bool:
@@ -109,7 +124,7 @@ class Trainer:
         per_epoch = self.loader.steps_per_epoch
         while self.progress.step < self.total_steps:
             epoch, first = divmod(self.progress.step, per_epoch)
-            for batches in self.loader.epoch(epoch, first):
+            for batches in self.meter.waiting(self.loader.epoch(epoch, first)):
                 yield batches
                 if self.progress.step >= self.total_steps:
                     return
@@ -119,13 +134,29 @@ class Trainer:
         start = time.monotonic()
         settings = self.recipe.train
         factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
-        result = self.step.take(batches, factor)
-        self.log.add(result.losses)
+        with self.meter.computing():
+            result = self.step.take(batches, factor)
+        self.log.add(result)
         self.progress.step += 1
         self.progress.seconds += time.monotonic() - start
         self._show(bar)
+        if self.tracking is not None:
+            self.tracking.start()
         if self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps:
-            self.log.write_losses(self.progress, settings.lr * factor)
+            self.log.write_losses(self.progress, settings.lr * factor, self._speed())
+
+    def _speed(self) -> dict[str, float]:
+        """Return the values of a row of the log that describe the speed since the last one, of the slowest process."""
+        taken = self.meter.take()
+        assert taken is not None, "a row follows a step"
+        skipped = sum(self.process.gather(len(self.loader.skipped)))
+        speed = max(self.process.gather(taken), key=lambda speed: speed.waiting)
+        return {
+            "images_per_second": self.recipe.train.batch_size / speed.step,
+            "waiting_for_data": speed.waiting_share,
+            "seconds_left": (self.total_steps - self.progress.step) * speed.step,
+            "skipped_images": skipped,
+        }
 
     def _agree(self, *wishes: bool) -> list[bool]:
         """Return for each wish whether any rank has it, so that all ranks save and stop at the same step."""
@@ -145,6 +176,8 @@ class Trainer:
         predictor = Predictor(self.model, self.recipe, self.process.device)
         groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
         self.log.write_evaluation(self.progress, groups)
+        if self.tracking is not None:
+            self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
         self.progress.evaluated_step = self.progress.step
         pq = groups.all.pq
         if self.progress.best_pq is None or pq > self.progress.best_pq:
@@ -156,6 +189,9 @@ class Trainer:
         """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""
         if self.progress.step % 10 == 0 or not self._status:
             self._status = f"loss {self.log.running:.2f}"
+            speed = self.meter.recent
+            if speed is not None and speed.waiting_share >= SLOW_DATA:
+                self._status += f", {100 * speed.waiting_share:.0f} % waiting for data"
         bar.advance(status=self._status)
 
     def _report_skipped(self) -> None:

@@ -64,10 +64,8 @@ def backbone_problems(settings: ModelSettings) -> list[str]:
             f"model, such as {TIMM}convnext_tiny.fb_in22k{guess}"
         )
     most = RESNET_STAGES if is_resnet(name) else 0
-    if not problems and settings.frozen_stages is not None and not 0 <= settings.frozen_stages <= most:
+    if not problems and settings.frozen_stages is not None and settings.frozen_stages > most:
         problems.append(
             f"model.frozen_stages is {settings.frozen_stages}: expected 0 to {most} with the backbone {name}"
         )
-    if not 0 <= settings.drop_path < 1:
-        problems.append(f"model.drop_path is {settings.drop_path}: expected 0 or more and less than 1")
     return problems

@@ -81,6 +81,7 @@ class Cvat:
     head: XmlHead
     subsets: frozenset[str]
     overlap: OverlapRule = "last"
+    own_files: tuple[Path, ...] = ()
     name: str = "cvat"
 
     @property
@@ -217,7 +218,8 @@ def open_cvat(
             raise DataError(
                 f"the subset {short(subset)} is not a valid folder name; rename it in CVAT and export it again"
             )
-    return Cvat(root, with_stuff(table, stuff), path, head, subsets, overlap)
+    own_files = (classes,) if classes else ()
+    return Cvat(root, with_stuff(table, stuff), path, head, subsets, overlap, own_files)
 
 
 def find_annotation(root: Path) -> Path:

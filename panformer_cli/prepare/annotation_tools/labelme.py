@@ -75,6 +75,7 @@ class Labelme:
     categories: CategoryTable
     overlap: OverlapRule = "last"
     encoding: str | None = None
+    own_files: tuple[Path, ...] = ()
     name: str = "labelme"
 
     @property
@@ -182,7 +183,7 @@ def open_labelme(
         DataError: The folder is missing or has no JSON or no labels, or a name is unknown.
     """
     table = read_classes(classes, encoding=encoding) if classes else table_of_names(_labels_in(root, encoding))
-    return Labelme(root, with_stuff(table, stuff), overlap, encoding)
+    return Labelme(root, with_stuff(table, stuff), overlap, encoding, (classes,) if classes else ())
 
 
 def _below(folder: Path, labels: Path, name: str) -> str:

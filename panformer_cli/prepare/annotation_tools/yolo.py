@@ -67,6 +67,7 @@ class Yolo:
     remarks: tuple[str, ...] = ()
     accepts_oriented_boxes: bool = False
     encoding: str | None = None
+    own_files: tuple[Path, ...] = ()
     name: str = "yolo"
 
     @property
@@ -195,7 +196,27 @@ def open_yolo(
         _refuse_other_tasks(config, read_config(config, encoding), accepts_oriented_boxes)
     table = _classes_in(classes, encoding) if classes else _table(root, config, encoding)
     layout = find_layout(root, config, encoding)
-    return Yolo(root, with_stuff(table, stuff), layout.splits, overlap, layout.notes, accepts_oriented_boxes, encoding)
+    own_files = (*filter(None, (classes, config)), *_class_lists(root), *_image_lists(layout.splits))
+    return Yolo(
+        root,
+        with_stuff(table, stuff),
+        layout.splits,
+        overlap,
+        layout.notes,
+        accepts_oriented_boxes,
+        encoding,
+        own_files,
+    )
+
+
+def _class_lists(root: Path) -> list[Path]:
+    """Return the usual paths of a list of class names, which may not exist."""
+    found = [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]
+    return [*found, *sorted(root.glob("labels/*/classes.txt"))]
+
+
+def _image_lists(splits: Mapping[str, YoloSplit]) -> list[Path]:
+    return [source for split in splits.values() for source in split.sources if not source.is_dir()]
 
 
 def _refuse_other_tasks(config: Path, content: Mapping[str, Any], accepts_oriented_boxes: bool) -> None:
@@ -237,8 +258,7 @@ def _table(root: Path, config: Path | None, encoding: str | None) -> CategoryTab
         return _classes_in(config, encoding)
     named = str(read_config(config, encoding).get("names", "")) if config is not None else ""
     candidates = [root / named, root / named.removeprefix("data/")] if named else []
-    candidates += [folder / name for folder in (root, root / "labels") for name in sorted(CLASS_FILES)]
-    candidates += sorted(root.glob("labels/*/classes.txt"))
+    candidates += _class_lists(root)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None and (problems := unreadable_yamls(root, encoding)):
         raise DataError(with_first(f"{root} has no class names that can be read:", problems))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -30,7 +30,9 @@ from panformer_cli.prepare.convert import ConvertOptions, refuse_bad_images, war
 from panformer_cli.prepare.manifest import IN_PLACE, SplitManifest, check_folder, write_split
 from panformer_cli.prepare.parts import stamp_of, work_out
 from panformer_cli.prepare.samples import MOST
+from panformer_cli.prepare.source import SourceImage
 from panformer_cli.prepare.summary import SplitSummary, report_summary
+from panformer_cli.prepare.unused_files import UsedFiles
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, resolve_links
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
@@ -83,6 +85,7 @@ def prepare_in_place(
             f"{split}: {counted(len(data.skipped), 'image')} listed but not annotated; first: {data.skipped[0]}"
         )
     warn_of_names(data.categories, str(data.layout.annotation), reporter)
+    _report_unused_files(data, root, reporter)
     check_folder(out or root)
     expect_reads(len(data))
     if detection != "none":
@@ -107,6 +110,17 @@ def prepare_in_place(
         log.remove()
     report_summary(summary, reporter)
     return Prepared(summary, written)
+
+
+def _report_unused_files(data: CocoPanoptic, root: Path, reporter: Reporter) -> None:
+    """Report the files in the folders of images and PNGs that the JSON does not annotate."""
+    used = UsedFiles()
+    for index in range(len(data)):
+        with suppress(DataError):  # reported with the image
+            info, png = data.image_info(index), data.png_path(index)
+            used.add([SourceImage(info.id, data.image_path(index), info.file_name, (png,))])
+    for sentence in used.sentences(root):
+        reporter.message(sentence)
 
 
 def _load(data: CocoPanoptic, index: int) -> tuple[ImageArray, PanopticMap]:

@@ -48,6 +48,7 @@ class CocoInstances:
     overlap: OverlapRule
     stuff_masks: Path | None = None
     encoding: str | None = None
+    own_files: tuple[Path, ...] = ()
     name: str = "coco-instances"
 
     @property
@@ -196,7 +197,8 @@ def open_coco_instances(
     table = CategoryTable.from_coco(rows, str(annotation))
     if classes is not None:
         table = _with_class_file(table, classes, annotation, encoding)
-    return CocoInstances(root, table, layout, overlap, stuff_masks, encoding)
+    own_files = (*(split.annotation for split in layout.values()), *((classes,) if classes else ()))
+    return CocoInstances(root, table, layout, overlap, stuff_masks, encoding, own_files)
 
 
 def _with_class_file(table: CategoryTable, classes: Path, annotation: Path, encoding: str | None) -> CategoryTable:

@@ -15,6 +15,7 @@ from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import listed_files
+from panformer_cli.prepare.unused_files import unreadable_images
 
 SINGLE_SPLIT = "train"
 """Name of the split if `images` has no subfolders."""
@@ -46,6 +47,7 @@ def find_splits(root: Path) -> list[str]:
     has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in entries if path.is_file())
     if bool(splits) == has_images:
         found = "both images and folders" if splits else "neither images nor folders"
+        found += "" if splits else unreadable_images(images)
         raise DataError(f"{images} contains {found}; expected one folder per split, or the images of a single split")
     return splits or [SINGLE_SPLIT]
 

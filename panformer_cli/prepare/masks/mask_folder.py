@@ -47,6 +47,7 @@ class MaskFolder:
     categories: CategoryTable
     overlap: OverlapRule
     has_ids: bool = True
+    own_files: tuple[Path, ...] = ()
     name: str = "masks"
 
     @property
@@ -106,7 +107,7 @@ def open_mask_folder(
     if len(colors) not in (0, len(table)) or len(set(colors)) < len(colors):
         problem = "two classes of one color" if len(set(colors)) < len(colors) else "classes with and without a color"
         raise DataError(f"{classes} has {problem}; expected a unique color for each class, or no colors at all")
-    return MaskFolder(root, table, overlap, classes.suffix.lower() != TEXT)
+    return MaskFolder(root, table, overlap, classes.suffix.lower() != TEXT, (classes,))
 
 
 def _labels(masks: Path, image_file: ImageFile) -> tuple[tuple[Path, ...], Path | None]:

@@ -55,6 +55,7 @@ class PngPairs:
     folders: tuple[str, ...]
     void: frozenset[int]
     crowd_instance: CrowdInstance | None = None
+    own_files: tuple[Path, ...] = ()
     name: str = "png-pairs"
 
     @property
@@ -80,31 +81,42 @@ class PngPairs:
         return with_unused_labels(images, labels, split_folder(self.root, "images", split))
 
     def conventions(self, split: str, marks: Mapping[str, int]) -> list[str]:
-        """Return what was assumed about the instance ids 0 and 255 of thing classes.
-
-        Raises:
-            DataError: Both occur, so that either may mark crowds.
-        """
+        """Return what was assumed about the instance ids 0 and 255 of thing classes."""
+        del split
         if self.crowd_instance is not None:
             return []
-        found = [
-            f"instance {number} ({counted(marks[number], 'pixel')})" for number in ("0", "255") if marks.get(number)
-        ]
-        if len(found) > 1:
-            raise DataError(
-                f"{self.root}, {split}: thing classes have {' and '.join(found)}, and either may mark crowds; pass "
-                "--crowd-instance 0 (as in KITTI-STEP), --crowd-instance 255 (as in two-channel PNGs of panopticapi, "
-                "which number objects from 0), or --crowd-instance none"
-            )
         if marks.get("0"):
             return [
-                f"{found[0]} of thing classes was taken as a crowd; if objects are numbered from 0, pass "
+                f"{_marked('0', marks)} of thing classes was taken as a crowd; if objects are numbered from 0, pass "
                 "--crowd-instance 255 or none"
             ]
-        return [
-            f"{phrase} of thing classes was taken as an object; if it marks crowds, pass --crowd-instance 255"
-            for phrase in found
+        if marks.get("255"):
+            return [
+                f"{_marked('255', marks)} of thing classes was taken as an object; if it marks crowds, pass "
+                "--crowd-instance 255"
+            ]
+        return []
+
+    def check_marks(self, marks: Mapping[str, Mapping[str, int]]) -> None:
+        """Raise a DataError if both 0 and 255 occur in thing classes, so that either may mark crowds."""
+        if self.crowd_instance is not None:
+            return
+        # one split with both, or else one with each
+        first = {number: next((split for split in marks if marks[split].get(number)), None) for number in ("0", "255")}
+        both = next((split for split in marks if marks[split].get("0") and marks[split].get("255")), None)
+        zero, last = (both, both) if both is not None else (first["0"], first["255"])
+        if zero is None or last is None:
+            return
+        where = f", {zero}" if zero == last else ""
+        found = [
+            f"{_marked(number, marks[split])}{'' if where else f' in {split}'}"
+            for number, split in (("0", zero), ("255", last))
         ]
+        raise DataError(
+            f"{self.root}{where}: thing classes have {' and '.join(found)}, and either may mark crowds; pass "
+            "--crowd-instance 0 (as in KITTI-STEP), --crowd-instance 255 (as in two-channel PNGs of panopticapi, "
+            "which number objects from 0), or --crowd-instance none"
+        )
 
     def read(self, image: SourceImage, size: tuple[int, int], log: AnnotationLog) -> LabeledMap:
         if len(image.labels) == 1:
@@ -115,6 +127,10 @@ class PngPairs:
             classes, instances = (read_values(path, size) for path in image.labels)
         crowd = self.crowd_instance or _ASSUMED
         return panoptic_of_pairs(classes, instances, self.categories, self.void, image.labels[0], crowd)
+
+
+def _marked(number: str, marks: Mapping[str, int]) -> str:
+    return f"instance {number} ({counted(marks[number], 'pixel')})"
 
 
 def open_png_pairs(
@@ -141,7 +157,7 @@ def open_png_pairs(
     if named:
         raise DataError(f"--void {named[0]} is a class in {classes}; remove it from one of them")
     usual = frozenset(number for number in USUAL_VOID if number not in table)
-    return PngPairs(root, table, _label_folders(root), usual | frozenset(void), crowd_instance)
+    return PngPairs(root, table, _label_folders(root), usual | frozenset(void), crowd_instance, (classes,))
 
 
 def _label_folders(root: Path) -> tuple[str, ...]:

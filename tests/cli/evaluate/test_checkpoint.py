@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.data.coco.pair_files import write_pairs
 from tests.engine.small import small_checkpoint, small_scenes
@@ -212,6 +213,31 @@ def test_the_checkpoint_is_the_first_line(made: Path, tmp_path: Path, capsys: py
     predict = ["predict", str(photo), "--checkpoint", str(made / "model.safetensors"), "--out", str(tmp_path / "pred")]
     assert run(*predict) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"Checkpoint: {made / 'model.safetensors'}"
+
+
+@pytest.mark.parametrize(
+    ("words", "prefix"),
+    [
+        (["evaluate"], "Checkpoint"),
+        (["evaluate", "tune"], "Checkpoint"),
+        (["evaluate", "robustness"], "Checkpoint"),
+        (["predict", "photo.png", "--out", "out"], "Checkpoint"),
+        (["evaluate", "compare", "runs/mine/a", "runs"], "Checkpoint A"),
+    ],
+)
+def test_the_checkpoint_is_printed_before_it_is_read(
+    words: list[str], prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine/a").mkdir(parents=True)
+    Path("runs/mine/a/last.safetensors").write_bytes(b"truncated")
+    Image.new("RGB", (4, 4)).save("photo.png")
+    reason = " (newest run)" if prefix == "Checkpoint" else ""
+    assert run(*words) == 2
+    assert capsys.readouterr().out == f"{prefix}: runs/mine/a/last.safetensors{reason}\n"
+    assert run(*words, "--json") == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith(f"{prefix}: runs/mine/a/last.safetensors{reason}\n")
 
 
 def test_another_data_set_may_have_another_split(

@@ -8,13 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from panformer_cli.cli.tables import print_causes, print_metrics, print_tuning
+from panformer_cli.cli.tables import print_causes, print_metrics, print_robustness, print_tuning
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.engine.curves import curves
+from panformer_cli.engine.evaluation.evaluate import Samples
+from panformer_cli.engine.evaluation.result_store import ResultStore
+from panformer_cli.engine.evaluation.robustness import CorruptedImages, RobustnessOptions, measure_robustness
+from panformer_cli.engine.evaluation.tune import CachedImages, Search
 from panformer_cli.engine.visualize import _quality_tables
 from panformer_cli.metrics.bootstrap import VERDICTS
+from panformer_cli.models.panoptic_segformer.merge_cache import MergeCache
+from panformer_cli.models.panoptic_segformer.settings import MergingSettings
+from panformer_cli.reporting import SilentReporter
 from tests.cli.evaluate.test_predictions import metrics_of
 from tests.data.coco.pair_files import Pairs, Side, write_pairs
 from tests.helpers import run
 from tests.pages.html import Html
+from tests.prepare.reporters import RecordingReporter
 
 
 def keep_sky(side: Side, sky: int) -> None:
@@ -151,6 +161,51 @@ def test_tuning_without_classes(n: int, cell: str, capsys: pytest.CaptureFixture
     interval = ["–"] if n == 0 else ["0.0", "to", "0.0"]
     assert ["held", "out", "3", cell, cell, *interval] in found
     assert [cell, "not", "significant:", "the", "interval", "contains", "0"] in found
+
+
+def test_the_searched_half_of_tune_without_classes() -> None:
+    search = Search(CachedImages([], MergeCache.load), CategoryTable([Category(1, "car", True)]), SilentReporter())
+    best = search.best_from(MergingSettings())
+    assert search.pq(best) is None and search.known[best] == 0
+
+
+def test_robustness_without_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fog hides all segments that are predicted where there are none."""
+    reporter = RecordingReporter()
+
+    def evaluate(samples: Samples) -> dict[str, Any]:
+        is_empty = isinstance(samples, CorruptedImages) and samples.corruption == "fog" and samples.severity > 1
+        return {"pq": 0.0 if is_empty else 40.0, "n": 0 if is_empty else 1}
+
+    options = RobustnessOptions(("fog", "snow"), (1, 2))
+    found = measure_robustness([], evaluate, options, ResultStore(tmp_path / "some", {}), reporter).to_json()
+    fog, snow = found["rows"]
+    assert fog["by_severity"] == {"1": 40, "2": None} and fog["pq"] == snow["pq"] == found["mean"] == 40
+    assert reporter.messages[2] == "fog, severity 2: PQ –"
+    print_robustness(found)
+    assert ["fog", "weather", "40.0", "40.0", "–", "–"] in rows(capsys.readouterr().out)
+
+    nothing = {"pq": 0.0, "n": 0}
+    store = ResultStore(tmp_path / "none", {})
+    found = measure_robustness([], lambda _: nothing, options, store, SilentReporter()).to_json()
+    assert found["clean"] is found["mean"] is found["kept"] is None
+    print_robustness(found)
+    assert ["clean", "–", "–", "–", "–"] in rows(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"pq": 30.0, "pq_things": 0.0, "pq_stuff": 30.0, "n": 2}, {"PQ": 30, "PQ stuff": 30}),
+        ({"pq": 30.0, "pq_things": 30.0, "pq_stuff": 0.0, "n": 2}, {"PQ": 30, "PQ things": 30}),
+        ({"pq": 15.0, "pq_things": 0.0, "pq_stuff": 30.0, "n": 4}, {"PQ": 15, "PQ things": 0, "PQ stuff": 30}),
+        ({"pq": 0.0, "pq_things": 0.0, "pq_stuff": 0.0, "n": 4}, {"PQ": 0, "PQ things": 0, "PQ stuff": 0}),
+        ({"pq": 0.0, "pq_things": 0.0, "pq_stuff": 0.0, "n": 0}, {}),
+    ],
+)
+def test_training_curves_leave_out_groups_without_classes(row: dict[str, Any], shown: dict[str, float]) -> None:
+    charts = curves([{"kind": "eval", "step": 5, **row}])
+    assert {series.name: series.points[0][1] for chart in charts for series in chart.series} == shown
 
 
 def test_the_page_of_visualize_shows_a_dash(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ import pytest
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 
 from panformer_cli.engine.distributed.launcher import launch
+from panformer_cli.engine.distributed.layout import Layout
+from panformer_cli.reporting import SilentReporter
 from tests.data.coco.pair_files import Pairs, write_pairs
 from tests.engine.ranks import start
 
@@ -105,8 +107,8 @@ def test_processes_share_the_cores_unless_the_environment_sets_threads(
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr("os.cpu_count", lambda: 7)
-    monkeypatch.setattr("panformer_cli.engine.distributed.launcher._agent", lambda words, processes: _Agent())
-    assert launch(["train"], 2) == 0
+    monkeypatch.setattr("panformer_cli.engine.distributed.launcher._agent", lambda *_: _Agent())
+    assert launch(["train"], Layout(2), SilentReporter()) == 0
     assert os.environ["OMP_NUM_THREADS"] == threads
 
 

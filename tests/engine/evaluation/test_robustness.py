@@ -98,7 +98,8 @@ def test_means_by_hand(tmp_path: Path) -> None:
         assert brightness.by_severity[severity] == pytest.approx(level - 0.5, abs=0.51)
     assert contrast.pq == pytest.approx(clean - 0.5, abs=0.51)
     assert (result.images, result.clean) == (10, clean)
-    assert brightness.pq == pytest.approx(fmean(brightness.by_severity.values()))
+    assert brightness.pq == pytest.approx(fmean(pq for pq in brightness.by_severity.values() if pq is not None))
+    assert brightness.pq is not None and contrast.pq is not None and result.mean is not None
     assert result.mean == pytest.approx((brightness.pq + contrast.pq) / 2)
     assert result.kept == pytest.approx(100 * result.mean / clean)
     assert [row.group for row in result.rows] == ["digital", "digital"]
