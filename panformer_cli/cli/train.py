@@ -36,8 +36,8 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
 
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False)
-@_names_a_run
 @launch_options
+@_names_a_run
 @compute_options
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
@@ -66,6 +66,9 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
     help="Also send the log and sample predictions to this experiment tracker; can be repeated.",
 )
 @click.option(
+    "--profile", is_flag=True, help="Measure some steps, and report what limits the speed, with a trace of one step."
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -79,6 +82,7 @@ def train(
     resume: bool | str,
     init_from: Path | None,
     trackers: tuple[str, ...],
+    profile: bool,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -104,7 +108,7 @@ def train(
     request = StartRequest(recipe, overrides, out, resume, init_from)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers)
+        options = replace(start.options, trackers=trackers, profile=profile)
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

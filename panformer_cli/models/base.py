@@ -138,6 +138,13 @@ class PanopticModel(nn.Module, ABC):
     def stages(self) -> dict[str, nn.Module]:
         """Return the modules that `benchmark` times, by name, in the order in which they run."""
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Return the parts that `train.checkpoint` and `train.compile` can name, each as the modules that it runs.
+
+        These modules do not contain each other. The names are those of the family's `ModelSettings.parts`.
+        """
+        return {"backbone": self.backbone.blocks()}
+
     def spread_scores(self, image: Tensor, settings: Any) -> None:
         """Rescale randomly initialized output layers so that about as many segments are found as in a photo.
 

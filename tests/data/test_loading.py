@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -212,3 +214,26 @@ def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     kind, text = failure(train_loader(DyingCoco(tmp_path, "val"), recipe(batch_size=1, workers=1)))
     assert kind is PanformerError and "\n" not in text
     assert text.startswith("a data loading worker died") and "set data.workers lower" in text
+
+
+def signal_from_another_process(number: int, pid: int) -> None:
+    subprocess.run(["kill", f"-{number}", str(pid)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tell who sent a signal")
+def test_signals_that_stop_a_run_do_not_end_its_workers(coco: CocoPanoptic) -> None:
+    """Batch systems send them to all processes; only the training process ends its workers, with SIGTERM."""
+    loader = train_loader(coco, recipe(batch_size=1, workers=2))  # it keeps its workers
+    batches = loader.epoch(0)
+    taken = [next(batches)]
+    first, second = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for worker in (first, second):
+            assert worker.pid is not None
+            signal_from_another_process(number, worker.pid)
+    taken += batches
+    assert ids_of(taken) == ids_of(list(train_loader(coco, recipe(batch_size=1)).epoch(0)))
+    first.terminate()
+    first.join(10)
+    assert first.exitcode == -signal.SIGKILL

@@ -15,6 +15,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import autocast
 from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.engine.training.schedule import set_learning_rate
+from panformer_cli.engine.training.step_clock import NoClock, StepClock
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.settings import TrainSettings
@@ -45,11 +46,15 @@ class OptimizerStep:
         process: This process.
         model: The model, on its device.
         settings: Batch size, learning rates, clipping and precision.
+
+    Attributes:
+        clock: Measures the parts of a step.
     """
 
     def __init__(self, process: Process, model: PanopticModel, settings: TrainSettings) -> None:
         self.model = model
         self.optimizer = build_optimizer(model, settings)
+        self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
         self._parallel = distributed(model) if process.world_size > 1 else model
 
@@ -66,10 +71,12 @@ class OptimizerStep:
         self._parallel.train()
         set_learning_rate(self.optimizer, factor)
         losses = self.accumulate(batches, self.count(batches))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+        with self.clock.part("clipping"):
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
         if not torch.isfinite(norm):  # the same on all ranks, because gradients are averaged
             raise PanformerError(DIVERGED)
-        self.optimizer.step()
+        with self.clock.part("optimizer"):
+            self.optimizer.step()
         return StepResult(losses, norm)
 
     def accumulate(self, batches: list[Batch], counts: LossCounts) -> list[dict[str, Tensor]]:
@@ -78,8 +85,10 @@ class OptimizerStep:
         detached = []
         for index, batch in enumerate(batches):
             with self._synchronized(last=index == len(batches) - 1):
-                losses = self._losses(batch.to(self._process.device), counts)
-                torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+                with self.clock.part("forward"):
+                    losses = self._losses(batch.to(self._process.device), counts)
+                with self.clock.part("backward"):
+                    torch.stack(list(losses.values())).sum().div(len(batches)).backward()
             detached.append({name: value.detach() for name, value in losses.items()})
         return detached
 

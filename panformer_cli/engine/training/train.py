@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.trackers.tracker import Status
-from panformer_cli.engine.trackers.tracking import Tracking, open_tracking, trackers_of
+from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError, RecipeError
@@ -36,12 +34,14 @@ class TrainOptions:
         init_from: Checkpoint with the initial weights; its categories may differ.
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
+        profile: Measure the parts of some steps, and report what limits the speed.
     """
 
     out: Path | None = None
     resume: bool = False
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -95,46 +95,18 @@ def _train(
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
-    files = trainer.annotations | ({"initial weights": origin} if origin is not None and not options.resume else {})
-    facts = {"processes": process.world_size, "device": str(process.device)}
-    record = _record(recipe, options, checkpoint)
-    process.on_first(lambda: run.start(recipe, record | environment() | facts | {"files": fingerprints(files)}))
+    if options.profile:
+        trainer.profile_to(run.path / "profile")
+    process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, _finished(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
             if process.world_size > 1:  # the other ranks wait for this one
                 raise
     return RunResult(run, ended, trainer.checkpoints.saved_step, trainer.total_steps)
-
-
-def with_absolute_root(recipe: Recipe) -> Recipe:
-    """Return the recipe with an absolute `data.root`, so that the run can be resumed from any working directory."""
-    if not recipe.data.root:
-        return recipe
-    return replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
-
-
-def _begin(
-    recipe: Recipe, options: TrainOptions, claim: ExitStack, reporter: Reporter
-) -> tuple[RunFolder, Path | None]:
-    """Return the folder of the run, locked until `claim` ends, and the checkpoint that it starts from, if any."""
-    claimed = resumed_run if options.resume else new_run
-    run = claim.enter_context(claimed(recipe.name, options.out, reporter))
-    return run, checkpoint_to_resume(run, reporter).path if options.resume else options.init_from
-
-
-def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Return what environment.json has of this start besides the environment."""
-    if checkpoint is not None and options.resume:
-        changed = recipe_differences(checkpoint.recipe, recipe)
-        return {
-            "step": checkpoint.progress.step,
-            "changed": {key: list(pair) for key, pair in changed.items()},
-        }
-    return {"step": 0, "init_from": None if options.init_from is None else str(options.init_from.absolute())}
 
 
 def _tracking(
@@ -154,14 +126,32 @@ def _tracking(
     return open_tracking(names, run.path, recipe, step, reporter)
 
 
-@contextmanager
-def _finished(tracking: Tracking | None, status: Callable[[], Status]) -> Iterator[None]:
-    """Close the run in the trackers at the end, as failed if there is an error, else with `status`."""
-    try:
-        yield
-    except Exception:
-        if tracking is not None:
-            tracking.finish("failed")
-        raise
-    if tracking is not None:
-        tracking.finish(status())
+def with_absolute_root(recipe: Recipe) -> Recipe:
+    """Return the recipe with an absolute `data.root`, so that the run can be resumed from any working directory."""
+    if not recipe.data.root:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
+
+
+def _begin(
+    recipe: Recipe, options: TrainOptions, claim: ExitStack, reporter: Reporter
+) -> tuple[RunFolder, Path | None]:
+    """Return the folder of the run, locked until `claim` ends, and the checkpoint that it starts from, if any."""
+    claimed = resumed_run if options.resume else new_run
+    run = claim.enter_context(claimed(recipe.name, options.out, reporter))
+    return run, checkpoint_to_resume(run, reporter).path if options.resume else options.init_from
+
+
+def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None, trainer: Trainer) -> dict[str, Any]:
+    """Return the record of this start for environment.json; only on rank 0."""
+    process, files = trainer.process, trainer.annotations
+    record = environment() | {"processes": process.world_size, "device": str(process.device), "step": 0}
+    if checkpoint is not None and options.resume:
+        changed = recipe_differences(checkpoint.recipe, recipe)
+        record["step"] = checkpoint.progress.step
+        record["changed"] = {key: list(pair) for key, pair in changed.items()}
+    else:
+        record["init_from"] = None if options.init_from is None else str(options.init_from.absolute())
+        if options.init_from is not None:
+            files = files | {"init_from": options.init_from}
+    return record | {"files": fingerprints(files)}

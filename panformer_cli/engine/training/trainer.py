@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgres
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.distributed.signals import StopRequest
+from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.profile import StepProfile
 from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep
@@ -86,7 +88,13 @@ class Trainer:
         self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer)
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
         self.meter = SpeedMeter()
+        self.profile: StepProfile | None = None
         self._status = ""
+
+    def profile_to(self, folder: Path) -> None:
+        """Profile some steps of the run on rank 0."""
+        if self.process.is_first:
+            self.profile = StepProfile(folder, self.step, self.process.device, self.reporter)
 
     def run(self, checkpoint: Checkpoint | None, resume: bool, stop: StopRequest) -> bool:
         """Train to the end or to a stop, and return whether the end was reached.
@@ -106,7 +114,7 @@ class Trainer:
             start_from(self.model, checkpoint, self.reporter)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
-                self._evaluate()
+                self._evaluate(stop)
             for batches in self._steps():
                 stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
                 if stopping or saving:
@@ -115,9 +123,11 @@ class Trainer:
                     break
                 self._step(batches, bar)
                 if self._evaluation_is_due():
-                    self._evaluate()
+                    self._evaluate(stop)
+        if self.profile is not None:
+            self.profile.report()
         self._report_skipped()
-        return self.progress.step >= self.total_steps
+        return self.progress.step >= self.total_steps and not self._evaluation_is_due()
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step."""
@@ -134,7 +144,8 @@ class Trainer:
         start = time.monotonic()
         settings = self.recipe.train
         factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
-        with self.meter.computing():
+        profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
+        with self.meter.computing(), profiled:
             result = self.step.take(batches, factor)
         self.log.add(result)
         self.progress.step += 1
@@ -170,11 +181,16 @@ class Trainer:
             return True
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, stop: StopRequest) -> None:
+        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image."""
         self.checkpoints.save_last(self.progress)  # the step is not lost if the evaluation fails
         self.model.eval()
         predictor = Predictor(self.model, self.recipe, self.process.device)
-        groups = evaluate_model(predictor, self.validation, self.process, self.reporter).panoptic.result()
+        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
+        evaluator = evaluate_model(predictor, self.validation, self.process, self.reporter, stop=stopping)
+        if evaluator.images < len(self.validation):
+            return  # due again when the run is resumed
+        groups = evaluator.panoptic.result()
         self.log.write_evaluation(self.progress, groups)
         if self.tracking is not None:
             self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)

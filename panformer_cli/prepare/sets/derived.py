@@ -15,8 +15,9 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.layout import find_splits
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.sets.both_sides import on_both_sides
 from panformer_cli.prepare.sets.category_map import merged_tables, read_map
-from panformer_cli.prepare.sets.choose import classes_of, listed, on_both_sides, stratified
+from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
 from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing

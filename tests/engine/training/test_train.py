@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.train import RunResult, TrainOptions, train
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.recipe_io import load_recipe
-from panformer_cli.reporting import SilentReporter
+from panformer_cli.reporting import Progress, SilentReporter
 from tests.engine.small import ALONE, StopAfter, run_small, small_checkpoint, small_recipe, small_scenes
 
 
@@ -206,7 +207,9 @@ def test_the_signals_are_as_before_after_a_run(scenes: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("panformer_cli.engine.distributed.signals.SAME_SECONDS", 0)
+
     def twice() -> None:
         interrupt()
         interrupt()
@@ -215,6 +218,34 @@ def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
     assert (stopped.ended, stopped.saved_step) == (False, None)
     run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
     assert len(rows(RunFolder(tmp_path / "run"), "train")) == 1
+
+
+class StopInEvaluation(SilentReporter):
+    """Sends SIGUSR1 after the first image of an evaluation, and counts the images of all evaluations."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def progress(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Progress]:
+        return nullcontext(self) if what == "Evaluating" else super().progress(what, total, done)
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        self.images += steps
+        signal.raise_signal(signal.SIGUSR1)
+
+
+@pytest.mark.slow
+def test_a_stop_during_an_evaluation_ends_it_at_the_next_image(scenes: Path, tmp_path: Path) -> None:
+    """Also in the last evaluation of the run; it is due again after a resume."""
+    recipe, run = small_recipe(scenes, "train.max_steps=1"), RunFolder(tmp_path / "run")
+    reporter = StopInEvaluation()
+    stopped = train(recipe, TrainOptions(run.path), ALONE, reporter)
+    assert (stopped.ended, stopped.saved_step, reporter.images) == (False, 1, 1)
+    assert rows(run, "eval") == []
+    assert not run.best.exists()
+    assert train(recipe, TrainOptions(run.path, resume=True), ALONE, SilentReporter()).ended
+    assert len(rows(run, "eval")) == 1
+    assert run.best.exists()
 
 
 @pytest.mark.slow
