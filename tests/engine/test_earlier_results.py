@@ -97,6 +97,15 @@ def test_ground_truth_is_not_replaced(trained: RunFolder, tmp_path: Path) -> Non
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
+@pytest.mark.parametrize("name", ["overlays/a.jpg", "panoptic/a.png", ".parts/notes.txt", ".parts"])
+def test_files_of_others_are_not_replaced_by_a_first_prediction(name: str, trained: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(PanformerError, match=rf"{name}.* is not a result of panformer and would be "):
+        segment(trained, images(tmp_path / "in", "a.png"), tmp_path / "out")
+    assert files(tmp_path / "out") == {name} and (tmp_path / "out" / name).read_text() == "mine"
+
+
 ROW = {"image_id": 1, "file_name": "a.png", "segments_info": []}
 IMAGE = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 48}
 EMPTY = {"images": [IMAGE], "annotations": [ROW], "categories": []}
