@@ -46,14 +46,20 @@ def evaluation(pairs: Pairs, out: Path, patch: str = "") -> subprocess.Popen[str
 
 
 @pytest.mark.slow
-def test_arguments_are_passed_unchanged_and_only_rank_0_prints(pairs: Pairs, tmp_path: Path) -> None:
-    out = tmp_path / "a $$ ${local_rank}'s"
-    process = evaluation(pairs, out)
-    printed, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, err
-    assert printed.count('"panoptic"') == 1
-    assert (out / "metrics.json").is_file()
-    assert "Error" not in err
+def test_arguments_are_passed_unchanged_and_only_rank_0_prints_in_two_commands_at_once(
+    pairs: Pairs, tmp_path: Path
+) -> None:
+    """Each command uses a free port of its own."""
+    outs = [tmp_path / folder / "a $$ ${local_rank}'s" for folder in ("one", "other")]
+    for out in outs:
+        out.parent.mkdir()
+    processes = [evaluation(pairs, out) for out in outs]
+    for process, out in zip(processes, outs, strict=True):
+        printed, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+        assert printed.count('"panoptic"') == 1
+        assert (out / "metrics.json").is_file()
+        assert "Error" not in err
 
 
 @pytest.mark.slow
