@@ -83,13 +83,21 @@ Evaluate = Callable[..., Launched]
 
 
 @pytest.mark.slow
-def test_arguments_are_passed_unchanged_and_only_rank_0_prints(evaluate: Evaluate, tmp_path: Path) -> None:
-    out = tmp_path / "a $$ ${local_rank}'s"
-    done = evaluate(out)
-    assert done.code == 0, done.err
-    assert done.out.count('"panoptic"') == 1
-    assert (out / "metrics.json").is_file()
-    assert "Error" not in done.err
+def test_arguments_are_passed_unchanged_and_only_rank_0_prints_in_two_commands_at_once(
+    evaluate: Evaluate, pairs: Pairs, tmp_path: Path
+) -> None:
+    """Each command uses a free port of its own."""
+    outs = [tmp_path / folder / "a $$ ${local_rank}'s" for folder in ("one", "other")]
+    for out in outs:
+        out.parent.mkdir()
+    other = start("panformer_cli", *words(pairs, outs[1]), patch=patched(tmp_path / "none", ""))
+    done = evaluate(outs[0])
+    printed, err = other.communicate(timeout=SECONDS)
+    for launched in (done, Launched(other.returncode, printed, err)):
+        assert launched.code == 0, launched.err
+        assert launched.out.count('"panoptic"') == 1
+        assert "Error" not in launched.err
+    assert all((out / "metrics.json").is_file() for out in outs)
 
 
 @pytest.mark.slow
