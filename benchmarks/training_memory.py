@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from training_step import TrainingStep, fail, whole_step
 
 from panformer_cli import __version__
