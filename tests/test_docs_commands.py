@@ -177,8 +177,10 @@ def arguments(line: Sequence[str]) -> list[str]:
 
 def steps_before(line: Sequence[str]) -> int:
     """Return the completed steps of the run that a line resumes, or 0."""
-    out = value_of("--out", line)
-    return read_checkpoint(RunFolder(Path(place(out))).last).progress.step if out and "--resume" in line else 0
+    if "--resume" not in line:
+        return 0
+    run = RunFolder(Path(place(value_of("--out", line) or value_of("--resume", line) or "")))
+    return read_checkpoint(run.last).progress.step if run.last.is_file() else 0
 
 
 def write_inputs(line: Sequence[str]) -> None:

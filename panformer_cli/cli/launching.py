@@ -61,7 +61,7 @@ def _write_job(text: str, submit: bool, given: dict[str, Any]) -> int:
     from panformer_cli.recipe_io import load_recipe
 
     for name in _SET_BY_JOB:
-        if given.get(name) not in (None, False):
+        if given.get(name) is not None and given[name] is not False:
             raise click.UsageError(f"--{name.replace('_', '-')} cannot be used with --slurm, whose job sets it.")
     recipe = load_recipe(given["recipe"], given["overrides"])
     words = _without_job(click.get_current_context().find_root().obj)

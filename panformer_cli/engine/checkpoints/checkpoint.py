@@ -29,7 +29,7 @@ from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
-from panformer_cli.storage.files import atomic_write
+from panformer_cli.storage.files import atomic_write, temporary_folder
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
@@ -49,12 +49,28 @@ class TrainProgress:
         evaluated_step: Step of the last evaluation.
         best_pq: Highest PQ of an evaluation so far, in percent; None before the first one.
         seconds: Time spent training.
+        skipped_steps: Steps among `step` that changed nothing, because a loss or a gradient was not finite.
+        bad_steps: Number of such steps in a row, up to the last one.
+        rollbacks: How often training returned to an earlier checkpoint because it diverged.
+        lr_factor: Factor on all learning rates, which each rollback lowers.
+        usual_loss: Slow moving average of the loss; None before the first step.
+        recent_loss: Fast moving average of the loss; None before the first step.
+        loss_is_high: Whether a warning was printed that the loss has risen, and it has not come down since.
+        steps_per_epoch: Optimizer steps of an epoch; 0 in checkpoints of earlier versions.
     """
 
     step: int = 0
     evaluated_step: int = 0
     best_pq: float | None = None
     seconds: float = 0.0
+    skipped_steps: int = 0
+    bad_steps: int = 0
+    rollbacks: int = 0
+    lr_factor: float = 1.0
+    usual_loss: float | None = None
+    recent_loss: float | None = None
+    loss_is_high: bool = False
+    steps_per_epoch: int = 0
 
 
 @dataclass
@@ -120,12 +136,16 @@ def save_checkpoint(
     with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
-        temporary.chmod(mode)  # safetensors creates files that only the owner can read
-        _sort_metadata(temporary)
+        # safetensors writes to a random name beside its file. In a folder of ours a killed process leaves no such file.
+        with temporary_folder(temporary.with_suffix(".parts.tmp")) as parts:
+            file = parts / path.name
+            try:
+                save_file(tensors, file, metadata)
+            except SafetensorError as error:
+                raise _as_os_error(error) from error
+            file.chmod(mode)  # safetensors creates files that only the owner can read
+            _sort_metadata(file)
+            file.replace(temporary)
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
@@ -165,7 +185,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: its metadata is corrupt ({error}); use another checkpoint") from error
-    has_state = any(name.startswith(OPTIMIZER) for name in names)
+    # The optimizer has no state before the first step.
+    has_state = any(name.startswith((OPTIMIZER, RANDOM)) for name in names)
     return Checkpoint(path, recipe, categories, progress, has_state, metadata.get("version", "unknown"))
 
 
@@ -268,17 +289,18 @@ def is_plain(tensor: Tensor, floating: bool = True) -> bool:
 
 
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:
-    """Return the optimizer and random state.
+    """Return the optimizer and random state; errors as `check_has_state`."""
+    check_has_state(checkpoint)
+    return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
 
-    Raises:
-        CheckpointError: The file has only weights.
-    """
+
+def check_has_state(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the file has only weights."""
     if not checkpoint.training_state:
         raise CheckpointError(
             f"checkpoint {checkpoint.path} has only weights, so training cannot resume from it; resume a run from its "
             "last.safetensors, or start a new one with --init-from"
         )
-    return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -8,6 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from panformer_cli.engine.distributed.runtime import Process
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -39,6 +43,25 @@ class StopRequest:
                 self._interrupted = now
             elif now - self._interrupted >= SAME_SECONDS:
                 raise KeyboardInterrupt
+
+
+class SharedStop:
+    """Whether any rank was asked to stop, for work that the ranks do at different speeds.
+
+    Args:
+        request: The request of this rank.
+        process: This process.
+        what: The work, a name that is not used again in this run.
+    """
+
+    def __init__(self, request: StopRequest, process: Process, what: str) -> None:
+        self._request, self._process, self._event = request, process, f"stop {what}"
+
+    def __call__(self) -> bool:
+        if self._request:
+            self._process.announce(self._event)
+            return True
+        return self._process.is_announced(self._event)
 
 
 @contextlib.contextmanager

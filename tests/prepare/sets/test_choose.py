@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.prepare.sets.choose import on_both_sides, stratified
+from panformer_cli.prepare.sets import both_sides
+from panformer_cli.prepare.sets.both_sides import on_both_sides
+from panformer_cli.prepare.sets.choose import stratified
 from panformer_cli.prepare.sets.derived import split
 from tests.data.coco.coco_files import BALL, write_coco
 from tests.helpers import run
@@ -45,6 +47,30 @@ def test_no_other_selection_has_more_classes_on_both_sides(seed: int) -> None:
     assert len(chosen) == number and (np.diff(chosen) > 0).all()
     best = min(missing(present, other) for other in combinations(range(len(present)), number))
     assert missing(present, chosen) == best
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_repair_of_large_sets_is_as_good_as_the_best_selection(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the threshold for large sets at 0."""
+    monkeypatch.setattr(both_sides, "_SMALL", 0)
+    present, number = random_set(seed)
+    chosen = on_both_sides(np.packbits(present, axis=1), np.arange(number))
+    assert len(chosen) == number
+    best = min(missing(present, other) for other in combinations(range(len(present)), number))
+    assert missing(present, chosen) == best
+
+
+@pytest.mark.slow
+def test_rare_classes_that_share_images_are_on_both_sides() -> None:
+    """A ring of 600 images, each with the class it shares with the next one: only every second one can be chosen."""
+    present = np.eye(600, dtype=np.bool_)
+    present |= np.roll(present, 1, axis=1)
+    chosen = on_both_sides(np.packbits(present, axis=1), np.arange(300))
+    assert len(chosen) == 300 and missing(present, chosen) == 0
+    assert len({*(chosen % 2).tolist()}) == 1
+    present = np.concatenate([present, np.zeros((3000, 600), np.bool_)])  # with room for other numbers
+    chosen = on_both_sides(np.packbits(present, axis=1), np.arange(900))
+    assert len(chosen) == 900 and missing(present, chosen) == 0
 
 
 def test_a_good_selection_is_not_changed() -> None:
