@@ -44,6 +44,8 @@ class ModelSettings(Section):
     drop_path: FractionBelowOne = 0.0
     """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks."""
 
+    parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    """Parts that `train.checkpoint` and `train.compile` can name. The first ones save the most memory per time."""
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     """Fields that only matter when a run starts. A resumed run can change them."""
 
@@ -169,6 +171,13 @@ class TrainSettings(Section):
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    checkpoint: tuple[str, ...] = ()
+    """Parts of the model whose activations are computed again in the backward pass instead of kept (activation
+    checkpointing). This saves memory and takes time; the gradients stay the same. Range: `encoder`, `stuff_masks`,
+    `thing_masks`, `location_decoder` and `backbone`."""
+    compile: tuple[str, ...] = ()
+    """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
+    take longer. Range: as `checkpoint`."""
     max_bad_steps: Count = 5
     """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
     a step is skipped: it changes no weights, but counts as a step of the schedule."""

@@ -25,6 +25,7 @@ from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
 from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.parts import use_parts
 from panformer_cli.engine.training.profile import StepProfile
 from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
@@ -85,6 +86,7 @@ class Trainer:
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
         self.model: PanopticModel = model.to(process.device)
         self.model.freeze(recipe.train.freeze)
+        use_parts(self.model, recipe.train, process.device, reporter)
         if process.world_size > 1:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
