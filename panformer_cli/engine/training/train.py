@@ -14,6 +14,7 @@ from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.resume import report_changes
+from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
@@ -33,6 +34,7 @@ class TrainOptions:
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
         profile: Measure the parts of some steps, and report what limits the speed.
+        time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
     out: Path | None = None
@@ -40,6 +42,7 @@ class TrainOptions:
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
     profile: bool = False
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -75,6 +78,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     if not recipe.data.root:
         raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
     check_backbone_name(recipe.model.backbone)
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     recipe = with_absolute_root(recipe)
     run, origin = process.on_first(lambda: _begin(recipe, options, reporter))
     checkpoint = read_checkpoint(origin) if origin is not None else None
@@ -85,12 +89,14 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if options.profile:
         trainer.profile_to(run.path / "profile")
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals(limit) as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
