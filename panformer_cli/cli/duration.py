@@ -9,7 +9,7 @@ import click
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
     """A duration in days, hours, minutes and seconds; its value is in seconds.
 
     >>> Duration().convert("3h50m", None, None)
