@@ -188,6 +188,8 @@ class TrainSettings(Section):
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1
     """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated."""
+    early_stopping: Count | None = None
+    """Stop after this many evaluations in a row without a higher PQ than before, counted over resumes. Null: off."""
     log_every: Count = 50
     """Optimizer steps between lines in metrics.jsonl."""
 

@@ -138,7 +138,21 @@ class Trainer:
         if self.profile is not None:
             self.profile.report()
         self._report_skipped()
-        return self.progress.step >= self.total_steps and not self._evaluation_is_due()
+        if self._stops_early():
+            best = "none of them had a PQ" if self.progress.best_pq is None else f"best PQ {self.progress.best_pq:.1f}"
+            self.reporter.message(
+                f"Stopped early after step {self.progress.step}: no higher PQ in "
+                f"{counted(self.progress.evaluations_since_best, 'evaluation')} ({best})"
+            )
+        return self._is_over() and not self._evaluation_is_due()
+
+    def _is_over(self) -> bool:
+        """Return whether no step is left."""
+        return self.progress.step >= self.total_steps or self._stops_early()
+
+    def _stops_early(self) -> bool:
+        patience = self.recipe.train.early_stopping
+        return patience is not None and self.progress.evaluations_since_best >= patience
 
     def _steps(self, stop: StopRequest) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step.
@@ -147,13 +161,13 @@ class Trainer:
         the run stop.
         """
         per_epoch = self.loader.steps_per_epoch
-        while self.progress.step < self.total_steps:
+        while not self._is_over():
             epoch, first = divmod(self.progress.step, per_epoch)
             batches_of_epoch = self.meter.waiting(self.loader.epoch(epoch, first))
             try:
                 for step, batches in enumerate(batches_of_epoch, self.progress.step + 1):
                     yield batches
-                    if self.progress.step != step or step >= self.total_steps:
+                    if self.progress.step != step or self._is_over():
                         break  # training returned to an earlier step, or the run is complete
             except WorkerDiedError:
                 if not stop:
@@ -258,10 +272,7 @@ class Trainer:
         self.log.write_evaluation(self.progress, groups)
         if self.tracking is not None:
             self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
-        self.progress.evaluated_step = self.progress.step
-        pq = groups.all.pq
-        if self.progress.best_pq is None or pq > self.progress.best_pq:
-            self.progress.best_pq = pq
+        if self.progress.add_evaluation(self.process.on_first(lambda: groups.all.pq)):
             self.checkpoints.save_best(self.progress)
         self._save()
 
