@@ -16,6 +16,8 @@ from panformer_cli.setting_types import Count, CountOrZero, FilePath, Fraction, 
 
 LONGEST_SIDE = 16384
 """Maximum length of an image's side in the settings, in pixels."""
+CROP_LONG_SIDE = 4200
+"""Maximum length of an image's long side before a crop, in pixels."""
 Side = Annotated[int, Range(32, LONGEST_SIDE, unit="pixels")]
 Sides = Annotated[tuple[int, ...], Range(32, LONGEST_SIDE, unit="pixels", values=1)]
 
@@ -63,7 +65,8 @@ class DataSettings(Section):
     section = "data"
 
     root: FilePath = ""
-    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`."""
+    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`. `~` and `$VARIABLE`
+    are expanded."""
     train_split: str = "train2017"
     """Split to train on. Its annotations are `annotations/panoptic_<split>.json` in `root`."""
     val_split: str = "val2017"
@@ -127,8 +130,7 @@ class TrainSettings(Section):
     """Number of passes over the training split."""
     max_steps: Count | None = None
     """Stop, save and evaluate after this many optimizer steps in total, also counting those before a resume, even if
-    `epochs` would take longer. Null: no limit.
-   """
+    `epochs` would take longer. Null: no limit."""
     batch_size: Annotated[int, Range(1, 1_000_000)] = 8
     """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the
     step is the same as long as BatchNorm is frozen. Range: a multiple of the number of processes times
@@ -140,16 +142,29 @@ class TrainSettings(Section):
     """Learning rate for a step of `batch_size` images."""
     weight_decay: Annotated[float, Range(0, 100)] = 1e-4
     """Weight decay of AdamW, applied to all parameters."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to norms, biases, embeddings, tokens and scales, as published. False: only to
+    the weight matrices of linear and convolutional layers."""
     slow_lr_factor: Annotated[float, Range(0, 1000)] = 0.1
     """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`."""
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Layer-wise learning rate decay of the backbone: the last layer has this factor on its learning rate, the layer
+    before it the square, and so on to the stem; `slow_lr_factor` applies too. 1: the same rate for all layers."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that are not trained, such as [backbone, encoder]: their weights and running statistics stay
+    as they are. Range: `backbone`, `neck`, `encoder`, `location_decoder`, `thing_mask_decoder`, `stuff_mask_decoder`,
+    `stuff_queries`; at least one part must be trained."""
     clip_norm: Annotated[float, Range(0, above=True)] = 0.1
     """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down."""
-    schedule: Literal["step", "cosine"] = "step"
-    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
-    step."""
+    schedule: Literal["step", "cosine", "poly", "one_cycle", "constant"] = "step"
+    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: falls as half a cosine. `poly`:
+    falls with the power 0.9, almost linearly. `one_cycle`: rises from 1/25 over the first 30 % of the run, then falls
+    as half a cosine. `constant`: does not change. docs/training_options.md has the formulas."""
+    min_lr_factor: Fraction = 0.0
+    """Factor on `lr` to which the schedule falls at the end of the run, and below which `step` does not fall."""
     drop_epochs: Annotated[tuple[int, ...], Range(0)] = (18,)
-    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule; epochs
-    that the run does not reach have no effect. Range: any list, also an empty one."""
+    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule. An
+    empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
     precision: Literal["fp32", "bf16"] = "fp32"

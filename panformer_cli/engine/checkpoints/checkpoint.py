@@ -29,7 +29,7 @@ from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
-from panformer_cli.storage.files import atomic_write
+from panformer_cli.storage.files import atomic_write, temporary_folder
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
@@ -149,12 +149,16 @@ def save_checkpoint(
     with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
-        temporary.chmod(mode)  # safetensors creates files that only the owner can read
-        _sort_metadata(temporary)
+        # safetensors writes to a random name beside its file. In a folder of ours a killed process leaves no such file.
+        with temporary_folder(temporary.with_suffix(".parts.tmp")) as parts:
+            file = parts / path.name
+            try:
+                save_file(tensors, file, metadata)
+            except SafetensorError as error:
+                raise _as_os_error(error) from error
+            file.chmod(mode)  # safetensors creates files that only the owner can read
+            _sort_metadata(file)
+            file.replace(temporary)
 
 
 def _as_os_error(error: SafetensorError) -> OSError:

@@ -121,7 +121,7 @@ class TrainLog:
             epoch = max(progress.step - 1, 0) // self._steps_per_epoch
             row = {"kind": kind, "step": progress.step, "epoch": epoch, **values}
             self._run.log(row)
-            if self._tracking is not None:
+            if self._tracking is not None and kind != "resume":
                 self._tracking.log(row)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.loading import TrainLoader, train_loader
+from panformer_cli.data.loading import TrainLoader, WorkerDiedError, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
@@ -77,6 +77,7 @@ class Trainer:
         self.annotations = {"train": data.layout.annotation, "val": self.validation.layout.annotation}
         self.categories: CategoryTable = data.categories
         check_same_categories(self.categories, self.validation.categories, root)
+        self.training_images = len(data)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
         self.progress = TrainProgress(steps_per_epoch=self.loader.steps_per_epoch)
@@ -84,6 +85,7 @@ class Trainer:
         torch.manual_seed(recipe.train.seed)
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
         self.model: PanopticModel = model.to(process.device)
+        self.model.freeze(recipe.train.freeze)
         if process.world_size > 1:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
@@ -126,7 +128,7 @@ class Trainer:
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate(stop)
-            for batches in self._steps():
+            for batches in self._steps(stop):
                 stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
                 try:
                     if stopping:
@@ -144,16 +146,25 @@ class Trainer:
         self._report_skipped()
         return self.progress.step >= self.total_steps and not self._evaluation_is_due()
 
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of every remaining step."""
+    def _steps(self, stop: StopRequest) -> Iterator[list[Batch]]:
+        """Yield the batches of every remaining step.
+
+        A worker that dies after the run was asked to stop was probably killed for the same reason; an empty list lets
+        the run stop.
+        """
         per_epoch = self.loader.steps_per_epoch
         while self.progress.step < self.total_steps:
             epoch, first = divmod(self.progress.step, per_epoch)
             batches_of_epoch = self.meter.waiting(self.loader.epoch(epoch, first))
-            for step, batches in enumerate(batches_of_epoch, self.progress.step + 1):
-                yield batches
-                if self.progress.step != step or step >= self.total_steps:
-                    break  # training returned to an earlier step, or the run is complete
+            try:
+                for step, batches in enumerate(batches_of_epoch, self.progress.step + 1):
+                    yield batches
+                    if self.progress.step != step or step >= self.total_steps:
+                        break  # training returned to an earlier step, or the run is complete
+            except WorkerDiedError:
+                if not stop:
+                    raise
+                yield []
 
     def _step(self, batches: list[Batch], bar: Progress) -> None:
         """Take one optimizer step over the images of all processes, and log it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from contextlib import AbstractContextManager, nullcontext
@@ -249,6 +250,19 @@ def test_a_stop_during_an_evaluation_ends_it_at_the_next_image(scenes: Path, tmp
 
 
 @pytest.mark.slow
+def test_killed_workers_after_a_stop_request_do_not_keep_the_run_from_saving(scenes: Path, tmp_path: Path) -> None:
+    def stop_and_kill() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+
+    recipe = small_recipe(scenes, "train.max_steps=50", "train.evaluate_every=50", "data.workers=1")
+    stopped = train(recipe, TrainOptions(tmp_path / "run"), ALONE, StopAfter(1, stop_and_kill))
+    assert (stopped.ended, stopped.saved_step) == (False, 1)
+
+
+@pytest.mark.slow
 def test_a_result_tells_an_end_from_a_stop(scenes: Path, tmp_path: Path) -> None:
     ended = train(small_recipe(scenes, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, SilentReporter())
     assert ended == RunResult(RunFolder(tmp_path / "run"), ended=True, saved_step=1, total_steps=1)
@@ -299,7 +313,7 @@ def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: 
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of 3"):
+    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of train.images_per_forward"):
         run_small(small_recipe(scenes, "train.images_per_forward=3"), tmp_path / "run")
 
 
