@@ -178,6 +178,10 @@ class TrainSettings(Section):
     compile: tuple[str, ...] = ()
     """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
     take longer. Range: as `checkpoint`."""
+    ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
+    """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
+    in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first
+    steps the decay is lower. Null: no average."""
     max_bad_steps: Count = 5
     """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
     a step is skipped: it changes no weights, but counts as a step of the schedule."""

@@ -14,6 +14,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     TrainingState,
     TrainProgress,
     check_has_state,
+    fill_model,
     load_optimizer_state,
     load_weights,
     optimizer_state,
@@ -38,18 +39,26 @@ SAVE_SECONDS = 600.0
 class RunCheckpoints:
     """Saves the checkpoints of a run and resumes from the last one. Every rank calls the same methods.
 
+    With `averaged`, a copy of the model with averaged weights, both are in the last checkpoint.
+
     Attributes:
         saved_step: Step of the last checkpoint; None if there is none.
         longest_save: Longest time that writing the last checkpoint took, in seconds; 0 before the first one.
     """
 
     def __init__(
-        self, process: Process, run: RunFolder, recipe: Recipe, model: PanopticModel, optimizer: Optimizer
+        self,
+        process: Process,
+        run: RunFolder,
+        recipe: Recipe,
+        model: PanopticModel,
+        optimizer: Optimizer,
+        averaged: PanopticModel | None = None,
     ) -> None:
         self.saved_step: int | None = None
         self.longest_save = 0.0
         self._process, self._run, self._recipe = process, run, recipe
-        self._model, self._optimizer = model, optimizer
+        self._model, self._optimizer, self._averaged = model, optimizer, averaged
         self._saved_at = time.monotonic()
 
     @property
@@ -66,19 +75,21 @@ class RunCheckpoints:
         """
         self._saved_at = time.monotonic()
         self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
+        averaged = self._averaged.state_dict() if self._averaged is not None else {}
         self._check_finite(progress)
         of_all = self._process.gather(random_state(self._process.device))
         if self._process.is_first:
             by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
-            state = TrainingState(optimizer_state(self._model, self._optimizer), by_rank)
+            state = TrainingState(optimizer_state(self._model, self._optimizer), by_rank, averaged)
             save_checkpoint(self._run.last, self._model, self._recipe, self._model.categories, progress, state)
         self.saved_step = progress.step
         self.longest_save = max(self.longest_save, time.monotonic() - self._saved_at)
 
     def save_best(self, progress: TrainProgress) -> None:
-        """Write the best checkpoint, from which no run resumes."""
+        """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any."""
         if self._process.is_first:
-            save_checkpoint(self._run.best, self._model, self._recipe, self._model.categories, progress)
+            model = self._model if self._averaged is None else self._averaged
+            save_checkpoint(self._run.best, model, self._recipe, self._model.categories, progress)
 
     def _check_finite(self, progress: TrainProgress) -> None:
         """Raise NonFiniteError, on all ranks, if something that training changes is NaN or infinite."""
@@ -95,8 +106,10 @@ class RunCheckpoints:
 
     def resume(self, checkpoint: Checkpoint) -> TrainProgress:
         """Restore weights, optimizer and random state, drop later rows of the log, and return the progress."""
-        load_weights(self._model, checkpoint)
+        load_weights(self._model, checkpoint, averaged=False)
         state = read_training_state(checkpoint)
+        if self._averaged is not None:
+            fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
         load_optimizer_state(self._model, self._optimizer, state.optimizer)
         prefix = f"{self._process.rank}."
         own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}

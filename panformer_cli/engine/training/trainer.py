@@ -22,6 +22,7 @@ from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
+from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
 from panformer_cli.engine.training.meter import SpeedMeter
@@ -91,7 +92,10 @@ class Trainer:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
         self.step = OptimizerStep(process, self.model, recipe.train)
-        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer)
+        decay = recipe.train.ema_decay
+        self.average = AveragedWeights(self.model, decay) if decay is not None else None
+        averaged = self.average.model if self.average is not None else None
+        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer, averaged)
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
@@ -116,9 +120,13 @@ class Trainer:
             self.progress.steps_per_epoch = self.loader.steps_per_epoch
             if changed := recipe_differences(checkpoint.recipe, self.recipe):
                 self.log.write_changes(self.progress, changed)
+            if self.average is not None and checkpoint.recipe.train.ema_decay is None:
+                self.reporter.message("train.ema_decay: the average starts with the weights of the checkpoint")
             self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
         elif checkpoint is not None:
             start_from(self.model, checkpoint, self.reporter)
+            if self.average is not None:
+                self.average.restart(self.model)
         with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
             if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
                 self._evaluate(stop)
@@ -188,6 +196,8 @@ class Trainer:
         if result.skipped is None:
             self.log.add(result)
             self.divergence.step_taken(self.progress, result.loss)
+            if self.average is not None:
+                self.average.update(self.model, self.progress.step - self.progress.skipped_steps)
         else:
             self._record_skipped(result.skipped)
         self._show(bar)
@@ -262,8 +272,10 @@ class Trainer:
     def _evaluate(self, stop: StopRequest) -> None:
         """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image."""
         self._save()  # the step is not lost if the evaluation fails
-        self.model.eval()
-        predictor = Predictor(self.model, self.recipe, self.process.device)
+        model = self.model if self.average is None else self.average.model
+        if self.average is not None:
+            self.process.spread(model.buffers())  # each rank averaged running statistics of its own until now
+        predictor = Predictor(model.eval(), self.recipe, self.process.device)
         stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
         evaluator = evaluate_model(predictor, self.validation, self.process, self.reporter, stop=stopping)
         if evaluator.images < len(self.validation):

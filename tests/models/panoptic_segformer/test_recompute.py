@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_every_part_keeps_less() -> None:
     whole = model_with(frozen_stages=0)
     expected = kept_bytes(lambda: losses_of(whole, images, targets), whole)
     for part, model in models.items():
-        assert kept_bytes(lambda model=model: losses_of(model, images, targets), model) < expected, part
+        assert kept_bytes(partial(losses_of, model, images, targets), model) < expected, part
 
 
 def test_batch_norm_counts_a_batch_once() -> None:
