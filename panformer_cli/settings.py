@@ -16,6 +16,8 @@ from panformer_cli.setting_types import Count, CountOrZero, FilePath, Fraction, 
 
 LONGEST_SIDE = 16384
 """Maximum length of an image's side in the settings, in pixels."""
+CROP_LONG_SIDE = 4200
+"""Maximum length of an image's long side before a crop, in pixels."""
 Side = Annotated[int, Range(32, LONGEST_SIDE, unit="pixels")]
 Sides = Annotated[tuple[int, ...], Range(32, LONGEST_SIDE, unit="pixels", values=1)]
 
@@ -63,7 +65,8 @@ class DataSettings(Section):
     section = "data"
 
     root: FilePath = ""
-    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`."""
+    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`. `~` and `$VARIABLE`
+    are expanded."""
     train_split: str = "train2017"
     """Split to train on. Its annotations are `annotations/panoptic_<split>.json` in `root`."""
     val_split: str = "val2017"
@@ -127,8 +130,7 @@ class TrainSettings(Section):
     """Number of passes over the training split."""
     max_steps: Count | None = None
     """Stop, save and evaluate after this many optimizer steps in total, also counting those before a resume, even if
-    `epochs` would take longer. Null: no limit.
-   """
+    `epochs` would take longer. Null: no limit."""
     batch_size: Annotated[int, Range(1, 1_000_000)] = 8
     """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the
     step is the same as long as BatchNorm is frozen. Range: a multiple of the number of processes times
@@ -161,12 +163,18 @@ class TrainSettings(Section):
     min_lr_factor: Fraction = 0.0
     """Factor on `lr` to which the schedule falls at the end of the run, and below which `step` does not fall."""
     drop_epochs: Annotated[tuple[int, ...], Range(0)] = (18,)
-    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule; epochs
-    that the run does not reach have no effect. Range: any list, also an empty one."""
+    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule. An
+    empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    max_bad_steps: Count = 5
+    """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
+    a step is skipped: it changes no weights, but counts as a step of the schedule."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What to do when training diverges. `stop`: end with an error. `rollback`: return to the last checkpoint and
+    continue with half the learning rate, at most three times."""
     seed: Annotated[int, Range(0, 10**18)] = 0
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1

@@ -147,7 +147,7 @@ def test_invalid_recipes(
         ("model.backbone_weights=none.pth", ["none.pth: no such file"]),
         (
             "train.images_per_forward=3",
-            ["train.batch_size is 4: expected a multiple of 3", "set train.batch_size to 3"],
+            ["train.batch_size is 4: expected a multiple of train.images_per_forward (3)", "set train.batch_size to 3"],
         ),
         ("data.train_split=vall", ["no split 'vall' in ", "available splits: train, val", "did you mean 'val'?"]),
         ("data.root=", ["data.root is not set", "--set data.root=DIR"]),
@@ -254,8 +254,9 @@ def test_invalid_data(command: list[str], case: str, folder: Path, capsys: pytes
 def test_invalid_data_in_training(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corrupt, expected = DATA_ERRORS[case]
     corrupt(folder / "data")
-    assert_error(train("--out", "new", "--set", "data.train_split=val", "--set", "train.batch_size=2",
-                         "--set", "train.images_per_forward=2"), expected, capsys)  # fmt: skip
+    settings = ("data.train_split=val", "data.val_split=train", "train.batch_size=2", "train.images_per_forward=2")
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    assert_error(train("--out", "new", *overrides), expected, capsys)
 
 
 @pytest.mark.parametrize(

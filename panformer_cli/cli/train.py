@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import click
 from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
-from panformer_cli.errors import INTERRUPTED
+from panformer_cli.errors import INTERRUPTED, PanformerError
 
 if TYPE_CHECKING:
     from panformer_cli.engine.training.train import RunResult
@@ -35,11 +36,30 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
     return checked
 
 
+def check_recipe(
+    recipe: str | None, overrides: tuple[str, ...], out: Path | None, resume: bool | str, **_: Any
+) -> None:
+    """Raise RecipeError if the recipe or the overrides of a new or a resumed run cannot be used."""
+    from panformer_cli.recipe_checks import check_run
+    from panformer_cli.recipe_io import load_recipe, override_recipe
+
+    if recipe is not None:
+        named = load_recipe(recipe, overrides)
+        if resume is False:
+            check_run(named)
+        return
+    run = Path(resume) if isinstance(resume, str) else out
+    with contextlib.suppress(PanformerError):  # the checkpoint also has the recipe
+        own = None if run is None else load_recipe(str(run / "recipe.yaml"))
+    if own is not None:
+        override_recipe(own, overrides, f"the recipe of {run}")
+
+
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @launch_options
 @_names_a_run
-@compute_options
+@functools.partial(compute_options, first=check_recipe)
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
 )

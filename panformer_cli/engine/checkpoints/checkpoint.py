@@ -30,7 +30,7 @@ from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
-from panformer_cli.storage.files import atomic_write
+from panformer_cli.storage.files import atomic_write, temporary_folder
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
@@ -50,6 +50,13 @@ class TrainProgress:
         evaluated_step: Step of the last evaluation.
         best_pq: Highest PQ of an evaluation so far, in percent; None before the first one.
         seconds: Time spent training.
+        skipped_steps: Steps among `step` that changed nothing, because a loss or a gradient was not finite.
+        bad_steps: Number of such steps in a row, up to the last one.
+        rollbacks: How often training returned to an earlier checkpoint because it diverged.
+        lr_factor: Factor on all learning rates, which each rollback lowers.
+        usual_loss: Slow moving average of the loss; None before the first step.
+        recent_loss: Fast moving average of the loss; None before the first step.
+        loss_is_high: Whether a warning was printed that the loss has risen, and it has not come down since.
         steps_per_epoch: Optimizer steps of an epoch; 0 in checkpoints of earlier versions.
         evaluations_since_best: Evaluations after the one with the highest PQ, for early stopping.
     """
@@ -58,6 +65,13 @@ class TrainProgress:
     evaluated_step: int = 0
     best_pq: float | None = None
     seconds: float = 0.0
+    skipped_steps: int = 0
+    bad_steps: int = 0
+    rollbacks: int = 0
+    lr_factor: float = 1.0
+    usual_loss: float | None = None
+    recent_loss: float | None = None
+    loss_is_high: bool = False
     steps_per_epoch: int = 0
     evaluations_since_best: int = 0
 
@@ -134,12 +148,16 @@ def save_checkpoint(
     with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
-        temporary.chmod(mode)  # safetensors creates files that only the owner can read
-        _sort_metadata(temporary)
+        # safetensors writes to a random name beside its file. In a folder of ours a killed process leaves no such file.
+        with temporary_folder(temporary.with_suffix(".parts.tmp")) as parts:
+            file = parts / path.name
+            try:
+                save_file(tensors, file, metadata)
+            except SafetensorError as error:
+                raise _as_os_error(error) from error
+            file.chmod(mode)  # safetensors creates files that only the owner can read
+            _sort_metadata(file)
+            file.replace(temporary)
 
 
 def _as_os_error(error: SafetensorError) -> OSError:

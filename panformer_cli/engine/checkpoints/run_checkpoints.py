@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch.optim import Optimizer
 
 from panformer_cli.data.categories import CategoryTable
@@ -22,9 +21,10 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
+from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.errors import CheckpointError
+from panformer_cli.errors import CheckpointError, NonFiniteError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict
@@ -58,14 +58,16 @@ class RunCheckpoints:
         return time.monotonic() - self._saved_at > SAVE_SECONDS
 
     def save_last(self, progress: TrainProgress) -> None:
-        """Write the last checkpoint, with everything that is needed to resume."""
+        """Write the last checkpoint, with everything that is needed to resume.
+
+        Raises:
+            NonFiniteError: A weight, or a moment of the optimizer, is not finite; the existing file is unchanged.
+            PanformerError: The file cannot be written.
+        """
         self._saved_at = time.monotonic()
         self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
-        device = self._process.device
-        random = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(device)
-        of_all = self._process.gather({name: state.cpu() for name, state in random.items()})
+        self._check_finite(progress)
+        of_all = self._process.gather(random_state(self._process.device))
         if self._process.is_first:
             by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
             state = TrainingState(optimizer_state(self._model, self._optimizer), by_rank)
@@ -78,6 +80,19 @@ class RunCheckpoints:
         if self._process.is_first:
             save_checkpoint(self._run.best, self._model, self._recipe, self._model.categories, progress)
 
+    def _check_finite(self, progress: TrainProgress) -> None:
+        """Raise NonFiniteError, on all ranks, if something that training changes is NaN or infinite."""
+        trained = {name: value for name, value in self._model.named_parameters() if value.requires_grad}
+        statistics = {name: value for name, value in self._model.named_buffers() if "running_" in name}
+        for name, value in (trained | statistics | optimizer_state(self._model, self._optimizer)).items():
+            if not bool(value.isfinite().all()):
+                raise NonFiniteError(f"{name} is not finite after step {progress.step}")
+
+    def roll_back(self) -> TrainProgress:
+        """Return to the last checkpoint of this run, and return its progress."""
+        self._optimizer.state.clear()
+        return self.resume(self._process.on_first(lambda: read_checkpoint(self._run.last)))
+
     def resume(self, checkpoint: Checkpoint) -> TrainProgress:
         """Restore weights, optimizer and random state, drop later rows of the log, and return the progress."""
         load_weights(self._model, checkpoint)
@@ -85,10 +100,7 @@ class RunCheckpoints:
         load_optimizer_state(self._model, self._optimizer, state.optimizer)
         prefix = f"{self._process.rank}."
         own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
-        if "cpu" in own:  # there is no state for ranks that the run did not have before
-            torch.set_rng_state(own["cpu"])
-        if "cuda" in own and self._process.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self._process.device)
+        set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
         self.saved_step = checkpoint.progress.step
         if self._process.is_first:
             self._run.forget_after(self.saved_step)
