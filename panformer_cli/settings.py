@@ -167,8 +167,9 @@ class TrainSettings(Section):
     empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward pass. `bf16` and `fp16` use autocast; weights, losses and the optimizer stay in fp32.
+    `fp16` also scales the losses, and needs a GPU; it is for GPUs without `bf16`."""
     ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
     """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
     in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first
