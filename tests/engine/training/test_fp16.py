@@ -160,7 +160,7 @@ def test_the_real_model_takes_a_step_in_fp16(data: Path, monkeypatch: pytest.Mon
         recipe = small_recipe(data, f"train.precision={precision}", "train.batch_size=1", "train.images_per_forward=1")
         torch.manual_seed(0)
         monkeypatch.setattr(f"{STEP}.GradScaler", partial(GradScaler, init_scale=2.0**8))
-        model = build_model(recipe.model, recipe.inference, categories_of(data))
+        model = build_model(recipe.model, recipe.inference, categories_of(data), sampling="portable")
         step = OptimizerStep(ALONE, model, recipe.train)
         batches = next(iter(train_loader(CocoPanoptic(Path(recipe.data.root), "train"), recipe).epoch(0)))
         result = step.take(batches, 1.0)
