@@ -169,8 +169,9 @@ class TrainSettings(Section):
     empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward pass. `bf16` and `fp16` use autocast; weights, losses and the optimizer stay in fp32.
+    `fp16` also scales the losses, and needs a GPU; it is for GPUs without `bf16`."""
     checkpoint: tuple[str, ...] = ()
     """Parts of the model whose activations are computed again in the backward pass instead of kept (activation
     checkpointing). This saves memory and takes time; the gradients stay the same. Range: `encoder`, `stuff_masks`,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from panformer_cli.data.categories import CategoryTable
@@ -54,11 +58,13 @@ class RunCheckpoints:
         model: PanopticModel,
         optimizer: Optimizer,
         averaged: PanopticModel | None = None,
+        scaler: GradScaler | None = None,
     ) -> None:
         self.saved_step: int | None = None
         self.longest_save = 0.0
         self._process, self._run, self._recipe = process, run, recipe
         self._model, self._optimizer, self._averaged = model, optimizer, averaged
+        self._scaler = scaler or GradScaler(process.device.type, enabled=False)
         self._saved_at = time.monotonic()
 
     @property
@@ -80,7 +86,9 @@ class RunCheckpoints:
         of_all = self._process.gather(random_state(self._process.device))
         if self._process.is_first:
             by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
-            state = TrainingState(optimizer_state(self._model, self._optimizer), by_rank, averaged)
+            state = TrainingState(
+                optimizer_state(self._model, self._optimizer), by_rank, averaged, scaler_state(self._scaler)
+            )
             save_checkpoint(self._run.last, self._model, self._recipe, self._model.categories, progress, state)
         self.saved_step = progress.step
         self.longest_save = max(self.longest_save, time.monotonic() - self._saved_at)
@@ -111,6 +119,7 @@ class RunCheckpoints:
         if self._averaged is not None:
             fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
         load_optimizer_state(self._model, self._optimizer, state.optimizer)
+        load_scaler_state(self._scaler, state.scaler)
         prefix = f"{self._process.rank}."
         own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
         set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
@@ -118,6 +127,22 @@ class RunCheckpoints:
         if self._process.is_first:
             self._run.forget_after(self.saved_step)
         return checkpoint.progress
+
+
+def scaler_state(scaler: GradScaler) -> dict[str, Tensor]:
+    """Return the state of a gradient scaler; empty if it is disabled."""
+    if not scaler.is_enabled():
+        return {}
+    state = scaler.state_dict()
+    scale, tracker = torch.tensor(state["scale"], dtype=torch.float64), torch.tensor(state["_growth_tracker"])
+    return {"scale": scale, "growth_tracker": tracker}
+
+
+def load_scaler_state(scaler: GradScaler, state: Mapping[str, Tensor]) -> None:
+    """Restore what `scaler_state` returned; a run that changes to fp16 starts with a new scale."""
+    if scaler.is_enabled() and state:
+        known = {"scale": float(state["scale"]), "_growth_tracker": int(state["growth_tracker"])}
+        scaler.load_state_dict(scaler.state_dict() | known)
 
 
 def checkpoint_to_resume(run: RunFolder, reporter: Reporter) -> Checkpoint:

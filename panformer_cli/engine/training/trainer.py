@@ -95,7 +95,9 @@ class Trainer:
         decay = recipe.train.ema_decay
         self.average = AveragedWeights(self.model, decay) if decay is not None else None
         averaged = self.average.model if self.average is not None else None
-        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer, averaged)
+        self.checkpoints = RunCheckpoints(
+            process, run, recipe, self.model, self.step.optimizer, averaged, self.step.scaler
+        )
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
@@ -298,7 +300,7 @@ class Trainer:
         bar.advance(status=self._status)
 
     def _report_skipped(self) -> None:
-        steps = self.progress.skipped_steps
+        steps = self.progress.skipped_steps - self.progress.overflows
         if steps:
             self.reporter.warn(
                 f"{steps} of {counted(self.progress.step, 'step')} changed nothing, because the loss or the gradient "

@@ -104,10 +104,10 @@ def test_both_weights_are_saved_and_the_averaged_ones_are_evaluated(
     assert not torch.equal(raw["layer.weight"], averaged["layer.weight"])
     assert_equal(averaged, evaluated[-1])
     assert_equal(averaged, read_tensors(run.run.best, MODEL))
-    model = ToyModel()
-    load_weights(model, read_checkpoint(last))  # type: ignore[arg-type]
+    model = toy_model()
+    load_weights(model, read_checkpoint(last))
     assert_equal(averaged, model.state_dict())
-    load_weights(model, read_checkpoint(last), averaged=False)  # type: ignore[arg-type]
+    load_weights(model, read_checkpoint(last), averaged=False)
     assert_equal(raw, model.state_dict())
 
 
