@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 from panformer_cli.errors import RecipeError
@@ -134,6 +135,7 @@ def range_of(settings: type, name: str) -> Range:
     return next((kind for kind in _marks(settings).get(name, ()) if isinstance(kind, Range)), Range())
 
 
+@cache
 def _marks(settings: type) -> dict[str, tuple[Any, ...]]:
     """Return what is annotated to the types of the fields of a dataclass."""
     hints = get_type_hints(settings, include_extras=True)
