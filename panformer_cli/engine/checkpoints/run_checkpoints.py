@@ -63,6 +63,8 @@ class RunCheckpoints:
         random = {"cpu": torch.get_rng_state()}
         if device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(device)
+        elif device.type == "mps":
+            random["mps"] = torch.mps.get_rng_state()
         of_all = self._process.gather({name: state.cpu() for name, state in random.items()})
         if self._process.is_first:
             by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
@@ -86,6 +88,8 @@ class RunCheckpoints:
             torch.set_rng_state(own["cpu"])
         if "cuda" in own and self._process.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda"], self._process.device)
+        elif "mps" in own and self._process.device.type == "mps":
+            torch.mps.set_rng_state(own["mps"])
         self.saved_step = checkpoint.progress.step
         if self._process.is_first:
             self._run.forget_after(self.saved_step)
