@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RECIPE = ("recipe", "recipe_checks", "recipe_io")
+RECIPE = ("recipe", "recipe_checks", "recipe_io", "recipe_library")
 """Top-level modules that depend on a folder: the settings in a recipe are those of its model family."""
 ORDER = (
     *("storage", "data", "metrics", "models", *RECIPE),
