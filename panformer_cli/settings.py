@@ -140,7 +140,7 @@ class TrainSettings(Section):
     images_per_forward: Annotated[int, Range(1, 1_000_000)] = 1
     """Images per forward pass of one process. Images of different sizes are padded, which changes the result slightly;
     the published runs used 1."""
-    lr: Annotated[float, Range(0, 10, above=True)] = 1.4e-4
+    lr: Annotated[float, Range(0, 1, above=True)] = 1.4e-4
     """Learning rate for a step of `batch_size` images."""
     weight_decay: Annotated[float, Range(0, 100)] = 1e-4
     """Weight decay of AdamW, applied to all parameters."""

@@ -82,11 +82,10 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     for warning in check_run(recipe, is_new=not options.resume):
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
-    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     recipe = with_absolute_root(recipe)
     with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
-        return _train(recipe, options, run, origin, limit, process, reporter)
+        return _train(recipe, options, run, origin, process, reporter)
 
 
 def _train(
@@ -94,11 +93,11 @@ def _train(
     options: TrainOptions,
     run: RunFolder,
     origin: Path | None,
-    limit: TimeLimit | None,
     process: Process,
     reporter: Reporter,
 ) -> RunResult:
     """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -107,11 +106,11 @@ def _train(
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
-    if limit is not None:
-        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if options.profile:
         trainer.profile_to(run.path / "profile")
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
