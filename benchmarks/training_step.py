@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from panformer_cli import __version__
 from panformer_cli.console import print_table
@@ -50,27 +50,34 @@ STAGES = (*FORWARD, "losses", *BACKWARD, "optimizer")
 class TrainingStep:
     """A model, its optimizer and a batch, as in `panformer train`."""
 
-    def __init__(self, recipe: Recipe, size: tuple[int, int], batch: int, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, size: tuple[int, int], batch: int, device: torch.device, things: int = THINGS
+    ) -> None:
         torch.manual_seed(0)
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.counts = recipe, device, LossCounts(things, STUFF)
         model = build_model(recipe.model, recipe.inference, COCO, pretrained=False)
         self.model: PanopticModel = model.to(device).train()
         self.optimizer = build_optimizer(self.model, recipe.train)
-        targets = [random_targets(size) for _ in range(batch)]
+        targets = [random_targets(size, things) for _ in range(batch)]
         padding_mask = torch.zeros(batch, *size, dtype=torch.bool)
         self.batch = Batch(torch.randn(batch, 3, *size), padding_mask, targets).to(device)
 
     def __call__(self, mark: Callable[[str], None]) -> None:
         """Run one step; `mark` is called with the name of each stage when it ends."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
-            losses = self.model(self.batch, LossCounts(THINGS, STUFF))
+        loss = self.loss()
         mark("losses")
-        torch.stack(list(losses.values())).sum().backward()
+        loss.backward()
         mark(BACKWARD[2])
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         mark("optimizer")
+
+    def loss(self) -> Tensor:
+        """Return the loss of a forward pass."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
+            losses = self.model(self.batch, self.counts)
+        return torch.stack(list(losses.values())).sum()
 
     def sample_by(self, name: SamplingName) -> None:
         """Use this sampling implementation from the next step on."""
@@ -79,15 +86,15 @@ class TrainingStep:
                 module.sampling = sampling_named(name)
 
 
-def random_targets(size: tuple[int, int]) -> Targets:
-    """Return rectangles of up to half of the image's sides, each with a different label."""
+def random_targets(size: tuple[int, int], count: int) -> Targets:
+    """Return `count` things, and stuff: rectangles of up to half of the image's sides, each with a different label."""
     height, width = size
-    things = torch.randperm(COCO.num_things)[:THINGS]
+    things = torch.randperm(COCO.num_things)[:count]
     stuff = COCO.num_things + torch.randperm(COCO.num_stuff)[:STUFF]
     extent = torch.tensor([width, height])
-    low = (torch.rand(THINGS + STUFF, 2) * 0.5 * extent).floor()
-    high = low + 1 + (torch.rand(THINGS + STUFF, 2) * 0.5 * (extent - 2)).floor()
-    masks = torch.zeros(THINGS + STUFF, *size, dtype=torch.bool)
+    low = (torch.rand(count + STUFF, 2) * 0.5 * extent).floor()
+    high = low + 1 + (torch.rand(count + STUFF, 2) * 0.5 * (extent - 2)).floor()
+    masks = torch.zeros(count + STUFF, *size, dtype=torch.bool)
     boxes = torch.cat([low, high], 1)
     for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
         mask[top:bottom, left:right] = True

@@ -23,3 +23,7 @@ class RecipeError(PanformerError):
 
 class CheckpointError(PanformerError):
     """A checkpoint that is missing, corrupt, unsafe or made for a different model."""
+
+
+class NonFiniteError(PanformerError):
+    """A loss, a gradient or a weight that is NaN or infinite in training."""

@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -39,13 +40,37 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: there is no such recipe, it is not YAML, or it has invalid settings; all of them are listed.
     """
     path = find_recipe(name_or_path)
-    content = _read(path)
-    where = f"{path} with {' '.join(f'--set {override}' for override in overrides)}" if overrides else str(path)
-    problems: list[str] = []
-    settings = _settings(_family_of(content, where, overrides))
-    for override in overrides:
-        _apply_override(content, override, settings, problems)
-    return _checked_recipe(content, where, problems)
+    return _overridden(_read(path), overrides, str(path))
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
+    """Return a copy of `recipe` with `overrides` applied, as in `load_recipe`.
+
+    Args:
+        where: name of the source of `recipe`, for errors.
+
+    Raises:
+        RecipeError: an override cannot be applied; all problems are listed.
+    """
+    return _overridden(recipe_to_dict(recipe), overrides, where)
+
+
+def recipe_differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the values of the settings that differ, as (old, new) by dotted key.
+
+    A setting that only one of the two model families has is None in the other.
+    """
+    before, after = _flat(recipe_to_dict(old)), _flat(recipe_to_dict(new))
+    keys = [*before, *(key for key in after if key not in before)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested dictionaries by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def recipe_from_dict(mapping: Mapping[str, Any], where: str) -> Recipe:
@@ -130,6 +155,17 @@ def _read(path: Path) -> dict[Any, Any]:
             f"{path} contains {_received(content)}: expected a recipe with settings such as `name: my_run`"
         )
     return content
+
+
+def _overridden(content: dict[Any, Any], overrides: Sequence[str], where: str) -> Recipe:
+    """Return the recipe in `content`, which is changed, with `overrides` applied; errors as `load_recipe`."""
+    if overrides:
+        where = f"{where} with {' '.join(f'--set {override}' for override in overrides)}"
+    problems: list[str] = []
+    settings = _settings(_family_of(content, where, overrides))
+    for override in overrides:
+        _apply_override(content, override, settings, problems)
+    return _checked_recipe(content, where, problems)
 
 
 def _family_of(content: Any, where: str, overrides: Sequence[str] = ()) -> str:
@@ -244,6 +280,7 @@ def _checked(dotted: str, value: Any, hint: Any) -> Any:
         raise TypeError(f"{dotted} is {_received(value)}: expected {_expected(hint)}") from error
 
 
+@cache
 def _field_types(kind: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields, without class variables."""
     hints = get_type_hints(kind)
@@ -286,9 +323,9 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     if origin is tuple and arguments[-1] is Ellipsis:
-        return "a list of whole numbers such as [320, 480]"
+        return "a list of names" if arguments[0] is str else "a list of whole numbers such as [320, 480]"
     if origin is tuple:
-        return f"a list of {len(arguments)} whole numbers"
+        return f"a list of {len(arguments)} {'whole numbers' if arguments[0] is int else 'numbers'}"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if necessary)"}[hint]
 
 

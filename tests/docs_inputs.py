@@ -40,6 +40,7 @@ OVERRIDES = (
     f"model.backbone={BACKBONE}",
     "model.backbone_weights=none",
     "model.frozen_stages=0",
+    "model.frozen_batch_norm=true",
     "data.crop_probability=0",
     "train.batch_size=2",
     "train.images_per_forward=2",

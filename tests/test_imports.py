@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RECIPE = ("recipe", "recipe_io")
+RECIPE = ("recipe", "recipe_checks", "recipe_io")
 """Top-level modules that depend on a folder: the settings in a recipe are those of its model family."""
 ORDER = (
     *("storage", "data", "metrics", "models", *RECIPE),
@@ -57,8 +58,6 @@ WRAPPERS = {
 }
 """Third-party packages that only one module or folder imports, by its path without `.py`."""
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-
 
 def imported(tree: ast.AST) -> Iterator[str]:
     """Yield the full names of all modules that `tree` imports."""
@@ -79,8 +78,14 @@ def imported_at_load(tree: ast.Module) -> Iterator[str]:
             yield from imported(statement)
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name_of(path: Path) -> str:
+    """Return the path of a module inside the package without `.py`, such as `models/build`."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
 
 
 def part(path: Path) -> str:
@@ -105,17 +110,39 @@ def test_the_order_contains_every_folder() -> None:
     assert all((PACKAGE / f"{name}.py").is_file() for name in RECIPE)
 
 
-@every_module
-def test_imports_go_one_way(path: Path) -> None:
-    own = part(path)
-    for name in imported(parse(path)):
-        other = inner_part(name)
-        if other is None or other == own or other == "__version__":
-            continue
-        if other in OUTPUT_MODULES:
-            assert own == OUTPUT_MODULES[other], f"{own} imports {name}"
-        elif own != "__main__":
-            assert rank(other) < rank(own) or rank(other) == rank(own) == 0, f"{own} imports {name}"
+def may_import(own: str, other: str | None) -> bool:
+    """Return whether modules of the part `own` may import from the part `other`; None is outside the package."""
+    if other is None or other == own or other == "__version__":
+        return True
+    if other in OUTPUT_MODULES:
+        return own == OUTPUT_MODULES[other]
+    return own == "__main__" or rank(other) < rank(own) or rank(other) == rank(own) == 0
+
+
+def test_imports_go_one_way() -> None:
+    assert [
+        f"{name_of(path)} imports {name}"
+        for path in MODULES
+        for name in imported(parse(path))
+        if not may_import(part(path), inner_part(name))
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "allowed"),
+    [
+        ("engine", "models", True),
+        ("models", "engine", False),
+        ("data", "errors", True),
+        ("errors", "data", False),
+        ("cli", "console", True),
+        ("engine", "console", False),
+        ("models", None, True),
+        ("__main__", "cli", True),
+    ],
+)
+def test_the_rule_of_the_order(own: str, other: str | None, allowed: bool) -> None:
+    assert may_import(own, other) == allowed
 
 
 def model_rank(name: str) -> int | None:
@@ -123,13 +150,16 @@ def model_rank(name: str) -> int | None:
     return next((number for number, part in enumerate(MODEL_ORDER) if re.match(rf"{part}(/|$)", name)), None)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "models"], ids=lambda path: path.stem)
-def test_networks_do_not_import_losses_nor_losses_postprocessing(path: Path) -> None:
-    own = model_rank(path.relative_to(PACKAGE / "models").with_suffix("").as_posix())
-    for name in imported(parse(path)):
-        if own is not None and name.startswith("panformer_cli.models."):
-            other = model_rank(name.removeprefix("panformer_cli.models.").replace(".", "/"))
-            assert other is None or other <= own, f"{path.name} imports {name}"
+def test_networks_do_not_import_losses_nor_losses_postprocessing() -> None:
+    wrong = []
+    for path in [path for path in MODULES if part(path) == "models"]:
+        own = model_rank(name_of(path).removeprefix("models/"))
+        for name in imported(parse(path)):
+            if own is not None and name.startswith("panformer_cli.models."):
+                other = model_rank(name.removeprefix("panformer_cli.models.").replace(".", "/"))
+                if other is not None and other > own:
+                    wrong.append(f"{name_of(path)} imports {name}")
+    assert wrong == []
 
 
 def test_the_order_contains_every_module_of_a_model() -> None:
@@ -150,7 +180,7 @@ def test_a_folder_of_models_is_shared_or_a_family() -> None:
 def test_only_the_table_of_families_imports_a_family(family: str) -> None:
     """The engine and the rest of the package use any family through `models.base` and `models.families`."""
     importers = {
-        path.relative_to(PACKAGE).with_suffix("").as_posix()
+        name_of(path)
         for path in MODULES
         if PACKAGE / "models" / family not in path.parents
         and any(f"{name}.".startswith(f"panformer_cli.models.{family}.") for name in imported(parse(path)))
@@ -174,34 +204,39 @@ def test_there_are_no_import_cycles() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) >= len(MODULES)
 
 
-@every_module
-def test_only_wrappers_import_wrapped_packages(path: Path) -> None:
-    own = path.relative_to(PACKAGE).with_suffix("").as_posix()
-    for name in imported(parse(path)):
-        wrappers = WRAPPERS.get(name.split(".")[0])
-        allowed = wrappers is None or own in wrappers or part(path) in wrappers
-        assert allowed, f"{own} imports {name}; {sorted(wrappers or ())} wraps it"
+def test_only_wrappers_import_wrapped_packages() -> None:
+    wrong = []
+    for path in MODULES:
+        for name in imported(parse(path)):
+            wrappers = WRAPPERS.get(name.split(".")[0])
+            if wrappers is not None and name_of(path) not in wrappers and part(path) not in wrappers:
+                wrong.append(f"{name_of(path)} imports {name}; {sorted(wrappers)} wraps it")
+    assert wrong == []
 
 
-@every_module
-def test_kernels_are_imported_when_they_are_used(path: Path) -> None:
-    if path.relative_to(PACKAGE).with_suffix("").as_posix() in KERNELS:
-        return
+def test_kernels_are_imported_when_they_are_used() -> None:
     kernels = {f"panformer_cli/{module}".replace("/", ".") for module in KERNELS}
-    for name in imported_at_load(parse(path)):
-        used = any(name == kernel or name.startswith(f"{kernel}.") for kernel in kernels)
-        assert not used, f"{path.name} imports {name}"
+    assert [
+        f"{name_of(path)} imports {name} at load time"
+        for path in MODULES
+        if name_of(path) not in KERNELS
+        for name in imported_at_load(parse(path))
+        if any(name == kernel or name.startswith(f"{kernel}.") for kernel in kernels)
+    ] == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if part(path) == "cli"], ids=lambda path: path.stem)
-def test_commands_import_heavy_packages_when_they_run(path: Path) -> None:
+def test_commands_import_heavy_packages_when_they_run() -> None:
     light = {"click", *sys.stdlib_module_names}
-    for name in imported_at_load(parse(path)):
-        ours = inner_part(name) in {"cli", "errors", "wording", "__version__"}
-        assert ours or name.split(".")[0] in light, f"{path.name} imports {name} at load time"
+    assert [
+        f"{name_of(path)} imports {name} at load time"
+        for path in MODULES
+        if part(path) == "cli"
+        for name in imported_at_load(parse(path))
+        if inner_part(name) not in {"cli", "errors", "wording", "__version__"} and name.split(".")[0] not in light
+    ] == []
 
 
-@pytest.mark.parametrize("module", ["recipe_io", "models.families"])
+@pytest.mark.parametrize("module", ["recipe_io", "recipe_checks", "models.families"])
 def test_recipes_are_checked_without_torch(module: str) -> None:
     command = f"import sys, panformer_cli.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True)
@@ -214,26 +249,31 @@ def test_preparing_data_does_not_import_torch() -> None:
     names = [
         path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
         for path in MODULES
-        if any(folder in path.parents for folder in folders)
-        and path.relative_to(PACKAGE).with_suffix("").as_posix() not in KERNELS
+        if any(folder in path.parents for folder in folders) and name_of(path) not in KERNELS
     ]
     assert len(names) > 30
     command = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in MODULES if part(path) not in {"cli", "console", "__main__"}],
-    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
-)
-def test_the_engine_and_below_never_print_or_exit(path: Path) -> None:
-    called = {ast.unparse(node.func) for node in ast.walk(parse(path)) if isinstance(node, ast.Call)}
-    assert not called & {"print", "exit", "quit", "sys.exit", "os._exit"}
+def test_the_engine_and_below_never_print_or_exit() -> None:
+    forbidden = {"print", "exit", "quit", "sys.exit", "os._exit"}
+    assert [
+        f"{name_of(path)}:{node.lineno} calls {ast.unparse(node.func)}"
+        for path in MODULES
+        if part(path) not in {"cli", "console", "__main__"}
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name | ast.Attribute)
+        and ast.unparse(node.func) in forbidden
+    ] == []
 
 
-@every_module
-def test_links_are_resolved_in_one_way(path: Path) -> None:
+def test_links_are_resolved_in_one_way() -> None:
     """`Path.resolve` treats loops of links differently in each Python version; `files.resolve_links` does not."""
-    names = {node.attr for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)}
-    assert "resolve" not in names, "use files.resolve_links"
+    assert [
+        f"{name_of(path)}:{node.lineno} uses resolve instead of files.resolve_links"
+        for path in MODULES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and node.attr == "resolve"
+    ] == []

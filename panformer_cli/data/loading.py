@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -13,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from panformer_cli.data.augmentation import TrainTransform
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.copy_paste import images_with_things, other_image
+from panformer_cli.data.epoch_order import Draw, EpochOrder, repeat_factors
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
-from panformer_cli.data.transforms import TrainTransform
-from panformer_cli.data.worker_process import leave_stopping_to_parent
+from panformer_cli.data.worker_process import end_if_a_batch_is_lost, leave_stopping_to_parent
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.settings import DataSettings, TrainSettings
 
@@ -33,18 +39,8 @@ class LoadingSettings(Protocol):
     def train(self) -> TrainSettings: ...
 
 
-class Draw(NamedTuple):
-    """An image at a position of training: with the seed, all that its random augmentation depends on.
-
-    Attributes:
-        epoch: from 0.
-        position: position in the epoch's order of images, from 0.
-        image: index in the data set.
-    """
-
-    epoch: int
-    position: int
-    image: int
+class WorkerDiedError(PanformerError):
+    """A data loading process died, or could not send its batch."""
 
 
 class TrainItem(NamedTuple):
@@ -69,32 +65,13 @@ def collate(items: Sequence[TrainItem]) -> Batch:
     return Batch(images, padding_mask, [item.targets for item in items], [item.image_id for item in items])
 
 
-class EpochOrder:
-    """The shuffled images of an epoch, divided into optimizer steps.
-
-    The order depends only on seed and epoch. Images that do not fill the last step are dropped. If the data set has
-    fewer images than one step needs, some are repeated.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self._images = images
-        self._batch_size = batch_size
-        self._seed = seed
-        self.steps = max(1, images // batch_size)
-
-    def step_draws(self, epoch: int, first_step: int = 0) -> list[list[Draw]]:
-        """Return the `batch_size` images of each step from `first_step` on."""
-        order = np.random.default_rng((self._seed, epoch, 0)).permutation(self._images)
-        order = np.resize(order, self.steps * self._batch_size)  # cuts, or repeats from the start
-        draws = [Draw(epoch, position, image) for position, image in enumerate(order.tolist())]
-        starts = range(first_step * self._batch_size, len(draws), self._batch_size)
-        return [draws[start : start + self._batch_size] for start in starts]
-
-
 class TrainDataset(Dataset[TrainItem]):
     """Augmented items by `Draw`: the same draw gives the same item in every process and after a resume.
 
     With `data.skip_bad_images`, an image that raises `DataError` is replaced by the next good one in the data set.
+
+    Raises:
+        RecipeError: `data.copy_paste` is used, but no image has a thing to paste.
     """
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings) -> None:
@@ -102,6 +79,14 @@ class TrainDataset(Dataset[TrainItem]):
         self._transform = TrainTransform(recipe.data, dataset.categories)
         self._seed = recipe.train.seed
         self._skip = recipe.data.skip_bad_images
+        self._paste = recipe.data.copy_paste
+        if self._paste:
+            self._sources = images_with_things(dataset.listed)
+            if not len(self._sources):
+                raise RecipeError(
+                    f"data.copy_paste is {self._paste}, but {dataset.layout.annotation} has no thing to paste; "
+                    "set it to 0"
+                )
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -110,7 +95,11 @@ class TrainDataset(Dataset[TrainItem]):
         # A last number of 0 is used for the order of the epoch.
         rng = np.random.default_rng((self._seed, draw.epoch, draw.position + 1))
         sample, skipped = self._read(draw.image)
-        return TrainItem(*self._transform(sample, rng), sample.image_id, tuple(skipped))
+        paste_from = None
+        if self._paste and rng.random() < self._paste:
+            paste_from, more = self._read(other_image(self._sources, draw.image, rng))
+            skipped += more
+        return TrainItem(*self._transform(sample, rng, paste_from), sample.image_id, tuple(skipped))
 
     def _read(self, first: int) -> tuple[Sample, list[str]]:
         skipped: list[str] = []
@@ -151,7 +140,9 @@ class TrainLoader:
 
     def __init__(self, dataset: CocoPanoptic, recipe: LoadingSettings, rank: int, world_size: int) -> None:
         train = recipe.train
-        self._order = EpochOrder(len(dataset), train.batch_size, train.seed)
+        threshold = recipe.data.repeat_factor
+        factors = repeat_factors(dataset.listed, threshold) if threshold else None
+        self._order = EpochOrder(len(dataset), train.batch_size, train.seed, factors)
         self._images_per_forward = train.images_per_forward
         share = train.batch_size // world_size
         self._share = slice(rank * share, (rank + 1) * share)
@@ -179,14 +170,19 @@ class TrainLoader:
 
         Raises:
             DataError: an image cannot be used (with `data.skip_bad_images`: no image can be used).
-            PanformerError: a worker process died.
+            WorkerDiedError: a worker process died.
         """
         size = self._images_per_forward
         steps = [step[self._share] for step in self._order.step_draws(epoch, first_step)]
         self._forwards.draws = [step[at : at + size] for step in steps for at in range(0, len(step), size)]
-        loaded = iter(self._loader)
+        with _explained_failures(), _same_child_handler():
+            loaded = iter(self._loader)
         for step in steps:
-            yield [self._unpacked(_next(loaded)) for _ in range(len(step) // size)]
+            yield [self._unpacked(self._next(loaded)) for _ in range(len(step) // size)]
+
+    def _next(self, loaded: Iterator[_Loaded]) -> _Loaded:
+        with _explained_failures():
+            return next(loaded)
 
     def _unpacked(self, loaded: _Loaded) -> Batch:
         if isinstance(loaded, PanformerError):
@@ -239,17 +235,44 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
-def _next(loaded: Iterator[_Loaded]) -> _Loaded:
+@contextlib.contextmanager
+def _explained_failures() -> Iterator[None]:
+    """Turn the failures of worker processes into one sentence."""
     try:
-        return next(loaded)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        yield
+    except (RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, OSError) and error.errno == errno.EMFILE or reason.startswith(_OPEN_FILES):
+            raise WorkerDiedError(
+                f"data loading ran out of open files ({reason}); raise the limit with `ulimit -n`, or set data.workers "
+                "lower (0 loads images in the training process), and continue with --resume"
+            ) from error
         if not reason.startswith("DataLoader worker"):
             raise
-        raise PanformerError(
-            f"a data loading worker died ({reason}), possibly because memory or shared memory (/dev/shm) ran out; "
-            "set data.workers lower (0 loads images in the training process) and continue with --resume"
+        raise WorkerDiedError(
+            f"a data loading worker died ({reason}), possibly because memory, shared memory (/dev/shm) or open files "
+            "(ulimit -n) ran out; set data.workers lower (0 loads images in the training process) and continue with "
+            "--resume"
         ) from error
+
+
+_OPEN_FILES = ("received 0 items of ancdata", "Too many open files")
+
+
+@contextlib.contextmanager
+def _same_child_handler() -> Iterator[None]:
+    """Keep the handler of SIGCHLD. That of torch raises an error in the middle of a step or while a run is saved.
+
+    A worker that died is noticed when its batch is missing.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _start_worker(images: int, worker: int) -> None:
@@ -259,3 +282,4 @@ def _start_worker(images: int, worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     leave_stopping_to_parent()
+    end_if_a_batch_is_lost()

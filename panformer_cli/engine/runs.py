@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,14 @@ from panformer_cli.models.published import PublishedWeights
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.files import atomic_write, write_json, writing
+from panformer_cli.storage.files import atomic_write, write_json, write_text, writing
 
 RUNS = Path("runs")
+
+STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+EARLIER_RECIPE = "recipe-before-step-{}.yaml"
+"""The recipe until the run was resumed after this step with other settings."""
 
 IMPORTED = "model.safetensors"
 """The checkpoint in a folder that `panformer weights import` wrote."""
@@ -27,7 +32,7 @@ IMPORTED = "model.safetensors"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run: recipe.yaml, environment.json, metrics.jsonl, last.safetensors, best.safetensors."""
+    """The files of a run (docs/formats.md, "Run folder")."""
 
     path: Path
 
@@ -52,6 +57,40 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def lock(self) -> Path:
+        """Held while a process trains in this folder (`claimed_run`)."""
+        return self.path / ".lock"
+
+    @property
+    def step_checkpoints(self) -> list[Path]:
+        """The kept checkpoints of earlier steps, step-<n>.safetensors, by step."""
+        named = ((STEP_NAME.fullmatch(path.name), path) for path in self.path.glob("step-*.safetensors"))
+        return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+    def step_checkpoint(self, step: int) -> Path:
+        """Return the path at which the checkpoint of a step is kept."""
+        return self.path / f"step-{step}.safetensors"
+
+    @property
+    def recipes(self) -> list[Path]:
+        """The recipe, and those that were changed when the run was resumed."""
+        return [path for path in (self.recipe, *sorted(self.path.glob(EARLIER_RECIPE.format("*")))) if path.is_file()]
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether there is a file to resume from."""
+        return self.last.is_file() or bool(self.step_checkpoints)
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """The records in environment.json, one for each start; empty if it is missing or corrupt."""
+        try:
+            records = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [record for record in (records if isinstance(records, list) else [records]) if isinstance(record, dict)]
+
+    @property
     def checkpoint(self) -> Path | None:
         """The best checkpoint, else the last, else the one from `panformer weights import`, else None."""
         return next((path for path in (self.best, self.last, self.path / IMPORTED) if path.is_file()), None)
@@ -62,17 +101,27 @@ class RunFolder:
         path = self.last if self.last.is_file() else self.checkpoint
         return path.stat().st_mtime_ns if path else 0
 
-    def start(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Create the folder, and write the recipe and the environment to it.
+    def start(self, recipe: Recipe, record: dict[str, Any]) -> None:
+        """Create the folder, write the recipe to it, and add a record of this start to environment.json.
+
+        The recipe of an earlier start is kept under another name if it differs.
+
+        Args:
+            recipe: The recipe from now on.
+            record: What this start depends on, ready for JSON. `step` is the step that it resumes after, from 0.
 
         Raises:
             PanformerError: The folder cannot be written.
         """
-        if not self.last.is_file():
+        starts = self.starts
+        if not self.is_resumable:
             self.forget_after(-1)
-        with atomic_write(self.recipe) as temporary:
-            temporary.write_text(recipe_to_yaml(recipe), encoding="utf-8")
-        write_json(self.environment, environment)
+            starts = []
+        text = recipe_to_yaml(recipe)
+        if starts and self.recipe.is_file() and (before := self.recipe.read_text(encoding="utf-8")) != text:
+            write_text(self.path / EARLIER_RECIPE.format(record["step"]), before)
+        write_text(self.recipe, text)
+        write_json(self.environment, [*starts, record])
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl.
@@ -95,45 +144,30 @@ class RunFolder:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
-    """Return the folder of a new run: `out`, or runs/<recipe>/<time>.
-
-    If a run ended before its first checkpoint, for example because of an invalid setting, its folder can be reused.
-
-    Raises:
-        PanformerError: `out` is not empty.
-    """
-    if out is None:
-        return RunFolder(RUNS / recipe.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    if out.exists() and not out.is_dir():
-        raise PanformerError(f"--out {out} is a file; expected a new or empty folder")
-    run = RunFolder(out)
-    found = set(out.iterdir()) if out.is_dir() else set()
-    if run.last in found:
-        raise PanformerError(f"--out {out} has another run; add --resume to continue that run, or choose a new folder")
-    if found - {run.recipe, run.metrics, run.environment}:
-        raise PanformerError(f"--out {out} is not empty; expected a new or empty folder; choose another folder")
-    return run
-
-
-def run_to_resume(recipe: Recipe, out: Path | None) -> RunFolder:
-    """Return the run in `out`, or the newest run of this recipe that has a last checkpoint.
+def run_to_resume(name: str, out: Path | None) -> RunFolder:
+    """Return the run in `out`, or the newest run of the recipe `name` that has a checkpoint to resume from.
 
     Raises:
         PanformerError: There is no such run.
     """
     if out is not None:
         run = RunFolder(out)
-        if not run.last.is_file():
+        if not run.is_resumable:
             raise PanformerError(f"--resume: {out} has no last.safetensors; give the folder of a run, or omit --resume")
         return run
-    candidates = [run for run in _runs_below(RUNS / recipe.name) if run.last.is_file()]
+    candidates = [run for run in _runs_below(RUNS / name) if run.is_resumable]
     if not candidates:
         raise PanformerError(
-            f"--resume: there is no run of {recipe.name} in {RUNS / recipe.name}; omit --resume, or give the folder of "
-            "the run with --out"
+            f"--resume: there is no run of {name} in {RUNS / name}; omit --resume, or give the folder of the run: "
+            "--resume RUN"
         )
     return candidates[-1]
+
+
+def runs_of(name: str) -> list[RunFolder]:
+    """Return the runs of a recipe in runs/, also those without a checkpoint; the last one to save comes last."""
+    runs = [RunFolder(path.parent) for path in (RUNS / name).glob("*/recipe.yaml")]
+    return sorted(runs, key=lambda run: (run.saved, run.path))
 
 
 def check_results_folder(out: Path) -> None:

@@ -114,6 +114,17 @@ def temporary_paths(path: Path) -> Iterator[Path]:
     return path.parent.glob(f".{escape(path.name[:_KEPT])}.*.tmp")
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield `path` as an empty folder, and delete it at the end."""
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sha256_of(path: Path, reporter: Reporter | None = None) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 

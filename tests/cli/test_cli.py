@@ -97,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["prepare-data", "coc"], "No such command 'coc'. Did you mean 'coco'? See `panformer prepare-data --help`."),
         (["--verison"], "No such option"),
         (["train", "r50", "--gpu"], "--gpus"),
-        (["train"], "Missing argument 'RECIPE'. See `panformer train --help`."),
+        (["train"], "Missing argument 'RECIPE'; it can be omitted only with --resume RUN. See"),
         (["train", "r50", "--gpus", "0"], "0 is not in the range x>=1"),
         (["train", "r50", "--gpus", "many"], "'many' is not a valid integer"),
         (["train", "r50", "--gpus", "2", "--cpu-processes", "2"], "--gpus and --cpu-processes cannot be used together"),
@@ -137,8 +137,7 @@ def test_the_installed_program_prints_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "panformer_cli", "train", str(tmp_path / "mine.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
-    loading, heading, *problems = done.stderr.splitlines()
-    assert loading == "Loading PyTorch ..."
+    heading, *problems = done.stderr.splitlines()
     assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 problems:"
     assert sorted(problems) == [
         "  train.lr is 'fast': expected a number",

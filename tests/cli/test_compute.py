@@ -42,7 +42,7 @@ def test_the_command_of_a_torchrun_worker(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_stopped_run_prints_how_to_resume() -> None:
     stopped = RunResult(RunFolder(Path("a run")), ended=False, saved_step=1, total_steps=4)
-    command = "panformer train 'a run/recipe.yaml' --resume --out 'a run' --gpus 2"
+    command = "panformer train --resume 'a run' --gpus 2"
     assert _stopped(stopped, Compute(gpus=2)) == f"Stopped; step 1 of 4 is saved; resume with: {command}"
     nothing = RunResult(RunFolder(Path("run")), ended=False, saved_step=None, total_steps=4)
     assert _stopped(nothing, Compute()) == "Stopped before a checkpoint was saved; rerun the same command to start over"

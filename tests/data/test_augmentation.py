@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from panformer_cli.data import transforms
+from panformer_cli.data import augmentation, labeled_image
+from panformer_cli.data.augmentation import TrainTransform, _random_crop
+from panformer_cli.data.labeled_image import LabeledImage
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import PanopticMap, Sample
-from panformer_cli.data.transforms import TrainTransform, _random_crop, _Scene, resized_size
+from panformer_cli.data.transforms import resized_size
+from panformer_cli.errors import RecipeError
 from panformer_cli.settings import DataSettings
-from tests.data.test_transforms import CATEGORIES, marked
+from tests.data.test_transforms import CATEGORIES, is_magenta, marked
 
 SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 CROP_SHORT_SIDES = (400, 500, 600)
@@ -54,10 +58,10 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._draw = Draw()
-        monkeypatch.setattr(transforms, "resized_size", self._resized_size)
-        monkeypatch.setattr(transforms, "normalize", lambda image: torch.empty(3, *image.shape[:2], device="meta"))
+        monkeypatch.setattr(labeled_image, "resized_size", self._resized_size)
+        monkeypatch.setattr(augmentation, "normalize", lambda image: torch.empty(3, *image.shape[:2], device="meta"))
         monkeypatch.setattr(cv2, "resize", self._resize)
-        monkeypatch.setattr(_Scene, "flipped", lambda scene: self._flipped(scene))
+        monkeypatch.setattr(LabeledImage, "flipped", lambda scene: self._flipped(scene))
 
     def draws(self, height: int, width: int, number: int) -> list[Draw]:
         image, ids = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
@@ -79,7 +83,7 @@ class Recorder:
         del interpolation
         return np.broadcast_to(np.zeros((), image.dtype), (size[1], size[0], *image.shape[2:]))
 
-    def _flipped(self, scene: _Scene) -> _Scene:
+    def _flipped(self, scene: LabeledImage) -> LabeledImage:
         self._draw.flips += 1
         return scene
 
@@ -192,7 +196,7 @@ def test_sizes_and_probabilities_are_as_specified() -> None:
 
 def test_crop_sides_are_uniform_up_to_the_size_of_the_image() -> None:
     sample = marked(64, 96, 4, 4, 20, 20)
-    scene = _Scene.of(sample.image, sample.annotation, CATEGORIES)
+    scene = LabeledImage.of(sample.image, sample.annotation, CATEGORIES)
     rng = np.random.default_rng(0)
     sizes = [_random_crop(scene, (50, 80), rng).numbers.shape for _ in range(500)]
     heights, widths = np.array(sizes).T
@@ -204,7 +208,7 @@ def test_crop_sides_are_uniform_up_to_the_size_of_the_image() -> None:
 def test_crop_positions_are_uniform() -> None:
     rows, columns = np.mgrid[:64, :96]
     image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)  # each pixel encodes its position
-    scene = _Scene.of(image, PanopticMap(np.zeros((64, 96), np.int32), ()), CATEGORIES)
+    scene = LabeledImage.of(image, PanopticMap(np.zeros((64, 96), np.int32), ()), CATEGORIES)
     rng = np.random.default_rng(0)
     crops = [_random_crop(scene, (20, 20), rng).image for _ in range(2000)]
     assert_uniform([int(crop[0, 0, 0]) for crop in crops], range(64 - 20 + 1))
@@ -218,3 +222,59 @@ def test_equal_generators_give_equal_items() -> None:
     assert torch.equal(one, two) and torch.equal(targets.masks, again.masks) and torch.equal(targets.boxes, again.boxes)
     others = [transform(sample, np.random.default_rng(seed))[0] for seed in range(6, 12)]
     assert any(other.shape != one.shape or not torch.equal(other, one) for other in others)
+
+
+@pytest.mark.slow
+def test_scale_jitter_draws_uniform_scales_and_crops_to_the_size_without_it() -> None:
+    recipe = DataSettings(
+        flip_probability=0, crop_probability=0, train_short_sides=(100,), long_side=400, scale_jitter=(0.5, 2.0)
+    )
+    transform, rng = TrainTransform(recipe, CATEGORIES), np.random.default_rng(0)
+    sample = marked(50, 80, 5, 10, 30, 40)  # 100 x 160 without jitter; the patch is then 60 x 80
+    sizes, scales = [], []
+    for _ in range(1000):
+        image, targets = transform(sample, rng)
+        sizes.append(tuple(image.shape[1:]))
+        if max(image.shape[1:]) < 160:  # smaller, so nothing is cut off
+            box = targets.boxes[0]
+            scales.append(float(box[2] - box[0]) / 80)
+            assert scales[-1] == pytest.approx(image.shape[2] / 160, abs=0.02)
+    assert all(height <= 100 and width <= 160 for height, width in sizes)
+    assert abs(len(scales) / 1000 - 1 / 3) < 4 * (2 / 9 / 1000) ** 0.5  # scales from 0.5 to 1, of 0.5 to 2
+    assert abs(np.mean(scales) - 0.75) < 4 * 0.5 / (12 * len(scales)) ** 0.5
+    assert sizes.count((100, 160)) == 1000 - len(scales)
+
+
+def test_scale_jitter_keeps_image_and_masks_together() -> None:
+    recipe = DataSettings(crop_probability=0, train_short_sides=(100,), long_side=400, scale_jitter=(0.3, 3.0))
+    transform, rng = TrainTransform(recipe, CATEGORIES), np.random.default_rng(0)
+    for _ in range(20):
+        image, targets = transform(marked(50, 80, 5, 10, 30, 40), rng)
+        things = targets.masks[targets.labels == 1]
+        patch = things[0] if len(things) else torch.zeros(image.shape[1:], dtype=torch.bool)
+        assert (is_magenta(image) == patch).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("scales", [(0.0, 1.0), (2.0, 1.0), (0.5, 11.0), (float("nan"), 1.0)])
+def test_impossible_scales_are_rejected(scales: tuple[float, float]) -> None:
+    with pytest.raises(
+        RecipeError, match=r"data.scale_jitter is \[.*\]: expected (\[smallest, largest\]|values of more than 0)"
+    ):
+        DataSettings(scale_jitter=scales)
+
+
+def test_new_augmentation_is_off_by_default() -> None:
+    settings = DataSettings()
+    assert settings.scale_jitter is None and settings.color_jitter is None
+    assert settings.copy_paste == settings.repeat_factor == 0
+
+
+def test_items_of_the_published_settings_are_unchanged() -> None:
+    """Recorded before other augmentation was added."""
+    transform = TrainTransform(DataSettings(train_short_sides=(40, 48, 56), crop_short_sides=(50, 60)), CATEGORIES)
+    hashed = hashlib.sha256()
+    for seed in range(6):
+        image, targets = transform(marked(64, 96, 8, 16, 20, 24), np.random.default_rng(seed))
+        for tensor in (image, targets.labels, targets.boxes, targets.masks):
+            hashed.update(tensor.numpy().tobytes())
+    assert hashed.hexdigest() == "3e9f1f9144fbdd677f0aed562b12365e72253b292260902c4b336dbc7673cc83"

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from panformer_cli.data.augmentation import TrainTransform
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.labeled_image import LabeledImage
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
 from panformer_cli.data.transforms import (
     MEAN,
     STD,
-    TrainTransform,
     normalize,
     resized_size,
-    targets_of,
 )
 from panformer_cli.settings import DataSettings
 
@@ -74,7 +74,8 @@ def test_normalization_follows_the_formula() -> None:
 
 
 def test_targets_exclude_crowds() -> None:
-    targets = targets_of(marked(60, 80, 10, 20, 12, 30).annotation, CATEGORIES)
+    sample = marked(60, 80, 10, 20, 12, 30)
+    targets = LabeledImage.of(sample.image, sample.annotation, CATEGORIES).targets()
     assert targets.labels.dtype == torch.int64 and targets.labels.tolist() == [1, 2]
     assert targets.boxes.dtype == torch.float32
     assert targets.boxes.tolist() == [[20, 10, 50, 22], [0, 0, 80, 55]]

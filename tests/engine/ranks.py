@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,18 +21,32 @@ from panformer_cli.engine.distributed.group import joined
 from panformer_cli.engine.distributed.runtime import ProcessOptions
 from tests.conftest import REPOSITORY
 
+PRELOADED = [
+    "panformer_cli.engine.training.train",
+    "panformer_cli.engine.predict",
+    "panformer_cli.engine.evaluation.evaluate",
+]
+"""What the fork server imports once, so that the processes forked from it do not: this takes seconds."""
+
 
 def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Return what `work(process, *arguments)` returns, by rank; all values must be picklable."""
+    """Return what `work(process, *arguments)` returns, by rank; all values must be picklable.
+
+    Each process is new and has as many threads as this one.
+    """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    multiprocessing.set_forkserver_preload(PRELOADED)
     config = LaunchConfig(1, 1, count, run_id=f"tests-{os.getpid()}", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
     config.max_restarts = 0
+    config.start_method = "forkserver"
     with ThreadPoolExecutor(1) as pool:  # in the main thread torch would replace the signal handlers permanently
-        results = pool.submit(elastic_launch(config, _joined), work, arguments).result()
+        launched = elastic_launch(config, _joined)
+        results = pool.submit(launched, torch.get_num_threads(), work, arguments).result()
     return [results[rank] for rank in range(count)]
 
 
-def _joined(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _joined(threads: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(threads)
     with joined(ProcessOptions(device="cpu")) as process:
         return work(process, *arguments)
 

@@ -14,7 +14,6 @@ from panformer_cli.engine.runs import (
     RunFolder,
     check_results_folder,
     find_checkpoint,
-    new_run,
     results_folder,
     run_to_resume,
 )
@@ -54,39 +53,11 @@ def file(path: Path, age: int = 0) -> Path:
     return path
 
 
-def test_a_run_has_a_folder_of_its_recipe_and_time() -> None:
-    path = new_run(RECIPE, None).path
-    assert path.parent == Path("runs/mine")
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("files", [[], ["recipe.yaml", "environment.json"], ["recipe.yaml", "metrics.jsonl"]])
-def test_a_folder_without_a_checkpoint_can_be_reused(files: list[str]) -> None:
-    Path("out").mkdir()
-    for name in files:
-        file(Path("out") / name)
-    assert new_run(RECIPE, Path("out")).path == Path("out")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("out/last.safetensors", "--out out has another run; add --resume to continue that run, or choose a new"),
-        ("out/letter.txt", "--out out is not empty; expected a new or empty folder; choose another folder"),
-        ("out", "--out out is a file; expected a new or empty folder"),
-    ],
-)
-def test_a_folder_in_use_is_refused(name: str, said: str) -> None:
-    file(Path(name))
-    with pytest.raises(PanformerError, match=f"^{said}"):
-        new_run(RECIPE, Path("out"))
-
-
 def test_a_restarted_run_deletes_the_metrics_of_the_first_try() -> None:
     run = RunFolder(Path("out"))
-    run.start(RECIPE, {})
+    run.start(RECIPE, {"step": 0})
     run.log({"kind": "train", "step": 1})
-    run.start(RECIPE, {})
+    run.start(RECIPE, {"step": 0})
     assert run.metrics.read_text() == ""
 
 
@@ -95,7 +66,7 @@ def test_a_resumed_run_deletes_only_the_metrics_that_it_will_repeat() -> None:
     file(run.last)
     for step in (1, 2, 3):
         run.log({"kind": "train", "step": step})
-    run.start(RECIPE, {})
+    run.start(RECIPE, {"step": 0})
     with run.metrics.open("a") as metrics:
         metrics.write('{"kind": "train", "st')  # truncated when the run was killed
     run.forget_after(2)
@@ -114,20 +85,20 @@ def test_the_newest_run_of_the_recipe_is_resumed() -> None:
     file(Path("runs/mine/b/last.safetensors"), age=30)
     file(Path("runs/mine/c/best.safetensors"))
     file(Path("runs/other/d/last.safetensors"))
-    assert run_to_resume(RECIPE, None).path == Path("runs/mine/a")
-    assert run_to_resume(RECIPE, Path("runs/mine/b")).path == Path("runs/mine/b")
+    assert run_to_resume(RECIPE.name, None).path == Path("runs/mine/a")
+    assert run_to_resume(RECIPE.name, Path("runs/mine/b")).path == Path("runs/mine/b")
 
 
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        (None, "--resume: there is no run of mine in runs/mine; omit --resume, or give the folder of the run with "),
+        (None, "--resume: there is no run of mine in runs/mine; omit --resume, or give the folder of the run: "),
         (Path("nowhere"), "--resume: nowhere has no last.safetensors; give the folder of a run, or omit --resume"),
     ],
 )
 def test_nothing_to_resume(out: Path | None, said: str) -> None:
     with pytest.raises(PanformerError, match=f"^{said}"):
-        run_to_resume(RECIPE, out)
+        run_to_resume(RECIPE.name, out)
 
 
 def test_the_checkpoint_of_the_newest_run_is_its_best() -> None:

@@ -183,6 +183,15 @@ class Process:
         while not self.store.check([key]):
             time.sleep(_POLL_SECONDS)  # a Python loop, so that signals are handled
 
+    def announce(self, event: str) -> None:
+        """Let the other ranks see an event; they look with `is_announced` and do not wait."""
+        if self.store is not None:
+            self.store.set(f"event {event}", "")
+
+    def is_announced(self, event: str) -> bool:
+        """Return whether any other rank has announced an event."""
+        return self.store is not None and self.store.check([f"event {event}"])
+
     @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
         """Yield a temporary folder for all ranks; rank 0 deletes it at the end."""

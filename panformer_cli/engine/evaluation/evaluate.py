@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -236,6 +236,7 @@ def evaluate_model(
     evaluator: Evaluator | None = None,
     results: PanopticResults | None = None,
     batch_size: int = 1,
+    stop: Callable[[], bool] | None = None,
 ) -> Evaluator:
     """Predict and evaluate this process's share of the images, and return the merged evaluator of all processes.
 
@@ -247,6 +248,7 @@ def evaluate_model(
         evaluator: An empty evaluator; None for PQ only.
         results: Where predictions are written. Images that it already has are not predicted again.
         batch_size: Images per forward pass.
+        stop: Asked after every image; if it returns True, the images that are left are not predicted.
     """
     evaluator = evaluator or Evaluator(predictor.categories)
     done = bytearray(len(dataset))
@@ -270,6 +272,8 @@ def evaluate_model(
         for overlap, detections in predictor.map(pairs, count, batch_size):
             evaluator.add(overlap, detections)
             progress.advance()
+            if stop is not None and stop():
+                break
     return merge_evaluators(evaluator, process)
 
 

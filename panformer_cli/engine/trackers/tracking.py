@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import Full, Queue
@@ -154,6 +155,19 @@ def open_tracking(names: Sequence[str], folder: Path, recipe: Recipe, step: int,
     settings = dict(flattened_settings(recipe_to_dict(recipe)))
     run = TrackedRun(folder.absolute(), f"{recipe.name} {folder.absolute().name}", settings, step)
     return Tracking([Sender(name, run, opener_of(name)) for name in names], reporter)
+
+
+@contextmanager
+def finishing(tracking: Tracking | None, status: Callable[[], Status]) -> Iterator[None]:
+    """Close the run in its trackers at the end of the context: as failed after an error, else with `status`."""
+    try:
+        yield
+    except Exception:
+        if tracking is not None:
+            tracking.finish("failed")
+        raise
+    if tracking is not None:
+        tracking.finish(status())
 
 
 def trackers_of(folder: Path) -> list[str]:

@@ -62,6 +62,11 @@ class SpeedMeter:
             self._waited += self._clock() - began
             yield item
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the current step waited for its images."""
+        return self._waited
+
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Measure a step."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
-from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model
+from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
+from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
-from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
-from panformer_cli.engine.trackers.tracker import Status
-from panformer_cli.engine.trackers.tracking import Tracking, open_tracking, trackers_of
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
+from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.engine.training.resume import report_changes
+from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
-from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_checks import check_batch_norm, check_run
+from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Reporter
 
 
@@ -32,12 +37,16 @@ class TrainOptions:
         init_from: Checkpoint with the initial weights; its categories may differ.
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
+        profile: Measure the parts of some steps, and report what limits the speed.
+        time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
     out: Path | None = None
     resume: bool = False
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
+    profile: bool = False
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -70,14 +79,25 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
         KeyboardInterrupt: Ctrl-C was pressed twice, and there are several processes.
     """
-    if not recipe.data.root:
-        raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    for warning in check_run(recipe, is_new=not options.resume):
+        reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
-    find_run = run_to_resume if options.resume else new_run
-    run = process.on_first(lambda: find_run(recipe, options.out))
-    # An absolute path, so that the run can be resumed and evaluated from any working directory.
-    recipe = replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
-    origin = run.last if options.resume else options.init_from
+    recipe = with_absolute_root(recipe)
+    with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
+        run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
+        return _train(recipe, options, run, origin, process, reporter)
+
+
+def _train(
+    recipe: Recipe,
+    options: TrainOptions,
+    run: RunFolder,
+    origin: Path | None,
+    process: Process,
+    reporter: Reporter,
+) -> RunResult:
+    """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -85,12 +105,18 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
-    files = trainer.annotations | ({"initial weights": origin} if origin is not None and not options.resume else {})
-    facts = {"processes": process.world_size, "device": str(process.device)}
-    process.on_first(lambda: run.start(recipe, environment() | facts | {"files": fingerprints(files)}))
+        report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
+    if not options.resume:
+        check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
+        check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
+    if options.profile:
+        trainer.profile_to(run.path / "profile")
+    process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, _finished(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals(limit) as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
@@ -116,14 +142,32 @@ def _tracking(
     return open_tracking(names, run.path, recipe, step, reporter)
 
 
-@contextmanager
-def _finished(tracking: Tracking | None, status: Callable[[], Status]) -> Iterator[None]:
-    """Close the run in the trackers at the end, as failed if there is an error, else with `status`."""
-    try:
-        yield
-    except Exception:
-        if tracking is not None:
-            tracking.finish("failed")
-        raise
-    if tracking is not None:
-        tracking.finish(status())
+def with_absolute_root(recipe: Recipe) -> Recipe:
+    """Return the recipe with an absolute `data.root`, so that the run can be resumed from any working directory."""
+    if not recipe.data.root:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
+
+
+def _begin(
+    recipe: Recipe, options: TrainOptions, claim: ExitStack, reporter: Reporter
+) -> tuple[RunFolder, Path | None]:
+    """Return the folder of the run, locked until `claim` ends, and the checkpoint that it starts from, if any."""
+    claimed = resumed_run if options.resume else new_run
+    run = claim.enter_context(claimed(recipe.name, options.out, reporter))
+    return run, checkpoint_to_resume(run, reporter).path if options.resume else options.init_from
+
+
+def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None, trainer: Trainer) -> dict[str, Any]:
+    """Return the record of this start for environment.json; only on rank 0."""
+    process, files = trainer.process, trainer.annotations
+    record = environment() | {"processes": process.world_size, "device": str(process.device), "step": 0}
+    if checkpoint is not None and options.resume:
+        changed = recipe_differences(checkpoint.recipe, recipe)
+        record["step"] = checkpoint.progress.step
+        record["changed"] = {key: list(pair) for key, pair in changed.items()}
+    else:
+        record["init_from"] = None if options.init_from is None else str(options.init_from.absolute())
+        if options.init_from is not None:
+            files = files | {"init_from": options.init_from}
+    return record | {"files": fingerprints(files)}

@@ -39,6 +39,14 @@ class Backbone(nn.Module, ABC):
             images: (B, 3, H, W) float, normalized.
         """
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the modules that the body consists of, such as residual blocks. They do not contain each other."""
+        found: list[nn.Module] = []
+        for child in self.body.children():
+            inner = _blocks_of(child)
+            found += inner or ([child] if _has_children(child) else [])
+        return found
+
     def freeze(self, modules: Iterable[nn.Module]) -> None:
         """Freeze the parameters and the running statistics of these modules, in training mode too."""
         for module in modules:
@@ -46,12 +54,30 @@ class Backbone(nn.Module, ABC):
             module.eval()
             self._frozen.append(module)
 
+    @property
+    def batch_norms(self) -> list[nn.Module]:
+        """Every BatchNorm of the backbone."""
+        return [module for module in self.modules() if isinstance(module, _BATCH_NORMS)]
+
     def freeze_batch_norms(self) -> None:
         """Freeze every BatchNorm, so that it uses its running statistics instead of those of the batch."""
-        self.freeze([module for module in self.modules() if isinstance(module, _BATCH_NORMS)])
+        self.freeze(self.batch_norms)
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
+
+
+def _blocks_of(module: nn.Module) -> list[nn.Module]:
+    """Return the modules in the outermost lists and sequences within `module`, single layers excluded."""
+    if not isinstance(module, (nn.Sequential, nn.ModuleList)):
+        return [block for child in module.children() for block in _blocks_of(child)]
+    nested = (nn.Sequential, nn.ModuleList)
+    found = [_blocks_of(child) if isinstance(child, nested) else [child] for child in module if _has_children(child)]
+    return [block for blocks in found for block in blocks]
+
+
+def _has_children(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None

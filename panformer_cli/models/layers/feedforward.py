@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from panformer_cli.models.layers.dropout import Dropout
 from panformer_cli.models.layers.token_linear import TokenLinear
 
 
@@ -14,10 +15,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = TokenLinear(dim, hidden_dim)
         self.linear2 = TokenLinear(hidden_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return (B, L, C) tokens for (B, L, C) tokens."""
-        hidden = self.dropout(self.linear1(tokens).relu_())
+        hidden = self.dropout.after_relu_(self.linear1(tokens))
         output: Tensor = self.dropout(self.linear2(hidden))
         return output

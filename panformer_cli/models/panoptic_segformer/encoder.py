@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from panformer_cli.models.layers.chunked import attend_in_chunks
 from panformer_cli.models.layers.common import LevelShapes, is_eager_inference_on_cpu, xavier_matrices
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.dropout import Dropout
 from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.layers.position_encoding import sine_position_encoding
 
 
-@dataclass
+@dataclass(frozen=True)
 class Memory:
     """The encoder's output, which the decoders read.
 
@@ -41,16 +42,20 @@ class DeformableEncoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.feedforward = feedforward
         self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, memory: Memory, position: Tensor, references: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, position: Tensor, references: Tensor, shapes: LevelShapes, padding_mask: Tensor
+    ) -> Tensor:
         """Return the new tokens, (B, L, C).
 
         Args:
+            tokens: (B, L, C).
             position: (B, L, C) position encoding.
             references: (B, L, levels, 2), in 0..1 of each padded level.
+            shapes: height and width of each level.
+            padding_mask: (B, L) bool, True on padding.
         """
-        tokens, shapes, padding_mask = memory.tokens, memory.shapes, memory.padding_mask
         if is_eager_inference_on_cpu(tokens):  # the same computation, faster
             return attend_in_chunks(self.attention, self.update, tokens, position, references, shapes, padding_mask)
         attended = self.attention(tokens + position, references, tokens, shapes, padding_mask)
@@ -89,17 +94,14 @@ class DeformableEncoder(nn.Module):
         """
         shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         masks = [resize_padding_mask(padding_mask, shape) for shape in shapes]
-        memory = Memory(
-            tokens=torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1),
-            shapes=shapes,
-            padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1),
-            valid_ratios=torch.stack([_valid_ratio(mask) for mask in masks], dim=1),
-        )
+        tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
+        level_masks = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+        valid_ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1)
         position = self.position(masks)
-        references = reference_points(shapes, memory.valid_ratios)
+        references = reference_points(shapes, valid_ratios)
         for layer in self.layers:
-            memory.tokens = layer(memory, position, references)
-        return memory
+            tokens = layer(tokens, position, references, shapes, level_masks)
+        return Memory(tokens, shapes, level_masks, valid_ratios)
 
     def position(self, masks: list[Tensor]) -> Tensor:
         """Return the sine encoding of every cell plus the learned vector of its level, (B, L, C)."""

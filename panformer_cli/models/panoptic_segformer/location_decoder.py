@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from panformer_cli.models.layers.common import inverse_sigmoid, xavier_matrices
 from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.dropout import Dropout
 from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.layers.prior_linear import prior_linear
 from panformer_cli.models.panoptic_segformer.encoder import Memory
@@ -40,7 +41,7 @@ class LocationDecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.feedforward = feedforward
         self.norm3 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, queries: Tensor, position: Tensor, references: Tensor, memory: Memory) -> Tensor:
         """Return the new queries, (B, Q, C).

@@ -101,6 +101,10 @@ class MaskCrossAttention(nn.Module):
             self.v = TokenLinear(dim, dim)
             self.proj = nn.Linear(dim, dim)
 
+    def forward(self, queries: Tensor, memory: Tensor, shapes: LevelShapes) -> Tensor:
+        """Return the masks of the tail; see `mask`."""
+        return self.mask(queries, memory, shapes)
+
     def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Return the attended values, (B, Q, C), without a mask, for queries (B, Q, C) and memory (B, L, C)."""
         q, v = self._by_head(self.q(queries)), self._by_head(self.v(memory))
@@ -229,7 +233,7 @@ class MaskDecoder(nn.Module):
             output.queries.append(queries)
             if mask is not None:
                 output.masks.append(mask)
-        output.masks.append(self.tail.mask(_positioned(queries, position), memory, shapes))
+        output.masks.append(self.tail(_positioned(queries, position), memory, shapes))
         return output
 
 

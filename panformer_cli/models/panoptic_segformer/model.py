@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -95,8 +95,8 @@ class PanopticSegFormer(PanopticModel):
     def encode(self, images: Tensor, padding_mask: Tensor) -> Memory:
         """Return the tokens that all decoders read. The arguments are those of `infer`."""
         memory: Memory = self.encoder(self.neck(self.backbone(images)), padding_mask)
-        memory.tokens = cast_for_autocast(memory.tokens)  # read by almost thirty matrix products
-        return memory
+        # Almost thirty matrix products read the tokens.
+        return replace(memory, tokens=cast_for_autocast(memory.tokens))
 
     def decode_masks(
         self, memory: Memory, thing_queries: Tensor, every_mask: bool
@@ -138,6 +138,17 @@ class PanopticSegFormer(PanopticModel):
             for tensor in ("weight", "bias")
         )
         return {**dict.fromkeys(branches, things), "stuff_queries.embedding.weight": stuff}
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Return the layers of each part; see `PanopticModel.parts`."""
+        things, stuff = self.thing_mask_decoder, self.stuff_mask_decoder
+        return {
+            **super().parts(),
+            "encoder": [*self.encoder.layers],
+            "location_decoder": [*self.location_decoder.layers],
+            "thing_masks": [*things.blocks, things.tail],
+            "stuff_masks": [*stuff.blocks, stuff.tail],
+        }
 
     def stages(self) -> dict[str, nn.Module]:
         """Return the main modules; see `PanopticModel.stages`."""

@@ -150,7 +150,6 @@ def evaluate_in(process: Process, request: EvaluateRequest) -> dict[str, Any]:
     return evaluate(request, process, SilentReporter())
 
 
-@pytest.mark.usefixtures("equal_threads")
 def test_evaluation_does_not_depend_on_the_processes(trained: RunFolder, tmp_path: Path) -> None:
     metrics: tuple[MetricName, ...] = ("panoptic", "bbox", "segm")
     requests = [EvaluateRequest(trained.best, tmp_path / name, metrics=metrics) for name in ("one", "two")]
@@ -167,7 +166,6 @@ def predict_in(process: Process, request: PredictRequest) -> tuple[PredictResult
     return predict(request, process, reporter), reporter.warnings
 
 
-@pytest.mark.usefixtures("equal_threads")
 def test_prediction_does_not_depend_on_the_processes(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     bad = [tmp_path / f"{number}.png" for number in range(2)]
     for path in bad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from panformer_cli.engine.distributed.group import joined
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of
-from panformer_cli.engine.distributed.signals import stop_on_signals
+from panformer_cli.engine.distributed.signals import SharedStop, StopRequest, stop_on_signals
 from panformer_cli.engine.environment import environment
 from panformer_cli.errors import PanformerError
 
@@ -85,7 +86,7 @@ def test_a_single_process_needs_no_communication() -> None:
     assert not Process(1, 2, torch.device("cpu")).is_first
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_is_a_request(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
@@ -95,15 +96,51 @@ def test_a_signal_is_a_request(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_a_second_ctrl_c_interrupts_and_a_second_termination_does_not() -> None:
+def test_a_second_ctrl_c_interrupts_and_other_signals_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with stop_on_signals() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        now[0] = 0.1  # the same Ctrl-C again, from a launcher
+        signal.raise_signal(signal.SIGINT)
         assert stop
+        now[0] = 1.0
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nohup_keeps_ignoring_a_closed_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_of_one_rank_is_seen_by_all() -> None:
+    distributed: Any = torch.distributed  # its type stubs lack the stores
+    store = distributed.HashStore()
+    requests = [StopRequest() for _ in range(2)]
+    stops = [
+        SharedStop(request, Process(rank, 2, torch.device("cpu"), store), "work")
+        for rank, request in enumerate(requests)
+    ]
+    assert [stop() for stop in stops] == [False, False]
+    requests[1].handle(signal.SIGUSR1, None)
+    assert [stop() for stop in stops] == [False, True]
+    assert [stop() for stop in stops] == [True, True]
+    assert not SharedStop(requests[0], Process(0, 2, torch.device("cpu"), store), "other work")()
+    alone = StopRequest()
+    stop = SharedStop(alone, Process(0, 1, torch.device("cpu")), "work")
+    assert not stop()
+    alone.handle(signal.SIGUSR1, None)
+    assert stop()
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.train import RunResult, TrainOptions, train
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from panformer_cli.recipe_io import load_recipe
-from panformer_cli.reporting import SilentReporter
+from panformer_cli.reporting import Progress, SilentReporter
 from tests.engine.small import ALONE, StopAfter, run_small, small_checkpoint, small_recipe, small_scenes
 
 
@@ -51,8 +53,8 @@ def test_what_a_run_leaves_behind(trained: RunFolder, scenes: Path) -> None:
     }
     recipe = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2")
     assert load_recipe(str(trained.recipe)) == recipe
-    environment = json.loads((trained.path / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__
+    (record,) = json.loads((trained.path / "environment.json").read_text())
+    assert (record["torch"], record["step"]) == (torch.__version__, 0)
     last, best = read_checkpoint(trained.last), read_checkpoint(trained.best)
     assert last.recipe == best.recipe == recipe
     assert (last.progress.step, last.training_state, best.training_state) == (4, True, False)
@@ -159,9 +161,7 @@ def test_resume_and_other_weights_exclude_each_other(tmp_path: Path) -> None:
 def test_resume_with_another_model_is_refused(trained: RunFolder, scenes: Path) -> None:
     recipe = small_recipe(scenes, "model.dropout=0.2", "model.thing_queries=11", "train.max_steps=5")
     before = trained.recipe.read_text()
-    with pytest.raises(
-        CheckpointError, match=r"model\.thing_queries was 10 and is 11; use the recipe of the run, .*recipe\.yaml"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.thing_queries was 10 and is 11; omit these settings to resume"):
         run_small(recipe, trained.path, resume=True)
     assert trained.recipe.read_text() == before
 
@@ -208,7 +208,9 @@ def test_the_signals_are_as_before_after_a_run(scenes: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("panformer_cli.engine.distributed.signals.SAME_SECONDS", 0)
+
     def twice() -> None:
         interrupt()
         interrupt()
@@ -217,6 +219,47 @@ def test_a_second_ctrl_c_ends_at_once(scenes: Path, tmp_path: Path) -> None:
     assert (stopped.ended, stopped.saved_step) == (False, None)
     run_small(small_recipe(scenes, "train.max_steps=1"), tmp_path / "run")
     assert len(rows(RunFolder(tmp_path / "run"), "train")) == 1
+
+
+class StopInEvaluation(SilentReporter):
+    """Sends SIGUSR1 after the first image of an evaluation, and counts the images of all evaluations."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def progress(self, what: str, total: int, done: int = 0) -> AbstractContextManager[Progress]:
+        return nullcontext(self) if what == "Evaluating" else super().progress(what, total, done)
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        self.images += steps
+        signal.raise_signal(signal.SIGUSR1)
+
+
+@pytest.mark.slow
+def test_a_stop_during_an_evaluation_ends_it_at_the_next_image(scenes: Path, tmp_path: Path) -> None:
+    """Also in the last evaluation of the run; it is due again after a resume."""
+    recipe, run = small_recipe(scenes, "train.max_steps=1"), RunFolder(tmp_path / "run")
+    reporter = StopInEvaluation()
+    stopped = train(recipe, TrainOptions(run.path), ALONE, reporter)
+    assert (stopped.ended, stopped.saved_step, reporter.images) == (False, 1, 1)
+    assert rows(run, "eval") == []
+    assert not run.best.exists()
+    assert train(recipe, TrainOptions(run.path, resume=True), ALONE, SilentReporter()).ended
+    assert len(rows(run, "eval")) == 1
+    assert run.best.exists()
+
+
+@pytest.mark.slow
+def test_killed_workers_after_a_stop_request_do_not_keep_the_run_from_saving(scenes: Path, tmp_path: Path) -> None:
+    def stop_and_kill() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+
+    recipe = small_recipe(scenes, "train.max_steps=50", "train.evaluate_every=50", "data.workers=1")
+    stopped = train(recipe, TrainOptions(tmp_path / "run"), ALONE, StopAfter(1, stop_and_kill))
+    assert (stopped.ended, stopped.saved_step) == (False, 1)
 
 
 @pytest.mark.slow
@@ -270,7 +313,7 @@ def test_damaged_images_may_be_left_out_and_are_listed(damaged: Path, tmp_path: 
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of 3"):
+    with pytest.raises(RecipeError, match="train.batch_size is 4: expected a multiple of train.images_per_forward"):
         run_small(small_recipe(scenes, "train.images_per_forward=3"), tmp_path / "run")
 
 
@@ -292,8 +335,10 @@ def test_a_diverged_step_is_not_saved(scenes: Path, tmp_path: Path, monkeypatch:
     """8 images in steps of 4: saved after step 2; the gradient of step 3 is no number."""
     norms = iter([torch.tensor(1.0), torch.tensor(1.0), torch.tensor(float("nan"))])
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: next(norms))
-    with pytest.raises(PanformerError, match="training diverged: a gradient is no longer finite"):
-        run_small(small_recipe(scenes, "train.max_steps=4"), tmp_path / "run")
+    with pytest.raises(
+        PanformerError, match=r"training diverged: .*not finite in 1 step in a row, up to step 3 .*step 2"
+    ):
+        run_small(small_recipe(scenes, "train.max_steps=4", "train.max_bad_steps=1"), tmp_path / "run")
     last = RunFolder(tmp_path / "run").last
     assert read_checkpoint(last).progress.step == 2
     assert all(bool(tensor.isfinite().all()) for name, tensor in tensors(last).items() if tensor.is_floating_point())

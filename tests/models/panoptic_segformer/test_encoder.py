@@ -12,7 +12,6 @@ from panformer_cli.models.layers.feedforward import FeedForward
 from panformer_cli.models.panoptic_segformer.encoder import (
     DeformableEncoder,
     DeformableEncoderLayer,
-    Memory,
     reference_points,
     resize_padding_mask,
 )
@@ -93,15 +92,14 @@ def test_a_layer_has_residuals_and_post_norm() -> None:
     assert isinstance(layer, DeformableEncoderLayer)
     padding = torch.zeros(1, 64, dtype=torch.bool)
     tokens, position = torch.randn(2, 1, 64, 16, generator=torch.Generator().manual_seed(2)).unbind()
-    memory = Memory(tokens, SHAPES, padding, torch.ones(1, 3, 2))
-    references = reference_points(SHAPES, memory.valid_ratios)
+    references = reference_points(SHAPES, torch.ones(1, 3, 2))
     with torch.no_grad():
         attended = layer.attention(tokens + position, references, tokens, SHAPES, padding)
         middle = torch.layer_norm(tokens + attended, (16,), layer.norm1.weight, layer.norm1.bias, 1e-5)
         hidden = layer.feedforward.linear1(middle).clamp(min=0)
         last = middle + layer.feedforward.linear2(hidden)
         expected = torch.layer_norm(last, (16,), layer.norm2.weight, layer.norm2.bias, 1e-5)
-        torch.testing.assert_close(layer(memory, position, references), expected)
+        torch.testing.assert_close(layer(tokens, position, references, SHAPES, padding), expected)
 
 
 def test_every_level_adds_a_learned_vector_to_its_sine_encoding() -> None:

@@ -188,6 +188,7 @@ def test_an_export_with_the_json_next_to_the_images(tmp_path: Path) -> None:
     assert maps(CocoPanoptic(tmp_path / "out", "valid"))[40][1] == {1: (CAR, False)}
 
 
+@pytest.mark.slow
 def test_several_workers_give_the_same_result(root: Path) -> None:
     alone = maps(converted(root))
     (root.parent / "out").rename(root.parent / "alone")
