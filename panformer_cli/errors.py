@@ -23,3 +23,7 @@ class RecipeError(PanformerError):
 
 class CheckpointError(PanformerError):
     """A checkpoint that is missing, corrupt, unsafe or made for a different model."""
+
+
+class WriteError(PanformerError):
+    """A file that cannot be written, for example because the disk is full."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -167,9 +169,21 @@ class TrainLoader:
         size = self._images_per_forward
         steps = [step[self._share] for step in self._order.step_draws(epoch, first_step)]
         self._forwards.draws = [step[at : at + size] for step in steps for at in range(0, len(step), size)]
-        loaded = iter(self._loader)
+        loaded = self._iterator()
         for step in steps:
-            yield [self._unpacked(_next(loaded)) for _ in range(len(step) // size)]
+            yield [self._unpacked(_next(loaded, self._loader.num_workers > 0)) for _ in range(len(step) // size)]
+
+    def _iterator(self) -> Iterator[_Loaded]:
+        """Return an iterator over the batches; a dead worker is an error where the next batch is requested.
+
+        torch handles SIGCHLD to raise an error at once, which can be in the middle of an optimizer step.
+        """
+        number = getattr(signal, "SIGCHLD", None)
+        before = None if number is None else signal.getsignal(number)
+        loaded = iter(self._loader)
+        if number is not None and before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
+        return loaded
 
     def _unpacked(self, loaded: _Loaded) -> Batch:
         if isinstance(loaded, PanformerError):
@@ -222,12 +236,13 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
-def _next(loaded: Iterator[_Loaded]) -> _Loaded:
+def _next(loaded: Iterator[_Loaded], has_workers: bool) -> _Loaded:
     try:
         return next(loaded)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if not reason.startswith("DataLoader worker"):
+    except (RuntimeError, OSError, EOFError) as error:  # the last two if it died while it sent a batch
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        sends = not isinstance(error, RuntimeError) and not reason.startswith("Caught")  # torch adds this to its errors
+        if not reason.startswith("DataLoader worker") and not (has_workers and sends):
             raise
         raise PanformerError(
             f"a data loading worker died ({reason}), possibly because memory or shared memory (/dev/shm) ran out; "

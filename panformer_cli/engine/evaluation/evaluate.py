@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -236,9 +236,24 @@ def evaluate_model(
     evaluator: Evaluator | None = None,
     results: PanopticResults | None = None,
     batch_size: int = 1,
-    stop: Callable[[], bool] | None = None,
 ) -> Evaluator:
-    """Predict and evaluate this process's share of the images, and return the merged evaluator of all processes.
+    """Return the merged evaluator of all processes; arguments as `evaluate_share`, which each of them calls."""
+    own = evaluate_share(predictor, dataset, process, reporter, evaluator, results, batch_size)
+    return merge_evaluators(own, process)
+
+
+def evaluate_share(
+    predictor: Predictor,
+    dataset: Samples,
+    process: Process,
+    reporter: Reporter,
+    evaluator: Evaluator | None = None,
+    results: PanopticResults | None = None,
+    batch_size: int = 1,
+    stop: Callable[[], bool] | None = None,
+    skipped: list[str] | None = None,
+) -> Evaluator:
+    """Predict and evaluate this process's share of the images, without the other processes.
 
     Args:
         predictor: The model.
@@ -249,6 +264,7 @@ def evaluate_model(
         results: Where predictions are written. Images that it already has are not predicted again.
         batch_size: Images per forward pass.
         stop: Asked after every image; if it returns True, the images that are left are not predicted.
+        skipped: Receives the errors of images that cannot be used, which are left out. None raises the first one.
     """
     evaluator = evaluator or Evaluator(predictor.categories)
     done = bytearray(len(dataset))
@@ -257,7 +273,7 @@ def evaluate_model(
     own = range(process.rank, len(dataset), process.world_size)
     expect_reads(len(own) - sum(done))
     with reporter.progress("Evaluating", len(own) - sum(done)) as progress:
-        samples = ((index, dataset[index]) for index in own if not done[index])
+        samples = _samples(dataset, (index for index in own if not done[index]), skipped)
         pairs = (((index, sample), sample.image) for index, sample in samples)
 
         def count(key: tuple[int, Sample], prediction: Prediction) -> tuple[ImageOverlap, ImageDetections | None]:
@@ -274,7 +290,20 @@ def evaluate_model(
             progress.advance()
             if stop is not None and stop():
                 break
-    return merge_evaluators(evaluator, process)
+    return evaluator
+
+
+def _samples(dataset: Samples, indices: Iterable[int], skipped: list[str] | None) -> Iterator[tuple[int, Sample]]:
+    """Yield index and sample; if `skipped` is a list, it receives the errors of images that cannot be used."""
+    for index in indices:
+        try:
+            sample = dataset[index]
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+        else:
+            yield index, sample
 
 
 def _add_finished(evaluator: Evaluator, results: PanopticResults, done: bytearray) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -14,11 +16,11 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import TrainLoader, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
-from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
+from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_space
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
-from panformer_cli.engine.evaluation.evaluate import evaluate_model
+from panformer_cli.engine.evaluation.evaluate import evaluate_share, merge_evaluators
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
@@ -29,12 +31,14 @@ from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep
 from panformer_cli.engine.training.train_log import TrainLog
+from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, listing
 
 SLOW_DATA = 0.1
 """Share of the time spent waiting for images from which on the progress bar shows it."""
@@ -62,11 +66,12 @@ class Trainer:
         tracking: Tracking | None = None,
     ) -> None:
         self.process, self.recipe, self.reporter, self.tracking = process, recipe, reporter, tracking
+        self._run = run
         root = Path(recipe.data.root)
         data, self.validation = process.first_then_others(
             lambda: (
                 CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images),
-                CocoPanoptic(root, recipe.data.val_split),
+                CocoPanoptic(root, recipe.data.val_split, recipe.data.skip_bad_images),
             )
         )
         process.on_first(lambda: check_coverage(data, self.validation, recipe.data.allow_no_segments, reporter))
@@ -85,11 +90,13 @@ class Trainer:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
         self.step = OptimizerStep(process, self.model, recipe.train)
-        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer)
+        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer, reporter)
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
         self._status = ""
+        self._in_step = False
+        self._failed_evaluation: int | None = None
 
     def profile_to(self, folder: Path) -> None:
         """Profile some steps of the run on rank 0."""
@@ -112,32 +119,80 @@ class Trainer:
             self.reporter.message(f"Resuming after step {self.progress.step} of {self.total_steps}")
         elif checkpoint is not None:
             start_from(self.model, checkpoint, self.reporter)
-        with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
-            if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
-                self._evaluate(stop)
-            for batches in self._steps():
-                stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
-                if stopping or saving:
-                    self.checkpoints.save_last(self.progress)
-                if stopping:
-                    break
-                self._step(batches, bar)
-                if self._evaluation_is_due():
-                    self._evaluate(stop)
+        if remaining := -(-(self.total_steps - self.progress.step) // self.loader.steps_per_epoch):
+            self.process.on_first(lambda: check_space(self._run, self.model, self.recipe, remaining, self.reporter))
+        with self._saved_on_error(), self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
+            self._loop(stop, bar)
+            self.checkpoints.finish(self.progress, lambda: bool(stop))
+        self.log.flush()
         if self.profile is not None:
             self.profile.report()
         self._report_skipped()
-        return self.progress.step >= self.total_steps and not self._evaluation_is_due()
+        complete = self._failed_evaluation == self.progress.step or not self._evaluation_is_due()
+        return self.progress.step >= self.total_steps and complete
 
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of every remaining step."""
+    def _loop(self, stop: StopRequest, bar: Progress) -> None:
+        """Train to the end or to a stop.
+
+        Raises:
+            PanformerError: The images of a step cannot be loaded; everything before it is saved.
+        """
+        if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
+            self._evaluate(stop)
+        for batches in self._steps():
+            failure = batches if isinstance(batches, Exception) else None
+            stopping, saving, failed = self._agree(bool(stop), self.checkpoints.is_due, failure is not None)
+            if stopping or saving or failed:
+                self._save()
+            if failed:
+                self._raise_together(failure, stop)
+            if stopping:
+                break
+            assert not isinstance(batches, Exception), "raised before"
+            self._step(batches, bar)
+            if self._evaluation_is_due():
+                self._evaluate(stop)
+
+    def _steps(self) -> Iterator[list[Batch] | Exception]:
+        """Yield the batches of every remaining step; an error of the loader is yielded and ends this."""
         per_epoch = self.loader.steps_per_epoch
         while self.progress.step < self.total_steps:
             epoch, first = divmod(self.progress.step, per_epoch)
-            for batches in self.meter.waiting(self.loader.epoch(epoch, first)):
-                yield batches
-                if self.progress.step >= self.total_steps:
-                    return
+            try:
+                for batches in self.meter.waiting(self.loader.epoch(epoch, first)):
+                    yield batches
+                    if self.progress.step >= self.total_steps:
+                        return
+            except Exception as error:  # all ranks save before one of them raises it
+                yield error
+                return
+
+    def _raise_together(self, failure: Exception | None, stop: StopRequest) -> NoReturn:
+        """Raise the error of the first rank whose images could not be loaded, on every rank, after a save."""
+        self.checkpoints.finish(self.progress, lambda: bool(stop))
+        self.log.flush()
+        if failure is not None and not isinstance(failure, PanformerError):
+            raise failure
+        errors = self.process.gather(failure)
+        error = next(error for error in errors if error is not None)
+        kind = type(error) if isinstance(error, PanformerError) else PanformerError
+        raise kind(f"{error}; step {self.checkpoints.saved_step} of {self.total_steps} is saved") from failure
+
+    def _save(self) -> None:
+        self.checkpoints.save_last(self.progress)
+        self.log.flush()
+
+    @contextmanager
+    def _saved_on_error(self) -> Iterator[None]:
+        """Save a single process that fails between two steps, for a reason that nothing else handles."""
+        try:
+            yield
+        except PanformerError:
+            raise
+        except Exception:
+            if self.process.world_size == 1 and not self._in_step and self.checkpoints.saved_step != self.progress.step:
+                self.checkpoints.save_last(self.progress)
+            raise
 
     def _step(self, batches: list[Batch], bar: Progress) -> None:
         """Take one optimizer step over the images of all processes, and log it."""
@@ -145,10 +200,12 @@ class Trainer:
         settings = self.recipe.train
         factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
+        self._in_step = True
         with self.meter.computing(), profiled:
             result = self.step.take(batches, factor)
         self.log.add(result)
         self.progress.step += 1
+        self._in_step = False
         self.progress.seconds += time.monotonic() - start
         self._show(bar)
         if self.tracking is not None:
@@ -182,24 +239,62 @@ class Trainer:
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
 
     def _evaluate(self, stop: StopRequest) -> None:
-        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image."""
-        self.checkpoints.save_last(self.progress)  # the step is not lost if the evaluation fails
+        """Evaluate the model, and save it if it is the best one.
+
+        A stop of any rank ends this at the next image. A failure is reported, and training continues.
+        """
+        self._save()  # the step is not lost if the evaluation fails
         self.model.eval()
         predictor = Predictor(self.model, self.recipe, self.process.device)
-        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
-        evaluator = evaluate_model(predictor, self.validation, self.process, self.reporter, stop=stopping)
-        if evaluator.images < len(self.validation):
+        evaluator = self._evaluated(predictor, stop)
+        if evaluator is None:
             return  # due again when the run is resumed
         groups = evaluator.panoptic.result()
         self.log.write_evaluation(self.progress, groups)
         if self.tracking is not None:
-            self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
+            with suppress(DataError):  # reported by the evaluation
+                self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
         self.progress.evaluated_step = self.progress.step
-        pq = groups.all.pq
-        if self.progress.best_pq is None or pq > self.progress.best_pq:
+        pq, best = groups.all.pq, self.progress.best_pq
+        if math.isfinite(pq) and (best is None or not pq <= best):  # also if the best one is not a number
             self.progress.best_pq = pq
             self.checkpoints.save_best(self.progress)
-        self.checkpoints.save_last(self.progress)
+        self._save()
+
+    def _evaluated(self, predictor: Predictor, stop: StopRequest) -> Evaluator | None:
+        """Return the merged evaluator of all images on every rank; None if the ranks stopped or one failed."""
+        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
+        skipped: list[str] = []
+        own, problem = Evaluator(predictor.categories), ""
+        try:
+            evaluate_share(
+                predictor,
+                self.validation,
+                self.process,
+                self.reporter,
+                own,
+                stop=stopping,
+                skipped=skipped if self.recipe.data.skip_bad_images else None,
+            )
+        except Exception as error:  # whatever it is, training must not end
+            stopping.announce()
+            problem = str(error) if isinstance(error, PanformerError) else f"{type(error).__name__}: {error}"
+        left_out = [line for lines in self.process.gather(skipped) for line in lines]
+        if problem := next(filter(None, self.process.gather(problem)), ""):
+            self._failed_evaluation = self.progress.step
+            is_last = self.progress.step == self.total_steps
+            next_one = (
+                "resume the run to evaluate again" if is_last else "training continues, and evaluates again later"
+            )
+            self.reporter.warn(f"the evaluation after step {self.progress.step} failed: {problem}; {next_one}")
+            return None
+        merged = merge_evaluators(own, self.process)
+        if merged.images + len(left_out) < len(self.validation):
+            return None
+        if left_out:
+            images = counted(len(left_out), "validation image")
+            self.reporter.warn(f"PQ is without {images} that cannot be used: {listing(left_out, 3, '; ')}")
+        return merged
 
     def _show(self, bar: Progress) -> None:
         """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""
