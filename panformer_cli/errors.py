@@ -27,3 +27,7 @@ class CheckpointError(PanformerError):
 
 class WriteError(PanformerError):
     """A file that cannot be written, for example because the disk is full."""
+
+
+class NonFiniteError(PanformerError):
+    """A loss, a gradient or a weight that is NaN or infinite in training."""

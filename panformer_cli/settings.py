@@ -16,6 +16,8 @@ from panformer_cli.setting_types import Count, CountOrZero, FilePath, Fraction, 
 
 LONGEST_SIDE = 16384
 """Maximum length of an image's side in the settings, in pixels."""
+CROP_LONG_SIDE = 4200
+"""Maximum length of an image's long side before a crop, in pixels."""
 Side = Annotated[int, Range(32, LONGEST_SIDE, unit="pixels")]
 Sides = Annotated[tuple[int, ...], Range(32, LONGEST_SIDE, unit="pixels", values=1)]
 
@@ -42,6 +44,8 @@ class ModelSettings(Section):
     drop_path: FractionBelowOne = 0.0
     """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks."""
 
+    parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    """Parts that `train.checkpoint` and `train.compile` can name. The first ones save the most memory per time."""
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     """Fields that only matter when a run starts. A resumed run can change them."""
 
@@ -63,7 +67,8 @@ class DataSettings(Section):
     section = "data"
 
     root: FilePath = ""
-    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`."""
+    """Data set folder in COCO's layout; see docs/data.md. Usually set with `--set data.root=DIR`. `~` and `$VARIABLE`
+    are expanded."""
     train_split: str = "train2017"
     """Split to train on. Its annotations are `annotations/panoptic_<split>.json` in `root`."""
     val_split: str = "val2017"
@@ -128,8 +133,7 @@ class TrainSettings(Section):
     """Number of passes over the training split."""
     max_steps: Count | None = None
     """Stop, save and evaluate after this many optimizer steps in total, also counting those before a resume, even if
-    `epochs` would take longer. Null: no limit.
-   """
+    `epochs` would take longer. Null: no limit."""
     batch_size: Annotated[int, Range(1, 1_000_000)] = 8
     """Images per optimizer step, over all processes. With fewer processes than images, gradients are accumulated: the
     step is the same as long as BatchNorm is frozen. Range: a multiple of the number of processes times
@@ -141,20 +145,50 @@ class TrainSettings(Section):
     """Learning rate for a step of `batch_size` images."""
     weight_decay: Annotated[float, Range(0, 100)] = 1e-4
     """Weight decay of AdamW, applied to all parameters."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to norms, biases, embeddings, tokens and scales, as published. False: only to
+    the weight matrices of linear and convolutional layers."""
     slow_lr_factor: Annotated[float, Range(0, 1000)] = 0.1
     """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`."""
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Layer-wise learning rate decay of the backbone: the last layer has this factor on its learning rate, the layer
+    before it the square, and so on to the stem; `slow_lr_factor` applies too. 1: the same rate for all layers."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that are not trained, such as [backbone, encoder]: their weights and running statistics stay
+    as they are. Range: `backbone`, `neck`, `encoder`, `location_decoder`, `thing_mask_decoder`, `stuff_mask_decoder`,
+    `stuff_queries`; at least one part must be trained."""
     clip_norm: Annotated[float, Range(0, above=True)] = 0.1
     """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down."""
-    schedule: Literal["step", "cosine"] = "step"
-    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
-    step."""
+    schedule: Literal["step", "cosine", "poly", "one_cycle", "constant"] = "step"
+    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: falls as half a cosine. `poly`:
+    falls with the power 0.9, almost linearly. `one_cycle`: rises from 1/25 over the first 30 % of the run, then falls
+    as half a cosine. `constant`: does not change. docs/training_options.md has the formulas."""
+    min_lr_factor: Fraction = 0.0
+    """Factor on `lr` to which the schedule falls at the end of the run, and below which `step` does not fall."""
     drop_epochs: Annotated[tuple[int, ...], Range(0)] = (18,)
-    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule; epochs
-    that the run does not reach have no effect. Range: any list, also an empty one."""
+    """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule. An
+    empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    checkpoint: tuple[str, ...] = ()
+    """Parts of the model whose activations are computed again in the backward pass instead of kept (activation
+    checkpointing). This saves memory and takes time; the gradients stay the same. Range: `encoder`, `stuff_masks`,
+    `thing_masks`, `location_decoder` and `backbone`."""
+    compile: tuple[str, ...] = ()
+    """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
+    take longer. Range: as `checkpoint`."""
+    ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
+    """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
+    in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first
+    steps the decay is lower. Null: no average."""
+    max_bad_steps: Count = 5
+    """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
+    a step is skipped: it changes no weights, but counts as a step of the schedule."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What to do when training diverges. `stop`: end with an error. `rollback`: return to the last checkpoint and
+    continue with half the learning rate, at most three times."""
     seed: Annotated[int, Range(0, 10**18)] = 0
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1
@@ -167,6 +201,8 @@ class TrainSettings(Section):
     each of them."""
     keep_every: Count | None = None
     """Also keep the checkpoint of each epoch whose number, counted from 1, is a multiple of this. Null: none."""
+    early_stopping: Count | None = None
+    """Stop after this many evaluations in a row without a higher PQ than before, counted over resumes. Null: off."""
     log_every: Count = 50
     """Optimizer steps between lines in metrics.jsonl."""
 

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RECIPE = ("recipe", "recipe_io")
+RECIPE = ("recipe", "recipe_checks", "recipe_io")
 """Top-level modules that depend on a folder: the settings in a recipe are those of its model family."""
 ORDER = (
     *("storage", "data", "metrics", "models", *RECIPE),
@@ -236,7 +236,7 @@ def test_commands_import_heavy_packages_when_they_run() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("module", ["recipe_io", "models.families"])
+@pytest.mark.parametrize("module", ["recipe_io", "recipe_checks", "models.families"])
 def test_recipes_are_checked_without_torch(module: str) -> None:
     command = f"import sys, panformer_cli.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True)

@@ -124,10 +124,14 @@ class Compute:
         return shlex.join([*program, name, *words, *own])
 
 
-def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def compute_options(function: Callable[..., Any], first: Callable[..., None] | None = None) -> Callable[..., Any]:
     """Add `--gpus`, `--cpu-processes`, `--device` and `--sampling`; the function receives `compute`, a `Compute`.
 
     With more than one process, the whole command line is started in each of them, and each calls the function.
+
+    Args:
+        function: The command.
+        first: Checks the other arguments of the command before processes are started and PyTorch is imported.
     """
 
     @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process per GPU.")
@@ -152,6 +156,8 @@ def compute_options(function: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("--gpus and --cpu-processes cannot be used together: use one of them.")
         if device is not None and (gpus is not None or cpu_processes is not None):
             raise click.UsageError("--device cannot be used with --gpus or --cpu-processes: leave it out.")
+        if first is not None:
+            first(**others)
         return _in_processes(function, Compute(gpus, cpu_processes, device, sampling, launching), others)
 
     return with_compute
@@ -181,8 +187,8 @@ def _in_processes(function: Callable[..., Any], compute: Compute, others: dict[s
     layout = compute.layout()
     if _is_launched(layout) or layout == Layout():
         return function(compute=compute, **others)
-    # Otherwise torch prints stack traces of C++ when another process is gone.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Otherwise torch prints stack traces of C++ when another process is gone; the error itself is raised.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     compute.options()  # checked before any process starts
     return _launch(click.get_current_context().find_root().obj, layout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
-from panformer_cli.errors import INTERRUPTED
+from panformer_cli.errors import INTERRUPTED, PanformerError
 
 if TYPE_CHECKING:
     from panformer_cli.engine.training.train import RunResult
@@ -34,11 +36,30 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
     return checked
 
 
+def check_recipe(
+    recipe: str | None, overrides: tuple[str, ...], out: Path | None, resume: bool | str, **_: Any
+) -> None:
+    """Raise RecipeError if the recipe or the overrides of a new or a resumed run cannot be used."""
+    from panformer_cli.recipe_checks import check_run
+    from panformer_cli.recipe_io import load_recipe, override_recipe
+
+    if recipe is not None:
+        named = load_recipe(recipe, overrides)
+        if resume is False:
+            check_run(named)
+        return
+    run = Path(resume) if isinstance(resume, str) else out
+    with contextlib.suppress(PanformerError):  # the checkpoint also has the recipe
+        own = None if run is None else load_recipe(str(run / "recipe.yaml"))
+    if own is not None:
+        override_recipe(own, overrides, f"the recipe of {run}")
+
+
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False)
 @launch_options
 @_names_a_run
-@compute_options
+@functools.partial(compute_options, first=check_recipe)
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
 )
@@ -69,6 +90,13 @@ def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
     "--profile", is_flag=True, help="Measure some steps, and report what limits the speed, with a trace of one step."
 )
 @click.option(
+    "--time-limit",
+    type=Duration(),
+    metavar="TIME",
+    help="Save and stop before this time is over, such as 3h50m, counted from the start of this command; it ends like "
+    "Ctrl-C, and --resume continues.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -83,6 +111,7 @@ def train(
     init_from: Path | None,
     trackers: tuple[str, ...],
     profile: bool,
+    time_limit: int | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -108,7 +137,7 @@ def train(
     request = StartRequest(recipe, overrides, out, resume, init_from)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers, profile=profile)
+        options = replace(start.options, trackers=trackers, profile=profile, time_limit=time_limit)
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

@@ -13,10 +13,7 @@ from panformer_cli.data.copy_paste import paste_things
 from panformer_cli.data.labeled_image import LabeledImage
 from panformer_cli.data.structures import Sample, Targets
 from panformer_cli.data.transforms import LEAST_SIDE, normalize, resized_size
-from panformer_cli.settings import DataSettings
-
-CROP_LONG_SIDE = 4200
-"""Maximum long side before a crop, in pixels."""
+from panformer_cli.settings import CROP_LONG_SIDE, DataSettings
 
 
 class TrainTransform:

@@ -60,6 +60,7 @@ def demo(
     """
     process.on_first(lambda: write_scenes(folders.scenes, options, reporter))
     recipe = replace(recipe, data=replace(recipe.data, root=str(folders.scenes)))
+    recipe = _with_short_warmup(recipe, options.train_images)
     resume = process.on_first(folders.run.last.is_file)
     if not train(recipe, TrainOptions(out=folders.run.path, resume=resume), process, reporter).ended:
         raise KeyboardInterrupt
@@ -82,3 +83,9 @@ def demo(
 
 PICTURES = 24
 """Number of held-out scenes that are predicted and shown on the page."""
+
+
+def _with_short_warmup(recipe: Recipe, images: int) -> Recipe:
+    """Return a recipe whose warm-up takes at most half of the run, which a demo with few scenes is too short for."""
+    steps = recipe.train.epochs * max(1, images // recipe.train.batch_size)
+    return replace(recipe, train=replace(recipe.train, warmup_steps=min(recipe.train.warmup_steps, steps // 2)))

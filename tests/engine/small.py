@@ -34,6 +34,7 @@ SMALL = (
     "data.train_short_sides=[64]",
     "data.workers=0",
     "train.schedule=step",
+    "train.drop_epochs=[]",
     "train.warmup_steps=0",
     "train.log_every=1",
     "inference.score_threshold=0.0",

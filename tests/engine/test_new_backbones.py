@@ -15,10 +15,11 @@ from tests.models.panoptic_segformer.small import images_of, no_padding
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/tf_efficientnet_lite0"])
-def test_a_new_backbone_is_trained_resumed_evaluated_and_loaded(backbone: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backbone", "frozen"), [("timm/convnext_atto", True), ("timm/tf_efficientnet_lite0", False)])
+def test_a_new_backbone_is_trained_resumed_evaluated_and_loaded(backbone: str, frozen: bool, tmp_path: Path) -> None:
     data, folder = small_scenes(tmp_path / "scenes"), tmp_path / "run"
     settings = [*SMALL, f"data.root={data}", f"model.backbone={backbone}", "train.epochs=2"]
+    settings += [f"model.frozen_batch_norm={str(frozen).lower()}"]
     settings += ["train.batch_size=2", "train.images_per_forward=1"]
     overrides = [word for setting in settings for word in ("--set", setting)]
     on = (*overrides, "--out", folder, "--device", "cpu")

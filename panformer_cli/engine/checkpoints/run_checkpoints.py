@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch.optim import Optimizer
 
 from panformer_cli.data.categories import CategoryTable
@@ -19,6 +18,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     TrainingState,
     TrainProgress,
     check_has_state,
+    fill_model,
     load_optimizer_state,
     load_weights,
     optimizer_state,
@@ -27,13 +27,14 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from panformer_cli.engine.checkpoints.kept_checkpoints import keep_last, keeps_checkpoints, remove_others
+from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.errors import CheckpointError, PanformerError, WriteError
+from panformer_cli.errors import CheckpointError, NonFiniteError, PanformerError, WriteError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_dict, recipe_to_yaml
-from panformer_cli.reporting import Reporter, megabytes
+from panformer_cli.reporting import Reporter, SilentReporter, megabytes
 from panformer_cli.storage.files import write_text
 from panformer_cli.wording import listing
 
@@ -48,10 +49,12 @@ class RunCheckpoints:
     """Saves the checkpoints of a run and resumes from the last one. Every rank calls the same methods.
 
     A checkpoint that cannot be written does not end the run: it is reported, and written again soon. Only `finish`,
-    when the run ends, insists.
+    when the run ends, insists. With `averaged`, a copy of the model with averaged weights, both are in the last
+    checkpoint.
 
     Attributes:
         saved_step: Step of the last checkpoint; None if there is none.
+        longest_save: Longest time that writing the last checkpoint took, in seconds; 0 before the first one.
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class RunCheckpoints:
         model: PanopticModel,
         optimizer: Optimizer,
         reporter: Reporter,
+        averaged: PanopticModel | None = None,
     ) -> None:
         self.saved_step: int | None = None
+        self.longest_save = 0.0
         self._process, self._run, self._recipe, self._reporter = process, run, recipe, reporter
-        self._model, self._optimizer = model, optimizer
+        self._model, self._optimizer, self._averaged = model, optimizer, averaged
         self._due_at = time.monotonic() + 60 * recipe.train.save_minutes
         self._step_in_last: int | None = None  # None if there is no such file, or it is corrupt
         self._problem: str | None = None
@@ -77,15 +82,24 @@ class RunCheckpoints:
         return time.monotonic() > self._due_at
 
     def save_last(self, progress: TrainProgress) -> None:
-        """Write the last checkpoint, with everything that is needed to resume; a failure is reported."""
-        state = self._state()
+        """Write the last checkpoint, with everything that is needed to resume; a failure is reported.
+
+        Raises:
+            NonFiniteError: A weight, or a moment of the optimizer, is not finite; the existing file is unchanged.
+        """
+        began = time.monotonic()
+        state = self._state(progress)
         self._problem = self._process.on_first(lambda: self._attempt(self._run.last, progress, state))
         self._settle(progress)
+        self.longest_save = max(self.longest_save, time.monotonic() - began)
         if self._problem is not None:
             self._reporter.warn(f"{self._problem}; training continues, and saves again in {RETRY_SECONDS:.0f} s")
 
     def save_best(self, progress: TrainProgress) -> None:
-        """Write the best checkpoint, from which no run resumes; a failure is reported."""
+        """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any.
+
+        A failure is reported.
+        """
         problem = self._process.on_first(lambda: self._attempt(self._run.best, progress, None))
         self._owed_best = None if problem is None else replace(progress)
         if problem is not None:
@@ -102,7 +116,7 @@ class RunCheckpoints:
             WriteError: The checkpoint cannot be written. The message has the path of a copy elsewhere, if there is one.
         """
         if self._problem is not None:
-            state = self._state()
+            state = self._state(progress)
             self._process.on_first(lambda: self._insist(progress, state, is_stopping))
             self._problem = None
             self._settle(progress)
@@ -110,35 +124,49 @@ class RunCheckpoints:
         if best is not None and best.step == progress.step:
             self.save_best(best)
 
+    def roll_back(self) -> TrainProgress:
+        """Return to the last checkpoint of this run, and return its progress."""
+        self._optimizer.state.clear()
+        return self.resume(self._process.on_first(lambda: checkpoint_to_resume(self._run, SilentReporter())))
+
     def resume(self, checkpoint: Checkpoint) -> TrainProgress:
         """Restore weights, optimizer and random state, drop later rows of the log, and return the progress."""
-        load_weights(self._model, checkpoint)
+        load_weights(self._model, checkpoint, averaged=False)
         state = read_training_state(checkpoint)
+        if self._averaged is not None:
+            fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
         load_optimizer_state(self._model, self._optimizer, state.optimizer)
         prefix = f"{self._process.rank}."
         own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
-        if "cpu" in own:  # there is no state for ranks that the run did not have before
-            torch.set_rng_state(own["cpu"])
-        if "cuda" in own and self._process.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self._process.device)
+        set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
         self.saved_step = checkpoint.progress.step
         self._step_in_last = self.saved_step if checkpoint.path == self._run.last else None
         if self._process.is_first:
             self._run.forget_after(self.saved_step)
         return checkpoint.progress
 
-    def _state(self) -> TrainingState | None:
-        """Return the state of all ranks besides the weights, on rank 0; every rank calls this."""
+    def _state(self, progress: TrainProgress) -> TrainingState | None:
+        """Return the state of all ranks besides the weights, on rank 0; every rank calls this.
+
+        Raises:
+            NonFiniteError: A weight, or a moment of the optimizer, is not finite.
+        """
         self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
-        device = self._process.device
-        random = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(device)
-        of_all = self._process.gather({name: state.cpu() for name, state in random.items()})
+        self._check_finite(progress)
+        of_all = self._process.gather(random_state(self._process.device))
         if not self._process.is_first:
             return None
         by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
-        return TrainingState(optimizer_state(self._model, self._optimizer), by_rank)
+        averaged = self._averaged.state_dict() if self._averaged is not None else {}
+        return TrainingState(optimizer_state(self._model, self._optimizer), by_rank, averaged)
+
+    def _check_finite(self, progress: TrainProgress) -> None:
+        """Raise NonFiniteError, on all ranks, if something that training changes is NaN or infinite."""
+        trained = {name: value for name, value in self._model.named_parameters() if value.requires_grad}
+        statistics = {name: value for name, value in self._model.named_buffers() if "running_" in name}
+        for name, value in (trained | statistics | optimizer_state(self._model, self._optimizer)).items():
+            if not bool(value.isfinite().all()):
+                raise NonFiniteError(f"{name} is not finite after step {progress.step}")
 
     def _settle(self, progress: TrainProgress) -> None:
         """Note whether the last checkpoint was written; every rank does the same."""
@@ -159,7 +187,8 @@ class RunCheckpoints:
         settings, kept = self._recipe.train, path == self._run.last and progress.step != self._step_in_last
         if kept and self._step_in_last is not None and keeps_checkpoints(settings):
             keep_last(self._run, self._step_in_last)
-        save_checkpoint(path, self._model, self._recipe, self._model.categories, progress, state)
+        model = self._averaged if self._averaged is not None and path == self._run.best else self._model
+        save_checkpoint(path, model, self._recipe, self._model.categories, progress, state)
         if kept and keeps_checkpoints(settings):
             remove_others(self._run, settings, progress)
         if not self._run.recipe.is_file():  # the folder was deleted
@@ -205,6 +234,7 @@ def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: in
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     last = weights + 2 * trained  # AdamW has two moments of each weight
+    last += weights * (recipe.train.ema_decay is not None)
     existing = sum(path.stat().st_size for path in (run.last, run.best) if path.is_file())
     needed = 2 * last + weights - existing  # the old `last` stays until the new one is complete
     free = shutil.disk_usage(run.path).free

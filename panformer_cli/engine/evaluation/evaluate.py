@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from panformer_cli.data.layout import default_split
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.distributed.signals import SharedStop
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import ANALYSIS, METRICS, RECORDS, PanopticResults, check_are_results
@@ -236,24 +237,10 @@ def evaluate_model(
     evaluator: Evaluator | None = None,
     results: PanopticResults | None = None,
     batch_size: int = 1,
-) -> Evaluator:
-    """Return the merged evaluator of all processes; arguments as `evaluate_share`, which each of them calls."""
-    own = evaluate_share(predictor, dataset, process, reporter, evaluator, results, batch_size)
-    return merge_evaluators(own, process)
-
-
-def evaluate_share(
-    predictor: Predictor,
-    dataset: Samples,
-    process: Process,
-    reporter: Reporter,
-    evaluator: Evaluator | None = None,
-    results: PanopticResults | None = None,
-    batch_size: int = 1,
-    stop: Callable[[], bool] | None = None,
+    stop: SharedStop | None = None,
     skipped: list[str] | None = None,
 ) -> Evaluator:
-    """Predict and evaluate this process's share of the images, without the other processes.
+    """Predict and evaluate the images, each process its share, and return the merged evaluator of all processes.
 
     Args:
         predictor: The model.
@@ -263,10 +250,39 @@ def evaluate_share(
         evaluator: An empty evaluator; None for PQ only.
         results: Where predictions are written. Images that it already has are not predicted again.
         batch_size: Images per forward pass.
-        stop: Asked after every image; if it returns True, the images that are left are not predicted.
-        skipped: Receives the errors of images that cannot be used, which are left out. None raises the first one.
+        stop: Asked after every image; if it returns True, the images that are left are not predicted. With it, the
+            failure of one process stops the others, too, and is raised by all of them.
+        skipped: Receives the errors of images that this process cannot use and leaves out. None raises the first one.
+
+    Raises:
+        PanformerError: An image cannot be used; with `stop`, anything else that fails.
     """
     evaluator = evaluator or Evaluator(predictor.categories)
+    try:
+        _evaluate_share(predictor, dataset, process, reporter, evaluator, results, batch_size, stop, skipped)
+        problem = ""
+    except Exception as error:
+        if stop is None:  # the launcher ends the other processes
+            raise
+        stop.announce()
+        problem = str(error) if isinstance(error, PanformerError) else f"{type(error).__name__}: {error}"
+    if stop is not None and (problem := next(filter(None, process.gather(problem)), "")):
+        raise PanformerError(problem)
+    return merge_evaluators(evaluator, process)
+
+
+def _evaluate_share(
+    predictor: Predictor,
+    dataset: Samples,
+    process: Process,
+    reporter: Reporter,
+    evaluator: Evaluator,
+    results: PanopticResults | None,
+    batch_size: int,
+    stop: SharedStop | None,
+    skipped: list[str] | None,
+) -> None:
+    """Add the share of this process to the evaluator; arguments as `evaluate_model`."""
     done = bytearray(len(dataset))
     if results is not None:
         _add_finished(evaluator, results, done)
@@ -290,7 +306,6 @@ def evaluate_share(
             progress.advance()
             if stop is not None and stop():
                 break
-    return evaluator
 
 
 def _samples(dataset: Samples, indices: Iterable[int], skipped: list[str] | None) -> Iterator[tuple[int, Sample]]:

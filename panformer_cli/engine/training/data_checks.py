@@ -6,8 +6,10 @@ from pathlib import Path
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, RecipeError
 from panformer_cli.reporting import Reporter
+from panformer_cli.settings import TrainSettings
+from panformer_cli.wording import counted
 
 
 def check_coverage(data: CocoPanoptic, validation: CocoPanoptic, allow_no_segments: bool, reporter: Reporter) -> None:
@@ -30,4 +32,31 @@ def check_same_categories(train: CategoryTable, validation: CategoryTable, root:
     if not train.has_labels_of(validation):
         raise DataError(
             f"{root}: the training and validation annotations have different categories; expected one table"
+        )
+
+
+def check_length(train: TrainSettings, images: int, steps_per_epoch: int, reporter: Reporter) -> None:
+    """Check the settings of a new run that depend on the number of training images.
+
+    Warn if an optimizer step needs more images than there are, or if `train.max_steps` stops the run in its warm-up.
+
+    Raises:
+        RecipeError: The warm-up takes the whole run.
+    """
+    if train.batch_size > images:
+        reporter.warn(
+            f"train.batch_size is {train.batch_size}, but the training split has {counted(images, 'image')}: each "
+            f"optimizer step repeats some of them; use --set train.batch_size={images} or less"
+        )
+    steps = train.epochs * steps_per_epoch
+    if train.warmup_steps >= steps:
+        raise RecipeError(
+            f"train.warmup_steps is {train.warmup_steps}, but the run has only {counted(steps, 'step')} "
+            f"({counted(train.epochs, 'epoch')} of {counted(steps_per_epoch, 'step')}), so the learning rate would "
+            "never reach train.lr; set train.warmup_steps lower or train.epochs higher"
+        )
+    if train.max_steps is not None and train.warmup_steps >= train.max_steps:
+        reporter.warn(
+            f"train.max_steps is {train.max_steps}, which stops the run during its warm-up of "
+            f"{counted(train.warmup_steps, 'step')}"
         )

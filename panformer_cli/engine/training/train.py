@@ -15,11 +15,14 @@ from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
+from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.resume import report_changes
+from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
-from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
 from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_checks import check_batch_norm, check_run
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Reporter
 
@@ -35,6 +38,7 @@ class TrainOptions:
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
         profile: Measure the parts of some steps, and report what limits the speed.
+        time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
     out: Path | None = None
@@ -42,6 +46,7 @@ class TrainOptions:
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
     profile: bool = False
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -74,17 +79,24 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         PanformerError: Recipe, data, checkpoint or folder cannot be used, or training diverged.
         KeyboardInterrupt: Ctrl-C was pressed twice, and there are several processes.
     """
-    if not recipe.data.root:
-        raise RecipeError("data.root is not set: give the folder of the data set, --set data.root=DIR")
+    for warning in check_run(recipe, is_new=not options.resume):
+        reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     recipe = with_absolute_root(recipe)
     with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
-        return _train(recipe, options, run, origin, process, reporter)
+        return _train(recipe, options, run, origin, limit, process, reporter)
 
 
 def _train(
-    recipe: Recipe, options: TrainOptions, run: RunFolder, origin: Path | None, process: Process, reporter: Reporter
+    recipe: Recipe,
+    options: TrainOptions,
+    run: RunFolder,
+    origin: Path | None,
+    limit: TimeLimit | None,
+    process: Process,
+    reporter: Reporter,
 ) -> RunResult:
     """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
     checkpoint = read_checkpoint(origin) if origin is not None else None
@@ -95,12 +107,17 @@ def _train(
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if not options.resume:
+        check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
+        check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if options.profile:
         trainer.profile_to(run.path / "profile")
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals(limit) as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:

@@ -54,9 +54,14 @@ class Backbone(nn.Module, ABC):
             module.eval()
             self._frozen.append(module)
 
+    @property
+    def batch_norms(self) -> list[nn.Module]:
+        """Every BatchNorm of the backbone."""
+        return [module for module in self.modules() if isinstance(module, _BATCH_NORMS)]
+
     def freeze_batch_norms(self) -> None:
         """Freeze every BatchNorm, so that it uses its running statistics instead of those of the batch."""
-        self.freeze([module for module in self.modules() if isinstance(module, _BATCH_NORMS)])
+        self.freeze(self.batch_norms)
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)

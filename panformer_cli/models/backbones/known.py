@@ -52,6 +52,11 @@ def is_resnet(backbone: str) -> bool:
     return backbone.startswith("resnet")
 
 
+def has_batch_norm(backbone: str) -> bool | None:
+    """Return whether a backbone has BatchNorm; None for a model that only timm knows."""
+    return is_resnet(backbone) if backbone in BACKBONES else None
+
+
 def backbone_problems(settings: ModelSettings) -> list[str]:
     """Return one message per invalid setting. `check_backbone_name` checks whether timm has the model."""
     problems = []

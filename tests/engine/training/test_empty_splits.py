@@ -14,6 +14,9 @@ from panformer_cli.errors import DataError
 from tests.data.coco.coco_files import colors
 from tests.engine.small import ALONE, StopAfter, small_recipe, small_scenes
 
+PAIRS = ("train.batch_size=2", "train.images_per_forward=2")
+"""Settings for a training split of two images."""
+
 
 def make_void(root: Path, split: str) -> Path:
     """Remove all segments of a split and return its JSON."""
@@ -31,10 +34,10 @@ def test_a_training_split_without_segments_is_refused_unless_allowed(tmp_path: P
     root = small_scenes(tmp_path / "data", 2, 1)
     annotation, validation = make_void(root, "train"), make_void(root, "val")
     with pytest.raises(DataError, match="none of the 2 images has a segment.*data.allow_no_segments=true") as caught:
-        train(small_recipe(root, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, StopAfter())
+        train(small_recipe(root, *PAIRS, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, StopAfter())
     assert str(annotation) in str(caught.value)
     reporter = StopAfter()
-    recipe = small_recipe(root, "train.max_steps=1", "data.allow_no_segments=true")
+    recipe = small_recipe(root, *PAIRS, "train.max_steps=1", "data.allow_no_segments=true")
     assert train(recipe, TrainOptions(tmp_path / "run2"), ALONE, reporter).ended
     assert [warning.partition(",")[0] for warning in reporter.warnings] == [
         f"{validation}: the image has no segment",
@@ -56,5 +59,5 @@ def test_a_validation_split_of_void_is_reported(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(png))
     Image.fromarray(np.where((pixels == kept).all(axis=-1, keepdims=True), pixels, 0).astype(np.uint8)).save(png)
     reporter = StopAfter()
-    train(small_recipe(root, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, reporter)
+    train(small_recipe(root, *PAIRS, "train.max_steps=1"), TrainOptions(tmp_path / "run"), ALONE, reporter)
     assert [warning.partition(";")[0] for warning in reporter.warnings] == [f"{path}: 50.0 % of all pixels are void"]

@@ -202,7 +202,7 @@ def test_a_failed_evaluation_is_reported_and_repeated_and_training_continues(dam
     first, second = reporter.warnings
     assert first.startswith("the evaluation after step 2 failed: ")
     assert "000001.png" in first
-    assert first.endswith("; training continues, and evaluates again later")
+    assert first.endswith("; training continues, and evaluates later")
     assert second.endswith("; resume the run to evaluate again")
     assert rows(run) == [("train", 1), ("train", 2), ("train", 3)]
     shutil.copy(tmp_path / "whole.png", damaged / "images" / "val" / "000001.png")
@@ -254,7 +254,7 @@ def test_a_failure_of_one_rank_is_handled_by_all(scenes: Path, tmp_path: Path) -
     recipe = small_recipe(scenes, "train.max_steps=4", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
     outcomes = in_processes(2, failing_on_rank_1, recipe, run.path)
-    warning = "the evaluation after step 2 failed: v.png is corrupt; training continues, and evaluates again later"
+    warning = "the evaluation after step 2 failed: v.png is corrupt; training continues, and evaluates later"
     assert outcomes == 2 * [("x.png is corrupt; step 3 of 4 is saved", [warning])]
     assert read_checkpoint(run.last).progress.step == 3
 
