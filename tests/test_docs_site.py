@@ -167,7 +167,8 @@ def test_the_python_example_lists_segments(
     monkeypatch.chdir(tmp_path)
     scenes = Path("demo/scenes")
     write_scenes(scenes, SceneOptions(train_images=4, val_images=2), SilentReporter())
-    settings = ["data.root=demo/scenes", "train.max_steps=1", "data.workers=0", "inference.score_threshold=0"]
+    settings = ["data.root=demo/scenes", "train.max_steps=1", "train.warmup_steps=0", "data.workers=0"]
+    settings.append("inference.score_threshold=0")
     words = [word for setting in settings for word in ("--set", setting)]
     assert run("train", "tiny", "--out", "demo/run", *words) == 0
     (scenes / "images/val/000000.jpg").rename("photo.jpg")

@@ -58,6 +58,7 @@ def _write_job(text: str, submit: bool, given: dict[str, Any]) -> int:
     """Write the batch file that runs this command in a job, and submit it if asked to."""
     from panformer_cli.engine.distributed.slurm import Job
     from panformer_cli.engine.distributed.slurm import submit as submit_job
+    from panformer_cli.recipe_checks import check_run
     from panformer_cli.recipe_io import load_recipe
 
     for name in _SET_BY_JOB:
@@ -66,6 +67,7 @@ def _write_job(text: str, submit: bool, given: dict[str, Any]) -> int:
     if given["recipe"] is None:
         raise click.UsageError("Missing argument 'RECIPE'.")
     recipe = load_recipe(given["recipe"], given["overrides"])
+    check_run(recipe)
     words = _without_job(click.get_current_context().find_root().obj)
     out: Path | None = given["out"]
     path = Job.parse(recipe.name, text).write(words, None if out is None else str(out))

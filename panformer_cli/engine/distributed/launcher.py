@@ -237,10 +237,10 @@ def _exit_code(result: RunResult, processes: int, interrupted: bool) -> int:
         return int(failure.exitcode)
     if interrupted:
         raise KeyboardInterrupt
-    advice = "use fewer processes or smaller images"
-    if failure.exitcode != -signal.SIGKILL:
-        advice = "run the command in one process to find out why"
-    raise PanformerError(f"{_cause(failure, processes)}; {advice}")
+    cause = _cause(failure, processes)
+    if failure.exitcode == -signal.SIGKILL:
+        raise PanformerError(f"{cause}; use fewer processes or smaller images")
+    raise PanformerError(f"{cause}; run the command in one process to find out why")
 
 
 def _first(result: RunResult) -> ProcessFailure:

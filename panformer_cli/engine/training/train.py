@@ -13,6 +13,7 @@ from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
+from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
@@ -82,11 +83,11 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     for warning in check_run(recipe, is_new=not options.resume):
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
-    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
+    check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
     recipe = with_absolute_root(recipe)
     with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
-        return _train(recipe, options, run, origin, limit, process, reporter)
+        return _train(recipe, options, run, origin, process, reporter)
 
 
 def _train(
@@ -94,11 +95,11 @@ def _train(
     options: TrainOptions,
     run: RunFolder,
     origin: Path | None,
-    limit: TimeLimit | None,
     process: Process,
     reporter: Reporter,
 ) -> RunResult:
     """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -107,11 +108,11 @@ def _train(
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
-    if limit is not None:
-        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if options.profile:
         trainer.profile_to(run.path / "profile")
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
