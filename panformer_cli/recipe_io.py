@@ -342,7 +342,7 @@ def _settings(family: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, hint in _sections(family).items():
         if is_dataclass(hint):
-            found |= {f"{key}.{name}": inner for name, inner in _field_types(hint).items()}
+            found |= {f"{key}.{name}": inner for name, inner in _field_types(hint).items()}  # type: ignore[arg-type]
         else:
             found[key] = hint
     return found

@@ -99,7 +99,7 @@ class Section:
     """Name of the section in a recipe; empty for the recipe itself."""
 
     def __post_init__(self) -> None:
-        for name, kinds in _marks(type(self)).items():
+        for name, kinds in _marks(type(self)).items():  # type: ignore[arg-type]  # mypy: a class is hashable
             if any(isinstance(kind, PathText) for kind in kinds):
                 object.__setattr__(self, name, _expanded(getattr(self, name)))
         problems = [*field_problems(self), *self.problems()]
