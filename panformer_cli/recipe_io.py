@@ -323,7 +323,7 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     if origin is tuple and arguments[-1] is Ellipsis:
-        return "a list of whole numbers such as [320, 480]"
+        return "a list of names" if arguments[0] is str else "a list of whole numbers such as [320, 480]"
     if origin is tuple:
         return f"a list of {len(arguments)} {'whole numbers' if arguments[0] is int else 'numbers'}"
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text (in quotes if necessary)"}[hint]

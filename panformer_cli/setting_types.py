@@ -123,7 +123,7 @@ def field_problems(settings: Section) -> Iterator[str]:
         elif isinstance(value, tuple):
             if not allowed.values <= len(value) <= MOST_VALUES:
                 expected = f"{allowed.values} to {MOST_VALUES} values"
-            elif problem := next(filter(None, map(allowed.problem, value)), ""):
+            elif problem := next(filter(None, (_item_problem(item, allowed) for item in value)), ""):
                 expected = f"values of {problem}"
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             expected = allowed.problem(value)
@@ -134,6 +134,15 @@ def field_problems(settings: Section) -> Iterator[str]:
 
 def _class_of(settings: Section) -> type:
     return type(settings)
+
+
+def _item_problem(item: str | float, allowed: Range) -> str:
+    """Return what was expected instead of a value of a list; empty if it can be used."""
+    return (
+        _text_problem(item, may_be_empty=False, longest=LONGEST_NAME)
+        if isinstance(item, str)
+        else allowed.problem(item)
+    )
 
 
 def range_of(settings: type, name: str) -> Range:

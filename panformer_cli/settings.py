@@ -44,6 +44,8 @@ class ModelSettings(Section):
     drop_path: FractionBelowOne = 0.0
     """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks."""
 
+    parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    """Parts that `train.checkpoint` and `train.compile` can name. The first ones save the most memory per time."""
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     """Fields that only matter when a run starts. A resumed run can change them."""
 
@@ -102,7 +104,8 @@ class DataSettings(Section):
     threshold t, has the factor sqrt(t / f). An image is used as often per epoch as the largest factor of its classes
     says, rounded up or down at random. LVIS uses 0.001. 0: every image is used once."""
     skip_bad_images: bool = False
-    """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
+    """Training: skip training and validation images that cannot be used, and count and list them. By default, the first
+    training image stops the run, and a validation image makes the evaluation fail."""
     allow_no_segments: bool = False
     """Training: train on a split in which no image has a segment. By default this is an error."""
     workers: Annotated[int, Range(0, 1024)] = 4
@@ -142,24 +145,65 @@ class TrainSettings(Section):
     """Learning rate for a step of `batch_size` images."""
     weight_decay: Annotated[float, Range(0, 100)] = 1e-4
     """Weight decay of AdamW, applied to all parameters."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to norms, biases, embeddings, tokens and scales, as published. False: only to
+    the weight matrices of linear and convolutional layers."""
     slow_lr_factor: Annotated[float, Range(0, 1000)] = 0.1
     """Factor on the learning rate of the backbone, of `sampling_offsets` and of `reference_points`."""
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Layer-wise learning rate decay of the backbone: the last layer has this factor on its learning rate, the layer
+    before it the square, and so on to the stem; `slow_lr_factor` applies too. 1: the same rate for all layers."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that are not trained, such as [backbone, encoder]: their weights and running statistics stay
+    as they are. Range: `backbone`, `neck`, `encoder`, `location_decoder`, `thing_mask_decoder`, `stuff_mask_decoder`,
+    `stuff_queries`; at least one part must be trained."""
     clip_norm: Annotated[float, Range(0, above=True)] = 0.1
     """Maximum L2 norm of the gradient of all parameters together; a longer one is scaled down."""
-    schedule: Literal["step", "cosine"] = "step"
-    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: decays to 0 at the last
-    step."""
+    schedule: Literal["step", "cosine", "poly", "one_cycle", "constant"] = "step"
+    """Learning rate schedule. `step`: divided by 10 at each of `drop_epochs`. `cosine`: falls as half a cosine. `poly`:
+    falls with the power 0.9, almost linearly. `one_cycle`: rises from 1/25 over the first 30 % of the run, then falls
+    as half a cosine. `constant`: does not change. docs/training_options.md has the formulas."""
+    min_lr_factor: Fraction = 0.0
+    """Factor on `lr` to which the schedule falls at the end of the run, and below which `step` does not fall."""
     drop_epochs: Annotated[tuple[int, ...], Range(0)] = (18,)
     """Epochs, counted from 0, at whose start the learning rate is divided by 10. Used by the `step` schedule. An
     empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward pass. `bf16` and `fp16` use autocast; weights, losses and the optimizer stay in fp32.
+    `fp16` also scales the losses, and needs a GPU; it is for GPUs without `bf16`."""
+    checkpoint: tuple[str, ...] = ()
+    """Parts of the model whose activations are computed again in the backward pass instead of kept (activation
+    checkpointing). This saves memory and takes time; the gradients stay the same. Range: `encoder`, `stuff_masks`,
+    `thing_masks`, `location_decoder` and `backbone`."""
+    compile: tuple[str, ...] = ()
+    """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
+    take longer. Range: as `checkpoint`."""
+    ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
+    """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
+    in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first
+    steps the decay is lower. Null: no average."""
+    max_bad_steps: Count = 5
+    """Optimizer steps in a row whose loss or gradient may be NaN or infinite before training counts as diverged. Such
+    a step is skipped: it changes no weights, but counts as a step of the schedule."""
+    on_divergence: Literal["stop", "rollback"] = "stop"
+    """What to do when training diverges. `stop`: end with an error. `rollback`: return to the last checkpoint and
+    continue with half the learning rate, at most three times."""
     seed: Annotated[int, Range(0, 10**18)] = 0
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1
     """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated."""
+    save_minutes: Annotated[float, Range(0, above=True)] = 10.0
+    """Minutes between writes of `last.safetensors`, the checkpoint from which the run resumes. It is also written
+    before and after every evaluation and when the run is stopped."""
+    keep_last: CountOrZero = 0
+    """Number of earlier checkpoints to keep as `step-<n>.safetensors` beside `last.safetensors`. A run can resume from
+    each of them."""
+    keep_every: Count | None = None
+    """Also keep the checkpoint of each epoch whose number, counted from 1, is a multiple of this. Null: none."""
+    early_stopping: Count | None = None
+    """Stop after this many evaluations in a row without a higher PQ than before, counted over resumes. Null: off."""
     log_every: Count = 50
     """Optimizer steps between lines in metrics.jsonl."""
 

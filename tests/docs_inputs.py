@@ -246,6 +246,12 @@ def label_errors(path: Path, annotation: str = "data/mine/annotations/panoptic_v
     path.write_text(json.dumps({"suspects": [suspect.to_json()]}))
 
 
+def replaced_by_train_val(path: Path) -> None:
+    """Write a data set instead of the one that a line before wrote from other images."""
+    shutil.rmtree(path, ignore_errors=True)
+    train_val(path)
+
+
 def text(content: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(content)
 
@@ -287,6 +293,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "runs/mine": run_of_r50,
     "runs/mine/best-tuned.safetensors": lambda path: shutil.copy(path.with_name("best.safetensors"), path),
     "runs/mine/evaluation": evaluation,
+    "to_review/classes.csv": text("id,name,kind\n3,car,thing\n7,road,stuff\n8,sky,stuff\n9,person,thing\n"),
     "runs/r50/2026-11-28_10-00-00": run_of_r50,
 }
 """Write a file or folder that a line names, or that contains what it names, if it does not exist."""
@@ -296,6 +303,9 @@ BEFORE: dict[str, Callable[[], object]] = {
     "prepare-data export --to cvat --root /data/coco --split val2017 --review results/pred/label_errors.json "
     "--out to_review": lambda: label_errors(
         Path("results/pred/label_errors.json"), "root/data/coco/annotations/panoptic_val2017.json"
+    ),
+    "prepare-data merge --root data/mine --with data/corrected --replace --out data/better": lambda: (
+        replaced_by_train_val(Path("data/corrected"))
     ),
     "weights import r50 --out /shared/weights/r50": lambda: official_r50(PUBLISHED["r50"].path),
     "weights import mine.pth --out DIR --categories ANNOTATION.json": lambda: official_r50(Path("mine.pth")),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
 from panformer_cli.errors import INTERRUPTED, PanformerError
@@ -97,6 +98,13 @@ def check_recipe(
     help="Try the recipe on its data without a run folder: one step, one evaluated image, memory and time per epoch.",
 )
 @click.option(
+    "--time-limit",
+    type=Duration(),
+    metavar="TIME",
+    help="Save and stop before this time is over, such as 3h50m, counted from the start of this command; it ends like "
+    "Ctrl-C, and --resume continues.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -112,6 +120,7 @@ def train(
     trackers: tuple[str, ...],
     profile: bool,
     dry_run: bool,
+    time_limit: int | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -139,7 +148,7 @@ def train(
     request = StartRequest(recipe, overrides, out, resume, init_from)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers, profile=profile)
+        options = replace(start.options, trackers=trackers, profile=profile, time_limit=time_limit)
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

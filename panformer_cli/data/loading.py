@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +24,7 @@ from panformer_cli.data.copy_paste import images_with_things, other_image
 from panformer_cli.data.epoch_order import Draw, EpochOrder, repeat_factors
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import Batch, Sample, Targets
-from panformer_cli.data.worker_process import leave_stopping_to_parent
+from panformer_cli.data.worker_process import end_if_a_batch_is_lost, leave_stopping_to_parent
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.settings import DataSettings, TrainSettings
 
@@ -33,6 +37,10 @@ class LoadingSettings(Protocol):
 
     @property
     def train(self) -> TrainSettings: ...
+
+
+class WorkerDiedError(PanformerError):
+    """A data loading process died, or could not send its batch."""
 
 
 class TrainItem(NamedTuple):
@@ -162,14 +170,19 @@ class TrainLoader:
 
         Raises:
             DataError: an image cannot be used (with `data.skip_bad_images`: no image can be used).
-            PanformerError: a worker process died.
+            WorkerDiedError: a worker process died.
         """
         size = self._images_per_forward
         steps = [step[self._share] for step in self._order.step_draws(epoch, first_step)]
         self._forwards.draws = [step[at : at + size] for step in steps for at in range(0, len(step), size)]
-        loaded = iter(self._loader)
+        with _explained_failures(), _same_child_handler():
+            loaded = iter(self._loader)
         for step in steps:
-            yield [self._unpacked(_next(loaded)) for _ in range(len(step) // size)]
+            yield [self._unpacked(self._next(loaded)) for _ in range(len(step) // size)]
+
+    def _next(self, loaded: Iterator[_Loaded]) -> _Loaded:
+        with _explained_failures():
+            return next(loaded)
 
     def _unpacked(self, loaded: _Loaded) -> Batch:
         if isinstance(loaded, PanformerError):
@@ -222,17 +235,46 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
-def _next(loaded: Iterator[_Loaded]) -> _Loaded:
+@contextlib.contextmanager
+def _explained_failures() -> Iterator[None]:
+    """Turn the failures of worker processes into one sentence."""
     try:
-        return next(loaded)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, (ConnectionError, EOFError)):  # it died while it sent a batch
+            reason = f"DataLoader worker: {reason or type(error).__name__}"
+        if isinstance(error, OSError) and error.errno == errno.EMFILE or reason.startswith(_OPEN_FILES):
+            raise WorkerDiedError(
+                f"data loading ran out of open files ({reason}); raise the limit with `ulimit -n`, or set data.workers "
+                "lower (0 loads images in the training process), and continue with --resume"
+            ) from error
         if not reason.startswith("DataLoader worker"):
             raise
-        raise PanformerError(
-            f"a data loading worker died ({reason}), possibly because memory or shared memory (/dev/shm) ran out; "
-            "set data.workers lower (0 loads images in the training process) and continue with --resume"
+        raise WorkerDiedError(
+            f"a data loading worker died ({reason}), possibly because memory, shared memory (/dev/shm) or open files "
+            "(ulimit -n) ran out; set data.workers lower (0 loads images in the training process) and continue with "
+            "--resume"
         ) from error
+
+
+_OPEN_FILES = ("received 0 items of ancdata", "Too many open files")
+
+
+@contextlib.contextmanager
+def _same_child_handler() -> Iterator[None]:
+    """Keep the handler of SIGCHLD. That of torch raises an error in the middle of a step or while a run is saved.
+
+    A worker that died is noticed when its batch is missing.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _start_worker(images: int, worker: int) -> None:
@@ -242,3 +284,4 @@ def _start_worker(images: int, worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     leave_stopping_to_parent()
+    end_if_a_batch_is_lost()

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.queues import Queue
 from threading import Thread
+from typing import Any
 
 _CHECK_SECONDS = 1.0
 _IGNORED = ("SIGINT", "SIGHUP", "SIGUSR1")
@@ -30,10 +32,23 @@ def leave_stopping_to_parent() -> None:
         Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
+def end_if_a_batch_is_lost() -> None:
+    """End this process when a batch cannot be sent, for want of shared memory or open files.
+
+    A queue only prints such errors, and the training process would wait for the batch forever.
+    """
+    queue: Any = Queue  # the method is for subclasses, but torch creates the queue
+    queue._on_queue_feeder_error = staticmethod(lambda error, item: _kill_this_process())
+
+
 def _end_with(parent: int) -> None:
     """Kill this process when its parent has ended or has sent SIGTERM; a SIGTERM of another process is ignored."""
     while os.getppid() == parent and not _is_ended_by(parent):
         pass
+    _kill_this_process()
+
+
+def _kill_this_process() -> None:
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -58,10 +57,22 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def lock(self) -> Path:
+        """Held while a process trains in this folder (`claimed_run`)."""
+        return self.path / ".lock"
+
+    @property
     def step_checkpoints(self) -> list[Path]:
         """The kept checkpoints of earlier steps, step-<n>.safetensors, by step."""
-        named = ((STEP_NAME.fullmatch(path.name), path) for path in self.path.glob("step-*.safetensors"))
-        return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+        found = (path for path in self.path.glob("step-*.safetensors") if STEP_NAME.fullmatch(path.name))
+        return sorted(found, key=self.step_of)
+
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """Return the step in the name of a kept checkpoint."""
+        match = STEP_NAME.fullmatch(path.name)
+        assert match is not None, "one of `step_checkpoints`"
+        return int(match[1])
 
     def step_checkpoint(self, step: int) -> Path:
         """Return the path at which the checkpoint of a step is kept."""
@@ -138,27 +149,6 @@ class RunFolder:
         kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
         with atomic_write(self.metrics) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def new_run(recipe: Recipe, out: Path | None) -> RunFolder:
-    """Return the folder of a new run: `out`, or runs/<recipe>/<time>.
-
-    If a run ended before its first checkpoint, for example because of an invalid setting, its folder can be reused.
-
-    Raises:
-        PanformerError: `out` is not empty.
-    """
-    if out is None:
-        return RunFolder(RUNS / recipe.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    if out.exists() and not out.is_dir():
-        raise PanformerError(f"--out {out} is a file; expected a new or empty folder")
-    run = RunFolder(out)
-    found = set(out.iterdir()) if out.is_dir() else set()
-    if run.last in found:
-        raise PanformerError(f"--out {out} has another run; add --resume to continue that run, or choose a new folder")
-    if found - {run.recipe, run.metrics, run.environment}:
-        raise PanformerError(f"--out {out} is not empty; expected a new or empty folder; choose another folder")
-    return run
 
 
 def run_to_resume(name: str, out: Path | None) -> RunFolder:

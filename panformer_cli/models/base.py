@@ -12,18 +12,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Batch, PanopticMap, Targets
+from panformer_cli.errors import RecipeError
 from panformer_cli.metrics.detection import InstancePrediction
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.layers.batch_norm_folding import fold_batch_norms
 from panformer_cli.settings import TrainSettings
+from panformer_cli.wording import listing
+
+Model = TypeVar("Model", bound="PanopticModel")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class PanopticModel(nn.Module, ABC):
     def __init__(self, categories: CategoryTable) -> None:
         super().__init__()
         self.categories = categories
+        self._frozen_parts: list[nn.Module] = []
 
     @abstractmethod
     def infer(self, images: Tensor, padding_mask: Tensor) -> tuple[Any, ...]:
@@ -137,6 +142,35 @@ class PanopticModel(nn.Module, ABC):
     @abstractmethod
     def stages(self) -> dict[str, nn.Module]:
         """Return the modules that `benchmark` times, by name, in the order in which they run."""
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Freeze the weights and running statistics of parts of the model; training mode does not change this.
+
+        Frozen parts behave as in inference: they also have no dropout. Call this before the optimizer is built.
+
+        Args:
+            names: `stages()` and modules at the top level.
+
+        Raises:
+            RecipeError: there is no such part, or no weight is left to train.
+        """
+        known = {name: part for name, part in self.named_children() if any(True for _ in part.parameters())}
+        known |= self.stages()
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise RecipeError(f"train.freeze has {listing(unknown)}: expected parts of the model: {', '.join(known)}")
+        for name in names:
+            known[name].requires_grad_(False)
+            self._frozen_parts.append(known[name])
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise RecipeError(f"train.freeze is {list(names)}: no weight is left to train; leave out a part")
+
+    def train(self: Model, mode: bool = True) -> Model:
+        """Set training mode, except for the parts that `freeze` has frozen."""
+        super().train(mode)
+        for part in self._frozen_parts:
+            part.eval()
+        return self
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Return the parts that `train.checkpoint` and `train.compile` can name, each as the modules that it runs.

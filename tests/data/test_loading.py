@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.epoch_order import EpochOrder
-from panformer_cli.data.loading import TrainItem, TrainLoader, collate, train_loader
+from panformer_cli.data.loading import TrainItem, TrainLoader, WorkerDiedError, collate, train_loader
 from panformer_cli.data.structures import Batch, Sample, Targets
 from panformer_cli.errors import DataError, PanformerError, RecipeError
 from panformer_cli.recipe import Recipe
@@ -128,6 +129,7 @@ def test_loading_does_not_change_the_random_state_of_torch(coco: CocoPanoptic) -
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(coco: CocoPanoptic) -> None:
     alone, workers = train_loader(coco, recipe(together=2)), train_loader(coco, recipe(together=2, workers=2))
     for epoch in range(2):
@@ -212,8 +214,37 @@ class DyingCoco(CocoPanoptic):
 def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     write_coco(tmp_path, images=2)
     kind, text = failure(train_loader(DyingCoco(tmp_path, "val"), recipe(batch_size=1, workers=1)))
-    assert kind is PanformerError and "\n" not in text
+    assert kind is WorkerDiedError and "\n" not in text
     assert text.startswith("a data loading worker died") and "set data.workers lower" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_too_few_open_files_are_explained(coco: CocoPanoptic) -> None:
+    """Every tensor of a batch that is in use or on its way is an open file. No limit may make training wait forever."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    try:
+        for more in (6, 20, 40):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, before[1]))
+            kind, text = failure(train_loader(coco, recipe(batch_size=10, together=10, workers=1)))
+            assert kind is WorkerDiedError and "\n" not in text
+            assert "ulimit -n" in text and "set data.workers lower" in text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_worker_that_dies_does_not_interrupt_a_step(coco: CocoPanoptic) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    loader = train_loader(coco, recipe(batch_size=1, workers=1))
+    batches = loader.epoch(0)
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()
+    with pytest.raises(WorkerDiedError, match="a data loading worker died"):
+        list(batches)
 
 
 def signal_from_another_process(number: int, pid: int) -> None:

@@ -14,7 +14,6 @@ from panformer_cli.engine.runs import (
     RunFolder,
     check_results_folder,
     find_checkpoint,
-    new_run,
     results_folder,
     run_to_resume,
 )
@@ -52,34 +51,6 @@ def file(path: Path, age: int = 0) -> Path:
     path.touch()
     os.utime(path, (1_000_000 - age, 1_000_000 - age))
     return path
-
-
-def test_a_run_has_a_folder_of_its_recipe_and_time() -> None:
-    path = new_run(RECIPE, None).path
-    assert path.parent == Path("runs/mine")
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("files", [[], ["recipe.yaml", "environment.json"], ["recipe.yaml", "metrics.jsonl"]])
-def test_a_folder_without_a_checkpoint_can_be_reused(files: list[str]) -> None:
-    Path("out").mkdir()
-    for name in files:
-        file(Path("out") / name)
-    assert new_run(RECIPE, Path("out")).path == Path("out")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("out/last.safetensors", "--out out has another run; add --resume to continue that run, or choose a new"),
-        ("out/letter.txt", "--out out is not empty; expected a new or empty folder; choose another folder"),
-        ("out", "--out out is a file; expected a new or empty folder"),
-    ],
-)
-def test_a_folder_in_use_is_refused(name: str, said: str) -> None:
-    file(Path(name))
-    with pytest.raises(PanformerError, match=f"^{said}"):
-        new_run(RECIPE, Path("out"))
 
 
 def test_a_restarted_run_deletes_the_metrics_of_the_first_try() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli.prepare_data.options import Conversion, conversion_options, run_conversion, warn_of_skipped
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.prepare.sets.existing import ExistingSets
@@ -76,18 +77,31 @@ def split(root: Path, val: float, seed: int, **conversion: Any) -> None:
 @click.option(
     "--map", "category_map", type=FILE, metavar="YAML", help="Category map for the second data set, as in remap."
 )
-def merge(root: Path, second: Path, category_map: Path | None, **conversion: Any) -> None:
+@click.option(
+    "--replace",
+    "replaces",
+    is_flag=True,
+    help="Use the annotations of the second data set for the images with the same file name, instead of adding images.",
+)
+def merge(root: Path, second: Path, category_map: Path | None, replaces: bool, **conversion: Any) -> None:
     """Merge two data sets.
 
     Categories with the same name become one.
 
     \b
     panformer prepare-data merge --root data/a --with data/b --map b_to_a.yaml --out data/both
+    panformer prepare-data merge --root data/a --with data/b --replace --out data/better
     """
     from panformer_cli.prepare.sets.derived import merge as source
 
     options = Conversion(**conversion)
-    _convert(source(root, second, options.splits, category_map), options)
+    merged = source(root, second, options.splits, category_map, replaces)
+    _convert(merged, options)
+    if replaces:
+        used = [one for chosen in merged.chosen.values() for one in chosen]
+        replaced = sum(len(one.indices) for one in used if one.originals is not None)
+        total = counted(sum(len(one.indices) for one in used), "image")
+        click.echo(f"Annotations replaced: those of {replaced} of {total}")
 
 
 @click.command()

@@ -18,7 +18,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
+from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters, RendezvousTimeoutError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.elastic.utils import store as store_util
 
@@ -31,7 +31,7 @@ from panformer_cli.reporting import Reporter
 _POLL_SECONDS = 0.1
 _JOIN_SECONDS = 600
 """Time that a machine waits for the others."""
-_LEAVE_SECONDS = 30
+_LEAVE_SECONDS = 15
 """Time that a launcher stays for the other machines after its own processes have failed or stopped."""
 
 
@@ -65,7 +65,7 @@ def _run_with_restarts(words: Sequence[str], layout: Layout, reporter: Reporter)
             agent = _agent(words, layout, restarts, reporter)
             return _run(agent, layout)
         except (RendezvousError, dist.DistError) as error:
-            restarts = (agent.restarts_left if agent else restarts) - 1
+            restarts = agent.restarts_after_loss if agent else restarts - 1
             if restarts < 0:
                 raise PanformerError(_unreachable(layout, error)) from error
             reporter.warn(f"{_unreachable(layout, error)}; trying again")
@@ -123,10 +123,13 @@ class Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, nodes: int, reporter: Reporter) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self._nodes, self._reporter = nodes, reporter
+        self._has_waited = False
 
     @property
-    def restarts_left(self) -> int:
-        return int(self._remaining_restarts)
+    def restarts_after_loss(self) -> int:
+        """Restarts that are left if the other machines were lost; -1 if there was none."""
+        is_counted = self._worker_group.state == WorkerState.STOPPED  # they were lost during a restart
+        return int(self._remaining_restarts) - (not is_counted)
 
     @property
     def is_waiting(self) -> bool:
@@ -144,40 +147,52 @@ class Agent(LocalElasticAgent):
 
     def run(self, role: str = "panformer") -> RunResult:
         result: RunResult = super().run(role)
-        if result.is_failed() and self._nodes > 1:
-            self._wait_for_other_machines()
+        if result.is_failed():
+            self._is_with_other_machines()
         return result
 
-    def _wait_for_other_machines(self) -> None:
-        """Stay until all machines are here: the first one hosts the store that the processes of all use to end."""
-        with contextlib.suppress(RuntimeError, ValueError):  # a machine is gone
+    def _is_with_other_machines(self) -> bool:
+        """Wait until the processes of all machines have ended; return False if a machine is gone.
+
+        The first machine must stay until then, because it hosts the store that all processes use to end.
+        """
+        if self._nodes == 1 or self._has_waited:
+            return True
+        self._has_waited = True
+        try:
             store_util.barrier(self._worker_group.store, self._nodes, "panformer/end", _LEAVE_SECONDS)
+        except (RuntimeError, ValueError):
+            return False
+        return True
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         # Each start of the workers needs a new store: keys of an earlier one would mislead them, and the store of a
         # machine that was killed is gone.
         handler: Any = worker_group.spec.rdzv_handler
         handler._bootstrap_store_info = None
+        self._has_waited = False
         super()._rendezvous(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
-        if result.is_failed():
+        if result.is_failed() and self._remaining_restarts:
+            cause = _cause(_first(result), worker_group.spec.local_world_size)
             if any(failure.exitcode == INTERRUPTED for failure in result.failures.values()):
-                self.stop_restarting()
-            elif self._remaining_restarts:
-                total = worker_group.spec.max_restarts
-                number = total - self._remaining_restarts + 1
-                cause = _cause(_first(result), worker_group.spec.local_world_size)
-                self._reporter.warn(f"{cause}; restarting all processes ({number} of {total})")
+                # They also stop, after they have saved, if the launcher of another machine is killed.
+                if self._is_with_other_machines():
+                    self.stop_restarting()
+                    return result
+                cause = "another machine is gone"
+            total = worker_group.spec.max_restarts
+            number = total - self._remaining_restarts + 1
+            self._reporter.warn(f"{cause}; restarting all processes ({number} of {total})")
         return result
 
 
 def _agent(words: Sequence[str], layout: Layout, restarts: int, reporter: Reporter) -> Agent:
-    several = layout.nodes > 1
-    options: dict[str, Any] = {"join_timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS} if several else {}
-    if several:
-        options["is_host"] = str(layout.node_rank == 0)
+    options: dict[str, Any] = {}
+    if layout.rendezvous is not None:
+        options = {"join_timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS, "is_host": str(layout.node_rank == 0)}
     host = layout.endpoint.rpartition(":")[0].strip("[]")
     # Ranks follow the order of the addresses. Only that of the first machine is used, as the address of the store.
     address = host if layout.node_rank == 0 else f"~{layout.node_rank:09d}"
@@ -222,10 +237,10 @@ def _exit_code(result: RunResult, processes: int, interrupted: bool) -> int:
         return int(failure.exitcode)
     if interrupted:
         raise KeyboardInterrupt
-    advice = "use fewer processes or smaller images"
-    if failure.exitcode != -signal.SIGKILL:
-        advice = "run the command in one process to find out why"
-    raise PanformerError(f"{_cause(failure, processes)}; {advice}")
+    cause = _cause(failure, processes)
+    if failure.exitcode == -signal.SIGKILL:
+        raise PanformerError(f"{cause}; use fewer processes or smaller images")
+    raise PanformerError(f"{cause}; run the command in one process to find out why")
 
 
 def _first(result: RunResult) -> ProcessFailure:
@@ -243,6 +258,8 @@ def _cause(failure: ProcessFailure, processes: int) -> str:
 
 def _unreachable(layout: Layout, error: Exception) -> str:
     reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, RendezvousTimeoutError):
+        reason = f"they did not come within {_JOIN_SECONDS // 60} minutes"
     if layout.node_rank == 0:
         return (
             f"machine 0 cannot wait for the other machines at {layout.endpoint} ({reason}); use a free port of its own"

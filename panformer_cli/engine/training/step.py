@@ -1,29 +1,46 @@
-"""One optimizer step: losses of all images of all processes, gradients, clipping, AdamW."""
+"""One optimizer step: losses of all images of all processes, gradients, clipping, AdamW.
+
+A step whose loss or gradient is not finite on any process changes nothing on all of them.
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import autocast
 from panformer_cli.engine.training.optimizer import build_optimizer
+from panformer_cli.engine.training.running_statistics import running_statistics
 from panformer_cli.engine.training.schedule import set_learning_rate
 from panformer_cli.engine.training.step_clock import NoClock, StepClock
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import NonFiniteError
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.settings import TrainSettings
 
-DIVERGED = (
-    "training diverged: a gradient is no longer finite; the last checkpoint is from before it; resume from there with "
-    "--resume and a smaller learning rate (--set train.lr=...)"
-)
+
+@dataclass(frozen=True)
+class SkippedStep:
+    """Why a step was skipped.
+
+    Attributes:
+        reason: `loss` or `gradient`, whichever was not finite; `overflow` if only the gradient was not, and it was
+            scaled for fp16. Then the next step uses half the scale.
+        image_ids: The images whose loss was not finite; all images of the step if only the gradient was not; none for
+            `overflow`, which is normal.
+    """
+
+    reason: str
+    image_ids: list[int | str]
 
 
 @dataclass(frozen=True)
@@ -33,14 +50,34 @@ class StepResult:
     Attributes:
         losses: The losses of each batch of this process by name, detached, on their device.
         gradient_norm: L2 norm of the gradient of all parameters before clipping, a scalar on the device.
+        loss: The total loss, averaged over all images of all processes; NaN for a skipped step.
+        skipped: Why nothing was changed; None if the step was taken. The same on all ranks.
     """
 
     losses: list[dict[str, Tensor]]
     gradient_norm: Tensor
+    loss: float = math.nan
+    skipped: SkippedStep | None = None
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of a step, all finite.
+
+    Attributes:
+        by_batch: The losses of each batch of this process by name, detached, on their device.
+        mean: The total loss, averaged over all images of all processes.
+    """
+
+    by_batch: list[dict[str, Tensor]]
+    mean: float
 
 
 class OptimizerStep:
     """Takes optimizer steps with a model. Every rank calls the same methods.
+
+    In fp16 the losses are multiplied by a scale, so that small gradients do not become 0. Gradients are divided by it
+    before their norm is computed and clipped.
 
     Args:
         process: This process.
@@ -54,33 +91,43 @@ class OptimizerStep:
     def __init__(self, process: Process, model: PanopticModel, settings: TrainSettings) -> None:
         self.model = model
         self.optimizer = build_optimizer(model, settings)
+        self.scaler = GradScaler(process.device.type, enabled=settings.precision == "fp16")
         self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
-        self._parallel = distributed(model) if process.world_size > 1 else model
+        losses = _LossesOrNaN(model)
+        self._parallel = distributed(losses) if process.world_size > 1 else losses
 
     def take(self, batches: list[Batch], factor: float) -> StepResult:
-        """Take one optimizer step.
+        """Take one optimizer step, or change nothing if a loss or a gradient is not finite.
 
         Args:
             batches: This process's share of the images, one batch per forward pass.
             factor: Factor on all learning rates.
-
-        Raises:
-            PanformerError: A gradient is not finite.
         """
         self._parallel.train()
         set_learning_rate(self.optimizer, factor)
-        losses = self.accumulate(batches, self.count(batches))
-        with self.clock.part("clipping"):
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
-        if not torch.isfinite(norm):  # the same on all ranks, because gradients are averaged
-            raise PanformerError(DIVERGED)
+        try:
+            with self._statistics_restored_on_error():
+                losses = self.accumulate(batches, self.count(batches))
+                with self.clock.part("clipping"):
+                    self.scaler.unscale_(self.optimizer)
+                    norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+                if not torch.isfinite(norm):  # the same on all ranks, because gradients are averaged
+                    raise self._bad_gradient(batches)
+        except _SkipStep as error:
+            self.optimizer.zero_grad()
+            return StepResult([], torch.tensor(math.nan), skipped=error.skipped)
         with self.clock.part("optimizer"):
-            self.optimizer.step()
-        return StepResult(losses, norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return StepResult(losses.by_batch, norm, losses.mean)
 
-    def accumulate(self, batches: list[Batch], counts: LossCounts) -> list[dict[str, Tensor]]:
-        """Set the gradients to those of all batches of all processes, and return this process's losses, detached."""
+    def accumulate(self, batches: list[Batch], counts: LossCounts) -> StepLosses:
+        """Set the gradients to those of all batches of all processes.
+
+        Raises:
+            NonFiniteError: A loss is not finite on some rank; raised on all ranks.
+        """
         self.optimizer.zero_grad()
         detached = []
         for index, batch in enumerate(batches):
@@ -88,14 +135,58 @@ class OptimizerStep:
                 with self.clock.part("forward"):
                     losses = self._losses(batch.to(self._process.device), counts)
                 with self.clock.part("backward"):
-                    torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+                    # Also if they are NaN: in the last backward pass every rank waits for the gradients of all others.
+                    total = torch.stack(list(losses.values())).sum().div(len(batches))
+                    self.scaler.scale(total).backward()
             detached.append({name: value.detach() for name, value in losses.items()})
-        return detached
+        return StepLosses(detached, self._checked_mean(batches, detached))
 
     def _losses(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         with autocast(self._settings.precision, self._process.device):
             losses: dict[str, Tensor] = self._parallel(batch, counts)
         return losses
+
+    def _checked_mean(self, batches: list[Batch], losses: list[dict[str, Tensor]]) -> float:
+        """Return the total loss, averaged over all images of all processes.
+
+        Args:
+            batches: This process's batches.
+            losses: Their losses.
+
+        Raises:
+            NonFiniteError: A loss is not finite on some rank; raised on all ranks.
+        """
+        totals = torch.stack([torch.stack(list(each.values())).sum() for each in losses]).tolist()
+        bad = [batch for batch, total in zip(batches, totals, strict=True) if not math.isfinite(total)]
+        own = torch.tensor([len(bad), 0.0 if bad else sum(totals) / len(totals)], dtype=torch.float64)
+        failed, mean = self._process.sum(own).tolist()
+        if failed:
+            raise _SkipStep("loss", self._ids(bad))
+        return float(mean) / self._process.world_size
+
+    def _bad_gradient(self, batches: list[Batch]) -> _SkipStep:
+        """Return the error for a gradient that is not finite; in fp16, lower the scale."""
+        overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return _SkipStep("overflow", []) if overflowed else _SkipStep("gradient", self._ids(batches))
+
+    def _ids(self, batches: list[Batch]) -> list[int | str]:
+        """Return the ids of the images in the batches of all ranks."""
+        own = [image_id for batch in batches for image_id in batch.image_ids]
+        return [image_id for ids in self._process.gather(own) for image_id in ids]
+
+    @contextmanager
+    def _statistics_restored_on_error(self) -> Iterator[None]:
+        """Restore BatchNorm's running statistics, which the forward pass changes, if the step is skipped."""
+        buffers = running_statistics(self.model)
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        except NonFiniteError:
+            for buffer, old in zip(buffers, before, strict=True):
+                buffer.copy_(old)
+            raise
 
     def count(self, batches: list[Batch]) -> LossCounts:
         """Return the mean number of segments per image of the whole step, which normalizes the losses."""
@@ -109,6 +200,30 @@ class OptimizerStep:
         if isinstance(self._parallel, DistributedDataParallel) and not last:
             return self._parallel.no_sync()
         return nullcontext()
+
+
+class _LossesOrNaN(nn.Module):
+    """A model whose losses are NaN, and so are all of its gradients, where the model raises NonFiniteError."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+        try:
+            losses: dict[str, Tensor] = self.model(batch, counts)
+        except NonFiniteError:
+            trained = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
+            return {"not_finite": torch.stack(trained).sum() * math.nan}
+        return losses
+
+
+class _SkipStep(NonFiniteError):
+    """A loss or a gradient of this step is not finite; raised on all ranks."""
+
+    def __init__(self, reason: str, image_ids: list[int | str]) -> None:
+        super().__init__(f"a {reason} is not finite")
+        self.skipped = SkippedStep(reason, image_ids)
 
 
 def distributed(model: nn.Module) -> DistributedDataParallel:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
 from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
+from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
-from panformer_cli.engine.runs import RunFolder, new_run, run_to_resume
+from panformer_cli.engine.precision import check_device_supports
+from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.resume import report_changes
+from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
@@ -35,6 +39,7 @@ class TrainOptions:
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
         profile: Measure the parts of some steps, and report what limits the speed.
+        time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
     out: Path | None = None
@@ -42,6 +47,7 @@ class TrainOptions:
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
     profile: bool = False
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -77,8 +83,23 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     for warning in check_run(recipe, is_new=not options.resume):
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
+    check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
     recipe = with_absolute_root(recipe)
-    run, origin = process.on_first(lambda: _begin(recipe, options, reporter))
+    with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
+        run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
+        return _train(recipe, options, run, origin, process, reporter)
+
+
+def _train(
+    recipe: Recipe,
+    options: TrainOptions,
+    run: RunFolder,
+    origin: Path | None,
+    process: Process,
+    reporter: Reporter,
+) -> RunResult:
+    """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -87,6 +108,8 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
@@ -95,7 +118,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals(limit) as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
@@ -128,12 +151,13 @@ def with_absolute_root(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(recipe.data, root=str(Path(recipe.data.root).absolute())))
 
 
-def _begin(recipe: Recipe, options: TrainOptions, reporter: Reporter) -> tuple[RunFolder, Path | None]:
-    """Return the folder of the run and the checkpoint that it starts from, if any; only on rank 0."""
-    if not options.resume:
-        return new_run(recipe, options.out), options.init_from
-    run = run_to_resume(recipe.name, options.out)
-    return run, checkpoint_to_resume(run, reporter).path
+def _begin(
+    recipe: Recipe, options: TrainOptions, claim: ExitStack, reporter: Reporter
+) -> tuple[RunFolder, Path | None]:
+    """Return the folder of the run, locked until `claim` ends, and the checkpoint that it starts from, if any."""
+    claimed = resumed_run if options.resume else new_run
+    run = claim.enter_context(claimed(recipe.name, options.out, reporter))
+    return run, checkpoint_to_resume(run, reporter).path if options.resume else options.init_from
 
 
 def _record(recipe: Recipe, options: TrainOptions, checkpoint: Checkpoint | None, trainer: Trainer) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.step import StepResult
+from panformer_cli.errors import WriteError
 from panformer_cli.metrics.quality import GroupQuality, PanopticResult, shown
 from panformer_cli.pages.base import format_number
 from panformer_cli.reporting import Reporter
@@ -45,9 +46,12 @@ class TrainLog:
         self._steps_per_epoch = steps_per_epoch
         self._tracking = tracking
         self._memory = PeakMemory(process.device)
-        self._start()
+        self._unwritten: list[dict[str, Any]] = []
+        self._warned = False
+        self.reset()
 
-    def _start(self) -> None:
+    def reset(self) -> None:
+        """Forget the losses since the last row."""
         self._sums: dict[str, Tensor] = {}
         self._weight = 0.0
         self._norms: list[Tensor] = []
@@ -71,11 +75,15 @@ class TrainLog:
     def write_losses(self, progress: TrainProgress, lr: float, speed: dict[str, float]) -> None:
         """Write a row with the means over all processes since the last one, and reset them.
 
+        Nothing is written if all steps since then were skipped, which is the same on all ranks.
+
         Args:
             progress: The progress after the last step.
             lr: Learning rate of the last step, without the factors of parameter groups.
             speed: Times and other values that are not the same when the run is repeated.
         """
+        if not self._sums:
+            return
         total = self._process.sum(torch.stack(list(self._sums.values())).cpu()) / self._process.world_size
         means = dict(zip(self._sums, (total / self._weight).tolist(), strict=True))
         values = {
@@ -86,8 +94,16 @@ class TrainLog:
             "seconds": progress.seconds,
             "speed": speed | {"memory_mib": self._memory.mib()},
         }
-        self._start()
+        self.reset()
         self._write("train", progress, values)
+
+    def write_skipped(self, progress: TrainProgress, reason: str, images: list[str]) -> None:
+        """Write a row for a skipped step: what was not finite, and the file names of its images."""
+        self._write("skipped", progress, {"reason": reason, "images": images})
+
+    def write_rollback(self, progress: TrainProgress, diverged_at: int) -> None:
+        """Write a row for a return from step `diverged_at` to an earlier checkpoint."""
+        self._write("rollback", progress, {"diverged_at": diverged_at, "lr_factor": progress.lr_factor})
 
     def write_evaluation(self, progress: TrainProgress, groups: PanopticResult) -> None:
         """Write a row with the results of an evaluation, and print them."""
@@ -107,9 +123,22 @@ class TrainLog:
         if self._process.is_first:
             epoch = max(progress.step - 1, 0) // self._steps_per_epoch
             row = {"kind": kind, "step": progress.step, "epoch": epoch, **values}
-            self._run.log(row)
-            if self._tracking is not None:
+            self._unwritten.append(row)
+            self.flush()
+            if self._tracking is not None and kind != "resume":
                 self._tracking.log(row)
+
+    def flush(self) -> None:
+        """Write the rows that could not be written before; if this fails again, they wait for the next call."""
+        try:
+            while self._unwritten:
+                self._run.log(self._unwritten[0])
+                del self._unwritten[0]
+            self._warned = False
+        except WriteError as error:
+            if not self._warned:
+                self._reporter.warn(f"{error}; training continues, and the lines are written later")
+            self._warned = True
 
 
 def _texts(group: GroupQuality) -> dict[str, str]:

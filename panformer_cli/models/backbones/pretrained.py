@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import timm
 from torch import Tensor
@@ -20,6 +21,8 @@ HEADS = ("bbox_head.", "model.location_decoder.")
 """Prefixes of tensor names in checkpoints of complete models, official and panformer's, that no backbone has."""
 WRAPPED = "model."
 """Prefix of the tensor names in some of timm's feature extractors."""
+Value = TypeVar("Value")
+
 _FROM_REFERENCE = {is_swin: Renaming(backbone_pairs(is_swin)) for is_swin in (False, True)}
 
 
@@ -48,15 +51,15 @@ def load_backbone_weights(backbone: Backbone, source: str) -> None:
     backbone.body.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
 
-def in_our_names(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Return the tensors of an ImageNet model, renamed to the names `own` in `Backbone.body`."""
+def in_our_names(state: Mapping[str, Value], own: Collection[str]) -> dict[str, Value]:
+    """Return the tensors of an ImageNet model (or anything else by name), renamed to those `own` in `Backbone.body`."""
     if _has_reference_names(state):
         return {_from_reference(name, is_swin_state(state)): tensor for name, tensor in state.items()}
     parts = {name.partition(".")[0] for name in own}
     return {_by_feature_extractor(name, parts): tensor for name, tensor in state.items()}
 
 
-def _has_reference_names(state: Mapping[str, Tensor]) -> bool:
+def _has_reference_names(state: Mapping[str, Any]) -> bool:
     """Return whether PVTv2 or Swin has the names of its reference implementation, not those of timm.
 
     Both call Swin's stages `layers`. Patch merging ends a stage in the reference implementation and begins one in timm.

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-
-from torch import Tensor
+from typing import Any
 
 Pairs = list[tuple[str, str]]
 """Prefixes of names, theirs and ours. `#` is a number that both have."""
@@ -67,6 +66,6 @@ def _pattern(beginning: str) -> str:
     return re.escape(beginning).replace(r"\#", r"(\d+)")
 
 
-def is_swin_state(state: Mapping[str, Tensor]) -> bool:
+def is_swin_state(state: Mapping[str, Any]) -> bool:
     """Return whether a state dict has relative position biases, which only Swin has, in any naming scheme."""
     return any(name.endswith("relative_position_bias_table") for name in state)

@@ -30,6 +30,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, architecture: str, layout: FeatureLayout, drop_path: float) -> None:
         body = _features(name, architecture, layout, drop_path)
         super().__init__(name, body, body.feature_info.channels())
+        self.architecture = architecture
         self.layout = layout
 
     def forward(self, images: Tensor) -> list[Tensor]:

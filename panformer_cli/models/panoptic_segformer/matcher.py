@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from panformer_cli.data.structures import Targets
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import NonFiniteError
 from panformer_cli.models.layers.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from panformer_cli.models.layers.losses import ALPHA, GAMMA
 
@@ -147,7 +147,7 @@ def _assign(costs: list[Tensor]) -> list[Match]:
     """
     together = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
     if not np.isfinite(together).all():
-        raise PanformerError(
+        raise NonFiniteError(
             "training diverged: the matching costs are no longer finite; continue from an earlier checkpoint with a "
             "smaller learning rate (--set train.lr=...)"
         )

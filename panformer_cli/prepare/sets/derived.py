@@ -18,7 +18,8 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.sets.both_sides import on_both_sides
 from panformer_cli.prepare.sets.category_map import merged_tables, read_map
 from panformer_cli.prepare.sets.choose import classes_of, listed, stratified
-from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part, unchanged
+from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Originals, Part, unchanged
+from panformer_cli.prepare.sets.replacement import Replacement, find_replacements
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing
 
@@ -106,7 +107,9 @@ def remap(root: Path, splits: Sequence[str], path: Path) -> ExistingSets:
     return ExistingSets("remap", root, new.table, tuple(parts), chosen, {"map": path.read_text(encoding="utf-8")})
 
 
-def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = None) -> ExistingSets:
+def merge(
+    first: Path, second: Path, splits: Sequence[str], path: Path | None = None, replaces: bool = False
+) -> ExistingSets:
     """Return a source that merges splits and categories of the same name from two data sets.
 
     Files of `second` are put in a folder with its name. Its images keep their ids unless `first` uses them.
@@ -114,16 +117,18 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
     Args:
         first: The first data set.
         second: The second data set.
-        splits: The splits; if empty, all.
+        splits: The splits; if empty, all. If `replaces`, those of `first`.
         path: Category map for `second`, as in `remap`.
+        replaces: Add no image, but use the annotations of `second` for the images of `first` with the same file name,
+            in any split.
 
     Raises:
-        DataError: As in `category_map.read_map` and `merged_tables`, a split cannot be used, or both are the same
-            folder.
+        DataError: As in `category_map.read_map`, `merged_tables` and `find_replacements`, a split cannot be used, or
+            both are the same folder.
     """
     if resolve_links(first) == resolve_links(second):
         raise DataError(f"{first} and {second} are the same data set; choose another one to merge")
-    ours, theirs = open_splits(first, splits), open_splits(second, splits)
+    ours, theirs = open_splits(first, splits), open_splits(second, () if replaces else splits)
     table = table_of_splits(first, ours)
     mapped = read_map(path, table_of_splits(second, theirs)) if path else None
     merged = merged_tables(table, mapped.table if mapped else table_of_splits(second, theirs), f"{first} and {second}")
@@ -132,12 +137,34 @@ def merge(first: Path, second: Path, splits: Sequence[str], path: Path | None = 
         second_id = {old: None if new is None else merged.new_id[new] for old, new in mapped.new_id.items()}
     parts = [Part(data, unchanged(table)) for data in ours.values()]
     parts += [Part(data, second_id) for data in theirs.values()]
+    settings: dict[str, Any] = {
+        "second": str(resolve_links(second)),
+        "map": path.read_text(encoding="utf-8") if path else None,
+    }
+    if replaces:
+        found = find_replacements(ours, theirs, f"{first} and {second}")
+        settings["replace"] = True
+        return ExistingSets("merge", first, merged.table, tuple(parts), _replaced(ours, found), settings)
     chosen = {name: [Chosen(part, range(len(data)))] for part, (name, data) in enumerate(ours.items())}
     for part, (name, data) in enumerate(theirs.items(), len(ours)):
         new_ids = _new_ids(data, ours[name]) if name in ours else None
         chosen.setdefault(name, []).append(Chosen(part, range(len(data)), f"{resolve_links(second).name}/", new_ids))
-    settings = {"second": str(resolve_links(second)), "map": path.read_text(encoding="utf-8") if path else None}
     return ExistingSets("merge", first, merged.table, tuple(parts), chosen, settings)
+
+
+def _replaced(ours: Mapping[str, CocoPanoptic], found: Sequence[Replacement]) -> dict[str, list[Chosen]]:
+    """Return the images of each split: those that keep their annotation, then those that get another one."""
+    chosen = {}
+    for part, (name, data) in enumerate(ours.items()):
+        here = [one for one in found if one.old.part == part]
+        kept = np.delete(np.arange(len(data)), [one.old.number for one in here])
+        chosen[name] = [Chosen(part, kept)]
+        for other in sorted({one.new.part for one in here}):
+            pairs = [one for one in here if one.new.part == other]
+            originals = Originals(part, [one.old.number for one in pairs])
+            indices = [one.new.number for one in pairs]
+            chosen[name].append(Chosen(len(ours) + other, indices, originals=originals))
+    return chosen
 
 
 def _new_ids(theirs: CocoPanoptic, ours: CocoPanoptic) -> list[int | None]:

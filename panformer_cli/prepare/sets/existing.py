@@ -19,6 +19,13 @@ from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.source import SourceImage
 
 
+class Originals(NamedTuple):
+    """Images of a part whose files, names and ids are used for annotations of another part, one each."""
+
+    part: int
+    indices: Sequence[int]
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Images of a part for the new data set, in this order. Keeps only numbers in memory.
@@ -28,12 +35,14 @@ class Chosen:
         indices: Indices of the images in the part.
         folder: Prefix of their file names, ending in `/`.
         new_ids: New id of each image, None to keep its own. None keeps all.
+        originals: The images to which these annotations belong, if not their own.
     """
 
     part: int
     indices: Sequence[int] | npt.NDArray[np.int64]
     folder: str = ""
     new_ids: Sequence[int | None] | None = None
+    originals: Originals | None = None
 
 
 class Place(NamedTuple):
@@ -95,12 +104,14 @@ class ExistingSets:
 
     def _images(self, chosen: Chosen) -> Iterator[SourceImage]:
         data = self.parts[chosen.part].data
+        images = data if chosen.originals is None else self.parts[chosen.originals.part].data
         for number, index in enumerate(map(int, chosen.indices)):
-            info = data.image_info(index)
+            original = index if chosen.originals is None else chosen.originals.indices[number]
+            info = images.image_info(original)
             new_id = None if chosen.new_ids is None else chosen.new_ids[number]
             yield SourceImage(
                 info.id if new_id is None else new_id,
-                data.image_path(index),
+                images.image_path(original),
                 f"{chosen.folder}{info.file_name}",
                 (data.png_path(index), data.layout.annotation),
                 Place(chosen.part, index),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -128,3 +129,50 @@ def test_a_factor_scales_the_base_rate_of_each_group() -> None:
     for factor in (0.5, 0.1, 1.0):
         set_learning_rate(optimizer, factor)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])
+
+
+def factors_of(steps: int, **changes: Any) -> list[float]:
+    """Return the factors of a run of 2 epochs with this many steps in total."""
+    recipe = replace(PUBLISHED, epochs=2, **changes)
+    return [learning_rate_factor(recipe, step, steps_per_epoch=steps // 2) for step in range(steps)]
+
+
+def test_schedules_of_ten_steps_worked_out_by_hand() -> None:
+    assert factors_of(10, schedule="constant", min_lr_factor=0.5) == [1.0] * 10
+    poly = factors_of(10, schedule="poly")
+    assert (poly[0], poly[5], poly[9]) == pytest.approx((1.0, 0.5**0.9, 0.1**0.9))
+    cosine = factors_of(10, schedule="cosine", min_lr_factor=0.2)
+    assert (cosine[0], cosine[5]) == pytest.approx((1.0, 0.6))  # halfway between 1 and 0.2
+    assert cosine[9] == pytest.approx(0.2 + 0.8 * (1 - math.cos(math.pi / 10)) / 2)
+    assert factors_of(10, schedule="poly", min_lr_factor=0.5)[5] == pytest.approx(0.5 + 0.5 * 0.5**0.9)
+    assert factors_of(10, drop_epochs=(0, 1), min_lr_factor=0.05) == pytest.approx([0.1] * 5 + [0.05] * 5)
+
+
+def test_one_cycle_worked_out_by_hand() -> None:
+    """In 21 steps the rate peaks at step 6 of 20, 30 %, and is halfway at steps 3 and 13."""
+    recipe = replace(PUBLISHED, schedule="one_cycle", epochs=21, min_lr_factor=0.01)
+    factors = [learning_rate_factor(recipe, step, steps_per_epoch=1) for step in range(21)]
+    expected = {0: 0.04, 3: (0.04 + 1) / 2, 6: 1.0, 13: (1 + 0.01) / 2, 20: 0.01}
+    assert {step: factors[step] for step in expected} == pytest.approx(expected)
+    assert factors[:7] == sorted(factors[:7]) and factors[6:] == sorted(factors[6:], reverse=True)
+    assert learning_rate_factor(recipe, 30, steps_per_epoch=1) == pytest.approx(0.01)  # a step beyond the end
+    assert learning_rate_factor(replace(recipe, epochs=1), 0, steps_per_epoch=1) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "poly", "one_cycle", "constant"])
+@pytest.mark.parametrize("floor", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("steps", [2, 10, 1000])
+def test_the_last_step_has_the_lowest_rate_and_no_step_is_below_the_floor(
+    schedule: str, floor: float, steps: int
+) -> None:
+    factors = factors_of(steps, schedule=schedule, min_lr_factor=floor, drop_epochs=(1,))
+    assert min(factors) == factors[-1] >= floor
+    assert max(factors) <= 1.0
+    # The warmup multiplies whatever the schedule gives.
+    warm = factors_of(steps, schedule=schedule, min_lr_factor=floor, drop_epochs=(1,), warmup_steps=1)
+    assert warm == pytest.approx([factors[0] / 2, *factors[1:]])
+
+
+def test_the_cosine_without_a_floor_is_unchanged_bit_for_bit() -> None:
+    for step, factor in enumerate(factors_of(30, schedule="cosine", warmup_steps=4)):
+        assert factor == min(1.0, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * min(step / 30, 1.0)))

@@ -67,7 +67,8 @@ def test_a_tracker_follows_a_run_through_a_stop_and_its_end(
         (4, *PICTURES),
         ("finished",),
     ]
-    _, environment = json.loads((run / "environment.json").read_text())
+    first, environment = json.loads((run / "environment.json").read_text())
+    assert (first["step"], environment["step"]) == (0, 3)
     annotation = scenes / "annotations" / "panoptic_train.json"
     assert environment["files"]["train"]["sha256"] == hashlib.sha256(annotation.read_bytes()).hexdigest()
     assert environment["processes"] == 1

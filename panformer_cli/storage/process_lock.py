@@ -1,0 +1,114 @@
+"""A lock file that a process holds while it lives; the system releases it in any case when the process ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from panformer_cli.storage.files import writing
+
+_FAR = 1 << 30
+"""The locked byte: Windows lets no other process read a locked one, and the text is before it."""
+_held: set[Path] = set()
+"""Lock files that this process holds. A lock excludes only other processes."""
+
+
+class LockHeldError(Exception):
+    """Another process, or this one, holds the lock. The message says which."""
+
+
+@contextmanager
+def process_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock on the file `path`, which contains who holds it, and delete it at the end.
+
+    Yields:
+        Whether there is a lock: some network file systems do not support them.
+
+    Raises:
+        LockHeldError: The lock is held.
+        PanformerError: The file cannot be written.
+    """
+    key = path.absolute()
+    if key in _held:
+        raise LockHeldError(_text(path))
+    with writing(path):
+        file, locked = _locked(path)
+    _held.add(key)
+    try:
+        yield locked
+    finally:
+        _held.discard(key)
+        if sys.platform != "win32":  # while it is locked, so that nobody else deletes a new file
+            _delete(path)
+        file.close()
+        if sys.platform == "win32":  # which deletes no open file
+            _delete(path)
+
+
+def _locked(path: Path) -> tuple[BinaryIO, bool]:
+    """Return the locked file, with the text of this process, and whether locks are supported."""
+    while True:
+        file = path.open("a+b")
+        try:
+            locked = _lock(file)
+        except LockHeldError:
+            file.close()
+            raise LockHeldError(_text(path)) from None
+        except BaseException:
+            file.close()
+            raise
+        if _is_at(path, file):
+            break
+        file.close()  # its holder deleted it before it was locked here
+    file.truncate(0)
+    started = datetime.now().astimezone().isoformat(" ", "seconds")
+    file.write(f"process {os.getpid()} on {platform.node()}, since {started}".encode())
+    file.flush()
+    return file, locked
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file, and return whether the file system supports it.
+
+    Raises:
+        LockHeldError: Another process holds the lock.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(_FAR)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # children, such as data workers, do not inherit it
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise LockHeldError from error
+        return False
+    return True
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
+    return "another process"
+
+
+def _delete(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
