@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 """Modules of `engine.trackers`, with the names of their packages and of panformer's extras."""
+
+
+class MemorySize(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in newer versions only
+    """A number with a unit of bytes, such as 11GB or 10.5GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of bytes."""
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(MB|GB|MiB|GiB)", str(value), re.IGNORECASE)
+        size = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+        if not size:
+            self.fail(f"{value!r} is not a size; expected a number above 0 with MB, GB, MiB or GiB, such as 11GB")
+        return size
+
+
+_UNITS = {"mb": 1e6, "gb": 1e9, "mib": 2.0**20, "gib": 2.0**30}
 
 
 def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
@@ -89,6 +107,13 @@ def check_recipe(
     "--profile", is_flag=True, help="Measure some steps, and report what limits the speed, with a trace of one step."
 )
 @click.option(
+    "--fit-memory",
+    type=MemorySize(),
+    metavar="SIZE",
+    help="Choose images per forward pass, precision and activation checkpointing so that each process uses at most "
+    "this much memory, such as 11GB. The images per step stay the same.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -103,6 +128,7 @@ def train(
     init_from: Path | None,
     trackers: tuple[str, ...],
     profile: bool,
+    fit_memory: float | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -125,10 +151,10 @@ def train(
     from panformer_cli.engine.training.start import StartRequest, plan_start
     from panformer_cli.engine.training.train import train as run_training
 
-    request = StartRequest(recipe, overrides, out, resume, init_from)
+    request = StartRequest(recipe, overrides, out, resume, init_from, fit_memory is not None)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers, profile=profile)
+        options = replace(start.options, trackers=trackers, profile=profile, fit_memory=fit_memory)
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

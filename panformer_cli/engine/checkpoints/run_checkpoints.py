@@ -50,6 +50,10 @@ class RunCheckpoints:
         self._model, self._optimizer = model, optimizer
         self._saved_at = time.monotonic()
 
+    def use_recipe(self, recipe: Recipe) -> None:
+        """Write this recipe to the checkpoints from now on."""
+        self._recipe = recipe
+
     @property
     def is_due(self) -> bool:
         """Whether the last checkpoint is older than `SAVE_SECONDS`, by the clock of this rank."""

@@ -16,6 +16,7 @@ from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.engine.training.memory_probe import fit_memory
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError
@@ -37,6 +38,8 @@ class TrainOptions:
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
         profile: Measure the parts of some steps, and report what limits the speed.
+        fit_memory: Bytes of memory that each process may use; a new run chooses micro-batch, precision and activation
+            checkpointing accordingly. None: as in the recipe. A resumed run keeps what was chosen.
     """
 
     out: Path | None = None
@@ -44,6 +47,7 @@ class TrainOptions:
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
     profile: bool = False
+    fit_memory: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -92,6 +96,8 @@ def _train(
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
+    if options.fit_memory is not None and not options.resume:
+        recipe = fit_memory(recipe, options.fit_memory, process, reporter)
     tracking = _tracking(options, run, recipe, checkpoint, process, reporter)
     trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:

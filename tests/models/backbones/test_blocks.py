@@ -30,8 +30,8 @@ def test_blocks_of_any_backbone_can_be_recomputed(name: str, first: str) -> None
     for _ in range(2):
         backbone.zero_grad()
         torch.manual_seed(2)
-        sum(feature.square().mean() for feature in backbone(images)).backward()  # type: ignore[union-attr]
+        sum(feature.square().mean() for feature in backbone(images)).backward()
         results.append([parameter.grad for parameter in backbone.parameters()])
         recompute_in_backward(backbone.blocks())
     for one, other in zip(*results, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+        assert (one is None and other is None) or torch.equal(one, other)
