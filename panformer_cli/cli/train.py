@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
 from panformer_cli.errors import INTERRUPTED, PanformerError
@@ -114,6 +115,13 @@ def check_recipe(
     "this much memory, such as 11GB. The images per step stay the same.",
 )
 @click.option(
+    "--time-limit",
+    type=Duration(),
+    metavar="TIME",
+    help="Save and stop before this time is over, such as 3h50m, counted from the start of this command; it ends like "
+    "Ctrl-C, and --resume continues.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -129,6 +137,7 @@ def train(
     trackers: tuple[str, ...],
     profile: bool,
     fit_memory: float | None,
+    time_limit: int | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -154,7 +163,9 @@ def train(
     request = StartRequest(recipe, overrides, out, resume, init_from, fit_memory is not None)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers, profile=profile, fit_memory=fit_memory)
+        options = replace(
+            start.options, trackers=trackers, profile=profile, time_limit=time_limit, fit_memory=fit_memory
+        )
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

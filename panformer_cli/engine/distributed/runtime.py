@@ -33,7 +33,7 @@ class ProcessOptions:
     Attributes:
         gpus: Number of processes, one per GPU. If this and `cpu_processes` are None: one process on `device`.
         cpu_processes: Number of processes on the CPU.
-        device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
+        device: `auto` (the first GPU, if there is one), `cpu`, `cuda`, `cuda:1` or `mps`, Apple's GPU.
         sampling: Implementation of the sampling step of deformable attention.
     """
 
@@ -67,7 +67,7 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise PanformerError(
-            f"--device is {name!r}, which is not available here; expected auto, cpu or cuda"
+            f"--device is {name!r}, which is not available here; expected auto, cpu, cuda or mps"
         ) from error
 
 
@@ -80,7 +80,9 @@ def device_of(options: ProcessOptions, local_rank: int | None = None) -> torch.d
     """
     name = "cpu" if options.cpu_processes is not None else "cuda" if options.gpus is not None else options.device
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        # Apple's GPU is a single one, without collective operations.
+        on_mps = local_rank is None and torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if on_mps else "cpu"
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
     device = torch.device(name)
@@ -215,8 +217,8 @@ def explained_out_of_memory() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        place = "the GPU" if torch.cuda.is_available() else "the computer"
-        other = "; or use the CPU" if torch.cuda.is_available() else ""
+        is_gpu = any(word in str(error) for word in ("CUDA", "CUBLAS", "CUDNN", "MPS", "HIP", "GPU"))
+        place, other = ("the GPU", "; or use the CPU") if is_gpu else ("the computer", "")
         raise PanformerError(
             f"{place} ran out of memory; in predict and evaluate use --batch-size 1; in train use --fit-memory, --set "
             "train.images_per_forward=1, --set train.precision=bf16, or smaller images (data.short_side, "

@@ -21,6 +21,7 @@ from panformer_cli.engine.benchmarking.meters import PeakMemory, clock_of
 from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import fast_precision
+from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.memory_plan import (
     Ladder,
     MemoryPlan,
@@ -150,6 +151,7 @@ class _Trial:
         model.freeze(settings.freeze)
         use_parts(model, replace(settings, compile=()), device, SilentReporter())
         step = OptimizerStep(self._alone, model, replace(settings, batch_size=forwards * plan.images_per_forward))
+        average = AveragedWeights(model, settings.ema_decay) if settings.ema_decay is not None else None
         # DistributedDataParallel has a copy of all gradients.
         trained = [p for p in model.parameters() if p.requires_grad]
         buckets = [torch.empty_like(p) for p in trained] if self._processes > 1 else []
@@ -158,6 +160,8 @@ class _Trial:
         for _ in range(STEPS):
             began = read()
             step.take(batches, 0.0)
+            if average is not None:
+                average.update(model, 1)
             seconds = read() - began
         del buckets
         return seconds / (forwards * plan.images_per_forward)

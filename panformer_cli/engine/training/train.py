@@ -13,11 +13,13 @@ from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
+from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.memory_probe import fit_memory
 from panformer_cli.engine.training.resume import report_changes
+from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
@@ -40,6 +42,7 @@ class TrainOptions:
         profile: Measure the parts of some steps, and report what limits the speed.
         fit_memory: Bytes of memory that each process may use; a new run chooses micro-batch, precision and activation
             checkpointing accordingly. None: as in the recipe. A resumed run keeps what was chosen.
+        time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
     out: Path | None = None
@@ -48,6 +51,7 @@ class TrainOptions:
     trackers: tuple[str, ...] = ()
     profile: bool = False
     fit_memory: float | None = None
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -83,6 +87,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     for warning in check_run(recipe, is_new=not options.resume):
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
+    check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
     recipe = with_absolute_root(recipe)
     with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
@@ -90,9 +95,15 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
 
 
 def _train(
-    recipe: Recipe, options: TrainOptions, run: RunFolder, origin: Path | None, process: Process, reporter: Reporter
+    recipe: Recipe,
+    options: TrainOptions,
+    run: RunFolder,
+    origin: Path | None,
+    process: Process,
+    reporter: Reporter,
 ) -> RunResult:
     """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -103,6 +114,8 @@ def _train(
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
@@ -111,7 +124,7 @@ def _train(
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals(limit) as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:
