@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.engine.training import parts as parts_module
 from panformer_cli.engine.training.parts import MANY_COMPILATIONS, _Counting, compile_obstacle, compile_parts, use_parts
 from panformer_cli.errors import RecipeError
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.settings import TrainSettings
 from tests.engine.small import StopAfter
-from tests.models.panoptic_segformer.small import images_of, small_model
-from tests.models.panoptic_segformer.test_model import losses_of, targets_of, total_of
+from tests.models.panoptic_segformer.small import images_of, small_model, targets_of
+from tests.models.panoptic_segformer.test_model import losses_of, total_of
 
 
 def test_unknown_and_repeated_parts_are_refused_with_the_list() -> None:
@@ -34,7 +33,7 @@ def test_many_compilations_are_reported_once() -> None:
 
 
 def test_compiling_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     assert "C++ compiler" in compile_obstacle("cpu")
     assert "mps" in compile_obstacle("mps")
     with pytest.raises(RecipeError, match=r"train.compile is \['encoder'\], but torch.compile needs a C\+\+ compiler"):
@@ -64,7 +63,7 @@ def test_a_compiled_part_keeps_its_names_and_compiles_once_for_all_sizes(checkpo
         for loss in losses:
             loss.backward()
     for (name, one), other in zip(plain.named_parameters(), model.parameters(), strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-4, msg=name)
-    assert len(compiled) <= 2
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None and other.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-4, msg=name)
+    assert 1 <= len(compiled) <= 2
