@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 """Modules of `engine.trackers`, with the names of their packages and of panformer's extras."""
+
+
+class MemorySize(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in newer versions only
+    """A number with a unit of bytes, such as 11GB or 10.5GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of bytes."""
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(MB|GB|MiB|GiB)", str(value), re.IGNORECASE)
+        size = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+        if not size:
+            self.fail(f"{value!r} is not a size; expected a number above 0 with MB, GB, MiB or GiB, such as 11GB")
+        return size
+
+
+_UNITS = {"mb": 1e6, "gb": 1e9, "mib": 2.0**20, "gib": 2.0**30}
 
 
 def _names_a_run(function: Callable[..., int]) -> Callable[..., int]:
@@ -98,6 +116,13 @@ def check_recipe(
     help="Try the recipe on its data without a run folder: one step, one evaluated image, memory and time per epoch.",
 )
 @click.option(
+    "--fit-memory",
+    type=MemorySize(),
+    metavar="SIZE",
+    help="Choose images per forward pass, precision and activation checkpointing so that each process uses at most "
+    "this much memory, such as 11GB. The images per step stay the same.",
+)
+@click.option(
     "--time-limit",
     type=Duration(),
     metavar="TIME",
@@ -120,6 +145,7 @@ def train(
     trackers: tuple[str, ...],
     profile: bool,
     dry_run: bool,
+    fit_memory: float | None,
     time_limit: int | None,
     overrides: tuple[str, ...],
 ) -> int:
@@ -145,10 +171,12 @@ def train(
     from panformer_cli.engine.training.start import StartRequest, plan_start
     from panformer_cli.engine.training.train import train as run_training
 
-    request = StartRequest(recipe, overrides, out, resume, init_from)
+    request = StartRequest(recipe, overrides, out, resume, init_from, fit_memory is not None)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers, profile=profile, time_limit=time_limit)
+        options = replace(
+            start.options, trackers=trackers, profile=profile, time_limit=time_limit, fit_memory=fit_memory
+        )
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

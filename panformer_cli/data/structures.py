@@ -105,6 +105,20 @@ class Batch:
     targets: list[Targets] = field(default_factory=list)
     image_ids: list[int | str] = field(default_factory=list)
 
+    def split(self, size: int) -> list[Batch]:
+        """Return batches of up to `size` images, each on a canvas of its largest image."""
+        if len(self.targets) <= size:
+            return [self]
+        parts = []
+        for first in range(0, len(self.targets), size):
+            chosen = slice(first, first + size)
+            targets = self.targets[chosen]
+            height = max(target.masks.shape[-2] for target in targets)
+            width = max(target.masks.shape[-1] for target in targets)
+            images = self.images[chosen, :, :height, :width]
+            parts.append(Batch(images, self.padding_mask[chosen, :height, :width], targets, self.image_ids[chosen]))
+        return parts
+
     def to(self, device: torch.device | str) -> Batch:
         return Batch(
             self.images.to(device),

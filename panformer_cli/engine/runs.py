@@ -130,6 +130,14 @@ class RunFolder:
         write_text(self.recipe, text)
         write_json(self.environment, [*starts, record])
 
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Replace recipe.yaml.
+
+        Raises:
+            PanformerError: The file cannot be written.
+        """
+        write_text(self.recipe, recipe_to_yaml(recipe))
+
     def log(self, row: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl.
 

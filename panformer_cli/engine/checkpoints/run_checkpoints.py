@@ -81,6 +81,10 @@ class RunCheckpoints:
         self._problem: str | None = None
         self._owed_best: TrainProgress | None = None
 
+    def use_recipe(self, recipe: Recipe) -> None:
+        """Write this recipe to the checkpoints from now on."""
+        self._recipe = recipe
+
     @property
     def is_due(self) -> bool:
         """Whether the last checkpoint is older than `train.save_minutes`, by the clock of this rank."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from panformer_cli.engine.distributed.allocator import keep_freed_memory
+from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.wording import counted
@@ -208,15 +209,18 @@ class Process:
 
 @contextlib.contextmanager
 def explained_out_of_memory() -> Iterator[None]:
-    """Turn an out-of-memory error of a GPU into a PanformerError."""
+    """Turn an error that means that memory ran out into a PanformerError."""
     try:
         yield
-    except RuntimeError as error:
-        # torch.OutOfMemoryError is a RuntimeError; for `mps`, torch raises none of its subclasses.
-        if not isinstance(error, torch.OutOfMemoryError) and "MPS backend out of memory" not in str(error):
+    except PanformerError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
+        is_gpu = any(word in str(error) for word in ("CUDA", "CUBLAS", "CUDNN", "MPS", "HIP", "GPU"))
+        place, other = ("the GPU", "; or use the CPU") if is_gpu else ("the computer", "")
         raise PanformerError(
-            "the GPU ran out of memory; in predict and evaluate use --batch-size 1; in train use --set "
+            f"{place} ran out of memory; in predict and evaluate use --batch-size 1; in train use --fit-memory, --set "
             "train.images_per_forward=1, --set train.precision=bf16, or smaller images (data.short_side, "
-            "data.long_side, data.train_short_sides and the crops together); or use the CPU"
+            f"data.long_side, data.train_short_sides and the crops together){other}"
         ) from error

@@ -30,9 +30,8 @@ def use_parts(model: PanopticModel, settings: TrainSettings, device: torch.devic
     Raises:
         RecipeError: Parts should be compiled, but `torch.compile` cannot work here.
     """
-    parts = model.parts()
     for name in settings.checkpoint:
-        recompute_in_backward(parts[name])
+        recompute_in_backward(model.parts()[name])
     if settings.compile:
         if obstacle := compile_obstacle(device.type):
             raise RecipeError(f"train.compile is {list(settings.compile)}, but {obstacle}; set it to []")

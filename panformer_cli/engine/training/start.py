@@ -9,6 +9,7 @@ from typing import Any
 
 from panformer_cli.engine.checkpoints.run_checkpoints import checkpoint_to_resume
 from panformer_cli.engine.runs import RUNS, RunFolder, find_checkpoint, run_to_resume, runs_of
+from panformer_cli.engine.training.memory_plan import MemoryPlan
 from panformer_cli.engine.training.train import TrainOptions, with_absolute_root
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.recipe import Recipe
@@ -32,6 +33,7 @@ class StartRequest:
         resume: False to start a new run; True for the run in `out` or else the newest run of the recipe; a folder; or
             `AUTO` for the run that the same command line started before, if there is one, else a new run.
         init_from: Checkpoint with the initial weights of a new run.
+        fit_memory: The run chooses micro-batch, precision and checkpointing itself, so they can differ from the recipe.
     """
 
     recipe: str | None
@@ -39,6 +41,7 @@ class StartRequest:
     out: Path | None = None
     resume: bool | str = False
     init_from: Path | None = None
+    fit_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _started_before(recipe: Recipe, request: StartRequest, reporter: Reporter) -
         return run if run.is_resumable or run.recipe.is_file() else None
     runs = [(run, recipes) for run in runs_of(recipe.name) if (recipes := _readable(run.recipes))]
     for run, recipes in reversed(runs):
-        if not all(recipe_differences(known, recipe) for known in recipes):
+        if not all(recipe_differences(known, _comparable(recipe, known, request)) for known in recipes):
             return run
     if runs:
         newest, (known, *_) = runs[-1]
@@ -159,6 +162,13 @@ def _started_before(recipe: Recipe, request: StartRequest, reporter: Reporter) -
     else:
         reporter.message(f"There is no run in {RUNS / recipe.name} to resume: starting a new one")
     return None
+
+
+def _comparable(recipe: Recipe, known: Recipe, request: StartRequest) -> Recipe:
+    """Return the recipe with the settings that `known` has chosen for its memory, if the request allows that."""
+    if not request.fit_memory:
+        return recipe
+    return replace(recipe, train=MemoryPlan.of(known.train).applied(recipe.train))
 
 
 def _readable(paths: list[Path]) -> list[Recipe]:

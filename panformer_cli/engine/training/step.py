@@ -122,6 +122,13 @@ class OptimizerStep:
             self.scaler.update()
         return StepResult(losses.by_batch, norm, losses.mean)
 
+    def forget_failed_step(self) -> None:
+        """Delete gradients, and moments that exist for a parameter only in part, of a step that ran out of memory."""
+        self.optimizer.zero_grad()
+        for parameter, state in list(self.optimizer.state.items()):
+            if "exp_avg_sq" not in state:
+                del self.optimizer.state[parameter]
+
     def accumulate(self, batches: list[Batch], counts: LossCounts) -> StepLosses:
         """Set the gradients to those of all batches of all processes.
 
@@ -183,7 +190,7 @@ class OptimizerStep:
         before = [buffer.clone() for buffer in buffers]
         try:
             yield
-        except NonFiniteError:
+        except Exception:  # memory may have run out, too, and the step is taken again
             for buffer, old in zip(buffers, before, strict=True):
                 buffer.copy_(old)
             raise

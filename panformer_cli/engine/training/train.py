@@ -17,6 +17,7 @@ from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.engine.training.memory_probe import fit_memory
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
@@ -39,6 +40,8 @@ class TrainOptions:
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
         profile: Measure the parts of some steps, and report what limits the speed.
+        fit_memory: Bytes of memory that each process may use; a new run chooses micro-batch, precision and activation
+            checkpointing accordingly. None: as in the recipe. A resumed run keeps what was chosen.
         time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
@@ -47,6 +50,7 @@ class TrainOptions:
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
     profile: bool = False
+    fit_memory: float | None = None
     time_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -103,6 +107,8 @@ def _train(
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
+    if options.fit_memory is not None and not options.resume:
+        recipe = fit_memory(recipe, options.fit_memory, process, reporter)
     tracking = _tracking(options, run, recipe, checkpoint, process, reporter)
     trainer = Trainer(process, recipe, run, reporter, checkpoint is None, tracking)
     if checkpoint is not None and options.resume:

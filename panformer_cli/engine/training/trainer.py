@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_space
 from panformer_cli.engine.checkpoints.transfer import start_from
+from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate_model
@@ -26,22 +28,29 @@ from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
+from panformer_cli.engine.training.memory_plan import MemoryPlan, next_smaller
+from panformer_cli.engine.training.memory_probe import release_memory
 from panformer_cli.engine.training.meter import SpeedMeter
 from panformer_cli.engine.training.parts import use_parts
 from panformer_cli.engine.training.profile import StepProfile
 from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
-from panformer_cli.engine.training.step import OptimizerStep, SkippedStep
+from panformer_cli.engine.training.step import OptimizerStep, SkippedStep, StepResult
 from panformer_cli.engine.training.train_log import TrainLog
 from panformer_cli.errors import DataError, NonFiniteError, PanformerError
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
+from panformer_cli.models.layers.recompute import recompute_in_backward
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.wording import counted, listing
 
+OUT_OF_MEMORY = (
+    "memory ran out in one of several processes, which cannot be repaired while the others wait; start again with "
+    "--fit-memory, train.checkpoint, a smaller train.images_per_forward or train.precision=bf16"
+)
 SLOW_DATA = 0.1
 """Share of the time spent waiting for images from which on the progress bar shows it."""
 
@@ -239,7 +248,7 @@ class Trainer:
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
         self._in_step = True
         with self.meter.computing(), profiled:
-            result = self.step.take(batches, factor)
+            result = self._take(batches, factor)
         self.progress.step += 1
         self._in_step = False
         self.progress.seconds += time.monotonic() - start
@@ -256,6 +265,42 @@ class Trainer:
         if self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps:
             self.log.write_losses(self.progress, settings.lr * factor, self._speed())
         self.divergence.check(self.progress)
+
+    def _take(self, batches: list[Batch], factor: float) -> StepResult:
+        """Take a step. If memory runs out in the first epoch, take it again with settings that need less.
+
+        Raises:
+            PanformerError: Memory ran out, and nothing can be changed.
+        """
+        while True:
+            size = self.recipe.train.images_per_forward
+            try:
+                return self.step.take([part for batch in batches for part in batch.split(size)], factor)
+            except Exception as error:
+                if self.progress.step >= self.loader.steps_per_epoch or not is_out_of_memory(error):
+                    raise
+                if self.process.world_size > 1:  # the other ranks wait for the gradients of this one
+                    raise PanformerError(OUT_OF_MEMORY) from error
+            self._use_less_memory()  # not within `except`, where the error keeps the tensors of the failed step
+
+    def _use_less_memory(self) -> None:
+        """Checkpoint one more part, or else use fewer images per forward pass, from now on."""
+        plan = next_smaller(MemoryPlan.of(self.recipe.train), self.recipe.model.parts)
+        if plan is None:
+            raise PanformerError(
+                "memory ran out, although all parts of the model are checkpointed and a forward pass has a single "
+                "image; use smaller images (data.long_side, data.train_short_sides), train.precision=bf16 or a "
+                "smaller model"
+            )
+        for part in plan.checkpoint:
+            if part not in self.recipe.train.checkpoint:
+                recompute_in_backward(self.model.parts()[part])
+        self.step.forget_failed_step()
+        release_memory(self.process.device)
+        self.recipe = replace(self.recipe, train=plan.applied(self.recipe.train))
+        self.checkpoints.use_recipe(self.recipe)
+        self._run.write_recipe(self.recipe)
+        self.reporter.warn(f"memory ran out in step {self.progress.step + 1}; training continues with {plan}")
 
     def _record_skipped(self, skipped: SkippedStep) -> None:
         """Log a step that changed nothing."""

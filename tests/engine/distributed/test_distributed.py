@@ -59,6 +59,17 @@ def gradients(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {path.stem: load_file(path) for path in out.glob("*.safetensors")}
 
 
+def test_checkpointed_parts_give_the_same_gradients_in_two_processes(
+    scenes: Path, tmp_path: Path, gradients: dict[str, dict[str, Tensor]]
+) -> None:
+    parts = "train.checkpoint=[encoder,stuff_masks,thing_masks,location_decoder,backbone]"
+    in_processes(2, gradients_of_a_step, small_recipe(scenes, *ONE_STEP, parts), tmp_path)
+    for rank in range(2):
+        actual, expected = load_file(tmp_path / f"2_{rank}.safetensors"), gradients[f"2_{rank}"]
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
 def test_two_processes_with_an_image_each_give_the_gradients_of_one_with_two(
     gradients: dict[str, dict[str, Tensor]],
 ) -> None:
