@@ -47,7 +47,7 @@ def launch_options(function: Callable[..., Any]) -> Callable[..., Any]:
             return _write_job(slurm, submit, given)
         if submit:
             raise click.UsageError("--submit needs --slurm: use both or neither.")
-        if max_restarts and others.get("resume") != "auto":
+        if max_restarts and others["resume"] is False:
             raise click.UsageError("--max-restarts needs --resume auto, so that restarted processes resume the run.")
         return function(launching=Launching(nodes or 1, node_rank, rendezvous, max_restarts or 0), **others)
 
@@ -58,12 +58,16 @@ def _write_job(text: str, submit: bool, given: dict[str, Any]) -> int:
     """Write the batch file that runs this command in a job, and submit it if asked to."""
     from panformer_cli.engine.distributed.slurm import Job
     from panformer_cli.engine.distributed.slurm import submit as submit_job
+    from panformer_cli.recipe_checks import check_run
     from panformer_cli.recipe_io import load_recipe
 
     for name in _SET_BY_JOB:
         if given.get(name) is not None and given[name] is not False:
             raise click.UsageError(f"--{name.replace('_', '-')} cannot be used with --slurm, whose job sets it.")
+    if given["recipe"] is None:
+        raise click.UsageError("Missing argument 'RECIPE'.")
     recipe = load_recipe(given["recipe"], given["overrides"])
+    check_run(recipe)
     words = _without_job(click.get_current_context().find_root().obj)
     out: Path | None = given["out"]
     path = Job.parse(recipe.name, text).write(words, None if out is None else str(out))

@@ -136,7 +136,7 @@ def compute_options(function: Callable[..., Any], first: Callable[..., None] | N
 
     @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process per GPU.")
     @click.option("--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Use N processes on the CPU.")
-    @click.option("--device", metavar="D", help="cpu, cuda or cuda:N. [default: the GPU if there is one]")
+    @click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps. [default: the GPU if there is one]")
     @click.option(
         "--sampling",
         type=click.Choice(["auto", "portable", "gather", "cpu", "triton"]),
@@ -187,8 +187,8 @@ def _in_processes(function: Callable[..., Any], compute: Compute, others: dict[s
     layout = compute.layout()
     if _is_launched(layout) or layout == Layout():
         return function(compute=compute, **others)
-    # Otherwise torch prints stack traces of C++ when another process is gone.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Otherwise torch prints stack traces of C++ when another process is gone; the error itself is raised.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     compute.options()  # checked before any process starts
     return _launch(click.get_current_context().find_root().obj, layout)
 

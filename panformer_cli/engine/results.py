@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row
+from panformer_cli.data.result_folders import LINES, PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
@@ -21,10 +23,8 @@ from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
 
-LINES = ".parts"
-"""Name of the result log's folder, inside the folder of results."""
-PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metrics.json", "analysis.json"
-"""Files that are written at the end, from all images."""
+RECORDS, METRICS, ANALYSIS = "records.jsonl", "metrics.json", "analysis.json"
+"""Files that are written at the end, from all images, besides `PANOPTIC`."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
 _KEYS = {
@@ -34,6 +34,10 @@ _KEYS = {
     LABEL_ERRORS: {"kinds", "suspects"},
 }
 """Some keys of these files, which show that panformer wrote them."""
+
+
+_LOG_FILE = re.compile(r"settings\.json|[0-9]+\.(jsonl|lock)|\..*\.tmp")
+"""The files in the folder of a log."""
 
 
 class PanopticResults:
@@ -56,9 +60,11 @@ class PanopticResults:
         never has results of two runs. Other files are kept.
 
         Raises:
-            PanformerError: `out` has a panoptic JSON that is not of predictions; and as `ResultLog.start`.
+            PanformerError: `out` has a panoptic JSON that is not of predictions, or other files in the log's folder;
+                and as `ResultLog.start`.
         """
         _check_is_predictions(out)
+        _check_is_log(out / LINES)
         earlier = [] if resume and PanopticResults.is_begun(out) else list(_earlier_images(out))
         ResultLog.start(out / LINES, settings, resume)
         for path in earlier:
@@ -147,6 +153,40 @@ def _check_is_predictions(out: Path) -> None:
         )
 
 
+def _check_is_log(folder: Path) -> None:
+    """Raise PanformerError if there is a file or folder with the name of the log that is not one."""
+    if not os.path.lexists(folder):
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [""]
+    other = next((name for name in names if not _LOG_FILE.fullmatch(name)), None)
+    if other is not None:
+        raise PanformerError(
+            f"{folder / other} is not a result of panformer and would be deleted; choose another folder with --out"
+        )
+
+
+def check_images_are_free(out: Path, names: Iterable[str]) -> None:
+    """Raise PanformerError if an overlay or a PNG that will be written is a file that no earlier run here wrote.
+
+    If a run was interrupted here, its last files are not in its log yet, and nothing is checked.
+
+    Args:
+        out: Folder of results.
+        names: Names of the images' results, with any suffix.
+    """
+    if PanopticResults.is_begun(out) or not out.is_dir():
+        return
+    earlier = set(_earlier_images(out))
+    for name in names:
+        png = (out / "panoptic" / name).with_suffix(".png")
+        for path in (_overlay(out, png.relative_to(out / "panoptic").as_posix()), png):
+            if path not in earlier and os.path.lexists(path):
+                raise PanformerError(
+                    f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
+                    "move the file"
+                )
+
+
 def _is_predictions(out: Path) -> bool:
     """Return whether the panoptic JSON is certainly of a prediction or an evaluation.
 
@@ -205,16 +245,6 @@ def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
         for name, value in read_members(json_path):
             if name == key and isinstance(value, Iterator):
                 yield from (row for row in value if isinstance(row, dict))
-
-
-def is_result_folder(folder: Path) -> bool:
-    """Return whether a folder is, or is in, the folder of panoptic PNGs or overlays of a folder of results."""
-    folder = folder.absolute()
-    return any(
-        parent.name in ("panoptic", "overlays")
-        and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
-        for parent in (folder, *folder.parents)
-    )
 
 
 def check_are_results(out: Path, *names: str) -> None:

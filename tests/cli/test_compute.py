@@ -62,7 +62,13 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Layout]]:
 
 
 @pytest.mark.parametrize(
-    "name", [["train", "tiny"], ["predict", "a.jpg", "--out", "x"], ["evaluate"], ["evaluate", "tune"]]
+    "name",
+    [
+        ["train", "tiny", "--set", "data.root=scenes"],
+        ["predict", "a.jpg", "--out", "x"],
+        ["evaluate"],
+        ["evaluate", "tune"],
+    ],
 )
 def test_the_whole_command_line_is_started_and_its_exit_code_returned(
     name: list[str], launched: list[tuple[list[str], Layout]]

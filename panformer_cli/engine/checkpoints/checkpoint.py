@@ -36,7 +36,7 @@ from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"
-MODEL, OPTIMIZER, RANDOM = "model.", "optimizer.", "random."
+MODEL, AVERAGED, OPTIMIZER, RANDOM, SCALER = "model.", "averaged.", "optimizer.", "random.", "scaler."
 NAMED = 20
 """Maximum number of tensors that an error lists for each problem."""
 
@@ -51,7 +51,8 @@ class TrainProgress:
         best_pq: Highest PQ of an evaluation so far, in percent; None before the first one.
         seconds: Time spent training.
         skipped_steps: Steps among `step` that changed nothing, because a loss or a gradient was not finite.
-        bad_steps: Number of such steps in a row, up to the last one.
+        overflows: Those of them in which only the scaled gradient of fp16 overflowed, which is normal.
+        bad_steps: Number of other skipped steps in a row, up to the last one.
         rollbacks: How often training returned to an earlier checkpoint because it diverged.
         lr_factor: Factor on all learning rates, which each rollback lowers.
         usual_loss: Slow moving average of the loss; None before the first step.
@@ -66,6 +67,7 @@ class TrainProgress:
     best_pq: float | None = None
     seconds: float = 0.0
     skipped_steps: int = 0
+    overflows: int = 0
     bad_steps: int = 0
     rollbacks: int = 0
     lr_factor: float = 1.0
@@ -115,10 +117,24 @@ class TrainingState:
     Attributes:
         optimizer: The optimizer's tensors, by `<parameter>.<name>`.
         random: torch's random states, by `<rank>.<device type>`.
+        averaged: The averaged weights (`train.ema_decay`) by the names of the weights; empty without averaging.
+        scaler: `scale` and `growth_tracker` of the gradient scaler (`train.precision: fp16`); empty without one.
     """
 
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     random: dict[str, Tensor] = field(default_factory=dict)
+    averaged: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by their names in a checkpoint."""
+        parts = {OPTIMIZER: self.optimizer, RANDOM: self.random, AVERAGED: self.averaged, SCALER: self.scaler}
+        return {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingState:
+        """Return the state in a checkpoint."""
+        return cls(*(read_tensors(path, prefix) for prefix in (OPTIMIZER, RANDOM, AVERAGED, SCALER)))
 
 
 def save_checkpoint(
@@ -134,9 +150,10 @@ def save_checkpoint(
     Raises:
         PanformerError: The file cannot be written.
     """
-    tensors = {MODEL + name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for prefix, part in ((OPTIMIZER, state.optimizer), (RANDOM, state.random)) if state else ():
-        tensors |= {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in part.items()}
+    tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    if state is not None:
+        tensors |= state.tensors()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "format": FORMAT,
         "version": __version__,
@@ -227,16 +244,22 @@ def load_model(checkpoint: Checkpoint, sampling: SamplingName = "auto") -> Panop
     return model.eval()
 
 
-def load_weights(model: PanopticModel, checkpoint: Checkpoint) -> None:
-    """Load the checkpoint's weights into `model`; errors as `fill_model`."""
-    fill_model(model, checkpoint, read_weights(checkpoint))
+def load_weights(model: PanopticModel, checkpoint: Checkpoint, averaged: bool = True) -> None:
+    """Load the checkpoint's weights into `model`; arguments as `read_weights`, errors as `fill_model`."""
+    fill_model(model, checkpoint, read_weights(checkpoint, averaged))
 
 
-def read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the model's tensors by panformer's names."""
+def read_weights(checkpoint: Checkpoint, averaged: bool = True) -> dict[str, Tensor]:
+    """Return the model's tensors by panformer's names.
+
+    Args:
+        checkpoint: The checkpoint.
+        averaged: Return the averaged weights if the checkpoint has them.
+    """
     if checkpoint.official:
         return checkpoint.official.own_weights(read_state(checkpoint.path))
-    return read_tensors(checkpoint.path, MODEL)
+    average = read_tensors(checkpoint.path, AVERAGED) if averaged else {}
+    return average or read_tensors(checkpoint.path, MODEL)
 
 
 def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
@@ -303,7 +326,7 @@ def is_plain(tensor: Tensor, floating: bool = True) -> bool:
 def read_training_state(checkpoint: Checkpoint) -> TrainingState:
     """Return the optimizer and random state; errors as `check_has_state`."""
     check_has_state(checkpoint)
-    return TrainingState(read_tensors(checkpoint.path, OPTIMIZER), read_tensors(checkpoint.path, RANDOM))
+    return TrainingState.read(checkpoint.path)
 
 
 def check_has_state(checkpoint: Checkpoint) -> None:

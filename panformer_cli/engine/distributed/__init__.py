@@ -1,1 +1,1 @@
-"""Processes: ranks, devices, signals, and starting several of them."""
+"""Processes: ranks, devices, signals, starting them on one or several machines, and jobs for SLURM."""

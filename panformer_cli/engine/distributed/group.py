@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of, explained_out_of_memory
-from panformer_cli.engine.distributed.worker import VARIABLES, Worker
+from panformer_cli.engine.distributed.worker import RESTARTS, VARIABLES, Worker
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import check_sampling
 from panformer_cli.wording import counted
@@ -74,7 +75,11 @@ def _process_group(worker: Worker, device: torch.device, store: Store) -> Iterat
 
 
 def _store(worker: Worker, seconds: float) -> Store:
-    """Return the store for all ranks, which is hosted by the launcher, or else by rank 0."""
+    """Return the store for all ranks, which is hosted by the launcher, or else by rank 0.
+
+    torchrun keeps it when it restarts the ranks (`--max-restarts`), so each start has keys of its own. On several
+    machines, whose counts of restarts can differ, only `launcher.launch` restarts ranks, with a new store.
+    """
     try:
         timeout = timedelta(seconds=seconds)
         store: Store = next(iter(rendezvous("env://", worker.rank, worker.world_size, timeout=timeout)))[0]
@@ -83,7 +88,7 @@ def _store(worker: Worker, seconds: float) -> Store:
             f"the environment variables {', '.join(VARIABLES)} say that torchrun started this process, but the other "
             f"processes cannot be reached ({str(error).splitlines()[0]}); unset them to run without torchrun"
         ) from error
-    return store
+    return store if worker.nodes > 1 else PrefixStore(f"start {os.environ.get(RESTARTS, 0)}", store)
 
 
 def reports_failure(worker: Worker, error: BaseException, is_bug: bool) -> bool:
@@ -120,7 +125,7 @@ def _check_options(options: ProcessOptions, worker: Worker | None) -> None:
     for name, asked in (("--gpus", options.gpus), ("--cpu-processes", options.cpu_processes)):
         if asked not in (None, count):
             raise PanformerError(f"{name} is {asked}, but {started}; use torchrun --nproc-per-node {asked}")
-    if count > 1 and ":" in options.device:
+    if count > 1 and (":" in options.device or options.device == "mps"):
         raise PanformerError(
             f"--device is {options.device!r}, a single device, but {started}; omit it to use one GPU each, or use cpu"
         )

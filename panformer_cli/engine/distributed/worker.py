@@ -17,6 +17,8 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Environment variable with the number of times that the launcher of this machine has restarted its workers."""
 LAUNCHER = "PANFORMER_LAUNCHER"
 """Environment variable with the process id of `launcher.launch`."""
 ORPHAN_SECONDS = 10.0

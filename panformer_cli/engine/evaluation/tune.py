@@ -20,6 +20,7 @@ from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.engine.checkpoints.checkpoint import (
     Checkpoint,
     load_model,
+    load_weights,
     read_checkpoint,
     read_training_state,
     save_checkpoint,
@@ -321,4 +322,6 @@ def save_thresholds(checkpoint: Path, thresholds: InferenceSettings, out: Path, 
         )
     state = read_training_state(old) if old.training_state else None
     recipe = replace(old.recipe, inference=thresholds)
-    save_checkpoint(out, load_model(old), recipe, old.categories, old.progress, state)
+    model = load_model(old)
+    load_weights(model, old, averaged=False)  # averaged weights are part of `state`
+    save_checkpoint(out, model, recipe, old.categories, old.progress, state)

@@ -95,6 +95,29 @@ def test_the_first_rank_that_fails_reports_it(is_bug: bool, ranks: list[Worker])
     assert [reports_failure(ranks[rank], error, is_bug) for rank in (1, 0, 2, 1)] == [True, False, False, True]
 
 
+def test_ranks_that_were_restarted_do_not_see_the_keys_of_an_earlier_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed: Any = torch.distributed  # its type stubs lack the stores
+    store = distributed.HashStore()
+    monkeypatch.setattr(group, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    for restarts in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        own = group._store(Worker(0, 2, 0, 2), 1.0)
+        assert not own.check(["key"])
+        own.set("key", "value")
+        assert own.check(["key"])
+
+
+def test_the_variables_of_slurm_are_not_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an allocation there is one process without srun; with torchrun in srun, its variables count."""
+    for name, value in {"PROCID": "3", "NTASKS": "8", "NNODES": "2", "LOCALID": "1", "JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert Worker.of_environment() is None
+    with joined(ProcessOptions(device="cpu")) as process:
+        assert (process.rank, process.world_size) == (0, 1)
+    set_worker(monkeypatch, 1, 2, 1)
+    assert Worker.of_environment() == Worker(rank=1, world_size=2, local_rank=1, local_world_size=2)
+
+
 def test_a_rank_that_cannot_reach_the_others_reports_it(ranks: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(worker: Worker, seconds: float) -> None:
         raise UnreachableError

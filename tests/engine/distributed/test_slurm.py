@@ -13,6 +13,7 @@ from panformer_cli.engine.distributed.slurm import Job, submit
 from panformer_cli.errors import PanformerError
 from tests.helpers import run
 
+DATA = ("--set", "data.root=scenes")
 KEYS = "nodes=2,gpus=8,time=24:00:00"
 
 
@@ -89,10 +90,10 @@ def test_only_a_stopped_run_is_requeued_and_only_once(code: int, requeued: int, 
 
 
 def test_the_command_line_writes_and_submits(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "tiny", "--out", "my run", "--slurm", "cpu_processes=2", "--set", "train.lr=1e-4"]
+    words = ["train", "tiny", "--out", "my run", "--slurm", "cpu_processes=2", "--set", "data.root=scenes"]
     assert run(*words) == 0
     assert capsys.readouterr().out == "Wrote tiny.sbatch; submit it with: sbatch tiny.sbatch\n"
-    command = "python -m panformer_cli train tiny --out 'my run' --set train.lr=1e-4 --cpu-processes 2 --resume auto"
+    command = "python -m panformer_cli train tiny --out 'my run' --set data.root=scenes --cpu-processes 2 --resume auto"
     assert f"{command} \\\n" in (cluster / "tiny.sbatch").read_text()
     assert not (cluster / "calls").exists()
     assert run(*words, "--submit") == 0  # replaces its own file
@@ -104,12 +105,15 @@ def test_the_command_line_writes_and_submits(cluster: Path, capsys: pytest.Captu
     ("words", "message"),
     [
         (["tiny", "--submit"], "--submit needs --slurm"),
+        (["--slurm", KEYS], "Missing argument 'RECIPE'"),
+        (["tiny", "--slurm", KEYS, "--resume"], "--resume cannot be used with --slurm"),
         (["tiny", "--slurm", KEYS, "--gpus", "2"], "--gpus cannot be used with --slurm, whose job sets it."),
         (["tiny", "--slurm", KEYS, "--node-rank", "0"], "--node-rank cannot be used with --slurm"),
         (["tiny", "--slurm", KEYS, "--set", "train.lrr=1"], "train.lrr"),
-        (["tiny", "--slurm", "gpus=x"], "gpus is 'x'"),
-        (["tiny", "--nodes", "2", "--rendezvous", "a:1"], "--nodes needs --node-rank"),
-        (["tiny", "--nodes", "2", "--node-rank", "0"], "--nodes needs --rendezvous"),
+        (["tiny", "--slurm", KEYS], "data.root is not set"),
+        (["tiny", "--slurm", "gpus=x", *DATA], "gpus is 'x'"),
+        (["tiny", "--nodes", "2", "--rendezvous", "a:1", *DATA], "--nodes needs --node-rank"),
+        (["tiny", "--nodes", "2", "--node-rank", "0", *DATA], "--nodes needs --rendezvous"),
         (["tiny", "--max-restarts", "1"], "--max-restarts needs --resume auto"),
     ],
 )

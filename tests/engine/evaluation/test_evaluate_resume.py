@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from panformer_cli.data.result_folders import LINES
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.results import LINES, PanopticResults
+from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.evaluator import MetricName
@@ -273,6 +274,7 @@ def test_an_invalid_request_keeps_old_metrics(trained: RunFolder, out: Path, who
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "x", "[1]", "\xff"])
 def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Path) -> None:
     interrupt(trained, out, 2)
