@@ -134,7 +134,7 @@ def field_problems(settings: Section) -> Iterator[str]:
 
 def _item_problem(item: str | float, allowed: Range) -> str:
     """Return what was expected instead of a value of a list; empty if it can be used."""
-    return _text_problem(item, may_be_empty=False) if isinstance(item, str) else allowed.problem(item)
+    return _text_problem(item, False, LONGEST_NAME) if isinstance(item, str) else allowed.problem(item)
 
 
 def range_of(settings: type, name: str) -> Range:
