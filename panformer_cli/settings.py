@@ -19,6 +19,7 @@ LONGEST_SIDE = 16384
 CROP_LONG_SIDE = 4200
 """Maximum length of an image's long side before a crop, in pixels."""
 Side = Annotated[int, Range(32, LONGEST_SIDE, unit="pixels")]
+BackboneNormalization = Literal["imagenet", "pretrained"]
 Sides = Annotated[tuple[int, ...], Range(32, LONGEST_SIDE, unit="pixels", values=1)]
 
 
@@ -35,6 +36,10 @@ class ModelSettings(Section):
     `pvt_v2_b2`, `pvt_v2_b5`, `swin_tiny`, `swin_large`, or `timm/<model>` for any other suitable timm model."""
     backbone_weights: FilePath = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by timm), `none` (random), or the path of a file."""
+    backbone_normalization: BackboneNormalization = "imagenet"
+    """Mean and standard deviation of the images that the backbone gets: `imagenet`, or `pretrained` for those of timm's
+    weights, which differ for some models. It is part of the model, so it also applies to training with other weights,
+    to evaluation and to prediction."""
     frozen_stages: CountOrZero | None = None
     """Number of ResNet stages that are not trained, counted from the stem. Null: 2 for ResNets, as published, and 0 for
     other backbones. Range: 0 to 5 for ResNets; 0 for other backbones."""
