@@ -25,5 +25,9 @@ class CheckpointError(PanformerError):
     """A checkpoint that is missing, corrupt, unsafe or made for a different model."""
 
 
+class WriteError(PanformerError):
+    """A file that cannot be written, for example because the disk is full."""
+
+
 class NonFiniteError(PanformerError):
     """A loss, a gradient or a weight that is NaN or infinite in training."""

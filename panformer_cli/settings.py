@@ -104,7 +104,8 @@ class DataSettings(Section):
     threshold t, has the factor sqrt(t / f). An image is used as often per epoch as the largest factor of its classes
     says, rounded up or down at random. LVIS uses 0.001. 0: every image is used once."""
     skip_bad_images: bool = False
-    """Training: skip images that cannot be used, and count and list them. By default the first one stops the run."""
+    """Training: skip training and validation images that cannot be used, and count and list them. By default, the first
+    training image stops the run, and a validation image makes the evaluation fail."""
     allow_no_segments: bool = False
     """Training: train on a split in which no image has a segment. By default this is an error."""
     workers: Annotated[int, Range(0, 1024)] = 4
@@ -169,8 +170,9 @@ class TrainSettings(Section):
     empty list keeps the learning rate constant. Range: below `epochs`, each one once."""
     warmup_steps: CountOrZero = 0
     """Number of optimizer steps over which the learning rate increases linearly at the start."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the forward pass. `bf16` uses autocast; weights, losses and the optimizer stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward pass. `bf16` and `fp16` use autocast; weights, losses and the optimizer stay in fp32.
+    `fp16` also scales the losses, and needs a GPU; it is for GPUs without `bf16`."""
     checkpoint: tuple[str, ...] = ()
     """Parts of the model whose activations are computed again in the backward pass instead of kept (activation
     checkpointing). This saves memory and takes time; the gradients stay the same. Range: `encoder`, `stuff_masks`,
@@ -192,6 +194,14 @@ class TrainSettings(Section):
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1
     """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated."""
+    save_minutes: Annotated[float, Range(0, above=True)] = 10.0
+    """Minutes between writes of `last.safetensors`, the checkpoint from which the run resumes. It is also written
+    before and after every evaluation and when the run is stopped."""
+    keep_last: CountOrZero = 0
+    """Number of earlier checkpoints to keep as `step-<n>.safetensors` beside `last.safetensors`. A run can resume from
+    each of them."""
+    keep_every: Count | None = None
+    """Also keep the checkpoint of each epoch whose number, counted from 1, is a multiple of this. Null: none."""
     early_stopping: Count | None = None
     """Stop after this many evaluations in a row without a higher PQ than before, counted over resumes. Null: off."""
     log_every: Count = 50

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "panformer_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RECIPE = ("recipe", "recipe_checks", "recipe_io")
+RECIPE = ("recipe", "recipe_checks", "recipe_io", "recipe_library")
 """Top-level modules that depend on a folder: the settings in a recipe are those of its model family."""
 ORDER = (
     *("storage", "data", "metrics", "models", *RECIPE),
@@ -277,3 +277,18 @@ def test_links_are_resolved_in_one_way() -> None:
         for node in ast.walk(parse(path))
         if isinstance(node, ast.Attribute) and node.attr == "resolve"
     ] == []
+
+
+def test_only_these_modules_know_a_type_of_gpu() -> None:
+    """Everything else works on any device: CPU, CUDA and Apple's `mps`."""
+    known = {
+        *("engine/distributed/group", "engine/distributed/runtime"),  # which device there is
+        *("engine/checkpoints/run_checkpoints", "engine/environment", "engine/precision"),  # what it can do
+        *("engine/benchmarking/meters", "models/layers/sampling/triton"),
+    }
+    users = set()
+    for path in MODULES:
+        names = {ast.unparse(node) for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)}
+        if any(name.startswith(("torch.cuda.", "torch.mps.")) or name.endswith(".cuda") for name in names):
+            users.add(path.relative_to(PACKAGE).with_suffix("").as_posix())
+    assert users <= known

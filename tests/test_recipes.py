@@ -164,3 +164,4 @@ def test_the_page_of_recipes_has_the_parameters_of_each_model(name: str) -> None
     page = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| \[`{name}`\].*$", page, flags=re.MULTILINE)
     assert row.split(" | ")[2] == f"{millions:.1f}"
+    assert f"\n# parameters: {millions:.1f} M\n" in built_in_recipes()[name].read_text(encoding="utf-8")

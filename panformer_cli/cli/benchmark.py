@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of the network; fp16 needs a GPU.",
 )
-@click.option("--device", default="auto", metavar="D", help="cpu, cuda or cuda:N. [default: the GPU if there is one]")
+@click.option(
+    "--device", default="auto", metavar="D", help="cpu, cuda, cuda:N or mps. [default: the GPU if there is one]"
+)
 @click.option(
     "--repeat", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Timed passes of each kind."
 )

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "Try everything on generated scenes: train, evaluate, predict, visualize.",
     "prepare-data": "Convert, verify, repair or split a data set, or generate scenes.",
     "train": "Train a model from a recipe.",
+    "recipes": "List the built-in recipes; show, check or copy a recipe.",
     "evaluate": "Evaluate a checkpoint or predictions; compare results.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions or training curves.",

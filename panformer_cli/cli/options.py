@@ -136,7 +136,7 @@ def compute_options(function: Callable[..., Any], first: Callable[..., None] | N
 
     @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Use N GPUs, with one process per GPU.")
     @click.option("--cpu-processes", type=click.IntRange(min=1), metavar="N", help="Use N processes on the CPU.")
-    @click.option("--device", metavar="D", help="cpu, cuda or cuda:N. [default: the GPU if there is one]")
+    @click.option("--device", metavar="D", help="cpu, cuda, cuda:N or mps. [default: the GPU if there is one]")
     @click.option(
         "--sampling",
         type=click.Choice(["auto", "portable", "gather", "cpu", "triton"]),

@@ -39,6 +39,7 @@ PILLOW_ERRORS = (
 
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 LINK, SPECIAL, HIDDEN = "link to a folder (not followed)", "not a regular file", "hidden"
+RESULT = "result of an earlier call"
 """Reasons to leave a file out of a folder, besides those of `why_left_out`."""
 
 _PLURALS = {
@@ -123,6 +124,13 @@ def counted_reason(count: int, reason: str) -> str:
 def unreadable_twin(path: Path) -> Path | None:
     """Return the image file that this installation cannot read and that differs from `path` only in its suffix."""
     suffixes = [suffix for suffix in (*_HEIC, *_OPTIONAL) if suffix not in readable_suffixes()]
+    candidates = (path.with_suffix(case) for suffix in suffixes for case in (suffix, suffix.upper()))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def other_format(path: Path) -> Path | None:
+    """Return a readable image file that differs from `path` only in its suffix; None if there is none."""
+    suffixes = sorted(readable_suffixes() - {path.suffix.lower()})
     candidates = (path.with_suffix(case) for suffix in suffixes for case in (suffix, suffix.upper()))
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 

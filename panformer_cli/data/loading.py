@@ -240,8 +240,10 @@ def _explained_failures() -> Iterator[None]:
     """Turn the failures of worker processes into one sentence."""
     try:
         yield
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         reason = str(error).partition("\n")[0]
+        if isinstance(error, (ConnectionError, EOFError)):  # it died while it sent a batch
+            reason = f"DataLoader worker: {reason or type(error).__name__}"
         if isinstance(error, OSError) and error.errno == errno.EMFILE or reason.startswith(_OPEN_FILES):
             raise WorkerDiedError(
                 f"data loading ran out of open files ({reason}); raise the limit with `ulimit -n`, or set data.workers "

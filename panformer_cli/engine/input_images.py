@@ -12,16 +12,14 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from panformer_cli.data.image_formats import HIDDEN, LINK, SPECIAL, counted_reason, is_clutter, why_left_out
+from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, counted_reason, is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
+from panformer_cli.data.result_folders import is_result_folder
 from panformer_cli.engine.image_ids import ImageId, ids_of
-from panformer_cli.engine.results import is_result_folder
 from panformer_cli.errors import DataError
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing
-
-_RESULT = "result of an earlier call"
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ class _Finder:
         is_result = self._has_results(path.parent) or (
             self._is_below_page(path.parent) and is_image_of_page(path.absolute())
         )
-        return _RESULT if is_result else ""
+        return RESULT if is_result else ""
 
 
 def _fixed_part(pattern: Path) -> Path:

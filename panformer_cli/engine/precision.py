@@ -25,10 +25,15 @@ def resolve_precision(choice: PrecisionChoice, process: Process) -> Precision:
     Raises:
         PanformerError: fp16 on a CPU, which emulates it in software.
     """
-    if choice == "fp16" and process.device.type == "cpu":
-        raise PanformerError("--precision fp16 needs a GPU, since CPUs emulate it in software; use bf16 or fp32")
+    check_device_supports(choice, process.device, "--precision fp16")
     agreed: Precision = process.gather(fast_precision(process.device) if choice == "fast" else choice)[0]
     return agreed
+
+
+def check_device_supports(precision: PrecisionChoice, device: torch.device, option: str) -> None:
+    """Raise PanformerError for fp16 on a CPU; `option` is how the user asked for it."""
+    if precision == "fp16" and device.type == "cpu":
+        raise PanformerError(f"{option} needs a GPU, since CPUs emulate it in software; use bf16 or fp32")
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

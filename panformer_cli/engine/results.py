@@ -14,6 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row
+from panformer_cli.data.result_folders import LINES, PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.errors import DataError, PanformerError
@@ -22,10 +23,8 @@ from panformer_cli.storage.files import atomic_write, is_file, name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.result_log import Line, ResultLog
 
-LINES = ".parts"
-"""Name of the result log's folder, inside the folder of results."""
-PANOPTIC, RECORDS, METRICS, ANALYSIS = "panoptic.json", "records.jsonl", "metrics.json", "analysis.json"
-"""Files that are written at the end, from all images."""
+RECORDS, METRICS, ANALYSIS = "records.jsonl", "metrics.json", "analysis.json"
+"""Files that are written at the end, from all images, besides `PANOPTIC`."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
 _KEYS = {
@@ -246,16 +245,6 @@ def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
         for name, value in read_members(json_path):
             if name == key and isinstance(value, Iterator):
                 yield from (row for row in value if isinstance(row, dict))
-
-
-def is_result_folder(folder: Path) -> bool:
-    """Return whether a folder is, or is in, the folder of panoptic PNGs or overlays of a folder of results."""
-    folder = folder.absolute()
-    return any(
-        parent.name in ("panoptic", "overlays")
-        and ((parent.parent / PANOPTIC).is_file() or (parent.parent / LINES).is_dir())
-        for parent in (folder, *folder.parents)
-    )
 
 
 def check_are_results(out: Path, *names: str) -> None:

@@ -64,8 +64,15 @@ class RunFolder:
     @property
     def step_checkpoints(self) -> list[Path]:
         """The kept checkpoints of earlier steps, step-<n>.safetensors, by step."""
-        named = ((STEP_NAME.fullmatch(path.name), path) for path in self.path.glob("step-*.safetensors"))
-        return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+        found = (path for path in self.path.glob("step-*.safetensors") if STEP_NAME.fullmatch(path.name))
+        return sorted(found, key=self.step_of)
+
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """Return the step in the name of a kept checkpoint."""
+        match = STEP_NAME.fullmatch(path.name)
+        assert match is not None, "one of `step_checkpoints`"
+        return int(match[1])
 
     def step_checkpoint(self, step: int) -> Path:
         """Return the path at which the checkpoint of a step is kept."""

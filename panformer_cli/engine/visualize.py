@@ -12,10 +12,11 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.layout import default_split
+from panformer_cli.data.result_folders import PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.annotated_images import AnnotatedImage, GroundTruth, Predictions
 from panformer_cli.engine.curves import curves, read_metrics
-from panformer_cli.engine.results import METRICS, PANOPTIC
+from panformer_cli.engine.results import METRICS
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.quality import shown

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from panformer_cli.data.image_formats import other_format
 from panformer_cli.data.images import read_bytes
 from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
@@ -111,6 +112,11 @@ def pixels_of(index_of_pixel: npt.NDArray[np.intp], values: int) -> list[int]:
 
 def _open(path: Path, size: tuple[int, int]) -> tuple[bytes, Image.Image]:
     """Return the bytes of a PNG and the decoded image."""
+    if not path.exists() and (other := other_format(path)) is not None:
+        raise DataError(
+            f"the label PNG {path} is missing, but there is {other.name}; expected a PNG, since other formats may "
+            "change the values of pixels; export the labels as PNG"
+        )
     data = read_bytes(path, "label PNG")
     if data.startswith(b"\x89PNG") and (len(data) < 45 or b"IEND" not in data[-64:]):  # Pillow may accept it
         raise DataError(f"{path} is corrupt or truncated (its end is missing); restore the file")

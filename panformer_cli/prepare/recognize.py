@@ -28,6 +28,7 @@ from panformer_cli.prepare.annotation_tools.yolo_layout import (
 )
 from panformer_cli.prepare.annotation_tools.yolo_rows import class_number, read_rows
 from panformer_cli.prepare.masks.coco_layout import coco_jsons
+from panformer_cli.prepare.source import require_folder
 from panformer_cli.wording import counted, first_items, listing
 
 _MOST_FILES = 20_000
@@ -105,8 +106,7 @@ def recognize(root: Path) -> list[Form]:
     Raises:
         DataError: `root` is not a folder.
     """
-    if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layouts)")
+    require_folder(root)
     found = _forms_of(_Folder(root))
     if found:
         return found

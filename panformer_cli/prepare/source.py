@@ -13,6 +13,7 @@ from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_formats import is_clutter, unreadable_image, unreadable_twin
 from panformer_cli.data.images import IMAGE_SUFFIXES
+from panformer_cli.data.result_folders import PANOPTIC, is_result
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationLog
@@ -192,6 +193,13 @@ def visible(folder: Path) -> list[Path]:
         raise _unreadable(folder, error) from error
 
 
+def require_folder(folder: Path) -> None:
+    """Raise a DataError unless an input folder exists."""
+    if not folder.is_dir():
+        problem = f"{folder} is a file, not a folder" if folder.exists() else f"the folder {folder} does not exist"
+        raise DataError(f"{problem}; check the path (docs/data.md shows the folder layout)")
+
+
 def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Yield the files with one of the lowercase `suffixes` in `folder`, recursively and sorted, without hidden files.
 
@@ -199,8 +207,7 @@ def listed_files(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Ite
         DataError: `folder` is not a folder or cannot be read, or it contains a link that points outside of it or a link
             to a folder, which is not followed.
     """
-    if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist; check the path (docs/data.md shows the folder layout)")
+    require_folder(folder)
     for inner in _names_below(folder, ""):
         if PurePosixPath(inner).suffix.lower() in suffixes:
             yield name_inside(folder, inner, str(folder))
@@ -258,6 +265,8 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
     except OSError as error:
         raise _unreadable(folder / prefix, error) from error
     for name in sorted(found):
+        if (found[name] or name == PANOPTIC) and is_result(folder / prefix / name):
+            continue  # reported with the other files that are not used
         if found[name]:
             yield from _names_below(folder, f"{prefix}{name}/")
         else:

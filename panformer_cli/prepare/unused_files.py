@@ -12,12 +12,14 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_formats import (
     HIDDEN,
     LINK,
+    RESULT,
     SPECIAL,
     counted_reason,
     is_clutter,
     unreadable_image,
     why_left_out,
 )
+from panformer_cli.data.result_folders import PANOPTIC, is_result
 from panformer_cli.prepare.source import SourceImage
 from panformer_cli.wording import listing
 
@@ -136,6 +138,8 @@ def _walk(folder: Path, others: Iterable[Path]) -> Iterator[tuple[Path, str]]:
         path = folder / entry.name
         if reason := _reason_of_entry(entry):
             yield path, reason
+        elif (entry.is_dir() or path.name == PANOPTIC) and path not in others and is_result(path):
+            yield path, RESULT
         elif not entry.is_dir():
             yield path, ""
         elif path not in others:

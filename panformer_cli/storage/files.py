@@ -17,7 +17,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.errors import DataError, PanformerError, WriteError
 from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
 
 _WINDOWS_LINK_LOOP = 1921
@@ -46,7 +46,7 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
             longer than writing it; a crash of the machine, not of the program, may then leave it corrupt.
 
     Raises:
-        PanformerError: the folder cannot be written, or the disk is full; an existing file is unchanged.
+        WriteError: the folder cannot be written, or the disk is full; an existing file is unchanged.
     """
     temporary = temporary_path(path)
     try:
@@ -59,9 +59,7 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
     except OSError as error:
         kept = "; the existing file is unchanged" if is_file(path) else ""
         reason = error.strerror or str(error)
-        raise PanformerError(
-            f"cannot write {path}: {reason}{kept}; free some space or choose another folder"
-        ) from error
+        raise WriteError(f"cannot write {path}: {reason}{kept}; free some space or choose another folder") from error
     finally:
         with suppress(OSError):  # it may not exist, or its parent may not be a folder
             temporary.unlink()
@@ -69,11 +67,11 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, advice: str = "free some space or choose another folder") -> Iterator[None]:
-    """Turn an OSError into a PanformerError that names `path` and ends with `advice`."""
+    """Turn an OSError into a WriteError that names `path` and ends with `advice`."""
     try:
         yield
     except OSError as error:
-        raise PanformerError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 def is_file(path: Path) -> bool:

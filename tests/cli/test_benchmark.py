@@ -66,7 +66,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["tiny", "--repeat", "0"], "0 is not in the range x>=1"),
         (["tiny", "--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
         (["tiny", "--sampling", "cuda"], "'cuda' is not one of 'auto', 'portable'"),
-        (["tiny", "--device", "gpu"], "--device is 'gpu', which is not available here; expected auto, cpu or cuda"),
+        (
+            ["tiny", "--device", "gpu"],
+            "--device is 'gpu', which is not available here; expected auto, cpu, cuda or mps",
+        ),
         (["tiny", "--device", "cpu", "--precision", "fp16"], "--precision fp16 needs a GPU"),
         (["tiny", "--image", "/no/such.jpg"], "the image /no/such.jpg is missing"),
     ],

@@ -84,5 +84,5 @@ def test_factors_are_drawn_from_their_ranges() -> None:
 
 @pytest.mark.parametrize("strengths", [(-0.1, 0, 0, 0), (0, 1.1, 0, 0), (0, 0, 0, 0.6), (0, 0, float("nan"), 0)])
 def test_impossible_strengths_are_rejected(strengths: tuple[float, float, float, float]) -> None:
-    with pytest.raises(RecipeError, match=r"data.color_jitter is .*: expected the strengths of brightness"):
+    with pytest.raises(RecipeError, match=r"data.color_jitter is .*: expected (values of 0 to 1|a hue of at most 0.5)"):
         DataSettings(color_jitter=strengths)

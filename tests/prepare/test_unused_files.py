@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.annotation_tools.yolo import open_yolo
 from panformer_cli.prepare.convert import ConvertOptions, convert
 from panformer_cli.prepare.masks.mask_folder import open_mask_folder
 from panformer_cli.prepare.open_form import first_problems
@@ -157,3 +158,48 @@ def test_a_data_set_of_images_that_cannot_be_read_is_refused_for_this_reason(
     (tmp_path / "masks/val").mkdir()
     with pytest.raises(DataError, match="no images found .left out: .heic"):
         convert(source, tmp_path.parent / "out", (), ConvertOptions(), RecordingReporter())
+
+
+@pytest.mark.parametrize("source", [folders.labelme, folders.yolo])
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_earlier_predictions_are_no_inputs(
+    source: Callable[[Path], list[str]], is_inside: bool, tmp_path: Path
+) -> None:
+    """In a folder among the images, or beside them."""
+    source(tmp_path)
+    images = tmp_path / ("images/train" if source is folders.yolo else "")
+    out = images / "predicted" if is_inside else images
+    for name in ("overlays/a.jpg", "panoptic/a.png"):
+        save_image(out / name)
+    text(out / "panoptic.json", json.dumps({"images": [], "annotations": [{"segments_info": []}], "categories": []}))
+    (form,) = recognize(tmp_path)
+    prefix = f"{images.relative_to(tmp_path).as_posix()}/".removeprefix("./")
+    names = ["predicted"] if is_inside else ["overlays", "panoptic", "panoptic.json"]
+    results = f"{len(names)} result{'s' if len(names) > 1 else ''} of an earlier call"
+    assert first_problems(form) == [f"left out: {results}: {', '.join(f'{prefix}{name}' for name in names)}"]
+
+
+def test_true_causes(tmp_path: Path) -> None:
+    folders.masks(tmp_path / "masks")
+    for path in (tmp_path / "masks/masks/a").iterdir():
+        path.unlink()
+    (tmp_path / "masks/masks/a").rmdir()
+    save_image(tmp_path / "masks/masks/a.jpg")
+    folders.yolo(tmp_path / "yolo")
+    labels = tmp_path / "yolo/labels/train/a.txt"
+    labels.write_text(labels.read_text().replace(" ", ","))
+    for source, expected in (
+        (
+            open_mask_folder(tmp_path / "masks", tmp_path / "masks/classes.csv"),
+            r"a\.png is missing, but there is a\.jpg",
+        ),
+        (open_yolo(tmp_path / "yolo", None, (), "last"), "expected spaces between numbers, not ','"),
+    ):
+        with pytest.raises(DataError, match=expected):
+            convert(source, tmp_path / "out", (), ConvertOptions(), RecordingReporter())
+    (tmp_path / "yolo/data.yaml").write_text("nc: 3\nnames: [car, road]\n")
+    assert "data.yaml has nc 3, but 2 names; the names are used" in " ".join(
+        open_yolo(tmp_path / "yolo", None, (), "last").remarks
+    )
+    with pytest.raises(DataError, match=r"data\.yaml is a file, not a folder; check the path"):
+        recognize(tmp_path / "yolo/data.yaml")

@@ -177,8 +177,10 @@ def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
 
 def _device(request: BenchmarkRequest) -> torch.device:
     process = Process.single(request.device)
-    if process.device.type not in ("cpu", "cuda"):
-        raise PanformerError(f"--device is {request.device!r}, which cannot be benchmarked; expected auto, cpu or cuda")
+    if process.device.type not in ("cpu", "cuda", "mps"):
+        raise PanformerError(
+            f"--device is {request.device!r}, which cannot be benchmarked; expected auto, cpu, cuda or mps"
+        )
     resolve_precision(request.precision, process)
     return process.device
 

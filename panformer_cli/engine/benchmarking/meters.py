@@ -81,11 +81,11 @@ def metered(modules: Mapping[str, nn.Module], read: Meter) -> Iterator[dict[str,
 
 def clock_of(device: torch.device) -> Meter:
     """Return a clock in seconds; for a GPU, it synchronizes the device first."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         return time.perf_counter
 
     def read() -> float:
-        torch.cuda.synchronize(device)
+        torch.mps.synchronize() if device.type == "mps" else torch.cuda.synchronize(device)
         return time.perf_counter()
 
     return read

@@ -36,7 +36,7 @@ from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"
-MODEL, AVERAGED, OPTIMIZER, RANDOM = "model.", "averaged.", "optimizer.", "random."
+MODEL, AVERAGED, OPTIMIZER, RANDOM, SCALER = "model.", "averaged.", "optimizer.", "random.", "scaler."
 NAMED = 20
 """Maximum number of tensors that an error lists for each problem."""
 
@@ -51,7 +51,8 @@ class TrainProgress:
         best_pq: Highest PQ of an evaluation so far, in percent; None before the first one.
         seconds: Time spent training.
         skipped_steps: Steps among `step` that changed nothing, because a loss or a gradient was not finite.
-        bad_steps: Number of such steps in a row, up to the last one.
+        overflows: Those of them in which only the scaled gradient of fp16 overflowed, which is normal.
+        bad_steps: Number of other skipped steps in a row, up to the last one.
         rollbacks: How often training returned to an earlier checkpoint because it diverged.
         lr_factor: Factor on all learning rates, which each rollback lowers.
         usual_loss: Slow moving average of the loss; None before the first step.
@@ -66,6 +67,7 @@ class TrainProgress:
     best_pq: float | None = None
     seconds: float = 0.0
     skipped_steps: int = 0
+    overflows: int = 0
     bad_steps: int = 0
     rollbacks: int = 0
     lr_factor: float = 1.0
@@ -116,21 +118,23 @@ class TrainingState:
         optimizer: The optimizer's tensors, by `<parameter>.<name>`.
         random: torch's random states, by `<rank>.<device type>`.
         averaged: The averaged weights (`train.ema_decay`) by the names of the weights; empty without averaging.
+        scaler: `scale` and `growth_tracker` of the gradient scaler (`train.precision: fp16`); empty without one.
     """
 
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     random: dict[str, Tensor] = field(default_factory=dict)
     averaged: dict[str, Tensor] = field(default_factory=dict)
+    scaler: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by their names in a checkpoint."""
-        parts = {OPTIMIZER: self.optimizer, RANDOM: self.random, AVERAGED: self.averaged}
+        parts = {OPTIMIZER: self.optimizer, RANDOM: self.random, AVERAGED: self.averaged, SCALER: self.scaler}
         return {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
         """Return the state in a checkpoint."""
-        return cls(*(read_tensors(path, prefix) for prefix in (OPTIMIZER, RANDOM, AVERAGED)))
+        return cls(*(read_tensors(path, prefix) for prefix in (OPTIMIZER, RANDOM, AVERAGED, SCALER)))
 
 
 def save_checkpoint(

@@ -13,6 +13,8 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device).cpu()
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state().cpu()
     return states
 
 
@@ -22,3 +24,5 @@ def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None
         torch.set_rng_state(states["cpu"])
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
+    elif "mps" in states and device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])

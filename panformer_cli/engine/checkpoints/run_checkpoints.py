@@ -1,11 +1,18 @@
-"""The checkpoints of a training run: the last, from which it resumes, and the best."""
+"""The checkpoints of a training run: the last, from which it resumes, the best, and those of earlier steps."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from panformer_cli.data.categories import CategoryTable
@@ -22,24 +29,31 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
+from panformer_cli.engine.checkpoints.kept_checkpoints import keep_last, keeps_checkpoints, remove_others
 from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.errors import CheckpointError, NonFiniteError
+from panformer_cli.errors import CheckpointError, NonFiniteError, PanformerError, WriteError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe import Recipe
-from panformer_cli.recipe_io import recipe_to_dict
-from panformer_cli.reporting import Reporter
+from panformer_cli.recipe_io import recipe_to_dict, recipe_to_yaml
+from panformer_cli.reporting import Reporter, SilentReporter, megabytes
+from panformer_cli.storage.files import write_text
 from panformer_cli.wording import listing
 
-SAVE_SECONDS = 600.0
-"""Age at which the last checkpoint is due to be written again."""
+RETRY_SECONDS = 60.0
+"""Time until the next attempt after a checkpoint could not be written."""
+PATIENCE_SECONDS, STOP_SECONDS = 600.0, 10.0
+"""How long the end of a run waits for a disk that cannot be written, and how long if it was asked to stop."""
+POLL_SECONDS = 1.0
 
 
 class RunCheckpoints:
     """Saves the checkpoints of a run and resumes from the last one. Every rank calls the same methods.
 
-    With `averaged`, a copy of the model with averaged weights, both are in the last checkpoint.
+    A checkpoint that cannot be written does not end the run: it is reported, and written again soon. Only `finish`,
+    when the run ends, insists. With `averaged`, a copy of the model with averaged weights, both are in the last
+    checkpoint.
 
     Attributes:
         saved_step: Step of the last checkpoint; None if there is none.
@@ -53,43 +67,106 @@ class RunCheckpoints:
         recipe: Recipe,
         model: PanopticModel,
         optimizer: Optimizer,
+        reporter: Reporter,
         averaged: PanopticModel | None = None,
+        scaler: GradScaler | None = None,
     ) -> None:
         self.saved_step: int | None = None
         self.longest_save = 0.0
-        self._process, self._run, self._recipe = process, run, recipe
+        self._process, self._run, self._recipe, self._reporter = process, run, recipe, reporter
         self._model, self._optimizer, self._averaged = model, optimizer, averaged
-        self._saved_at = time.monotonic()
+        self._scaler = scaler or GradScaler(process.device.type, enabled=False)
+        self._due_at = time.monotonic() + 60 * recipe.train.save_minutes
+        self._step_in_last: int | None = None  # None if there is no such file, or it is corrupt
+        self._problem: str | None = None
+        self._owed_best: TrainProgress | None = None
 
     @property
     def is_due(self) -> bool:
-        """Whether the last checkpoint is older than `SAVE_SECONDS`, by the clock of this rank."""
-        return time.monotonic() - self._saved_at > SAVE_SECONDS
+        """Whether the last checkpoint is older than `train.save_minutes`, by the clock of this rank."""
+        return time.monotonic() > self._due_at
 
     def save_last(self, progress: TrainProgress) -> None:
-        """Write the last checkpoint, with everything that is needed to resume.
+        """Write the last checkpoint, with everything that is needed to resume; a failure is reported.
 
         Raises:
             NonFiniteError: A weight, or a moment of the optimizer, is not finite; the existing file is unchanged.
-            PanformerError: The file cannot be written.
         """
-        self._saved_at = time.monotonic()
-        self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
-        averaged = self._averaged.state_dict() if self._averaged is not None else {}
-        self._check_finite(progress)
-        of_all = self._process.gather(random_state(self._process.device))
-        if self._process.is_first:
-            by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
-            state = TrainingState(optimizer_state(self._model, self._optimizer), by_rank, averaged)
-            save_checkpoint(self._run.last, self._model, self._recipe, self._model.categories, progress, state)
-        self.saved_step = progress.step
-        self.longest_save = max(self.longest_save, time.monotonic() - self._saved_at)
+        began = time.monotonic()
+        state = self._state(progress)
+        self._problem = self._process.on_first(lambda: self._attempt(self._run.last, progress, state))
+        self._settle(progress)
+        self.longest_save = max(self.longest_save, time.monotonic() - began)
+        if self._problem is not None:
+            self._reporter.warn(f"{self._problem}; training continues, and saves again in {RETRY_SECONDS:.0f} s")
 
     def save_best(self, progress: TrainProgress) -> None:
-        """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any."""
+        """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any.
+
+        A failure is reported.
+        """
+        problem = self._process.on_first(lambda: self._attempt(self._run.best, progress, None))
+        self._owed_best = None if problem is None else replace(progress)
+        if problem is not None:
+            self._reporter.warn(f"{problem}; training continues without it")
+
+    def finish(self, progress: TrainProgress, is_stopping: Callable[[], bool]) -> None:
+        """Before the run ends, write what could not be written, and wait for the disk if necessary.
+
+        Args:
+            progress: The progress of the run.
+            is_stopping: Returns whether the run was asked to stop, after which it does not wait for long.
+
+        Raises:
+            WriteError: The checkpoint cannot be written. The message has the path of a copy elsewhere, if there is one.
+        """
+        if self._problem is not None:
+            state = self._state(progress)
+            self._process.on_first(lambda: self._insist(progress, state, is_stopping))
+            self._problem = None
+            self._settle(progress)
+        best, self._owed_best = self._owed_best, None
+        if best is not None and best.step == progress.step:
+            self.save_best(best)
+
+    def roll_back(self) -> TrainProgress:
+        """Return to the last checkpoint of this run, and return its progress."""
+        self._optimizer.state.clear()
+        return self.resume(self._process.on_first(lambda: checkpoint_to_resume(self._run, SilentReporter())))
+
+    def resume(self, checkpoint: Checkpoint) -> TrainProgress:
+        """Restore weights, optimizer and random state, drop later rows of the log, and return the progress."""
+        load_weights(self._model, checkpoint, averaged=False)
+        state = read_training_state(checkpoint)
+        if self._averaged is not None:
+            fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
+        load_optimizer_state(self._model, self._optimizer, state.optimizer)
+        load_scaler_state(self._scaler, state.scaler)
+        prefix = f"{self._process.rank}."
+        own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
+        set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
+        self.saved_step = checkpoint.progress.step
+        self._step_in_last = self.saved_step if checkpoint.path == self._run.last else None
         if self._process.is_first:
-            model = self._model if self._averaged is None else self._averaged
-            save_checkpoint(self._run.best, model, self._recipe, self._model.categories, progress)
+            self._run.forget_after(self.saved_step)
+        return checkpoint.progress
+
+    def _state(self, progress: TrainProgress) -> TrainingState | None:
+        """Return the state of all ranks besides the weights, on rank 0; every rank calls this.
+
+        Raises:
+            NonFiniteError: A weight, or a moment of the optimizer, is not finite.
+        """
+        self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
+        self._check_finite(progress)
+        of_all = self._process.gather(random_state(self._process.device))
+        if not self._process.is_first:
+            return None
+        by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
+        averaged = self._averaged.state_dict() if self._averaged is not None else {}
+        return TrainingState(
+            optimizer_state(self._model, self._optimizer), by_rank, averaged, scaler_state(self._scaler)
+        )
 
     def _check_finite(self, progress: TrainProgress) -> None:
         """Raise NonFiniteError, on all ranks, if something that training changes is NaN or infinite."""
@@ -99,25 +176,104 @@ class RunCheckpoints:
             if not bool(value.isfinite().all()):
                 raise NonFiniteError(f"{name} is not finite after step {progress.step}")
 
-    def roll_back(self) -> TrainProgress:
-        """Return to the last checkpoint of this run, and return its progress."""
-        self._optimizer.state.clear()
-        return self.resume(self._process.on_first(lambda: read_checkpoint(self._run.last)))
+    def _settle(self, progress: TrainProgress) -> None:
+        """Note whether the last checkpoint was written; every rank does the same."""
+        failed = self._problem is not None
+        self._due_at = time.monotonic() + (RETRY_SECONDS if failed else 60 * self._recipe.train.save_minutes)
+        if not failed:
+            self.saved_step = self._step_in_last = progress.step
 
-    def resume(self, checkpoint: Checkpoint) -> TrainProgress:
-        """Restore weights, optimizer and random state, drop later rows of the log, and return the progress."""
-        load_weights(self._model, checkpoint, averaged=False)
-        state = read_training_state(checkpoint)
-        if self._averaged is not None:
-            fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
-        load_optimizer_state(self._model, self._optimizer, state.optimizer)
-        prefix = f"{self._process.rank}."
-        own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
-        set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
-        self.saved_step = checkpoint.progress.step
-        if self._process.is_first:
-            self._run.forget_after(self.saved_step)
-        return checkpoint.progress
+    def _attempt(self, path: Path, progress: TrainProgress, state: TrainingState | None) -> str | None:
+        """Write a checkpoint on rank 0, and return why it cannot be written; None if it was."""
+        try:
+            self._write(path, progress, state)
+        except WriteError as error:
+            return str(error)
+        return None
+
+    def _write(self, path: Path, progress: TrainProgress, state: TrainingState | None) -> None:
+        settings, kept = self._recipe.train, path == self._run.last and progress.step != self._step_in_last
+        if kept and self._step_in_last is not None and keeps_checkpoints(settings):
+            keep_last(self._run, self._step_in_last)
+        model = self._averaged if self._averaged is not None and path == self._run.best else self._model
+        save_checkpoint(path, model, self._recipe, self._model.categories, progress, state)
+        if kept and keeps_checkpoints(settings):
+            remove_others(self._run, settings, progress)
+        if not self._run.recipe.is_file():  # the folder was deleted
+            write_text(self._run.recipe, recipe_to_yaml(self._recipe))
+
+    def _insist(self, progress: TrainProgress, state: TrainingState | None, is_stopping: Callable[[], bool]) -> None:
+        """Write the last checkpoint on rank 0: first a copy elsewhere, and then again and again until the time is up.
+
+        Raises:
+            WriteError: The time is up.
+        """
+        copy = Path(tempfile.gettempdir()) / f"panformer-{self._run.path.name}-step-{progress.step}.safetensors"
+        elsewhere = self._attempt(copy, progress, state)
+        saved = "" if elsewhere else f"; step {progress.step} is saved in {copy}"
+        began, told = time.monotonic(), False
+        while (problem := self._attempt(self._run.last, progress, state)) is not None:
+            limit = STOP_SECONDS if is_stopping() else PATIENCE_SECONDS
+            if time.monotonic() - began >= limit:
+                advice = "" if elsewhere else f"; to resume, move it to {self._run.last}"
+                raise WriteError(f"{problem}{saved}{advice}")
+            if not told:
+                self._reporter.warn(
+                    f"{problem}{saved}; the run ends as soon as it can be written, within {limit:.0f} s"
+                )
+                told = True
+            time.sleep(POLL_SECONDS)
+        copy.unlink(missing_ok=True)
+
+
+def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: int, reporter: Reporter) -> None:
+    """Check that the disk has space for the checkpoints of a run, before anything is lost.
+
+    Args:
+        run: The folder of the run.
+        model: The model.
+        recipe: Its settings say how many checkpoints are kept.
+        epochs: Number of epochs that the run still has.
+        reporter: Gets a warning if there is no space for all checkpoints that are kept.
+
+    Raises:
+        PanformerError: There is no space for `last` and `best`.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    last = weights + 2 * trained  # AdamW has two moments of each weight
+    last += weights * (recipe.train.ema_decay is not None)
+    existing = sum(path.stat().st_size for path in (run.last, run.best) if path.is_file())
+    needed = 2 * last + weights - existing  # the old `last` stays until the new one is complete
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
+        raise PanformerError(
+            f"{run.path}: the disk has {megabytes(free)} MB free, but last.safetensors and best.safetensors need "
+            f"{megabytes(needed)} MB; free some space or choose another folder"
+        )
+    settings = recipe.train
+    kept = settings.keep_last + (epochs // settings.keep_every if settings.keep_every else 0)
+    if free < needed + kept * last:
+        reporter.warn(
+            f"{run.path}: the disk has {megabytes(free)} MB free, but all checkpoints that the run keeps need "
+            f"{megabytes(needed + kept * last)} MB (train.keep_last, train.keep_every)"
+        )
+
+
+def scaler_state(scaler: GradScaler) -> dict[str, Tensor]:
+    """Return the state of a gradient scaler; empty if it is disabled."""
+    if not scaler.is_enabled():
+        return {}
+    state = scaler.state_dict()
+    scale, tracker = torch.tensor(state["scale"], dtype=torch.float64), torch.tensor(state["_growth_tracker"])
+    return {"scale": scale, "growth_tracker": tracker}
+
+
+def load_scaler_state(scaler: GradScaler, state: Mapping[str, Tensor]) -> None:
+    """Restore what `scaler_state` returned; a run that changes to fp16 starts with a new scale."""
+    if scaler.is_enabled() and state:
+        known = {"scale": float(state["scale"]), "_growth_tracker": int(state["growth_tracker"])}
+        scaler.load_state_dict(scaler.state_dict() | known)
 
 
 def checkpoint_to_resume(run: RunFolder, reporter: Reporter) -> Checkpoint:

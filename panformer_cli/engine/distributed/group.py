@@ -125,7 +125,7 @@ def _check_options(options: ProcessOptions, worker: Worker | None) -> None:
     for name, asked in (("--gpus", options.gpus), ("--cpu-processes", options.cpu_processes)):
         if asked not in (None, count):
             raise PanformerError(f"{name} is {asked}, but {started}; use torchrun --nproc-per-node {asked}")
-    if count > 1 and ":" in options.device:
+    if count > 1 and (":" in options.device or options.device == "mps"):
         raise PanformerError(
             f"--device is {options.device!r}, a single device, but {started}; omit it to use one GPU each, or use cpu"
         )

@@ -32,7 +32,7 @@ class ProcessOptions:
     Attributes:
         gpus: Number of processes, one per GPU. If this and `cpu_processes` are None: one process on `device`.
         cpu_processes: Number of processes on the CPU.
-        device: `auto` (the first GPU, if there is one), `cpu`, `cuda` or `cuda:1`.
+        device: `auto` (the first GPU, if there is one), `cpu`, `cuda`, `cuda:1` or `mps`, Apple's GPU.
         sampling: Implementation of the sampling step of deformable attention.
     """
 
@@ -66,7 +66,7 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise PanformerError(
-            f"--device is {name!r}, which is not available here; expected auto, cpu or cuda"
+            f"--device is {name!r}, which is not available here; expected auto, cpu, cuda or mps"
         ) from error
 
 
@@ -79,7 +79,9 @@ def device_of(options: ProcessOptions, local_rank: int | None = None) -> torch.d
     """
     name = "cpu" if options.cpu_processes is not None else "cuda" if options.gpus is not None else options.device
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        # Apple's GPU is a single one, without collective operations.
+        on_mps = local_rank is None and torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if on_mps else "cpu"
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
     device = torch.device(name)
@@ -206,10 +208,13 @@ class Process:
 
 @contextlib.contextmanager
 def explained_out_of_memory() -> Iterator[None]:
-    """Turn an out-of-memory error of the GPU into a PanformerError."""
+    """Turn an out-of-memory error of a GPU into a PanformerError."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # torch.OutOfMemoryError is a RuntimeError; for `mps`, torch raises none of its subclasses.
+        if not isinstance(error, torch.OutOfMemoryError) and "MPS backend out of memory" not in str(error):
+            raise
         raise PanformerError(
             "the GPU ran out of memory; in predict and evaluate use --batch-size 1; in train use --set "
             "train.images_per_forward=1, --set train.precision=bf16, or smaller images (data.short_side, "

@@ -62,9 +62,13 @@ class SharedStop:
     def __init__(self, request: StopRequest, process: Process, what: str) -> None:
         self._request, self._process, self._event = request, process, f"stop {what}"
 
+    def announce(self) -> None:
+        """Stop the other ranks, too."""
+        self._process.announce(self._event)
+
     def __call__(self) -> bool:
         if self._request:
-            self._process.announce(self._event)
+            self.announce()
             return True
         return self._process.is_announced(self._event)
 

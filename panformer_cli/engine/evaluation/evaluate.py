@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from panformer_cli.data.layout import default_split
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.distributed.signals import SharedStop
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import ANALYSIS, METRICS, RECORDS, PanopticResults, check_are_results
@@ -236,9 +237,10 @@ def evaluate_model(
     evaluator: Evaluator | None = None,
     results: PanopticResults | None = None,
     batch_size: int = 1,
-    stop: Callable[[], bool] | None = None,
+    stop: SharedStop | None = None,
+    skipped: list[str] | None = None,
 ) -> Evaluator:
-    """Predict and evaluate this process's share of the images, and return the merged evaluator of all processes.
+    """Predict and evaluate the images, each process its share, and return the merged evaluator of all processes.
 
     Args:
         predictor: The model.
@@ -248,16 +250,46 @@ def evaluate_model(
         evaluator: An empty evaluator; None for PQ only.
         results: Where predictions are written. Images that it already has are not predicted again.
         batch_size: Images per forward pass.
-        stop: Asked after every image; if it returns True, the images that are left are not predicted.
+        stop: Asked after every image; if it returns True, the images that are left are not predicted. With it, the
+            failure of one process stops the others, too, and is raised by all of them.
+        skipped: Receives the errors of images that this process cannot use and leaves out. None raises the first one.
+
+    Raises:
+        PanformerError: An image cannot be used; with `stop`, anything else that fails.
     """
     evaluator = evaluator or Evaluator(predictor.categories)
+    try:
+        _evaluate_share(predictor, dataset, process, reporter, evaluator, results, batch_size, stop, skipped)
+        problem = ""
+    except Exception as error:
+        if stop is None:  # the launcher ends the other processes
+            raise
+        stop.announce()
+        problem = str(error) if isinstance(error, PanformerError) else f"{type(error).__name__}: {error}"
+    if stop is not None and (problem := next(filter(None, process.gather(problem)), "")):
+        raise PanformerError(problem)
+    return merge_evaluators(evaluator, process)
+
+
+def _evaluate_share(
+    predictor: Predictor,
+    dataset: Samples,
+    process: Process,
+    reporter: Reporter,
+    evaluator: Evaluator,
+    results: PanopticResults | None,
+    batch_size: int,
+    stop: SharedStop | None,
+    skipped: list[str] | None,
+) -> None:
+    """Add the share of this process to the evaluator; arguments as `evaluate_model`."""
     done = bytearray(len(dataset))
     if results is not None:
         _add_finished(evaluator, results, done)
     own = range(process.rank, len(dataset), process.world_size)
     expect_reads(len(own) - sum(done))
     with reporter.progress("Evaluating", len(own) - sum(done)) as progress:
-        samples = ((index, dataset[index]) for index in own if not done[index])
+        samples = _samples(dataset, (index for index in own if not done[index]), skipped)
         pairs = (((index, sample), sample.image) for index, sample in samples)
 
         def count(key: tuple[int, Sample], prediction: Prediction) -> tuple[ImageOverlap, ImageDetections | None]:
@@ -274,7 +306,19 @@ def evaluate_model(
             progress.advance()
             if stop is not None and stop():
                 break
-    return merge_evaluators(evaluator, process)
+
+
+def _samples(dataset: Samples, indices: Iterable[int], skipped: list[str] | None) -> Iterator[tuple[int, Sample]]:
+    """Yield index and sample; if `skipped` is a list, it receives the errors of images that cannot be used."""
+    for index in indices:
+        try:
+            sample = dataset[index]
+        except DataError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+        else:
+            yield index, sample
 
 
 def _add_finished(evaluator: Evaluator, results: PanopticResults, done: bytearray) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from panformer_cli.data.coco.panoptic_annotation import PanopticAnnotation
 from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
 from panformer_cli.data.layout import photo_folder
+from panformer_cli.data.result_folders import PANOPTIC
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import (
     MetricsRequest,
@@ -20,7 +21,6 @@ from panformer_cli.engine.evaluation.evaluate import (
 from panformer_cli.engine.results import (
     ANALYSIS,
     METRICS,
-    PANOPTIC,
     RECORDS,
     check_are_results,
     discard_label_errors,

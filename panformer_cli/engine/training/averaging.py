@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from timm.utils.model_ema import ModelEmaV3
-
 from panformer_cli.models.base import PanopticModel
 
 
@@ -24,6 +22,8 @@ class AveragedWeights:
     """
 
     def __init__(self, model: PanopticModel, decay: float) -> None:
+        from timm.utils.model_ema import ModelEmaV3  # timm is slow to import
+
         self._average = ModelEmaV3(model, decay=decay, use_warmup=True)
         self.model = cast(PanopticModel, self._average.module)
         self.model.requires_grad_(False)

@@ -17,6 +17,8 @@ ROLLBACK_FACTOR = 0.5
 """Each rollback multiplies the learning rate by this."""
 WARNINGS = 3
 """Skipped steps that are reported one by one."""
+OVERFLOW = "overflow"
+"""Reason of a step that is skipped in fp16 because the scaled gradient is too large, which is normal now and then."""
 SLOW, FAST = 0.01, 0.2
 """Weights of a new loss in the slow and the fast moving average."""
 HIGH, NORMAL = 3.0, 1.5
@@ -61,10 +63,14 @@ class DivergenceWatch:
     def step_skipped(self, progress: TrainProgress, reason: str, images: list[str]) -> None:
         """Record a skipped step, and report the first ones."""
         progress.skipped_steps += 1
+        if reason == OVERFLOW:
+            progress.overflows += 1  # the next step uses a lower scale
+            return
         progress.bad_steps += 1
         self._last_images = images
-        if progress.skipped_steps <= WARNINGS:
-            more = "; further skipped steps are only listed in metrics.jsonl" * (progress.skipped_steps == WARNINGS)
+        reported = progress.skipped_steps - progress.overflows
+        if reported <= WARNINGS:
+            more = "; further skipped steps are only listed in metrics.jsonl" * (reported == WARNINGS)
             self._reporter.warn(
                 f"step {progress.step} was skipped because its {reason} is not finite; images: {listing(images)}{more}"
             )

@@ -37,8 +37,8 @@ def report_changes(checkpoint: Checkpoint, recipe: Recipe, steps_per_epoch: int,
             f"training images or train.batch_size changed; the run resumes after step {progress.step}, in epoch "
             f"{progress.step // steps_per_epoch}"
         )
-    old_rate = _rate(before.train, progress.step, steps_before)
-    new_rate = _rate(recipe.train, progress.step, steps_per_epoch)
+    old_rate = progress.lr_factor * _rate(before.train, progress.step, steps_before)
+    new_rate = progress.lr_factor * _rate(recipe.train, progress.step, steps_per_epoch)
     if progress.step < total and old_rate != new_rate:
         reporter.warn(
             f"the learning rate of step {progress.step + 1} changes from {old_rate:.4g} to {new_rate:.4g}: it follows "

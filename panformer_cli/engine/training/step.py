@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.structures import Batch
@@ -32,8 +33,10 @@ class SkippedStep:
     """Why a step was skipped.
 
     Attributes:
-        reason: `loss` or `gradient`, whichever was not finite.
-        image_ids: The images whose loss was not finite; all images of the step if only the gradient was not.
+        reason: `loss` or `gradient`, whichever was not finite; `overflow` if only the gradient was not, and it was
+            scaled for fp16. Then the next step uses half the scale.
+        image_ids: The images whose loss was not finite; all images of the step if only the gradient was not; none for
+            `overflow`, which is normal.
     """
 
     reason: str
@@ -73,6 +76,9 @@ class StepLosses:
 class OptimizerStep:
     """Takes optimizer steps with a model. Every rank calls the same methods.
 
+    In fp16 the losses are multiplied by a scale, so that small gradients do not become 0. Gradients are divided by it
+    before their norm is computed and clipped.
+
     Args:
         process: This process.
         model: The model, on its device.
@@ -85,6 +91,7 @@ class OptimizerStep:
     def __init__(self, process: Process, model: PanopticModel, settings: TrainSettings) -> None:
         self.model = model
         self.optimizer = build_optimizer(model, settings)
+        self.scaler = GradScaler(process.device.type, enabled=settings.precision == "fp16")
         self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
         losses = _LossesOrNaN(model)
@@ -103,14 +110,16 @@ class OptimizerStep:
             with self._statistics_restored_on_error():
                 losses = self.accumulate(batches, self.count(batches))
                 with self.clock.part("clipping"):
+                    self.scaler.unscale_(self.optimizer)
                     norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
                 if not torch.isfinite(norm):  # the same on all ranks, because gradients are averaged
-                    raise _SkipStep("gradient", self._ids(batches))
+                    raise self._bad_gradient(batches)
         except _SkipStep as error:
             self.optimizer.zero_grad()
             return StepResult([], torch.tensor(math.nan), skipped=error.skipped)
         with self.clock.part("optimizer"):
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         return StepResult(losses.by_batch, norm, losses.mean)
 
     def accumulate(self, batches: list[Batch], counts: LossCounts) -> StepLosses:
@@ -127,7 +136,8 @@ class OptimizerStep:
                     losses = self._losses(batch.to(self._process.device), counts)
                 with self.clock.part("backward"):
                     # Also if they are NaN: in the last backward pass every rank waits for the gradients of all others.
-                    torch.stack(list(losses.values())).sum().div(len(batches)).backward()
+                    total = torch.stack(list(losses.values())).sum().div(len(batches))
+                    self.scaler.scale(total).backward()
             detached.append({name: value.detach() for name, value in losses.items()})
         return StepLosses(detached, self._checked_mean(batches, detached))
 
@@ -153,6 +163,13 @@ class OptimizerStep:
         if failed:
             raise _SkipStep("loss", self._ids(bad))
         return float(mean) / self._process.world_size
+
+    def _bad_gradient(self, batches: list[Batch]) -> _SkipStep:
+        """Return the error for a gradient that is not finite; in fp16, lower the scale."""
+        overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return _SkipStep("overflow", []) if overflowed else _SkipStep("gradient", self._ids(batches))
 
     def _ids(self, batches: list[Batch]) -> list[int | str]:
         """Return the ids of the images in the batches of all ranks."""

@@ -13,6 +13,7 @@ from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
 from panformer_cli.engine.environment import environment, fingerprints
+from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
@@ -82,6 +83,7 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     for warning in check_run(recipe, is_new=not options.resume):
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
+    check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
     recipe = with_absolute_root(recipe)
     with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))

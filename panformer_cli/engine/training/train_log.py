@@ -15,6 +15,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.step import StepResult
+from panformer_cli.errors import WriteError
 from panformer_cli.metrics.quality import GroupQuality, PanopticResult, shown
 from panformer_cli.pages.base import format_number
 from panformer_cli.reporting import Reporter
@@ -45,6 +46,8 @@ class TrainLog:
         self._steps_per_epoch = steps_per_epoch
         self._tracking = tracking
         self._memory = PeakMemory(process.device)
+        self._unwritten: list[dict[str, Any]] = []
+        self._warned = False
         self.reset()
 
     def reset(self) -> None:
@@ -120,9 +123,22 @@ class TrainLog:
         if self._process.is_first:
             epoch = max(progress.step - 1, 0) // self._steps_per_epoch
             row = {"kind": kind, "step": progress.step, "epoch": epoch, **values}
-            self._run.log(row)
+            self._unwritten.append(row)
+            self.flush()
             if self._tracking is not None and kind != "resume":
                 self._tracking.log(row)
+
+    def flush(self) -> None:
+        """Write the rows that could not be written before; if this fails again, they wait for the next call."""
+        try:
+            while self._unwritten:
+                self._run.log(self._unwritten[0])
+                del self._unwritten[0]
+            self._warned = False
+        except WriteError as error:
+            if not self._warned:
+                self._reporter.warn(f"{error}; training continues, and the lines are written later")
+            self._warned = True
 
 
 def _texts(group: GroupQuality) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -14,7 +15,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import TrainLoader, WorkerDiedError, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
-from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints
+from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_space
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
@@ -32,13 +33,14 @@ from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep, SkippedStep
 from panformer_cli.engine.training.train_log import TrainLog
-from panformer_cli.errors import NonFiniteError, PanformerError
+from panformer_cli.errors import DataError, NonFiniteError, PanformerError
+from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, listing
 
 SLOW_DATA = 0.1
 """Share of the time spent waiting for images from which on the progress bar shows it."""
@@ -66,11 +68,12 @@ class Trainer:
         tracking: Tracking | None = None,
     ) -> None:
         self.process, self.recipe, self.reporter, self.tracking = process, recipe, reporter, tracking
+        self._run = run
         root = Path(recipe.data.root)
         data, self.validation = process.first_then_others(
             lambda: (
                 CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images),
-                CocoPanoptic(root, recipe.data.val_split),
+                CocoPanoptic(root, recipe.data.val_split, recipe.data.skip_bad_images),
             )
         )
         process.on_first(lambda: check_coverage(data, self.validation, recipe.data.allow_no_segments, reporter))
@@ -95,12 +98,16 @@ class Trainer:
         decay = recipe.train.ema_decay
         self.average = AveragedWeights(self.model, decay) if decay is not None else None
         averaged = self.average.model if self.average is not None else None
-        self.checkpoints = RunCheckpoints(process, run, recipe, self.model, self.step.optimizer, averaged)
+        self.checkpoints = RunCheckpoints(
+            process, run, recipe, self.model, self.step.optimizer, reporter, averaged, self.step.scaler
+        )
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
         self.divergence = DivergenceWatch(recipe.train, reporter)
         self._status = ""
+        self._in_step = False
+        self._failed_evaluation: int | None = None
 
     def profile_to(self, folder: Path) -> None:
         """Profile some steps of the run on rank 0."""
@@ -127,22 +134,11 @@ class Trainer:
             start_from(self.model, checkpoint, self.reporter)
             if self.average is not None:
                 self.average.restart(self.model)
-        with self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
-            if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
-                self._evaluate(stop)
-            for batches in self._steps(stop):
-                stopping, saving = self._agree(bool(stop), self.checkpoints.is_due)
-                try:
-                    if stopping:
-                        self.checkpoints.save_last(self.progress)
-                        break
-                    if saving:
-                        self._save()
-                    self._step(batches, bar)
-                    if self._evaluation_is_due():
-                        self._evaluate(stop)
-                except NonFiniteError as error:
-                    self._roll_back(error, bar)
+        if remaining := -(-(self.total_steps - self.progress.step) // self.loader.steps_per_epoch):
+            self.process.on_first(lambda: check_space(self._run, self.model, self.recipe, remaining, self.reporter))
+        with self._saved_on_error(), self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
+            self._loop(stop, bar)
+            self._finish(stop)
         if self.profile is not None:
             self.profile.report()
         self._report_skipped()
@@ -152,7 +148,61 @@ class Trainer:
                 f"Stopped early after step {self.progress.step}: no higher PQ in "
                 f"{counted(self.progress.evaluations_since_best, 'evaluation')} ({best})"
             )
-        return self._is_over() and not self._evaluation_is_due()
+        return self._is_over() and (self._failed_evaluation == self.progress.step or not self._evaluation_is_due())
+
+    def _loop(self, stop: StopRequest, bar: Progress) -> None:
+        """Train to the end or to a stop.
+
+        Raises:
+            PanformerError: The images of a step cannot be loaded; everything before it is saved.
+        """
+        if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
+            self._evaluate(stop)
+        for batches in self._steps(stop):
+            failure = batches if isinstance(batches, Exception) else None
+            stopping, saving, failed = self._agree(bool(stop), self.checkpoints.is_due, failure is not None)
+            if failed:
+                self._fail(failure, stop)
+            try:
+                if stopping:
+                    self.checkpoints.save_last(self.progress)
+                    break
+                if saving:
+                    self._save()
+                assert not isinstance(batches, Exception), "raised by all ranks"
+                self._step(batches, bar)
+                if self._evaluation_is_due():
+                    self._evaluate(stop)
+            except NonFiniteError as error:
+                self._roll_back(error, bar)
+
+    def _fail(self, failure: Exception | None, stop: StopRequest) -> NoReturn:
+        """Save, and raise the error of the first rank whose images could not be loaded, on every rank."""
+        with suppress(NonFiniteError):  # the weights are of no use
+            self.checkpoints.save_last(self.progress)
+        self._finish(stop)
+        if failure is not None and not isinstance(failure, PanformerError):
+            raise failure
+        error = next(error for error in self.process.gather(failure) if error is not None)
+        kind = type(error) if isinstance(error, PanformerError) else PanformerError
+        raise kind(f"{error}; step {self.checkpoints.saved_step} of {self.total_steps} is saved") from failure
+
+    def _finish(self, stop: StopRequest) -> None:
+        """Write what could not be written before."""
+        self.checkpoints.finish(self.progress, lambda: bool(stop))
+        self.log.flush()
+
+    @contextmanager
+    def _saved_on_error(self) -> Iterator[None]:
+        """Save a single process that fails between two steps, for a reason that nothing else handles."""
+        try:
+            yield
+        except PanformerError:
+            raise
+        except Exception:
+            if self.process.world_size == 1 and not self._in_step and self.checkpoints.saved_step != self.progress.step:
+                self.checkpoints.save_last(self.progress)
+            raise
 
     def _is_over(self) -> bool:
         """Return whether no step is left."""
@@ -162,8 +212,8 @@ class Trainer:
         patience = self.recipe.train.early_stopping
         return patience is not None and self.progress.evaluations_since_best >= patience
 
-    def _steps(self, stop: StopRequest) -> Iterator[list[Batch]]:
-        """Yield the batches of every remaining step.
+    def _steps(self, stop: StopRequest) -> Iterator[list[Batch] | Exception]:
+        """Yield the batches of every remaining step; an error of the loader is yielded, so that all ranks save first.
 
         A worker that dies after the run was asked to stop was probably killed for the same reason; an empty list lets
         the run stop.
@@ -177,10 +227,8 @@ class Trainer:
                     yield batches
                     if self.progress.step != step or self._is_over():
                         break  # training returned to an earlier step, or the run is complete
-            except WorkerDiedError:
-                if not stop:
-                    raise
-                yield []
+            except Exception as error:
+                yield [] if stop and isinstance(error, WorkerDiedError) else error
 
     def _step(self, batches: list[Batch], bar: Progress) -> None:
         """Take one optimizer step over the images of all processes, and log it."""
@@ -189,9 +237,11 @@ class Trainer:
         factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
         factor *= self.progress.lr_factor
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
+        self._in_step = True
         with self.meter.computing(), profiled:
             result = self.step.take(batches, factor)
         self.progress.step += 1
+        self._in_step = False
         self.progress.seconds += time.monotonic() - start
         if result.skipped is None:
             self.log.add(result)
@@ -243,6 +293,7 @@ class Trainer:
         """Save, unless the last steps were skipped: training may have to return to the checkpoint that exists."""
         if self.progress.bad_steps == 0 or self.progress.step >= self.total_steps:
             self.checkpoints.save_last(self.progress)
+            self.log.flush()
 
     def _speed(self) -> dict[str, float]:
         """Return the values of a row of the log that describe the speed since the last one, of the slowest process."""
@@ -270,23 +321,47 @@ class Trainer:
         return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
 
     def _evaluate(self, stop: StopRequest) -> None:
-        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image."""
+        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image.
+
+        A failure is reported, and training continues.
+        """
         self._save()  # the step is not lost if the evaluation fails
         model = self.model if self.average is None else self.average.model
         if self.average is not None:
             self.process.spread(model.buffers())  # each rank averaged running statistics of its own until now
         predictor = Predictor(model.eval(), self.recipe, self.process.device)
-        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
-        evaluator = evaluate_model(predictor, self.validation, self.process, self.reporter, stop=stopping)
-        if evaluator.images < len(self.validation):
+        evaluator = self._evaluated(predictor, stop)
+        if evaluator is None:
             return  # due again when the run is resumed
         groups = evaluator.panoptic.result()
         self.log.write_evaluation(self.progress, groups)
         if self.tracking is not None:
-            self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
+            with suppress(DataError):  # reported by the evaluation
+                self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
         if self.progress.add_evaluation(self.process.on_first(lambda: groups.all.pq)):
             self.checkpoints.save_best(self.progress)
         self._save()
+
+    def _evaluated(self, predictor: Predictor, stop: StopRequest) -> Evaluator | None:
+        """Return the merged evaluator of all images, on every rank; None after a stop or a failure."""
+        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
+        skipped: list[str] | None = [] if self.recipe.data.skip_bad_images else None
+        try:
+            evaluator = evaluate_model(
+                predictor, self.validation, self.process, self.reporter, stop=stopping, skipped=skipped
+            )
+        except PanformerError as error:  # training must not end
+            self._failed_evaluation = self.progress.step
+            later = "resume the run to evaluate again" if self._is_over() else "training continues, and evaluates later"
+            self.reporter.warn(f"the evaluation after step {self.progress.step} failed: {error}; {later}")
+            return None
+        left_out = [line for lines in self.process.gather(skipped or []) for line in lines]
+        if evaluator.images + len(left_out) < len(self.validation):
+            return None
+        if left_out:
+            images = counted(len(left_out), "validation image")
+            self.reporter.warn(f"PQ is without {images} that cannot be used: {listing(left_out, 3, '; ')}")
+        return evaluator
 
     def _show(self, bar: Progress) -> None:
         """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""
@@ -298,7 +373,7 @@ class Trainer:
         bar.advance(status=self._status)
 
     def _report_skipped(self) -> None:
-        steps = self.progress.skipped_steps
+        steps = self.progress.skipped_steps - self.progress.overflows
         if steps:
             self.reporter.warn(
                 f"{steps} of {counted(self.progress.step, 'step')} changed nothing, because the loss or the gradient "

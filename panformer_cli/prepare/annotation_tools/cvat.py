@@ -41,7 +41,7 @@ from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import NO_AREA, AnnotationError, AnnotationLog, NoAreaError
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import hint
-from panformer_cli.prepare.source import SourceImage, visible
+from panformer_cli.prepare.source import SourceImage, require_folder, visible
 from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.wording import listing, short
 
@@ -202,8 +202,7 @@ def open_cvat(
     Raises:
         DataError: annotations.xml is missing, has another format or no labels, or a name is unknown.
     """
-    if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
+    require_folder(root)
     path = find_annotation(root)
     if not path.exists():
         raise DataError(

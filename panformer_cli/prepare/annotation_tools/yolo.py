@@ -43,8 +43,8 @@ from panformer_cli.prepare.classes import read_class_names, read_classes
 from panformer_cli.prepare.left_out import CLIPPED, UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import OverlapRule
 from panformer_cli.prepare.recognize import contents, hint
-from panformer_cli.prepare.source import SourceImage, with_unused_labels
-from panformer_cli.wording import listing, short, with_first
+from panformer_cli.prepare.source import SourceImage, require_folder, with_unused_labels
+from panformer_cli.wording import counted, listing, short, with_first
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,10 @@ class Yolo:
         number = class_number(row.class_word)
         if number is None or number not in self.categories:
             known = listing(sorted(category.id for category in self.categories.categories))
+            if mark := next((mark for mark in ",;" if mark in row.class_word), ""):
+                raise AnnotationError(
+                    f"{where} starts with {short(row.class_word)}; expected spaces between numbers, not {mark!r}"
+                )
             raise AnnotationError(
                 f"{where} starts with {short(row.class_word)}; expected a class number, one of {known}; correct it, "
                 "or add the class to data.yaml",
@@ -189,24 +193,33 @@ def open_yolo(
     Raises:
         DataError: The folder or the classes are missing, a name is unknown, or the data set has no masks.
     """
-    if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
+    require_folder(root)
     config = _config(root, classes, encoding)
     if config is not None:
         _refuse_other_tasks(config, read_config(config, encoding), accepts_oriented_boxes)
     table = _classes_in(classes, encoding) if classes else _table(root, config, encoding)
     layout = find_layout(root, config, encoding)
+    remarks = (*layout.notes, *_other_number_of_classes(config, encoding))
     own_files = (*filter(None, (classes, config)), *_class_lists(root), *_image_lists(layout.splits))
     return Yolo(
         root,
         with_stuff(table, stuff),
         layout.splits,
         overlap,
-        layout.notes,
+        remarks,
         accepts_oriented_boxes,
         encoding,
         own_files,
     )
+
+
+def _other_number_of_classes(config: Path | None, encoding: str | None) -> list[str]:
+    """Return a sentence if the configuration has another number of classes than names, which Ultralytics refuses."""
+    content = read_config(config, encoding) if config is not None and config.name != DARKNET else {}
+    number, names = content.get("nc"), content.get("names")
+    if not isinstance(names, list | dict) or number is None or number == len(names):
+        return []
+    return [f"{config} has nc {short(number)}, but {counted(len(names), 'name')}; the names are used"]
 
 
 def _class_lists(root: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.image_formats import is_clutter
 from panformer_cli.data.layout import check_split_name, find_images
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.source import SPLIT_NAME, listed_files
+from panformer_cli.prepare.source import SPLIT_NAME, listed_files, require_folder
 from panformer_cli.storage.files import is_file, name_inside
 from panformer_cli.wording import LISTED, listing
 
@@ -72,8 +72,7 @@ def find_splits(root: Path) -> dict[str, CocoSplit]:
     Raises:
         DataError: There are none, or several JSON files could be the one of a split.
     """
-    if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist; check the path (docs/data.md shows the folder layout)")
+    require_folder(root)
     named = {path.stem.removeprefix("instances_"): path for path in (root / "annotations").glob("instances_*.json")}
     splits = {
         split: CocoSplit(path, (folder,), folder)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from panformer_cli.engine.distributed.group import joined
-from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of
+from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, device_of, explained_out_of_memory
 from panformer_cli.engine.distributed.signals import SharedStop, StopRequest, stop_on_signals
 from panformer_cli.engine.environment import environment
 from panformer_cli.errors import PanformerError
@@ -26,7 +26,10 @@ from panformer_cli.errors import PanformerError
         ({"cpu_processes": 0}, "--cpu-processes is 0: expected 1 or more"),
         ({"cpu_processes": -2}, "--cpu-processes is -2: expected 1 or more"),
         ({"gpus": 1000}, r"--gpus is 1000, but torch finds (no|\d+) GPUs on this machine; (use|omit)"),
-        ({"device": "cuda:1000"}, "--device is 'cuda:1000', which is not available here; expected auto, cpu or cuda"),
+        (
+            {"device": "cuda:1000"},
+            "--device is 'cuda:1000', which is not available here; expected auto, cpu, cuda or m",
+        ),
         ({"device": "gpu"}, "--device is 'gpu', which is not available here"),
         ({"device": ""}, "--device is '', which is not available here"),
     ],
@@ -69,6 +72,34 @@ def test_the_device_of_a_process(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("panformer_cli.engine.distributed.runtime._check_device", lambda name: None)
     assert device_of(ProcessOptions(**asked), local_rank) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("asked", "local_rank", "has_cuda", "device"),
+    [
+        ({}, None, False, "mps"),
+        ({}, None, True, "cuda"),
+        ({}, 1, False, "cpu"),  # several processes: mps has no collective operations
+        ({"device": "mps"}, None, True, "mps"),
+        ({"device": "cpu"}, None, False, "cpu"),
+        ({"cpu_processes": 2}, 1, False, "cpu"),
+    ],
+)
+def test_apple_gpus_come_after_cuda_and_before_the_cpu(
+    asked: dict[str, Any], local_rank: int | None, has_cuda: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr("panformer_cli.engine.distributed.runtime._check_device", lambda name: None)
+    assert device_of(ProcessOptions(**asked), local_rank) == torch.device(device)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("MPS backend out of memory (x)")])
+def test_out_of_memory_on_any_gpu_is_explained(error: RuntimeError) -> None:
+    with pytest.raises(PanformerError, match="the GPU ran out of memory"), explained_out_of_memory():
+        raise error
+    with pytest.raises(RuntimeError, match="another error"), explained_out_of_memory():
+        raise RuntimeError("another error")
 
 
 def test_a_single_process_needs_no_communication() -> None:

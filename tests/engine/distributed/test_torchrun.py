@@ -20,8 +20,9 @@ from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
-from tests.engine.ranks import start, torchrun
-from tests.engine.small import ALONE, small_recipe
+from tests.engine.distributed.test_distributed import evaluate_in
+from tests.engine.ranks import in_processes, torchrun
+from tests.engine.small import ALONE, run_command, small_recipe
 from tests.helpers import files_of
 
 pytestmark = pytest.mark.slow
@@ -49,11 +50,9 @@ def test_training_gives_the_same_weights_as_with_our_launcher(scenes: Path, tmp_
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     own, given = RunFolder(tmp_path / "own"), RunFolder(tmp_path / "given")
     process = torchrun("train", tmp_path / "recipe.yaml", "--out", given.path)
-    launched = start("panformer_cli", "train", tmp_path / "recipe.yaml", "--out", own.path, "--cpu-processes", 2)
+    run_command("train", tmp_path / "recipe.yaml", "--out", own.path, "--cpu-processes", 2)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
-    launched.communicate(timeout=SECONDS)
-    assert launched.returncode == 0
     assert out == f"Best checkpoint: {given.best}\n"
     assert err.count("Run folder") == 1
     for name in ("last.safetensors", "best.safetensors"):
@@ -74,8 +73,7 @@ def test_evaluation_gives_the_same_files_as_one_process(trained: RunFolder, tmp_
     printed = [node.communicate(timeout=SECONDS) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], printed
     assert sorted(bool(out) for out, _ in printed) == [False, True]
-    three = torchrun(*words, tmp_path / "three", nproc=3)
-    three.communicate(timeout=SECONDS)
+    in_processes(3, evaluate_in, EvaluateRequest(trained.best, tmp_path / "three", metrics=metrics))
     one = files_of(tmp_path / "one")
     assert {"metrics.json", "panoptic.json", "records.jsonl", "panoptic/000003.png"} <= set(one)
     assert files_of(tmp_path / "two") == files_of(tmp_path / "three") == one

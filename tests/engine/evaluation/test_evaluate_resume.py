@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from panformer_cli.data.result_folders import LINES
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
-from panformer_cli.engine.results import LINES, PanopticResults
+from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
 from panformer_cli.metrics.evaluator import MetricName

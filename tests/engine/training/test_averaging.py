@@ -10,7 +10,6 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
-from panformer_cli.engine.checkpoints import run_checkpoints
 from panformer_cli.engine.checkpoints.checkpoint import (
     AVERAGED,
     MODEL,
@@ -104,10 +103,10 @@ def test_both_weights_are_saved_and_the_averaged_ones_are_evaluated(
     assert not torch.equal(raw["layer.weight"], averaged["layer.weight"])
     assert_equal(averaged, evaluated[-1])
     assert_equal(averaged, read_tensors(run.run.best, MODEL))
-    model = ToyModel()
-    load_weights(model, read_checkpoint(last))  # type: ignore[arg-type]
+    model = toy_model()
+    load_weights(model, read_checkpoint(last))
     assert_equal(averaged, model.state_dict())
-    load_weights(model, read_checkpoint(last), averaged=False)  # type: ignore[arg-type]
+    load_weights(model, read_checkpoint(last), averaged=False)
     assert_equal(raw, model.state_dict())
 
 
@@ -202,8 +201,9 @@ def test_other_thresholds_keep_both_weights(data: Path, tmp_path: Path) -> None:
 def averages_of_a_rank(process: Process, data: Path, out: Path) -> dict[str, list[dict[str, Tensor]]]:
     """Train twice, saving after each step and only at the end; return the averages that were evaluated."""
     evaluated: dict[str, list[dict[str, Tensor]]] = {"often": [], "once": []}
-    recipe = small_recipe(data, *SETTINGS, "train.epochs=2", "train.evaluate_every=2")
-    for name, seconds in (("often", -1.0), ("once", 1e9)):
+    for name, minutes in (("often", 1e-9), ("once", 1e6)):
+        settings = ("train.epochs=2", "train.evaluate_every=2", f"train.save_minutes={minutes}")
+        recipe = small_recipe(data, *SETTINGS, *settings)
         with pytest.MonkeyPatch.context() as patch:
 
             def evaluate(model: ToyModel, name: str = name) -> float:
@@ -211,7 +211,6 @@ def averages_of_a_rank(process: Process, data: Path, out: Path) -> dict[str, lis
                 return 50.0
 
             use_toy_runs(patch, evaluate)
-            patch.setattr(run_checkpoints, "SAVE_SECONDS", seconds)
             train(recipe, TrainOptions(out / name), process, SilentReporter())
     return evaluated
 

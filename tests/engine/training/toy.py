@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -16,20 +16,26 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Batch, Targets
 from panformer_cli.errors import NonFiniteError
 from panformer_cli.metrics.quality import GroupQuality, PanopticResult
+from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup
 
 
-class ToyModel(nn.Module):
+class NoBackbone(Backbone):
+    """The name that checkpoints are compared with, and a BatchNorm, but no weights."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+
+class ToyModel(PanopticModel):
     """Loss: mean square of the output. An image of NaN gives a NaN loss, one of infinity an error as the matcher's.
 
     An image of zeros gives a finite loss whose gradient is infinite: the derivative of the root of 0.
     """
 
-    backbone = SimpleNamespace(name="resnet18")
-
     def __init__(self, categories: Any = SimpleNamespace(num_things=1)) -> None:  # noqa: B008 (never changed)
-        super().__init__()
-        self.categories = categories
+        super().__init__(categories)
+        self.backbone = NoBackbone("resnet18", nn.BatchNorm2d(1, affine=False), [])
         self.layer = nn.Linear(4, 4)
         self.norm = nn.BatchNorm1d(4)
         self.dropout = nn.Dropout(0.3)
@@ -44,13 +50,19 @@ class ToyModel(nn.Module):
             losses["root/0"] = (self.layer.bias * 0).sum().sqrt()
         return losses
 
+    def stages(self) -> dict[str, nn.Module]:
+        return {"layer": self.layer}
+
     def parameter_groups(self, settings: Any) -> list[ParameterGroup]:
         return [ParameterGroup(list(self.parameters()), 1.0)]
 
 
+ToyModel.__abstractmethods__ = frozenset()  # those for inference, which no step needs
+
+
 def toy_model(seed: int = 0) -> PanopticModel:
     torch.manual_seed(seed)
-    return cast(PanopticModel, ToyModel())
+    return ToyModel()  # type: ignore[abstract]
 
 
 def toy_batch(seed: int, value: float = math.nan, bad: bool = False) -> Batch:
@@ -68,7 +80,7 @@ def use_toy_runs(monkeypatch: pytest.MonkeyPatch, pq: Callable[[ToyModel], float
 
     def build(model: Any, inference: Any, categories: CategoryTable, *rest: Any) -> ToyModel:
         del model, inference, rest
-        return ToyModel(categories)
+        return ToyModel(categories)  # type: ignore[abstract]
 
     def evaluate(predictor: Any, validation: Any, *rest: Any, **named: Any) -> Any:
         del rest, named

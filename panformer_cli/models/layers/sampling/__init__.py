@@ -80,6 +80,8 @@ def _fastest(device: str) -> SamplingName:
         return "cpu"
     if device == "cuda" and not _obstacle("triton"):
         return "triton"
+    if device == "mps":  # its grid_sample has no backward pass in some versions of torch
+        return "gather"
     return "portable"
 
 
