@@ -13,6 +13,7 @@ from typing import Annotated
 from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.setting_types import Range, Section
 from panformer_cli.settings import DataSettings, InferenceSettings, ModelSettings, TrainSettings
+from panformer_cli.wording import truncated
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Recipe(Section):
 
     def problems(self) -> list[str]:
         """Return one message for each problem that a range cannot express."""
-        if re.fullmatch(r"[\w-][\w.-]*", self.name):
-            return []
-        return [f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', because it names a folder"]
+        found = []
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            found.append(
+                f"name is {self.name!r}: expected letters, digits, '.', '-' and '_', because it names a folder"
+            )
+        for key in ("checkpoint", "compile"):
+            names, parts = getattr(self.train, key), self.model.parts
+            if not set(names) <= set(parts) or len(set(names)) < len(names):
+                found.append(
+                    f"train.{key} is {truncated(repr(list(names)), 60)}: expected each part at most once, from "
+                    f"{', '.join(parts)}"
+                )
+        return found

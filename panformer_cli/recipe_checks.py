@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from panformer_cli.errors import RecipeError
+from panformer_cli.data.layout import check_split_name
+from panformer_cli.errors import DataError, RecipeError
 from panformer_cli.models.backbones.known import has_batch_norm
 from panformer_cli.recipe import Recipe
 from panformer_cli.settings import CROP_LONG_SIDE, ModelSettings, TrainSettings
@@ -36,6 +37,14 @@ def check_run(recipe: Recipe, is_new: bool = True) -> list[str]:
 def _root_is_set(recipe: Recipe) -> Iterator[str]:
     if not recipe.data.root:
         yield "data.root is not set: give the folder of the data set, --set data.root=DIR"
+
+
+def _splits_are_names(recipe: Recipe) -> Iterator[str]:
+    for key, split in (("train_split", recipe.data.train_split), ("val_split", recipe.data.val_split)):
+        try:
+            check_split_name(split)
+        except DataError as error:
+            yield f"data.{key}: {error}"
 
 
 def _sides_are_in_order(recipe: Recipe) -> Iterator[str]:
@@ -123,6 +132,7 @@ def _drops_are_used(recipe: Recipe) -> Iterator[str]:
 
 PROBLEMS: tuple[Check, ...] = (
     _root_is_set,
+    _splits_are_names,
     _sides_are_in_order,
     _drops_are_reached,
     _batches_are_whole,

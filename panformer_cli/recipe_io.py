@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -279,6 +280,7 @@ def _checked(dotted: str, value: Any, hint: Any) -> Any:
         raise TypeError(f"{dotted} is {_received(value)}: expected {_expected(hint)}") from error
 
 
+@cache
 def _field_types(kind: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields, without class variables."""
     hints = get_type_hints(kind)

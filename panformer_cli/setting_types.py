@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 from panformer_cli.errors import RecipeError
@@ -20,8 +21,12 @@ from panformer_cli.wording import truncated
 
 HUGE = 10**9
 """Maximum absolute value of a number that has no narrower range."""
+TINY = 1e-12
+"""Minimum absolute value of a number other than 0; smaller ones have no effect."""
 MOST_VALUES = 1000
 """Maximum number of values in a list."""
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Maximum length of a text and of a path in UTF-8, in bytes: the limits of Linux for a file name and a path."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class Range:
 
     def problem(self, value: float) -> str:
         """Return what was expected instead of a number; empty if it is in range."""
+        if 0 < abs(value) < TINY:
+            return f"{self} and no number this close to 0"
         if value in self:
             return ""
         return f"{self} and no number beyond {HUGE}" if abs(value) > HUGE == self.most else str(self)
@@ -111,7 +118,8 @@ def field_problems(settings: Section) -> Iterator[str]:
         value, allowed = getattr(settings, field.name), range_of(type(settings), field.name)
         expected = ""
         if isinstance(value, str):
-            expected = _text_problem(value, may_be_empty=field.default == "")
+            is_path = any(isinstance(kind, PathText) for kind in _marks(type(settings))[field.name])
+            expected = _text_problem(value, field.default == "", LONGEST_PATH if is_path else LONGEST_NAME)
         elif isinstance(value, tuple):
             if not allowed.values <= len(value) <= MOST_VALUES:
                 expected = f"{allowed.values} to {MOST_VALUES} values"
@@ -134,6 +142,7 @@ def range_of(settings: type, name: str) -> Range:
     return next((kind for kind in _marks(settings).get(name, ()) if isinstance(kind, Range)), Range())
 
 
+@cache
 def _marks(settings: type) -> dict[str, tuple[Any, ...]]:
     """Return what is annotated to the types of the fields of a dataclass."""
     hints = get_type_hints(settings, include_extras=True)
@@ -144,7 +153,7 @@ def _marks(settings: type) -> dict[str, tuple[Any, ...]]:
     return marks
 
 
-def _text_problem(value: str, may_be_empty: bool) -> str:
+def _text_problem(value: str, may_be_empty: bool, longest: int) -> str:
     """Return what was expected instead of a text that cannot be used; empty if it can be used."""
     if not value.strip() and not (may_be_empty and not value):
         return "text that is not empty"
@@ -152,6 +161,8 @@ def _text_problem(value: str, may_be_empty: bool) -> str:
         return "text without line breaks and control characters"
     if any(0xD800 <= ord(letter) < 0xE000 for letter in value):  # bytes of the command line that are not UTF-8
         return "text in UTF-8"
+    if len(value.encode()) > longest:
+        return f"at most {longest} bytes"
     return ""
 
 

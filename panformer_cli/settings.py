@@ -44,6 +44,8 @@ class ModelSettings(Section):
     drop_path: FractionBelowOne = 0.0
     """Stochastic depth rate of the last backbone block. It increases linearly from 0 over the blocks."""
 
+    parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    """Parts that `train.checkpoint` and `train.compile` can name. The first ones save the most memory per time."""
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights",)
     """Fields that only matter when a run starts. A resumed run can change them."""
 
@@ -138,7 +140,7 @@ class TrainSettings(Section):
     images_per_forward: Annotated[int, Range(1, 1_000_000)] = 1
     """Images per forward pass of one process. Images of different sizes are padded, which changes the result slightly;
     the published runs used 1."""
-    lr: Annotated[float, Range(0, 10, above=True)] = 1.4e-4
+    lr: Annotated[float, Range(0, 1, above=True)] = 1.4e-4
     """Learning rate for a step of `batch_size` images."""
     weight_decay: Annotated[float, Range(0, 100)] = 1e-4
     """Weight decay of AdamW, applied to all parameters."""
@@ -170,6 +172,21 @@ class TrainSettings(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward pass. `bf16` and `fp16` use autocast; weights, losses and the optimizer stay in fp32.
     `fp16` also scales the losses, and needs a GPU; it is for GPUs without `bf16`."""
+    checkpoint: tuple[str, ...] = ()
+    """Parts of the model whose activations are computed again in the backward pass instead of kept (activation
+    checkpointing). This saves memory and takes time; the gradients stay the same. Range: `encoder`, `stuff_masks`,
+    `thing_masks`, `location_decoder` and `backbone`."""
+    compile: tuple[str, ...] = ()
+    """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
+    take longer. Range: as `checkpoint`."""
+    tf32: bool | None = None
+    """Allow TF32 in matrix products and convolutions of fp32 on GPUs, which is faster and less accurate. Null: torch's
+    default, TF32 in convolutions only."""
+    deterministic: bool = False
+    """Use only deterministic algorithms, so that two runs on the same hardware give the same numbers. Slower on a GPU,
+    where deformable attention also needs `--sampling gather`."""
+    sync_batch_norm: bool = False
+    """Normalize over the images of all GPUs in BatchNorm. Needs `model.frozen_batch_norm: false` and several GPUs."""
     ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
     """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
     in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first
@@ -184,6 +201,8 @@ class TrainSettings(Section):
     """Seed of the random weights, of the order of the images and of the augmentation."""
     evaluate_every: Count = 1
     """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated."""
+    early_stopping: Count | None = None
+    """Stop after this many evaluations in a row without a higher PQ than before, counted over resumes. Null: off."""
     log_every: Count = 50
     """Optimizer steps between lines in metrics.jsonl."""
 

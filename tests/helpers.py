@@ -5,11 +5,12 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from panformer_cli.cli.main import main
 from tests.conftest import REPOSITORY
@@ -21,6 +22,19 @@ def run(*arguments: str) -> int:
         main(arguments)
     assert isinstance(caught.value.code, int)
     return caught.value.code
+
+
+def made_once(request: pytest.FixtureRequest, name: str, make: Callable[[Path], object]) -> Path:
+    """Return the folder `name`, which `make` writes; the workers of pytest-xdist share it, and must not change it."""
+    factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    base = factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # a worker, whose own folder is in that of the run
+        base = base.parent
+    with FileLock(base / f"{name}.lock"):
+        if not (made := base / f"{name}.made").exists():
+            make(base / name)
+            made.touch()
+    return base / name
 
 
 def in_new_process(code: str) -> str:

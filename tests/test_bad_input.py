@@ -21,7 +21,7 @@ from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import RunFolder
 from tests.conftest import REPOSITORY
 from tests.engine.small import SMALL, run_small, small_checkpoint, small_recipe, small_scenes
-from tests.helpers import files_of_at_most, run
+from tests.helpers import files_of_at_most, made_once, run
 from tests.release_files import save_as_mmcv, stub_state
 
 ANNOTATION, IMAGE, PNG = (
@@ -32,13 +32,15 @@ ANNOTATION, IMAGE, PNG = (
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(request: pytest.FixtureRequest) -> Path:
     """A data set, a model with random weights and a trained run; tests work on copies."""
-    folder = tmp_path_factory.mktemp("original")
-    data = small_scenes(folder / "data", 4, 2)
-    small_checkpoint(folder / "model.safetensors", data)
-    run_small(small_recipe(data, "train.max_steps=1"), folder / "run")
-    return folder
+
+    def make(folder: Path) -> None:
+        data = small_scenes(folder / "data", 4, 2)
+        small_checkpoint(folder / "model.safetensors", data)
+        run_small(small_recipe(data, "train.max_steps=1"), folder / "run")
+
+    return made_once(request, "original", make)
 
 
 @pytest.fixture
@@ -424,6 +426,7 @@ def test_an_official_checkpoint_without_some_tensors(folder: Path, capsys: pytes
     assert_error(arguments, [*expected, "unexpected: bbox_head.more.weight; not plain floating-"], capsys)
 
 
+@pytest.mark.slow
 def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_release_file(Path("r50.pth"))
     expected = ["checkpoint r50.pth is from recipe r50 with the backbone resnet50, but this model has resnet18"]

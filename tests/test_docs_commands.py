@@ -3,7 +3,8 @@
 A `panformer` line runs as it is written, in a folder that has what it names, with these exceptions:
 
 - an absolute path, such as /data/coco, is in the temporary folder (`place`);
-- `REPLACED` exchanges a few words, and `--gpus N` and `--cpu-processes N` become one process on the CPU (`arguments`);
+- `REPLACED` exchanges a few words, `--gpus N` and `--cpu-processes N` become one process on the CPU, and the options of
+  several machines are left out (`arguments`);
 - `SMALLER` adds options that make a command quick. They come first, so the line's own options win;
 - a training ends after one step.
 
@@ -66,6 +67,8 @@ REPLACED = {
 
 SECTION_FOLDERS = ("ROOT", "DIR", "IN", "OUT", "STUFF")
 """Folders that mean something else in each section of a page."""
+
+SEVERAL_MACHINES = ("--nodes", "--node-rank", "--rendezvous", "--max-restarts")
 
 OUTPUTS = ("--out", "--report", "--submission")
 """Options with the path of something that the command writes."""
@@ -164,6 +167,9 @@ def command_in(table: Collection[str], line: Sequence[str]) -> str:
 def arguments(line: Sequence[str]) -> list[str]:
     """Return the arguments with which a line runs here."""
     words = [REPLACED.get(word, place(word)) for word in line]
+    for option in SEVERAL_MACHINES:
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
     for index, word in enumerate(words):
         if word in ("--gpus", "--cpu-processes"):
             words[index : index + 2] = ["--cpu-processes", "1"]
@@ -204,6 +210,9 @@ def write_inputs(line: Sequence[str]) -> None:
 
 def results(line: Sequence[str]) -> Iterator[Path]:
     """Yield files and folders that a line must write."""
+    if "--slurm" in line:
+        yield Path(f"{line[1]}.sbatch")
+        return
     for option, value in pairwise(line):
         path = Path(REPLACED.get(value, place(value)))
         if option == "--out":
@@ -232,7 +241,7 @@ def check_line(line: Sequence[str], page: Path, capsys: pytest.CaptureFixture[st
     assert code == 0, f"{what} ended with exit code {code}. {ADVICE}\n{printed.out}{printed.err}"
     missing = [str(path) for path, was in before.items() if state(path) == was]
     assert not missing, f"{what} did not write {missing}; expected the RESULTS of this command"
-    if line[0] == "train":
+    if line[0] == "train" and "--slurm" not in line:
         assert Path(printed.out.rpartition("Best checkpoint: ")[2].strip()).is_file(), what
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from panformer_cli.cli.main import program
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
+from panformer_cli.engine.distributed.slurm import Job
 from panformer_cli.models.families import FAMILIES
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
@@ -165,7 +167,8 @@ def test_the_python_example_lists_segments(
     monkeypatch.chdir(tmp_path)
     scenes = Path("demo/scenes")
     write_scenes(scenes, SceneOptions(train_images=4, val_images=2), SilentReporter())
-    settings = ["data.root=demo/scenes", "train.max_steps=1", "data.workers=0", "inference.score_threshold=0"]
+    settings = ["data.root=demo/scenes", "train.max_steps=1", "train.warmup_steps=0", "data.workers=0"]
+    settings.append("inference.score_threshold=0")
     words = [word for setting in settings for word in ("--set", setting)]
     assert run("train", "tiny", "--out", "demo/run", *words) == 0
     (scenes / "images/val/000000.jpg").rename("photo.jpg")
@@ -218,8 +221,18 @@ def test_the_decoder_of_the_formats_page_gives_the_ids(tmp_path: Path, monkeypat
     assert np.array_equal(names["ids"], CocoPanoptic(tmp_path, "val")[0].annotation.ids)
 
 
-def test_the_batch_script_is_valid_bash(tmp_path: Path) -> None:
+def slurm_script() -> str:
+    """Return the batch file of the page about several GPUs, as if it were written in another environment."""
+    words = ["train", "r50", "--out", "/shared/runs/r50", "--set", "data.root=/shared/data/coco"]
+    words += ["--set", "train.batch_size=16", "--set", "train.lr=2.8e-4"]
+    text = Job.parse("r50", "nodes=2,gpus=8,cpus=48,mem=0,time=24:00:00").text(words, "/shared/runs/r50")
+    text = text.replace(shlex.quote(sys.executable), "/shared/panformer/.venv/bin/python")
+    return text.replace(f"cd {shlex.quote(str(Path.cwd()))}\n", "cd /shared/work\n")
+
+
+def test_the_batch_script_is_the_one_that_is_written_and_valid_bash(tmp_path: Path) -> None:
     (script,) = code_blocks("several_gpus.md", "bash")
+    assert script == slurm_script()
     path = tmp_path / "train.sbatch"
     path.write_text(script)
     checked = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)

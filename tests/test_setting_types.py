@@ -58,6 +58,10 @@ class Oven(Section):
         ({"tare": math.inf}, "oven.tare is inf: expected any number and no number beyond 1000000000"),
         ({"tare": -1e300}, "oven.tare is -1e+300: expected any number and no number beyond 1000000000"),
         ({"tare": math.nan}, "oven.tare is nan: expected any number"),
+        ({"tare": 1e-320}, "oven.tare is 1e-320: expected any number and no number this close to 0"),
+        ({"fan": -1e-13}, "oven.fan is -1e-13: expected 0 or more and less than 1 and no number this close to 0"),
+        ({"cook": "é" * 128}, ": expected at most 255 bytes"),
+        ({"book": "b" * 4096}, ": expected at most 4095 bytes"),
         ({"cook": ""}, "oven.cook is '': expected text that is not empty"),
         ({"note": "  "}, "oven.note is '  ': expected text that is not empty"),
         ({"cook": "a\nb"}, "oven.cook is 'a\\nb': expected text without line breaks and control characters"),
@@ -79,7 +83,17 @@ def test_all_problems_of_a_section_are_reported_at_once() -> None:
 
 
 def test_the_ends_of_ranges_are_accepted() -> None:
-    oven = Oven(trays=10**9, fan=0.0, heat=300.0, shelves=(1, 5), tare=-1e9, timer=False, note="")
+    oven = Oven(
+        trays=10**9,
+        fan=1e-12,
+        cook="c" * 255,
+        book="b" * 4095,
+        heat=300.0,
+        shelves=(1, 5),
+        tare=-1e9,
+        timer=False,
+        note="",
+    )
     assert replace(oven, most_trays=1).most_trays == 1
 
 

@@ -47,7 +47,7 @@ def launch_options(function: Callable[..., Any]) -> Callable[..., Any]:
             return _write_job(slurm, submit, given)
         if submit:
             raise click.UsageError("--submit needs --slurm: use both or neither.")
-        if max_restarts and others.get("resume") != "auto":
+        if max_restarts and others["resume"] is False:
             raise click.UsageError("--max-restarts needs --resume auto, so that restarted processes resume the run.")
         return function(launching=Launching(nodes or 1, node_rank, rendezvous, max_restarts or 0), **others)
 
@@ -63,6 +63,8 @@ def _write_job(text: str, submit: bool, given: dict[str, Any]) -> int:
     for name in _SET_BY_JOB:
         if given.get(name) is not None and given[name] is not False:
             raise click.UsageError(f"--{name.replace('_', '-')} cannot be used with --slurm, whose job sets it.")
+    if given["recipe"] is None:
+        raise click.UsageError("Missing argument 'RECIPE'.")
     recipe = load_recipe(given["recipe"], given["overrides"])
     words = _without_job(click.get_current_context().find_root().obj)
     out: Path | None = given["out"]

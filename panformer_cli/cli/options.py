@@ -187,8 +187,8 @@ def _in_processes(function: Callable[..., Any], compute: Compute, others: dict[s
     layout = compute.layout()
     if _is_launched(layout) or layout == Layout():
         return function(compute=compute, **others)
-    # Otherwise torch prints stack traces of C++ when another process is gone.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Otherwise torch prints stack traces of C++ when another process is gone; the error itself is raised.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     compute.options()  # checked before any process starts
     return _launch(click.get_current_context().find_root().obj, layout)
 

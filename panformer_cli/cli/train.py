@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
 from panformer_cli.errors import INTERRUPTED, PanformerError
@@ -89,6 +90,13 @@ def check_recipe(
     "--profile", is_flag=True, help="Measure some steps, and report what limits the speed, with a trace of one step."
 )
 @click.option(
+    "--time-limit",
+    type=Duration(),
+    metavar="TIME",
+    help="Save and stop before this time is over, such as 3h50m, counted from the start of this command; it ends like "
+    "Ctrl-C, and --resume continues.",
+)
+@click.option(
     "--set",
     "overrides",
     multiple=True,
@@ -103,6 +111,7 @@ def train(
     init_from: Path | None,
     trackers: tuple[str, ...],
     profile: bool,
+    time_limit: int | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Train a model from a recipe.
@@ -128,7 +137,7 @@ def train(
     request = StartRequest(recipe, overrides, out, resume, init_from)
     with compute.joined() as (process, reporter):
         start = process.on_first(lambda: plan_start(request, reporter))
-        options = replace(start.options, trackers=trackers, profile=profile)
+        options = replace(start.options, trackers=trackers, profile=profile, time_limit=time_limit)
         result = run_training(start.recipe, options, process, reporter)
         if not result.ended:
             reporter.message(_stopped(result, compute))

@@ -1,4 +1,4 @@
-"""`panformer weights`: published weights, and importing checkpoints of the reference implementation."""
+"""`panformer weights`: published weights, importing checkpoints of the reference implementation, and averaging."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=SuggestingGroup)
 def weights() -> None:
-    """List or import the weights published by the authors of Panoptic SegFormer.
+    """List, import or average weights.
 
-    Their names can be used anywhere a checkpoint is expected; the file is downloaded on first use.
+    Published weights are those of the authors of Panoptic SegFormer. Their names can be used anywhere a checkpoint is
+    expected; the file is downloaded on first use.
     """
 
 
@@ -80,6 +81,26 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     name = published.name if recipe is None and published else recipe
     written = import_weights(source, out, name, categories, reporter)
     click.echo(f"Checkpoint: {written}")
+
+
+@weights.command("average")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file.")
+def average(checkpoints: tuple[Path, ...], out: Path) -> None:
+    """Average the weights of two or more checkpoints of one model.
+
+    The mean of the best checkpoints of a run is often a little better than each of them. Running statistics are
+    averaged too. The result can be evaluated, used to predict and fine-tuned, but no run can be resumed from it.
+
+    \b
+    panformer weights average runs/a/best.safetensors runs/b/best.safetensors --out average.safetensors
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.checkpoints.average import average_checkpoints
+    from panformer_cli.engine.runs import find_checkpoint
+
+    reporter = RichReporter()
+    click.echo(f"Checkpoint: {average_checkpoints([find_checkpoint(path, reporter) for path in checkpoints], out)}")
 
 
 def _as_json(row: PublishedWeights) -> dict[str, str | float | bool | None]:

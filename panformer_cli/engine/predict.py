@@ -16,7 +16,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.input_images import InputImage, InputImages, find_images
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.results import PanopticResults
+from panformer_cli.engine.results import PanopticResults, check_images_are_free
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
@@ -109,6 +109,7 @@ def _begin(request: PredictRequest) -> InputImages:
             "another folder"
         )
     _check_not_overwritten(found.images, request.out)
+    check_images_are_free(request.out, (image.name for image in found.images))
     PanopticResults.begin(request.out, {})
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,10 @@ _KEYS = {
 """Some keys of these files, which show that panformer wrote them."""
 
 
+_LOG_FILE = re.compile(r"settings\.json|[0-9]+\.(jsonl|lock)|\..*\.tmp")
+"""The files in the folder of a log."""
+
+
 class PanopticResults:
     """Writes `OUT/panoptic/<name>.png` per image and, at the end, `OUT/panoptic.json` and `OUT/records.jsonl`.
 
@@ -56,9 +61,11 @@ class PanopticResults:
         never has results of two runs. Other files are kept.
 
         Raises:
-            PanformerError: `out` has a panoptic JSON that is not of predictions; and as `ResultLog.start`.
+            PanformerError: `out` has a panoptic JSON that is not of predictions, or other files in the log's folder;
+                and as `ResultLog.start`.
         """
         _check_is_predictions(out)
+        _check_is_log(out / LINES)
         earlier = [] if resume and PanopticResults.is_begun(out) else list(_earlier_images(out))
         ResultLog.start(out / LINES, settings, resume)
         for path in earlier:
@@ -145,6 +152,40 @@ def _check_is_predictions(out: Path) -> None:
         raise PanformerError(
             f"{path} is not a result of panformer and would be replaced; choose another folder with --out"
         )
+
+
+def _check_is_log(folder: Path) -> None:
+    """Raise PanformerError if there is a file or folder with the name of the log that is not one."""
+    if not os.path.lexists(folder):
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [""]
+    other = next((name for name in names if not _LOG_FILE.fullmatch(name)), None)
+    if other is not None:
+        raise PanformerError(
+            f"{folder / other} is not a result of panformer and would be deleted; choose another folder with --out"
+        )
+
+
+def check_images_are_free(out: Path, names: Iterable[str]) -> None:
+    """Raise PanformerError if an overlay or a PNG that will be written is a file that no earlier run here wrote.
+
+    If a run was interrupted here, its last files are not in its log yet, and nothing is checked.
+
+    Args:
+        out: Folder of results.
+        names: Names of the images' results, with any suffix.
+    """
+    if PanopticResults.is_begun(out) or not out.is_dir():
+        return
+    earlier = set(_earlier_images(out))
+    for name in names:
+        png = (out / "panoptic" / name).with_suffix(".png")
+        for path in (_overlay(out, png.relative_to(out / "panoptic").as_posix()), png):
+            if path not in earlier and os.path.lexists(path):
+                raise PanformerError(
+                    f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
+                    "move the file"
+                )
 
 
 def _is_predictions(out: Path) -> bool:

@@ -35,10 +35,7 @@ def replaced_page(out: Path) -> Iterator[Path]:
         PanformerError: `out` cannot be written, or has files of the same names that do not belong to a page of
             panformer: its index.html is checked before the block, the images after it.
     """
-    if os.path.lexists(out / PAGE) and not has_page(out):
-        raise PanformerError(
-            f"{out / PAGE} is not a page of panformer and would be replaced; choose another folder, or rename it"
-        )
+    check_page(out)
     temporary = out / f".{os.getpid()}.tmp"
     existed = out.exists()
     try:
@@ -50,6 +47,16 @@ def replaced_page(out: Path) -> Iterator[Path]:
         if not existed:
             with suppress(OSError):  # it is not empty
                 out.rmdir()
+
+
+def check_page(out: Path) -> None:
+    """Raise a PanformerError if a page cannot be written to `out`: it is a file, or has a page of another program."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise PanformerError(f"{out} is a file, and a page needs a folder; choose another folder, or rename the file")
+    if os.path.lexists(out / PAGE) and not has_page(out):
+        raise PanformerError(
+            f"{out / PAGE} is not a page of panformer and would be replaced; choose another folder, or rename it"
+        )
 
 
 def discard_page(out: Path) -> None:

@@ -373,7 +373,8 @@ def _masks(folder: _Folder) -> Form | None:
     if not folder.has("images", "masks"):
         return None
     evidence = "the folders images and masks"
-    return Form("masks", "folders of masks", evidence, folder.root, _class_file(folder, True), needs_classes=True)
+    classes = _class_file(folder, True) or _class_list(folder)
+    return Form("masks", "folders of masks", evidence, folder.root, classes, needs_classes=True)
 
 
 def _class_file(folder: _Folder, takes_other_names: bool = False) -> Path | None:
@@ -381,6 +382,12 @@ def _class_file(folder: _Folder, takes_other_names: bool = False) -> Path | None
     usual = [folder.root / f"classes{suffix}" for suffix in (".csv", ".yaml", ".yml")]
     others = sorted(folder.root.glob("*.csv")) if takes_other_names else []
     return next((path for path in usual if path.is_file()), others[0] if len(others) == 1 else None)
+
+
+def _class_list(folder: _Folder) -> Path | None:
+    """Return classes.txt, a list of names, which is enough for one mask per object."""
+    path = folder.root / "classes.txt"
+    return path if path.is_file() else None
 
 
 _FINDERS: tuple[Callable[[_Folder], Form | None], ...] = (

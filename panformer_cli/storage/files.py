@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -163,7 +164,8 @@ def write_text(path: Path, text: str, waits_for_disk: bool = True) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`; at the end, rename it to `path`, which must not exist or be empty.
 
-    On any error the new folder is deleted.
+    On any error the new folder is deleted. If the process is killed, the next call for the same `path` deletes it, but
+    not on Windows.
 
     Raises:
         DataError: `path` is a file or a folder with files.
@@ -172,18 +174,58 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()  # `.` has no name
     if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
         raise DataError(f"{path} already exists; expected a new or empty folder; choose another --out, or delete it")
-    temporary = temporary_path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        temporary, lock = _locked_temporary_folder(path)
     try:
-        with writing(path):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
         yield temporary
         with writing(path):
             if path.exists():
                 path.rmdir()
             os.replace(temporary, path)
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _locked_temporary_folder(path: Path) -> tuple[Path, int]:
+    """Create a folder beside `path`; return it, and a descriptor: the folder is locked until that is closed."""
+    while True:
+        temporary = path.with_name(f".{path.name[:_KEPT]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        temporary.mkdir()
+        if sys.platform == "win32":  # folders cannot be opened
+            return temporary, os.open(os.devnull, os.O_RDONLY)
+        with suppress(FileNotFoundError):  # another process took it for an abandoned one before it was locked
+            descriptor = os.open(temporary, os.O_RDONLY)
+            if _lock(descriptor, waits=True) is not False and temporary.exists():
+                return temporary, descriptor
+            os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary folders of killed processes for `path`: those that no process has locked."""
+    pattern = re.compile(rf"\.{re.escape(path.name[:_KEPT])}\.[0-9]+(-[0-9a-f]{{8}})?\.tmp")
+    for folder in path.parent.iterdir():
+        if pattern.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            with suppress(OSError):  # another process removes it, too, or it is not ours
+                descriptor = os.open(folder, os.O_RDONLY)
+                try:
+                    if _lock(descriptor, waits=False):
+                        shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
+
+
+def _lock(descriptor: int, waits: bool) -> bool | None:
+    """Lock a folder; return whether it is locked now, and None if the file system has no such locks."""
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except OSError as error:
+        return False if error.errno in (errno.EACCES, errno.EAGAIN) else None
+    return True
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def test_an_error_while_reading_is_reported() -> None:
         list(rows)
 
 
+@pytest.mark.slow
 def test_the_database_is_closed_with_the_list() -> None:
     rows = DiskList(range(10))
     database = rows._database

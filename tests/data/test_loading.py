@@ -129,6 +129,7 @@ def test_loading_does_not_change_the_random_state_of_torch(coco: CocoPanoptic) -
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(coco: CocoPanoptic) -> None:
     alone, workers = train_loader(coco, recipe(together=2)), train_loader(coco, recipe(together=2, workers=2))
     for epoch in range(2):

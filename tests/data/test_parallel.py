@@ -74,6 +74,7 @@ def test_a_killed_process_is_reported() -> None:
         list(map_in_order(die_at_9, range(50), 2))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
 def test_workers_end_when_their_parent_is_killed() -> None:
     code = "from tests.data.test_parallel import kill_parent; kill_parent()"

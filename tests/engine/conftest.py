@@ -11,19 +11,20 @@ import torch
 from panformer_cli.engine.runs import RunFolder
 from tests.engine.ranks import kill_started
 from tests.engine.small import run_small, small_recipe, small_scenes
+from tests.helpers import made_once
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(request: pytest.FixtureRequest) -> Path:
     """Write a data set of 8 training and 4 validation images."""
-    return small_scenes(tmp_path_factory.mktemp("data") / "scenes")
+    return made_once(request, "scenes", small_scenes)
 
 
 @pytest.fixture(scope="session")
-def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def trained(scenes: Path, request: pytest.FixtureRequest) -> RunFolder:
     """Train 4 steps, 2 per epoch, evaluated after each epoch; dropout is on, so that the random state matters."""
-    out = tmp_path_factory.mktemp("run") / "trained"
-    return RunFolder(run_small(small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2"), out))
+    recipe = small_recipe(scenes, "train.max_steps=4", "model.dropout=0.2")
+    return RunFolder(made_once(request, "trained", lambda out: run_small(recipe, out)))
 
 
 @pytest.fixture

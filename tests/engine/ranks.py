@@ -21,7 +21,11 @@ from panformer_cli.engine.distributed.group import joined
 from panformer_cli.engine.distributed.runtime import ProcessOptions
 from tests.conftest import REPOSITORY
 
-PRELOADED = ["panformer_cli.engine.train", "panformer_cli.engine.predict", "panformer_cli.engine.evaluation.evaluate"]
+PRELOADED = [
+    "panformer_cli.engine.training.train",
+    "panformer_cli.engine.predict",
+    "panformer_cli.engine.evaluation.evaluate",
+]
 """What the fork server imports once, so that the processes forked from it do not: this takes seconds."""
 
 

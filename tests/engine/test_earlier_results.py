@@ -97,6 +97,15 @@ def test_ground_truth_is_not_replaced(trained: RunFolder, tmp_path: Path) -> Non
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
+@pytest.mark.parametrize("name", ["overlays/a.jpg", "panoptic/a.png", ".parts/notes.txt", ".parts"])
+def test_files_of_others_are_not_replaced_by_a_first_prediction(name: str, trained: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(PanformerError, match=rf"{name}.* is not a result of panformer and would be "):
+        segment(trained, images(tmp_path / "in", "a.png"), tmp_path / "out")
+    assert files(tmp_path / "out") == {name} and (tmp_path / "out" / name).read_text() == "mine"
+
+
 ROW = {"image_id": 1, "file_name": "a.png", "segments_info": []}
 IMAGE = {"id": 1, "file_name": "a.jpg", "height": 40, "width": 48}
 EMPTY = {"images": [IMAGE], "annotations": [ROW], "categories": []}
@@ -164,6 +173,7 @@ def test_predictions_are_recognized(tmp_path: Path, content: dict[str, Any], oth
     assert replaces(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_no_overlays_to_delete(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     evaluate(EvaluateRequest(trained.best, tmp_path, scenes, "val", resamples=0), ALONE, SilentReporter())
     png = next((tmp_path / "panoptic").iterdir())
@@ -189,6 +199,7 @@ def metrics_of(pred: Path, annotation: Path, out: Path) -> dict[str, Any]:
     return evaluate_predictions(PredictionsRequest(pred, annotation, out), ALONE, SilentReporter())
 
 
+@pytest.mark.slow
 def test_metrics_are_not_mixed_with_other_predictions(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     annotation = scenes / "annotations" / "panoptic_val.json"
     out = tmp_path / "out"
@@ -223,6 +234,7 @@ def test_a_page_that_fails_leaves_the_earlier_one(scenes: Path, tmp_path: Path) 
     assert {name: (out / name).read_bytes() for name in files(out)} == before
 
 
+@pytest.mark.slow
 def test_a_page_does_not_mix_with_predictions(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     segment(trained, images(tmp_path / "in", "a.png"), tmp_path / "out")
     with pytest.raises(PanformerError, match=r"out has predictions"):
@@ -295,6 +307,7 @@ def test_files_that_a_page_mentions_are_kept(tmp_path: Path) -> None:
         assert (out / "images" / "p1.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_list_of_images_cannot_lead_out_of_the_folder(scenes: Path, tmp_path: Path) -> None:
     out, kept = tmp_path / "viz", tmp_path / "kept.jpg"
     kept.write_text("mine")

@@ -94,6 +94,7 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
         found(tmp_path, "in")
 
 
+@pytest.mark.slow
 def test_the_json_has_the_names_of_the_files(trained: RunFolder, tmp_path: Path) -> None:
     """Results of a.jpg and a.png need different names, but the JSON says which is which."""
     write(tmp_path / "in", "a.jpg", "a.png", "b/c.png")
@@ -125,6 +126,7 @@ def test_an_image_in_the_folder_of_results_is_not_overwritten(trained: RunFolder
     assert image.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_several_pages_and_frames_are_reported_once(trained: RunFolder, tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((40, 48, 3), value, np.uint8)) for value in (10, 200)]
     for name in ("a.gif", "b.tif"):
@@ -149,6 +151,7 @@ def test_reported_cases(trained: RunFolder, tmp_path: Path, shared: Path, case: 
     assert [image["file_name"] for image in json.loads(result.json.read_text())["images"]] == names
 
 
+@pytest.mark.slow
 def test_a_float_tiff_is_named_as_such(
     trained: RunFolder, tmp_path: Path, shared: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +211,7 @@ def test_a_file_is_taken_once_whatever_its_path(tmp_path: Path, monkeypatch: pyt
     ]
 
 
+@pytest.mark.slow
 def test_many_equal_names_are_numbered_in_one_pass() -> None:
     """With a search from 2 for each name, 20,000 of them take minutes."""
     names = _distinct([Path("a_3.png"), *[Path("a.png")] * 20_000, Path("A.jpg")])

@@ -119,6 +119,7 @@ def test_no_other_files_are_in_the_folder(result: tuple[Path, dict[str, Any]]) -
     assert {path.name for path in result[0].iterdir()} == {"overlays", "panoptic", "panoptic.json"}
 
 
+@pytest.mark.slow
 def test_metrics_of_an_earlier_evaluation_are_deleted(trained: RunFolder, tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (64, 64)).save(image)
@@ -131,6 +132,7 @@ def test_metrics_of_an_earlier_evaluation_are_deleted(trained: RunFolder, tmp_pa
     assert {path.name for path in out.iterdir()} == {"overlays", "panoptic", "panoptic.json", "notes.txt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ['{"accuracy": 0.9}', "[1]", "not JSON"])
 def test_a_metrics_json_of_another_program_is_kept(trained: RunFolder, tmp_path: Path, content: str) -> None:
     image = tmp_path / "a.png"
@@ -233,6 +235,7 @@ def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeyp
         assert overlays == {f"{number}.jpg" for number in range(10)}
 
 
+@pytest.mark.slow
 def test_a_batch_of_only_corrupt_images(trained: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     result = run(trained, tmp_path / "out", tmp_path / "a.png", batch_size=8)

@@ -289,6 +289,7 @@ def test_the_command_prints_the_checkpoint_of_the_predictions_or_the_run(tmp_pat
         assert result.stdout.splitlines()[0] == f"Checkpoint: {checkpoint}"
 
 
+@pytest.mark.slow
 def test_real_ground_truth(tmp_path: Path, shared: Path) -> None:
     page, sizes = run(tmp_path, data_root=shared / "data" / "coco_mini", split="val2017")
     assert sizes == ["640x426", "586x640", "640x480", "640x427", "640x360"]

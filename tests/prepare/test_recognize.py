@@ -13,7 +13,7 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.recognize import contents, hint, recognize, refusal
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
-from tests.cli.prepare_folders import SOURCES, coco_instances, cvat, labelme, save_image, text, yolo
+from tests.cli.prepare_folders import SOURCES, coco_instances, cvat, labelme, masks, save_image, text, yolo
 
 RAW = [source for source in SOURCES if source.__name__ not in ("custom", "coco_images", "coco_pngs")]
 
@@ -206,3 +206,10 @@ def test_the_contents_of_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing does not exist"):
         recognize(tmp_path / "missing")
+
+
+def test_a_list_of_names_is_offered_for_masks(tmp_path: Path) -> None:
+    masks(tmp_path)
+    (tmp_path / "classes.csv").rename(tmp_path / "classes.txt")
+    (form,) = recognize(tmp_path)
+    assert f"--classes {tmp_path}/classes.txt" in form.command()

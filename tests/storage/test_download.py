@@ -465,6 +465,7 @@ def test_the_proxy_of_the_environment_is_used(
     assert server.paths == ["http://nowhere.invalid/m"]
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(server: FileServer, target: Path) -> None:
     asked, proceed = threading.Event(), threading.Event()
     server.answers = [hang(proceed, asked)]

@@ -101,6 +101,20 @@ def test_a_folder_that_cannot_be_finished_is_deleted(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folders_of_killed_processes_are_deleted_but_not_those_in_use(tmp_path: Path) -> None:
+    kept = [".out.notes.tmp", ".out.2.5.tmp", "out.5.tmp", ".other.5.tmp", ".out.5-0123abcd.tmp.x"]
+    for name in (".out.999.tmp", ".out.999-0123abcd.tmp", *kept):
+        (tmp_path / name / "images").mkdir(parents=True)
+    (tmp_path / ".out.5.tmp").write_text("a file")
+    with atomic_folder(tmp_path / "out") as first:
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, ".out.5.tmp", first.name}
+        with atomic_folder(tmp_path / "out") as second:  # another process would see the same locks
+            assert first.is_dir() and second.is_dir() and first != second
+        (tmp_path / "out").rmdir()
+        assert first.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, ".out.5.tmp", "out"}
+
+
 def test_a_folder_with_files_and_a_file_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("a")
     monkeypatch.chdir(tmp_path)

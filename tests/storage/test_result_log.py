@@ -197,6 +197,7 @@ def test_a_folder_that_cannot_be_created_is_reported(folder: Path) -> None:
         append(folder, {0: "a"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 @pytest.mark.parametrize("resume", [True, False])
 def test_one_process_at_a_time(resume: bool, folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError
+from panformer_cli.storage import text_files
 from panformer_cli.storage.text_files import decode_text, encoding_of, is_text_encoding, likely_encodings
 
 PATH = Path("a.json")
@@ -43,8 +44,9 @@ def test_other_encodings_are_suggested_and_read_with_the_option(text: str, encod
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
-def test_the_encoding_of_a_large_file(tmp_path: Path, encoding: str) -> None:
-    path, text = tmp_path / "a.json", "{" + "\u00df\u6c7d" * 2**18  # more than one part
+def test_the_encoding_of_a_large_file(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "_PART", 2**12)
+    path, text = tmp_path / "a.json", "{" + "\u00df\u6c7d" * 2**12  # more than one part
     path.write_text(text, encoding=encoding)
     found = encoding_of(path)
     assert path.read_text(encoding=found).removeprefix("\ufeff") == text

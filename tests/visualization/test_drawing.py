@@ -141,6 +141,7 @@ def test_contours_change_pixels_near_borders_only() -> None:
     assert not changed[far].any()
 
 
+@pytest.mark.slow
 def test_contours_scale_with_the_image() -> None:
     for height, width in ((300, 600), (1500, 3000)):
         image, panoptic = np.zeros((height, width, 3), np.uint8), quarters(height, width)

@@ -60,6 +60,7 @@ def checkpoint(
     with model.compute.joined() as (process, reporter):
         request = model.request(out, outputs.as_json, process, reporter)
         request = replace(request, metrics=metrics, resamples=bootstrap, resume=resume)
+        process.on_first(lambda: outputs.check(request.out))
         results = evaluate(request, process, reporter)
         process.on_first(lambda: show_results(results, request.out, outputs, reporter))
         if submission:

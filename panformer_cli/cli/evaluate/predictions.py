@@ -65,6 +65,7 @@ def predictions(
             resamples=bootstrap,
             needs_scores=outputs.label_errors is not None,
         )
+        process.on_first(lambda: outputs.check(request.out))
         results = evaluate_predictions(request, process, reporter)
         process.on_first(lambda: show_results(results, request.out, outputs, reporter))
         if out and not outputs.as_json:

@@ -38,6 +38,17 @@ class Outputs:
     as_json: bool
     label_errors: int | None
 
+    def check(self, folder: Path) -> None:
+        """Raise a PanformerError if a page or a list cannot be written, before a long evaluation into `folder`."""
+        from panformer_cli.engine.results import LABEL_ERRORS, LABEL_ERRORS_PAGE, check_are_results
+        from panformer_cli.pages.replacing import check_page
+
+        if self.report is not None:
+            check_page(self.report)
+        if self.label_errors:
+            check_are_results(folder, LABEL_ERRORS)
+            check_page(folder / LABEL_ERRORS_PAGE)
+
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of `Outputs`; the function receives `outputs`, an `Outputs`."""

@@ -29,6 +29,11 @@ class Pairing:
     positions: Sequence[int]
     note: str = ""
 
+    def partners(self, first: PanopticAnnotation, second: PanopticAnnotation) -> dict[ImageId, ImageInfo]:
+        """Return the image of `second` for each image id of `first`, the two JSONs that were paired."""
+        pairs = zip(first.images, self.positions, strict=True)
+        return {info.id: second.images[position] for info, position in pairs}
+
 
 def pair_images(first: PanopticAnnotation, second: PanopticAnnotation) -> Pairing:
     """Find every image of `first` in `second`, which may have more images.

@@ -7,6 +7,7 @@ implementation can be used in their place; what such a file does not state is in
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ class TrainProgress:
         recent_loss: Fast moving average of the loss; None before the first step.
         loss_is_high: Whether a warning was printed that the loss has risen, and it has not come down since.
         steps_per_epoch: Optimizer steps of an epoch; 0 in checkpoints of earlier versions.
+        evaluations_since_best: Evaluations after the one with the highest PQ, for early stopping.
     """
 
     step: int = 0
@@ -73,6 +75,16 @@ class TrainProgress:
     recent_loss: float | None = None
     loss_is_high: bool = False
     steps_per_epoch: int = 0
+    evaluations_since_best: int = 0
+
+    def add_evaluation(self, pq: float) -> bool:
+        """Record an evaluation after the current step, and return whether its PQ is the highest so far (NaN: no)."""
+        self.evaluated_step = self.step
+        best = not math.isnan(pq) and (self.best_pq is None or pq > self.best_pq)
+        if best:
+            self.best_pq = pq
+        self.evaluations_since_best = 0 if best else self.evaluations_since_best + 1
+        return best
 
 
 @dataclass

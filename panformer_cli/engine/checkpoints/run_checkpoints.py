@@ -47,6 +47,7 @@ class RunCheckpoints:
 
     Attributes:
         saved_step: Step of the last checkpoint; None if there is none.
+        longest_save: Longest time that writing the last checkpoint took, in seconds; 0 before the first one.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RunCheckpoints:
         scaler: GradScaler | None = None,
     ) -> None:
         self.saved_step: int | None = None
+        self.longest_save = 0.0
         self._process, self._run, self._recipe = process, run, recipe
         self._model, self._optimizer, self._averaged = model, optimizer, averaged
         self._scaler = scaler or GradScaler(process.device.type, enabled=False)
@@ -89,6 +91,7 @@ class RunCheckpoints:
             )
             save_checkpoint(self._run.last, self._model, self._recipe, self._model.categories, progress, state)
         self.saved_step = progress.step
+        self.longest_save = max(self.longest_save, time.monotonic() - self._saved_at)
 
     def save_best(self, progress: TrainProgress) -> None:
         """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any."""

@@ -18,7 +18,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
+from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters, RendezvousTimeoutError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from torch.distributed.elastic.utils import store as store_util
 
@@ -190,10 +190,9 @@ class Agent(LocalElasticAgent):
 
 
 def _agent(words: Sequence[str], layout: Layout, restarts: int, reporter: Reporter) -> Agent:
-    several = layout.nodes > 1
-    options: dict[str, Any] = {"join_timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS} if several else {}
-    if several:
-        options["is_host"] = str(layout.node_rank == 0)
+    options: dict[str, Any] = {}
+    if layout.rendezvous is not None:
+        options = {"join_timeout": _JOIN_SECONDS, "read_timeout": _JOIN_SECONDS, "is_host": str(layout.node_rank == 0)}
     host = layout.endpoint.rpartition(":")[0].strip("[]")
     # Ranks follow the order of the addresses. Only that of the first machine is used, as the address of the store.
     address = host if layout.node_rank == 0 else f"~{layout.node_rank:09d}"
@@ -238,10 +237,10 @@ def _exit_code(result: RunResult, processes: int, interrupted: bool) -> int:
         return int(failure.exitcode)
     if interrupted:
         raise KeyboardInterrupt
-    advice = "use fewer processes or smaller images"
-    if failure.exitcode != -signal.SIGKILL:
-        advice = "run the command in one process to find out why"
-    raise PanformerError(f"{_cause(failure, processes)}; {advice}")
+    cause = _cause(failure, processes)
+    if failure.exitcode == -signal.SIGKILL:
+        raise PanformerError(f"{cause}; use fewer processes or smaller images")
+    raise PanformerError(f"{cause}; run the command in one process to find out why")
 
 
 def _first(result: RunResult) -> ProcessFailure:
@@ -259,6 +258,8 @@ def _cause(failure: ProcessFailure, processes: int) -> str:
 
 def _unreachable(layout: Layout, error: Exception) -> str:
     reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, RendezvousTimeoutError):
+        reason = f"they did not come within {_JOIN_SECONDS // 60} minutes"
     if layout.node_rank == 0:
         return (
             f"machine 0 cannot wait for the other machines at {layout.endpoint} ({reason}); use a free port of its own"

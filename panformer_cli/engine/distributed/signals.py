@@ -24,14 +24,19 @@ SAME_SECONDS = 0.5
 
 
 class StopRequest:
-    """A flag that the stop signals set. A second SIGINT raises KeyboardInterrupt. Handlers do no other work."""
+    """A flag that the stop signals set. A second SIGINT raises KeyboardInterrupt. Handlers do no other work.
 
-    def __init__(self) -> None:
+    Args:
+        limit: Returns whether to stop without a signal; None to stop only at a signal.
+    """
+
+    def __init__(self, limit: Callable[[], bool] | None = None) -> None:
         self.signal: int | None = None
+        self._limit = limit
         self._interrupted: float | None = None
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.signal is not None or (self._limit is not None and self._limit())
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -65,9 +70,9 @@ class SharedStop:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Yield a request that the stop signals set; outside the main thread, signals keep their default effect."""
-    request = StopRequest()
+def stop_on_signals(limit: Callable[[], bool] | None = None) -> Iterator[StopRequest]:
+    """Yield a request that the stop signals and `limit` set; outside the main thread, signals keep their effect."""
+    request = StopRequest(limit)
     try:
         with signals_to(request.handle):
             yield request

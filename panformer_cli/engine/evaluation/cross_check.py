@@ -23,8 +23,8 @@ def check_against_panopticapi(evaluation: Path) -> None:
     metrics = read_metrics(evaluation)
     truth = open_annotation(evaluation / metrics["annotation"])
     predicted = read_predictions(evaluation / metrics["predictions"], truth.categories)
-    pairs = zip(truth.images, pair_images(truth, predicted).positions, strict=True)
-    partners = {info.id: predicted.images[position].id for info, position in pairs}
+    pairs = pair_images(truth, predicted).partners(truth, predicted)
+    partners = {image_id: info.id for image_id, info in pairs.items()}
     quality = PanopticQuality(truth.categories)
     for overlap in read_overlaps(evaluation / RECORDS):
         quality.update(overlap)

@@ -60,14 +60,17 @@ class EvaluatedFiles:
         self, evaluation: Path, metrics: Mapping[str, Any], truth: PanopticAnnotation, predictions: PanopticAnnotation
     ) -> None:
         self._truth = {info.id: info for info in truth.images}
-        pairs = zip(truth.images, pair_images(truth, predictions).positions, strict=True)
-        self._predicted = {info.id: predictions.images[position].png_name for info, position in pairs}
+        self._predicted = pair_images(truth, predictions).partners(truth, predictions)
         self._folders = {name: evaluation / metrics[name] for name in ("photos", "truth_pngs", "predicted_pngs")}
         self._where = metrics["annotation"]
 
     def __call__(self, image_id: int | str) -> ImageFiles:
         info = self._truth[image_id]
-        names = {"photos": info.file_name, "truth_pngs": info.png_name, "predicted_pngs": self._predicted[image_id]}
+        names = {
+            "photos": info.file_name,
+            "truth_pngs": info.png_name,
+            "predicted_pngs": self._predicted[image_id].png_name,
+        }
         paths = {kind: name_inside(self._folders[kind], name, self._where) for kind, name in names.items()}
         photo = paths["photos"] if paths["photos"].is_file() else None
         return ImageFiles(photo, paths["truth_pngs"], paths["predicted_pngs"])

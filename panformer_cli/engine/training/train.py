@@ -17,7 +17,9 @@ from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.engine.training.numerics import check_sync_batch_norm, numerics
 from panformer_cli.engine.training.resume import report_changes
+from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
@@ -38,6 +40,7 @@ class TrainOptions:
         trackers: Experiment trackers that get the log, by their modules in `engine.trackers`. A resumed run also keeps
             those that it had.
         profile: Measure the parts of some steps, and report what limits the speed.
+        time_limit: Time of this job, in seconds, before which the run saves and stops; None for no limit.
     """
 
     out: Path | None = None
@@ -45,6 +48,7 @@ class TrainOptions:
     init_from: Path | None = None
     trackers: tuple[str, ...] = ()
     profile: bool = False
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.init_from is not None:
@@ -81,16 +85,24 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
     check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
+    check_sync_batch_norm(recipe, process)
     recipe = with_absolute_root(recipe)
-    with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
+    with numerics(recipe.train, process, reporter), ExitStack() as claim:
+        # The claim is that of rank 0; the other ranks use the folder under its lock.
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
         return _train(recipe, options, run, origin, process, reporter)
 
 
 def _train(
-    recipe: Recipe, options: TrainOptions, run: RunFolder, origin: Path | None, process: Process, reporter: Reporter
+    recipe: Recipe,
+    options: TrainOptions,
+    run: RunFolder,
+    origin: Path | None,
+    process: Process,
+    reporter: Reporter,
 ) -> RunResult:
     """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
+    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)
@@ -99,6 +111,8 @@ def _train(
     if checkpoint is not None and options.resume:
         check_same_model(recipe, trainer.categories, run, checkpoint)
         report_changes(checkpoint, recipe, trainer.loader.steps_per_epoch, reporter)
+    if limit is not None:
+        limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
@@ -107,7 +121,7 @@ def _train(
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))
     reporter.message(f"Run folder: {run.path}")
     ended = False
-    with stop_on_signals() as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
+    with stop_on_signals(limit) as stop, finishing(tracking, lambda: "finished" if ended else "stopped"):
         try:
             ended = trainer.run(checkpoint, options.resume, stop)
         except KeyboardInterrupt:

@@ -26,6 +26,8 @@ from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
 from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.numerics import synchronize_batch_norms
+from panformer_cli.engine.training.parts import use_parts
 from panformer_cli.engine.training.profile import StepProfile
 from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
@@ -86,9 +88,12 @@ class Trainer:
         model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
         self.model: PanopticModel = model.to(process.device)
         self.model.freeze(recipe.train.freeze)
+        use_parts(self.model, recipe.train, process.device, reporter)
         if process.world_size > 1:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
+        if recipe.train.sync_batch_norm:
+            synchronize_batch_norms(self.model)
         self.step = OptimizerStep(process, self.model, recipe.train)
         decay = recipe.train.ema_decay
         self.average = AveragedWeights(self.model, decay) if decay is not None else None
@@ -146,7 +151,21 @@ class Trainer:
         if self.profile is not None:
             self.profile.report()
         self._report_skipped()
-        return self.progress.step >= self.total_steps and not self._evaluation_is_due()
+        if self._stops_early():
+            best = "none of them had a PQ" if self.progress.best_pq is None else f"best PQ {self.progress.best_pq:.1f}"
+            self.reporter.message(
+                f"Stopped early after step {self.progress.step}: no higher PQ in "
+                f"{counted(self.progress.evaluations_since_best, 'evaluation')} ({best})"
+            )
+        return self._is_over() and not self._evaluation_is_due()
+
+    def _is_over(self) -> bool:
+        """Return whether no step is left."""
+        return self.progress.step >= self.total_steps or self._stops_early()
+
+    def _stops_early(self) -> bool:
+        patience = self.recipe.train.early_stopping
+        return patience is not None and self.progress.evaluations_since_best >= patience
 
     def _steps(self, stop: StopRequest) -> Iterator[list[Batch]]:
         """Yield the batches of every remaining step.
@@ -155,13 +174,13 @@ class Trainer:
         the run stop.
         """
         per_epoch = self.loader.steps_per_epoch
-        while self.progress.step < self.total_steps:
+        while not self._is_over():
             epoch, first = divmod(self.progress.step, per_epoch)
             batches_of_epoch = self.meter.waiting(self.loader.epoch(epoch, first))
             try:
                 for step, batches in enumerate(batches_of_epoch, self.progress.step + 1):
                     yield batches
-                    if self.progress.step != step or step >= self.total_steps:
+                    if self.progress.step != step or self._is_over():
                         break  # training returned to an earlier step, or the run is complete
             except WorkerDiedError:
                 if not stop:
@@ -227,7 +246,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Save, unless the last steps were skipped: training may have to return to the checkpoint that exists."""
-        if self.progress.bad_steps == 0 or self.progress.step >= self.total_steps:
+        if self.progress.bad_steps == 0 or self._is_over():
             self.checkpoints.save_last(self.progress)
 
     def _speed(self) -> dict[str, float]:
@@ -270,10 +289,7 @@ class Trainer:
         self.log.write_evaluation(self.progress, groups)
         if self.tracking is not None:
             self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
-        self.progress.evaluated_step = self.progress.step
-        pq = groups.all.pq
-        if self.progress.best_pq is None or pq > self.progress.best_pq:
-            self.progress.best_pq = pq
+        if self.progress.add_evaluation(self.process.on_first(lambda: groups.all.pq)):
             self.checkpoints.save_best(self.progress)
         self._save()
 

@@ -51,12 +51,11 @@ def _counting_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let every BatchNorm use the statistics of the batch without counting the batch."""
-    norms = _counting_norms(module)
-    for norm in norms:
-        norm.track_running_stats = False
+    """Restore the running statistics of every BatchNorm at the end, so that the batch is not counted again."""
+    buffers = [buffer for norm in _counting_norms(module) for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.data.copy_(value)

@@ -48,6 +48,7 @@ class PanopticSegFormerSettings(ModelSettings):
     0 is a plain ReLU, as published. Above 0, a mask that is 0 everywhere still learns. The forward pass does not change
     (docs/model.md, "Dead masks")."""
 
+    parts: ClassVar[tuple[str, ...]] = ("encoder", "stuff_masks", "thing_masks", "location_decoder", "backbone")
     starting_only: ClassVar[tuple[str, ...]] = ("backbone_weights", "mask_bias")
 
     def __post_init__(self) -> None:

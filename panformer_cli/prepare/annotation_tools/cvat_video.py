@@ -130,7 +130,8 @@ def _unknown_shape(shape: XmlShape, between: Sequence[int], where: str) -> DataE
     frames = f"frame {between[0]}" if len(between) == 1 else f"frames {between[0]} to {between[-1]}"
     return DataError(
         f"{where} has no shape in {frames}, after a key frame; only boxes and ellipses are interpolated, not a "
-        f"{shape.kind}; export the task from CVAT as `CVAT for images 1.1`, which lists the shapes of every frame"
+        f"{shape.kind}; export the task from CVAT as `CVAT for images 1.1`, which lists the shapes of every frame, or "
+        "make each of these frames a key frame"
     )
 
 

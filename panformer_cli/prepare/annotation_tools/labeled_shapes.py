@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import PanopticMap
-from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.shapes import Patch, Size, union
+from panformer_cli.prepare.class_names import check_class_names
 from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.wording import truncated
@@ -118,12 +117,7 @@ def with_stuff(categories: CategoryTable, stuff: Sequence[str]) -> CategoryTable
     Raises:
         DataError: A class does not exist.
     """
-    names = [category.name for category in categories.categories]
-    for name in stuff:
-        if name not in names:
-            close = get_close_matches(name, names, n=1)
-            guess = f"did you mean {close[0]}?" if close else f"expected one of the classes {_listed_names(names)}"
-            raise DataError(f"--stuff {name}: no such class; {guess}")
+    check_class_names(stuff, categories, "--stuff")
     return CategoryTable(
         replace(category, is_thing=category.is_thing and category.name not in stuff)
         for category in categories.categories

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from panformer_cli.prepare.compressed_rle import decompress
 from panformer_cli.prepare.left_out import BAD_COORDINATES, BAD_RUNS, FEW_POINTS, OUTSIDE, AnnotationError
 from panformer_cli.wording import counted
 
@@ -181,7 +182,9 @@ def coco_runs(text: bytes, size: Size, where: str) -> Patch:
         DataError: The text is not a valid encoding, or its runs do not fill the image.
     """
     height, width = size
-    counts = _decompress(text, where)
+    counts = decompress(text)
+    if counts is None:
+        raise AnnotationError(f"{where} has run lengths that are not in COCO's encoding; export it again", BAD_RUNS)
     ends = np.cumsum(counts)
     if (counts < 0).any() or ends[-1] != height * width:
         raise AnnotationError(
@@ -203,23 +206,6 @@ def coco_runs(text: bytes, size: Size, where: str) -> Patch:
     changes[begins] += 1
     changes[begins + stops - starts] -= 1
     return Patch(np.cumsum(changes[:-1], dtype=np.int8).view(np.bool_).reshape(shape).T, top, left)
-
-
-def _decompress(text: bytes, where: str) -> npt.NDArray[np.int64]:
-    """Return the counts of COCO's compressed run lengths (`rleFrString` in maskApi.c), decoding all digits at once."""
-    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero((digits & 32) == 0)  # bit 32: another digit follows
-    if not digits.size or last.size == 0 or last[-1] != digits.size - 1 or (digits < 0).any() or (digits > 63).any():
-        raise AnnotationError(f"{where} has run lengths that are not in COCO's encoding; export it again")
-    first = np.concatenate(([0], last[:-1] + 1))
-    lengths = last - first + 1
-    position = np.arange(digits.size) - np.repeat(first, lengths)
-    values = np.add.reduceat((digits & 31) << (5 * position), first)
-    values -= np.where(digits[last] & 16, 1 << (5 * lengths), 0)  # bit 16 of the last digit: the value is negative
-    # From the fourth on, counts are stored as differences from the count two before.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
 
 
 def union(patches: Sequence[Patch]) -> Patch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.layout import predicted_image
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.errors import DataError
+from panformer_cli.prepare.class_names import check_class_names
 from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.sets.derived import open_splits, table_of_splits
 from panformer_cli.prepare.sets.existing import Chosen, ExistingSets, Part
@@ -139,10 +139,5 @@ def open_truth(root: Path, splits: Sequence[str] = (), names: Sequence[str] = ()
 
 
 def _chosen(categories: CategoryTable, names: Sequence[str], where: str) -> CategoryTable:
-    known = [category.name for category in categories.categories]
-    for name in names:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            guess = f"did you mean {close[0]}?" if close else f"expected one of the classes {listing(known)}"
-            raise DataError(f"--class {name}: no such class in {where}; {guess}")
+    check_class_names(names, categories, "--class", where)
     return CategoryTable(category for category in categories.categories if not names or category.name in names)

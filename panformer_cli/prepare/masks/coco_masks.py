@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from panformer_cli.prepare.compressed_rle import decompress
 from panformer_cli.prepare.left_out import (
     BAD_COORDINATES,
     BAD_RUNS,
@@ -23,11 +23,6 @@ from panformer_cli.prepare.left_out import (
 from panformer_cli.prepare.masks.coco_json import whole_number
 from panformer_cli.prepare.overlap import Mask
 from panformer_cli.wording import short
-
-_OFFSET, _DIGIT, _MORE, _SIGN = 48, 0x1F, 0x20, 0x10
-"""Compressed RLE: five bits per character, lowest first, offset by `0`; a continuation bit and a sign bit."""
-_MAX_CHARACTERS = 7
-"""Maximum characters per count: 34 bits and a sign, more than the pixels of any image."""
 
 
 class CroppedMask(NamedTuple):
@@ -109,7 +104,8 @@ def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]
         )
     counts = rle.get("counts")
     if isinstance(counts, str):
-        counts = decompress(counts)
+        decoded = decompress(counts.encode("utf-8", "surrogatepass"))
+        counts = None if decoded is None else decoded.tolist()
     elif isinstance(counts, list):
         counts = [whole_number(count) for count in counts]
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
@@ -122,38 +118,4 @@ def _counts(rle: dict[str, Any], size: tuple[int, int], where: str) -> list[int]
             f"pixels in {size[1]}x{size[0]}",
             BAD_RUNS,
         )
-    return counts
-
-
-def decompress(text: str) -> list[int] | None:
-    """Return the run lengths of COCO's compressed RLE; None if the text is invalid.
-
-    From the fourth on, each is stored as the difference from the one two before.
-
-    >>> decompress("13")
-    [1, 3]
-    """
-    try:
-        characters = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - _OFFSET
-    except UnicodeError:
-        return None
-    if not characters.size or characters.min() < 0 or characters.max() >= 2 * _MORE or characters[-1] & _MORE:
-        return None
-    ends = np.flatnonzero(characters & _MORE == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > _MAX_CHARACTERS:
-        return None
-    shifts = 5 * (np.arange(characters.size) - np.repeat(starts, lengths))
-    numbers = np.add.reduceat((characters & _DIGIT) << shifts, starts)
-    numbers -= np.where(characters[ends] & _SIGN, 1 << 5 * lengths, 0)
-    counts: list[int] = _summed(numbers).tolist()
-    return counts
-
-
-def _summed(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return counts from differences: cumulative sums of the odd and of the even positions, except the first."""
-    counts = numbers.copy()
-    counts[1::2] = np.cumsum(numbers[1::2])
-    counts[2::2] = np.cumsum(numbers[2::2])
     return counts

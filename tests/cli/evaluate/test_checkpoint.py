@@ -63,6 +63,7 @@ def test_saved_predictions_give_the_same_metrics(made: Path, capsys: pytest.Capt
         assert again[name] == live[name]
 
 
+@pytest.mark.slow
 def test_a_report_of_saved_predictions_shows_the_photos(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +241,7 @@ def test_the_checkpoint_is_printed_before_it_is_read(
     assert output.out == "" and output.err.startswith(f"{prefix}: runs/mine/a/last.safetensors{reason}\n")
 
 
+@pytest.mark.slow
 def test_another_data_set_may_have_another_split(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

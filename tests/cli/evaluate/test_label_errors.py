@@ -54,10 +54,27 @@ def test_the_limit_needs_the_list(pairs: Pairs, tmp_path: Path, capsys: pytest.C
 
 def test_a_file_in_the_place_of_the_page(pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*pairs.words, "--out", str(tmp_path / "out")]
-    for _ in range(2):  # the second evaluation finds the results of the first
+    for _ in range(2):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / "label_errors").write_text("mine")
         assert run("evaluate", *words, "--label-errors") == 2
-        assert f"cannot write {tmp_path / 'out' / 'label_errors'}" in capsys.readouterr().err
+        assert f"{tmp_path / 'out' / 'label_errors'} is a file, and a page needs a folder" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["label_errors"], "nothing was evaluated"
         assert (tmp_path / "out" / "label_errors").read_text() == "mine"
         assert not (tmp_path / "out" / "label_errors.json").exists()
+
+
+def test_pages_of_other_programs_are_refused_before_the_evaluation(
+    pairs: Pairs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, page in (
+        (["--report", str(tmp_path / "report")], tmp_path / "report/index.html"),
+        (["--label-errors"], tmp_path / "out/label_errors/index.html"),
+        (["--label-errors"], tmp_path / "out/label_errors.json"),
+    ):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("mine")
+        assert run("evaluate", *pairs.words, "--out", str(tmp_path / "out"), *words) == 2
+        assert f"{page} is not a " in capsys.readouterr().err
+        assert page.read_text() == "mine" and not (tmp_path / "out/metrics.json").exists()
+        page.unlink()

@@ -161,6 +161,7 @@ def test_segments_follow_the_rules(many: list[tuple[ImageArray, PanopticMap]]) -
         assert all(CATEGORIES.by_id(row.category_id).is_thing for row in panoptic.segments if row.is_crowd)
 
 
+@pytest.mark.slow
 def test_objects_are_drawn_where_the_annotation_says(many: list[tuple[ImageArray, PanopticMap]]) -> None:
     """Color changes more across the border of an object than inside it."""
     across, within = [], []

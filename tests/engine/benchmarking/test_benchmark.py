@@ -287,6 +287,7 @@ def test_shares_and_rates(result: Benchmark) -> None:
     assert result.images_per_second == pytest.approx(2 / (result.total.ms.median / 1000))
 
 
+@pytest.mark.slow
 def test_json(result: Benchmark, recipe_file: Path) -> None:
     content = result.to_json()
     expected = {"model": str(recipe_file), "weights": "random", "size": (64, 96), "input_size": (64, 96), "batch": 2}

@@ -156,6 +156,7 @@ def test_an_annotation_that_cannot_be_used(content: str | None, expected: str, s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_annotation_with_other_counts(stub: Path, tmp_path: Path) -> None:
     table = annotation(tmp_path / "annotation.json", 79, 54)
     expected = "but --categories has 79 things and 54 stuff classes"

@@ -57,6 +57,7 @@ def test_a_file_with_the_name_of_a_recipe_is_ignored(tmp_path: Path, monkeypatch
     assert describe_official(write(tmp_path))[1].name == "r50"
 
 
+@pytest.mark.slow
 def test_the_recipe_can_be_given(tmp_path: Path) -> None:
     assert describe_official(write(tmp_path), "r50_1x")[1] == load_recipe("r50_1x")
     (tmp_path / "mine.yaml").write_text("name: mine\ninference: {score_threshold: 0.5}\n")
@@ -76,6 +77,7 @@ def test_a_recipe_with_another_backbone_is_named_with_the_right_one(tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_a_backbone_without_a_recipe_needs_one(tmp_path: Path) -> None:
     head = {name: tensor for name, tensor in stub_state("r50").items() if not name.startswith("backbone.")}
     with torch.device("meta"):

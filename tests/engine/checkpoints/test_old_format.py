@@ -49,6 +49,7 @@ def test_the_metadata_is_read(old: tuple[Path, dict[str, torch.Tensor]]) -> None
     assert checkpoint.progress.best_pq == 34.5
 
 
+@pytest.mark.slow
 def test_every_tensor_is_loaded(old: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, tensors = old
     checkpoint = read_checkpoint(path)

@@ -135,6 +135,7 @@ def test_a_run_on_other_categories(tmp_path: Path, scenes: Path) -> None:
     assert read_checkpoint(run.last).categories == categories_of(scenes)
 
 
+@pytest.mark.slow
 def test_another_backbone_is_rejected_before_the_folder_is_created(tmp_path: Path, scenes: Path) -> None:
     path = small_checkpoint(tmp_path / "a.safetensors", scenes)
     recipe = small_recipe(scenes, "model.backbone=resnet50")

@@ -6,7 +6,10 @@ import os
 import select
 import signal
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
@@ -14,8 +17,10 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 from panformer_cli.engine.distributed.launcher import launch
 from panformer_cli.engine.distributed.layout import Layout
 from panformer_cli.reporting import SilentReporter
+from tests.conftest import REPOSITORY
 from tests.data.coco.pair_files import Pairs, write_pairs
 from tests.engine.ranks import start
+from tests.helpers import run
 
 SECONDS = 120
 
@@ -25,14 +30,13 @@ def pairs(tmp_path: Path) -> Pairs:
     return write_pairs(tmp_path / "data", 4)
 
 
-def evaluation(pairs: Pairs, out: Path, patch: str = "") -> subprocess.Popen[str]:
-    """Start an evaluation of predictions in two processes; before it counts an image, each runs the lines of `patch`.
+def patched(folder: Path, patch: str) -> Path:
+    """Write a `sitecustomize.py` with which each rank runs the lines of `patch` before it counts an image.
 
     Lines see the rank of the process as `rank` and may import.
     """
-    folder = out.with_name("patch")
-    folder.mkdir()
     body = "\n    ".join(["rank = int(os.environ['RANK'])", *patch.splitlines(), "return compared(*arguments)"])
+    folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         "import os, signal, sys, time\n"
         "if 'RANK' in os.environ:\n"
@@ -41,62 +45,98 @@ def evaluation(pairs: Pairs, out: Path, patch: str = "") -> subprocess.Popen[str
         f"  def compare(*arguments):\n    {body}\n"
         "  module.compare = compare\n"
     )
-    words = ["--predictions", pairs.prediction.json, "--annotations", pairs.truth.json, "--out", out, "--json"]
-    return start("panformer_cli", "evaluate", *words, "--cpu-processes", 2, patch=folder)
+    return folder
+
+
+def words(pairs: Pairs, out: Path) -> list[str]:
+    """Return the arguments that evaluate predictions in two processes."""
+    files = {"--predictions": pairs.prediction.json, "--annotations": pairs.truth.json, "--out": out}
+    named = [str(word) for option in files.items() for word in option]
+    return ["evaluate", *named, "--json", "--cpu-processes", "2"]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def evaluate(pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Evaluate in two processes that this one launches; `patch` as in `patched`."""
+
+    def launched(out: Path, patch: str = "") -> Launched:
+        path = [str(patched(tmp_path / "patch", patch)), str(REPOSITORY)]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        capfd.readouterr()
+        code = run(*words(pairs, out))
+        return Launched(code, *capfd.readouterr())
+
+    return launched
+
+
+Evaluate = Callable[..., Launched]
 
 
 @pytest.mark.slow
-def test_arguments_are_passed_unchanged_and_only_rank_0_prints(pairs: Pairs, tmp_path: Path) -> None:
-    out = tmp_path / "a $$ ${local_rank}'s"
-    process = evaluation(pairs, out)
-    printed, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, err
-    assert printed.count('"panoptic"') == 1
-    assert (out / "metrics.json").is_file()
-    assert "Error" not in err
+def test_arguments_are_passed_unchanged_and_only_rank_0_prints_in_two_commands_at_once(
+    evaluate: Evaluate, pairs: Pairs, tmp_path: Path
+) -> None:
+    """Each command uses a free port of its own."""
+    outs = [tmp_path / folder / "a $$ ${local_rank}'s" for folder in ("one", "other")]
+    for out in outs:
+        out.parent.mkdir()
+    other = start("panformer_cli", *words(pairs, outs[1]), patch=patched(tmp_path / "none", ""))
+    done = evaluate(outs[0])
+    printed, err = other.communicate(timeout=SECONDS)
+    for launched in (done, Launched(other.returncode, printed, err)):
+        assert launched.code == 0, launched.err
+        assert launched.out.count('"panoptic"') == 1
+        assert "Error" not in launched.err
+    assert all((out / "metrics.json").is_file() for out in outs)
 
 
 @pytest.mark.slow
-def test_an_error_in_one_process_is_one_message(pairs: Pairs, tmp_path: Path) -> None:
+def test_an_error_in_one_process_is_one_message(evaluate: Evaluate, pairs: Pairs, tmp_path: Path) -> None:
     pairs.prediction.png(1).unlink()
-    process = evaluation(pairs, tmp_path / "out")
-    printed, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2, err
-    assert err.count("Error: ") == 1
-    assert "1.png is missing" in err
-    assert "Traceback" not in err
-    assert printed == ""
+    done = evaluate(tmp_path / "out")
+    assert done.code == 2, done.err
+    assert done.err.count("Error: ") == 1
+    assert "1.png is missing" in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_an_error_in_all_processes_is_one_message(pairs: Pairs, tmp_path: Path) -> None:
+def test_an_error_in_all_processes_is_one_message(evaluate: Evaluate, pairs: Pairs, tmp_path: Path) -> None:
     pairs.truth.json.unlink()
-    process = evaluation(pairs, tmp_path / "out")
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2, err
-    assert err.count("Error: ") == 1
-    assert "Traceback" not in err
+    done = evaluate(tmp_path / "out")
+    assert done.code == 2, done.err
+    assert done.err.count("Error: ") == 1
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["rank == 1", "True"])
-def test_an_unexpected_exception_is_one_traceback(where: str, pairs: Pairs, tmp_path: Path) -> None:
-    process = evaluation(pairs, tmp_path / "out", f"if {where}: raise ZeroDivisionError('our own mistake')")
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1, err
-    assert err.count("Traceback") == 1, err
-    assert "our own mistake" in err
+def test_an_unexpected_exception_is_one_traceback(where: str, evaluate: Evaluate, tmp_path: Path) -> None:
+    done = evaluate(tmp_path / "out", f"if {where}: raise ZeroDivisionError('our own mistake')")
+    assert done.code == 1, done.err
+    assert done.err.count("Traceback") == 1, done.err
+    assert "our own mistake" in done.err
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_explained(pairs: Pairs, tmp_path: Path) -> None:
-    process = evaluation(pairs, tmp_path / "out", "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)")
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 2, err
-    assert "Error: process 1 of 2 was killed, possibly because the system ran out of memory" in err
-    assert err.count("Error") == 1
-    assert "Traceback" not in err
+def test_a_killed_process_is_explained(evaluate: Evaluate, tmp_path: Path) -> None:
+    done = evaluate(tmp_path / "out", "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)")
+    assert done.code == 2, done.err
+    assert "Error: process 1 of 2 was killed, possibly because the system ran out of memory" in done.err
+    assert done.err.count("Error") == 1
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(("given", "threads"), [(None, "3"), ("5", "5")])
@@ -121,7 +161,8 @@ class _Agent:
 
 def waiting(pairs: Pairs, out: Path, *before: str) -> subprocess.Popen[str]:
     """Start an evaluation, and return once both processes wait for a signal."""
-    process = evaluation(pairs, out, "\n".join([*before, "sys.stderr.write('waiting;')", "time.sleep(600)"]))
+    lines = [*before, "sys.stderr.write('waiting;')", "time.sleep(600)"]
+    process = start("panformer_cli", *words(pairs, out), patch=patched(out.with_name("patch"), "\n".join(lines)))
     assert process.stderr is not None
     seen = ""
     while seen.count("waiting;") < 2:

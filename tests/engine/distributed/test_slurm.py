@@ -104,6 +104,8 @@ def test_the_command_line_writes_and_submits(cluster: Path, capsys: pytest.Captu
     ("words", "message"),
     [
         (["tiny", "--submit"], "--submit needs --slurm"),
+        (["--slurm", KEYS], "Missing argument 'RECIPE'"),
+        (["tiny", "--slurm", KEYS, "--resume"], "--resume cannot be used with --slurm"),
         (["tiny", "--slurm", KEYS, "--gpus", "2"], "--gpus cannot be used with --slurm, whose job sets it."),
         (["tiny", "--slurm", KEYS, "--node-rank", "0"], "--node-rank cannot be used with --slurm"),
         (["tiny", "--slurm", KEYS, "--set", "train.lrr=1"], "train.lrr"),

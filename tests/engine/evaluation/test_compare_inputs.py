@@ -31,12 +31,17 @@ from tests.pages.html import Html
 OPTIONS = CompareOptions(resamples=20)
 
 
-@pytest.fixture
-def run(trained: RunFolder, scenes: Path, tmp_path: Path) -> RunFolder:
-    """Return a copy of a run that is evaluated."""
-    copy = RunFolder(shutil.copytree(trained.path, tmp_path / "run"))
+@pytest.fixture(scope="module")
+def evaluated(trained: RunFolder, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    copy = RunFolder(shutil.copytree(trained.path, tmp_path_factory.mktemp("evaluated") / "run"))
     evaluate(EvaluateRequest(copy.best, copy.path / "evaluation", scenes, "val"), ALONE, SilentReporter())
     return copy
+
+
+@pytest.fixture
+def run(evaluated: RunFolder, tmp_path: Path) -> RunFolder:
+    """Return a copy of a run that is evaluated."""
+    return RunFolder(shutil.copytree(evaluated.path, tmp_path / "run"))
 
 
 @pytest.mark.slow

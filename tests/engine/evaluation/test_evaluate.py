@@ -183,6 +183,7 @@ def test_metrics_and_files_do_not_depend_on_the_batch_size(
             assert results[other][metric] == pytest.approx(results[0][metric], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_another_split_and_another_root(trained: RunFolder, tmp_path: Path) -> None:
     other = small_scenes(tmp_path / "other", 2, 1)
     metrics = evaluate(EvaluateRequest(trained.best, tmp_path / "out", other, "train"), ALONE, SilentReporter())
@@ -210,6 +211,7 @@ def test_results_are_not_written_into_a_run(trained: RunFolder) -> None:
         evaluate(EvaluateRequest(trained.best, trained.path), ALONE, SilentReporter())
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_ends_the_evaluation(trained: RunFolder, tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "data", 1, 2)
     image = data / "images" / "val" / "000001.png"

@@ -273,6 +273,7 @@ def test_an_invalid_request_keeps_old_metrics(trained: RunFolder, out: Path, who
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "x", "[1]", "\xff"])
 def test_corrupt_settings_are_reported(content: str, trained: RunFolder, out: Path) -> None:
     interrupt(trained, out, 2)

@@ -48,6 +48,7 @@ def test_a_report_of_a_checkpoint(evaluated: Path, tmp_path: Path) -> None:
         assert f"{number:06d}.png" in text
 
 
+@pytest.mark.slow
 def test_reports_of_the_same_folder_are_the_same(evaluated: Path, tmp_path: Path) -> None:
     pages = [report_evaluation(evaluated, tmp_path / name, QUIET).read_bytes() for name in ("a", "b")]
     assert pages[0] == pages[1]

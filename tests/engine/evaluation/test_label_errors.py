@@ -136,6 +136,7 @@ def test_a_page_that_fails_leaves_the_earlier_one(pairs: Pairs, tmp_path: Path) 
     assert files_of(out) == before
 
 
+@pytest.mark.slow
 def test_files_of_another_program_are_not_replaced(pairs: Pairs, tmp_path: Path) -> None:
     found(pairs, tmp_path / "whole")
     whole = files_of(tmp_path / "whole")

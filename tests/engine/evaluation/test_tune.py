@@ -88,6 +88,7 @@ def test_an_interrupted_run_can_be_resumed(
     assert tune(request, ALONE, QUIET).to_json() == first.to_json()
 
 
+@pytest.mark.slow
 def test_the_cache_depends_on_checkpoint_and_split(trained: RunFolder, scenes: Path, tmp_path: Path) -> None:
     checkpoint, request = read_checkpoint(trained.best), TuneRequest(trained.best, tmp_path)
     val, train = CocoPanoptic(scenes, "val"), CocoPanoptic(scenes, "train")
@@ -210,6 +211,7 @@ def test_only_the_thresholds_of_a_saved_checkpoint_change(trained: RunFolder, tm
     assert state.optimizer and read_training_state(new).optimizer.keys() == state.optimizer.keys()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_overwritten_only_on_request(trained: RunFolder, tmp_path: Path) -> None:
     own = tmp_path / "a.safetensors"
     own.write_bytes(trained.best.read_bytes())

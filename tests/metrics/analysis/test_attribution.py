@@ -131,6 +131,7 @@ def test_the_parts_add_up_on_blocks(seed: int) -> None:
     assert_adds_up([compare(known[0], known[1])])
 
 
+@pytest.mark.slow
 def test_the_parts_add_up_on_many_images() -> None:
     assert_adds_up([compare(*pair) for pair in seeded_pairs(300, seed=4)])
 
@@ -178,6 +179,7 @@ def test_sizes_equal_those_of_pq_by_size() -> None:
 # --- gains
 
 
+@pytest.mark.slow
 def test_deleting_the_false_predictions_gives_their_gain() -> None:
     records, fixed, pairs = [], [], seeded_pairs(120, seed=5)
     for prediction, truth in pairs:

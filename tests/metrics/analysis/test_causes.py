@@ -266,6 +266,7 @@ def coarse_pairs(count: int, seed: int) -> list[Pair]:
     return pairs
 
 
+@pytest.mark.slow
 def test_equals_the_plain_rules_on_maps_with_every_cause() -> None:
     found = [assert_equals_plain_rules(pair) for pair in (*coarse_pairs(250, seed=0), *seeded_pairs(30))]
     missed = {cause for causes, _ in found for cause in causes.values()}

@@ -77,11 +77,11 @@ STEM_AND_STAGE_1 = {name for name in RESNET18 if name.startswith(("conv1.", "bn1
 @pytest.mark.parametrize(
     ("frozen_stages", "frozen_batch_norm", "frozen"),
     [
-        (0, False, set()),
+        pytest.param(0, False, set(), marks=pytest.mark.slow),
         (0, True, BATCH_NORM),
-        (2, False, STEM_AND_STAGE_1),
+        pytest.param(2, False, STEM_AND_STAGE_1, marks=pytest.mark.slow),
         (2, True, STEM_AND_STAGE_1 | BATCH_NORM),
-        (1, True, {"conv1.weight"} | BATCH_NORM),
+        pytest.param(1, True, {"conv1.weight"} | BATCH_NORM, marks=pytest.mark.slow),
     ],
 )
 def test_only_frozen_tensors_stay_unchanged(frozen_stages: int, frozen_batch_norm: bool, frozen: set[str]) -> None:

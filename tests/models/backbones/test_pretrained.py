@@ -60,6 +60,7 @@ def write_safetensors(state: dict[str, Tensor], folder: Path) -> Path:
     return folder / "file.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_plain, write_wrapped, write_safetensors])
 def test_a_file_with_torchvision_names_gives_torchvision_features(
     write: Callable[[dict[str, Tensor], Path], Path], classifier: nn.Module, tmp_path: Path

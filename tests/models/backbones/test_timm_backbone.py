@@ -21,11 +21,11 @@ from tests.models.panoptic_segformer.small import images_of, scramble
 
 FAMILIES = (
     "timm/convnext_atto",
-    "timm/tf_efficientnet_lite0",
+    pytest.param("timm/tf_efficientnet_lite0", marks=pytest.mark.slow),
     "timm/regnety_002",
     "timm/mobilenetv3_small_050",
-    "timm/fastvit_t8",
-    "timm/edgenext_xx_small",
+    pytest.param("timm/fastvit_t8", marks=pytest.mark.slow),
+    pytest.param("timm/edgenext_xx_small", marks=pytest.mark.slow),
     "timm/cspnext_s",  # tensors named `model.…`
     "timm/mambaout_femto",  # channels last
     pytest.param("timm/swinv2_cr_tiny_ns_224", marks=pytest.mark.slow),

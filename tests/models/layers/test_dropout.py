@@ -44,7 +44,12 @@ def test_evaluation_drops_nothing() -> None:
 
 def test_one_byte_per_element_is_kept_and_nothing_more_after_a_relu() -> None:
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         x = torch.randn(7, 9, requires_grad=True)
         Dropout(0.3)(x)
         assert [tensor.dtype for tensor in kept] == [torch.bool]

@@ -49,6 +49,7 @@ def test_a_frozen_token_linear_passes_gradients_and_its_output_can_be_modified_i
     assert not layer(tokens.detach()).requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_gradients", [False, True])
 def test_a_token_linear_is_traced_as_one_graph(with_gradients: bool) -> None:
     layer = TokenLinear(8, 3)

@@ -49,6 +49,7 @@ def test_every_tensor_of_neck_and_head_is_compared(ours: dict[str, Tensor], reco
     assert sum(not is_constant(statistics) for statistics in recorded.values()) > 200
 
 
+@pytest.mark.slow
 def test_constants_are_equal(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
     for name, statistics in recorded.items():
         if is_constant(statistics) and not is_mask_bias(name):

@@ -183,6 +183,7 @@ def test_a_padded_batch_trains_and_the_padding_mask_has_an_effect() -> None:
     assert not torch.allclose(marked[1], unmarked[1], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (75, 101), (33, 9), (1, 1)], ids=str)
 def test_any_image_size_gives_masks_at_stride_8(size: tuple[int, int]) -> None:
     # Not 32 channels: torch raises an error for groups of a single value, as in a 1 x 1 map.

@@ -408,6 +408,7 @@ def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
         prepare(tmp_path, out=tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_things_only_matches_the_reference_converter(shared: Path, tmp_path: Path) -> None:
     coco = shared / "data" / "coco_mini"
     (prepared,) = prepare_coco(coco, ["val2017"], ConvertOptions(), SilentReporter(), "things", tmp_path)
@@ -420,6 +421,7 @@ def test_things_only_matches_the_reference_converter(shared: Path, tmp_path: Pat
     assert {row["id"] for row in found["categories"]} == things and len(things) == 80
 
 
+@pytest.mark.slow
 def test_workers_and_interruptions_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_split(tmp_path, images=30)
     (prepared,) = prepare(tmp_path)

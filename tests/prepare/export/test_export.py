@@ -48,6 +48,7 @@ def test_all_splits_are_exported(tmp_path: Path) -> None:
         assert masks_of(tmp_path / "back", split) == masks_of(tmp_path / "in", split)
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same_files(tmp_path: Path) -> None:
     write_set(tmp_path / "in", [f"{number}.png" for number in range(20)])
     for workers in (1, 2):

@@ -124,6 +124,7 @@ def test_palettes_with_borders_as_in_pascal_voc(tmp_path: Path) -> None:
     assert [(s.category_id, s.area, s.is_crowd) for s in panoptic.segments] == [(TREE, 48, False), (CAR, 40, False)]
 
 
+@pytest.mark.slow
 def test_the_command_converts_all_splits(root: Path) -> None:
     out = root.parent / "out"
     arguments = ["--root", str(root), "--classes", str(root / "classes.csv"), "--out", str(out), "--workers", "2"]

@@ -30,8 +30,8 @@ def gather_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, weig
 
 
 _Level = Callable[[Tensor, tuple[int, int], Tensor, Tensor], Tensor]
-"""A function of the values of a level, (B, h * w, heads, D), its shape, its locations, (B, Q, heads, points, 2), and its
-weights, (B, Q, heads, points)."""
+"""A function of the values of a level, (B, h * w, heads, D), its shape, its locations, (B, Q, heads, points, 2), and
+its weights, (B, Q, heads, points)."""
 
 
 def _sum_of_levels(sample: _Level, values: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:

@@ -77,15 +77,15 @@ CASES = {
     "four levels of odd sizes": Case(ODD),
     "many points outside": Case(ODD[:2], beyond=4),
     "NaN, infinite and very distant locations": Case(ODD[:2], invalid=True),
-    "one level": Case([(4, 9)]),
-    "20 channels, three levels of three points": Case(ODD[:3], dim=20, points=3),
+    "one level": Case([(4, 9)], queries=4),
+    "20 channels, three levels of three points": Case(ODD[:3], dim=20, points=3, queries=4),
     "64 channels": Case(ODD[:2], dim=64, queries=3),
     "a level of one cell, one query, one point": Case([(1, 1)], dim=2, points=1, queries=1, heads=1, batch=1),
     "no queries": Case(ODD, queries=0),
-    "bfloat16 values": Case(ODD, values=torch.bfloat16),
-    "float16 values": Case(ODD, values=torch.float16),
-    "float64": Case(ODD[:2], values=torch.float64, weights=torch.float64),
-    "float16 everywhere": Case(ODD[1:], dim=20, values=torch.float16, weights=torch.float16),
+    "bfloat16 values": Case(ODD, queries=3, values=torch.bfloat16),
+    "float16 values": Case(ODD, queries=3, values=torch.float16),
+    "float64": Case(ODD[:2], queries=3, values=torch.float64, weights=torch.float64),
+    "float16 everywhere": Case(ODD[1:], dim=20, queries=3, values=torch.float16, weights=torch.float16),
 }
 
 

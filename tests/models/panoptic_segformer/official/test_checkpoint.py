@@ -79,6 +79,7 @@ def refused(state: State, path: Path = PATH) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "expected"),
     [
