@@ -185,6 +185,14 @@ class TrainSettings(Section):
     compile: tuple[str, ...] = ()
     """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
     take longer. Range: as `checkpoint`."""
+    tf32: bool | None = None
+    """Allow TF32 in matrix products and convolutions of fp32 on GPUs, which is faster and less accurate. Null: torch's
+    default, TF32 in convolutions only."""
+    deterministic: bool = False
+    """Use only deterministic algorithms, so that two runs on the same hardware give the same numbers. Slower on a GPU,
+    where deformable attention also needs `--sampling gather`."""
+    sync_batch_norm: bool = False
+    """Normalize over the images of all GPUs in BatchNorm. Needs `model.frozen_batch_norm: false` and several GPUs."""
     ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
     """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
     in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first

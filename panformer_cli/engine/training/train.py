@@ -18,6 +18,7 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.memory_probe import fit_memory
+from panformer_cli.engine.training.numerics import check_sync_batch_norm, numerics
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
@@ -90,8 +91,10 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
     check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
+    check_sync_batch_norm(recipe, process)
     recipe = with_absolute_root(recipe)
-    with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
+    with numerics(recipe.train, process, reporter), ExitStack() as claim:
+        # The claim is that of rank 0; the other ranks use the folder under its lock.
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
         return _train(recipe, options, run, origin, process, reporter)
 
