@@ -51,7 +51,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(request: Any, *others: Any) -> None:
         raise Stopped(others[0] if hasattr(others[0], "init_from") else request)
 
-    for function in ("predict.predict", "evaluation.evaluate.evaluate", "train.train"):
+    for function in ("predict.predict", "evaluation.evaluate.evaluate", "training.train.train"):
         monkeypatch.setattr(f"panformer_cli.engine.{function}", stop)
 
 

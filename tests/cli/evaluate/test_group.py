@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
     assert run("evaluate", *arguments) == 2
     out, err = capsys.readouterr()
-    assert out == ""
+    assert re.fullmatch(r"(Checkpoint: .*\n)?", out)
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     return err

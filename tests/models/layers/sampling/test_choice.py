@@ -43,9 +43,9 @@ def test_auto_uses_triton_on_cuda_if_available(triton_obstacle: str) -> None:
     assert automatic("cuda") is (grid_sampling if triton_obstacle else triton.triton_sampling)
 
 
-@pytest.mark.parametrize("device", ["meta", "mps"])
-def test_auto_uses_portable_on_other_devices(device: str) -> None:
-    assert automatic(device) is grid_sampling
+def test_auto_uses_gather_on_apples_gpus_and_portable_elsewhere() -> None:
+    assert automatic("mps") is gather_sampling
+    assert automatic("meta") is grid_sampling
 
 
 def test_cpu_requires_numba(numba: str) -> None:
