@@ -283,7 +283,7 @@ def test_only_these_modules_know_a_type_of_gpu() -> None:
     """Everything else works on any device: CPU, CUDA and Apple's `mps`."""
     known = {
         *("engine/distributed/group", "engine/distributed/runtime"),  # which device there is
-        *("engine/checkpoints/run_checkpoints", "engine/environment", "engine/precision"),  # what it can do
+        *("engine/checkpoints/random_state", "engine/environment", "engine/precision"),  # what it can do
         *("engine/benchmarking/meters", "models/layers/sampling/triton"),
     }
     users = set()
