@@ -93,10 +93,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "expected"),
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'? See `panformer --help`."),
-        (
-            ["xyz"],
-            "No such command 'xyz'. Expected one of demo, prepare-data, train, recipes, evaluate, predict, visualize, we",
-        ),
+        (["xyz"], "No such command 'xyz'. Expected one of demo, prepare-data, train, recipes, evaluate, predict, vis"),
         (["prepare-data", "coc"], "No such command 'coc'. Did you mean 'coco'? See `panformer prepare-data --help`."),
         (["--verison"], "No such option"),
         (["train", "r50", "--gpu"], "--gpus"),
