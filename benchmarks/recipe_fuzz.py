@@ -37,7 +37,22 @@ from panformer_cli.recipe_io import (
 )
 from panformer_cli.storage import plain_yaml
 
-NUMBERS = ("0", "-1", "1", "2", "1e-4", "0.5", "1.0", "1e300", "-1e300", ".nan", ".inf", "-.inf", "1e-320", "9" * 18)
+NUMBERS: tuple[str, ...] = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "1e-4",
+    "0.5",
+    "1.0",
+    "1e300",
+    "-1e300",
+    ".nan",
+    ".inf",
+    "-.inf",
+    "1e-320",
+    "9" * 18,
+)
 NUMBERS += (
     "9" * 30,
     "1_000",
@@ -53,9 +68,24 @@ NUMBERS += (
     "100000000",
     "1000000001",
 )
-TEXTS = ("", "''", "' '", "null", "~", "no", "on", "true", "False", "text", "imagenet", "'a\\tb'", '"a\\nb"', '"a\\0b"')
+TEXTS: tuple[str, ...] = (
+    "",
+    "''",
+    "' '",
+    "null",
+    "~",
+    "no",
+    "on",
+    "true",
+    "False",
+    "text",
+    "imagenet",
+    "'a\\tb'",
+    '"a\\nb"',
+    '"a\\0b"',
+)
 TEXTS += ("timm/", "timm/x", "resnet", "resnet50", "swin_large", "../..", "/", "~/x", "$HOME", "é", "😀", "a" * 5000)
-LISTS = (
+LISTS: tuple[str, ...] = (
     "[]",
     "[1]",
     "[18]",

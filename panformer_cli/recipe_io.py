@@ -341,8 +341,9 @@ def _settings(family: str) -> dict[str, Any]:
     """Return the types of all settings by dotted key, without the sections themselves."""
     found: dict[str, Any] = {}
     for key, hint in _sections(family).items():
+        kind: Any = hint
         if is_dataclass(hint):
-            found |= {f"{key}.{name}": inner for name, inner in _field_types(hint).items()}
+            found |= {f"{key}.{name}": inner for name, inner in _field_types(kind).items()}
         else:
             found[key] = hint
     return found

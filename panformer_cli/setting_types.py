@@ -99,7 +99,7 @@ class Section:
     """Name of the section in a recipe; empty for the recipe itself."""
 
     def __post_init__(self) -> None:
-        for name, kinds in _marks(type(self)).items():
+        for name, kinds in _marks(_class_of(self)).items():
             if any(isinstance(kind, PathText) for kind in kinds):
                 object.__setattr__(self, name, _expanded(getattr(self, name)))
         problems = [*field_problems(self), *self.problems()]
@@ -113,12 +113,12 @@ class Section:
 
 def field_problems(settings: Section) -> Iterator[str]:
     """Yield one message for each number out of its range and each unusable text of a section."""
-    prefix = f"{settings.section}." if settings.section else ""
+    prefix, own = f"{settings.section}." if settings.section else "", _class_of(settings)
     for field in fields(settings):
-        value, allowed = getattr(settings, field.name), range_of(type(settings), field.name)
+        value, allowed = getattr(settings, field.name), range_of(own, field.name)
         expected = ""
         if isinstance(value, str):
-            is_path = any(isinstance(kind, PathText) for kind in _marks(type(settings))[field.name])
+            is_path = any(isinstance(kind, PathText) for kind in _marks(own)[field.name])
             expected = _text_problem(value, field.default == "", LONGEST_PATH if is_path else LONGEST_NAME)
         elif isinstance(value, tuple):
             if not allowed.values <= len(value) <= MOST_VALUES:
@@ -130,6 +130,10 @@ def field_problems(settings: Section) -> Iterator[str]:
         if expected:
             shown = truncated(repr(list(value) if isinstance(value, tuple) else value), 60)
             yield f"{prefix}{field.name} is {shown}: expected {expected}"
+
+
+def _class_of(settings: Section) -> type:
+    return type(settings)
 
 
 def _item_problem(item: str | float, allowed: Range) -> str:

@@ -19,6 +19,7 @@ LONGEST_SIDE = 16384
 CROP_LONG_SIDE = 4200
 """Maximum length of an image's long side before a crop, in pixels."""
 Side = Annotated[int, Range(32, LONGEST_SIDE, unit="pixels")]
+BackboneNormalization = Literal["imagenet", "pretrained"]
 Sides = Annotated[tuple[int, ...], Range(32, LONGEST_SIDE, unit="pixels", values=1)]
 
 
@@ -35,6 +36,10 @@ class ModelSettings(Section):
     `pvt_v2_b2`, `pvt_v2_b5`, `swin_tiny`, `swin_large`, or `timm/<model>` for any other suitable timm model."""
     backbone_weights: FilePath = "imagenet"
     """Initial weights of the backbone: `imagenet` (downloaded by timm), `none` (random), or the path of a file."""
+    backbone_normalization: BackboneNormalization = "imagenet"
+    """Mean and standard deviation of the images that the backbone gets: `imagenet`, or `pretrained` for those of timm's
+    weights, which differ for some models. It is part of the model, so it also applies to training with other weights,
+    to evaluation and to prediction."""
     frozen_stages: CountOrZero | None = None
     """Number of ResNet stages that are not trained, counted from the stem. Null: 2 for ResNets, as published, and 0 for
     other backbones. Range: 0 to 5 for ResNets; 0 for other backbones."""
@@ -180,6 +185,14 @@ class TrainSettings(Section):
     compile: tuple[str, ...] = ()
     """Parts of the model that run through `torch.compile` in training. Results differ slightly, and the first steps
     take longer. Range: as `checkpoint`."""
+    tf32: bool | None = None
+    """Allow TF32 in matrix products and convolutions of fp32 on GPUs, which is faster and less accurate. Null: torch's
+    default, TF32 in convolutions only."""
+    deterministic: bool = False
+    """Use only deterministic algorithms, so that two runs on the same hardware give the same numbers. Slower on a GPU,
+    where deformable attention also needs `--sampling gather`."""
+    sync_batch_norm: bool = False
+    """Normalize over the images of all GPUs in BatchNorm. Needs `model.frozen_batch_norm: false` and several GPUs."""
     ema_decay: Annotated[float, Range(0, 1, below=True)] | None = None
     """Decay of an exponential moving average of the weights, such as 0.9998. The averaged weights are evaluated, saved
     in the best checkpoint, and used by `predict` and `evaluate`; training continues from the others. In the first

@@ -102,7 +102,9 @@ class PixelClassifier(PanopticModel):
 
     def __init__(self, settings: PixelSettings, categories: CategoryTable) -> None:
         super().__init__(categories)
-        self.backbone = build_backbone(settings.backbone, settings.drop_path, settings.frozen_stages, True)
+        self.backbone = build_backbone(
+            settings.backbone, settings.drop_path, settings.frozen_stages, True, settings.backbone_normalization
+        )
         self.hidden = nn.Conv2d(self.backbone.channels[0], settings.hidden_dim, 1)
         self.classifier = nn.Conv2d(settings.hidden_dim, len(categories), 1)
 

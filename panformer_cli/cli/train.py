@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import shlex
@@ -17,8 +16,10 @@ from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
 from panformer_cli.errors import INTERRUPTED, PanformerError
+from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.training.dry_run import DryRun
     from panformer_cli.engine.training.train import RunResult
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -67,10 +68,12 @@ def check_recipe(
             check_run(named)
         return
     run = Path(resume) if isinstance(resume, str) else out
-    with contextlib.suppress(PanformerError):  # the checkpoint also has the recipe
-        own = None if run is None else load_recipe(str(run / "recipe.yaml"))
-    if own is not None:
-        override_recipe(own, overrides, f"the recipe of {run}")
+    assert run is not None, "a run to resume is named"
+    try:
+        own = load_recipe(str(run / "recipe.yaml"))
+    except PanformerError:
+        return  # the checkpoint also has the recipe
+    override_recipe(own, overrides, f"the recipe of {run}")
 
 
 @click.command()
@@ -108,6 +111,11 @@ def check_recipe(
     "--profile", is_flag=True, help="Measure some steps, and report what limits the speed, with a trace of one step."
 )
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Try the recipe on its data without a run folder: one step, one evaluated image, memory and time per epoch.",
+)
+@click.option(
     "--fit-memory",
     type=MemorySize(),
     metavar="SIZE",
@@ -136,6 +144,7 @@ def train(
     init_from: Path | None,
     trackers: tuple[str, ...],
     profile: bool,
+    dry_run: bool,
     fit_memory: float | None,
     time_limit: int | None,
     overrides: tuple[str, ...],
@@ -154,6 +163,8 @@ def train(
     PQ). Ctrl-C saves a checkpoint before it stops; --resume continues from it. A resumed run keeps its own recipe;
     --set changes single settings of it.
     """
+    if dry_run:
+        return _try(recipe, overrides, compute, resume)
     from panformer_cli.engine.trackers.names import check_installed
 
     check_installed(trackers)
@@ -182,3 +193,37 @@ def _stopped(result: RunResult, compute: Compute) -> str:
         return "Stopped before a checkpoint was saved; rerun the same command to start over"
     command = compute.command("train", "--resume", str(run.path))
     return f"Stopped; step {result.saved_step} of {result.total_steps} is saved; resume with: {command}"
+
+
+def _try(recipe: str | None, overrides: tuple[str, ...], compute: Compute, resume: bool | str) -> int:
+    """Make a dry run and print what it found."""
+    if recipe is None or resume:
+        raise click.UsageError("--dry-run needs a recipe, and cannot be used with --resume.")
+    from panformer_cli.engine.training.dry_run import dry_run
+    from panformer_cli.recipe_io import load_recipe
+
+    with compute.joined() as (process, reporter):
+        click.echo(_described(dry_run(load_recipe(recipe, overrides), process, reporter)))
+    return 0
+
+
+def _described(found: DryRun) -> str:
+    shapes = ", ".join(" x ".join(map(str, shape)) for shape in dict.fromkeys(found.inputs))
+    peak = "not reported by the system" if found.peak_mib is None else f"{found.peak_mib:.0f} MiB {found.memory_kind}"
+    return "\n".join(
+        [
+            f"Data:        {counted(found.training_images, 'training image')}, "
+            f"{counted(found.validation_images, 'validation image')}",
+            f"Run:         {counted(found.total_steps, 'step')}, {counted(found.steps_per_epoch, 'step')} per epoch",
+            f"Model:       {found.parameters / 1e6:.1f} M parameters, {found.trained / 1e6:.1f} M trained, "
+            f"on {found.device}",
+            f"Forward:     {found.forward_flops / 1e9:.1f} GFLOPs for an image of "
+            f"{found.forward_input[2]} x {found.forward_input[3]} pixels",
+            f"Step:        {found.step_seconds:.2f} s, loss {found.loss:.2f}; {len(found.inputs)} x forward and "
+            f"backward with {shapes}, {counted(found.segments, 'segment')}",
+            f"Memory:      {peak}, at the peak of the step",
+            f"Evaluation:  {found.evaluation_seconds:.2f} s per image",
+            f"Epoch:       about {found.epoch_seconds / 60:.1f} minutes, if loading images is not slower",
+            "Nothing was written; the step is not kept.",
+        ]
+    )

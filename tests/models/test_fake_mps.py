@@ -7,6 +7,7 @@ with the sampling that `mps` uses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -40,6 +41,11 @@ class NoDoubles(TorchDispatchMode):
         return result
 
 
+def no_doubles() -> AbstractContextManager[object]:
+    context: AbstractContextManager[object] = NoDoubles()  # type: ignore[no-untyped-call]
+    return context
+
+
 def batch() -> Batch:
     labels = [0, 3, COCO.num_things]
     masks = torch.zeros(len(labels), *CANVAS, dtype=torch.bool, device=GPU)
@@ -55,7 +61,7 @@ def test_losses_and_inference_need_no_doubles() -> None:
     recipe = load_recipe("tiny", [f"model.{setting}" for setting in layers])
     with torch.device("meta"):
         model = build_model(recipe.model, recipe.inference, COCO, pretrained=False, sampling="gather")
-    with fake_gpu(), NoDoubles():
+    with fake_gpu(), no_doubles():
         model.to(GPU).train()
         losses = model(batch(), LossCounts(1.0, 1.0))
         assert {loss.device for loss in losses.values()} == {GPU}
@@ -67,7 +73,7 @@ def test_losses_and_inference_need_no_doubles() -> None:
 
 @pytest.mark.parametrize("wrong", [lambda x: x.double(), lambda x: torch.zeros(2, dtype=torch.float64, device=GPU)])
 def test_doubles_on_the_device_are_found(wrong: Callable[[Tensor], Tensor]) -> None:
-    with fake_gpu(), NoDoubles(), pytest.raises(AssertionError, match="returned torch.float64"):
+    with fake_gpu(), no_doubles(), pytest.raises(AssertionError, match="returned torch.float64"):
         wrong(torch.zeros(2, device=GPU))
 
 

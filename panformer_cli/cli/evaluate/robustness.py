@@ -54,11 +54,12 @@ def robustness(
     panformer evaluate robustness r50 --data /data/coco --corruptions fog,snow --severity 1-3 --images 200
     """
     from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
+    from panformer_cli.engine.evaluation.robustness import RobustnessOptions, parse_corruptions, parse_severities
 
+    options = RobustnessOptions(parse_corruptions(corruptions), parse_severities(severity), images, seed)
     with model.compute.joined() as (process, reporter):
         evaluation = model.request(out, as_json, process, reporter)
-        request = RobustnessRequest.parse(evaluation, corruptions, severity, images, seed)
-        results = evaluate_robustness(request, process, reporter)
+        results = evaluate_robustness(RobustnessRequest(evaluation, options), process, reporter)
         if as_json:
             click.echo(json.dumps(results, indent=2))
         else:

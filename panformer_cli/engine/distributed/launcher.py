@@ -177,6 +177,8 @@ class Agent(LocalElasticAgent):
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed() and self._remaining_restarts:
             cause = _cause(_first(result), worker_group.spec.local_world_size)
+            if self._nodes > 1:
+                cause = f"on this machine, {cause}"
             if any(failure.exitcode == INTERRUPTED for failure in result.failures.values()):
                 # They also stop, after they have saved, if the launcher of another machine is killed.
                 if self._is_with_other_machines():

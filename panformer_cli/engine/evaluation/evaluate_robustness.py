@@ -10,12 +10,7 @@ from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, Samples, evaluate_model, file_stamps, open_split
 from panformer_cli.engine.evaluation.result_store import ResultStore, Scores
-from panformer_cli.engine.evaluation.robustness import (
-    RobustnessOptions,
-    measure_robustness,
-    parse_corruptions,
-    parse_severities,
-)
+from panformer_cli.engine.evaluation.robustness import RobustnessOptions, measure_robustness
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.reporting import Reporter
@@ -28,18 +23,6 @@ class RobustnessRequest:
 
     evaluation: EvaluateRequest
     options: RobustnessOptions
-
-    @classmethod
-    def parse(
-        cls, evaluation: EvaluateRequest, corruptions: str, severity: str, images: int | None, seed: int
-    ) -> RobustnessRequest:
-        """Return the request for command-line options.
-
-        Raises:
-            PanformerError: As `parse_corruptions`, `parse_severities` and `RobustnessOptions`.
-        """
-        options = RobustnessOptions(parse_corruptions(corruptions), parse_severities(severity), images, seed)
-        return cls(evaluation, options)
 
 
 def evaluate_robustness(request: RobustnessRequest, process: Process, reporter: Reporter) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from panformer_cli.settings import TrainSettings
 _DECAYING = (nn.Linear, _ConvNd, nn.MultiheadAttention, nn.Bilinear)
 """Layers whose weight matrices decay with `train.decay_norms_and_biases=false`."""
 
+FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+"""Types of devices with an AdamW that updates all parameters in one kernel; it computes the same on others, slower."""
+
 
 def build_optimizer(model: PanopticModel, settings: TrainSettings) -> AdamW:
     """Return AdamW over the model's parameter groups.
@@ -36,7 +39,8 @@ def build_optimizer(model: PanopticModel, settings: TrainSettings) -> AdamW:
         {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": weight_decay}
         for (lr, weight_decay), parameters in groups.items()
     ]
-    return AdamW(rows, weight_decay=settings.weight_decay, fused=True)
+    devices = {parameter.device.type for row in rows for parameter in row["params"]}
+    return AdamW(rows, weight_decay=settings.weight_decay, fused=devices <= FUSED_DEVICES)
 
 
 def _layer_factors(model: PanopticModel, layer_decay: float) -> dict[nn.Parameter, float]:

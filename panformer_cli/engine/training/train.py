@@ -18,15 +18,18 @@ from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
 from panformer_cli.engine.training.memory_probe import fit_memory
+from panformer_cli.engine.training.numerics import check_sync_batch_norm, numerics
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
+from panformer_cli.models.backbones.normalization import differs_from_ours, pretrained_statistics
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_checks import check_batch_norm, check_run
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Reporter
+from panformer_cli.settings import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,10 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
     check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
+    check_sync_batch_norm(recipe, process)
     recipe = with_absolute_root(recipe)
-    with ExitStack() as claim:  # of rank 0; the other ranks use the folder under its lock
+    with numerics(recipe.train, process, reporter), ExitStack() as claim:
+        # The claim is that of rank 0; the other ranks use the folder under its lock.
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
         return _train(recipe, options, run, origin, process, reporter)
 
@@ -118,6 +123,7 @@ def _train(
         limit.save_seconds = lambda: trainer.checkpoints.longest_save
     if not options.resume:
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
+        _check_normalization(recipe.model, checkpoint is None, reporter)
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
     if options.profile:
         trainer.profile_to(run.path / "profile")
@@ -131,6 +137,17 @@ def _train(
             if process.world_size > 1:  # the other ranks wait for this one
                 raise
     return RunResult(run, ended, trainer.checkpoints.saved_step, trainer.total_steps)
+
+
+def _check_normalization(model: ModelSettings, pretrained: bool, reporter: Reporter) -> None:
+    """Warn if timm's weights of the backbone were trained with other statistics of the images."""
+    if not pretrained or model.backbone_weights != "imagenet" or model.backbone_normalization == "pretrained":
+        return
+    if differs_from_ours(pretrained_statistics(model.backbone)):
+        reporter.warn(
+            f"the weights of {model.backbone} were trained with another mean and standard deviation of the images; "
+            "they are worth more with --set model.backbone_normalization=pretrained"
+        )
 
 
 def _tracking(

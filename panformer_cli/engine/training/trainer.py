@@ -31,6 +31,7 @@ from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, Divergence
 from panformer_cli.engine.training.memory_plan import MemoryPlan, next_smaller
 from panformer_cli.engine.training.memory_probe import release_memory
 from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.numerics import synchronize_batch_norms
 from panformer_cli.engine.training.parts import use_parts
 from panformer_cli.engine.training.profile import StepProfile
 from panformer_cli.engine.training.sample_predictions import sample_predictions
@@ -103,6 +104,8 @@ class Trainer:
         if process.world_size > 1:
             # Dropout must differ between processes; initialization, up to here, must be equal.
             torch.manual_seed(recipe.train.seed + process.rank)
+        if recipe.train.sync_batch_norm:
+            synchronize_batch_norms(self.model)
         self.step = OptimizerStep(process, self.model, recipe.train)
         decay = recipe.train.ema_decay
         self.average = AveragedWeights(self.model, decay) if decay is not None else None
@@ -336,7 +339,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Save, unless the last steps were skipped: training may have to return to the checkpoint that exists."""
-        if self.progress.bad_steps == 0 or self.progress.step >= self.total_steps:
+        if self.progress.bad_steps == 0 or self._is_over():
             self.checkpoints.save_last(self.progress)
             self.log.flush()
 

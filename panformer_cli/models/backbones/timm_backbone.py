@@ -6,7 +6,7 @@ from typing import Any
 
 import timm
 from timm.layers.drop import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
@@ -32,8 +32,10 @@ class TimmBackbone(Backbone):
         super().__init__(name, body, body.feature_info.channels())
         self.architecture = architecture
         self.layout = layout
+        self.renormalize: nn.Module = nn.Identity()
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        images = self.renormalize(images)
         height, width = images.shape[-2:]
         multiple = self.layout.multiple
         if multiple > 1:

@@ -37,7 +37,13 @@ def build(
     Raises:
         PanformerError: the backbone is not suitable, or this sampling cannot be used on this machine.
     """
-    backbone = build_backbone(settings.backbone, settings.drop_path, settings.frozen_stages, settings.frozen_batch_norm)
+    backbone = build_backbone(
+        settings.backbone,
+        settings.drop_path,
+        settings.frozen_stages,
+        settings.frozen_batch_norm,
+        settings.backbone_normalization,
+    )
     return PanopticSegFormer(
         backbone,
         Neck(backbone.channels, settings.embed_dim),

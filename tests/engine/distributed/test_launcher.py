@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from panformer_cli.engine.distributed.launcher import launch
+from panformer_cli.engine.distributed.launcher import _agent, _is_second_interrupt, launch
 from panformer_cli.engine.distributed.layout import Layout
 from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
@@ -157,6 +159,48 @@ class _Agent:
 
     def run(self) -> RunResult:
         return RunResult(WorkerState.SUCCEEDED)
+
+
+class Warnings(SilentReporter):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.mark.parametrize(
+    ("exit_codes", "warning"),
+    [
+        ({0: 130, 1: -15}, None),
+        ({1: -9, 0: -15}, "process 1 of 2 was killed, possibly because the system ran out of memory"),
+        ({0: 1}, "process 0 of 2 failed with exit code 1"),
+        ({0: -11}, "process 0 of 2 was terminated by SIGSEGV"),
+    ],
+)
+def test_what_failed_is_restarted_and_what_was_stopped_is_not(
+    exit_codes: dict[int, int], warning: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = {rank: ProcessFailure(rank, 1, code, os.devnull) for rank, code in exit_codes.items()}
+    result = RunResult(WorkerState.FAILED, failures=failures)
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self, group: result)
+    reporter = Warnings()
+    agent = _agent(["train"], Layout(2, max_restarts=2), 2, reporter)
+    assert agent._monitor_workers(agent.get_worker_group()) is result
+    assert agent._remaining_restarts == (0 if warning is None else 2)
+    expected = [] if warning is None else [f"{warning}; restarting all processes (1 of 2)"]
+    assert reporter.texts == expected
+
+
+def test_a_second_ctrl_c_is_not_the_same_one_twice() -> None:
+    first, same, second = (signal.SIGINT, 1.0), (signal.SIGINT, 1.1), (signal.SIGINT, 2.0)
+    warned = (signal.SIGUSR1, 0.0)
+    sequences = [[first], [first, same], [warned, first], [first, warned]]
+    assert [_is_second_interrupt(signals) for signals in sequences] == 4 * [False]
+    assert _is_second_interrupt([first, second])
+    assert _is_second_interrupt([first, same, second])
 
 
 def waiting(pairs: Pairs, out: Path, *before: str) -> subprocess.Popen[str]:

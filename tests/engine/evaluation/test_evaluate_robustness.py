@@ -16,6 +16,7 @@ from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_robustness import RobustnessRequest, evaluate_robustness
+from panformer_cli.engine.evaluation.robustness import RobustnessOptions, parse_corruptions, parse_severities
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
@@ -31,7 +32,8 @@ QUIET = SilentReporter()
 
 def request_of(trained: RunFolder, out: Path, corruptions: str, severity: str, **how: Any) -> RobustnessRequest:
     options = {"images": None, "seed": 3, **how}
-    return RobustnessRequest.parse(EvaluateRequest(trained.best, out), corruptions, severity, **options)
+    chosen = RobustnessOptions(parse_corruptions(corruptions), parse_severities(severity), **options)
+    return RobustnessRequest(EvaluateRequest(trained.best, out), chosen)
 
 
 def measure(trained: RunFolder, out: Path, corruptions: str = "fog", severity: str = "2", **how: Any) -> dict[str, Any]:

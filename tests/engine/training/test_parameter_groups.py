@@ -160,3 +160,10 @@ def test_frozen_parts_stay_bit_identical_in_a_run(scenes: Path, tmp_path: Path) 
     assert changed(one) == expected
     in_processes(2, train_in, small_recipe(scenes, *frozen, "train.max_steps=1"), TrainOptions(two.path))
     assert changed(two) == expected
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 300])
+def test_names_of_parts_are_checked_as_texts(name: str) -> None:
+    assert TrainSettings(freeze=("backbone", "neck")).freeze == ("backbone", "neck")
+    with pytest.raises(RecipeError, match=r"train.freeze is .*: expected values of "):
+        TrainSettings(freeze=("backbone", name))

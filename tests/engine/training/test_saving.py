@@ -353,6 +353,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in load_file(path).items()}
 
 
+@pytest.mark.slow
 def test_too_little_space_is_reported_before_the_first_step(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
