@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import click
 import numpy as np
 import pytest
 
+from panformer_cli.cli.train import MemorySize
 from panformer_cli.engine.training.memory_plan import (
     Ladder,
     MemoryPlan,
@@ -75,3 +77,16 @@ def test_plans_get_smaller_until_nothing_is_left_and_keep_the_images_per_step() 
         assert replace(changed, images_per_forward=6, checkpoint=()) == settings
         plan = next_smaller(plan, PARTS)
     assert seen == [(6, PARTS[:count]) for count in range(4)] + [(size, PARTS) for size in (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("11GB", 11e9), ("10.5 GiB", 10.5 * 2**30), ("900mb", 9e8), ("1MiB", 2**20)]
+)
+def test_sizes_have_units(text: str, size: float) -> None:
+    assert MemorySize().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["11", "GB", "0GB", "-1GB", "nanGB", "1e3GB", "11GBs", ""])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="expected a number above 0 with MB, GB, MiB or GiB"):
+        MemorySize().convert(text, None, None)
