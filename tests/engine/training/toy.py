@@ -50,6 +50,9 @@ class ToyModel(PanopticModel):
             losses["root/0"] = (self.layer.bias * 0).sum().sqrt()
         return losses
 
+    def freeze(self, parts: Any) -> None:
+        del parts
+
     def stages(self) -> dict[str, nn.Module]:
         return {"layer": self.layer}
 
