@@ -9,7 +9,7 @@ from typing import Any
 
 from panformer_cli.engine.checkpoints.run_checkpoints import checkpoint_to_resume
 from panformer_cli.engine.runs import RUNS, RunFolder, find_checkpoint, run_to_resume, runs_of
-from panformer_cli.engine.training.memory_plan import MemoryPlan
+from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.train import TrainOptions, with_absolute_root
 from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.recipe import Recipe

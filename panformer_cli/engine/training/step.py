@@ -22,7 +22,7 @@ from panformer_cli.engine.precision import autocast
 from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.engine.training.running_statistics import running_statistics
 from panformer_cli.engine.training.schedule import set_learning_rate
-from panformer_cli.engine.training.step_clock import NoClock, StepClock
+from panformer_cli.engine.training.watching.step_clock import NoClock, StepClock
 from panformer_cli.errors import NonFiniteError
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.settings import TrainSettings

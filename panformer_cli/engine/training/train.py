@@ -17,7 +17,7 @@ from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
 from panformer_cli.engine.training.data_checks import check_length
-from panformer_cli.engine.training.memory_probe import fit_memory
+from panformer_cli.engine.training.memory.probe import fit_memory
 from panformer_cli.engine.training.numerics import check_sync_batch_norm, numerics
 from panformer_cli.engine.training.resume import report_changes
 from panformer_cli.engine.training.time_limit import TimeLimit

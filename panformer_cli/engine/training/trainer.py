@@ -28,16 +28,16 @@ from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
-from panformer_cli.engine.training.memory_plan import MemoryPlan, next_smaller
-from panformer_cli.engine.training.memory_probe import release_memory
-from panformer_cli.engine.training.meter import SpeedMeter
+from panformer_cli.engine.training.memory.parts import use_parts
+from panformer_cli.engine.training.memory.plan import MemoryPlan, next_smaller
+from panformer_cli.engine.training.memory.probe import release_memory
 from panformer_cli.engine.training.numerics import synchronize_batch_norms
-from panformer_cli.engine.training.parts import use_parts
-from panformer_cli.engine.training.profile import StepProfile
-from panformer_cli.engine.training.sample_predictions import sample_predictions
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
 from panformer_cli.engine.training.step import OptimizerStep, SkippedStep, StepResult
-from panformer_cli.engine.training.train_log import TrainLog
+from panformer_cli.engine.training.watching.meter import SpeedMeter
+from panformer_cli.engine.training.watching.profile import StepProfile
+from panformer_cli.engine.training.watching.sample_predictions import sample_predictions
+from panformer_cli.engine.training.watching.train_log import TrainLog
 from panformer_cli.errors import DataError, NonFiniteError, PanformerError
 from panformer_cli.metrics.evaluator import Evaluator
 from panformer_cli.models.base import PanopticModel

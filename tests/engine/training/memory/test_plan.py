@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.cli.train import MemorySize
-from panformer_cli.engine.training.memory_plan import (
+from panformer_cli.engine.training.memory.plan import (
     Ladder,
     MemoryPlan,
     Probe,

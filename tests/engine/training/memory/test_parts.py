@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from panformer_cli.engine.training.parts import MANY_COMPILATIONS, _Counting, compile_obstacle, compile_parts, use_parts
+from panformer_cli.engine.training.memory.parts import (
+    MANY_COMPILATIONS,
+    _Counting,
+    compile_obstacle,
+    compile_parts,
+    use_parts,
+)
 from panformer_cli.errors import RecipeError
 from panformer_cli.recipe_io import load_recipe
 from panformer_cli.settings import TrainSettings

@@ -22,7 +22,8 @@ from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import fast_precision
 from panformer_cli.engine.training.averaging import AveragedWeights
-from panformer_cli.engine.training.memory_plan import (
+from panformer_cli.engine.training.memory.parts import use_parts
+from panformer_cli.engine.training.memory.plan import (
     Ladder,
     MemoryPlan,
     Probe,
@@ -30,9 +31,8 @@ from panformer_cli.engine.training.memory_plan import (
     fastest_plan,
     micro_batches,
 )
-from panformer_cli.engine.training.parts import use_parts
+from panformer_cli.engine.training.memory.worst_case import WorstCase, worst_batch, worst_case
 from panformer_cli.engine.training.step import OptimizerStep
-from panformer_cli.engine.training.worst_case import WorstCase, worst_batch, worst_case
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from panformer_cli.engine.benchmarking.meters import clock_of, metered
 from panformer_cli.engine.training.step import OptimizerStep
-from panformer_cli.engine.training.step_clock import NoClock, PartClock
+from panformer_cli.engine.training.watching.step_clock import NoClock, PartClock
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, write_json
 from panformer_cli.wording import counted

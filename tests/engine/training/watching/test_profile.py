@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from panformer_cli.engine.checkpoints.checkpoint import MODEL, read_tensors
-from panformer_cli.engine.training import profile as module
-from panformer_cli.engine.training.profile import WAITING, mean_parts, report_lines
 from panformer_cli.engine.training.train import TrainOptions, train
+from panformer_cli.engine.training.watching import profile as module
+from panformer_cli.engine.training.watching.profile import WAITING, mean_parts, report_lines
 from tests.engine.small import ALONE, StopAfter, run_small, small_recipe
 
 

@@ -15,13 +15,13 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
-from panformer_cli.engine.training import memory_probe
-from panformer_cli.engine.training.memory_plan import MemoryPlan, Probe
-from panformer_cli.engine.training.memory_probe import LiveTensors, fit_memory
+from panformer_cli.engine.training.memory import probe
+from panformer_cli.engine.training.memory.plan import MemoryPlan, Probe
+from panformer_cli.engine.training.memory.probe import LiveTensors, fit_memory
+from panformer_cli.engine.training.memory.worst_case import worst_batch, worst_case
 from panformer_cli.engine.training.start import StartRequest, plan_start
 from panformer_cli.engine.training.step import OptimizerStep
 from panformer_cli.engine.training.train import TrainOptions, train
-from panformer_cli.engine.training.worst_case import worst_batch, worst_case
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.base import count_segments
 from panformer_cli.recipe_io import load_recipe
@@ -45,7 +45,7 @@ def test_live_tensors_are_counted_until_they_are_freed() -> None:
 
 
 def test_more_than_the_limit_ends_a_trial() -> None:
-    with pytest.raises(memory_probe._LimitError), LiveTensors(limit=5000):
+    with pytest.raises(probe._LimitError), LiveTensors(limit=5000):
         kept = [torch.ones(1000) for _ in range(3)]
         del kept
 
@@ -77,7 +77,7 @@ def test_no_batch_of_the_data_set_is_larger_than_the_worst_one(scenes: Path, cop
 def test_fitting_changes_no_state_and_what_it_finds_is_kept(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_probe, "fast_precision", lambda _: "fp32")
+    monkeypatch.setattr(probe, "fast_precision", lambda _: "fp32")
     recipe = small_recipe(scenes, *FROZEN, "train.batch_size=4", "train.images_per_forward=2", "train.max_steps=1")
     torch.manual_seed(9)
     before = torch.get_rng_state()
@@ -89,7 +89,7 @@ def test_fitting_changes_no_state_and_what_it_finds_is_kept(
 
     small = MemoryPlan(1, "fp32", recipe.model.parts[:2])
     fits = {small: Probe(GB, 1.0)}
-    monkeypatch.setattr(memory_probe._Trial, "__call__", lambda _, plan: fits.get(plan))
+    monkeypatch.setattr(probe._Trial, "__call__", lambda _, plan: fits.get(plan))
     train(recipe, TrainOptions(tmp_path / "run", fit_memory=2 * GB), ALONE, SilentReporter())
     saved = read_checkpoint(tmp_path / "run" / "last.safetensors").recipe
     assert saved == replace(recipe, train=small.applied(recipe.train))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from panformer_cli.engine.training.meter import Speed, SpeedMeter
+from panformer_cli.engine.training.watching.meter import Speed, SpeedMeter
 
 
 class Clock:
