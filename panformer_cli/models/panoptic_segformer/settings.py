@@ -9,7 +9,7 @@ from panformer_cli.models.backbones.known import backbone_problems, published_fr
 from panformer_cli.setting_types import Count, Fraction, FractionBelowOne, Range
 from panformer_cli.settings import InferenceSettings, ModelSettings
 
-Layers = Annotated[int, Range(1, 1000)]
+Layers = Annotated[int, Range(1, 100)]
 Channels = Annotated[int, Range(1, 65536)]
 FAMILY = "panoptic_segformer"
 
