@@ -72,10 +72,10 @@ def check_sync_batch_norm(recipe: Recipe, process: Process) -> None:
 
 def synchronize_batch_norms(model: nn.Module) -> None:
     """Replace all BatchNorms that are not frozen by ones that use the images of all processes."""
-    from timm.layers import convert_sync_batchnorm  # keeps the activation of timm's BatchNorms
+    from timm.layers import norm_act  # keeps the activation of timm's BatchNorms
 
     model.train()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm) and child.training:
-                setattr(parent, name, convert_sync_batchnorm(child))
+                setattr(parent, name, norm_act.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]

@@ -94,7 +94,8 @@ def matched(logits: Tensor, boxes: Tensor, image: PlainImage, weight: float, mor
         distance = (boxes[:, None] - normalized(image.boxes)).abs().sum(-1)
         overlap = generalized_box_iou(corners_of(boxes) * 64, image.boxes)
         total = weight * cost[:, image.labels] + 5 * distance - 2 * overlap + more
-        return linear_sum_assignment(total.numpy())
+        queries, objects = linear_sum_assignment(total.numpy())
+    return queries, objects
 
 
 def normalized(boxes: Tensor) -> Tensor:
