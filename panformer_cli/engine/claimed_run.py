@@ -21,6 +21,8 @@ _REMAINS = re.compile(
     r"|\.tmp[A-Za-z0-9]{6}"
 )
 """Names of temporary files that killed processes leave: our own, and those of safetensors in earlier versions."""
+_FOLDERS = ("trackers", "tensorboard", "wandb", "profile")
+"""Folders that a run can have before its first checkpoint."""
 
 
 @contextmanager
@@ -104,7 +106,7 @@ def _check_is_free(run: RunFolder) -> None:
         raise PanformerError(
             f"--out {run.path} has another run; add --resume to continue that run, or choose a new folder"
         )
-    own = {run.recipe, run.metrics, run.environment, run.lock, *_remains(run)}
+    own = {run.recipe, run.metrics, run.environment, run.lock, *(run.path / name for name in _FOLDERS), *_remains(run)}
     if set(run.path.iterdir()) - own - set(run.path.glob(EARLIER_RECIPE.format("*"))):
         raise PanformerError(f"--out {run.path} is not empty; expected a new or empty folder; choose another folder")
 

@@ -122,7 +122,7 @@ class RunFolder:
         """
         starts = self.starts
         if not self.is_resumable:
-            self.forget_after(-1)
+            self.forget_after(-1, -1)
             starts = []
         text = recipe_to_yaml(recipe)
         if starts and self.recipe.is_file() and (before := self.recipe.read_text(encoding="utf-8")) != text:
@@ -142,19 +142,33 @@ class RunFolder:
         """Append a line to metrics.jsonl.
 
         Raises:
-            PanformerError: The line cannot be written.
+            PanformerError: The line cannot be written; the file is unchanged.
         """
+        line = (json.dumps(row) + "\n").encode()
         with (
             writing(self.metrics, "free some space and continue with --resume"),
-            self.metrics.open("a", encoding="utf-8") as file,
+            self.metrics.open("ab", buffering=0) as file,
         ):
-            file.write(json.dumps(row) + "\n")
+            size = file.tell()
+            try:
+                while line:  # a disk that is almost full takes a part
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(size)
+                raise
 
-    def forget_after(self, step: int) -> None:
-        """Delete the lines of metrics.jsonl after `step`; a resumed run writes them again."""
+    def forget_after(self, step: int, evaluated_step: int) -> None:
+        """Delete the lines of metrics.jsonl that a resumed run writes again.
+
+        Args:
+            step: The step that it resumes after.
+            evaluated_step: The last evaluation that it does not repeat.
+        """
         if not self.metrics.is_file():
             return
-        kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        last = {"eval": evaluated_step}
+        lines = [(line, *_kind_and_step(line)) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        kept = [line for line, kind, at in lines if at <= last.get(kind, step)]
         with atomic_write(self.metrics) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
@@ -272,8 +286,9 @@ def _runs_below(folder: Path) -> list[RunFolder]:
     return sorted(runs, key=lambda run: (run.saved, run.path))
 
 
-def _step_of(line: str) -> float:
+def _kind_and_step(line: str) -> tuple[str, float]:
     try:
-        return float(json.loads(line)["step"])
+        row = json.loads(line)
+        return str(row["kind"]), float(row["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that was truncated when the run was stopped
+        return "", float("inf")  # a line that was truncated when the run was stopped

@@ -17,10 +17,11 @@ from panformer_cli.engine.runs import (
     results_folder,
     run_to_resume,
 )
-from panformer_cli.errors import CheckpointError, PanformerError
+from panformer_cli.errors import CheckpointError, PanformerError, WriteError
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import StopAfter
+from tests.helpers import files_of_at_most
 from tests.release_files import small_file
 
 RECIPE = Recipe(name="mine")
@@ -69,8 +70,32 @@ def test_a_resumed_run_deletes_only_the_metrics_that_it_will_repeat() -> None:
     run.start(RECIPE, {"step": 0})
     with run.metrics.open("a") as metrics:
         metrics.write('{"kind": "train", "st')  # truncated when the run was killed
-    run.forget_after(2)
+    run.forget_after(2, 0)
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [1, 2]
+
+
+def test_an_evaluation_that_will_be_repeated_is_deleted() -> None:
+    """The run was killed after the evaluation of step 4, before it was saved."""
+    run = RunFolder(Path("out"))
+    file(run.last)
+    for kind, step in (("eval", 2), ("train", 4), ("eval", 4)):
+        run.log({"kind": kind, "step": step})
+    run.forget_after(4, 2)
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert rows == [{"kind": "eval", "step": 2}, {"kind": "train", "step": 4}]
+
+
+def test_a_full_disk_leaves_no_part_of_a_line() -> None:
+    run, row = RunFolder(Path("out")), {"kind": "train", "step": 1, "loss": 1.5}
+    run.path.mkdir()
+    run.log(row)
+    with (
+        files_of_at_most(run.metrics.stat().st_size + 10),
+        pytest.raises(WriteError, match=r"^cannot write out/metrics\.jsonl: File too large; free some space"),
+    ):
+        run.log(row)
+    run.log(row)
+    assert [json.loads(line) for line in run.metrics.read_text().splitlines()] == [row, row]
 
 
 def test_a_log_that_cannot_be_written_is_one_message() -> None:

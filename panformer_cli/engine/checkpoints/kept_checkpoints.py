@@ -18,11 +18,13 @@ def keeps_checkpoints(settings: TrainSettings) -> bool:
 
 
 def keep_last(run: RunFolder, step: int) -> None:
-    """Keep the last checkpoint, of step `step`, before a new one replaces it.
+    """Keep the last checkpoint, of step `step`, before a new one replaces it; nothing if it was deleted.
 
     Raises:
         WriteError: The file system has no links, and the file cannot be copied.
     """
+    if not run.last.is_file():
+        return
     kept = run.step_checkpoint(step)
     with suppress(OSError):
         kept.unlink(missing_ok=True)

@@ -149,11 +149,11 @@ class RunCheckpoints:
         prefix = f"{self._process.rank}."
         own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
         set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
-        self.saved_step = checkpoint.progress.step
-        self._step_in_last = self.saved_step if checkpoint.path == self._run.last else None
-        if self._process.is_first:
-            self._run.forget_after(self.saved_step)
-        return checkpoint.progress
+        progress = checkpoint.progress
+        self.saved_step = progress.step
+        self._step_in_last = progress.step if checkpoint.path == self._run.last else None
+        self._process.on_first(lambda: self._run.forget_after(progress.step, progress.evaluated_step))
+        return progress
 
     def _state(self, progress: TrainProgress) -> TrainingState | None:
         """Return the state of all ranks besides the weights, on rank 0; every rank calls this.

@@ -333,6 +333,11 @@ def test_the_newest_checkpoints_and_those_of_some_epochs_are_kept(
     }
 
 
+def test_a_last_checkpoint_that_was_deleted_is_not_kept(tmp_path: Path) -> None:
+    keep_last(RunFolder(tmp_path / "deleted"), 3)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_run_resumes_from_a_kept_checkpoint_if_the_last_is_corrupt(scenes: Path, tmp_path: Path) -> None:
     recipe = small_recipe(scenes, "train.max_steps=4", "train.keep_last=1", "train.save_minutes=1e-9")
