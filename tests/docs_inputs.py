@@ -246,10 +246,10 @@ def label_errors(path: Path, annotation: str = "data/mine/annotations/panoptic_v
     path.write_text(json.dumps({"suspects": [suspect.to_json()]}))
 
 
-def replaced_by_train_val(path: Path) -> None:
-    """Write a data set instead of the one that a line before wrote from other images."""
+def corrected(path: Path) -> None:
+    """Write a copy of data/mine, as corrected labels of its images are, instead of what a line before wrote."""
     shutil.rmtree(path, ignore_errors=True)
-    train_val(path)
+    shutil.copytree("data/mine", path)
 
 
 def text(content: str) -> Callable[[Path], object]:
@@ -278,6 +278,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "data/a": train_val,
     "data/b": train_val,
     "data/mine": train_val,
+    "data/scenes": train_val,
     "fewer.yaml": text("car: vehicle\n"),
     "good.txt": first_image,
     "label_errors.json": label_errors,
@@ -304,8 +305,8 @@ BEFORE: dict[str, Callable[[], object]] = {
     "--out to_review": lambda: label_errors(
         Path("results/pred/label_errors.json"), "root/data/coco/annotations/panoptic_val2017.json"
     ),
-    "prepare-data merge --root data/mine --with data/corrected --replace --out data/better": lambda: (
-        replaced_by_train_val(Path("data/corrected"))
+    "prepare-data merge --root data/mine --with data/corrected --replace --out data/better": lambda: corrected(
+        Path("data/corrected")
     ),
     "weights import r50 --out /shared/weights/r50": lambda: official_r50(PUBLISHED["r50"].path),
     "weights import mine.pth --out DIR --categories ANNOTATION.json": lambda: official_r50(Path("mine.pth")),

@@ -483,7 +483,7 @@ def test_a_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixt
         train("--resume", "--out", "run", "--set", "model.encoder_layers=2"),
         [
             "--resume: the run in run is of recipe tiny with a different model: model.encoder_layers was 1 and is 2",
-            "use the recipe of the run",
+            "omit these settings to resume with those of the run",
         ],
         capsys,
     )
@@ -511,7 +511,7 @@ def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "expected"),
     [
         (train("--out", "file"), ["--out file is a file; expected a new or empty folder"]),
-        (train("--out", "file/new"), ["cannot write file/new/recipe.yaml: Not a directory"]),
+        (train("--out", "file/new"), ["cannot write file/new: Not a directory", "choose another folder"]),
         ([*EVALUATE, "--out", "file"], ["--out file is a file; expected a folder"]),
         ([*EVALUATE, "--out", "file/new"], ["cannot write file/new/", "Not a directory", "choose another folder"]),
         ([*PREDICT, "--out", "file/new"], ["cannot write file/new/", "Not a directory", "choose another folder"]),
@@ -603,7 +603,7 @@ def test_ctrl_c_in_training_saves_and_prints_how_to_resume(processes: int, folde
     mine = RunFolder(Path("mine"))
     step = read_checkpoint(mine.last).progress.step
     assert step >= 1
-    resume = ["train", "mine/recipe.yaml", "--resume", "--out", "mine", *share]
+    resume = ["train", "--resume", "mine", *share]
     assert rest.splitlines()[-1] == (
         f"Stopped; step {step} of 100000 is saved; resume with: panformer {' '.join(resume)}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -63,6 +65,8 @@ def _created(path: Path, exclusive: bool = True) -> Iterator[Path]:
     """Create a folder, with a suffix if `exclusive` and it exists; delete folders that are still empty at the end."""
     missing = [parent for parent in path.parents if not parent.exists()]
     with writing(path):
+        if not next(parent for parent in path.parents if parent.exists()).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # mkdir would say "File exists"
         path.parent.mkdir(parents=True, exist_ok=True)
         path = _made(path) if exclusive else path
         path.mkdir(exist_ok=True)

@@ -122,9 +122,10 @@ def test_predict_without_a_run_uses_r50(
     request = requested("predict", "photos", "--out", "viz")
     assert request.checkpoint == home / "weights" / R50
     assert request.checkpoint.read_bytes() == server.content
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"There is no run in {Path('runs').resolve()}: using the published weights r50"
-    assert lines[1] == f"Downloading {server.url}/{R50} to {home / 'weights' / R50}"
+    out, err = capsys.readouterr()
+    why = f"the published weights r50, since there is no run in {Path('runs').resolve()}"
+    assert out.splitlines()[0] == f"Checkpoint: {home / 'weights' / R50} ({why})"
+    assert err.splitlines()[0] == f"Downloading {server.url}/{R50} to {home / 'weights' / R50}"
 
 
 def test_predict_with_a_run_uses_the_run(server: FileServer, engine: None) -> None:
@@ -138,7 +139,7 @@ def test_predict_with_a_run_uses_the_run(server: FileServer, engine: None) -> No
 def test_a_name_can_be_used_anywhere_a_checkpoint_is_expected(home: Path, engine: None) -> None:
     file = home / "weights" / R50
     assert requested("predict", "photos", "--out", "viz", "--checkpoint", "r50").checkpoint == file
-    assert requested("train", "tiny", "--init-from", "r50").init_from == file
+    assert requested("train", "tiny", "--init-from", "r50", "--set", "data.root=data").init_from == file
     request = requested("evaluate", "r50")
     assert (request.checkpoint, request.out) == (file, Path("evaluation/r50"))
     assert requested("evaluate", "r50", "--out", "here").out == Path("here")

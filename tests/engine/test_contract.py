@@ -47,7 +47,7 @@ def test_the_whole_engine_runs_another_family(
     on = ("--set", f"data.root={data}", "--out", folder, "--device", "cpu")
 
     run_command("train", recipe, *on, "--set", "train.max_steps=3")
-    run_command("train", recipe, *on, "--resume")
+    run_command("train", recipe, *on, "--resume", "--set", "train.max_steps=null")
     checkpoint = read_checkpoint(folder / "last.safetensors")
     assert checkpoint.progress.step == 24
     assert checkpoint.recipe.model == PixelSettings(

@@ -26,7 +26,7 @@ def test_a_new_backbone_is_trained_resumed_evaluated_and_loaded(backbone: str, f
 
     run_command("train", "tiny", *on, "--set", "train.max_steps=3")
     assert read_checkpoint(folder / "last.safetensors").progress.step == 3
-    run_command("train", "tiny", *on, "--resume")
+    run_command("train", "tiny", *on, "--resume", "--set", "train.max_steps=null")
     checkpoint = read_checkpoint(folder / "last.safetensors")
     assert checkpoint.progress.step == 8
     assert (checkpoint.recipe.model.backbone, checkpoint.recipe.model.frozen_stages) == (backbone, 0)

@@ -80,4 +80,5 @@ def _blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 def _has_children(module: nn.Module) -> bool:
-    return next(module.children(), None) is not None
+    """Return whether a module consists of layers; a normalization with an activation (timm) is one layer."""
+    return next(module.children(), None) is not None and not isinstance(module, _BATCH_NORMS)

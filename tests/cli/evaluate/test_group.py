@@ -38,6 +38,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert run("evaluate", *arguments) == 2
     out, err = capsys.readouterr()
     assert re.fullmatch(r"(Checkpoint: .*\n)?", out)
+    err = re.sub(r"\ACheckpoint: .*\n", "", err)  # with --json, stdout has only the results
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     return err

@@ -172,9 +172,10 @@ def test_another_error_between_two_steps_saves_the_run(scenes: Path, tmp_path: P
 @pytest.mark.slow
 def test_a_killed_data_worker_is_one_sentence_and_the_run_is_saved(scenes: Path, tmp_path: Path) -> None:
     def kill() -> None:
+        own = Path("/proc/self/cmdline").read_bytes()
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         for child in children:
-            if b"pytest" in Path(f"/proc/{child}/cmdline").read_bytes():  # forked, not the resource tracker
+            if Path(f"/proc/{child}/cmdline").read_bytes() == own:  # forked, not the resource tracker
                 os.kill(int(child), signal.SIGKILL)
 
     run = RunFolder(tmp_path / "run")
