@@ -104,8 +104,7 @@ NOT_RUN = {
     "pip uninstall --yes opencv-python": INSTALLS,
     "pip install opencv-python-headless": INSTALLS,
     "python3 -m venv .venv": INSTALLS,
-    "pip install panformer[tensorboard]": INSTALLS,
-    "tensorboard --logdir runs": "starts a server that does not end; tests/engine/trackers reads the files",
+    "pip install 'panformer[tensorboard]'": INSTALLS,
     IMAGENET_WEIGHTS: "downloads ImageNet weights from the Hugging Face Hub",
 }
 """Lines that do not run, with the reason."""

@@ -36,7 +36,8 @@ from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
 from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"
-MODEL, AVERAGED, OPTIMIZER, RANDOM, SCALER = "model.", "averaged.", "optimizer.", "random.", "scaler."
+MODEL, AVERAGED, OPTIMIZER, RANDOM = "model.", "averaged.", "optimizer.", "random."
+SCALER, LOG = "scaler.", "log."
 NAMED = 20
 """Maximum number of tensors that an error lists for each problem."""
 
@@ -119,22 +120,30 @@ class TrainingState:
         random: torch's random states, by `<rank>.<device type>`.
         averaged: The averaged weights (`train.ema_decay`) by the names of the weights; empty without averaging.
         scaler: `scale` and `growth_tracker` of the gradient scaler (`train.precision: fp16`); empty without one.
+        log: Losses since the last row of the log, by `<rank>.<name>`; see `TrainLog.state`.
     """
 
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     random: dict[str, Tensor] = field(default_factory=dict)
     averaged: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, Tensor] = field(default_factory=dict)
+    log: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by their names in a checkpoint."""
-        parts = {OPTIMIZER: self.optimizer, RANDOM: self.random, AVERAGED: self.averaged, SCALER: self.scaler}
+        parts = {
+            OPTIMIZER: self.optimizer,
+            RANDOM: self.random,
+            AVERAGED: self.averaged,
+            SCALER: self.scaler,
+            LOG: self.log,
+        }
         return {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
 
     @classmethod
     def read(cls, path: Path) -> TrainingState:
         """Return the state in a checkpoint."""
-        return cls(*(read_tensors(path, prefix) for prefix in (OPTIMIZER, RANDOM, AVERAGED, SCALER)))
+        return cls(*(read_tensors(path, prefix) for prefix in (OPTIMIZER, RANDOM, AVERAGED, SCALER, LOG)))
 
 
 def save_checkpoint(

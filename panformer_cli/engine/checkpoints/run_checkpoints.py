@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +49,16 @@ PATIENCE_SECONDS, STOP_SECONDS = 600.0, 10.0
 POLL_SECONDS = 1.0
 
 
+class LogState(Protocol):
+    """What the log of this rank has collected since its last row."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return it as tensors on the CPU."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+
+
 class RunCheckpoints:
     """Saves the checkpoints of a run and resumes from the last one. Every rank calls the same methods.
 
@@ -70,12 +81,14 @@ class RunCheckpoints:
         reporter: Reporter,
         averaged: PanopticModel | None = None,
         scaler: GradScaler | None = None,
+        log: LogState | None = None,
     ) -> None:
         self.saved_step: int | None = None
         self.longest_save = 0.0
         self._process, self._run, self._recipe, self._reporter = process, run, recipe, reporter
         self._model, self._optimizer, self._averaged = model, optimizer, averaged
         self._scaler = scaler or GradScaler(process.device.type, enabled=False)
+        self._log = log
         self._due_at = time.monotonic() + 60 * recipe.train.save_minutes
         self._step_in_last: int | None = None  # None if there is no such file, or it is corrupt
         self._problem: str | None = None
@@ -104,15 +117,17 @@ class RunCheckpoints:
         if self._problem is not None:
             self._reporter.warn(f"{self._problem}; training continues, and saves again in {RETRY_SECONDS:.0f} s")
 
-    def save_best(self, progress: TrainProgress) -> None:
+    def save_best(self, progress: TrainProgress) -> bool:
         """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any.
 
-        A failure is reported.
+        Returns:
+            Whether it was written. A failure is reported.
         """
         problem = self._process.on_first(lambda: self._attempt(self._run.best, progress, None))
         self._owed_best = None if problem is None else replace(progress)
         if problem is not None:
             self._reporter.warn(f"{problem}; training continues without it")
+        return problem is None
 
     def finish(self, progress: TrainProgress, is_stopping: Callable[[], bool]) -> None:
         """Before the run ends, write what could not be written, and wait for the disk if necessary.
@@ -146,9 +161,10 @@ class RunCheckpoints:
             fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
         load_optimizer_state(self._model, self._optimizer, state.optimizer)
         load_scaler_state(self._scaler, state.scaler)
-        prefix = f"{self._process.rank}."
-        own = {name.removeprefix(prefix): value for name, value in state.random.items() if name.startswith(prefix)}
-        set_random_state(own, self._process.device)  # ranks that the run did not have before keep theirs
+        # Ranks that the run did not have before keep their random state, and begin a row of the log.
+        set_random_state(_of_rank(self._process.rank, state.random), self._process.device)
+        if self._log is not None:
+            self._log.restore(_of_rank(self._process.rank, state.log))
         progress = checkpoint.progress
         self.saved_step = progress.step
         self._step_in_last = progress.step if checkpoint.path == self._run.last else None
@@ -163,14 +179,13 @@ class RunCheckpoints:
         """
         self._process.spread(self._model.buffers())  # each rank has running statistics of its own until now
         self._check_finite(progress)
-        of_all = self._process.gather(random_state(self._process.device))
+        random = self._process.gather(random_state(self._process.device))
+        log = self._process.gather(self._log.state() if self._log is not None else {})
         if not self._process.is_first:
             return None
-        by_rank = {f"{rank}.{name}": state for rank, states in enumerate(of_all) for name, state in states.items()}
         averaged = self._averaged.state_dict() if self._averaged is not None else {}
-        return TrainingState(
-            optimizer_state(self._model, self._optimizer), by_rank, averaged, scaler_state(self._scaler)
-        )
+        optimizer = optimizer_state(self._model, self._optimizer)
+        return TrainingState(optimizer, _by_rank(random), averaged, scaler_state(self._scaler), _by_rank(log))
 
     def _check_finite(self, progress: TrainProgress) -> None:
         """Raise NonFiniteError, on all ranks, if something that training changes is NaN or infinite."""
@@ -212,8 +227,11 @@ class RunCheckpoints:
         Raises:
             WriteError: The time is up.
         """
-        copy = Path(tempfile.gettempdir()) / f"panformer-{self._run.path.name}-step-{progress.step}.safetensors"
-        elsewhere = self._attempt(copy, progress, state)
+        try:
+            copy = Path(tempfile.gettempdir()) / f"panformer-{self._run.path.name}-step-{progress.step}.safetensors"
+            elsewhere = self._attempt(copy, progress, state)
+        except FileNotFoundError as error:  # no temporary folder can be written
+            copy, elsewhere = self._run.last, str(error)
         saved = "" if elsewhere else f"; step {progress.step} is saved in {copy}"
         began, told = time.monotonic(), False
         while (problem := self._attempt(self._run.last, progress, state)) is not None:
@@ -227,7 +245,19 @@ class RunCheckpoints:
                 )
                 told = True
             time.sleep(POLL_SECONDS)
-        copy.unlink(missing_ok=True)
+        if elsewhere is None:
+            copy.unlink(missing_ok=True)
+
+
+def _by_rank(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of all ranks by `<rank>.<name>`."""
+    return {f"{rank}.{name}": value for rank, own in enumerate(states) for name, value in own.items()}
+
+
+def _of_rank(rank: int, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a rank by name, of those that `_by_rank` returned."""
+    prefix = f"{rank}."
+    return {name.removeprefix(prefix): value for name, value in states.items() if name.startswith(prefix)}
 
 
 def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: int, reporter: Reporter) -> None:

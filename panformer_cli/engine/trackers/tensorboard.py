@@ -21,8 +21,9 @@ class _TensorBoard:
     forgets = True
 
     def __init__(self, run: TrackedRun) -> None:
+        folder = run.folder / "tensorboard"
         # Everything from this step on is dropped when the files are read.
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1 if run.step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=run.step + 1 if folder.exists() else None)
         settings = "\n".join(f"    {name}: {json.dumps(value)}" for name, value in run.settings.items())
         self._writer.add_text("recipe", settings, run.step)
 

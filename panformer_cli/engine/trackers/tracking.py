@@ -78,7 +78,7 @@ class Tracking:
     def _warn(self) -> None:
         for sender in self._senders:
             if sender.problem is not None:
-                self._reporter.warn(f"--log {sender.name}: {sender.problem}; training goes on without it")
+                self._reporter.warn(f"--log {sender.name}: {sender.problem}; training continues without it")
         self._senders = [sender for sender in self._senders if sender.problem is None]
 
 

@@ -91,12 +91,14 @@ def dry_run(recipe: Recipe, process: Process, reporter: Reporter) -> DryRun:
         loss, step_seconds = _step(trainer, batches)
         peak = memory.mib()
         evaluation_seconds, flops, shape = _evaluate(trainer)
-    evaluating = evaluation_seconds * -(-len(trainer.validation) // process.world_size) / recipe.train.evaluate_every
+    evaluating = (
+        evaluation_seconds * -(-len(trainer.validation.dataset) // process.world_size) / recipe.train.evaluate_every
+    )
     parameters = list(trainer.model.parameters())
     return DryRun(
         device=str(process.device),
         training_images=trainer.training_images,
-        validation_images=len(trainer.validation),
+        validation_images=len(trainer.validation.dataset),
         steps_per_epoch=steps,
         total_steps=trainer.total_steps,
         inputs=[tuple(batch.images.shape) for batch in batches],
@@ -125,7 +127,7 @@ def _step(trainer: Trainer, batches: list[Batch]) -> tuple[float, float]:
 
 def _evaluate(trainer: Trainer) -> tuple[float, float, tuple[int, ...]]:
     """Evaluate the first validation image; return the time, the FLOPs of its forward pass and its input shape."""
-    model, sample = trainer.model.eval(), trainer.validation[0]
+    model, sample = trainer.model.eval(), trainer.validation.dataset[0]
     predictor = Predictor(model, trainer.recipe, trainer.process.device)
     images, padding_mask = predictor.prepare([sample.image])
     with torch.inference_mode(), flop_meter(model) as read_flops:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,40 +17,31 @@ from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_space
 from panformer_cli.engine.checkpoints.transfer import start_from
-from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
-from panformer_cli.engine.evaluation.evaluate import evaluate_model
-from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.distributed.signals import StopRequest
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
+from panformer_cli.engine.training.memory.fallback import MemoryFallback
 from panformer_cli.engine.training.memory.parts import use_parts
-from panformer_cli.engine.training.memory.plan import MemoryPlan, next_smaller
-from panformer_cli.engine.training.memory.probe import release_memory
+from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.numerics import synchronize_batch_norms
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
-from panformer_cli.engine.training.step import OptimizerStep, SkippedStep, StepResult
+from panformer_cli.engine.training.step import OptimizerStep, SkippedStep
+from panformer_cli.engine.training.validation import Validation
 from panformer_cli.engine.training.watching.meter import SpeedMeter
 from panformer_cli.engine.training.watching.profile import StepProfile
-from panformer_cli.engine.training.watching.sample_predictions import sample_predictions
 from panformer_cli.engine.training.watching.train_log import TrainLog
-from panformer_cli.errors import DataError, NonFiniteError, PanformerError
-from panformer_cli.metrics.evaluator import Evaluator
+from panformer_cli.errors import NonFiniteError, PanformerError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
-from panformer_cli.models.layers.recompute import recompute_in_backward
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
-from panformer_cli.wording import counted, listing
+from panformer_cli.wording import counted
 
-OUT_OF_MEMORY = (
-    "memory ran out in one of several processes, which cannot be repaired while the others wait; start again with "
-    "--fit-memory, train.checkpoint, a smaller train.images_per_forward or train.precision=bf16"
-)
 SLOW_DATA = 0.1
 """Share of the time spent waiting for images from which on the progress bar shows it."""
 
@@ -80,17 +70,17 @@ class Trainer:
         self.process, self.recipe, self.reporter, self.tracking = process, recipe, reporter, tracking
         self._run = run
         root = Path(recipe.data.root)
-        data, self.validation = process.first_then_others(
+        data, validation = process.first_then_others(
             lambda: (
                 CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images),
                 CocoPanoptic(root, recipe.data.val_split, recipe.data.skip_bad_images),
             )
         )
-        process.on_first(lambda: check_coverage(data, self.validation, recipe.data.allow_no_segments, reporter))
+        process.on_first(lambda: check_coverage(data, validation, recipe.data.allow_no_segments, reporter))
         self._data = data
-        self.annotations = {"train": data.layout.annotation, "val": self.validation.layout.annotation}
+        self.annotations = {"train": data.layout.annotation, "val": validation.layout.annotation}
         self.categories: CategoryTable = data.categories
-        check_same_categories(self.categories, self.validation.categories, root)
+        check_same_categories(self.categories, validation.categories, root)
         self.training_images = len(data)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
@@ -110,16 +100,19 @@ class Trainer:
         decay = recipe.train.ema_decay
         self.average = AveragedWeights(self.model, decay) if decay is not None else None
         averaged = self.average.model if self.average is not None else None
-        self.checkpoints = RunCheckpoints(
-            process, run, recipe, self.model, self.step.optimizer, reporter, averaged, self.step.scaler
-        )
         self.log = TrainLog(process, run, reporter, self.loader.steps_per_epoch, tracking)
+        self.checkpoints = RunCheckpoints(
+            process, run, recipe, self.model, self.step.optimizer, reporter, averaged, self.step.scaler, self.log
+        )
+        self.validation = Validation(
+            process, recipe, validation, self.total_steps, self.log, self.checkpoints, reporter, tracking
+        )
+        self.memory = MemoryFallback(process, self.step, recipe, self._change_memory)
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
         self.divergence = DivergenceWatch(recipe.train, reporter)
         self._status = ""
         self._in_step = False
-        self._failed_evaluation: int | None = None
 
     def profile_to(self, folder: Path) -> None:
         """Profile some steps of the run on rank 0."""
@@ -154,13 +147,13 @@ class Trainer:
         if self.profile is not None:
             self.profile.report()
         self._report_skipped()
-        if self._stops_early():
+        if self.validation.stops_early(self.progress):
             best = "none of them had a PQ" if self.progress.best_pq is None else f"best PQ {self.progress.best_pq:.1f}"
             self.reporter.message(
                 f"Stopped early after step {self.progress.step}: no higher PQ in "
                 f"{counted(self.progress.evaluations_since_best, 'evaluation')} ({best})"
             )
-        return self._is_over() and (self._failed_evaluation == self.progress.step or not self._evaluation_is_due())
+        return self._is_over() and self.validation.is_settled(self.progress)
 
     def _loop(self, stop: StopRequest, bar: Progress) -> None:
         """Train to the end or to a stop.
@@ -168,7 +161,7 @@ class Trainer:
         Raises:
             PanformerError: The images of a step cannot be loaded; everything before it is saved.
         """
-        if self._evaluation_is_due():  # the run was stopped between a step and its evaluation
+        if self.validation.is_due(self.progress):  # the run was stopped between a step and its evaluation
             self._evaluate(stop)
         for batches in self._steps(stop):
             failure = batches if isinstance(batches, Exception) else None
@@ -183,7 +176,7 @@ class Trainer:
                     self._save()
                 assert not isinstance(batches, Exception), "raised by all ranks"
                 self._step(batches, bar)
-                if self._evaluation_is_due():
+                if self.validation.is_due(self.progress):
                     self._evaluate(stop)
             except NonFiniteError as error:
                 self._roll_back(error, bar)
@@ -213,16 +206,21 @@ class Trainer:
             raise
         except Exception:
             if self.process.world_size == 1 and not self._in_step and self.checkpoints.saved_step != self.progress.step:
-                self.checkpoints.save_last(self.progress)
+                with suppress(NonFiniteError):  # the weights are of no use
+                    self.checkpoints.save_last(self.progress)
             raise
 
     def _is_over(self) -> bool:
         """Return whether no step is left."""
-        return self.progress.step >= self.total_steps or self._stops_early()
+        return self.progress.step >= self.total_steps or self.validation.stops_early(self.progress)
 
-    def _stops_early(self) -> bool:
-        patience = self.recipe.train.early_stopping
-        return patience is not None and self.progress.evaluations_since_best >= patience
+    def _evaluate(self, stop: StopRequest) -> None:
+        """Evaluate the model, or the average of its weights."""
+        self._save()  # the step is not lost if the evaluation fails
+        model = self.model if self.average is None else self.average.model
+        self.process.spread(model.buffers())  # each rank has running statistics of its own until now
+        if self.validation.run(model, self.progress, stop):
+            self._save()
 
     def _steps(self, stop: StopRequest) -> Iterator[list[Batch] | Exception]:
         """Yield the batches of every remaining step; an error of the loader is yielded, so that all ranks save first.
@@ -251,7 +249,7 @@ class Trainer:
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
         self._in_step = True
         with self.meter.computing(), profiled:
-            result = self._take(batches, factor)
+            result = self.memory.take(batches, factor, self.progress.step < self.loader.steps_per_epoch)
         self.progress.step += 1
         self._in_step = False
         self.progress.seconds += time.monotonic() - start
@@ -269,40 +267,11 @@ class Trainer:
             self.log.write_losses(self.progress, settings.lr * factor, self._speed())
         self.divergence.check(self.progress)
 
-    def _take(self, batches: list[Batch], factor: float) -> StepResult:
-        """Take a step. If memory runs out in the first epoch, take it again with settings that need less.
-
-        Raises:
-            PanformerError: Memory ran out, and nothing can be changed.
-        """
-        while True:
-            size = self.recipe.train.images_per_forward
-            try:
-                return self.step.take([part for batch in batches for part in batch.split(size)], factor)
-            except Exception as error:
-                if self.progress.step >= self.loader.steps_per_epoch or not is_out_of_memory(error):
-                    raise
-                if self.process.world_size > 1:  # the other ranks wait for the gradients of this one
-                    raise PanformerError(OUT_OF_MEMORY) from error
-            self._use_less_memory()  # not within `except`, where the error keeps the tensors of the failed step
-
-    def _use_less_memory(self) -> None:
-        """Checkpoint one more part, or else use fewer images per forward pass, from now on."""
-        plan = next_smaller(MemoryPlan.of(self.recipe.train), self.recipe.model.parts)
-        if plan is None:
-            raise PanformerError(
-                "memory ran out, although all parts of the model are checkpointed and a forward pass has a single "
-                "image; use smaller images (data.long_side, data.train_short_sides), train.precision=bf16 or a "
-                "smaller model"
-            )
-        for part in plan.checkpoint:
-            if part not in self.recipe.train.checkpoint:
-                recompute_in_backward(self.model.parts()[part])
-        self.step.forget_failed_step()
-        release_memory(self.process.device)
-        self.recipe = replace(self.recipe, train=plan.applied(self.recipe.train))
-        self.checkpoints.use_recipe(self.recipe)
-        self._run.write_recipe(self.recipe)
+    def _change_memory(self, recipe: Recipe, plan: MemoryPlan) -> None:
+        """Use and store the settings of a run whose memory ran out."""
+        self.recipe = recipe
+        self.checkpoints.use_recipe(recipe)
+        self._run.write_recipe(recipe)
         self.reporter.warn(f"memory ran out in step {self.progress.step + 1}; training continues with {plan}")
 
     def _record_skipped(self, skipped: SkippedStep) -> None:
@@ -328,6 +297,8 @@ class Trainer:
         self.progress.steps_per_epoch = self.loader.steps_per_epoch
         self.progress.rollbacks = diverged.rollbacks + 1
         self.progress.lr_factor = diverged.lr_factor * ROLLBACK_FACTOR
+        self.progress.bad_steps = 0
+        self.progress.best_pq = diverged.best_pq  # that of best.safetensors, which stays
         self.checkpoints.save_last(self.progress)  # so that a resume keeps the lower rate
         self.log.reset()
         self.log.write_rollback(self.progress, diverged.step)
@@ -359,57 +330,6 @@ class Trainer:
     def _agree(self, *wishes: bool) -> list[bool]:
         """Return for each wish whether any rank has it, so that all ranks save and stop at the same step."""
         return (self.process.sum(torch.tensor(wishes, dtype=torch.int64)) > 0).tolist()
-
-    def _evaluation_is_due(self) -> bool:
-        step, per_epoch = self.progress.step, self.loader.steps_per_epoch
-        if step == self.progress.evaluated_step:
-            return False
-        if step == self.total_steps:
-            return True
-        return step % per_epoch == 0 and (step // per_epoch) % self.recipe.train.evaluate_every == 0
-
-    def _evaluate(self, stop: StopRequest) -> None:
-        """Evaluate the model, and save it if it is the best one; a stop of any rank ends this at the next image.
-
-        A failure is reported, and training continues.
-        """
-        self._save()  # the step is not lost if the evaluation fails
-        model = self.model if self.average is None else self.average.model
-        if self.average is not None:
-            self.process.spread(model.buffers())  # each rank averaged running statistics of its own until now
-        predictor = Predictor(model.eval(), self.recipe, self.process.device)
-        evaluator = self._evaluated(predictor, stop)
-        if evaluator is None:
-            return  # due again when the run is resumed
-        groups = evaluator.panoptic.result()
-        self.log.write_evaluation(self.progress, groups)
-        if self.tracking is not None:
-            with suppress(DataError):  # reported by the evaluation
-                self.tracking.images(sample_predictions(predictor, self.validation), self.progress.step)
-        if self.progress.add_evaluation(self.process.on_first(lambda: groups.all.pq)):
-            self.checkpoints.save_best(self.progress)
-        self._save()
-
-    def _evaluated(self, predictor: Predictor, stop: StopRequest) -> Evaluator | None:
-        """Return the merged evaluator of all images, on every rank; None after a stop or a failure."""
-        stopping = SharedStop(stop, self.process, f"evaluation after step {self.progress.step}")
-        skipped: list[str] | None = [] if self.recipe.data.skip_bad_images else None
-        try:
-            evaluator = evaluate_model(
-                predictor, self.validation, self.process, self.reporter, stop=stopping, skipped=skipped
-            )
-        except PanformerError as error:  # training must not end
-            self._failed_evaluation = self.progress.step
-            later = "resume the run to evaluate again" if self._is_over() else "training continues, and evaluates later"
-            self.reporter.warn(f"the evaluation after step {self.progress.step} failed: {error}; {later}")
-            return None
-        left_out = [line for lines in self.process.gather(skipped or []) for line in lines]
-        if evaluator.images + len(left_out) < len(self.validation):
-            return None
-        if left_out:
-            images = counted(len(left_out), "validation image")
-            self.reporter.warn(f"PQ is without {images} that cannot be used: {listing(left_out, 3, '; ')}")
-        return evaluator
 
     def _show(self, bar: Progress) -> None:
         """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""

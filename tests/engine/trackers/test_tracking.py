@@ -124,7 +124,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning(tmp_path: Path, where
     for step in range(1, 4):
         tracking.log(row(step))
     tracking.finish("finished")
-    assert reporter.warnings == ["--log fake: ConnectionError: no route to host; training goes on without it"]
+    assert reporter.warnings == ["--log fake: ConnectionError: no route to host; training continues without it"]
 
 
 def test_a_tracker_that_stalls_does_not_hold_up_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,9 @@ def test_a_tracker_that_stalls_does_not_hold_up_training(tmp_path: Path, monkeyp
         tracking.log(row(step))
     tracking.finish("finished")
     forever.set()
-    assert reporter.warnings == ["--log fake: it is too slow, and 3 entries already wait; training goes on without it"]
+    assert reporter.warnings == [
+        "--log fake: it is too slow, and 3 entries already wait; training continues without it"
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"id": 3, "steps": {}}', '{"id": "a", "steps": {"train": "x"}}'])
@@ -163,7 +165,8 @@ def test_the_trackers_of_a_run_are_remembered(tmp_path: Path) -> None:
 def test_tensorboard_reads_what_was_sent(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     recipe, reporter = load_recipe("tiny"), StopAfter()
-    for rows, step in ((range(1, 8), 0), (range(6, 9), 5)):  # killed after step 7, resumed from step 5
+    # Killed before the first checkpoint, started again; killed after step 7, resumed from step 5.
+    for rows, step in ((range(1, 4), 0), (range(1, 8), 0), (range(6, 9), 5)):
         tracking = open_tracking(["tensorboard"], tmp_path, recipe, step, reporter)
         for number in rows:
             tracking.log(row(number))

@@ -16,7 +16,7 @@ from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, read_chec
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.training import trainer
+from panformer_cli.engine.training import validation
 from panformer_cli.engine.training.step import OptimizerStep, StepResult
 from panformer_cli.engine.training.time_limit import TimeLimit
 from panformer_cli.engine.training.train import RunResult, TrainOptions, train
@@ -81,7 +81,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         return SimpleNamespace(images=images, panoptic=SimpleNamespace(result=lambda: result))
 
     monkeypatch.setattr(OptimizerStep, "take", take)
-    monkeypatch.setattr(trainer, "evaluate_model", evaluate)
+    monkeypatch.setattr(validation, "evaluate_model", evaluate)
     yield scores
 
 

@@ -26,6 +26,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.train import RunResult, TrainOptions, train
 from panformer_cli.engine.training.trainer import Trainer
+from panformer_cli.engine.training.validation import Validation
 from panformer_cli.errors import DataError, PanformerError, WriteError
 from panformer_cli.recipe import Recipe
 from panformer_cli.reporting import SilentReporter
@@ -245,7 +246,7 @@ def broken_validation(initialize: Callable[..., None]) -> Callable[..., None]:
 
     def wrapped(self: Trainer, *arguments: Any, **named: Any) -> None:
         initialize(self, *arguments, **named)
-        self.validation = Broken()  # type: ignore[assignment]
+        self.validation.dataset = Broken()  # type: ignore[assignment]
 
     return wrapped
 
@@ -269,7 +270,7 @@ def test_a_worse_model_after_a_resume_leaves_the_best_one(
 
     def scores(*values: float) -> None:
         left = iter(values)
-        original = Trainer._evaluated
+        original = Validation._evaluated
 
         class Panoptic:
             def __init__(self, result: Any) -> None:
@@ -278,13 +279,13 @@ def test_a_worse_model_after_a_resume_leaves_the_best_one(
             def result(self) -> Any:
                 return replace(self._result, all=replace(self._result.all, pq=next(left)))
 
-        def evaluated(self: Trainer, *arguments: Any) -> Any:
+        def evaluated(self: Validation, *arguments: Any) -> Any:
             evaluator = original(self, *arguments)
             assert evaluator is not None
             evaluator.panoptic = Panoptic(evaluator.panoptic.result())  # type: ignore[assignment]
             return evaluator
 
-        monkeypatch.setattr(Trainer, "_evaluated", evaluated)
+        monkeypatch.setattr(Validation, "_evaluated", evaluated)
 
     def best() -> str:
         return hashlib.sha256(run.best.read_bytes()).hexdigest()

@@ -351,7 +351,7 @@ def test_a_stop_between_a_step_and_its_evaluation_loses_neither(
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("panformer_cli.engine.training.trainer.evaluate_model", fail)
+    monkeypatch.setattr("panformer_cli.engine.training.validation.evaluate_model", fail)
     recipe, run = small_recipe(scenes, "train.max_steps=2"), RunFolder(tmp_path / "run")
     stopped = train(recipe, TrainOptions(run.path), ALONE, SilentReporter())
     assert stopped == RunResult(run, ended=False, saved_step=2, total_steps=2)

@@ -91,7 +91,7 @@ def use_toy_runs(monkeypatch: pytest.MonkeyPatch, pq: Callable[[ToyModel], float
         result = SimpleNamespace(result=lambda: PanopticResult(group, group, group, ()))
         return SimpleNamespace(images=len(validation), panoptic=result)
 
-    trainer = "panformer_cli.engine.training.trainer"
-    monkeypatch.setattr(f"{trainer}.build_model", build)
-    monkeypatch.setattr(f"{trainer}.evaluate_model", evaluate)
-    monkeypatch.setattr(f"{trainer}.Predictor", lambda model, *_: SimpleNamespace(model=model))
+    training = "panformer_cli.engine.training"
+    monkeypatch.setattr(f"{training}.trainer.build_model", build)
+    monkeypatch.setattr(f"{training}.validation.evaluate_model", evaluate)
+    monkeypatch.setattr(f"{training}.validation.Predictor", lambda model, *_: SimpleNamespace(model=model))

@@ -56,6 +56,26 @@ class TrainLog:
         self._weight = 0.0
         self._norms: list[Tensor] = []
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what was collected since the last row, on the CPU: `weight`, `norms` and `losses.<term>`."""
+        if not self._sums:
+            return {}
+        losses = {f"losses.{term}": value.cpu() for term, value in self._sums.items()}
+        return {"weight": torch.tensor(self._weight, dtype=torch.float64), "norms": self._all_norms().cpu(), **losses}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned, so that the next row is that of a run that was not interrupted."""
+        self.reset()
+        if not state:
+            return
+        device = self._process.device
+        self._weight, self._norms = float(state["weight"]), list(state["norms"].to(device).unbind())
+        losses = {name: value for name, value in state.items() if name.startswith("losses.")}
+        self._sums = {name.removeprefix("losses."): value.to(device) for name, value in losses.items()}
+
+    def _all_norms(self) -> Tensor:
+        return torch.stack(self._norms)
+
     @property
     def running(self) -> float:
         """Mean total loss since the last row."""
@@ -90,7 +110,7 @@ class TrainLog:
             "lr": lr,
             "loss": sum(means.values()),
             "losses": means,
-            "gradient_norm": float(torch.stack(self._norms).mean()),
+            "gradient_norm": float(self._all_norms().mean()),
             "seconds": progress.seconds,
             "speed": speed | {"memory_mib": self._memory.mib()},
         }

@@ -1,0 +1,38 @@
+"""Rows of the log that span a stop are those of a run that was never stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panformer_cli.engine.checkpoints.checkpoint import LOG, read_tensors
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.training.train import TrainOptions, train
+from tests.engine.small import ALONE, StopAfter, small_recipe
+from tests.engine.training.test_train import interrupt
+from tests.engine.training.toy import use_toy_runs
+
+
+def rows(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the rows without what differs when a run is repeated."""
+    lines = map(json.loads, run.metrics.read_text().splitlines())
+    return [{name: value for name, value in row.items() if name not in ("seconds", "speed")} for row in lines]
+
+
+def test_rows_are_the_same_bit_for_bit_wherever_the_run_stops(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row has three steps, and accumulated gradients of four batches."""
+    use_toy_runs(monkeypatch)
+    recipe = small_recipe(scenes, "train.max_steps=7", "train.epochs=9", "train.log_every=3", "train.lr=0.05")
+    plain = train(recipe, TrainOptions(tmp_path / "plain"), ALONE, StopAfter()).run
+    assert [row["step"] for row in rows(plain) if row["kind"] == "train"] == [3, 6, 7]
+    for stop in range(1, 7):
+        run = RunFolder(tmp_path / f"stopped{stop}")
+        train(recipe, TrainOptions(run.path), ALONE, StopAfter(stop, interrupt))
+        assert bool(read_tensors(run.last, LOG)) == (stop % 3 != 0)
+        train(recipe, TrainOptions(run.path, resume=True), ALONE, StopAfter())
+        assert rows(run) == rows(plain), stop
