@@ -33,7 +33,7 @@ def leave_stopping_to_parent() -> None:
 
 
 def end_if_a_batch_is_lost() -> None:
-    """End this process when a batch cannot be sent, for want of shared memory or open files.
+    """End this process when a batch cannot be sent, because shared memory or open files ran out.
 
     A queue only prints such errors, and the training process would wait for the batch forever.
     """

@@ -152,7 +152,7 @@ class PanopticModel(nn.Module, ABC):
             names: `stages()` and modules at the top level.
 
         Raises:
-            RecipeError: there is no such part, or no weight is left to train.
+            RecipeError: A part is unknown, or no weight is left to train.
         """
         known = {name: part for name, part in self.named_children() if any(True for _ in part.parameters())}
         known |= self.stages()

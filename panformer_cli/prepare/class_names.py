@@ -26,4 +26,4 @@ def check_class_names(names: Iterable[str], categories: CategoryTable, option: s
             guess = (
                 f"did you mean {close[0]}?" if close else f"expected one of the classes {truncated(', '.join(known))}"
             )
-            raise DataError(f"{option} {name}: no such class{f' in {where}' if where else ''}; {guess}")
+            raise DataError(f"{option} {name}: unknown class{f' in {where}' if where else ''}; {guess}")

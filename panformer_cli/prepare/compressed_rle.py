@@ -16,7 +16,7 @@ _MAX_DIGITS = 7
 
 
 def decompress(text: bytes) -> npt.NDArray[np.int64] | None:
-    """Return the run lengths, alternately outside and inside; None if the text is no such encoding.
+    """Return the run lengths, alternately outside and inside; None if the text is not an RLE.
 
     They are not checked: they may be negative, or not fill the image.
 

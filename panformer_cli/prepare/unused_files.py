@@ -60,7 +60,7 @@ class UsedFiles:
     """The images and labels of a conversion, and the folders that they are in.
 
     A folder is that in which an image has its output name, or its labels this name with another suffix. Labels with
-    other names, such as the JSON of a whole split, are in no such folder.
+    other names, such as the JSON of a whole split, are in no folder of this kind.
 
     Args:
         others: Files that the conversion uses besides them, such as the list of classes.

@@ -45,7 +45,7 @@ def process_lock(path: Path) -> Iterator[bool]:
         yield locked
     finally:
         _held.discard(key)
-        if sys.platform != "win32":  # while it is locked, so that nobody else deletes a new file
+        if sys.platform != "win32":  # while it is locked, so that no other process deletes a new file
             _delete(path)
         file.close()
         if sys.platform == "win32":  # which deletes no open file

@@ -174,7 +174,7 @@ def save_checkpoint(
     with atomic_write(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        # safetensors writes to a random name beside its file. In a folder of ours a killed process leaves no such file.
+        # safetensors writes to a random name beside its file; in our temporary folder, a killed process leaves nothing.
         with temporary_folder(temporary.with_suffix(".parts.tmp")) as parts:
             file = parts / path.name
             try:

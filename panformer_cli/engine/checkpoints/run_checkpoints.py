@@ -90,7 +90,7 @@ class RunCheckpoints:
         self._scaler = scaler or GradScaler(process.device.type, enabled=False)
         self._log = log
         self._due_at = time.monotonic() + 60 * recipe.train.save_minutes
-        self._step_in_last: int | None = None  # None if there is no such file, or it is corrupt
+        self._step_in_last: int | None = None  # None if the file is missing or corrupt
         self._problem: str | None = None
         self._owed_best: TrainProgress | None = None
 

@@ -24,7 +24,7 @@ from torch.distributed.elastic.utils import store as store_util
 
 from panformer_cli.engine.distributed.layout import Layout
 from panformer_cli.engine.distributed.signals import SAME_SECONDS, signals_to
-from panformer_cli.engine.distributed.worker import LAUNCHER
+from panformer_cli.engine.distributed.worker import LAUNCHED_AT, LAUNCHER
 from panformer_cli.errors import INTERRUPTED, PanformerError
 from panformer_cli.reporting import Reporter
 
@@ -49,11 +49,11 @@ def launch(words: Sequence[str], layout: Layout, reporter: Reporter) -> int:
         logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)
     # The processes share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // layout.processes)))
-    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[LAUNCHER], os.environ[LAUNCHED_AT] = str(os.getpid()), str(time.time())
     try:
         return _run_with_restarts(words, layout, reporter)
     finally:
-        del os.environ[LAUNCHER]
+        del os.environ[LAUNCHER], os.environ[LAUNCHED_AT]
 
 
 def _run_with_restarts(words: Sequence[str], layout: Layout, reporter: Reporter) -> int:

@@ -21,10 +21,18 @@ RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """Environment variable with the number of times that the launcher of this machine has restarted its workers."""
 LAUNCHER = "PANFORMER_LAUNCHER"
 """Environment variable with the process id of `launcher.launch`."""
+LAUNCHED_AT = "PANFORMER_LAUNCHED_AT"
+"""Environment variable with the time at which `launcher.launch` began, in seconds since the epoch."""
 ORPHAN_SECONDS = 10.0
 """Time to save and end for a worker whose launcher was killed."""
 _CHECK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
+
+
+def seconds_since_launch() -> float:
+    """Return the time since the launcher began, also after it restarted this process; 0 without a launcher."""
+    began = os.environ.get(LAUNCHED_AT)
+    return max(0.0, time.time() - float(began)) if began else 0.0
 
 
 @dataclass(frozen=True)

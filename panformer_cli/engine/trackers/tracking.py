@@ -45,7 +45,7 @@ class Tracking:
         """Open the run in the trackers.
 
         The first call comes after the data loading workers have started: a process that forks while another thread
-        imports a package can leave the child with a lock that nobody releases.
+        imports a package can leave the child with a lock that is never released.
         """
         for sender in self._senders:
             if not sender.thread.is_alive() and sender.thread.ident is None:

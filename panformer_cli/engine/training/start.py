@@ -58,7 +58,7 @@ def plan_start(request: StartRequest, reporter: Reporter) -> Start:
     A resumed run continues with its own recipe and `overrides`.
 
     Raises:
-        PanformerError: The request is contradictory, there is no such run or recipe, or a setting is invalid.
+        PanformerError: The request is contradictory, the run or the recipe does not exist, or a setting is invalid.
     """
     request = _normalized(request)
     if not request.resume:
@@ -85,7 +85,7 @@ def _normalized(request: StartRequest) -> StartRequest:
     if folder.is_file():
         raise PanformerError(f"--resume {folder} is a file; expected the folder of a run, such as {folder.parent}")
     if not word or not folder.is_dir():
-        raise PanformerError(f"--resume {word!r}: no such folder; expected the folder of a run, or auto")
+        raise PanformerError(f"--resume {word!r}: this folder does not exist; expected the folder of a run, or auto")
     if request.out is not None and request.out.absolute() != folder.absolute():
         raise PanformerError(f"--resume {folder} and --out {request.out} are two folders; omit --out")
     return replace(request, out=folder, resume=True)

@@ -16,17 +16,18 @@ class TimeLimit:
     twice the longest time of a save, are reserved at the end. Only rank 0 uses it: clocks of machines differ.
 
     Args:
-        seconds: Time of the job, from the moment when this is created.
+        seconds: Time of the job.
         clock: Returns the time, in seconds.
+        spent: How many seconds of the job have passed when this is created.
 
     Attributes:
         save_seconds: Returns the longest time of a save so far, in seconds; 0 if there was none.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic, spent: float = 0.0) -> None:
         self.save_seconds: Callable[[], float] = lambda: 0.0
         self._seconds, self._clock = seconds, clock
-        self._start = clock()
+        self._start = clock() - spent
         self._asked: float | None = None
         self._longest = 0.0
 

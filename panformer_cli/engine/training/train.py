@@ -12,6 +12,7 @@ from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, c
 from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import stop_on_signals
+from panformer_cli.engine.distributed.worker import seconds_since_launch
 from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
@@ -108,7 +109,9 @@ def _train(
     reporter: Reporter,
 ) -> RunResult:
     """Train in the folder of a run, from the checkpoint `origin` if it is not None; as `train`."""
-    limit = TimeLimit(options.time_limit) if options.time_limit is not None and process.is_first else None
+    limit = None
+    if options.time_limit is not None and process.is_first:
+        limit = TimeLimit(options.time_limit, spent=seconds_since_launch())
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
         check_backbone(recipe.model.backbone, checkpoint)

@@ -69,33 +69,16 @@ class Trainer:
     ) -> None:
         self.process, self.recipe, self.reporter, self.tracking = process, recipe, reporter, tracking
         self._run = run
-        root = Path(recipe.data.root)
-        data, validation = process.first_then_others(
-            lambda: (
-                CocoPanoptic(root, recipe.data.train_split, recipe.data.skip_bad_images),
-                CocoPanoptic(root, recipe.data.val_split, recipe.data.skip_bad_images),
-            )
-        )
-        process.on_first(lambda: check_coverage(data, validation, recipe.data.allow_no_segments, reporter))
+        data, validation = self._opened_splits()
         self._data = data
         self.annotations = {"train": data.layout.annotation, "val": validation.layout.annotation}
         self.categories: CategoryTable = data.categories
-        check_same_categories(self.categories, validation.categories, root)
         self.training_images = len(data)
         self.loader: TrainLoader = train_loader(data, recipe, process.rank, process.world_size)
         self.total_steps = total_steps(recipe.train, self.loader.steps_per_epoch)
         self.progress = TrainProgress(steps_per_epoch=self.loader.steps_per_epoch)
 
-        torch.manual_seed(recipe.train.seed)
-        model = build_model(recipe.model, recipe.inference, self.categories, pretrained, process.sampling)
-        self.model: PanopticModel = model.to(process.device)
-        self.model.freeze(recipe.train.freeze)
-        use_parts(self.model, recipe.train, process.device, reporter)
-        if process.world_size > 1:
-            # Dropout must differ between processes; initialization, up to here, must be equal.
-            torch.manual_seed(recipe.train.seed + process.rank)
-        if recipe.train.sync_batch_norm:
-            synchronize_batch_norms(self.model)
+        self.model = self._built_model(pretrained)
         self.step = OptimizerStep(process, self.model, recipe.train)
         decay = recipe.train.ema_decay
         self.average = AveragedWeights(self.model, decay) if decay is not None else None
@@ -113,6 +96,36 @@ class Trainer:
         self.divergence = DivergenceWatch(recipe.train, reporter)
         self._status = ""
         self._in_step = False
+
+    def _opened_splits(self) -> tuple[CocoPanoptic, CocoPanoptic]:
+        """Return the training and the validation split, checked."""
+        data, reporter = self.recipe.data, self.reporter
+        root = Path(data.root)
+        training, validation = self.process.first_then_others(
+            lambda: (
+                CocoPanoptic(root, data.train_split, data.skip_bad_images),
+                CocoPanoptic(root, data.val_split, data.skip_bad_images),
+            )
+        )
+        self.process.on_first(lambda: check_coverage(training, validation, data.allow_no_segments, reporter))
+        check_same_categories(training.categories, validation.categories, root)
+        return training, validation
+
+    def _built_model(self, pretrained: bool) -> PanopticModel:
+        """Return the model on its device, the same on all ranks, with the parts as the settings want them."""
+        recipe, process = self.recipe, self.process
+        torch.manual_seed(recipe.train.seed)
+        model: PanopticModel = build_model(
+            recipe.model, recipe.inference, self.categories, pretrained, process.sampling
+        ).to(process.device)
+        model.freeze(recipe.train.freeze)
+        use_parts(model, recipe.train, process.device, self.reporter)
+        if process.world_size > 1:
+            # Dropout must differ between processes; initialization, up to here, must be equal.
+            torch.manual_seed(recipe.train.seed + process.rank)
+        if recipe.train.sync_batch_norm:
+            synchronize_batch_norms(model)
+        return model
 
     def profile_to(self, folder: Path) -> None:
         """Profile some steps of the run on rank 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop, StopRequest
+from panformer_cli.engine.distributed.worker import LAUNCHED_AT, seconds_since_launch
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training import validation
 from panformer_cli.engine.training.step import OptimizerStep, StepResult
@@ -135,6 +137,18 @@ def test_saving_is_reserved_before_its_time_is_known() -> None:
     assert not limit()
     clock.now += 1
     assert limit()  # 90 s, and twice 5 % of the limit
+
+
+def test_a_restarted_process_has_only_the_rest_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seconds_since_launch() == 0  # without a launcher
+    monkeypatch.setenv(LAUNCHED_AT, str(time.time() - 60))
+    assert 60 <= seconds_since_launch() < 90
+    clock = Clock()
+    limit = TimeLimit(100, clock, spent=60)
+    clock.now += 29
+    assert not limit()
+    clock.now += 1
+    assert limit()
 
 
 def test_the_clock_of_another_rank_does_not_count() -> None:

@@ -330,7 +330,7 @@ def test_ids_that_are_the_same_number_are_renumbered(root: Path) -> None:
 
 def test_unknown_names(root: Path) -> None:
     write(root, image("a.jpg"))
-    with pytest.raises(DataError, match="--stuff raod: no such class; did you mean road?"):
+    with pytest.raises(DataError, match="--stuff raod: unknown class; did you mean road?"):
         opened(root, stuff=("raod",))
     with pytest.raises(DataError, match="missing does not exist"):
         opened(root / "missing")

@@ -65,5 +65,5 @@ def test_tables() -> None:
     assert table == CategoryTable([Category(1, "car", True), Category(2, "sky", True)])
     assert with_stuff(table, ["sky"]) == CategoryTable([Category(1, "car", True), Category(2, "sky", False)])
     assert with_stuff(TABLE, []) == TABLE
-    with pytest.raises(DataError, match="--stuff sea: no such class; expected one of the classes car, sky"):
+    with pytest.raises(DataError, match="--stuff sea: unknown class; expected one of the classes car, sky"):
         with_stuff(TABLE, ["sea"])

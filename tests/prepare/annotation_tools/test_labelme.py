@@ -354,7 +354,7 @@ def test_invalid_folders_and_unknown_names(root: Path) -> None:
         open_labelme(root, None, (), "last")
     write(root, "b", [shape("street", box(0, 0, 4, 4))])
     write(root, "a", [], imagePath=None)
-    with pytest.raises(DataError, match="--stuff stret: no such class; did you mean street?"):
+    with pytest.raises(DataError, match="--stuff stret: unknown class; did you mean street?"):
         open_labelme(root, None, ("stret",), "last")
     with pytest.raises(DataError, match=r"names no image: imagePath is None; .* or the image itself in imageData"):
         converted(root)

@@ -202,7 +202,7 @@ def linked_away(root: Path) -> None:
         (lambda root: (root / "data.yaml").unlink(), r"has no data.yaml with the classes, .*--classes FILE"),
         (lambda root: (root / "data.yaml").write_text(""), "data.yaml"),
         (lambda root: (root / "data.yaml").write_text("names: ["), "is not plain YAML"),
-        (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: no such class"),
+        (lambda root: (root / "data.yaml").write_text("names: [car]"), "--stuff sky: unknown class"),
         (lambda root: (root / "labels").rename(root / "texts"), r"the folder .*labels/train is missing"),
     ],
 )

@@ -73,7 +73,7 @@ def test_only_chosen_classes_are_exported(tmp_path: Path) -> None:
 
 def test_an_unknown_class_is_an_error(tmp_path: Path) -> None:
     write_set(tmp_path / "in")
-    with pytest.raises(DataError, match=r"--class sky: no such class in .*in; did you mean sky 2\?"):
+    with pytest.raises(DataError, match=r"--class sky: unknown class in .*in; did you mean sky 2\?"):
         open_truth(tmp_path / "in", names=["sky"])
 
 
