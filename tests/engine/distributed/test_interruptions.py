@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.training.train import TrainOptions
 from panformer_cli.recipe_io import recipe_to_yaml
+from tests.engine.distributed.test_distributed import train_in
 from tests.engine.distributed.test_torchrun import free_port
-from tests.engine.ranks import start
+from tests.engine.ranks import in_processes, start
 from tests.engine.small import small_recipe
 
 pytestmark = [
@@ -92,11 +94,13 @@ def test_a_run_saves_after_a_signal_to_all_and_ends_completely_when_its_launcher
     assert unrelated.poll() is None
 
 
+@pytest.mark.usefixtures("equal_threads")
 def test_two_machines_of_which_one_is_killed_and_started_again_give_the_undisturbed_weights(
     scenes: Path, tmp_path: Path
 ) -> None:
     settings = ("train.max_steps=6", "train.epochs=9", "train.images_per_forward=2", "model.dropout=0.2")
-    (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(small_recipe(scenes, *settings)))
+    recipe = small_recipe(scenes, *settings)
+    (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     endpoint = f"127.0.0.1:{free_port()}"
 
     def machine(rank: int, out: Path) -> subprocess.Popen[str]:
@@ -111,8 +115,7 @@ def test_two_machines_of_which_one_is_killed_and_started_again_give_the_undistur
     second.wait()
     again = machine(1, disturbed.path)
     assert [process.communicate(timeout=SECONDS) and process.returncode for process in (first, again)] == [0, 0]
-    undisturbed = start("panformer_cli", "train", tmp_path / "recipe.yaml", "--out", whole.path, "--cpu-processes", 2)
-    undisturbed.communicate(timeout=SECONDS)
+    in_processes(2, train_in, recipe, TrainOptions(whole.path))
     one, other = load_file(disturbed.last), load_file(whole.last)
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())

@@ -20,9 +20,9 @@ from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.metrics.evaluator import MetricName
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import SilentReporter
-from tests.engine.distributed.test_distributed import evaluate_in
+from tests.engine.distributed.test_distributed import evaluate_in, train_in
 from tests.engine.ranks import in_processes, torchrun
-from tests.engine.small import ALONE, run_command, small_recipe
+from tests.engine.small import ALONE, small_recipe
 from tests.helpers import files_of
 
 pytestmark = pytest.mark.slow
@@ -44,13 +44,13 @@ def logged(run: RunFolder) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("equal_threads")
-def test_training_gives_the_same_weights_as_with_our_launcher(scenes: Path, tmp_path: Path) -> None:
+def test_training_gives_the_same_weights_as_other_launched_processes(scenes: Path, tmp_path: Path) -> None:
     """Dropout is on, so each process needs the right random state."""
     recipe = small_recipe(scenes, "train.max_steps=2", "train.images_per_forward=2", "model.dropout=0.2")
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     own, given = RunFolder(tmp_path / "own"), RunFolder(tmp_path / "given")
     process = torchrun("train", tmp_path / "recipe.yaml", "--out", given.path)
-    run_command("train", tmp_path / "recipe.yaml", "--out", own.path, "--cpu-processes", 2)
+    in_processes(2, train_in, recipe, TrainOptions(own.path))
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert out == f"Best checkpoint: {given.best}\n"
