@@ -37,17 +37,23 @@ def torch_state() -> tuple[object, ...]:
         torch.backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
     )
+
+
+FUSED = torch_state()[5:]
+"""Whether attention may use its two fused kernels, whose backward passes are not deterministic on a GPU."""
 
 
 @pytest.mark.parametrize(
     ("settings", "process", "expected"),
     [
         (TrainSettings(), GPU, torch_state()),
-        (TrainSettings(tf32=True), GPU, (True, True, False, False, False)),
-        (TrainSettings(tf32=False), GPU, (False, False, False, False, False)),
-        (TrainSettings(deterministic=True), GPU, (*torch_state()[:2], True, True, True)),
-        (TrainSettings(deterministic=True), ALONE, (*torch_state()[:2], True, True, False)),
+        (TrainSettings(tf32=True), GPU, (True, True, False, False, False, *FUSED)),
+        (TrainSettings(tf32=False), GPU, (False, False, False, False, False, *FUSED)),
+        (TrainSettings(deterministic=True), GPU, (*torch_state()[:2], True, True, True, False, False)),
+        (TrainSettings(deterministic=True), ALONE, (*torch_state()[:2], True, True, False, *FUSED)),
     ],
 )
 def test_settings_hold_during_the_run_only(
