@@ -40,6 +40,7 @@ from training_setup import (
 
 from panformer_cli.console import print_table
 from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread
+from panformer_cli.engine.training.memory.parts import return_memory_between_stages
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.layers.recompute import recompute_in_backward
@@ -91,8 +92,13 @@ class KeptBytes:
         return tensor
 
 
-def checkpoint_parts(model: PanopticModel, names: str) -> None:
-    """Checkpoint exactly the named parts."""
+def checkpoint_parts(step: TrainingStep, names: str) -> None:
+    """Checkpoint exactly the named parts, as training does."""
+    model = step.model
+    while step.handles:
+        step.handles.pop().remove()
+    if names and step.device.type == "cpu":
+        step.handles = return_memory_between_stages(model)
     chosen = set(filter(None, names.split(",")))
     for name, modules in model.parts().items():
         for module in modules:
@@ -108,7 +114,7 @@ def memory_of(arguments: argparse.Namespace, names: str) -> dict[str, Any]:
     """
     gc.collect()  # the model of the list before
     step = step_of(arguments, THINGS)
-    checkpoint_parts(step.model, names)
+    checkpoint_parts(step, names)
     peak, kept = PeakMemory(step.device), KeptBytes(step.model)
     peak.reset()
     before = peak.mib()
@@ -135,7 +141,7 @@ def times_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     differences: list[float] = []
     reference: list[Tensor] = []
     for names in lists:
-        checkpoint_parts(step.model, names)
+        checkpoint_parts(step, names)
         gradients = gradients_of(step)
         reference = reference or gradients
         differences.append(max(map(_relative_difference, gradients, reference)))
@@ -143,7 +149,7 @@ def times_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     whole_step(step)  # the first step creates the optimizer's moments
     for _ in range(arguments.repeat):
         for names, seconds, stages in zip(lists, whole, staged, strict=True):
-            checkpoint_parts(step.model, names)
+            checkpoint_parts(step, names)
             seconds.append(whole_step(step))
             stages.append(staged_step(step))
     ratios = [[one / other for one, other in zip(each, whole[0], strict=True)] for each in whole]

@@ -36,7 +36,11 @@ STAGES = (*FORWARD, "losses", *BACKWARD, "optimizer")
 
 
 class TrainingStep:
-    """A model with random weights, its optimizer, and a batch of noise whose segments are rectangles."""
+    """A model with random weights, its optimizer, and a batch of noise whose segments are rectangles.
+
+    Attributes:
+        handles: Hooks of the model that a benchmark added.
+    """
 
     def __init__(self, recipe: Recipe, size: tuple[int, int], batch: int, device: torch.device, things: int) -> None:
         torch.manual_seed(0)
@@ -45,6 +49,7 @@ class TrainingStep:
         self.model: PanopticModel = model.to(device).train()
         self.optimizer = build_optimizer(self.model, recipe.train)
         self.batch = random_batch(size, batch, things).to(device)
+        self.handles: list[Any] = []
 
     def __call__(self, mark: Callable[[str], None]) -> None:
         """Run one step; `mark` is called with the name of each stage when it ends."""
