@@ -189,6 +189,7 @@ def whole_run(dry: bool, folder: Path) -> list[Part]:
     device = ["--device", "cpu"] if dry else ["--gpus", "1"]
     images = ["--train-images", "8" if dry else "800", "--val-images", "4" if dry else "40"]
     train = [f"data.root={scenes}", f"train.max_steps={2 if dry else 200}", "train.precision=bf16", "data.workers=2"]
+    train.append(f"train.warmup_steps={0 if dry else 50}")
     settings = [word for setting in train for word in ("--set", setting)]
     metrics = folder / "evaluation" / "metrics.json"
     return [

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.recipe_checks import check_run
+from panformer_cli.recipe_io import load_recipe
+from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "gpu_check.py"
@@ -160,6 +164,16 @@ def test_every_part_names_files_that_exist(dry: bool, tmp_path: Path) -> None:
     files = [word for word in words if word.endswith(".py")]
     assert {"tests/test_gpu.py", check.TRAINING_TESTS, check.SAMPLING_TESTS} <= set(files)
     assert all((REPOSITORY / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize(("dry", "images"), [(False, 800), (True, 8)])
+def test_the_run_has_settings_that_training_accepts(dry: bool, images: int, tmp_path: Path) -> None:
+    parts = {part.name: list(part.words) for part in check.whole_run(dry, tmp_path)}
+    assert str(images) in parts["scenes"]
+    words = parts["train"]
+    recipe = load_recipe("tiny", [words[index + 1] for index, word in enumerate(words) if word == "--set"])
+    assert check_run(recipe, is_new=True) == []
+    check_length(recipe.train, images, images // recipe.train.batch_size, SilentReporter())
 
 
 def test_no_package_is_missing_here() -> None:
