@@ -5,7 +5,7 @@
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md
 # make docs    the documentation site, in site/
-# make gpu     tests, speed, memory and a whole run on a GPU in 8 minutes; PYTHON needs torch, and nothing else
+# make gpu     tests, speed, memory, training and a whole run on a GPU in 10 minutes; PYTHON needs torch, and nothing else
 # make fix     fixes the format and what ruff can fix
 
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""Run all GPU checks in one command of at most eight minutes: tests, speed, memory, and a complete run.
+"""Run all GPU checks in one command of at most ten minutes: tests, speed, memory, and a complete run.
 
     python benchmarks/gpu_check.py --json gpu.json            # also writes gpu.md
     python benchmarks/gpu_check.py --json dry.json --dry-run  # the same on the CPU, with tiny sizes
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LONGEST = 480
+LONGEST = 600
 """Maximum sum of the time limits of all parts, seconds."""
 DRY_LIMIT = 6
 """Factor of the time limits in a dry run: a busy CPU is slower than a GPU, even for tiny sizes."""
@@ -39,7 +39,8 @@ TAIL = 3000
 """Characters of stdout and of stderr that are kept for each part."""
 PANFORMER = ["-m", "panformer_cli"]
 SAMPLING_TESTS = "tests/models/layers/sampling/test_triton.py"
-INSTALL, LOOK = 70, 30
+TRAINING_TESTS = "tests/engine/training/test_on_gpu.py"
+INSTALL, LOOK = 70, 25
 """Time limits in seconds: to install about 250 MB, and to inspect the environment, again after an installation."""
 
 Row = tuple[str, str]
@@ -161,17 +162,18 @@ def parts(dry: bool, folder: Path) -> list[Part]:
         dry: Use tiny sizes on the CPU.
         folder: Folder for generated scenes and runs.
     """
-    plan = [*test_parts(), *whole_run(dry, folder), *speed_parts(dry)]
+    plan = [*test_parts(), *whole_run(dry, folder), *training_parts(dry), *speed_parts(dry)]
     return [replace(part, seconds=DRY_LIMIT * part.seconds) for part in plan] if dry else plan
 
 
 def test_parts() -> list[Part]:
-    """Return all tests marked `gpu`, with those of the kernels as a separate part."""
+    """Return all tests marked `gpu`, with those of the kernels and of training as separate parts."""
     pytest = ["-m", "pytest", "-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    others = [name for name in gpu_test_files() if name != SAMPLING_TESTS]
+    others = [name for name in gpu_test_files() if name not in (SAMPLING_TESTS, TRAINING_TESTS)]
     return [
-        Part("kernel tests", [*pytest, SAMPLING_TESTS], 55, test_rows),
-        Part("other GPU tests", [*pytest, *others], 45, test_rows),
+        Part("kernel tests", [*pytest, SAMPLING_TESTS], 52, test_rows),
+        Part("training tests", [*pytest, TRAINING_TESTS], 75, test_rows),
+        Part("other GPU tests", [*pytest, *others], 38, test_rows),
     ]
 
 
@@ -187,43 +189,59 @@ def whole_run(dry: bool, folder: Path) -> list[Part]:
     device = ["--device", "cpu"] if dry else ["--gpus", "1"]
     images = ["--train-images", "8" if dry else "800", "--val-images", "4" if dry else "40"]
     train = [f"data.root={scenes}", f"train.max_steps={2 if dry else 200}", "train.precision=bf16", "data.workers=2"]
+    train.append(f"train.warmup_steps={0 if dry else 50}")
     settings = [word for setting in train for word in ("--set", setting)]
     metrics = folder / "evaluation" / "metrics.json"
     return [
-        Part("scenes", [*PANFORMER, "prepare-data", "scenes", "--out", scenes, *images], 10, last_line),
-        Part("train", [*PANFORMER, "train", "tiny", "--out", run, *device, *settings], 35, last_line),
+        Part("scenes", [*PANFORMER, "prepare-data", "scenes", "--out", scenes, *images], 8, last_line),
+        Part("train", [*PANFORMER, "train", "tiny", "--out", run, *device, *settings], 32, last_line),
         Part(
             "evaluate",
             [*PANFORMER, "evaluate", run, "--out", str(metrics.parent), "--batch-size", "4", *device],
-            20,
+            18,
             lambda _: quality_rows(metrics),
         ),
         Part(
             "predict",
             [*PANFORMER, "predict", f"{scenes}/images/val", "--checkpoint", run, "--out", str(folder / "p"), *device],
-            15,
+            12,
             last_line,
         ),
     ]
 
 
+def training_parts(dry: bool) -> list[Part]:
+    """Return the benchmarks of what training can change: memory, precision, and compiled parts."""
+    common = [*sized(dry), "--recipe", "tiny" if dry else "r50", "--repeat", "1" if dry else "5"]
+    options = ["benchmarks/training_options.py", *common]
+    compiled = ["bf16", "bf16, encoder compiled"]
+    return [
+        Part("training memory r50", ["benchmarks/training_memory.py", *common], 30, memory_rows),
+        Part("training options r50", options, 25, option_rows),
+        Part("compiled training r50", [*options, "--options", *compiled], 45, option_rows, True),
+    ]
+
+
+def sized(dry: bool) -> list[str]:
+    """Return the options of all benchmarks: their device, their format and the size of their images."""
+    return ["--device", "cpu" if dry else "cuda", "--json", "--size", "64x64" if dry else "800x1333"]
+
+
 def speed_parts(dry: bool) -> list[Part]:
-    """Return the benchmarks."""
-    device = ["--device", "cpu" if dry else "cuda", "--json"]
-    size = ["--size", "64x64" if dry else "800x1333"]
+    """Return the other benchmarks."""
     r50, swinl = (["--recipe", "tiny" if dry else "r50"], ["--recipe", "swinl", "--formats", "channels_last"])
     batches = ["--batches", "1", *([] if dry else ["16"])]
     precisions = ["--precisions", "fp32", "bf16", *([] if dry else ["fp16"])]
-    inference = ["benchmarks/inference.py", *size, *device, *batches, *precisions]
-    step = ["benchmarks/training_step.py", *r50, *size, *device, "--batch", "2", "--precision", "bf16"]
-    benchmark = [*PANFORMER, "benchmark", r50[1], *size, *device]
+    inference = ["benchmarks/inference.py", *sized(dry), *batches, *precisions]
+    step = ["benchmarks/training_step.py", *r50, *sized(dry), "--batch", "2", "--precision", "bf16"]
+    benchmark = [*PANFORMER, "benchmark", r50[1], *sized(dry)]
     repeat = ["--repeat", "1" if dry else "5"]
     return [
-        Part("deformable attention", ["benchmarks/deformable_attention_gpu.py", "--json"], 40, sampling_rows, True),
-        Part("inference r50", [*inference, *repeat, *r50], 35, inference_rows),
-        Part("training step r50", [*step, *repeat], 30, step_rows),
-        Part("inference swinl", [*inference, *repeat, *swinl], 45, inference_rows),
-        Part("benchmark r50", [*benchmark, *repeat], 20, benchmark_rows),
+        Part("deformable attention", ["benchmarks/deformable_attention_gpu.py", "--json"], 35, sampling_rows, True),
+        Part("inference r50", [*inference, *repeat, *r50], 30, inference_rows),
+        Part("training step r50", [*step, *repeat], 25, step_rows),
+        Part("inference swinl", [*inference, *repeat, *swinl], 40, inference_rows),
+        Part("benchmark r50", [*benchmark, *repeat], 15, benchmark_rows),
     ]
 
 
@@ -384,6 +402,35 @@ def step_rows(stdout: str) -> list[Row]:
         (f"{setting}, {name}", f"{1000 * figures['step']['median']:.0f} ms, {mib(figures['peak_memory_mib'])}")
         for name, figures in content["samplings"].items()
     ]
+
+
+def memory_rows(stdout: str) -> list[Row]:
+    """Return the results of `training_memory.py`."""
+    (content,) = json_objects(stdout)
+    height, width = content["size"]
+    rows = []
+    for row in content["rows"]:
+        setting = f"{content['recipe']}, {height}x{width}, {content['precision']}, {row['checkpoint'] or 'nothing'}"
+        kept = f"{mib(row['peak'])}, of which {sum(row['kept'].values()):.0f} kept for the backward pass"
+        time = f"{1000 * row['seconds']['median']:.0f} ms ({row['ratio']['median']:.2f})"
+        rows.append((f"{setting} checkpointed", f"{time}, {kept}, gradients {row['gradient_difference']:.0e}"))
+    return rows
+
+
+def option_rows(stdout: str) -> list[Row]:
+    """Return the results of `training_options.py`."""
+    rows = []
+    for row in json_objects(stdout):
+        if "seconds" in row:
+            height, width = row["size"]
+            result = (
+                f"{1000 * row['seconds']['median']:.0f} ms (first step {row['first']:.1f} s), "
+                f"{mib(row['peak_memory_mib'])}, loss {row['loss']:.3f}"
+            )
+            rows.append((f"{row['recipe']}, {height}x{width}, {row['option']}", result))
+        if "error" in row:
+            rows.append((row["option"], row["error"]))
+    return rows
 
 
 def benchmark_rows(stdout: str) -> list[Row]:

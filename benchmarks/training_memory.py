@@ -1,17 +1,19 @@
-"""Measure the memory and time of a training step with and without activation checkpointing.
+"""Measure the memory and time of a training step, part by part, with and without activation checkpointing.
 
     python benchmarks/training_memory.py
     python benchmarks/training_memory.py --size 480x640 --checkpoint "" encoder encoder,stuff_masks --repeat 3 --json
 
-Each list of parts (see `train.checkpoint`; "" is no checkpointing) is measured in a process of its own: the peak of the
-process, and the bytes that each part of the model keeps for the backward pass. Then all lists alternate in one process,
-step by step, for their time and their gradients. Images are noise, weights are random, and every image has 30 things
-and 6 stuff classes, which are rectangles.
+Each list of parts (see `train.checkpoint`; "" is no checkpointing) is measured alone: the peak memory of a step, and
+the bytes that each part of the model keeps for the backward pass. On a CPU the peak is that of a process of its own.
+Then all lists alternate in one process, step by step, for the time of a step and of each of its stages, and for their
+gradients. Images are noise, weights are random, and every image has 30 things and 6 stuff classes, which are
+rectangles.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -22,23 +24,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from training_step import TrainingStep, fail, whole_step
+from training_setup import (
+    PARTS,
+    STAGES,
+    TrainingStep,
+    about,
+    fail,
+    machine,
+    parse,
+    staged_step,
+    step_of,
+    step_parser,
+    whole_step,
+)
 
-from panformer_cli import __version__
 from panformer_cli.console import print_table
-from panformer_cli.engine.benchmarking.benchmark import parse_size
-from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread, device_name
-from panformer_cli.engine.distributed.runtime import ProcessOptions, device_of
+from panformer_cli.engine.benchmarking.meters import PeakMemory, Spread
+from panformer_cli.engine.training.memory.parts import return_memory_between_stages
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.layers.recompute import recompute_in_backward
-from panformer_cli.recipe_io import load_recipe
 
 THINGS = 30
 """Objects per image: more than 98 % of the images of COCO have."""
-PARTS = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
 EVERYTHING = "encoder,stuff_masks,thing_masks,location_decoder,backbone"
 LISTS = ("", "encoder", "encoder,stuff_masks", EVERYTHING)
+LABELS = {"": "nothing", EVERYTHING: "all parts"}
+"""What the tables call these lists."""
 
 
 class KeptBytes:
@@ -80,16 +92,13 @@ class KeptBytes:
         return tensor
 
 
-def step_of(arguments: argparse.Namespace) -> TrainingStep:
-    """Return the model, optimizer and batch that the options describe."""
-    overrides = [f"train.precision={arguments.precision}", "model.backbone_weights=none"]
-    recipe = load_recipe(arguments.recipe, overrides)
-    device = device_of(ProcessOptions(device=arguments.device))  # keeps freed memory, like training
-    return TrainingStep(recipe, arguments.size, arguments.batch, device, THINGS)
-
-
-def checkpoint_parts(model: PanopticModel, names: str) -> None:
-    """Checkpoint exactly the named parts."""
+def checkpoint_parts(step: TrainingStep, names: str) -> None:
+    """Checkpoint exactly the named parts, as training does."""
+    model = step.model
+    while step.handles:
+        step.handles.pop().remove()
+    if names and step.device.type == "cpu":
+        step.handles = return_memory_between_stages(model)
     chosen = set(filter(None, names.split(",")))
     for name, modules in model.parts().items():
         for module in modules:
@@ -99,42 +108,65 @@ def checkpoint_parts(model: PanopticModel, names: str) -> None:
 
 
 def memory_of(arguments: argparse.Namespace, names: str) -> dict[str, Any]:
-    """Return the peak memory of two steps in this process, and the kept bytes of the second one, in MiB."""
-    step = step_of(arguments)
-    checkpoint_parts(step.model, names)
+    """Return the peak memory of two steps, and the kept bytes of the second one, in MiB.
+
+    `state` is the share of the peak that no checkpointing changes: weights, gradients and the optimizer's moments.
+    """
+    gc.collect()  # the model of the list before
+    step = step_of(arguments, THINGS)
+    checkpoint_parts(step, names)
     peak, kept = PeakMemory(step.device), KeptBytes(step.model)
     peak.reset()
     before = peak.mib()
     whole_step(step)
     with kept.counted():
         whole_step(step)
-    return {"before": before, "peak": peak.mib(), "kept": {part: size / 2**20 for part, size in kept.by_part.items()}}
+    in_mib = {part: size / 2**20 for part, size in kept.by_part.items()}
+    return {"before": before, "peak": peak.mib(), "state": _state_bytes(step) / 2**20, "kept": in_mib}
+
+
+def _state_bytes(step: TrainingStep) -> int:
+    """Return the bytes of weights, of their gradients, and of the optimizer's state."""
+    weights = sum(parameter.nbytes for parameter in step.model.parameters())
+    gradients = sum(parameter.nbytes for parameter in step.model.parameters() if parameter.requires_grad)
+    moments = sum(value.nbytes for state in step.optimizer.state.values() for value in state.values())
+    return int(weights + gradients + moments)
 
 
 def times_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the seconds of each list's steps, and the largest difference of its gradients from those of the first."""
-    step, lists = step_of(arguments), arguments.checkpoint
-    seconds: list[list[float]] = [[] for _ in lists]
+    """Return the seconds of each list's steps and stages, and how far its gradients are from those of the first."""
+    step, lists = step_of(arguments, THINGS), arguments.checkpoint
+    whole: list[list[float]] = [[] for _ in lists]
+    staged: list[list[dict[str, float]]] = [[] for _ in lists]
     differences: list[float] = []
     reference: list[Tensor] = []
     for names in lists:
-        checkpoint_parts(step.model, names)
+        checkpoint_parts(step, names)
         gradients = gradients_of(step)
         reference = reference or gradients
-        pairs = zip(gradients, reference, strict=True)
-        differences.append(
-            max(float((one - other).abs().max() / other.abs().max().clamp(min=1e-30)) for one, other in pairs)
-        )
+        differences.append(max(map(_relative_difference, gradients, reference)))
         del gradients
+    whole_step(step)  # the first step creates the optimizer's moments
     for _ in range(arguments.repeat):
-        for names, measured in zip(lists, seconds, strict=True):
-            checkpoint_parts(step.model, names)
-            measured.append(whole_step(step))
-    ratios = [[one / other for one, other in zip(each, seconds[0], strict=True)] for each in seconds]
+        for names, seconds, stages in zip(lists, whole, staged, strict=True):
+            checkpoint_parts(step, names)
+            seconds.append(whole_step(step))
+            stages.append(staged_step(step))
+    ratios = [[one / other for one, other in zip(each, whole[0], strict=True)] for each in whole]
     return [
-        {"seconds": asdict(Spread.of(each)), "ratio": asdict(Spread.of(ratio)), "gradient_difference": difference}
-        for each, ratio, difference in zip(seconds, ratios, differences, strict=True)
+        {
+            "seconds": asdict(Spread.of(seconds)),
+            "ratio": asdict(Spread.of(ratio)),
+            "stages": {stage: asdict(Spread.of([one[stage] for one in stages])) for stage in STAGES},
+            "gradient_difference": difference,
+        }
+        for seconds, ratio, stages, difference in zip(whole, ratios, staged, differences, strict=True)
     ]
+
+
+def _relative_difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference of two gradients, relative to the largest value of the second."""
+    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))
 
 
 def gradients_of(step: TrainingStep) -> list[Tensor]:
@@ -149,57 +181,58 @@ def compare(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
     """Return all measurements, ready for JSON."""
     memories = []
     for names in arguments.checkpoint:
-        command = [sys.executable, __file__, *words, "--only", names]
-        memories.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+        if arguments.device == "cpu":  # the peak is that of the process
+            command = [sys.executable, __file__, *words, "--only", names]
+            memories.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+        else:
+            memories.append(memory_of(arguments, names))
     times = times_of(arguments) if arguments.repeat else [{}] * len(memories)
     rows = zip(arguments.checkpoint, memories, times, strict=True)
-    return {
-        **{key: getattr(arguments, key) for key in ("recipe", "size", "batch", "precision", "repeat", "device")},
-        "device_name": device_name(torch.device(arguments.device)),
-        "threads": torch.get_num_threads(),
-        "versions": {"panformer": __version__, "torch": torch.__version__},
-        "rows": [{"checkpoint": names, **memory, **time} for names, memory, time in rows],
-    }
+    return about(arguments) | {"rows": [{"checkpoint": names, **memory, **time} for names, memory, time in rows]}
 
 
 def show(content: dict[str, Any]) -> None:
     """Print the results as tables."""
     height, width = content["size"]
     title = f"{content['recipe']}, {height}x{width}, batch {content['batch']}, {content['precision']}, {THINGS} things"
-    kept = [
-        [row["checkpoint"] or "nothing", *row["kept"].values(), sum(row["kept"].values())] for row in content["rows"]
-    ]
+    rows = content["rows"]
+    names = [LABELS.get(row["checkpoint"], row["checkpoint"]) for row in rows]
+    kept = [[name, *_with_shares(row["kept"])] for name, row in zip(names, rows, strict=True)]
     print_table(f"{title}: MiB kept for the backward pass", ["checkpointed", *PARTS, "losses", "sum"], kept)
-    rows = []
-    for row in content["rows"]:
-        time = (
-            [row["seconds"]["median"], row["ratio"]["median"], row["gradient_difference"]]
-            if "ratio" in row
-            else [None] * 3
-        )
-        rows.append([row["checkpoint"] or "nothing", row["before"], row["peak"], *time])
-    print_table(title, ["checkpointed", "before, MiB", "peak, MiB", "step, s", "ratio", "gradient difference"], rows)
-    versions = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    print(f"{content['device']} ({content['device_name']}), {content['threads']} threads, {versions}")
+    if all("stages" in row for row in rows):
+        stages = [
+            _with_shares({stage: 1e3 * spread["median"] for stage, spread in row["stages"].items()}) for row in rows
+        ]
+        by_stage = [list(cells) for cells in zip([*STAGES, "sum"], *stages, strict=True)]
+        print_table(f"{title}: ms of each stage", ["stage", *names], by_stage)
+    columns = ["checkpointed", "before, MiB", "weights, gradients, moments, MiB", "peak, MiB"]
+    totals = [
+        [name, row["before"], row["state"], row["peak"], *_time_cells(row)]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    print_table(title, [*columns, "step, s", "ratio", "gradient difference"], totals)
+    print(machine(content))
+
+
+def _with_shares(values: dict[str, float]) -> list[str]:
+    """Return each value with its share of the sum, and the sum."""
+    total = sum(values.values())
+    return [*(f"{value:.0f} ({100 * value / total:.0f} %)" for value in values.values()), f"{total:.0f}"]
+
+
+def _time_cells(row: dict[str, Any]) -> list[str | None]:
+    if "ratio" not in row:
+        return [None] * 3
+    return [f"{row['seconds']['median']:.2f}", f"{row['ratio']['median']:.2f}", f"{row['gradient_difference']:.0e}"]
 
 
 def main(words: list[str]) -> None:
     """Parse the options, measure, and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="r50", help="name or YAML file [r50]")
-    parser.add_argument("--size", default="800x1333", metavar="HxW", help="size of the images [800x1333]")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per step [1]")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the matrix products [fp32]")
+    parser = step_parser(__doc__ or "", "800x1333")
     parser.add_argument("--checkpoint", nargs="+", default=LISTS, metavar="PARTS", help="lists of parts to compare")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="timed steps of each; 0: memory only [3]")
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu or cuda [cpu]")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--only", metavar="PARTS", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(words)
-    if arguments.repeat < 0 or arguments.batch < 1:
-        fail("--repeat: expected 0 or more; --batch: expected 1 or more")
+    arguments = parse(parser, words, least_repeat=0)  # 0: memory only
     try:
-        arguments.size = parse_size(arguments.size)
         if arguments.only is not None:
             print(json.dumps(memory_of(arguments, arguments.only)))
             return

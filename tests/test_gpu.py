@@ -131,7 +131,7 @@ def test_the_forward_pass_does_not_synchronize(dtype: torch.dtype) -> None:
     assert all(bool(tensor.isfinite().all()) for tensor in output)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_runs_on_a_gpu_and_resumes(tmp_path: Path, precision: str) -> None:
     write_scenes(tmp_path / "scenes", SceneOptions(train_images=8, val_images=2), SilentReporter())
     overrides = [f"data.root={tmp_path / 'scenes'}", f"train.precision={precision}", "data.workers=0"]

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.recipe_checks import check_run
+from panformer_cli.recipe_io import load_recipe
+from panformer_cli.reporting import SilentReporter
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "gpu_check.py"
@@ -92,6 +96,24 @@ def test_results_printed_before_the_limit_are_kept(tmp_path: Path) -> None:
     assert "| inference | r50, 8x9, batch 1, fp32, channels last | 12.5 ms, 80.0 images/s, 100 MiB |" in table
 
 
+def test_a_failed_option_is_a_row_and_the_others_are_too(tmp_path: Path) -> None:
+    good = {"recipe": "r50", "size": [8, 9], "option": "bf16", "seconds": {"median": 0.125}, "first": 2.0, "loss": 7.5}
+    lines = [good | {"peak_memory_mib": 100.0}, {"option": "fp16", "error": "OutOfMemoryError: no memory"}]
+    code = "; ".join(f"print({json.dumps(line)!r})" for line in lines) + "; raise SystemExit(1)"
+    _, content, table = run([part("options", code, rows=check.option_rows)], tmp_path)
+    assert content["parts"][0]["status"] == "failed"
+    assert "| options | r50, 8x9, bf16 | 125 ms (first step 2.0 s), 100 MiB, loss 7.500 |" in table
+    assert "| options | fp16 | OutOfMemoryError: no memory |" in table
+
+
+def test_the_rows_of_training_memory() -> None:
+    row = {"checkpoint": "encoder", "peak": 300.0, "kept": {"encoder": 40.0, "losses": 2.0}, "gradient_difference": 0.0}
+    row |= {"seconds": {"median": 0.25}, "ratio": {"median": 1.2}}
+    content = {"recipe": "r50", "size": [8, 9], "precision": "fp32", "rows": [row]}
+    expected = "250 ms (1.20), 300 MiB, of which 42 kept for the backward pass, gradients 0e+00"
+    assert check.memory_rows(json.dumps(content, indent=2)) == [("r50, 8x9, fp32, encoder checkpointed", expected)]
+
+
 def test_without_a_gpu_a_part_that_needs_one_is_skipped(tmp_path: Path) -> None:
     report, content, _ = run([part("kernels", "raise SystemExit(1)", needs_gpu=True)], tmp_path, has_gpu=False)
     assert (content["parts"][0]["status"], content["parts"][0]["reason"]) == ("skipped", "no GPU")
@@ -131,17 +153,27 @@ def test_results_are_written_after_every_part(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
 
 
-def test_the_time_limits_add_up_to_at_most_eight_minutes(tmp_path: Path) -> None:
+def test_the_time_limits_add_up_to_at_most_ten_minutes(tmp_path: Path) -> None:
     seconds = sum(part.seconds for part in check.parts(False, tmp_path))
-    assert seconds + check.INSTALL + 2 * check.LOOK <= check.LONGEST == 480
+    assert seconds + check.INSTALL + 2 * check.LOOK <= check.LONGEST == 600
 
 
 @pytest.mark.parametrize("dry", [False, True])
 def test_every_part_names_files_that_exist(dry: bool, tmp_path: Path) -> None:
     words = [word for part in check.parts(dry, tmp_path) for word in part.words]
     files = [word for word in words if word.endswith(".py")]
-    assert "tests/test_gpu.py" in files
+    assert {"tests/test_gpu.py", check.TRAINING_TESTS, check.SAMPLING_TESTS} <= set(files)
     assert all((REPOSITORY / name).is_file() for name in files)
+
+
+@pytest.mark.parametrize(("dry", "images"), [(False, 800), (True, 8)])
+def test_the_run_has_settings_that_training_accepts(dry: bool, images: int, tmp_path: Path) -> None:
+    parts = {part.name: list(part.words) for part in check.whole_run(dry, tmp_path)}
+    assert str(images) in parts["scenes"]
+    words = parts["train"]
+    recipe = load_recipe("tiny", [words[index + 1] for index, word in enumerate(words) if word == "--set"])
+    assert check_run(recipe, is_new=True) == []
+    check_length(recipe.train, images, images // recipe.train.batch_size, SilentReporter())
 
 
 def test_no_package_is_missing_here() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coverage import Coverage
+from panformer_cli.prepare.occurrences import Occurrences
 from panformer_cli.reporting import Reporter
 from panformer_cli.wording import counted, listing
 
@@ -18,14 +19,6 @@ SMALL, MEDIUM = 32**2, 96**2
 
 ANNOTATIONS_LISTED = 1000
 """Number of annotations that are listed for each reason; the others are only counted."""
-
-
-@dataclass
-class AnnotationCount:
-    """Annotations that were left out or changed for one reason: their number, and sentences about the first ones."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -67,8 +60,8 @@ class SplitSummary:
     segment_sizes: Counter[str] = field(default_factory=Counter)
     by_category: dict[int, CategoryCount] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-    annotations_left_out: dict[str, AnnotationCount] = field(default_factory=dict)
-    annotations_changed: dict[str, AnnotationCount] = field(default_factory=dict)
+    annotations_left_out: dict[str, Occurrences] = field(default_factory=dict)
+    annotations_changed: dict[str, Occurrences] = field(default_factory=dict)
     void_values: Counter[str] = field(default_factory=Counter)
     conventions: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -182,20 +175,17 @@ class SplitSummary:
         return summary
 
 
-def _count(groups: dict[str, AnnotationCount], annotations: Iterable[Sequence[str]]) -> None:
+def _count(groups: dict[str, Occurrences], annotations: Iterable[Sequence[str]]) -> None:
     for reason, sentence in annotations:
-        group = groups.setdefault(reason, AnnotationCount())
-        group.count += 1
-        if len(group.first) < ANNOTATIONS_LISTED:
-            group.first.append(sentence)
+        groups.setdefault(reason, Occurrences()).add(sentence, ANNOTATIONS_LISTED)
 
 
-def _to_json(groups: Mapping[str, AnnotationCount]) -> list[dict[str, Any]]:
+def _to_json(groups: Mapping[str, Occurrences]) -> list[dict[str, Any]]:
     return [{"reason": reason, **vars(group)} for reason, group in groups.items()]
 
 
-def _from_json(rows: Iterable[Mapping[str, Any]]) -> dict[str, AnnotationCount]:
-    return {row["reason"]: AnnotationCount(row["count"], row["first"]) for row in rows}
+def _from_json(rows: Iterable[Mapping[str, Any]]) -> dict[str, Occurrences]:
+    return {row["reason"]: Occurrences(row["count"], row["first"]) for row in rows}
 
 
 def report_summary(summary: SplitSummary, reporter: Reporter) -> None:

@@ -20,6 +20,7 @@ from panformer_cli.data.image_formats import (
     why_left_out,
 )
 from panformer_cli.data.result_folders import PANOPTIC, is_result
+from panformer_cli.prepare.occurrences import Occurrences
 from panformer_cli.prepare.source import SourceImage
 from panformer_cli.wording import listing
 
@@ -33,14 +34,6 @@ _NAMED = 3
 
 _SEARCHED = 20_000
 """Number of files that are searched for images in formats that cannot be read."""
-
-
-@dataclass
-class _Group:
-    """The files that are left out for one reason: their number, and the first ones."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -92,12 +85,10 @@ class UsedFiles:
         Args:
             root: The folder of the data set, to which names are relative.
         """
-        groups: dict[str, _Group] = {}
+        groups: dict[str, Occurrences] = {}
         for path, reason in self._others():
-            group = groups.setdefault(reason, _Group())
-            group.count += 1
-            if len(group.first) < _NAMED:
-                group.first.append(path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path))
+            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+            groups.setdefault(reason, Occurrences()).add(name, _NAMED)
         ranked = sorted(groups.items(), key=lambda item: (-item[1].count, item[0]))
         return [f"left out: {_sentence(reason, group)}" for reason, group in ranked]
 
@@ -108,7 +99,7 @@ class UsedFiles:
                     yield path, reason or _reason(path, kind)
 
 
-def _sentence(reason: str, group: _Group) -> str:
+def _sentence(reason: str, group: Occurrences) -> str:
     more = group.count - len(group.first)
     return f"{counted_reason(group.count, reason)}: {', '.join(group.first)}{f', and {more} more' if more else ''}"
 

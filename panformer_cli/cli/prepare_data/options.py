@@ -15,8 +15,9 @@ from panformer_cli.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from panformer_cli.prepare.occurrences import Occurrences
     from panformer_cli.prepare.source import Source
-    from panformer_cli.prepare.summary import AnnotationCount, SplitSummary
+    from panformer_cli.prepare.summary import SplitSummary
     from panformer_cli.reporting import Reporter
 
 LEFT_OUT_NAMED = 3
@@ -162,7 +163,7 @@ def print_summaries(title: str, summaries: Sequence[SplitSummary]) -> None:
     _print_annotations("changed", {summary.split: summary.annotations_changed for summary in summaries})
 
 
-def _print_annotations(what: str, by_split: Mapping[str, Mapping[str, AnnotationCount]]) -> None:
+def _print_annotations(what: str, by_split: Mapping[str, Mapping[str, Occurrences]]) -> None:
     from panformer_cli.console import print_table
 
     groups = [(split, reason, group) for split, by_reason in by_split.items() for reason, group in by_reason.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -26,3 +27,9 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # not glibc; Windows has no None
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def return_freed_memory() -> None:
+    """Return the freed memory of this process to the system now. Only glibc can."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from panformer_cli.engine.distributed.runtime import Process
@@ -28,6 +29,7 @@ def numerics(settings: TrainSettings, process: Process, reporter: Reporter) -> I
     before = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    attention: AbstractContextManager[None] = nullcontext()
     if settings.tf32 is not None:
         matmul.allow_tf32 = cudnn.allow_tf32 = settings.tf32
     if settings.deterministic:
@@ -35,11 +37,14 @@ def numerics(settings: TrainSettings, process: Process, reporter: Reporter) -> I
         cudnn.deterministic, cudnn.benchmark = True, False
         # Otherwise torch would stop at the operations that were reported.
         torch.use_deterministic_algorithms(True, warn_only=process.device.type == "cuda")
+        if process.device.type == "cuda":  # with only warnings, fused attention adds in an order that varies
+            attention = sdpa_kernel(SDPBackend.MATH)
         problem = nondeterministic(process.device.type, process.sampling)
         if problem:
             reporter.warn(f"train.deterministic: {problem}")
     try:
-        yield
+        with attention:
+            yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

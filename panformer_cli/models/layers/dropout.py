@@ -57,7 +57,7 @@ class _Dropout(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return gradients[0] * kept.to(gradients[0].dtype).mul_(_factor(gradients[0], ctx.p)), None
+        return kept.to(gradients[0].dtype).mul_(_factor(gradients[0], ctx.p)).mul_(gradients[0]), None
 
 
 class _ReLUDropout(torch.autograd.Function):
@@ -72,4 +72,5 @@ class _ReLUDropout(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (output,) = ctx.saved_tensors
-        return torch.where(output > 0, gradients[0] * _factor(gradients[0], ctx.p), 0), None
+        scaled = gradients[0] * _factor(gradients[0], ctx.p)
+        return scaled.masked_fill_((output > 0).logical_not_(), 0), None

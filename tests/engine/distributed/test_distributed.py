@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.training.start import StartRequest, plan_start
 from panformer_cli.engine.training.train import RunResult, TrainOptions, train
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.metrics.evaluator import MetricName
@@ -201,12 +205,40 @@ def signal_to_self() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def stopped_and_resumed_in(process: Process, out: Path, recipe: Recipe, rank: int) -> tuple[RunResult, int, RunResult]:
+    """Return the stopped run, the step that it saved, and the same run after `--resume auto`."""
+    stopped = stopped_in(process, recipe, TrainOptions(out), rank)
+    saved = read_checkpoint(stopped.run.last).progress.step
+    assert set(read_tensors(stopped.run.last, "random.")) == {"0.cpu", "1.cpu"}
+    request = StartRequest(str(stopped.run.recipe), ("train.max_steps=2",), out, resume="auto")
+    with hidden(out, from_rank=1, process=process):
+        start = process.on_first(lambda: plan_start(request, SilentReporter()))
+        return stopped, saved, train(start.recipe, start.options, process, SilentReporter())
+
+
+@contextmanager
+def hidden(folder: Path, from_rank: int, process: Process) -> Iterator[None]:
+    """Let one rank see nothing in a folder, as a network file system may; it can read the last checkpoint."""
+
+    def sees(look: Callable[[Path], bool], path: Path) -> bool:
+        return look(path) and (folder not in (path, *path.parents) or path.name == "last.safetensors")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if process.rank == from_rank:
+            patch.setattr(RunFolder, "is_resumable", False)
+            for name in ("exists", "is_file", "is_dir"):
+                patch.setattr(Path, name, partialmethod(lambda path, look: sees(look, path), getattr(Path, name)))
+        yield
+
+
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stop_in_one_process_stops_all(rank: int, scenes: Path, tmp_path: Path) -> None:
+def test_a_stop_in_one_process_stops_all_and_a_rank_that_does_not_see_the_run_resumes_it(
+    rank: int, scenes: Path, tmp_path: Path
+) -> None:
     recipe = small_recipe(scenes, "train.max_steps=50", "train.epochs=1000", "train.images_per_forward=2")
     run = RunFolder(tmp_path / "run")
-    assert in_processes(2, stopped_in, recipe, TrainOptions(run.path), rank) == 2 * [RunResult(run, False, 1, 50)]
-    assert read_checkpoint(run.last).progress.step == 1
+    expected = (RunResult(run, False, 1, 50), 1, RunResult(run, True, 2, 2))
+    assert in_processes(2, stopped_and_resumed_in, run.path, recipe, rank) == [expected, expected]
     random = read_tensors(run.last, "random.")
     assert set(random) == {"0.cpu", "1.cpu"}
     assert not torch.equal(random["0.cpu"], random["1.cpu"])

@@ -180,6 +180,22 @@ def test_every_loss_equals_the_plain_implementation(targets: Targets) -> None:
     assert_equal_losses(losses, literal_losses(run))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_extreme_outputs_in_half_precision_are_those_of_float32(dtype: torch.dtype) -> None:
+    """Logits and masks of 200: float16 would overflow in the sums of squares, and so would the focal loss."""
+    run, half = Run([BUSY]), Run([BUSY])
+    for each, to in ((run, torch.float32), (half, dtype)):
+        location, output = each.output.location, each.output
+        location.class_logits = (200 * location.class_logits.sign()).to(to)
+        location.boxes = location.boxes.to(dtype).to(to)
+        output.stuff_logits = (200 * output.stuff_logits.sign()).to(to)
+        for masks in (output.things.masks, output.stuff.masks):
+            masks[:] = [(200 * mask.round()).to(to) for mask in masks]
+        output.selected = each.match(location)
+    assert_equal_losses(half.losses(), run.losses())
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in half.losses().values())
+
+
 def test_counts_by_hand() -> None:
     assert count_segments([BUSY], THINGS) == (3, 2)
     assert count_segments([BUSY, QUIET], THINGS) == (4, 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import NonFiniteError, PanformerError
 from panformer_cli.models.panoptic_segformer.location_decoder import LocationOutput
 from panformer_cli.models.panoptic_segformer.matcher import (
     Match,
@@ -145,6 +145,27 @@ def test_costs_that_are_not_finite_are_reported_as_divergence(value: float) -> N
     boxes[1, 2, 0] = value
     with pytest.raises(PanformerError, match=r"training diverged.*--set train\.lr="):
         match_locations(logits[:, None], boxes[:, None], [things_of(2)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_costs_of_extreme_logits_in_half_precision_are_those_of_float32(dtype: torch.dtype) -> None:
+    """In float16, the smallest number of the cost's logarithm would be 0, and a sum of squares of a mask infinite."""
+    logits, boxes = guesses(4)
+    logits, boxes = (200 * logits.sign()).to(dtype), boxes.to(dtype)
+    things = things_of(3)
+    masks = torch.full((4, *SIZE), 200, dtype=dtype)
+    masks[1:, :20] = 0
+    with torch.autocast("cpu", dtype):
+        halves = match_locations(logits[:, None], boxes[:, None], [things])
+    half = match_masks(logits[-1], boxes[-1], masks, things, things.masks.float())  # the losses are outside autocast
+    wholes = match_locations(logits.float()[:, None], boxes.float()[:, None], [things])
+    whole = match_masks(logits[-1].float(), boxes[-1].float(), masks.float(), things, things.masks.float())
+    for one, other in ((halves[0], wholes[0]), (half, whole)):
+        assert torch.equal(one.queries, other.queries)
+        assert torch.equal(one.objects, other.objects)
+    logits[0, 1, 2] = float("nan")
+    with pytest.raises(NonFiniteError, match="the matching costs are no longer finite"):
+        match_locations(logits[:, None], boxes[:, None], [things])
 
 
 def test_things_are_the_targets_with_thing_labels() -> None:

@@ -46,6 +46,25 @@ def total_of(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_under_autocast_are_computed_in_float32(dtype: torch.dtype) -> None:
+    """Logits of 200 and masks of 2000, whose sum over an image would be infinite in float16."""
+    model = small_model().train()
+    heads = [block.attention.mask_head for block in model.thing_mask_decoder.blocks]  # type: ignore[union-attr]
+    for head in [*heads, model.thing_mask_decoder.tail.mask_head, model.stuff_mask_decoder.tail.mask_head]:
+        torch.nn.init.constant_(head.output.bias, 2000.0)  # type: ignore[union-attr, arg-type]
+    for branch in model.location_decoder.class_branches:
+        torch.nn.init.constant_(branch.bias, 200.0)  # type: ignore[arg-type]
+    images = images_of(1, SIZE)
+    with torch.no_grad():
+        expected = losses_of(model, images, [TWO_THINGS_AND_STUFF])
+        with torch.autocast("cpu", dtype):
+            losses = losses_of(model, images, [TWO_THINGS_AND_STUFF])
+    for name, value in expected.items():
+        assert losses[name].dtype == torch.float32
+        torch.testing.assert_close(losses[name], value, rtol=0.05, atol=0.01, msg=naming(name))
+
+
 def decode(
     model: PanopticSegFormer, images: Tensor, chosen: list[list[int]], every_mask: bool, padding: Tensor | None = None
 ) -> tuple[MaskOutput, MaskOutput, Tensor]:

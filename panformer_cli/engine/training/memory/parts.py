@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from panformer_cli.engine.distributed.allocator import return_freed_memory
 from panformer_cli.errors import RecipeError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.layers.recompute import recompute_in_backward
@@ -32,12 +33,37 @@ def use_parts(model: PanopticModel, settings: TrainSettings, device: torch.devic
     """
     for name in settings.checkpoint:
         recompute_in_backward(model.parts()[name])
+    if settings.checkpoint and device.type == "cpu":
+        return_memory_between_stages(model)
     if settings.compile:
         if obstacle := compile_obstacle(device.type):
             raise RecipeError(f"train.compile is {list(settings.compile)}, but {obstacle}; set it to []")
         from torch._dynamo import lookup_backend  # takes a second
 
         compile_parts(model, settings.compile, lookup_backend("inductor"), reporter)
+
+
+def return_memory_between_stages(model: PanopticModel) -> list[Any]:
+    """Let the process return freed memory whenever training has run a stage, forward or backward.
+
+    A CPU process keeps freed memory for its next tensors, but stages need tensors of different sizes. So with
+    checkpointing, most of its peak would be holes between tensors (docs/performance.md). This takes more time.
+
+    Returns:
+        Handles of the hooks; `remove()` ends this.
+    """
+
+    def forward_ended(*_: Any) -> None:
+        if torch.is_grad_enabled():
+            return_freed_memory()
+
+    handles = []
+    for stage in model.stages().values():
+        handles.append(stage.register_forward_hook(forward_ended))
+        trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+        for parameter in trained[:1]:  # usually the last one that gets its gradient
+            handles.append(parameter.register_post_accumulate_grad_hook(lambda _: return_freed_memory()))
+    return handles
 
 
 def compile_obstacle(device: str) -> str:

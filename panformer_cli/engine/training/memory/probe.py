@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.engine.benchmarking.meters import PeakMemory, clock_of
+from panformer_cli.engine.distributed.allocator import return_freed_memory
 from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import fast_precision
@@ -237,5 +237,4 @@ def release_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
+from panformer_cli.engine.training.memory import parts
 from panformer_cli.engine.training.memory.parts import (
     MANY_COMPILATIONS,
     _Counting,
@@ -36,6 +38,25 @@ def test_many_compilations_are_reported_once() -> None:
         assert counting("graph", []) == "graph"
         assert len(reporter.warnings) == (number >= MANY_COMPILATIONS)
     assert reporter.warnings[0].startswith("train.compile: encoder was compiled 8 times")
+
+
+def test_with_checkpointing_freed_memory_is_returned_after_each_stage_of_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    returned: list[bool] = []
+    monkeypatch.setattr(parts, "return_freed_memory", lambda: returned.append(True))
+    model, device = small_model(frozen_stages=0).train(), torch.device("cpu")
+    images, targets = images_of(1, (64, 96)), [targets_of((64, 96), (1, (10, 20, 50, 60)))]
+    use_parts(model, TrainSettings(), device, StopAfter())
+    total_of(losses_of(model, images, targets)).backward()
+    assert not returned
+    use_parts(model, TrainSettings(checkpoint=("encoder",)), device, StopAfter())
+    with torch.no_grad():
+        losses_of(model, images, targets)
+    assert not returned  # an evaluation keeps what it frees
+    total_of(losses_of(model, images, targets)).backward()
+    assert len(returned) == 2 * len(model.stages())
+    copy.deepcopy(model)  # for the average of the weights
 
 
 def test_compiling_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
