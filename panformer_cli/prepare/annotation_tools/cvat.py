@@ -278,9 +278,12 @@ def _shape(shape: XmlShape, number: int, size: Size, where: str) -> LabeledShape
 def _patch(shape: XmlShape, size: Size, where: str) -> Patch:
     values = shape.attributes
     if shape.kind == "polygon":
-        return shapes.polygon(_points(values.get("points", ""), where), size, where)
+        points = _points(values.get("points", ""), where)
+        shapes.check_not_fractions(points.ravel().tolist(), size, where)
+        return shapes.polygon(points, size, where)
     if shape.kind == "box":
         corners = np.array([_number(values, key, where) for key in ("xtl", "ytl", "xbr", "ybr")]).reshape(2, 2)
+        shapes.check_not_fractions(corners.ravel().tolist(), size, where)
         return shapes.rectangle(corners, size, where, _number(values, "rotation", where, 0.0))
     if shape.kind == "ellipse":
         x, y, radius_x, radius_y = (_number(values, key, where) for key in ("cx", "cy", "rx", "ry"))
