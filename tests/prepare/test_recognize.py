@@ -179,6 +179,8 @@ def test_the_masks_of_pascal_voc(tmp_path: Path, inner: str) -> None:
     assert "to images, semantic and instance in a new folder, and run `prepare-data png-pairs`" in str(
         refusal(tmp_path)
     )
+    text(voc / "labelmap.txt", "# label:color_rgb:parts:actions\ncar:250,50,83::\n")  # CVAT, with RGB PNGs
+    assert "export the task as `CVAT for images`, which keeps the objects apart" in str(refusal(tmp_path))
 
 
 @pytest.mark.parametrize("split", ["training", "train", "validation"])
