@@ -187,6 +187,8 @@ _UNSUPPORTED = (
     ((b"<annotation>", b"<bndbox>"), "Pascal VOC's XML, which has boxes but no masks"),
     ((b'"regions"', b'"shape_attributes"'), "VIA's JSON; export it as COCO"),
     ((b'"from_name"', b'"to_name"'), "Label Studio's own JSON; export it as COCO or YOLO"),
+    ((b'"original_width"', b'labels"'), "Label Studio's JSON-MIN; export it as COCO or YOLO"),
+    ((b'"classTitle"', b'"exterior"'), "Supervisely's JSON; export it as COCO"),
     ((b'"predicted_iou"', b'"stability_score"'), "Segment Anything's JSON, whose masks have no class"),
     (
         (b'"segments_info"', b'"categories"'),
