@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -165,6 +166,34 @@ def name_problems(names: Iterable[tuple[int, Any]]) -> Iterator[NameProblem]:
         elif text:
             continue
         yield NameProblem(False, f"category {category_id} has {found}; expected words that describe the category")
+
+
+def contradictions(names: Sequence[tuple[int, str]], table: CategoryTable) -> list[tuple[str, int, int]]:
+    """Return the names of one table that have another id in `table`.
+
+    Names are compared without case and outer spaces. Names that a table has twice or lacks contradict nothing.
+
+    Args:
+        names: Id and name of each category of the first table.
+        table: The second table.
+
+    Returns:
+        For each name: the name, its id in the first table, and that in the second one.
+
+    >>> rows = [(1, "cat", True), (2, "dog", True), (3, "Sky", False)]
+    >>> contradictions([(2, "cat"), (1, "dog"), (3, "sky"), (9, "sun")], CategoryTable(Category(*row) for row in rows))
+    [('cat', 2, 1), ('dog', 1, 2)]
+    """
+    first = _id_of_name(names)
+    second = _id_of_name((category.id, category.name) for category in table.categories)
+    return [(name, first[name], second[name]) for name in first if name in second and first[name] != second[name]]
+
+
+def _id_of_name(names: Iterable[tuple[int, str]]) -> dict[str, int]:
+    """Return the id of each name that occurs once."""
+    rows = [(category_id, name.strip().casefold()) for category_id, name in names]
+    count = Counter(name for _, name in rows)
+    return {name: category_id for category_id, name in rows if name and count[name] == 1}
 
 
 def _is_number(text: str) -> bool:

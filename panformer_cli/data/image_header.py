@@ -11,6 +11,7 @@ from panformer_cli.data.image_formats import PILLOW_ERRORS, tiff_problem
 from panformer_cli.data.images import decode, quiet_open, read_bytes, reason_of, why_unsupported
 from panformer_cli.data.opencv import cv2
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import missing
 
 _EXIF_ORIENTATION, _ROTATED = 0x0112, (5, 6, 7, 8)
 
@@ -50,7 +51,7 @@ def read_header(path: Path, data: bytes | None = None) -> ImageHeader:
                 raise DataError(f"{path}: {problem}")
             return ImageHeader(_stored_size(image), _orientation(image))
     except FileNotFoundError as error:
-        raise DataError(f"the image {path} is missing; check the path, or restore the file") from error
+        raise missing(path, "image") from error
     except UnidentifiedImageError:
         return _decoded(path, read_bytes(path, "image") if data is None else data)
     except Image.DecompressionBombError as error:

@@ -28,6 +28,7 @@ from panformer_cli.data.image_formats import (
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import missing
 
 IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
@@ -64,7 +65,7 @@ def read_bytes(path: Path, what: str) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"the {what} {path} is missing; check the path, or restore the file") from error
+        raise missing(path, what) from error
     except OSError as error:
         raise DataError(f"the {what} {path} cannot be read: {error.strerror}; expected a readable file") from error
     if not data:

@@ -28,6 +28,9 @@ _LABEL_MAP = re.compile(r"[^:]*:[0-9]+, ?[0-9]+, ?[0-9]+(:|$)")
 _EXPECTED = "expected id, name, isthing (1 or 0; or kind: thing or stuff) and optionally color"
 
 
+_NAMES_BESIDE = {"train", "val", "nc"}
+"""Keys of YOLO's data.yaml beside `names`."""
+
 TEXT = ".txt"
 """Suffix of a file with names only, which are numbered from 1."""
 
@@ -139,7 +142,11 @@ def _rows_of_yaml(path: Path, text: str) -> _Rows:
             yield f"{path}, row {number}", row
     elif isinstance(content, dict) and isinstance(content.get("names"), list | dict):
         yield from _rows_of_yolo(path, content)
-    elif isinstance(content, dict) and not {"train", "val", "nc"}.isdisjoint(content):
+    elif isinstance(content, dict) and "names" in content and not _NAMES_BESIDE.isdisjoint(content):
+        raise DataError(
+            f"{path}: names is {short(content['names'])}; expected a list of class names, or ids with names"
+        )
+    elif isinstance(content, dict) and not _NAMES_BESIDE.isdisjoint(content):
         raise DataError(f"the class file {path} looks like YOLO's data.yaml but has no `names`; add the class names")
     elif isinstance(content, dict):
         for number, (name, kind) in enumerate(content.items(), 1):

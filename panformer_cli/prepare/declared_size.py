@@ -24,9 +24,9 @@ def check_size(declared: tuple[Any, Any], size: Size, where: str) -> None:
     height, width = (actual if value is None else value for value, actual in zip(declared, size, strict=True))
     if (height, width) == size:
         return
-    rotated = (
-        "; it may have been labeled without applying its EXIF orientation" if size[::-1] == (height, width) else ""
-    )
+    is_swapped = size[::-1] == (height, width)
+    reasons = "the file has them in another order, or the image was labeled without applying its EXIF orientation"
+    rotated = f"; height and width are swapped: {reasons}" if is_swapped else ""
     raise DataError(
         f"{where} is for an image of {short(width)}x{short(height)} but the image is displayed as {size[1]}x{size[0]} "
         f"(width x height){rotated}; expected equal sizes; use the image that was labeled"

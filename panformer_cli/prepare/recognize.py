@@ -158,6 +158,13 @@ def unsupported(root: Path) -> str:
 def _voc_advice(classes: Path) -> str:
     """Return how to convert the masks of Pascal VOC, of which `classes` is the folder `SegmentationClass`."""
     voc, command = classes.parent, "masks"
+    if (voc / _LABEL_MAP).is_file():
+        return (
+            f"{voc} has the masks of CVAT, whose colors are in {_LABEL_MAP}; export the task as `CVAT for images`, "
+            "which keeps the objects apart; or copy JPEGImages and SegmentationClass to images and masks in a new "
+            f"folder, and run `prepare-data masks` with a CSV of the classes and colors in {_LABEL_MAP}, where "
+            "touching objects of a class become one"
+        )
     given, names = "JPEGImages and SegmentationClass", "images and masks"
     if (voc / "SegmentationObject").is_dir():
         command = "png-pairs"
@@ -168,6 +175,8 @@ def _voc_advice(classes: Path) -> str:
     )
 
 
+_LABEL_MAP = "labelmap.txt"
+"""The names and colors of the classes in the export `Segmentation mask` of CVAT, whose PNGs are RGB."""
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
 _OTHER_TASKS = ("stuff_", "person_keypoints_")
@@ -178,6 +187,8 @@ _UNSUPPORTED = (
     ((b"<annotation>", b"<bndbox>"), "Pascal VOC's XML, which has boxes but no masks"),
     ((b'"regions"', b'"shape_attributes"'), "VIA's JSON; export it as COCO"),
     ((b'"from_name"', b'"to_name"'), "Label Studio's own JSON; export it as COCO or YOLO"),
+    ((b'"original_width"', b'labels"'), "Label Studio's JSON-MIN; export it as COCO or YOLO"),
+    ((b'"classTitle"', b'"exterior"'), "Supervisely's JSON; export it as COCO"),
     ((b'"predicted_iou"', b'"stability_score"'), "Segment Anything's JSON, whose masks have no class"),
     (
         (b'"segments_info"', b'"categories"'),

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -80,6 +81,27 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # the name is too long
         return False
+
+
+def missing(path: Path, what: str) -> DataError:
+    """Return the error for a file that does not exist, `what` such as `image`.
+
+    It names a file whose name differs only in case, which Windows and macOS ignore, or in the Unicode form, which
+    looks the same. The usual spellings are tried; listing the folder would take long for many missing files.
+    """
+    name, suffix = path.name, path.suffix
+    stem = name.removesuffix(suffix)
+    cases = (name, stem + suffix.lower(), stem + suffix.upper(), name.lower(), name.upper())
+    spellings = [unicodedata.normalize(form, case) for case in cases for form in ("NFC", "NFD")]
+    found = next((other for other in spellings if is_file(path.with_name(other))), None) if name else None
+    if found is None:
+        return DataError(f"the {what} {path} is missing; check the path, or restore the file")
+    is_form = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", name)
+    how = "only in its Unicode form (composed or decomposed accents)" if is_form else "in upper and lower case"
+    return DataError(
+        f"the {what} {path} is missing, but there is {found}, whose name differs {how}; expected the same name; rename "
+        "one of them"
+    )
 
 
 def resolve_links(path: Path) -> Path:

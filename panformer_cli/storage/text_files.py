@@ -81,7 +81,7 @@ def _encoding(data: bytes, path: Path, encoding: str | None) -> str:
             raise DataError(
                 f"{path} looks like {marked} but is corrupt or truncated at byte {error.start}; save it as UTF-8"
             ) from error
-        if encoding is None:
+        if encoding is None or codecs.lookup(encoding).name == "utf-8":
             raise DataError(f"{path} {_not_utf8(data, error)}, or save the file as UTF-8") from error
     else:
         if encoding is None or marked in _MARKED or not _is_also(text, encoding):

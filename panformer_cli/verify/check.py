@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.coco.image_pairing import kind_of, other_kind_of
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
@@ -224,7 +225,7 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 if len(images) and not outline.has_bad_images:
                     sentence = (
                         f"{short(row['file_name'])} is the annotation of image id {short(image_id)}, which is not "
-                        "listed in images"
+                        f"listed in images{_other_kind(image_id, images)}"
                     )
                     add(Problem.ANNOTATION_UNLISTED, f"{sentence}; list it, or remove the annotation")
             yield ImageTask(image_id, listed, AnnotationRow(index, row["file_name"], row["segments_info"]))
@@ -235,6 +236,14 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
                 sentence = f"{annotation} {sentence}; annotate it, or remove it from images"
                 findings.add(Finding(Problem.IMAGE_UNANNOTATED, sentence))
             yield ImageTask(image_id, listed, None)
+
+
+def _other_kind(image_id: ImageId, images: DiskList[tuple[ImageId, ListedImage]]) -> str:
+    """Return that `images` has the id as a number instead of text, or the other way round; empty if it has not."""
+    other = other_kind_of(image_id)
+    if other is None or images.first(other) is None:
+        return ""
+    return f" as {kind_of(image_id)} but as {kind_of(other)} ({other!r}); write both alike"
 
 
 def _is_usable(row: Any) -> bool:

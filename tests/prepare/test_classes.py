@@ -132,3 +132,11 @@ def test_a_text_file_has_no_ids(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"classes\.csv is missing"):
         read_classes(tmp_path / "classes.csv")
+
+
+@pytest.mark.parametrize("names", ["car", "3", "null"])
+def test_names_that_are_no_list_are_named(names: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(f"train: images\nnames: {names}\n")
+    with pytest.raises(DataError, match=r"data\.yaml: names is .*; expected a list of class names, or ids with names"):
+        read_classes(path)

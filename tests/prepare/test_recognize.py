@@ -143,6 +143,12 @@ def test_a_data_set_in_an_inner_folder(tmp_path: Path) -> None:
         ),
         ("a.json", '{"a": {"regions": [{"shape_attributes": {}}]}}', "VIA's JSON; export it as COCO"),
         ("a.json", '[{"from_name": "label", "to_name": "image"}]', "Label Studio's own JSON"),
+        ("a.json", '[{"label": [{"brushlabels": ["a"], "original_width": 9}]}]', "Label Studio's JSON-MIN; export it"),
+        (
+            "a.json",
+            '{"objects": [{"classTitle": "a", "points": {"exterior": []}}]}',
+            "Supervisely's JSON; export it as COCO",
+        ),
         ("a.xml", "<annotation><object><polygon><pt></pt></polygon></object></annotation>", "the LabelMe web tool"),
         ("a.json", '{"annotations": [{"predicted_iou": 1, "stability_score": 1}]}', "Segment Anything's JSON"),
         (
@@ -179,6 +185,8 @@ def test_the_masks_of_pascal_voc(tmp_path: Path, inner: str) -> None:
     assert "to images, semantic and instance in a new folder, and run `prepare-data png-pairs`" in str(
         refusal(tmp_path)
     )
+    text(voc / "labelmap.txt", "# label:color_rgb:parts:actions\ncar:250,50,83::\n")  # CVAT, with RGB PNGs
+    assert "export the task as `CVAT for images`, which keeps the objects apart" in str(refusal(tmp_path))
 
 
 @pytest.mark.parametrize("split", ["training", "train", "validation"])

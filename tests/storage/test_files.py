@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.storage.files import atomic_folder, name_inside, resolve_links, sha256_of, write_text
+from panformer_cli.storage.files import atomic_folder, missing, name_inside, resolve_links, sha256_of, write_text
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,25 @@ def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
     (folder / "through").symlink_to("loop/../real")
     with pytest.raises(DataError, match="points outside"):
         name_inside(folder, name, "x.json")
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "problem"),
+    [
+        ("a.jpg", "a.JPG", "but there is a.jpg, whose name differs in upper and lower case"),
+        ("A.PNG", "a.png", "but there is A.PNG, whose name differs in upper and lower case"),
+        ("u\u0308.jpg", "\u00fc.jpg", "but there is u\u0308.jpg, whose name differs only in its Unicode form"),
+        ("\u00fc.jpg", "u\u0308.jpg", "but there is \u00fc.jpg, whose name differs only in its Unicode form"),
+        ("b.jpg", "a.jpg", "is missing; check the path, or restore the file"),
+        ("a.jpg", "none/a.jpg", "is missing; check the path, or restore the file"),
+        ("a.jpg", f"{'x' * 300}.jpg", "is missing; check the path, or restore the file"),
+    ],
+)
+def test_a_missing_file_is_reported_with_one_whose_name_looks_the_same(
+    there: str, asked: str, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / there).touch()
+    assert problem in str(missing(tmp_path / asked, "image"))
 
 
 def test_a_lone_surrogate_is_not_a_file_name(tmp_path: Path) -> None:

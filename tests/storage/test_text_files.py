@@ -95,3 +95,9 @@ def test_a_named_encoding_wins_where_utf8_is_valid_by_accident() -> None:
 )
 def test_names_of_encodings(name: str, expected: bool) -> None:
     assert is_text_encoding(name) is expected
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "UTF-8"])
+def test_utf8_as_the_given_encoding_is_not_named_twice(encoding: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.txt is not UTF-8: byte 0xe4 .* it may be cp1252"):
+        decode_text("M\u00e4rz und Stra\u00dfe".encode("cp1252"), tmp_path / "a.txt", encoding)

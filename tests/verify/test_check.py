@@ -377,3 +377,13 @@ def test_valid_data_can_be_read_and_undrawn_segments_cannot(tmp_path: Path) -> N
     assert not check(tmp_path)[0].is_good
     with pytest.raises(DataError, match="only in the segments_info"):
         list(CocoPanoptic(tmp_path, "val"))
+
+
+def test_an_image_id_as_text_against_a_number_is_named(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    number = data.row()["image_id"]
+    data.row().update(image_id=str(number))
+    data.save()
+    problems = {problem.problem: problem for problem in check(tmp_path)[0].problems}
+    sentence = problems[Problem.ANNOTATION_UNLISTED].examples[0]
+    assert f"not listed in images as text but as numbers ({number}); write both alike" in sentence

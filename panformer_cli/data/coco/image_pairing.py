@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from panformer_cli.data.coco.panoptic_annotation import ImageInfo, PanopticAnnotation
 from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.errors import DataError
+from panformer_cli.wording import counted
 
 CONFLICTS = 3
 """Number of conflicting images that an error lists."""
@@ -23,7 +24,8 @@ class Pairing:
 
     Attributes:
         positions: for each image of the first list, the position of the same image in the second list.
-        note: says that the images are paired by file name, although their ids differ; empty if paired by id.
+        note: says that the images are paired by file name, although their ids differ, or by id, although the names of
+            their PNGs differ; empty if nothing contradicts the ids.
     """
 
     positions: Sequence[int]
@@ -48,7 +50,7 @@ def pair_images(first: PanopticAnnotation, second: PanopticAnnotation) -> Pairin
     by_id = {info.id: position for position, info in enumerate(second.images)}
     positions = [by_id.get(info.id, -1) for info in first.images]
     if -1 not in positions and next(_conflicts(first, second, positions), None) is None:
-        return Pairing(positions)
+        return Pairing(positions, _note_about_pngs(first, second, positions))
     named = _positions_by_name(first.images, second.images)
     if named is not None:
         return Pairing(
@@ -108,6 +110,27 @@ def _conflicts(
         other = second.images[position]
         if info.file_name and other.file_name and not same_name(info.file_name, other.file_name, ignores_suffix):
             yield info, other
+
+
+def _note_about_pngs(first: PanopticAnnotation, second: PanopticAnnotation, positions: Sequence[int]) -> str:
+    """Return a sentence if `second` does not name its images, and the names of its PNGs stand for other images."""
+    if any(info.file_name for info in second.images):
+        return ""
+    by_png = _unique_positions([replace(info, file_name=info.png_name) for info in second.images], _base)
+    pairs = zip(first.images, positions, strict=True)
+    found = [(info, position, by_png.get(_base(info.file_name), -1)) for info, position in pairs]
+    others = [(info, position) for info, position, named in found if position != named]
+    if not others or any(named < 0 for _, _, named in found):
+        return ""
+    listed = "; ".join(
+        f"image {info.id!r} is {info.file_name} and has the PNG {second.images[position].png_name}"
+        for info, position in others[:CONFLICTS]
+    )
+    return (
+        f"{second.path} has no `images`, so images are paired by id, but the names of {len(others)} of "
+        f"{counted(len(found), 'PNG')} stand for other images ({listed}); if these ids are not those of {first.path}, "
+        "add `images` with id and file_name"
+    )
 
 
 def _positions_by_name(first: Sequence[ImageInfo], second: Sequence[ImageInfo]) -> list[int] | None:

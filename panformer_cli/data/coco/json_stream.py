@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import missing
 from panformer_cli.storage.plain_json import DEEPEST, TOO_DEEP, is_too_deep
 
 CHUNK = 2**18
@@ -47,7 +48,7 @@ def read_members(path: Path, what: str = "panoptic JSON", encoding: str | None =
         with path.open(encoding=encoding or json.detect_encoding(head), errors="surrogatepass") as file:
             yield from _members(_Text(file, path, what))
     except FileNotFoundError as error:
-        raise DataError(f"the {what} {path} is missing; check the path, or restore the file") from error
+        raise missing(path, what) from error
     except OSError as error:
         raise DataError(f"the {what} {path} cannot be read: {error.strerror}; expected a readable file") from error
 

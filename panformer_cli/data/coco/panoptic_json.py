@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.categories import CategoryTable, contradictions
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.json_values import is_count, is_finite, is_image_id, is_name, is_score
 from panformer_cli.data.coco.panoptic_annotation import (
@@ -27,12 +27,26 @@ from panformer_cli.data.coco.panoptic_annotation import (
 from panformer_cli.data.coco.panoptic_png import MAX_ID
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
-from panformer_cli.wording import short
+from panformer_cli.wording import counted, short
 
 ImageId = int | str
 
+_CONFLICTS = 3
+"""Number of classes with other ids that an error lists."""
 _BLOCK = 2**11
 """Segments collected as Python objects before they are stored in an array."""
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+_HEAD: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("image_id", is_image_id, "an integer or text"),
+    ("file_name", is_name, "the name of a PNG"),
+    ("segments_info", _is_list, "a list of segments"),
+)
+"""The keys of an annotation, how each is checked, and what is expected."""
 
 
 class _ImageRow(NamedTuple):
@@ -76,13 +90,14 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
         The predictions. The file name of an image is empty if `images` does not list it.
 
     Raises:
-        DataError: as `read_annotation`.
+        DataError: as `read_annotation`, or the names in its `categories` have other ids than in the ground truth.
     """
     lists = _read_lists(
         path,
-        {"annotations": lambda rows: _Annotations(rows, path), "images": _image_names},
-        optional={"images"},
+        {"annotations": lambda rows: _Annotations(rows, path), "images": _image_names, "categories": _category_names},
+        optional={"images", "categories"},
     )
+    _check_same_classes(lists.get("categories", []), categories, path)
     annotations: _Annotations = lists["annotations"]
     names: _Images = lists.get("images", _Images(key=itemgetter(0)))
     images = _Images(((image_id, _name_in(names, image_id)) for image_id, _ in annotations.png_names), itemgetter(0))
@@ -121,6 +136,23 @@ def _image_names(rows: Iterator[Any]) -> _Images:
         if isinstance(row, dict) and is_image_id(row.get("id")) and is_name(row.get("file_name")):
             images.append((row["id"], _ImageRow(row["file_name"])))
     return images
+
+
+def _category_names(rows: Iterator[Any]) -> list[tuple[int, str]]:
+    """Return the id and name of the rows that have both; predictions of other tools may have other rows, or none."""
+    usable = (row for row in rows if isinstance(row, dict) and is_count(row.get("id"), 0))
+    return [(row["id"], row["name"]) for row in usable if isinstance(row.get("name"), str)]
+
+
+def _check_same_classes(names: list[tuple[int, str]], categories: CategoryTable, path: Path) -> None:
+    found = contradictions(names, categories)
+    if found:
+        listed = "; ".join(f"{name!r} is {own} here and {other} there" for name, own, other in found[:_CONFLICTS])
+        raise DataError(
+            f"{path} numbers {counted(len(found), 'class')} differently from the ground truth ({listed}); "
+            "expected the category ids of the ground truth; write the predictions with these ids, in `categories` and "
+            "in segments_info"
+        )
 
 
 def _name_in(names: _Images, image_id: ImageId) -> _ImageRow:
@@ -245,15 +277,13 @@ def _image_info(image_id: ImageId, png_name: str, row: _ImageRow, path: Path) ->
 
 def _annotation_head(annotation: Any, path: Path) -> tuple[ImageId, str]:
     """Return image id and PNG name."""
-    if (
-        not isinstance(annotation, dict)
-        or not is_image_id(annotation.get("image_id"))
-        or not is_name(annotation.get("file_name"))
-        or not isinstance(annotation.get("segments_info"), list)
-    ):
+    if not isinstance(annotation, dict) or not {"image_id", "file_name", "segments_info"} <= set(annotation):
         raise DataError(
             f"{path}: an annotation is {short(annotation)}; expected image_id, file_name and a list segments_info"
         )
+    for key, is_valid, expected in _HEAD:
+        if not is_valid(annotation[key]):
+            raise DataError(f"{path}: an annotation has the {key} {short(annotation[key])}; expected {expected}")
     return annotation["image_id"], annotation["file_name"]
 
 

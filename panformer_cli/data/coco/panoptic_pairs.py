@@ -14,6 +14,7 @@ from panformer_cli.data.coco.panoptic_png import expect_reads, read_panoptic_png
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
+from panformer_cli.wording import counted
 
 
 class PanopticPairs:
@@ -28,10 +29,11 @@ class PanopticPairs:
         predicted_pngs: PNG folder of the predictions; likewise.
 
     Attributes:
-        note: `Pairing.note`, to be reported.
+        notes: `Pairing.note`, and how many images the ground truth does not annotate, to be reported.
 
     Raises:
-        DataError: a JSON or a folder cannot be used, or an annotated image has no prediction, see `pair_images`.
+        DataError: a JSON or a folder cannot be used, the ground truth annotates no image, or an annotated image has no
+            prediction, see `pair_images`.
             Reading an item raises it if a PNG is missing or corrupt.
     """
 
@@ -43,12 +45,24 @@ class PanopticPairs:
         predicted_pngs: Path | None = None,
     ) -> None:
         self.truth = open_annotation(truth)
+        if not self.truth.images:
+            listed = counted(len(self.truth.unannotated), "listed image")
+            raise DataError(f"{truth} annotates none of its {listed}; expected at least one row in `annotations`")
         self.predictions = read_predictions(predictions, self.truth.categories)
         self.truth_pngs = _folder(truth_pngs, truth, "--gt-folder")
         self.predicted_pngs = _folder(predicted_pngs, predictions, "--pred-folder")
         pairing = pair_images(self.truth, self.predictions)
-        self._positions, self.note = pairing.positions, pairing.note
+        self._positions = pairing.positions
+        self.notes = [note for note in (pairing.note, self._note_about_unannotated()) if note]
         expect_reads(2 * len(self))
+
+    def _note_about_unannotated(self) -> str:
+        count, total = len(self.truth.unannotated), len(self.truth.unannotated) + len(self.truth.images)
+        if not count:
+            return ""
+        return (
+            f"{self.truth.path} annotates {len(self.truth.images)} of its {counted(total, 'image')}; {count} left out"
+        )
 
     @property
     def categories(self) -> CategoryTable:

@@ -68,8 +68,8 @@ def _evaluated(given: Path, annotations: Path | None, gt_folder: Path | None, re
         found = read_evaluation(evaluation_of(given))
         return EvaluatedSet(str(given), found.categories, found.overlaps)
     pairs = PanopticPairs(annotations, given, gt_folder)
-    if pairs.note:
-        reporter.message(pairs.note)
+    for note in pairs.notes:
+        reporter.message(note)
     return EvaluatedSet(str(given), pairs.categories, _overlaps(pairs, reporter))
 
 

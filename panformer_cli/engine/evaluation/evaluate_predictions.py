@@ -84,8 +84,8 @@ def evaluate_predictions(request: PredictionsRequest, process: Process, reporter
     """
     process.on_first(lambda: _check_out(request))
     pairs = request.open()
-    if pairs.note:
-        reporter.message(pairs.note)
+    for note in pairs.notes:
+        reporter.message(note)
     names = {
         "annotation": request.annotations,
         "truth_pngs": pairs.truth_pngs,

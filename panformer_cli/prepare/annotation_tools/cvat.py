@@ -86,7 +86,7 @@ class Cvat:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"overlap": self.overlap}
+        return {"overlap": self.overlap} | ({"encoding": self.head.encoding} if self.head.encoding else {})
 
     def splits(self) -> Sequence[str]:
         if not self.subsets:
@@ -118,14 +118,17 @@ class Cvat:
         """Return the names of images in other subsets. For a video, these are frames of any name."""
         names = DiskList[str](key=str)
         if len(self.subsets) > 1 and not self.head.has_tracks:
-            others = (row for row in read_images(self.annotation) if subset_of(row.attributes, self.head) != subset)
+            others = (row for row in self._image_rows() if subset_of(row.attributes, self.head) != subset)
             names.extend(row.attributes.get("name", "") for row in others)
         return names
 
     def _rows(self, subset: str) -> Iterator[XmlImage]:
         if self.head.has_tracks:
             return frames_of_video(self.annotation, self.head, subset, self._folders(subset))
-        return (row for row in read_images(self.annotation) if subset_of(row.attributes, self.head) == subset)
+        return (row for row in self._image_rows() if subset_of(row.attributes, self.head) == subset)
+
+    def _image_rows(self) -> Iterator[XmlImage]:
+        return read_images(self.annotation, self.head.encoding)
 
     def _images(
         self, rows: Sequence[XmlImage], ids: Sequence[str], folders: Sequence[Path], others: DiskList[str]
@@ -197,7 +200,7 @@ def open_cvat(
             colors, numbered from 1.
         stuff: Names of the classes that are stuff.
         overlap: Which shape keeps shared pixels.
-        encoding: Encoding of a class file that is not UTF-8.
+        encoding: Encoding of an XML or a class file that is not UTF-8.
 
     Raises:
         DataError: annotations.xml is missing, has another format or no labels, or a name is unknown.
@@ -209,7 +212,7 @@ def open_cvat(
             f"{path} is missing; expected an unpacked `CVAT for images 1.1` or `CVAT for video 1.1` export with "
             f"annotations.xml and images{hint(root, 'cvat')}"
         )
-    head = read_head(path)
+    head = read_head(path, encoding)
     table = read_classes(classes, encoding=encoding) if classes else _table(path, head)
     subsets = frozenset(subset_of(row.attributes, head) for row in _parents(path, head))
     for subset in subsets:
@@ -237,7 +240,7 @@ def find_annotation(root: Path) -> Path:
 
 
 def _parents(path: Path, head: XmlHead) -> Iterator[XmlImage | XmlTrack]:
-    return read_tracks(path) if head.has_tracks else read_images(path)
+    return (read_tracks if head.has_tracks else read_images)(path, head.encoding)
 
 
 def _table(path: Path, head: XmlHead) -> CategoryTable:
@@ -278,9 +281,12 @@ def _shape(shape: XmlShape, number: int, size: Size, where: str) -> LabeledShape
 def _patch(shape: XmlShape, size: Size, where: str) -> Patch:
     values = shape.attributes
     if shape.kind == "polygon":
-        return shapes.polygon(_points(values.get("points", ""), where), size, where)
+        points = _points(values.get("points", ""), where)
+        shapes.check_not_fractions(points.ravel().tolist(), size, where)
+        return shapes.polygon(points, size, where)
     if shape.kind == "box":
         corners = np.array([_number(values, key, where) for key in ("xtl", "ytl", "xbr", "ybr")]).reshape(2, 2)
+        shapes.check_not_fractions(corners.ravel().tolist(), size, where)
         return shapes.rectangle(corners, size, where, _number(values, "rotation", where, 0.0))
     if shape.kind == "ellipse":
         x, y, radius_x, radius_y = (_number(values, key, where) for key in ("cx", "cy", "rx", "ry"))

@@ -62,7 +62,7 @@ def frames_of_video(path: Path, head: XmlHead, subset: str, folders: Sequence[Pa
         )
     shapes: DiskList[tuple[int, XmlShape]] = DiskList(key=lambda pair: pair[0])
     tasks, listed = set(), set(frames)
-    for number, track in enumerate(read_tracks(path)):
+    for number, track in enumerate(read_tracks(path, head.encoding)):
         if subset_of(track.attributes, head) == subset:
             tasks.add(track.attributes.get("task_id", ""))
             for frame, shape in _shapes_in(track, frames, _name(path, track, number)):

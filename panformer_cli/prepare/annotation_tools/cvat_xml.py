@@ -6,12 +6,15 @@ https://docs.cvat.ai/docs/manual/advanced/xml_format/.
 
 from __future__ import annotations
 
+import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from xml.etree.ElementTree import ParseError, XMLParser
 
 from panformer_cli.errors import DataError
+from panformer_cli.storage.text_files import encoding_of
 
 _CHUNK = 2**20
 """Bytes parsed at a time."""
@@ -63,56 +66,66 @@ class XmlHead(NamedTuple):
         subset: The subset of a task; empty if it has none, and for projects.
         size: Height and width of the frames of a video; None if not listed.
         has_tracks: Whether it is the export for video.
+        encoding: The encoding that was passed for a file that is not UTF-8.
     """
 
     labels: list[XmlLabel]
     subset: str
     size: tuple[int, int] | None
     has_tracks: bool
+    encoding: str | None = None
 
 
-def read_images(path: Path) -> Iterator[XmlImage]:
+def read_images(path: Path, encoding: str | None = None) -> Iterator[XmlImage]:
     """Yield the images of the file, keeping only a few of them in memory.
+
+    Args:
+        path: The XML.
+        encoding: Its encoding if it is neither UTF-8 nor the one that it declares.
 
     Raises:
         DataError: The file is missing, truncated, not XML in this format, or declares a document type. Entities are
             never expanded.
     """
-    for content in _parsed(path):
+    for content in _parsed(path, encoding):
         yield from content.images
         content.images.clear()
 
 
-def read_tracks(path: Path) -> Iterator[XmlTrack]:
-    """Yield the tracks of the file, keeping only a few of them in memory. Raises as `read_images`."""
-    for content in _parsed(path):
+def read_tracks(path: Path, encoding: str | None = None) -> Iterator[XmlTrack]:
+    """Yield the tracks of the file, keeping only a few in memory. Arguments and errors as `read_images`."""
+    for content in _parsed(path, encoding):
         yield from content.tracks
         content.tracks.clear()
 
 
-def read_head(path: Path) -> XmlHead:
-    """Return the header of the file, without reading the rest. Raises as `read_images`."""
-    for content in _parsed(path):
+def read_head(path: Path, encoding: str | None = None) -> XmlHead:
+    """Return the header of the file, without reading the rest. Arguments and errors as `read_images`."""
+    for content in _parsed(path, encoding):
         if content.head_is_done and content.kind:
             break
     subset, width, height = (text.strip() for text in content.meta.values())
     size = (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
-    return XmlHead(content.labels, subset, size, content.kind == "track")
+    return XmlHead(content.labels, subset, size, content.kind == "track", encoding)
 
 
-def _parsed(path: Path) -> Iterator[_Content]:
+def _parsed(path: Path, encoding: str | None) -> Iterator[_Content]:
     """Yield the content so far after each chunk of the file."""
     content = _Content(path)
     parser = XMLParser(target=content)
     try:
+        # Given text instead of bytes, the parser ignores the encoding that the file declares.
+        decoder = getincrementaldecoder(encoding_of(path, encoding))() if encoding else None
         with path.open("rb") as file:
             while part := file.read(_CHUNK):
-                parser.feed(part)
+                parser.feed(decoder.decode(part) if decoder else part)
                 yield content
             parser.close()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}; expected a readable file") from error
     except ParseError as error:
+        if not encoding and not _declares_another_encoding(path):
+            encoding_of(path)  # raises the true cause if it is not UTF-8
         line, column = error.position
         raise DataError(
             f"{path} is not valid XML, or is truncated (line {line}, column {column}); export it from CVAT again"
@@ -124,6 +137,13 @@ def _parsed(path: Path) -> Iterator[_Content]:
     yield content
 
 
+def _declares_another_encoding(path: Path) -> bool:
+    with path.open("rb") as file:
+        declared = _DECLARED.match(file.read(200))
+    return declared is not None and declared[1].lower() not in (b"utf-8", b"utf8")
+
+
+_DECLARED = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"']([^\"']+)")
 _META = [["meta", "task"], ["meta", "job"]]
 _PARENTS = ("image", "track")
 _OPEN_PARENTS = [["annotations", parent] for parent in _PARENTS]

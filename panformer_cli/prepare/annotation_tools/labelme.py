@@ -306,6 +306,7 @@ def _patch(kind: str, row: dict[str, Any], size: Size, where: str) -> Patch:
             "its outline as a polygon, or delete it in labelme"
         )
     points = _points(row, where)
+    shapes.check_not_fractions(points.ravel().tolist(), size, where)
     if kind in _POLYGONS or (kind == "rectangle" and len(points) == 4):  # X-AnyLabeling writes all four corners
         return shapes.polygon(points, size, where)
     if len(points) != 2:

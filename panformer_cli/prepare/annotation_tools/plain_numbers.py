@@ -16,8 +16,18 @@ def decimal(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """Return an integer; raises a ValueError for anything else."""
-    return int(_plain(text))
+    """Return a whole number such as `3` or `3.0`; raises a ValueError for anything else.
+
+    >>> whole("3"), whole("3.0")
+    (3, 3)
+    """
+    try:
+        return int(_plain(text))
+    except ValueError:
+        number = decimal(text)
+        if not number.is_integer():
+            raise
+        return int(number)
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,15 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from panformer_cli.prepare.compressed_rle import decompress
-from panformer_cli.prepare.left_out import BAD_COORDINATES, BAD_RUNS, FEW_POINTS, OUTSIDE, AnnotationError
+from panformer_cli.prepare.left_out import (
+    BAD_COORDINATES,
+    BAD_RUNS,
+    FEW_POINTS,
+    FRACTIONS,
+    OUTSIDE,
+    AnnotationError,
+    NoAreaError,
+)
 from panformer_cli.wording import counted
 
 Mask = npt.NDArray[np.bool_]
@@ -220,6 +228,26 @@ def union(patches: Sequence[Patch]) -> Patch:
         y, x = patch.top - top, patch.left - left
         mask[y : y + patch.mask.shape[0], x : x + patch.mask.shape[1]] |= patch.mask
     return Patch(mask, top, left)
+
+
+def check_not_fractions(points: Sequence[float], size: Size, where: str) -> None:
+    """Raise a NoAreaError if coordinates that should be pixels are fractions of the image size, as in YOLO's files.
+
+    All of them are from 0 to 1, and some are no whole numbers. A shape of pixels with such coordinates is in the corner
+    pixel, and is left out as well: it has no pixels, or one.
+
+    Args:
+        points: The coordinates of all points, x and y in any order.
+        size: Height and width of the image.
+        where: The shape's name in error messages.
+    """
+    within_a_pixel = all(0 <= number <= 1 for number in points)
+    if within_a_pixel and any(number not in (0, 1) for number in points) and min(size) > 2:
+        raise NoAreaError(
+            f"{where} has only coordinates from 0 to 1, such as {next(n for n in points if n not in (0, 1)):g}; "
+            f"expected pixels; if they are fractions of the {size[1]}x{size[0]} image, multiply them by its size",
+            FRACTIONS,
+        )
 
 
 def _check_near(points: Points, size: Size, where: str) -> None:

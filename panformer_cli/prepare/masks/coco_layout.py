@@ -34,6 +34,8 @@ _OTHERS = ("panoptic_", "captions_", "person_keypoints_", "stuff_", "image_info_
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _PEEKED = 2**16
 """Bytes at either end of a JSON in which at least two of these keys must be, to recognize it."""
+_LOCAL_FILES = "/local-files/?d="
+"""What is before the path of an image in Label Studio's local storage."""
 _URL = re.compile("[a-z][a-z0-9+.-]+://[^/?#]*(?P<path>[^?#]*)", re.IGNORECASE)
 """A URL, whose host may be invalid."""
 
@@ -384,8 +386,15 @@ def _first(rows: DiskList[tuple[str, str]], tail: str, most: int) -> list[str]:
 
 
 def _spellings(file_name: str) -> Iterator[str]:
-    """Yield a file name with `/` between folders; of a URL only the path; then without the escapes of URLs."""
+    """Yield a file name with `/` between folders; of a URL only the path; then without the escapes of URLs.
+
+    Label Studio lists images on its disk as `/data/local-files/?d=folder/a.jpg`: then the part after `d=`.
+    """
     name = file_name.replace("\\", "/")
+    if _LOCAL_FILES in name:
+        name = name.partition(_LOCAL_FILES)[2].partition("&")[0].lstrip("/")
+        yield unquote(name).replace("\\", "/")
+        return
     url = _URL.match(name)
     if url is not None:
         name = url["path"].lstrip("/")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from panformer_cli.prepare.annotation_tools.shapes import check_not_fractions
 from panformer_cli.prepare.compressed_rle import decompress
 from panformer_cli.prepare.left_out import (
     BAD_COORDINATES,
@@ -47,12 +48,12 @@ def mask_of_segmentation(segmentation: Any, size: tuple[int, int], where: str, l
         DataError: The segmentation has another format or does not match the size.
     """
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
-    rles = [part for part in parts if isinstance(part, dict)]
+    rles = [part for part in parts if isinstance(part, dict) and not {"size", "counts"}.isdisjoint(part)]
     if not rles and not isinstance(segmentation, list):
         raise AnnotationError(
             f"{where}: the segmentation is {short(segmentation)}; expected a list of polygons or an RLE"
         )
-    polygons = [part for part in parts if not isinstance(part, dict)]
+    polygons = [part for part in parts if part not in rles]
     shape = {"size": list(size)}
     encoded = coco_mask.merge(
         [coco_mask.frPyObjects(shape | {"counts": _counts(rle, size, where)}, *size) for rle in rles]
@@ -86,6 +87,7 @@ def _polygons(polygons: list[Any], size: tuple[int, int], where: str, log: Annot
                 f"{where}: a polygon contains {short(far[0])}; expected pixels of the {size[1]}x{size[0]} image",
                 BAD_COORDINATES,
             )
+    check_not_fractions([number for polygon in polygons for number in polygon], size, where)
     return polygons
 
 

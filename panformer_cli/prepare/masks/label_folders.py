@@ -16,6 +16,7 @@ from panformer_cli.data.layout import check_split_name
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.source import listed_files
 from panformer_cli.prepare.unused_files import unreadable_images
+from panformer_cli.storage.files import name_inside
 
 SINGLE_SPLIT = "train"
 """Name of the split if `images` has no subfolders."""
@@ -67,6 +68,13 @@ def split_folder(root: Path, kind: str, split: str) -> Path:
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist; expected it to contain the labels of {root / 'images'}")
     return folder
+
+
+def label_png(folder: Path, image_file: ImageFile) -> Path:
+    """Return the label PNG of an image in a folder of labels; it may be missing. Its suffix may be in uppercase."""
+    path = name_inside(folder, f"{image_file.stem}.png", str(image_file.path))
+    uppercase = path.with_suffix(".PNG")
+    return uppercase if not path.exists() and uppercase.exists() else path
 
 
 def image_files(root: Path, split: str) -> Iterator[ImageFile]:

@@ -18,10 +18,10 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.labeled_shapes import with_stuff
 from panformer_cli.prepare.classes import TEXT, read_classes
 from panformer_cli.prepare.left_out import UNKNOWN_CLASS, AnnotationError, AnnotationLog
-from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, split_folder
+from panformer_cli.prepare.masks.label_folders import ImageFile, find_splits, image_files, label_png, split_folder
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers
 from panformer_cli.prepare.pixel_values import distinct_values, pack, pixels_of, read_colors, read_mask, read_values
-from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_pngs, with_unused_labels
+from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_files, listed_pngs, with_unused_labels
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import listing, short
 
@@ -113,12 +113,16 @@ def open_mask_folder(
 def _labels(masks: Path, image_file: ImageFile) -> tuple[tuple[Path, ...], Path | None]:
     """Return the label files of an image and the folder of its objects. Missing files are reported when read."""
     folder = name_inside(masks, image_file.stem, str(image_file.path))
-    class_map = name_inside(masks, f"{image_file.stem}.png", str(image_file.path))
+    class_map = label_png(masks, image_file)
     if not folder.is_dir():
         return (class_map,), None
     if class_map.exists():
         raise DataError(f"{image_file.path} has both {folder}/ and {class_map}; expected one of them")
-    return tuple(sorted(listed_pngs(folder), key=lambda path: _natural(path.relative_to(folder)))), folder
+    # A mask in another format is an error when it is read, not a mask less.
+    masks_of_objects = {
+        path if path.suffix.lower() == ".png" else path.with_suffix(".png") for path in listed_files(folder)
+    }
+    return tuple(sorted(masks_of_objects, key=lambda path: _natural(path.relative_to(folder)))), folder
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:

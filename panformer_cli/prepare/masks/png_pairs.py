@@ -21,10 +21,9 @@ from panformer_cli.data.structures import IdMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.left_out import AnnotationLog
-from panformer_cli.prepare.masks.label_folders import find_splits, image_files, split_folder
+from panformer_cli.prepare.masks.label_folders import find_splits, image_files, label_png, split_folder
 from panformer_cli.prepare.pixel_values import distinct_values, pixels_of, read_channels, read_values
 from panformer_cli.prepare.source import LabeledMap, SourceImage, listed_pngs, with_unused_labels
-from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import counted, listing
 
 USUAL_VOID = frozenset({0, 255})
@@ -73,7 +72,7 @@ class PngPairs:
                 number,
                 image_file.path,
                 image_file.name,
-                tuple(name_inside(folder, f"{image_file.stem}.png", str(image_file.path)) for folder in folders),
+                tuple(label_png(folder, image_file) for folder in folders),
             )
             for number, image_file in enumerate(image_files(self.root, split), 1)
         )

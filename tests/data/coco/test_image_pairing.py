@@ -38,7 +38,7 @@ def partners(files: Pairs) -> list[str]:
 
 
 def note_of(files: Pairs) -> str:
-    return PanopticPairs(files.truth.json, files.prediction.json).note
+    return "\n".join(PanopticPairs(files.truth.json, files.prediction.json).notes)
 
 
 TWELVE = sorted((f"{number}.jpg" for number in range(1, 13)), key=str)
@@ -98,6 +98,25 @@ def test_predictions_without_image_names_are_paired_by_id(tmp_path: Path) -> Non
 
         files.prediction.edit(replace)
         assert partners(files) == ["2.png", "1.png", "0.png"]
+
+
+def test_png_names_that_contradict_the_ids_are_reported(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path, 3)
+    assert note_of(files) == ""
+
+    def shift(content: dict[str, Any]) -> None:
+        for row in content["annotations"]:
+            row["image_id"] = 100 + (row["image_id"] - 99) % 3
+
+    files.prediction.edit(shift)
+    assert partners(files) == ["2.png", "0.png", "1.png"]
+    assert "3 of 3 PNGs stand for other images (image 100 is 0.jpg and has the PNG 2.png; " in note_of(files)
+    for row, png in zip(range(3), "xyz", strict=True):  # names that stand for no image contradict nothing
+        files.prediction.png(row).rename(files.prediction.pngs / f"{png}.png")
+    files.prediction.edit(
+        lambda content: [row.update(file_name=f"{p}.png") for row, p in zip(content["annotations"], "xyz", strict=True)]
+    )
+    assert note_of(files) == ""
 
 
 def test_names_that_contradict_the_ids_and_cannot_be_paired_are_refused(tmp_path: Path) -> None:

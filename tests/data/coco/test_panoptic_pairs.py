@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,59 @@ def test_images_are_in_the_order_of_the_ground_truth(tmp_path: Path) -> None:
     for index in range(3):
         prediction, truth = pairs[index]
         assert (prediction.ids == 2).sum() == (truth.ids == 70000 + index).sum() == 10 * (20 + index)
+
+
+def test_images_that_are_not_annotated_are_counted_and_a_ground_truth_without_any_is_refused(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    files.truth.edit(lambda content: content["annotations"].pop())
+    assert PanopticPairs(files.truth.json, files.prediction.json).notes == [
+        f"{files.truth.json} annotates 2 of its 3 images; 1 left out"
+    ]
+    files.truth.edit(lambda content: content["annotations"].clear())
+    with pytest.raises(
+        DataError, match=r"truth\.json annotates none of its 3 listed images; expected at least one row"
+    ):
+        PanopticPairs(files.truth.json, files.prediction.json)
+
+
+@pytest.mark.parametrize(
+    ("categories", "problem"),
+    [
+        pytest.param([(BOX, "box"), (SKY, "sky")], "", id="equal"),
+        pytest.param([(BOX, "Box "), (SKY, "SKY")], "", id="case and spaces"),
+        pytest.param([(BOX, "crate"), (SKY, "sky"), (99, "sun")], "", id="other names"),
+        pytest.param([(BOX, "sky"), (99, "sky")], "", id="a name twice"),
+        pytest.param([(SKY, "box"), (BOX, "sky")], "2 classes differently", id="swapped"),
+        pytest.param([(0, "box"), (1, "sky")], "2 classes differently", id="numbered from 0"),
+        pytest.param([(BOX + 1, "box"), (None, "sky"), (SKY, None)], "1 class differently", id="incomplete rows"),
+    ],
+)
+def test_classes_with_other_ids_than_in_the_ground_truth_are_refused(
+    categories: list[tuple[Any, Any]], problem: str, tmp_path: Path
+) -> None:
+    files = write_pairs(tmp_path)
+    rows = [{"id": number, "name": name} for number, name in categories]
+    files.prediction.edit(lambda content: content.update(categories=[*rows, 7]))
+    if not problem:
+        assert len(PanopticPairs(files.truth.json, files.prediction.json)) == 3
+        return
+    with pytest.raises(DataError, match=rf"prediction\.json numbers {problem} from the ground truth \('"):
+        PanopticPairs(files.truth.json, files.prediction.json)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("image_id", 100.0, "an integer or text"),
+        ("file_name", None, "the name of a PNG"),
+        ("segments_info", {}, "a list"),
+    ],
+)
+def test_a_wrong_value_of_an_annotation_is_named(key: str, value: Any, expected: str, tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    files.prediction.edit(lambda content: content["annotations"][0].update({key: value}))
+    with pytest.raises(DataError, match=rf"an annotation has the {key} .*; expected {expected}"):
+        PanopticPairs(files.truth.json, files.prediction.json)
 
 
 def test_listed_areas_are_kept_and_missing_ones_are_counted(tmp_path: Path) -> None:

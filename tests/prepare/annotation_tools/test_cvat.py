@@ -334,3 +334,21 @@ def test_unknown_names(root: Path) -> None:
         opened(root, stuff=("raod",))
     with pytest.raises(DataError, match="missing does not exist"):
         opened(root / "missing")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1"])
+def test_an_xml_that_is_not_utf8_names_its_encoding_and_is_read_with_it(root: Path, encoding: str) -> None:
+    label = "\u6c7d\u8f66\u5728\u8def\u4e0a" if encoding == "gbk" else "Geb\u00e4ude"
+    path = write(root, image("a.jpg", polygon(label, 2, 3, 12, 8)), labels={label: "#0000ff"})
+    text = path.read_text()
+    path.write_bytes(text.encode(encoding))
+    likely = "gb18030" if encoding == "gbk" else "cp1252"
+    with pytest.raises(DataError, match=rf"annotations\.xml is not UTF-8: .* it may be {likely} .*--encoding"):
+        open_cvat(root, None, (), "last")
+    source = open_cvat(root, None, (), "last", encoding)
+    assert [category.name for category in source.categories.categories] == [label]
+    assert [picture.file_name for picture in source.images("train")] == ["a.jpg"]
+    assert source.settings == {"overlap": "last", "encoding": encoding}
+    if encoding == "latin-1":  # an encoding that the file declares needs no option
+        path.write_bytes(text.replace("utf-8", "iso-8859-1").encode(encoding))
+        assert label in {category.name for category in open_cvat(root, None, (), "last").categories.categories}

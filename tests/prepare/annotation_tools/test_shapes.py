@@ -13,7 +13,9 @@ from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools.shapes import (
     Box,
     Patch,
+    Size,
     bitmap,
+    check_not_fractions,
     coco_runs,
     ellipse,
     polygon,
@@ -21,6 +23,7 @@ from panformer_cli.prepare.annotation_tools.shapes import (
     run_lengths,
     union,
 )
+from panformer_cli.prepare.left_out import NoAreaError
 
 Array = npt.NDArray[np.float64]
 SIZE = (40, 60)
@@ -267,3 +270,26 @@ def test_other_invalid_shapes() -> None:
         rectangle(np.array([[1.0, 1], [5, 5]]), SIZE, "here", NAN)
     with pytest.raises(DataError, match="is outside of its"):
         bitmap(np.ones((3, 3), np.bool_), 40, 0, SIZE, "here")
+
+
+@pytest.mark.parametrize(
+    ("points", "size", "are_fractions"),
+    [
+        ((0.1, 0.1, 0.5, 0.1, 0.5, 0.5), (40, 60), True),
+        ((0, 0, 1, 0, 1, 0.5), (40, 60), True),
+        ((0, 0, 1, 0, 1, 1, 0, 1), (40, 60), False),  # the corner pixel
+        ((0.1, 0.1, 1.5, 0.1, 0.5, 0.5), (40, 60), False),
+        ((-0.1, 0.1, 0.5, 0.1, 0.5, 0.5), (40, 60), False),
+        ((0.1, 0.1, 0.5, 0.1, 0.5, 0.5), (2, 2), False),
+        ((float("nan"), 0.1, 0.5, 0.1), (40, 60), False),
+        ((), (40, 60), False),
+    ],
+)
+def test_fractions_of_the_image_size_are_no_pixels(points: tuple[float, ...], size: Size, are_fractions: bool) -> None:
+    if are_fractions:
+        with pytest.raises(
+            NoAreaError, match=r"polygon 1 has only coordinates from 0 to 1, such as 0\.\d; .* 60x40 image"
+        ):
+            check_not_fractions(points, size, "polygon 1")
+    else:
+        check_not_fractions(points, size, "polygon 1")

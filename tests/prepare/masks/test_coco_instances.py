@@ -427,6 +427,21 @@ def test_parts_without_area_are_left_out_beside_others(root: Path, part: list[in
     assert [segment.area for segment in CocoPanoptic(root.parent / "out", "val").annotation(0).segments] == [expected]
 
 
+def test_fractions_of_the_image_size_are_left_out_and_named(root: Path) -> None:
+    row = with_segmentation([[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]])
+    write(root, row)
+    (summary,) = convert(open_coco_instances(root), root.parent / "out", ["val"], ConvertOptions(), SilentReporter())
+    (reason,) = summary.annotations_left_out
+    assert reason.startswith("coordinates from 0 to 1: fractions of the image size")
+    assert "such as 0.1; expected pixels" in summary.annotations_left_out[reason].first[0]
+
+
+def test_a_point_with_x_and_y_is_no_rle(root: Path) -> None:
+    write(root, with_segmentation([{"x": 1, "y": 2}]))
+    with pytest.raises(DataError, match=r"a polygon is \{'x': 1, 'y': 2\}; expected x1, y1"):
+        converted(root)
+
+
 def test_iscrowd_may_be_true(root: Path) -> None:
     write(root, with_row("annotations", 1, iscrowd=True))
     (segment,) = converted(root).annotation(0).segments

@@ -107,6 +107,11 @@ def test_files_of_other_kinds_are_ignored(tmp_path: Path) -> None:
         "C:\\Users\\me\\a.jpg",
         "../../upload/1/a.jpg",
         "https://example.com/data/a.jpg?token=3",
+        *(
+            "/data/local-files/?d=photos%5Ca.jpg",
+            "/data/local-files/?d=a.jpg&x=1",
+            "http://h/data/local-files/?d=/x/a.jpg",
+        ),
         "file:///data/a.jpg",
         "http://[x/a.jpg",
         "https://[fe80::1]:80/data/a.jpg#top",

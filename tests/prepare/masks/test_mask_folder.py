@@ -17,6 +17,7 @@ from panformer_cli.cli.prepare_data.masks import masks
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.convert import ConvertOptions, convert
+from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.masks.mask_folder import open_mask_folder
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.verify.check import VerifyOptions, verify
@@ -283,3 +284,21 @@ def test_corrupt_input(root: Path, change: Callable[[Path], object], message: st
         converted(root)
     assert str(root) in str(caught.value)
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
+
+
+def test_a_mask_of_an_object_in_another_format_is_an_error_and_png_may_be_in_uppercase(root: Path) -> None:
+    """JPEG changes the values of pixels; such a mask must not be missing in silence."""
+    box = mask((1, 1, 5, 5)).astype(np.uint8) * 255
+    save(root / "masks/train/a/car_1.JPG", box)
+    save(root / "masks/train/a/car_2.PNG", box)
+    source = open_mask_folder(root, root / "classes.csv")
+    (image,) = source.images("train")
+    assert [path.name for path in image.labels] == ["car_1.png", "car_2.PNG"]
+    log = AnnotationLog(skips_bad=True)
+    assert [segment.area for segment in source.read(image, (HEIGHT, WIDTH), log).segments] == [16]
+    assert "car_1.png is missing, but there is car_1.JPG; expected a PNG" in log.left_out[0][1]
+    shutil.rmtree(root / "masks/train/a")
+    save(root / "masks/train/a.PNG", np.full((HEIGHT, WIDTH), CAR, np.uint8))
+    (image,) = source.images("train")
+    assert [path.name for path in image.labels] == ["a.PNG"]
+    assert not image.problem
