@@ -15,6 +15,7 @@ import click
 from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.cli.replay import replay_option
 from panformer_cli.errors import INTERRUPTED, PanformerError
 from panformer_cli.wording import counted
 
@@ -78,6 +79,7 @@ def check_recipe(
 
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False)
+@replay_option
 @launch_options
 @_names_a_run
 @functools.partial(compute_options, first=check_recipe)

@@ -28,8 +28,9 @@ from panformer_cli.engine.training.memory.fallback import MemoryFallback
 from panformer_cli.engine.training.memory.parts import use_parts
 from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.numerics import synchronize_batch_norms
+from panformer_cli.engine.training.replay.recorder import BadStepRecorder
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
-from panformer_cli.engine.training.step import OptimizerStep, SkippedStep
+from panformer_cli.engine.training.step import OptimizerStep, StepResult
 from panformer_cli.engine.training.validation import Validation
 from panformer_cli.engine.training.watching.meter import SpeedMeter
 from panformer_cli.engine.training.watching.profile import StepProfile
@@ -94,6 +95,7 @@ class Trainer:
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
         self.divergence = DivergenceWatch(recipe.train, reporter)
+        self.recorder = BadStepRecorder(process, run, self.model, reporter)
         self._status = ""
         self._in_step = False
 
@@ -272,7 +274,7 @@ class Trainer:
             if self.average is not None:
                 self.average.update(self.model, self.progress.step - self.progress.skipped_steps)
         else:
-            self._record_skipped(result.skipped)
+            self._record_skipped(result)
         self._show(bar)
         if self.tracking is not None:
             self.tracking.start()
@@ -287,13 +289,16 @@ class Trainer:
         self._run.write_recipe(recipe)
         self.reporter.warn(f"memory ran out in step {self.progress.step + 1}; training continues with {plan}")
 
-    def _record_skipped(self, skipped: SkippedStep) -> None:
-        """Log a step that changed nothing."""
+    def _record_skipped(self, result: StepResult) -> None:
+        """Log a step that changed nothing, and record the first one."""
+        skipped, inputs = result.skipped, result.inputs
+        assert skipped is not None and inputs is not None, "the step was skipped"
         infos = map(self._data.image_info, range(len(self._data)))
         names = {info.id: info.file_name for info in infos if info.id in skipped.image_ids}
         images = [names[image_id] for image_id in skipped.image_ids]
         self.log.write_skipped(self.progress, skipped.reason, images)
-        self.divergence.step_skipped(self.progress, skipped.reason, images)
+        recorded = self.recorder.record(skipped, inputs, images, self.recipe, self.progress)
+        self.divergence.step_skipped(self.progress, skipped.reason, images, self.recorder.command if recorded else "")
 
     def _roll_back(self, error: NonFiniteError, bar: Progress) -> None:
         """Return to the last checkpoint with a lower learning rate.
@@ -303,9 +308,8 @@ class Trainer:
         """
         diverged, saved_step = self.progress, self.checkpoints.saved_step
         if not self.divergence.can_roll_back(diverged, saved_step):
-            raise PanformerError(
-                f"training diverged: {error}; {self.divergence.advice(diverged, saved_step)}"
-            ) from error
+            advice = self.divergence.advice(diverged, saved_step, self.recorder.command)
+            raise PanformerError(f"training diverged: {error}; {advice}") from error
         self.progress = self.checkpoints.roll_back()
         self.progress.steps_per_epoch = self.loader.steps_per_epoch
         self.progress.rollbacks = diverged.rollbacks + 1
