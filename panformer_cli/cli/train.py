@@ -188,6 +188,17 @@ def train(
         return 0
 
 
+def _most_used_first(parameter: click.Parameter) -> int:
+    """Return the place of an option in the help; the others follow in their order."""
+    name = str(parameter.name)
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
+_FIRST = ("recipe", "overrides", "out", "gpus", "device", "resume", "init_from", "trackers", "dry_run", "time_limit",
+          "fit_memory", "profile", "replay")  # fmt: skip
+train.params.sort(key=_most_used_first)
+
+
 def _stopped(result: RunResult, compute: Compute) -> str:
     """Return the message for an interrupted run: what was saved and how to resume."""
     run = result.run
