@@ -21,7 +21,7 @@ from panformer_cli.recipe_io import load_recipe
 from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
 from tests.engine.ranks import in_processes
-from tests.engine.small import ALONE
+from tests.engine.small import ALONE, BACKBONE
 from tests.engine.training.toy import toy_batch, toy_model, use_toy_replays
 
 THING = {"id": 1, "name": "a", "isthing": 1, "color": [1, 2, 3]}
@@ -109,9 +109,10 @@ def steps_of_a_rank(
         result = step.take(batches, 1.0)
         results.append(result)
         if result.skipped is not None and result.inputs is not None:
+            recipe = load_recipe("tiny", [f"model.backbone={BACKBONE}"])
             step.model.categories = CategoryTable.from_coco([THING], "test")
             recorder = BadStepRecorder(process, RunFolder(out / str(number)), step.model, SilentReporter())
-            recorder.record(result.skipped, result.inputs, [], load_recipe("tiny", []), TrainProgress(step=number))
+            recorder.record(result.skipped, result.inputs, [], recipe, TrainProgress(step=number))
     weights = {name: value.detach() for name, value in step.model.named_parameters()}
     return results, weights
 
