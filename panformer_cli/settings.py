@@ -209,7 +209,7 @@ class TrainSettings(Section):
     """Epochs between evaluations on `data.val_split`. The last epoch is always evaluated."""
     save_minutes: Annotated[float, Range(0, above=True)] = 10.0
     """Minutes between writes of `last.safetensors`, the checkpoint from which the run resumes. It is also written
-    before and after every evaluation and when the run is stopped."""
+    before and after every evaluation, at the end of each epoch of `train.keep_every`, and when the run is stopped."""
     keep_last: CountOrZero = 0
     """Number of earlier checkpoints to keep as `step-<n>.safetensors` beside `last.safetensors`. A run can resume from
     each of them."""

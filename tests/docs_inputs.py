@@ -19,16 +19,20 @@ from PIL import Image, ImageDraw
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, read_checkpoint, save_checkpoint
+from panformer_cli.data.structures import Batch, Targets
+from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, load_model, read_checkpoint, save_checkpoint
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.training.replay.bad_step import BadStep
+from panformer_cli.engine.training.step import StepInputs
 from panformer_cli.metrics.analysis.label_errors import Kind, Suspect
+from panformer_cli.models.base import LossCounts
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe_io import load_recipe
 from tests.cli import prepare_folders
 from tests.conftest import REPOSITORY
 from tests.data.coco.coco_files import write_coco
-from tests.engine.small import SMALL
+from tests.engine.small import ALONE, SMALL
 from tests.helpers import run
 from tests.prepare.annotation_tools import test_cvat as cvat_files
 from tests.release_files import save_as_mmcv, stub_state
@@ -184,6 +188,16 @@ def run_of_r50(folder: Path) -> None:
     run_folder.start(read_checkpoint(run_folder.best).recipe, {})
 
 
+def bad_step(path: Path) -> None:
+    """Record a step in which an image was NaN."""
+    before = read_checkpoint(path.with_name("best.safetensors"))
+    batch = Batch(torch.full((1, 3, 64, 64), torch.nan), torch.zeros(1, 64, 64, dtype=torch.bool), [], [1])
+    batch.targets.append(Targets(torch.tensor([0]), torch.ones(1, 4), torch.ones(1, 64, 64, dtype=torch.bool)))
+    inputs = StepInputs([batch], LossCounts(1, 0), 1.0, {}, [])
+    step = BadStep.of(ALONE, 1207, "loss", ["000000012345.jpg"], inputs)
+    step.write(path, load_model(before), before.recipe, TrainProgress(step=1206))
+
+
 def any_run() -> None:
     """Write a run for commands that use the newest one, unless an earlier line of the page trained one."""
     if not list(Path("runs").glob("*/*/*.safetensors")):
@@ -292,6 +306,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "runs/a": evaluated_run,
     "runs/b": evaluated_run,
     "runs/mine": run_of_r50,
+    "runs/mine/bad-step-1207.safetensors": bad_step,
     "runs/mine/best-tuned.safetensors": lambda path: shutil.copy(path.with_name("best.safetensors"), path),
     "runs/mine/evaluation": evaluation,
     "to_review/classes.csv": text("id,name,kind\n3,car,thing\n7,road,stuff\n8,sky,stuff\n9,person,thing\n"),

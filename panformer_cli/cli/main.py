@@ -17,7 +17,7 @@ import click
 from panformer_cli import __version__
 from panformer_cli.cli.groups import LazyGroup
 from panformer_cli.cli.loading import announce_torch
-from panformer_cli.errors import INTERRUPTED, PanformerError
+from panformer_cli.errors import FAILED, INTERRUPTED, INVALID, PanformerError
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.worker import Worker
@@ -83,8 +83,10 @@ def _exit_code(run: Callable[[], Any], worker: Worker | None) -> int:
 
 def _explained(error: BaseException) -> tuple[int, str] | None:
     """Return exit code and message of a failure that users can fix; None for a bug."""
+    from panformer_cli.engine.distributed.worker import restarts_failures
+
     if isinstance(error, PanformerError):
-        return 2, str(error)
+        return FAILED if error.may_pass and restarts_failures() else INVALID, str(error)
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "panformer"
         return 2, f"{error.format_message()} See `{command} --help`."

@@ -15,6 +15,7 @@ import click
 from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
 from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.cli.replay import replay_option
 from panformer_cli.errors import INTERRUPTED, PanformerError
 from panformer_cli.wording import counted
 
@@ -78,6 +79,7 @@ def check_recipe(
 
 @click.command()
 @click.argument("recipe", metavar="[RECIPE]", required=False)
+@replay_option
 @launch_options
 @_names_a_run
 @functools.partial(compute_options, first=check_recipe)
@@ -184,6 +186,17 @@ def train(
         click.echo(f"Best checkpoint: {result.run.checkpoint}")
         reporter.message(f"Next: {shlex.join(['panformer', 'evaluate', str(result.run.path)])}")
         return 0
+
+
+def _most_used_first(parameter: click.Parameter) -> int:
+    """Return the place of an option in the help; the others follow in their order."""
+    name = str(parameter.name)
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
+_FIRST = ("recipe", "overrides", "out", "gpus", "device", "resume", "init_from", "trackers", "dry_run", "time_limit",
+          "fit_memory", "profile", "replay")  # fmt: skip
+train.params.sort(key=_most_used_first)
 
 
 def _stopped(result: RunResult, compute: Compute) -> str:

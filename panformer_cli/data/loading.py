@@ -42,6 +42,8 @@ class LoadingSettings(Protocol):
 class WorkerDiedError(PanformerError):
     """A data loading process died, or could not send its batch."""
 
+    may_pass = True
+
 
 class TrainItem(NamedTuple):
     """An augmented image (3, H, W) float32 with its targets, and the errors of the bad images it replaces."""

@@ -19,7 +19,7 @@ from panformer_cli.storage.files import writing
 from panformer_cli.storage.process_lock import LockHeldError, process_lock
 
 _REMAINS = re.compile(
-    r"\.(last|best|step-\d+|recipe|recipe-before-step-\d+|environment|metrics)\.\w+\.\d+(\.parts)?\.tmp"
+    r"\.(last|best|step-\d+|bad-step-\d+(-rank-\d+)?|recipe|recipe-before-step-\d+|environment|metrics)\.\w+\.\d+(\.parts)?\.tmp"
     r"|\.tmp[A-Za-z0-9]{6}"
 )
 """Names of temporary files that killed processes leave: our own, and those of safetensors in earlier versions."""
@@ -111,7 +111,8 @@ def _check_is_free(run: RunFolder) -> None:
             f"--out {run.path} has another run; add --resume to continue that run, or choose a new folder"
         )
     own = {run.recipe, run.metrics, run.environment, run.lock, *(run.path / name for name in _FOLDERS), *_remains(run)}
-    if set(run.path.iterdir()) - own - set(run.path.glob(EARLIER_RECIPE.format("*"))):
+    own |= {*run.bad_steps, *run.path.glob(EARLIER_RECIPE.format("*"))}
+    if set(run.path.iterdir()) - own:
         raise PanformerError(f"--out {run.path} is not empty; expected a new or empty folder; choose another folder")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,7 +84,7 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process)
     own = range(process.rank, len(images), process.world_size)
-    with reporter.progress("Predicting", len(own)) as progress:
+    with closing(results.log), reporter.progress("Predicting", len(own)) as progress:
         share = _Share(images, results, reporter, progress)
         for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
             share.report(index, problem)

@@ -79,6 +79,16 @@ class RunFolder:
         return self.path / f"step-{step}.safetensors"
 
     @property
+    def bad_steps(self) -> list[Path]:
+        """The files of the first step that was skipped, one for each process concerned (`BadStep`)."""
+        return sorted(self.path.glob("bad-step-*.safetensors"))
+
+    def bad_step(self, step: int, rank: int | None) -> Path:
+        """Return the path of the file for a skipped step; `rank` is None for a run with a single process."""
+        suffix = "" if rank is None else f"-rank-{rank}"
+        return self.path / f"bad-step-{step}{suffix}.safetensors"
+
+    @property
     def recipes(self) -> list[Path]:
         """The recipe, and those that were changed when the run was resumed."""
         return [path for path in (self.recipe, *sorted(self.path.glob(EARLIER_RECIPE.format("*")))) if path.is_file()]
@@ -123,6 +133,8 @@ class RunFolder:
         starts = self.starts
         if not self.is_resumable:
             self.forget_after(-1, -1)
+            for path in self.bad_steps:  # of a run that is started again from its beginning
+                path.unlink()
             starts = []
         text = recipe_to_yaml(recipe)
         if starts and self.recipe.is_file() and (before := self.recipe.read_text(encoding="utf-8")) != text:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from panformer_cli.errors import DataError, PanformerError, WriteError
 from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
@@ -263,29 +263,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def lock_file(path: Path) -> BinaryIO:
-    """Return `path`, opened and locked until it is closed. Windows and some file systems do not support the lock.
-
-    Raises:
-        PanformerError: another process holds the lock.
-    """
-    file = path.open("ab")
-    if sys.platform == "win32":
-        return file
-    import fcntl
-
-    try:  # the lock belongs to the process; children do not inherit it
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.close()
-            raise PanformerError(
-                f"another process is writing {path.parent}; expected one at a time; wait for it to finish, or choose "
-                "another --out"
-            ) from error
-    return file
 
 
 def name_inside(folder: Path, name: str, where: str) -> Path:

@@ -9,15 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from panformer_cli.storage.files import writing
 
 _FAR = 1 << 30
 """The locked byte: Windows lets no other process read a locked one, and the text is before it."""
-_held: set[Path] = set()
-"""Lock files that this process holds. A lock excludes only other processes."""
+_held: dict[Path, str] = {}
+"""Lock files that this process holds, and their text. A lock excludes only other processes, and the system releases it
+when this process closes the file, even if it opened it a second time: such a file is not opened again."""
 
 
 class LockHeldError(Exception):
@@ -35,16 +36,18 @@ def process_lock(path: Path) -> Iterator[bool]:
         LockHeldError: The lock is held.
         PanformerError: The file cannot be written.
     """
-    key = path.absolute()
+    key = Path(os.path.realpath(path))
     if key in _held:
-        raise LockHeldError(_text(path))
+        raise LockHeldError(_held[key])
+    started = datetime.now().astimezone().isoformat(" ", "seconds")
+    text = f"process {os.getpid()} on {platform.node()}, since {started}"
     with writing(path):
-        file, locked = _locked(path)
-    _held.add(key)
+        file, locked = _locked(path, text)
+    _held[key] = text
     try:
         yield locked
     finally:
-        _held.discard(key)
+        del _held[key]
         if sys.platform != "win32":  # while it is locked, so that no other process deletes a new file
             _delete(path)
         file.close()
@@ -52,10 +55,10 @@ def process_lock(path: Path) -> Iterator[bool]:
             _delete(path)
 
 
-def _locked(path: Path) -> tuple[BinaryIO, bool]:
-    """Return the locked file, with the text of this process, and whether locks are supported."""
+def _locked(path: Path, text: str) -> tuple[FileIO, bool]:
+    """Return the locked file, with `text` as its content, and whether locks are supported."""
     while True:
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)
         try:
             locked = _lock(file)
         except LockHeldError:
@@ -67,20 +70,19 @@ def _locked(path: Path) -> tuple[BinaryIO, bool]:
         if _is_at(path, file):
             break
         file.close()  # its holder deleted it before it was locked here
-    file.truncate(0)
-    started = datetime.now().astimezone().isoformat(" ", "seconds")
-    file.write(f"process {os.getpid()} on {platform.node()}, since {started}".encode())
-    file.flush()
+    with suppress(OSError):  # the lock is held also if the disk is full
+        file.truncate(0)
+        file.write(text.encode())
     return file, locked
 
 
-def _is_at(path: Path, file: BinaryIO) -> bool:
+def _is_at(path: Path, file: FileIO) -> bool:
     with suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     return False
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: FileIO) -> bool:
     """Lock a file, and return whether the file system supports it.
 
     Raises:

@@ -11,7 +11,7 @@ import json
 import shutil
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.errors import PanformerError
-from panformer_cli.storage.files import lock_file, write_json, writing
+from panformer_cli.storage.files import write_json, writing
+from panformer_cli.storage.process_lock import LockHeldError, process_lock
 
 Line = dict[str, Any]
 """The results of one image; in the log also `index`, the position of the image in the data set."""
@@ -61,7 +62,8 @@ class ResultLog:
         """
         with writing(folder):
             for path in folder.glob("*.lock"):
-                lock_file(path).close()
+                with _lock(path):
+                    pass
         stored = stored_settings(folder) if resume else None
         if stored is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -113,7 +115,7 @@ class ResultLog:
     def _open(self) -> FileIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         # A lock on the log itself would be released when any reader closes it.
-        self._opened.enter_context(lock_file(self.path.with_suffix(".lock")))
+        self._opened.enter_context(_lock(self.path.with_suffix(".lock")))
         file = self._opened.enter_context(self.path.open("a+b", buffering=0))
         if file.tell():
             file.seek(-1, 2)
@@ -133,6 +135,24 @@ class ResultLog:
                     offset += len(line)
         newest_first = np.frombuffer(found, _POSITION)[::-1]
         return files, newest_first[np.unique(newest_first["index"], return_index=True)[1]]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a log.
+
+    Raises:
+        PanformerError: Another process, or another log of this one, holds it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(process_lock(path))
+        except LockHeldError as error:
+            raise PanformerError(
+                f"another process is writing {path.parent}: {error}; expected one at a time; wait for it to finish, or "
+                "choose another --out"
+            ) from error
+        yield
 
 
 def line_text(index: int, content: Line) -> str:

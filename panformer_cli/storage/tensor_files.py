@@ -1,20 +1,24 @@
-"""Reading weights: the format is detected from the content, and no code in the file is run."""
+"""Files of tensors: safetensors are written; other formats of weights are also read, without running code in them."""
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
+from panformer_cli.storage.files import atomic_write, temporary_folder
 
 Kind = Literal["safetensors", "torch zip", "torch legacy"]
 
@@ -57,6 +61,51 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"weights {path}: the file contains no state dict; expected tensors by name")
     return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        path: The file.
+        tensors: Dense tensors by name, on any device.
+        metadata: Texts by name.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        # safetensors writes to a random name beside its file; in our temporary folder, a killed process leaves nothing.
+        with temporary_folder(temporary.with_suffix(".parts.tmp")) as parts:
+            file = parts / path.name
+            try:
+                save_file(stored, file, dict(metadata))
+            except SafetensorError as error:
+                raise _as_os_error(error) from error
+            file.chmod(mode)  # safetensors creates files that only the owner can read
+            _sort_metadata(file)
+            file.replace(temporary)
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """Return the operating system's error that is in the message of safetensors."""
+    number = re.search(r"(?:\(os error |code: )(\d+)", str(error))  # "code" before safetensors 0.6
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata: safetensors writes its entries in a random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size, "sorting does not change the size"
+        file.seek(8)
+        file.write(text)
 
 
 def check_whole(path: Path) -> None:

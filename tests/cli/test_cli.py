@@ -18,7 +18,7 @@ from panformer_cli.cli.groups import COMMANDS, LazyGroup
 from panformer_cli.cli.main import main
 from panformer_cli.cli.prepare_data.scenes import SCENE_HELP
 from panformer_cli.data.scenes.options import SceneOptions
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import PanformerError, WriteError
 from tests.conftest import REPOSITORY
 from tests.helpers import in_new_process, run
 
@@ -154,6 +154,23 @@ def test_an_error_of_the_engine_is_exit_code_2(
     use(monkeypatch, fail)
     assert run("train") == 2
     assert capsys.readouterr() == ("", "Error: a [b] c\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "restarts", "code"), [(WriteError, "2", 1), (WriteError, "0", 2), (PanformerError, "2", 2)]
+)
+def test_only_what_can_pass_is_started_again(
+    error: type[PanformerError], restarts: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher starts no process again that ends with 2."""
+
+    def fail() -> None:
+        raise error("the disk is full")
+
+    use(monkeypatch, fail)
+    monkeypatch.setenv("PANFORMER_LAUNCHER", "1")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    assert run("train") == code
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, click.Abort])

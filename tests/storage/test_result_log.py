@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -25,10 +26,9 @@ def folder(tmp_path: Path) -> Path:
 
 def append(folder: Path, texts: dict[int, str], rank: int = 0) -> None:
     """Append lines like a process that then ends."""
-    log = ResultLog(folder, rank)
-    for index, text in texts.items():
-        log.append(index, {"text": text})
-    log.close()
+    with closing(ResultLog(folder, rank)) as log:
+        for index, text in texts.items():
+            log.append(index, {"text": text})
 
 
 def texts_of(log: ResultLog, total: int | None = None) -> list[tuple[int, str]]:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,9 +27,8 @@ from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
-from panformer_cli.storage.files import atomic_write, temporary_folder
 from panformer_cli.storage.plain_json import parse as parse_json
-from panformer_cli.storage.tensor_files import kind_of, read_header, read_state
+from panformer_cli.storage.tensor_files import kind_of, read_header, read_state, write_tensors
 from panformer_cli.wording import listing
 
 FORMAT = "panformer 1"
@@ -162,8 +158,12 @@ def save_checkpoint(
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     if state is not None:
         tensors |= state.tensors()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {
+    write_tensors(path, tensors, describe(recipe, categories, progress))
+
+
+def describe(recipe: Recipe, categories: CategoryTable, progress: TrainProgress) -> dict[str, str]:
+    """Return the metadata of a checkpoint."""
+    return {
         "format": FORMAT,
         "version": __version__,
         "torch": torch.__version__,
@@ -171,37 +171,6 @@ def save_checkpoint(
         "categories": json.dumps(categories.to_coco()),
         "progress": json.dumps(asdict(progress)),
     }
-    with atomic_write(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        # safetensors writes to a random name beside its file; in our temporary folder, a killed process leaves nothing.
-        with temporary_folder(temporary.with_suffix(".parts.tmp")) as parts:
-            file = parts / path.name
-            try:
-                save_file(tensors, file, metadata)
-            except SafetensorError as error:
-                raise _as_os_error(error) from error
-            file.chmod(mode)  # safetensors creates files that only the owner can read
-            _sort_metadata(file)
-            file.replace(temporary)
-
-
-def _as_os_error(error: SafetensorError) -> OSError:
-    """Return the operating system's error that is in the message of safetensors."""
-    number = re.search(r"(?:\(os error |code: )(\d+)", str(error))  # "code" before safetensors 0.6
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
-
-
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata: safetensors writes its entries in a random order."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        assert len(text) == size, "sorting does not change the size"
-        file.seek(8)
-        file.write(text)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -17,6 +17,11 @@ def keeps_checkpoints(settings: TrainSettings) -> bool:
     return settings.keep_last > 0 or settings.keep_every is not None
 
 
+def is_kept(settings: TrainSettings, progress: TrainProgress, step: int) -> bool:
+    """Return whether a step is the end of an epoch whose checkpoint `train.keep_every` keeps."""
+    return settings.keep_every is not None and step % (settings.keep_every * progress.steps_per_epoch) == 0
+
+
 def keep_last(run: RunFolder, step: int) -> None:
     """Keep the last checkpoint, of step `step`, before a new one replaces it; nothing if it was deleted.
 
@@ -42,8 +47,7 @@ def remove_others(run: RunFolder, settings: TrainSettings, progress: TrainProgre
     steps = {run.step_of(path): path for path in run.step_checkpoints}
     earlier = [step for step in steps if step < progress.step]
     kept = set(earlier[len(earlier) - settings.keep_last :] if settings.keep_last else [])
-    if settings.keep_every is not None:
-        kept |= {step for step in earlier if step % (settings.keep_every * progress.steps_per_epoch) == 0}
+    kept |= {step for step in earlier if is_kept(settings, progress, step)}
     for step in steps.keys() - kept:
         with suppress(OSError):
             steps[step].unlink()

@@ -30,7 +30,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from panformer_cli.engine.checkpoints.kept_checkpoints import keep_last, keeps_checkpoints, remove_others
+from panformer_cli.engine.checkpoints.kept_checkpoints import is_kept, keep_last, keeps_checkpoints, remove_others
 from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
@@ -103,8 +103,16 @@ class RunCheckpoints:
         """Whether the last checkpoint is older than `train.save_minutes`, by the clock of this rank."""
         return time.monotonic() > self._due_at
 
-    def save_last(self, progress: TrainProgress) -> None:
+    def is_kept(self, progress: TrainProgress) -> bool:
+        """Return whether the checkpoint of this step is one that `train.keep_every` keeps."""
+        return is_kept(self._recipe.train, progress, progress.step)
+
+    def save_last(self, progress: TrainProgress, is_ending: bool = False) -> None:
         """Write the last checkpoint, with everything that is needed to resume; a failure is reported.
+
+        Args:
+            progress: The progress of the run.
+            is_ending: Whether the run ends now, so that `finish` tries again what fails.
 
         Raises:
             NonFiniteError: A weight, or a moment of the optimizer, is not finite; the existing file is unchanged.
@@ -115,7 +123,8 @@ class RunCheckpoints:
         self._settle(progress)
         self.longest_save = max(self.longest_save, time.monotonic() - began)
         if self._problem is not None:
-            self._reporter.warn(f"{self._problem}; training continues, and saves again in {RETRY_SECONDS:.0f} s")
+            again = f"training continues, and saves again in {RETRY_SECONDS:.0f} s"
+            self._reporter.warn(f"{self._problem}; {'it is tried again before the run ends' if is_ending else again}")
 
     def save_best(self, progress: TrainProgress) -> bool:
         """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any.
@@ -126,7 +135,7 @@ class RunCheckpoints:
         problem = self._process.on_first(lambda: self._attempt(self._run.best, progress, None))
         self._owed_best = None if problem is None else replace(progress)
         if problem is not None:
-            self._reporter.warn(f"{problem}; training continues without it")
+            self._reporter.warn(f"{problem}; the best model is not saved")
         return problem is None
 
     def finish(self, progress: TrainProgress, is_stopping: Callable[[], bool]) -> None:

@@ -27,6 +27,8 @@ _HEAD_START_SECONDS = 0.3
 class UnreachableError(PanformerError):
     """The other processes cannot be reached."""
 
+    may_pass = True
+
 
 @contextlib.contextmanager
 def joined(options: ProcessOptions) -> Iterator[Process]:

@@ -25,7 +25,7 @@ from torch.distributed.elastic.utils import store as store_util
 from panformer_cli.engine.distributed.layout import Layout
 from panformer_cli.engine.distributed.signals import SAME_SECONDS, signals_to
 from panformer_cli.engine.distributed.worker import LAUNCHED_AT, LAUNCHER
-from panformer_cli.errors import INTERRUPTED, PanformerError
+from panformer_cli.errors import INTERRUPTED, INVALID, PanformerError
 from panformer_cli.reporting import Reporter
 
 _POLL_SECONDS = 0.1
@@ -39,7 +39,8 @@ def launch(words: Sequence[str], layout: Layout, reporter: Reporter) -> int:
     """Run the command line `panformer WORDS` in several processes and return their exit code.
 
     Stop signals are forwarded to all processes on this machine, which may take any time to save; a second SIGINT kills
-    them. If a process fails, all are ended, and started again up to `layout.max_restarts` times.
+    them. If a process fails, all are ended, and started again up to `layout.max_restarts` times, unless its input is
+    invalid.
 
     Raises:
         PanformerError: A process was killed, or the other machines cannot be reached.
@@ -175,6 +176,8 @@ class Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.is_failed() and any(failure.exitcode == INVALID for failure in result.failures.values()):
+            self.stop_restarting()  # it would fail again
         if result.is_failed() and self._remaining_restarts:
             cause = _cause(_first(result), worker_group.spec.local_world_size)
             if self._nodes > 1:

@@ -19,6 +19,8 @@ https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """Environment variable with the number of times that the launcher of this machine has restarted its workers."""
+MAX_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
+"""Environment variable with the number of times that it may do so."""
 LAUNCHER = "PANFORMER_LAUNCHER"
 """Environment variable with the process id of `launcher.launch`."""
 LAUNCHED_AT = "PANFORMER_LAUNCHED_AT"
@@ -33,6 +35,11 @@ def seconds_since_launch() -> float:
     """Return the time since the launcher began, also after it restarted this process; 0 without a launcher."""
     began = os.environ.get(LAUNCHED_AT)
     return max(0.0, time.time() - float(began)) if began else 0.0
+
+
+def restarts_failures() -> bool:
+    """Return whether a launcher started this process and starts it again when it fails (`--max-restarts`)."""
+    return LAUNCHER in os.environ and os.environ.get(MAX_RESTARTS, "0") != "0"
 
 
 @dataclass(frozen=True)

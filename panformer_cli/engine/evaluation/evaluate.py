@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,7 +195,8 @@ def _evaluate(
     predictor = Predictor.of(checkpoint, process, request.precision)
     results = PanopticResults(request.out, checkpoint.categories, process)
     evaluator = Evaluator(checkpoint.categories, request.metrics, request.resamples)
-    evaluator = evaluate_model(predictor, dataset, process, reporter, evaluator, results, request.batch_size)
+    with closing(results.log):
+        evaluator = evaluate_model(predictor, dataset, process, reporter, evaluator, results, request.batch_size)
     names = {
         "checkpoint": request.checkpoint,
         "annotation": dataset.layout.annotation,

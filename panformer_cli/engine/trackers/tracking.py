@@ -27,7 +27,8 @@ WAITING = 200
 FINISH_SECONDS = 30.0
 """How long the end of training waits for a tracker that still has something to send."""
 
-_Event = Callable[[Tracker], None]
+_Event = Callable[[Tracker], Tracker | None]
+"""What to do with a tracker; may return one to use instead of it from then on."""
 
 
 class Tracking:
@@ -63,6 +64,11 @@ class Tracking:
         """Send images of an evaluation, each (H, W, 3) uint8 RGB."""
         for sender in self._senders:
             sender.send("eval", step, lambda tracker: tracker.images(images, step))
+
+    def roll_back(self, step: int) -> None:
+        """Let the trackers know that training returned to an earlier step; see `Sender.roll_back`."""
+        for sender in self._senders:
+            sender.roll_back(step)
 
     def finish(self, status: Status) -> None:
         """Send what is left, and close the runs; a tracker that needs more than `FINISH_SECONDS` is given up."""
@@ -116,6 +122,18 @@ class Sender:
         """Write down that the tracker has everything of this kind up to `step`, once it is sent."""
         self._put(lambda tracker: self._save(tracker, {kind: step}))
 
+    def roll_back(self, step: int) -> None:
+        """Open the run again if the tracker can forget the values after `step`; else the steps it has are left out."""
+
+        def back(tracker: Tracker) -> Tracker:
+            self._known = dict(self._sent)
+            if not tracker.forgets:
+                return tracker
+            tracker.finish("stopped")
+            return self._open(replace(self._run, step=step, id=tracker.id))
+
+        self._put(back)
+
     def close(self, status: Status) -> None:
         """Close the run after everything is sent."""
         self._put(lambda tracker: tracker.finish(status))
@@ -132,7 +150,7 @@ class Sender:
             tracker = self._open(self._run)
             self._save(tracker)
             for event in iter(self._queue.get, None):
-                event(tracker)
+                tracker = event(tracker) or tracker
         except BaseException as error:  # whatever a tracker raises, SystemExit too, concerns only itself
             self.problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".rstrip(": ")
 

@@ -60,8 +60,15 @@ class DivergenceWatch:
         if progress.recent_loss < NORMAL * progress.usual_loss:
             progress.loss_is_high = False
 
-    def step_skipped(self, progress: TrainProgress, reason: str, images: list[str]) -> None:
-        """Record a skipped step, and report the first ones."""
+    def step_skipped(self, progress: TrainProgress, reason: str, images: list[str], replay: str = "") -> None:
+        """Record a skipped step, and report the first ones.
+
+        Args:
+            progress: The progress after the step.
+            reason: As in `SkippedStep`.
+            images: File names of the images concerned.
+            replay: Command that shows where the step failed, if it was recorded.
+        """
         progress.skipped_steps += 1
         if reason == OVERFLOW:
             progress.overflows += 1  # the next step uses a lower scale
@@ -70,7 +77,8 @@ class DivergenceWatch:
         self._last_images = images
         reported = progress.skipped_steps - progress.overflows
         if reported <= WARNINGS:
-            more = "; further skipped steps are only listed in metrics.jsonl" * (reported == WARNINGS)
+            more = f"; to find the cause, run `{replay}`" if replay else ""
+            more += "; further skipped steps are only listed in metrics.jsonl" * (reported == WARNINGS)
             self._reporter.warn(
                 f"step {progress.step} was skipped because its {reason} is not finite; images: {listing(images)}{more}"
             )

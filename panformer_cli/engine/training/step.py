@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.structures import Batch
+from panformer_cli.engine.checkpoints.random_state import random_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import autocast
 from panformer_cli.engine.training.optimizer import build_optimizer
@@ -26,6 +27,9 @@ from panformer_cli.engine.training.watching.step_clock import NoClock, StepClock
 from panformer_cli.errors import NonFiniteError
 from panformer_cli.models.base import LossCounts, PanopticModel, count_segments
 from panformer_cli.settings import TrainSettings
+
+NO_LOSSES = "not_finite"
+"""Name of the only loss, NaN, of a forward pass that ended before its losses because a value was not finite."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,25 @@ class SkippedStep:
 
 
 @dataclass(frozen=True)
+class StepInputs:
+    """What one process computed the losses and gradients of a skipped step from, besides the model.
+
+    Attributes:
+        batches: Its batches, one for each forward pass.
+        counts: What normalizes the losses.
+        scale: Factor on the losses for fp16; 1 in other precisions.
+        random: torch's random states before the first forward pass; see `random_state`.
+        losses: The losses of each batch by name, detached, on their device.
+    """
+
+    batches: list[Batch]
+    counts: LossCounts
+    scale: float
+    random: dict[str, Tensor]
+    losses: list[dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What a step reports.
 
@@ -52,12 +75,14 @@ class StepResult:
         gradient_norm: L2 norm of the gradient of all parameters before clipping, a scalar on the device.
         loss: The total loss, averaged over all images of all processes; NaN for a skipped step.
         skipped: Why nothing was changed; None if the step was taken. The same on all ranks.
+        inputs: What this process computed a skipped step from; None if the step was taken.
     """
 
     losses: list[dict[str, Tensor]]
     gradient_norm: Tensor
     loss: float = math.nan
     skipped: SkippedStep | None = None
+    inputs: StepInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +131,11 @@ class OptimizerStep:
         """
         self._parallel.train()
         set_learning_rate(self.optimizer, factor)
+        counts, scale, random = self.count(batches), self._scale(), random_state(self._process.device)
+        losses = StepLosses([], math.nan)
         try:
             with self._statistics_restored_on_error():
-                losses = self.accumulate(batches, self.count(batches))
+                losses = self.accumulate(batches, counts)
                 with self.clock.part("clipping"):
                     self.scaler.unscale_(self.optimizer)
                     norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
@@ -116,7 +143,8 @@ class OptimizerStep:
                     raise self._bad_gradient(batches)
         except _SkipStep as error:
             self.optimizer.zero_grad()
-            return StepResult([], torch.tensor(math.nan), skipped=error.skipped)
+            inputs = StepInputs(batches, counts, scale, random, error.losses or losses.by_batch)
+            return StepResult([], torch.tensor(math.nan), skipped=error.skipped, inputs=inputs)
         with self.clock.part("optimizer"):
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -143,8 +171,7 @@ class OptimizerStep:
                     losses = self._losses(batch.to(self._process.device), counts)
                 with self.clock.part("backward"):
                     # Also if they are NaN: in the last backward pass every rank waits for the gradients of all others.
-                    total = torch.stack(list(losses.values())).sum().div(len(batches))
-                    self.scaler.scale(total).backward()
+                    self.scaler.scale(total_loss(losses, len(batches))).backward()
             detached.append({name: value.detach() for name, value in losses.items()})
         return StepLosses(detached, self._checked_mean(batches, detached))
 
@@ -163,13 +190,16 @@ class OptimizerStep:
         Raises:
             NonFiniteError: A loss is not finite on some rank; raised on all ranks.
         """
-        totals = torch.stack([torch.stack(list(each.values())).sum() for each in losses]).tolist()
+        totals = torch.stack([total_loss(each) for each in losses]).tolist()
         bad = [batch for batch, total in zip(batches, totals, strict=True) if not math.isfinite(total)]
         own = torch.tensor([len(bad), 0.0 if bad else sum(totals) / len(totals)], dtype=torch.float64)
         failed, mean = self._process.sum(own).tolist()
         if failed:
-            raise _SkipStep("loss", self._ids(bad))
+            raise _SkipStep("loss", self._ids(bad), losses)
         return float(mean) / self._process.world_size
+
+    def _scale(self) -> float:
+        return float(self.scaler.get_scale()) if self.scaler.is_enabled() else 1.0
 
     def _bad_gradient(self, batches: list[Batch]) -> _SkipStep:
         """Return the error for a gradient that is not finite; in fp16, lower the scale."""
@@ -221,16 +251,28 @@ class _LossesOrNaN(nn.Module):
             losses: dict[str, Tensor] = self.model(batch, counts)
         except NonFiniteError:
             trained = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
-            return {"not_finite": torch.stack(trained).sum() * math.nan}
+            return {NO_LOSSES: torch.stack(trained).sum() * math.nan}
         return losses
 
 
 class _SkipStep(NonFiniteError):
-    """A loss or a gradient of this step is not finite; raised on all ranks."""
+    """A loss or a gradient of this step is not finite; raised on all ranks.
 
-    def __init__(self, reason: str, image_ids: list[int | str]) -> None:
+    Args:
+        reason: As in `SkippedStep`.
+        image_ids: As in `SkippedStep`.
+        losses: The losses of each batch of this process, if one of them is the reason.
+    """
+
+    def __init__(self, reason: str, image_ids: list[int | str], losses: Sequence[dict[str, Tensor]] = ()) -> None:
         super().__init__(f"a {reason} is not finite")
         self.skipped = SkippedStep(reason, image_ids)
+        self.losses = list(losses)
+
+
+def total_loss(losses: Mapping[str, Tensor], batches: int = 1) -> Tensor:
+    """Return the share of a batch in the loss of a step with this number of batches, a scalar."""
+    return torch.stack(list(losses.values())).sum().div(batches)
 
 
 def distributed(model: nn.Module) -> DistributedDataParallel:

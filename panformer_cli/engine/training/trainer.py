@@ -28,13 +28,14 @@ from panformer_cli.engine.training.memory.fallback import MemoryFallback
 from panformer_cli.engine.training.memory.parts import use_parts
 from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.numerics import synchronize_batch_norms
+from panformer_cli.engine.training.replay.recorder import BadStepRecorder
 from panformer_cli.engine.training.schedule import learning_rate_factor, total_steps
-from panformer_cli.engine.training.step import OptimizerStep, SkippedStep
+from panformer_cli.engine.training.step import OptimizerStep, StepResult
 from panformer_cli.engine.training.validation import Validation
 from panformer_cli.engine.training.watching.meter import SpeedMeter
 from panformer_cli.engine.training.watching.profile import StepProfile
 from panformer_cli.engine.training.watching.train_log import TrainLog
-from panformer_cli.errors import NonFiniteError, PanformerError
+from panformer_cli.errors import NonFiniteError, PanformerError, WriteError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe import Recipe
@@ -94,6 +95,7 @@ class Trainer:
         self.meter = SpeedMeter()
         self.profile: StepProfile | None = None
         self.divergence = DivergenceWatch(recipe.train, reporter)
+        self.recorder = BadStepRecorder(process, run, self.model, reporter)
         self._status = ""
         self._in_step = False
 
@@ -154,7 +156,10 @@ class Trainer:
                 self.average.restart(self.model)
         if remaining := -(-(self.total_steps - self.progress.step) // self.loader.steps_per_epoch):
             self.process.on_first(lambda: check_space(self._run, self.model, self.recipe, remaining, self.reporter))
-        with self._saved_on_error(), self.reporter.progress("Training", self.total_steps, self.progress.step) as bar:
+        with (
+            self._saved_on_error(stop),
+            self.reporter.progress("Training", self.total_steps, self.progress.step) as bar,
+        ):
             self._loop(stop, bar)
             self._finish(stop)
         if self.profile is not None:
@@ -183,7 +188,7 @@ class Trainer:
                 self._fail(failure, stop)
             try:
                 if stopping:
-                    self.checkpoints.save_last(self.progress)
+                    self.checkpoints.save_last(self.progress, is_ending=True)
                     break
                 if saving:
                     self._save()
@@ -191,37 +196,53 @@ class Trainer:
                 self._step(batches, bar)
                 if self.validation.is_due(self.progress):
                     self._evaluate(stop)
+                elif self.checkpoints.is_kept(self.progress):
+                    self._save()
             except NonFiniteError as error:
                 self._roll_back(error, bar)
 
     def _fail(self, failure: Exception | None, stop: StopRequest) -> NoReturn:
         """Save, and raise the error of the first rank whose images could not be loaded, on every rank."""
         with suppress(NonFiniteError):  # the weights are of no use
-            self.checkpoints.save_last(self.progress)
+            self.checkpoints.save_last(self.progress, is_ending=True)
         self._finish(stop)
         if failure is not None and not isinstance(failure, PanformerError):
             raise failure
         error = next(error for error in self.process.gather(failure) if error is not None)
         kind = type(error) if isinstance(error, PanformerError) else PanformerError
-        raise kind(f"{error}; step {self.checkpoints.saved_step} of {self.total_steps} is saved") from failure
+        saved = self.checkpoints.saved_step
+        kept = "nothing is saved" if saved is None else f"step {saved} of {self.total_steps} is saved"
+        raise kind(f"{error}; {kept}") from failure
 
     def _finish(self, stop: StopRequest) -> None:
         """Write what could not be written before."""
         self.checkpoints.finish(self.progress, lambda: bool(stop))
-        self.log.flush()
+        self.log.flush(is_ending=True)
 
     @contextmanager
-    def _saved_on_error(self) -> Iterator[None]:
+    def _saved_on_error(self, stop: StopRequest) -> Iterator[None]:
         """Save a single process that fails between two steps, for a reason that nothing else handles."""
         try:
             yield
         except PanformerError:
+            self.log.flush(is_ending=True)
             raise
         except Exception:
-            if self.process.world_size == 1 and not self._in_step and self.checkpoints.saved_step != self.progress.step:
-                with suppress(NonFiniteError):  # the weights are of no use
-                    self.checkpoints.save_last(self.progress)
+            if self.process.world_size == 1 and not self._in_step:
+                self._save_after_error(stop)
+            self.log.flush(is_ending=True)
             raise
+
+    def _save_after_error(self, stop: StopRequest) -> None:
+        """Save what is not saved yet; that this fails is reported, since the error is the reason that the run ends."""
+        try:
+            if self.checkpoints.saved_step != self.progress.step:
+                self.checkpoints.save_last(self.progress, is_ending=True)
+            self._finish(stop)
+        except NonFiniteError:  # the weights are of no use
+            pass
+        except WriteError as problem:
+            self.reporter.warn(str(problem))
 
     def _is_over(self) -> bool:
         """Return whether no step is left."""
@@ -233,6 +254,8 @@ class Trainer:
         model = self.model if self.average is None else self.average.model
         self.process.spread(model.buffers())  # each rank has running statistics of its own until now
         if self.validation.run(model, self.progress, stop):
+            if self.validation.stops_early(self.progress):
+                self._log_losses()
             self._save()
 
     def _steps(self, stop: StopRequest) -> Iterator[list[Batch] | Exception]:
@@ -257,8 +280,7 @@ class Trainer:
         """Take one optimizer step over the images of all processes, and log it."""
         start = time.monotonic()
         settings = self.recipe.train
-        factor = learning_rate_factor(settings, self.progress.step, self.loader.steps_per_epoch)
-        factor *= self.progress.lr_factor
+        factor = self._rate_factor(self.progress.step)
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
         self._in_step = True
         with self.meter.computing(), profiled:
@@ -272,13 +294,23 @@ class Trainer:
             if self.average is not None:
                 self.average.update(self.model, self.progress.step - self.progress.skipped_steps)
         else:
-            self._record_skipped(result.skipped)
+            self._record_skipped(result)
         self._show(bar)
         if self.tracking is not None:
             self.tracking.start()
         if self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps:
-            self.log.write_losses(self.progress, settings.lr * factor, self._speed())
+            self._log_losses()
         self.divergence.check(self.progress)
+
+    def _rate_factor(self, step: int) -> float:
+        """Return the factor on all learning rates of the step after `step`."""
+        settings = self.recipe.train
+        return learning_rate_factor(settings, step, self.loader.steps_per_epoch) * self.progress.lr_factor
+
+    def _log_losses(self) -> None:
+        """Write a row with the losses since the last one."""
+        rate = self.recipe.train.lr * self._rate_factor(self.progress.step - 1)
+        self.log.write_losses(self.progress, rate, self._speed())
 
     def _change_memory(self, recipe: Recipe, plan: MemoryPlan) -> None:
         """Use and store the settings of a run whose memory ran out."""
@@ -287,13 +319,16 @@ class Trainer:
         self._run.write_recipe(recipe)
         self.reporter.warn(f"memory ran out in step {self.progress.step + 1}; training continues with {plan}")
 
-    def _record_skipped(self, skipped: SkippedStep) -> None:
-        """Log a step that changed nothing."""
+    def _record_skipped(self, result: StepResult) -> None:
+        """Log a step that changed nothing, and record the first one."""
+        skipped, inputs = result.skipped, result.inputs
+        assert skipped is not None and inputs is not None, "the step was skipped"
         infos = map(self._data.image_info, range(len(self._data)))
         names = {info.id: info.file_name for info in infos if info.id in skipped.image_ids}
         images = [names[image_id] for image_id in skipped.image_ids]
         self.log.write_skipped(self.progress, skipped.reason, images)
-        self.divergence.step_skipped(self.progress, skipped.reason, images)
+        recorded = self.recorder.record(skipped, inputs, images, self.recipe, self.progress)
+        self.divergence.step_skipped(self.progress, skipped.reason, images, self.recorder.command if recorded else "")
 
     def _roll_back(self, error: NonFiniteError, bar: Progress) -> None:
         """Return to the last checkpoint with a lower learning rate.
@@ -303,9 +338,8 @@ class Trainer:
         """
         diverged, saved_step = self.progress, self.checkpoints.saved_step
         if not self.divergence.can_roll_back(diverged, saved_step):
-            raise PanformerError(
-                f"training diverged: {error}; {self.divergence.advice(diverged, saved_step)}"
-            ) from error
+            advice = self.divergence.advice(diverged, saved_step, self.recorder.command)
+            raise PanformerError(f"training diverged: {error}; {advice}") from error
         self.progress = self.checkpoints.roll_back()
         self.progress.steps_per_epoch = self.loader.steps_per_epoch
         self.progress.rollbacks = diverged.rollbacks + 1
@@ -314,6 +348,8 @@ class Trainer:
         self.progress.best_pq = diverged.best_pq  # that of best.safetensors, which stays
         self.checkpoints.save_last(self.progress)  # so that a resume keeps the lower rate
         self.log.reset()
+        if self.tracking is not None:
+            self.tracking.roll_back(self.progress.step)
         self.log.write_rollback(self.progress, diverged.step)
         bar.advance(self.progress.step - diverged.step)
         self.reporter.warn(
@@ -324,13 +360,17 @@ class Trainer:
     def _save(self) -> None:
         """Save, unless the last steps were skipped: training may have to return to the checkpoint that exists."""
         if self.progress.bad_steps == 0 or self._is_over():
-            self.checkpoints.save_last(self.progress)
+            self.checkpoints.save_last(self.progress, is_ending=self._is_over())
             self.log.flush()
 
     def _speed(self) -> dict[str, float]:
-        """Return the values of a row of the log that describe the speed since the last one, of the slowest process."""
+        """Return the values of a row of the log that describe the speed since the last one, of the slowest process.
+
+        They are left out if this process has taken no step since then, after a resume.
+        """
         taken = self.meter.take()
-        assert taken is not None, "a row follows a step"
+        if taken is None:  # on all ranks
+            return {}
         skipped = sum(self.process.gather(len(self.loader.skipped)))
         speed = max(self.process.gather(taken), key=lambda speed: speed.waiting)
         return {
@@ -345,9 +385,10 @@ class Trainer:
         return (self.process.sum(torch.tensor(wishes, dtype=torch.int64)) > 0).tolist()
 
     def _show(self, bar: Progress) -> None:
-        """Advance the bar. The loss is read only every 10 steps, because reading it waits for the GPU."""
-        if self.progress.step % 10 == 0 or not self._status:
-            self._status = f"loss {self.log.running:.2f}"
+        """Advance the bar. In long runs the loss is read only every 10 steps, because reading it waits for the GPU."""
+        if self.progress.step % 10 == 0 or min(self.progress.step, self.total_steps - self.progress.step) < 10:
+            loss = self.log.running
+            self._status = "step skipped" if loss is None else f"loss {loss:.2f}"
             speed = self.meter.recent
             if speed is not None and speed.waiting_share >= SLOW_DATA:
                 self._status += f", {100 * speed.waiting_share:.0f} % waiting for data"

@@ -101,7 +101,7 @@ class Validation:
             )
         except PanformerError as error:  # training must not end
             self._failed_step = progress.step
-            is_over = progress.step >= self._total_steps or self.stops_early(progress)
+            is_over = progress.step >= self._total_steps or self.stops_early(progress) or bool(stop)
             later = "resume the run to evaluate again" if is_over else "training continues, and evaluates later"
             self._reporter.warn(f"the evaluation after step {progress.step} failed: {error}; {later}")
             return None

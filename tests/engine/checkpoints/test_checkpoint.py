@@ -307,7 +307,7 @@ def test_errors_of_the_system_are_reported_unchanged(tmp_path: Path, monkeypatch
         raised.append("I/O error: whatever (os error 28)")
         raise SafetensorError(f"Error while serializing: {raised[0]}")
 
-    monkeypatch.setattr("panformer_cli.engine.checkpoints.checkpoint.save_file", full)
+    monkeypatch.setattr("panformer_cli.storage.tensor_files.save_file", full)
     path = tmp_path / "a.safetensors"
     with pytest.raises(PanformerError, match=f"^cannot write {path}: {os.strerror(errno.ENOSPC)}; free some space"):
         write(path)

@@ -175,12 +175,13 @@ class Warnings(SilentReporter):
     ("exit_codes", "warning"),
     [
         ({0: 130, 1: -15}, None),
+        ({0: 2, 1: -15}, None),
         ({1: -9, 0: -15}, "process 1 of 2 was killed, possibly because the system ran out of memory"),
         ({0: 1}, "process 0 of 2 failed with exit code 1"),
         ({0: -11}, "process 0 of 2 was terminated by SIGSEGV"),
     ],
 )
-def test_what_failed_is_restarted_and_what_was_stopped_is_not(
+def test_what_failed_is_restarted_and_what_was_stopped_or_is_invalid_is_not(
     exit_codes: dict[int, int], warning: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = {rank: ProcessFailure(rank, 1, code, os.devnull) for rank, code in exit_codes.items()}

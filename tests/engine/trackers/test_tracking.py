@@ -83,6 +83,30 @@ def test_after_a_resume_each_step_is_there_once(tmp_path: Path, forgets: bool, a
     assert (first.run.id, second.run.id, second.run.step) == (None, "run-1", 5)
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_after_a_rollback_each_step_is_there_once(tmp_path: Path, forgets: bool) -> None:
+    """Training diverges at step 4 and returns to step 2; a tracker that can forget is opened again."""
+    opened: list[Recorder] = []
+
+    def open_run(run: TrackedRun) -> Recorder:
+        opened.append(Recorder(run, forgets))
+        return opened[-1]
+
+    tracking = tracked(tmp_path, open_run, StopAfter())
+    for step in range(1, 5):
+        tracking.log(row(step))
+    tracking.roll_back(2)
+    for step in range(3, 7):
+        tracking.log(row(step))
+    tracking.finish("finished")
+    calls = [[call[0] for call in recorder.calls] for recorder in opened]
+    if forgets:
+        assert calls == [[1, 2, 3, 4, "stopped"], [3, 4, 5, 6, "finished"]]
+        assert (opened[1].run.step, opened[1].run.id) == (2, "run-1")
+    else:
+        assert calls == [[1, 2, 3, 4, 5, 6, "finished"]]
+
+
 def test_an_evaluation_after_the_last_row_is_not_lost(tmp_path: Path) -> None:
     record(tmp_path, [row(4)], "stopped")
     resumed = record(tmp_path, [row(4), row(4, "eval")], "finished", step=3)

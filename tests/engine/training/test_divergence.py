@@ -142,6 +142,17 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bad], list[float]]:
     return install
 
 
+class Statuses(StopAfter):
+    """A reporter that also keeps what the bar shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: list[str] = []
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        self.statuses.append(status)
+
+
 def rows(run: RunFolder, kind: str) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
@@ -151,7 +162,7 @@ def test_skipped_steps_are_counted_and_logged_with_their_images(
     data: Path, tmp_path: Path, faked: Callable[[Bad], list[float]]
 ) -> None:
     faked(lambda call, _: "loss" if call in (2, 3) else "")
-    reporter = StopAfter()
+    reporter = Statuses()
     recipe = small_recipe(data, "train.max_steps=4", "train.max_bad_steps=3", "train.evaluate_every=9")
     result = train(recipe, TrainOptions(tmp_path / "run"), ALONE, reporter)
     skipped = rows(result.run, "skipped")
@@ -162,6 +173,7 @@ def test_skipped_steps_are_counted_and_logged_with_their_images(
     progress = read_checkpoint(result.run.last).progress
     assert (progress.step, progress.skipped_steps, progress.bad_steps) == (4, 2, 0)
     assert any(text.startswith("2 of 4 steps changed nothing") for text in reporter.warnings)
+    assert [text.partition(",")[0] for text in reporter.statuses] == ["loss 2.00", *2 * ["step skipped"], "loss 2.00"]
 
 
 @pytest.mark.slow

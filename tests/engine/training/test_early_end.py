@@ -91,11 +91,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 def test_a_run_ends_early_and_resumed_at_the_same_evaluation(quick: list[float], scenes: Path, tmp_path: Path) -> None:
     """The 8 scenes are one step per epoch, so the step is the number of evaluations."""
     quick += [5.0, 6.0, 6.0, 4.0, 9.0, 9.0]
-    recipe = small_recipe(scenes, "train.batch_size=8", "train.epochs=6", "train.early_stopping=2")
+    recipe = small_recipe(scenes, "train.batch_size=8", "train.epochs=6", "train.early_stopping=2", "train.log_every=3")
     run, reporter = RunFolder(tmp_path / "run"), StopAfter()
     assert train(recipe, TrainOptions(run.path), ALONE, reporter) == RunResult(run, True, 4, 6)
     assert read_checkpoint(run.best).progress.step == 2
     assert reporter.messages[-1] == "Stopped early after step 4: no higher PQ in 2 evaluations (best PQ 6.0)"
+    logged = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [row["step"] for row in logged if row["kind"] == "train"] == [3, 4], "the last losses are logged"
     assert train(recipe, TrainOptions(run.path, resume=True), ALONE, reporter) == RunResult(run, True, 4, 6)
     assert len(quick) == 2, "a run that has stopped early does not continue"
 

@@ -33,6 +33,7 @@ from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
 from tests.engine.ranks import in_processes
 from tests.engine.small import ALONE, StopAfter, run_small, small_recipe, small_scenes
+from tests.engine.training.toy import use_toy_runs
 
 FULL = OSError(28, "No space left on device")
 
@@ -93,9 +94,7 @@ def test_rows_that_cannot_be_written_are_written_later(
     monkeypatch.setattr(RunFolder, "log", failing(2, RunFolder.log, WriteError("cannot write metrics.jsonl: full")))
     train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path), ALONE, reporter)
     assert rows(run) == [("train", 1), ("train", 2), ("eval", 2)]
-    assert reporter.warnings == [
-        "cannot write metrics.jsonl: full; training continues, and the lines are written later"
-    ]
+    assert reporter.warnings == ["cannot write metrics.jsonl: full; the lines are written as soon as possible"]
 
 
 @pytest.mark.slow
@@ -115,9 +114,9 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     assert read_checkpoint(run.last).progress.evaluated_step == 2
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert [warning.partition("; ")[2] for warning in reporter.warnings] == [
-        "training continues, and saves again in 60 s",
-        "training continues without it",
-        "training continues, and saves again in 60 s",
+        "it is tried again before the run ends",
+        "the best model is not saved",
+        "it is tried again before the run ends",
         "the run ends as soon as it can be written, within 600 s",
     ]
 
@@ -160,14 +159,20 @@ def test_a_folder_that_was_deleted_is_written_again(scenes: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_another_error_between_two_steps_saves_the_run(scenes: Path, tmp_path: Path) -> None:
+def test_another_error_between_two_steps_saves_the_run(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail() -> None:
         raise OSError(5, "Input/output error")  # a terminal that was closed
 
     run = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(run_checkpoints, "save_checkpoint", failing(1, save_checkpoint, WriteError("full")))
+    monkeypatch.setattr(run_checkpoints, "POLL_SECONDS", 0.0)
+    reporter = StopAfter(1, fail)
     with pytest.raises(OSError, match="Input/output error"):
-        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path), ALONE, StopAfter(1, fail))
+        train(small_recipe(scenes, "train.max_steps=2"), TrainOptions(run.path), ALONE, reporter)
     assert read_checkpoint(run.last).progress.step == 1
+    assert reporter.warnings == ["full; it is tried again before the run ends"]
 
 
 @pytest.mark.slow
@@ -338,6 +343,17 @@ def test_the_newest_checkpoints_and_those_of_some_epochs_are_kept(
 def test_a_last_checkpoint_that_was_deleted_is_not_kept(tmp_path: Path) -> None:
     keep_last(RunFolder(tmp_path / "deleted"), 3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_epochs_to_keep_are_saved_although_they_are_not_evaluated(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps per epoch; only epochs 3 and 5 are evaluated."""
+    use_toy_runs(monkeypatch)
+    recipe = small_recipe(scenes, "train.epochs=5", "train.evaluate_every=3", "train.keep_every=2")
+    run = RunFolder(run_small(recipe, tmp_path / "run"))
+    assert [read_checkpoint(path).progress.step for path in run.step_checkpoints] == [4, 8]
+    assert [step for kind, step in rows(run) if kind == "eval"] == [6, 10]
 
 
 @pytest.mark.slow

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Batch
+from panformer_cli.engine.checkpoints.checkpoint import TrainProgress
 from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.training.replay.recorder import BadStepRecorder
+from panformer_cli.engine.training.replay.replay import replay
 from panformer_cli.engine.training.step import OptimizerStep, StepResult
+from panformer_cli.recipe_io import load_recipe
+from panformer_cli.reporting import SilentReporter
 from panformer_cli.settings import TrainSettings
 from tests.engine.ranks import in_processes
-from tests.engine.small import ALONE
-from tests.engine.training.toy import toy_batch, toy_model
+from tests.engine.small import ALONE, BACKBONE
+from tests.engine.training.toy import toy_batch, toy_model, use_toy_replays
 
+THING = {"id": 1, "name": "a", "isthing": 1, "color": [1, 2, 3]}
 SETTINGS = TrainSettings(batch_size=4, images_per_forward=2, lr=0.01)
 
 
@@ -83,8 +92,13 @@ def test_the_loss_of_a_step_is_the_mean_over_its_batches() -> None:
     assert result.skipped is None
 
 
-def steps_of_a_rank(process: Process, kinds: list[float | None]) -> tuple[list[StepResult], dict[str, Tensor]]:
-    """Take a step for each of `kinds`; rank 1's second batch consists of that value, if there is one."""
+def steps_of_a_rank(
+    process: Process, kinds: list[float | None], out: Path
+) -> tuple[list[StepResult], dict[str, Tensor]]:
+    """Take a step for each of `kinds`; rank 1's second batch consists of that value, if there is one.
+
+    Each skipped step is recorded in a folder of its own in `out`, as the first one of a run.
+    """
     step = OptimizerStep(process, toy_model(), TrainSettings(batch_size=8, images_per_forward=2, lr=0.01))
     torch.manual_seed(process.rank)
     results = []
@@ -92,15 +106,21 @@ def steps_of_a_rank(process: Process, kinds: list[float | None]) -> tuple[list[S
         seed = 10 * number + 100 * process.rank
         second = toy_batch(seed + 1, value or 0.0, bad=value is not None and process.rank == 1)
         batches: list[Batch] = [toy_batch(seed), second]
-        results.append(step.take(batches, 1.0))
+        result = step.take(batches, 1.0)
+        results.append(result)
+        if result.skipped is not None and result.inputs is not None:
+            recipe = load_recipe("tiny", [f"model.backbone={BACKBONE}"])
+            step.model.categories = CategoryTable.from_coco([THING], "test")
+            recorder = BadStepRecorder(process, RunFolder(out / str(number)), step.model, SilentReporter())
+            recorder.record(result.skipped, result.inputs, [], recipe, TrainProgress(step=number))
     weights = {name: value.detach() for name, value in step.model.named_parameters()}
     return results, weights
 
 
 @pytest.mark.slow
-def test_all_ranks_skip_the_step_that_is_bad_on_one() -> None:
+def test_all_ranks_skip_and_record_the_step_that_is_bad_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [None, math.nan, None, math.inf, 0.0, None]
-    (first, weights), (second, others) = in_processes(2, steps_of_a_rank, kinds)
+    (first, weights), (second, others) = in_processes(2, steps_of_a_rank, kinds, tmp_path)
     reasons = [[result.skipped and result.skipped.reason for result in results] for results in (first, second)]
     assert reasons[0] == reasons[1] == [None, "loss", None, "loss", "gradient", None]
     bad = [[result.skipped.image_ids for result in results if result.skipped] for results in (first, second)]
@@ -109,3 +129,14 @@ def test_all_ranks_skip_the_step_that_is_bad_on_one() -> None:
     assert len(bad[0][2]) == 8
     assert [result.loss for result in first] == pytest.approx([result.loss for result in second], nan_ok=True)
     assert_equal(weights, others)
+    files = {path.name: path for number in (1, 4) for path in RunFolder(tmp_path / str(number)).bad_steps}
+    assert list(files) == [
+        "bad-step-1-rank-1.safetensors",  # the other rank's losses are finite
+        "bad-step-4-rank-0.safetensors",
+        "bad-step-4-rank-1.safetensors",
+    ]
+    use_toy_replays(monkeypatch)
+    found = {name: replay(path, ALONE, SilentReporter()) for name, path in files.items()}
+    assert all(each.is_equal and each.differs == [] for each in found.values())
+    assert [each.loss for each in found.values()] == ["square/0", None, None]
+    assert [each.gradients for each in found.values()][1:] == [[], ["layer.bias"]]

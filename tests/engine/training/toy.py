@@ -82,10 +82,6 @@ def toy_batch(seed: int, value: float = math.nan, bad: bool = False) -> Batch:
 def use_toy_runs(monkeypatch: pytest.MonkeyPatch, pq: Callable[[ToyModel], float] = lambda _: 50.0) -> None:
     """Let `train` build a `ToyModel`, whose evaluation is `pq(model)`."""
 
-    def build(model: Any, inference: Any, categories: CategoryTable, *rest: Any) -> ToyModel:
-        del model, inference, rest
-        return ToyModel(categories)  # type: ignore[abstract]
-
     def evaluate(predictor: Any, validation: Any, *rest: Any, **named: Any) -> Any:
         del rest, named
         group = GroupQuality(pq(predictor.model), 60.0, 70.0, 3)
@@ -93,6 +89,16 @@ def use_toy_runs(monkeypatch: pytest.MonkeyPatch, pq: Callable[[ToyModel], float
         return SimpleNamespace(images=len(validation), panoptic=result)
 
     training = "panformer_cli.engine.training"
-    monkeypatch.setattr(f"{training}.trainer.build_model", build)
+    monkeypatch.setattr(f"{training}.trainer.build_model", _build)
     monkeypatch.setattr(f"{training}.validation.evaluate_model", evaluate)
     monkeypatch.setattr(f"{training}.validation.Predictor", lambda model, *_: SimpleNamespace(model=model))
+
+
+def use_toy_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `replay` build a `ToyModel`."""
+    monkeypatch.setattr("panformer_cli.engine.training.replay.replay.build_model", _build)
+
+
+def _build(model: Any, inference: Any, categories: CategoryTable, *rest: Any) -> ToyModel:
+    del model, inference, rest
+    return ToyModel(categories)  # type: ignore[abstract]

@@ -19,6 +19,7 @@ from panformer_cli.errors import WriteError
 from panformer_cli.metrics.quality import GroupQuality, PanopticResult, shown
 from panformer_cli.pages.base import format_number
 from panformer_cli.reporting import Reporter
+from panformer_cli.wording import counted
 
 
 class TrainLog:
@@ -77,9 +78,9 @@ class TrainLog:
         return torch.stack(self._norms)
 
     @property
-    def running(self) -> float:
-        """Mean total loss since the last row."""
-        return float(sum(self._sums.values())) / max(self._weight, 1e-12)
+    def running(self) -> float | None:
+        """Mean total loss since the last row; None if all steps since then were skipped."""
+        return float(sum(self._sums.values())) / self._weight if self._sums else None
 
     def add(self, result: StepResult) -> None:
         """Add what an optimizer step reports."""
@@ -148,16 +149,22 @@ class TrainLog:
             if self._tracking is not None and kind != "resume":
                 self._tracking.log(row)
 
-    def flush(self) -> None:
-        """Write the rows that could not be written before; if this fails again, they wait for the next call."""
+    def flush(self, is_ending: bool = False) -> None:
+        """Write the rows that could not be written before; if this fails again, they wait for the next call.
+
+        Args:
+            is_ending: Whether this is the last call, so that what is lost is reported.
+        """
         try:
             while self._unwritten:
                 self._run.log(self._unwritten[0])
                 del self._unwritten[0]
             self._warned = False
         except WriteError as error:
-            if not self._warned:
-                self._reporter.warn(f"{error}; training continues, and the lines are written later")
+            if is_ending:
+                self._reporter.warn(f"{error}; {counted(len(self._unwritten), 'line')} of the log could not be written")
+            elif not self._warned:
+                self._reporter.warn(f"{error}; the lines are written as soon as possible")
             self._warned = True
 
 

@@ -1,0 +1,1 @@
+"""Tests of panformer_cli/engine/training/replay."""
