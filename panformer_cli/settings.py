@@ -219,6 +219,9 @@ class TrainSettings(Section):
     each of them."""
     keep_every: Count | None = None
     """Also keep the checkpoint of each epoch whose number, counted from 1, is a multiple of this. Null: none."""
+    keep_best: CountOrZero = 0
+    """Also keep this number of evaluated earlier checkpoints with the highest PQ, for example to average them
+    (`panformer weights average RUN --best K`)."""
     early_stopping: Count | None = None
     """Stop after this many evaluations in a row without a higher PQ than before, counted over resumes. Null: off."""
     log_every: Count = 50

@@ -301,11 +301,11 @@ def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: in
             f"{megabytes(needed)} MB; free some space or choose another folder"
         )
     settings = recipe.train
-    kept = settings.keep_last + (epochs // settings.keep_every if settings.keep_every else 0)
+    kept = settings.keep_last + settings.keep_best + (epochs // settings.keep_every if settings.keep_every else 0)
     if free < needed + kept * last:
         reporter.warn(
             f"{run.path}: the disk has {megabytes(free)} MB free, but all checkpoints that the run keeps need "
-            f"{megabytes(needed + kept * last)} MB (train.keep_last, train.keep_every)"
+            f"{megabytes(needed + kept * last)} MB (train.keep_last, train.keep_every, train.keep_best)"
         )
 
 
