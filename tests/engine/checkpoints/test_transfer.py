@@ -139,6 +139,6 @@ def test_a_run_on_other_categories(tmp_path: Path, scenes: Path) -> None:
 def test_another_backbone_is_rejected_before_the_folder_is_created(tmp_path: Path, scenes: Path) -> None:
     path = small_checkpoint(tmp_path / "a.safetensors", scenes)
     recipe = small_recipe(scenes, "model.backbone=resnet50")
-    with pytest.raises(CheckpointError, match="with the backbone resnet18, but this model has resnet50"):
+    with pytest.raises(CheckpointError, match="with the backbone timm/lcnet_035, but this model has resnet50"):
         train(recipe, TrainOptions(tmp_path / "run", init_from=path), ALONE, SilentReporter())
     assert not (tmp_path / "run").exists()

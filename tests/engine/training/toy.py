@@ -18,6 +18,7 @@ from panformer_cli.errors import NonFiniteError
 from panformer_cli.metrics.quality import GroupQuality, PanopticResult
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup
+from tests.engine.small import BACKBONE
 
 
 class NoBackbone(Backbone):
@@ -35,7 +36,7 @@ class ToyModel(PanopticModel):
 
     def __init__(self, categories: Any = SimpleNamespace(num_things=1)) -> None:  # noqa: B008 (never changed)
         super().__init__(categories)
-        self.backbone = NoBackbone("resnet18", nn.BatchNorm2d(1, affine=False), [])
+        self.backbone = NoBackbone(BACKBONE, nn.BatchNorm2d(1, affine=False), [])
         self.layer = nn.Linear(4, 4)
         self.norm = nn.BatchNorm1d(4)
         self.dropout = nn.Dropout(0.3)
