@@ -10,12 +10,12 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.parallel import available_cores, map_in_order
 from panformer_cli.errors import DataError, RecipeError
-from panformer_cli.reporting import Reporter
+from panformer_cli.reporting import Reporter, SilentReporter
 from panformer_cli.settings import DataSettings, TrainSettings
 from panformer_cli.wording import counted, with_first
 
 MANY_IMAGES = 200
-"""Number of validation images from which on starting worker processes pays off."""
+"""Number of validation images from which on worker processes and a progress bar pay off."""
 
 
 def check_coverage(data: CocoPanoptic, validation: CocoPanoptic, allow_no_segments: bool, reporter: Reporter) -> None:
@@ -50,9 +50,10 @@ def check_validation_images(data: CocoPanoptic, settings: DataSettings, reporter
     if not settings.check_validation:
         return
     expect_reads(len(data))
-    workers = min(settings.workers, available_cores()) if len(data) >= MANY_IMAGES else 1
-    problems = []
-    with reporter.progress("Checking the validation images", len(data)) as progress:
+    is_slow = len(data) >= MANY_IMAGES
+    workers = min(settings.workers, available_cores()) if is_slow else 1
+    shown, problems = reporter if is_slow else SilentReporter(), []
+    with shown.progress("Checking the validation images", len(data)) as progress:
         for problem in map_in_order(partial(_problem, data), range(len(data)), max(workers, 1)):
             problems += [] if problem is None else [problem]
             progress.advance()
