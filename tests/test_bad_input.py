@@ -431,7 +431,7 @@ def test_an_official_checkpoint_without_some_tensors(folder: Path, capsys: pytes
 @pytest.mark.slow
 def test_an_official_checkpoint_of_another_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_release_file(Path("r50.pth"))
-    expected = ["checkpoint r50.pth is from recipe r50 with the backbone resnet50, but this model has resnet18"]
+    expected = ["checkpoint r50.pth is from recipe r50 with the backbone resnet50, but this model has timm/lcnet_035"]
     assert "(recipe" not in assert_error(train("--out", "new", "--init-from", "r50.pth"), expected, capsys)
     expected = [
         "checkpoint r50.pth has the backbone resnet50 (recipe r50), but the recipe swinl has swin_large; omit --recipe"

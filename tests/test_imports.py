@@ -286,6 +286,7 @@ def test_only_these_modules_know_a_type_of_gpu() -> None:
         *("engine/checkpoints/random_state", "engine/environment", "engine/precision"),  # what it can do
         *(
             "engine/benchmarking/meters",
+            "engine/training/memory/device_memory",
             "engine/training/memory/probe",
             "engine/training/numerics",
             "models/layers/sampling/triton",

@@ -86,7 +86,13 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
 @weights.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file.")
-def average(checkpoints: tuple[Path, ...], out: Path) -> None:
+@click.option(
+    "--best",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Average the K checkpoints with the highest PQ of one run, whose folder is CHECKPOINT.",
+)
+def average(checkpoints: tuple[Path, ...], out: Path, best: int | None) -> None:
     """Average the weights of two or more checkpoints of one model.
 
     The mean of the best checkpoints of a run is often a little better than each of them. Running statistics are
@@ -94,13 +100,23 @@ def average(checkpoints: tuple[Path, ...], out: Path) -> None:
 
     \b
     panformer weights average runs/a/best.safetensors runs/b/best.safetensors --out average.safetensors
+    panformer weights average runs/a --best 5 --out average.safetensors
     """
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.average import average_checkpoints
-    from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.checkpoints.kept_checkpoints import best_checkpoints
+    from panformer_cli.engine.runs import RunFolder, find_checkpoint
 
+    if best is not None and (len(checkpoints) > 1 or not checkpoints[0].is_dir()):
+        raise click.UsageError("--best chooses the checkpoints of one run; expected its folder as CHECKPOINT.")
     reporter = RichReporter()
-    click.echo(f"Checkpoint: {average_checkpoints([find_checkpoint(path, reporter) for path in checkpoints], out)}")
+    if best is None:
+        paths = [find_checkpoint(path, reporter) for path in checkpoints]
+    else:
+        chosen = best_checkpoints(RunFolder(checkpoints[0]), best)
+        paths = [path for path, _ in chosen]
+        click.echo(f"Best of the run: {', '.join(f'{path.name} (PQ {pq:.1f})' for path, pq in chosen)}")
+    click.echo(f"Checkpoint: {average_checkpoints(paths, out)}")
 
 
 def _as_json(row: PublishedWeights) -> dict[str, str | float | bool | None]:

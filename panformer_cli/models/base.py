@@ -117,6 +117,19 @@ class PanopticModel(nn.Module, ABC):
         Training is `forward` because `DistributedDataParallel` synchronizes only this method. Inference is `infer`.
         """
 
+    def forward_before_targets(self, images: Tensor, padding_mask: Tensor) -> Any:
+        """Run the first part of `forward`, which does not depend on targets, and return its output.
+
+        By this, the memory that training needs at least is estimated on the meta device (`engine/training/memory`). By
+        default it is the backbone alone.
+
+        Args:
+            images: as for `infer`.
+            padding_mask: as for `infer`.
+        """
+        del padding_mask
+        return self.backbone(images)
+
     @abstractmethod
     def postprocess(self, output: Any, index: int, size: tuple[int, int], settings: Any) -> Prediction:
         """Return the prediction for one image of a batch of images of one size, without padding.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,7 +56,8 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Path:
         mean.add(model.state_dict())
     model.load_state_dict(mean.result())
     last = max(checkpoints, key=lambda checkpoint: checkpoint.progress.step)
-    save_checkpoint(out, model, last.recipe, last.categories, last.progress)
+    # The average was not evaluated.
+    save_checkpoint(out, model, last.recipe, last.categories, replace(last.progress, evaluated_pq=None))
     return out
 
 

@@ -57,6 +57,7 @@ class TrainProgress:
         loss_is_high: Whether a warning was printed that the loss has risen, and it has not come down since.
         steps_per_epoch: Optimizer steps of an epoch; 0 in checkpoints of earlier versions.
         evaluations_since_best: Evaluations after the one with the highest PQ, for early stopping.
+        evaluated_pq: PQ of the last evaluation, in percent; None before the first one, and if it was NaN.
     """
 
     step: int = 0
@@ -73,10 +74,16 @@ class TrainProgress:
     loss_is_high: bool = False
     steps_per_epoch: int = 0
     evaluations_since_best: int = 0
+    evaluated_pq: float | None = None
+
+    @property
+    def pq(self) -> float | None:
+        """PQ after the current step, in percent; None if it was not evaluated."""
+        return self.evaluated_pq if self.evaluated_step == self.step else None
 
     def add_evaluation(self, pq: float) -> bool:
         """Record an evaluation after the current step, and return whether its PQ is the highest so far (NaN: no)."""
-        self.evaluated_step = self.step
+        self.evaluated_step, self.evaluated_pq = self.step, None if math.isnan(pq) else pq
         best = not math.isnan(pq) and (self.best_pq is None or pq > self.best_pq)
         if best:
             self.best_pq = pq

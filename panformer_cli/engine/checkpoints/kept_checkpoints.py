@@ -1,20 +1,23 @@
-"""The checkpoints of earlier steps that a run keeps (`train.keep_last` and `train.keep_every`)."""
+"""The checkpoints of earlier steps that a run keeps (`train.keep_last`, `train.keep_every`, `train.keep_best`)."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
-from panformer_cli.engine.checkpoints.checkpoint import TrainProgress
+from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, read_checkpoint
 from panformer_cli.engine.runs import RunFolder
+from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.settings import TrainSettings
 from panformer_cli.storage.files import atomic_write
+from panformer_cli.wording import counted
 
 
 def keeps_checkpoints(settings: TrainSettings) -> bool:
     """Return whether a run keeps earlier checkpoints."""
-    return settings.keep_last > 0 or settings.keep_every is not None
+    return settings.keep_last > 0 or settings.keep_best > 0 or settings.keep_every is not None
 
 
 def is_kept(settings: TrainSettings, progress: TrainProgress, step: int) -> bool:
@@ -40,7 +43,7 @@ def keep_last(run: RunFolder, step: int) -> None:
 
 
 def remove_others(run: RunFolder, settings: TrainSettings, progress: TrainProgress) -> None:
-    """Delete earlier checkpoints, except the newest `keep_last` and those of every `keep_every`-th epoch.
+    """Delete earlier checkpoints, except the newest, the best, and those of some epochs, as the settings say.
 
     Checkpoints of later steps, which a run has after it went back, are deleted, too.
     """
@@ -48,6 +51,38 @@ def remove_others(run: RunFolder, settings: TrainSettings, progress: TrainProgre
     earlier = [step for step in steps if step < progress.step]
     kept = set(earlier[len(earlier) - settings.keep_last :] if settings.keep_last else [])
     kept |= {step for step in earlier if is_kept(settings, progress, step)}
+    if settings.keep_best:
+        scores = {step: pq for step in earlier if (pq := recorded_pq(steps[step])) is not None}
+        kept |= set(sorted(scores, key=lambda step: (scores[step], step))[-settings.keep_best :])
     for step in steps.keys() - kept:
         with suppress(OSError):
             steps[step].unlink()
+
+
+def recorded_pq(path: Path) -> float | None:
+    """Return the PQ of a checkpoint, in percent; None if it was not evaluated or cannot be read."""
+    try:
+        return read_checkpoint(path).progress.pq
+    except PanformerError:
+        return None
+
+
+def best_checkpoints(run: RunFolder, count: int) -> list[tuple[Path, float]]:
+    """Return the checkpoints of a run with the highest PQ, and their PQ in percent, from the best on.
+
+    Raises:
+        CheckpointError: The run has fewer evaluated checkpoints.
+    """
+    evaluated: dict[int, tuple[Path, float]] = {}
+    for path in (run.best, run.last, *run.step_checkpoints):
+        if path.is_file():
+            progress = read_checkpoint(path).progress
+            if progress.pq is not None:
+                evaluated.setdefault(progress.step, (path, progress.pq))  # files of one step have the same weights
+    if len(evaluated) < count:
+        raise CheckpointError(
+            f"{run.path} has {counted(len(evaluated), 'evaluated checkpoint')} of different steps, expected {count}; "
+            f"use a smaller --best, or train with --set train.keep_best={count}"
+        )
+    best = sorted(evaluated, key=lambda step: (evaluated[step][1], step), reverse=True)
+    return [evaluated[step] for step in best[:count]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +126,19 @@ class RunCheckpoints:
             again = f"training continues, and saves again in {RETRY_SECONDS:.0f} s"
             self._reporter.warn(f"{self._problem}; {'it is tried again before the run ends' if is_ending else again}")
 
+    def save_alone(self, progress: TrainProgress) -> None:
+        """Write the last checkpoint on a rank that failed, while the others wait for it; `saved_step` tells the result.
+
+        Weights and optimizer are the same on all ranks. Of the random states, and of the log since its last row, the
+        file has only those of this rank.
+        """
+        rank = self._process.rank
+        random, log = {rank: random_state(self._process.device)}, {rank: self._log.state() if self._log else {}}
+        with suppress(NonFiniteError):  # the weights are of no use
+            self._check_finite(progress)
+            if self._run.path.is_dir() and self._attempt(self._run.last, progress, self._full(random, log)) is None:
+                self.saved_step = progress.step
+
     def save_best(self, progress: TrainProgress) -> bool:
         """Write the best checkpoint, from which no run resumes: the averaged weights, if there are any.
 
@@ -190,8 +203,10 @@ class RunCheckpoints:
         self._check_finite(progress)
         random = self._process.gather(random_state(self._process.device))
         log = self._process.gather(self._log.state() if self._log is not None else {})
-        if not self._process.is_first:
-            return None
+        return self._full(dict(enumerate(random)), dict(enumerate(log))) if self._process.is_first else None
+
+    def _full(self, random: Mapping[int, dict[str, Tensor]], log: Mapping[int, dict[str, Tensor]]) -> TrainingState:
+        """Return the state besides the weights, with random states and logs by rank."""
         averaged = self._averaged.state_dict() if self._averaged is not None else {}
         optimizer = optimizer_state(self._model, self._optimizer)
         return TrainingState(optimizer, _by_rank(random), averaged, scaler_state(self._scaler), _by_rank(log))
@@ -258,9 +273,9 @@ class RunCheckpoints:
             copy.unlink(missing_ok=True)
 
 
-def _by_rank(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of all ranks by `<rank>.<name>`."""
-    return {f"{rank}.{name}": value for rank, own in enumerate(states) for name, value in own.items()}
+def _by_rank(states: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of some ranks by `<rank>.<name>`."""
+    return {f"{rank}.{name}": value for rank, own in states.items() for name, value in own.items()}
 
 
 def _of_rank(rank: int, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -295,11 +310,11 @@ def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: in
             f"{megabytes(needed)} MB; free some space or choose another folder"
         )
     settings = recipe.train
-    kept = settings.keep_last + (epochs // settings.keep_every if settings.keep_every else 0)
+    kept = settings.keep_last + settings.keep_best + (epochs // settings.keep_every if settings.keep_every else 0)
     if free < needed + kept * last:
         reporter.warn(
             f"{run.path}: the disk has {megabytes(free)} MB free, but all checkpoints that the run keeps need "
-            f"{megabytes(needed + kept * last)} MB (train.keep_last, train.keep_every)"
+            f"{megabytes(needed + kept * last)} MB (train.keep_last, train.keep_every, train.keep_best)"
         )
 
 

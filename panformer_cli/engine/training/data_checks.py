@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.coco.panoptic_png import expect_reads
+from panformer_cli.data.parallel import available_cores, map_in_order
 from panformer_cli.errors import DataError, RecipeError
-from panformer_cli.reporting import Reporter
-from panformer_cli.settings import TrainSettings
-from panformer_cli.wording import counted
+from panformer_cli.reporting import Reporter, SilentReporter
+from panformer_cli.settings import DataSettings, TrainSettings
+from panformer_cli.wording import counted, with_first
+
+MANY_IMAGES = 200
+"""Number of validation images from which on worker processes and a progress bar pay off."""
 
 
 def check_coverage(data: CocoPanoptic, validation: CocoPanoptic, allow_no_segments: bool, reporter: Reporter) -> None:
@@ -33,6 +39,42 @@ def check_same_categories(train: CategoryTable, validation: CategoryTable, root:
         raise DataError(
             f"{root}: the training and validation annotations have different categories; expected one table"
         )
+
+
+def check_validation_images(data: CocoPanoptic, settings: DataSettings, reporter: Reporter) -> None:
+    """Read every validation image as an evaluation does, before hours are spent on training.
+
+    Raises:
+        DataError: Some of them cannot be used; with `data.skip_bad_images` only if none can, and else a warning.
+    """
+    if not settings.check_validation:
+        return
+    expect_reads(len(data))
+    is_slow = len(data) >= MANY_IMAGES
+    workers = min(settings.workers, available_cores()) if is_slow else 1
+    shown, problems = reporter if is_slow else SilentReporter(), []
+    with shown.progress("Checking the validation images", len(data)) as progress:
+        for problem in map_in_order(partial(_problem, data), range(len(data)), max(workers, 1)):
+            problems += [] if problem is None else [problem]
+            progress.advance()
+    if not problems:
+        return
+    bad = f"{len(problems)} of {counted(len(data), 'validation image')} cannot be used"
+    if not settings.skip_bad_images:
+        advice = "repair them, leave them out with --set data.skip_bad_images=true, or set data.check_validation=false"
+        raise DataError(with_first(f"{bad}; {advice}:", problems))
+    if len(problems) == len(data):
+        raise DataError(with_first(f"{bad}, so nothing could be evaluated; repair them:", problems))
+    reporter.warn(with_first(f"{bad}, so PQ is without them:", problems))
+
+
+def _problem(data: CocoPanoptic, index: int) -> str | None:
+    """Return why an image cannot be used; None if it can."""
+    try:
+        data[index]
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def check_length(train: TrainSettings, images: int, steps_per_epoch: int, reporter: Reporter) -> None:

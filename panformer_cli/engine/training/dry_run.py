@@ -15,6 +15,7 @@ from panformer_cli.engine.evaluation.evaluate import evaluate_model
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.engine.training.memory.lower_bound import check_fits
 from panformer_cli.engine.training.train import with_absolute_root
 from panformer_cli.engine.training.trainer import Trainer
 from panformer_cli.models.backbones.feature_layout import check_backbone_name
@@ -78,6 +79,7 @@ def dry_run(recipe: Recipe, process: Process, reporter: Reporter) -> DryRun:
     for warning in check_run(recipe):
         reporter.warn(warning)
     check_backbone_name(recipe.model.backbone)
+    process.on_first(lambda: check_fits(recipe, process))
     with TemporaryDirectory(prefix="panformer-") as folder:  # nothing writes to it
         trainer = Trainer(process, with_absolute_root(recipe), RunFolder(Path(folder) / "run"), reporter)
         steps = trainer.loader.steps_per_epoch

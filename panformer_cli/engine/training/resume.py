@@ -51,10 +51,11 @@ def _rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
 
 
 def _too_late(step: int, total: int, steps_before: int, steps_per_epoch: int, settings: TrainSettings) -> str:
-    reason = "train.max_steps" if settings.max_steps == total else f"train.epochs={settings.epochs}"
-    epochs = f" of {counted(steps_per_epoch, 'step')}" if reason != "train.max_steps" else ""
+    key = "max_steps" if settings.max_steps == total else "epochs"
+    epochs = f" of {counted(steps_per_epoch, 'step')}" if key == "epochs" else ""
     changed = f" (an epoch had {counted(steps_before, 'step')} before)" if steps_before != steps_per_epoch else ""
     return (
-        f"--resume: the run has already completed {counted(step, 'step')}, but with {reason}{epochs}{changed} it would "
-        f"have only {total}; resume with the data set and settings of the run, or raise train.epochs"
+        f"--resume: the run has already completed {counted(step, 'step')}, but with train.{key}="
+        f"{getattr(settings, key)}{epochs}{changed} it would have only {total}; resume with the data set and settings "
+        f"of the run, or raise train.{key}"
     )

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.random_state import random_state
+from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.precision import autocast
 from panformer_cli.engine.training.optimizer import build_optimizer
@@ -119,8 +120,10 @@ class OptimizerStep:
         self.scaler = GradScaler(process.device.type, enabled=settings.precision == "fp16")
         self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
-        losses = _LossesOrNaN(model)
-        self._parallel = distributed(losses) if process.world_size > 1 else losses
+        self._losses_or_nan = _LossesOrNaN(model, process)
+        self._parallel: nn.Module = self._losses_or_nan
+        if process.world_size > 1:
+            self._parallel = distributed(self._losses_or_nan)
 
     def take(self, batches: list[Batch], factor: float) -> StepResult:
         """Take one optimizer step, or change nothing if a loss or a gradient is not finite.
@@ -128,6 +131,9 @@ class OptimizerStep:
         Args:
             batches: This process's share of the images, one batch per forward pass.
             factor: Factor on all learning rates.
+
+        Raises:
+            SharedOutOfMemoryError: There are several processes, and memory ran out in a forward pass of any of them.
         """
         self._parallel.train()
         set_learning_rate(self.optimizer, factor)
@@ -162,13 +168,15 @@ class OptimizerStep:
 
         Raises:
             NonFiniteError: A loss is not finite on some rank; raised on all ranks.
+            SharedOutOfMemoryError: Memory ran out in a forward pass on some rank; raised on all ranks.
         """
         self.optimizer.zero_grad()
+        self._losses_or_nan.ran_out_of_memory = False
         detached = []
         for index, batch in enumerate(batches):
             with self._synchronized(last=index == len(batches) - 1):
                 with self.clock.part("forward"):
-                    losses = self._losses(batch.to(self._process.device), counts)
+                    losses = self._losses(batch, counts)
                 with self.clock.part("backward"):
                     # Also if they are NaN: in the last backward pass every rank waits for the gradients of all others.
                     self.scaler.scale(total_loss(losses, len(batches))).backward()
@@ -189,11 +197,15 @@ class OptimizerStep:
 
         Raises:
             NonFiniteError: A loss is not finite on some rank; raised on all ranks.
+            SharedOutOfMemoryError: Memory ran out in a forward pass on some rank; raised on all ranks.
         """
         totals = torch.stack([total_loss(each) for each in losses]).tolist()
         bad = [batch for batch, total in zip(batches, totals, strict=True) if not math.isfinite(total)]
-        own = torch.tensor([len(bad), 0.0 if bad else sum(totals) / len(totals)], dtype=torch.float64)
-        failed, mean = self._process.sum(own).tolist()
+        own_mean = 0.0 if bad else sum(totals) / len(totals)
+        own = torch.tensor([self._losses_or_nan.ran_out_of_memory, len(bad), own_mean], dtype=torch.float64)
+        out_of_memory, failed, mean = self._process.sum(own).tolist()
+        if out_of_memory:
+            raise SharedOutOfMemoryError("memory ran out in a forward pass of one of several processes")
         if failed:
             raise _SkipStep("loss", self._ids(bad), losses)
         return float(mean) / self._process.world_size
@@ -240,19 +252,38 @@ class OptimizerStep:
 
 
 class _LossesOrNaN(nn.Module):
-    """A model whose losses are NaN, and so are all of its gradients, where the model raises NonFiniteError."""
+    """A model whose losses are NaN, and so are all of its gradients, where the model raises NonFiniteError.
 
-    def __init__(self, model: nn.Module) -> None:
+    The same if memory runs out in one of several processes: as the others wait for its gradients, it must take part in
+    the backward pass.
+
+    Attributes:
+        ran_out_of_memory: Whether memory ran out since this was last set to False.
+    """
+
+    def __init__(self, model: nn.Module, process: Process) -> None:
         super().__init__()
         self.model = model
+        self.ran_out_of_memory = False
+        self._process = process
 
     def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         try:
-            losses: dict[str, Tensor] = self.model(batch, counts)
+            losses: dict[str, Tensor] = self.model(batch.to(self._process.device), counts)
+            return losses
         except NonFiniteError:
-            trained = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
-            return {NO_LOSSES: torch.stack(trained).sum() * math.nan}
-        return losses
+            pass
+        except Exception as error:
+            if self._process.world_size == 1 or not is_out_of_memory(error):
+                raise
+            self.ran_out_of_memory = True
+        # Not within `except`, where the error keeps the tensors of the failed forward pass.
+        trained = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
+        return {NO_LOSSES: torch.stack(trained).sum() * math.nan}
+
+
+class SharedOutOfMemoryError(Exception):
+    """Memory ran out in one of several processes; raised on all ranks, and nothing was changed."""
 
 
 class _SkipStep(NonFiniteError):

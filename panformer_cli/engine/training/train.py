@@ -17,7 +17,8 @@ from panformer_cli.engine.environment import environment, fingerprints
 from panformer_cli.engine.precision import check_device_supports
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.trackers.tracking import Tracking, finishing, open_tracking, trackers_of
-from panformer_cli.engine.training.data_checks import check_length
+from panformer_cli.engine.training.data_checks import check_length, check_validation_images
+from panformer_cli.engine.training.memory.lower_bound import check_fits
 from panformer_cli.engine.training.memory.probe import fit_memory
 from panformer_cli.engine.training.numerics import check_sync_batch_norm, numerics
 from panformer_cli.engine.training.resume import report_changes
@@ -94,6 +95,8 @@ def train(recipe: Recipe, options: TrainOptions, process: Process, reporter: Rep
     check_device_supports(recipe.train.precision, process.device, "train.precision=fp16")
     check_sync_batch_norm(recipe, process)
     recipe = with_absolute_root(recipe)
+    if not options.resume:
+        process.on_first(lambda: check_fits(recipe, process, options.fit_memory))
     with numerics(recipe.train, process, reporter), ExitStack() as claim:
         # The claim is that of rank 0; the other ranks use the folder under its lock.
         run, origin = process.on_first(lambda: _begin(recipe, options, claim, reporter))
@@ -128,6 +131,7 @@ def _train(
         check_batch_norm(recipe.model, bool(trainer.model.backbone.batch_norms))
         _check_normalization(recipe.model, checkpoint is None, reporter)
         check_length(recipe.train, trainer.training_images, trainer.loader.steps_per_epoch, reporter)
+        process.on_first(lambda: check_validation_images(trainer.validation.dataset, recipe.data, reporter))
     if options.profile:
         trainer.profile_to(run.path / "profile")
     process.on_first(lambda: run.start(recipe, _record(recipe, options, checkpoint, trainer)))

@@ -15,6 +15,7 @@ from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.loading import TrainLoader, WorkerDiedError, train_loader
 from panformer_cli.data.structures import Batch
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, TrainProgress
+from panformer_cli.engine.checkpoints.random_state import random_state, set_random_state
 from panformer_cli.engine.checkpoints.run_checkpoints import RunCheckpoints, check_space
 from panformer_cli.engine.checkpoints.transfer import start_from
 from panformer_cli.engine.distributed.runtime import Process
@@ -24,7 +25,11 @@ from panformer_cli.engine.trackers.tracking import Tracking
 from panformer_cli.engine.training.averaging import AveragedWeights
 from panformer_cli.engine.training.data_checks import check_coverage, check_same_categories
 from panformer_cli.engine.training.divergence import ROLLBACK_FACTOR, DivergenceWatch
-from panformer_cli.engine.training.memory.fallback import MemoryFallback
+from panformer_cli.engine.training.memory.fallback import (
+    MemoryFallback,
+    RankOutOfMemoryError,
+    StepOutOfMemoryError,
+)
 from panformer_cli.engine.training.memory.parts import use_parts
 from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.numerics import synchronize_batch_norms
@@ -98,6 +103,7 @@ class Trainer:
         self.recorder = BadStepRecorder(process, run, self.model, reporter)
         self._status = ""
         self._in_step = False
+        self._failure: Exception | None = None  # of this rank, after a step
 
     def _opened_splits(self) -> tuple[CocoPanoptic, CocoPanoptic]:
         """Return the training and the validation split, checked."""
@@ -177,12 +183,13 @@ class Trainer:
         """Train to the end or to a stop.
 
         Raises:
-            PanformerError: The images of a step cannot be loaded; everything before it is saved.
+            PanformerError: The images of a step cannot be loaded, its results cannot be recorded, or memory ran out;
+                everything before it is saved. Other errors of a single rank are raised there as they are.
         """
         if self.validation.is_due(self.progress):  # the run was stopped between a step and its evaluation
             self._evaluate(stop)
         for batches in self._steps(stop):
-            failure = batches if isinstance(batches, Exception) else None
+            failure = batches if isinstance(batches, Exception) else self._failure
             stopping, saving, failed = self._agree(bool(stop), self.checkpoints.is_due, failure is not None)
             if failed:
                 self._fail(failure, stop)
@@ -193,7 +200,7 @@ class Trainer:
                 if saving:
                     self._save()
                 assert not isinstance(batches, Exception), "raised by all ranks"
-                self._step(batches, bar)
+                self._step(batches, bar, stop)
                 if self.validation.is_due(self.progress):
                     self._evaluate(stop)
                 elif self.checkpoints.is_kept(self.progress):
@@ -202,17 +209,42 @@ class Trainer:
                 self._roll_back(error, bar)
 
     def _fail(self, failure: Exception | None, stop: StopRequest) -> NoReturn:
-        """Save, and raise the error of the first rank whose images could not be loaded, on every rank."""
+        """Save, and raise the error of the first rank that failed, on every rank; all ranks call this."""
         with suppress(NonFiniteError):  # the weights are of no use
             self.checkpoints.save_last(self.progress, is_ending=True)
         self._finish(stop)
-        if failure is not None and not isinstance(failure, PanformerError):
+        is_expected = failure is None or isinstance(failure, PanformerError)
+        shared = failure if is_expected else PanformerError(f"{type(failure).__name__}: {failure}")
+        error = next(error for error in self.process.gather(shared) if error is not None)
+        if failure is not None and not is_expected:
             raise failure
-        error = next(error for error in self.process.gather(failure) if error is not None)
         kind = type(error) if isinstance(error, PanformerError) else PanformerError
-        saved = self.checkpoints.saved_step
-        kept = "nothing is saved" if saved is None else f"step {saved} of {self.total_steps} is saved"
-        raise kind(f"{error}; {kept}") from failure
+        raise kind(f"{error}; {self._what_is_saved()}") from failure
+
+    def _fail_alone(self, failure: Exception) -> NoReturn:
+        """Save on this rank, for which the others wait, and raise the error."""
+        self.checkpoints.save_alone(self.progress)
+        raise PanformerError(f"{failure}; {self._what_is_saved()}") from failure
+
+    def _what_is_saved(self) -> str:
+        step = self.checkpoints.saved_step
+        return f"step {step} of {self.total_steps} is saved" if step is not None else "nothing is saved"
+
+    @contextmanager
+    def _failing_together(self) -> Iterator[None]:
+        """Keep an error of this rank until all ranks have agreed that one of them failed; see `_end_if_failed`.
+
+        Nothing in this context may wait for other ranks.
+        """
+        try:
+            yield
+        except Exception as error:
+            self._failure = error
+
+    def _end_if_failed(self, stop: StopRequest) -> None:
+        """Save, and raise an error on every rank, if a rank failed after the last step."""
+        if self._agree(self._failure is not None)[0]:
+            self._fail(self._failure, stop)
 
     def _finish(self, stop: StopRequest) -> None:
         """Write what could not be written before."""
@@ -276,21 +308,44 @@ class Trainer:
             except Exception as error:
                 yield [] if stop and isinstance(error, WorkerDiedError) else error
 
-    def _step(self, batches: list[Batch], bar: Progress) -> None:
+    def _step(self, batches: list[Batch], bar: Progress, stop: StopRequest) -> None:
         """Take one optimizer step over the images of all processes, and log it."""
         start = time.monotonic()
         settings = self.recipe.train
         factor = self._rate_factor(self.progress.step)
+        result = self._taken(batches, factor, stop)
+        self.progress.seconds += time.monotonic() - start
+        with self._failing_together():
+            self._record(result, bar)
+        writes = self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps
+        if writes or self.validation.is_due(self.progress):  # these need all ranks
+            self._end_if_failed(stop)
+        if writes:
+            self._log_losses()
+        self.divergence.check(self.progress)
+
+    def _taken(self, batches: list[Batch], factor: float, stop: StopRequest) -> StepResult:
+        """Take an optimizer step and return what it reports; if memory runs out, save and raise an error."""
         profiled = self.profile.around_step(self.meter.waited) if self.profile else nullcontext()
+        random = random_state(self.process.device)
         self._in_step = True
-        with self.meter.computing(), profiled:
-            result = self.memory.take(batches, factor, self.progress.step < self.loader.steps_per_epoch)
+        try:
+            with self.meter.computing(), profiled:
+                result = self.memory.take(batches, factor, self.progress.step < self.loader.steps_per_epoch)
+        except (StepOutOfMemoryError, RankOutOfMemoryError) as error:
+            set_random_state(random, self.process.device)
+            if isinstance(error, RankOutOfMemoryError):
+                self._fail_alone(error)
+            self._fail(error, stop)
         self.progress.step += 1
         self._in_step = False
-        self.progress.seconds += time.monotonic() - start
+        return result
+
+    def _record(self, result: StepResult, bar: Progress) -> None:
+        """Do what follows a step on this rank."""
         if result.skipped is None:
-            self.log.add(result)
             self.divergence.step_taken(self.progress, result.loss)
+            self.log.add(result)
             if self.average is not None:
                 self.average.update(self.model, self.progress.step - self.progress.skipped_steps)
         else:
@@ -298,9 +353,6 @@ class Trainer:
         self._show(bar)
         if self.tracking is not None:
             self.tracking.start()
-        if self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps:
-            self._log_losses()
-        self.divergence.check(self.progress)
 
     def _rate_factor(self, step: int) -> float:
         """Return the factor on all learning rates of the step after `step`."""
@@ -316,7 +368,7 @@ class Trainer:
         """Use and store the settings of a run whose memory ran out."""
         self.recipe = recipe
         self.checkpoints.use_recipe(recipe)
-        self._run.write_recipe(recipe)
+        self.process.on_first(lambda: self._run.write_recipe(recipe))
         self.reporter.warn(f"memory ran out in step {self.progress.step + 1}; training continues with {plan}")
 
     def _record_skipped(self, result: StepResult) -> None:

@@ -14,7 +14,7 @@ from panformer_cli.models.base import LossCounts, PanopticModel, ParameterGroup,
 from panformer_cli.models.layers.autocast import cast_for_autocast
 from panformer_cli.models.panoptic_segformer.criterion import PanopticCriterion
 from panformer_cli.models.panoptic_segformer.encoder import DeformableEncoder, Memory
-from panformer_cli.models.panoptic_segformer.location_decoder import LocationDecoder
+from panformer_cli.models.panoptic_segformer.location_decoder import LocationDecoder, LocationOutput
 from panformer_cli.models.panoptic_segformer.mask_decoder import MASK_LEVELS, MaskDecoder, MaskOutput, StuffQueries
 from panformer_cli.models.panoptic_segformer.matcher import ImageTargets, match_locations
 from panformer_cli.models.panoptic_segformer.neck import Neck
@@ -69,8 +69,7 @@ class PanopticSegFormer(PanopticModel):
 
     def infer(self, images: Tensor, padding_mask: Tensor) -> InferenceOutput:
         """Return the scored masks; see `PanopticModel.infer`."""
-        memory = self.encode(images, padding_mask)
-        location = self.location_decoder(memory)
+        memory, location = self.forward_before_targets(images, padding_mask)
         top = select_top(location.class_logits[-1], self.top_k)
         queries = gather_queries(location.queries, top.queries)
         things, stuff, stuff_logits = self.decode_masks(memory, queries, every_mask=False)
@@ -81,8 +80,7 @@ class PanopticSegFormer(PanopticModel):
     def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         """Return the losses of `PanopticCriterion`; see `PanopticModel.forward`."""
         targets = [ImageTargets.of(target, self.categories.num_things) for target in batch.targets]
-        memory = self.encode(batch.images, batch.padding_mask)
-        location = self.location_decoder(memory)
+        memory, location = self.forward_before_targets(batch.images, batch.padding_mask)
         matches = match_locations(location.class_logits, location.boxes, [image.things for image in targets])
         selected = [match.queries[-1] for match in matches]
         queries = gather_queries(location.queries, pad_queries(selected))
@@ -91,6 +89,11 @@ class PanopticSegFormer(PanopticModel):
         output = TrainingOutput(location, selected, things, stuff, stuff_logits, canvas)
         with torch.autocast(batch.images.device.type, enabled=False):
             return self.criterion(output, targets, matches, counts)
+
+    def forward_before_targets(self, images: Tensor, padding_mask: Tensor) -> tuple[Memory, LocationOutput]:
+        """Return the encoded image and the boxes and classes of all queries; arguments as for `infer`."""
+        memory = self.encode(images, padding_mask)
+        return memory, self.location_decoder(memory)
 
     def encode(self, images: Tensor, padding_mask: Tensor) -> Memory:
         """Return the tokens that all decoders read. The arguments are those of `infer`."""

@@ -18,6 +18,7 @@ from panformer_cli.engine.checkpoints.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
+from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, PanformerError
 from tests.engine.small import categories_of, small_checkpoint
 from tests.helpers import run
@@ -115,3 +116,39 @@ def test_outputs_and_numbers_of_checkpoints_are_checked(tmp_path: Path) -> None:
         average_checkpoints([existing, existing], tmp_path / "out.pth")
     with pytest.raises(PanformerError, match="expected two or more checkpoints to average, not 1"):
         average_checkpoints([existing], tmp_path / "out.safetensors")
+
+
+@pytest.mark.slow
+def test_the_best_checkpoints_of_a_run_are_averaged(
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One weight is the step in each file. `best` and step 3 are the same model; step 5 was not evaluated."""
+    run_folder, checkpoint = RunFolder(tmp_path / "run"), read_checkpoint(first)
+    run_folder.path.mkdir()
+    model = load_model(checkpoint)
+    name, weight = next((name, weight) for name, weight in model.named_parameters() if "bias" in name)
+    files = [(run_folder.best, 3, 45.0), (run_folder.last, 9, 44.0)]
+    files += [(run_folder.step_checkpoint(step), step, pq) for step, pq in ((3, 45.0), (4, 44.5), (5, 46.0), (7, 10.0))]
+    for path, step, pq in files:
+        weight.detach().fill_(step)
+        progress = TrainProgress(step, evaluated_step=4 if step == 5 else step, evaluated_pq=pq)
+        save_checkpoint(path, model, checkpoint.recipe, checkpoint.categories, progress)
+    out = tmp_path / "out.safetensors"
+    assert run("weights", "average", str(run_folder.path), "--best", "3", "--out", str(out)) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == (
+        "Best of the run: best.safetensors (PQ 45.0), step-4.safetensors (PQ 44.5), last.safetensors (PQ 44.0)"
+    )
+    assert float(read_tensors(out, MODEL)[name].mean()) == pytest.approx((3 + 4 + 9) / 3)
+    assert read_checkpoint(out).progress.step == 9
+    assert read_checkpoint(out).progress.pq is None
+    for words, expected in (
+        (
+            (str(run_folder.path), "--best", "5"),
+            "4 evaluated checkpoints of different steps, expected 5; use a smaller",
+        ),
+        ((str(run_folder.best), "--best", "2"), "expected its folder as CHECKPOINT"),
+        ((str(run_folder.path), "--best", "1"), "'--best': 1 is not in the range"),
+    ):
+        assert run("weights", "average", *words, "--out", str(tmp_path / "other.safetensors")) == 2
+        assert expected in " ".join(capsys.readouterr().err.split())

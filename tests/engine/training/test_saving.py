@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from panformer_cli.data.loading import TrainLoader
-from panformer_cli.engine.checkpoints import run_checkpoints
+from panformer_cli.engine.checkpoints import kept_checkpoints, run_checkpoints
 from panformer_cli.engine.checkpoints.checkpoint import TrainProgress, read_checkpoint, save_checkpoint
 from panformer_cli.engine.checkpoints.kept_checkpoints import keep_last, remove_others
 from panformer_cli.engine.distributed.runtime import Process
@@ -203,7 +203,8 @@ def damaged(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_failed_evaluation_is_reported_and_repeated_and_training_continues(damaged: Path, tmp_path: Path) -> None:
-    run, reporter, recipe = RunFolder(tmp_path / "run"), StopAfter(), small_recipe(damaged, "train.max_steps=3")
+    run, reporter = RunFolder(tmp_path / "run"), StopAfter()
+    recipe = small_recipe(damaged, "train.max_steps=3", "data.check_validation=false")
     result = train(recipe, TrainOptions(run.path), ALONE, reporter)
     assert result == RunResult(run, ended=True, saved_step=3, total_steps=3)
     first, second = reporter.warnings
@@ -223,7 +224,8 @@ def test_validation_images_that_cannot_be_used_can_be_skipped(damaged: Path, tmp
     run, reporter = RunFolder(tmp_path / "run"), StopAfter()
     recipe = small_recipe(damaged, "train.max_steps=1", "data.skip_bad_images=true")
     train(recipe, TrainOptions(run.path), ALONE, reporter)
-    (warning,) = reporter.warnings
+    before, warning = reporter.warnings
+    assert before.startswith("1 of 2 validation images cannot be used, so PQ is without them:\n  ")
     assert warning.startswith("PQ is without 1 validation image that cannot be used: ")
     assert rows(run) == [("train", 1), ("eval", 1)]
 
@@ -338,6 +340,34 @@ def test_the_newest_checkpoints_and_those_of_some_epochs_are_kept(
         "last.safetensors": "8",
         **{f"step-{step}.safetensors": str(step) for step in kept},
     }
+
+
+def test_the_best_evaluated_checkpoints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PQ of steps 1 to 7, of which 3 and 6 were not evaluated; of equal ones the later one is better."""
+    run, scores = RunFolder(tmp_path), [30.0, 50.0, None, 40.0, 50.0, None, 20.0]
+    monkeypatch.setattr(kept_checkpoints, "recorded_pq", lambda path: scores[run.step_of(path) - 1])
+    seen = []
+    for step in range(1, 9):
+        if step > 1:
+            keep_last(run, step - 1)
+        run.last.unlink(missing_ok=True)
+        run.last.touch()
+        remove_others(run, TrainSettings(keep_best=2), TrainProgress(step, steps_per_epoch=1))
+        seen.append([run.step_of(path) for path in run.step_checkpoints])
+    assert seen == [[], [1], [1, 2], [1, 2], [2, 4], [2, 5], [2, 5], [2, 5]]
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_best_evaluations_for_an_average(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four evaluations of two steps each, all saved before and after; the second and the third are the best."""
+    scores = iter([10.0, 30.0, 20.0, 5.0])
+    use_toy_runs(monkeypatch, lambda _: next(scores))
+    run = RunFolder(run_small(small_recipe(scenes, "train.epochs=4", "train.keep_best=2"), tmp_path / "run"))
+    assert [run.step_of(path) for path in run.step_checkpoints] == [4, 6]
+    best = [(path.name, pq) for path, pq in kept_checkpoints.best_checkpoints(run, 3)]
+    assert best == [("best.safetensors", 30.0), ("step-6.safetensors", 20.0), ("last.safetensors", 5.0)]
 
 
 def test_a_last_checkpoint_that_was_deleted_is_not_kept(tmp_path: Path) -> None:

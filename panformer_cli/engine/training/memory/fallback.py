@@ -1,4 +1,7 @@
-"""What a run does when memory runs out in its first epoch: take the step again with settings that need less."""
+"""What a run does when memory runs out in its first epoch: take the step again with settings that need less.
+
+Several processes do this together: if memory runs out in a forward pass on one rank, all ranks see it.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,27 @@ from panformer_cli.engine.distributed.out_of_memory import is_out_of_memory
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.training.memory.plan import MemoryPlan, next_smaller
 from panformer_cli.engine.training.memory.probe import release_memory
-from panformer_cli.engine.training.step import OptimizerStep, StepResult
+from panformer_cli.engine.training.step import OptimizerStep, SharedOutOfMemoryError, StepResult
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.recompute import recompute_in_backward
 from panformer_cli.recipe import Recipe
 
-OUT_OF_MEMORY = (
-    "memory ran out in one of several processes, which cannot be repaired while the others wait; start again with "
-    "--fit-memory, train.checkpoint, a smaller train.images_per_forward or train.precision=bf16"
+ADVICE = (
+    "resume with other settings (--set): parts in train.checkpoint, a smaller train.images_per_forward, "
+    "train.precision=bf16 or smaller images (data.train_short_sides, data.long_side)"
 )
 
 
+class StepOutOfMemoryError(PanformerError):
+    """Memory ran out in a step, and nothing was changed; raised on all ranks."""
+
+
+class RankOutOfMemoryError(PanformerError):
+    """Memory ran out in a step of this rank, for which the others wait; nothing was changed."""
+
+
 class MemoryFallback:
-    """Takes optimizer steps, and adapts the recipe when memory runs out.
+    """Takes optimizer steps, and adapts the recipe when memory runs out. Every rank calls the same methods.
 
     Args:
         process: This process.
@@ -45,17 +56,23 @@ class MemoryFallback:
             may_change: Whether the settings may change, so that the step is taken again.
 
         Raises:
-            PanformerError: Memory ran out, and nothing can be changed.
+            StepOutOfMemoryError: Memory ran out, and the settings may not change, or nothing can be changed.
+            RankOutOfMemoryError: Memory ran out on this one of several ranks in its backward pass or later.
         """
         while True:
             size = self._recipe.train.images_per_forward
             try:
                 return self._step.take([part for batch in batches for part in batch.split(size)], factor)
             except Exception as error:
-                if not may_change or not is_out_of_memory(error):
+                is_shared = isinstance(error, SharedOutOfMemoryError)
+                if not is_shared and not is_out_of_memory(error):
                     raise
-                if self._process.world_size > 1:  # the other ranks wait for the gradients of this one
-                    raise PanformerError(OUT_OF_MEMORY) from error
+                if not is_shared and self._process.world_size > 1:  # the other ranks wait for the gradients of this one
+                    raise RankOutOfMemoryError(
+                        f"memory ran out in one of several processes while the others waited for it; {ADVICE}"
+                    ) from error
+                if not may_change:
+                    raise StepOutOfMemoryError(f"memory ran out; {ADVICE}") from error
             self._use_less()  # not within `except`, where the error keeps the tensors of the failed step
 
     def _use_less(self) -> None:
@@ -63,7 +80,7 @@ class MemoryFallback:
         train, model = self._recipe.train, self._step.model
         plan = next_smaller(MemoryPlan.of(train), self._recipe.model.parts)
         if plan is None:
-            raise PanformerError(
+            raise StepOutOfMemoryError(
                 "memory ran out, although all parts of the model are checkpointed and a forward pass has a single "
                 "image; use smaller images (data.long_side, data.train_short_sides), train.precision=bf16 or a "
                 "smaller model"

@@ -197,12 +197,15 @@ class LiveTensors(TorchDispatchMode):
         limit: In bytes; above it, a _LimitError is raised.
 
     Attributes:
+        now: The sum, in bytes.
         peak: The largest sum so far, in bytes.
     """
 
     def __init__(self, limit: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak, self._now, self._limit = 0, 0, limit
+        self.now: int = 0
+        self.peak: int = 0
+        self._limit = limit
         self._alive: dict[int, tuple[int, Any]] = {}
 
     def __torch_dispatch__(
@@ -213,7 +216,7 @@ class LiveTensors(TorchDispatchMode):
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 self._add(leaf.untyped_storage())
-        if self._now > self._limit:
+        if self.now > self._limit:
             raise _LimitError
         return output
 
@@ -223,12 +226,12 @@ class LiveTensors(TorchDispatchMode):
             return
         size = storage.nbytes()
         self._alive[key] = (size, weakref.ref(storage, lambda _: self._remove(key)))
-        self._now += size
-        self.peak = max(self.peak, self._now)
+        self.now += size
+        self.peak = max(self.peak, self.now)
 
     def _remove(self, key: int) -> None:
         size, _ = self._alive.pop(key)
-        self._now -= size
+        self.now -= size
 
 
 def release_memory(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""The batch of a data set that needs the most memory: the largest images with the most segments."""
+"""The batch of a data set that needs the most memory: the largest images with the most segments; and a usual size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.structures import Batch, Targets
-from panformer_cli.data.transforms import resized_size
+from panformer_cli.data.transforms import LEAST_SIDE, resized_size
 from panformer_cli.settings import DataSettings
 
 
@@ -47,7 +47,32 @@ def worst_case(data: CocoPanoptic, settings: DataSettings) -> WorstCase:
     things, stuff = (_most(of_kind, data.listed.starts) for of_kind in (is_thing, ~is_thing))
     if settings.copy_paste > 0:
         things *= 2
-    return WorstCase(max(sizes, key=lambda size: size[0] * size[1]), canvas, things, stuff)
+    return WorstCase(max(sizes, key=_area), canvas, things, stuff)
+
+
+def usual_size(data: CocoPanoptic, settings: DataSettings) -> tuple[int, int] | None:
+    """Return a height and width in pixels that training reaches for certain; None if the JSON has no sizes.
+
+    It is the median of the images' areas at the largest short side, so half of the images are at least as large then.
+    """
+    short, long = max(settings.train_short_sides), settings.long_side
+    if settings.crop_probability < 1:
+        *_, heights, widths = zip(*data.listed.images.lists(), strict=True)
+        listed = zip(heights, widths, strict=True)
+        sizes = [resized_size(height, width, short, long) for height, width in listed if height and width]
+    else:  # a crop has no more extreme shape than this one, and none has fewer pixels than both
+        least, most = settings.crop_range
+        sizes = [min(resized_size(least, least, short, long), resized_size(least, most, short, long), key=_area)]
+    if not sizes:
+        return None
+    height, width = sorted(sizes, key=_area)[len(sizes) // 2]
+    low, high = settings.scale_jitter or (1.0, 1.0)
+    scale = min(1.0, (low + high) / 2)  # larger images are cropped to their size without it
+    return max(LEAST_SIDE, int(height * scale)), max(LEAST_SIDE, int(width * scale))
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
 
 
 def _most(

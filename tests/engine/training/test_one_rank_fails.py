@@ -1,0 +1,126 @@
+"""One of two ranks fails: memory runs out in its forward or backward pass, or it fails between two steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint, read_training_state
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.runs import RunFolder
+from panformer_cli.engine.training.memory.fallback import StepOutOfMemoryError
+from panformer_cli.engine.training.memory.plan import MemoryPlan
+from panformer_cli.engine.training.step import OptimizerStep
+from panformer_cli.engine.training.train import TrainOptions, train
+from panformer_cli.engine.training.watching.train_log import TrainLog
+from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
+from panformer_cli.recipe import Recipe
+from panformer_cli.recipe_io import load_recipe
+from tests.engine.ranks import in_processes
+from tests.engine.small import ALONE, StopAfter, small_recipe
+from tests.engine.training.toy import use_toy_runs
+
+MEMORY_RAN_OUT = "^memory ran out; resume with other settings .*; step 2 of 4 is saved$"
+
+
+def failing_at(call: int, error: Exception, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that raises the error in one of its calls, counted from 1."""
+    calls = 0
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise error
+        return method(*arguments, **named)
+
+    return wrapped
+
+
+def failing_on_rank_1(process: Process, recipe: Recipe, out: Path, told: Path) -> None:
+    """Let memory run out in the second forward pass, and the log fail after step 2; then resume, and let memory run out
+    in the backward pass of step 4. What each rank reports is written to `told`."""
+    reporter = StopAfter()
+    lines: list[str] = []
+    no_memory = torch.OutOfMemoryError("CUDA out of memory")
+    forward, add, accumulate = PanopticSegFormer.forward, TrainLog.add, OptimizerStep.accumulate
+
+    def tell(error: Exception, *more: str) -> None:
+        lines.extend([*reporter.warnings, f"{type(error).__name__}: {error}", *more])
+        (told / f"{process.rank}.json").write_text(json.dumps(lines), encoding="utf-8")
+
+    try:
+        if process.rank == 1:
+            PanopticSegFormer.forward = failing_at(2, no_memory, forward)  # type: ignore[method-assign]
+            TrainLog.add = failing_at(2, ValueError("planted"), add)  # type: ignore[method-assign]
+        train(recipe, TrainOptions(out), process, reporter)
+    except Exception as error:
+        tell(error, *sorted(read_training_state(read_checkpoint(out / "last.safetensors")).random))
+    PanopticSegFormer.forward, TrainLog.add = forward, add  # type: ignore[method-assign]
+    try:
+        if process.rank == 1:
+            late = RuntimeError("CUDA error: out of memory")
+            OptimizerStep.accumulate = failing_at(2, late, accumulate)  # type: ignore[method-assign]
+        train(load_recipe(str(out / "recipe.yaml")), TrainOptions(out, resume=True), process, reporter)
+    except Exception as error:
+        if process.rank == 1:
+            reporter.warnings.clear()
+            tell(error)
+        raise
+
+
+@pytest.mark.slow
+def test_all_ranks_use_less_memory_or_end_with_everything_saved(scenes: Path, tmp_path: Path) -> None:
+    settings = ("train.batch_size=4", "train.images_per_forward=1", "train.max_steps=4", "train.log_every=3")
+    recipe = small_recipe(scenes, *settings)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ChildFailedError):
+        in_processes(2, failing_on_rank_1, recipe, run.path, tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+    plan = MemoryPlan(1, recipe.train.precision, recipe.model.parts[:1])
+    fallback = f"memory ran out in step 1; training continues with {plan}"
+    randoms = ["0.cpu", "1.cpu"]  # of both ranks, so that the run resumes exactly
+    assert first == [fallback, "PanformerError: ValueError: planted; step 2 of 4 is saved", *randoms]
+    assert second[:-1] == [fallback, "ValueError: planted", *randoms]
+    assert second[-1].startswith("PanformerError: memory ran out in one of several processes while the others waited ")
+    assert second[-1].endswith("; step 3 of 4 is saved")
+    saved = read_checkpoint(run.last)
+    assert saved.progress.step == 3
+    assert MemoryPlan.of(saved.recipe.train) == plan
+    result = train(load_recipe(str(run.recipe)), TrainOptions(run.path, resume=True), ALONE, StopAfter())
+    assert result.ended
+    assert result.saved_step == 4
+
+
+@pytest.mark.slow
+def test_after_the_first_epoch_a_run_without_memory_saves_and_ends(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single process, which resumes with the numbers of a run that was not interrupted."""
+    use_toy_runs(monkeypatch)
+    recipe = small_recipe(scenes, "train.batch_size=4", "train.max_steps=4", "train.epochs=2")
+    run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    no_memory = torch.OutOfMemoryError("CUDA out of memory")
+
+    def late(*arguments: Any) -> Any:
+        try:
+            return take(*arguments)
+        except torch.OutOfMemoryError:
+            torch.rand(3)  # as dropout would have
+            raise
+
+    take = failing_at(3, no_memory, OptimizerStep.accumulate)
+    with monkeypatch.context() as patched:
+        patched.setattr(OptimizerStep, "accumulate", late)
+        with pytest.raises(StepOutOfMemoryError, match=MEMORY_RAN_OUT):
+            train(recipe, TrainOptions(run.path), ALONE, StopAfter())
+    train(recipe, TrainOptions(run.path, resume=True), ALONE, StopAfter())
+    train(recipe, TrainOptions(whole.path), ALONE, StopAfter())
+    rows = [[(row["step"], row.get("loss")) for row in map(json.loads, each.metrics.open())] for each in (run, whole)]
+    assert rows[0] == rows[1]
