@@ -49,7 +49,7 @@ def remove_others(run: RunFolder, settings: TrainSettings, progress: TrainProgre
     """
     steps = {run.step_of(path): path for path in run.step_checkpoints}
     earlier = [step for step in steps if step < progress.step]
-    kept = set(earlier[len(earlier) - settings.keep_last :] if settings.keep_last else [])
+    kept = set(earlier[-settings.keep_last :] if settings.keep_last else [])
     kept |= {step for step in earlier if is_kept(settings, progress, step)}
     if settings.keep_best:
         scores = {step: pq for step in earlier if (pq := recorded_pq(steps[step])) is not None}

@@ -183,10 +183,10 @@ class RunCheckpoints:
             fill_model(self._averaged, checkpoint, state.averaged or self._model.state_dict())
         load_optimizer_state(self._model, self._optimizer, state.optimizer)
         load_scaler_state(self._scaler, state.scaler)
-        # Ranks that the run did not have before keep their random state, and begin a row of the log.
+        # Ranks that the run did not have before keep their random state.
         set_random_state(_of_rank(self._process.rank, state.random), self._process.device)
         if self._log is not None:
-            self._log.restore(_of_rank(self._process.rank, state.log))
+            self._log.restore(_row_of_rank(self._process, state.log))
         progress = checkpoint.progress
         self.saved_step = progress.step
         self._step_in_last = progress.step if checkpoint.path == self._run.last else None
@@ -282,6 +282,15 @@ def _of_rank(rank: int, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a rank by name, of those that `_by_rank` returned."""
     prefix = f"{rank}."
     return {name.removeprefix(prefix): value for name, value in states.items() if name.startswith(prefix)}
+
+
+def _row_of_rank(process: Process, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the log of this rank has collected, of the states of some ranks.
+
+    It is empty if a rank has none: a row is a mean over all ranks, so it continues on all of them or on none.
+    """
+    logs = [_of_rank(rank, states) for rank in range(process.world_size)]
+    return logs[process.rank] if all(logs) else {}
 
 
 def check_space(run: RunFolder, model: PanopticModel, recipe: Recipe, epochs: int, reporter: Reporter) -> None:

@@ -120,7 +120,7 @@ class OptimizerStep:
         self.scaler = GradScaler(process.device.type, enabled=settings.precision == "fp16")
         self.clock: StepClock = NoClock()
         self._process, self._settings = process, settings
-        self._losses_or_nan = _LossesOrNaN(model, process)
+        self._losses_or_nan = _LossesOrNaN(model, process, settings.sync_batch_norm)
         self._parallel: nn.Module = self._losses_or_nan
         if process.world_size > 1:
             self._parallel = distributed(self._losses_or_nan)
@@ -255,17 +255,18 @@ class _LossesOrNaN(nn.Module):
     """A model whose losses are NaN, and so are all of its gradients, where the model raises NonFiniteError.
 
     The same if memory runs out in one of several processes: as the others wait for its gradients, it must take part in
-    the backward pass.
+    the backward pass. Not with synchronized BatchNorm, where the others wait in their forward pass.
 
     Attributes:
         ran_out_of_memory: Whether memory ran out since this was last set to False.
     """
 
-    def __init__(self, model: nn.Module, process: Process) -> None:
+    def __init__(self, model: nn.Module, process: Process, sync_batch_norm: bool) -> None:
         super().__init__()
         self.model = model
         self.ran_out_of_memory = False
         self._process = process
+        self._shares_failures = process.world_size > 1 and not sync_batch_norm
 
     def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
         try:
@@ -274,7 +275,7 @@ class _LossesOrNaN(nn.Module):
         except NonFiniteError:
             pass
         except Exception as error:
-            if self._process.world_size == 1 or not is_out_of_memory(error):
+            if not self._shares_failures or not is_out_of_memory(error):
                 raise
             self.ran_out_of_memory = True
         # Not within `except`, where the error keeps the tensors of the failed forward pass.

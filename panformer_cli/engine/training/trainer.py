@@ -234,7 +234,7 @@ class Trainer:
     def _failing_together(self) -> Iterator[None]:
         """Keep an error of this rank until all ranks have agreed that one of them failed; see `_end_if_failed`.
 
-        Nothing in this context may wait for other ranks.
+        Nothing in this context may wait for other ranks, except for what all ranks reach whatever fails on one of them.
         """
         try:
             yield

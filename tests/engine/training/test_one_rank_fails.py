@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint, read_training_state
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
-from panformer_cli.engine.training.memory.fallback import StepOutOfMemoryError
+from panformer_cli.engine.training.memory.fallback import MemoryFallback, StepOutOfMemoryError
 from panformer_cli.engine.training.memory.plan import MemoryPlan
-from panformer_cli.engine.training.step import OptimizerStep
+from panformer_cli.engine.training.step import OptimizerStep, _LossesOrNaN
 from panformer_cli.engine.training.train import TrainOptions, train
 from panformer_cli.engine.training.watching.train_log import TrainLog
+from panformer_cli.models.base import LossCounts
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import load_recipe
 from tests.engine.ranks import in_processes
 from tests.engine.small import ALONE, StopAfter, small_recipe
-from tests.engine.training.toy import use_toy_runs
+from tests.engine.training.toy import toy_batch, toy_model, use_toy_runs
 
 MEMORY_RAN_OUT = "^memory ran out; resume with other settings .*; step 2 of 4 is saved$"
 
@@ -124,3 +126,29 @@ def test_after_the_first_epoch_a_run_without_memory_saves_and_ends(
     train(recipe, TrainOptions(whole.path), ALONE, StopAfter())
     rows = [[(row["step"], row.get("loss")) for row in map(json.loads, each.metrics.open())] for each in (run, whole)]
     assert rows[0] == rows[1]
+
+
+def test_moments_that_exist_in_part_are_not_saved(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in the first optimizer step; a run could not resume with `step` alone."""
+    recipe = small_recipe(scenes)
+    step = OptimizerStep(ALONE, toy_model(), recipe.train)
+
+    def take(*_: Any) -> None:
+        step.optimizer.state[next(step.model.parameters())]["step"] = torch.tensor(0.0)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "take", take)
+    with pytest.raises(StepOutOfMemoryError):
+        MemoryFallback(ALONE, step, recipe, lambda *_: None).take([], 1.0, may_change=False)
+    assert not step.optimizer.state
+
+
+@pytest.mark.parametrize("synchronizes", [False, True])
+def test_with_synchronized_batch_norm_a_rank_without_memory_fails_alone(synchronizes: bool) -> None:
+    """The others wait for it in their forward pass, not for its gradients."""
+    model, no_memory = toy_model(), torch.OutOfMemoryError("CUDA out of memory")
+    model.forward = failing_at(1, no_memory, model.forward)  # type: ignore[method-assign]
+    losses = _LossesOrNaN(model, Process(1, 2, ALONE.device), synchronizes)
+    with pytest.raises(torch.OutOfMemoryError) if synchronizes else nullcontext():
+        losses(toy_batch(0), LossCounts(1, 1))
+    assert losses.ran_out_of_memory != synchronizes

@@ -316,6 +316,7 @@ def test_a_worse_model_after_a_resume_leaves_the_best_one(
     ("settings", "kept"),
     [
         (TrainSettings(keep_last=2), [6, 7]),
+        (TrainSettings(keep_last=5), [3, 4, 5, 6, 7]),
         (TrainSettings(keep_every=2), [4]),
         (TrainSettings(keep_last=1, keep_every=1), [2, 4, 6, 7]),
         (TrainSettings(keep_last=99), [1, 2, 3, 4, 5, 6, 7]),

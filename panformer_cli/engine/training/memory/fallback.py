@@ -67,6 +67,7 @@ class MemoryFallback:
                 is_shared = isinstance(error, SharedOutOfMemoryError)
                 if not is_shared and not is_out_of_memory(error):
                     raise
+                self._step.forget_failed_step()
                 if not is_shared and self._process.world_size > 1:  # the other ranks wait for the gradients of this one
                     raise RankOutOfMemoryError(
                         f"memory ran out in one of several processes while the others waited for it; {ADVICE}"
@@ -88,7 +89,6 @@ class MemoryFallback:
         for part in plan.checkpoint:
             if part not in train.checkpoint:
                 recompute_in_backward(model.parts()[part])
-        self._step.forget_failed_step()
         release_memory(self._process.device)
         self._recipe = replace(self._recipe, train=plan.applied(train))
         self._changed(self._recipe, plan)

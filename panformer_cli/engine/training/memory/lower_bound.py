@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
@@ -127,13 +130,33 @@ def _model_without_memory(recipe: Recipe, plan: MemoryPlan, categories: Category
 def _bytes_kept(model: PanopticModel, images: int, size: tuple[int, int]) -> int:
     """Return the bytes that are in use after the part of a forward pass that does not depend on targets."""
     live = LiveTensors(math.inf)
-    with live:
+    with live, _FusedAttention():
         batch = torch.empty(images, 3, *size, device="meta")
         padding_mask = torch.empty(images, *size, dtype=torch.bool, device="meta")
         output = model.forward_before_targets(batch, padding_mask)
         kept = live.now
         del output
     return kept
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Keep of attention what its fused kernels keep. On the meta device torch would keep every attention weight."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function, or replace attention."""
+        if func is F.scaled_dot_product_attention and len(args) >= 3:
+            return _KeptAttention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _KeptAttention(torch.autograd.Function):
+    """Attention without values, which keeps queries, keys, values and its output."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        output = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, output)
+        return output
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -69,8 +69,9 @@ class BadStepRecorder:
         if is_concerned:
             try:
                 step.write(path, self._model, recipe, before)
-            except WriteError as error:
-                problem = f"{error}; the run continues without a record of step {progress.step}"
+            except Exception as error:  # such as too little memory for a copy; the other ranks wait for this one
+                reason = str(error) if isinstance(error, WriteError) else f"cannot write {path}: {error!r}"
+                problem = f"{reason}; the run continues without a record of step {progress.step}"
         outcomes = self._process.gather((path if is_concerned and problem is None else None, problem))
         for _, failure in outcomes:
             if failure is not None:

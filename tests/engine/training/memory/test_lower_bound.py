@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.engine.training.memory import lower_bound
-from panformer_cli.engine.training.memory.lower_bound import check_fits, least_memory
+from panformer_cli.engine.training.memory.lower_bound import _FusedAttention, check_fits, least_memory
 from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.memory.probe import LiveTensors, _Trial
 from panformer_cli.engine.training.memory.worst_case import WorstCase, usual_size
@@ -53,6 +54,16 @@ def test_a_real_step_needs_more_but_not_many_times_more(scenes: Path, overrides:
     recipe = small_recipe(scenes, *settings)
     needed = least_memory(recipe, MemoryPlan.of(recipe.train), categories_of(scenes), size)
     assert needed.total <= peak_of_steps(recipe, scenes, size) <= 2.5 * needed.total
+
+
+def test_attention_keeps_no_weights() -> None:
+    """PVTv2's attention over a whole image would otherwise have more of them than everything else needs."""
+    queries = torch.empty(1, 1, 1000, 8, device="meta", requires_grad=True)
+    live = LiveTensors(math.inf)
+    with live, _FusedAttention():
+        output = F.scaled_dot_product_attention(queries, queries, queries)
+    assert output.requires_grad
+    assert live.now == output.numel() * 4
 
 
 @pytest.mark.slow

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from panformer_cli.engine.checkpoints.checkpoint import LOG, read_tensors
+from panformer_cli.engine.checkpoints.run_checkpoints import _by_rank, _row_of_rank
+from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.train import TrainOptions, train
 from tests.engine.small import ALONE, StopAfter, small_recipe
@@ -36,3 +39,12 @@ def test_rows_are_the_same_bit_for_bit_wherever_the_run_stops(
         assert bool(read_tensors(run.last, LOG)) == (stop % 3 != 0)
         train(recipe, TrainOptions(run.path, resume=True), ALONE, StopAfter())
         assert rows(run) == rows(plain), stop
+
+
+@pytest.mark.parametrize(("ranks", "continues"), [((0, 1), True), ((1,), False), ((0, 1, 2), True), ((), False)])
+def test_a_row_continues_on_all_ranks_or_on_none(ranks: tuple[int, ...], continues: bool) -> None:
+    """Otherwise its mean would be one over different numbers of steps."""
+    states = _by_rank({rank: {"weight": torch.tensor(float(rank))} for rank in ranks})
+    for rank in (0, 1):
+        row = _row_of_rank(Process(rank, 2, ALONE.device), states)
+        assert row == ({"weight": torch.tensor(float(rank))} if continues else {})
