@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.coco.image_pairing import kind_of, other_kind_of
-from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_stream import read_panoptic_members
 from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coverage import Coverage
@@ -202,7 +202,7 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
     def add(problem: Problem, sentence: str) -> None:
         findings.add(Finding(problem, f"{annotation}: {sentence}"))
 
-    for key, rows in read_members(annotation):
+    for key, rows in read_panoptic_members(annotation):
         if key != "annotations" or outline.annotations is None:
             continue
         for index, row in enumerate(rows):
