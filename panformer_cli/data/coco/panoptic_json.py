@@ -311,8 +311,9 @@ def _unknown_category(where: str, number: int, category_id: Any) -> DataError:
 
 def _unknown_name(where: str, number: int, category_id: int) -> DataError:
     return DataError(
-        f"{where}: segment {number} has the category_id {category_id}, whose name is not a class of the ground truth; "
-        "classes have other ids there, so they are paired by name; use the names or the ids of the ground truth"
+        f"{where}: segment {number} has the category_id {category_id}, and `categories` has no name for it that is a "
+        "class of the ground truth; classes have other ids there, so they are paired by name; use the names or the ids "
+        "of the ground truth"
     )
 
 

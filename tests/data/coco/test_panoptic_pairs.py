@@ -105,7 +105,9 @@ def test_a_class_that_cannot_be_paired_by_name_is_refused(tmp_path: Path) -> Non
     files = write_pairs(tmp_path)
     rows = [{"id": BOX + 1, "name": "box"}, {"id": None, "name": "sky"}, {"id": SKY, "name": None}]
     files.prediction.edit(lambda content: content.update(categories=rows))
-    with pytest.raises(DataError, match=rf"category_id {SKY}, whose name is not a class .* paired by name; use the"):
+    with pytest.raises(
+        DataError, match=rf"category_id {SKY}, and `categories` has no name for it .* paired by name; use the"
+    ):
         PanopticPairs(files.truth.json, files.prediction.json)
 
 
