@@ -188,6 +188,16 @@ def run_of_r50(folder: Path) -> None:
     run_folder.start(read_checkpoint(run_folder.best).recipe, {})
 
 
+def run_with_best_checkpoints(folder: Path) -> None:
+    """Write a run folder with five evaluated checkpoints."""
+    run_of_r50(folder)
+    before, kept = read_checkpoint(folder / "best.safetensors"), RunFolder(folder)
+    model = load_model(before)
+    for step in range(1, 6):
+        progress = TrainProgress(step, step, best_pq=9.0 + step, evaluated_pq=9.0 + step)
+        save_checkpoint(kept.step_checkpoint(step), model, before.recipe, before.categories, progress)
+
+
 def bad_step(path: Path) -> None:
     """Record a step in which an image was NaN."""
     before = read_checkpoint(path.with_name("best.safetensors"))
@@ -311,6 +321,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "runs/mine/evaluation": evaluation,
     "to_review/classes.csv": text("id,name,kind\n3,car,thing\n7,road,stuff\n8,sky,stuff\n9,person,thing\n"),
     "runs/r50/2026-11-28_10-00-00": run_of_r50,
+    "runs/tiny/2026-11-20_09-30-00": run_with_best_checkpoints,
 }
 """Write a file or folder that a line names, or that contains what it names, if it does not exist."""
 

@@ -82,7 +82,8 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "prepare-data scenes": ("annotations/panoptic_train.json", "annotations/panoptic_val.json"),
     "train": ("last.safetensors", "recipe.yaml", "metrics.jsonl"),
     "visualize": ("index.html",),
-    "weights": ("model.safetensors", "recipe.yaml"),
+    "weights average": ("",),  # a file
+    "weights import": ("model.safetensors", "recipe.yaml"),
 }
 """Files and folders that each command writes to `--out`, according to the docs."""
 PACKAGES = {"--cross-check": "panopticapi"}

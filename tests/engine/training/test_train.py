@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -158,15 +159,21 @@ def test_resume_and_other_weights_exclude_each_other(tmp_path: Path) -> None:
         TrainOptions(tmp_path, resume=True, init_from=tmp_path / "a.safetensors")
 
 
-def test_resume_with_another_model_is_refused(trained: RunFolder, scenes: Path) -> None:
+@pytest.fixture
+def own_run(trained: RunFolder, tmp_path: Path) -> RunFolder:
+    """Return a copy of `trained` that no other test locks at the same time."""
+    return RunFolder(Path(shutil.copytree(trained.path, tmp_path / "own")))
+
+
+def test_resume_with_another_model_is_refused(own_run: RunFolder, scenes: Path) -> None:
     recipe = small_recipe(scenes, "model.dropout=0.2", "model.thing_queries=11", "train.max_steps=5")
-    before = trained.recipe.read_text()
+    before = own_run.recipe.read_text()
     with pytest.raises(CheckpointError, match=r"model\.thing_queries was 10 and is 11; omit these settings to resume"):
-        run_small(recipe, trained.path, resume=True)
-    assert trained.recipe.read_text() == before
+        run_small(recipe, own_run.path, resume=True)
+    assert own_run.recipe.read_text() == before
 
 
-def test_resume_with_other_categories_is_refused(trained: RunFolder, tmp_path: Path) -> None:
+def test_resume_with_other_categories_is_refused(own_run: RunFolder, tmp_path: Path) -> None:
     other = small_scenes(tmp_path / "other", 1, 1)
     for split in ("train", "val"):
         path = other / "annotations" / f"panoptic_{split}.json"
@@ -175,7 +182,7 @@ def test_resume_with_other_categories_is_refused(trained: RunFolder, tmp_path: P
         content["categories"].append({"id": unused, "name": "more", "isthing": 1})
         path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="was trained on categories that differ"):
-        run_small(small_recipe(other, "model.dropout=0.2"), trained.path, resume=True)
+        run_small(small_recipe(other, "model.dropout=0.2"), own_run.path, resume=True)
 
 
 def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
@@ -188,11 +195,11 @@ def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
         run_small(small_recipe(data), tmp_path / "run")
 
 
-def test_a_folder_with_another_run_is_refused(trained: RunFolder, scenes: Path) -> None:
-    before = trained.last.read_bytes()
+def test_a_folder_with_another_run_is_refused(own_run: RunFolder, scenes: Path) -> None:
+    before = own_run.last.read_bytes()
     with pytest.raises(PanformerError, match="has another run; add --resume to continue that run, or choose a new"):
-        run_small(small_recipe(scenes), trained.path)
-    assert trained.last.read_bytes() == before
+        run_small(small_recipe(scenes), own_run.path)
+    assert own_run.last.read_bytes() == before
 
 
 def test_no_data_is_a_mistake(tmp_path: Path) -> None:
