@@ -168,25 +168,27 @@ def name_problems(names: Iterable[tuple[int, Any]]) -> Iterator[NameProblem]:
         yield NameProblem(False, f"category {category_id} has {found}; expected words that describe the category")
 
 
-def contradictions(names: Sequence[tuple[int, str]], table: CategoryTable) -> list[tuple[str, int, int]]:
-    """Return the names of one table that have another id in `table`.
+def ids_by_name(names: Sequence[tuple[int, str]], table: CategoryTable) -> dict[int, int] | None:
+    """Return the id in `table` of each category of another table, by name, if a name has another id there.
 
-    Names are compared without case and outer spaces. Names that a table has twice or lacks contradict nothing.
+    Names are compared without case and outer spaces. Names that a table has twice or lacks contradict nothing and have
+    no counterpart.
 
     Args:
-        names: Id and name of each category of the first table.
-        table: The second table.
+        names: Id and name of each category of the other table.
+        table: The table with the ids to use.
 
     Returns:
-        For each name: the name, its id in the first table, and that in the second one.
+        For each id of `names` with a counterpart its id in `table`; None if all of them have the same id in both.
 
-    >>> rows = [(1, "cat", True), (2, "dog", True), (3, "Sky", False)]
-    >>> contradictions([(2, "cat"), (1, "dog"), (3, "sky"), (9, "sun")], CategoryTable(Category(*row) for row in rows))
-    [('cat', 2, 1), ('dog', 1, 2)]
+    >>> table = CategoryTable([Category(1, "cat", True), Category(2, "dog", True), Category(3, "Sky", False)])
+    >>> ids_by_name([(2, "cat"), (1, "dog"), (3, "sky"), (9, "sun")], table)
+    {2: 1, 1: 2, 3: 3}
     """
-    first = _id_of_name(names)
-    second = _id_of_name((category.id, category.name) for category in table.categories)
-    return [(name, first[name], second[name]) for name in first if name in second and first[name] != second[name]]
+    own = _id_of_name(names)
+    other = _id_of_name((category.id, category.name) for category in table.categories)
+    pairs = {own[name]: other[name] for name in own if name in other}
+    return pairs if any(first != second for first, second in pairs.items()) else None
 
 
 def _id_of_name(names: Iterable[tuple[int, str]]) -> dict[str, int]:

@@ -26,6 +26,7 @@ def cross_check(
     predicted_pngs: Path,
     result: PanopticResult,
     partners: Mapping[int | str, int | str] | None = None,
+    category_ids: Mapping[int, int] | None = None,
 ) -> None:
     """Compare `result` with the result of panopticapi on the same files.
 
@@ -38,11 +39,12 @@ def cross_check(
         predicted_pngs: its PNG folder.
         result: the PQ of these files.
         partners: the image id in the predictions for each image id of the ground truth; None if they are equal.
+        category_ids: the category id in the ground truth for each one in the predictions; None if they are equal.
 
     Raises:
         PanformerError: panopticapi is not installed or cannot read the files, or a metric differs by more than 1e-12.
     """
-    statistics, categories = _statistics(annotation, truth_pngs, predictions, predicted_pngs, partners)
+    statistics, categories = _statistics(annotation, truth_pngs, predictions, predicted_pngs, partners, category_ids)
     for name, ids, ours in _metrics(result):
         theirs = _average(statistics, {number: categories[number] for number in ids})
         for metric, value in ours.items():
@@ -80,6 +82,7 @@ def _statistics(
     predictions: Path,
     predicted_pngs: Path,
     partners: Mapping[int | str, int | str] | None,
+    category_ids: Mapping[int, int] | None,
 ) -> tuple[Any, dict[int, Any]]:
     """Return panopticapi's counts over all images, and its category table by id.
 
@@ -90,6 +93,8 @@ def _statistics(
     content = json.loads(annotation.read_text(encoding="utf-8"))
     categories = {row["id"]: row for row in content["categories"]}
     predicted = {row["image_id"]: row for row in json.loads(predictions.read_text(encoding="utf-8"))["annotations"]}
+    for segment in (segment for row in predicted.values() for segment in row["segments_info"]):
+        segment["category_id"] = (category_ids or {}).get(segment["category_id"], segment["category_id"])
     ids = partners or {number: number for number in predicted}
     pairs = [(row, predicted[ids[row["image_id"]]]) for row in content["annotations"]]
 

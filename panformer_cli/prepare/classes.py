@@ -112,10 +112,10 @@ def _rows_of_csv(path: Path, text: str) -> _Rows:
             where = f"{path}, line {reader.line_num}"
             if len(cells) not in (0, len(header)):
                 raise DataError(f"{where}: {len(cells)} cells for {len(header)} columns; {_EXPECTED}")
-            # An empty cell means the same as a missing one.
+            # An empty cell means the same as a missing one, but a name may be empty.
             row = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
             if row:
-                yield where, row
+                yield where, {"name": "", **row}
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; expected comma-separated values") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
-from panformer_cli.prepare.annotation_tools.cvat import open_cvat
+from panformer_cli.prepare.annotation_tools.cvat import open_cvat_export
 from panformer_cli.prepare.annotation_tools.labelme import open_labelme
 from panformer_cli.prepare.annotation_tools.yolo import open_yolo
 from panformer_cli.prepare.convert import check_names, unused_files
@@ -34,7 +34,7 @@ def open_form(form: Form) -> Source | None:
         case "yolo":
             return open_yolo(root, classes, (), "last")
         case "cvat":
-            return open_cvat(root, classes, (), "last")
+            return open_cvat_export(root, classes, (), "last")
         case "coco-instances":
             return open_coco_instances(root, classes=classes)
         case "masks" if classes is not None:

@@ -160,10 +160,10 @@ def _voc_advice(classes: Path) -> str:
     voc, command = classes.parent, "masks"
     if (voc / _LABEL_MAP).is_file():
         return (
-            f"{voc} has the masks of CVAT, whose colors are in {_LABEL_MAP}; export the task as `CVAT for images`, "
-            "which keeps the objects apart; or copy JPEGImages and SegmentationClass to images and masks in a new "
-            f"folder, and run `prepare-data masks` with a CSV of the classes and colors in {_LABEL_MAP}, where "
-            "touching objects of a class become one"
+            f"{voc} has the masks of CVAT, whose colors are in {_LABEL_MAP}, but not JPEGImages and "
+            "SegmentationObject; export the task again with `Save images`; or copy JPEGImages and SegmentationClass to "
+            "images and masks in a new folder, and run `prepare-data masks` with a CSV of the classes and colors in "
+            f"{_LABEL_MAP}, where touching objects of a class become one"
         )
     given, names = "JPEGImages and SegmentationClass", "images and masks"
     if (voc / "SegmentationObject").is_dir():
@@ -368,6 +368,9 @@ def _cvat(folder: _Folder) -> Form | None:
     for path in islice(sorted(folder.root.glob("*.xml")), _MOST_OPENED):
         if b"<annotations" in _ends_of(path)[:1000]:
             return Form("cvat", "CVAT's XML", f"{path.name} has <annotations>", folder.root, _class_file(folder))
+    if (folder.root / _LABEL_MAP).is_file() and folder.has("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        evidence = f"{_LABEL_MAP}, SegmentationClass and SegmentationObject"
+        return Form("cvat", "CVAT's segmentation masks", evidence, folder.root, _class_file(folder))
     return None
 
 

@@ -27,6 +27,7 @@ from panformer_cli.wording import listing
 CLUTTER = "file of an operating system or a NAS"
 UNREADABLE_FOLDER = "folder that cannot be read"
 UNUSED_IMAGE = "unused image (without labels, or in no converted split)"
+UNLISTED_IMAGE = "unused image (not listed in the JSON)"
 UNUSED_LABELS = "unused label file (no image has its name)"
 
 _NAMED = 3
@@ -57,9 +58,11 @@ class UsedFiles:
 
     Args:
         others: Files that the conversion uses besides them, such as the list of classes.
+        unused_image: Why an image that can be read is left out.
     """
 
-    def __init__(self, others: Iterable[Path] = ()) -> None:
+    def __init__(self, others: Iterable[Path] = (), unused_image: str = UNUSED_IMAGE) -> None:
+        self._unused_image = unused_image
         self._used = DiskList[str](key=str)
         self._folders: dict[Path, _Folder] = {}
         for path in others:
@@ -96,7 +99,7 @@ class UsedFiles:
         for folder, kind in sorted(self._folders.items()):
             for path, reason in _walk(folder, self._folders):
                 if self._used.first(_key(path)) is None:
-                    yield path, reason or _reason(path, kind)
+                    yield path, reason or _reason(path, kind, self._unused_image)
 
 
 def _sentence(reason: str, group: Occurrences) -> str:
@@ -147,13 +150,13 @@ def _reason_of_entry(entry: os.DirEntry[str]) -> str:
     return "" if entry.is_dir() or entry.is_file() else SPECIAL
 
 
-def _reason(path: Path, folder: _Folder) -> str:
+def _reason(path: Path, folder: _Folder, unused_image: str) -> str:
     """Return why a file is not used."""
     suffix = path.suffix.lower()
     if suffix in folder.label_suffixes:
         return UNUSED_LABELS
     if folder.has_images:
-        return why_left_out(path) or UNUSED_IMAGE
+        return why_left_out(path) or unused_image
     return f"{suffix or 'without a suffix'} (not a label file)"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.coco.image_pairing import kind_of, other_kind_of
-from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_stream import read_panoptic_members
 from panformer_cli.data.coco.json_values import is_image_id
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.coverage import Coverage
@@ -20,6 +20,8 @@ from panformer_cli.data.parallel import map_in_order
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.open_form import first_problems
 from panformer_cli.prepare.recognize import contents, recognize, unsupported
+from panformer_cli.prepare.source import SourceImage
+from panformer_cli.prepare.unused_files import UNLISTED_IMAGE, UsedFiles
 from panformer_cli.reporting import Reporter
 from panformer_cli.verify.findings import Finding, Findings, Problem, ProblemReport
 from panformer_cli.verify.fix import ChangeLog, FixedFile
@@ -53,6 +55,7 @@ class SplitReport:
         segments: Number of checked segments.
         problems: Problems by kind.
         fixed: The repaired file; None if nothing was repaired.
+        unlisted: One line for each reason why files in the folder of images are not used.
     """
 
     split: str
@@ -60,6 +63,7 @@ class SplitReport:
     segments: int
     problems: tuple[ProblemReport, ...]
     fixed: FixedFile | None = None
+    unlisted: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -81,7 +85,12 @@ class SplitReport:
             for found in self.problems
         }
         content = {"split": self.split, "images": self.images, "segments": self.segments, "is_good": self.is_good}
-        return {**content, "problems": problems, "fixed": self.fixed.to_json() if self.fixed else None}
+        return {
+            **content,
+            "problems": problems,
+            "unlisted": list(self.unlisted),
+            "fixed": self.fixed.to_json() if self.fixed else None,
+        }
 
 
 def verify(root: Path, splits: Sequence[str], options: VerifyOptions, reporter: Reporter) -> list[SplitReport]:
@@ -181,7 +190,15 @@ def _verify_split(
         fixed = log.apply(layout.annotation) if log else None
     if outline.annotations is not None:  # a missing list is another finding
         _add_coverage(Coverage(images, segments, pixels, void), layout.annotation, findings)
-    return SplitReport(split, images, segments, findings.report(), fixed)
+    return SplitReport(split, images, segments, findings.report(), fixed, _unlisted_files(layout.images, outline))
+
+
+def _unlisted_files(folder: Path, outline: Outline) -> tuple[str, ...]:
+    """Return one line for each reason why files in the folder of images are not used."""
+    used = UsedFiles(unused_image=UNLISTED_IMAGE)
+    names = (listed.file_name for _, listed in outline.images or ())
+    used.add(SourceImage(0, folder / name, name) for name in names if not Path(name).is_absolute())
+    return tuple(used.sentences(folder))
 
 
 def _add_coverage(coverage: Coverage, annotation: Path, findings: Findings) -> None:
@@ -202,7 +219,7 @@ def _tasks(annotation: Path, outline: Outline, findings: Findings) -> Iterator[I
     def add(problem: Problem, sentence: str) -> None:
         findings.add(Finding(problem, f"{annotation}: {sentence}"))
 
-    for key, rows in read_members(annotation):
+    for key, rows in read_panoptic_members(annotation):
         if key != "annotations" or outline.annotations is None:
             continue
         for index, row in enumerate(rows):

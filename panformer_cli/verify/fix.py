@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
-from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_stream import read_panoptic_members
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.storage.files import atomic_write
 from panformer_cli.verify.findings import Change
@@ -83,7 +83,7 @@ class ChangeLog:
         return FixedFile(self._count, listed_in, backup)
 
     def _write_fixed(self, annotation: Path, file: TextIO) -> None:
-        for number, (key, value) in enumerate(read_members(annotation)):
+        for number, (key, value) in enumerate(read_panoptic_members(annotation)):
             file.write(("{" if number == 0 else ", ") + json.dumps(key) + ": ")
             if not isinstance(value, Iterator):
                 file.write(json.dumps(value))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.data.categories import CategoryTable, name_problems
-from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_stream import read_panoptic_members
 from panformer_cli.data.coco.json_values import is_count, is_image_id
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
@@ -57,7 +57,7 @@ def read_outline(path: Path, findings: Findings) -> Outline | None:
     """Read and check `images` and `categories`; return None if the file is not valid JSON, which is reported."""
     outline = Outline()
     try:
-        for key, value in read_members(path):
+        for key, value in read_panoptic_members(path):
             if key == "images" and isinstance(value, Iterator):
                 images = DiskList(_read_images(value, path, outline, findings), key=itemgetter(0))
                 _report_repeated(images, path, findings)

@@ -68,6 +68,7 @@ def test_a_warning_is_not_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
         "segments": 9,
         "is_good": True,
         "problems": {"name_not_ascii": {"severity": "warning", "count": 1, "fixable": 0}},
+        "unlisted": [],
         "fixed": None,
     }
 

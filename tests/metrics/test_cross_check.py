@@ -118,6 +118,19 @@ def test_equal_results_pass_silently(count: int, tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.usefixtures("fake_panopticapi")
+def test_category_ids_of_the_predictions_may_differ(tmp_path: Path) -> None:
+    pairs = seeded_pairs(5, seed=13)
+    files, result = written(pairs, tmp_path), measured(pairs)
+    content = json.loads(files[2].read_text())
+    for segment in (segment for row in content["annotations"] for segment in row["segments_info"]):
+        segment["category_id"] += 1000
+    files[2].write_text(json.dumps(content))
+    cross_check(*files, result, None, {category.id + 1000: category.id for category in TABLE.categories})
+    with pytest.raises(PanformerError, match="expected a difference of at most"):
+        cross_check(*files, result)
+
+
+@pytest.mark.usefixtures("fake_panopticapi")
 def test_a_data_set_without_stuff_can_be_checked(tmp_path: Path) -> None:
     pairs = [(panoptic([[1, 1, 0]], {1: DOG}), panoptic([[1, 1, 1]], {1: DOG}))]
     result = measured(pairs)

@@ -84,7 +84,6 @@ def test_formats(tmp_path: Path, name: str, content: str | bytes, table: Categor
         ("a.csv", "id,name,isthing,hue\n1,car,1,red\n", r"line 2: unknown key 'hue'"),
         ("a.csv", "id,name\n1,car\n", "line 2: needs either isthing or kind"),
         ("a.csv", "id,name,isthing,kind\n1,car,1,thing\n", "line 2: needs either isthing or kind"),
-        ("a.csv", "id,name,isthing\n1,,1\n", "line 2: missing name"),
         ("a.csv", "id,name,isthing\n1,car,1\nx,road,0\n", "line 3: the id is 'x'"),
         ("a.csv", "id,name,isthing\n-1,car,1\n", "line 2: the id is '-1'"),
         ("a.csv", "id,name,isthing\n1,car,yes\n", "line 2: isthing is 'yes'"),
@@ -122,6 +121,11 @@ def test_names_may_be_repeated_or_empty_if_labels_have_ids(tmp_path: Path, text:
     assert [category.name for category in table.categories][::2] == ["cat", "cat"]
     with pytest.raises(DataError, match="the name 'cat' is used twice"):
         read_classes(write(tmp_path, "data.yaml", text))
+
+
+def test_an_empty_name_in_a_csv(tmp_path: Path) -> None:
+    table = read_classes(write(tmp_path, "a.csv", "id,name,isthing\n1,,1\n\n2,sky,0\n"), matched_by="id")
+    assert [(category.id, category.name) for category in table.categories] == [(1, ""), (2, "sky")]
 
 
 def test_a_text_file_has_no_ids(tmp_path: Path) -> None:

@@ -181,12 +181,13 @@ def test_the_masks_of_pascal_voc(tmp_path: Path, inner: str) -> None:
     save_image(voc / "SegmentationClass/a.png")
     text(voc / "Annotations/a.xml", "<annotation><object><bndbox></bndbox></object></annotation>")
     assert "copy JPEGImages and SegmentationClass to images and masks in a new folder" in str(refusal(tmp_path))
+    text(voc / "labelmap.txt", "# label:color_rgb:parts:actions\ncar:250,50,83::\n")  # CVAT, with RGB PNGs
+    assert "has the masks of CVAT, whose colors are in labelmap.txt, but not" in str(refusal(tmp_path))
+    (voc / "labelmap.txt").unlink()
     save_image(voc / "SegmentationObject/a.png")
     assert "to images, semantic and instance in a new folder, and run `prepare-data png-pairs`" in str(
         refusal(tmp_path)
     )
-    text(voc / "labelmap.txt", "# label:color_rgb:parts:actions\ncar:250,50,83::\n")  # CVAT, with RGB PNGs
-    assert "export the task as `CVAT for images`, which keeps the objects apart" in str(refusal(tmp_path))
 
 
 @pytest.mark.parametrize("split", ["training", "train", "validation"])

@@ -22,6 +22,24 @@ from tests.verify.damage import DataSet, check, counts, data_set, noise, save_ro
 Damage = Callable[[DataSet], object]
 
 
+def test_images_that_the_json_does_not_list_are_counted_by_reason(tmp_path: Path) -> None:
+    data_set(tmp_path)
+    folder = tmp_path / "images/val"
+    used = next(folder.iterdir())
+    for name in ("more.png", "deeper/other.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(used, folder / name)
+    (folder / "notes.txt").touch()
+    (folder / "._more.png").touch()
+    (report,) = check(tmp_path)
+    assert report.is_good
+    assert report.unlisted == (
+        "left out: 2 unused images (not listed in the JSON): deeper/other.png, more.png",
+        "left out: 1 .txt (not an image): notes.txt",
+        "left out: 1 file of an operating system or a NAS: ._more.png",
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_valid_data_set_has_no_findings(tmp_path: Path, workers: int) -> None:
     write_coco(tmp_path, images=20)

@@ -111,12 +111,13 @@ def cvat(
 ) -> None:
     """Convert an unpacked CVAT export, for images or video.
 
-    The format is `CVAT for images 1.1` or `CVAT for video 1.1`. DIR contains annotations.xml and images/. Subsets are
-    the splits. Images without a subset become the split `train`. Shapes with a higher z_order are drawn on top.
+    The format is `CVAT for images 1.1`, `CVAT for video 1.1` or `Segmentation mask 1.1`. DIR contains annotations.xml
+    and images/, or labelmap.txt. Subsets are the splits. Images without a subset become the split `train`. Shapes with
+    a higher z_order are drawn on top.
 
     \b
     panformer prepare-data cvat --root export --out data/mine --stuff road
     """
-    from panformer_cli.prepare.annotation_tools.cvat import open_cvat
+    from panformer_cli.prepare.annotation_tools.cvat import open_cvat_export
 
-    run_conversion(open_cvat(root, classes, stuff, overlap, encoding), Conversion(**conversion))
+    run_conversion(open_cvat_export(root, classes, stuff, overlap, encoding), Conversion(**conversion))

@@ -71,6 +71,8 @@ def _print_findings(root: Path, reports: Sequence[SplitReport]) -> None:
             f"{report.split}: {counted(report.images, 'image')}, {counted(report.segments, 'segment')}, "
             f"{errors} {state}"
         )
+        for sentence in report.unlisted:
+            click.echo(f"  {sentence}")
         if report.fixed:
             changes = counted(report.fixed.changes, "change")
             click.echo(f"  {changes}, listed in {report.fixed.listed_in}; the old JSON is {report.fixed.backup}")

@@ -54,7 +54,7 @@ class Source(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexedAnnotation(PanopticAnnotation):
     """An annotation whose arrays are memory-mapped from an index; unpickling maps the file again."""
 
@@ -187,7 +187,7 @@ def _read(index_path: Path, path: Path, source: Source) -> IndexedAnnotation | N
         arrays.rows,
         arrays.starts,
         JsonRows(str, arrays.unannotated_text, arrays.unannotated_starts),
-        source,
+        source=source,
     )
 
 

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from panformer_cli.data.coco.json_values import with_whole_numbers
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import missing
 from panformer_cli.storage.plain_json import DEEPEST, TOO_DEEP, is_too_deep
@@ -51,6 +52,12 @@ def read_members(path: Path, what: str = "panoptic JSON", encoding: str | None =
         raise missing(path, what) from error
     except OSError as error:
         raise DataError(f"the {what} {path} cannot be read: {error.strerror}; expected a readable file") from error
+
+
+def read_panoptic_members(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the members of a panoptic JSON as `read_members`, with whole numbers such as 3.0 as integers."""
+    for key, value in read_members(path):
+        yield key, map(with_whole_numbers, value) if isinstance(value, Iterator) else value
 
 
 def write_list(file: TextIO, items: Iterable[Any]) -> None:

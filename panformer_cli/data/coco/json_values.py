@@ -8,6 +8,32 @@ LARGEST = 2**53
 """Largest number allowed in an annotation: up to it floats represent every integer, and int64 holds their sums."""
 
 
+_WHOLE = ("id", "image_id", "category_id", "isthing", "iscrowd", "height", "width")
+"""Keys of whole numbers, which some tools write as `3.0`."""
+
+
+def whole_number(value: Any) -> Any:
+    """Return a whole number with a fraction, such as 3.0, as an integer, and everything else unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def with_whole_numbers(row: Any) -> Any:
+    """Return a row of a panoptic JSON whose ids, flags and sizes are integers where it has numbers such as 3.0.
+
+    >>> with_whole_numbers({"image_id": 3.0, "segments_info": [{"id": 7.0, "score": 1.0}]})
+    {'image_id': 3, 'segments_info': [{'id': 7, 'score': 1.0}]}
+    """
+    if not isinstance(row, dict):
+        return row
+    for key in _WHOLE:
+        if type(row.get(key)) is float:
+            row[key] = whole_number(row[key])
+    segments = row.get("segments_info")
+    for segment in segments if isinstance(segments, list) else ():
+        with_whole_numbers(segment)
+    return row
+
+
 def is_image_id(value: Any) -> TypeGuard[int | str]:
     """Return whether a value can be an image id."""
     return isinstance(value, (int, str)) and not isinstance(value, bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -96,6 +96,7 @@ class PanopticAnnotation:
         rows: the segments; those of image i are rows[starts[i]:starts[i + 1]].
         starts: (images + 1,), see `rows`.
         unannotated: file names of the images that the JSON lists but does not annotate.
+        ids_by_name: id in `categories` of each category id in the JSON, by name, if they differ; None if ids are equal.
     """
 
     path: Path
@@ -104,6 +105,7 @@ class PanopticAnnotation:
     rows: SegmentRows
     starts: npt.NDArray[np.int64]
     unannotated: JsonRows[str]
+    ids_by_name: Mapping[int, int] | None = None
 
     def segments(self, index: int) -> tuple[Segment, ...]:
         """Return the segments of an image; area is -1 and bbox NaN if the JSON has none."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from panformer_cli.data.categories import CategoryTable, contradictions
-from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.categories import CategoryTable, ids_by_name
+from panformer_cli.data.coco.json_stream import read_panoptic_members
 from panformer_cli.data.coco.json_values import is_count, is_finite, is_image_id, is_name, is_score
 from panformer_cli.data.coco.panoptic_annotation import (
     SEGMENT_ROW,
@@ -27,12 +27,10 @@ from panformer_cli.data.coco.panoptic_annotation import (
 from panformer_cli.data.coco.panoptic_png import MAX_ID
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
-from panformer_cli.wording import counted, short
+from panformer_cli.wording import short
 
 ImageId = int | str
 
-_CONFLICTS = 3
-"""Number of classes with other ids that an error lists."""
 _BLOCK = 2**11
 """Segments collected as Python objects before they are stored in an array."""
 
@@ -87,21 +85,21 @@ def read_predictions(path: Path, categories: CategoryTable) -> PanopticAnnotatio
         categories: category table of the ground truth.
 
     Returns:
-        The predictions. The file name of an image is empty if `images` does not list it.
+        The predictions, with the category ids of the ground truth. The file name of an image is empty if `images` does
+        not list it.
 
     Raises:
-        DataError: as `read_annotation`, or the names in its `categories` have other ids than in the ground truth.
+        DataError: as `read_annotation`, or a segment has a class whose name is not in `categories`, see `ids_by_name`.
     """
     lists = _read_lists(
         path,
         {"annotations": lambda rows: _Annotations(rows, path), "images": _image_names, "categories": _category_names},
         optional={"images", "categories"},
     )
-    _check_same_classes(lists.get("categories", []), categories, path)
     annotations: _Annotations = lists["annotations"]
     names: _Images = lists.get("images", _Images(key=itemgetter(0)))
     images = _Images(((image_id, _name_in(names, image_id)) for image_id, _ in annotations.png_names), itemgetter(0))
-    return annotations.checked(images, categories)
+    return annotations.checked(images, categories, ids_by_name(lists.get("categories", []), categories))
 
 
 def read_image_ids(path: Path) -> list[tuple[str, ImageId]]:
@@ -121,7 +119,9 @@ def _read_lists(
 ) -> dict[str, Any]:
     """Return the lists named in `parsers`, each as returned by its parser, which receives an iterator of rows."""
     lists = {
-        key: parsers[key](value) for key, value in read_members(path) if key in parsers and isinstance(value, Iterator)
+        key: parsers[key](value)
+        for key, value in read_panoptic_members(path)
+        if key in parsers and isinstance(value, Iterator)
     }
     missing = [key for key in parsers if key not in lists and key not in optional]
     if missing:
@@ -142,17 +142,6 @@ def _category_names(rows: Iterator[Any]) -> list[tuple[int, str]]:
     """Return the id and name of the rows that have both; predictions of other tools may have other rows, or none."""
     usable = (row for row in rows if isinstance(row, dict) and is_count(row.get("id"), 0))
     return [(row["id"], row["name"]) for row in usable if isinstance(row.get("name"), str)]
-
-
-def _check_same_classes(names: list[tuple[int, str]], categories: CategoryTable, path: Path) -> None:
-    found = contradictions(names, categories)
-    if found:
-        listed = "; ".join(f"{name!r} is {own} here and {other} there" for name, own, other in found[:_CONFLICTS])
-        raise DataError(
-            f"{path} numbers {counted(len(found), 'class')} differently from the ground truth ({listed}); "
-            "expected the category ids of the ground truth; write the predictions with these ids, in `categories` and "
-            "in segments_info"
-        )
 
 
 def _name_in(names: _Images, image_id: ImageId) -> _ImageRow:
@@ -205,8 +194,10 @@ class _Annotations:
         self._blocks.append(narrowed(np.array(self._pending, SEGMENT_ROW)))
         self._pending = []
 
-    def checked(self, images: _Images, categories: CategoryTable) -> PanopticAnnotation:
-        """Return the annotation of `images`, in their order."""
+    def checked(
+        self, images: _Images, categories: CategoryTable, by_name: Mapping[int, int] | None = None
+    ) -> PanopticAnnotation:
+        """Return the annotation of `images`, in their order; `by_name` is `PanopticAnnotation.ids_by_name`."""
         position_of = np.full(len(images), -1)  # of each image's annotation
         for position, (image_id, _) in enumerate(self.png_names):
             listed = images.first(image_id)
@@ -214,7 +205,7 @@ class _Annotations:
                 raise self._image_error(image_id, "is annotated but not listed in `images`")
             position_of[listed] = position
         order = position_of[position_of >= 0]
-        rows, starts = self._rows_of(order, categories)
+        rows, starts = self._rows_of(order, categories, by_name)
         infos = (
             _image_info(image_id, self.png_names[position][1], row, self._path)
             for position, (image_id, row) in zip(position_of.tolist(), images, strict=True)
@@ -223,16 +214,16 @@ class _Annotations:
         pairs = zip(position_of.tolist(), images, strict=True)
         without = ([row.file_name] for position, (_, row) in pairs if position < 0)
         return PanopticAnnotation(
-            self._path, categories, JsonRows.of(ImageInfo, infos), rows, starts, JsonRows.of(str, without)
+            self._path, categories, JsonRows.of(ImageInfo, infos), rows, starts, JsonRows.of(str, without), by_name
         )
 
     def _rows_of(
-        self, order: npt.NDArray[np.int64], categories: CategoryTable
+        self, order: npt.NDArray[np.int64], categories: CategoryTable, by_name: Mapping[int, int] | None
     ) -> tuple[SegmentRows, npt.NDArray[np.int64]]:
         """Return the rows of the annotations in this order, and the start of each annotation."""
         counts = np.array(self._counts, np.int64)
         ends = np.cumsum(counts)
-        labels = self._labels(ends, categories)
+        labels = self._labels(ends, categories, by_name)
         starts = np.concatenate([[0], np.cumsum(counts[order])])
         moved_by = np.zeros_like(counts)
         moved_by[order] = starts[:-1] - (ends - counts)[order]
@@ -245,13 +236,23 @@ class _Annotations:
             first += len(block)
         return rows, starts
 
-    def _labels(self, ends: npt.NDArray[np.int64], categories: CategoryTable) -> npt.NDArray[np.int64]:
+    def _labels(
+        self, ends: npt.NDArray[np.int64], categories: CategoryTable, by_name: Mapping[int, int] | None
+    ) -> npt.NDArray[np.int64]:
         """Return the label of each code."""
+        labels = []
         for category_id, code in self._codes.items():
-            if category_id not in categories:
+            own_id = category_id if by_name is None else by_name.get(category_id)
+            if own_id is None or own_id not in categories:
                 image_id, number = self._first_of(code, ends)
-                raise _unknown_category(f"{self._path}: image {image_id!r}", number, category_id)
-        return np.array([categories.label(category_id) for category_id in self._codes], np.int64)
+                where = f"{self._path}: image {image_id!r}"
+                raise (
+                    _unknown_category(where, number, category_id)
+                    if by_name is None
+                    else _unknown_name(where, number, category_id)
+                )
+            labels.append(categories.label(own_id))
+        return np.array(labels, np.int64)
 
     def _first_of(self, code: int, ends: npt.NDArray[np.int64]) -> tuple[ImageId, int]:
         """Return image id and segment id of the first occurrence of a category code."""
@@ -306,6 +307,14 @@ def _segment_rows(annotation: Mapping[str, Any], codes: dict[int, int], where: s
 
 def _unknown_category(where: str, number: int, category_id: Any) -> DataError:
     return DataError(f"{where}: segment {number} has the category_id {category_id!r}; expected an id in `categories`")
+
+
+def _unknown_name(where: str, number: int, category_id: int) -> DataError:
+    return DataError(
+        f"{where}: segment {number} has the category_id {category_id}, and `categories` has no name for it that is a "
+        "class of the ground truth; classes have other ids there, so they are paired by name; use the names or the ids "
+        "of the ground truth"
+    )
 
 
 def _segment_geometry(segment: Mapping[str, Any], where: str) -> tuple[int, tuple[float, ...], bool]:

@@ -16,6 +16,9 @@ from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
 from panformer_cli.wording import counted
 
+_CLASSES = 3
+"""Number of classes with other ids that a note lists."""
+
 
 class PanopticPairs:
     """The images annotated in `truth`, each with its prediction; other predictions are ignored.
@@ -29,7 +32,7 @@ class PanopticPairs:
         predicted_pngs: PNG folder of the predictions; likewise.
 
     Attributes:
-        notes: `Pairing.note`, and how many images the ground truth does not annotate, to be reported.
+        notes: `Pairing.note`, that classes are paired by name, and how many images the ground truth does not annotate.
 
     Raises:
         DataError: a JSON or a folder cannot be used, the ground truth annotates no image, or an annotated image has no
@@ -53,8 +56,21 @@ class PanopticPairs:
         self.predicted_pngs = _folder(predicted_pngs, predictions, "--pred-folder")
         pairing = pair_images(self.truth, self.predictions)
         self._positions = pairing.positions
-        self.notes = [note for note in (pairing.note, self._note_about_unannotated()) if note]
+        self.notes = [
+            note for note in (pairing.note, self._note_about_classes(), self._note_about_unannotated()) if note
+        ]
         expect_reads(2 * len(self))
+
+    def _note_about_classes(self) -> str:
+        ids = self.predictions.ids_by_name or {}
+        others = [(own, self.categories.by_id(other)) for own, other in ids.items() if own != other]
+        if not others:
+            return ""
+        listed = "; ".join(f"{row.name!r} is {own} here and {row.id} there" for own, row in others[:_CLASSES])
+        return (
+            f"{self.predictions.path} numbers {counted(len(others), 'class')} differently from the ground truth "
+            f"({listed}), so classes are paired by name"
+        )
 
     def _note_about_unannotated(self) -> str:
         count, total = len(self.truth.unannotated), len(self.truth.unannotated) + len(self.truth.images)

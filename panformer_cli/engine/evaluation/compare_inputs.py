@@ -55,11 +55,13 @@ def evaluation_of(given: Path) -> Path:
     if checkpoint is None:
         return given
     folder = results_folder(checkpoint)
-    advice = f"evaluate it first: panformer evaluate {given}"
     if not (folder / METRICS).is_file():
-        raise DataError(f"{given} has no evaluation in {folder}; {advice}")
+        raise DataError(f"{given} has no evaluation in {folder}; evaluate it first: panformer evaluate {given}")
     if not _is_evaluation_of(checkpoint, folder):
-        raise DataError(f"{folder} has the evaluation of other weights than {checkpoint}; {advice}")
+        raise DataError(
+            f"{folder} has the evaluation of other weights than {checkpoint}; evaluate it first: panformer evaluate "
+            f"{given}; to keep both evaluations, add --out DIR and compare DIR"
+        )
     return folder
 
 

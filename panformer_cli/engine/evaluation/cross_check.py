@@ -30,4 +30,4 @@ def check_against_panopticapi(evaluation: Path) -> None:
         quality.update(overlap)
     names = ("annotation", "truth_pngs", "predictions", "predicted_pngs")
     annotation, truth_pngs, predictions, predicted_pngs = (evaluation / metrics[name] for name in names)
-    cross_check(annotation, truth_pngs, predictions, predicted_pngs, quality.result(), partners)
+    cross_check(annotation, truth_pngs, predictions, predicted_pngs, quality.result(), partners, predicted.ids_by_name)

@@ -16,6 +16,7 @@ from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.annotation_tools import shapes
+from panformer_cli.prepare.annotation_tools.cvat_masks import LABEL_MAP, CvatMasks, open_cvat_masks
 from panformer_cli.prepare.annotation_tools.cvat_video import frames_of_video, subset_of
 from panformer_cli.prepare.annotation_tools.cvat_xml import (
     Attributes,
@@ -222,6 +223,16 @@ def open_cvat(
             )
     own_files = (classes,) if classes else ()
     return Cvat(root, with_stuff(table, stuff), path, head, subsets, overlap, own_files)
+
+
+def open_cvat_export(
+    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+) -> Cvat | CvatMasks:
+    """Return the source in the folder `root`: masks if it has their colors but no XML. See `open_cvat`."""
+    require_folder(root)
+    if (root / LABEL_MAP).is_file() and not find_annotation(root).exists():
+        return open_cvat_masks(root, classes, stuff, encoding)
+    return open_cvat(root, classes, stuff, overlap, encoding)
 
 
 def find_annotation(root: Path) -> Path:

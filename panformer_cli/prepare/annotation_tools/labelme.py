@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
@@ -56,6 +57,9 @@ _PNG_START = "iVBOR"
 
 _ABSOLUTE = re.compile("/|[A-Za-z]:")
 """How a path begins that is not relative, with `/` as separator."""
+
+_FILE_URL = re.compile("file://[^/]*(?=/)", re.IGNORECASE)
+"""What precedes the path of a local file in its URL."""
 
 _POLYGONS = frozenset({"polygon", "oriented_rectangle", "rotation"})
 """Shape types that list corners: labelme's, and X-AnyLabeling's rotated box."""
@@ -123,6 +127,8 @@ class Labelme:
                 "itself in imageData"
             )
         name = named.replace("\\", "/")
+        if url := _FILE_URL.match(name):
+            name = unquote(name[url.end() :])
         if _ABSOLUTE.match(name):
             return _beside(labels, folder, name)
         inner = _below(folder, labels, name)

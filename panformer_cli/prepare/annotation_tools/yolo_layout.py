@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from panformer_cli.data.images import IMAGE_SUFFIXES, read_bytes
@@ -331,6 +331,7 @@ def _listed(path: Path, split: YoloSplit, root: Path) -> Iterator[Path]:
     """Yield the images that a text file lists, one per line, or the file itself if it is an image.
 
     A path is absolute, or relative to the text file, or to `root`, also behind `data/`, which darknet and CVAT write.
+    An absolute path of another computer stands for the file that has most of its last folders in common with it.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES:
         yield path
@@ -340,7 +341,16 @@ def _listed(path: Path, split: YoloSplit, root: Path) -> Iterator[Path]:
     for line in map(str.strip, lines):
         if line:
             name = line.replace("\\", "/")
-            yield _existing(name, bases) or Path(os.path.normpath(path.parent / name))
+            yield _existing(name, bases) or _moved(name, bases)
+
+
+def _moved(name: str, bases: Sequence[Path]) -> Path:
+    """Return the path of a listed image that does not exist under its own path; it may be missing altogether."""
+    windows = PureWindowsPath(name)
+    parts = windows.parts[1:] if windows.drive or windows.root else ()
+    tails = (_existing("/".join(parts[start:]), bases) for start in range(len(parts)))
+    missing = Path(os.path.normpath(bases[0] / (windows.name if windows.drive else name)))
+    return next((path for path in tails if path is not None), missing)
 
 
 def unused_labels(split: YoloSplit, root: Path) -> Iterator[Path]:

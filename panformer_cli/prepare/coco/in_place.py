@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
-from panformer_cli.data.coco.json_stream import read_members, write_list, write_texts
+from panformer_cli.data.coco.json_stream import read_panoptic_members, write_list, write_texts
 from panformer_cli.data.coco.panoptic_png import expect_reads, segment_ids
 from panformer_cli.data.coverage import spread
 from panformer_cli.data.disk_list import DiskList
@@ -136,7 +136,7 @@ def _settings(data: CocoPanoptic, detection: Detection) -> Line:
 def _rows(data: CocoPanoptic) -> Iterator[Row]:
     """Yield the annotated images in the order of `annotations`."""
     ids = DiskList((data.image_info(index).id for index in range(len(data))), key=lambda image_id: image_id)
-    for key, rows in read_members(data.layout.annotation):
+    for key, rows in read_panoptic_members(data.layout.annotation):
         if key == "annotations":
             yield from (Row(next(ids.positions(row["image_id"])), row) for row in rows)
 
@@ -230,7 +230,7 @@ def _write_detection(lines: Iterable[Line], annotation: Path, folder: Path, dete
     written = folder / f"{annotation.stem}{'_things' if things_only else ''}_detection_format.json"
     with atomic_write(written) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("{")
-        for key, value in read_members(annotation):
+        for key, value in read_panoptic_members(annotation):
             if key == "categories":
                 value = [row for row in value if row["isthing"] or not things_only]
                 value = [{name: row[name] for name in row if name != "isthing"} for row in value]

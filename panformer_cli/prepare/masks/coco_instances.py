@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from panformer_cli.data.categories import Category, CategoryTable, name_of
+from panformer_cli.data.coco.json_values import whole_number
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import IdMap, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.classes import read_classes
 from panformer_cli.prepare.declared_size import check_size
 from panformer_cli.prepare.left_out import BOX_ONLY, UNKNOWN_CLASS, AnnotationError, AnnotationLog, NoAreaError
-from panformer_cli.prepare.masks.coco_json import CocoJson, ListedImage, read_categories, read_coco_json, whole_number
+from panformer_cli.prepare.masks.coco_json import CocoJson, ListedImage, read_categories, read_coco_json
 from panformer_cli.prepare.masks.coco_layout import CocoSplit, ImageFinder, find_splits, unused_jsons
 from panformer_cli.prepare.masks.coco_masks import mask_of_segmentation
 from panformer_cli.prepare.overlap import Layer, OverlapRule, panoptic_of_layers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_values import whole_number
 from panformer_cli.data.disk_list import DiskList
 from panformer_cli.errors import DataError
 from panformer_cli.storage.text_files import encoding_of
@@ -134,11 +135,6 @@ def _categories(items: Any, path: Path) -> list[dict[str, Any]]:
     if problems:
         raise DataError(problems[0])
     return rows
-
-
-def whole_number(value: Any) -> Any:
-    """Return a whole number with a fraction, such as 3.0, as an integer, and everything else unchanged."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _line(row: Mapping[str, Any], path: Path) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from panformer_cli.data.coco.json_values import whole_number
 from panformer_cli.prepare.annotation_tools.shapes import check_not_fractions
 from panformer_cli.prepare.compressed_rle import decompress
 from panformer_cli.prepare.left_out import (
@@ -21,7 +22,6 @@ from panformer_cli.prepare.left_out import (
     AnnotationError,
     AnnotationLog,
 )
-from panformer_cli.prepare.masks.coco_json import whole_number
 from panformer_cli.prepare.overlap import Mask
 from panformer_cli.wording import short
 

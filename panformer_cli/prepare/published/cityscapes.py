@@ -26,7 +26,7 @@ from panformer_cli.wording import short
 
 _IMAGE, _INSTANCES = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 _JSON, _TRAIN_ID = "cityscapes_panoptic_", "_trainId"
-_ANY_ID = CategoryTable(Category(number, str(number), False) for number in range(256))
+_ANY_ID = CategoryTable(Category(number, "", False) for number in range(256))
 """Accepts any category id, for a JSON that may have label ids or trainIds."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco.json_stream import read_members
+from panformer_cli.data.coco.json_stream import read_panoptic_members
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png, segment_ids
 from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import Segment
@@ -31,9 +31,9 @@ def read_categories(annotation: Path) -> Any:
     """Return the unchecked `categories` of a panoptic JSON, or None if there are none, without reading the rest.
 
     Raises:
-        DataError: As in `json_stream.read_members`.
+        DataError: As in `json_stream.read_panoptic_members`.
     """
-    for key, value in read_members(annotation):
+    for key, value in read_panoptic_members(annotation):
         if key == "categories":
             return list(value) if isinstance(value, Iterator) else value
     return None

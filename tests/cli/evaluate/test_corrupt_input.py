@@ -127,10 +127,10 @@ EITHER_SIDE: dict[str, tuple[Change, list[str]]] = {
     "annotations an object": (edit(lambda content: content.update(annotations={})), ["missing the lists annotations"]),
     "annotation a number": (edit(lambda content: content["annotations"].append(7)), ["an annotation is 7; expected"]),
     "no image_id": (edit(lambda content: annotation(content).pop("image_id")), ["an annotation is", "image_id"]),
-    "image_id a list": (with_annotation(image_id=[100]), ["an annotation is", "expected image_id"]),
+    "image_id a list": (with_annotation(image_id=[100]), ["an annotation has the image_id", "expected an integer"]),
     "no file_name": (edit(lambda content: annotation(content).pop("file_name")), ["an annotation is", "file_name"]),
     "no segments_info": (edit(lambda content: annotation(content).pop("segments_info")), ["a list segments_info"]),
-    "segments_info null": (with_annotation(segments_info=None), ["a list segments_info"]),
+    "segments_info null": (with_annotation(segments_info=None), ["the segments_info None", "a list of segments"]),
     "image annotated twice": (edit(twice), ["image 101 is annotated twice"]),
     "segment a list": (with_annotation(segments_info=[[1, 2]]), ["image 100 has the segment [1, 2]"]),
     "segment without id": (without("id"), ["image 100 has the segment {", "an object with an id 1 to 16777215"]),
@@ -169,9 +169,9 @@ EITHER_SIDE: dict[str, tuple[Change, list[str]]] = {
     "PNG of another size": (smaller_png, ["0.jpg: the prediction is 40 x", "and the ground truth 40 x", "equal sizes"]),
     "file name absolute": (with_annotation(file_name="/etc/passwd"), ["'/etc/passwd' points outside"]),
     "file name with ..": (with_annotation(file_name="../0.png"), ["'../0.png' points outside"]),
-    "file name not valid Unicode": (raw('"0.png"', '"\\ud800.png"'), ["an annotation is", "\\ud800.png", "file_name"]),
+    "file name not valid Unicode": (raw('"0.png"', '"\\ud800.png"'), ["has the file_name", "\\ud800.png", "a PNG"]),
     "file name links out": (link_out, ["'0.png' points outside"]),
-    "file name empty": (with_annotation(file_name=""), ["an annotation is", "file_name"]),
+    "file name empty": (with_annotation(file_name=""), ["an annotation has the file_name", "the name of a PNG"]),
 }  # fmt: skip
 
 PREDICTION_ONLY: dict[str, tuple[Change, list[str]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def test_images_that_are_not_annotated_are_counted_and_a_ground_truth_without_an
         PanopticPairs(files.truth.json, files.prediction.json)
 
 
+def renumber(content: dict[str, Any], ids: dict[int, int]) -> None:
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["category_id"] = ids[segment["category_id"]]
+
+
 @pytest.mark.parametrize(
     ("categories", "problem"),
     [
@@ -73,26 +80,54 @@ def test_images_that_are_not_annotated_are_counted_and_a_ground_truth_without_an
         pytest.param([(BOX, "sky"), (99, "sky")], "", id="a name twice"),
         pytest.param([(SKY, "box"), (BOX, "sky")], "2 classes differently", id="swapped"),
         pytest.param([(0, "box"), (1, "sky")], "2 classes differently", id="numbered from 0"),
-        pytest.param([(BOX + 1, "box"), (None, "sky"), (SKY, None)], "1 class differently", id="incomplete rows"),
     ],
 )
-def test_classes_with_other_ids_than_in_the_ground_truth_are_refused(
+def test_classes_with_other_ids_than_in_the_ground_truth_are_paired_by_name(
     categories: list[tuple[Any, Any]], problem: str, tmp_path: Path
 ) -> None:
     files = write_pairs(tmp_path)
+    before = [
+        segment.category_id
+        for segment in PanopticPairs(files.truth.json, files.prediction.json).predictions.segments(0)
+    ]
     rows = [{"id": number, "name": name} for number, name in categories]
     files.prediction.edit(lambda content: content.update(categories=[*rows, 7]))
-    if not problem:
-        assert len(PanopticPairs(files.truth.json, files.prediction.json)) == 3
-        return
-    with pytest.raises(DataError, match=rf"prediction\.json numbers {problem} from the ground truth \('"):
+    if problem:
+        id_of = {name: number for number, name in categories}
+        files.prediction.edit(lambda content: renumber(content, {BOX: id_of["box"], SKY: id_of["sky"]}))
+    pairs = PanopticPairs(files.truth.json, files.prediction.json)
+    assert [segment.category_id for segment in pairs.predictions.segments(0)] == before
+    assert len(pairs.notes) == bool(problem)
+    assert not problem or f"prediction.json numbers {problem} from the ground truth ('" in pairs.notes[0]
+
+
+def test_a_class_that_cannot_be_paired_by_name_is_refused(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    rows = [{"id": BOX + 1, "name": "box"}, {"id": None, "name": "sky"}, {"id": SKY, "name": None}]
+    files.prediction.edit(lambda content: content.update(categories=rows))
+    with pytest.raises(
+        DataError, match=rf"category_id {SKY}, and `categories` has no name for it .* paired by name; use the"
+    ):
         PanopticPairs(files.truth.json, files.prediction.json)
+
+
+def test_whole_numbers_with_a_fraction_are_integers(tmp_path: Path) -> None:
+    files = write_pairs(tmp_path)
+    plain = PanopticPairs(files.truth.json, files.prediction.json)[1]
+    for file in (files.truth, files.prediction):
+        file.json.write_text(
+            re.sub(r'("(?:id|image_id|category_id|isthing|height)": \d+)', r"\1.0", file.json.read_text())
+        )
+    pairs = PanopticPairs(files.truth.json, files.prediction.json)
+    assert '"id": 101.0' in files.truth.json.read_text()
+    assert [side.segments for side in pairs[1]] == [side.segments for side in plain]
+    assert [type(info.id) for info in pairs.truth.images] == [int] * 3
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("image_id", 100.0, "an integer or text"),
+        ("image_id", 100.5, "an integer or text"),
         ("file_name", None, "the name of a PNG"),
         ("segments_info", {}, "a list"),
     ],

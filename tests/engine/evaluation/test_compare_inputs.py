@@ -57,7 +57,7 @@ def test_runs_checkpoints_folders_and_predictions_can_be_mixed(run: RunFolder, s
 def test_an_evaluation_of_other_weights_is_not_used(run: RunFolder) -> None:
     os.utime(run.best, (1, 1))
     for given in (run.path, run.best, run.last):
-        with pytest.raises(DataError, match=rf"of other weights.*first: panformer evaluate {given}$"):
+        with pytest.raises(DataError, match=rf"of other weights.*first: panformer evaluate {given}; to keep both"):
             evaluation_of(given)
     assert evaluation_of(run.path / "evaluation") == run.path / "evaluation"
 

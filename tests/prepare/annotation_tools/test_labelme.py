@@ -278,7 +278,9 @@ def test_images_outside_of_the_folder_are_rejected(root: Path, name: str) -> Non
     assert not (root.parent / "out/annotations/panoptic_train.json").exists()
 
 
-@pytest.mark.parametrize("name", ["/etc/a.jpg", "C:\\Users\\me\\a.jpg", "C:/a.jpg", "\\\\server\\a.jpg"])
+@pytest.mark.parametrize(
+    "name", ["/etc/a.jpg", "C:\\Users\\me\\a.jpg", "C:/a.jpg", "\\\\server\\a.jpg", "file:///C:/me/a.jpg"]
+)
 def test_the_absolute_path_of_another_computer(root: Path, name: str) -> None:
     """The image is expected next to its JSON."""
     path = write(root / "sub", "a", [shape("car", box(0, 0, 4, 5))], imagePath=name)

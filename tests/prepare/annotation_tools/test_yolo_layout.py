@@ -103,6 +103,8 @@ def test_the_paths_of_roboflow(root: Path) -> None:
         ("images/train/a.jpg", "lists/train.txt"),
         ("../images/train/a.jpg", "lists/train.txt"),
         ("{root}/images/train/a.jpg", "train.txt"),
+        ("/home/other/set/images/train/a.jpg", "train.txt"),  # of another computer
+        ("C:\\Users\\other\\images\\train\\a.jpg", "lists/train.txt"),
     ],
 )
 def test_lists_of_images(root: Path, line: str, list_: str) -> None:
@@ -142,6 +144,9 @@ def test_listed_images_that_do_not_exist(root: Path) -> None:
     (root / "train.txt").write_text("./images/train/a.jpg\n./images/train/gone.jpg\n")
     with pytest.raises(DataError, match=r"1 of 2 images cannot be used(.|\n)*gone.jpg"):
         converted_train(opened(root))
+    (root / "train.txt").write_text("C:\\home\\gone.jpg\n")
+    with pytest.raises(DataError, match=rf"none of the images that .*train.txt lists exists, such as {root}/gone.jpg"):
+        list(opened(root).images("train"))
     (root / "train.txt").write_text("/home/other/gone.jpg\n")
     with pytest.raises(DataError, match=r"none of the images that .*train.txt lists exists, such as /home/other/gone"):
         list(opened(root).images("train"))
