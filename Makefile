@@ -1,6 +1,6 @@
 # make demo    a first run on generated scenes, from nothing but Python; pictures at the end
 # make test    the whole test suite
-# make fast    the tests that take less than half a second each
+# make fast    the tests that take less than 0.2 s each
 # make check   format, lint, types and the fast tests: before every commit
 # make lint    the same without tests
 # make golden  compares with the recorded numbers of the authors' release, and writes the tables of docs/fidelity.md

@@ -108,6 +108,7 @@ def test_unknown_commands_and_options(
     assert_error(arguments, expected, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "expected", "problems"),
     [
@@ -245,6 +246,7 @@ DATA_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DATA_ERRORS)
 @pytest.mark.parametrize("command", [EVALUATE, VISUALIZE], ids=["evaluate", "visualize"])
 def test_invalid_data(command: list[str], case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,6 +391,7 @@ CHECKPOINT_ERRORS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHECKPOINT_ERRORS)
 @pytest.mark.parametrize(
     "command",

@@ -292,6 +292,7 @@ def test_an_unknown_input_or_option_is_reported_with_advice(line: str, capsys: p
         check_line(line.split(), Path("new.md"), capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_a_missing_result_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     line = ["prepare-data", "labelme", "--root", "photos", "--out", "data/all"]

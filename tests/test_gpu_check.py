@@ -197,6 +197,7 @@ def test_an_installation_keeps_the_version_of_torch(tmp_path: Path, monkeypatch:
     assert ["--constraint", str(tmp_path / "constraints.txt")] == list(pip.words[-4:-2])
 
 
+@pytest.mark.slow
 def test_a_python_without_torch_is_reported(tmp_path: Path) -> None:
     """A package `torch` that cannot be imported shadows the real one."""
     (tmp_path / "torch").mkdir()

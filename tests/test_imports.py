@@ -119,6 +119,7 @@ def may_import(own: str, other: str | None) -> bool:
     return own == "__main__" or rank(other) < rank(own) or rank(other) == rank(own) == 0
 
 
+@pytest.mark.slow
 def test_imports_go_one_way() -> None:
     assert [
         f"{name_of(path)} imports {name}"
@@ -204,6 +205,7 @@ def test_there_are_no_import_cycles() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) >= len(MODULES)
 
 
+@pytest.mark.slow
 def test_only_wrappers_import_wrapped_packages() -> None:
     wrong = []
     for path in MODULES:
@@ -256,6 +258,7 @@ def test_preparing_data_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", command], check=True)
 
 
+@pytest.mark.slow
 def test_the_engine_and_below_never_print_or_exit() -> None:
     forbidden = {"print", "exit", "quit", "sys.exit", "os._exit"}
     assert [
@@ -269,6 +272,7 @@ def test_the_engine_and_below_never_print_or_exit() -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_links_are_resolved_in_one_way() -> None:
     """`Path.resolve` treats loops of links differently in each Python version; `files.resolve_links` does not."""
     assert [
@@ -279,6 +283,7 @@ def test_links_are_resolved_in_one_way() -> None:
     ] == []
 
 
+@pytest.mark.slow
 def test_only_these_modules_know_a_type_of_gpu() -> None:
     """Everything else works on any device: CPU, CUDA and Apple's `mps`."""
     known = {

@@ -288,6 +288,7 @@ def test_zero_heads_are_an_error() -> None:
     assert refusal("model: {heads: 0}") == "mine.yaml: model.heads is 0: expected 1 to 1024"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

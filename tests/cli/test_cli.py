@@ -240,6 +240,7 @@ def test_prepare_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == f"Next: panformer train tiny --set data.root={out}\n"
 
 
+@pytest.mark.slow
 def test_prepare_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenes = tmp_path / "scenes"
     run("prepare-data", "scenes", "--out", str(scenes), "--train-images", "2", "--val-images", "1")

@@ -93,6 +93,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return Recorder(monkeypatch)
 
 
+@pytest.mark.slow
 def test_two_thousand_draws_at_the_published_settings(recorder: Recorder) -> None:
     draws = recorder.draws(427, 640, 2000)
     whole = [draw for draw in draws if len(draw.resizes) == 1]

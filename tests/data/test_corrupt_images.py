@@ -58,6 +58,7 @@ def test_truncated_files(suffix: str, tmp_path: Path) -> None:
         check(tmp_path / f"a.{suffix}", whole[:length])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_wrong_bytes(suffix: str, tmp_path: Path) -> None:
     """One to three bytes are wrong, mostly in the header. PNGs of a wrong size are slow."""

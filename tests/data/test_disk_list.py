@@ -97,6 +97,7 @@ def test_the_database_is_closed_with_the_list() -> None:
         database.execute("SELECT 1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system has no fork")
 def test_forked_processes_do_not_affect_it() -> None:
     rows = DiskList(("x" * 1000 for _ in range(10000)), key=len)

@@ -102,6 +102,7 @@ def test_an_epoch_can_start_at_any_step(coco: CocoPanoptic) -> None:
     assert list(loader.epoch(1, first_step=5)) == []
 
 
+@pytest.mark.slow
 def test_epochs_and_seeds_differ_in_order_and_augmentation(coco: CocoPanoptic) -> None:
     def order(seed: int, epoch: int) -> list[list[int | str]]:
         return ids_of(list(train_loader(coco, recipe(seed=seed)).epoch(epoch)))
@@ -140,6 +141,7 @@ def test_worker_processes_give_the_same_batches(coco: CocoPanoptic) -> None:
             assert torch.equal(one.masks, two.masks) and torch.equal(one.boxes, two.boxes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other platforms use their default start method")
 def test_workers_are_children_of_the_training_process(coco: CocoPanoptic) -> None:
     """With forkserver, a SIGTERM to all processes would end the server, and with it the workers."""
@@ -154,6 +156,7 @@ def test_workers_are_children_of_the_training_process(coco: CocoPanoptic) -> Non
     assert [int(stat.rpartition(")")[2].split()[1]) for stat in stats] == 2 * [os.getpid()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_epoch_does_not_affect_the_next_one(coco: CocoPanoptic) -> None:
     loader = train_loader(coco, recipe(batch_size=1, workers=1))
     next(iter(loader.epoch(0)))
@@ -184,6 +187,7 @@ def test_a_bad_image_ends_the_epoch_with_an_error(coco: CocoPanoptic, workers: i
     assert text.startswith(f"the panoptic PNG {coco.png_path(4)} is missing") and "\n" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_replaced_counted_and_listed(coco: CocoPanoptic, workers: int) -> None:
     coco.png_path(4).unlink()

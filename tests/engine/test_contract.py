@@ -100,6 +100,7 @@ def test_tuning_gives_the_same_results_as_predicting_with_the_settings() -> None
     assert found[-1] == 0
 
 
+@pytest.mark.slow
 def test_fine_tuning_copies_rows_by_name(tmp_path: Path) -> None:
     known = CategoryTable([Category(1, "cat", True), Category(2, "dog", True), Category(3, "sky", False)])
     wanted = CategoryTable([Category(1, "Dog", True), Category(2, "sky", True), Category(9, "sky", False)])

@@ -141,6 +141,7 @@ def test_the_quality_of_each_image() -> None:
         assert found == pytest.approx(quality.result().all.pq, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_two_sets_share_their_draws() -> None:
     worse, better = ([record_of(seed, seed, noise) for seed in range(30)] for noise in (0.4, 0.2))
     one, other = resamples_of(worse, 40, 5), resamples_of(better, 40, 5)

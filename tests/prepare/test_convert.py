@@ -159,6 +159,7 @@ def test_an_interrupted_conversion_resumes(root: Path, monkeypatch: pytest.Monke
     assert content_of(converted(root)) == resumed
 
 
+@pytest.mark.slow
 def test_an_interrupted_conversion_with_more_images_resumes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "_write_split", lambda *_: 1 / 0)
@@ -304,6 +305,7 @@ def test_finished_images_are_kept_when_bad_images_may_be_skipped(root: Path, mon
     assert seen == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["write_panoptic_json", "write_split", "_remove_temporary_files"])
 def test_an_interruption_at_any_stage_of_writing_can_be_resumed(
     root: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -321,6 +323,7 @@ def test_an_interruption_at_any_stage_of_writing_can_be_resumed(
     assert content_of(converted(root)) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["images/train/03.jpg", "annotations/panoptic_train/03.png"])
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_deleted_files_are_written_again(
@@ -392,6 +395,7 @@ def test_nothing_is_written_into_the_source_from_a_parent_folder(root: Path) -> 
     assert content_of(images) == before
 
 
+@pytest.mark.slow
 def test_a_skipped_image_leaves_no_files_and_missing_files_are_restored(root: Path) -> None:
     (root / "01.txt").write_text("none")
     with pytest.raises(DataError, match="1 of 20 images cannot be used"):
@@ -459,6 +463,7 @@ def test_an_image_that_is_labeled_twice_is_named_with_its_labels(root: Path) -> 
         convert_module.check_names([missing, missing], "here")
 
 
+@pytest.mark.slow
 def test_a_check_in_place_keeps_the_manifest_of_the_conversion(root: Path) -> None:
     (root / "02.txt").write_text("none")
     out = converted(root, skips_bad_images=True)

@@ -273,6 +273,7 @@ def test_entries_rejected_by_the_table_of_contents(tmp_path: Path, offset: int, 
     assert report.counts == {Problem.UNSAFE_ENTRY: 1} and words in report.findings[0].sentence
 
 
+@pytest.mark.slow
 def test_an_entry_larger_than_declared_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = submission(tmp_path)
     one.files[one.png_of(1)] = bytes(50_000_000)

@@ -197,6 +197,7 @@ def test_a_label_that_does_not_fit_is_left_out() -> None:
     np.testing.assert_array_equal(labeled, draw_panoptic(image, panoptic, TABLE, PLAIN))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.integers(0, 99))
 def test_overlays_have_the_size_of_the_image(height: int, width: int, count: int, seed: int) -> None:

@@ -82,6 +82,7 @@ def test_a_report_without_photos(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(f"{number}.jpg" in page for number in range(3))
 
 
+@pytest.mark.slow
 def test_a_folder_compared_with_itself_changes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(made / "evaluation")
     content = json.loads(printed(capsys, "compare", folder, folder, "--bootstrap", "30", "--json"))

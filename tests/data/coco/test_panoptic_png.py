@@ -26,6 +26,7 @@ from tests.data.coco.coco_files import colors
 MAPS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 256**3 - 1))
 
 
+@pytest.mark.slow
 @given(MAPS)
 def test_colors_follow_the_formula_and_decode_to_the_same_ids(ids: np.ndarray) -> None:
     rgb = encode_ids(ids)

@@ -52,6 +52,7 @@ def pillows(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
+@pytest.mark.slow
 @needs_zlib_ng
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 9), st.data())

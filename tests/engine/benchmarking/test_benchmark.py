@@ -130,6 +130,7 @@ def test_flops_by_hand() -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_flops_of_deformable_attention_by_hand() -> None:
     queries, cells, dim, heads, levels, points = 3, 20, 8, 2, 2, 3
     attention = DeformableAttention(dim, heads, levels, points)

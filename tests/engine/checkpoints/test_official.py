@@ -30,6 +30,7 @@ def of_few_categories(folder: Path) -> Path:
     return save_as_mmcv(state, folder / "few.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["r50", "r101", "pvtv2b5", "swinl"])
 def test_the_recipe_is_inferred_from_the_shapes(variant: str, tmp_path: Path) -> None:
     official, recipe, categories = describe_official(write(tmp_path, variant))

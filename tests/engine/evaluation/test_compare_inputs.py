@@ -54,6 +54,7 @@ def test_runs_checkpoints_folders_and_predictions_can_be_mixed(run: RunFolder, s
         assert found.verdict("all") == "same" and found.to_json()["same"] == {"all": 1, "things": 1, "stuff": 1}
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_other_weights_is_not_used(run: RunFolder) -> None:
     os.utime(run.best, (1, 1))
     for given in (run.path, run.best, run.last):

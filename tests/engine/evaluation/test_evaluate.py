@@ -40,6 +40,7 @@ def evaluated(trained: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> t
     return out, evaluate(request, ALONE, SilentReporter())
 
 
+@pytest.mark.slow
 def test_metrics_match_those_of_training(evaluated: tuple[Path, dict[str, Any]], trained: RunFolder) -> None:
     _, metrics = evaluated
     logged = [json.loads(line) for line in trained.metrics.read_text().splitlines() if '"eval"' in line]

@@ -65,6 +65,7 @@ def test_overlaps_are_in_the_order_of_the_images(tmp_path: Path) -> None:
         assert int(overlap.overlap.sum()) == 40 * 60
 
 
+@pytest.mark.slow
 def test_metrics_match_a_plain_loop_on_maps_with_every_case(tmp_path: Path) -> None:
     made = seeded_pairs(60, seed=21)
     annotation, truth_pngs, predictions, predicted_pngs = written(made, tmp_path / "data")

@@ -247,6 +247,7 @@ def test_metrics_of_predictions_on_disk_are_computed_again(
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{}", "[]", "{"])
 @pytest.mark.parametrize("name", ["metrics.json", "analysis.json", "records.jsonl"])
 def test_files_of_another_program_are_refused(name: str, content: str, trained: RunFolder, out: Path) -> None:

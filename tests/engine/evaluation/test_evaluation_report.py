@@ -54,6 +54,7 @@ def test_reports_of_the_same_folder_are_the_same(evaluated: Path, tmp_path: Path
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"), [("panoptic.json", "panoptic.json is missing"), ("panoptic", r"\.png is missing")]
 )

@@ -114,6 +114,7 @@ def test_thumbnails_of_a_longer_list_are_deleted(pairs: Pairs, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "out" / "label_errors" / "images").iterdir()] == ["00001.jpg"]
 
 
+@pytest.mark.slow
 def test_other_images_in_the_folder_of_the_page_are_kept(pairs: Pairs, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found(pairs, out)
@@ -160,6 +161,7 @@ def test_files_of_another_program_are_not_replaced(pairs: Pairs, tmp_path: Path)
     assert files_of(out).keys() == {"metrics.json", "analysis.json", "records.jsonl"} < whole.keys()
 
 
+@pytest.mark.slow
 def test_photos_are_shown_if_there_are_any(pairs: Pairs, tmp_path: Path) -> None:
     found(pairs, tmp_path / "maps")
     metrics = json.loads((tmp_path / "maps" / "metrics.json").read_text())

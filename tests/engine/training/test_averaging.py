@@ -136,6 +136,7 @@ def test_averaging_changes_no_weights(data: Path, tmp_path: Path, monkeypatch: p
     assert read_tensors(runs[1].last, AVERAGED) == {}
 
 
+@pytest.mark.slow
 def test_an_average_can_start_and_end_with_a_resume(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def settings_of(model: nn.Module, optimizer: AdamW) -> dict[str, tuple[float, fl
     return dict(rows)
 
 
+@pytest.mark.slow
 def test_learning_rates_match_the_reference_implementation() -> None:
     recorded = json.loads((DATA / "optim_r50.json").read_text())
     with torch.device("meta"):

@@ -113,6 +113,7 @@ def test_frozen_parts_are_not_in_the_optimizer() -> None:
     }
 
 
+@pytest.mark.slow
 def test_training_mode_does_not_reach_frozen_parts() -> None:
     model = small_model(dropout=0.5, frozen_batch_norm=False)
     model.freeze(["backbone", "encoder"])
@@ -126,6 +127,7 @@ def test_training_mode_does_not_reach_frozen_parts() -> None:
     assert not copied.encoder.training and copied.neck.training
 
 
+@pytest.mark.slow
 def test_unknown_parts_and_a_model_without_trained_parts_are_rejected() -> None:
     with pytest.raises(
         RecipeError, match=r"train.freeze has head: expected parts of the model: backbone, neck, encode"

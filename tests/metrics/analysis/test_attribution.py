@@ -119,6 +119,7 @@ def test_the_parts_add_up_to_the_loss_of_pq(pairs: list[Pair]) -> None:
     assert_adds_up([compare(*pair) for pair in pairs])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_parts_add_up_on_blocks(seed: int) -> None:

@@ -243,6 +243,7 @@ def assert_equals_plain_rules(pair: Pair) -> tuple[Named, Named]:
     return expected
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(drawn_pairs())
 def test_equals_the_plain_rules(pair: Pair) -> None:

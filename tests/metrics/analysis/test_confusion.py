@@ -37,6 +37,7 @@ def test_hand_worked_image() -> None:
     assert [count for *_, count in table["pixels"]] == [4, 4, 3, 2, 1]
 
 
+@pytest.mark.slow
 def test_rows_sum_to_tp_and_fn_and_columns_to_tp_and_fp() -> None:
     pairs = seeded_pairs(150, seed=6)
     quality = PanopticQuality(TABLE)

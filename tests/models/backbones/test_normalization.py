@@ -47,6 +47,7 @@ def test_a_model_without_pretrained_weights_is_rejected() -> None:
         pretrained_statistics("timm/convnext_base.none")
 
 
+@pytest.mark.slow
 def test_only_the_setting_changes_what_the_body_gets() -> None:
     ours, theirs = (
         build_backbone("timm/tf_efficientnet_lite0", 0.0, None, True, kind) for kind in ("imagenet", "pretrained")

@@ -52,6 +52,7 @@ def test_feature_maps_have_the_expected_sizes(name: str, size: tuple[int, int]) 
         assert feature.std() > 0
 
 
+@pytest.mark.slow
 @every_family
 def test_the_gradient_reaches_all_parameters_and_pixels(name: str) -> None:
     """A parameter without a gradient would block distributed training."""
@@ -124,6 +125,7 @@ def test_timm_classifier_and_extractor_files_give_the_same_features(name: str, t
             assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("convnext_femto").state_dict(), tmp_path / "femto.safetensors")
     with pytest.raises(CheckpointError) as caught:
@@ -133,6 +135,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
         load_backbone_weights(backbone_of("timm/regnety_002"), str(tmp_path / "femto.safetensors"))
 
 
+@pytest.mark.slow
 def test_timm_downloads_the_weights_of_the_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = backbone_of("timm/convnext_atto.d2_in1k")
     weights = timm.create_model("convnext_atto")

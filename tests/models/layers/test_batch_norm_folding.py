@@ -53,6 +53,7 @@ def test_the_outputs_do_not_change(backbone: str) -> None:
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "count"), [("resnet18", 20), ("resnet50", 53), ("pvt_v2_b0", 0)])
 def test_every_batch_norm_is_folded(backbone: str, count: int) -> None:
     model = small_model(backbone=backbone).eval()

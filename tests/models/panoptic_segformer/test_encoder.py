@@ -71,6 +71,7 @@ def test_reference_points_are_cell_centers_in_the_valid_part_of_every_level() ->
                     token += 1
 
 
+@pytest.mark.slow
 def test_the_memory_contains_padding_masks_and_valid_ratios() -> None:
     memory = encoder()(features(), padding_of((48, 64), (40, 32)))
     assert memory.shapes == SHAPES

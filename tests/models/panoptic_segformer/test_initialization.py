@@ -58,6 +58,7 @@ def test_constants_are_equal(ours: dict[str, Tensor], recorded: dict[str, list[f
             )
 
 
+@pytest.mark.slow
 def test_fixed_patterns_are_equal(ours: dict[str, Tensor], recorded: dict[str, list[float]]) -> None:
     """The ring of sampling offsets, and the bias of the first box branch, which is -2 for width and height."""
     patterns = [name for name in recorded if is_ring(name)] + ["location_decoder.box_branches.0.4.bias"]

@@ -27,6 +27,7 @@ def memory(batch: int = 1, ratio: float = 1.0) -> Memory:
     return Memory(tokens, SHAPES, torch.zeros(batch, LENGTH, dtype=torch.bool), torch.full((batch, 4, 2), ratio))
 
 
+@pytest.mark.slow
 def test_the_output_has_classes_and_boxes_of_all_queries_after_each_layer() -> None:
     output = decoder()(memory(batch=2))
     assert output.class_logits.shape == (2, 2, 7, 3)
@@ -76,6 +77,7 @@ def gradient_norm(output: LocationOutput, layer: int, of: Tensor) -> float:
     return 0.0 if gradient is None else float(gradient.norm())
 
 
+@pytest.mark.slow
 def test_refined_references_are_detached_and_the_initial_one_is_not() -> None:
     made = decoder()
     output = made(memory())

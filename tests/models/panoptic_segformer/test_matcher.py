@@ -81,6 +81,7 @@ def test_the_cost_is_the_weighted_sum_of_three_terms() -> None:
             torch.testing.assert_close(ours[layer], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objects", [1, 2, 3, 4])
 @pytest.mark.parametrize("queries", [2, 6])
 def test_the_matching_is_the_cheapest(queries: int, objects: int) -> None:

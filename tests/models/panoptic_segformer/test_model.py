@@ -46,6 +46,7 @@ def total_of(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_losses_under_autocast_are_computed_in_float32(dtype: torch.dtype) -> None:
     """Logits of 200 and masks of 2000, whose sum over an image would be infinite in float16."""
@@ -75,6 +76,7 @@ def decode(
     return model.decode_masks(memory, queries, every_mask)
 
 
+@pytest.mark.slow
 def test_training_returns_every_mask_and_inference_the_last() -> None:
     model, images = small_model().train(), images_of(2, SIZE)
     for every, expected in ((True, (2, 3)), (False, (1, 1))):
@@ -104,6 +106,7 @@ def test_queries_are_gathered_in_the_selected_order() -> None:
     assert torch.equal(gathered[1, :1], queries[1, [2]])
 
 
+@pytest.mark.slow
 def test_thing_masks_belong_to_the_selected_queries() -> None:
     model, images = small_model().eval(), images_of(1, SIZE)
     scramble(model)

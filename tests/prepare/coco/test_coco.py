@@ -113,6 +113,7 @@ def pack(path: Path, *sources: Path) -> None:
         shutil.rmtree(source) if source.is_dir() else source.unlink()
 
 
+@pytest.mark.slow
 def test_equal_to_the_reference_converter(shared: Path, tmp_path: Path) -> None:
     (prepared,) = prepare(shared / "data" / "coco_mini", "val2017", out=tmp_path / "new")
     assert prepared.detection == tmp_path / "new" / "panoptic_val2017_detection_format.json"

@@ -334,6 +334,7 @@ def test_a_json_without_images_is_reported(tmp_path: Path, capsys: pytest.Captur
     assert "instances_val.json has no images in images/val/ or val/; available splits: train" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image"),
     [

@@ -108,6 +108,7 @@ def test_things_are_painted_over_stuff(root: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["training", "validation"])
 def test_the_real_sample_with_objects_from_its_classes(shared: Path, tmp_path: Path, split: str) -> None:
     root = tmp_path / "in"

@@ -136,6 +136,7 @@ def test_matches_the_published_script(tmp_path: Path, seed: int) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["dummy", None])
 def test_the_real_sample(shared: Path, tmp_path: Path, split: str | None) -> None:
     source = shared / "data/cityscapes_mini"

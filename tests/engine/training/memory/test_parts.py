@@ -40,6 +40,7 @@ def test_many_compilations_are_reported_once() -> None:
     assert reporter.warnings[0].startswith("train.compile: encoder was compiled 8 times")
 
 
+@pytest.mark.slow
 def test_with_checkpointing_freed_memory_is_returned_after_each_stage_of_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -59,6 +60,7 @@ def test_with_checkpointing_freed_memory_is_returned_after_each_stage_of_trainin
     copy.deepcopy(model)  # for the average of the weights
 
 
+@pytest.mark.slow
 def test_compiling_is_refused_where_it_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     assert "C++ compiler" in compile_obstacle("cpu")

@@ -25,6 +25,7 @@ def rows(run: RunFolder) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in ("seconds", "speed")} for row in lines]
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_bit_for_bit_wherever_the_run_stops(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

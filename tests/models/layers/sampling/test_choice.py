@@ -81,6 +81,7 @@ def test_an_unknown_name_is_refused_with_the_known_names() -> None:
         sampling_named(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "portable", "gather", "cpu"])
 def test_every_implementation_equals_the_plain_loop(name: SamplingName) -> None:
     case = random_case([(5, 7), (3, 4)])

@@ -30,6 +30,7 @@ def large_case(queries: int) -> Case:
     return random_case(SHAPES, reach=0.7, queries=queries, heads=8, channels=32).to(torch.float32, torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queries", [900, 40])
 def test_a_large_case_equals_the_portable_implementation(queries: int) -> None:
     case = large_case(queries)
@@ -85,6 +86,7 @@ def test_an_error_in_a_thread_is_raised() -> None:
         cpu._run(work, [(0,), (1,)], threads=2)
 
 
+@pytest.mark.slow
 def test_inputs_can_have_any_strides() -> None:
     case = random_case([(5, 7), (3, 4)])
     strided = [tensor.detach().mT.contiguous().mT for tensor in case.tensors]
@@ -111,6 +113,7 @@ def test_gradient_of_a_single_input(differentiable: int) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_odd_number_of_channels() -> None:
     case = random_case([(5, 7), (3, 4)], channels=17)
     ours, theirs = cpu_sampling(*case), plain_loop(*case)

@@ -21,6 +21,7 @@ implementations = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @implementations
 @pytest.mark.parametrize(
     ("shapes", "reach"),
@@ -43,6 +44,7 @@ def test_values_and_gradients_equal_a_plain_loop(
         torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @implementations
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7), (torch.float16, 2**-10)]
@@ -61,6 +63,7 @@ def test_single_and_half_precision_round_only_once(
         torch.testing.assert_close(mine.double(), other, rtol=tolerance, atol=scale * tolerance)
 
 
+@pytest.mark.slow
 @implementations
 def test_coordinates_start_at_the_outer_corner(sampling: DeformableSampling) -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 6, 1, 1)  # two rows, three columns
