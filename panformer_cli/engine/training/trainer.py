@@ -318,7 +318,8 @@ class Trainer:
         with self._failing_together():
             self._record(result, bar)
         writes = self.progress.step % settings.log_every == 0 or self.progress.step == self.total_steps
-        if writes or self.validation.is_due(self.progress):  # these need all ranks
+        saves = self.validation.is_due(self.progress) or self.checkpoints.is_kept(self.progress)
+        if writes or saves:  # these need all ranks
             self._end_if_failed(stop)
         if writes:
             self._log_losses()
@@ -368,7 +369,10 @@ class Trainer:
         """Use and store the settings of a run whose memory ran out."""
         self.recipe = recipe
         self.checkpoints.use_recipe(recipe)
-        self.process.on_first(lambda: self._run.write_recipe(recipe))
+        try:
+            self.process.on_first(lambda: self._run.write_recipe(recipe))
+        except WriteError as error:
+            self.reporter.warn(f"{error}; training continues, but a resumed run begins with the settings before")
         self.reporter.warn(f"memory ran out in step {self.progress.step + 1}; training continues with {plan}")
 
     def _record_skipped(self, result: StepResult) -> None:
@@ -378,8 +382,9 @@ class Trainer:
         infos = map(self._data.image_info, range(len(self._data)))
         names = {info.id: info.file_name for info in infos if info.id in skipped.image_ids}
         images = [names[image_id] for image_id in skipped.image_ids]
-        self.log.write_skipped(self.progress, skipped.reason, images)
+        # First, because it needs all ranks: an error of this rank before it would leave the others waiting.
         recorded = self.recorder.record(skipped, inputs, images, self.recipe, self.progress)
+        self.log.write_skipped(self.progress, skipped.reason, images)
         self.divergence.step_skipped(self.progress, skipped.reason, images, self.recorder.command if recorded else "")
 
     def _roll_back(self, error: NonFiniteError, bar: Progress) -> None:
