@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,7 @@ from panformer_cli.storage.files import atomic_write, write_json, write_text, wr
 RUNS = Path("runs")
 
 STEP_NAME = re.compile(r"step-(\d+)\.safetensors")
+BAD_STEP_NAME = re.compile(r"bad-step-\d+(-rank-\d+)?\.safetensors")
 
 EARLIER_RECIPE = "recipe-before-step-{}.yaml"
 """The recipe until the run was resumed after this step with other settings."""
@@ -81,7 +83,8 @@ class RunFolder:
     @property
     def bad_steps(self) -> list[Path]:
         """The files of the first step that was skipped, one for each process concerned (`BadStep`)."""
-        return sorted(self.path.glob("bad-step-*.safetensors"))
+        found = self.path.glob("bad-step-*.safetensors")
+        return sorted(path for path in found if BAD_STEP_NAME.fullmatch(path.name) and path.is_file())
 
     def bad_step(self, step: int, rank: int | None) -> Path:
         """Return the path of the file for a skipped step; `rank` is None for a run with a single process."""
@@ -134,7 +137,8 @@ class RunFolder:
         if not self.is_resumable:
             self.forget_after(-1, -1)
             for path in self.bad_steps:  # of a run that is started again from its beginning
-                path.unlink()
+                with suppress(OSError):
+                    path.unlink()
             starts = []
         text = recipe_to_yaml(recipe)
         if starts and self.recipe.is_file() and (before := self.recipe.read_text(encoding="utf-8")) != text:
