@@ -84,15 +84,25 @@ def finish(data: Path, out: Path, steps: int) -> float:
     return time.monotonic() - began
 
 
+def processes_of(launcher: int) -> list[int]:
+    """Return the ids of a process and everything that it started: ranks have process groups of their own."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [launcher]
+    for pid in found:  # grows while it is read
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
+
+
 def stop(run: subprocess.Popen[bytes], number: signal.Signals) -> bool:
     """Send a signal to the run, to all of its processes if it kills; return whether it was still running."""
     if run.poll() is not None:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        if number == signal.SIGKILL:
-            os.killpg(run.pid, number)
-        else:
-            run.send_signal(number)
+    for pid in processes_of(run.pid) if number == signal.SIGKILL else [run.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
     run.wait()
     return True
 
