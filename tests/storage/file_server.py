@@ -89,8 +89,8 @@ def serve(
             handler.send_header(name, value)
         handler.end_headers()
         body = content[start:] if cut is None else content[start : start + cut]
+        files.sent.append((start, start + len(body)))  # first: the client continues as soon as it has the bytes
         handler.wfile.write(body)
-        files.sent.append((start, start + len(body)))
         return None
 
     return answer
