@@ -117,11 +117,45 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
     if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
         raise unreadable
     with _pillow_errors(path, unreadable), quiet_open(data) as image:
+        return _rgb_of(image, path)
+
+
+def from_pillow(image: Image.Image, where: str) -> ImageArray:
+    """Return an image of Pillow as `read_image` returns one from a file: (H, W, 3) uint8 RGB, a new array.
+
+    Args:
+        image: Of any mode with at most 8 bits, or with 16 bits of gray. It may not be loaded yet.
+        where: Name of the image in errors.
+
+    Raises:
+        DataError: The mode is not supported, or its file is corrupt or truncated.
+    """
+    if 0 in image.size:
+        raise DataError(f"{where} has {image.width}x{image.height} pixels; expected at least one")
+    unreadable = DataError(f"{where} cannot be decoded: it is corrupt or not an image; open another file")
+    with _pillow_errors(where, unreadable):
+        return _rgb_of(image, where)
+
+
+def _rgb_of(image: Image.Image, where: Path | str) -> ImageArray:
+    """Return an image of Pillow as (H, W, 3) uint8 RGB, with its EXIF orientation applied."""
+    try:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            gray = (np.asarray(upright) >> 8).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
+    except PILLOW_ERRORS:  # corrupt EXIF data, as in `image_header`; corrupt pixels are reported below
+        upright = image
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):  # Pillow < 11.3 reads it so
+        gray = (np.asarray(upright) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if upright.mode in ("I", "F"):
+        raise DataError(
+            f"{where} has Pillow's mode {upright.mode}, 32 bits per pixel of any range; expected at most 8 bits, or 16 "
+            "of gray; scale it to 0..255 and convert it to L or RGB"
+        )
+    upright.load()  # reports a truncated file before its mode
+    try:
         return np.array(upright.convert("RGB"), np.uint8)
+    except ValueError as error:  # such as LAB
+        raise DataError(f"{where} has Pillow's mode {upright.mode}, which Pillow cannot convert to RGB") from error
 
 
 @contextmanager
@@ -135,14 +169,16 @@ def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
+def _pillow_errors(where: Path | str, unreadable: DataError) -> Iterator[None]:
     """Turn the errors of Pillow into a DataError."""
     try:
         yield
+    except DataError:  # already explained; it is a ValueError, like some of Pillow's
+        raise
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise unreadable from error
     except PILLOW_ERRORS as error:
-        raise _corrupt(path, error) from error
+        raise _corrupt(where, error) from error
 
 
 def _check_whole(path: Path, data: bytes) -> None:
@@ -158,5 +194,5 @@ def _check_whole(path: Path, data: bytes) -> None:
         raise _corrupt(path, error) from error
 
 
-def _corrupt(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is corrupt or truncated ({reason_of(error)}); restore the file")
+def _corrupt(where: Path | str, error: Exception) -> DataError:
+    return DataError(f"{where} is corrupt or truncated ({reason_of(error)}); restore the file")
