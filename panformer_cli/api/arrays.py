@@ -55,13 +55,24 @@ def image_of(value: Any, where: str = "the image", color: ColorOrder = "rgb") ->
     if isinstance(value, Image.Image):
         return from_pillow(value, where)
     if isinstance(value, torch.Tensor):
-        array = _channels_last(value.detach().cpu().numpy())
-        _check_dtype(array, where, "(tensor * 255).round().to(torch.uint8)")
+        array = _channels_last(_array_of(value, where))
     else:
         array = np.asarray(value)
-        _check_dtype(array, where, "(array * 255).round().astype(np.uint8)")
+        if array.dtype != np.uint8:
+            raise _wrong_dtype(
+                array, str(array.dtype), where, ("(array * 255).round().astype(np.uint8)", "array.astype(np.uint8)")
+            )
     _check_shape(array, where)
     return _as_rgb(array, color)
+
+
+def _array_of(tensor: torch.Tensor, where: str) -> npt.NDArray[np.uint8]:
+    plain = tensor.detach().cpu()
+    if plain.dtype == torch.uint8:
+        return plain.numpy()
+    values = plain.double() if plain.is_floating_point() else plain  # NumPy has no bfloat16
+    conversions = ("(tensor * 255).round().to(torch.uint8)", "tensor.to(torch.uint8)")
+    raise _wrong_dtype(values.numpy(), str(plain.dtype).removeprefix("torch."), where, conversions)
 
 
 def _channels_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -76,14 +87,24 @@ def _as_rgb(array: npt.NDArray[Any], color: ColorOrder) -> ImageArray:
     return np.array(channels, np.uint8, order="C")  # a copy: the result must not change with the caller's array
 
 
-def _check_dtype(array: npt.NDArray[Any], where: str, conversion: str) -> None:
-    if array.dtype == np.uint8:
-        return
-    found = f"{where} has the dtype {array.dtype}"
-    if array.size and array.dtype.kind in "iufb":
-        found += f" with values from {array.min()} to {array.max()}"
-    advice = f"values in 0..1 can be converted with `{conversion}`" if array.dtype.kind == "f" else "convert it"
-    raise DataError(f"{found}; expected uint8 with values from 0 to 255; {advice}")
+def _wrong_dtype(array: npt.NDArray[Any], dtype: str, where: str, conversions: tuple[str, str]) -> DataError:
+    """Return the error for values that are not uint8: their dtype and range, and how to convert them.
+
+    Args:
+        array: The values.
+        dtype: Their dtype, in the words of their package.
+        where: Name of the image.
+        conversions: Code that converts values in 0..1, and code for values in 0..255.
+    """
+    expected = "expected uint8 with values from 0 to 255"
+    if not array.size or array.dtype.kind not in "iufb":
+        return DataError(f"{where} has the dtype {dtype}; {expected}")
+    least, most = float(array.min()), float(array.max())
+    advice = "the range of the values is not clear, so convert them to 0..255 first"
+    if 0 <= least and most <= 255:
+        is_share = array.dtype.kind in "fb" and most <= 1
+        advice = f"if the range is {'0..1' if is_share else '0..255'}, use `{conversions[0 if is_share else 1]}`"
+    return DataError(f"{where} has the dtype {dtype} with values from {least:g} to {most:g}; {expected}; {advice}")
 
 
 def _check_shape(array: npt.NDArray[Any], where: str) -> None:

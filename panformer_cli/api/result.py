@@ -66,21 +66,20 @@ class Result:
     Attributes:
         image: The image, (H, W, 3) uint8 RGB, with its EXIF orientation applied.
         segment_ids: (H, W) int32, the id of the segment of each pixel; 0 is void, where nothing was recognized.
-        segments: The segments, in ascending id, which is descending score except that all stuff of one class is one
-            segment, scored by its best part.
+        segments: The segments, in ascending id. Every object is one, and all stuff of one class is one.
         source: The path or URL as it was passed; None for arrays, tensors and images in memory.
         categories: The category table of the model.
 
     >>> import panformer
     >>> result = panformer.load("runs/colors", device="cpu")("street.png")
     >>> result
-    Result(street.png, 40 x 30 pixels, 2 segments: red, sky)
+    Result(street.png, 64 x 48 pixels, 2 segments: red, sky)
     >>> result.segment_ids.shape, result.segment_ids.dtype.name
-    ((30, 40), 'int32')
+    ((48, 64), 'int32')
     >>> [(segment.name, segment.area, segment.box) for segment in result.segments]
-    [('red', 300, (10, 15, 30, 30)), ('sky', 900, (0, 0, 40, 30))]
+    [('red', 768, (16, 24, 48, 48)), ('sky', 2304, (0, 0, 64, 48))]
     >>> int(result.segments[0].mask.sum())
-    300
+    768
     """
 
     image: ImageArray
@@ -162,7 +161,7 @@ class Result:
         >>> import panformer
         >>> overlay = panformer.load("runs/colors", device="cpu")("street.png").plot(labels=False)
         >>> overlay.shape, overlay.dtype.name
-        ((30, 40, 3), 'uint8')
+        ((48, 64, 3), 'uint8')
         """
         options = DrawOptions(opacity, contours, labels, scores)
         return draw_panoptic(self.image, self.panoptic, self.categories, options)
@@ -204,7 +203,7 @@ class Result:
 
         >>> import panformer
         >>> [crop.shape for crop in panformer.load("runs/colors", device="cpu")("street.png").crops(things_only=True)]
-        [(15, 20, 4)]
+        [(24, 32, 4)]
         """
         chosen = self.things if things_only else self.segments
         panoptic = self.panoptic
@@ -224,7 +223,7 @@ class Result:
         >>> import panformer
         >>> rows = panformer.load("runs/colors", device="cpu")("street.png").to_coco(image_id=7)
         >>> rows[0]["image_id"], rows[0]["category_name"], rows[0]["bbox"], rows[0]["segmentation"]["size"]
-        (7, 'red', [10, 15, 20, 15], [30, 40])
+        (7, 'red', [16, 24, 32, 24], [48, 64])
         """
         record = views.image_record(image_id, self.source or "", self.panoptic, self.categories)
         return [{**row, "image_id": image_id} for row in record["segments"]]

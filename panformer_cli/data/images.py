@@ -163,7 +163,7 @@ def _rgb_of(image: Image.Image, name: str) -> ImageArray:
     upright.load()  # reports a truncated file before its mode
     try:
         return np.array(upright.convert("RGB"), np.uint8)
-    except ValueError as error:  # such as LAB
+    except ValueError as error:  # such as La, gray with premultiplied alpha
         raise DataError(f"{name} has Pillow's mode {upright.mode}, which Pillow cannot convert to RGB") from error
 
 
