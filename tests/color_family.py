@@ -160,5 +160,3 @@ def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray[Any
     small = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     large = small.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
     return np.ascontiguousarray(large)
-
-

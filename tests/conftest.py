@@ -23,9 +23,8 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-
 def use_checkout() -> None:
-    """Let `import panformer` find this checkout: setup.cfg maps the name to a folder, which only an installation does."""
+    """Let `import panformer` find this checkout: only an installation maps the name to its folder."""
     folder = REPOSITORY / "panformer_cli" / "python"
     spec = spec_from_file_location("panformer", folder / "__init__.py", submodule_search_locations=[str(folder)])
     assert spec is not None and spec.loader is not None

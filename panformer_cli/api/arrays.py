@@ -101,7 +101,7 @@ def _wrong_dtype(array: npt.NDArray[Any], dtype: str, where: str, conversions: t
         return DataError(f"{where} has the dtype {dtype}; {expected}")
     least, most = float(array.min()), float(array.max())
     advice = "the range of the values is not clear, so convert them to 0..255 first"
-    if 0 <= least and most <= 255:
+    if least >= 0 and most <= 255:
         is_share = array.dtype.kind in "fb" and most <= 1
         advice = f"if the range is {'0..1' if is_share else '0..255'}, use `{conversions[0 if is_share else 1]}`"
     return DataError(f"{where} has the dtype {dtype} with values from {least:g} to {most:g}; {expected}; {advice}")

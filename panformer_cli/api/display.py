@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 from PIL import Image, ImageShow
 
@@ -33,7 +34,7 @@ def show(image: ImageArray, title: str) -> None:
         )
 
 
-def _notebook():  # type: ignore[no-untyped-def]  # IPython is not a requirement
+def _notebook() -> Any:
     """Return IPython's module `display` in a notebook; None in a terminal and in other programs.
 
     IPython is not imported here: without it, this is no notebook.

@@ -80,15 +80,15 @@ def load(
     >>> model = panformer.load("runs/colors", device="cpu")
     >>> model
     Model(runs/colors/model.safetensors, 3 categories, cpu, fp32)
-    >>> panformer.load("r51")
+    >>> panformer.load("R50")
     Traceback (most recent call last):
         ...
-    panformer_cli.errors.CheckpointError: checkpoint r51: no such file; did you mean r50? ...
+    panformer_cli.errors.CheckpointError: checkpoint R50: no such file; did you mean r50? ...
     """
     given = None if checkpoint is None else Path(checkpoint)
     overrides = overrides_of(settings)
     _check_overrides(overrides)
-    choice = _precision(precision)
+    choice = precision_of(precision)
     found = find_checkpoint(given, reporter_of(verbose), DEFAULT_WEIGHTS)
     return _load(LoadOptions(found, device, choice, overrides))
 
@@ -96,7 +96,8 @@ def load(
 class Model:
     """A model on a device, made by `load`. Call it with one image or several.
 
-    Threads can share a model: a call keeps nothing in it. A model can be pickled; the copy is loaded from the same file.
+    Threads can share a model: a call keeps nothing in it. A model can be pickled; the copy is loaded from the same
+    file.
 
     >>> import panformer
     >>> model = panformer.load("runs/colors", device="cpu")
@@ -110,10 +111,12 @@ class Model:
         self._name = name
 
     @overload
-    def __call__(self, source: ImageLike, *, batch_size: int = 1, color: ColorOrder = "rgb") -> Result: ...
+    def __call__(  # type: ignore[overload-overlap]  # text and files are iterables, too
+        self, source: ImageLike, *, batch_size: int = 1, color: ColorOrder = "rgb"
+    ) -> Result: ...
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # lists and tuples are iterables, too
+    def __call__(
         self, source: list[Any] | tuple[Any, ...], *, batch_size: int = 1, color: ColorOrder = "rgb"
     ) -> list[Result]: ...
 
@@ -235,7 +238,8 @@ def _load(options: LoadOptions) -> Model:
     return Model(predictor, absolute, str(options.checkpoint))
 
 
-def _precision(name: str) -> PrecisionChoice:
+def precision_of(name: str) -> PrecisionChoice:
+    """Return the engine's precision for an argument `precision`. Raises PanformerError if there is none."""
     known = get_args(PrecisionChoice)
     if name != "auto" and name not in known:
         raise PanformerError(f"precision is {name!r}; expected auto, {', '.join(known)}")

@@ -259,7 +259,7 @@ class Result:
         """Return a `fiftyone.Sample`; needs `pip install 'panformer[fiftyone]'`.
 
         Its field `segments` is a `fiftyone.Detections` with a label, a score and a mask for each segment, and
-        `semantic` a `fiftyone.Segmentation` of category ids.
+        `semantic` a `fiftyone.Segmentation` of category ids, in which 65535 is void.
 
         Args:
             filepath: The image file; None for `source`, if that is a file.
