@@ -66,7 +66,7 @@ def predict(
     panformer predict photos --out predictions --checkpoint swinl
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
-    from panformer_cli.engine.input_images import find_images
+    from panformer_cli.engine.inputs.find import find_images
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint

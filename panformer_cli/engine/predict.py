@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.images import has_more_frames, read_image
+from panformer_cli.data.images import has_more_frames
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.input_images import InputImage, InputImages, find_images
+from panformer_cli.engine.inputs.find import InputImages, find_images
+from panformer_cli.engine.inputs.input_image import InputImage
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults, check_images_are_free
 from panformer_cli.engine.runs import check_results_folder
@@ -118,8 +119,8 @@ def _begin(request: PredictRequest) -> InputImages:
 def _check_not_overwritten(images: Sequence[InputImage], out: Path) -> None:
     folders = [resolve_links(out) / name for name in ("overlays", "panoptic")]
     for image in images:
-        if any(resolve_links(image.path).is_relative_to(folder) for folder in folders):
-            raise PanformerError(f"{image.path} is in --out {out}, whose results are replaced; choose another folder")
+        if any(resolve_links(image.source.path).is_relative_to(folder) for folder in folders):
+            raise PanformerError(f"{image} is in --out {out}, whose results are replaced; choose another folder")
 
 
 class _Share:
@@ -144,11 +145,11 @@ class _Share:
         """Yield the readable images for `Predictor.map`; the key is the position and the image."""
         for index in indices:
             try:
-                image = read_image(self._images[index].path)
+                image = self._images[index].read()
             except DataError as error:
                 self.report(index, error)
             else:
-                if has_more_frames(self._images[index].path):
+                if has_more_frames(self._images[index].source.path):
                     self.several.append(self._images[index].file_name)
                 yield (index, image), image
 

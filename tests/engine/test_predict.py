@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from panformer_cli.engine.input_images import find_images
+from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
