@@ -339,4 +339,7 @@ def test_names_with_separators_of_other_systems(tmp_path: Path) -> None:
     picture(tmp_path / "a:b.png")
     picture(tmp_path / "c\\d.png")
     found = find_images([str(tmp_path)], tmp_path / "out").images
-    assert [(image.path.name, image.name) for image in found] == [("a:b.png", "a_b.png"), ("c\\d.png", "c_d.png")]
+    assert [(image.source.path.name, image.name) for image in found] == [
+        ("a:b.png", "a_b.png"),
+        ("c\\d.png", "c_d.png"),
+    ]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, counted_reason, is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
-from panformer_cli.data.result_folders import is_result_folder
+from panformer_cli.data.result_folders import IMAGE_FOLDERS, is_result_folder
 from panformer_cli.engine.inputs.ids import ids_of
 from panformer_cli.engine.inputs.input_image import InputImage, LocalFile
+from panformer_cli.engine.outputs.names import usable_name
 from panformer_cli.errors import DataError
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
@@ -130,7 +131,7 @@ class _Finder:
         """
         results = [self._out]
         if resolve_links(base).is_relative_to(self._out):
-            results = [self._out / name for name in ("overlays", "panoptic")]
+            results = [self._out / name for name in IMAGE_FOLDERS]
         any_image = False
         for path, name, problem in files:
             if any(self._is_in(folder, path, follow=not problem) for folder in results):
@@ -188,15 +189,11 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _distinct(names: list[Path]) -> list[str]:
-    """Return the names, with a number where two would give the same result file.
-
-    `:` and `\\` become `_`, since they separate drives and folders on some systems.
-    """
+    """Return the names for the results, with a number where two would give the same result file."""
     taken: set[str] = set()
     last: Counter[str] = Counter()  # the last number of each name: the numbers below it are taken
     distinct = []
-    for name in names:
-        name = Path(*(re.sub(r"[:\\]", "_", part) for part in name.parts))
+    for name in map(usable_name, names):
         candidate, key = name, _result_key(name)
         number = max(last[key], 1)
         while _result_key(candidate) in taken:
