@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import Any
 
@@ -10,13 +9,6 @@ from PIL import Image, ImageShow
 
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import PanformerError
-
-
-def png_of(image: ImageArray) -> bytes:
-    """Return the content of a PNG file of (H, W, 3) uint8 RGB."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def show(image: ImageArray, title: str) -> None:

@@ -6,19 +6,21 @@ Letters in shapes: H x W image, h x w box of a segment, N segments.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from panformer_cli.api.saving import DEFAULT_OUTPUTS, save
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
 from panformer_cli.data.structures import Segment as PlainSegment
 from panformer_cli.engine.outputs import views
-from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, encoded_image
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -138,9 +140,7 @@ class Result:
 
     def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook."""
-        from panformer_cli.api.display import png_of
-
-        return png_of(self.plot())
+        return encoded_image(self.plot(), ".png", "the overlay")
 
     @property
     def panoptic(self) -> PanopticMap:
@@ -175,6 +175,41 @@ class Result:
         from panformer_cli.api.display import show
 
         show(self.plot(), self.source or "panformer")
+
+    def save(
+        self,
+        folder: str | PathLike[str],
+        outputs: Sequence[str] = DEFAULT_OUTPUTS,
+        *,
+        name: str | None = None,
+    ) -> list[Path]:
+        """Write the result to a folder, as `panformer predict --save` does. Either all files are written or none.
+
+        Args:
+            folder: The folder, which is created if it is missing.
+            outputs: Some of
+                - `overlay`: `overlays/<name>.jpg`, what `plot` returns,
+                - `panoptic`: `panoptic/<name>.png`, the segment ids, encoded as in COCO,
+                - `segments`: `segments/<name>.json`, every segment with category, score, area, box and mask,
+                - `instances` and `semantic`: 16-bit PNGs of `instances` and `semantic`,
+                - `masks` and `cutouts`: `<name>/<segment id>-<category>.png`,
+                - `polygons`: `polygons/<name>.geojson`.
+            name: Name of the files without suffix; their earlier version is replaced. None for the name of the source,
+                or `image` for an image in memory, followed by a number if another image has files of this name. Saving
+                the same source again replaces its files if `segments` is among them.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            PanformerError: There is no such output, or a file cannot be written.
+
+        >>> import panformer
+        >>> paths = panformer.load("runs/colors", device="cpu")("street.png").save("out")
+        >>> [path.as_posix() for path in paths]
+        ['out/overlays/street.jpg', 'out/panoptic/street.png', 'out/segments/street.json']
+        """
+        return save(self, Path(folder), outputs, name)
 
     def semantic(self) -> views.Map16:
         """Return the category id of every pixel, (H, W) uint16; 65535 is void.

@@ -14,6 +14,8 @@ from tests.conftest import REPOSITORY
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "panformer_cli" / "api").glob("[!_]*.py"))
 
+WITH_EXAMPLES = {"arrays", "model", "overrides", "preparation", "result"}
+
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,4 +26,4 @@ def test_the_examples_of_a_module_run(name: str, run: Path, tmp_path: Path, monk
     module = import_module(f"panformer_cli.api.{name}")
     results = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert results.failed == 0
-    assert results.attempted > 0 or name in {"display", "evaluation", "exchange", "inputs", "reporters", "training"}
+    assert results.attempted > 0 or name not in WITH_EXAMPLES

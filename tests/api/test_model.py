@@ -123,7 +123,7 @@ def test_an_iterator_reads_one_batch_at_a_time(model: Model, batch_size: int) ->
 def test_a_stream_of_images_keeps_none_of_them(model: Model) -> None:
     """Counted instead of measured: at any time there are the arrays of one result."""
     alive: list[int] = []
-    for result in model((noise(0) for _ in range(20))):
+    for result in model(noise(0) for _ in range(20)):
         del result
         gc.collect()
         alive.append(sum(isinstance(item, Result) for item in gc.get_objects()))
