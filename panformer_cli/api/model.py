@@ -111,7 +111,7 @@ class Model:
         self._name = name
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # text and files are iterables, too
+    def __call__(  # type: ignore[overload-overlap]  # a binary file is an iterator, too
         self, source: ImageLike, *, batch_size: int = 1, color: ColorOrder = "rgb"
     ) -> Result: ...
 
@@ -122,7 +122,7 @@ class Model:
 
     @overload
     def __call__(
-        self, source: Iterable[ImageLike], *, batch_size: int = 1, color: ColorOrder = "rgb"
+        self, source: Iterator[ImageLike], *, batch_size: int = 1, color: ColorOrder = "rgb"
     ) -> Iterator[Result]: ...
 
     def __call__(

@@ -87,7 +87,7 @@ class Recorded:
 def fiftyone(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("Detection", "Detections", "Segmentation", "Sample")
     module = types.SimpleNamespace(**{name: type(name, (Recorded,), {}) for name in names})
-    monkeypatch.setitem(sys.modules, "fiftyone", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "fiftyone", module)
 
 
 def test_a_sample_of_fiftyone_has_its_form(result: Result, photo: Path, fiftyone: None) -> None:
@@ -113,7 +113,7 @@ def test_an_image_in_memory_needs_a_file_for_fiftyone(model: Model, photo: Path,
 def test_a_missing_package_is_named_with_its_command(
     result: Result, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]  # the import fails
+    monkeypatch.setitem(sys.modules, package, None)  # the import fails
     convert = {"pandas": "to_df"}.get(package, f"to_{package}")
     with pytest.raises(PanformerError, match=rf"needs the package {package}.*pip install 'panformer\[{package}\]'"):
         getattr(result, convert)()

@@ -132,7 +132,8 @@ def test_a_stream_of_images_keeps_none_of_them(model: Model) -> None:
 
 def test_an_image_that_cannot_be_read_is_reported_at_its_place(model: Model, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
-    results = model(iter([noise(0), noise(1), tmp_path / "broken.png", noise(2)]), batch_size=4)
+    images: list[Any] = [noise(0), noise(1), tmp_path / "broken.png", noise(2)]
+    results = model(iter(images), batch_size=4)
     assert same(next(results), model(noise(0)))
     assert same(next(results), model(noise(1)))
     with pytest.raises(DataError, match="broken.png cannot be decoded"):
@@ -225,8 +226,8 @@ def test_a_real_model_is_the_same_in_threads_batches_and_other_processes(tmp_pat
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(lambda number: same(model(images[number % 4]), expected[number % 4]), range(16)))
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for found, alone in zip(pool.starmap(ids_of, [(model, image) for image in images]), expected, strict=True):
-            assert np.array_equal(found, alone.segment_ids)
+        for ids, alone in zip(pool.starmap(ids_of, [(model, image) for image in images]), expected, strict=True):
+            assert np.array_equal(ids, alone.segment_ids)
 
 
 def test_a_path_a_run_folder_and_the_newest_run_are_loaded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +243,8 @@ def test_settings_of_inference_can_be_set(run: Path) -> None:
     assert len(model(street())) == 2
     assert len(strict(street())) == 0
     assert not strict(street()).segment_ids.any()
-    small = load(run, device="cpu", **{"data.short_side": 32, "data.long_side": 32})
+    dotted: dict[str, Any] = {"data.short_side": 32, "data.long_side": 32}
+    small = load(run, device="cpu", **dotted)
     assert small(street()).size == (HEIGHT, WIDTH)
 
 

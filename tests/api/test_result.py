@@ -201,7 +201,12 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(result: Result, tmp_path
 
 def test_show_uses_the_desktop_or_says_what_to_do(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
-    monkeypatch.setattr(ImageShow, "show", lambda image, title: shown.append((image.size, title)) or True)
+
+    def show(image: Image.Image, title: str) -> bool:
+        shown.append((image.size, title))
+        return True
+
+    monkeypatch.setattr(ImageShow, "show", show)
     result.show()
     assert shown == [((64, 48), result.source)]
     monkeypatch.setattr(ImageShow, "show", lambda image, title: False)
@@ -212,8 +217,8 @@ def test_show_uses_the_desktop_or_says_what_to_do(result: Result, monkeypatch: p
 def test_show_displays_below_the_cell_of_a_notebook(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     ipython = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=object()))
-    monkeypatch.setitem(sys.modules, "IPython", ipython)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
     display = types.SimpleNamespace(display=lambda image: shown.append(image.size))
-    monkeypatch.setitem(sys.modules, "IPython.display", display)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     result.show()
     assert shown == [(64, 48)]
