@@ -21,7 +21,7 @@ RECIPE = ("recipe", "recipe_checks", "recipe_io", "recipe_library")
 """Top-level modules that depend on a folder: the settings in a recipe are those of its model family."""
 ORDER = (
     *("storage", "data", "metrics", "models", *RECIPE),
-    *("visualization", "pages", "prepare", "verify", "submission", "engine", "api", "python", "cli"),
+    *("visualization", "pages", "prepare", "verify", "submission", "engine", "api", "cli", "python"),
 )
 """The folders of the package. A module imports from its own folder, earlier folders, and the top-level modules."""
 OUTPUT_MODULES: dict[str, tuple[str, ...]] = {"console": ("cli", "api"), "__main__": ()}
