@@ -14,6 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.result_folders import LINES, PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
@@ -25,6 +26,8 @@ from panformer_cli.storage.result_log import Line, ResultLog
 
 RECORDS, METRICS, ANALYSIS = "records.jsonl", "metrics.json", "analysis.json"
 """Files that are written at the end, from all images, besides `PANOPTIC`."""
+MANIFEST = "predict.json"
+"""What `predict` did: its settings, and the images that failed."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
 _KEYS = {
@@ -32,6 +35,7 @@ _KEYS = {
     ANALYSIS: {"causes", "confusion"},
     RECORDS: {"image_id", "overlap"},
     LABEL_ERRORS: {"kinds", "suspects"},
+    MANIFEST: {"settings", "failures"},
 }
 """Some keys of these files, which show that panformer wrote them."""
 
@@ -65,12 +69,14 @@ class PanopticResults:
         """
         _check_is_predictions(out)
         _check_is_log(out / LINES)
-        earlier = [] if resume and PanopticResults.is_begun(out) else list(_earlier_images(out))
+        ResultLog.check_is_free(out / LINES)
+        if not (resume and PanopticResults.is_begun(out)):
+            for path in _earlier_images(out):
+                path.unlink(missing_ok=True)
         ResultLog.start(out / LINES, settings, resume)
-        for path in earlier:
-            path.unlink(missing_ok=True)
         discard_label_errors(out)
-        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _metrics(out) else (PANOPTIC,):
+        replaced = [PANOPTIC, *([ANALYSIS, RECORDS, METRICS] if _metrics(out) else [])]
+        for name in [*replaced, *([MANIFEST] if _content(out / MANIFEST) else [])]:
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
@@ -115,7 +121,12 @@ class PanopticResults:
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
     def finish(self) -> None:
-        """Merge the result logs of all processes into the final files."""
+        """Merge the result logs of all processes into the final files, and delete them."""
+        self.merge()
+        self.process.on_first(self.log.remove)
+
+    def merge(self) -> None:
+        """Merge the result logs of all processes into the final files, and keep them."""
         self.log.close()
         wait_for_lines(self.log, self.process)
         self.process.on_first(self._merge)
@@ -124,7 +135,6 @@ class PanopticResults:
         self._write_json()
         if "record" in next(self.log.lines(), {}):
             write_overlaps(self.out / RECORDS, self.log)
-        self.log.remove()
 
     def _write_json(self) -> None:
         """Write the JSON of `panoptic_writer.panoptic_json` with one row in memory at a time."""
@@ -176,11 +186,11 @@ def check_images_are_free(out: Path, names: Iterable[str]) -> None:
     """
     if PanopticResults.is_begun(out) or not out.is_dir():
         return
-    earlier = set(_earlier_images(out))
+    earlier = DiskList(map(str, _earlier_images(out)), key=str)  # a set of a million paths takes a lot of memory
     for name in names:
         png = (out / "panoptic" / name).with_suffix(".png")
         for path in (_overlay(out, png.relative_to(out / "panoptic").as_posix()), png):
-            if path not in earlier and os.path.lexists(path):
+            if os.path.lexists(path) and earlier.first(str(path)) is None:
                 raise PanformerError(
                     f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
                     "move the file"
@@ -217,16 +227,22 @@ def _earlier_images(out: Path) -> Iterator[Path]:
 
     The evaluation of a checkpoint has no overlays.
     """
-    rows = [(line.get("annotation"), "record" not in line) for line in ResultLog(out / LINES).lines()]
-    with suppress(DataError):
-        has_overlays = "checkpoint" not in _metrics(out)
-        rows += [(row, has_overlays) for row in _rows(out / PANOPTIC, "annotations")]
-    for row, has_overlay in rows:
+    for row, has_overlay in _earlier_rows(out):
         with suppress(DataError):  # a name that leads out of the folder
             if name := _png_name(row):
                 yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
                 if has_overlay:
                     yield _overlay(out, name)
+
+
+def _earlier_rows(out: Path) -> Iterator[tuple[Any, bool]]:
+    """Yield the annotations of an earlier run, and whether the image has an overlay."""
+    for line in ResultLog(out / LINES).lines():
+        yield line.get("annotation"), "record" not in line
+    has_overlays = "checkpoint" not in _metrics(out)
+    with suppress(DataError):
+        for row in rows_of(out / PANOPTIC, "annotations"):
+            yield row, has_overlays
 
 
 def _png_name(row: Any) -> str:
@@ -239,7 +255,7 @@ def _overlay(out: Path, png_name: str) -> Path:
     return name_inside(out / "overlays", png_name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
-def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
+def rows_of(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list of a panoptic JSON; none if the file is missing."""
     if json_path.is_file():
         for name, value in read_members(json_path):
