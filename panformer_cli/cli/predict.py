@@ -18,6 +18,7 @@ from panformer_cli.cli.options import (
     submission_options,
     write_submission,
 )
+from panformer_cli.cli.other_names import answer_to
 from panformer_cli.cli.predict_options import inference_options, output_options
 from panformer_cli.wording import counted
 
@@ -27,10 +28,21 @@ if TYPE_CHECKING:
     from panformer_cli.engine.precision import PrecisionChoice
 
 
+def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise a UsageError if an input is an option as other tools have it, such as `conf=0.5`, and not a file."""
+    del parameter
+    for text in inputs:
+        name, equals, _ = text.partition("=")
+        answer = answer_to(ctx.command_path, name) if equals else None
+        if answer and not Path(text).exists():
+            raise click.UsageError(answer.replace(f"no {name};", f"no {name}=;"), ctx)
+    return inputs
+
+
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", callback=_check_inputs)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the results."
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the results."
 )
 @click.option(
     "--checkpoint",
