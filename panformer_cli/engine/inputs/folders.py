@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, is_clutter, why_left_out
-from panformer_cli.data.result_folders import is_result_folder
+from panformer_cli.data.result_folders import IMAGE_FOLDERS, is_result_folder
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 
@@ -93,7 +93,7 @@ class Folders:
         """Yield a file with its problem, unless it is in the folder of results."""
         results = [self._out]
         if self._folder(base).is_relative_to(self._out):
-            results = [self._out / folder for folder in ("overlays", "panoptic")]
+            results = [self._out / folder for folder in IMAGE_FOLDERS]
         if not any(self._is_in(folder, path, follow=not problem) for folder in results):
             yield LocalImage(path, name, problem or why_left_out(path))
 

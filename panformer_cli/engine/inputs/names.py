@@ -1,22 +1,19 @@
-"""The names of result files: unique, and valid on every system."""
+"""The names of the results of images: different images have different ones."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from panformer_cli.engine.outputs.names import usable_name
+
 
 def distinct_names(names: Iterable[str]) -> Iterator[str]:
-    """Yield the names, with a number where two would give the same result file.
-
-    `:` and `\\` become `_`, since they separate drives and folders on some systems.
-    """
+    """Yield the names for the results, with a number where two would give the same result file."""
     taken: set[str] = set()
     last: Counter[str] = Counter()  # the last number of each repeated name: the numbers below it are taken
-    for given in names:
-        name = Path(*(re.sub(r"[:\\]", "_", part) for part in Path(given).parts))
+    for name in map(usable_name, map(Path, names)):
         candidate, key = name, _result_key(name)
         if key in taken:
             number = max(last[key], 1)
