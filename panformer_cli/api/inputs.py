@@ -14,6 +14,7 @@ from panformer_cli.api.arrays import ColorOrder, image_of, is_array
 from panformer_cli.data.images import decode_image
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.inputs.input_image import LocalFile
+from panformer_cli.engine.inputs.web import is_address, web_image
 from panformer_cli.errors import DataError
 
 ImageLike: TypeAlias = (
@@ -79,7 +80,8 @@ def _content(value: Any, name: str) -> bytes:
 
 
 def _read_file(source: str) -> ImageArray:
-    path = Path(source)
-    if path.is_dir():
+    if is_address(source):
+        return decode_image(web_image(source).read_bytes(), source)
+    if Path(source).is_dir():
         raise DataError(f"{source} is a folder; iterate over its images with `model.stream({source!r})`")
-    return decode_image(LocalFile(path).read_bytes(), source)
+    return decode_image(LocalFile(source).read_bytes(), source)
