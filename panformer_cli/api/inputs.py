@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -11,9 +12,11 @@ import torch
 from PIL import Image
 
 from panformer_cli.api.arrays import ColorOrder, image_of, is_array
+from panformer_cli.api.reporters import LOGGER
 from panformer_cli.data.images import decode_image
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.engine.inputs.input_image import LocalFile
+from panformer_cli.engine.inputs.find import find_images
+from panformer_cli.engine.inputs.input_image import InputImage, LocalFile
 from panformer_cli.engine.inputs.web import is_address, web_image
 from panformer_cli.errors import DataError
 
@@ -22,6 +25,10 @@ ImageLike: TypeAlias = (
 )
 """One image: a path or URL as text or `Path`; the content of an image file, as bytes or as a binary file; an image of
 Pillow, an array or a tensor."""
+
+
+NO_RESULTS = Path(os.devnull)
+"""Where no input can be: results are not written while images are found."""
 
 
 class NamedImage(NamedTuple):
@@ -67,6 +74,44 @@ def read_image_like(value: object, name: str, color: ColorOrder) -> NamedImage:
 
 def _is_content(value: object) -> bool:
     return isinstance(value, (bytes, bytearray, memoryview)) or hasattr(value, "read")
+
+
+def read_or_error(value: object, name: str, color: ColorOrder) -> NamedImage | DataError:
+    """Return an image as `read_image_like`, or its error, to be raised in the place of its result."""
+    try:
+        return read_image_like(value, name, color)
+    except DataError as error:
+        return error
+
+
+def find_named(inputs: Sequence[str]) -> Iterator[NamedImage | DataError]:
+    """Yield the images of files, folders, patterns, archives, lists and addresses, as `panformer predict` finds them.
+
+    An image that cannot be read gives its error instead.
+
+    Raises:
+        DataError: An input does not exist or has no images.
+    """
+    found = find_images(inputs, NO_RESULTS)
+    for note in found.notes:
+        LOGGER.info("%s", note)
+    return map(_read_found, found.images)
+
+
+def _read_found(image: InputImage) -> NamedImage | DataError:
+    try:
+        return NamedImage(image.read(), str(image))
+    except DataError as error:
+        return error
+
+
+def without_errors(images: Iterable[NamedImage | DataError]) -> Iterator[NamedImage]:
+    """Yield the images that could be read; the errors of the others are logged as warnings."""
+    for image in images:
+        if isinstance(image, DataError):
+            LOGGER.warning("%s", image)
+        else:
+            yield image
 
 
 def _content(value: Any, name: str) -> bytes:

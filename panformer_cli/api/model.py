@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice
-from os import PathLike
+from itertools import islice
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, get_args, overload
 
 from panformer_cli.api.arrays import ColorOrder, check_color
-from panformer_cli.api.inputs import ImageLike, NamedImage, is_one_image, read_image_like
+from panformer_cli.api.inputs import ImageLike, NamedImage, find_named, is_one_image, read_or_error, without_errors
 from panformer_cli.api.overrides import overrides_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
@@ -161,25 +161,55 @@ class Model:
         2
         """
         check_color(color)
-        if batch_size < 1:
-            raise PanformerError(f"batch_size is {batch_size}; expected 1 or more")
+        _check_batch_size(batch_size)
         if is_one_image(source):
-            return next(self._results([source], ["the image"], 1, color))
+            return next(self._results(iter([read_or_error(source, "the image", color)]), 1))
         if isinstance(source, Mapping) or not isinstance(source, Iterable):
             raise DataError(
                 f"a {type(source).__name__} cannot be segmented; expected an image (a path, URL, array, tensor or "
                 "image of Pillow), a list of images or a generator of images"
             )
-        results = self._results(source, (f"image {number}" for number in count()), batch_size, color)
+        images = (read_or_error(item, f"image {number}", color) for number, item in enumerate(source))
+        results = self._results(images, batch_size)
         return list(results) if isinstance(source, (list, tuple)) else results
 
-    def _results(
-        self, sources: Iterable[object], names: Iterable[str], batch_size: int, color: ColorOrder
+    def stream(
+        self,
+        inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        batch_size: int = 1,
+        skip_bad_images: bool = False,
     ) -> Iterator[Result]:
-        """Yield the results in the order of the images; `names` are those of images in memory."""
-        pairs = zip(sources, names, strict=False)
+        """Segment the images of folders and other inputs, one batch at a time.
+
+        Args:
+            inputs: One or several of the inputs of `panformer predict`: files, folders, which are searched recursively,
+                patterns such as `photos/*.jpg`, zip archives, http and https addresses, text files with names, COCO
+                JSONs, and `-` for standard input.
+            batch_size: As for a call.
+            skip_bad_images: Skip images that cannot be read, with a warning in the log `panformer`.
+
+        Returns:
+            An iterator of results in the order of the inputs; folders and patterns are sorted.
+
+        Raises:
+            DataError: An input does not exist or has no images; raised at once. An iterator raises it in place of the
+                result of an image that cannot be read.
+
+        >>> import panformer
+        >>> model = panformer.load("runs/colors", device="cpu")
+        >>> [result.source for result in model.stream("*.png")]
+        ['street.png']
+        """
+        _check_batch_size(batch_size)
+        given = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
+        images = find_named([fspath(item) for item in given])
+        return self._results(without_errors(images) if skip_bad_images else images, batch_size)
+
+    def _results(self, images: Iterator[NamedImage | DataError], batch_size: int) -> Iterator[Result]:
+        """Yield the results in the order of the images; an error is raised in the place of its result."""
         while True:
-            batch, problem = _read_batch(pairs, batch_size, color)
+            batch, problem = _next_batch(images, batch_size)
             if batch:
                 yield from self._run(batch)
             if problem is not None:
@@ -257,14 +287,16 @@ def _check_overrides(overrides: Iterable[str]) -> None:
             )
 
 
-def _read_batch(
-    pairs: Iterator[tuple[object, str]], size: int, color: ColorOrder
-) -> tuple[list[NamedImage], PanformerError | None]:
-    """Read up to `size` images; return those before the first that cannot be read, and its error."""
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise PanformerError(f"batch_size is {batch_size}; expected 1 or more")
+
+
+def _next_batch(images: Iterator[NamedImage | DataError], size: int) -> tuple[list[NamedImage], DataError | None]:
+    """Return the next `size` images, or those before the first error and this error."""
     batch: list[NamedImage] = []
-    for source, name in islice(pairs, size):
-        try:
-            batch.append(read_image_like(source, name, color))
-        except PanformerError as error:
-            return batch, error
+    for image in islice(images, size):
+        if isinstance(image, DataError):
+            return batch, image
+        batch.append(image)
     return batch, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from panformer_cli.data.image_formats import (
     tiff_tags,
 )
 from panformer_cli.data.opencv import cv2
+from panformer_cli.data.quiet import no_warnings
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import missing
@@ -214,7 +214,7 @@ def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
         DecompressionBombError: it has more than `most_pixels`; the message continues a sentence.
     """
     register_heic()
-    with _no_warnings, _opened(source) as image:  # Pillow warns about large images and odd metadata
+    with no_warnings, _opened(source) as image:  # Pillow warns about large images and odd metadata
         width, height = image.size
         if width * height > most_pixels():
             raise Image.DecompressionBombError(
@@ -222,36 +222,6 @@ def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
                 f"set the environment variable {PIXELS_VARIABLE}={width * height} to read it"
             )
         yield image
-
-
-class _NoWarnings:
-    """Ignores warnings while at least one thread is inside.
-
-    `warnings.catch_warnings` alone is not safe in threads: each restores the filters that it found, so the last one to
-    leave could leave warnings ignored for the rest of the program.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._inside = 0
-        self._filters = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._filters.__exit__(*error)
-
-
-_no_warnings = _NoWarnings()
 
 
 def _opened(source: Path | bytes) -> Image.Image:

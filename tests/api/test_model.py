@@ -23,6 +23,7 @@ from panformer_cli.api.result import Result
 from panformer_cli.errors import CheckpointError, DataError, PanformerError, RecipeError
 from tests.color_family import HEIGHT, WIDTH, noise, street
 from tests.engine.small import small_checkpoint, small_scenes
+from tests.storage.file_server import FileServer
 
 
 def same(first: Result, second: Result) -> bool:
@@ -123,7 +124,7 @@ def test_an_iterator_reads_one_batch_at_a_time(model: Model, batch_size: int) ->
 def test_a_stream_of_images_keeps_none_of_them(model: Model) -> None:
     """Counted instead of measured: at any time there are the arrays of one result."""
     alive: list[int] = []
-    for result in model(noise(0) for _ in range(20)):
+    for result in model(noise(0) for _ in range(6)):
         del result
         gc.collect()
         alive.append(sum(isinstance(item, Result) for item in gc.get_objects()))
@@ -166,6 +167,37 @@ def test_invalid_arguments_of_a_call_are_reported_before_an_image_is_read(model:
         model(iter([]), batch_size=0)
     with pytest.raises(DataError, match="color is 'RGB'; expected 'rgb'"):
         model(iter([]), color="RGB")  # type: ignore[call-overload]
+
+
+def test_a_folder_and_a_pattern_are_streamed(model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("b/2.png", "b/1.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(street()).save(tmp_path / name)
+    expected = [str(tmp_path / name) for name in ("b/1.png", "b/2.png")]
+    for given in (tmp_path / "b", str(tmp_path / "b" / "*.png"), [tmp_path / "b" / "1.png", tmp_path / "b" / "2.png"]):
+        assert [result.source for result in model.stream(given, batch_size=2)] == expected
+    (tmp_path / "b" / "1.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="1.png cannot be decoded"):
+        list(model.stream(tmp_path / "b"))
+    caplog.clear()
+    assert [result.source for result in model.stream(tmp_path / "b", skip_bad_images=True)] == expected[1:]
+    assert [(record.levelname, "1.png cannot be decoded" in record.message) for record in caplog.records] == [
+        ("WARNING", True)
+    ]
+    for given in (tmp_path / "nothing", str(tmp_path / "*.gif")):
+        with pytest.raises(DataError, match="no such image, folder or pattern"):
+            model.stream(given)
+
+
+def test_the_image_at_an_address_is_segmented(model: Model, photo: Path, server: FileServer) -> None:
+    server.content = photo.read_bytes()
+    url = f"{server.url}/street.png?size=large"
+    result = model(url)
+    assert same(result, model(photo))
+    assert result.source == url
+    assert [same(streamed, result) for streamed in model.stream([url])] == [True]
+    with pytest.raises(DataError, match="ftp"):
+        model("ftp://127.0.0.1/street.png")
 
 
 def test_threads_get_the_results_of_their_own_images(model: Model) -> None:

@@ -36,7 +36,7 @@ def test_a_model_is_trained_resumed_evaluated_and_loaded(tmp_path: Path, capsys:
     run = train("tiny", out=out, device="cpu", verbose=False, **SETTINGS, data={"root": data}, train={"max_steps": 2})
     assert (run.folder, run.step, run.total_steps, run.finished) == (out, 2, 2, True)
     assert run.checkpoint is not None and run.pq is not None and 0 <= run.pq <= 100
-    resumed = train(resume=out, device="cpu", verbose=False, **{"train.max_steps": 3})
+    resumed = train(resume=out, device="cpu", verbose=False, train={"max_steps": 3})
     assert (resumed.step, resumed.finished) == (3, True)
 
     found = panformer.evaluate(out, data=data, split="val", device="cpu", out=tmp_path / "results", verbose=False)
@@ -147,6 +147,7 @@ def test_a_data_set_is_converted(tmp_path: Path, form: str) -> None:
     assert repr(prepared) == f"Prepared({tmp_path / 'out'}, train: 2 images)"
 
 
+@pytest.mark.slow
 def test_a_panoptic_data_set_is_checked_in_place(tmp_path: Path) -> None:
     data = small_scenes(tmp_path / "scenes")
     prepared = prepare(data, workers=1, verbose=False)
