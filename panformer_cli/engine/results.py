@@ -14,6 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, panoptic_json
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.result_folders import LINES, PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
@@ -26,6 +27,8 @@ from panformer_cli.storage.result_log import Line, ResultLog
 
 RECORDS, METRICS, ANALYSIS = "records.jsonl", "metrics.json", "analysis.json"
 """Files that are written at the end, from all images, besides `PANOPTIC`."""
+MANIFEST = "predict.json"
+"""What `predict` did: its settings, and the images that failed."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
 _KEYS = {
@@ -33,6 +36,7 @@ _KEYS = {
     ANALYSIS: {"causes", "confusion"},
     RECORDS: {"image_id", "overlap"},
     LABEL_ERRORS: {"kinds", "suspects"},
+    MANIFEST: {"settings", "failures"},
 }
 """Some keys of these files, which show that panformer wrote them."""
 
@@ -67,14 +71,14 @@ class PanopticResults:
         """
         _check_is_predictions(out)
         _check_is_log(out / LINES)
-        is_resumed = resume and PanopticResults.is_begun(out)
-        earlier = [] if is_resumed else list(_earlier_images(out))
-        ResultLog.start(out / LINES, settings, resume)
-        _delete(out, earlier)
-        if not is_resumed:
+        ResultLog.check_is_free(out / LINES)
+        if not (resume and PanopticResults.is_begun(out)):
+            _delete(out, _earlier_images(out))
             discard_list(out)
+        ResultLog.start(out / LINES, settings, resume)
         discard_label_errors(out)
-        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _metrics(out) else (PANOPTIC,):
+        replaced = [PANOPTIC, *([ANALYSIS, RECORDS, METRICS] if _metrics(out) else [])]
+        for name in [*replaced, *([MANIFEST] if _content(out / MANIFEST) else [])]:
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
@@ -131,6 +135,12 @@ class PanopticResults:
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
     def finish(self) -> dict[str, Any] | None:
+        """Merge the result logs of all processes into the final files, and delete them; return as `merge`."""
+        content = self.merge()
+        self.process.on_first(self.log.remove)
+        return content
+
+    def merge(self) -> dict[str, Any] | None:
         """Merge the result logs of all processes into the final files; return the JSON's content if it has no file."""
         self.log.close()
         wait_for_lines(self.log, self.process)
@@ -147,7 +157,6 @@ class PanopticResults:
         if "record" in next(self.log.lines(), {}):
             write_overlaps(self.out / RECORDS, self.log)
         complete_list(self.out, (line.get("files", ()) for line in self.log.lines()))
-        self.log.remove()
         return content
 
     def _write_json(self) -> None:
@@ -200,9 +209,9 @@ def check_images_are_free(out: Path, in_the_way: Iterable[Path]) -> None:
     """
     if PanopticResults.is_begun(out) or not out.is_dir():
         return
-    earlier = set(_earlier_images(out))
+    earlier = DiskList(map(str, _earlier_images(out)), key=str)  # a set of a million paths takes a lot of memory
     for path in in_the_way:
-        if path not in earlier:
+        if earlier.first(str(path)) is None:
             raise PanformerError(
                 f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
                 "move the file"
@@ -249,7 +258,7 @@ def _earlier_images(out: Path) -> Iterator[Path]:
         return
     with suppress(DataError):
         has_overlays = "checkpoint" not in _metrics(out)
-        for row in _rows(out / PANOPTIC, "annotations"):
+        for row in rows_of(out / PANOPTIC, "annotations"):
             yield from _usual_files(out, row, has_overlays)
 
 
@@ -291,7 +300,7 @@ def _overlay(out: Path, png_name: str) -> Path:
     return name_inside(out / "overlays", png_name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
-def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
+def rows_of(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list of a panoptic JSON; none if the file is missing."""
     if json_path.is_file():
         for name, value in read_members(json_path):
