@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from PIL import Image
 
 from panformer_cli.cli.main import program
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
@@ -161,7 +163,7 @@ def test_quoted_messages_are_those_of_the_code() -> None:
 
 
 @pytest.mark.slow
-def test_the_python_example_lists_segments(
+def test_the_examples_of_the_python_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -171,19 +173,37 @@ def test_the_python_example_lists_segments(
     settings.append("inference.score_threshold=0")
     words = [word for setting in settings for word in ("--set", setting)]
     assert run("train", "tiny", "--out", "demo/run", *words) == 0
-    (scenes / "images/val/000000.jpg").rename("photo.jpg")
+    Path("photos").mkdir()
+    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
+        shutil.copy(scenes / "images/val/000000.jpg", name)
+    _write_labels(Path("labels"))
     capsys.readouterr()
-    predict, evaluate = code_blocks("python.md", "python")
-    exec(compile(predict, "python.md", "exec"), {})
+    one, several, stages = code_blocks("python.md", "python")
+    page: dict[str, Any] = {}
+    exec(compile(one, "python.md", "exec"), page)
     lines = capsys.readouterr().out.splitlines()
-    assert lines
     names = [row.name for row in CocoPanoptic(scenes, "val").categories.categories]
-    assert all(re.fullmatch(rf"\d+: ({'|'.join(names)}), \d\.\d\d, \d+ pixels", line) for line in lines)
-    Path("photo.jpg").rename(scenes / "images/val/000000.jpg")
-    exec(compile(evaluate, "python.md", "exec"), {})
-    assert (
-        float(capsys.readouterr().out) == json.loads(Path("results/metrics.json").read_text())["panoptic"]["all"]["pq"]
-    )
+    assert lines and all(re.fullmatch(rf"\d+: ({'|'.join(names)}), \d\.\d\d, \d+ pixels", line) for line in lines)
+    assert Path("out/overlays/photo.jpg").is_file()
+    exec(compile(several, "python.md", "exec"), page)
+    found = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in found] == ["photos/a.jpg", "photos/b.jpg"]
+    exec(compile(stages, "python.md", "exec"), page)
+    written = json.loads((page["run"].folder / "evaluation/metrics.json").read_text())["panoptic"]
+    assert capsys.readouterr().out.startswith(f"PQ {written['all']['pq']:.1f}, things ")
+    assert page["prepared"].splits["train"].images == 1
+
+
+def _write_labels(folder: Path) -> None:
+    """Write an image with its labels, as labelme does."""
+    folder.mkdir()
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    shapes = [
+        {"label": name, "points": [[0, top], [40, top], [40, top + 9]], "shape_type": "polygon"}
+        for top, name in ((0, "sky"), (20, "road"))
+    ]
+    content = {"imagePath": "a.png", "imageHeight": 30, "imageWidth": 40, "shapes": shapes}
+    (folder / "a.json").write_text(json.dumps(content))
 
 
 def test_the_writer_of_predictions_gives_what_evaluate_reads(
