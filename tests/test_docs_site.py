@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import panformer
 from panformer_cli.cli.main import program
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
@@ -60,7 +62,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_of(page: Path) -> str:
     """Return what a page shows, as plain text."""
     body = re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
-    return html.unescape(re.sub(r"<[^>]*>", "", body))
+    return text_of_html(body)
+
+
+def text_of_html(source: str) -> str:
+    """Return a piece of a page as plain text."""
+    return html.unescape(re.sub(r"<[^>]*>", "", source))
 
 
 def all_commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -94,6 +101,28 @@ def test_the_commands_page_has_every_option_of_every_command(site: Path) -> None
     ]
     assert lacking == []
     assert len(found) > 30
+
+
+@needs_mkdocs
+@pytest.mark.slow
+def test_the_python_page_has_every_name_of_the_interface_with_its_signature(site: Path) -> None:
+    page = (site / "python" / "index.html").read_text(encoding="utf-8")
+    headings = {
+        text_of_html(heading).split()[0]: text_of_html(rest)
+        for heading, rest in re.findall(r"<h3 id=.*?>(.*?)</h3>(.*?)(?=<h3 id=|</article>)", page, flags=re.S)
+    }
+    for name in panformer.__all__:
+        value = getattr(panformer, name)
+        if name == "__version__":
+            continue
+        text = " ".join(headings[f"panformer.{name}"].split())
+        first = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()).replace("`", "")
+        assert first[:60] in text, name
+        if inspect.isfunction(value):
+            assert all(parameter in text for parameter in inspect.signature(value).parameters), name
+        elif inspect.isclass(value):
+            methods = [key for key, item in vars(value).items() if key[0] != "_" and inspect.isfunction(item)]
+            assert all(f"{method}(" in text for method in methods), name
 
 
 @needs_mkdocs

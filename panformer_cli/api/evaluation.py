@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -65,13 +66,18 @@ class Evaluation:
         """PQ by the name of the category, for those in the ground truth or the predictions."""
         names = {row["id"]: row["name"] for row in self.metrics["categories"]}
         rows = self.metrics["panoptic"]["per_class"].items()
-        return {names[int(number)]: float(row["pq"]) for number, row in rows}
+        return {names[int(number)]: _number(row["pq"]) for number, row in rows}
 
     def _quality(self, group: str, name: str) -> float:
-        return float(self.metrics["panoptic"][group][name])
+        return _number(self.metrics["panoptic"][group][name])
 
     def __repr__(self) -> str:
         return f"Evaluation({self.images} images, PQ {self.pq:.1f}, SQ {self.sq:.1f}, RQ {self.rq:.1f}, {self.folder})"
+
+
+def _number(value: float | None) -> float:
+    """Return a value of metrics.json, in which NaN is null."""
+    return math.nan if value is None else float(value)
 
 
 def evaluate(
