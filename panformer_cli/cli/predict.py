@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.inference_options import inference_options
 from panformer_cli.cli.options import (
     Compute,
     Submission,
@@ -21,6 +22,7 @@ from panformer_cli.cli.options import (
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.combined.options import InferenceOptions
     from panformer_cli.engine.precision import PrecisionChoice
 
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     metavar="JSON",
     help="JSON whose image ids are used, by file name. [default: the data set of the images, if any]",
 )
+@inference_options
 @submission_options
 @speed_options
 @compute_options
@@ -48,6 +51,7 @@ def predict(
     out: Path,
     checkpoint: Path | None,
     ids_from: Path | None,
+    inference: InferenceOptions,
     submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
@@ -64,6 +68,7 @@ def predict(
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
+    panformer predict aerial.tif --out predictions --tile 1024 --tile-overlap 128
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     from panformer_cli.engine.input_images import find_images
@@ -76,7 +81,7 @@ def predict(
         return find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
     with compute.joined() as (process, reporter):
-        request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from)
+        request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from, inference)
         result = run_prediction(request, process, reporter)
         if process.is_first and submission:
             write_submission(submission, out, reporter)

@@ -13,6 +13,8 @@ from typing import Any
 from panformer_cli.data.images import has_more_frames, read_image
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.combined.choose import predictor_of
+from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.input_images import InputImage, InputImages, find_images
@@ -39,6 +41,7 @@ class PredictRequest:
         batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
         ids_from: JSON with the ids of the images, see `find_images`.
+        inference: Tiles, views and mask layers.
     """
 
     inputs: Sequence[str]
@@ -47,6 +50,7 @@ class PredictRequest:
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     ids_from: Path | None = None
+    inference: InferenceOptions = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,13 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     checkpoint = read_checkpoint(request.checkpoint)
     found = process.on_first(lambda: _begin(request))
     images = found.images
-    predictor = Predictor.of(checkpoint, process, request.precision)
-    for note in found.notes:
+    predictor = predictor_of(checkpoint, process, request.precision, request.inference)
+    for note in [*found.notes, *predictor.notes()]:
         reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process)
     own = range(process.rank, len(images), process.world_size)
     with closing(results.log), reporter.progress("Predicting", len(own)) as progress:
-        share = _Share(images, results, reporter, progress)
+        share = _Share(images, predictor, results, reporter, progress)
         for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
             share.report(index, problem)
     several = [name for part in process.gather(share.several) for name in part]
@@ -131,9 +135,15 @@ class _Share:
     """
 
     def __init__(
-        self, images: Sequence[InputImage], results: PanopticResults, reporter: Reporter, progress: Progress
+        self,
+        images: Sequence[InputImage],
+        predictor: Predictor,
+        results: PanopticResults,
+        reporter: Reporter,
+        progress: Progress,
     ) -> None:
         self._images = images
+        self._predictor = predictor
         self._results = results
         self._reporter = reporter
         self._progress = progress
@@ -160,7 +170,8 @@ class _Share:
         try:
             save_image(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
             png_name = Path(source.name).with_suffix(".png").as_posix()
-            self._results.add(index, source.id, (source.file_name, png_name), panoptic)
+            described = self._predictor.described((image.shape[0], image.shape[1]))
+            self._results.add(index, source.id, (source.file_name, png_name), panoptic, described=described)
         except DataError as error:
             return index, error
         return index, None

@@ -97,6 +97,7 @@ class PanopticResults:
         names: tuple[str, str],
         panoptic: PanopticMap,
         more: Line | None = None,
+        described: dict[str, Any] | None = None,
     ) -> None:
         """Write the PNG of an image, and its line in the result log.
 
@@ -106,11 +107,14 @@ class PanopticResults:
             names: File names of the image and of its PNG in the JSON; relative paths.
             panoptic: The prediction.
             more: More keys for the line; `record` is written to records.jsonl.
+            described: How the image was run, if not once and whole: `inference` in its row of the JSON.
         """
         file_name, png_name = names
         write_panoptic_png(name_inside(self.pngs, png_name, "the list of images"), panoptic.ids)
         height, width = panoptic.ids.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        if described:
+            image["inference"] = described
         annotation = annotation_row(image_id, png_name, panoptic, self.categories)
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
