@@ -148,6 +148,10 @@ class Grid:
         row, column = divmod(number, len(self.columns.starts))
         return np.outer(self.rows.window(row), self.columns.window(column))
 
+    def weights_in(self, area: Rectangle, number: int) -> Floats:
+        """Return the blending weights of some pixels of a tile."""
+        return self.weights(number)[area.within(self.tile(number))]
+
     def covering(self, area: Rectangle) -> Iterator[tuple[int, Rectangle]]:
         """Yield the tiles that share pixels with an area, as number and shared pixels."""
         for row in self.rows.touching(area.top, area.bottom):

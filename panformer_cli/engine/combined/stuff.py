@@ -48,7 +48,7 @@ def blend_stuff(tiles: Sequence[TileStuff], grid: Grid, least_score: float, thre
     for number in range(len(grid)):
         cell = grid.cell(number)
         shares = [(tiles[tile], grid.tile(tile), part) for tile, part in grid.covering(cell)]
-        weights = [grid.weights(tile)[part.within(grid.tile(tile))] for tile, part in grid.covering(cell)]
+        weights = [grid.weights_in(part, tile) for tile, part in grid.covering(cell)]
         best: dict[int, float] = {}
         for stuff, _, _ in shares:
             best |= {label: max(score, best.get(label, 0.0)) for label, score in stuff.scores.items()}

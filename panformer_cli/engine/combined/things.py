@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.engine.combined.grid import Grid, Rectangle
 from panformer_cli.engine.combined.grouping import SAME_OBJECT, join_groups
 from panformer_cli.engine.combined.pieces import Piece, Region
-from panformer_cli.models.candidates import MaskPrediction
+from panformer_cli.models.candidates import Floats, MaskPrediction
 
 
 @dataclass(frozen=True)
@@ -50,28 +51,39 @@ def join_things(things: Sequence[TileThing], grid: Grid) -> list[Piece]:
 
 
 def _pairs(things: Sequence[TileThing], grid: Grid) -> list[tuple[int, int]]:
-    """Return the pairs of things of one class that agree where their tiles overlap, by descending IoU."""
+    """Return the pairs of things of one class that agree where their tiles overlap, the best agreement first."""
     in_tile: dict[int, list[int]] = {}
     for number, thing in enumerate(things):
         in_tile.setdefault(thing.tile, []).append(number)
     found = []
     for tile, own in in_tile.items():
-        neighbors = [(other, strip) for other, strip in grid.covering(grid.tile(tile)) if other > tile]
-        candidates = ((one, two, strip) for other, strip in neighbors for one in own for two in in_tile.get(other, []))
-        for one, two, strip in candidates:
-            first, second = things[one].piece, things[two].piece
-            if first.label == second.label and (overlap := _iou(first.region, second.region, strip)) > SAME_OBJECT:
-                found.append((overlap, one, two))
+        for other, strip in grid.covering(grid.tile(tile)):
+            if other > tile and other in in_tile:
+                weights = grid.weights_in(strip, tile) * grid.weights_in(strip, other)
+                for one, two in product(own, in_tile[other]):
+                    first, second = things[one].piece, things[two].piece
+                    if first.label == second.label:
+                        found.append((_agreement(first.region, second.region, strip, weights), one, two))
+    found = [pair for pair in found if pair[0] > SAME_OBJECT]
     return [(one, two) for _, one, two in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _iou(first: Region, second: Region, area: Rectangle) -> float:
-    """Return the IoU of two regions inside a rectangle; 0 if neither has pixels there."""
-    if first.box.intersection(area) is None or second.box.intersection(area) is None:
+def _agreement(first: Region, second: Region, strip: Rectangle, weights: Floats) -> float:
+    """Return the IoU of two regions in a shared strip, 0..1; 0 if neither has pixels there.
+
+    The middle of the strip counts most: towards the border of a tile, its masks get worse.
+
+    Args:
+        first: in one tile.
+        second: in another tile.
+        strip: the pixels of both tiles.
+        weights: of the pixels of the strip.
+    """
+    if first.box.intersection(strip) is None or second.box.intersection(strip) is None:
         return 0.0
-    one, other = first.mask_in(area), second.mask_in(area)
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 0.0
+    one, other = first.mask_in(strip), second.mask_in(strip)
+    union = float(weights[one | other].sum())
+    return float(weights[one & other].sum()) / union if union else 0.0
 
 
 def _joined(things: Sequence[TileThing], grid: Grid) -> Piece:
@@ -86,10 +98,9 @@ def _joined(things: Sequence[TileThing], grid: Grid) -> Piece:
     )
     votes = np.zeros(union.shape, np.float32)
     for thing in things:
-        tile = grid.tile(thing.tile)
-        shared = tile.intersection(union)
+        shared = grid.tile(thing.tile).intersection(union)
         assert shared is not None, "the union contains a part of the tile"
-        weights = grid.weights(thing.tile)[shared.within(tile)]
+        weights = grid.weights_in(shared, thing.tile)
         votes[shared.within(union)] += np.where(thing.piece.region.mask_in(shared), weights, -weights)
     region = Region.of(votes > 0, union.top, union.left)
     assert region is not None, "the tiles agree on pixels of the strip"

@@ -99,8 +99,8 @@ class TiledPredictor(Predictor):
         """Return the size and scale of the tiles; see `Predictor.notes`."""
         side, scale = self.tile, self._scale((self.tile, self.tile))
         note = (
-            f"Images larger than {side} x {side} pixels are run in tiles of this size, resized by a factor of {scale:g}; "
-            f"adjacent tiles share {self.overlap} pixels"
+            f"Images larger than {side} x {side} pixels are run in tiles of this size, resized by a factor of "
+            f"{scale:g}; adjacent tiles share {self.overlap} pixels"
         )
         return [note, *self._predictor.notes()]
 
