@@ -9,6 +9,14 @@ from typing import Any
 import click
 
 
+mask_layers_option = click.option(
+    "--mask-layers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Predict masks with the first N layers of the mask decoders; faster. [default: all]",
+)
+
+
 def inference_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--tile`, `--tta`, `--mask-layers` and what belongs to them; the function receives `inference`.
 
@@ -36,12 +44,7 @@ def inference_options(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Average several views of each image: flip, scales (0.75 and 1.25), or factors such as flip,0.75,1.5. "
         "[default: the image only]",
     )
-    @click.option(
-        "--mask-layers",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Predict masks with the first N layers of the mask decoders; faster. [default: all]",
-    )
+    @mask_layers_option
     @functools.wraps(function)
     def with_inference(
         tile: int | None,
