@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-
 mask_layers_option = click.option(
     "--mask-layers",
     type=click.IntRange(min=1),
