@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from panformer_cli.engine.combined.options import View
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.models.base import Prediction
 from panformer_cli.models.candidates import Bools, Floats, MaskCandidates, MaskPrediction
+
+Masks = TypeVar("Masks", bound=MaskCandidates)
 
 
 class AugmentedPredictor(Predictor):
@@ -72,14 +74,14 @@ def _view_predictions(predictor: Predictor, view: View, images: Sequence[ImageAr
         yield prediction.with_candidates(mirrored(prediction.candidates)) if view.flipped else prediction
 
 
-def mirrored(candidates: MaskCandidates) -> MaskCandidates:
+def mirrored(candidates: Masks) -> Masks:
     """Return the candidates with left and right exchanged."""
     boxes, width = candidates.boxes.copy(), np.float32(candidates.size[1])
     boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
     return replace(candidates, masks=np.ascontiguousarray(candidates.masks[:, :, ::-1]), boxes=boxes)
 
 
-def average(views: Sequence[MaskCandidates]) -> MaskCandidates:
+def average(views: Sequence[Masks]) -> Masks:
     """Return the candidates of one image from those of its views.
 
     Masks are compared and averaged on the finest grid of the views. A view without a thing counts as a class score of
@@ -99,7 +101,7 @@ def average(views: Sequence[MaskCandidates]) -> MaskCandidates:
     )
 
 
-def _joined(views: Sequence[MaskCandidates]) -> MaskCandidates:
+def _joined(views: Sequence[Masks]) -> Masks:
     """Return the things of all views on one grid, those of one object as one, by descending class score."""
     labels, scores, masks, boxes = (
         np.concatenate([getattr(view, name) for view in views]) for name in ("labels", "class_scores", "masks", "boxes")
