@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.inference_options import mask_layers_option
+from panformer_cli.cli.network_options import mask_layers_option
 
 if TYPE_CHECKING:
     from panformer_cli.engine.benchmarking.benchmark import Benchmark

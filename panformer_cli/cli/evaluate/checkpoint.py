@@ -18,7 +18,7 @@ from panformer_cli.cli.evaluate.options import (
 )
 from panformer_cli.cli.evaluate.results import Outputs, output_options, show_results
 from panformer_cli.cli.evaluate.routing import Subcommand
-from panformer_cli.cli.inference_options import inference_options
+from panformer_cli.cli.network_options import network_options
 from panformer_cli.cli.options import Submission, submission_options, write_submission
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted evaluation.")
 @output_options
-@inference_options
+@network_options
 @submission_options
 @model_options
 def checkpoint(

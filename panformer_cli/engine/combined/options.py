@@ -82,6 +82,11 @@ class InferenceOptions:
             content["mask_layers"] = self.mask_layers
         return content
 
+    def to_settings(self) -> dict[str, Any]:
+        """Return `to_json` under the key `inference`, for settings that results depend on; {} for the defaults."""
+        content = self.to_json()
+        return {"inference": content} if content else {}
+
 
 DEFAULT = InferenceOptions()
 """Whole images, one view, all layers."""

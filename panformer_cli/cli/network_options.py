@@ -16,7 +16,7 @@ mask_layers_option = click.option(
 )
 
 
-def inference_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def network_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--tile`, `--tta`, `--mask-layers` and what belongs to them; the function receives `inference`.
 
     It is a valid `engine.combined.options.InferenceOptions`.
