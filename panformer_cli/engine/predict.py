@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import has_more_frames
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.data.structures import ImageArray
@@ -98,9 +99,10 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     for note in found.notes:
         reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
+    categories = request.output.colored(checkpoint.categories)
     own = range(process.rank, len(images), process.world_size)
     with closing(results.log), reporter.progress("Predicting", len(own)) as progress:
-        share = _Share(images, OutputWriter(results, saving), keep, reporter, progress)
+        share = _Share(images, OutputWriter(results, saving), categories, keep, reporter, progress)
         for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
             share.report(index, problem)
     several = [name for part in process.gather(share.several) for name in part]
@@ -151,12 +153,14 @@ class _Share:
         self,
         images: Sequence[InputImage],
         writer: OutputWriter,
+        categories: CategoryTable,
         selection: SegmentSelection,
         reporter: Reporter,
         progress: Progress,
     ) -> None:
         self._images = images
         self._writer = writer
+        self._categories = categories
         self._selection = selection
         self._reporter = reporter
         self._progress = progress
@@ -179,11 +183,9 @@ class _Share:
         """Write the results of an image; return its position and the error, if there was one."""
         index, image = key
         source, panoptic = self._images[index], self._selection(prediction.panoptic)
-        categories = self._writer.results.categories
+        segmented = SegmentedImage(image, panoptic, self._categories, source.id, source.file_name)
         try:
-            self._writer.write(
-                index, SegmentedImage(image, panoptic, categories, source.id, source.file_name), source.name
-            )
+            self._writer.write(index, segmented, source.name)
         except DataError as error:
             return index, error
         return index, None
