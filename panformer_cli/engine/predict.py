@@ -121,7 +121,8 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         for note in predictor.notes():
             reporter.message(note)
         stack.callback(results.log.close)
-        failures = predict_images(found, predictor, OutputWriter(results, saving), keep, request.batch_size, reporter)
+        writer = OutputWriter(results, saving, request.output.colored(checkpoint.categories))
+        failures = predict_images(found, predictor, writer, keep, request.batch_size, reporter)
         unsaved = results.merge()
         process.on_first(lambda: _finish(results, len(found.images), failures, reporter))
         return PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)

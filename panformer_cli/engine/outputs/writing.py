@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.outputs.names import result_path
 from panformer_cli.engine.outputs.registry import Saving, SegmentedImage
 from panformer_cli.engine.results import PanopticResults
@@ -21,11 +22,13 @@ class OutputWriter:
     Attributes:
         results: The folder of results and its log.
         saving: The outputs.
+        categories: The categories, with the colors of the drawings.
     """
 
-    def __init__(self, results: PanopticResults, saving: Saving) -> None:
+    def __init__(self, results: PanopticResults, saving: Saving, categories: CategoryTable) -> None:
         self.results = results
         self.saving = saving
+        self.categories = categories
 
     def write(self, index: int, segmented: SegmentedImage, name: str) -> None:
         """Write all files of an image.
