@@ -29,7 +29,7 @@ OUTPUT_MODULES: dict[str, tuple[str, ...]] = {"console": ("cli", "api"), "__main
 MODEL_ORDER = (
     "layers",
     "backbones",
-    "(base|official|published)",
+    "(base|candidates|official|published)",
     "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|query_selection|output)",
     "panoptic_segformer/(matcher|criterion)",
     "panoptic_segformer/settings",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from panformer_cli.cli.options import colors_option
+
+if TYPE_CHECKING:
+    from panformer_cli.visualization.colors import Palette
 
 _SHARE = click.FloatRange(0, 1)
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--save`, `--classes` and `--min-area`; the function receives `output`, an `OutputOptions`."""
+    """Add `--save`, `--classes`, `--min-area` and `--colors`; the function receives `output`, an `OutputOptions`."""
 
     @click.option(
         "--save",
@@ -34,12 +39,13 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PIXELS",
         help="Keep only segments of at least this area; the rest becomes void. [default: 0]",
     )
+    @colors_option
     @functools.wraps(function)
-    def with_outputs(save: str, classes: tuple[str, ...], min_area: int, **others: Any) -> Any:
+    def with_outputs(save: str, classes: tuple[str, ...], min_area: int, palette: Palette, **others: Any) -> Any:
         from panformer_cli.engine.outputs.options import OutputOptions
 
         names = tuple(dict.fromkeys(name.strip() for name in save.split(",") if name.strip()))
-        return function(output=OutputOptions(names, classes, min_area), **others)
+        return function(output=OutputOptions(names, classes, min_area, palette), **others)
 
     return with_outputs
 

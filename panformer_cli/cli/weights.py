@@ -52,7 +52,9 @@ def list_weights(as_json: bool) -> None:
 
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint."
+)
 @click.option("--recipe", metavar="NAME", help="Recipe of the model. [default: inferred from FILE]")
 @click.option(
     "--categories",
@@ -85,7 +87,9 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
 
 @weights.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file."
+)
 @click.option(
     "--best",
     type=click.IntRange(min=2),

@@ -15,8 +15,9 @@ from panformer_cli.data.coco.panoptic_writer import panoptic_json
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.claimed_folder import claimed
+from panformer_cli.engine.combined.choose import predictor_of
+from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.engine.inputs.input_image import InputImage
@@ -51,6 +52,7 @@ class PredictRequest:
         changes: Settings that differ from those of the checkpoint.
         resume: Resume an interrupted run in `out`: images that have results are not predicted again. If all have
             results, they are returned.
+        inference: Tiles, views and mask layers.
     """
 
     inputs: Sequence[str] | InputImages
@@ -62,6 +64,7 @@ class PredictRequest:
     output: OutputOptions = OutputOptions()
     changes: InferenceChanges = InferenceChanges()
     resume: bool = False
+    inference: InferenceOptions = DEFAULT
 
     def find(self) -> InputImages:
         """Return the images of the inputs; errors as `find_images`."""
@@ -114,9 +117,12 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
         if found is None:
             return PredictResult(results.json, [], None if saving.json else panoptic_json([], [], results.categories))
-        predictor = Predictor.of(checkpoint, process, request.precision)
+        predictor = predictor_of(checkpoint, process, request.precision, request.inference)
+        for note in predictor.notes():
+            reporter.message(note)
         stack.callback(results.log.close)
-        failures = predict_images(found, predictor, OutputWriter(results, saving), keep, request.batch_size, reporter)
+        writer = OutputWriter(results, saving, request.output.colored(checkpoint.categories))
+        failures = predict_images(found, predictor, writer, keep, request.batch_size, reporter)
         unsaved = results.merge()
         process.on_first(lambda: _finish(results, len(found.images), failures, reporter))
         return PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
@@ -170,6 +176,7 @@ def _settings(request: PredictRequest, found: InputImages) -> dict[str, Any]:
         "inputs": [len(found.images), digest.hexdigest()],
         **asdict(request.output),
         **asdict(request.changes),
+        **request.inference.to_settings(),
     }
     content: dict[str, Any] = json.loads(json.dumps(settings))  # with lists for tuples, as it is stored
     return content
