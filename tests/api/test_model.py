@@ -260,7 +260,7 @@ def test_a_real_model_is_the_same_in_threads_batches_and_other_processes(tmp_pat
         alone = tiled(noise(5, 100, 90))
         assert all(same(found, alone) for found in threads.map(tiled, [noise(5, 100, 90)] * 4))
         assert all(threads.map(lambda number: same(model(images[number % 4]), expected[number % 4]), range(16)))
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # each process imports PyTorch
         for ids, alone in zip(pool.starmap(ids_of, [(model, image) for image in images]), expected, strict=True):
             assert np.array_equal(ids, alone.segment_ids)
 
