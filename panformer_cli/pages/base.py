@@ -134,7 +134,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"digest": _digest, "number": format_number, "short": short_number, "url": _url}
+    environment.filters |= {"digest": _digest, "number": format_number, "short": short_number, "url": url_of}
     environment.tests |= {
         "bar": lambda cell: isinstance(cell, Bar),
         "label": lambda cell: isinstance(cell, Label),
@@ -167,7 +167,7 @@ def _is_finite(cell: Cell) -> TypeGuard[float]:
     return isinstance(cell, float) and math.isfinite(cell)
 
 
-def _url(path: str) -> str:
+def url_of(path: str) -> str:
     """Return a relative path as a URL; names may contain bytes that are not UTF-8."""
     return quote(os.fsencode(path))
 

@@ -19,7 +19,7 @@ from panformer_cli.engine.evaluation.report_images import (
     EvaluatedFiles,
     ImageFiles,
     ScoredImage,
-    write_layers,
+    write_close_up,
     write_thumbnail,
 )
 from panformer_cli.engine.results import ANALYSIS, RECORDS
@@ -113,7 +113,10 @@ def _write(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int,
 def _write_page(request: ReportRequest, scores: list[ImageScore], thumbnails: list[str], close_ups: CloseUps) -> Path:
     worst, best = (
         [
-            write_layers(request.out, image, request.files(image.overlap.image_id), request.categories)
+            (
+                image.score.number,
+                write_close_up(request.out, image, request.files(image.overlap.image_id), request.categories),
+            )
             for image in images
         ]
         for images in (close_ups.worst(), close_ups.best())
