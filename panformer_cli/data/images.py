@@ -46,13 +46,21 @@ def read_image(path: Path) -> ImageArray:
     Raises:
         DataError: the file is missing, not an image, corrupt or truncated, or of a format that is not supported.
     """
-    data = read_bytes(path, "image")
+    return decode_image(read_bytes(path, "image"), str(path))
+
+
+def decode_image(data: bytes, name: str) -> ImageArray:
+    """Return the image in the content of a file, as `read_image` does; errors call it `name`.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     if problem := why_unsupported(data):
-        raise DataError(f"{path}: {problem}")
+        raise DataError(f"{name}: {problem}")
     image = None if _needs_pillow(data) else decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        return _read_with_pillow(path, data)
-    _check_whole(path, data)
+        return _read_with_pillow(name, data)
+    _check_whole(name, data)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
 
 
@@ -94,13 +102,14 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
-def has_more_frames(path: Path) -> bool:
-    """Return whether an image has several pages or frames, of which `read_image` reads only the first.
+def has_more_frames(file: Path | bytes) -> bool:
+    """Return whether an image file, or the content of one, has several pages or frames.
 
-    A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
+    `read_image` reads only the first. A JPEG never has several: the additional images in photos of some cameras are
+    previews and depth maps.
     """
     try:
-        with quiet_open(path) as image:
+        with quiet_open(file) as image:
             return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     except (*PILLOW_ERRORS, Image.DecompressionBombError):
         return False
@@ -111,12 +120,12 @@ def _needs_pillow(data: bytes) -> bool:
     return is_avif(data) or is_heic(data) or (is_tiff(data) and has_tiff_alpha(data))
 
 
-def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
+def _read_with_pillow(name: str, data: bytes) -> ImageArray:
     """Return an image that OpenCV does not read, as `read_image` does."""
-    unreadable = DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+    unreadable = DataError(f"{name} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
     if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
         raise unreadable
-    with _pillow_errors(path, unreadable), quiet_open(data) as image:
+    with _pillow_errors(name, unreadable), quiet_open(data) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             gray = (np.asarray(upright) >> 8).astype(np.uint8)
@@ -135,17 +144,17 @@ def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
+def _pillow_errors(name: str, unreadable: DataError) -> Iterator[None]:
     """Turn the errors of Pillow into a DataError."""
     try:
         yield
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise unreadable from error
     except PILLOW_ERRORS as error:
-        raise _corrupt(path, error) from error
+        raise _corrupt(name, error) from error
 
 
-def _check_whole(path: Path, data: bytes) -> None:
+def _check_whole(name: str, data: bytes) -> None:
     """Raise DataError for a truncated file: OpenCV silently fills the missing part with gray, Pillow reports it."""
     end = data[-16:].rstrip(b"\0\r\n ")
     if is_jpeg(data) and end.endswith(_JPEG_END) or data.startswith(_PNG_START) and _PNG_END in end:
@@ -155,8 +164,8 @@ def _check_whole(path: Path, data: bytes) -> None:
         with suppress(UnidentifiedImageError, Image.DecompressionBombError), quiet_open(data) as image:
             image.load()
     except PILLOW_ERRORS as error:
-        raise _corrupt(path, error) from error
+        raise _corrupt(name, error) from error
 
 
-def _corrupt(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is corrupt or truncated ({reason_of(error)}); restore the file")
+def _corrupt(name: str, error: Exception) -> DataError:
+    return DataError(f"{name} is corrupt or truncated ({reason_of(error)}); restore the file")

@@ -1,4 +1,4 @@
-"""Segment images, and write overlays, panoptic PNGs and a panoptic JSON."""
+"""Segment images, and write overlays, panoptic PNGs, a panoptic JSON or other outputs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.images import has_more_frames, read_image
+from panformer_cli.data.images import has_more_frames
+from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
-from panformer_cli.engine.input_images import InputImage, InputImages, find_images
+from panformer_cli.engine.inference_changes import InferenceChanges
+from panformer_cli.engine.inputs.find import InputImages, find_images
+from panformer_cli.engine.inputs.input_image import InputImage
+from panformer_cli.engine.outputs.file_list import write_list
+from panformer_cli.engine.outputs.options import OutputOptions
+from panformer_cli.engine.outputs.registry import Saving, SegmentedImage
+from panformer_cli.engine.outputs.selection import SegmentSelection
+from panformer_cli.engine.outputs.writing import OutputWriter
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.results import PanopticResults, check_images_are_free
 from panformer_cli.engine.runs import check_results_folder
@@ -24,7 +32,6 @@ from panformer_cli.models.base import Prediction
 from panformer_cli.pages.replacing import PAGE, has_page
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.storage.files import resolve_links
-from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
 from panformer_cli.wording import counted, listing
 
 
@@ -39,6 +46,8 @@ class PredictRequest:
         batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
         ids_from: JSON with the ids of the images, see `find_images`.
+        output: What is written.
+        changes: Settings that differ from those of the checkpoint.
     """
 
     inputs: Sequence[str]
@@ -47,6 +56,8 @@ class PredictRequest:
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     ids_from: Path | None = None
+    output: OutputOptions = OutputOptions()
+    changes: InferenceChanges = InferenceChanges()
 
 
 @dataclass(frozen=True)
@@ -54,38 +65,42 @@ class PredictResult:
     """The result of `predict`.
 
     Attributes:
-        json: `OUT/panoptic.json`.
+        json: `OUT/panoptic.json`, which exists unless it was left out of the outputs.
         failures: One message for each image that could not be segmented.
+        unsaved: The content of the JSON if it was left out.
     """
 
     json: Path
     failures: list[str]
+    unsaved: dict[str, Any] | None = None
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The content of `json`, with all segments."""
-        content: dict[str, Any] = json.loads(self.json.read_text(encoding="utf-8"))
+        """The content of the panoptic JSON, with all segments."""
+        content: dict[str, Any] = self.unsaved or json.loads(self.json.read_text(encoding="utf-8"))
         return content
 
 
 def predict(request: PredictRequest, process: Process, reporter: Reporter) -> PredictResult:
-    """Segment images and write `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and `OUT/panoptic.json`.
+    """Segment images and write the outputs, by default `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and
+    `OUT/panoptic.json`.
 
     A corrupt image is reported and skipped.
 
     Raises:
         PanformerError: No image is found, or the checkpoint or the folder cannot be used.
     """
-    checkpoint = read_checkpoint(request.checkpoint)
-    found = process.on_first(lambda: _begin(request))
+    checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
+    saving, keep = Saving.of(request.output.save), request.output.selection(checkpoint.categories)
+    found = process.on_first(lambda: _begin(request, saving))
     images = found.images
     predictor = Predictor.of(checkpoint, process, request.precision)
     for note in found.notes:
         reporter.message(note)
-    results = PanopticResults(request.out, checkpoint.categories, process)
+    results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
     own = range(process.rank, len(images), process.world_size)
     with closing(results.log), reporter.progress("Predicting", len(own)) as progress:
-        share = _Share(images, results, reporter, progress)
+        share = _Share(images, OutputWriter(results, saving), keep, reporter, progress)
         for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
             share.report(index, problem)
     several = [name for part in process.gather(share.several) for name in part]
@@ -96,11 +111,11 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     failures = process.gather(share.failures)
     for failure in (failure for part in failures[1:] for failure in part):
         reporter.warn(failure)
-    results.finish()
-    return PredictResult(results.json, [failure for part in failures for failure in part])
+    unsaved = results.finish()
+    return PredictResult(results.json, [failure for part in failures for failure in part], unsaved)
 
 
-def _begin(request: PredictRequest) -> InputImages:
+def _begin(request: PredictRequest, saving: Saving) -> InputImages:
     """Return the images to segment, and prepare the folder of results."""
     found = find_images(request.inputs, request.out, request.ids_from)
     check_results_folder(request.out)
@@ -109,17 +124,19 @@ def _begin(request: PredictRequest) -> InputImages:
             f"--out {request.out} has a page ({PAGE}) and its images, with which the overlays would be mixed; choose "
             "another folder"
         )
-    _check_not_overwritten(found.images, request.out)
-    check_images_are_free(request.out, (image.name for image in found.images))
+    _check_not_overwritten(found.images, request.out, saving.folders)
+    check_images_are_free(request.out, saving.in_the_way(request.out, (image.name for image in found.images)))
     PanopticResults.begin(request.out, {})
+    if not saving.is_usual:
+        write_list(request.out, saving.folders)
     return found
 
 
-def _check_not_overwritten(images: Sequence[InputImage], out: Path) -> None:
-    folders = [resolve_links(out) / name for name in ("overlays", "panoptic")]
+def _check_not_overwritten(images: Sequence[InputImage], out: Path, names: Sequence[str]) -> None:
+    folders = [resolve_links(out) / name for name in {*names, *IMAGE_FOLDERS}]
     for image in images:
-        if any(resolve_links(image.path).is_relative_to(folder) for folder in folders):
-            raise PanformerError(f"{image.path} is in --out {out}, whose results are replaced; choose another folder")
+        if any(resolve_links(image.source.path).is_relative_to(folder) for folder in folders):
+            raise PanformerError(f"{image} is in --out {out}, whose results are replaced; choose another folder")
 
 
 class _Share:
@@ -131,10 +148,16 @@ class _Share:
     """
 
     def __init__(
-        self, images: Sequence[InputImage], results: PanopticResults, reporter: Reporter, progress: Progress
+        self,
+        images: Sequence[InputImage],
+        writer: OutputWriter,
+        selection: SegmentSelection,
+        reporter: Reporter,
+        progress: Progress,
     ) -> None:
         self._images = images
-        self._results = results
+        self._writer = writer
+        self._selection = selection
         self._reporter = reporter
         self._progress = progress
         self.failures: list[str] = []
@@ -144,23 +167,23 @@ class _Share:
         """Yield the readable images for `Predictor.map`; the key is the position and the image."""
         for index in indices:
             try:
-                image = read_image(self._images[index].path)
+                image = self._images[index].read()
             except DataError as error:
                 self.report(index, error)
             else:
-                if has_more_frames(self._images[index].path):
+                if has_more_frames(self._images[index].source.path):
                     self.several.append(self._images[index].file_name)
                 yield (index, image), image
 
     def write(self, key: tuple[int, ImageArray], prediction: Prediction) -> tuple[int, DataError | None]:
         """Write the results of an image; return its position and the error, if there was one."""
         index, image = key
-        source, panoptic = self._images[index], prediction.panoptic
-        overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
+        source, panoptic = self._images[index], self._selection(prediction.panoptic)
+        categories = self._writer.results.categories
         try:
-            save_image(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
-            png_name = Path(source.name).with_suffix(".png").as_posix()
-            self._results.add(index, source.id, (source.file_name, png_name), panoptic)
+            self._writer.write(
+                index, SegmentedImage(image, panoptic, categories, source.id, source.file_name), source.name
+            )
         except DataError as error:
             return index, error
         return index, None

@@ -13,7 +13,7 @@ from PIL import Image
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.report import report_evaluation
-from panformer_cli.engine.input_images import find_images
+from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from panformer_cli.engine.input_images import find_images
+from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
@@ -339,4 +339,7 @@ def test_names_with_separators_of_other_systems(tmp_path: Path) -> None:
     picture(tmp_path / "a:b.png")
     picture(tmp_path / "c\\d.png")
     found = find_images([str(tmp_path)], tmp_path / "out").images
-    assert [(image.path.name, image.name) for image in found] == [("a:b.png", "a_b.png"), ("c\\d.png", "c_d.png")]
+    assert [(image.source.path.name, image.name) for image in found] == [
+        ("a:b.png", "a_b.png"),
+        ("c\\d.png", "c_d.png"),
+    ]

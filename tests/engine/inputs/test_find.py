@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panformer_cli.engine.input_images import _distinct, find_images
+from panformer_cli.engine.inputs.find import _distinct, find_images
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
@@ -205,7 +205,7 @@ def test_a_file_is_taken_once_whatever_its_path(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     given = ["in/a.png", str(tmp_path / "in" / "a.png"), "in/../in/a.png", str(tmp_path / "in"), "in/*.png"]
     images = find_images(given, Path("out")).images
-    assert [(str(image.path), image.name) for image in images] == [
+    assert [(str(image), image.name) for image in images] == [
         ("in/a.png", "a.png"),
         (f"{tmp_path}/in/b.png", "b.png"),
     ]

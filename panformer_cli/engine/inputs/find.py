@@ -14,29 +14,14 @@ from pathlib import Path
 
 from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, counted_reason, is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
-from panformer_cli.data.result_folders import is_result_folder
-from panformer_cli.engine.image_ids import ImageId, ids_of
+from panformer_cli.data.result_folders import IMAGE_FOLDERS, is_result_folder
+from panformer_cli.engine.inputs.ids import ids_of
+from panformer_cli.engine.inputs.input_image import InputImage, LocalFile
+from panformer_cli.engine.outputs.names import usable_name
 from panformer_cli.errors import DataError
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing
-
-
-@dataclass(frozen=True)
-class InputImage:
-    """An image to segment.
-
-    Attributes:
-        path: The image file.
-        id: Id in the JSON.
-        name: Name of the files in the results, a relative path that is unique without its suffix.
-        file_name: File name in the JSON: relative to its input, or `name` if several images have the same.
-    """
-
-    path: Path
-    id: ImageId
-    name: str
-    file_name: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +44,7 @@ def find_images(inputs: Sequence[str], out: Path, ids_from: Path | None = None) 
         inputs: Image files, folders, which are searched recursively, and glob patterns.
         out: Folder of the results. Images in it are skipped, unless they are given by name. If it contains an input,
             only those in its folders of results are skipped.
-        ids_from: JSON with `images`, rows of id and file_name; None for the ids that `image_ids.ids_of` chooses.
+        ids_from: JSON with `images`, rows of id and file_name; None for the ids that `ids.ids_of` chooses.
 
     Raises:
         DataError: An input does not exist or has no images, or `ids_from` is corrupt or does not list an image.
@@ -79,7 +64,7 @@ def find_images(inputs: Sequence[str], out: Path, ids_from: Path | None = None) 
         name if counts[own] > 1 or re.search(r"[:\\]", own) else own for name, own in zip(names, own_names, strict=True)
     ]
     ids, note = ids_of(paths, ids_from)
-    images = zip(paths, ids, names, file_names, strict=True)
+    images = zip(map(LocalFile, paths), ids, names, file_names, strict=True)
     return InputImages([InputImage(*values) for values in images], [*finder.notes(), *([note] if note else [])])
 
 
@@ -146,7 +131,7 @@ class _Finder:
         """
         results = [self._out]
         if resolve_links(base).is_relative_to(self._out):
-            results = [self._out / name for name in ("overlays", "panoptic")]
+            results = [self._out / name for name in IMAGE_FOLDERS]
         any_image = False
         for path, name, problem in files:
             if any(self._is_in(folder, path, follow=not problem) for folder in results):
@@ -204,15 +189,11 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _distinct(names: list[Path]) -> list[str]:
-    """Return the names, with a number where two would give the same result file.
-
-    `:` and `\\` become `_`, since they separate drives and folders on some systems.
-    """
+    """Return the names for the results, with a number where two would give the same result file."""
     taken: set[str] = set()
     last: Counter[str] = Counter()  # the last number of each name: the numbers below it are taken
     distinct = []
-    for name in names:
-        name = Path(*(re.sub(r"[:\\]", "_", part) for part in name.parts))
+    for name in map(usable_name, names):
         candidate, key = name, _result_key(name)
         number = max(last[key], 1)
         while _result_key(candidate) in taken:
