@@ -85,19 +85,19 @@ def predict(
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
+    panformer predict photos --out predictions --gallery
     panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     if submission and not {"panoptic", "json"} <= set(output.save):
         raise click.UsageError("--submission packs the outputs panoptic and json: add them to --save.")
     from panformer_cli.engine.inputs.find import find_images
-    from panformer_cli.engine.outputs.registry import Saving
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
     def find() -> Path:
-        Saving.of(output.save)
+        output.saving  # noqa: B018 (reports unknown outputs)
         find_images(inputs, out, ids_from)  # report invalid inputs before weights are downloaded
         return find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
@@ -110,6 +110,8 @@ def predict(
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
             _print(result.content, len(result.failures), "overlays" if "overlay" in output.save else "results", out)
+            if result.gallery:
+                click.echo(f"Gallery: {result.gallery}")
         return 1 if result.failures else 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.images import has_more_frames
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.data.structures import ImageArray
@@ -20,6 +21,8 @@ from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.engine.inputs.input_image import InputImage
 from panformer_cli.engine.outputs.file_list import write_list
+from panformer_cli.engine.outputs.gallery import write_gallery_page
+from panformer_cli.engine.outputs.names import GALLERY
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.registry import Saving, SegmentedImage
 from panformer_cli.engine.outputs.selection import SegmentSelection
@@ -29,7 +32,7 @@ from panformer_cli.engine.results import PanopticResults, check_images_are_free
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
-from panformer_cli.pages.replacing import PAGE, has_page
+from panformer_cli.pages.replacing import PAGE, check_page, has_page
 from panformer_cli.reporting import Progress, Reporter
 from panformer_cli.storage.files import resolve_links
 from panformer_cli.wording import counted, listing
@@ -68,11 +71,13 @@ class PredictResult:
         json: `OUT/panoptic.json`, which exists unless it was left out of the outputs.
         failures: One message for each image that could not be segmented.
         unsaved: The content of the JSON if it was left out.
+        gallery: The page of the gallery, if there is one.
     """
 
     json: Path
     failures: list[str]
     unsaved: dict[str, Any] | None = None
+    gallery: Path | None = None
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -91,16 +96,17 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         PanformerError: No image is found, or the checkpoint or the folder cannot be used.
     """
     checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
-    saving, keep = Saving.of(request.output.save), request.output.selection(checkpoint.categories)
+    saving, keep = request.output.saving, request.output.selection(checkpoint.categories)
     found = process.on_first(lambda: _begin(request, saving))
     images = found.images
     predictor = Predictor.of(checkpoint, process, request.precision)
     for note in found.notes:
         reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
+    categories = request.output.colored(checkpoint.categories)
     own = range(process.rank, len(images), process.world_size)
     with closing(results.log), reporter.progress("Predicting", len(own)) as progress:
-        share = _Share(images, OutputWriter(results, saving), keep, reporter, progress)
+        share = _Share(images, OutputWriter(results, saving), categories, keep, reporter, progress)
         for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
             share.report(index, problem)
     several = [name for part in process.gather(share.several) for name in part]
@@ -112,7 +118,15 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
     for failure in (failure for part in failures[1:] for failure in part):
         reporter.warn(failure)
     unsaved = results.finish()
-    return PredictResult(results.json, [failure for part in failures for failure in part], unsaved)
+    result = PredictResult(results.json, [failure for part in failures for failure in part], unsaved)
+    return process.on_first(lambda: _with_gallery(result, request, categories)) if request.output.gallery else result
+
+
+def _with_gallery(result: PredictResult, request: PredictRequest, categories: CategoryTable) -> PredictResult:
+    """Write the page of the gallery, and return the result with its path."""
+    has_overlays = "overlay" in request.output.save
+    page = write_gallery_page(request.out, result.content, categories, request.checkpoint.name, has_overlays)
+    return replace(result, gallery=page)
 
 
 def _begin(request: PredictRequest, saving: Saving) -> InputImages:
@@ -124,6 +138,8 @@ def _begin(request: PredictRequest, saving: Saving) -> InputImages:
             f"--out {request.out} has a page ({PAGE}) and its images, with which the overlays would be mixed; choose "
             "another folder"
         )
+    if request.output.gallery:
+        check_page(request.out / GALLERY)
     _check_not_overwritten(found.images, request.out, saving.folders)
     check_images_are_free(request.out, saving.in_the_way(request.out, (image.name for image in found.images)))
     PanopticResults.begin(request.out, {})
@@ -151,12 +167,14 @@ class _Share:
         self,
         images: Sequence[InputImage],
         writer: OutputWriter,
+        categories: CategoryTable,
         selection: SegmentSelection,
         reporter: Reporter,
         progress: Progress,
     ) -> None:
         self._images = images
         self._writer = writer
+        self._categories = categories
         self._selection = selection
         self._reporter = reporter
         self._progress = progress
@@ -179,11 +197,9 @@ class _Share:
         """Write the results of an image; return its position and the error, if there was one."""
         index, image = key
         source, panoptic = self._images[index], self._selection(prediction.panoptic)
-        categories = self._writer.results.categories
+        segmented = SegmentedImage(image, panoptic, self._categories, source.id, source.file_name)
         try:
-            self._writer.write(
-                index, SegmentedImage(image, panoptic, categories, source.id, source.file_name), source.name
-            )
+            self._writer.write(index, segmented, source.name)
         except DataError as error:
             return index, error
         return index, None

@@ -25,6 +25,7 @@ from panformer_cli.reporting import Reporter
 from panformer_cli.settings import DataSettings
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.visualization.colors import Palette
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image, side_by_side
 
 
@@ -51,6 +52,8 @@ class VisualizeRequest:
     limit: int | None = None
     """Draw at most this many images."""
     draw: DrawOptions = field(default_factory=DrawOptions)
+    palette: Palette = "standard"
+    """Colors of the categories."""
 
     def __post_init__(self) -> None:
         if self.data_root is None and self.predictions is None and self.run is None:
@@ -129,8 +132,8 @@ def _visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult
 def _open_images(request: VisualizeRequest) -> GroundTruth | Predictions | None:
     data = CocoPanoptic(request.data_root, request.split) if request.data_root and request.split else None
     if request.predictions is not None:
-        return Predictions(request.predictions, request.images, data)
-    return GroundTruth(data) if data is not None else None
+        return Predictions(request.predictions, request.images, data, request.palette)
+    return GroundTruth(data, request.palette) if data is not None else None
 
 
 def _draw_all(images: GroundTruth | Predictions, request: VisualizeRequest, reporter: Reporter) -> list[GalleryImage]:

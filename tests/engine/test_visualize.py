@@ -11,10 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from panformer_cli.cli.visualize import visualize as command
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.images import read_image
 from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.visualization.colors import with_colors
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
 from tests.data.coco.coco_files import write_coco
 from tests.engine.small import StopAfter
 from tests.pages.html import Html
@@ -136,6 +140,48 @@ def test_both_side_by_side(tmp_path: Path) -> None:
         assert overlay is not None
         difference = np.abs(overlay[-38:-2, 4:56].astype(int) - overlay[-38:-2, -56:-4]).mean()
         assert (difference < 4) == alike
+
+
+def recolored(color: list[int] | None, name: str) -> Any:
+    """Return a function that gives the category `name` of a panoptic JSON a color and all categories other ids."""
+
+    def change_content(content: Any) -> None:
+        for row in content["categories"]:
+            row["id"] += 100
+            row.pop("color", None)
+            if row["name"] == name and color:
+                row["color"] = color
+        for annotation in content["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["category_id"] += 100
+
+    return change_content
+
+
+def test_a_category_has_one_color_in_truth_and_prediction(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    predictions = write_predictions(annotation, tmp_path / "out")
+    change(predictions, recolored([250, 3, 3], "sky"))
+    page, _ = run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
+    assert page.text.index("sky 3") and page.text.index("box 3")  # those of the predictions, in the truth's colors
+    overlay = cv2.imread(str(tmp_path / "viz" / "overlays" / "0.jpg"))
+    assert overlay is not None
+    assert np.abs(overlay[-38:-2, 4:56].astype(int) - overlay[-38:-2, -56:-4]).mean() < 4
+
+
+def test_safe_colors(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data")
+    arguments = ["--data", str(tmp_path / "data"), "--split", "val", "--limit", "1", "--no-labels"]
+    images = {}
+    for name in ("standard", "safe"):
+        out = tmp_path / name
+        assert CliRunner().invoke(command, [*arguments, "--out", str(out), "--colors", name]).exit_code == 0
+        images[name] = read_image(out / "overlays" / "0.jpg").astype(int)
+    data = CocoPanoptic(tmp_path / "data", "val")
+    sample, (table,) = data[0], with_colors(data.categories, palette="safe")
+    expected = draw_panoptic(sample.image, sample.annotation, table, DrawOptions(labels=False))
+    assert np.abs(images["safe"] - expected).mean() < 6
+    assert np.abs(images["standard"] - expected).mean() > 15
 
 
 def test_equal_names_in_two_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:

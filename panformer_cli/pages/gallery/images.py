@@ -7,8 +7,8 @@ opened from disk can neither fetch files nor read the pixels of images.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.pages.gallery.layers import ShownMap, shown_size, shrunk_ids
 from panformer_cli.storage.files import atomic_write
-from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_image
+from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, encoded_image
 from panformer_cli.wording import counted
 
 THUMBNAIL_SIDE = 400
@@ -67,38 +67,82 @@ class GalleryImage:
 def write_image(
     page: Path, key: str, name: str, image: ImageArray | None, maps: Sequence[ShownMap], detail: str = ""
 ) -> GalleryImage:
-    """Write `images/small/KEY.jpg`, `images/large/KEY.jpg` and `images/layers/KEY.js` of one image.
+    """Write the files of one image, and return what the page shows of it.
 
     Args:
         page: Folder of the page.
         key: Name of its files, unique on the page.
         name: File name of the image.
-        image: (H, W, 3) uint8 RGB of any size; None if it is missing, and only its maps are shown.
-        maps: One map or, side by side, the ground truth and the prediction; all of one size. The last one is searched.
+        image: As in `image_files`.
+        maps: As in `image_files`. The last one is searched.
         detail: Second line of its card; the number of segments if it is "".
 
     Raises:
         PanformerError: A file cannot be written.
     """
+    for path, content in image_files(key, image, maps):
+        with atomic_write(page / path, waits_for_disk=False) as temporary:
+            temporary.write_bytes(content)
+    size = maps[0].panoptic.ids.shape
+    shown = listed_image(key, name, (size[0], size[1]), found_segments(maps[-1]), image is not None, len(maps))
+    return replace(shown, detail=detail or _segment_counts(maps))
+
+
+def image_files(key: str, image: ImageArray | None, maps: Sequence[ShownMap]) -> Iterator[tuple[str, bytes]]:
+    """Yield paths relative to the page, and contents, of the image in the viewer, its layers and its thumbnail.
+
+    Args:
+        key: Name of the files, unique on the page; may have folders.
+        image: (H, W, 3) uint8 RGB of any size; None if it is missing, and only its maps are shown.
+        maps: One map or, side by side, the ground truth and the prediction; all of one size.
+    """
     size = shown_size(maps[0].panoptic.ids.shape)
-    large = f"images/large/{key}.jpg" if image is not None else ""
     if image is not None:
-        save_image(page / large, resized(image, size), jpeg_quality=85)
-    layers = f"images/layers/{key}.js"
-    _write_layers(page / layers, [shown.to_json(size) for shown in maps])
-    small = f"images/small/{key}.jpg"
-    thumbnail = _thumbnail(image, maps)
-    save_image(page / small, thumbnail, jpeg_quality=80)
-    return GalleryImage(
-        name,
-        detail or _segment_counts(maps),
-        small,
-        (thumbnail.shape[0], thumbnail.shape[1]),
-        large,
-        layers,
-        size,
-        found_segments(maps[-1]),
-    )
+        yield _large(key), encoded_image(resized(image, size), ".jpg", f"the image {key} of the gallery", 85)
+    yield _layers(key), _script([shown.to_json(size) for shown in maps])
+    yield _small(key), encoded_image(_thumbnail(image, maps), ".jpg", f"the thumbnail {key} of the gallery", 80)
+
+
+def listed_image(
+    key: str,
+    name: str,
+    size: tuple[int, int],
+    segments: Sequence[FoundSegment],
+    has_image: bool = True,
+    maps: int = 1,
+) -> GalleryImage:
+    """Return what the page shows of an image whose files `image_files` wrote.
+
+    Args:
+        key: Name of its files.
+        name: File name of the image.
+        size: Height and width of the image, pixels.
+        segments: The segments that are searched.
+        has_image: Whether the image exists, besides its maps.
+        maps: Number of maps.
+    """
+    height, width = shown_size(size, THUMBNAIL_SIDE)
+    small_size = height, maps * width + (maps - 1) * _GAP
+    large = _large(key) if has_image else ""
+    detail = counted(len(segments), "segment")
+    return GalleryImage(name, detail, _small(key), small_size, large, _layers(key), shown_size(size), segments)
+
+
+def file_paths(key: str) -> tuple[str, str, str]:
+    """Return the paths of all files that an image can have, relative to the page."""
+    return _large(key), _layers(key), _small(key)
+
+
+def _large(key: str) -> str:
+    return f"images/large/{key}.jpg"
+
+
+def _layers(key: str) -> str:
+    return f"images/layers/{key}.js"
+
+
+def _small(key: str) -> str:
+    return f"images/small/{key}.jpg"
 
 
 def found_segments(shown: ShownMap) -> list[FoundSegment]:
@@ -137,7 +181,6 @@ def _segment_counts(maps: Sequence[ShownMap]) -> str:
     return ", ".join(f"{shown.title.lower()}: {count}" for shown, count in zip(maps, counts, strict=True))
 
 
-def _write_layers(path: Path, content: list[dict[str, Any]]) -> None:
-    """Write a script that gives the layers of an image to `maps.js`."""
-    with atomic_write(path, waits_for_disk=False) as temporary:
-        temporary.write_text(f"layersArrived({json.dumps(content, separators=(',', ':'))});\n", encoding="ascii")
+def _script(sides: list[dict[str, Any]]) -> bytes:
+    """Return a script that gives the layers of an image to `maps.js`."""
+    return f"layersArrived({json.dumps(sides, separators=(',', ':'))});\n".encode("ascii")
