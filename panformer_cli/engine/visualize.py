@@ -17,7 +17,7 @@ from panformer_cli.engine.results import METRICS
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.quality import shown
-from panformer_cli.pages.base import Table
+from panformer_cli.pages.base import Table, end_of_path
 from panformer_cli.pages.gallery.images import GalleryImage, write_image
 from panformer_cli.pages.gallery.page import GalleryPage, write_gallery
 from panformer_cli.pages.replacing import replaced_page
@@ -206,6 +206,7 @@ def _metrics_path(run: Path) -> Path:
 
 
 def _facts(request: VisualizeRequest) -> list[tuple[str, str]]:
-    data = f"{request.data_root}, {request.split}" if request.data_root else None
-    facts = (("Data set", data), ("Predictions", request.predictions), ("Run", request.run))
-    return [(name, str(value)) for name, value in facts if value]
+    """Return what is drawn, without the folders above, which mean nothing to others who see the page."""
+    data = f"{end_of_path(request.data_root.absolute())}, {request.split}" if request.data_root else None
+    predictions, run = (path and end_of_path(path.absolute()) for path in (request.predictions, request.run))
+    return [(name, text) for name, text in (("Data set", data), ("Predictions", predictions), ("Run", run)) if text]

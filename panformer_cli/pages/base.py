@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
@@ -161,6 +161,15 @@ def short_number(value: float) -> str:
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):g}{unit}"
     return f"{value:g}"
+
+
+def end_of_path(path: str | os.PathLike[str]) -> str:
+    """Return the last two parts of a path: pages are shared, and the folders above mean nothing on other machines.
+
+    >>> end_of_path("/home/me/runs/mine/best.safetensors"), end_of_path("r50")
+    ('mine/best.safetensors', 'r50')
+    """
+    return "/".join(PurePath(path).parts[-2:]).removeprefix("//")
 
 
 def _is_finite(cell: Cell) -> TypeGuard[float]:

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from tests.browser import Browser
 
+_LOW_CONTRAST = """(() => {
+  const linear = value => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const parse = color => [...color.match(/[\\d.]+/g).map(Number), 1];
+  const isOpaque = element => parse(getComputedStyle(element).backgroundColor)[3] > 0.8;
+  const low = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.checkVisibility() || element.closest('script, style, noscript')) continue;
+    let ground = element;
+    while (!isOpaque(ground)) ground = ground.parentElement;
+    const colors = [getComputedStyle(element).color, getComputedStyle(ground).backgroundColor];
+    const [light, dark] = colors.map(color => luminance(parse(color))).sort((a, b) => b - a);
+    const contrast = (light + 0.05) / (dark + 0.05);
+    if (contrast < 4.5) low.push(element.className + ' ' + text + ' ' + contrast.toFixed(2));
+  }
+  return low;
+})()"""
+
 
 def cards(browser: Browser) -> list[str]:
     """Return the names on the cards."""
@@ -60,4 +79,10 @@ def color_at(browser: Browser, part: str, column: float, row: float, pane: int =
         "const copy = new OffscreenCanvas(1, 1).getContext('2d'); copy.drawImage(canvas, x, y, 1, 1, 0, 0, 1, 1);"
         f"return [...copy.getImageData(0, 0, 1, 1).data]; }})(view.panes[{pane}], view.panes[{pane}].parts.{part})"
     )
+    return found
+
+
+def low_contrast(browser: Browser) -> list[str]:
+    """Return the visible texts whose contrast with their background is below 4.5."""
+    found: list[str] = browser.run(_LOW_CONTRAST)
     return found

@@ -31,7 +31,8 @@ def gallery_page(text: str = "x", path: str = "a.jpg") -> GalleryPage:
 def report_page(text: str = "x", **changes: Any) -> ReportPage:
     table = Table(text, [text], [[text]] * 9, text)
     bins = [CalibrationBin(0.25, 0.25, 4)]
-    section = Section(text, text, text, [(text, Bar(1.0, 2.0), text)], [(text, bins)], [table])
+    rows = Table(text, [text, text], [[text, Bar(1.0, 2.0)]], text)
+    section = Section(text, text, text, [(text, bins, rows)], [table])
     score = ImageScore(0, text, 1, 2, 3, 2.7, 20.0)
     settings: dict[str, Any] = {"worst": [(0, gallery_image(text))], "thumbnails": ["a.jpg"], **changes}
     return ReportPage(text, [(text, text)], [(text, text, text)], [section], [score], **settings)

@@ -17,7 +17,7 @@ from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.pages.base import render
+from panformer_cli.pages.base import Bar, render
 from panformer_cli.pages.report.images import ImageScore, describe_segments
 from panformer_cli.pages.report.json_tables import tables_of
 from panformer_cli.pages.report.page import CalibrationBin, ReportPage, write_report_page
@@ -140,12 +140,23 @@ def test_metrics_have_confidence_intervals() -> None:
     group = {"pq": 40.04, "sq": 80.0, "rq": 50.0, "n": 3}
     metrics = {
         "images": 5000,
-        "checkpoint": "best",
+        "checkpoint": "/home/me/run/best.safetensors",
+        "annotation": "/data/coco/annotations/val.json",
+        "truth_pngs": "/data/coco/annotations/val",
+        "predictions": "panoptic.json",
+        "photos": "/data/coco/images",
+        "precision": "fp32",
         "panoptic": {"all": group, "things": group, "stuff": group, "per_class": {}},
         "intervals": {"all": {"pq": [39.0, 41.26]}},
         "bbox": {"AP": 33.3, "APs": None},
     }
-    assert facts(metrics) == [("Images", "5,000"), ("Checkpoint", "best")]
+    assert facts(metrics) == [
+        ("Images", "5,000"),
+        ("Checkpoint", "run/best.safetensors"),
+        ("Annotation", "annotations/val.json"),
+        ("Predictions", "panoptic.json"),
+        ("Precision", "fp32"),
+    ]
     rows = headlines(metrics)
     assert rows[:2] == [("PQ", "40.0", "39.0 to 41.3"), ("SQ", "80.0", "")]
     assert rows[-1] == ("Box AP", "33.3", "")
@@ -158,3 +169,28 @@ def test_metrics_have_confidence_intervals() -> None:
 def test_unknown_parts_of_an_analysis_become_plain_tables() -> None:
     [section] = analysis_sections({"new_metric": {"a": 1.0}}, TABLE)
     assert section.heading == "New metric" and [list(row) for row in section.tables[0].rows] == [["A", 1.0]]
+
+
+def test_sizes_are_the_columns_of_their_table() -> None:
+    row = {"tp": 10, "fp": 16, "fn": 14, "total": 6.5, "missed": 5.5, "split": 1.0}
+    [section] = analysis_sections({"sizes": {"small": row, "large": {**row, "tp": 1, "total": 13.0}}}, TABLE)
+    [table] = section.tables
+    assert list(table.headers) == ["Cause", "Small", "Large"]
+    assert [list(cells) for cells in table.rows] == [
+        ["Total", Bar(6.5, 13.0), Bar(13.0, 13.0)],
+        ["Missed", 5.5, 5.5],
+        ["Split", 1.0, 1.0],
+    ]
+    assert table.note == "Small: TP 10, FP 16, FN 14. Large: TP 1, FP 16, FN 14."
+
+
+def test_an_empty_table_says_none(tmp_path: Path) -> None:
+    found = sections({"panoptic": {}}, {"worst_images": [], "confusion": {"segments": [], "pixels": []}}, TABLE)
+    page = html_of(tmp_path, ReportPage("x", [], [], found, [], []))
+    assert page.lines().count("none") == 4, "two tables of confusions, the worst images, and all images"
+    assert [cell["colspan"] for cell in page.all("td")] == ["3", "3", "3", "6"]
+
+
+def test_links_to_other_pages(tmp_path: Path) -> None:
+    page = html_of(tmp_path, ReportPage("x", [], [], [], [], [], links=[("Gallery", "../a #b/index.html")]))
+    assert [link["href"] for link in page.all("a")][-1] == "../a%20%23b/index.html" and "Gallery" in page.lines()

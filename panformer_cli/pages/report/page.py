@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panformer_cli.pages.base import Bar, Cell, Label, Table, write_page
+from panformer_cli.pages.base import Cell, Label, Table, write_page
 from panformer_cli.pages.gallery.images import GalleryImage
 from panformer_cli.pages.gallery.page import ImageData
 from panformer_cli.pages.report.images import ImageScore
@@ -30,17 +30,17 @@ class Section:
         name: One word for the navigation bar, unique on the page.
         heading: Heading of the section.
         text: Paragraph below the heading; "" for none.
-        bars: Name, bar and tooltip.
-        diagrams: Caption and bins of each reliability diagram.
+        diagrams: Caption and bins of each reliability diagram, and a table of their values that is closed at first.
         tables: Tables at the end of the section.
+        is_wide: Whether the section needs the whole width of the page.
     """
 
     name: str
     heading: str
     text: str = ""
-    bars: Sequence[tuple[str, Bar, str]] = ()
-    diagrams: Sequence[tuple[str, Sequence[CalibrationBin]]] = ()
+    diagrams: Sequence[tuple[str, Sequence[CalibrationBin], Table]] = ()
     tables: Sequence[Table] = ()
+    is_wide: bool = False
 
     @property
     def anchor(self) -> str:
@@ -61,6 +61,7 @@ class ReportPage:
         thumbnails: Path of each image's thumbnail relative to the page, in the order of `scores`; "" for none.
         worst: Position in `scores` and close-up of the worst images, the worst first.
         best: The same of the best images, the best first.
+        links: Text of links to other pages, and their paths relative to this one.
     """
 
     title: str
@@ -71,6 +72,7 @@ class ReportPage:
     thumbnails: Sequence[str]
     worst: Sequence[tuple[int, GalleryImage]] = ()
     best: Sequence[tuple[int, GalleryImage]] = ()
+    links: Sequence[tuple[str, str]] = ()
 
 
 def write_report_page(path: Path, page: ReportPage) -> None:
