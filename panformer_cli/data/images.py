@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,12 +29,19 @@ from panformer_cli.data.image_formats import (
 )
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import missing
 
 IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
 
+MOST_PIXELS = 2**28
+"""Larger images are not read, unless `PIXELS_VARIABLE` allows it: a small file can declare any size."""
+PIXELS_VARIABLE = "PANFORMER_MAX_PIXELS"
+"""Environment variable with another limit."""
+_OPENCV_PIXELS = 2**30
+
+_pillow_limit = Lock()
 _JPEG_END = b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -44,16 +53,43 @@ def read_image(path: Path) -> ImageArray:
     several pages or frames the first one is read.
 
     Raises:
-        DataError: the file is missing, not an image, corrupt or truncated, or of a format that is not supported.
+        DataError: the file is missing, not an image, corrupt or truncated, of a format that is not supported, or has
+            more pixels than `most_pixels` allows.
     """
-    data = read_bytes(path, "image")
+    return decode_image(read_bytes(path, "image"), str(path))
+
+
+def decode_image(data: bytes, name: str) -> ImageArray:
+    """Return the image in the content of a file, as `read_image` does; errors call it `name`.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     if problem := why_unsupported(data):
-        raise DataError(f"{path}: {problem}")
+        raise DataError(f"{name}: {problem}")
+    _check_pixels(name, data)
     image = None if _needs_pillow(data) else decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        return _read_with_pillow(path, data)
-    _check_whole(path, data)
+        return _read_with_pillow(name, data)
+    _check_whole(name, data)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def most_pixels() -> int:
+    """Return the largest number of pixels of an image that is read.
+
+    Raises:
+        PanformerError: the environment variable `PIXELS_VARIABLE` is not a number, or larger than OpenCV's limit.
+    """
+    given = os.environ.get(PIXELS_VARIABLE)
+    if given is None:
+        return MOST_PIXELS
+    if not (given.isascii() and given.isdecimal() and 1 <= int(given) <= _OPENCV_PIXELS):
+        raise PanformerError(
+            f"the environment variable {PIXELS_VARIABLE} is {given!r}; expected the largest number of pixels of an "
+            f"image, 1 to {_OPENCV_PIXELS}"
+        )
+    return int(given)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -94,16 +130,28 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
-def has_more_frames(path: Path) -> bool:
-    """Return whether an image has several pages or frames, of which `read_image` reads only the first.
+def has_more_frames(file: Path | bytes) -> bool:
+    """Return whether an image file, or the content of one, has several pages or frames.
 
-    A JPEG never has: the additional images in photos of some cameras are previews and depth maps.
+    `read_image` reads only the first. A JPEG never has several: the additional images in photos of some cameras are
+    previews and depth maps.
     """
     try:
-        with quiet_open(path) as image:
+        with quiet_open(file) as image:
             return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     except (*PILLOW_ERRORS, Image.DecompressionBombError):
         return False
+
+
+def _check_pixels(name: str, data: bytes) -> None:
+    """Raise DataError for an image with more than `most_pixels`, without decoding it."""
+    try:
+        with quiet_open(data):
+            pass
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} {error}") from error
+    except PILLOW_ERRORS:  # reported when it is decoded, if OpenCV cannot read it, either
+        pass
 
 
 def _needs_pillow(data: bytes) -> bool:
@@ -111,12 +159,12 @@ def _needs_pillow(data: bytes) -> bool:
     return is_avif(data) or is_heic(data) or (is_tiff(data) and has_tiff_alpha(data))
 
 
-def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
+def _read_with_pillow(name: str, data: bytes) -> ImageArray:
     """Return an image that OpenCV does not read, as `read_image` does."""
-    unreadable = DataError(f"{path} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
+    unreadable = DataError(f"{name} cannot be decoded: it is corrupt or not an image; expected JPEG, PNG or similar")
     if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
         raise unreadable
-    with _pillow_errors(path, unreadable), quiet_open(data) as image:
+    with _pillow_errors(name, unreadable), quiet_open(data) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             gray = (np.asarray(upright) >> 8).astype(np.uint8)
@@ -126,26 +174,46 @@ def _read_with_pillow(path: Path, data: bytes) -> ImageArray:
 
 @contextmanager
 def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
-    """Open an image file, or the content of one, with Pillow, without its warnings; errors as `PILLOW_ERRORS`."""
+    """Open an image file, or the content of one, with Pillow, without its warnings; errors as `PILLOW_ERRORS`.
+
+    Raises:
+        DecompressionBombError: it has more than `most_pixels`; the message continues a sentence.
+    """
     register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _opened(source) as image:
+            width, height = image.size
+            if width * height > most_pixels():
+                raise Image.DecompressionBombError(
+                    f"declares {width} x {height} pixels, expected at most {most_pixels()} in total; restore the file, "
+                    f"or set the environment variable {PIXELS_VARIABLE}={width * height} to read it"
+                )
             yield image
 
 
+def _opened(source: Path | bytes) -> Image.Image:
+    """Return an image opened with Pillow, whatever its size."""
+    with _pillow_limit:  # the limit is a global variable of Pillow, which other code may rely on
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
 @contextmanager
-def _pillow_errors(path: Path, unreadable: DataError) -> Iterator[None]:
+def _pillow_errors(name: str, unreadable: DataError) -> Iterator[None]:
     """Turn the errors of Pillow into a DataError."""
     try:
         yield
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
         raise unreadable from error
     except PILLOW_ERRORS as error:
-        raise _corrupt(path, error) from error
+        raise _corrupt(name, error) from error
 
 
-def _check_whole(path: Path, data: bytes) -> None:
+def _check_whole(name: str, data: bytes) -> None:
     """Raise DataError for a truncated file: OpenCV silently fills the missing part with gray, Pillow reports it."""
     end = data[-16:].rstrip(b"\0\r\n ")
     if is_jpeg(data) and end.endswith(_JPEG_END) or data.startswith(_PNG_START) and _PNG_END in end:
@@ -155,8 +223,8 @@ def _check_whole(path: Path, data: bytes) -> None:
         with suppress(UnidentifiedImageError, Image.DecompressionBombError), quiet_open(data) as image:
             image.load()
     except PILLOW_ERRORS as error:
-        raise _corrupt(path, error) from error
+        raise _corrupt(name, error) from error
 
 
-def _corrupt(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is corrupt or truncated ({reason_of(error)}); restore the file")
+def _corrupt(name: str, error: Exception) -> DataError:
+    return DataError(f"{name} is corrupt or truncated ({reason_of(error)}); restore the file")

@@ -13,7 +13,7 @@ from PIL import Image
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.report import report_evaluation
-from panformer_cli.engine.input_images import find_images
+from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.engine.runs import RunFolder
@@ -38,7 +38,12 @@ def files(folder: Path) -> set[str]:
 
 def results(*stems: str) -> set[str]:
     """Return the files of a prediction."""
-    return {"panoptic.json", *(f"overlays/{s}.jpg" for s in stems), *(f"panoptic/{s}.png" for s in stems)}
+    return {
+        "panoptic.json",
+        "predict.json",
+        *(f"overlays/{s}.jpg" for s in stems),
+        *(f"panoptic/{s}.png" for s in stems),
+    }
 
 
 def segment(trained: RunFolder, inputs: list[str], out: Path) -> None:

@@ -16,7 +16,7 @@ from panformer_cli.engine.evaluation.cross_check import check_against_panopticap
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
 from panformer_cli.engine.evaluation.evaluate_predictions import PredictionsRequest, evaluate_predictions
 from panformer_cli.engine.evaluation.report import report_evaluation
-from panformer_cli.engine.input_images import find_images
+from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError
@@ -104,7 +104,7 @@ def test_no_index_is_built_for_ids_but_one_is_used(data: Path, tmp_path: Path, m
     expected = ids()
     assert set(data.rglob("*")) == before and sorted(map(int, expected)) == [0, 1, 2, 3]
     annotation_index.open_annotation(annotation)
-    monkeypatch.setattr("panformer_cli.engine.image_ids.read_image_ids", None)
+    monkeypatch.setattr("panformer_cli.engine.inputs.ids.read_image_ids", None)
     assert ids() == expected
 
 

@@ -1,0 +1,1 @@
+"""What `predict` segments: files, folders, addresses, archives and lists of names."""
