@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "Evaluate a checkpoint or predictions; compare results.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions or training curves.",
-    "weights": "List published weights; import a .pth file.",
+    "weights": "List and download published weights; import a .pth file.",
     "benchmark": "Measure the speed and memory of a model, stage by stage.",
     "doctor": "Examine this installation: versions, devices, self-test.",
 }
