@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from panformer_cli.api.arrays import ColorOrder, check_color
 from panformer_cli.api.inputs import ImageLike, NamedImage, find_named, is_one_image, read_or_error, without_errors
-from panformer_cli.api.options import changes_of, check_range, inference_of, precision_of, selection_of
+from panformer_cli.api.options import changes_of, check_range, inference_of, output_of, precision_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
 from panformer_cli.data.categories import CategoryTable
@@ -41,7 +41,7 @@ class LoadOptions:
         precision: As for `load`.
         changes: Settings that differ from those of the checkpoint.
         inference: Tiles, views and mask layers.
-        kept: Which segments are kept.
+        output: Which segments are kept, and their colors.
     """
 
     checkpoint: Path
@@ -49,7 +49,7 @@ class LoadOptions:
     precision: PrecisionChoice
     changes: InferenceChanges
     inference: InferenceOptions
-    kept: OutputOptions
+    output: OutputOptions
 
 
 def load(
@@ -67,6 +67,7 @@ def load(
     tile_whole_image: bool = False,
     tta: str | Sequence[str | float] | None = None,
     mask_layers: int | None = None,
+    colors: str = "standard",
     verbose: bool = True,
     **settings: Any,
 ) -> Model:
@@ -91,6 +92,7 @@ def load(
         tile_whole_image: Also run the whole image, to find objects that are larger than a tile.
         tta: Views of each image that are averaged: `flip`, `scales`, or factors, as `"flip,0.75"` or `["flip", 0.75]`.
         mask_layers: Number of layers of the mask decoders, which makes it faster; None for all.
+        colors: Colors of overlays: `standard`, those of the data set or of COCO, or `safe` for color-blind people.
         verbose: Whether a download shows its progress on stderr. Otherwise messages go to the logger `panformer`.
         settings: Other settings of inference, as `inference={"top_k": 50}`.
 
@@ -112,9 +114,9 @@ def load(
     given = None if checkpoint is None else Path(checkpoint)
     choice, changes = precision_of(precision), changes_of(threshold, overlap, max_size, settings)
     inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
-    kept = selection_of(classes, min_area)
+    output = output_of(classes, min_area, colors)
     found = find_checkpoint(given, reporter_of(verbose), DEFAULT_WEIGHTS)
-    return _load(LoadOptions(found, device, choice, changes, inference, kept))
+    return _load(LoadOptions(found, device, choice, changes, inference, output))
 
 
 class Model:
@@ -129,9 +131,17 @@ class Model:
     {1: 'red', 2: 'green', 5: 'sky'}
     """
 
-    def __init__(self, predictor: Predictor, keep: SegmentSelection, options: LoadOptions, name: str) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        keep: SegmentSelection,
+        categories: CategoryTable,
+        options: LoadOptions,
+        name: str,
+    ) -> None:
         self._predictor = predictor
         self._keep = keep
+        self._categories = categories
         self._options = options
         self._name = name
 
@@ -250,8 +260,8 @@ class Model:
 
     @property
     def categories(self) -> CategoryTable:
-        """The category table of the model."""
-        return self._predictor.categories
+        """The category table of the model, with the colors of overlays."""
+        return self._categories
 
     @property
     def names(self) -> dict[int, str]:
@@ -283,12 +293,13 @@ class Model:
 
 def _load(options: LoadOptions) -> Model:
     checkpoint = options.changes.applied_to(read_checkpoint(options.checkpoint))
-    keep = options.kept.selection(checkpoint.categories)
+    categories = options.output.colored(checkpoint.categories)
+    keep = options.output.selection(categories)
     process = Process.single(options.device)
     with explained_out_of_memory():
         predictor = predictor_of(checkpoint, process, options.precision, options.inference)
     absolute = replace(options, checkpoint=options.checkpoint.absolute())
-    return Model(predictor, keep, absolute, str(options.checkpoint))
+    return Model(predictor, keep, categories, absolute, str(options.checkpoint))
 
 
 def _next_batch(images: Iterator[NamedImage | DataError], size: int) -> tuple[list[NamedImage], DataError | None]:

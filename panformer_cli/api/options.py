@@ -11,6 +11,7 @@ from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.visualization.colors import Palette
 
 DEFAULT_PRECISION: PrecisionChoice = "fp32"
 """The precision of the commands if none is chosen."""
@@ -57,10 +58,11 @@ def _text(key: str, value: Any) -> str:
 
 def precision_of(name: str) -> PrecisionChoice:
     """Return the engine's precision for an argument `precision`. Raises PanformerError if there is none."""
-    known = get_args(PrecisionChoice)
-    if name != "auto" and name not in known:
+    known: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
+    choice = DEFAULT_PRECISION if name == "auto" else next((other for other in known if other == name), None)
+    if choice is None:
         raise PanformerError(f"precision is {name!r}; expected auto, {', '.join(known)}")
-    return DEFAULT_PRECISION if name == "auto" else name  # type: ignore[return-value]  # checked above
+    return choice
 
 
 def changes_of(
@@ -98,11 +100,15 @@ def inference_of(
     return InferenceOptions(tile, tile_overlap, tile_whole_image, views, mask_layers)
 
 
-def selection_of(classes: str | int | Sequence[str | int], min_area: int) -> OutputOptions:
-    """Return which segments are kept."""
+def output_of(classes: str | int | Sequence[str | int], min_area: int, colors: str) -> OutputOptions:
+    """Return which segments are kept, and their colors. Raises PanformerError if a value is invalid."""
     check_range("min_area", min_area, 0)
+    palettes: tuple[Palette, ...] = get_args(Palette)
+    palette = next((name for name in palettes if name == colors), None)
+    if palette is None:
+        raise PanformerError(f"colors is {colors!r}; expected {' or '.join(palettes)}")
     named = [classes] if isinstance(classes, (str, int)) else classes
-    return OutputOptions(classes=tuple(map(str, named)), min_area=min_area)
+    return OutputOptions(classes=tuple(map(str, named)), min_area=min_area, palette=palette)
 
 
 def check_range(name: str, value: float | None, least: float, most: float | None = None) -> None:

@@ -284,6 +284,12 @@ def test_settings_of_inference_can_be_set(run: Path) -> None:
     assert len(small(street())) == 2
 
 
+def test_the_colors_of_overlays_can_be_chosen(run: Path) -> None:
+    standard, safe = (load(run, device="cpu", colors=name) for name in ("standard", "safe"))
+    assert (standard(street()).plot() != safe(street()).plot()).any()
+    assert standard.names == safe.names
+
+
 def test_segments_can_be_selected(run: Path) -> None:
     for arguments in ({"classes": "sky"}, {"classes": ["SKY"]}, {"classes": [5]}, {"min_area": 1000}):
         result = load(run, device="cpu", **arguments)(street())
@@ -306,6 +312,7 @@ def test_segments_can_be_selected(run: Path) -> None:
         ({"min_area": -1}, PanformerError, "min_area is -1; expected 0 or more"),
         ({"mask_layers": 0}, PanformerError, "mask_layers is 0; expected 1 or more"),
         ({"classes": "rde"}, PanformerError, "no category 'rde' .did you mean red"),
+        ({"colors": "blue"}, PanformerError, "colors is 'blue'; expected standard or safe"),
         ({"tile_overlap": 8}, PanformerError, "tile-overlap needs --tile"),
         ({"tta": "flop"}, PanformerError, "tta is 'flop'"),
         ({"tile": 512}, PanformerError, "the model family color does not predict scored masks"),
