@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,20 @@ class SegmentedImage:
     file_name: str
 
 
+class ResultFile(NamedTuple):
+    """A file of the results of an image.
+
+    Attributes:
+        name: Its path in `OUT`, with `/`.
+        content: Its content.
+        waits_for_disk: Whether it is flushed to disk before the image counts as finished, as in `files.atomic_write`.
+    """
+
+    name: str
+    content: bytes
+    waits_for_disk: bool = True
+
+
 @dataclass(frozen=True)
 class ImageOutput:
     """An output with one file for each image, `OUT/<folder>/<name><suffix>`.
@@ -56,14 +71,14 @@ class ImageOutput:
     suffix: str
     encode: Callable[[SegmentedImage], bytes]
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
-        """Yield the paths of an image's files, relative to `OUT`, and their contents.
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """Yield the files of an image.
 
         Args:
             segmented: The image.
             name: Name of its results, a relative path with any suffix.
         """
-        yield self.path(name), self.encode(segmented)
+        yield ResultFile(self.path(name), self.encode(segmented))
 
     def path(self, name: str) -> str:
         """Return the path of an image's file, relative to `OUT`."""
@@ -92,11 +107,12 @@ class SegmentOutput:
     suffix: str
     encode: Callable[[SegmentedImage, Segment], bytes]
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
-        """As `ImageOutput.files`."""
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """As `ImageOutput.files`. They are small and many, so flushing each one would take longer than writing it."""
         for segment in segmented.panoptic.segments:
             part = segment_name(segment, segmented.categories)
-            yield f"{self.path(name)}/{part}{self.suffix}", self.encode(segmented, segment)
+            path = f"{self.path(name)}/{part}{self.suffix}"
+            yield ResultFile(path, self.encode(segmented, segment), waits_for_disk=False)
 
     def path(self, name: str) -> str:
         """Return the path of the folder with an image's files, relative to `OUT`."""
