@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -127,11 +127,17 @@ class PanopticResults:
         names: tuple[str, str],
         panoptic: PanopticMap,
         more: Line | None = None,
+        inference: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the line of an image in the result log; arguments as `add`."""
+        """Write the line of an image in the result log; arguments as `add`.
+
+        `inference` is how the image was run, for its row in the JSON; empty if once and whole.
+        """
         file_name, png_name = names
         height, width = panoptic.ids.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        if inference:
+            image["inference"] = dict(inference)
         annotation = annotation_row(image_id, png_name, panoptic, self.categories)
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from panformer_cli.cli.options import hint
 from panformer_cli.cli.prepare_data.options import (
     print_summaries,
     root_option,
@@ -106,4 +107,4 @@ def _show(root: Path, prepared: Sequence[Prepared]) -> None:
 
 def _show_test(test: UnlabeledImages) -> None:
     click.echo(f"{test.split}: {counted(test.images, 'image')} in {test.folder}, listed in {test.info}")
-    click.echo(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")
+    hint(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")

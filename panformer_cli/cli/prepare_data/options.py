@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from panformer_cli.cli.options import hint
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     )
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
-    click.echo(f"Next: panformer prepare-data verify {shlex.quote(str(conversion.out))}")
+    hint(f"Next: panformer prepare-data verify {shlex.quote(str(conversion.out))}")
     click.echo(f"      {_command_after_verify(conversion.out, _train_and_val(summaries))}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Segment
@@ -17,7 +17,10 @@ JSON = "json"
 USUAL = ("overlay", "panoptic", JSON)
 """The outputs by default. `evaluate`, `visualize` and submissions need the last two."""
 
-SUFFIXES = (".jpg", ".png", ".json", ".geojson")
+GALLERY = "gallery"
+"""The folder of the gallery."""
+
+SUFFIXES = (".jpg", ".png", ".json", ".geojson", ".js")
 """Suffixes of result files."""
 
 _SEPARATOR = re.compile(r"[:\\]")
@@ -59,6 +62,11 @@ def segment_name(segment: Segment, categories: CategoryTable) -> str:
     name = unicodedata.normalize("NFC", categories.by_id(segment.category_id).name.lower())
     words = re.sub(r"[\W_]+", "-", name)[:_LONGEST].strip("-")
     return f"{segment.id}-{words}" if words else str(segment.id)
+
+
+def gallery_key(name: str) -> str:
+    """Return the name of an image's files in the gallery, from the name of its results."""
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def result_path(out: Path, name: str, where: str) -> Path:
