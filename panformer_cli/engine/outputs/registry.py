@@ -139,11 +139,11 @@ class GalleryOutput:
     name: str = "gallery"
     folder: str = GALLERY
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
         """As `ImageOutput.files`."""
         shown = ShownMap.of("Prediction", segmented.panoptic, segmented.categories)
         for path, content in image_files(gallery_key(name), segmented.image, [shown]):
-            yield f"{self.folder}/{path}", content
+            yield ResultFile(f"{self.folder}/{path}", content, waits_for_disk=False)
 
     def in_the_way(self, out: Path, name: str) -> Iterator[Path]:
         """As `ImageOutput.in_the_way`."""
@@ -229,6 +229,7 @@ class Saving:
             if name not in NAMES:
                 close = get_close_matches(name, NAMES, n=1)
                 guess = f"did you mean {close[0]}? " if close else ""
+                guess = "the gallery is --gallery; " if name == GalleryOutput.name else guess
                 raise PanformerError(f"--save has no output {name!r}; {guess}expected some of {', '.join(NAMES)}")
         if not chosen:
             raise PanformerError(f"--save names no output; expected some of {', '.join(NAMES)}")

@@ -303,6 +303,7 @@ def test_the_suffixes_and_folders_of_outputs() -> None:
     [
         (["mask"], r"--save has no output 'mask'; did you mean masks\? expected some of overlay, panoptic, json, segm"),
         (["overlay", "txt"], r"--save has no output 'txt'; expected some of "),
+        (["gallery"], r"--save has no output 'gallery'; the gallery is --gallery; expected some of "),
         ([], "--save names no output"),
     ],
 )
