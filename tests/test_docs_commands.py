@@ -74,7 +74,7 @@ SEVERAL_MACHINES = ("--nodes", "--node-rank", "--rendezvous", "--max-restarts")
 OUTPUTS = ("--out", "--report", "--submission")
 """Options with the path of something that the command writes."""
 RESULTS: dict[str, tuple[str, ...]] = {
-    "demo": ("scenes", "run/best.safetensors", "evaluation/metrics.json", "predictions/overlays", "page/index.html"),
+    "demo": ("scenes", "run/best.safetensors", "evaluation/metrics.json", "predictions/overlays", "report/index.html"),
     "evaluate": ("metrics.json", "analysis.json", "records.jsonl"),
     "evaluate robustness": ("robustness.json",),
     "predict": ("panoptic.json", "overlays"),
