@@ -31,6 +31,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from panformer_cli.data.result_folders import FILES
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.checkpoints.published import PUBLISHED
@@ -221,7 +222,9 @@ def results(line: Sequence[str]) -> Iterator[Path]:
         return
     for option, value in pairwise(line):
         path = Path(REPLACED.get(value, place(value)))
-        if option == "--out":
+        if option == "--out" and "--save" in line and line[0] == "predict":
+            yield path / FILES
+        elif option == "--out":
             yield from (path / name for name in RESULTS[command_in(RESULTS, line)])
         elif option in OUTPUTS:
             yield path / "index.html" if option == "--report" else path

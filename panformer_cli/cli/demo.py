@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for all results."
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for all results.",
 )
 @click.option(
     "--images", type=click.IntRange(min=4), default=4000, show_default=True, help="Number of training scenes."

@@ -28,6 +28,8 @@ _RESULT_SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in SUFFIXES)})
 _LIKE_A_SEGMENT = re.compile(r"\d+(-.*)?\.\w+")
 _FOLDER = re.compile(r"[\w-]+")
 _DOTS = re.compile(r"[. ]*")
+_LONGEST_STEM = 235
+"""Bytes of an image's name without suffix: a file name has at most 255, with the suffix and perhaps a number."""
 _LONGEST = 50
 """Characters of a category's name in a file name: up to four bytes each, and a file name has at most 255 bytes."""
 
@@ -37,7 +39,7 @@ def usable_name(name: Path) -> Path:
 
     `:` and `\\`, which separate drives and folders on some systems, become `_`. So does the dot of a folder, or of the
     rest of a file name without its suffix, where it looks like the suffix of a result: a result and a folder of results
-    must not have the same name.
+    must not have the same name. A very long name is cut.
 
     >>> usable_name(Path("a.jpg/b.png")).as_posix(), usable_name(Path("c:d.e.png")).as_posix()
     ('a_jpg/b.png', 'c_d.e.png')
@@ -50,6 +52,8 @@ def usable_name(name: Path) -> Path:
         stem = _RESULT_SUFFIX.sub(r"_\1", stem)
     if _DOTS.fullmatch(stem):
         stem = "_"
+    if len(encoded := stem.encode(errors="surrogateescape")) > _LONGEST_STEM:
+        stem = encoded[:_LONGEST_STEM].decode(errors="ignore")
     return Path(*(_RESULT_SUFFIX.sub(r"_\1", folder) for folder in folders), stem + suffix)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class SegmentedImage:
         categories: Categories of the segments.
         id: Id of the image in the results.
         file_name: Its name in the results.
+        inference: How it was run, see `Predictor.described`.
     """
 
     image: ImageArray
@@ -40,6 +42,7 @@ class SegmentedImage:
     categories: CategoryTable
     id: ImageId
     file_name: str
+    inference: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def write(out: Path, *names: str, save: tuple[str, ...] = ("overlay", "json"), g
     check_images_are_free(out, saving.in_the_way(out, names))
     PanopticResults.begin(out, {})
     write_list(out, saving.folders)
-    writer = OutputWriter(PanopticResults(out, CATEGORIES, ALONE, has_json="json" in save), saving)
+    writer = OutputWriter(PanopticResults(out, CATEGORIES, ALONE, has_json="json" in save), saving, CATEGORIES)
     with closing(writer.results.log):
         for index, name in enumerate(names):
             writer.write(index, segmented(index, name), name)
