@@ -57,7 +57,7 @@ def make_pages(work: Path, checkpoint: Path) -> None:
     results = ["--data", scenes, "--split", "val", "--out", str(work / "evaluation")]
     panformer("evaluate", str(checkpoint), *results, "--report", str(work / "report"))
     predictions = ["--predictions", str(work / "evaluation" / "panoptic.json")]
-    drawn = ["--data", scenes, "--split", "val", *predictions, "--limit", "8", "--out", str(work / "viz")]
+    drawn = ["--data", scenes, "--split", "val", *predictions, "--limit", "6", "--out", str(work / "viz")]
     panformer("visualize", *drawn)
 
 
@@ -70,6 +70,7 @@ def show_report(browser: Browser, work: Path, out: Path) -> None:
     """Take report.png, the headlines and the causes, and report_image.png, the worst image in the viewer."""
     browser.open(work / "report" / "index.html", (1200, 1400))
     capture(browser, "#main", "#part-images", out / "report.png", scale=0.8)
+    browser.resize((1200, 900))
     open_card(browser, 0)
     point_at(browser, 40, 50, pane=1)
     shoot(browser, out / "report_image.png", (1200, 900), 0.8)
@@ -78,9 +79,10 @@ def show_report(browser: Browser, work: Path, out: Path) -> None:
 
 def show_gallery(browser: Browser, work: Path, out: Path) -> None:
     """Take gallery.png, the page of `visualize`, and viewer.png, one of its images in the viewer."""
-    browser.open(work / "viz" / "index.html", (1200, 900))
+    browser.open(work / "viz" / "index.html", (1200, 1100))
     wait_for(browser, "[...document.querySelectorAll('.frame img')].slice(0, 4).every(image => image.naturalWidth > 0)")
     capture(browser, ".browse", None, out / "gallery.png", scale=0.8)
+    browser.resize((1200, 900))
     open_card(browser, 1)
     shoot(browser, out / "viewer.png", (1200, 900), 0.8)
 
@@ -106,7 +108,7 @@ def capture(browser: Browser, first: str, after: str | None, path: Path, scale: 
 
 def shoot(browser: Browser, path: Path, size: tuple[int, int], scale: float) -> None:
     """Save what is on the screen."""
-    clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": scale}
+    clip = {"x": 0, "y": browser.run("scrollY"), "width": size[0], "height": size[1], "scale": scale}
     save(browser.call("Page.captureScreenshot", format="png", clip=clip)["data"], path)
 
 
