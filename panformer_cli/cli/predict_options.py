@@ -17,7 +17,10 @@ _SHARE = click.FloatRange(0, 1)
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--save`, `--classes`, `--min-area` and `--colors`; the function receives `output`, an `OutputOptions`."""
+    """Add `--save`, `--gallery`, `--classes`, `--min-area` and `--colors`; the function receives `output`.
+
+    It is an `OutputOptions`.
+    """
 
     @click.option(
         "--save",
@@ -25,6 +28,11 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         metavar="LIST",
         help="What to write: some of overlay, panoptic, json, segments, instances, semantic, masks, cutouts, polygons.",
+    )
+    @click.option(
+        "--gallery",
+        is_flag=True,
+        help="Also write DIR/gallery/index.html, a page on which the images can be searched and looked at.",
     )
     @click.option(
         "--classes",
@@ -41,11 +49,13 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @colors_option
     @functools.wraps(function)
-    def with_outputs(save: str, classes: tuple[str, ...], min_area: int, palette: Palette, **others: Any) -> Any:
+    def with_outputs(
+        save: str, gallery: bool, classes: tuple[str, ...], min_area: int, palette: Palette, **others: Any
+    ) -> Any:
         from panformer_cli.engine.outputs.options import OutputOptions
 
         names = tuple(dict.fromkeys(name.strip() for name in save.split(",") if name.strip()))
-        return function(output=OutputOptions(names, classes, min_area, palette), **others)
+        return function(output=OutputOptions(names, classes, min_area, palette, gallery), **others)
 
     return with_outputs
 

@@ -31,7 +31,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--run", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; its training curves are drawn."
 )
-@click.option("--out", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
+@click.option("--out", "-o", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Draw at most N images.")
 @colors_option
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")

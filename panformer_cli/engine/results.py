@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
 from panformer_cli.data.coco.panoptic_writer import annotation_row, panoptic_json
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.result_folders import LINES, PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
@@ -26,6 +27,8 @@ from panformer_cli.storage.result_log import Line, ResultLog
 
 RECORDS, METRICS, ANALYSIS = "records.jsonl", "metrics.json", "analysis.json"
 """Files that are written at the end, from all images, besides `PANOPTIC`."""
+MANIFEST = "predict.json"
+"""What `predict` did: its settings, and the images that failed."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
 _KEYS = {
@@ -33,6 +36,7 @@ _KEYS = {
     ANALYSIS: {"causes", "confusion"},
     RECORDS: {"image_id", "overlap"},
     LABEL_ERRORS: {"kinds", "suspects"},
+    MANIFEST: {"settings", "failures"},
 }
 """Some keys of these files, which show that panformer wrote them."""
 
@@ -67,14 +71,14 @@ class PanopticResults:
         """
         _check_is_predictions(out)
         _check_is_log(out / LINES)
-        is_resumed = resume and PanopticResults.is_begun(out)
-        earlier = [] if is_resumed else list(_earlier_images(out))
-        ResultLog.start(out / LINES, settings, resume)
-        _delete(out, earlier)
-        if not is_resumed:
+        ResultLog.check_is_free(out / LINES)
+        if not (resume and PanopticResults.is_begun(out)):
+            _delete(out, _earlier_images(out))
             discard_list(out)
+        ResultLog.start(out / LINES, settings, resume)
         discard_label_errors(out)
-        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _metrics(out) else (PANOPTIC,):
+        replaced = [PANOPTIC, *([ANALYSIS, RECORDS, METRICS] if _metrics(out) else [])]
+        for name in [*replaced, *([MANIFEST] if _content(out / MANIFEST) else [])]:
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
@@ -102,7 +106,7 @@ class PanopticResults:
         panoptic: PanopticMap,
         more: Line | None = None,
     ) -> None:
-        """Write the PNG of an image, and its line in the result log.
+        """Write the line of an image in the result log, and its PNG after that, so that the log knows every PNG.
 
         Args:
             index: Position of the image in the JSON.
@@ -112,8 +116,9 @@ class PanopticResults:
             more: More keys for the line; `record` is written to records.jsonl, and `files`, the image's files, to the
                 list of files.
         """
-        write_panoptic_png(name_inside(self.pngs, names[1], "the list of images"), panoptic.ids)
+        path = name_inside(self.pngs, names[1], "the list of images")
         self.append(index, image_id, names, panoptic, more)
+        write_panoptic_png(path, panoptic.ids)
 
     def append(
         self,
@@ -122,15 +127,27 @@ class PanopticResults:
         names: tuple[str, str],
         panoptic: PanopticMap,
         more: Line | None = None,
+        inference: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the line of an image in the result log; arguments as `add`."""
+        """Write the line of an image in the result log; arguments as `add`.
+
+        `inference` is how the image was run, for its row in the JSON; empty if once and whole.
+        """
         file_name, png_name = names
         height, width = panoptic.ids.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        if inference:
+            image["inference"] = dict(inference)
         annotation = annotation_row(image_id, png_name, panoptic, self.categories)
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
     def finish(self) -> dict[str, Any] | None:
+        """Merge the result logs of all processes into the final files, and delete them; return as `merge`."""
+        content = self.merge()
+        self.process.on_first(self.log.remove)
+        return content
+
+    def merge(self) -> dict[str, Any] | None:
         """Merge the result logs of all processes into the final files; return the JSON's content if it has no file."""
         self.log.close()
         wait_for_lines(self.log, self.process)
@@ -147,7 +164,6 @@ class PanopticResults:
         if "record" in next(self.log.lines(), {}):
             write_overlaps(self.out / RECORDS, self.log)
         complete_list(self.out, (line.get("files", ()) for line in self.log.lines()))
-        self.log.remove()
         return content
 
     def _write_json(self) -> None:
@@ -192,17 +208,15 @@ def _check_is_log(folder: Path) -> None:
 def check_images_are_free(out: Path, in_the_way: Iterable[Path]) -> None:
     """Raise PanformerError if a file in the way of a result is not one that an earlier run here wrote.
 
-    If a run was interrupted here, its last files are not in its log yet, and nothing is checked.
-
     Args:
         out: Folder of results.
         in_the_way: Existing files that would be replaced.
     """
-    if PanopticResults.is_begun(out) or not out.is_dir():
+    if not out.is_dir():
         return
-    earlier = set(_earlier_images(out))
+    earlier = DiskList(map(str, _earlier_images(out)), key=str)  # a set of a million paths takes a lot of memory
     for path in in_the_way:
-        if path not in earlier:
+        if earlier.first(str(path)) is None:
             raise PanformerError(
                 f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
                 "move the file"
@@ -249,7 +263,7 @@ def _earlier_images(out: Path) -> Iterator[Path]:
         return
     with suppress(DataError):
         has_overlays = "checkpoint" not in _metrics(out)
-        for row in _rows(out / PANOPTIC, "annotations"):
+        for row in rows_of(out / PANOPTIC, "annotations"):
             yield from _usual_files(out, row, has_overlays)
 
 
@@ -291,7 +305,7 @@ def _overlay(out: Path, png_name: str) -> Path:
     return name_inside(out / "overlays", png_name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
-def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
+def rows_of(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list of a panoptic JSON; none if the file is missing."""
     if json_path.is_file():
         for name, value in read_members(json_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
+from panformer_cli.engine.claimed_folder import LOCK
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.models.published import PublishedWeights
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, write_json, write_text, writing
+
+_LOG = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 
@@ -61,7 +65,7 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         """Held while a process trains in this folder (`claimed_run`)."""
-        return self.path / ".lock"
+        return self.path / LOCK
 
     @property
     def step_checkpoints(self) -> list[Path]:
@@ -246,6 +250,7 @@ def find_checkpoint(
     path, weights, reason = _chosen(given, default)
     if announce is not None:
         announce(f"Checkpoint: {path}{f' ({reason})' if reason else ''}")
+    _LOG.debug("Checkpoint %s %s", path.absolute(), reason)
     return path if weights is None else fetch_published(weights, reporter)
 
 
@@ -272,6 +277,16 @@ def results_folder(checkpoint: Path) -> Path:
     """Return the default folder for an evaluation: beside the checkpoint, but not in the cache of published weights."""
     weights = published_at(checkpoint)
     return Path("evaluation", weights.name) if weights else checkpoint.parent / "evaluation"
+
+
+def newest_checkpoint_name(default: str | None) -> str:
+    """Return the checkpoint of the newest run as a path, else the published weights `default`, as a person reads it.
+
+    Raises:
+        CheckpointError: There is no run and no default.
+    """
+    path, weights, reason = _newest_checkpoint(default)
+    return weights.name if weights is not None else f"{path} ({reason})"
 
 
 def _newest_checkpoint(default: str | None) -> tuple[Path, PublishedWeights | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,10 +39,12 @@ def ids_of(paths: Sequence[Path], ids_from: Path | None) -> tuple[Sequence[Image
 
 def _numbers(paths: Sequence[Path]) -> list[int] | None:
     """Return the numbers in the file names, as in COCO; None unless all names are different numbers."""
-    stems = [path.stem for path in paths]
-    if not all(stem.isascii() and stem.isdecimal() for stem in stems):
-        return None
-    numbers = list(map(int, stems))
+    numbers = []
+    for path in paths:
+        stem = path.stem
+        if not (stem.isascii() and stem.isdecimal()):
+            return None
+        numbers.append(int(stem))
     return numbers if len(set(numbers)) == len(numbers) else None
 
 
@@ -55,7 +58,8 @@ def _annotation_of(paths: Sequence[Path]) -> Path | None:
             known[folder] = annotation_of_images(folder) or (of_folder(parent) if parent != folder else None)
         return known[folder]
 
-    annotations = {of_folder(path.absolute().parent) for path in paths}
+    folders = set(map(os.path.dirname, map(str, paths)))  # a folder can have many files
+    annotations = {of_folder(Path(folder).absolute()) for folder in folders}
     return annotations.pop() if len(annotations) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -81,7 +82,8 @@ def _unknown(names: Sequence[str], categories: CategoryTable) -> str:
     known = {category.name.strip().casefold(): category.name for category in categories.categories}
     texts = []
     for name in names:
-        close = get_close_matches(name.casefold(), known, n=3)
+        parts = [other for other in known if name.casefold() in re.split(r"[\W_]+", other)]  # wall, wall-other-merged
+        close = get_close_matches(name.casefold(), known, n=3) or parts[:3]
         guess = f" (did you mean {' or '.join(known[match] for match in close)}?)" if close else ""
         texts.append(f"{name!r}{guess}")
     some = listing((category.name for category in categories.categories), 5)
