@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from panformer_cli.cli.options import json_option
 from panformer_cli.wording import counted
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -28,6 +30,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--out", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Draw at most N images.")
+@json_option
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")
 def visualize(
     data: Path | None,
@@ -38,6 +41,7 @@ def visualize(
     out: Path,
     limit: int | None,
     no_labels: bool,
+    as_json: bool,
 ) -> None:
     """Draw ground truth, predictions, or both side by side, and training curves.
 
@@ -56,7 +60,12 @@ def visualize(
 
     options = DrawOptions(labels=not no_labels)
     request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
-    if checkpoint := checkpoint_of(request):
+    checkpoint = checkpoint_of(request)
+    if checkpoint and not as_json:
         click.echo(f"Checkpoint: {checkpoint}")
     result = draw(request, RichReporter())
+    if as_json:
+        overlays = [str(path) for path in result.overlays]
+        click.echo(json.dumps({"page": str(result.page), "overlays": overlays, "checkpoint": checkpoint}, indent=2))
+        return
     click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")
