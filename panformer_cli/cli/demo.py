@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for all results."
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for all results.",
 )
 @click.option(
     "--images", type=click.IntRange(min=4), default=4000, show_default=True, help="Number of training scenes."
@@ -33,9 +38,9 @@ if TYPE_CHECKING:
 def demo(out: Path, images: int, overrides: tuple[str, ...], as_json: bool) -> None:
     """Train and evaluate a model on generated scenes; nothing is downloaded.
 
-    Generates a data set, trains the recipe `tiny` on it, evaluates, predicts on the validation images, and draws
-    overlays and an HTML page. Prints the PQ table and the paths of all results. If interrupted, rerun the same command
-    to resume.
+    Generates a data set, trains the recipe `tiny` on it, evaluates, predicts on the validation images, and writes a
+    gallery of them and a report, HTML pages. Prints the PQ table and the paths of all results. If interrupted, rerun
+    the same command to resume.
 
     \b
     panformer demo
@@ -72,5 +77,6 @@ def _paths(folders: DemoFolders) -> dict[str, str]:
         "Run": str(folders.run.path),
         "Evaluation": str(folders.evaluation),
         "Predictions": str(folders.predictions / "overlays"),
-        "HTML page": str(folders.page),
+        "Gallery": str(folders.gallery),
+        "Report": str(folders.report),
     }

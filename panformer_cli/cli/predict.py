@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from panformer_cli.cli.network_options import network_options
 from panformer_cli.cli.options import (
     Compute,
     Submission,
@@ -23,6 +24,7 @@ from panformer_cli.cli.predict_options import inference_options, output_options
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.combined.options import InferenceOptions
     from panformer_cli.engine.inference_changes import InferenceChanges
     from panformer_cli.engine.inputs.find import InputImages
     from panformer_cli.engine.outputs.options import OutputOptions
@@ -67,6 +69,7 @@ def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[
 @click.option("--resume", is_flag=True, help="Resume an interrupted prediction, and retry the images that failed.")
 @output_options
 @inference_options
+@network_options
 @submission_options
 @speed_options
 @compute_options
@@ -80,6 +83,7 @@ def predict(
     resume: bool,
     output: OutputOptions,
     changes: InferenceChanges,
+    inference: InferenceOptions,
     submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
@@ -97,28 +101,37 @@ def predict(
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
+    panformer predict aerial.tif --out predictions --tile 1024 --tile-overlap 128
     panformer predict https://host/a.jpg photos.zip list.txt --out predictions
     cat a.jpg | panformer predict - --out predictions
+    panformer predict photos --out predictions --gallery
     panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     if submission and not {"panoptic", "json"} <= set(output.save):
         raise click.UsageError("--submission packs the outputs panoptic and json: add them to --save.")
     from panformer_cli.engine.inputs.find import find_images
-    from panformer_cli.engine.outputs.registry import Saving
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
     def find() -> tuple[InputImages, Path]:
-        Saving.of(output.save)
+        output.saving  # noqa: B018 (reports unknown outputs)
         found = find_images(inputs, out, ids_from, images)  # report invalid inputs before weights are downloaded
         return found, find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
     with compute.joined() as (process, reporter):
         found, weights = process.on_first(find)
         request = PredictRequest(
-            found, weights, out, batch_size, precision, output=output, changes=changes, resume=resume
+            found,
+            weights,
+            out,
+            batch_size,
+            precision,
+            output=output,
+            changes=changes,
+            resume=resume,
+            inference=inference,
         )
         result = run_prediction(request, process, reporter)
         if process.is_first and submission:
@@ -127,6 +140,8 @@ def predict(
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
             _print(result, "overlays" if "overlay" in output.save else "results", out)
+            if result.gallery:
+                click.echo(f"Gallery: {result.gallery}")
         return 1 if result.failures else 0
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import json_option
+from panformer_cli.cli.options import colors_option, json_option
 from panformer_cli.wording import counted
+
+if TYPE_CHECKING:
+    from panformer_cli.visualization.colors import Palette
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -28,8 +32,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--run", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; its training curves are drawn."
 )
-@click.option("--out", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
+@click.option("--out", "-o", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Draw at most N images.")
+@colors_option
 @json_option
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")
 def visualize(
@@ -40,6 +45,7 @@ def visualize(
     run: Path | None,
     out: Path,
     limit: int | None,
+    palette: Palette,
     no_labels: bool,
     as_json: bool,
 ) -> None:
@@ -59,7 +65,7 @@ def visualize(
     from panformer_cli.visualization.drawing import DrawOptions
 
     options = DrawOptions(labels=not no_labels)
-    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
+    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options, palette)
     checkpoint = checkpoint_of(request)
     if checkpoint and not as_json:
         click.echo(f"Checkpoint: {checkpoint}")

@@ -96,7 +96,9 @@ def download_weights(names: tuple[str, ...], as_json: bool) -> None:
 
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint."
+)
 @click.option("--recipe", metavar="NAME", help="Recipe of the model. [default: inferred from FILE]")
 @click.option(
     "--categories",
@@ -130,7 +132,9 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
 
 @weights.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file."
+)
 @click.option(
     "--best",
     type=click.IntRange(min=2),

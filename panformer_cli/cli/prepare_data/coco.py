@@ -30,7 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def in_place_options(command: Command) -> Command:
     """Add the options of a command that prepares a data set in place."""
     out = click.option(
-        "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder. [default: the data set]"
+        "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Output folder. [default: the data set]"
     )
     for option in (skip_bad_images_option, workers_option, out, splits_option, root_option):
         command = option(command)

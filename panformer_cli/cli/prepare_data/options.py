@@ -85,7 +85,9 @@ def output_options(command: Command) -> Command:
         skip_bad_images_option,
         workers_option,
         splits_option,
-        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder."),
+        click.option(
+            "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder."
+        ),
     ):
         command = option(command)
     return command

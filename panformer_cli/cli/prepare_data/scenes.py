@@ -63,7 +63,7 @@ class SceneCommand(click.Command):
 
 
 @click.command(cls=SceneCommand)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
 def scenes(out: Path, **settings: Any) -> None:
     """Generate a synthetic data set.
 
