@@ -21,7 +21,7 @@ __all__ = ["CATEGORIES", "MovingOptions", "moving_scene"]
 Owners = npt.NDArray[np.int32]
 """(frames, H, W) int32, the region or object that each pixel belongs to."""
 
-ATTEMPTS = 40
+ATTEMPTS = 20
 SOLID = ("disc", "square")
 """Things without holes or notches, which can hide others."""
 
@@ -162,8 +162,9 @@ class _MovingScene:
         for frame, owner_map in enumerate(owners):
             mover.at(frame).stamp(owner_map, new)
         scene = self._options.scene
+        pixels = np.stack([np.bincount(owner_map.ravel(), minlength=new + 1) for owner_map in owners])
         for number, other in enumerate([*self._movers, mover]):
-            visible = (owners == self._owner(number)).sum(axis=(1, 2))
+            visible = pixels[:, self._owner(number)]
             least = max(scene.min_visible_pixels, scene.min_visible_share * int(other.sprite.mask.sum()))
             covered = np.flatnonzero(visible < scene.min_visible_pixels)
             if number == hidden:
