@@ -64,6 +64,10 @@ class InferenceSettings(Section):
     grid: ClassVar[dict[str, tuple[float, ...]]] = {}
     """Fields that `evaluate tune` searches, with the values it tries."""
 
+    predict_options: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Fields that the options `threshold` and `overlap` of `predict` set, by option. A family without such a threshold
+    leaves the option out."""
+
 
 @dataclass(frozen=True)
 class DataSettings(Section):

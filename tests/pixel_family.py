@@ -39,6 +39,7 @@ class PixelThresholds(InferenceSettings):
 
     min_score: float = 0.0
     grid: ClassVar[dict[str, tuple[float, ...]]] = {"min_score": (0.0, 0.2, 0.4, 0.99)}
+    predict_options: ClassVar[dict[str, tuple[str, ...]]] = {"threshold": ("min_score",)}
 
 
 class PixelOutput(NamedTuple):

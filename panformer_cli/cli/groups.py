@@ -19,6 +19,7 @@ COMMANDS = {
     "visualize": "Draw a data set, predictions or training curves.",
     "weights": "List published weights; import a .pth file.",
     "benchmark": "Measure the speed and memory of a model, stage by stage.",
+    "doctor": "Examine this installation: versions, devices, self-test.",
 }
 
 

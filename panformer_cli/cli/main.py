@@ -17,6 +17,7 @@ import click
 from panformer_cli import __version__
 from panformer_cli.cli.groups import LazyGroup
 from panformer_cli.cli.loading import announce_torch
+from panformer_cli.cli.other_names import answer_to
 from panformer_cli.errors import FAILED, INTERRUPTED, INVALID, PanformerError
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def _explained(error: BaseException) -> tuple[int, str] | None:
         return FAILED if error.may_pass and restarts_failures() else INVALID, str(error)
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "panformer"
-        return 2, f"{error.format_message()} See `{command} --help`."
+        answer = answer_to(command, error.option_name) if isinstance(error, click.NoSuchOption) else None
+        return 2, f"{answer or error.format_message()} See `{command} --help`."
     if isinstance(error, click.ClickException):
         return 2, error.format_message()
     if isinstance(error, (click.Abort, KeyboardInterrupt)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,15 +18,34 @@ from panformer_cli.cli.options import (
     submission_options,
     write_submission,
 )
+from panformer_cli.cli.other_names import answer_to
+from panformer_cli.cli.predict_options import inference_options, output_options
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.inference_changes import InferenceChanges
+    from panformer_cli.engine.inputs.find import InputImages
+    from panformer_cli.engine.outputs.options import OutputOptions
     from panformer_cli.engine.precision import PrecisionChoice
+    from panformer_cli.engine.predict import PredictResult
+
+
+def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise a UsageError if an input is an option as other tools have it, such as `conf=0.5`, and not a file."""
+    del parameter
+    for text in inputs:
+        name, equals, _ = text.partition("=")
+        answer = answer_to(ctx.command_path, name) if equals else None
+        if answer and not Path(text).exists():
+            raise click.UsageError(answer.replace(f"no {name};", f"no {name}=;"), ctx)
+    return inputs
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the results.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", callback=_check_inputs)
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the results."
+)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -39,6 +58,15 @@ if TYPE_CHECKING:
     metavar="JSON",
     help="JSON whose image ids are used, by file name. [default: the data set of the images, if any]",
 )
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Folder of the images that a COCO JSON lists. [default: COCO's folder of the split, or that of the JSON]",
+)
+@click.option("--resume", is_flag=True, help="Resume an interrupted prediction, and retry the images that failed.")
+@output_options
+@inference_options
 @submission_options
 @speed_options
 @compute_options
@@ -48,6 +76,10 @@ def predict(
     out: Path,
     checkpoint: Path | None,
     ids_from: Path | None,
+    images: Path | None,
+    resume: bool,
+    output: OutputOptions,
+    changes: InferenceChanges,
     submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
@@ -56,41 +88,55 @@ def predict(
 ) -> int:
     """Segment images.
 
-    INPUT is an image file, a folder or a glob pattern. Writes DIR/overlays/<name>.jpg, DIR/panoptic/<name>.png (the
-    segment id of every pixel, encoded as in COCO) and DIR/panoptic.json (all segments). Images that cannot be read are
-    reported and skipped, and the exit code is 1.
+    INPUT is an image file, a folder, a glob pattern, a zip archive, an http or https address, a text file with names, a
+    COCO JSON, or - for standard input: an image, or names. Writes DIR/overlays/<name>.jpg, DIR/panoptic/<name>.png (the
+    segment id of every pixel, encoded as in COCO) and DIR/panoptic.json (all segments); --save chooses other outputs.
+    Images that cannot be read are reported and skipped, and the exit code is 1.
 
     \b
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
+    panformer predict https://host/a.jpg photos.zip list.txt --out predictions
+    cat a.jpg | panformer predict - --out predictions
+    panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
+    if submission and not {"panoptic", "json"} <= set(output.save):
+        raise click.UsageError("--submission packs the outputs panoptic and json: add them to --save.")
     from panformer_cli.engine.inputs.find import find_images
+    from panformer_cli.engine.outputs.registry import Saving
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
-    def find() -> Path:
-        find_images(inputs, out, ids_from)  # report invalid inputs before weights are downloaded
-        return find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
+    def find() -> tuple[InputImages, Path]:
+        Saving.of(output.save)
+        found = find_images(inputs, out, ids_from, images)  # report invalid inputs before weights are downloaded
+        return found, find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
     with compute.joined() as (process, reporter):
-        request = PredictRequest(inputs, process.on_first(find), out, batch_size, precision, ids_from)
+        found, weights = process.on_first(find)
+        request = PredictRequest(
+            found, weights, out, batch_size, precision, output=output, changes=changes, resume=resume
+        )
         result = run_prediction(request, process, reporter)
         if process.is_first and submission:
             write_submission(submission, out, reporter)
         if process.is_first and as_json:
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
-            _print(result.content, len(result.failures), out)
+            _print(result, "overlays" if "overlay" in output.save else "results", out)
         return 1 if result.failures else 0
 
 
-def _print(content: dict[str, Any], failed: int, out: Path) -> None:
-    """Print one line per image, and a summary."""
-    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+def _print(result: PredictResult, what: str, out: Path) -> None:
+    """Print one line per image, and a summary with the folder of `what`, overlays or results."""
+    count = 0
+    for image, annotation in result.rows():
+        count += 1
         names = Counter(segment["category_name"] for segment in annotation["segments_info"])
         listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in names.most_common())
         click.echo(f"{image['file_name']}: {listed or 'no segments'}")
-    click.echo(f"{counted(len(content['images']), 'image')} segmented, {failed} failed; overlays: {out / 'overlays'}")
+    where = out / "overlays" if what == "overlays" else out
+    click.echo(f"{counted(count, 'image')} segmented, {len(result.failures)} failed; {what}: {where}")

@@ -53,6 +53,9 @@ class DiskList(LazySequence[T]):
         self._run("BEGIN")
         self.extend(items)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DiskList, (list(self), self._key)
+
     def append(self, item: T) -> None:
         key = repr(self._key(item)) if self._key else None
         self._run("INSERT INTO items VALUES (?, ?, ?)", self._length, key, pickle.dumps(item, pickle.HIGHEST_PROTOCOL))

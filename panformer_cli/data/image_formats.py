@@ -44,6 +44,7 @@ RESULT = "result of an earlier call"
 
 _PLURALS = {
     "link to a folder": "links to folders",
+    "link in an archive": "links in an archive",
     "not a regular file": "not regular files",
     "result of": "results of",
     "(not an image)": "(not images)",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,12 +29,19 @@ from panformer_cli.data.image_formats import (
 )
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import missing
 
 IMAGE_SUFFIXES = readable_suffixes()
 """Lower-case suffixes of the files that count as images in a folder."""
 
+MOST_PIXELS = 2**28
+"""Larger images are not read, unless `PIXELS_VARIABLE` allows it: a small file can declare any size."""
+PIXELS_VARIABLE = "PANFORMER_MAX_PIXELS"
+"""Environment variable with another limit."""
+_OPENCV_PIXELS = 2**30
+
+_pillow_limit = Lock()
 _JPEG_END = b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -44,7 +53,8 @@ def read_image(path: Path) -> ImageArray:
     several pages or frames the first one is read.
 
     Raises:
-        DataError: the file is missing, not an image, corrupt or truncated, or of a format that is not supported.
+        DataError: the file is missing, not an image, corrupt or truncated, of a format that is not supported, or has
+            more pixels than `most_pixels` allows.
     """
     return decode_image(read_bytes(path, "image"), str(path))
 
@@ -57,11 +67,29 @@ def decode_image(data: bytes, name: str) -> ImageArray:
     """
     if problem := why_unsupported(data):
         raise DataError(f"{name}: {problem}")
+    _check_pixels(name, data)
     image = None if _needs_pillow(data) else decode(data, cv2.IMREAD_COLOR)
     if image is None:
         return _read_with_pillow(name, data)
     _check_whole(name, data)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def most_pixels() -> int:
+    """Return the largest number of pixels of an image that is read.
+
+    Raises:
+        PanformerError: the environment variable `PIXELS_VARIABLE` is not a number, or larger than OpenCV's limit.
+    """
+    given = os.environ.get(PIXELS_VARIABLE)
+    if given is None:
+        return MOST_PIXELS
+    if not (given.isascii() and given.isdecimal() and 1 <= int(given) <= _OPENCV_PIXELS):
+        raise PanformerError(
+            f"the environment variable {PIXELS_VARIABLE} is {given!r}; expected the largest number of pixels of an "
+            f"image, 1 to {_OPENCV_PIXELS}"
+        )
+    return int(given)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -115,6 +143,17 @@ def has_more_frames(file: Path | bytes) -> bool:
         return False
 
 
+def _check_pixels(name: str, data: bytes) -> None:
+    """Raise DataError for an image with more than `most_pixels`, without decoding it."""
+    try:
+        with quiet_open(data):
+            pass
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} {error}") from error
+    except PILLOW_ERRORS:  # reported when it is decoded, if OpenCV cannot read it, either
+        pass
+
+
 def _needs_pillow(data: bytes) -> bool:
     """Return whether OpenCV would read an image differently: it ignores how AVIF is rotated."""
     return is_avif(data) or is_heic(data) or (is_tiff(data) and has_tiff_alpha(data))
@@ -135,12 +174,32 @@ def _read_with_pillow(name: str, data: bytes) -> ImageArray:
 
 @contextmanager
 def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
-    """Open an image file, or the content of one, with Pillow, without its warnings; errors as `PILLOW_ERRORS`."""
+    """Open an image file, or the content of one, with Pillow, without its warnings; errors as `PILLOW_ERRORS`.
+
+    Raises:
+        DecompressionBombError: it has more than `most_pixels`; the message continues a sentence.
+    """
     register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _opened(source) as image:
+            width, height = image.size
+            if width * height > most_pixels():
+                raise Image.DecompressionBombError(
+                    f"declares {width} x {height} pixels, expected at most {most_pixels()} in total; restore the file, "
+                    f"or set the environment variable {PIXELS_VARIABLE}={width * height} to read it"
+                )
             yield image
+
+
+def _opened(source: Path | bytes) -> Image.Image:
+    """Return an image opened with Pillow, whatever its size."""
+    with _pillow_limit:  # the limit is a global variable of Pillow, which other code may rely on
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextmanager
@@ -148,7 +207,7 @@ def _pillow_errors(name: str, unreadable: DataError) -> Iterator[None]:
     """Turn the errors of Pillow into a DataError."""
     try:
         yield
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
         raise unreadable from error
     except PILLOW_ERRORS as error:
         raise _corrupt(name, error) from error

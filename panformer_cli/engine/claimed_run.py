@@ -7,16 +7,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.runs import EARLIER_RECIPE, RUNS, RunFolder, run_to_resume
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import writing
-from panformer_cli.storage.process_lock import LockHeldError, process_lock
 
 _REMAINS = re.compile(
     r"\.(last|best|step-\d+|bad-step-\d+(-rank-\d+)?|recipe|recipe-before-step-\d+|environment|metrics)\.\w+\.\d+(\.parts)?\.tmp"
@@ -88,20 +88,8 @@ def _made(path: Path) -> Path:
     return folder
 
 
-@contextmanager
-def _locked(run: RunFolder, reporter: Reporter) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            locked = stack.enter_context(process_lock(run.lock))
-        except LockHeldError as error:
-            raise PanformerError(
-                f"{run.path} is being trained by {error}; wait for it to finish, stop it, or choose another --out"
-            ) from error
-        if not locked:
-            reporter.warn(
-                f"{run.path} is on a file system without locks: nothing prevents a second training in this folder"
-            )
-        yield
+def _locked(run: RunFolder, reporter: Reporter) -> AbstractContextManager[None]:
+    return claimed(run.path, "trained", "a second training", reporter)
 
 
 def _check_is_free(run: RunFolder) -> None:

@@ -1,32 +1,39 @@
-"""Segment images, and write overlays, panoptic PNGs and a panoptic JSON."""
+"""Segment images, and write overlays, panoptic PNGs, a panoptic JSON or other outputs."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.images import has_more_frames
-from panformer_cli.data.structures import ImageArray
+from panformer_cli.data.coco.panoptic_writer import panoptic_json
+from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.engine.inputs.input_image import InputImage
+from panformer_cli.engine.outputs.file_list import write_list
+from panformer_cli.engine.outputs.options import OutputOptions
+from panformer_cli.engine.outputs.registry import Saving
+from panformer_cli.engine.outputs.writing import OutputWriter
 from panformer_cli.engine.precision import PrecisionChoice
-from panformer_cli.engine.results import PanopticResults, check_images_are_free
+from panformer_cli.engine.predict_images import Failure, predict_images
+from panformer_cli.engine.results import MANIFEST, PanopticResults, check_are_results, check_images_are_free, rows_of
 from panformer_cli.engine.runs import check_results_folder
-from panformer_cli.errors import DataError, PanformerError
-from panformer_cli.models.base import Prediction
+from panformer_cli.errors import PanformerError
 from panformer_cli.pages.replacing import PAGE, has_page
-from panformer_cli.reporting import Progress, Reporter
-from panformer_cli.storage.files import resolve_links
-from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image
-from panformer_cli.wording import counted, listing
+from panformer_cli.reporting import Reporter
+from panformer_cli.storage.files import file_stamp, resolve_links, write_json, writing
+from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.storage.result_log import differing, stored_settings
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,33 @@ class PredictRequest:
     """What to segment.
 
     Attributes:
-        inputs: Image files, folders (searched recursively) and glob patterns.
+        inputs: The images, or the inputs in which `find_images` finds them.
         checkpoint: The checkpoint file.
         out: Folder of the results.
         batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
-        ids_from: JSON with the ids of the images, see `find_images`.
+        ids_from: JSON with the ids of the images, see `find_images`; used if `inputs` are not images yet.
+        output: What is written.
+        changes: Settings that differ from those of the checkpoint.
+        resume: Resume an interrupted run in `out`: images that have results are not predicted again. If all have
+            results, they are returned.
     """
 
-    inputs: Sequence[str]
+    inputs: Sequence[str] | InputImages
     checkpoint: Path
     out: Path
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     ids_from: Path | None = None
+    output: OutputOptions = OutputOptions()
+    changes: InferenceChanges = InferenceChanges()
+    resume: bool = False
+
+    def find(self) -> InputImages:
+        """Return the images of the inputs; errors as `find_images`."""
+        if isinstance(self.inputs, InputImages):
+            return self.inputs
+        return find_images(self.inputs, self.out, self.ids_from)
 
 
 @dataclass(frozen=True)
@@ -55,120 +75,132 @@ class PredictResult:
     """The result of `predict`.
 
     Attributes:
-        json: `OUT/panoptic.json`.
+        json: `OUT/panoptic.json`, which exists unless it was left out of the outputs.
         failures: One message for each image that could not be segmented.
+        unsaved: The content of the JSON if it was left out.
     """
 
     json: Path
     failures: list[str]
+    unsaved: dict[str, Any] | None = None
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The content of `json`, with all segments."""
-        content: dict[str, Any] = json.loads(self.json.read_text(encoding="utf-8"))
+        """The content of the panoptic JSON, with all segments."""
+        content: dict[str, Any] = self.unsaved or json.loads(self.json.read_text(encoding="utf-8"))
         return content
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield the rows of `images` and `annotations` in the panoptic JSON, which is not kept in memory."""
+        if self.unsaved:
+            return zip(self.unsaved["images"], self.unsaved["annotations"], strict=True)
+        return zip(rows_of(self.json, "images"), rows_of(self.json, "annotations"), strict=True)
 
 
 def predict(request: PredictRequest, process: Process, reporter: Reporter) -> PredictResult:
-    """Segment images and write `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and `OUT/panoptic.json`.
+    """Segment images and write the outputs, by default `OUT/overlays/<name>.jpg`, `OUT/panoptic/<name>.png` and
+    `OUT/panoptic.json`.
 
-    A corrupt image is reported and skipped.
+    A corrupt image is reported and skipped. `OUT/predict.json` lists the images that failed. If there are any, the
+    result log is kept, so that `resume` predicts them again.
 
     Raises:
-        PanformerError: No image is found, or the checkpoint or the folder cannot be used.
+        PanformerError: No image is found, the checkpoint or the folder cannot be used, or another process uses it.
     """
-    checkpoint = read_checkpoint(request.checkpoint)
-    found = process.on_first(lambda: _begin(request))
-    images = found.images
-    predictor = Predictor.of(checkpoint, process, request.precision)
+    checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
+    saving, keep = Saving.of(request.output.save), request.output.selection(checkpoint.categories)
+    with ExitStack() as stack:
+        found = process.on_first(lambda: _begin(request, saving, stack, reporter))
+        results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
+        if found is None:
+            return PredictResult(results.json, [], None if saving.json else panoptic_json([], [], results.categories))
+        predictor = Predictor.of(checkpoint, process, request.precision)
+        stack.callback(results.log.close)
+        failures = predict_images(found, predictor, OutputWriter(results, saving), keep, request.batch_size, reporter)
+        unsaved = results.merge()
+        process.on_first(lambda: _finish(results, len(found.images), failures, reporter))
+        return PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
+
+
+def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: Reporter) -> InputImages | None:
+    """Return the images to segment, and lock and prepare the folder of results; None if they all have results."""
+    out, found = request.out, request.find()
     for note in found.notes:
         reporter.message(note)
-    results = PanopticResults(request.out, checkpoint.categories, process)
-    own = range(process.rank, len(images), process.world_size)
-    with closing(results.log), reporter.progress("Predicting", len(own)) as progress:
-        share = _Share(images, results, reporter, progress)
-        for index, problem in predictor.map(share.read(own), share.write, request.batch_size):
-            share.report(index, problem)
-    several = [name for part in process.gather(share.several) for name in part]
-    if several:
-        reporter.message(
-            f"Only the first page or frame is used of {counted(len(several), 'image')}: {listing(several, 3)}"
-        )
-    failures = process.gather(share.failures)
-    for failure in (failure for part in failures[1:] for failure in part):
-        reporter.warn(failure)
-    results.finish()
-    return PredictResult(results.json, [failure for part in failures for failure in part])
-
-
-def _begin(request: PredictRequest) -> InputImages:
-    """Return the images to segment, and prepare the folder of results."""
-    found = find_images(request.inputs, request.out, request.ids_from)
-    check_results_folder(request.out)
-    if has_page(request.out):
+    check_results_folder(out)
+    if has_page(out):
         raise PanformerError(
-            f"--out {request.out} has a page ({PAGE}) and its images, with which the overlays would be mixed; choose "
+            f"--out {out} has a page ({PAGE}) and its images, with which the overlays would be mixed; choose "
             "another folder"
         )
-    _check_not_overwritten(found.images, request.out)
-    check_images_are_free(request.out, (image.name for image in found.images))
-    PanopticResults.begin(request.out, {})
+    _check_not_overwritten(found.images, out, saving.folders)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(claimed(out, "written", "a second prediction", reporter))
+    settings = _settings(request, found)
+    if request.resume and _is_complete(out, settings):
+        reporter.message(f"The prediction in {out} is already complete; showing its results")
+        return None
+    check_are_results(out, MANIFEST)
+    check_images_are_free(out, saving.in_the_way(out, (image.name for image in found.images)))
+    PanopticResults.begin(out, settings, request.resume)
+    if not saving.is_usual:
+        write_list(out, saving.folders)
     return found
 
 
-def _check_not_overwritten(images: Sequence[InputImage], out: Path) -> None:
-    folders = [resolve_links(out) / name for name in ("overlays", "panoptic")]
+def _check_not_overwritten(images: Iterable[InputImage], out: Path, names: Sequence[str]) -> None:
+    results = [resolve_links(out) / name for name in {*names, *IMAGE_FOLDERS}]
+    folder = cache(resolve_links)  # a folder can have many files
     for image in images:
-        if any(resolve_links(image.source.path).is_relative_to(folder) for folder in folders):
+        path = image.source.path
+        real = resolve_links(path) if path.is_symlink() else folder(path.parent)
+        if any(map(real.is_relative_to, results)):
             raise PanformerError(f"{image} is in --out {out}, whose results are replaced; choose another folder")
 
 
-class _Share:
-    """The images of one process; an image that fails is reported and skipped.
+def _settings(request: PredictRequest, found: InputImages) -> dict[str, Any]:
+    """Return the settings that the results depend on."""
+    digest = hashlib.sha256()
+    for image in found.images:
+        digest.update(f"{image.source.identity}\0{image.id}\0{image.name}\n".encode(errors="surrogateescape"))
+    settings = {
+        "checkpoint": file_stamp(request.checkpoint),
+        "precision": request.precision,
+        "inputs": [len(found.images), digest.hexdigest()],
+        **asdict(request.output),
+        **asdict(request.changes),
+    }
+    content: dict[str, Any] = json.loads(json.dumps(settings))  # with lists for tuples, as it is stored
+    return content
 
-    Attributes:
-        failures: One message for each image that failed, in the order they occurred.
-        several: Names of the images with several pages or frames.
+
+def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
+    """Return whether the folder has the results of all images.
+
+    Raises:
+        PanformerError: They were predicted with other settings.
     """
+    try:
+        stored = parse_json((out / MANIFEST).read_bytes())["settings"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    if PanopticResults.is_begun(out):
+        return False
+    if other := differing(stored, settings):
+        raise PanformerError(
+            f"{out} has predictions with different settings ({other}); --resume needs the same settings; omit it to "
+            "start over"
+        )
+    return True
 
-    def __init__(
-        self, images: Sequence[InputImage], results: PanopticResults, reporter: Reporter, progress: Progress
-    ) -> None:
-        self._images = images
-        self._results = results
-        self._reporter = reporter
-        self._progress = progress
-        self.failures: list[str] = []
-        self.several: list[str] = []
 
-    def read(self, indices: Iterable[int]) -> Iterator[tuple[tuple[int, ImageArray], ImageArray]]:
-        """Yield the readable images for `Predictor.map`; the key is the position and the image."""
-        for index in indices:
-            try:
-                image = self._images[index].read()
-            except DataError as error:
-                self.report(index, error)
-            else:
-                if has_more_frames(self._images[index].source.path):
-                    self.several.append(self._images[index].file_name)
-                yield (index, image), image
-
-    def write(self, key: tuple[int, ImageArray], prediction: Prediction) -> tuple[int, DataError | None]:
-        """Write the results of an image; return its position and the error, if there was one."""
-        index, image = key
-        source, panoptic = self._images[index], prediction.panoptic
-        overlay = draw_panoptic(image, panoptic, self._results.categories, DrawOptions(scores=True))
-        try:
-            save_image(self._results.out / "overlays" / Path(source.name).with_suffix(".jpg"), overlay)
-            png_name = Path(source.name).with_suffix(".png").as_posix()
-            self._results.add(index, source.id, (source.file_name, png_name), panoptic)
-        except DataError as error:
-            return index, error
-        return index, None
-
-    def report(self, index: int, problem: DataError | None) -> None:
-        """Report an image that is done or failed."""
-        if problem is not None:
-            self.failures.append(str(problem))
-            self._reporter.warn(str(problem))
-        self._progress.advance(status=self._images[index].file_name)
+def _finish(results: PanopticResults, images: int, failures: dict[int, Failure], reporter: Reporter) -> None:
+    """Report the failures of other processes, write the manifest, and discard the log if no image failed."""
+    for index, failure in failures.items():
+        if index % results.process.world_size != results.process.rank:
+            reporter.warn(failure["problem"])
+    content = {"settings": stored_settings(results.log.folder), "images": images, "failures": [*failures.values()]}
+    write_json(results.out / MANIFEST, content)
+    if not failures:
+        results.log.remove()

@@ -1,4 +1,4 @@
-"""Write predictions in COCO's panoptic format, with any number of processes."""
+"""Write predictions in COCO's panoptic format, with any number of processes; other outputs are in `outputs/`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.json_stream import read_members
 from panformer_cli.data.coco.panoptic_png import write_panoptic_png
-from panformer_cli.data.coco.panoptic_writer import annotation_row
+from panformer_cli.data.coco.panoptic_writer import annotation_row, panoptic_json
+from panformer_cli.data.disk_list import DiskList
 from panformer_cli.data.result_folders import LINES, PANOPTIC
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.outputs.file_list import complete_list, discard_list, is_listed, listed_files, paths_of
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.pages.replacing import discard_page
 from panformer_cli.storage.files import atomic_write, is_file, name_inside
@@ -25,6 +27,8 @@ from panformer_cli.storage.result_log import Line, ResultLog
 
 RECORDS, METRICS, ANALYSIS = "records.jsonl", "metrics.json", "analysis.json"
 """Files that are written at the end, from all images, besides `PANOPTIC`."""
+MANIFEST = "predict.json"
+"""What `predict` did: its settings, and the images that failed."""
 LABEL_ERRORS, LABEL_ERRORS_PAGE = "label_errors.json", "label_errors"
 """File and folder that `evaluate --label-errors` adds."""
 _KEYS = {
@@ -32,6 +36,7 @@ _KEYS = {
     ANALYSIS: {"causes", "confusion"},
     RECORDS: {"image_id", "overlap"},
     LABEL_ERRORS: {"kinds", "suspects"},
+    MANIFEST: {"settings", "failures"},
 }
 """Some keys of these files, which show that panformer wrote them."""
 
@@ -46,8 +51,9 @@ class PanopticResults:
     Every process writes the PNGs and the result log of its own images; rank 0 merges the logs.
     """
 
-    def __init__(self, out: Path, categories: CategoryTable, process: Process) -> None:
+    def __init__(self, out: Path, categories: CategoryTable, process: Process, has_json: bool = True) -> None:
         self.out = out
+        self.has_json = has_json
         self.categories = categories
         self.process = process
         self.log = ResultLog(out / LINES, process.rank, process.world_size)
@@ -65,12 +71,14 @@ class PanopticResults:
         """
         _check_is_predictions(out)
         _check_is_log(out / LINES)
-        earlier = [] if resume and PanopticResults.is_begun(out) else list(_earlier_images(out))
+        ResultLog.check_is_free(out / LINES)
+        if not (resume and PanopticResults.is_begun(out)):
+            _delete(out, _earlier_images(out))
+            discard_list(out)
         ResultLog.start(out / LINES, settings, resume)
-        for path in earlier:
-            path.unlink(missing_ok=True)
         discard_label_errors(out)
-        for name in (ANALYSIS, RECORDS, PANOPTIC, METRICS) if _metrics(out) else (PANOPTIC,):
+        replaced = [PANOPTIC, *([ANALYSIS, RECORDS, METRICS] if _metrics(out) else [])]
+        for name in [*replaced, *([MANIFEST] if _content(out / MANIFEST) else [])]:
             (out / name).unlink(missing_ok=True)
 
     @staticmethod
@@ -87,8 +95,8 @@ class PanopticResults:
         return self.out / PANOPTIC
 
     def done(self) -> Iterator[Line]:
-        """Return the lines of this process's images in the result log whose PNG exists, too."""
-        return (line for line in self.log.own_lines() if (self.pngs / line["annotation"]["file_name"]).is_file())
+        """Return the lines of this process's images in the result log whose files exist, too."""
+        return (line for line in self.log.own_lines() if all(map(is_file, _files_of_line(self.out, line))))
 
     def add(
         self,
@@ -105,26 +113,51 @@ class PanopticResults:
             image_id: Id of the image in the JSON.
             names: File names of the image and of its PNG in the JSON; relative paths.
             panoptic: The prediction.
-            more: More keys for the line; `record` is written to records.jsonl.
+            more: More keys for the line; `record` is written to records.jsonl, and `files`, the image's files, to the
+                list of files.
         """
+        write_panoptic_png(name_inside(self.pngs, names[1], "the list of images"), panoptic.ids)
+        self.append(index, image_id, names, panoptic, more)
+
+    def append(
+        self,
+        index: int,
+        image_id: int | str,
+        names: tuple[str, str],
+        panoptic: PanopticMap,
+        more: Line | None = None,
+    ) -> None:
+        """Write the line of an image in the result log; arguments as `add`."""
         file_name, png_name = names
-        write_panoptic_png(name_inside(self.pngs, png_name, "the list of images"), panoptic.ids)
         height, width = panoptic.ids.shape
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
         annotation = annotation_row(image_id, png_name, panoptic, self.categories)
         self.log.append(index, {"image": image, "annotation": annotation, **(more or {})})
 
-    def finish(self) -> None:
-        """Merge the result logs of all processes into the final files."""
+    def finish(self) -> dict[str, Any] | None:
+        """Merge the result logs of all processes into the final files, and delete them; return as `merge`."""
+        content = self.merge()
+        self.process.on_first(self.log.remove)
+        return content
+
+    def merge(self) -> dict[str, Any] | None:
+        """Merge the result logs of all processes into the final files; return the JSON's content if it has no file."""
         self.log.close()
         wait_for_lines(self.log, self.process)
-        self.process.on_first(self._merge)
+        return self.process.on_first(self._merge)
 
-    def _merge(self) -> None:
-        self._write_json()
+    def _merge(self) -> dict[str, Any] | None:
+        content = None
+        if self.has_json:
+            self._write_json()
+        else:
+            lines = list(self.log.lines())
+            images, annotations = ([line[key] for line in lines] for key in ("image", "annotation"))
+            content = panoptic_json(images, annotations, self.categories)
         if "record" in next(self.log.lines(), {}):
             write_overlaps(self.out / RECORDS, self.log)
-        self.log.remove()
+        complete_list(self.out, (line.get("files", ()) for line in self.log.lines()))
+        return content
 
     def _write_json(self) -> None:
         """Write the JSON of `panoptic_writer.panoptic_json` with one row in memory at a time."""
@@ -165,33 +198,31 @@ def _check_is_log(folder: Path) -> None:
         )
 
 
-def check_images_are_free(out: Path, names: Iterable[str]) -> None:
-    """Raise PanformerError if an overlay or a PNG that will be written is a file that no earlier run here wrote.
+def check_images_are_free(out: Path, in_the_way: Iterable[Path]) -> None:
+    """Raise PanformerError if a file in the way of a result is not one that an earlier run here wrote.
 
     If a run was interrupted here, its last files are not in its log yet, and nothing is checked.
 
     Args:
         out: Folder of results.
-        names: Names of the images' results, with any suffix.
+        in_the_way: Existing files that would be replaced.
     """
     if PanopticResults.is_begun(out) or not out.is_dir():
         return
-    earlier = set(_earlier_images(out))
-    for name in names:
-        png = (out / "panoptic" / name).with_suffix(".png")
-        for path in (_overlay(out, png.relative_to(out / "panoptic").as_posix()), png):
-            if path not in earlier and os.path.lexists(path):
-                raise PanformerError(
-                    f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
-                    "move the file"
-                )
+    earlier = DiskList(map(str, _earlier_images(out)), key=str)  # a set of a million paths takes a lot of memory
+    for path in in_the_way:
+        if earlier.first(str(path)) is None:
+            raise PanformerError(
+                f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
+                "move the file"
+            )
 
 
 def _is_predictions(out: Path) -> bool:
     """Return whether the panoptic JSON is certainly of a prediction or an evaluation.
 
     In their segments, `category_name` repeats the name of the category. Without any segment, the JSON has exactly their
-    members, and either no images (all of them failed) or other results of the same images.
+    members, and either no images (all of them failed) or other results of the same images, or there is a list of files.
     """
     members: list[str] = []
     rows: dict[str, list[Any]] = {"images": [], "annotations": []}
@@ -209,24 +240,54 @@ def _is_predictions(out: Path) -> bool:
         return False
     if members != ["images", "annotations", "categories"]:
         return False
+    if is_listed(out):
+        return True
     return not any(rows.values()) or "checkpoint" in _metrics(out) or (bool(overlays) and all(map(is_file, overlays)))
 
 
 def _earlier_images(out: Path) -> Iterator[Path]:
-    """Yield the PNGs and overlays of an earlier run, by its panoptic JSON and, if it was interrupted, its log.
+    """Yield the files of each image of an earlier run, by its list of files or panoptic JSON, and, if it was
+    interrupted, its log.
 
     The evaluation of a checkpoint has no overlays.
     """
-    rows = [(line.get("annotation"), "record" not in line) for line in ResultLog(out / LINES).lines()]
+    for line in ResultLog(out / LINES).lines():
+        yield from _files_of_line(out, line)
+    if is_listed(out):
+        yield from listed_files(out)
+        return
     with suppress(DataError):
         has_overlays = "checkpoint" not in _metrics(out)
-        rows += [(row, has_overlays) for row in _rows(out / PANOPTIC, "annotations")]
-    for row, has_overlay in rows:
-        with suppress(DataError):  # a name that leads out of the folder
-            if name := _png_name(row):
-                yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
-                if has_overlay:
-                    yield _overlay(out, name)
+        for row in rows_of(out / PANOPTIC, "annotations"):
+            yield from _usual_files(out, row, has_overlays)
+
+
+def _files_of_line(out: Path, line: Line) -> Iterator[Path]:
+    """Yield the files of the image of a line in the result log."""
+    if "files" in line:
+        yield from paths_of(out, line["files"])
+    else:
+        yield from _usual_files(out, line.get("annotation"), "record" not in line)
+
+
+def _usual_files(out: Path, row: Any, has_overlay: bool) -> Iterator[Path]:
+    """Yield the PNG in a row of `annotations`, and the overlay of the same name if there is one."""
+    with suppress(DataError):  # a name that leads out of the folder
+        if name := _png_name(row):
+            yield name_inside(out / "panoptic", name, str(out / PANOPTIC))
+            if has_overlay:
+                yield _overlay(out, name)
+
+
+def _delete(out: Path, paths: Iterable[Path]) -> None:
+    """Delete files of an earlier run, and the folders in `out` that are empty then."""
+    folders: set[Path] = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders.update(folder for folder in path.parents if folder != out and folder.is_relative_to(out))
+    for folder in sorted(folders, reverse=True):  # inner folders first
+        with suppress(OSError):  # it is not empty, or a link
+            folder.rmdir()
 
 
 def _png_name(row: Any) -> str:
@@ -239,7 +300,7 @@ def _overlay(out: Path, png_name: str) -> Path:
     return name_inside(out / "overlays", png_name, str(out / PANOPTIC)).with_suffix(".jpg")
 
 
-def _rows(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
+def rows_of(json_path: Path, key: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a list of a panoptic JSON; none if the file is missing."""
     if json_path.is_file():
         for name, value in read_members(json_path):

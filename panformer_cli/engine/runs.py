@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
+from panformer_cli.engine.claimed_folder import LOCK
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.models.published import PublishedWeights
 from panformer_cli.recipe import Recipe
@@ -61,7 +62,7 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         """Held while a process trains in this folder (`claimed_run`)."""
-        return self.path / ".lock"
+        return self.path / LOCK
 
     @property
     def step_checkpoints(self) -> list[Path]:

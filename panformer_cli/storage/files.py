@@ -145,6 +145,12 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def file_stamp(path: Path) -> list[str | int]:
+    """Return path, size and modification time of a file, by which a replaced file is noticed."""
+    status = path.stat()
+    return [str(resolve_links(path)), status.st_size, status.st_mtime_ns]
+
+
 def sha256_of(path: Path, reporter: Reporter | None = None) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 
@@ -281,20 +287,30 @@ def name_inside(folder: Path, name: str, where: str) -> Path:
         os.fsencode(name)
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: {name!r} is not a valid file name; expected valid Unicode; rename it") from error
-    pieces = PurePosixPath(name.replace("\\", "/")).parts if _SEPARATOR.search(name) else (name,)
-    outside = not pieces or any(map(_LEADS_OUT.fullmatch, pieces))
+    pieces = _pieces_of(name)
+    outside = leads_out(name)
     path, has_link = folder, False
     for piece in () if outside else pieces:
         path /= piece
         has_link = has_link or _is_link(path)  # most paths contain no links
-    leads_out = has_link and _leads_out(folder, path)
-    if outside or leads_out:
-        link = ", through a symbolic link" if leads_out else ""
+    through_link = has_link and _links_lead_out(folder, path)
+    if outside or through_link:
+        link = ", through a symbolic link" if through_link else ""
         raise DataError(f"{where}: the file name {name!r} points outside {folder}{link}; expected a name inside it")
     return path
 
 
-def _leads_out(folder: Path, path: Path) -> bool:
+def leads_out(name: str) -> bool:
+    """Return whether a relative name is empty, absolute or invalid, or contains `..` or a drive."""
+    pieces = _pieces_of(name)
+    return not pieces or any(map(_LEADS_OUT.fullmatch, pieces))
+
+
+def _pieces_of(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts if _SEPARATOR.search(name) else (name,)
+
+
+def _links_lead_out(folder: Path, path: Path) -> bool:
     """Return whether symbolic links between `folder` and `path` lead out of `folder`."""
     try:
         return not resolve_links(path).is_relative_to(resolve_links(folder))

@@ -60,10 +60,7 @@ class ResultLog:
             PanformerError: another process is writing the log, the folder cannot be written, or the settings of the log
                 to resume are corrupt or different.
         """
-        with writing(folder):
-            for path in folder.glob("*.lock"):
-                with _lock(path):
-                    pass
+        ResultLog.check_is_free(folder)
         stored = stored_settings(folder) if resume else None
         if stored is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -75,6 +72,14 @@ class ResultLog:
                 f"{folder.parent} was started with a different {changed} (see {folder / 'settings.json'}); use the "
                 "same to resume, or leave out --resume to start over"
             )
+
+    @staticmethod
+    def check_is_free(folder: Path) -> None:
+        """Raise PanformerError if another process is writing the log in `folder`."""
+        with writing(folder):
+            for path in folder.glob("*.lock"):
+                with _lock(path):
+                    pass
 
     def append(self, index: int, content: Line) -> None:
         """Append the line of an image; thread-safe. The line is kept even if the process is killed.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
-from panformer_cli.errors import PanformerError
+from panformer_cli.errors import DataError
 from panformer_cli.storage.files import atomic_write
 from panformer_cli.visualization.colors import VOID, Colors, category_colors, shade
 from panformer_cli.visualization.labels import draw_labels, font_size
@@ -28,6 +28,7 @@ __all__ = [
     "category_colors",
     "colorize",
     "draw_panoptic",
+    "encoded_image",
     "highlight",
     "save_image",
     "segment_colors",
@@ -148,18 +149,34 @@ def save_image(path: Path, image: ImageArray, jpeg_quality: int = 92) -> None:
     Raises:
         PanformerError: The file cannot be written, or the image is too large for the format.
     """
-    quality = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    data = encoded_image(image, path.suffix, str(path), jpeg_quality)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encoded_image(image: ImageArray, suffix: str, what: str, jpeg_quality: int = 92) -> bytes:
+    """Return the content of a JPEG or PNG file.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        suffix: `.jpg`, `.jpeg` or `.png`.
+        what: Name of the file in errors.
+        jpeg_quality: 0 to 100.
+
+    Raises:
+        DataError: The image is too large for the format.
+    """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix.lower() in (".jpg", ".jpeg") else []
     try:
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+        done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     except cv2.error:
         done = False
     if not done:
         height, width = image.shape[:2]
-        raise PanformerError(
-            f"cannot write {path}: {width}x{height} pixels exceed the limit of {path.suffix}; use a smaller image"
+        raise DataError(
+            f"cannot write {what}: {width}x{height} pixels exceed the limit of {suffix}; use a smaller image"
         )
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    return data.tobytes()
 
 
 def _column(image: ImageArray, caption: str, height: int, size: int) -> ImageArray:

@@ -38,7 +38,12 @@ def files(folder: Path) -> set[str]:
 
 def results(*stems: str) -> set[str]:
     """Return the files of a prediction."""
-    return {"panoptic.json", *(f"overlays/{s}.jpg" for s in stems), *(f"panoptic/{s}.png" for s in stems)}
+    return {
+        "panoptic.json",
+        "predict.json",
+        *(f"overlays/{s}.jpg" for s in stems),
+        *(f"panoptic/{s}.png" for s in stems),
+    }
 
 
 def segment(trained: RunFolder, inputs: list[str], out: Path) -> None:

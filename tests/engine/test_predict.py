@@ -116,7 +116,7 @@ def test_segments_name_their_category(result: tuple[Path, dict[str, Any]]) -> No
 
 
 def test_no_other_files_are_in_the_folder(result: tuple[Path, dict[str, Any]]) -> None:
-    assert {path.name for path in result[0].iterdir()} == {"overlays", "panoptic", "panoptic.json"}
+    assert {path.name for path in result[0].iterdir()} == {"overlays", "panoptic", "panoptic.json", "predict.json"}
 
 
 @pytest.mark.slow
@@ -129,7 +129,13 @@ def test_metrics_of_an_earlier_evaluation_are_deleted(trained: RunFolder, tmp_pa
         (out / name).write_text("{}")
     (out / "metrics.json").write_text('{"images": 3, "panoptic": {"all": {"pq": 50.0}}}')
     run(trained, out, image)
-    assert {path.name for path in out.iterdir()} == {"overlays", "panoptic", "panoptic.json", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == {
+        "overlays",
+        "panoptic",
+        "panoptic.json",
+        "predict.json",
+        "notes.txt",
+    }
 
 
 @pytest.mark.slow
@@ -339,4 +345,7 @@ def test_names_with_separators_of_other_systems(tmp_path: Path) -> None:
     picture(tmp_path / "a:b.png")
     picture(tmp_path / "c\\d.png")
     found = find_images([str(tmp_path)], tmp_path / "out").images
-    assert [(image.path.name, image.name) for image in found] == [("a:b.png", "a_b.png"), ("c\\d.png", "c_d.png")]
+    assert [(image.source.path.name, image.name) for image in found] == [
+        ("a:b.png", "a_b.png"),
+        ("c\\d.png", "c_d.png"),
+    ]

@@ -42,12 +42,16 @@ def encode_ids(ids: IdMap) -> ImageArray:
 
 def write_panoptic_png(path: Path, ids: IdMap, waits_for_disk: bool = True) -> None:
     """Write segment ids (H, W) atomically; `waits_for_disk` and errors as `files.atomic_write` and `encode_ids`."""
-    rgb = encode_ids(ids)
-    data = encode_plain(rgb)
-    if data is None:
-        data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    data = encode_panoptic_png(ids)
     with atomic_write(path, waits_for_disk) as temporary:
         temporary.write_bytes(data)
+
+
+def encode_panoptic_png(ids: IdMap) -> bytes:
+    """Return the content of a panoptic PNG of segment ids (H, W); errors as `encode_ids`."""
+    rgb = encode_ids(ids)
+    data = encode_plain(rgb)
+    return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes() if data is None else data
 
 
 def expect_reads(number: int) -> None:

@@ -29,7 +29,7 @@ from panformer_cli.metrics.evaluator import Evaluator, MetricName
 from panformer_cli.metrics.image_overlap import ImageOverlap, compare
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.files import resolve_links, write_json
+from panformer_cli.storage.files import file_stamp, write_json
 from panformer_cli.storage.result_log import differing
 from panformer_cli.wording import counted
 
@@ -184,9 +184,7 @@ def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]
 def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
     """Return path, size and modification time of checkpoint and annotation, to detect that a file was replaced."""
     files = {"checkpoint": request.checkpoint, "annotation": dataset.layout.annotation}
-    return {
-        name: [str(resolve_links(path)), path.stat().st_size, path.stat().st_mtime_ns] for name, path in files.items()
-    }
+    return {name: file_stamp(path) for name, path in files.items()}
 
 
 def _evaluate(

@@ -1,26 +1,32 @@
-"""The images that `predict` segments: which files of the inputs, and their ids and names in the results."""
+"""Find the images that `predict` segments: in files, folders, patterns, archives, lists and at addresses."""
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import takewhile
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
-from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, counted_reason, is_clutter, why_left_out
+from panformer_cli.data.disk_list import DiskList, LazySequence
+from panformer_cli.data.image_formats import counted_reason, is_clutter
 from panformer_cli.data.images import IMAGE_SUFFIXES
-from panformer_cli.data.result_folders import is_result_folder
-from panformer_cli.engine.inputs.ids import ids_of
-from panformer_cli.engine.inputs.input_image import InputImage, LocalFile
+from panformer_cli.engine.inputs import archives, image_info, lists
+from panformer_cli.engine.inputs.folders import Folders, LocalImage
+from panformer_cli.engine.inputs.ids import ImageId, ids_of
+from panformer_cli.engine.inputs.input_image import ImageSource, InputImage, LocalFile
+from panformer_cli.engine.inputs.names import distinct_names
+from panformer_cli.engine.inputs.videos import is_video
+from panformer_cli.engine.inputs.web import is_address, web_image
 from panformer_cli.errors import DataError
-from panformer_cli.pages.replacing import is_below_page, is_image_of_page
-from panformer_cli.storage.files import resolve_links
+from panformer_cli.storage.files import leads_out, resolve_links
 from panformer_cli.wording import counted, listing
+
+_SEPARATORS = re.compile(r"[:\\]")
+"""Characters that other systems take for those between drives and folders."""
+_WILDCARDS = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -28,85 +34,199 @@ class InputImages:
     """The images of all inputs.
 
     Attributes:
-        images: In the order of the inputs; folders and patterns are sorted.
+        images: In the order of the inputs; folders, patterns and archives are sorted. The sequence is on disk, so that
+            a million images need no memory.
         notes: One line each: which files were left out, and which data set the ids are from.
+        has_addresses: Whether some images are on the web, so that reading is mostly waiting.
     """
 
-    images: list[InputImage]
+    images: Sequence[InputImage]
     notes: list[str] = field(default_factory=list)
+    has_addresses: bool = False
 
 
-def find_images(inputs: Sequence[str], out: Path, ids_from: Path | None = None) -> InputImages:
+def find_images(
+    inputs: Sequence[str], out: Path, ids_from: Path | None = None, images: Path | None = None
+) -> InputImages:
     """Return the images of all inputs.
 
     Args:
-        inputs: Image files, folders, which are searched recursively, and glob patterns.
+        inputs: Image files, folders, which are searched recursively, glob patterns, zip archives, http and https
+            addresses, text files with names, COCO JSONs, and `-` for standard input, which has an image or names.
         out: Folder of the results. Images in it are skipped, unless they are given by name. If it contains an input,
             only those in its folders of results are skipped.
         ids_from: JSON with `images`, rows of id and file_name; None for the ids that `ids.ids_of` chooses.
+        images: Folder of the images of COCO JSONs; None to look for it.
 
     Raises:
         DataError: An input does not exist or has no images, or `ids_from` is corrupt or does not list an image.
     """
-    finder = _Finder(resolve_links(out))
+    finder = _Finder(resolve_links(out), images)
     for given in inputs:
         finder.add(given)
-    paths = [path for path, _ in finder.found.values()]
-    if not paths:
+    found = _without_repeats(finder.found)
+    if not found:
         raise DataError(
             f"{listing(inputs)}: no images, only files of the operating system; give image files or folders"
         )
-    own_names = [name for _, name in finder.found.values()]
-    names = _distinct([Path(name) for name in own_names])
-    counts = Counter(own_names)
-    file_names = [
-        name if counts[own] > 1 or re.search(r"[:\\]", own) else own for name, own in zip(names, own_names, strict=True)
-    ]
-    ids, note = ids_of(paths, ids_from)
-    images = zip(map(LocalFile, paths), ids, names, file_names, strict=True)
-    return InputImages([InputImage(*values) for values in images], [*finder.notes(), *([note] if note else [])])
+    ids, note = _ids_of(found, ids_from)
+    notes = [*finder.notes(), *([note] if note else [])]
+    return InputImages(DiskList(_named(found, ids)), notes, finder.has_addresses)
+
+
+class _Found(NamedTuple):
+    """An image that was found.
+
+    Attributes:
+        source: Where it is.
+        name: Its name relative to its input.
+        id: Its id in a COCO JSON; None if it is in none.
+    """
+
+    source: ImageSource
+    name: str
+    id: ImageId | None = None
+
+    @property
+    def identity(self) -> str:
+        return self.source.identity
 
 
 class _Finder:
-    """Collects the image files of the inputs.
+    """Collects the images of the inputs.
 
     Attributes:
-        found: Path and name in the results, by absolute path: a file can be in several inputs.
+        found: The images; one can be in several inputs.
         left_out: Number of other files by the reason why they are left out.
-        unreadable: Folders that cannot be read.
+        has_addresses: Whether some of the images are on the web.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.found: dict[str, tuple[Path, str]] = {}
+    def __init__(self, out: Path, images: Path | None) -> None:
+        self.found: DiskList[_Found] = DiskList(key=attrgetter("identity"))
         self.left_out: Counter[str] = Counter()
-        self.unreadable: list[Path] = []
-        self._out = out
-        self._folder = cache(resolve_links)  # a folder can have many files
-        self._has_results, self._is_below_page = cache(is_result_folder), cache(is_below_page)
+        self.has_addresses = False
+        self._folders = Folders(out)
+        self._images = images
+        self._has_read_stdin = False
 
     def add(self, given: str) -> None:
-        """Add the image files of one input."""
-        path = Path(given)
-        if path.is_dir():
-            if not self._add_all(path, self._files_below(path)):
-                suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-                raise DataError(
-                    f"the folder {path} has no images{self._only()}; expected files with the suffixes {suffixes}"
-                )
-        elif path.is_file():
-            if not is_clutter(path.name):  # from a pattern that the shell expanded
-                self._keep(path, path.name)
-        elif not self._add_all(_fixed_part(path), self._matches(given)):
-            raise DataError(
-                f"no such image, folder or pattern: {given}{self._only()}; give image files, folders or patterns "
-                "such as 'photos/*.jpg'"
-            )
+        """Add the images of one input."""
+        if given == lists.STANDARD_INPUT:
+            self._add_standard_input()
+        elif is_address(given):
+            self._add_address(given)
+        else:
+            self._add_path(Path(given), Path(given).name)
 
     def notes(self) -> list[str]:
         """Return which files are left out, and which folders cannot be read; one line each."""
         total = self.left_out.total()
         notes = [f"{counted(total, 'file')} left out: {self._reasons()}"] if total else []
-        return [*notes, self._unreadable_folders()] if self.unreadable else notes
+        return [*notes, self._unreadable_folders()] if self._folders.unreadable else notes
+
+    def _add_path(self, path: Path, name: str) -> None:
+        if path.is_dir():
+            if not self._add_local(self._folders.files_below(path)):
+                suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+                raise DataError(
+                    f"the folder {path} has no images{self._only()}; expected files with the suffixes {suffixes}"
+                )
+        elif path.is_file():
+            self._add_file(path, name)
+        elif not self._add_local(self._folders.matches(str(path))):
+            raise DataError(
+                f"no such image, folder or pattern: {path}{self._only()}; give image files, folders or patterns "
+                "such as 'photos/*.jpg'"
+            )
+
+    def _add_file(self, path: Path, name: str) -> None:
+        """Add a file that was given by name: an image, whatever its suffix, or a file that lists or contains images."""
+        containers: dict[str, Callable[[Path], None]] = {
+            archives.SUFFIX: self._add_archive,
+            lists.SUFFIX: self._add_list,
+            image_info.SUFFIX: self._add_json,
+        }
+        if is_clutter(path.name):  # from a pattern that the shell expanded
+            return
+        if add := containers.get(path.suffix.lower()):
+            add(path)
+        elif is_video(path.name):
+            raise DataError(
+                f"{path} is a video, which predict cannot read; save its frames as images, such as with ffmpeg, and "
+                "give their folder"
+            )
+        else:
+            self._keep(LocalFile(str(path)), name)
+
+    def _add_archive(self, path: Path) -> None:
+        before = len(self.found)
+        for image, problem in archives.images_in(path):
+            if problem:
+                self.left_out[problem] += 1
+            else:
+                self._keep(image, image.name)
+        if len(self.found) == before:
+            raise DataError(f"the archive {path} has no images{self._only()}; expected image files in it")
+
+    def _add_json(self, path: Path) -> None:
+        for image in image_info.images_of(path, self._images):
+            self.found.append(_Found(LocalFile(str(image.path)), image.name, image.id))
+
+    def _add_list(self, path: Path) -> None:
+        self._add_names(lists.read_list(path), path.parent, str(path))
+
+    def _add_standard_input(self) -> None:
+        if self._has_read_stdin:
+            raise DataError("the input - is given twice, but standard input can be read only once; give it once")
+        self._has_read_stdin = True
+        read = lists.read_standard_input()
+        if isinstance(read, lists.StandardInput):
+            self._keep(read, "stdin")
+        else:
+            self._add_names(read, Path(), "standard input")
+
+    def _add_names(self, names: Sequence[str], folder: Path, where: str) -> None:
+        """Add the inputs that a list names, relative to a folder.
+
+        A file that is missing is reported when it is read, unless all of them are.
+        """
+        any_exists = False
+        for name in names:
+            if is_address(name):
+                self._add_address(name)
+                any_exists = True
+                continue
+            path = folder / name
+            if path.suffix.lower() in (lists.SUFFIX, image_info.SUFFIX):
+                raise DataError(f"{where} names {name}; expected images, not another list; give it to predict instead")
+            exists = path.exists()
+            if exists or _WILDCARDS.search(name):
+                self._add_path(path, path.name if leads_out(name) else Path(name).as_posix())
+            else:
+                self._keep(LocalFile(str(path)), path.name)
+            any_exists = any_exists or exists or bool(_WILDCARDS.search(name))
+        if not any_exists:
+            raise DataError(
+                f"{where} has {counted(len(names), 'name')}, and none of them exists (first {folder / names[0]}); "
+                f"expected one image per line, relative to {folder.absolute()}"
+            )
+
+    def _add_local(self, files: Iterable[LocalImage]) -> bool:
+        """Add the files of a folder or pattern; return whether any is an image."""
+        before = len(self.found)
+        for path, name, problem in files:
+            if problem:
+                self.left_out[problem] += 1
+            else:
+                self._keep(LocalFile(str(path)), name)
+        return len(self.found) > before
+
+    def _add_address(self, url: str) -> None:
+        image, self.has_addresses = web_image(url), True
+        self._keep(image, image.name)
+
+    def _keep(self, source: ImageSource, name: str) -> None:
+        self.found.append(_Found(source, name))
 
     def _reasons(self) -> str:
         """Return why files are left out, the most frequent reason first."""
@@ -114,100 +234,60 @@ class _Finder:
         return ", ".join(counted_reason(count, reason) for reason, count in ranked)
 
     def _unreadable_folders(self) -> str:
-        return f"{counted(len(self.unreadable), 'folder')} cannot be read: {listing(self.unreadable, 3)}"
+        unreadable = self._folders.unreadable
+        return f"{counted(len(unreadable), 'folder')} cannot be read: {listing(unreadable, 3)}"
 
     def _only(self) -> str:
         parts = [f"left out: {self._reasons()}"] if self.left_out else []
-        parts += [self._unreadable_folders()] if self.unreadable else []
+        parts += [self._unreadable_folders()] if self._folders.unreadable else []
         return f" ({'; '.join(parts)})" if parts else ""
 
-    def _add_all(self, base: Path, files: Iterable[tuple[Path, str, str]]) -> bool:
-        """Add the files of an input; return whether any is an image.
 
-        Args:
-            base: Folder of the input.
-            files: Path, name in the results, and the reason why it is left out, "" for a possible image.
-        """
-        results = [self._out]
-        if resolve_links(base).is_relative_to(self._out):
-            results = [self._out / name for name in ("overlays", "panoptic")]
-        any_image = False
-        for path, name, problem in files:
-            if any(self._is_in(folder, path, follow=not problem) for folder in results):
-                continue
-            if reason := problem or why_left_out(path):
-                self.left_out[reason] += 1
-                continue
-            self._keep(path, name)
-            any_image = True
-        return any_image
-
-    def _keep(self, path: Path, name: str) -> None:
-        self.found.setdefault(os.path.abspath(path), (path, name))  # noqa: PTH100 (removes `..`, follows no links)
-
-    def _is_in(self, folder: Path, path: Path, follow: bool) -> bool:
-        """Return whether a file, or what it links to, is in a folder; only possible images are followed."""
-        if self._folder(path.parent).is_relative_to(folder):
-            return True
-        return follow and path.is_symlink() and resolve_links(path).is_relative_to(folder)
-
-    def _matches(self, pattern: str) -> Iterator[tuple[Path, str, str]]:
-        """Yield the files that match a pattern, sorted, as `_add_all` expects them."""
-        for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 (absolute patterns)
-            if match.is_file() and not is_clutter(match.name):
-                yield match, match.name, self._result(match)
-
-    def _files_below(self, folder: Path) -> Iterator[tuple[Path, str, str]]:
-        """Yield the files below a folder, sorted, as `_add_all` expects them."""
-        found = []
-        for base, folders, files in os.walk(folder, onerror=self._note_unreadable):
-            folders[:] = [name for name in folders if not is_clutter(name)]
-            found += [(Path(base, name), LINK) for name in folders if Path(base, name).is_symlink()]
-            found += [(Path(base, name), "") for name in files if not is_clutter(name)]
-        for path, problem in sorted(found):
-            name = path.relative_to(folder)
-            if problem or not path.is_file():
-                yield path, name.as_posix(), problem or SPECIAL
-            else:
-                is_hidden = any(part.startswith(".") for part in name.parts)
-                yield path, name.as_posix(), HIDDEN if is_hidden else self._result(path)
-
-    def _note_unreadable(self, error: OSError) -> None:
-        self.unreadable.append(Path(error.filename))
-
-    def _result(self, path: Path) -> str:
-        is_result = self._has_results(path.parent) or (
-            self._is_below_page(path.parent) and is_image_of_page(path.absolute())
-        )
-        return RESULT if is_result else ""
+def _without_repeats(found: DiskList[_Found]) -> DiskList[_Found]:
+    """Return the images without those that are the same as an earlier one."""
+    repeats = set(found.repeats())
+    if not repeats:
+        return found
+    return DiskList(image for position, image in enumerate(found) if position not in repeats)
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """Return the folder of a pattern, up to the first part with a wildcard."""
-    return Path(*takewhile(lambda part: glob.escape(part) == part, pattern.parts))
+def _ids_of(found: DiskList[_Found], ids_from: Path | None) -> tuple[Iterable[ImageId], str]:
+    """Return the ids of the images, and a note as `ids.ids_of`. Those in COCO JSONs are used if all have one."""
+    if ids_from is None:
+        known: set[ImageId] = set()
+        for image in found:
+            if image.id is None or image.id in known:
+                break
+            known.add(image.id)
+        else:
+            return (image.id for image in found if image.id is not None), ""
+    return ids_of(_Paths(found), ids_from)
 
 
-def _distinct(names: list[Path]) -> list[str]:
-    """Return the names, with a number where two would give the same result file.
+class _Paths(LazySequence[Path]):
+    """The paths of images."""
 
-    `:` and `\\` become `_`, since they separate drives and folders on some systems.
-    """
-    taken: set[str] = set()
-    last: Counter[str] = Counter()  # the last number of each name: the numbers below it are taken
-    distinct = []
-    for name in names:
-        name = Path(*(re.sub(r"[:\\]", "_", part) for part in name.parts))
-        candidate, key = name, _result_key(name)
-        number = max(last[key], 1)
-        while _result_key(candidate) in taken:
-            number += 1
-            candidate = name.with_stem(f"{name.stem}_{number}")
-        last[key] = number
-        taken.add(_result_key(candidate))
-        distinct.append(candidate.as_posix())
-    return distinct
+    def __init__(self, found: DiskList[_Found]) -> None:
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[Path]:
+        return (image.source.path for image in self._found)
+
+    def _item(self, position: int) -> Path:
+        return self._found[position].source.path
 
 
-def _result_key(name: Path) -> str:
-    """Return what two names share if their results would be the same file, also where capitals do not count."""
-    return name.with_suffix("").as_posix().lower()
+def _named(found: DiskList[_Found], ids: Iterable[ImageId]) -> Iterator[InputImage]:
+    """Yield the images with the names of their results."""
+    known: set[str] = set()
+    repeated: set[str] = set()
+    for image in found:
+        (repeated if image.name in known else known).add(image.name)
+    del known
+    names = distinct_names(image.name for image in found)
+    for image, image_id, name in zip(found, ids, names, strict=True):
+        is_own = image.name not in repeated and not _SEPARATORS.search(image.name)
+        yield InputImage(image.source, image_id, name, image.name if is_own else name)

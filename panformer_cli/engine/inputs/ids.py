@@ -38,10 +38,12 @@ def ids_of(paths: Sequence[Path], ids_from: Path | None) -> tuple[Sequence[Image
 
 def _numbers(paths: Sequence[Path]) -> list[int] | None:
     """Return the numbers in the file names, as in COCO; None unless all names are different numbers."""
-    stems = [path.stem for path in paths]
-    if not all(stem.isascii() and stem.isdecimal() for stem in stems):
-        return None
-    numbers = list(map(int, stems))
+    numbers = []
+    for path in paths:
+        stem = path.stem
+        if not (stem.isascii() and stem.isdecimal()):
+            return None
+        numbers.append(int(stem))
     return numbers if len(set(numbers)) == len(numbers) else None
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from panformer_cli.data.images import decode_image, read_bytes
+from panformer_cli.data.images import decode_image, has_more_frames, read_bytes
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.engine.inputs.ids import ImageId
+
+MOST_BYTES = 2**29
+"""Largest image file that is read from the web, from an archive or from standard input. Files have no limit."""
 
 
 class ImageSource(Protocol):
@@ -16,26 +20,43 @@ class ImageSource(Protocol):
 
     @property
     def path(self) -> Path:
-        """The file that the image is in or, for an image that is in no file, a path with the image's file name."""
+        """The image file; for an image in no file, or in an archive, a path by which its id can be found."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """A text that is equal for two sources if and only if they are the same image file."""
         ...
 
     def read_bytes(self) -> bytes:
         """Return the content of the image file.
 
         Raises:
-            DataError: it cannot be read; the message names the image.
+            DataError: It cannot be read; the message names the image.
         """
         ...
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """An image file of this computer."""
+    """An image file on this computer.
 
-    path: Path
+    Attributes:
+        name: Its path. A text, since a million paths take a lot of memory.
+    """
+
+    name: str
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    @property
+    def identity(self) -> str:
+        return os.path.abspath(self.name)  # noqa: PTH100 (removes `..`, follows no links)
 
     def read_bytes(self) -> bytes:
         return read_bytes(self.path, "image")
@@ -68,4 +89,9 @@ class InputImage:
         Raises:
             DataError: It is missing, corrupt or not an image, or its format is not supported.
         """
-        return decode_image(self.source.read_bytes(), str(self))
+        return self.read_first()[0]
+
+    def read_first(self) -> tuple[ImageArray, bool]:
+        """Return the image as `read` does, and whether its file has several pages or frames."""
+        data = self.source.read_bytes()
+        return decode_image(data, str(self)), has_more_frames(data)

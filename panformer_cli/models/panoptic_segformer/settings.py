@@ -86,6 +86,10 @@ class MergingSettings(InferenceSettings):
         "thing_overlap": tuple(step / 10 for step in range(1, 10)),
         "stuff_overlap": tuple(step / 10 for step in range(1, 10)),
     }
+    predict_options: ClassVar[dict[str, tuple[str, ...]]] = {
+        "threshold": ("score_threshold",),
+        "overlap": ("thing_overlap", "stuff_overlap"),
+    }
 
     @property
     def lowest_score_threshold(self) -> float:

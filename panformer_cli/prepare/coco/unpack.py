@@ -6,13 +6,9 @@ appears atomically by a rename.
 
 from __future__ import annotations
 
-import lzma
 import shutil
-import stat
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +16,11 @@ from pathlib import Path
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import name_inside
+from panformer_cli.storage.zip_files import METHODS, is_encrypted, is_link_or_device, opened_zip
 
 SPARE_BYTES = 64 * 2**20
 """Space to leave free after unpacking, for file system overhead and other programs."""
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-"""The methods that every Python version supports. 3.14 adds Zstandard, which raises other errors."""
-
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError)
 _Entries = Sequence[zipfile.ZipInfo]
 
 
@@ -41,7 +34,7 @@ def unpack_folder(archive: Path, target: Path, reporter: Reporter) -> None:
         DataError: The archive is corrupt or encrypted, contains unsafe names or links, or has no such folder.
         PanformerError: There is not enough disk space, or the target cannot be written.
     """
-    with _opened(archive) as opened, temporary_folder(target.parent, archive) as temporary:
+    with opened_zip(archive) as opened, temporary_folder(target.parent, archive) as temporary:
         content = temporary / "content"
         _extract(opened, _files_of(opened), content, reporter)
         folder = next(
@@ -57,7 +50,7 @@ def unpack_files(archive: Path, names: Sequence[str], target: Path, reporter: Re
 
     Ignores names that the archive does not contain. Returns the written files. Raises as `unpack_folder`.
     """
-    with _opened(archive) as opened, temporary_folder(target, archive) as temporary:
+    with opened_zip(archive) as opened, temporary_folder(target, archive) as temporary:
         entries = [entry for entry in _files_of(opened) if _base_name(entry) in names]
         unpacked = _extract(opened, entries, temporary / "content", reporter)
         return [path.replace(target / path.name) for path in unpacked]
@@ -65,7 +58,7 @@ def unpack_files(archive: Path, names: Sequence[str], target: Path, reporter: Re
 
 def names_in(archive: Path) -> list[str]:
     """Return the names of the files in `archive`, without their folders. Raises a DataError if it is unreadable."""
-    with _opened(archive) as opened:
+    with opened_zip(archive) as opened:
         return [_base_name(entry) for entry in _files_of(opened)]
 
 
@@ -83,18 +76,6 @@ def temporary_folder(parent: Path, archive: Path) -> Iterator[Path]:
         ) from error
 
 
-@contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    """Yield the opened archive; all errors of corrupt archives become a DataError, also while entries are read."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            yield opened
-    except _DAMAGE as error:
-        raise DataError(f"{archive} is corrupt or not a zip ({error}); download it again") from error
-    except OSError as error:
-        raise DataError(f"cannot read {archive}: {error.strerror or error}; expected a readable zip") from error
-
-
 def _files_of(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Return the file entries after checking all names and types. Ignores macOS's `__MACOSX/`."""
     entries = [entry for entry in opened.infolist() if not entry.filename.startswith("__MACOSX/")]
@@ -106,12 +87,11 @@ def _files_of(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _check(entry: zipfile.ZipInfo, archive: Path) -> None:
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if is_link_or_device(entry):
         raise DataError(f"{archive}: the entry {entry.filename!r} is a link or a device; nothing was unpacked")
-    if entry.flag_bits & 1:
+    if is_encrypted(entry):
         raise DataError(f"{archive}: the entry {entry.filename!r} is encrypted; expected a zip without a password")
-    if entry.compress_type not in _METHODS:
+    if entry.compress_type not in METHODS:
         raise DataError(
             f"{archive}: the entry {entry.filename!r} uses the unsupported compression method {entry.compress_type}; "
             "expected stored or deflated; unpack the zip yourself"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panformer_cli.engine.inputs.find import _distinct, find_images
+from panformer_cli.engine.inputs.find import find_images
+from panformer_cli.engine.inputs.names import distinct_names
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
@@ -214,6 +215,6 @@ def test_a_file_is_taken_once_whatever_its_path(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_many_equal_names_are_numbered_in_one_pass() -> None:
     """With a search from 2 for each name, 20,000 of them take minutes."""
-    names = _distinct([Path("a_3.png"), *[Path("a.png")] * 20_000, Path("A.jpg")])
+    names = list(distinct_names(["a_3.png", *["a.png"] * 20_000, "A.jpg"]))
     assert names[:4] == ["a_3.png", "a.png", "a_2.png", "a_4.png"]
     assert names[-2:] == ["a_20001.png", "A_20002.jpg"] and len(set(names)) == 20_002

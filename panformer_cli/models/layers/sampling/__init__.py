@@ -54,6 +54,16 @@ def fastest_sampling(values: Tensor, shapes: LevelShapes, locations: Tensor, wei
     return _implementation(_fastest(values.device.type))(values, shapes, locations, weights)
 
 
+def fastest_name(device: str) -> SamplingName:
+    """Return the name of the implementation that `auto` runs on this type of device, such as `cpu` or `cuda`."""
+    return _fastest(device)
+
+
+def obstacle(name: SamplingName) -> str:
+    """Return why an implementation cannot be used on this machine; empty if it can. The first call is slow."""
+    return _obstacle(name)
+
+
 def check_sampling(name: SamplingName, device: str) -> None:
     """Raise a PanformerError if the implementation does not support this type of device."""
     own_device = {"cpu": "cpu", "triton": "cuda"}.get(name, device)

@@ -1,0 +1,82 @@
+"""Options of `predict`, grouped by theme."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_SHARE = click.FloatRange(0, 1)
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--save`, `--classes` and `--min-area`; the function receives `output`, an `OutputOptions`."""
+
+    @click.option(
+        "--save",
+        default="overlay,panoptic,json",
+        show_default=True,
+        metavar="LIST",
+        help="What to write: some of overlay, panoptic, json, segments, instances, semantic, masks, cutouts, polygons.",
+    )
+    @click.option(
+        "--classes",
+        multiple=True,
+        metavar="LIST",
+        help="Keep only segments of these categories, names or ids, such as person,dog; the rest becomes void.",
+    )
+    @click.option(
+        "--min-area",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="PIXELS",
+        help="Keep only segments of at least this area; the rest becomes void. [default: 0]",
+    )
+    @functools.wraps(function)
+    def with_outputs(save: str, classes: tuple[str, ...], min_area: int, **others: Any) -> Any:
+        from panformer_cli.engine.outputs.options import OutputOptions
+
+        names = tuple(dict.fromkeys(name.strip() for name in save.split(",") if name.strip()))
+        return function(output=OutputOptions(names, classes, min_area), **others)
+
+    return with_outputs
+
+
+def inference_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--threshold`, `--overlap`, `--max-size` and `--set`; the function receives `changes`, `InferenceChanges`."""
+
+    @click.option(
+        "--threshold", type=_SHARE, metavar="S", help="Minimum score of a segment, 0 to 1. [default: the checkpoint's]"
+    )
+    @click.option(
+        "--overlap",
+        type=_SHARE,
+        metavar="S",
+        help="Maximum share of a segment, 0 to 1, that segments with higher scores may cover; above it the segment is "
+        "dropped. [default: the checkpoint's]",
+    )
+    @click.option(
+        "--max-size",
+        type=click.IntRange(min=32),
+        metavar="PIXELS",
+        help="Shrink the images that the network sees so that no side is longer: faster, less accurate. Results have "
+        "the size of the original images. [default: the checkpoint's]",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override an inference setting, such as inference.top_k=50; can be repeated.",
+    )
+    @functools.wraps(function)
+    def with_changes(
+        threshold: float | None, overlap: float | None, max_size: int | None, overrides: tuple[str, ...], **others: Any
+    ) -> Any:
+        from panformer_cli.engine.inference_changes import InferenceChanges
+
+        return function(changes=InferenceChanges(threshold, overlap, max_size, overrides), **others)
+
+    return with_changes

@@ -1,0 +1,1 @@
+"""What `panformer doctor` examines. Modules import only the standard library at load, since anything may be broken."""

@@ -1,0 +1,1 @@
+"""What is written for one segmented image, and the functions that compute it."""

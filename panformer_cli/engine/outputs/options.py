@@ -1,0 +1,34 @@
+"""The options of a prediction that concern its results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from panformer_cli.engine.outputs.names import USUAL
+
+if TYPE_CHECKING:
+    from panformer_cli.data.categories import CategoryTable
+    from panformer_cli.engine.outputs.selection import SegmentSelection
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written, and of which segments.
+
+    Attributes:
+        save: Names of the outputs, see `registry.NAMES`.
+        classes: Names or ids of the categories to keep, see `selection.find_categories`; empty for all.
+        min_area: Minimum area of a segment in pixels.
+    """
+
+    save: tuple[str, ...] = USUAL
+    classes: tuple[str, ...] = ()
+    min_area: int = 0
+
+    def selection(self, categories: CategoryTable) -> SegmentSelection:
+        """Return the segments to keep; errors as `find_categories`."""
+        from panformer_cli.engine.outputs.selection import SegmentSelection, find_categories  # imports OpenCV
+
+        ids = find_categories(self.classes, categories) if self.classes else None
+        return SegmentSelection(ids, self.min_area)

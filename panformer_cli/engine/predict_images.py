@@ -1,0 +1,179 @@
+"""The loop of `predict`: read the images of this process, run the model, write the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TypedDict
+
+from panformer_cli.data.structures import ImageArray
+from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inputs.find import InputImages
+from panformer_cli.engine.inputs.ids import ImageId
+from panformer_cli.engine.inputs.input_image import InputImage
+from panformer_cli.engine.outputs.registry import SegmentedImage
+from panformer_cli.engine.outputs.selection import SegmentSelection
+from panformer_cli.engine.outputs.writing import OutputWriter
+from panformer_cli.engine.prefetch import behind
+from panformer_cli.errors import DataError
+from panformer_cli.models.base import Prediction
+from panformer_cli.reporting import Progress, Reporter
+from panformer_cli.wording import counted
+
+SHOWN = 3
+"""Number of images that a message names."""
+WEB_READERS = 8
+"""Number of addresses that are read at the same time."""
+
+
+class Failure(TypedDict):
+    """An image that could not be segmented.
+
+    Attributes:
+        input: The image, as messages call it.
+        file_name: As in the JSON.
+        id: As in the JSON.
+        problem: The message.
+    """
+
+    input: str
+    file_name: str
+    id: ImageId
+    problem: str
+
+
+def predict_images(
+    found: InputImages,
+    predictor: Predictor,
+    writer: OutputWriter,
+    selection: SegmentSelection,
+    batch_size: int,
+    reporter: Reporter,
+) -> dict[int, Failure]:
+    """Predict the images that have no results yet, each process its share.
+
+    Args:
+        found: All images.
+        predictor: The model.
+        writer: Writes the results.
+        selection: The segments to keep.
+        batch_size: Images per forward pass.
+        reporter: Shows the progress.
+
+    Returns:
+        The images of all processes that failed, by position.
+    """
+    results, images = writer.results, found.images
+    process, done = results.process, bytearray(len(images))
+    for line in results.done():
+        done[line["index"]] = 1
+    own = range(process.rank, len(images), process.world_size)
+    with reporter.progress("Predicting", len(own) - sum(done)) as progress:
+        share = _Share(images, writer, selection, reporter, progress)
+        waiting = share.read((index for index in own if not done[index]), found.has_addresses)
+        for image, problem in predictor.map(waiting, share.write, batch_size):
+            share.report(image, problem)
+    _report_several(process.gather(share.several), reporter)
+    failures = (item for part in process.gather(share.failures) for item in part.items())
+    return dict(sorted(failures, key=itemgetter(0)))
+
+
+def _report_several(parts: Sequence[_Several], reporter: Reporter) -> None:
+    count, names = sum(part.count for part in parts), [name for part in parts for name in part.first]
+    if count:
+        more = f", and {count - SHOWN} more" if count > SHOWN else ""
+        first = ", ".join(names[:SHOWN])
+        reporter.message(f"Only the first page or frame is used of {counted(count, 'image')}: {first}{more}")
+
+
+@dataclass
+class _Several:
+    """Images with several pages or frames: their number, and the names of the first ones."""
+
+    count: int = 0
+    first: tuple[str, ...] = ()
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        self.first = (*self.first, name)[:SHOWN]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image that was read, or the problem if it could not be."""
+
+    index: int
+    source: InputImage
+    pixels: ImageArray | None = None
+    has_more: bool = False
+    problem: DataError | None = None
+
+
+class _Share:
+    """The images of one process; an image that fails is reported and skipped.
+
+    Attributes:
+        failures: The images that failed, by position: input, file name, id and problem.
+        several: The images with several pages or frames.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[InputImage],
+        writer: OutputWriter,
+        selection: SegmentSelection,
+        reporter: Reporter,
+        progress: Progress,
+    ) -> None:
+        self._images = images
+        self._writer = writer
+        self._selection = selection
+        self._reporter = reporter
+        self._progress = progress
+        self.failures: dict[int, Failure] = {}
+        self.several = _Several()
+
+    def read(self, indices: Iterable[int], ahead: bool) -> Iterator[tuple[_Loaded, ImageArray]]:
+        """Yield the readable images for `Predictor.map`. With `ahead`, threads wait for the next ones."""
+        images = ((index, self._images[index]) for index in indices)
+        for loaded in behind(images, _load, WEB_READERS) if ahead else map(_load, images):
+            if loaded.pixels is None:
+                self.report(loaded, loaded.problem)
+                continue
+            if loaded.has_more:
+                self.several.add(loaded.source.file_name)
+            yield loaded, loaded.pixels
+
+    def write(self, image: _Loaded, prediction: Prediction) -> tuple[_Loaded, DataError | None]:
+        """Write the results of an image; return it and the error, if there was one."""
+        source, panoptic = image.source, self._selection(prediction.panoptic)
+        assert image.pixels is not None, "only readable images are predicted"
+        segmented = SegmentedImage(image.pixels, panoptic, self._writer.results.categories, source.id, source.file_name)
+        try:
+            self._writer.write(image.index, segmented, source.name)
+        except DataError as error:
+            return image, error
+        return image, None
+
+    def report(self, image: _Loaded, problem: DataError | None) -> None:
+        """Report an image that is done or failed."""
+        if problem is not None:
+            source = image.source
+            self.failures[image.index] = {
+                "input": str(source),
+                "file_name": source.file_name,
+                "id": source.id,
+                "problem": str(problem),
+            }
+            self._reporter.warn(str(problem))
+        self._progress.advance(status=image.source.file_name)
+
+
+def _load(image: tuple[int, InputImage]) -> _Loaded:
+    """Read an image."""
+    index, source = image
+    try:
+        return _Loaded(index, source, *source.read_first())
+    except DataError as error:
+        return _Loaded(index, source, problem=error)
