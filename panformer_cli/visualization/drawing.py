@@ -50,20 +50,27 @@ class DrawOptions:
         contours: Whether to outline segments.
         labels: Whether to write class names.
         scores: Whether to write scores after the names.
+        ids: Whether to write segment ids after the names of things, such as the tracks of a video.
     """
 
     opacity: float = 0.5
     contours: bool = True
     labels: bool = True
     scores: bool = False
+    ids: bool = False
 
 
 def draw_panoptic(
-    image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, options: DrawOptions | None = None
+    image: ImageArray,
+    panoptic: PanopticMap,
+    categories: CategoryTable,
+    options: DrawOptions | None = None,
+    colors: Colors | None = None,
 ) -> ImageArray:
     """Return `image` with colored, outlined and labeled segments: (H, W, 3) uint8 RGB, the size of the image.
 
-    Void is dimmed. Labels that do not fit are left out.
+    Void is dimmed. Labels that do not fit are left out. `colors` are those of void and of every segment, (1 + N, 3)
+    uint8 RGB; None for `segment_colors`.
 
     Raises:
         ValueError: The map and the image differ in size.
@@ -75,12 +82,12 @@ def draw_panoptic(
         )
     options = options or DrawOptions()
     index = _index_map(panoptic)
-    colors = segment_colors(panoptic.segments, categories)
+    colors = segment_colors(panoptic.segments, categories) if colors is None else colors
     overlay = np.asarray(cv2.addWeighted(image, 1 - options.opacity, colors[index], options.opacity, 0), np.uint8)
     if options.contours:
         _draw_contours(overlay, index, colors)
     if options.labels:
-        texts = [_text(segment, categories, options.scores) for segment in panoptic.segments]
+        texts = [_text(segment, categories, options) for segment in panoptic.segments]
         draw_labels(overlay, index, texts, colors[1:])
     return overlay
 
@@ -190,9 +197,12 @@ def _column(image: ImageArray, caption: str, height: int, size: int) -> ImageArr
     return canvas
 
 
-def _text(segment: Segment, categories: CategoryTable, with_score: bool) -> str:
-    name = categories.by_id(segment.category_id).name + (" (crowd)" if segment.is_crowd else "")
-    return f"{name} {100 * segment.score:.0f}%" if with_score and segment.score is not None else name
+def _text(segment: Segment, categories: CategoryTable, options: DrawOptions) -> str:
+    category = categories.by_id(segment.category_id)
+    text = category.name + (" (crowd)" if segment.is_crowd else "")
+    if options.ids and category.is_thing:
+        text += f" {segment.id}"
+    return f"{text} {100 * segment.score:.0f}%" if options.scores and segment.score is not None else text
 
 
 def _index_map(panoptic: PanopticMap) -> IndexMap:

@@ -17,13 +17,12 @@ from scipy.optimize import linear_sum_assignment
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
+from panformer_cli.engine.video.options import MEMORY
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Pair = tuple[int, int]
 
-MEMORY = 30
-"""Default of `Tracker.memory`: about a second."""
 LEAST_IOU = 0.2
 """Smallest IoU of the first assignment."""
 LEAST_NEAR = 0.5

@@ -116,7 +116,8 @@ def test_a_fresh_tracker_per_video_and_an_empty_frame() -> None:
     frames = [frame((20, 20, 6, DISC))] * 2
     tracker = Tracker(TABLE)
     nothing = tracker.update(PanopticMap(np.zeros((40, 90), np.int32), ()))
-    assert (nothing.segments, nothing.ids.any()) == ((), False)
+    assert len(nothing.segments) == 0
+    assert not nothing.ids.any()
     for result in [tracker.update(frames[0]), *tracked(frames)]:
         assert [segment.id for segment in result.segments] == [1, 2]
 
@@ -169,7 +170,8 @@ def test_most_hidden_objects_return_with_their_id() -> None:
     kept = 0
     for seed in range(8):
         random = np.random.default_rng(seed)
-        tracker, ids = Tracker(CATEGORIES), {}
+        tracker = Tracker(CATEGORIES)
+        ids: dict[int, list[int]] = {}
         options = MovingOptions(SceneOptions(height=64, width=96), frames=20, hidden_frames=4, largest_step=0.05)
         scene = [truth for _, truth in moving_scene(options, seed)]
         for truth in scene:
