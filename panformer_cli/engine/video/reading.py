@@ -188,8 +188,8 @@ def usable_rate(stated: float, stamps: list[float]) -> float:
 
     Args:
         stated: Rate by the container, the mean of the whole video; 0, NaN or absurd if it does not know.
-        stamps: Time stamps of the first frames, in seconds; all the same or NaN if there are none. They count if they contradict the container, as in videos
-            with a variable rate.
+        stamps: Time stamps of the first frames, in seconds; all equal or NaN if there are none. They count if they
+            contradict the container, as in videos with a variable rate.
     """
     least, most = RATES
     gaps = [gap for gap in np.diff(stamps).tolist() if gap > 0]
