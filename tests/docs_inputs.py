@@ -296,6 +296,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "ROOT/mine.yaml": text("names: [car, sky]\n"),
     "STUFF": stuff_masks,
     "a.json": panoptic_json,
+    "aerial.tif": lambda path: Image.new("RGB", (160, 120), "gray").save(path),
     "b.json": panoptic_json,
     "b_to_a.yaml": text("car: truck\n"),
     "classes.csv": text("id,name,kind\n3,car,thing\n7,road,stuff\n"),

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for all results."
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for all results.",
 )
 @click.option(
     "--images", type=click.IntRange(min=4), default=4000, show_default=True, help="Number of training scenes."
@@ -31,9 +36,9 @@ if TYPE_CHECKING:
 def demo(out: Path, images: int, overrides: tuple[str, ...]) -> None:
     """Train and evaluate a model on generated scenes; nothing is downloaded.
 
-    Generates a data set, trains the recipe `tiny` on it, evaluates, predicts on the validation images, and draws
-    overlays and an HTML page. Prints the PQ table and the paths of all results. If interrupted, rerun the same command
-    to resume.
+    Generates a data set, trains the recipe `tiny` on it, evaluates, predicts on the validation images, and writes a
+    gallery of them and a report, HTML pages. Prints the PQ table and the paths of all results. If interrupted, rerun
+    the same command to resume.
     """
     from panformer_cli.data.scenes.options import SceneOptions
     from panformer_cli.engine.demo import DemoFolders
@@ -56,4 +61,5 @@ def _print(metrics: dict[str, Any], folders: DemoFolders) -> None:
     click.echo(f"Run:          {folders.run.path}")
     click.echo(f"Evaluation:   {folders.evaluation}")
     click.echo(f"Predictions:  {folders.predictions / 'overlays'}")
-    click.echo(f"HTML page:    {folders.page}")
+    click.echo(f"Gallery:      {folders.gallery}")
+    click.echo(f"Report:       {folders.report}")

@@ -7,6 +7,8 @@ from importlib import import_module
 
 import click
 
+from panformer_cli.cli.verbosity_options import with_verbosity
+
 # Name and one-line help of every command, so that `panformer --help` imports none of them. The command `a-b` is the
 # function `a_b` of the module `a_b` of this package.
 COMMANDS = {
@@ -17,7 +19,7 @@ COMMANDS = {
     "evaluate": "Evaluate a checkpoint or predictions; compare results.",
     "predict": "Segment images: overlays, panoptic PNGs and JSON.",
     "visualize": "Draw a data set, predictions or training curves.",
-    "weights": "List published weights; import a .pth file.",
+    "weights": "List and download published weights; import a .pth file.",
     "benchmark": "Measure the speed and memory of a model, stage by stage.",
     "doctor": "Examine this installation: versions, devices, self-test.",
 }
@@ -67,7 +69,7 @@ class LazyGroup(SuggestingGroup):
         name = cmd_name.replace("-", "_")
         command = getattr(import_module(f"panformer_cli.cli.{name}"), name)
         assert isinstance(command, click.Command)
-        return command
+        return with_verbosity(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""

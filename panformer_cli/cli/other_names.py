@@ -49,6 +49,10 @@ PREDICT = {
         "imgsz img-size image-size imgs-size input-size size resolution resize max-side max-side-len long-side "
         "max-image-size max-resolution"
     ),
+    "large images are run in tiles with --tile and --tile-overlap": (
+        "slice slice-size slice-height slice-width slice-overlap tile-size tiles tiling sahi patch-size window-size"
+    ),
+    "several views of each image are averaged with --tta flip,scales": "augment aug flip multi-scale multiscale",
     _HALF: "half fp16 float16 bf16 amp mixed-precision dtype",
     _DEVICE: "cpu gpu cuda gpu-id gpu-ids num-gpus devices",
     _BATCH: "batch bs batch-images per-device-batch-size",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.cli.network_options import network_options
 from panformer_cli.cli.options import (
     Compute,
     Submission,
@@ -21,16 +21,18 @@ from panformer_cli.cli.options import (
 )
 from panformer_cli.cli.other_names import answer_to
 from panformer_cli.cli.predict_options import inference_options, output_options, video_options
+from panformer_cli.cli.predict_videos import print_videos, video_output, videos_json
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.combined.options import InferenceOptions
     from panformer_cli.engine.inference_changes import InferenceChanges
     from panformer_cli.engine.inputs.find import InputImages
     from panformer_cli.engine.outputs.options import OutputOptions
     from panformer_cli.engine.precision import PrecisionChoice
     from panformer_cli.engine.predict import PredictResult
     from panformer_cli.engine.video.options import VideoOptions
-    from panformer_cli.engine.video.predict import VideoResults, VideoSummary
+    from panformer_cli.engine.video.predict import VideoResults
 
 
 def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,6 +72,7 @@ def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[
 @click.option("--resume", is_flag=True, help="Resume an interrupted prediction, and retry the images that failed.")
 @output_options
 @inference_options
+@network_options
 @video_options
 @submission_options
 @speed_options
@@ -84,6 +87,7 @@ def predict(
     resume: bool,
     output: OutputOptions,
     changes: InferenceChanges,
+    inference: InferenceOptions,
     video: VideoOptions,
     submission: Submission | None,
     batch_size: int,
@@ -98,16 +102,18 @@ def predict(
     segment id of every pixel, encoded as in COCO) and DIR/panoptic.json (all segments); --save chooses other outputs.
     Images that cannot be read are reported and skipped, and the exit code is 1.
 
-    INPUT can also be a video file or the number of a camera, 0 for the first one. Writes DIR/videos/<name>.webm (or
-    another suffix), without audio, and DIR/videos/<name>.json, in which segments have a track_id that stays with an
+    INPUT can also be a video file or the number of a camera, 0 for the first one. Writes DIR/videos/<name>.webm or with
+    another suffix, without audio, and DIR/videos/<name>.json, in which segments have a track_id that stays with an
     object. Ctrl-C keeps the frames so far.
 
     \b
     panformer predict photos --out predictions
     panformer predict a.jpg 'more/*.png' --out predictions --checkpoint best.safetensors
     panformer predict photos --out predictions --checkpoint swinl
+    panformer predict aerial.tif --out predictions --tile 1024 --tile-overlap 128
     panformer predict https://host/a.jpg photos.zip list.txt --out predictions
     cat a.jpg | panformer predict - --out predictions
+    panformer predict photos --out predictions --gallery
     panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
     panformer predict clip.mp4 --out viz --stride 2
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
@@ -115,86 +121,61 @@ def predict(
     if submission and not {"panoptic", "json"} <= set(output.save):
         raise click.UsageError("--submission packs the outputs panoptic and json: add them to --save.")
     from panformer_cli.engine.inputs.find import find_images
-    from panformer_cli.engine.outputs.registry import Saving
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.engine.video.inputs import split_inputs
 
     videos, others = split_inputs(inputs)
-    video_output = _video_output(output) if videos else output
-    if videos and (resume or submission):
-        raise click.UsageError("--resume and --submission are for images: predict videos with a call of their own.")
+    of_video = video_output(output) if videos else output
+    if videos and (resume or submission or output.gallery):
+        raise click.UsageError(
+            "--resume, --submission and --gallery are for images: predict videos with a call of their own."
+        )
 
     def find() -> tuple[InputImages | None, Path]:
-        Saving.of(output.save)
-        # Report invalid inputs before weights are downloaded.
+        output.saving  # noqa: B018 (reports unknown outputs)
+        # Invalid inputs are reported before weights are downloaded.
         found = find_images(others, out, ids_from, images) if others else None
         return found, find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
     with compute.joined() as (process, reporter):
         found, weights = process.on_first(find)
-        result, of_videos = None, None
+        common = (weights, out, batch_size, precision)
+        result, video_results = None, None
         if found is not None:
-            request = PredictRequest(
-                found, weights, out, batch_size, precision, output=output, changes=changes, resume=resume
-            )
+            request = PredictRequest(found, *common, output=output, changes=changes, resume=resume, inference=inference)
             result = run_prediction(request, process, reporter)
         if videos:
             from panformer_cli.engine.video.predict import VideoRequest, predict_videos
 
-            of_videos = predict_videos(
-                VideoRequest(videos, weights, out, batch_size, precision, video_output, changes, video),
-                process,
-                reporter,
-            )
+            video_request = VideoRequest(videos, *common, of_video, changes, video, inference)
+            video_results = predict_videos(video_request, process, reporter)
         if process.is_first and submission:
             write_submission(submission, out, reporter)
         if process.is_first and as_json:
-            click.echo(json.dumps(_content(result, of_videos), indent=2))
+            click.echo(json.dumps(_content(result, video_results), indent=2))
         elif process.is_first:
-            if result is not None:
-                _print(result, "overlays" if "overlay" in output.save else "results", out)
-            if of_videos is not None:
-                _print_videos(of_videos, out / "videos")
-        return 1 if any(part is not None and part.failures for part in (result, of_videos)) else 0
-
-
-def _video_output(output: OutputOptions) -> OutputOptions:
-    """Return what is written of a video. Panoptic PNGs of all frames are written only if the user asks for them."""
-    from panformer_cli.engine.video.options import USUAL
-    from panformer_cli.engine.video.predict import check_outputs
-
-    if click.get_current_context().get_parameter_source("save") == click.core.ParameterSource.DEFAULT:
-        return replace(output, save=USUAL)
-    check_outputs(output.save)
-    return output
+            _print_all(result, video_results, "overlays" if "overlay" in output.save else "results", out)
+        return 1 if any(part is not None and part.failures for part in (result, video_results)) else 0
 
 
 def _content(result: PredictResult | None, videos: VideoResults | None) -> dict[str, Any]:
     """Return what `--json` prints."""
     content: dict[str, Any] = {"panoptic": result.content} if result else {}
-    if videos:
-        content["videos"] = [asdict(video) for video in videos.videos]
+    if videos is not None:
+        content["videos"] = videos_json(videos)
     return {**content, "failures": [failure for part in (result, videos) if part for failure in part.failures]}
 
 
-def _print_videos(results: VideoResults, folder: Path) -> None:
-    """Print the result of each video, and a summary."""
-    for video in results.videos:
-        tracks = f"{counted(video.frames, 'frame')}, {counted(video.tracks, 'track')}"
-        click.echo(f"{video.source}: {tracks}{f'; {_overlay(video)}' if video.overlay else ''}")
-    without = len(results.failures)
-    click.echo(f"{counted(len(results.videos), 'video')} segmented, {counted(without, 'problem')}; results: {folder}")
-
-
-def _overlay(video: VideoSummary) -> str:
-    """Return a phrase on the video with colors: its codec, what plays it, and how its frames differ."""
-    players = "plays in browsers" if video.in_browsers else "does not play in browsers, but in players such as VLC"
-    phrase = f"{video.overlay} ({video.codec}, without audio) {players}"
-    if video.overlay_frames != video.frames:
-        phrase += f"; it has {counted(video.overlay_frames, 'frame')} at {video.rate:.4g} per second to keep the time"
-    return phrase
+def _print_all(result: PredictResult | None, videos: VideoResults | None, what: str, out: Path) -> None:
+    """Print the results of images and of videos."""
+    if result is not None:
+        _print(result, what, out)
+        if result.gallery:
+            click.echo(f"Gallery: {result.gallery}")
+    if videos is not None:
+        print_videos(videos, out / "videos")
 
 
 def _print(result: PredictResult, what: str, out: Path) -> None:

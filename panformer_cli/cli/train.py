@@ -84,7 +84,7 @@ def check_recipe(
 @_names_a_run
 @functools.partial(compute_options, first=check_recipe)
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
+    "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Run folder. [default: runs/<recipe>/<time>]"
 )
 @click.option(
     "--resume",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from panformer_cli.cli.options import colors_option
 from panformer_cli.wording import counted
+
+if TYPE_CHECKING:
+    from panformer_cli.visualization.colors import Palette
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -26,8 +31,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--run", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; its training curves are drawn."
 )
-@click.option("--out", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
+@click.option("--out", "-o", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Draw at most N images.")
+@colors_option
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")
 def visualize(
     data: Path | None,
@@ -37,6 +43,7 @@ def visualize(
     run: Path | None,
     out: Path,
     limit: int | None,
+    palette: Palette,
     no_labels: bool,
 ) -> None:
     """Draw ground truth, predictions, or both side by side, and training curves.
@@ -55,7 +62,7 @@ def visualize(
     from panformer_cli.visualization.drawing import DrawOptions
 
     options = DrawOptions(labels=not no_labels)
-    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
+    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options, palette)
     if checkpoint := checkpoint_of(request):
         click.echo(f"Checkpoint: {checkpoint}")
     result = draw(request, RichReporter())

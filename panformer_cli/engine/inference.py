@@ -6,6 +6,8 @@ resizing, and each one gets the same result as in a batch of its own.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast,
 from panformer_cli.engine.prefetch import ahead, behind
 from panformer_cli.models.base import PanopticModel, Prediction
 from panformer_cli.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -59,8 +63,10 @@ class Predictor:
             PanformerError: The weights do not fit, or the device does not support the precision.
         """
         precision = resolve_precision(choice, process)
+        began = time.perf_counter()
         model = load_model(checkpoint, process.sampling)
         model.optimize_for_inference()
+        _LOG.debug("Model %s loaded in %.2f s, %s", checkpoint.path, time.perf_counter() - began, precision)
         return cls(model, checkpoint.recipe, process.device, precision)
 
     def __call__(self, image: ImageArray) -> Prediction:
@@ -88,9 +94,9 @@ class Predictor:
             images: (key, image) pairs; an image is (H, W, 3) uint8 RGB. The key is returned with the prediction.
             batch_size: Images per forward pass, 1 or more.
         """
-        waiting: dict[tuple[int, int], list[tuple[Key, ImageArray]]] = {}  # by input size, oldest first
+        waiting: dict[tuple[int, ...], list[tuple[Key, ImageArray]]] = {}  # by input size, oldest first
         for key, image in images:
-            size = self._input_size(image)
+            size = self._batch_key(image)
             waiting.setdefault(size, []).append((key, image))
             if len(waiting[size]) == batch_size:
                 yield from self._run(waiting.pop(size))
@@ -125,10 +131,23 @@ class Predictor:
         predictions = self._predictions([image for _, image in batch])
         return zip([key for key, _ in batch], predictions, strict=True)
 
-    def _input_size(self, image: ImageArray) -> tuple[int, int]:
-        """Return the height and width of the image after resizing."""
-        height, width = image.shape[:2]
+    def input_size(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Return the height and width to which an image of this height and width is resized."""
+        height, width = size
         return resized_size(height, width, self.recipe.data.short_side, self.recipe.data.long_side)
+
+    def described(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Return how an image of this height and width is run, for the JSON of results; {} if it is run once, whole."""
+        del size
+        return {}
+
+    def notes(self) -> list[str]:
+        """Return what a user should know about how images are run, one sentence each; none if whole and once."""
+        return []
+
+    def _batch_key(self, image: ImageArray) -> tuple[int, ...]:
+        """Return what the images of a batch must have in common."""
+        return self.input_size(image.shape[:2])
 
     def _predictions(self, images: Sequence[ImageArray]) -> Iterator[Prediction]:
         """Yield predictions one at a time: masks are upsampled from stride 8 to full size for only one image at a time.

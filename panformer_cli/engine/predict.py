@@ -6,21 +6,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import panoptic_json
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.claimed_folder import claimed
+from panformer_cli.engine.combined.choose import predictor_of
+from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process
-from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.engine.inputs.input_image import InputImage
 from panformer_cli.engine.outputs.file_list import write_list
+from panformer_cli.engine.outputs.gallery import write_gallery_page
+from panformer_cli.engine.outputs.names import GALLERY
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.registry import Saving
 from panformer_cli.engine.outputs.writing import OutputWriter
@@ -29,7 +33,7 @@ from panformer_cli.engine.predict_images import Failure, predict_images
 from panformer_cli.engine.results import MANIFEST, PanopticResults, check_are_results, check_images_are_free, rows_of
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import PanformerError
-from panformer_cli.pages.replacing import PAGE, has_page
+from panformer_cli.pages.replacing import PAGE, check_page, has_page
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import file_stamp, resolve_links, write_json, writing
 from panformer_cli.storage.plain_json import parse as parse_json
@@ -51,6 +55,7 @@ class PredictRequest:
         changes: Settings that differ from those of the checkpoint.
         resume: Resume an interrupted run in `out`: images that have results are not predicted again. If all have
             results, they are returned.
+        inference: Tiles, views and mask layers.
     """
 
     inputs: Sequence[str] | InputImages
@@ -62,6 +67,7 @@ class PredictRequest:
     output: OutputOptions = OutputOptions()
     changes: InferenceChanges = InferenceChanges()
     resume: bool = False
+    inference: InferenceOptions = DEFAULT
 
     def find(self) -> InputImages:
         """Return the images of the inputs; errors as `find_images`."""
@@ -78,11 +84,13 @@ class PredictResult:
         json: `OUT/panoptic.json`, which exists unless it was left out of the outputs.
         failures: One message for each image that could not be segmented.
         unsaved: The content of the JSON if it was left out.
+        gallery: The page of the gallery, if there is one.
     """
 
     json: Path
     failures: list[str]
     unsaved: dict[str, Any] | None = None
+    gallery: Path | None = None
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -108,18 +116,32 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         PanformerError: No image is found, the checkpoint or the folder cannot be used, or another process uses it.
     """
     checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
-    saving, keep = Saving.of(request.output.save), request.output.selection(checkpoint.categories)
+    saving, keep = request.output.saving, request.output.selection(checkpoint.categories)
     with ExitStack() as stack:
         found = process.on_first(lambda: _begin(request, saving, stack, reporter))
         results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
         if found is None:
             return PredictResult(results.json, [], None if saving.json else panoptic_json([], [], results.categories))
-        predictor = Predictor.of(checkpoint, process, request.precision)
+        predictor = predictor_of(checkpoint, process, request.precision, request.inference)
+        for note in predictor.notes():
+            reporter.message(note)
         stack.callback(results.log.close)
-        failures = predict_images(found, predictor, OutputWriter(results, saving), keep, request.batch_size, reporter)
+        categories = request.output.colored(checkpoint.categories)
+        writer = OutputWriter(results, saving, categories)
+        failures = predict_images(found, predictor, writer, keep, request.batch_size, reporter)
         unsaved = results.merge()
         process.on_first(lambda: _finish(results, len(found.images), failures, reporter))
-        return PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
+        result = PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
+        return process.on_first(lambda: _with_gallery(result, request, categories))
+
+
+def _with_gallery(result: PredictResult, request: PredictRequest, categories: CategoryTable) -> PredictResult:
+    """Write the page of the gallery if it is wanted, and return the result with its path."""
+    if not request.output.gallery:
+        return result
+    has_overlays = "overlay" in request.output.save
+    page = write_gallery_page(request.out, result.content, categories, request.checkpoint.name, has_overlays)
+    return replace(result, gallery=page)
 
 
 def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: Reporter) -> InputImages | None:
@@ -141,6 +163,8 @@ def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: 
     if request.resume and _is_complete(out, settings):
         reporter.message(f"The prediction in {out} is already complete; showing its results")
         return None
+    if request.output.gallery:
+        check_page(out / GALLERY)
     check_are_results(out, MANIFEST)
     check_images_are_free(out, saving.in_the_way(out, (image.name for image in found.images)))
     PanopticResults.begin(out, settings, request.resume)
@@ -170,6 +194,7 @@ def _settings(request: PredictRequest, found: InputImages) -> dict[str, Any]:
         "inputs": [len(found.images), digest.hexdigest()],
         **asdict(request.output),
         **asdict(request.changes),
+        **request.inference.to_settings(),
     }
     content: dict[str, Any] = json.loads(json.dumps(settings))  # with lists for tuples, as it is stored
     return content

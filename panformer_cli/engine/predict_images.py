@@ -70,7 +70,7 @@ def predict_images(
         done[line["index"]] = 1
     own = range(process.rank, len(images), process.world_size)
     with reporter.progress("Predicting", len(own) - sum(done)) as progress:
-        share = _Share(images, writer, selection, reporter, progress)
+        share = _Share(images, predictor, writer, selection, reporter, progress)
         waiting = share.read((index for index in own if not done[index]), found.has_addresses)
         for image, problem in predictor.map(waiting, share.write, batch_size):
             share.report(image, problem)
@@ -121,12 +121,14 @@ class _Share:
     def __init__(
         self,
         images: Sequence[InputImage],
+        predictor: Predictor,
         writer: OutputWriter,
         selection: SegmentSelection,
         reporter: Reporter,
         progress: Progress,
     ) -> None:
         self._images = images
+        self._predictor = predictor
         self._writer = writer
         self._selection = selection
         self._reporter = reporter
@@ -149,7 +151,14 @@ class _Share:
         """Write the results of an image; return it and the error, if there was one."""
         source, panoptic = image.source, self._selection(prediction.panoptic)
         assert image.pixels is not None, "only readable images are predicted"
-        segmented = SegmentedImage(image.pixels, panoptic, self._writer.results.categories, source.id, source.file_name)
+        segmented = SegmentedImage(
+            image.pixels,
+            panoptic,
+            self._writer.categories,
+            source.id,
+            source.file_name,
+            self._predictor.described((image.pixels.shape[0], image.pixels.shape[1])),
+        )
         try:
             self._writer.write(image.index, segmented, source.name)
         except DataError as error:

@@ -12,14 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Batch, PanopticMap, Targets
-from panformer_cli.errors import RecipeError
+from panformer_cli.errors import PanformerError, RecipeError
 from panformer_cli.metrics.detection import InstancePrediction
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.models.backbones.backbone import Backbone
@@ -89,9 +89,12 @@ class PanopticModel(nn.Module, ABC):
     Attributes:
         categories: category table of the data set. A label is a position in this table.
         backbone: the part that ImageNet weights can initialize.
+        predicts_masks: whether `postprocess` returns a `candidates.MaskPrediction`, which tiles and test-time
+            augmentation need.
     """
 
     backbone: Backbone
+    predicts_masks: ClassVar[bool] = False
 
     def __init__(self, categories: CategoryTable) -> None:
         super().__init__()
@@ -202,6 +205,20 @@ class PanopticModel(nn.Module, ABC):
             image: (1, 3, H, W) normalized.
             settings: the family's inference settings.
         """
+
+    def use_mask_layers(self, layers: int) -> None:
+        """Predict masks with the first layers of the mask decoders only, in place. Inference gets faster.
+
+        Args:
+            layers: 1 or more; decoders with fewer layers stay whole.
+
+        Raises:
+            PanformerError: The family has no such layers; this is the default.
+        """
+        raise PanformerError(
+            f"--mask-layers is {layers}, but the layers of this model family have no masks of their own; leave the "
+            "option out"
+        )
 
     def inference_module(self) -> InferenceModule:
         """Return a module for `torch.export` whose `forward` is `infer`. It shares the weights."""

@@ -19,8 +19,9 @@ from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import atomic_write
-from panformer_cli.visualization.colors import VOID, Colors, category_colors, shade
+from panformer_cli.visualization.colors import VOID, category_colors, shade
 from panformer_cli.visualization.labels import draw_labels, font_size
+from panformer_cli.visualization.oklab import Colors
 from panformer_cli.visualization.text_rendering import text_coverage
 
 __all__ = [
@@ -65,15 +66,21 @@ def draw_panoptic(
     panoptic: PanopticMap,
     categories: CategoryTable,
     options: DrawOptions | None = None,
-    colors: Colors | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> ImageArray:
     """Return `image` with colored, outlined and labeled segments: (H, W, 3) uint8 RGB, the size of the image.
 
-    Void is dimmed. Labels that do not fit are left out. `colors` are those of void and of every segment, (1 + N, 3)
-    uint8 RGB; None for `segment_colors`.
+    Void is dimmed. Labels that do not fit are left out.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        panoptic: A map of the same size.
+        categories: Categories of the segments; see `colors.with_colors` for other colors.
+        options: Style; None for the defaults.
+        numbers: Number of each segment, such as its track, for its shade; see `segment_colors`.
 
     Raises:
-        ValueError: The map and the image differ in size.
+        ValueError: The map and the image differ in size, or `numbers` has not one number per segment.
         KeyError: The category of a segment is not in the table.
     """
     if image.shape[:2] != panoptic.ids.shape:
@@ -82,7 +89,7 @@ def draw_panoptic(
         )
     options = options or DrawOptions()
     index = _index_map(panoptic)
-    colors = segment_colors(panoptic.segments, categories) if colors is None else colors
+    colors = segment_colors(panoptic.segments, categories, numbers)
     overlay = np.asarray(cv2.addWeighted(image, 1 - options.opacity, colors[index], options.opacity, 0), np.uint8)
     if options.contours:
         _draw_contours(overlay, index, colors)
@@ -121,19 +128,34 @@ def colorize(panoptic: PanopticMap, categories: CategoryTable) -> ImageArray:
     return np.asarray(segment_colors(panoptic.segments, categories)[_index_map(panoptic)])
 
 
-def segment_colors(segments: Sequence[Segment], categories: CategoryTable) -> Colors:
+def segment_colors(
+    segments: Sequence[Segment], categories: CategoryTable, numbers: Sequence[int] | None = None
+) -> Colors:
     """Return the colors of void and of every segment: (1 + N, 3) uint8.
 
-    Stuff has the color of its category. Things have different shades of that color, in the order of `segments`; the
-    first instance has the color itself.
+    Stuff has the color of its category. Things have different shades of that color.
+
+    Args:
+        segments: The segments.
+        categories: Their categories.
+        numbers: The number of each segment, 0 or more, which selects the shade of a thing; 0 is the color of the
+            category itself. Equal numbers of a category have equal shades, so an object that keeps its number in a
+            video keeps its color. None numbers the things of each category from 0, in the order of `segments`.
+
+    Raises:
+        KeyError: The category of a segment is not in the table.
+        ValueError: `numbers` has not one number per segment.
     """
+    if numbers is not None and len(numbers) != len(segments):
+        raise ValueError(f"got {len(numbers)} numbers and {len(segments)} segments; expected one number per segment")
     base_colors = category_colors(categories)
     colors = np.zeros((1 + len(segments), 3), np.uint8)
     colors[0] = VOID
     instances: Counter[int] = Counter()
     for position, segment in enumerate(segments, start=1):
         label = categories.label(segment.category_id)
-        colors[position] = shade(base_colors[label], instances[label] if categories.by_label(label).is_thing else 0)
+        number = instances[label] if numbers is None else numbers[position - 1]
+        colors[position] = shade(base_colors[label], number if categories.by_label(label).is_thing else 0)
         instances[label] += 1
     return colors
 

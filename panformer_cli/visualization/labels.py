@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.visualization.colors import Colors
+from panformer_cli.visualization.oklab import Colors
 from panformer_cli.visualization.text_rendering import text_coverage
 
 Mask = npt.NDArray[np.uint8]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -71,6 +72,23 @@ def test_an_option_of_another_tool_is_answered(
     error = capsys.readouterr().err
     assert message.lower() in error.lower() and error.count("\n") == 1
     assert f"See `panformer {arguments[0]}" in error
+
+
+@pytest.mark.slow
+def test_every_command_with_a_folder_of_results_has_the_short_name() -> None:
+    def commands(command: click.Command) -> Iterator[click.Command]:
+        yield command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from commands(found)
+
+    options = [parameter.opts for command in commands(program) for parameter in command.params]
+    with_out = [names for names in options if "--out" in names]
+    assert len(with_out) > 15
+    assert [names for names in with_out if "-o" not in names] == []
 
 
 def test_only_known_names_are_answered() -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from panformer_cli.pages.gallery import GalleryPage, Overlay, write_gallery
+from panformer_cli.pages.gallery.page import write_gallery
 from panformer_cli.pages.summary import write_summary
 from tests.browser import Browser
 from tests.pages.samples import gallery_page, split_summary
@@ -22,29 +22,6 @@ def browser(started: Browser) -> Iterator[Browser]:
     """A browser whose console must be empty after the test; violations of the security policy are reported there."""
     yield started
     assert started.problems == []
-
-
-def test_an_image_is_enlarged_and_arrow_keys_show_the_others(browser: Browser, tmp_path: Path) -> None:
-    names = ("a b.jpg", "50%.jpg")
-    for name in names:
-        cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), 90, np.uint8))
-    overlays = [Overlay(name, name, "detail", (30, 40)) for name in names]
-    write_gallery(tmp_path / "index.html", GalleryPage("title", overlays=overlays))
-    browser.open(tmp_path / "index.html")
-    browser.click("figure:nth-child(1) a")
-    texts = []
-    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
-        texts.append(browser.run("document.querySelector('dialog div').textContent"))
-        browser.press(key)
-    assert texts == ["a b.jpg  (1 of 2)", "50%.jpg  (2 of 2)", "a b.jpg  (1 of 2)"]
-    width = (
-        "(async () => { const i = document.querySelector('dialog img'); await i.decode(); return i.naturalWidth; })()"
-    )
-    assert browser.run(width) == 40
-    browser.press("Escape")
-    browser.click("figure a")
-    browser.click("dialog img")
-    assert browser.run("document.querySelector('dialog').open") is False
 
 
 def test_colors_and_curves_are_drawn(browser: Browser, tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from panformer_cli.cli.evaluate.options import (
 )
 from panformer_cli.cli.evaluate.results import Outputs, output_options, show_results
 from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.network_options import network_options
 from panformer_cli.cli.options import Submission, submission_options, write_submission
 
 if TYPE_CHECKING:
+    from panformer_cli.engine.combined.options import InferenceOptions
     from panformer_cli.metrics.evaluator import MetricName
 
 
@@ -28,10 +30,15 @@ if TYPE_CHECKING:
 @metrics_option(METRICS)
 @bootstrap_option
 @click.option(
-    "--out", type=PATH, metavar="DIR", help="Folder for the results. [default: evaluation/ next to the checkpoint]"
+    "--out",
+    "-o",
+    type=PATH,
+    metavar="DIR",
+    help="Folder for the results. [default: evaluation/ next to the checkpoint]",
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted evaluation.")
 @output_options
+@network_options
 @submission_options
 @model_options
 def checkpoint(
@@ -40,6 +47,7 @@ def checkpoint(
     out: Path | None,
     resume: bool,
     outputs: Outputs,
+    inference: InferenceOptions,
     submission: Submission | None,
     model: ModelOptions,
 ) -> None:
@@ -59,7 +67,7 @@ def checkpoint(
 
     with model.compute.joined() as (process, reporter):
         request = model.request(out, outputs.as_json, process, reporter)
-        request = replace(request, metrics=metrics, resamples=bootstrap, resume=resume)
+        request = replace(request, metrics=metrics, resamples=bootstrap, resume=resume, inference=inference)
         process.on_first(lambda: outputs.check(request.out))
         results = evaluate(request, process, reporter)
         process.on_first(lambda: show_results(results, request.out, outputs, reporter))

@@ -29,7 +29,11 @@ from panformer_cli.cli.tables import print_robustness
 )
 @seed_option
 @click.option(
-    "--out", type=PATH, metavar="DIR", help="Folder for the results. [default: evaluation/ next to the checkpoint]"
+    "--out",
+    "-o",
+    type=PATH,
+    metavar="DIR",
+    help="Folder for the results. [default: evaluation/ next to the checkpoint]",
 )
 @json_option
 @model_options

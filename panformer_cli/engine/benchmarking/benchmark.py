@@ -51,6 +51,7 @@ class BenchmarkRequest:
         repeat: Measured passes of each kind, 1 or more.
         sampling: Implementation of the sampling step of deformable attention.
         image: Image file, which is resized to fit `size` as in prediction; None for generated images of that size.
+        mask_layers: Number of layers of each mask decoder; None for all.
     """
 
     model: str
@@ -61,6 +62,7 @@ class BenchmarkRequest:
     repeat: int = 5
     sampling: SamplingName = "auto"
     image: Path | None = None
+    mask_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def _measure(
     request: BenchmarkRequest, subject: _Subject, device: torch.device, folder: Path, reporter: Reporter
 ) -> Benchmark:
     data = replace(subject.recipe.data, short_side=min(request.size), long_side=max(request.size))
+    if request.mask_layers is not None:
+        subject.model.use_mask_layers(request.mask_layers)
     parameters = sum(parameter.numel() for parameter in subject.model.parameters())
     subject.model.optimize_for_inference()
     predictor = Predictor(subject.model, replace(subject.recipe, data=data), device, request.precision)

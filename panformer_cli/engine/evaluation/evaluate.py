@@ -15,6 +15,8 @@ from panformer_cli.data.coverage import Coverage
 from panformer_cli.data.layout import default_split
 from panformer_cli.data.structures import Sample
 from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from panformer_cli.engine.combined.choose import predictor_of
+from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import SharedStop
 from panformer_cli.engine.inference import Predictor
@@ -59,6 +61,7 @@ class EvaluateRequest(MetricsRequest):
         batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
         resume: Resume the interrupted evaluation in `out`; if it is complete, return its results.
+        inference: Tiles, views and mask layers.
     """
 
     checkpoint: Path
@@ -68,6 +71,7 @@ class EvaluateRequest(MetricsRequest):
     batch_size: int = 1
     precision: PrecisionChoice = "fp32"
     resume: bool = False
+    inference: InferenceOptions = DEFAULT
 
 
 MUCH_VOID = 0.2
@@ -178,7 +182,12 @@ def _all_settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, 
 
 def _settings(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
     """Return the settings that the result log of an evaluation depends on."""
-    return {**file_stamps(request, dataset), "metrics": sorted(request.metrics), "precision": request.precision}
+    return {
+        **file_stamps(request, dataset),
+        "metrics": sorted(request.metrics),
+        "precision": request.precision,
+        **request.inference.to_settings(),
+    }
 
 
 def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, Any]:
@@ -190,7 +199,9 @@ def file_stamps(request: EvaluateRequest, dataset: CocoPanoptic) -> dict[str, An
 def _evaluate(
     request: EvaluateRequest, checkpoint: Checkpoint, dataset: CocoPanoptic, process: Process, reporter: Reporter
 ) -> dict[str, Any]:
-    predictor = Predictor.of(checkpoint, process, request.precision)
+    predictor = predictor_of(checkpoint, process, request.precision, request.inference)
+    for note in predictor.notes():
+        reporter.message(note)
     results = PanopticResults(request.out, checkpoint.categories, process)
     evaluator = Evaluator(checkpoint.categories, request.metrics, request.resamples)
     with closing(results.log):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.engine.inputs.ids import ImageId
 from panformer_cli.engine.outputs import views
 from panformer_cli.engine.outputs.encoding import json_bytes, png_bytes
-from panformer_cli.engine.outputs.names import JSON, USUAL, result_path, segment_name
+from panformer_cli.engine.outputs.names import GALLERY, JSON, USUAL, gallery_key, result_path, segment_name
 from panformer_cli.errors import PanformerError
+from panformer_cli.pages.gallery.images import file_paths, image_files
+from panformer_cli.pages.gallery.layers import ShownMap
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, encoded_image
 
 
@@ -31,6 +34,7 @@ class SegmentedImage:
         categories: Categories of the segments.
         id: Id of the image in the results.
         file_name: Its name in the results.
+        inference: How it was run, see `Predictor.described`.
     """
 
     image: ImageArray
@@ -38,6 +42,7 @@ class SegmentedImage:
     categories: CategoryTable
     id: ImageId
     file_name: str
+    inference: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,28 @@ class SegmentOutput:
             yield folder
 
 
-Output = ImageOutput | SegmentOutput
+@dataclass(frozen=True)
+class GalleryOutput:
+    """What the gallery needs of each image, in `OUT/gallery/images`; `gallery.write_page` adds the page at the end."""
+
+    name: str = "gallery"
+    folder: str = GALLERY
+
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
+        """As `ImageOutput.files`."""
+        shown = ShownMap.of("Prediction", segmented.panoptic, segmented.categories)
+        for path, content in image_files(gallery_key(name), segmented.image, [shown]):
+            yield f"{self.folder}/{path}", content
+
+    def in_the_way(self, out: Path, name: str) -> Iterator[Path]:
+        """As `ImageOutput.in_the_way`."""
+        for path in file_paths(gallery_key(name)):
+            found = result_path(out, f"{self.folder}/{path}", "the list of images")
+            if found.is_symlink() or found.exists():
+                yield found
+
+
+Output = ImageOutput | SegmentOutput | GalleryOutput
 
 
 def _overlay(segmented: SegmentedImage) -> bytes:
@@ -148,7 +174,7 @@ def _cutout(segmented: SegmentedImage, segment: Segment) -> bytes:
     return png_bytes(views.cut_out(segmented.image, segmented.panoptic, segment))
 
 
-OUTPUTS: tuple[Output, ...] = (
+OUTPUTS: tuple[ImageOutput | SegmentOutput, ...] = (
     ImageOutput("overlay", "overlays", ".jpg", _overlay),
     ImageOutput("panoptic", "panoptic", ".png", _panoptic),
     ImageOutput("segments", "segments", ".json", _segments),
@@ -158,7 +184,7 @@ OUTPUTS: tuple[Output, ...] = (
     SegmentOutput("cutouts", "cutouts", ".png", _cutout),
     ImageOutput("polygons", "polygons", ".geojson", _polygons),
 )
-"""All outputs with files for each image."""
+"""All outputs of `--save` with files for each image."""
 
 NAMES = (*USUAL, *(output.name for output in OUTPUTS if output.name not in USUAL))
 """The names that `--save` accepts."""
@@ -177,8 +203,8 @@ class Saving:
     json: bool
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Saving:
-        """Return the outputs with these names.
+    def of(cls, names: Iterable[str], has_gallery: bool = False) -> Saving:
+        """Return the outputs with these names and, if `has_gallery`, the gallery.
 
         Raises:
             PanformerError: A name is unknown, or there is none.
@@ -191,7 +217,8 @@ class Saving:
                 raise PanformerError(f"--save has no output {name!r}; {guess}expected some of {', '.join(NAMES)}")
         if not chosen:
             raise PanformerError(f"--save names no output; expected some of {', '.join(NAMES)}")
-        return cls(tuple(output for output in OUTPUTS if output.name in chosen), JSON in chosen)
+        files = tuple(output for output in OUTPUTS if output.name in chosen)
+        return cls((*files, GalleryOutput()) if has_gallery else files, JSON in chosen)
 
     @property
     def is_usual(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.outputs.names import result_path
 from panformer_cli.engine.outputs.registry import Saving, SegmentedImage
 from panformer_cli.engine.results import PanopticResults
@@ -21,11 +22,13 @@ class OutputWriter:
     Attributes:
         results: The folder of results and its log.
         saving: The outputs.
+        categories: The categories, with the colors of the drawings.
     """
 
-    def __init__(self, results: PanopticResults, saving: Saving) -> None:
+    def __init__(self, results: PanopticResults, saving: Saving, categories: CategoryTable) -> None:
         self.results = results
         self.saving = saving
+        self.categories = categories
 
     def write(self, index: int, segmented: SegmentedImage, name: str) -> None:
         """Write all files of an image.
@@ -46,7 +49,8 @@ class OutputWriter:
         with written_together(self.results.out, files, self.results.log.folder / f".{index}") as names:
             more = {} if self.saving.is_usual else {"files": names}
             png_name = PurePosixPath(name).with_suffix(".png").as_posix()
-            self.results.append(index, segmented.id, (segmented.file_name, png_name), segmented.panoptic, more)
+            file_names = segmented.file_name, png_name
+            self.results.append(index, segmented.id, file_names, segmented.panoptic, more, segmented.inference)
 
 
 @contextmanager

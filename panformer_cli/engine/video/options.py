@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from panformer_cli.errors import PanformerError
 
 MEMORY = 30
 """About a second."""
@@ -24,3 +27,13 @@ class VideoOptions:
 
     stride: int = 1
     memory: int = MEMORY
+
+
+def check_outputs(names: Iterable[str]) -> None:
+    """Raise a PanformerError if an output does not exist for videos."""
+    chosen = list(names)
+    if not chosen or (other := [name for name in chosen if name not in OUTPUTS]):
+        raise PanformerError(
+            f"--save {','.join(other if chosen else chosen) or 'names no output'}: of a video, only "
+            f"{', '.join(OUTPUTS)} can be written; for the others, save the frames as images"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
@@ -11,6 +12,8 @@ from typing import TypeVar
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.claimed_folder import claimed
+from panformer_cli.engine.combined.choose import predictor_of
+from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import StopRequest, stop_on_signals
 from panformer_cli.engine.inference import Predictor
@@ -20,22 +23,21 @@ from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import behind
 from panformer_cli.engine.video.inputs import InputVideo
-from panformer_cli.engine.video.options import JSON, OUTPUTS, OVERLAY, PANOPTIC, USUAL, VideoOptions
+from panformer_cli.engine.video.options import JSON, OVERLAY, PANOPTIC, USUAL, VideoOptions, check_outputs
 from panformer_cli.engine.video.reading import Frame, Video, open_video
 from panformer_cli.engine.video.results import FOLDER, VideoJson, VideoPaths, check_is_free, replaced_together
 from panformer_cli.engine.video.tracking import Tracker
 from panformer_cli.engine.video.writing import Pace, VideoWriter, find_format
-from panformer_cli.errors import DataError, PanformerError
+from panformer_cli.errors import DataError
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 from panformer_cli.storage.files import writing
-from panformer_cli.visualization.colors import Colors
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
-from panformer_cli.visualization.track_colors import TrackColors
 from panformer_cli.wording import counted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Tracked = tuple[Frame, PanopticMap, list[int]]
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class VideoRequest:
         out: Folder of the results, which are in `OUT/videos`.
         batch_size: Frames per forward pass, 1 or more. It does not change the results.
         precision: Precision of the network.
-        output: What is written, some of `OUTPUTS`, and of which segments.
+        output: What is written, some of `options.OUTPUTS`, and of which segments.
         changes: Settings that differ from those of the checkpoint.
         options: How videos are read and tracked.
+        inference: Tiles, views and mask layers.
     """
 
     videos: Sequence[InputVideo]
@@ -61,6 +64,7 @@ class VideoRequest:
     output: OutputOptions = OutputOptions(USUAL)
     changes: InferenceChanges = InferenceChanges()
     options: VideoOptions = VideoOptions()
+    inference: InferenceOptions = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -112,16 +116,6 @@ class VideoResults:
     failures: list[str]
 
 
-def check_outputs(names: Iterable[str]) -> None:
-    """Raise a PanformerError if an output does not exist for videos."""
-    chosen = list(names)
-    if not chosen or (other := [name for name in chosen if name not in OUTPUTS]):
-        raise PanformerError(
-            f"--save {','.join(other if chosen else chosen) or 'names no output'}: of a video, only "
-            f"{', '.join(OUTPUTS)} can be written; for the others, save the frames as images"
-        )
-
-
 def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) -> VideoResults:
     """Segment videos, each on one process, and write `OUT/videos/<name>.webm` or another suffix, and `<name>.json`.
 
@@ -139,7 +133,9 @@ def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) 
     results: list[tuple[int, VideoSummary | None, str | None]] = []
     with ExitStack() as stack:
         process.on_first(lambda: _begin(request, paths, stack, reporter))
-        predictor = Predictor.of(checkpoint, process, request.precision)
+        predictor = predictor_of(checkpoint, process, request.precision, request.inference)
+        for note in predictor.notes():
+            reporter.message(note)
         stop = stack.enter_context(stop_on_signals())
         for index in range(process.rank, len(paths), process.world_size):
             job = _Job(request, predictor, selection, stop, reporter)
@@ -190,8 +186,9 @@ class _Job:
         self._stop = stop
         self._reporter = reporter
         self._tracker = Tracker(predictor.categories, request.options.memory)
-        self._colors = TrackColors(predictor.categories)
-        self._tracks: set[int] = set()
+        self._colored = request.output.colored(predictor.categories)
+        self._number_of: dict[int, int] = {}  # of each track, among those of its category
+        self._tracks: Counter[int] = Counter()  # of each category
 
     def run(self, given: InputVideo, paths: VideoPaths) -> tuple[VideoSummary, str | None]:
         """Predict a video and write its files; return its summary and the problem, if there was one.
@@ -221,7 +218,7 @@ class _Job:
     def _write(self, video: Video, rows: VideoJson, writer: VideoWriter | None) -> float:
         """Predict all frames and write them; return the time stamp of the last one, in seconds."""
         predicted = self._predictor.map(self._frames(video), _with_frame, self._request.batch_size)
-        drawn = self._beside(self._tracked(predicted), self._draw if writer else lambda frame: (*frame[:2], None))
+        drawn = self._beside(self._tracked(predicted), self._draw)
         pace, seconds = Pace(writer) if writer else None, 0.0
         with self._progress(video) as progress:
             for frame, panoptic, overlay in drawn:
@@ -242,17 +239,22 @@ class _Job:
                     return
                 yield frame, frame.image
 
-    def _tracked(self, predicted: Iterable[tuple[Frame, PanopticMap]]) -> Iterator[tuple[Frame, PanopticMap, Colors]]:
-        """Yield the frames with track ids as segment ids, and the colors of their segments."""
+    def _tracked(self, predicted: Iterable[tuple[Frame, PanopticMap]]) -> Iterator[_Tracked]:
+        """Yield the frames with track ids as segment ids, and the numbers of their segments for `draw_panoptic`."""
         for frame, panoptic in predicted:
             tracked = self._tracker.update(self._selection(panoptic), frame.number)
-            self._tracks.update(segment.id for segment in tracked.segments)
-            yield frame, tracked, self._colors(tracked.segments)
+            for segment in tracked.segments:
+                if segment.id not in self._number_of:
+                    self._number_of[segment.id] = self._tracks[segment.category_id]
+                    self._tracks[segment.category_id] += 1
+            yield frame, tracked, [self._number_of[segment.id] for segment in tracked.segments]
 
-    def _draw(self, tracked: tuple[Frame, PanopticMap, Colors]) -> tuple[Frame, PanopticMap, ImageArray | None]:
-        frame, panoptic, colors = tracked
-        options = DrawOptions(ids=True)
-        return frame, panoptic, draw_panoptic(frame.image, panoptic, self._predictor.categories, options, colors)
+    def _draw(self, tracked: _Tracked) -> tuple[Frame, PanopticMap, ImageArray | None]:
+        """Return a frame with its map and, if the video is written, its overlay."""
+        frame, panoptic, numbers = tracked
+        if OVERLAY not in self._request.output.save:
+            return frame, panoptic, None
+        return frame, panoptic, draw_panoptic(frame.image, panoptic, self._colored, DrawOptions(ids=True), numbers)
 
     def _beside(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
         """Return `work` of each item, in order; beside a model on a GPU, threads do it."""
@@ -279,7 +281,7 @@ class _Job:
             stride=self._request.options.stride,
             memory=self._request.options.memory,
             seconds=round(seconds, 6),
-            tracks=len(self._tracks),
+            tracks=len(self._number_of),
             overlay=writer.path.name if writer else None,
             codec=writer.form.name if writer else None,
             in_browsers=writer.form.in_browsers if writer else None,

@@ -199,7 +199,7 @@ class MaskDecoderBlock(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Blocks that refine the queries, and a tail that only predicts their masks.
+    """Blocks that refine the queries, and a tail that only predicts their masks; `exit_early` can remove it.
 
     Args:
         mask_bias: initial bias of the last mask layer of each block and the tail; None keeps torch's default.
@@ -209,10 +209,36 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.tail = tail
+        self.has_tail = True
         xavier_matrices(self)
         if mask_bias is not None:
             for attention in [*(block.attention for block in blocks), tail]:
                 nn.init.constant_(attention.mask_head.output.bias, mask_bias)
+
+    def layers(self) -> list[nn.Module]:
+        """Return the blocks and the tail."""
+        return [*self.blocks, *([self.tail] if self.has_tail else [])]
+
+    def exit_early(self, layers: int, with_queries: bool) -> None:
+        """Remove all but the first `layers` layers, so that the last of these predicts the masks.
+
+        In training, the masks of every layer are compared with the targets. The tail is the last layer: with more
+        layers than blocks, nothing changes.
+
+        Args:
+            layers: 1 or more.
+            with_queries: whether the queries after the last layer are needed. Otherwise that layer, like the tail,
+                computes nothing but its masks.
+        """
+        if layers > len(self.blocks):
+            return
+        last = self.blocks[layers - 1]
+        assert isinstance(last, MaskDecoderBlock)
+        self.blocks = self.blocks[: layers if with_queries else layers - 1]
+        if with_queries:
+            self.has_tail = False
+        else:
+            self.tail = last.attention
 
     def forward(
         self, queries: Tensor, position: Tensor | None, memory: Tensor, shapes: LevelShapes, every_mask: bool
@@ -227,13 +253,15 @@ class MaskDecoder(nn.Module):
             every_mask: return the masks of the blocks too, for training.
         """
         output = MaskOutput(masks=[], queries=[])
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks, start=1):
             assert isinstance(block, MaskDecoderBlock)
-            queries, mask = block(_positioned(queries, position), memory, shapes, every_mask)
+            is_last = not self.has_tail and layer == len(self.blocks)
+            queries, mask = block(_positioned(queries, position), memory, shapes, every_mask or is_last)
             output.queries.append(queries)
             if mask is not None:
                 output.masks.append(mask)
-        output.masks.append(self.tail(_positioned(queries, position), memory, shapes))
+        if self.has_tail:
+            output.masks.append(self.tail(_positioned(queries, position), memory, shapes))
         return output
 
 

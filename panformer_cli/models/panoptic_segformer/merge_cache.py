@@ -23,11 +23,11 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import PanopticMap, Sample, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap, IntArray, compare
-from panformer_cli.models.panoptic_segformer.postprocessing import Candidates, Floats
+from panformer_cli.models.candidates import Bools, Floats
+from panformer_cli.models.panoptic_segformer.postprocessing import Candidates
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from panformer_cli.storage.files import atomic_write
 
-Bools = npt.NDArray[np.bool_]
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 

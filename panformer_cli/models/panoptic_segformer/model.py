@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class PanopticSegFormer(PanopticModel):
         categories: category table of the data set.
         top_k: number of (query, class) pairs whose masks are decoded at inference.
     """
+
+    predicts_masks: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -144,19 +147,24 @@ class PanopticSegFormer(PanopticModel):
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Return the layers of each part; see `PanopticModel.parts`."""
-        things, stuff = self.thing_mask_decoder, self.stuff_mask_decoder
         return {
             **super().parts(),
             "encoder": [*self.encoder.layers],
             "location_decoder": [*self.location_decoder.layers],
-            "thing_masks": [*things.blocks, things.tail],
-            "stuff_masks": [*stuff.blocks, stuff.tail],
+            "thing_masks": self.thing_mask_decoder.layers(),
+            "stuff_masks": self.stuff_mask_decoder.layers(),
         }
 
     def stages(self) -> dict[str, nn.Module]:
         """Return the main modules; see `PanopticModel.stages`."""
         names = ("backbone", "neck", "encoder", "location_decoder", "thing_mask_decoder", "stuff_mask_decoder")
         return {name: self.get_submodule(name) for name in names}
+
+    def use_mask_layers(self, layers: int) -> None:
+        """Shorten both mask decoders; see `PanopticModel.use_mask_layers`. The tail is the last layer."""
+        self.thing_mask_decoder.exit_early(layers, with_queries=False)
+        self.stuff_mask_decoder.exit_early(layers, with_queries=True)
+        self.stuff_queries.class_branches = self.stuff_queries.class_branches[:layers]
 
     def spread_scores(self, image: Tensor, settings: MergingSettings) -> None:
         """Rescale the last layers for masks and classes; see `PanopticModel.spread_scores`."""

@@ -6,11 +6,12 @@ the number of candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,12 +20,10 @@ from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import IdMap, PanopticMap, Segment
 from panformer_cli.metrics.detection import InstancePrediction, encode_mask
-from panformer_cli.models.base import Prediction
+from panformer_cli.models.candidates import Claim, Floats, MaskCandidates, MaskPrediction
 from panformer_cli.models.layers.boxes import cxcywh_to_xyxy
 from panformer_cli.models.panoptic_segformer.output import InferenceOutput
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
-
-Floats = npt.NDArray[np.float32]
 
 MASK_THRESHOLD = 0.5
 ROUNDING = 1.001
@@ -32,31 +31,13 @@ ROUNDING = 1.001
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Masks that compete for the pixels of one image: things first, then all stuff classes.
+class Candidates(MaskCandidates):
+    """The masks of the selected things and of all stuff classes; see `MaskCandidates`.
 
-    Attributes:
-        labels: (n,) int64.
-        class_scores: (n,), 0..1.
-        masks: (n, h, w), 0 or more, the output of the mask decoders.
-        boxes: (things, 4), x1, y1, x2, y2 in pixels of the original image, clipped to it.
-        size: height H and width W of the original image, at which the masks are merged.
+    The masks are the output of the mask decoders at stride 8.
     """
 
-    labels: npt.NDArray[np.int64]
-    class_scores: Floats
-    masks: Floats
-    boxes: Floats
-    size: tuple[int, int]
-
-    def enlarged(self, index: int) -> Floats:
-        """Return a mask, resized bilinearly to the size of the image, (H, W)."""
-        height, width = self.size
-        return np.asarray(cv2.resize(self.masks[index], (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-    def binary(self, index: int) -> npt.NDArray[np.bool_]:
-        """Return the pixels that candidate `index` claims, (H, W)."""
-        return self.enlarged(index) > MASK_THRESHOLD
+    threshold: ClassVar[float] = MASK_THRESHOLD
 
     @cached_property
     def score_bounds(self) -> Floats:
@@ -87,7 +68,7 @@ def _quality(mask: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class MergedPrediction(Prediction):
+class MergedPrediction(MaskPrediction):
     """Candidates that are merged when the panoptic map is first accessed."""
 
     candidates: Candidates
@@ -98,6 +79,20 @@ class MergedPrediction(Prediction):
     def panoptic(self) -> PanopticMap:
         """The merged map at the original image size."""
         return merge_masks(self.candidates, self.categories, self.settings)
+
+    @property
+    def least_score(self) -> float:
+        """The score threshold."""
+        return self.settings.score_threshold
+
+    def with_candidates(self, candidates: MaskCandidates) -> MergedPrediction:
+        """Return the prediction that other candidates give."""
+        assert isinstance(candidates, Candidates)
+        return replace(self, candidates=candidates)
+
+    def merge(self, claims: Iterable[Claim], size: tuple[int, int]) -> PanopticMap:
+        """Return `merge_claims` with the settings of this prediction."""
+        return merge_claims(claims, size, self.categories, self.settings)
 
     def instances(self, image_id: int | str) -> InstancePrediction:
         """Return the thing candidates. Their score is class score x squared mask quality."""
@@ -138,28 +133,44 @@ def _floats(tensor: Tensor) -> Floats:
 
 
 def merge_masks(candidates: Candidates, categories: CategoryTable, settings: MergingSettings) -> PanopticMap:
-    """Return the panoptic map: candidates take free pixels in descending order of score, and the other pixels are void.
-
-    Every thing is a segment, and all stuff of one class is one segment. Segment ids start at 1.
-    """
+    """Return the panoptic map of candidates that reach the score threshold; see `merge_claims`."""
     scores = candidates.scores(settings.score_threshold)
     order = np.argsort(-scores, kind="stable")
     order = order[(scores[order] >= settings.score_threshold) & (scores[order] > 0)]
-    ids = np.zeros(candidates.size, dtype=np.int32)
+    claims = (
+        Claim(int(candidates.labels[index]), float(scores[index]), 0, 0, candidates.binary(index))
+        for index in order.tolist()
+    )
+    return merge_claims(claims, candidates.size, categories, settings)
+
+
+def merge_claims(
+    claims: Iterable[Claim], size: tuple[int, int], categories: CategoryTable, settings: MergingSettings
+) -> PanopticMap:
+    """Return the panoptic map: claims take free pixels in descending order of score, and the other pixels are void.
+
+    Every thing is a segment, and all stuff of one class is one segment. Segment ids start at 1.
+
+    Args:
+        claims: in descending order of score; none is below the score threshold.
+        size: height and width of the map.
+        categories: category table of the data set.
+        settings: the overlap thresholds.
+    """
+    ids = np.zeros(size, dtype=np.int32)
     segments: dict[int, tuple[int, float]] = {}  # id -> label, score
     stuff_ids: dict[int, int] = {}
-    for index in order.tolist():
-        label, score = int(candidates.labels[index]), float(scores[index])
+    for label, score, top, left, mask in claims:
         is_thing = label < categories.num_things
-        mask = candidates.binary(index)
-        free = mask & (ids == 0)
-        area, left = np.count_nonzero(mask), np.count_nonzero(free)
+        crop = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
+        free = mask & (crop == 0)
+        area, remaining = np.count_nonzero(mask), np.count_nonzero(free)
         allowed = settings.thing_overlap if is_thing else settings.stuff_overlap
-        if area == 0 or (area - left) / area > allowed or left == 0:
+        if area == 0 or (area - remaining) / area > allowed or remaining == 0:
             continue
         segment_id = len(segments) + 1 if is_thing else stuff_ids.setdefault(label, len(segments) + 1)
         segments.setdefault(segment_id, (label, score))
-        ids[free] = segment_id
+        crop[free] = segment_id
     return PanopticMap(ids, _segments(ids, segments, categories))
 
 

@@ -18,7 +18,7 @@ from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.result_folders import is_result, is_result_folder
 from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.outputs.file_list import listed_files
-from panformer_cli.engine.outputs.names import SUFFIXES, USUAL
+from panformer_cli.engine.outputs.names import SUFFIXES, USUAL, usable_name
 from panformer_cli.engine.outputs.registry import NAMES, OUTPUTS, Saving
 from panformer_cli.engine.outputs.writing import written_together
 from panformer_cli.engine.results import PanopticResults
@@ -71,7 +71,7 @@ def test_the_next_run_deletes_what_this_one_wrote_and_nothing_else(
     save: tuple[str, ...], finish: bool, tmp_path: Path
 ) -> None:
     write(tmp_path, "a.jpg", "in/b.jpg", save=save, finish=finish)
-    own = (
+    own: tuple[str, ...] = (
         "masks/a/notes.png",
         "cutouts/9-dog.png",
         "overlays/c.jpg",
@@ -231,6 +231,7 @@ CLASHING = [
     ("a.png", "a/b.png", "a/3-traffic-light.png", "a/3-traffic-light.png.jpg", "a/3.png.jpg/x.png"),
     ("x/a:b.png", "x/a\\b.png", "x/a_b.png"),
     ("a..png", "a.png", "a.b.png", "a.b.c.png"),
+    (*(f"{'x' * 250}{number}.png" for number in range(2)), f"{'é' * 125}.png", f"{'é' * 125}.jpg"),
 ]
 
 
@@ -242,6 +243,12 @@ def test_results_of_any_names_do_not_collide(given: tuple[str, ...], tmp_path: P
     per_image = len(expected("a"))
     found = {name.lower() for name in files(tmp_path / "out")} - {"panoptic.json", LIST}
     assert len(found) == per_image * len(given)
+
+
+@pytest.mark.parametrize(("name", "stem"), [("..png", "_"), ("...png", "_"), (" .png", "_"), (".a.png", ".a")])
+def test_a_name_of_dots_is_no_folder_of_others(name: str, stem: str, tmp_path: Path) -> None:
+    write(tmp_path / "out", usable_name(Path(name)).as_posix())
+    assert expected(stem) <= files(tmp_path / "out")
 
 
 def test_results_are_not_inputs(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ def test_results_are_not_inputs(tmp_path: Path) -> None:
 
 
 def test_the_suffixes_and_folders_of_outputs() -> None:
-    assert {output.suffix for output in OUTPUTS} == set(SUFFIXES)
+    assert {output.suffix for output in OUTPUTS} | {".js"} == set(SUFFIXES)  # those of the gallery
     assert len({output.folder for output in OUTPUTS}) == len({output.name for output in OUTPUTS}) == len(OUTPUTS)
 
 

@@ -47,6 +47,9 @@ class ColorModel(Predictor):
     def categories(self) -> CategoryTable:
         return TABLE
 
+    def notes(self) -> list[str]:
+        return []
+
     def map(self, images: Iterable[Any], finish: Callable[[Any, Any], Any], batch_size: int = 1) -> Iterator[Any]:
         for key, image in images:
             yield finish(key, SimpleNamespace(panoptic=self.segmented(image)))
@@ -71,7 +74,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     found = ColorModel()
     monkeypatch.setattr(module, "read_checkpoint", lambda path: Checkpoint())
     monkeypatch.setattr(InferenceChanges, "applied_to", lambda self, checkpoint: checkpoint)
-    monkeypatch.setattr(Predictor, "of", lambda *arguments: found)
+    monkeypatch.setattr(module, "predictor_of", lambda *arguments: found)
     return found
 
 

@@ -158,6 +158,23 @@ def test_inference_returns_only_the_mask_of_the_tail() -> None:
     torch.testing.assert_close(last.masks[0], every.masks[-1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("with_queries", [False, True])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 9])
+def test_an_early_exit_gives_the_mask_that_training_gives_this_layer(layers: int, with_queries: bool) -> None:
+    queries, position, memory = noise(2, QUERIES, DIM), noise(QUERIES, DIM, seed=5), noise(2, LENGTH, DIM, seed=4)
+    made, whole = (decoder(3, self_attention=with_queries) for _ in range(2))
+    made.exit_early(layers, with_queries)
+    with torch.no_grad():
+        every = whole(queries, position, memory, SHAPES, every_mask=True)
+        last = made(queries, position, memory, SHAPES, every_mask=False)
+    assert len(every.masks) == 4, "three blocks and the tail"
+    assert len(last.masks) == 1
+    torch.testing.assert_close(last.masks[0], every.masks[min(layers, 4) - 1], rtol=1e-5, atol=1e-5)
+    assert len(made.layers()) == min(layers, 4)
+    if with_queries:
+        torch.testing.assert_close(last.queries[-1], every.queries[min(layers, 3) - 1], rtol=1e-5, atol=1e-5)
+
+
 def test_the_mask_does_not_depend_on_the_number_of_queries_per_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     made = decoder(0, self_attention=False)
     queries, memory = noise(2, QUERIES, DIM), noise(2, LENGTH, DIM, seed=4)

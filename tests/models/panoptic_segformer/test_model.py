@@ -13,7 +13,7 @@ from panformer_cli.models.base import LossCounts, count_segments
 from panformer_cli.models.panoptic_segformer.mask_decoder import MaskOutput
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from panformer_cli.models.panoptic_segformer.postprocessing import candidates_of, merge_masks
-from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, pad_queries
+from panformer_cli.models.panoptic_segformer.query_selection import gather_queries, pad_queries, select_top
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings
 from tests.models.panoptic_segformer.small import (
     images_of,
@@ -236,3 +236,29 @@ def test_data_sets_with_only_things_or_only_stuff_train_and_predict(things: int,
     candidates.class_scores[:] = 1.0
     panoptic = merge_masks(candidates, table(things, stuff), MergingSettings(score_threshold=0.0))
     assert {segment.category_id for segment in panoptic.segments} <= ({10} if things else set()) | {3, 4}
+
+
+@pytest.mark.parametrize(("layers", "thing_layer", "stuff_layer", "class_layer"), [
+    (1, 0, 0, 0), (2, 1, 1, 1), (3, 2, 2, 1), (7, 2, 2, 1),
+])  # fmt: skip
+def test_mask_layers(layers: int, thing_layer: int, stuff_layer: int, class_layer: int) -> None:
+    """Both decoders have two blocks and the tail: three layers with masks, and two with class scores of stuff."""
+    model, whole = (small_model(thing_mask_layers=2, stuff_mask_layers=2).eval() for _ in range(2))
+    scramble(model)
+    scramble(whole)
+    images = images_of(1, SIZE)
+    model.use_mask_layers(layers)
+    with torch.no_grad():
+        output, plain = (one.infer(images, no_padding(images)) for one in (model, whole))
+        memory, location = whole.forward_before_targets(images, no_padding(images))
+        top = select_top(location.class_logits[-1], whole.top_k)
+        things, stuff, logits = whole.decode_masks(
+            memory, gather_queries(location.queries, top.queries), every_mask=True
+        )
+    torch.testing.assert_close(output.masks, things.masks[thing_layer], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.stuff_masks, stuff.masks[stuff_layer], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.stuff_scores, logits[class_layer].sigmoid(), rtol=1e-4, atol=1e-6)
+    assert torch.equal(output.scores, plain.scores), "things get their classes before the mask decoder"
+    if layers >= 3:
+        assert all(torch.equal(one, other) for one, other in zip(output, plain, strict=True))
+    assert model.parts()["thing_masks"] == model.thing_mask_decoder.layers()
