@@ -319,8 +319,8 @@ def test_the_list_of_images_cannot_lead_out_of_the_folder(scenes: Path, tmp_path
     for content in ({"images": ["../kept.jpg", str(kept), 5]}, {"images": 5}, [5]):
         visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
         (out / ".panformer_page.json").write_text(json.dumps(content))
-        for path in (out / "overlays").iterdir():
-            path.unlink()
+        for folder in ("overlays", "images"):
+            shutil.rmtree(out / folder)
         visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
         assert kept.is_file()
 
