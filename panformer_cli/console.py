@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TextIO
 
 from rich import box
@@ -23,7 +26,11 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 from rich.text import Text
 
-from panformer_cli.reporting import Progress
+from panformer_cli.reporting import Progress, SilentReporter
+from panformer_cli.verbosity import Verbosity, current
+from panformer_cli.wording import truncated
+
+_LOG = logging.getLogger(__name__)
 
 Cell = str | int | float | None
 
@@ -42,30 +49,54 @@ class RichReporter:
     Args:
         stream: where to write; stderr by default.
         clock: returns monotonic seconds.
+        verbosity: how much to print; that of this process by default.
     """
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        verbosity: Verbosity | None = None,
+    ) -> None:
         self._console = Console(file=stream or sys.stderr)
         self._clock = clock
+        self._verbosity = verbosity or current()
         self._bars: Bars | None = None
 
-    def __reduce__(self) -> tuple[type[RichReporter], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[Verbosity], RichReporter], tuple[Verbosity]]:
         """Unpickle as a reporter to the stderr of the receiving process."""
-        return RichReporter, ()
+        return _reporter_with, (self._verbosity,)
 
     def message(self, text: str) -> None:
-        """Print one line."""
-        _write(self._console, Text(text))
+        """Print one line, unless the command is quiet."""
+        self._verbosity.record("INFO", text)
+        self._print(text)
 
     def warn(self, text: str) -> None:
         """Print a warning of one line."""
+        self._verbosity.record("WARNING", text)
         _write(self._console, Text.assemble(("Warning: ", "yellow"), text))
 
     @contextmanager
     def progress(self, what: str, total: int, done: int = 0) -> Iterator[Progress]:
         """Show a bar with the time left. A bar inside another one appears below it and is removed at its end."""
-        if not self._console.is_terminal or self._console.is_dumb_terminal:
-            yield _LineProgress(self.message, self._clock, what, total, done)
+        began = self._clock()
+        with self._shown(what, total, done) as shown:
+            if self._verbosity.log is None:
+                yield shown
+            else:
+                lines = _LineProgress(partial(self._verbosity.record, "INFO"), self._clock, what, total, done)
+                yield _SeveralProgress((shown, lines))
+        _LOG.debug("%s: %d of %d, %.2f s", what, total - done, total, self._clock() - began)
+
+    @contextmanager
+    def _shown(self, what: str, total: int, done: int) -> Iterator[Progress]:
+        """Show the progress on the console."""
+        if self._verbosity.quiet:
+            with SilentReporter().progress(what, total, done) as silent:
+                yield silent
+        elif not self._console.is_terminal or self._console.is_dumb_terminal:
+            yield _LineProgress(self._print, self._clock, what, total, done)
         elif self._bars is not None:
             task = self._bars.add_task(what, total=total, completed=done, status="")
             try:
@@ -79,6 +110,23 @@ class RichReporter:
                     yield _BarProgress(self._bars, task)
                 finally:
                     self._bars = None
+
+    def _print(self, text: str) -> None:
+        if not self._verbosity.quiet:
+            _write(self._console, Text(text))
+
+
+def _reporter_with(verbosity: Verbosity) -> RichReporter:
+    return RichReporter(verbosity=verbosity)
+
+
+class _SeveralProgress:
+    def __init__(self, shown: Sequence[Progress]) -> None:
+        self._shown = shown
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        for progress in self._shown:
+            progress.advance(steps, status)
 
 
 class _BarProgress:
@@ -123,13 +171,14 @@ class _LineProgress:
             f"{_duration(left / speed)} left" if left and speed else "",
             status,
         ]
+        width = min(_LINE_WIDTH, max(_requested_width() or _LINE_WIDTH, 20))
         for dropped in (None, 3, 2):  # a line too long for a narrow terminal does without time elapsed, then speed
             if dropped is not None:
                 pieces[dropped] = ""
             line = ", ".join(piece for piece in pieces if piece)
-            if len(line) <= _LINE_WIDTH:
+            if len(line) <= width:
                 return line
-        return f"{line[: _LINE_WIDTH - 3]}..."
+        return truncated(line, width)
 
 
 class _FactColumn(ProgressColumn):
@@ -146,7 +195,7 @@ class _FactColumn(ProgressColumn):
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table to stdout: as wide as the terminal, or as wide as its content in a file or pipe.
+    """Print a table to stdout: as wide as the terminal or COLUMNS, or else as wide as its content in a file or pipe.
 
     Args:
         title: printed above the table.
@@ -154,7 +203,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
         rows: one cell per column; a float is shown with one decimal, None as a dash. Numeric columns are right-aligned.
     """
     console = Console(file=sys.stdout)
-    if not console.is_terminal:
+    if not console.is_terminal and _requested_width() is None:
         console.width = _UNLIMITED_WIDTH
     texts = [[_cell_text(cell) for cell in row] for row in rows]
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -168,7 +217,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell
 
 def print_error(message: str) -> None:
     """Print `Error: message` to stderr."""
+    current().record("ERROR", message)
     _write(Console(file=sys.stderr), Text.assemble(("Error: ", "bold red"), message))
+
+
+def _requested_width() -> int | None:
+    """Return the width that the environment variable COLUMNS asks for, also in a pipe; None without one."""
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) else None
 
 
 def _write(console: Console, text: Text) -> None:

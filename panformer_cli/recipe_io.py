@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import stat
 import types
@@ -17,6 +18,8 @@ from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.recipe import Recipe
 from panformer_cli.storage import plain_yaml
 from panformer_cli.wording import counted, truncated
+
+_LOG = logging.getLogger(__name__)
 
 Section = TypeVar("Section")
 
@@ -40,6 +43,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: there is no such recipe, it is not YAML, or it has invalid settings; all of them are listed.
     """
     path = find_recipe(name_or_path)
+    _LOG.debug("Recipe %s, overrides %s", path, list(overrides))
     return _overridden(_read(path), overrides, str(path))
 
 

@@ -38,6 +38,11 @@ class RecipeSummary:
     purpose: str
 
 
+def parameters_of(name: str) -> float:
+    """Return the parameters of a built-in recipe's model in millions, without reading its settings."""
+    return float(_header(built_in_recipes()[name].read_text(encoding="utf-8"))["parameters"].split(" ")[0])
+
+
 def summaries() -> list[RecipeSummary]:
     """Return the built-in recipes, sorted by name. Their headers have what the settings do not."""
     return [_summary(path) for path in built_in_recipes().values()]
@@ -45,10 +50,15 @@ def summaries() -> list[RecipeSummary]:
 
 def _summary(path: Path) -> RecipeSummary:
     text = path.read_text(encoding="utf-8")
-    found = dict(re.findall(r"^# (\w+): +(.+)$", text, flags=re.MULTILINE))
+    found = _header(text)
     parameters = float(found["parameters"].split(" ")[0])
     data = re.split(r", | \(| with ", found["data"])[0]
     return RecipeSummary(load_recipe(str(path)), parameters, data, found[path.stem].rstrip("."))
+
+
+def _header(text: str) -> dict[str, str]:
+    """Return the facts in the comments at the top of a recipe."""
+    return dict(re.findall(r"^# (\w+): +(.+)$", text, flags=re.MULTILINE))
 
 
 def copy_recipe(name_or_path: str, file: Path, replaces: bool = False) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Set before anything imports torch, and inherited by the programs that tests start.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def use_checkout() -> None:
+    """Let `import panformer` find this checkout: only an installation maps the name to its folder."""
+    folder = REPOSITORY / "panformer_cli" / "python"
+    spec = spec_from_file_location("panformer", folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules["panformer"] = module
+    spec.loader.exec_module(module)
+
+
+use_checkout()
 
 
 @pytest.fixture(scope="session")

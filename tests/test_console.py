@@ -6,11 +6,14 @@ import io
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from panformer_cli.console import Cell, RichReporter, print_error, print_table
+from panformer_cli.log_file import LogFile
 from panformer_cli.reporting import Reporter
+from panformer_cli.verbosity import Verbosity
 
 
 class Clock:
@@ -211,6 +214,68 @@ def test_a_table_fits_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(terminal.getvalue())
     assert max(len(row.rstrip()) for row in rows) <= 60
     assert sum(row.count("c") for row in rows[2:]) == 150, "a long cell is folded, not cut"
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_columns_asks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    print_table("PQ", ["class", "PQ", "count"], ROWS)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 50
+    assert sum(line.count("c") for line in lines[3:]) == 150, "a long cell is folded, not cut"
+    monkeypatch.setenv("COLUMNS", "0")
+    print_table("PQ", ["class", "PQ", "count"], ROWS)
+    assert "c" * 150 in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("40", 40), ("200", 70), ("", 70), ("x", 70)])
+def test_lines_of_progress_are_as_wide_as_columns_asks(
+    columns: str, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    stream, clock = io.StringIO(), Clock()
+    with RichReporter(stream, clock).progress("a task with a long name", 1000) as progress:
+        for _ in range(10):
+            clock.now += 100
+            progress.advance(100, "a long status")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert longest - 20 <= max(map(len, lines)) <= longest
+
+
+@pytest.mark.parametrize(("no_color", "colored"), [(None, True), ("1", False)])
+def test_no_color_is_obeyed(no_color: str | None, colored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    terminal = Terminal()
+    RichReporter(terminal).warn("careful")
+    assert ("\x1b[33m" in terminal.getvalue()) == colored
+    assert "Warning: " in terminal.getvalue()
+
+
+def test_a_quiet_reporter_prints_warnings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    reporter = RichReporter(terminal, verbosity=Verbosity(quiet=True))
+    with reporter.progress("work", 2) as progress:
+        progress.advance()
+        reporter.message("halfway")
+        reporter.warn("careful")
+    assert rows_of(terminal.getvalue()) == ["Warning: careful"]
+
+
+def test_the_log_gets_lines_of_progress_beside_a_bar(tmp_path: Path) -> None:
+    terminal, clock = Terminal(), Clock()
+    reporter = RichReporter(terminal, clock, Verbosity(log=LogFile(tmp_path / "log.txt")))
+    with reporter.progress("work", 2) as progress:
+        for _ in range(2):
+            clock.now += 10
+            progress.advance()
+    text = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "work: 50 %, 1/2" in text
+    assert "work: 100 %, 2/2" in text
+    assert "\x1b" in terminal.getvalue()
+    assert "\x1b" not in text
 
 
 def test_a_table_without_rows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from tests.engine.small import SMALL
 from tests.helpers import run
+from tests.pages.html import Html
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +23,21 @@ def test_the_demo_writes_all_results_and_resumes(tmp_path: Path, capsys: pytest.
     out = tmp_path / "demo"
     assert demo(out, "train.max_steps=2") == 0
     printed, messages = capsys.readouterr()
-    for line in (f"Scenes:       {out}/scenes", f"HTML page:    {out}/page/index.html"):
+    for line in (
+        f"Scenes:       {out}/scenes",
+        f"Gallery:      {out}/gallery/index.html",
+        f"Report:       {out}/report/index.html",
+    ):
         assert line in printed
     assert "PQ" in printed
     for name in ("scenes/annotations/panoptic_val.json", "run/best.safetensors", "evaluation/metrics.json"):
         assert (out / name).is_file()
-    page = (out / "page" / "index.html").read_text(encoding="utf-8")
-    assert "Panoptic quality" in page
-    shown = list((out / "page" / "overlays").glob("*.jpg"))
+    report = Html.of_file(out / "report" / "index.html")
+    assert "Panoptic quality" in report.text and str(tmp_path) not in (out / "report" / "index.html").read_text()
+    [link] = [link["href"] or "" for link in report.all("a") if "gallery" in (link.get("href") or "")]
+    gallery = Html.of_file(out / "report" / link)
+    assert "Panoptic quality" in gallery.text
+    shown = list((out / "gallery" / "overlays").glob("*.jpg"))
     assert len(shown) == len(list((out / "predictions" / "overlays").glob("*.jpg"))) == 24
     assert "validation scenes are in" in messages
 

@@ -31,6 +31,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from panformer_cli.data.result_folders import FILES
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.checkpoints.published import PUBLISHED
@@ -73,7 +74,7 @@ SEVERAL_MACHINES = ("--nodes", "--node-rank", "--rendezvous", "--max-restarts")
 OUTPUTS = ("--out", "--report", "--submission")
 """Options with the path of something that the command writes."""
 RESULTS: dict[str, tuple[str, ...]] = {
-    "demo": ("scenes", "run/best.safetensors", "evaluation/metrics.json", "predictions/overlays", "page/index.html"),
+    "demo": ("scenes", "run/best.safetensors", "evaluation/metrics.json", "predictions/overlays", "report/index.html"),
     "evaluate": ("metrics.json", "analysis.json", "records.jsonl"),
     "evaluate robustness": ("robustness.json",),
     "predict": ("panoptic.json", "overlays"),
@@ -221,7 +222,9 @@ def results(line: Sequence[str]) -> Iterator[Path]:
         return
     for option, value in pairwise(line):
         path = Path(REPLACED.get(value, place(value)))
-        if option == "--out":
+        if option == "--out" and "--save" in line and line[0] == "predict":
+            yield path / FILES
+        elif option == "--out":
             yield from (path / name for name in RESULTS[command_in(RESULTS, line)])
         elif option in OUTPUTS:
             yield path / "index.html" if option == "--report" else path

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import html
 import importlib.util
+import inspect
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,9 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from PIL import Image
 
+import panformer
 from panformer_cli.cli.main import program
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.scenes.generator import write_scenes
@@ -58,7 +62,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_of(page: Path) -> str:
     """Return what a page shows, as plain text."""
     body = re.sub(r"<(script|style)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
-    return html.unescape(re.sub(r"<[^>]*>", "", body))
+    return text_of_html(body)
+
+
+def text_of_html(source: str) -> str:
+    """Return a piece of a page as plain text."""
+    return html.unescape(re.sub(r"<[^>]*>", "", source))
 
 
 def all_commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -92,6 +101,28 @@ def test_the_commands_page_has_every_option_of_every_command(site: Path) -> None
     ]
     assert lacking == []
     assert len(found) > 30
+
+
+@needs_mkdocs
+@pytest.mark.slow
+def test_the_python_page_has_every_name_of_the_interface_with_its_signature(site: Path) -> None:
+    page = (site / "python" / "index.html").read_text(encoding="utf-8")
+    headings = {
+        text_of_html(heading).split()[0]: text_of_html(rest)
+        for heading, rest in re.findall(r"<h3 id=.*?>(.*?)</h3>(.*?)(?=<h3 id=|</article>)", page, flags=re.S)
+    }
+    for name in panformer.__all__:
+        value = getattr(panformer, name)
+        if name == "__version__":
+            continue
+        text = " ".join(headings[f"panformer.{name}"].split())
+        first = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()).replace("`", "")
+        assert first[:60] in text, name
+        if inspect.isfunction(value):
+            assert all(parameter in text for parameter in inspect.signature(value).parameters), name
+        elif inspect.isclass(value):
+            methods = [key for key, item in vars(value).items() if key[0] != "_" and inspect.isfunction(item)]
+            assert all(f"{method}(" in text for method in methods), name
 
 
 @needs_mkdocs
@@ -161,7 +192,7 @@ def test_quoted_messages_are_those_of_the_code() -> None:
 
 
 @pytest.mark.slow
-def test_the_python_example_lists_segments(
+def test_the_examples_of_the_python_page_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -171,19 +202,37 @@ def test_the_python_example_lists_segments(
     settings.append("inference.score_threshold=0")
     words = [word for setting in settings for word in ("--set", setting)]
     assert run("train", "tiny", "--out", "demo/run", *words) == 0
-    (scenes / "images/val/000000.jpg").rename("photo.jpg")
+    Path("photos").mkdir()
+    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
+        shutil.copy(scenes / "images/val/000000.jpg", name)
+    _write_labels(Path("labels"))
     capsys.readouterr()
-    predict, evaluate = code_blocks("python.md", "python")
-    exec(compile(predict, "python.md", "exec"), {})
+    one, several, stages = code_blocks("python.md", "python")
+    page: dict[str, Any] = {}
+    exec(compile(one, "python.md", "exec"), page)
     lines = capsys.readouterr().out.splitlines()
-    assert lines
     names = [row.name for row in CocoPanoptic(scenes, "val").categories.categories]
-    assert all(re.fullmatch(rf"\d+: ({'|'.join(names)}), \d\.\d\d, \d+ pixels", line) for line in lines)
-    Path("photo.jpg").rename(scenes / "images/val/000000.jpg")
-    exec(compile(evaluate, "python.md", "exec"), {})
-    assert (
-        float(capsys.readouterr().out) == json.loads(Path("results/metrics.json").read_text())["panoptic"]["all"]["pq"]
-    )
+    assert lines and all(re.fullmatch(rf"\d+: ({'|'.join(names)}), \d\.\d\d, \d+ pixels", line) for line in lines)
+    assert Path("out/overlays/photo.jpg").is_file()
+    exec(compile(several, "python.md", "exec"), page)
+    found = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in found] == ["photos/a.jpg", "photos/b.jpg"]
+    exec(compile(stages, "python.md", "exec"), page)
+    written = json.loads((page["run"].folder / "evaluation/metrics.json").read_text())["panoptic"]
+    assert capsys.readouterr().out.startswith(f"PQ {written['all']['pq']:.1f}, things ")
+    assert page["prepared"].splits["train"].images == 1
+
+
+def _write_labels(folder: Path) -> None:
+    """Write an image with its labels, as labelme does."""
+    folder.mkdir()
+    Image.new("RGB", (40, 30)).save(folder / "a.png")
+    shapes = [
+        {"label": name, "points": [[0, top], [40, top], [40, top + 9]], "shape_type": "polygon"}
+        for top, name in ((0, "sky"), (20, "road"))
+    ]
+    content = {"imagePath": "a.png", "imageHeight": 30, "imageWidth": 40, "shapes": shapes}
+    (folder / "a.json").write_text(json.dumps(content))
 
 
 def test_the_writer_of_predictions_gives_what_evaluate_reads(

@@ -22,6 +22,8 @@ IMPORT_NAMES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "zlib
 NOT_IMPORTED = {"torchvision": "needed by timm and the tests", "tqdm": "shows timm's downloads"}
 
 
+FOR_TYPES = {"pandas", "supervision"}
+"""Packages of extras whose types are in annotations; they are imported by name when a result is converted."""
 WITH_TORCH = {"triton"}
 """Packages that torch requires where they are supported; panformer works without them."""
 
@@ -44,7 +46,8 @@ def names(text: str) -> set[str]:
 def test_every_package_is_listed(setup_cfg: ConfigParser) -> None:
     package = REPOSITORY / "panformer_cli"
     tree = {".".join(path.parent.relative_to(REPOSITORY).parts) for path in package.rglob("*.py")}
-    assert set(rows(setup_cfg["options"]["packages"])) == tree | {"panformer_cli.recipes"}
+    mapped = {"panformer", "panformer_cli.recipes"}
+    assert set(rows(setup_cfg["options"]["packages"])) == tree - {"panformer_cli.python"} | mapped
     assert not list((REPOSITORY / "recipes").glob("*.py"))
 
 
@@ -59,7 +62,7 @@ def test_every_requirement_is_used_and_every_import_is_required(setup_cfg: Confi
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     outside = imported - set(sys.stdlib_module_names) - {"panformer_cli"}
-    assert outside - WITH_TORCH == required - set(NOT_IMPORTED)
+    assert outside - WITH_TORCH - FOR_TYPES == required - set(NOT_IMPORTED)
 
 
 def test_every_requirement_has_a_minimum_version(setup_cfg: ConfigParser) -> None:
@@ -95,7 +98,8 @@ def test_a_wheel_contains_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name for name in inside if name.startswith(templates)} == {
         f"{templates}/{path.name}" for path in (REPOSITORY / templates).iterdir()
     }
-    assert "panformer_cli/py.typed" in inside
+    assert {"panformer_cli/py.typed", "panformer/py.typed", "panformer/__init__.py"} <= inside
+    assert not [name for name in inside if name.startswith("panformer_cli/python")]
     assert any(name.endswith("LICENSE") for name in inside)
     assert not [name for name in inside if name.startswith(("tests", "recipes", "docs", "tools", "benchmarks"))]
 
@@ -119,6 +123,13 @@ def test_a_wheel_works_in_an_environment_of_its_own(
     assert output(str(environment / "bin" / "panformer"), "--version") == f"panformer {__version__}"
     command = "import panformer_cli.recipe_io as io; print(io.find_recipe('recipes/r50.yaml'))"
     assert Path(output(str(python), "-c", command)) == site / "panformer_cli" / "recipes" / "r50.yaml"
+    # The clone of the repository is often a folder of this name, and the working directory is searched first.
+    (tmp_path / "panformer").mkdir()
+    (tmp_path / "panformer" / "panformer.py").touch()
+    assert output(str(environment / "bin" / "panformer"), "--version") == f"panformer {__version__}"
+    assert output(str(python), "-m", "panformer", "--version") == f"panformer {__version__}"
+    command = "import panformer; print(panformer.__file__); assert panformer.prepare"
+    assert Path(output(str(python), "-c", command)) == site / "panformer" / "__init__.py"
 
 
 def _copy_checkout(target: Path) -> None:

@@ -6,8 +6,10 @@ Exit codes: 0 success, 1 some inputs could not be used, 2 invalid usage or input
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,9 +21,12 @@ from panformer_cli.cli.groups import LazyGroup
 from panformer_cli.cli.loading import announce_torch
 from panformer_cli.cli.other_names import answer_to
 from panformer_cli.errors import FAILED, INTERRUPTED, INVALID, PanformerError
+from panformer_cli.verbosity import current, restored, seconds
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.worker import Worker
+
+_LOG = logging.getLogger(__name__)
 
 DISTRIBUTED = {"demo", "train", "evaluate", "predict"}
 """Commands that run in all processes of torchrun; the others run on rank 0 only."""
@@ -38,6 +43,10 @@ def program() -> None:
     """Panoptic segmentation with Panoptic SegFormer.
 
     Start with `panformer demo`. Run `panformer COMMAND --help` for the options of a command.
+
+    \b
+    panformer predict photos --out predictions
+    panformer doctor
     """
 
 
@@ -62,7 +71,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     if worker is None and arguments is None:  # the program itself, not a caller in Python
         announce_torch()
-    return _exit_code(run, worker)
+    with restored():
+        exit_code = _exit_code(run, worker)
+        _LOG.debug("Exit code %d after %.1f s", exit_code, seconds())
+    return exit_code
 
 
 def _exit_code(run: Callable[[], Any], worker: Worker | None) -> int:
@@ -77,6 +89,7 @@ def _exit_code(run: Callable[[], Any], worker: Worker | None) -> int:
         if worker is not None and not _reports_failure(worker, error, is_bug=explained is None):
             return explained[0] if explained else 1
         if explained is None:
+            current().record("ERROR", "".join(traceback.format_exception(error)))
             raise
         return _report(*explained)
     return result if isinstance(result, int) else 0
@@ -115,6 +128,7 @@ def _report(exit_code: int, message: str) -> int:
     from panformer_cli.console import print_error
 
     if exit_code == INTERRUPTED:
+        current().record("ERROR", message)
         click.echo(message, err=True)
     elif message:
         print_error(message)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from panformer_cli.verbosity import current
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from panformer_cli.submission.forms import FormName
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 
 
@@ -267,9 +269,27 @@ def submission_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_submission
 
 
+def colors_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--colors`; the function receives `palette`, a `visualization.colors.Palette`."""
+    return click.option(
+        "--colors",
+        "palette",
+        type=click.Choice(["standard", "safe"]),
+        default="standard",
+        help="Colors of the categories: those of the data set or of COCO, or colors that are safe for red-green color "
+        "blindness. [default: standard]",
+    )(function)
+
+
 def announcer(as_json: bool, reporter: Reporter) -> Callable[[str], None]:
-    """Return a function that prints a line before the results; on stderr if those are JSON."""
-    return reporter.message if as_json else click.echo
+    """Return a function that prints a line before the results: on stderr if those are JSON, not at all with --quiet."""
+    return reporter.message if as_json or current().quiet else click.echo
+
+
+def hint(text: str) -> None:
+    """Print what the user can do next, unless the command is quiet."""
+    if not current().quiet:
+        click.echo(text)
 
 
 def write_submission(submission: Submission, results: Path, reporter: Reporter) -> None:

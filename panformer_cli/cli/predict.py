@@ -104,19 +104,19 @@ def predict(
     panformer predict aerial.tif --out predictions --tile 1024 --tile-overlap 128
     panformer predict https://host/a.jpg photos.zip list.txt --out predictions
     cat a.jpg | panformer predict - --out predictions
+    panformer predict photos --out predictions --gallery
     panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     if submission and not {"panoptic", "json"} <= set(output.save):
         raise click.UsageError("--submission packs the outputs panoptic and json: add them to --save.")
     from panformer_cli.engine.inputs.find import find_images
-    from panformer_cli.engine.outputs.registry import Saving
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
 
     def find() -> tuple[InputImages, Path]:
-        Saving.of(output.save)
+        output.saving  # noqa: B018 (reports unknown outputs)
         found = find_images(inputs, out, ids_from, images)  # report invalid inputs before weights are downloaded
         return found, find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
@@ -140,6 +140,8 @@ def predict(
             click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
         elif process.is_first:
             _print(result, "overlays" if "overlay" in output.save else "results", out)
+            if result.gallery:
+                click.echo(f"Gallery: {result.gallery}")
         return 1 if result.failures else 0
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from panformer_cli.cli.options import colors_option
+
+if TYPE_CHECKING:
+    from panformer_cli.visualization.colors import Palette
 
 _SHARE = click.FloatRange(0, 1)
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--save`, `--classes` and `--min-area`; the function receives `output`, an `OutputOptions`."""
+    """Add `--save`, `--gallery`, `--classes`, `--min-area` and `--colors`; the function receives `output`.
+
+    It is an `OutputOptions`.
+    """
 
     @click.option(
         "--save",
@@ -20,6 +28,11 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         metavar="LIST",
         help="What to write: some of overlay, panoptic, json, segments, instances, semantic, masks, cutouts, polygons.",
+    )
+    @click.option(
+        "--gallery",
+        is_flag=True,
+        help="Also write DIR/gallery/index.html, a page on which the images can be searched and looked at.",
     )
     @click.option(
         "--classes",
@@ -34,12 +47,15 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="PIXELS",
         help="Keep only segments of at least this area; the rest becomes void. [default: 0]",
     )
+    @colors_option
     @functools.wraps(function)
-    def with_outputs(save: str, classes: tuple[str, ...], min_area: int, **others: Any) -> Any:
+    def with_outputs(
+        save: str, gallery: bool, classes: tuple[str, ...], min_area: int, palette: Palette, **others: Any
+    ) -> Any:
         from panformer_cli.engine.outputs.options import OutputOptions
 
         names = tuple(dict.fromkeys(name.strip() for name in save.split(",") if name.strip()))
-        return function(output=OutputOptions(names, classes, min_area), **others)
+        return function(output=OutputOptions(names, classes, min_area, palette, gallery), **others)
 
     return with_outputs
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from panformer_cli.cli.options import colors_option, json_option
 from panformer_cli.wording import counted
+
+if TYPE_CHECKING:
+    from panformer_cli.visualization.colors import Palette
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -26,8 +32,10 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--run", type=click.Path(path_type=Path), metavar="DIR", help="Run folder; its training curves are drawn."
 )
-@click.option("--out", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
+@click.option("--out", "-o", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Draw at most N images.")
+@colors_option
+@json_option
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")
 def visualize(
     data: Path | None,
@@ -37,7 +45,9 @@ def visualize(
     run: Path | None,
     out: Path,
     limit: int | None,
+    palette: Palette,
     no_labels: bool,
+    as_json: bool,
 ) -> None:
     """Draw ground truth, predictions, or both side by side, and training curves.
 
@@ -55,8 +65,13 @@ def visualize(
     from panformer_cli.visualization.drawing import DrawOptions
 
     options = DrawOptions(labels=not no_labels)
-    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options)
-    if checkpoint := checkpoint_of(request):
+    request = VisualizeRequest(out, data, split, predictions, images, run, limit, options, palette)
+    checkpoint = checkpoint_of(request)
+    if checkpoint and not as_json:
         click.echo(f"Checkpoint: {checkpoint}")
     result = draw(request, RichReporter())
+    if as_json:
+        overlays = [str(path) for path in result.overlays]
+        click.echo(json.dumps({"page": str(result.page), "overlays": overlays, "checkpoint": checkpoint}, indent=2))
+        return
     click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")

@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.groups import SuggestingGroup
+from panformer_cli.cli.groups import OrderedGroup
+from panformer_cli.cli.options import announcer, json_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from panformer_cli.engine.checkpoints.published_sizes import PlannedDownload
     from panformer_cli.models.published import PublishedWeights
 
 
-@click.group(cls=SuggestingGroup)
+@click.group(cls=OrderedGroup)
 def weights() -> None:
-    """List, import or average weights.
+    """List, download, import or average weights.
 
     Published weights are those of the authors of Panoptic SegFormer. Their names can be used anywhere a checkpoint is
     expected; the file is downloaded on first use.
+
+    \b
+    panformer weights list
+    panformer weights download r50
     """
 
 
@@ -28,8 +36,13 @@ def weights() -> None:
 def list_weights(as_json: bool) -> None:
     """List the published weights.
 
-    Prints their PQ on COCO val2017, and which of them are cached. The environment variable PANFORMER_HOME sets the
+    Prints their PQ on COCO val2017, their sizes, and which of them are cached. A size that is not known is at
+    least those of the parameters; `weights download` asks the server. The environment variable PANFORMER_HOME sets the
     cache folder, PANFORMER_WEIGHTS_URL the URL of a mirror.
+
+    \b
+    panformer weights list
+    panformer weights list --json
     """
     from panformer_cli.console import print_table
     from panformer_cli.engine.checkpoints.published import PUBLISHED
@@ -41,7 +54,7 @@ def list_weights(as_json: bool) -> None:
     columns = ("name", "backbone", "PQ", "things", "stuff", "MB", "cached", "file")
     rows = [
         (row.name, row.backbone, row.pq, row.pq_things, row.pq_stuff)
-        + (_megabytes(row.known_size), "yes" if row.path.is_file() else "no", row.file)
+        + (_megabytes(row, row.known_size), "yes" if row.path.is_file() else "no", row.file)
         for row in PUBLISHED.values()
     ]
     print_table("Published weights: PQ on COCO val2017, percent", columns, rows)
@@ -50,9 +63,42 @@ def list_weights(as_json: bool) -> None:
     click.echo(f"Cache: {weights_folder()}")
 
 
+@weights.command("download")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@click.option("--json", "as_json", is_flag=True, help="Print names, paths and sizes in bytes as JSON.")
+def download_weights(names: tuple[str, ...], as_json: bool) -> None:
+    """Download published weights to the cache, such as for a machine without a network.
+
+    NAME is one of `panformer weights list`. Sizes and the free space are printed first; nothing is downloaded if the
+    space is too small. If interrupted, rerun the same command to resume. Files in the cache are checked and kept.
+
+    \b
+    panformer weights download r50
+    panformer weights download all
+    """
+    from panformer_cli.console import RichReporter
+    from panformer_cli.engine.checkpoints.published import fetch_published
+    from panformer_cli.engine.checkpoints.published_sizes import check_space, free_bytes, plan_downloads, weights_named
+
+    reporter = RichReporter()
+    plans, free = plan_downloads(weights_named(names)), free_bytes()
+    for line in _described(plans, free):
+        reporter.message(line)
+    check_space(plans, free)
+    paths = {plan.weights.name: fetch_published(plan.weights, reporter) for plan in plans}
+    if as_json:
+        rows = [{"name": name, "path": str(path), "size": path.stat().st_size} for name, path in paths.items()]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for name, path in paths.items():
+        click.echo(f"{name}: {path}")
+
+
 @weights.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint."
+)
 @click.option("--recipe", metavar="NAME", help="Recipe of the model. [default: inferred from FILE]")
 @click.option(
     "--categories",
@@ -60,7 +106,8 @@ def list_weights(as_json: bool) -> None:
     metavar="ANNOTATION.json",
     help="Panoptic JSON with the categories of the model. [default: COCO]",
 )
-def import_file(file: Path, out: Path, recipe: str | None, categories: Path | None) -> None:
+@json_option
+def import_file(file: Path, out: Path, recipe: str | None, categories: Path | None, as_json: bool) -> None:
     """Convert official weights to a panformer checkpoint.
 
     FILE is a .pth file of the reference implementation or the name of published weights. DIR gets model.safetensors and
@@ -80,19 +127,22 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     published = published_at(source)  # r50 and r50_1x have the same shapes; only their names differ
     name = published.name if recipe is None and published else recipe
     written = import_weights(source, out, name, categories, reporter)
-    click.echo(f"Checkpoint: {written}")
+    _print_checkpoint(written, as_json)
 
 
 @weights.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CHECKPOINT...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file.")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="New .safetensors file."
+)
 @click.option(
     "--best",
     type=click.IntRange(min=2),
     metavar="K",
     help="Average the K checkpoints with the highest PQ of one run, whose folder is CHECKPOINT.",
 )
-def average(checkpoints: tuple[Path, ...], out: Path, best: int | None) -> None:
+@json_option
+def average(checkpoints: tuple[Path, ...], out: Path, best: int | None, as_json: bool) -> None:
     """Average the weights of two or more checkpoints of one model.
 
     The mean of the best checkpoints of a run is often a little better than each of them. Running statistics are
@@ -115,11 +165,18 @@ def average(checkpoints: tuple[Path, ...], out: Path, best: int | None) -> None:
     else:
         chosen = best_checkpoints(RunFolder(checkpoints[0]), best)
         paths = [path for path, _ in chosen]
-        click.echo(f"Best of the run: {', '.join(f'{path.name} (PQ {pq:.1f})' for path, pq in chosen)}")
-    click.echo(f"Checkpoint: {average_checkpoints(paths, out)}")
+        announce = announcer(as_json, reporter)
+        announce(f"Best of the run: {', '.join(f'{path.name} (PQ {pq:.1f})' for path, pq in chosen)}")
+    _print_checkpoint(average_checkpoints(paths, out), as_json)
+
+
+def _print_checkpoint(path: Path, as_json: bool) -> None:
+    click.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"Checkpoint: {path}")
 
 
 def _as_json(row: PublishedWeights) -> dict[str, str | float | bool | None]:
+    from panformer_cli.engine.checkpoints.published_sizes import least_size
+
     return {
         "name": row.name,
         "backbone": row.backbone,
@@ -127,11 +184,25 @@ def _as_json(row: PublishedWeights) -> dict[str, str | float | bool | None]:
         "pq_things": row.pq_things,
         "pq_stuff": row.pq_stuff,
         "size": row.known_size,
+        "least_size": least_size(row),
         "cached": row.path.is_file(),
         "address": row.address,
         "path": str(row.path),
     }
 
 
-def _megabytes(size: int | None) -> int | None:
-    return None if size is None else round(size / 1e6)
+def _described(plans: Sequence[PlannedDownload], free: int) -> Iterator[str]:
+    """Yield a line for each download, and the total."""
+    for plan in plans:
+        state = "" if plan.missing else ", in the cache"
+        yield f"{plan.weights.name}: {_megabytes(plan.weights, plan.size)} MB{state}"
+    total = sum(plan.missing for plan in plans)
+    least = "" if all(plan.size is not None for plan in plans) else "at least "
+    yield f"To download: {least}{total / 1e6:.0f} MB; free: {free / 1e6:.0f} MB"
+
+
+def _megabytes(row: PublishedWeights, size: int | None) -> str:
+    """Return a size in megabytes; if it is unknown, the least that it can be."""
+    from panformer_cli.engine.checkpoints.published_sizes import least_size
+
+    return f"≥ {least_size(row) / 1e6:.0f}" if size is None else f"{size / 1e6:.0f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import struct
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
@@ -13,6 +12,7 @@ from pathlib import Path, PurePath
 from PIL import TiffImagePlugin, features
 
 from panformer_cli.data.opencv import cv2
+from panformer_cli.data.quiet import no_warnings
 
 HEIC_ADVICE = "HEIC needs pillow-heif: pip install pillow-heif"
 
@@ -178,8 +178,7 @@ def has_tiff_alpha(data: bytes) -> bool:
 def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     """Return the tags of the first page; empty if they are corrupt."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about corrupt tags, which are left out
+        with no_warnings:  # about corrupt tags, which are left out
             return _loaded_tags(data)
     except PILLOW_ERRORS:
         return TiffImagePlugin.ImageFileDirectory_v2()

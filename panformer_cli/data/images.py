@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from panformer_cli.data.image_formats import (
     tiff_tags,
 )
 from panformer_cli.data.opencv import cv2
+from panformer_cli.data.quiet import no_warnings
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.storage.files import missing
@@ -145,6 +145,7 @@ def has_more_frames(file: Path | bytes) -> bool:
 
 def _check_pixels(name: str, data: bytes) -> None:
     """Raise DataError for an image with more than `most_pixels`, without decoding it."""
+    most_pixels()  # its error is a ValueError, as some of Pillow's are
     try:
         with quiet_open(data):
             pass
@@ -165,11 +166,45 @@ def _read_with_pillow(name: str, data: bytes) -> ImageArray:
     if is_jpeg(data) or data.startswith(_PNG_START):  # OpenCV knows these: what it rejects is corrupt
         raise unreadable
     with _pillow_errors(name, unreadable), quiet_open(data) as image:
+        return _rgb_of(image, name)
+
+
+def from_pillow(image: Image.Image, name: str) -> ImageArray:
+    """Return an image of Pillow as `read_image` returns one from a file: (H, W, 3) uint8 RGB, a new array.
+
+    Args:
+        image: Of any mode with at most 8 bits, or with 16 bits of gray. It may not be loaded yet.
+        name: Name of the image in errors.
+
+    Raises:
+        DataError: The mode is not supported, or its file is corrupt or truncated.
+    """
+    if 0 in image.size:
+        raise DataError(f"{name} has {image.width}x{image.height} pixels; expected at least one")
+    unreadable = DataError(f"{name} cannot be decoded: it is corrupt or not an image; open another file")
+    with _pillow_errors(name, unreadable):
+        return _rgb_of(image, name)
+
+
+def _rgb_of(image: Image.Image, name: str) -> ImageArray:
+    """Return an image of Pillow as (H, W, 3) uint8 RGB, with its EXIF orientation applied."""
+    try:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            gray = (np.asarray(upright) >> 8).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
+    except PILLOW_ERRORS:  # corrupt EXIF data, as in `image_header`; corrupt pixels are reported below
+        upright = image
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):  # as Pillow < 11 reads it
+        gray = (np.asarray(upright) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if upright.mode in ("I", "F"):
+        raise DataError(
+            f"{name} has Pillow's mode {upright.mode}, 32 bits per pixel of any range; expected at most 8 bits, or 16 "
+            "of gray; scale it to 0..255 and convert it to L or RGB"
+        )
+    upright.load()  # reports a truncated file before its mode
+    try:
         return np.array(upright.convert("RGB"), np.uint8)
+    except ValueError as error:  # such as La, gray with premultiplied alpha
+        raise DataError(f"{name} has Pillow's mode {upright.mode}, which Pillow cannot convert to RGB") from error
 
 
 @contextmanager
@@ -180,16 +215,14 @@ def quiet_open(source: Path | bytes) -> Iterator[Image.Image]:
         DecompressionBombError: it has more than `most_pixels`; the message continues a sentence.
     """
     register_heic()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about large images and odd metadata
-        with _opened(source) as image:
-            width, height = image.size
-            if width * height > most_pixels():
-                raise Image.DecompressionBombError(
-                    f"declares {width} x {height} pixels, expected at most {most_pixels()} in total; restore the file, "
-                    f"or set the environment variable {PIXELS_VARIABLE}={width * height} to read it"
-                )
-            yield image
+    with no_warnings, _opened(source) as image:  # Pillow warns about large images and odd metadata
+        width, height = image.size
+        if width * height > most_pixels():
+            raise Image.DecompressionBombError(
+                f"declares {width} x {height} pixels, expected at most {most_pixels()} in total; restore the file, or "
+                f"set the environment variable {PIXELS_VARIABLE}={width * height} to read it"
+            )
+        yield image
 
 
 def _opened(source: Path | bytes) -> Image.Image:
@@ -207,6 +240,8 @@ def _pillow_errors(name: str, unreadable: DataError) -> Iterator[None]:
     """Turn the errors of Pillow into a DataError."""
     try:
         yield
+    except DataError:  # already explained; it is a ValueError, as are some errors of Pillow
+        raise
     except UnidentifiedImageError as error:
         raise unreadable from error
     except PILLOW_ERRORS as error:

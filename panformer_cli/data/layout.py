@@ -9,6 +9,7 @@ Three layouts are supported, where `<split>` is a name such as `val2017`:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import is_file, name_inside
+
+_LOG = logging.getLogger(__name__)
 
 OUTER_ZIPS = "panoptic_annotations*.zip"
 """COCO's name of the download that contains the panoptic JSON files and the zips of their PNGs."""
@@ -54,7 +57,9 @@ def find_split(root: Path, split: str) -> SplitLayout:
     pngs = annotation.with_suffix("")
     if not pngs.is_dir():
         raise _no_pngs(root, split, pngs)
-    return SplitLayout(images, annotation, pngs)
+    layout = SplitLayout(images, annotation, pngs)
+    _LOG.debug("Split %s: %s", split, layout)
+    return layout
 
 
 def find_splits(root: Path) -> list[str]:

@@ -16,11 +16,15 @@ from panformer_cli.data.layout import predicted_image
 from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import name_inside
+from panformer_cli.visualization.colors import Palette, with_colors
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image with one or two maps of the same size; each is a caption, the map, and its category table."""
+    """An image with one or two maps of the same size; each is a caption, the map, and its category table.
+
+    The tables have a color for every category, the same in both.
+    """
 
     name: str
     image: ImageArray
@@ -33,15 +37,16 @@ class GroundTruth:
     has_pairs = False
     note = ""
 
-    def __init__(self, data: CocoPanoptic) -> None:
+    def __init__(self, data: CocoPanoptic, palette: Palette = "standard") -> None:
         self.data = data
+        (self._categories,) = with_colors(data.categories, palette=palette)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> AnnotatedImage:
         sample = self.data[index]
-        truth = ("ground truth", sample.annotation, self.data.categories)
+        truth = ("ground truth", sample.annotation, self._categories)
         return AnnotatedImage(sample.file_name, sample.image, (truth,))
 
 
@@ -56,7 +61,9 @@ class Predictions:
             prediction differ in size.
     """
 
-    def __init__(self, predictions: Path, images: Path | None, data: CocoPanoptic | None) -> None:
+    def __init__(
+        self, predictions: Path, images: Path | None, data: CocoPanoptic | None, palette: Palette = "standard"
+    ) -> None:
         """Open the JSON. Its images are in the folder `images` or in `data`."""
         self.saved = read_annotation(predictions)
         if not self.saved.images:
@@ -72,18 +79,20 @@ class Predictions:
         self._base_names = Counter(PurePosixPath(info.file_name).name for info in self.saved.images)
         pairing = pair_images(self.saved, data.listed) if data else Pairing(())
         self._positions, self.note = pairing.positions, pairing.note
+        tables = (data.categories, self.saved.categories) if data else (self.saved.categories,)
+        self._tables = with_colors(*tables, palette=palette)
 
     def __len__(self) -> int:
         return len(self.saved.images)
 
     def __getitem__(self, index: int) -> AnnotatedImage:
         panoptic, name = self._map(index), self.saved.images[index].file_name
-        predicted = ("prediction", panoptic, self.saved.categories)
+        predicted = ("prediction", panoptic, self._tables[-1])
         if self.data is None:
             annotated = AnnotatedImage(name, read_image(self._image_path(name)), (predicted,))
         else:
             sample = self.data[self._positions[index]]
-            truth = ("ground truth", sample.annotation, self.data.categories)
+            truth = ("ground truth", sample.annotation, self._tables[0])
             annotated = AnnotatedImage(name, sample.image, (truth, predicted))
         if annotated.image.shape[:2] != panoptic.ids.shape:
             raise DataError(

@@ -10,6 +10,7 @@ from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest, evaluate
+from panformer_cli.engine.evaluation.report import report_evaluation
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.engine.training.train import TrainOptions, train
@@ -41,14 +42,18 @@ class DemoFolders:
         return self.out / "predictions"
 
     @property
-    def page(self) -> Path:
-        return self.out / "page" / "index.html"
+    def gallery(self) -> Path:
+        return self.out / "gallery" / "index.html"
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report" / "index.html"
 
 
 def demo(
     recipe: Recipe, folders: DemoFolders, options: SceneOptions, process: Process, reporter: Reporter
 ) -> dict[str, Any]:
-    """Generate scenes, train on them, evaluate and predict held-out ones, and show the results on a page.
+    """Generate scenes, train on them, evaluate and predict held-out ones, and show the results on pages.
 
     If interrupted, the same call resumes.
 
@@ -70,15 +75,22 @@ def demo(
     held_out = sorted((folders.scenes / "images" / recipe.data.val_split).iterdir())[:PICTURES]
     predict(PredictRequest([str(path) for path in held_out], checkpoint, folders.predictions), process, reporter)
     request = VisualizeRequest(
-        folders.page.parent,
+        folders.gallery.parent,
         data_root=folders.scenes,
         split=recipe.data.val_split,
         predictions=folders.evaluation / "panoptic.json",
         run=folders.run.path,
         limit=PICTURES,
     )
-    process.on_first(lambda: visualize(request, reporter))
+    process.on_first(lambda: _write_pages(request, folders, reporter))
     return metrics
+
+
+def _write_pages(request: VisualizeRequest, folders: DemoFolders, reporter: Reporter) -> None:
+    """Write the gallery, and the report with a link to it."""
+    visualize(request, reporter)
+    links = [(f"Gallery of {PICTURES} scenes, and the training curves", f"../{folders.gallery.parent.name}/index.html")]
+    report_evaluation(folders.evaluation, folders.report.parent, reporter, links)
 
 
 PICTURES = 24

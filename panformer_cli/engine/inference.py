@@ -6,6 +6,8 @@ resizing, and each one gets the same result as in a batch of its own.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ from panformer_cli.engine.precision import Precision, PrecisionChoice, autocast,
 from panformer_cli.engine.prefetch import ahead, behind
 from panformer_cli.models.base import PanopticModel, Prediction
 from panformer_cli.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -59,8 +63,10 @@ class Predictor:
             PanformerError: The weights do not fit, or the device does not support the precision.
         """
         precision = resolve_precision(choice, process)
+        began = time.perf_counter()
         model = load_model(checkpoint, process.sampling)
         model.optimize_for_inference()
+        _LOG.debug("Model %s loaded in %.2f s, %s", checkpoint.path, time.perf_counter() - began, precision)
         return cls(model, checkpoint.recipe, process.device, precision)
 
     def __call__(self, image: ImageArray) -> Prediction:

@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_writer import panoptic_json
 from panformer_cli.data.result_folders import IMAGE_FOLDERS
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
@@ -22,6 +23,8 @@ from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.engine.inputs.input_image import InputImage
 from panformer_cli.engine.outputs.file_list import write_list
+from panformer_cli.engine.outputs.gallery import write_gallery_page
+from panformer_cli.engine.outputs.names import GALLERY
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.registry import Saving
 from panformer_cli.engine.outputs.writing import OutputWriter
@@ -30,7 +33,7 @@ from panformer_cli.engine.predict_images import Failure, predict_images
 from panformer_cli.engine.results import MANIFEST, PanopticResults, check_are_results, check_images_are_free, rows_of
 from panformer_cli.engine.runs import check_results_folder
 from panformer_cli.errors import PanformerError
-from panformer_cli.pages.replacing import PAGE, has_page
+from panformer_cli.pages.replacing import PAGE, check_page, has_page
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import file_stamp, resolve_links, write_json, writing
 from panformer_cli.storage.plain_json import parse as parse_json
@@ -81,11 +84,13 @@ class PredictResult:
         json: `OUT/panoptic.json`, which exists unless it was left out of the outputs.
         failures: One message for each image that could not be segmented.
         unsaved: The content of the JSON if it was left out.
+        gallery: The page of the gallery, if there is one.
     """
 
     json: Path
     failures: list[str]
     unsaved: dict[str, Any] | None = None
+    gallery: Path | None = None
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -111,20 +116,33 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         PanformerError: No image is found, the checkpoint or the folder cannot be used, or another process uses it.
     """
     checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
-    saving, keep = Saving.of(request.output.save), request.output.selection(checkpoint.categories)
+    saving, keep = request.output.saving, request.output.selection(checkpoint.categories)
     with ExitStack() as stack:
         found = process.on_first(lambda: _begin(request, saving, stack, reporter))
         results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
         if found is None:
-            return PredictResult(results.json, [], None if saving.json else panoptic_json([], [], results.categories))
+            unsaved = None if saving.json else panoptic_json([], [], results.categories)
+            return PredictResult(results.json, [], unsaved, request.output.page_in(request.out))
         predictor = predictor_of(checkpoint, process, request.precision, request.inference)
         for note in predictor.notes():
             reporter.message(note)
         stack.callback(results.log.close)
-        failures = predict_images(found, predictor, OutputWriter(results, saving), keep, request.batch_size, reporter)
+        categories = request.output.colored(checkpoint.categories)
+        writer = OutputWriter(results, saving, categories)
+        failures = predict_images(found, predictor, writer, keep, request.batch_size, reporter)
         unsaved = results.merge()
         process.on_first(lambda: _finish(results, len(found.images), failures, reporter))
-        return PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
+        result = PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
+        return process.on_first(lambda: _with_gallery(result, request, categories))
+
+
+def _with_gallery(result: PredictResult, request: PredictRequest, categories: CategoryTable) -> PredictResult:
+    """Write the page of the gallery if it is wanted, and return the result with its path."""
+    if not request.output.gallery:
+        return result
+    has_overlays = "overlay" in request.output.save
+    page = write_gallery_page(request.out, result.rows(), categories, request.checkpoint.name, has_overlays)
+    return replace(result, gallery=page)
 
 
 def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: Reporter) -> InputImages | None:
@@ -146,6 +164,8 @@ def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: 
     if request.resume and _is_complete(out, settings):
         reporter.message(f"The prediction in {out} is already complete; showing its results")
         return None
+    if request.output.gallery:
+        check_page(out / GALLERY)
     check_are_results(out, MANIFEST)
     check_images_are_free(out, saving.in_the_way(out, (image.name for image in found.images)))
     PanopticResults.begin(out, settings, request.resume)

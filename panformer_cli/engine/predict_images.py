@@ -154,7 +154,7 @@ class _Share:
         segmented = SegmentedImage(
             image.pixels,
             panoptic,
-            self._writer.results.categories,
+            self._writer.categories,
             source.id,
             source.file_name,
             self._predictor.described((image.pixels.shape[0], image.pixels.shape[1])),

@@ -106,7 +106,7 @@ class PanopticResults:
         panoptic: PanopticMap,
         more: Line | None = None,
     ) -> None:
-        """Write the PNG of an image, and its line in the result log.
+        """Write the line of an image in the result log, and its PNG after that, so that the log knows every PNG.
 
         Args:
             index: Position of the image in the JSON.
@@ -116,8 +116,9 @@ class PanopticResults:
             more: More keys for the line; `record` is written to records.jsonl, and `files`, the image's files, to the
                 list of files.
         """
-        write_panoptic_png(name_inside(self.pngs, names[1], "the list of images"), panoptic.ids)
+        path = name_inside(self.pngs, names[1], "the list of images")
         self.append(index, image_id, names, panoptic, more)
+        write_panoptic_png(path, panoptic.ids)
 
     def append(
         self,
@@ -207,13 +208,11 @@ def _check_is_log(folder: Path) -> None:
 def check_images_are_free(out: Path, in_the_way: Iterable[Path]) -> None:
     """Raise PanformerError if a file in the way of a result is not one that an earlier run here wrote.
 
-    If a run was interrupted here, its last files are not in its log yet, and nothing is checked.
-
     Args:
         out: Folder of results.
         in_the_way: Existing files that would be replaced.
     """
-    if PanopticResults.is_begun(out) or not out.is_dir():
+    if not out.is_dir():
         return
     earlier = DiskList(map(str, _earlier_images(out)), key=str)  # a set of a million paths takes a lot of memory
     for path in in_the_way:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write, write_json, write_text, writing
+
+_LOG = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 
@@ -247,6 +250,7 @@ def find_checkpoint(
     path, weights, reason = _chosen(given, default)
     if announce is not None:
         announce(f"Checkpoint: {path}{f' ({reason})' if reason else ''}")
+    _LOG.debug("Checkpoint %s %s", path.absolute(), reason)
     return path if weights is None else fetch_published(weights, reporter)
 
 
@@ -273,6 +277,16 @@ def results_folder(checkpoint: Path) -> Path:
     """Return the default folder for an evaluation: beside the checkpoint, but not in the cache of published weights."""
     weights = published_at(checkpoint)
     return Path("evaluation", weights.name) if weights else checkpoint.parent / "evaluation"
+
+
+def newest_checkpoint_name(default: str | None) -> str:
+    """Return the checkpoint of the newest run as a path, else the published weights `default`, as a person reads it.
+
+    Raises:
+        CheckpointError: There is no run and no default.
+    """
+    path, weights, reason = _newest_checkpoint(default)
+    return weights.name if weights is not None else f"{path} ({reason})"
 
 
 def _newest_checkpoint(default: str | None) -> tuple[Path, PublishedWeights | None, str]:

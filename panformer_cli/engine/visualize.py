@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
 from panformer_cli.data.coco.panoptic_png import expect_reads
 from panformer_cli.data.layout import default_split
 from panformer_cli.data.result_folders import PANOPTIC
-from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.annotated_images import AnnotatedImage, GroundTruth, Predictions
 from panformer_cli.engine.curves import curves, read_metrics
+from panformer_cli.engine.gallery import shown_maps
 from panformer_cli.engine.results import METRICS
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.metrics.quality import shown
-from panformer_cli.pages.base import Table
-from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay, write_gallery
+from panformer_cli.pages.base import Table, end_of_path
+from panformer_cli.pages.gallery.images import GalleryImage, write_image
+from panformer_cli.pages.gallery.page import GalleryPage, write_gallery
 from panformer_cli.pages.replacing import replaced_page
 from panformer_cli.reporting import Reporter
 from panformer_cli.settings import DataSettings
 from panformer_cli.storage.files import name_inside
 from panformer_cli.storage.plain_json import parse as parse_json
-from panformer_cli.visualization.drawing import DrawOptions, category_colors, draw_panoptic, save_image, side_by_side
-from panformer_cli.wording import counted
+from panformer_cli.visualization.colors import Palette
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, save_image, side_by_side
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class VisualizeRequest:
     """
 
     out: Path
-    """Folder for index.html and overlays/."""
+    """Folder for index.html with its images, and overlays/."""
     data_root: Path | None = None
     """A data set in COCO's layout, whose ground truth is drawn."""
     split: str | None = None
@@ -54,6 +52,8 @@ class VisualizeRequest:
     limit: int | None = None
     """Draw at most this many images."""
     draw: DrawOptions = field(default_factory=DrawOptions)
+    palette: Palette = "standard"
+    """Colors of the categories."""
 
     def __post_init__(self) -> None:
         if self.data_root is None and self.predictions is None and self.run is None:
@@ -114,64 +114,48 @@ def _visualize(request: VisualizeRequest, reporter: Reporter) -> VisualizeResult
     images = _open_images(request)
     if images is not None and images.note:
         reporter.message(images.note)
-    overlays, legend = _draw_all(images, request, reporter) if images is not None else ([], [])
+    drawn = _draw_all(images, request, reporter) if images is not None else []
     page = GalleryPage(
         "panformer visualize",
         _facts(request),
         tables,
         charts,
-        legend,
-        overlays,
+        drawn,
         has_pairs=images is not None and images.has_pairs,
+        hidden_layers=("errors",) if request.draw.labels else ("errors", "labels"),
     )
     path = request.out / "index.html"
     write_gallery(path, page)
-    return VisualizeResult(path, tuple(request.out / overlay.path for overlay in overlays))
+    return VisualizeResult(path, tuple(request.out / image.drawing for image in drawn))
 
 
 def _open_images(request: VisualizeRequest) -> GroundTruth | Predictions | None:
     data = CocoPanoptic(request.data_root, request.split) if request.data_root and request.split else None
     if request.predictions is not None:
-        return Predictions(request.predictions, request.images, data)
-    return GroundTruth(data) if data is not None else None
+        return Predictions(request.predictions, request.images, data, request.palette)
+    return GroundTruth(data, request.palette) if data is not None else None
 
 
-def _draw_all(
-    images: GroundTruth | Predictions, request: VisualizeRequest, reporter: Reporter
-) -> tuple[list[Overlay], list[LegendEntry]]:
-    overlays: list[Overlay] = []
-    segments: Counter[tuple[str, tuple[int, int, int]]] = Counter()
+def _draw_all(images: GroundTruth | Predictions, request: VisualizeRequest, reporter: Reporter) -> list[GalleryImage]:
+    drawn: list[GalleryImage] = []
     taken: set[Path] = set()
     total = min(len(images), request.limit or len(images))
     expect_reads(2 * total if images.has_pairs else total)
     with reporter.progress("Drawing", total) as progress:
-        for annotated in map(images.__getitem__, range(total)):
+        for number, annotated in enumerate(map(images.__getitem__, range(total))):
             path = _free_path(request.out, annotated.name, taken)
-            overlays.append(_draw(annotated, path, request))
-            for _, panoptic, table in annotated.maps:
-                segments.update(_categories(panoptic, table))
+            _draw(annotated, path, request.draw)
+            shown = write_image(request.out, f"{number:06}", annotated.name, annotated.image, shown_maps(annotated))
+            drawn.append(replace(shown, drawing=path.relative_to(request.out).as_posix()))
             progress.advance(status=annotated.name)
-    return overlays, [LegendEntry(name, color, count) for (name, color), count in segments.most_common()]
+    return drawn
 
 
-def _draw(annotated: AnnotatedImage, path: Path, request: VisualizeRequest) -> Overlay:
+def _draw(annotated: AnnotatedImage, path: Path, options: DrawOptions) -> None:
     """Write the overlay of an image, or those of a pair side by side."""
-    overlays = [draw_panoptic(annotated.image, panoptic, table, request.draw) for _, panoptic, table in annotated.maps]
+    overlays = [draw_panoptic(annotated.image, panoptic, table, options) for _, panoptic, table in annotated.maps]
     captions = [caption for caption, _, _ in annotated.maps]
-    overlay = side_by_side(overlays, captions) if len(overlays) > 1 else overlays[0]
-    save_image(path, overlay)
-    detail = ", ".join(f"{caption}: {_segment_count(panoptic)}" for caption, panoptic, _ in annotated.maps)
-    relative = path.relative_to(request.out).as_posix()
-    return Overlay(relative, annotated.name, detail, (overlay.shape[0], overlay.shape[1]))
-
-
-def _categories(panoptic: PanopticMap, table: CategoryTable) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield name and color of the category of every segment."""
-    colors = category_colors(table)
-    for segment in panoptic.segments:
-        label = table.label(segment.category_id)
-        red, green, blue = colors[label].tolist()
-        yield table.by_label(label).name, (red, green, blue)
+    save_image(path, side_by_side(overlays, captions) if len(overlays) > 1 else overlays[0])
 
 
 def _free_path(out: Path, name: str, taken: set[Path]) -> Path:
@@ -221,11 +205,8 @@ def _metrics_path(run: Path) -> Path:
     return run / "metrics.jsonl" if run.is_dir() else run
 
 
-def _segment_count(panoptic: PanopticMap) -> str:
-    return counted(len(panoptic.segments), "segment")
-
-
 def _facts(request: VisualizeRequest) -> list[tuple[str, str]]:
-    data = f"{request.data_root}, {request.split}" if request.data_root else None
-    facts = (("Data set", data), ("Predictions", request.predictions), ("Run", request.run))
-    return [(name, str(value)) for name, value in facts if value]
+    """Return what is drawn, without the folders above, which mean nothing to others who see the page."""
+    data = f"{end_of_path(request.data_root.absolute())}, {request.split}" if request.data_root else None
+    predictions, run = (path and end_of_path(path.absolute()) for path in (request.predictions, request.run))
+    return [(name, text) for name, text in (("Data set", data), ("Predictions", predictions), ("Run", run)) if text]

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
@@ -134,7 +134,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"digest": _digest, "number": format_number, "short": short_number, "url": _url}
+    environment.filters |= {"digest": _digest, "number": format_number, "short": short_number, "url": url_of}
     environment.tests |= {
         "bar": lambda cell: isinstance(cell, Bar),
         "label": lambda cell: isinstance(cell, Label),
@@ -163,11 +163,20 @@ def short_number(value: float) -> str:
     return f"{value:g}"
 
 
+def end_of_path(path: str | os.PathLike[str]) -> str:
+    """Return the last two parts of a path: pages are shared, and the folders above mean nothing on other machines.
+
+    >>> end_of_path("/home/me/runs/mine/best.safetensors"), end_of_path("r50")
+    ('mine/best.safetensors', 'r50')
+    """
+    return "/".join(PurePath(path).parts[-2:]).removeprefix("//")
+
+
 def _is_finite(cell: Cell) -> TypeGuard[float]:
     return isinstance(cell, float) and math.isfinite(cell)
 
 
-def _url(path: str) -> str:
+def url_of(path: str) -> str:
     """Return a relative path as a URL; names may contain bytes that are not UTF-8."""
     return quote(os.fsencode(path))
 

@@ -30,11 +30,11 @@ def open_form(form: Form) -> Source | None:
         return None
     match form.source:
         case "labelme":
-            return open_labelme(root, classes, (), "last")
+            return open_labelme(root, classes)
         case "yolo":
-            return open_yolo(root, classes, (), "last")
+            return open_yolo(root, classes)
         case "cvat":
-            return open_cvat_export(root, classes, (), "last")
+            return open_cvat_export(root, classes)
         case "coco-instances":
             return open_coco_instances(root, classes=classes)
         case "masks" if classes is not None:

@@ -102,6 +102,22 @@ def download(
         return found
 
 
+def remote_size(url: str, timeout: float = 10.0) -> int | None:
+    """Return the size in bytes that the server reports for a file; None if it reports none or cannot be reached."""
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": f"panformer/{__version__}"})
+    try:
+        with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
+            length = response.headers.get("Content-Length", "")
+    except (OSError, HTTPException, ValueError):
+        return None
+    return int(length) if length.isdecimal() else None
+
+
+def downloaded_bytes(target: Path) -> int:
+    """Return the bytes that an interrupted download to `target` has left, from which the next one resumes."""
+    return PartialFile(target).size
+
+
 def check_file(what: str, found: DownloadedFile, size: int | None, sha256: str | None, advice: str) -> None:
     """Raise PanformerError if size or hash are not as expected. `what` starts the message, `advice` ends it."""
     if size is not None and found.size != size:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import click
 import pytest
 
 from panformer_cli.cli.evaluate.checkpoint import checkpoint
 from panformer_cli.cli.main import program
+from panformer_cli.cli.other_names import COMMANDS as OTHERS
 from panformer_cli.cli.other_names import answer_to, answers
 from panformer_cli.engine.outputs.registry import NAMES
 from panformer_cli.recipe_io import _settings
@@ -71,6 +73,37 @@ def test_an_option_of_another_tool_is_answered(
     error = capsys.readouterr().err
     assert message.lower() in error.lower() and error.count("\n") == 1
     assert f"See `panformer {arguments[0]}" in error
+
+
+@pytest.mark.slow
+def test_every_command_with_a_folder_of_results_has_the_short_name() -> None:
+    def commands(command: click.Command) -> Iterator[click.Command]:
+        yield command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from commands(found)
+
+    options = [parameter.opts for command in commands(program) for parameter in command.params]
+    with_out = [names for names in options if "--out" in names]
+    assert len(with_out) > 15
+    assert [names for names in with_out if "-o" not in names] == []
+
+
+@pytest.mark.parametrize(("word", "command"), [("val", "evaluate"), ("Detect", "predict"), ("checks", "doctor")])
+def test_a_command_of_another_tool_is_answered(word: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(word) == 2
+    error = f"No such command '{word}'. Did you mean '{command}'? See `panformer --help`."
+    assert capsys.readouterr().err == f"Error: {error}\n"
+
+
+def test_commands_of_other_tools_are_those_of_the_program() -> None:
+    names = program.list_commands(click.Context(program))
+    assert OTHERS.keys() <= set(names)
+    words = [word for words in OTHERS.values() for word in words.split()]
+    assert len(set(words)) == len(words) and not set(words) & set(names)
 
 
 def test_only_known_names_are_answered() -> None:

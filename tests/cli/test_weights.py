@@ -71,7 +71,7 @@ def test_the_list(home: Path, server: FileServer, capsys: pytest.CaptureFixture[
     assert run("weights", "list") == 0
     out, err = capsys.readouterr()
     assert {name: float(row[2]) for name, row in rows(out).items()} == PQ
-    assert rows(out)["r50"] == ["r50", "ResNet-50", "49.6", "54.4", "42.4", "–", "no", R50]
+    assert rows(out)["r50"] == ["r50", "ResNet-50", "49.6", "54.4", "42.4", "≥", "203", "no", R50]
     assert out.splitlines()[-2:] == [f"From: {server.url}", f"Cache: {home / 'weights'}"]
     assert err == ""
     assert server.paths == []
@@ -83,7 +83,7 @@ def test_the_list_shows_what_is_cached(server: FileServer, engine: None, capsys:
     run("weights", "list")
     table = rows(capsys.readouterr().out)
     assert table["r50"][5:7] == ["2", "yes"]
-    assert table["r101"][5:7] == ["–", "no"]
+    assert table["r101"][5:8] == ["≥", "279", "no"]
 
 
 def test_the_list_as_json(home: Path, server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +100,7 @@ def test_the_list_as_json(home: Path, server: FileServer, capsys: pytest.Capture
         "pq_things": 54.4,
         "pq_stuff": 42.4,
         "size": None,
+        "least_size": 202_800_000,
         "cached": True,
         "address": f"{server.url}/{R50}",
         "path": str(file),
@@ -207,3 +208,69 @@ def test_missing_inputs_are_reported_before_weights_are_downloaded(
     assert run("predict", "fotos", "--out", "viz") == 2
     assert capsys.readouterr().err.startswith("Error: no such image, folder or pattern: fotos")
     assert server.paths == []
+
+
+def test_download(home: Path, server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.content = small_file(numbers=600_000)
+    assert run("weights", "download", "r50", "r101", "r50") == 0
+    out, err = capsys.readouterr()
+    folder = home / "weights"
+    files = {"r50": R50, "r101": R50.replace("r50", "r101")}
+    assert out.splitlines() == [f"{name}: {folder / file}" for name, file in files.items()]
+    assert [(folder / file).read_bytes() for file in files.values()] == [server.content] * 2
+    lines = err.splitlines()
+    assert lines[:2] == ["r50: 2 MB", "r101: 2 MB"]
+    assert lines[2].startswith("To download: 5 MB; free: ")
+    server.paths.clear()
+    assert run("weights", "download", "r50", "--json", "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == [{"name": "r50", "path": str(folder / R50), "size": len(server.content)}]
+    assert (err, server.paths) == ("", []), "it is in the cache"
+
+
+def test_download_all(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("weights", "download", "all") == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(PQ)
+    assert len(server.paths) == len(PQ)
+
+
+def test_the_size_is_a_lower_bound_if_the_server_does_not_report_it(
+    server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reports_sizes = False
+    assert run("weights", "download", "r50") == 0
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first == "r50: ≥ 203 MB"
+    assert second.startswith("To download: at least 203 MB; ")
+
+
+def test_nothing_is_downloaded_if_the_space_is_too_small(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = len(server.content) * 2 - 1
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    assert run("weights", "download", "r50", "swinl") == 2
+    assert "Error: r50, swinl: 0.00 GB are to be downloaded to " in capsys.readouterr().err
+    assert server.paths == []
+
+
+def test_a_download_resumes(
+    home: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("panformer_cli.storage.download.RETRY_WAITS", ())
+    server.content = small_file(numbers=600_000)
+    server.answers = [serve(cut=1_000_000)]
+    assert run("weights", "download", "r50") == 2
+    capsys.readouterr()
+    assert run("weights", "download", "r50") == 0
+    assert "To download: 1 MB; " in capsys.readouterr().err
+    assert server.ranges == [None, "bytes=1000000-"]
+    assert (home / "weights" / R50).read_bytes() == server.content
+
+
+def test_an_unknown_name(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("weights", "download", "r50", "swin-l") == 2
+    assert capsys.readouterr().err.startswith(
+        "Error: no published weights 'swin-l'; did you mean swinl? expected r50_1x, "
+    )
+    assert server.heads == server.paths == []

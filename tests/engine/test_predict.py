@@ -6,20 +6,25 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch import Tensor
 
+from panformer_cli.data.structures import PanopticMap, Segment
+from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.inputs.find import find_images
+from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import CheckpointError, DataError, PanformerError
 from panformer_cli.models.panoptic_segformer.model import PanopticSegFormer
 from panformer_cli.models.panoptic_segformer.output import InferenceOutput
 from panformer_cli.reporting import Progress, SilentReporter
+from panformer_cli.visualization.colors import Palette, with_colors
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
 from tests.engine.small import ALONE, StopAfter
 
 
@@ -239,6 +244,25 @@ def test_batches_give_the_same_files(trained: RunFolder, tmp_path: Path, monkeyp
             assert np.array_equal(decoded(tmp_path / str(batch_size) / png), decoded(tmp_path / "1" / png))
         overlays = {path.name for path in (tmp_path / str(batch_size) / "overlays").iterdir()}
         assert overlays == {f"{number}.jpg" for number in range(10)}
+
+
+@pytest.mark.slow
+def test_overlays_have_the_chosen_colors(trained: RunFolder, tmp_path: Path) -> None:
+    photo, overlays = tmp_path / "a.png", {}
+    Image.new("RGB", (90, 64), (120, 120, 120)).save(photo)
+    for palette in get_args(Palette):
+        output = OutputOptions(palette=palette)
+        request = PredictRequest([str(photo)], trained.best, tmp_path / palette, output=output)
+        (annotation,) = predict(request, ALONE, SilentReporter()).content["annotations"]
+        overlays[palette] = np.asarray(Image.open(tmp_path / palette / "overlays" / "a.jpg")).astype(int)
+    ids = decoded(tmp_path / "safe" / "panoptic" / "a.png").astype(np.int32)
+    keys = ("id", "category_id", "area", "bbox", "score")
+    segments = tuple(Segment(**{key: row[key] for key in keys}) for row in annotation["segments_info"])
+    (table,) = with_colors(read_checkpoint(trained.best).categories, palette="safe")
+    image = np.asarray(Image.open(photo))
+    expected = draw_panoptic(image, PanopticMap(ids, segments), table, DrawOptions(scores=True))
+    assert segments and np.abs(overlays["safe"] - expected).mean() < 6
+    assert np.abs(overlays["standard"] - expected).mean() > 10
 
 
 @pytest.mark.slow

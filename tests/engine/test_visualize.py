@@ -11,13 +11,18 @@ import pytest
 from click.testing import CliRunner
 
 from panformer_cli.cli.visualize import visualize as command
+from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.images import read_image
 from panformer_cli.engine.curves import curves, read_metrics
 from panformer_cli.engine.visualize import VisualizeRequest, visualize
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.visualization.colors import with_colors
+from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
 from tests.data.coco.coco_files import write_coco
 from tests.engine.small import StopAfter
 from tests.pages.html import Html
+from tests.pages.layer_files import sides_of
 
 TRAIN = [
     {"kind": "train", "step": 10, "epoch": 0, "lr": 1e-3, "loss": 3.0, "losses": {"thing_mask": 2.0, "<i>": 1.0}},
@@ -58,15 +63,21 @@ def run(out: Path, **settings: Any) -> tuple[Html, list[str]]:
     return Html.of_file(result.page), sizes
 
 
+def images_of(page: Html) -> Any:
+    return json.loads(page.raw["application/json"])["images"]
+
+
 def test_ground_truth(tmp_path: Path) -> None:
     write_coco(tmp_path / "data")
     page, sizes = run(tmp_path / "out", data_root=tmp_path / "data", split="val")
     assert sizes == ["60x40"] * 3
-    assert [image["src"] for image in page.all("img")[:3]] == [f"overlays/{i}.jpg" for i in range(3)]
-    assert page.text.count("3 segments") == 3
+    images = images_of(page)
+    assert [image["drawing"] for image in images] == [f"overlays/{i}.jpg" for i in range(3)]
+    assert [image["detail"] for image in images] == ["3 segments"] * 3
     assert page.text.index("sky 3") and "box 3" in page.text and "ball 3" in page.text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".panformer_page.json",
+        "images",
         "index.html",
         "overlays",
     ]
@@ -84,7 +95,7 @@ def test_predictions_on_a_folder_of_images(tmp_path: Path) -> None:
     annotation = write_coco(tmp_path / "data")
     predictions = write_predictions(annotation, tmp_path / "out")
     page, sizes = run(tmp_path / "viz", predictions=predictions, images=tmp_path / "data" / "images" / "val")
-    assert sizes == ["60x40"] * 3 and page.text.count("prediction: 3 segments") == 3
+    assert sizes == ["60x40"] * 3 and [image["detail"] for image in images_of(page)] == ["3 segments"] * 3
 
 
 def test_images_in_other_folders_are_found_by_name_only_if_it_is_unique(tmp_path: Path) -> None:
@@ -113,8 +124,16 @@ def test_both_side_by_side(tmp_path: Path) -> None:
     change(predictions, renumber)
     page, sizes = run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
     assert all(int(size.split("x")[0]) > 120 and int(size.split("x")[1]) > 50 for size in sizes)
-    assert page.text.count("ground truth: 3 segments, prediction: 3 segments") == 2
-    assert "2.pngground truth: 3 segments, prediction: 0 segments" in page.text
+    details = {image["name"]: image["detail"] for image in images_of(page)}
+    assert details == {
+        "0.png": "ground truth: 3 segments, prediction: 3 segments",
+        "1.png": "ground truth: 3 segments, prediction: 3 segments",
+        "2.png": "ground truth: 3 segments, prediction: 0 segments",
+    }
+    sides = {image["name"]: sides_of(tmp_path / "viz" / image["layers"]) for image in images_of(page)}
+    assert {row["state"] for side in sides["0.png"] for row in side["segments"]} == {"matched", "crowd", "ignored"}
+    # The map of image 2 has ids without a segment, so it cannot be evaluated.
+    assert not [row for row in sides["2.png"][0]["segments"] if row.get("state", "crowd") != "crowd"]
     # Equal maps of an image look the same; the emptied one does not.
     for number, alike in (("0", True), ("2", False)):
         overlay = cv2.imread(str(tmp_path / "viz" / "overlays" / f"{number}.jpg"))
@@ -123,13 +142,55 @@ def test_both_side_by_side(tmp_path: Path) -> None:
         assert (difference < 4) == alike
 
 
+def recolored(color: list[int] | None, name: str) -> Any:
+    """Return a function that gives the category `name` of a panoptic JSON a color and all categories other ids."""
+
+    def change_content(content: Any) -> None:
+        for row in content["categories"]:
+            row["id"] += 100
+            row.pop("color", None)
+            if row["name"] == name and color:
+                row["color"] = color
+        for annotation in content["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["category_id"] += 100
+
+    return change_content
+
+
+def test_a_category_has_one_color_in_truth_and_prediction(tmp_path: Path) -> None:
+    annotation = write_coco(tmp_path / "data")
+    predictions = write_predictions(annotation, tmp_path / "out")
+    change(predictions, recolored([250, 3, 3], "sky"))
+    page, _ = run(tmp_path / "viz", predictions=predictions, data_root=tmp_path / "data", split="val")
+    assert page.text.index("sky 3") and page.text.index("box 3")  # those of the predictions, in the truth's colors
+    overlay = cv2.imread(str(tmp_path / "viz" / "overlays" / "0.jpg"))
+    assert overlay is not None
+    assert np.abs(overlay[-38:-2, 4:56].astype(int) - overlay[-38:-2, -56:-4]).mean() < 4
+
+
+def test_safe_colors(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data")
+    arguments = ["--data", str(tmp_path / "data"), "--split", "val", "--limit", "1", "--no-labels"]
+    images = {}
+    for name in ("standard", "safe"):
+        out = tmp_path / name
+        assert CliRunner().invoke(command, [*arguments, "--out", str(out), "--colors", name]).exit_code == 0
+        images[name] = read_image(out / "overlays" / "0.jpg").astype(int)
+    data = CocoPanoptic(tmp_path / "data", "val")
+    sample, (table,) = data[0], with_colors(data.categories, palette="safe")
+    expected = draw_panoptic(sample.image, sample.annotation, table, DrawOptions(labels=False))
+    assert np.abs(images["safe"] - expected).mean() < 6
+    assert np.abs(images["standard"] - expected).mean() > 15
+
+
 def test_equal_names_in_two_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
     annotation = write_coco(tmp_path / "data", images=2)
     images = tmp_path / "data" / "images" / "val"
     cv2.imwrite(str(images / "0.jpg"), np.zeros((40, 60, 3), np.uint8))
     change(annotation, lambda content: content["images"][1].update(file_name="0.jpg"))
     page, _ = run(tmp_path / "out", data_root=tmp_path / "data", split="val")
-    assert [image["src"] for image in page.all("img")[:2]] == ["overlays/0.jpg", "overlays/0_2.jpg"]
+    assert [image["drawing"] for image in images_of(page)] == ["overlays/0.jpg", "overlays/0_2.jpg"]
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -142,14 +203,14 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
     change(annotation, rename)
     page, _ = run(tmp_path / "out", data_root=tmp_path / "data", split="val")
-    assert "<b>&#.png" in page.text and "<script>x</script>" in page.text
-    assert page.all("img")[0]["src"] == "overlays/%3Cb%3E%26%23.jpg"
+    assert images_of(page)[0]["name"] == "<b>&#.png" and "<script>x</script>" in page.text
+    assert images_of(page)[0]["drawing"] == "overlays/%3Cb%3E%26%23.jpg"
 
 
 def test_curves_of_a_run(tmp_path: Path) -> None:
     write_metrics(tmp_path / "run", [*TRAIN, EVAL])
     page, sizes = run(tmp_path / "out", run=tmp_path / "run")
-    assert not sizes and not page.all("figure")
+    assert not sizes and not page.all("dialog")
     labels = [chart["aria-label"] for chart in page.all("svg") if chart.get("aria-label")]
     assert labels == ["Panoptic quality", "Loss", "Parts of the loss", "Learning rate"]
     assert "<i>" in page.text and "PQ 43.2" in page.text
@@ -251,7 +312,7 @@ def test_the_command_prints_the_path_of_the_page(tmp_path: Path) -> None:
 def test_without_split_the_one_that_exists_is_drawn(tmp_path: Path) -> None:
     write_coco(tmp_path / "data")
     page, sizes = run(tmp_path / "out", data_root=tmp_path / "data")
-    assert sizes == ["60x40"] * 3 and f"{tmp_path / 'data'}, val" in page.text
+    assert sizes == ["60x40"] * 3 and f"{tmp_path.name}/data, val" in page.text and str(tmp_path) not in page.text
 
 
 def test_images_are_paired_by_file_name_where_ids_differ(tmp_path: Path) -> None:
@@ -269,7 +330,8 @@ def test_images_are_paired_by_file_name_where_ids_differ(tmp_path: Path) -> None
     reporter = StopAfter()
     request = VisualizeRequest(tmp_path / "viz", tmp_path / "data", predictions=predictions)
     page = Html.of_file(visualize(request, reporter).page)
-    assert "0.pngground truth: 3 segments, prediction: 0 segments" in page.text
+    details = {image["name"]: image["detail"] for image in images_of(page)}
+    assert details["0.png"] == "ground truth: 3 segments, prediction: 0 segments"
     assert len(reporter.messages) == 1 and "paired by file name" in reporter.messages[0]
 
 
@@ -294,5 +356,4 @@ def test_real_ground_truth(tmp_path: Path, shared: Path) -> None:
     page, sizes = run(tmp_path, data_root=shared / "data" / "coco_mini", split="val2017")
     assert sizes == ["640x426", "586x640", "640x480", "640x427", "640x360"]
     counts = [30, 2, 6, 18, 32]
-    for count in counts:
-        assert f"ground truth: {count} segments" in page.text
+    assert [image["detail"] for image in images_of(page)] == [f"{count} segments" for count in counts]

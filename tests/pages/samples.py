@@ -6,34 +6,35 @@ from typing import Any
 
 from panformer_cli.pages.base import Bar, Table
 from panformer_cli.pages.chart import Chart, Series
-from panformer_cli.pages.gallery import GalleryPage, LegendEntry, Overlay
-from panformer_cli.pages.report.images import ImageLayers, ImageScore, Side
+from panformer_cli.pages.gallery.images import FoundSegment, GalleryImage
+from panformer_cli.pages.gallery.page import GalleryPage
+from panformer_cli.pages.report.images import ImageScore
 from panformer_cli.pages.report.page import CalibrationBin, ReportPage, Section
 
 
-def gallery_page(text: str = "x", path: str = "overlays/a.jpg") -> GalleryPage:
+def gallery_image(text: str = "x", path: str = "a.jpg") -> GalleryImage:
+    """Return an image whose texts are `text` and whose files are called `path`."""
+    segments = (FoundSegment(text, (1, 2, 3), 0.9), FoundSegment(text, (1, 2, 3), 0.5))
+    return GalleryImage(text, text, path, (30, 40), path, f"{path}.js", (60, 80), segments, path)
+
+
+def gallery_page(text: str = "x", path: str = "a.jpg") -> GalleryPage:
     return GalleryPage(
         text,
         [(text, text)],
         [Table(text, [text], [[text]], text)],
         [Chart(text, [Series(text, [(0, 1), (1, 2)])], text, text)],
-        [LegendEntry(text, (1, 2, 3), 4)],
-        [Overlay(path, text, text, (30, 40))],
+        [gallery_image(text, path)],
     )
-
-
-def layers(number: int = 0, name: str = "a.jpg", category: str = "cat") -> ImageLayers:
-    segment = {"name": category, "color": [1, 2, 3], "area": 2, "score": 0.5, "match": 0, "state": "missed"}
-    side = Side([1, 4], [segment])
-    return ImageLayers(ImageScore(number, name, 1, 2, 3, 2.7, 20.0), f"images/large/{number}.jpg", (2, 2), side, side)
 
 
 def report_page(text: str = "x", **changes: Any) -> ReportPage:
     table = Table(text, [text], [[text]] * 9, text)
     bins = [CalibrationBin(0.25, 0.25, 4)]
-    section = Section(text, text, text, [(text, Bar(1.0, 2.0), text)], [(text, bins)], [table])
+    rows = Table(text, [text, text], [[text, Bar(1.0, 2.0)]], text)
+    section = Section(text, text, text, [(text, bins, rows)], [table])
     score = ImageScore(0, text, 1, 2, 3, 2.7, 20.0)
-    settings: dict[str, Any] = {"worst": [layers(0, text, text)], "thumbnails": ["a.jpg"], **changes}
+    settings: dict[str, Any] = {"worst": [(0, gallery_image(text))], "thumbnails": ["a.jpg"], **changes}
     return ReportPage(text, [(text, text)], [(text, text, text)], [section], [score], **settings)
 
 

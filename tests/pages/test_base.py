@@ -14,13 +14,14 @@ import pytest
 from panformer_cli.errors import PanformerError
 from panformer_cli.pages import base
 from panformer_cli.pages.base import Bar, Label, Table, render, write_page
-from panformer_cli.pages.gallery import GalleryPage, write_gallery
+from panformer_cli.pages.gallery.page import GalleryPage, write_gallery
 from panformer_cli.pages.report.page import write_report_page
 from panformer_cli.pages.summary import write_summary
 from tests.pages.html import NASTY, Html
 from tests.pages.samples import gallery_page, report_page, split_summary
 
 TEMPLATES = Path(base.__file__).parent / "templates"
+GALLERY_SCRIPTS = ["maps.js", "search.js", "viewer.js", "grid.js"]
 
 
 def write(kind: str, path: Path, text: str = "x") -> None:
@@ -41,9 +42,9 @@ def table_of(tmp_path: Path, table: Table) -> Html:
 every_page = pytest.mark.parametrize(
     ("kind", "assets"),
     [
-        ("gallery", ["base.css", "gallery.css", "tables.js", "gallery.js"]),
-        ("report", ["base.css", "report.css", "tables.js", "viewer.js"]),
-        ("summary", ["base.css", "gallery.css", "summary.css", "tables.js", "gallery.js"]),
+        ("gallery", ["base.css", "charts.css", "gallery.css", "tables.js", *GALLERY_SCRIPTS]),
+        ("report", ["base.css", "gallery.css", "report.css", "tables.js", *GALLERY_SCRIPTS]),
+        ("summary", ["base.css", "gallery.css", "summary.css", "tables.js", *GALLERY_SCRIPTS]),
     ],
 )
 

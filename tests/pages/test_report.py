@@ -17,20 +17,14 @@ from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.metrics.image_overlap import compare
 from panformer_cli.metrics.matching import match_segments
 from panformer_cli.metrics.quality import PanopticQuality
-from panformer_cli.pages.base import render
-from panformer_cli.pages.report.images import (
-    LARGEST_SIDE,
-    ImageScore,
-    describe_segments,
-    map_runs,
-    shown_size,
-)
+from panformer_cli.pages.base import Bar, render
+from panformer_cli.pages.report.images import ImageScore, describe_segments
 from panformer_cli.pages.report.json_tables import tables_of
 from panformer_cli.pages.report.page import CalibrationBin, ReportPage, write_report_page
 from panformer_cli.pages.report.sections import analysis_sections, facts, headlines, sections
 from tests.metrics.test_image_overlap import FAR_IDS, random_map
 from tests.pages.html import NASTY, Html
-from tests.pages.samples import layers, report_page
+from tests.pages.samples import gallery_image, report_page
 
 TABLE = CategoryTable([Category(i, f"class {i}", i < 3) for i in range(5)])
 
@@ -38,33 +32,6 @@ TABLE = CategoryTable([Category(i, f"class {i}", i < 3) for i in range(5)])
 def html_of(tmp_path: Path, page: ReportPage) -> Html:
     write_report_page(tmp_path / "index.html", page)
     return Html.of_file(tmp_path / "index.html")
-
-
-@pytest.mark.slow
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), height=st.integers(1, 9), width=st.integers(1, 9), shrink=st.booleans())
-def test_runs_encode_the_segment_of_every_pixel(seed: int, height: int, width: int, shrink: bool) -> None:
-    panoptic = random_map(seed, (height, width), FAR_IDS)
-    segments = panoptic.segments[1:]  # the first one has pixels but no row
-    full_height, full_width = panoptic.ids.shape
-    size = (max(1, full_height // 2), max(1, full_width - 1)) if shrink else panoptic.ids.shape
-    runs = map_runs(panoptic.ids, segments, size)
-    decoded = [index for index, length in zip(runs[::2], runs[1::2], strict=True) for _ in range(length)]
-    ids = [0, *(segment.id for segment in segments)]
-    for row in range(size[0]):
-        for column in range(size[1]):
-            # the pixel of the full map at the center of the small pixel
-            y, x = int((row + 0.5) * full_height / size[0]), int((column + 0.5) * full_width / size[1])
-            value = int(panoptic.ids[y, x])
-            assert ids[decoded[row * size[1] + column]] == (value if value in ids else 0)
-    assert sum(runs[1::2]) == size[0] * size[1]
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"), [((480, 640), (480, 640)), ((2048, 1024), (LARGEST_SIDE, 512)), ((1, 9000), (1, LARGEST_SIDE))]
-)
-def test_large_images_are_scaled_down(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert shown_size(size) == shown
 
 
 @settings(max_examples=40, deadline=None)
@@ -143,41 +110,54 @@ def test_calibrated_scores_are_on_the_diagonal() -> None:
 
 def test_the_data_of_close_ups_cannot_close_their_element(tmp_path: Path) -> None:
     page = html_of(tmp_path, report_page(NASTY, thumbnails=[NASTY]))
-    [image] = json.loads(page.raw["application/json"])
-    assert image["name"] == NASTY == image["truth"]["segments"][0]["name"]
+    [image] = json.loads(page.raw["application/json"])["images"]
+    assert image["name"] == NASTY
     assert "<" not in page.raw["application/json"] and len(page.all("script")) == 2
-    assert [image["src"] for image in page.all("img") if "src" in image][-1] == (
+    assert [image["src"] for image in page.all("img") if "src" in image] == [
         "%3C/script%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%22%27%26%3C%21--%7B%7B%207%20%2A%207%20%7D%7D"
-    )
+    ]
 
 
 def test_every_link_has_a_section_and_every_image_loads_lazily(tmp_path: Path) -> None:
-    page = html_of(tmp_path, report_page("x", best=[layers(1, "b.jpg")]))
+    page = html_of(tmp_path, report_page("x", best=[(1, gallery_image())]))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {(link["href"] or "")[1:] for link in page.all("a")} <= set(ids)
+    assert {(link["href"] or "")[1:] for link in page.all("a") if "href" in link} <= set(ids)
     assert {section["aria-labelledby"] for section in page.all("section")} <= set(ids)
     assert all(image.get("loading") == "lazy" for image in page.all("img") if "src" in image)
-    positions = [button["data-image"] for button in page.all("button") if "data-image" in button]
-    assert positions == ["0", "1"] and [b["data-show"] for b in page.all("button") if "data-show" in b] == ["0"]
+    grids = [(grid["data-first"], grid["data-count"]) for grid in page.all("div") if "data-first" in grid]
+    assert grids == [("0", "1"), ("1", "1")]
+    assert [b["data-show"] for b in page.all("button") if "data-show" in b] == ["0"]
 
 
 def test_a_page_without_close_ups(tmp_path: Path) -> None:
     page = html_of(tmp_path, report_page("x", worst=[]))
     assert "viewer" not in [attributes.get("id") for _, attributes in page.elements]
-    assert page.raw["application/json"] == "[]"
+    assert json.loads(page.raw["application/json"]) == {"categories": [], "images": []}
 
 
 def test_metrics_have_confidence_intervals() -> None:
     group = {"pq": 40.04, "sq": 80.0, "rq": 50.0, "n": 3}
     metrics = {
         "images": 5000,
-        "checkpoint": "best",
+        "checkpoint": "/home/me/run/best.safetensors",
+        "annotation": "/data/coco/annotations/val.json",
+        "truth_pngs": "/data/coco/annotations/val",
+        "predictions": "panoptic.json",
+        "photos": "/data/coco/images",
+        "precision": "fp32",
+        "settings": {"checkpoint": ["/home/me/run/best.safetensors", 7, 8]},
         "panoptic": {"all": group, "things": group, "stuff": group, "per_class": {}},
         "intervals": {"all": {"pq": [39.0, 41.26]}},
         "bbox": {"AP": 33.3, "APs": None},
     }
-    assert facts(metrics) == [("Images", "5,000"), ("Checkpoint", "best")]
+    assert facts(metrics) == [
+        ("Images", "5,000"),
+        ("Checkpoint", "run/best.safetensors"),
+        ("Annotation", "annotations/val.json"),
+        ("Predictions", "panoptic.json"),
+        ("Precision", "fp32"),
+    ]
     rows = headlines(metrics)
     assert rows[:2] == [("PQ", "40.0", "39.0 to 41.3"), ("SQ", "80.0", "")]
     assert rows[-1] == ("Box AP", "33.3", "")
@@ -190,3 +170,28 @@ def test_metrics_have_confidence_intervals() -> None:
 def test_unknown_parts_of_an_analysis_become_plain_tables() -> None:
     [section] = analysis_sections({"new_metric": {"a": 1.0}}, TABLE)
     assert section.heading == "New metric" and [list(row) for row in section.tables[0].rows] == [["A", 1.0]]
+
+
+def test_sizes_are_the_columns_of_their_table() -> None:
+    row = {"tp": 10, "fp": 16, "fn": 14, "total": 6.5, "missed": 5.5, "split": 1.0}
+    [section] = analysis_sections({"sizes": {"small": row, "large": {**row, "tp": 1, "total": 13.0}}}, TABLE)
+    [table] = section.tables
+    assert list(table.headers) == ["Cause", "Small", "Large"]
+    assert [list(cells) for cells in table.rows] == [
+        ["Total", Bar(6.5, 13.0), Bar(13.0, 13.0)],
+        ["Missed", 5.5, 5.5],
+        ["Split", 1.0, 1.0],
+    ]
+    assert table.note == "Small: TP 10, FP 16, FN 14. Large: TP 1, FP 16, FN 14."
+
+
+def test_an_empty_table_says_none(tmp_path: Path) -> None:
+    found = sections({"panoptic": {}}, {"worst_images": [], "confusion": {"segments": [], "pixels": []}}, TABLE)
+    page = html_of(tmp_path, ReportPage("x", [], [], found, [], []))
+    assert page.lines().count("none") == 4, "two tables of confusions, the worst images, and all images"
+    assert [cell["colspan"] for cell in page.all("td")] == ["3", "3", "3", "6"]
+
+
+def test_links_to_other_pages(tmp_path: Path) -> None:
+    page = html_of(tmp_path, ReportPage("x", [], [], [], [], [], links=[("Gallery", "../a #b/index.html")]))
+    assert [link["href"] for link in page.all("a")][-1] == "../a%20%23b/index.html" and "Gallery" in page.lines()

@@ -23,7 +23,9 @@ class FileServer:
         named: other files, by file name.
         headers: headers of each response; they identify the version of the file, so that a download can resume safely.
         answers: responses to the first requests; the later ones are served normally.
-        paths: path of each request.
+        reports_sizes: whether HEAD requests are answered.
+        heads: path of each HEAD request.
+        paths: path of each other request.
         ranges: header Range of each request.
         conditions: header If-Range of each request.
         sent: first and end position of the bytes of each response.
@@ -34,6 +36,8 @@ class FileServer:
     named: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     answers: list[Answer] = field(default_factory=list)
+    reports_sizes: bool = True
+    heads: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
@@ -44,6 +48,14 @@ class Handler(BaseHTTPRequestHandler):
     """Handles one request."""
 
     files: FileServer
+
+    def do_HEAD(self) -> None:
+        content = self.files.named.get(self.path.rpartition("/")[2], self.files.content)
+        self.files.heads.append(self.path)
+        self.send_response(200 if self.files.reports_sizes else 405)
+        if self.files.reports_sizes:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
 
     def do_GET(self) -> None:
         self.files.paths.append(self.path)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +12,7 @@ from hypothesis import strategies as st
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.errors import PanformerError
-from panformer_cli.visualization import labels, text_rendering
-from panformer_cli.visualization.colors import rgb_to_oklab, shade
+from panformer_cli.visualization import text_rendering
 from panformer_cli.visualization.drawing import (
     DrawOptions,
     category_colors,
@@ -28,17 +26,6 @@ from panformer_cli.visualization.drawing import (
 
 PLAIN = DrawOptions(contours=False, labels=False)
 TABLE = CategoryTable([Category(1, "person", True), Category(7, "cat", True), Category(9, "sky", False)])
-
-
-def table_of(count: int) -> CategoryTable:
-    return CategoryTable([Category(3 * i + 1, f"category {i}", i % 3 != 0) for i in range(count)])
-
-
-def smallest_distance(colors: npt.NDArray[np.uint8]) -> float:
-    """Return the smallest CIE76 distance between two colors, in OpenCV's CIELAB, an independent color space."""
-    lab = cv2.cvtColor((colors.astype(np.float32) / 255)[None], cv2.COLOR_RGB2LAB)[0]
-    distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e9 * np.eye(len(lab))
-    return float(distance.min())
 
 
 def quarters(height: int, width: int) -> PanopticMap:
@@ -57,46 +44,6 @@ def noise(height: int, width: int, seed: int = 0) -> ImageArray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("count", "at_least"), [(2, 40), (10, 20), (20, 15), (80, 6), (133, 4)])
-def test_generated_colors_are_distinct(count: int, at_least: float) -> None:
-    colors = category_colors(table_of(count))
-    assert colors.shape == (count, 3) and colors.dtype == np.uint8
-    assert smallest_distance(np.concatenate([colors, np.zeros((1, 3), np.uint8)])) > at_least
-
-
-def test_colors_do_not_depend_on_the_order_of_the_table() -> None:
-    table = table_of(30)
-    again = CategoryTable(reversed(table.categories))
-    np.testing.assert_array_equal(category_colors(table), category_colors(again))
-
-
-def test_colors_are_stable() -> None:
-    # A change here changes every overlay, so it must be deliberate.
-    assert category_colors(TABLE).tolist() == [[96, 249, 171], [168, 32, 61], [241, 150, 253]]
-
-
-def test_colors_of_the_table_are_kept_unless_similar_or_black() -> None:
-    own = [(220, 20, 60), (0, 0, 230), (220, 21, 60), (0, 0, 0), None]
-    table = CategoryTable([Category(i, str(i), True, color) for i, color in enumerate(own)])
-    colors = category_colors(table)
-    assert colors[:2].tolist() == [[220, 20, 60], [0, 0, 230]]
-    assert smallest_distance(np.concatenate([colors, np.zeros((1, 3), np.uint8)])) > 15
-
-
-def test_oklab_is_the_published_conversion() -> None:
-    # White, sRGB red from the examples of CSS Color 4, and black.
-    lab = rgb_to_oklab(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 0]], np.uint8))
-    expected = np.array([[1, 0, 0], [0.62796, 0.22486, 0.12585], [0, 0, 0]])
-    np.testing.assert_allclose(lab, expected, atol=2e-4)
-
-
-@pytest.mark.parametrize("color", [(220, 20, 60), (0, 0, 142), (255, 255, 128), (128, 128, 128), (1, 1, 1)])
-def test_instances_have_shades_of_the_category(color: tuple[int, int, int]) -> None:
-    shades = np.stack([shade(color, index) for index in range(6)])
-    assert shades[0].tolist() == list(color)
-    assert smallest_distance(shades) > 4.5
-
-
 def test_segment_colors_of_things_and_stuff() -> None:
     segments = [Segment(i, c, 1, (0, 0, 1, 1)) for i, c in ((4, 9), (5, 1), (6, 1), (7, 9), (8, 7))]
     colors = segment_colors(segments, TABLE)
@@ -104,6 +51,27 @@ def test_segment_colors_of_things_and_stuff() -> None:
     assert colors.shape == (6, 3) and not colors[0].any()
     np.testing.assert_array_equal(colors[[1, 2, 4, 5]], [sky, person, sky, cat])
     assert colors[3].tolist() != person.tolist()
+
+
+def test_numbers_of_segments_select_their_shades() -> None:
+    def segment(number: int, category_id: int) -> Segment:
+        return Segment(number, category_id, 1, (0, 0, 1, 1))
+
+    first = segment_colors([segment(4, 1), segment(5, 1), segment(6, 9), segment(7, 7)], TABLE, (3, 0, 8, 3))
+    later = segment_colors([segment(1, 7), segment(2, 1)], TABLE, [3, 3])
+    person, _, sky = category_colors(TABLE)
+    np.testing.assert_array_equal(first[[2, 3]], [person, sky])
+    np.testing.assert_array_equal(first[[4, 1]], later[1:])
+    assert first[1].tolist() != person.tolist()
+    with pytest.raises(ValueError, match="1 numbers and 2 segments"):
+        segment_colors([segment(1, 7), segment(2, 1)], TABLE, [3])
+
+
+def test_an_overlay_has_the_shades_of_the_numbers() -> None:
+    image, panoptic = np.zeros((40, 60, 3), np.uint8), quarters(40, 60)
+    drawn = draw_panoptic(image, panoptic, TABLE, DrawOptions(1, contours=False, labels=False), numbers=(7, 0, 2))
+    expected = segment_colors(panoptic.segments, TABLE, (7, 0, 2))
+    np.testing.assert_array_equal(drawn[[0, 0, 39], [0, 59, 0]], expected[1:])
 
 
 def test_colorize_gives_every_pixel_the_color_of_its_segment() -> None:
@@ -167,25 +135,6 @@ def test_scores_make_labels_longer_and_are_optional() -> None:
     without = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False))
     with_score = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False, scores=True))
     assert (with_score != plain).sum() > 1.3 * (without != plain).sum()
-
-
-def test_labels_do_not_overlap_and_stay_in_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    small = rng.integers(1, 21, (6, 8))
-    ids = np.kron(small, np.ones((101, 98))).astype(np.int32)
-    panoptic = PanopticMap(ids, tuple(Segment(i, 1, 1, (0, 0, 1, 1)) for i in range(1, 21)))
-    stamps = np.zeros(ids.shape, int)
-    stamp = labels._stamp
-
-    def counted(image: ImageArray, letters: labels.Mask, corner: tuple[int, int], color: labels.Mask) -> None:
-        height, width = letters.shape
-        assert corner[0] >= 0 and corner[1] >= 0 and corner[0] + height <= 606 and corner[1] + width <= 784
-        stamps[corner[0] : corner[0] + height, corner[1] : corner[1] + width] += 1
-        stamp(image, letters, corner, color)
-
-    monkeypatch.setattr(labels, "_stamp", counted)
-    draw_panoptic(noise(*ids.shape), panoptic, TABLE)
-    assert stamps.max() == 1 and stamps.sum() > 5 * 15 * 40
 
 
 def test_a_label_that_does_not_fit_is_left_out() -> None:

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @metrics_option(METRICS)
 @bootstrap_option
 @click.option(
-    "--out", type=PATH, metavar="DIR", help="Folder for the results. [default: evaluation/ next to the checkpoint]"
+    "--out",
+    "-o",
+    type=PATH,
+    metavar="DIR",
+    help="Folder for the results. [default: evaluation/ next to the checkpoint]",
 )
 @click.option("--resume", is_flag=True, help="Resume an interrupted evaluation.")
 @output_options

@@ -27,7 +27,7 @@ WITHOUT_SCORES = METRICS[:3]
 @click.option("--gt-folder", type=PATH, metavar="D", help="Folder of the ground truth PNGs. [default: GT/]")
 @metrics_option(WITHOUT_SCORES)
 @bootstrap_option
-@click.option("--out", type=PATH, metavar="DIR", help="Folder for the results. [default: print only]")
+@click.option("--out", "-o", type=PATH, metavar="DIR", help="Folder for the results. [default: print only]")
 @output_options
 @cpu_processes_option
 def predictions(

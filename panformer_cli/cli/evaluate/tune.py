@@ -7,14 +7,19 @@ from pathlib import Path
 
 import click
 
-from panformer_cli.cli.evaluate.options import PATH, ModelOptions, json_option, model_options
+from panformer_cli.cli.evaluate.options import PATH, ModelOptions, model_options
 from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.options import json_option
 from panformer_cli.cli.tables import print_tuning
 
 
 @click.command(cls=Subcommand)
 @click.option(
-    "--out", type=PATH, metavar="DIR", help="Folder for results and cache. [default: tuning/ next to the checkpoint]"
+    "--out",
+    "-o",
+    type=PATH,
+    metavar="DIR",
+    help="Folder for results and cache. [default: tuning/ next to the checkpoint]",
 )
 @click.option("--save", is_flag=True, help="Write a checkpoint with the new thresholds if the gain is significant.")
 @json_option

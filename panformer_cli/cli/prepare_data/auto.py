@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @root_option
-@click.option("--out", metavar="DIR", help="Output folder. Data sets in COCO panoptic format do not need one.")
+@click.option("--out", "-o", metavar="DIR", help="Output folder. Data sets in COCO panoptic format do not need one.")
 @click.option("--dry-run", is_flag=True, help="Print the command without running it.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF THE COMMAND]...")
 @click.pass_context

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from panformer_cli.cli.options import hint
 from panformer_cli.cli.prepare_data.options import (
     print_summaries,
     root_option,
@@ -29,7 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def in_place_options(command: Command) -> Command:
     """Add the options of a command that prepares a data set in place."""
     out = click.option(
-        "--out", type=click.Path(path_type=Path), metavar="DIR", help="Output folder. [default: the data set]"
+        "--out", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Output folder. [default: the data set]"
     )
     for option in (skip_bad_images_option, workers_option, out, splits_option, root_option):
         command = option(command)
@@ -106,4 +107,4 @@ def _show(root: Path, prepared: Sequence[Prepared]) -> None:
 
 def _show_test(test: UnlabeledImages) -> None:
     click.echo(f"{test.split}: {counted(test.images, 'image')} in {test.folder}, listed in {test.info}")
-    click.echo(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")
+    hint(f"Next: panformer predict {test.folder} --submission panoptic_{test.split}_MODEL_results.zip --out DIR")

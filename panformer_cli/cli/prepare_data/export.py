@@ -84,7 +84,7 @@ def _format_options(command: Command) -> Command:
 @click.command()
 @_format_options
 @_input_options
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Output folder; must be new or empty.")
+@click.option("--out", "-o", type=FOLDER, required=True, metavar="DIR", help="Output folder; must be new or empty.")
 @click.option("--copy-images", is_flag=True, help="Copy images instead of creating hard links.")
 @workers_option
 @skip_bad_images_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from panformer_cli.cli.options import hint
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def output_options(command: Command) -> Command:
         skip_bad_images_option,
         workers_option,
         splits_option,
-        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder."),
+        click.option(
+            "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder."
+        ),
     ):
         command = option(command)
     return command
@@ -125,7 +128,7 @@ def run_conversion(source: Source, conversion: Conversion) -> None:
     )
     summaries = convert(source, conversion.out, conversion.splits, options, RichReporter())
     print_summaries(f"{source.name} in {conversion.out}", summaries)
-    click.echo(f"Next: panformer prepare-data verify {shlex.quote(str(conversion.out))}")
+    hint(f"Next: panformer prepare-data verify {shlex.quote(str(conversion.out))}")
     click.echo(f"      {_command_after_verify(conversion.out, _train_and_val(summaries))}")
 
 

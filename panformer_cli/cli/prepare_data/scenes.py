@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from panformer_cli.cli.options import hint
+
 SCENE_HELP = {
     "train_images": "Number of training images.",
     "val_images": "Number of validation images.",
@@ -61,7 +63,7 @@ class SceneCommand(click.Command):
 
 
 @click.command(cls=SceneCommand)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Output folder.")
 def scenes(out: Path, **settings: Any) -> None:
     """Generate a synthetic data set.
 
@@ -75,4 +77,4 @@ def scenes(out: Path, **settings: Any) -> None:
     from panformer_cli.data.scenes.options import SceneOptions
 
     write_scenes(out, SceneOptions(**settings), RichReporter())
-    click.echo(f"Next: panformer train tiny --set data.root={out}")
+    hint(f"Next: panformer train tiny --set data.root={out}")

@@ -7,6 +7,7 @@ implementation can be used in their place; what such a file does not state is in
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import kind_of, read_header, read_state, write_tensors
 from panformer_cli.wording import listing
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = "panformer 1"
 MODEL, AVERAGED, OPTIMIZER, RANDOM = "model.", "averaged.", "optimizer.", "random."
@@ -199,6 +202,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: its metadata is corrupt ({error}); use another checkpoint") from error
+    _LOG.debug("%s: recipe %s, %d categories, step %d", path, recipe.name, len(categories), progress.step)
     # The optimizer has no state before the first step.
     has_state = any(name.startswith((OPTIMIZER, RANDOM)) for name in names)
     return Checkpoint(path, recipe, categories, progress, has_state, metadata.get("version", "unknown"))

@@ -20,6 +20,8 @@ from panformer_cli.errors import PanformerError
 from panformer_cli.models.layers.sampling import check_sampling
 from panformer_cli.wording import counted
 
+_LOG = logging.getLogger(__name__)
+
 _JOIN_SECONDS, _REPORT_SECONDS, _KILLED_SECONDS = 300.0, 10.0, 2.0
 _HEAD_START_SECONDS = 0.3
 
@@ -44,6 +46,9 @@ def joined(options: ProcessOptions) -> Iterator[Process]:
     _check_options(options, worker)
     device = device_of(options, worker.local_rank if worker else None)
     check_sampling(options.sampling, device.type)
+    rank = f"rank {worker.rank} of {worker.world_size}" if worker else "a single process"
+    threads = torch.get_num_threads()
+    _LOG.debug("%s on %s, %d threads, PyTorch %s", rank, device, threads, torch.__version__)
     if worker is None:
         with explained_out_of_memory():
             yield Process(0, 1, device, sampling=options.sampling)

@@ -11,8 +11,9 @@ from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.images import read_image
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.engine.evaluation.report_images import ImageFiles, resized
+from panformer_cli.engine.evaluation.report_images import ImageFiles
 from panformer_cli.metrics.analysis.label_errors import Suspect
+from panformer_cli.pages.gallery.images import resized
 from panformer_cli.visualization.drawing import highlight, save_image, side_by_side
 
 PANEL = 220

@@ -17,6 +17,7 @@ from panformer_cli.engine.results import LABEL_ERRORS, LABEL_ERRORS_PAGE, RECORD
 from panformer_cli.metrics.analysis.label_errors import Kind, Suspect, find_label_errors, ranked
 from panformer_cli.metrics.analysis.usual_behavior import UsualBehavior
 from panformer_cli.metrics.matching import match_segments
+from panformer_cli.pages.base import end_of_path
 from panformer_cli.pages.label_errors import LabelErrorPage, SuspectFigure, write_label_error_page
 from panformer_cli.pages.replacing import PAGE, replaced_page
 from panformer_cli.reporting import Reporter
@@ -96,5 +97,5 @@ def _write_page(
             size = draw_suspect(folder / name, suspect, files(suspect.image_id), categories)
             figures.append(SuspectFigure(name, size, number, suspect))
             progress.advance()
-    facts = [("Annotation", content["annotation"]), ("Predictions", content["predictions"])]
+    facts = [(key.capitalize(), end_of_path(content[key])) for key in ("annotation", "predictions")]
     write_label_error_page(folder / PAGE, LabelErrorPage(facts, content["kinds"], figures))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from panformer_cli.engine.evaluation.report_images import (
     EvaluatedFiles,
     ImageFiles,
     ScoredImage,
-    write_layers,
+    write_close_up,
     write_thumbnail,
 )
 from panformer_cli.engine.results import ANALYSIS, RECORDS
@@ -49,6 +49,7 @@ class ReportRequest:
         analysis: Content of analysis.json.
         categories: Categories of the image overlaps.
         files: Return the files of an image, given its id.
+        links: Text of links to other pages, and their paths relative to `out`.
     """
 
     out: Path
@@ -56,10 +57,11 @@ class ReportRequest:
     analysis: Mapping[str, Any]
     categories: CategoryTable
     files: Callable[[int | str], ImageFiles]
+    links: Sequence[tuple[str, str]] = ()
 
 
-def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
-    """Write the report of an evaluation folder to `out`, and return the path of its page.
+def report_evaluation(evaluation: Path, out: Path, reporter: Reporter, links: Sequence[tuple[str, str]] = ()) -> Path:
+    """Write the report of an evaluation folder to `out`, and return the path of its page; `links` as in the request.
 
     Raises:
         PanformerError: A file of the evaluation, or an image, is missing or corrupt.
@@ -73,6 +75,7 @@ def report_evaluation(evaluation: Path, out: Path, reporter: Reporter) -> Path:
         json.loads((evaluation / ANALYSIS).read_text(encoding="utf-8")),
         truth.categories,
         EvaluatedFiles(evaluation, metrics, truth, predictions),
+        links,
     )
     return write_report(request, read_overlaps(evaluation / RECORDS), metrics["images"], reporter)
 
@@ -113,7 +116,10 @@ def _write(request: ReportRequest, overlaps: Iterable[ImageOverlap], total: int,
 def _write_page(request: ReportRequest, scores: list[ImageScore], thumbnails: list[str], close_ups: CloseUps) -> Path:
     worst, best = (
         [
-            write_layers(request.out, image, request.files(image.overlap.image_id), request.categories)
+            (
+                image.score.number,
+                write_close_up(request.out, image, request.files(image.overlap.image_id), request.categories),
+            )
             for image in images
         ]
         for images in (close_ups.worst(), close_ups.best())
@@ -127,6 +133,7 @@ def _write_page(request: ReportRequest, scores: list[ImageScore], thumbnails: li
         thumbnails,
         worst,
         best,
+        request.links,
     )
     path = request.out / "index.html"
     write_report_page(path, page)

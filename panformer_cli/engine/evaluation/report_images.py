@@ -17,18 +17,13 @@ from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.image_formats import is_jpeg
 from panformer_cli.data.images import decode, read_bytes, read_image
 from panformer_cli.data.opencv import cv2
-from panformer_cli.data.structures import ImageArray, Segment
+from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.errors import DataError
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import Matching
-from panformer_cli.pages.report.images import (
-    ImageLayers,
-    ImageScore,
-    Side,
-    describe_segments,
-    map_runs,
-    shown_size,
-)
+from panformer_cli.pages.gallery.images import GalleryImage, resized, write_image
+from panformer_cli.pages.gallery.layers import ShownMap
+from panformer_cli.pages.report.images import ImageScore, describe_segments
 from panformer_cli.storage.files import name_inside
 from panformer_cli.visualization.drawing import save_image
 
@@ -138,28 +133,24 @@ def write_thumbnail(out: Path, number: int, width: int, photo: Path | None) -> s
         return ""
     pixels = _read_reduced(photo, width / THUMBNAIL_WIDTH)
     height = max(1, round(pixels.shape[0] * THUMBNAIL_WIDTH / pixels.shape[1]))
-    return _save(out, f"images/small/{number:06}.jpg", resized(pixels, (height, THUMBNAIL_WIDTH)))
+    return _save(out, f"images/rows/{number:06}.jpg", resized(pixels, (height, THUMBNAIL_WIDTH)))
 
 
-def write_layers(out: Path, image: ScoredImage, files: ImageFiles, categories: CategoryTable) -> ImageLayers:
-    """Write the photo of a close-up and return its layers; `files` must have both panoptic PNGs.
+def write_close_up(out: Path, image: ScoredImage, files: ImageFiles, categories: CategoryTable) -> GalleryImage:
+    """Write what the viewer shows of an image; `files` must have both panoptic PNGs.
 
     Raises:
         PanformerError: A file cannot be read or written, or a PNG is not the evaluated one.
     """
     assert files.truth and files.prediction, "only images with both maps get a close-up"
-    overlap, size, photo = image.overlap, shown_size(image.overlap.size), ""
-    if files.photo is not None:
-        pixels = resized(read_image(files.photo), size)
-        photo = _save(out, f"images/large/{image.score.number:06}.jpg", pixels)
+    overlap, score = image.overlap, image.score
     truth, prediction = describe_segments(overlap, image.matching, categories)
-    return ImageLayers(
-        image.score,
-        photo,
-        size,
-        Side(_runs(files.truth, overlap, overlap.truth, size), truth),
-        Side(_runs(files.prediction, overlap, overlap.predictions, size), prediction),
+    maps = (
+        ShownMap("Ground truth", _map(files.truth, overlap, overlap.truth), categories, truth),
+        ShownMap("Prediction", _map(files.prediction, overlap, overlap.predictions), categories, prediction),
     )
+    pixels = None if files.photo is None else resized(read_image(files.photo), overlap.size)
+    return write_image(out, f"{score.number:06}", score.file_name, pixels, maps, score.summary)
 
 
 def _read_reduced(photo: Path, shrink: float) -> ImageArray:
@@ -170,12 +161,7 @@ def _read_reduced(photo: Path, shrink: float) -> ImageArray:
     return read_image(photo) if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def resized(pixels: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """Return the image resized to `size` (height, width)."""
-    return np.asarray(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size: tuple[int, int]) -> list[int]:
+def _map(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...]) -> PanopticMap:
     ids = read_panoptic_png(png)
     if ids.shape != overlap.size:
         height, width = ids.shape
@@ -183,7 +169,7 @@ def _runs(png: Path, overlap: ImageOverlap, segments: tuple[Segment, ...], size:
             f"{png} is {width}x{height} and {overlap.file_name} was evaluated at {overlap.size[1]}x{overlap.size[0]}; "
             "expected the file that was evaluated"
         )
-    return map_runs(ids, segments, size)
+    return PanopticMap(ids, segments)
 
 
 def _save(out: Path, path: str, pixels: ImageArray) -> str:

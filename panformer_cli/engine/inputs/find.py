@@ -218,7 +218,7 @@ class _Finder:
             if problem:
                 self.left_out[problem] += 1
             else:
-                self._keep(LocalFile(str(path)), name)
+                self._keep(LocalFile(path), name)
         return len(self.found) > before
 
     def _add_address(self, url: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, is_clutter, why_left_out
+from panformer_cli.data.images import IMAGE_SUFFIXES
 from panformer_cli.data.result_folders import IMAGE_FOLDERS, is_result_folder
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
@@ -20,14 +21,36 @@ class LocalImage(NamedTuple):
     """A file of a folder or pattern.
 
     Attributes:
-        path: The file.
+        path: The file. A text, since creating a path takes longer than everything else for a million files.
         name: Its name relative to the folder; for a pattern, without folders.
         problem: Why it is left out; "" for an image.
     """
 
-    path: Path
+    path: str
     name: str
     problem: str
+
+
+class _Entry(NamedTuple):
+    """What is in a folder: a folder to search, or a file with the reason why it is left out."""
+
+    name: str
+    is_folder: bool
+    problem: str
+
+
+class _Facts(NamedTuple):
+    """What is true for all files of a folder.
+
+    Attributes:
+        is_skipped: They are in a folder of results of this call.
+        has_results: They are results of an earlier call.
+        is_below_page: They may be images of a page.
+    """
+
+    is_skipped: bool
+    has_results: bool
+    is_below_page: bool
 
 
 class Folders:
@@ -41,73 +64,80 @@ class Folders:
         """Args: out: The folder of results, without symbolic links."""
         self.unreadable: list[Path] = []
         self._out = out
-        self._folder = cache(resolve_links)  # a folder can have many files
-        self._has_results, self._is_below_page = cache(is_result_folder), cache(is_below_page)
+        self._facts = cache(self._facts_of)  # a folder can have many files
 
     def files_below(self, folder: Path) -> Iterator[LocalImage]:
-        """Yield the files below a folder, sorted; only the names of the folders on the way are in memory."""
-        for path, name, problem in self._walk(folder):
-            is_hidden = any(part.startswith(".") for part in name.split("/"))
-            yield from self._checked(folder, path, name, problem or (HIDDEN if is_hidden else self._result(path)))
+        """Yield the files below a folder, in the order of their paths."""
+        results = self._results(folder)
+        waiting = [(str(folder), "", self._entries(str(folder)))]
+        while waiting:
+            parent, prefix, entries = waiting[-1]
+            if (entry := next(entries, None)) is None:
+                waiting.pop()
+                continue
+            path, name = os.path.join(parent, entry.name), prefix + entry.name  # noqa: PTH118 (a text)
+            if entry.is_folder:
+                waiting.append((path, f"{name}/", self._entries(path)))
+                continue
+            is_hidden = name.startswith(".") or "/." in name
+            yield from self._checked(results, parent, path, name, entry.problem or (HIDDEN if is_hidden else ""))
 
     def matches(self, pattern: str) -> Iterator[LocalImage]:
         """Yield the files that match a pattern, sorted."""
-        base = fixed_part(Path(pattern))
-        for match in map(Path, sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207 (absolute patterns)
-            if match.is_file() and not is_clutter(match.name):
-                yield from self._checked(base, match, match.name, self._result(match))
+        results = self._results(fixed_part(Path(pattern)))
+        for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (absolute patterns)
+            parent, name = os.path.split(match)
+            if os.path.isfile(match) and not is_clutter(name):  # noqa: PTH113 (a text)
+                yield from self._checked(results, parent, match, name, "")
 
-    def _walk(self, folder: Path) -> Iterator[tuple[Path, str, str]]:
-        """Yield path, relative name and problem of all files and links below a folder, in the order of their paths."""
-        waiting = [self._listed(str(folder), "")]
-        while waiting:
-            entry = next(waiting[-1], None)
-            if entry is None:
-                waiting.pop()
-                continue
-            path, name, is_folder, problem = entry
-            if is_folder:
-                waiting.append(self._listed(path, f"{name}/"))
-            else:
-                yield Path(path), name, problem
-
-    def _listed(self, folder: str, prefix: str) -> Iterator[tuple[str, str, bool, str]]:
-        """Yield path, relative name, whether it is a folder, and the problem of what is in a folder, sorted."""
+    def _entries(self, folder: str) -> Iterator[_Entry]:
+        """Yield what is in a folder, sorted; only the names are in memory."""
         names: list[str] = []
-        others: dict[str, tuple[bool, str]] = {}  # few of them, while a folder can have a million files
+        others: dict[str, _Entry] = {}  # few of them, while a folder can have a million files
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if not is_clutter(entry.name):
                         names.append(entry.name)
-                        if (kind := _kind_of(entry)) != (False, ""):
-                            others[entry.name] = kind
+                        if entry.is_dir(follow_symlinks=False):
+                            others[entry.name] = _Entry(entry.name, True, "")
+                        elif problem := _problem_of(entry):
+                            others[entry.name] = _Entry(entry.name, False, problem)
         except OSError:
             self.unreadable.append(Path(folder))
             return
         names.sort()
         for name in names:
-            yield os.path.join(folder, name), f"{prefix}{name}", *others.get(name, (False, ""))  # noqa: PTH118 (a text)
+            yield others.get(name) or _Entry(name, False, "")
 
-    def _checked(self, base: Path, path: Path, name: str, problem: str) -> Iterator[LocalImage]:
-        """Yield a file with its problem, unless it is in the folder of results."""
-        results = [self._out]
-        if self._folder(base).is_relative_to(self._out):
-            results = [self._out / folder for folder in IMAGE_FOLDERS]
-        if not any(self._is_in(folder, path, follow=not problem) for folder in results):
-            yield LocalImage(path, name, problem or why_left_out(path))
+    def _results(self, base: Path) -> tuple[Path, ...]:
+        """Return the folders whose files are skipped in an input: `out` or, if the input is in it, those of images."""
+        if resolve_links(base).is_relative_to(self._out):
+            return tuple(self._out / folder for folder in IMAGE_FOLDERS)
+        return (self._out,)
 
-    def _is_in(self, folder: Path, path: Path, follow: bool) -> bool:
-        """Return whether a file, or what it links to, is in a folder; only possible images are followed."""
-        if self._folder(path.parent).is_relative_to(folder):
-            return True
-        return follow and path.is_symlink() and resolve_links(path).is_relative_to(folder)
+    def _checked(
+        self, results: tuple[Path, ...], parent: str, path: str, name: str, problem: str
+    ) -> Iterator[LocalImage]:
+        """Yield a file of the folder `parent` with its problem, unless it is in a folder of results."""
+        facts = self._facts(results, parent)
+        if facts.is_skipped or (not problem and os.path.islink(path) and _is_in(Path(path), results)):  # noqa: PTH114
+            return
+        if not problem and (facts.has_results or (facts.is_below_page and is_image_of_page(Path(path).absolute()))):
+            problem = RESULT
+        if not problem and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122 (a text)
+            problem = why_left_out(Path(name))
+        yield LocalImage(path, name, problem)
 
-    def _result(self, path: Path) -> str:
-        is_result = self._has_results(path.parent) or (
-            self._is_below_page(path.parent) and is_image_of_page(path.absolute())
-        )
-        return RESULT if is_result else ""
+    def _facts_of(self, results: tuple[Path, ...], folder: str) -> _Facts:
+        path = Path(folder)
+        return _Facts(_is_in(path, results), is_result_folder(path), is_below_page(path))
+
+
+def _is_in(path: Path, folders: Iterable[Path]) -> bool:
+    """Return whether a file or folder, or what it links to, is in one of these folders."""
+    real = resolve_links(path)
+    return any(map(real.is_relative_to, folders))
 
 
 def fixed_part(pattern: Path) -> Path:
@@ -115,12 +145,10 @@ def fixed_part(pattern: Path) -> Path:
     return Path(*takewhile(lambda part: glob.escape(part) == part, pattern.parts))
 
 
-def _kind_of(entry: os.DirEntry[str]) -> tuple[bool, str]:
-    """Return whether an entry is a folder to search, and why it is left out if it is neither that nor a file."""
-    if entry.is_dir(follow_symlinks=False):
-        return True, ""
+def _problem_of(entry: os.DirEntry[str]) -> str:
+    """Return why an entry that is no folder is left out; "" for a file, or a link to one."""
     if not entry.is_symlink():
-        return False, "" if entry.is_file() else SPECIAL
+        return "" if entry.is_file() else SPECIAL
     if os.path.isdir(entry.path):  # noqa: PTH112 (a text)
-        return False, LINK
-    return False, "" if os.path.isfile(entry.path) else SPECIAL  # noqa: PTH113 (a text)
+        return LINK
+    return "" if os.path.isfile(entry.path) else SPECIAL  # noqa: PTH113 (a text)

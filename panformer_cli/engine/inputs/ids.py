@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def _annotation_of(paths: Sequence[Path]) -> Path | None:
             known[folder] = annotation_of_images(folder) or (of_folder(parent) if parent != folder else None)
         return known[folder]
 
-    annotations = {of_folder(path.absolute().parent) for path in paths}
+    folders = set(map(os.path.dirname, map(str, paths)))  # a folder can have many files
+    annotations = {of_folder(Path(folder).absolute()) for folder in folders}
     return annotations.pop() if len(annotations) == 1 else None
 
 

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from posixpath import splitext
 
 from panformer_cli.engine.outputs.names import usable_name
+
+_USABLE = re.compile(r"(?:[\w -]+/)*[\w -]{1,50}\.\w+")
+"""Most names, which `usable_name` does not change; it takes longer than everything else for a million names."""
 
 
 def distinct_names(names: Iterable[str]) -> Iterator[str]:
     """Yield the names for the results, with a number where two would give the same result file."""
     taken: set[str] = set()
     last: Counter[str] = Counter()  # the last number of each repeated name: the numbers below it are taken
-    for name in map(usable_name, map(Path, names)):
+    for given in names:
+        name = given if _USABLE.fullmatch(given) else usable_name(Path(given)).as_posix()
         candidate, key = name, _result_key(name)
         if key in taken:
             number = max(last[key], 1)
             while _result_key(candidate) in taken:
                 number += 1
-                candidate = name.with_stem(f"{name.stem}_{number}")
+                candidate = Path(name).with_stem(f"{Path(name).stem}_{number}").as_posix()
             last[key] = number
         taken.add(_result_key(candidate))
-        yield candidate.as_posix()
+        yield candidate
 
 
-def _result_key(name: Path) -> str:
+def _result_key(name: str) -> str:
     """Return what two names share if their results would be the same file, also where capitals do not count."""
-    return name.with_suffix("").as_posix().lower()
+    return splitext(name)[0].lower()

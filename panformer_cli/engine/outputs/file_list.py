@@ -15,7 +15,7 @@ from pathlib import Path
 from panformer_cli.data.result_folders import FILES, output_folders
 from panformer_cli.engine.outputs.names import result_path
 from panformer_cli.errors import DataError
-from panformer_cli.storage.files import atomic_write
+from panformer_cli.storage.files import atomic_write, writing
 
 
 def is_listed(out: Path) -> bool:
@@ -39,6 +39,12 @@ def complete_list(out: Path, images: Iterable[Sequence[str]]) -> None:
     folders = output_folders(out)
     if folders is not None:
         write_list(out, folders, images)
+
+
+def add_file(out: Path, name: str) -> None:
+    """Add a file that belongs to no image to the list."""
+    with writing(out / FILES), (out / FILES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps([name]) + "\n")
 
 
 def discard_list(out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import Segment
@@ -17,7 +17,10 @@ JSON = "json"
 USUAL = ("overlay", "panoptic", JSON)
 """The outputs by default. `evaluate`, `visualize` and submissions need the last two."""
 
-SUFFIXES = (".jpg", ".png", ".json", ".geojson")
+GALLERY = "gallery"
+"""The folder of the gallery."""
+
+SUFFIXES = (".jpg", ".png", ".json", ".geojson", ".js")
 """Suffixes of result files."""
 
 _SEPARATOR = re.compile(r"[:\\]")
@@ -25,6 +28,8 @@ _RESULT_SUFFIX = re.compile(rf"\.({'|'.join(suffix[1:] for suffix in SUFFIXES)})
 _LIKE_A_SEGMENT = re.compile(r"\d+(-.*)?\.\w+")
 _FOLDER = re.compile(r"[\w-]+")
 _DOTS = re.compile(r"[. ]*")
+_LONGEST_STEM = 235
+"""Bytes of an image's name without suffix: a file name has at most 255, with the suffix and perhaps a number."""
 _LONGEST = 50
 """Characters of a category's name in a file name: up to four bytes each, and a file name has at most 255 bytes."""
 
@@ -34,7 +39,7 @@ def usable_name(name: Path) -> Path:
 
     `:` and `\\`, which separate drives and folders on some systems, become `_`. So does the dot of a folder, or of the
     rest of a file name without its suffix, where it looks like the suffix of a result: a result and a folder of results
-    must not have the same name.
+    must not have the same name. A very long name is cut.
 
     >>> usable_name(Path("a.jpg/b.png")).as_posix(), usable_name(Path("c:d.e.png")).as_posix()
     ('a_jpg/b.png', 'c_d.e.png')
@@ -47,6 +52,8 @@ def usable_name(name: Path) -> Path:
         stem = _RESULT_SUFFIX.sub(r"_\1", stem)
     if _DOTS.fullmatch(stem):
         stem = "_"
+    if len(encoded := stem.encode(errors="surrogateescape")) > _LONGEST_STEM:
+        stem = encoded[:_LONGEST_STEM].decode(errors="ignore")
     return Path(*(_RESULT_SUFFIX.sub(r"_\1", folder) for folder in folders), stem + suffix)
 
 
@@ -55,6 +62,11 @@ def segment_name(segment: Segment, categories: CategoryTable) -> str:
     name = unicodedata.normalize("NFC", categories.by_id(segment.category_id).name.lower())
     words = re.sub(r"[\W_]+", "-", name)[:_LONGEST].strip("-")
     return f"{segment.id}-{words}" if words else str(segment.id)
+
+
+def gallery_key(name: str) -> str:
+    """Return the name of an image's files in the gallery, from the name of its results."""
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def result_path(out: Path, name: str, where: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.engine.inputs.ids import ImageId
 from panformer_cli.engine.outputs import views
 from panformer_cli.engine.outputs.encoding import json_bytes, png_bytes
-from panformer_cli.engine.outputs.names import JSON, USUAL, result_path, segment_name
+from panformer_cli.engine.outputs.names import GALLERY, JSON, USUAL, gallery_key, result_path, segment_name
 from panformer_cli.errors import PanformerError
+from panformer_cli.pages.gallery.images import file_paths, image_files
+from panformer_cli.pages.gallery.layers import ShownMap
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, encoded_image
 
 
@@ -43,6 +45,20 @@ class SegmentedImage:
     inference: Mapping[str, Any] = field(default_factory=dict)
 
 
+class ResultFile(NamedTuple):
+    """A file of the results of an image.
+
+    Attributes:
+        name: Its path in `OUT`, with `/`.
+        content: Its content.
+        waits_for_disk: Whether it is flushed to disk before the image counts as finished, as in `files.atomic_write`.
+    """
+
+    name: str
+    content: bytes
+    waits_for_disk: bool = True
+
+
 @dataclass(frozen=True)
 class ImageOutput:
     """An output with one file for each image, `OUT/<folder>/<name><suffix>`.
@@ -59,14 +75,14 @@ class ImageOutput:
     suffix: str
     encode: Callable[[SegmentedImage], bytes]
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
-        """Yield the paths of an image's files, relative to `OUT`, and their contents.
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """Yield the files of an image.
 
         Args:
             segmented: The image.
             name: Name of its results, a relative path with any suffix.
         """
-        yield self.path(name), self.encode(segmented)
+        yield ResultFile(self.path(name), self.encode(segmented))
 
     def path(self, name: str) -> str:
         """Return the path of an image's file, relative to `OUT`."""
@@ -95,11 +111,12 @@ class SegmentOutput:
     suffix: str
     encode: Callable[[SegmentedImage, Segment], bytes]
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
-        """As `ImageOutput.files`."""
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """As `ImageOutput.files`. They are small and many, so flushing each one would take longer than writing it."""
         for segment in segmented.panoptic.segments:
             part = segment_name(segment, segmented.categories)
-            yield f"{self.path(name)}/{part}{self.suffix}", self.encode(segmented, segment)
+            path = f"{self.path(name)}/{part}{self.suffix}"
+            yield ResultFile(path, self.encode(segmented, segment), waits_for_disk=False)
 
     def path(self, name: str) -> str:
         """Return the path of the folder with an image's files, relative to `OUT`."""
@@ -115,7 +132,28 @@ class SegmentOutput:
             yield folder
 
 
-Output = ImageOutput | SegmentOutput
+@dataclass(frozen=True)
+class GalleryOutput:
+    """What the gallery needs of each image, in `OUT/gallery/images`; `gallery.write_page` adds the page at the end."""
+
+    name: str = "gallery"
+    folder: str = GALLERY
+
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """As `ImageOutput.files`."""
+        shown = ShownMap.of("Prediction", segmented.panoptic, segmented.categories)
+        for path, content in image_files(gallery_key(name), segmented.image, [shown]):
+            yield ResultFile(f"{self.folder}/{path}", content, waits_for_disk=False)
+
+    def in_the_way(self, out: Path, name: str) -> Iterator[Path]:
+        """As `ImageOutput.in_the_way`."""
+        for path in file_paths(gallery_key(name)):
+            found = result_path(out, f"{self.folder}/{path}", "the list of images")
+            if found.is_symlink() or found.exists():
+                yield found
+
+
+Output = ImageOutput | SegmentOutput | GalleryOutput
 
 
 def _overlay(segmented: SegmentedImage) -> bytes:
@@ -151,7 +189,7 @@ def _cutout(segmented: SegmentedImage, segment: Segment) -> bytes:
     return png_bytes(views.cut_out(segmented.image, segmented.panoptic, segment))
 
 
-OUTPUTS: tuple[Output, ...] = (
+OUTPUTS: tuple[ImageOutput | SegmentOutput, ...] = (
     ImageOutput("overlay", "overlays", ".jpg", _overlay),
     ImageOutput("panoptic", "panoptic", ".png", _panoptic),
     ImageOutput("segments", "segments", ".json", _segments),
@@ -161,7 +199,7 @@ OUTPUTS: tuple[Output, ...] = (
     SegmentOutput("cutouts", "cutouts", ".png", _cutout),
     ImageOutput("polygons", "polygons", ".geojson", _polygons),
 )
-"""All outputs with files for each image."""
+"""All outputs of `--save` with files for each image."""
 
 NAMES = (*USUAL, *(output.name for output in OUTPUTS if output.name not in USUAL))
 """The names that `--save` accepts."""
@@ -180,8 +218,8 @@ class Saving:
     json: bool
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Saving:
-        """Return the outputs with these names.
+    def of(cls, names: Iterable[str], has_gallery: bool = False) -> Saving:
+        """Return the outputs with these names and, if `has_gallery`, the gallery.
 
         Raises:
             PanformerError: A name is unknown, or there is none.
@@ -191,10 +229,12 @@ class Saving:
             if name not in NAMES:
                 close = get_close_matches(name, NAMES, n=1)
                 guess = f"did you mean {close[0]}? " if close else ""
+                guess = "the gallery is --gallery; " if name == GalleryOutput.name else guess
                 raise PanformerError(f"--save has no output {name!r}; {guess}expected some of {', '.join(NAMES)}")
         if not chosen:
             raise PanformerError(f"--save names no output; expected some of {', '.join(NAMES)}")
-        return cls(tuple(output for output in OUTPUTS if output.name in chosen), JSON in chosen)
+        files = tuple(output for output in OUTPUTS if output.name in chosen)
+        return cls((*files, GalleryOutput()) if has_gallery else files, JSON in chosen)
 
     @property
     def is_usual(self) -> bool:

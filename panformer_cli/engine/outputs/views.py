@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.coco.panoptic_png import id_runs
 from panformer_cli.data.coco.panoptic_writer import segment_row
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap, Segment
 from panformer_cli.errors import DataError
-from panformer_cli.metrics.detection import encode_mask
 from panformer_cli.prepare.annotation_tools.shapes import Mask
 from panformer_cli.prepare.export.outlines import Part, trace
 
@@ -107,6 +107,27 @@ def polygons(panoptic: PanopticMap, segment: Segment) -> list[Part]:
     return [Part(part.outer + offset, tuple(hole + offset for hole in part.holes)) for part in parts]
 
 
+def run_lengths(panoptic: PanopticMap, segment: Segment) -> dict[str, Any]:
+    """Return COCO's compressed run lengths of a segment's mask, `{"size": [H, W], "counts": text}`.
+
+    They are those of `pycocotools.mask.encode`, but the time depends on the segment's box and not on the image.
+    """
+    height, width = map(int, panoptic.ids.shape)
+    rows, columns = box_slices(segment)
+    by_column = np.pad(boxed_mask(panoptic, segment).T.astype(np.int8), ((0, 0), (1, 1)))
+    changes = np.diff(by_column, axis=1)  # (w, h + 1): 1 where a run starts, -1 after its end
+    starts, ends = (
+        (x + columns.start) * height + y + rows.start for x, y in (np.nonzero(changes == 1), np.nonzero(changes == -1))
+    )
+    continues = np.flatnonzero(ends[:-1] == starts[1:])  # from the bottom of a column to the top of the next one
+    bounds = np.stack([np.delete(starts, continues + 1), np.delete(ends, continues)], axis=1)
+    counts = np.diff(bounds.ravel(), prepend=0, append=height * width)
+    if counts[-1] == 0:  # the last pixel is inside
+        counts = counts[:-1]
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+
+
 def image_record(
     image_id: int | str, file_name: str, panoptic: PanopticMap, categories: CategoryTable
 ) -> dict[str, Any]:
@@ -123,11 +144,10 @@ def image_record(
         categories: The category table.
     """
     height, width = panoptic.ids.shape
-    by_column = np.asfortranarray(panoptic.ids)  # the order of the run lengths; transposed once instead of per mask
     return {
         "image": {"id": image_id, "file_name": file_name, "height": height, "width": width},
         "segments": [
-            {**segment_row(segment, categories), "segmentation": encode_mask(by_column == segment.id)}
+            {**segment_row(segment, categories), "segmentation": run_lengths(panoptic, segment)}
             for segment in panoptic.segments
         ],
     }

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from panformer_cli.engine.trackers.tracker import OpenTracker
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""All trackers."""
+
+
 def check_installed(names: Sequence[str]) -> None:
     """Raise PanformerError if a tracker's package is not installed."""
     for name in names:

@@ -1,24 +1,18 @@
-"""Images of the report: their scores, and close-ups with the segment of every pixel."""
+"""Images of the report: their scores, and what their segments match."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, isfinite
+from math import fsum
 from typing import Any
 
 import numpy as np
 
 from panformer_cli.data.categories import CategoryTable
-from panformer_cli.data.coco.panoptic_png import id_runs
-from panformer_cli.data.structures import IdMap, Segment
 from panformer_cli.metrics.image_overlap import ImageOverlap
 from panformer_cli.metrics.matching import Matching
 from panformer_cli.pages.base import format_number
-from panformer_cli.visualization.drawing import segment_colors
-
-LARGEST_SIDE = 1024
-"""Maximum length of the longer side of a close-up, pixels; larger images are scaled down."""
+from panformer_cli.pages.gallery.layers import segment_rows
 
 
 @dataclass(frozen=True)
@@ -56,68 +50,16 @@ class ImageScore:
         return f"PQ {format_number(self.pq)}, TP {self.matched}, FP {self.false_positives}, FN {self.missed}"
 
 
-@dataclass(frozen=True)
-class Side:
-    """Ground truth or prediction of an image.
-
-    Attributes:
-        runs: The map, encoded by `map_runs`.
-        segments: The segments, from `describe_segments`.
-    """
-
-    runs: list[int]
-    segments: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class ImageLayers:
-    """An image with a close-up.
-
-    Attributes:
-        score: Results of the image.
-        photo: Path of the image file relative to the page; "" for none.
-        size: Height and width of the maps, pixels.
-        truth: Ground truth.
-        prediction: Prediction.
-    """
-
-    score: ImageScore
-    photo: str
-    size: tuple[int, int]
-    truth: Side
-    prediction: Side
-
-
-def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of a close-up: those of the image, scaled down if a side exceeds `LARGEST_SIDE`."""
-    shrink = min(1.0, LARGEST_SIDE / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
-
-
-def map_runs(ids: IdMap, segments: Sequence[Segment], size: tuple[int, int]) -> list[int]:
-    """Return the map at (height, width) `size` as `[index, length, index, length, ...]` in reading order.
-
-    Index 0 is void and every id that no segment has; index i is `segments[i - 1]`.
-    """
-    rows, columns = (
-        (np.arange(shown) * full + full // 2) // shown for full, shown in zip(ids.shape, size, strict=True)
-    )
-    indices = {segment.id: index for index, segment in enumerate(segments, start=1)}
-    values, lengths = id_runs(ids[np.ix_(rows, columns)])
-    pairs = zip(values.tolist(), lengths.tolist(), strict=True)
-    return [number for value, length in pairs for number in (indices.get(value, 0), length)]
-
-
 def describe_segments(
     record: ImageOverlap, matching: Matching, categories: CategoryTable
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return name, color, area, score, state and match of every segment of the ground truth and of the prediction.
+    """Return `segment_rows` of the ground truth and of the prediction with `state`, and `match` and `iou` of matches.
 
-    `state` is matched, missed, false positive, ignored or crowd. `match` is the index of the matched segment (1 or
-    more), or 0. A matched prediction has the color of its ground truth segment.
+    `state` is matched, missed, false positive, ignored or crowd. `match` is the index of the matched segment, 1 or
+    more. A matched prediction has the color of its ground truth segment.
     """
-    truth = _side(record.truth, categories)
-    prediction = _side(record.predictions, categories)
+    truth = segment_rows(record.truth, categories)
+    prediction = segment_rows(record.predictions, categories)
     for segment, row in zip(record.truth, truth, strict=True):
         row["state"] = "crowd" if segment.is_crowd else "missed"
     for column, row in enumerate(prediction):
@@ -140,17 +82,3 @@ def _image_pq(matching: Matching) -> float | None:
     iou = np.bincount(matched, matching.iou, minlength=len(segments))
     counting = segments > 0
     return 100 * float(np.mean(iou[counting] / segments[counting])) if counting.any() else None
-
-
-def _side(segments: Sequence[Segment], categories: CategoryTable) -> list[dict[str, Any]]:
-    colors = segment_colors(segments, categories)[1:].tolist()
-    return [
-        {
-            "name": categories.by_id(segment.category_id).name,
-            "color": color,
-            "area": segment.area,
-            "score": segment.score if isfinite(segment.score or 0) else None,
-            "match": 0,
-        }
-        for segment, color in zip(segments, colors, strict=True)
-    ]

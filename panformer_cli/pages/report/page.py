@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-from panformer_cli.pages.base import Bar, Cell, Label, Table, write_page
-from panformer_cli.pages.report.images import ImageLayers, ImageScore
+from panformer_cli.pages.base import Cell, Label, Table, write_page
+from panformer_cli.pages.gallery.images import GalleryImage
+from panformer_cli.pages.gallery.page import ImageData
+from panformer_cli.pages.report.images import ImageScore
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Section:
         name: One word for the navigation bar, unique on the page.
         heading: Heading of the section.
         text: Paragraph below the heading; "" for none.
-        bars: Name, bar and tooltip.
-        diagrams: Caption and bins of each reliability diagram.
+        diagrams: Caption and bins of each reliability diagram, and a table of their values that is closed at first.
         tables: Tables at the end of the section.
+        is_wide: Whether the section needs the whole width of the page.
     """
 
     name: str
     heading: str
     text: str = ""
-    bars: Sequence[tuple[str, Bar, str]] = ()
-    diagrams: Sequence[tuple[str, Sequence[CalibrationBin]]] = ()
+    diagrams: Sequence[tuple[str, Sequence[CalibrationBin], Table]] = ()
     tables: Sequence[Table] = ()
+    is_wide: bool = False
 
     @property
     def anchor(self) -> str:
@@ -59,8 +59,9 @@ class ReportPage:
         sections: The other metrics.
         scores: Results of every image.
         thumbnails: Path of each image's thumbnail relative to the page, in the order of `scores`; "" for none.
-        worst: Images with a close-up, the worst first.
-        best: Images with a close-up, the best first.
+        worst: Position in `scores` and close-up of the worst images, the worst first.
+        best: The same of the best images, the best first.
+        links: Text of links to other pages, and their paths relative to this one.
     """
 
     title: str
@@ -69,8 +70,9 @@ class ReportPage:
     sections: Sequence[Section]
     scores: Sequence[ImageScore]
     thumbnails: Sequence[str]
-    worst: Sequence[ImageLayers] = ()
-    best: Sequence[ImageLayers] = ()
+    worst: Sequence[tuple[int, GalleryImage]] = ()
+    best: Sequence[tuple[int, GalleryImage]] = ()
+    links: Sequence[tuple[str, str]] = ()
 
 
 def write_report_page(path: Path, page: ReportPage) -> None:
@@ -82,26 +84,15 @@ def write_report_page(path: Path, page: ReportPage) -> None:
     close_ups = [*page.worst, *page.best]
     content = {
         "page": page,
-        "all_images": _all_images(page, close_ups),
-        "layers": [_layers(image) for image in close_ups],
+        "all_images": _all_images(page, [number for number, _ in close_ups]),
+        "data": ImageData([image for _, image in close_ups]),
+        "hidden_layers": (),
     }
     write_page(path, "report.html", page.title, page.facts, **content)
 
 
-def _layers(image: ImageLayers) -> dict[str, Any]:
-    """Return the data of an image for `viewer.js`."""
-    return {
-        "name": image.score.file_name,
-        "photo": quote(image.photo),
-        "size": image.size,
-        "summary": image.score.summary,
-        "truth": vars(image.truth),
-        "prediction": vars(image.prediction),
-    }
-
-
-def _all_images(page: ReportPage, close_ups: Sequence[ImageLayers]) -> Table:
-    positions = {image.score.number: position for position, image in enumerate(close_ups)}
+def _all_images(page: ReportPage, close_ups: Sequence[int]) -> Table:
+    positions = {number: position for position, number in enumerate(close_ups)}
     rows: list[list[Cell]] = [
         [
             Label(score.file_name, thumbnail=thumbnail, close_up=positions.get(score.number)),

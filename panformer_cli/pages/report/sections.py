@@ -8,7 +8,7 @@ from typing import Any
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.metrics.bootstrap import GROUPS
 from panformer_cli.metrics.quality import shown
-from panformer_cli.pages.base import Bar, Cell, Table, format_number
+from panformer_cli.pages.base import Bar, Cell, Table, end_of_path, format_number
 from panformer_cli.pages.report.json_tables import tables_of, title_of
 from panformer_cli.pages.report.page import CalibrationBin, Section
 from panformer_cli.wording import interval_text
@@ -16,16 +16,33 @@ from panformer_cli.wording import interval_text
 MAX_CONFUSIONS = 40
 """Number of class pairs per table, the most frequent first; analysis.json has all of them."""
 
-_SHOWN_ELSEWHERE = {"categories", "panoptic", "intervals", "analysis"}
+_NOT_TABLES = {"categories", "panoptic", "intervals", "analysis", "settings"}
+"""Metrics that are shown elsewhere, and the settings, from which an interrupted evaluation resumes."""
+_PATHS = {"checkpoint", "annotation", "predictions"}
+_FOLDERS = {"photos", "truth_pngs", "predicted_pngs"}
+_ORDER = ("causes", "sizes", "confusion", "per_class", "worst_images", "calibration")
+"""Order of the sections; two that are not wide stand side by side."""
+_COUNTS = ("tp", "fp", "fn")
 _LABELS = {"pq": "PQ", "sq": "SQ", "rq": "RQ", "bbox": "Box AP", "segm": "Mask AP"}
 
 Json = Mapping[str, Any]
 
 
 def facts(metrics: Json) -> list[tuple[str, str]]:
-    """Return name and value of the plain values of metrics.json, such as checkpoint and number of images."""
-    plain = {key: value for key, value in metrics.items() if isinstance(value, (str, int, float))}
-    return [(title_of(key), f"{value:,}" if isinstance(value, int) else str(value)) for key, value in plain.items()]
+    """Return name and value of the plain values of metrics.json, such as checkpoint and number of images.
+
+    Of the paths, only the ends of those that say what was evaluated are returned.
+    """
+    plain = {
+        key: value for key, value in metrics.items() if isinstance(value, (str, int, float)) and key not in _FOLDERS
+    }
+    return [(title_of(key), _fact(key, value)) for key, value in plain.items()]
+
+
+def _fact(key: str, value: str | float) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return end_of_path(str(value)) if key in _PATHS else str(value)
 
 
 def headlines(metrics: Json) -> list[tuple[str, str, str]]:
@@ -50,11 +67,15 @@ def sections(metrics: Json, analysis: Json, categories: CategoryTable) -> list[S
     parts = analysis_sections(analysis, categories)
     panoptic = metrics.get("panoptic", {})
     if panoptic.get("per_class"):
-        parts.insert(min(1, len(parts)), _classes(list(panoptic["per_class"].values())))
+        parts.insert(min(2, len(parts)), _classes(list(panoptic["per_class"].values())))
     return [
         *parts,
         Section(
-            "Metrics", "All metrics", "Values are percentages unless stated otherwise.", tables=_all_metrics(metrics)
+            "Metrics",
+            "All metrics",
+            "Values are percentages unless stated otherwise.",
+            tables=_all_metrics(metrics),
+            is_wide=True,
         ),
     ]
 
@@ -70,9 +91,10 @@ def analysis_sections(analysis: Json, categories: CategoryTable) -> list[Section
         "calibration": _calibration,
         "worst_images": _worst_images,
     }
+    keys = sorted(analysis, key=lambda key: _ORDER.index(key) if key in _ORDER else len(_ORDER))
     return [
-        makers[key](content) if key in makers else _plain(key, content)
-        for key, content in analysis.items()
+        makers[key](analysis[key]) if key in makers else _plain(key, analysis[key])
+        for key in keys
         if key != "cause_gains" or "causes" not in analysis
     ]
 
@@ -84,7 +106,7 @@ def _all_metrics(metrics: Json) -> list[Table]:
     tables += tables_of("PQ by size", {size: shown(groups["all"]) for size, groups in sizes.items()})
     for key, value in metrics.items():
         is_empty = key == "disagreements" and not value["images"]
-        if key not in _SHOWN_ELSEWHERE and not is_empty and not isinstance(value, (str, int, float)):
+        if key not in _NOT_TABLES and not is_empty and not isinstance(value, (str, int, float)):
             tables += tables_of(_LABELS.get(key, title_of(key)), _shown(value))
     return tables
 
@@ -117,7 +139,6 @@ def _interval(intervals: Json, panoptic: Json, group: str, key: str) -> str:
 def _classes(rows: Sequence[Json]) -> Section:
     ordered = sorted(rows, key=lambda row: -row["pq"])
     bars = [Bar(float(row["pq"]), 100, "things" if row["is_thing"] else "stuff") for row in ordered]
-    details = [f"TP {row['tp']}, FP {row['fp']}, FN {row['fn']}" for row in ordered]
     cells: list[list[Cell]] = [
         [
             str(row["name"]),
@@ -133,46 +154,51 @@ def _classes(rows: Sequence[Json]) -> Section:
         "Classes",
         "PQ by class",
         "Things are blue, stuff is green.",
-        bars=[(str(row["name"]), bar, detail) for row, bar, detail in zip(ordered, bars, details, strict=True)],
         tables=[Table("Classes", ["Class", "Type", "PQ", "SQ", "RQ", "TP", "FP", "FN"], cells)],
     )
 
 
 def _causes(causes: Mapping[str, Mapping[str, float]], gains: Mapping[str, float]) -> Section:
     lost = {name: points for name, points in causes["all"].items() if name != "total"}
+    most = max(lost.values(), default=0.0)
     rows: list[list[Cell]] = [
-        [title_of(name), *(causes[group][name] for group in causes), gains.get(name)] for name in lost
+        [
+            title_of(name),
+            Bar(points, most),
+            *(causes[group][name] for group in causes if group != "all"),
+            gains.get(name),
+        ]
+        for name, points in lost.items()
     ]
-    headers = ["Cause", *(title_of(group) for group in causes), "Potential gain"]
+    headers = ["Cause", "All", *(title_of(group) for group in causes if group != "all"), "Potential gain"]
     return Section(
         "Causes",
         "Lost PQ by cause",
         f"{causes['all']['total']:.1f} of 100 points of PQ were lost. Every lost point has exactly one cause, so the "
         "causes add up to the total. The potential gain is the increase in PQ if every error with this cause were "
         "fixed; it differs from the lost points because fixing one cause changes the weight of the others.",
-        bars=_bars({title_of(name): (points, "") for name, points in lost.items()}),
         tables=[Table("Lost points by cause", headers, rows)],
     )
 
 
 def _sizes(sizes: Mapping[str, Mapping[str, float]]) -> Section:
-    bars = {
-        title_of(size): (float(row["total"]), f"TP {row['tp']}, FP {row['fp']}, FN {row['fn']}")
-        for size, row in sizes.items()
-    }
+    """Return a table with a column for each size; the numbers of segments are in its note."""
+    causes = [key for key in next(iter(sizes.values()), {}) if key not in _COUNTS]
+    most = max((float(row["total"]) for row in sizes.values()), default=0.0)
+    rows: list[list[Cell]] = [
+        [
+            title_of(key),
+            *(Bar(float(row[key]), most) if key == "total" else row[key] for row in sizes.values()),
+        ]
+        for key in causes
+    ]
+    counts = (f"{title_of(size)}: TP {row['tp']}, FP {row['fp']}, FN {row['fn']}." for size, row in sizes.items())
     return Section(
         "Sizes",
         "Lost PQ by size",
         "Points of PQ lost on small (below 32 x 32 pixels), medium (below 96 x 96 pixels) and large segments.",
-        bars=_bars(bars),
-        tables=list(tables_of("Lost points by size", sizes)),
+        tables=[Table("Lost points by size", ["Cause", *map(title_of, sizes)], rows, " ".join(counts))],
     )
-
-
-def _bars(values: Mapping[str, tuple[float, str]]) -> list[tuple[str, Bar, str]]:
-    """Return bars with tooltips; the largest value has the full length."""
-    most = max((value for value, _ in values.values()), default=0.0)
-    return [(name, Bar(value, most), detail) for name, (value, detail) in values.items()]
 
 
 def _potential_gains(rows: Sequence[Json]) -> Section:
@@ -196,6 +222,7 @@ def _potential_gains(rows: Sequence[Json]) -> Section:
         "The increase in mean PQ if the most costly cause of a class were fixed. The other columns are the points of "
         "PQ that the class lost to each cause.",
         tables=[Table("Potential gain", headers, cells)],
+        is_wide=True,
     )
 
 
@@ -218,19 +245,19 @@ def _confusion(confusion: Mapping[str, Sequence[Sequence[Any]]], categories: Cat
 
 
 def _calibration(calibration: Mapping[str, Json]) -> Section:
-    diagrams, tables = [], []
+    diagrams = []
     for group, content in calibration.items():
         rows = [row for row in content["bins"] if row["n"]]
         if not rows:
             continue
         caption = f"{title_of(group)}: {content['n']:,} segments, expected calibration error {content['ece']:.3f}"
-        diagrams.append((caption, [CalibrationBin(row["score"], row["matched"], row["n"]) for row in rows]))
         cells: list[list[Cell]] = [
             [f"{row['from']:.1f} to {row['to']:.1f}", row["n"], row["score"], row["matched"], row["iou"]]
             for row in rows
         ]
         headers = ["Score", "Segments", "Mean score", "Matched", "IoU of matches"]
-        tables.append(Table(f"Scores of {group}", headers, cells))
+        bins = [CalibrationBin(row["score"], row["matched"], row["n"]) for row in rows]
+        diagrams.append((caption, bins, Table(f"Scores of {group}", headers, cells)))
     text = (
         "The fraction of predicted segments that match, by score. Scores are too low above the dashed line, and too "
         "high below it."
@@ -240,7 +267,7 @@ def _calibration(calibration: Mapping[str, Json]) -> Section:
         "Score calibration",
         text if diagrams else "The predictions have no scores.",
         diagrams=diagrams,
-        tables=tables,
+        is_wide=True,
     )
 
 
@@ -251,7 +278,8 @@ def _worst_images(images: Sequence[Json]) -> Section:
         "Worst images",
         "The images with the largest loss, by cause. A matched pair loses 1 - IoU, a false positive or missed segment "
         "loses 0.5.",
-        tables=list(tables_of("Worst images", rows)),
+        tables=list(tables_of("Worst images", rows)) or [Table("Worst images", ["File name", "PQ", "Lost"], [])],
+        is_wide=True,
     )
 
 

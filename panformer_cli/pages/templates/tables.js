@@ -28,6 +28,7 @@ function sortBy(header) {
   const descending = before ? before === "ascending" : isNumber;
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  if (body.querySelector(".none")) return; // an empty table
   const rows = [...body.rows].map(row => ({ row, value: sortValue(row, header.cellIndex) }));
   rows.sort(comparing(descending ? -1 : 1));
   body.append(...rows.map(({ row }) => row));

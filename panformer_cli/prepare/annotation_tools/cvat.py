@@ -226,7 +226,11 @@ def open_cvat(
 
 
 def open_cvat_export(
-    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+    root: Path,
+    classes: Path | None = None,
+    stuff: Sequence[str] = (),
+    overlap: OverlapRule = "last",
+    encoding: str | None = None,
 ) -> Cvat | CvatMasks:
     """Return the source in the folder `root`: masks if it has their colors but no XML. See `open_cvat`."""
     require_folder(root)

@@ -174,7 +174,11 @@ class Labelme:
 
 
 def open_labelme(
-    root: Path, classes: Path | None, stuff: Sequence[str], overlap: OverlapRule, encoding: str | None = None
+    root: Path,
+    classes: Path | None = None,
+    stuff: Sequence[str] = (),
+    overlap: OverlapRule = "last",
+    encoding: str | None = None,
 ) -> Labelme:
     """Return the source in the folder `root`.
 

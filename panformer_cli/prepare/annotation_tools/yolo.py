@@ -173,9 +173,9 @@ class Yolo:
 
 def open_yolo(
     root: Path,
-    classes: Path | None,
-    stuff: Sequence[str],
-    overlap: OverlapRule,
+    classes: Path | None = None,
+    stuff: Sequence[str] = (),
+    overlap: OverlapRule = "last",
     accepts_oriented_boxes: bool = False,
     encoding: str | None = None,
 ) -> Yolo:

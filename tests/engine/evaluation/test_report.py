@@ -24,6 +24,7 @@ from panformer_cli.metrics.quality import PanopticQuality
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import BALL, BOX, SKY, write_coco
 from tests.pages.html import Html
+from tests.pages.layer_files import decoded, sides_of
 
 
 class Evaluated:
@@ -81,7 +82,7 @@ def evaluated(tmp_path: Path) -> Evaluated:
 
 def page_of(path: Path) -> tuple[Html, list[dict[str, Any]]]:
     page = Html.of_file(path)
-    return page, json.loads(page.raw["application/json"])
+    return page, json.loads(page.raw["application/json"])["images"]
 
 
 def test_the_page_and_its_images(evaluated: Evaluated, tmp_path: Path) -> None:
@@ -89,17 +90,18 @@ def test_the_page_and_its_images(evaluated: Evaluated, tmp_path: Path) -> None:
     assert path == tmp_path / "out" / "index.html"
     page, images = page_of(path)
     pictures = {image["src"] for image in page.all("img") if image.get("src")}
+    pictures |= {image[kind] for image in images for kind in ("small", "large")}
     written = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.jpg")}
-    assert pictures == written and len(written) == 6
-    small = cv2.imread(str(tmp_path / "out" / "images" / "small" / "000001.jpg"))
+    assert pictures == written and len(written) == 9
+    small = cv2.imread(str(tmp_path / "out" / "images" / "rows" / "000001.jpg"))
     assert small is not None and small.shape == (85, THUMBNAIL_WIDTH, 3) and abs(int(small.mean()) - 30) <= 2
     large = cv2.imread(str(tmp_path / "out" / "images" / "large" / "000002.jpg"))
     assert large is not None and large.shape == (40, 60, 3)
     # Image 2 loses the box and a quarter of the sky, image 1 a box and a ball; image 0 nothing.
     assert [image["name"] for image in images] == ["1.png", "2.png", "0.png"]
-    assert "PQ 100.0, TP 2, FP 0, FN 0" in page.text
+    assert images[2]["detail"] == "PQ 100.0, TP 2, FP 0, FN 0"
     headings = [name for name, attributes in page.elements if name == "h2"]
-    assert len(headings) == 10 and "1.5 to 99.5" in page.text
+    assert len(headings) == 11 and "1.5 to 99.5" in page.text
     for heading in ("Lost PQ by cause", "Potential gain by class", "Confused classes", "Score calibration"):
         assert heading in page.text
 
@@ -108,26 +110,23 @@ def test_layers_have_the_maps_that_were_evaluated(evaluated: Evaluated, tmp_path
     _, images = page_of(evaluated.write(tmp_path / "out"))
     image = images[0]
     assert image["size"] == [40, 60]
-    decoded = {
-        side: np.repeat(image[side]["runs"][::2], image[side]["runs"][1::2]).reshape(40, 60)
-        for side in ("truth", "prediction")
-    }
-    truth = [
-        (row["name"], row["state"], int((decoded["truth"] == i + 1).sum()))
-        for i, row in enumerate(image["truth"]["segments"])
+    truth, prediction = sides_of(tmp_path / "out" / image["layers"])
+    maps = [decoded(side["map"], (40, 60)) for side in (truth, prediction)]
+    states = [
+        (row["name"], row["state"], int((maps[0] == index).sum())) for index, row in enumerate(truth["segments"], 1)
     ]
     box = 10 * 21
-    assert sorted(truth) == [("ball", "crowd", 50), ("box", "missed", box), ("sky", "matched", 1200 - box)]
-    found = [(row["name"], row["state"], row["score"]) for row in image["prediction"]["segments"]]
+    assert sorted(states) == [("ball", "crowd", 50), ("box", "missed", box), ("sky", "matched", 1200 - box)]
+    found = [(row["name"], row["state"], row["score"]) for row in prediction["segments"]]
     assert sorted(found) == [("ball", "false positive", 0.5), ("sky", "matched", 0.25)]
-    assert (decoded["prediction"] > 0).sum() == 1200
+    assert (maps[1] > 0).sum() == 1200
 
 
 def test_the_number_of_close_ups(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("panformer_cli.engine.evaluation.report.CLOSE_UPS", 1)
     page, images = page_of(evaluated.write(tmp_path / "one"))
     assert [image["name"] for image in images] == ["1.png", "0.png"]
-    assert page.text.count("2.png") == 2  # in the list, and in the table of the worst
+    assert page.text.count("2.png") == 2  # in the table of all images, and in that of the worst
 
 
 def test_without_photos_the_page_shows_maps_and_without_maps_only_the_list(
@@ -136,7 +135,11 @@ def test_without_photos_the_page_shows_maps_and_without_maps_only_the_list(
     everything = dict(evaluated.files)
     evaluated.files = {key: replace(files, photo=None) for key, files in everything.items()}
     page, images = page_of(evaluated.write(tmp_path / "maps"))
-    assert [image["photo"] for image in images] == [""] * 3 and not [i for i in page.all("img") if "src" in i]
+    assert (
+        not [image for image in images if "large" in image]
+        and len(images) == 3
+        and not [i for i in page.all("img") if "src" in i]
+    )
     evaluated.files = {key: replace(files, prediction=None) for key, files in everything.items()}
     page, images = page_of(evaluated.write(tmp_path / "list"))
     assert images == [] and len(page.all("img")) == 3

@@ -11,20 +11,13 @@ from panformer_cli.pages.report.images import ImageScore
 from panformer_cli.pages.report.page import ReportPage, write_report_page
 from tests.browser import Browser
 from tests.engine.evaluation.test_report import Evaluated
+from tests.pages.gallery_actions import cards, click_at, color_at, low_contrast, open_card, point_at, wait_for
 
 pytestmark = pytest.mark.slow  # a browser takes seconds to start
 
 ALL_IMAGES = "document.querySelector('#part-all-images table')"
-PAINTED = """(name => {
-  const canvas = document.querySelector('[data-part="' + name + '"]');
-  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-  const colors = {};
-  for (let i = 0; i < data.length; i += 4) {
-    const color = data.slice(i, i + 4).join(' ');
-    colors[color] = (colors[color] || 0) + 1;
-  }
-  return colors;
-})"""
+MISSED, FALSE, DIFFERS = [45, 125, 255, 255], [255, 92, 20, 255], [255, 214, 0, 255]
+"""Colors of errors."""
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +42,11 @@ def names(browser: Browser) -> list[str]:
     return found
 
 
-def visible(browser: Browser, part: str) -> bool:
-    return bool(browser.run(f"document.querySelector('[data-part={part}]').getClientRects().length > 0"))
-
-
-def point_at(browser: Browser, column: float, row: float) -> str:
-    """Move the mouse to a pixel of the image, and return the tooltip."""
-    left, top, width, height = browser.run(
-        "(stage => (stage.scrollIntoView({block: 'center'}), stage = stage.getBoundingClientRect(), "
-        "[stage.x, stage.y, stage.width, stage.height]))(document.querySelector('.stage'))"
-    )
-    browser.point(left + (column + 0.5) / 60 * width, top + (row + 0.5) / 40 * height)
-    text: str = browser.run("document.getElementById('tip').innerText")
-    return text
-
-
 def test_images_load_from_disk(browser: Browser) -> None:
-    loaded = browser.run(
-        "(async () => { const all = [...document.images].filter(image => image.getAttribute('src'));"
-        "for (const image of all) { image.loading = 'eager'; await image.decode(); }"
-        "return all.map(image => image.naturalWidth > 0); })()"
-    )
-    assert len(loaded) == 7 and all(loaded)
+    assert cards(browser) == ["1.png", "2.png", "0.png"]
+    browser.run("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+    browser.run("document.getElementById('part-images').scrollIntoView()")
+    wait_for(browser, "document.images.length === 6 && [...document.images].every(image => image.naturalWidth > 0)")
 
 
 def test_a_click_on_a_heading_sorts(browser: Browser) -> None:
@@ -126,73 +102,94 @@ def test_a_long_list_shows_its_first_rows(started: Browser, long_page: Path) -> 
 
 
 def test_layers_toggle_by_key_and_by_click(browser: Browser) -> None:
-    parts = ("photo", "truth", "prediction", "errors")
-    assert [visible(browser, part) for part in parts] == [True, False, False, True]
+    open_card(browser, 0)
+    shown = "view.panes.map(pane => pane.figure.checkVisibility())"
+    assert browser.run(shown) == [True, True]
     browser.press("g")
-    browser.press("e")
-    assert [visible(browser, part) for part in parts] == [True, True, False, False]
+    assert browser.run(shown) == [False, True]
     browser.click("[data-layer=prediction]")
+    browser.press("g")
+    assert browser.run(shown) == [True, False]
     browser.press("i")
-    assert [visible(browser, part) for part in parts] == [False, True, True, False]
-    assert browser.run("document.querySelector('[data-layer=prediction]').checked") is True
+    assert browser.run("view.panes[0].parts.photo.checkVisibility()") is False
+    for key in "ip":
+        browser.press(key)
 
 
-def test_layers_show_what_was_evaluated(browser: Browser) -> None:
-    errors = browser.run(f"{PAINTED}('errors')")
-    box = 10 * 21  # predicted as a ball: the box is missed, and the ball is false
-    assert errors == {"214 40 190 255": box, "0 0 0 0": 40 * 60 - box}
-    truth = browser.run(f"{PAINTED}('truth')")
-    assert truth["0 0 0 0"] > 1000 and len(truth) == 5  # void, three segments, white borders
+def test_errors_show_what_was_evaluated(browser: Browser) -> None:
+    open_card(browser, 0)
+    # the box of image 1 is predicted as a ball: the box is missed, and the ball is false
+    assert color_at(browser, "fill", 15, 10, 0) == MISSED and color_at(browser, "fill", 15, 10, 1) == FALSE
+    assert color_at(browser, "fill", 50, 2, 0)[3] == color_at(browser, "fill", 45, 27, 0)[3] == 0, "matched, and crowd"
+    open_card_again(browser, 1)
+    # in image 2 the sky ends at column 45: the rest of it differs
+    assert color_at(browser, "fill", 30, 2, 0)[3] == 0 and color_at(browser, "fill", 50, 2, 0) == DIFFERS
+    browser.press("e")
+    assert color_at(browser, "fill", 30, 2, 0) == color_at(browser, "fill", 50, 2, 0) != DIFFERS
+    assert browser.run("document.querySelector('.legend.errors').checkVisibility()") is False
+    browser.press("e")
 
 
-def test_the_pointer_names_segments(browser: Browser) -> None:
-    assert point_at(browser, 15, 10).splitlines() == [
-        "Ground truth: box, missed, 210 pixels",
-        "Prediction: ball, score 0.50, false positive, 210 pixels",
-    ]
-    assert browser.run(f"{PAINTED}('outline')")["255 255 255 255"] >= 2 * (10 + 21) - 4
+def open_card_again(browser: Browser, number: int) -> None:
+    """Close the viewer, and open another image."""
+    browser.press("Escape")
+    browser.run("view.panes = []")
+    open_card(browser, number)
+
+
+def test_the_pointer_names_segments_of_both_sides(browser: Browser) -> None:
+    open_card(browser, 0)
+    for pane in (0, 1):
+        assert point_at(browser, 15, 10, pane).splitlines() == [
+            "Ground truth: box, missed, 210 pixels",
+            "Prediction: ball, score 0.50, false positive, 210 pixels",
+        ]
+        assert browser.run("view.pointed.every(index => index > 0)") is True
     assert point_at(browser, 50, 2).splitlines()[0] == "Ground truth: sky, matched, IoU 1.00, 990 pixels"
     assert point_at(browser, 45, 27).splitlines() == ["Ground truth: ball, crowd, 50 pixels", "Prediction: void"]
-    browser.point(2, 2)
-    assert browser.run("document.getElementById('tip').hidden") is True
+    assert click_at(browser, 50, 2, 1).startswith("Only sky, ")
+    assert browser.run("view.isolated.every(index => index > 0)") is True, "the match in the other pane, too"
+    assert color_at(browser, "focus", 15, 10, 0)[3] > 150 and color_at(browser, "focus", 15, 10, 1)[3] > 150
+    click_at(browser, 50, 2, 0)
+    assert browser.run("view.isolated") == [0, 0]
 
 
-def test_arrows_and_buttons_go_to_other_images(browser: Browser) -> None:
-    def shown() -> str:
-        return str(browser.run("document.getElementById('shown').firstChild.textContent"))
-
-    assert shown() == "1.png"
-    browser.run("document.querySelector('.stage').focus()")
-    browser.press("ArrowRight")
-    assert shown() == "2.png"
-    browser.press("ArrowLeft")
-    browser.press("ArrowLeft")
-    assert shown() == "0.png"
-    browser.click("[data-image='1']")
-    assert shown() == "2.png" and browser.run("document.querySelectorAll('[aria-pressed=true]').length") == 1
-    browser.click("[data-show='0']")
-    assert shown() == "1.png"
+def test_a_name_in_the_table_opens_its_image(browser: Browser) -> None:
+    browser.click("[data-show='1']")
+    wait_for(browser, "view.panes.length > 0")
+    assert browser.run("document.getElementById('viewer-name').textContent") == "2.png"
+    browser.press("Escape")
+    wait_for(browser, "document.activeElement.dataset.show === '1'")
 
 
-def test_segments_are_listed_and_outlined_by_keyboard(browser: Browser) -> None:
-    rows = browser.run("[...document.querySelectorAll('.segments tbody tr')].map(row => row.innerText)")
-    assert [row.split("\t")[1:3] for row in rows][:2] == [["box", "missed"], ["ball", "false positive"]] and len(
-        rows
-    ) == 5
+def test_segments_are_listed_with_errors_first(browser: Browser) -> None:
+    open_card(browser, 0)
+    rows = browser.run("[...document.querySelectorAll('.segments tbody tr')].map(row => row.innerText.split('\\t'))")
+    assert [row[:3] for row in rows][:2] == [["GT", "box", "missed"], ["Pred.", "ball", "false positive"]]
+    assert len(rows) == 5
     swatch = browser.run("document.querySelector('.segments tbody td i').getBoundingClientRect().toJSON()")
     assert (swatch["width"], swatch["height"]) == (12, 12), "each segment has a visible swatch of its color"
-    browser.run("document.querySelector('.segments tbody tr').focus()")
-    assert browser.run(f"{PAINTED}('outline')")["255 255 255 255"] >= 2 * (10 + 21) - 4
-    browser.press("ArrowDown")
-    assert browser.run("document.activeElement.rowIndex") == 2
+    browser.click(".segments th[data-column=pixels] button")
+    pixels = "[...document.querySelectorAll('.segments tbody tr')].map(row => Number(row.cells[5].dataset.value))"
+    assert browser.run(pixels) == [990, 990, 210, 210, 50]
+
+
+def test_an_empty_table_cannot_be_sorted(started: Browser, tmp_path: Path) -> None:
+    write_report_page(tmp_path / "index.html", ReportPage("empty", [], [], [], [], []))
+    started.open(tmp_path / "index.html")
+    started.click("th button")
+    assert started.run("document.querySelector('tbody').innerText.trim()") == "none" and started.problems == []
 
 
 @pytest.mark.parametrize(("size", "scheme"), [((1280, 900), "light"), ((1280, 900), "dark"), ((390, 844), "light")])
-def test_layout_and_colors(browser: Browser, page: Path, tmp_path: Path, size: tuple[int, int], scheme: str) -> None:
+def test_layout_and_colors(browser: Browser, page: Path, size: tuple[int, int], scheme: str) -> None:
     """Nothing is wider than the window, and the background matches the color scheme."""
     browser.open(page, size, scheme)
     assert browser.run("document.documentElement.scrollWidth") <= size[0]
     red = int(browser.run("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0])
     assert (red > 200) == (scheme == "light") and (red < 60) == (scheme == "dark")
-    browser.screenshot(tmp_path / "page.png")
-    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert low_contrast(browser) == []
+    used = "Math.max(...[...document.querySelectorAll('.sections .wide')].map(e => e.getBoundingClientRect().right))"
+    assert browser.run(used) > 0.95 * size[0], "tables use the width of the page"
+    open_card(browser, 0)
+    assert low_contrast(browser) == [] and browser.run("viewer.scrollWidth") <= size[0]

@@ -41,7 +41,7 @@ def begin(out: Path, names: Sequence[str], save: Sequence[str] = EVERYTHING) -> 
     PanopticResults.begin(out, {})
     if not saving.is_usual:
         write_list(out, saving.folders)
-    return OutputWriter(PanopticResults(out, CATEGORIES, ALONE, has_json=saving.json), saving)
+    return OutputWriter(PanopticResults(out, CATEGORIES, ALONE, has_json=saving.json), saving, CATEGORIES)
 
 
 def write(out: Path, *names: str, save: Sequence[str] = EVERYTHING, finish: bool = True) -> dict[str, Any] | None:

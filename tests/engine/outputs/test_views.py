@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.coco.panoptic_writer import segments_of
 from panformer_cli.data.structures import PanopticMap, Segment
 from panformer_cli.engine.outputs.views import (
     SEMANTIC_VOID,
@@ -19,6 +20,7 @@ from panformer_cli.engine.outputs.views import (
     image_record,
     instance_map,
     polygons,
+    run_lengths,
     segment_mask,
     semantic_map,
 )
@@ -137,6 +139,19 @@ def test_a_record_can_be_decoded_by_pycocotools() -> None:
         **{"id": 3, "category_id": 0, "category_name": "person", "isthing": 1},
         **{"area": 8, "bbox": [1, 1, 3, 3], "iscrowd": 0, "score": 0.5},
     }
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (5, 6), (40, 30)])
+def test_run_lengths_are_those_of_pycocotools(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(size[0])
+    for number in range(20):
+        ids = generator.integers(0, 3 if number % 2 else 2, size).astype(np.int32)
+        if number % 5 == 0:
+            ids[:, generator.integers(size[1]) :] = 1  # whole columns
+        for segment in segments_of(ids, {1: 0, 2: 7}):
+            expected = coco_mask.encode(np.asfortranarray(ids == segment.id, np.uint8))
+            found = run_lengths(PanopticMap(ids, ()), segment)
+            assert found == {"size": list(size), "counts": expected["counts"].decode()}
 
 
 def test_an_image_without_segments() -> None:
