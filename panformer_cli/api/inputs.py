@@ -137,8 +137,5 @@ def _read_file(source: str) -> ImageArray:
     if path.is_dir() or path.suffix.lower() in SEVERAL or (glob.has_magic(source) and not path.exists()):
         raise DataError(f"{source} can have several images; iterate over them with `model.stream({source!r})`")
     if is_video(path.name):
-        raise DataError(
-            f"{source} is a video; pass its frames as a generator, such as those of cv2.VideoCapture with color='bgr', "
-            "or use `panformer predict`"
-        )
+        raise DataError(f"{source} is a video; iterate over its frames with `model.track({source!r})`")
     return decode_image(LocalFile(source).read_bytes(), source)
