@@ -62,11 +62,12 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
     Curves are suited for lines of `width` pixels: those are outside of the image along its edge.
     """
     step = -(-max(index.shape) // _SIDE)
+    top, left = (min(step // 2, side - 1) for side in index.shape)
     # Segments continue beyond the image, so that their outlines along its edge are not visible.
     margin = math.ceil(width / step) + 2
     passes = max(3, round(3 * width / step))
     cells = cv2.copyMakeBorder(
-        np.ascontiguousarray(index[step // 2 :: step, step // 2 :: step]),
+        np.ascontiguousarray(index[top::step, left::step]),
         *(margin,) * 4,
         borderType=cv2.BORDER_REPLICATE,
     )
@@ -78,7 +79,7 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
         mask = (cells[region] == position).astype(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         corner = np.array([side.start - margin for side in region[::-1]], np.float32)
-        yield position, [(curve + corner) * step + step // 2 for curve in _smoothed(contours, passes)]
+        yield position, [(curve + corner) * step + (left, top) for curve in _smoothed(contours, passes)]
 
 
 def _smoothed(contours: Sequence[npt.NDArray[Any]], passes: int) -> list[Curve]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.visualization.contours import draw_contours, line_width
+from panformer_cli.visualization.contours import draw_contours, line_width, outlines
 from panformer_cli.visualization.labels import IndexMap
 from tests.visualization.maps import mosaic, single_pixels
 
@@ -96,3 +96,12 @@ def test_outlines_are_near_edges_only() -> None:
     y, x = np.nonzero(edge)
     nearest = [np.hypot(y - row, x - column).min() for row, column in zip(rows[::7], columns[::7], strict=True)]
     assert max(nearest) < 4
+
+
+@pytest.mark.parametrize("shape", [(1, 65501), (65501, 1), (2, 9000)])
+def test_an_image_of_a_few_rows_has_outlines(shape: tuple[int, int]) -> None:
+    index = np.zeros(shape, np.uint16)
+    index[tuple(slice(0, max(1, side // 2)) for side in shape)] = 1
+    ((position, curves),) = outlines(index, 1, line_width(*shape))
+    assert position == 1
+    assert len(curves) == 1
