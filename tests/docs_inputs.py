@@ -33,6 +33,7 @@ from tests.cli import prepare_folders
 from tests.conftest import REPOSITORY
 from tests.data.coco.coco_files import write_coco
 from tests.engine.small import ALONE, SMALL
+from tests.engine.video.clips import clip
 from tests.helpers import run
 from tests.prepare.annotation_tools import test_cvat as cvat_files
 from tests.release_files import save_as_mmcv, stub_state
@@ -296,6 +297,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "ROOT/mine.yaml": text("names: [car, sky]\n"),
     "STUFF": stuff_masks,
     "a.json": panoptic_json,
+    "clip.mp4": clip,
     "aerial.tif": lambda path: Image.new("RGB", (160, 120), "gray").save(path),
     "b.json": panoptic_json,
     "b_to_a.yaml": text("car: truck\n"),

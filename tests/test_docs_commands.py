@@ -222,7 +222,9 @@ def results(line: Sequence[str]) -> Iterator[Path]:
         return
     for option, value in pairwise(line):
         path = Path(REPLACED.get(value, place(value)))
-        if option == "--out" and "--save" in line and line[0] == "predict":
+        if option == "--out" and line[:2] == ["predict", "clip.mp4"]:
+            yield path / "videos/clip.json"
+        elif option == "--out" and "--save" in line and line[0] == "predict":
             yield path / FILES
         elif option == "--out":
             yield from (path / name for name in RESULTS[command_in(RESULTS, line)])

@@ -171,7 +171,7 @@ class Result:
         >>> overlay.shape, overlay.dtype.name
         ((48, 64, 3), 'uint8')
         """
-        options = DrawOptions(opacity, contours, labels, scores)
+        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores)
         return draw_panoptic(self.image, self.panoptic, with_colors(self.categories, palette=colors)[0], options)
 
     def show(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,8 @@ from panformer_cli.cli.options import (
     write_submission,
 )
 from panformer_cli.cli.other_names import answer_to
-from panformer_cli.cli.predict_options import inference_options, output_options
+from panformer_cli.cli.predict_options import inference_options, output_options, video_options
+from panformer_cli.cli.predict_videos import print_videos, video_output, videos_json
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from panformer_cli.engine.outputs.options import OutputOptions
     from panformer_cli.engine.precision import PrecisionChoice
     from panformer_cli.engine.predict import PredictResult
+    from panformer_cli.engine.video.options import VideoOptions
+    from panformer_cli.engine.video.predict import VideoResults
 
 
 def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,6 +73,7 @@ def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[
 @output_options
 @inference_options
 @network_options
+@video_options
 @submission_options
 @speed_options
 @compute_options
@@ -84,18 +88,23 @@ def predict(
     output: OutputOptions,
     changes: InferenceChanges,
     inference: InferenceOptions,
+    video: VideoOptions,
     submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
     compute: Compute,
     as_json: bool,
 ) -> int:
-    """Segment images.
+    """Segment images and videos.
 
     INPUT is an image file, a folder, a glob pattern, a zip archive, an http or https address, a text file with names, a
     COCO JSON, or - for standard input: an image, or names. Writes DIR/overlays/<name>.jpg, DIR/panoptic/<name>.png (the
     segment id of every pixel, encoded as in COCO) and DIR/panoptic.json (all segments); --save chooses other outputs.
     Images that cannot be read are reported and skipped, and the exit code is 1.
+
+    INPUT can also be a video file or the number of a camera, 0 for the first one. Writes DIR/videos/<name>.webm or with
+    another suffix, without audio, and DIR/videos/<name>.json, in which segments have a track_id that stays with an
+    object. Ctrl-C keeps the frames so far.
 
     \b
     panformer predict photos --out predictions
@@ -106,6 +115,7 @@ def predict(
     cat a.jpg | panformer predict - --out predictions
     panformer predict photos --out predictions --gallery
     panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
+    panformer predict clip.mp4 --out viz --stride 2
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
     if submission and not {"panoptic", "json"} <= set(output.save):
@@ -114,35 +124,58 @@ def predict(
     from panformer_cli.engine.predict import PredictRequest
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.video.inputs import split_inputs
 
-    def find() -> tuple[InputImages, Path]:
+    videos, others = split_inputs(inputs)
+    of_video = video_output(output) if videos else output
+    if videos and (resume or submission or output.gallery):
+        raise click.UsageError(
+            "--resume, --submission and --gallery are for images: predict videos with a call of their own."
+        )
+
+    def find() -> tuple[InputImages | None, Path]:
         output.saving  # noqa: B018 (reports unknown outputs)
-        found = find_images(inputs, out, ids_from, images)  # report invalid inputs before weights are downloaded
+        # Invalid inputs are reported before weights are downloaded.
+        found = find_images(others, out, ids_from, images) if others else None
         return found, find_checkpoint(checkpoint, reporter, "r50", announcer(as_json, reporter))
 
     with compute.joined() as (process, reporter):
         found, weights = process.on_first(find)
-        request = PredictRequest(
-            found,
-            weights,
-            out,
-            batch_size,
-            precision,
-            output=output,
-            changes=changes,
-            resume=resume,
-            inference=inference,
-        )
-        result = run_prediction(request, process, reporter)
+        common = (weights, out, batch_size, precision)
+        result, video_results = None, None
+        if found is not None:
+            request = PredictRequest(found, *common, output=output, changes=changes, resume=resume, inference=inference)
+            result = run_prediction(request, process, reporter)
+        if videos:
+            from panformer_cli.engine.video.predict import VideoRequest, predict_videos
+
+            video_request = VideoRequest(videos, *common, of_video, changes, video, inference)
+            video_results = predict_videos(video_request, process, reporter)
         if process.is_first and submission:
             write_submission(submission, out, reporter)
         if process.is_first and as_json:
-            click.echo(json.dumps({"panoptic": result.content, "failures": result.failures}, indent=2))
+            click.echo(json.dumps(_content(result, video_results), indent=2))
         elif process.is_first:
-            _print(result, "overlays" if "overlay" in output.save else "results", out)
-            if result.gallery:
-                click.echo(f"Gallery: {result.gallery}")
-        return 1 if result.failures else 0
+            _print_all(result, video_results, "overlays" if "overlay" in output.save else "results", out)
+        return 1 if any(part is not None and part.failures for part in (result, video_results)) else 0
+
+
+def _content(result: PredictResult | None, videos: VideoResults | None) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    content: dict[str, Any] = {"panoptic": result.content} if result else {}
+    if videos is not None:
+        content["videos"] = videos_json(videos)
+    return {**content, "failures": [failure for part in (result, videos) if part for failure in part.failures]}
+
+
+def _print_all(result: PredictResult | None, videos: VideoResults | None, what: str, out: Path) -> None:
+    """Print the results of images and of videos."""
+    if result is not None:
+        _print(result, what, out)
+        if result.gallery:
+            click.echo(f"Gallery: {result.gallery}")
+    if videos is not None:
+        print_videos(videos, out / "videos")
 
 
 def _print(result: PredictResult, what: str, out: Path) -> None:

@@ -96,3 +96,29 @@ def inference_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(changes=InferenceChanges(threshold, overlap, max_size, overrides), **others)
 
     return with_changes
+
+
+def video_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--stride` and `--track-memory`; the function receives `video`, a `VideoOptions`."""
+
+    @click.option(
+        "--stride",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Of a video, predict only every Nth frame. [default: 1]",
+    )
+    @click.option(
+        "--track-memory",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Of a video, number of frames for which an object can be hidden and keep its track id. [default: 30]",
+    )
+    @functools.wraps(function)
+    def with_video(stride: int, track_memory: int | None, **others: Any) -> Any:
+        from panformer_cli.engine.video.options import MEMORY, VideoOptions
+
+        memory = MEMORY if track_memory is None else track_memory
+        return function(video=VideoOptions(stride, memory), **others)
+
+    return with_video

@@ -19,4 +19,5 @@ except ImportError as error:
 __all__ = ["cv2"]
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when a video is opened; -8 is silent
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported by the callers

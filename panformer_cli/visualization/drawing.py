@@ -49,12 +49,14 @@ class DrawOptions:
         contours: Whether to outline segments.
         labels: Whether to write class names.
         scores: Whether to write scores after the names.
+        ids: Whether to write segment ids after the names of things, such as the tracks of a video.
     """
 
     opacity: float = 0.5
     contours: bool = True
     labels: bool = True
     scores: bool = False
+    ids: bool = False
 
 
 def draw_panoptic(
@@ -92,7 +94,7 @@ def draw_panoptic(
     if options.contours:
         draw_contours(overlay, index, colors)
     if options.labels:
-        texts = [_texts(segment, categories, options.scores) for segment in panoptic.segments]
+        texts = [_texts(segment, categories, options) for segment in panoptic.segments]
         draw_labels(overlay, index, texts, colors[1:])
     return overlay
 
@@ -216,10 +218,13 @@ def _column(image: ImageArray, caption: str, height: int, size: int) -> ImageArr
     return canvas
 
 
-def _texts(segment: Segment, categories: CategoryTable, with_score: bool) -> Sequence[str]:
+def _texts(segment: Segment, categories: CategoryTable, options: DrawOptions) -> Sequence[str]:
     """Return the texts of a label, the longest first."""
-    name = categories.by_id(segment.category_id).name + (" (crowd)" if segment.is_crowd else "")
-    return (f"{name} {100 * segment.score:.0f}%", name) if with_score and segment.score is not None else (name,)
+    category = categories.by_id(segment.category_id)
+    text = category.name + (" (crowd)" if segment.is_crowd else "")
+    if options.ids and category.is_thing:
+        text += f" {segment.id}"
+    return (f"{text} {100 * segment.score:.0f}%", text) if options.scores and segment.score is not None else (text,)
 
 
 def _painted(index: IndexMap, colors: Colors) -> ImageArray:

@@ -69,15 +69,14 @@ class Canvas:
         return self._cover(sprite, 0, self.full_area, options)
 
     def _cover(self, sprite: Sprite, new: int, full_area: dict[int, int], options: SceneOptions) -> bool:
-        window, own = sprite.windows(*self.owner.shape)
         owner = self.owner.copy()
-        owner[window][sprite.mask[own]] = new
+        sprite.stamp(owner, new)
         visible = np.bincount(owner.ravel(), minlength=max(full_area, default=0) + 1)
         for object_id, area in full_area.items():
             if visible[object_id] < max(options.min_visible_pixels, options.min_visible_share * area):
                 return False
         self.owner = owner
-        self.image[window] += sprite.opacity[own][..., None] * (sprite.color[own] - self.image[window])
+        sprite.paint(self.image)
         return True
 
 
@@ -88,16 +87,16 @@ def paint_scene(random: Random, options: SceneOptions) -> tuple[ImageArray, Pano
         The image, (height, width, 3) uint8 RGB, and its panoptic map with the category ids of `scene_categories`.
         Segment ids are colors close to the category's, as in COCO's files.
     """
-    canvas = _paint_ground(random, options)
+    canvas = paint_ground(random, options)
     if random.random() < options.crowd_probability:
         _add_crowd(canvas, random, options)
     _add_objects(canvas, random, options)
     if random.random() < options.void_probability:
         _add_void(canvas, random, options)
-    return _light(canvas.image, random), _annotate(canvas, random, options)
+    return add_light(canvas.image, random), _annotate(canvas, random, options)
 
 
-def _paint_ground(random: Random, options: SceneOptions) -> Canvas:
+def paint_ground(random: Random, options: SceneOptions) -> Canvas:
     """Paint the stuff: textures separated by wavy curves."""
     height, width = options.height, options.width
     count = int(random.integers(options.min_stuff, options.max_stuff + 1))
@@ -142,8 +141,8 @@ def _add_objects(canvas: Canvas, random: Random, options: SceneOptions) -> None:
         for _ in range(PLACING_ATTEMPTS):
             sprite = object_sprite(
                 name,
-                _diameter(random, options),
-                _somewhere(random, options),
+                diameter(random, options),
+                somewhere(random, options),
                 draw_hue(name, options.hue_spread, random),
                 random,
             )
@@ -154,10 +153,10 @@ def _add_objects(canvas: Canvas, random: Random, options: SceneOptions) -> None:
 def _add_crowd(canvas: Canvas, random: Random, options: SceneOptions) -> None:
     name = str(random.choice(list(OUTLINES)))
     count = int(random.integers(options.min_crowd, options.max_crowd + 1))
-    diameter = min(options.height, options.width) * random.uniform(0.06, 0.1)
+    size = min(options.height, options.width) * random.uniform(0.06, 0.1)
     hue = draw_hue(name, options.hue_spread, random)
     for _ in range(PLACING_ATTEMPTS):
-        sprite = crowd_sprite(name, count, diameter, _somewhere(random, options), hue, random)
+        sprite = crowd_sprite(name, count, size, somewhere(random, options), hue, random)
         if canvas.place(sprite, THING_IDS[name], options, crowd=True):
             break
 
@@ -169,17 +168,18 @@ def _add_void(canvas: Canvas, random: Random, options: SceneOptions) -> None:
             break
 
 
-def _diameter(random: Random, options: SceneOptions) -> float:
+def diameter(random: Random, options: SceneOptions) -> float:
     """Return a diameter in pixels, rarely close to the smallest or the largest."""
     share = options.smallest_object + (options.largest_object - options.smallest_object) * random.beta(2, 2.5)
     return float(share * min(options.height, options.width))
 
 
-def _somewhere(random: Random, options: SceneOptions) -> tuple[float, float]:
+def somewhere(random: Random, options: SceneOptions) -> tuple[float, float]:
+    """Return a position, x and y in pixels."""
     return random.uniform(0, options.width), random.uniform(0, options.height)
 
 
-def _light(image: Floats, random: Random) -> ImageArray:
+def add_light(image: Floats, random: Random) -> ImageArray:
     """Return the image lit from one side, with camera noise; (H, W, 3) uint8."""
     height, width, _ = image.shape
     across, _ = rotated_grid(random, height, width)
@@ -196,13 +196,13 @@ def _annotate(canvas: Canvas, random: Random, options: SceneOptions) -> Panoptic
     category_of_id: dict[int, int] = {}
     for owner, category_id in canvas.category_of.items():
         if visible[owner] >= options.min_visible_pixels:
-            final_id[owner] = _new_id(random, category_id, category_of_id)
+            final_id[owner] = new_id(random, category_id, category_of_id)
             category_of_id[int(final_id[owner])] = category_id
     ids = final_id[canvas.owner]
     return PanopticMap(ids, segments_of(ids, category_of_id, [int(final_id[owner]) for owner in canvas.crowds]))
 
 
-def _new_id(random: Random, category_id: int, taken: dict[int, int]) -> int:
+def new_id(random: Random, category_id: int, taken: dict[int, int]) -> int:
     """Return a segment id whose color in the PNG is close to the category's."""
     mean = np.array(CATEGORIES.by_id(category_id).color)
     while True:

@@ -53,6 +53,16 @@ class Sprite:
         )
         return (rows, columns), (own_rows, own_columns)
 
+    def stamp(self, owner: npt.NDArray[np.int32], new: int) -> None:
+        """Set the pixels of the object in a map, (H, W), to `new`."""
+        window, own = self.windows(*owner.shape)
+        owner[window][self.mask[own]] = new
+
+    def paint(self, image: Floats) -> None:
+        """Paint the sprite on top of an image, (H, W, 3) float32, 0..255, in place."""
+        window, own = self.windows(*image.shape[:2])
+        image[window] += self.opacity[own][..., None] * (self.color[own] - image[window])
+
 
 def object_sprite(name: str, diameter: float, center: tuple[float, float], hue: float, random: Random) -> Sprite:
     """Return a randomly rotated object of class `name`.

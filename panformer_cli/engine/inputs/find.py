@@ -152,8 +152,7 @@ class _Finder:
             add(path)
         elif is_video(path.name):
             raise DataError(
-                f"{path} is a video, which predict cannot read; save its frames as images, such as with ffmpeg, and "
-                "give their folder"
+                f"{path} is a video, and an image is expected here; predict it with `panformer predict VIDEO --out DIR`"
             )
         else:
             self._keep(LocalFile(str(path)), name)

@@ -1,0 +1,1 @@
+"""Videos: reading frames, predicting them, tracking segments over time, and writing a video."""

@@ -1,0 +1,192 @@
+"""The files of a predicted video: the JSON, one row at a time, and how all of them appear together."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.coco.panoptic_png import write_panoptic_png
+from panformer_cli.data.coco.panoptic_writer import annotation_row
+from panformer_cli.data.structures import PanopticMap
+from panformer_cli.engine.video.reading import Frame
+from panformer_cli.engine.video.writing import FORMATS
+from panformer_cli.errors import PanformerError
+from panformer_cli.storage.files import temporary_path, writing
+
+FOLDER = "videos"
+"""The folder in `OUT`."""
+_ROWS = ("images", "annotations")
+_START = '{"video": '
+"""How the JSON begins; the first line has the whole object."""
+_HEAD = 10_000
+"""Maximum number of characters of it that are read."""
+_PNG = re.compile(r"[0-9]{6,}\.png")
+
+
+@dataclass(frozen=True)
+class VideoPaths:
+    """The results of one video, `OUT/videos/<name>.*`.
+
+    Attributes:
+        base: Their path without suffix.
+    """
+
+    base: Path
+
+    @property
+    def json(self) -> Path:
+        return self._with(".json")
+
+    @property
+    def pngs(self) -> Path:
+        return self.base
+
+    def overlay(self, suffix: str) -> Path:
+        return self._with(suffix)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that this or another call may write, besides the PNGs."""
+        return [self.json, *(self._with(suffix) for suffix in sorted({form.suffix for form in FORMATS}))]
+
+    def _with(self, suffix: str) -> Path:
+        return self.base.with_name(self.base.name + suffix)
+
+
+class VideoJson:
+    """Writes the rows of a video's JSON to temporary files, so that a long video needs no memory.
+
+    Args:
+        folder: An existing folder for the temporary files.
+        categories: Category table of the segments.
+        pngs: Folder for a panoptic PNG per frame; None to write none.
+    """
+
+    def __init__(self, folder: Path, categories: CategoryTable, pngs: Path | None) -> None:
+        self._folder = folder
+        self._categories = categories
+        self._pngs = pngs
+        self._files: dict[str, TextIO] = {}
+        self.frames = 0
+
+    def __enter__(self) -> VideoJson:
+        self._files = {key: (self._folder / f"{key}.jsonl").open("w", encoding="utf-8") for key in _ROWS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, frame: Frame, panoptic: PanopticMap) -> None:
+        """Add a frame, whose segment ids are track ids."""
+        stem = f"{frame.number:06d}"
+        height, width = panoptic.ids.shape
+        seconds = round(frame.seconds, 6)
+        image = {"id": frame.number, "file_name": f"{stem}.jpg", "height": height, "width": width, "seconds": seconds}
+        annotation = annotation_row(frame.number, f"{stem}.png", panoptic, self._categories)
+        for row in annotation["segments_info"]:
+            row["track_id"] = row["id"]
+        if self._pngs is None:
+            del annotation["file_name"]
+        else:
+            write_panoptic_png(self._pngs / f"{stem}.png", panoptic.ids)
+        with writing(self._folder):
+            for key, row in zip(_ROWS, (image, annotation), strict=True):
+                self._files[key].write(json.dumps(row) + "\n")
+        self.frames += 1
+
+    def finish(self, path: Path | None, video: dict[str, Any]) -> None:
+        """Write the JSON with all rows, and delete the temporary files.
+
+        Args:
+            path: The JSON; None to write none.
+            video: Describes the video as a whole.
+
+        Raises:
+            WriteError: The disk is full.
+        """
+        parts = {key: self._folder / f"{key}.jsonl" for key in _ROWS}
+        if path is not None:
+            with writing(path), path.open("w", encoding="utf-8") as file:
+                file.write(_START + json.dumps(video))
+                for key, part in parts.items():
+                    file.write(f', "{key}": [')
+                    with part.open(encoding="utf-8") as rows:
+                        file.writelines(f"{',' if number else ''}\n{row.rstrip()}" for number, row in enumerate(rows))
+                    file.write("]")
+                file.write(f', "categories": {json.dumps(self._categories.to_coco())}}}\n')
+                file.flush()
+                os.fsync(file.fileno())
+        for part in parts.values():
+            part.unlink()
+
+
+def check_is_free(paths: VideoPaths) -> None:
+    """Raise a PanformerError if a file or folder is in the way that is not a result of an earlier call."""
+    if _is_ours(paths.json):
+        return
+    for path in [*paths.files, paths.pngs]:
+        if os.path.lexists(path):
+            raise PanformerError(
+                f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
+                "move it"
+            )
+
+
+@contextmanager
+def replaced_together(paths: VideoPaths) -> Iterator[Path]:
+    """Yield a temporary folder for the results of a video; at the end, they replace those of an earlier call.
+
+    Its files are moved beside each other, the JSON last. If the block fails, nothing changes.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    temporary = temporary_path(paths.base)
+    try:
+        with writing(paths.base):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        yield temporary
+        with writing(paths.base):
+            _remove(paths)
+            for path in sorted(temporary.rglob("*"), key=lambda path: path.name == paths.json.name):
+                if path.is_file():
+                    target = paths.base.parent / path.relative_to(temporary)
+                    target.parent.mkdir(exist_ok=True)
+                    os.replace(path, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # it has results
+            paths.base.parent.rmdir()
+
+
+def _remove(paths: VideoPaths) -> None:
+    """Delete the results of an earlier call; other files in the folder of PNGs are kept."""
+    for path in paths.files:
+        path.unlink(missing_ok=True)
+    if paths.pngs.is_dir():
+        for png in paths.pngs.iterdir():
+            if _PNG.fullmatch(png.name):
+                png.unlink()
+        with suppress(OSError):  # it has other files
+            paths.pngs.rmdir()
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is the JSON of a video that panformer wrote, by its first key."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline(_HEAD)
+        video, _ = json.JSONDecoder().raw_decode(first.removeprefix(_START))
+    except (OSError, ValueError):
+        return False
+    return first.startswith(_START) and isinstance(video, dict) and "tracks" in video
