@@ -20,6 +20,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
 from panformer_cli.data.structures import Segment as PlainSegment
 from panformer_cli.engine.outputs import views
+from panformer_cli.visualization.colors import Palette, with_colors
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, encoded_image
 from panformer_cli.wording import counted
 
@@ -164,7 +165,13 @@ class Result:
         return PanopticMap(self.segment_ids, tuple(map(_plain, self.segments)))
 
     def plot(
-        self, *, opacity: float = 0.5, contours: bool = True, labels: bool = True, scores: bool = True
+        self,
+        *,
+        opacity: float = 0.5,
+        contours: bool = True,
+        labels: bool = True,
+        scores: bool = True,
+        colors: Palette = "standard",
     ) -> ImageArray:
         """Return the image with colored, outlined and labeled segments, as a new array, (H, W, 3) uint8 RGB.
 
@@ -173,6 +180,7 @@ class Result:
             contours: Whether to outline segments.
             labels: Whether to write class names.
             scores: Whether to write scores after the names.
+            colors: `standard`, or `safe` for colors that differ with red-green color blindness, too.
 
         >>> import panformer
         >>> overlay = panformer.load("runs/colors", device="cpu")("street.png").plot(labels=False)
@@ -181,7 +189,8 @@ class Result:
         """
         is_tracked = self._shades is not None
         options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores, ids=is_tracked)
-        return draw_panoptic(self.image, self.panoptic, self.categories, options, self._shades)
+        categories = with_colors(self.categories, palette=colors)[0]
+        return draw_panoptic(self.image, self.panoptic, categories, options, self._shades)
 
     def show(self) -> None:
         """Show the overlay: in a notebook below the cell, else in the program for images of the desktop.
