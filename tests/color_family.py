@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class ColorThresholds(InferenceSettings):
     """Minimum score of a segment."""
 
     min_score: float = 0.0
+    predict_options: ClassVar[dict[str, tuple[str, ...]]] = {"threshold": ("min_score",)}
 
 
 class ColorOutput(NamedTuple):

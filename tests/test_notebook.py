@@ -37,9 +37,11 @@ def test_it_has_the_form_of_a_notebook() -> None:
 def run_cell(source: str, names: dict[str, Any]) -> Any:
     """Run a cell and return the value of its last line, which Jupyter would show; None if it is a statement."""
     tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body.pop()
+    if not isinstance(last, ast.Expr):
+        return exec(compile(source, "cell", "exec"), names)
     exec(compile(tree, "cell", "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
 
 
 class Table:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from tests.browser import Browser, browsing, find_browser
+from tests.pages.gallery_actions import open_card, point_at, wait_for
 
 LARGEST = 300_000
 """Largest size of a screenshot, bytes."""
@@ -43,7 +44,7 @@ def main() -> None:
         with browsing(program, work / "profile") as browser:
             show_report(browser, work, arguments.out)
             show_gallery(browser, work, arguments.out)
-    for path in sorted(arguments.out.glob("report*.png")) + [arguments.out / "gallery.png"]:
+    for path in [arguments.out / f"{name}.png" for name in ("report", "report_image", "gallery", "viewer")]:
         print(f"{path}: {path.stat().st_size // 1000} kB")
         if path.stat().st_size > LARGEST:
             sys.exit(f"{path} is larger than {LARGEST // 1000} kB")
@@ -56,7 +57,7 @@ def make_pages(work: Path, checkpoint: Path) -> None:
     results = ["--data", scenes, "--split", "val", "--out", str(work / "evaluation")]
     panformer("evaluate", str(checkpoint), *results, "--report", str(work / "report"))
     predictions = ["--predictions", str(work / "evaluation" / "panoptic.json")]
-    drawn = ["--data", scenes, "--split", "val", *predictions, "--limit", "4", "--out", str(work / "viz")]
+    drawn = ["--data", scenes, "--split", "val", *predictions, "--limit", "6", "--out", str(work / "viz")]
     panformer("visualize", *drawn)
 
 
@@ -66,32 +67,28 @@ def panformer(*words: str) -> None:
 
 
 def show_report(browser: Browser, work: Path, out: Path) -> None:
-    """Take report.png, the headlines and the causes, and report_image.png, a close-up."""
-    browser.open(work / "report" / "index.html", (940, 1400))
-    hide_folder(browser, work)
-    capture(browser, "#main", "#part-images", out / "report.png")
-    browser.run("document.querySelector('.stage').scrollIntoView({block: 'center'})")
-    x, y, side = browser.run("(e => [e.x, e.y, e.width])(document.querySelector('.stage').getBoundingClientRect())")
-    browser.point(x + 0.3 * side, y + 0.4 * side)
-    capture(browser, "#part-images", "#part-images + section", out / "report_image.png")
+    """Take report.png, the headlines and the causes, and report_image.png, the worst image in the viewer."""
+    browser.open(work / "report" / "index.html", (1200, 1400))
+    capture(browser, "#main", "#part-images", out / "report.png", scale=0.8)
+    browser.resize((1200, 900))
+    open_card(browser, 0)
+    point_at(browser, 40, 50, pane=1)
+    shoot(browser, out / "report_image.png", (1200, 900), 0.8)
+    browser.press("Escape")
 
 
 def show_gallery(browser: Browser, work: Path, out: Path) -> None:
-    """Take gallery.png, the page of `visualize`."""
-    browser.open(work / "viz" / "index.html", (1500, 900))
-    capture(browser, "section:last-of-type", None, out / "gallery.png", scale=0.6)
-
-
-def hide_folder(browser: Browser, work: Path) -> None:
-    """Let the paths on the page begin after the temporary folder."""
-    browser.run(
-        "document.querySelectorAll('.facts dd')"
-        f".forEach(e => e.textContent = e.textContent.replace({json.dumps(f'{work}/')}, ''))"
-    )
+    """Take gallery.png, the page of `visualize`, and viewer.png, one of its images in the viewer."""
+    browser.open(work / "viz" / "index.html", (1200, 1100))
+    wait_for(browser, "[...document.querySelectorAll('.frame img')].slice(0, 4).every(image => image.naturalWidth > 0)")
+    capture(browser, ".browse", None, out / "gallery.png", scale=0.8)
+    browser.resize((1200, 900))
+    open_card(browser, 1)
+    shoot(browser, out / "viewer.png", (1200, 900), 0.8)
 
 
 def capture(browser: Browser, first: str, after: str | None, path: Path, scale: float = 1) -> None:
-    """Save the page from the top of an element to the top of another one, with few colors, which keeps files small.
+    """Save the page from the top of an element to the top of another one.
 
     Args:
         browser: shows the page.
@@ -106,8 +103,18 @@ def capture(browser: Browser, first: str, after: str | None, path: Path, scale: 
     width = browser.run("document.documentElement.clientWidth")
     top = max(0, top - MARGIN)
     clip = {"x": 0, "y": top, "width": width, "height": bottom - top, "scale": scale}
-    shot = browser.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
-    with Image.open(BytesIO(base64.b64decode(shot["data"]))) as picture:
+    save(browser.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)["data"], path)
+
+
+def shoot(browser: Browser, path: Path, size: tuple[int, int], scale: float) -> None:
+    """Save what is on the screen."""
+    clip = {"x": 0, "y": browser.run("scrollY"), "width": size[0], "height": size[1], "scale": scale}
+    save(browser.call("Page.captureScreenshot", format="png", clip=clip)["data"], path)
+
+
+def save(data: str, path: Path) -> None:
+    """Save a screenshot, base64, with few colors, which keeps files small."""
+    with Image.open(BytesIO(base64.b64decode(data))) as picture:
         few = picture.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
 

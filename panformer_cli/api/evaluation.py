@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
-from panformer_cli.api.model import precision_of
+from panformer_cli.api.options import check_range, inference_of, precision_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
@@ -66,18 +65,13 @@ class Evaluation:
         """PQ by the name of the category, for those in the ground truth or the predictions."""
         names = {row["id"]: row["name"] for row in self.metrics["categories"]}
         rows = self.metrics["panoptic"]["per_class"].items()
-        return {names[int(number)]: _number(row["pq"]) for number, row in rows}
+        return {names[int(number)]: float(row["pq"]) for number, row in rows}
 
     def _quality(self, group: str, name: str) -> float:
-        return _number(self.metrics["panoptic"][group][name])
+        return float(self.metrics["panoptic"][group][name])
 
     def __repr__(self) -> str:
         return f"Evaluation({self.images} images, PQ {self.pq:.1f}, SQ {self.sq:.1f}, RQ {self.rq:.1f}, {self.folder})"
-
-
-def _number(value: float | None) -> float:
-    """Return a value of metrics.json, in which NaN is null."""
-    return math.nan if value is None else float(value)
 
 
 def evaluate(
@@ -91,6 +85,11 @@ def evaluate(
     batch_size: int = 1,
     precision: str = "auto",
     device: str = "auto",
+    tile: int | None = None,
+    tile_overlap: int | None = None,
+    tile_whole_image: bool = False,
+    tta: str | Sequence[str | float] | None = None,
+    mask_layers: int | None = None,
     resume: bool = False,
     verbose: bool = True,
 ) -> Evaluation:
@@ -106,6 +105,11 @@ def evaluate(
         batch_size: Maximum number of equally sized images per forward pass. It does not change the results.
         precision: As for `load`.
         device: As for `load`.
+        tile: As for `load`.
+        tile_overlap: As for `load`.
+        tile_whole_image: As for `load`.
+        tta: As for `load`.
+        mask_layers: As for `load`.
         resume: Resume an interrupted evaluation in `out`; if it is complete, return its results.
         verbose: Show progress and messages on stderr; otherwise messages go to the logger `panformer`.
 
@@ -116,10 +120,9 @@ def evaluate(
     if isinstance(metrics, str) or (unknown := sorted(set(metrics).difference(known))):
         shown = metrics if isinstance(metrics, str) else ", ".join(unknown)
         raise PanformerError(f"metrics has {shown!r}; expected a list with some of {', '.join(known)}")
-    if batch_size < 1 or bootstrap < 0:
-        raise PanformerError(
-            f"batch_size is {batch_size} and bootstrap {bootstrap}; expected at least 1 and at least 0"
-        )
+    check_range("batch_size", batch_size, 1)
+    check_range("bootstrap", bootstrap, 0)
+    inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
     choice, reporter, process = precision_of(precision), reporter_of(verbose), Process.single(device)
     found = find_checkpoint(None if checkpoint is None else Path(checkpoint), reporter)
     request = EvaluateRequest(
@@ -130,6 +133,7 @@ def evaluate(
         batch_size=batch_size,
         precision=choice,
         resume=resume,
+        inference=inference,
         metrics=tuple(name for name in known if name in metrics),  # the order of the command
         resamples=bootstrap,
     )

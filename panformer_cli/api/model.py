@@ -7,30 +7,28 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 from panformer_cli.api.arrays import ColorOrder, check_color
 from panformer_cli.api.inputs import ImageLike, NamedImage, find_named, is_one_image, read_or_error, without_errors
-from panformer_cli.api.overrides import overrides_of
+from panformer_cli.api.options import changes_of, check_range, inference_of, output_of, precision_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
+from panformer_cli.engine.combined.choose import predictor_of
+from panformer_cli.engine.combined.options import InferenceOptions
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
 from panformer_cli.engine.inference import Predictor
+from panformer_cli.engine.inference_changes import InferenceChanges
+from panformer_cli.engine.outputs.options import OutputOptions
+from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import find_checkpoint
-from panformer_cli.errors import DataError, PanformerError, RecipeError
-from panformer_cli.recipe_io import override_recipe
+from panformer_cli.errors import DataError
 
 DEFAULT_WEIGHTS = "r50"
 """Published weights that are loaded if no checkpoint is named and there is no run, as by `panformer predict`."""
-
-DEFAULT_PRECISION: PrecisionChoice = "fp32"
-"""The precision of the commands if none is chosen."""
-
-INPUT_SETTINGS = ("data.short_side", "data.long_side")
-"""The settings of the recipe's section `data` that prediction uses."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,17 @@ class LoadOptions:
         checkpoint: The absolute path of the file.
         device: As for `load`.
         precision: As for `load`.
-        overrides: Settings, as `key=value`.
+        changes: Settings that differ from those of the checkpoint.
+        inference: Tiles, views and mask layers.
+        output: Which segments are kept, and their colors.
     """
 
     checkpoint: Path
-    device: str = "auto"
-    precision: PrecisionChoice = "fp32"
-    overrides: tuple[str, ...] = ()
+    device: str
+    precision: PrecisionChoice
+    changes: InferenceChanges
+    inference: InferenceOptions
+    output: OutputOptions
 
 
 def load(
@@ -55,6 +57,17 @@ def load(
     *,
     device: str = "auto",
     precision: str = "auto",
+    threshold: float | None = None,
+    overlap: float | None = None,
+    max_size: int | None = None,
+    classes: str | int | Sequence[str | int] = (),
+    min_area: int = 0,
+    tile: int | None = None,
+    tile_overlap: int | None = None,
+    tile_whole_image: bool = False,
+    tta: str | Sequence[str | float] | None = None,
+    mask_layers: int | None = None,
+    colors: str = "standard",
     verbose: bool = True,
     **settings: Any,
 ) -> Model:
@@ -67,14 +80,27 @@ def load(
         device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: `fp32`, `bf16`, `fp16`, `fast` (the fastest that the device supports) or `auto`, which is the
             commands' default, fp32. Anything but fp32 changes the results slightly.
+        threshold: Minimum score of a segment, 0..1. None: as in the checkpoint.
+        overlap: Maximum share of a segment, 0..1, that segments with higher scores may cover. None: as in the
+            checkpoint.
+        max_size: Maximum length in pixels of the long side of the image that the network receives, 32 or more: faster,
+            less accurate. Results have the size of the image.
+        classes: Keep only segments of these categories, names or ids; empty for all. The rest becomes void.
+        min_area: Keep only segments of at least this number of pixels.
+        tile: Run large images in tiles with sides of this number of pixels, and join the results.
+        tile_overlap: Pixels that adjacent tiles share; None for an eighth of the tile.
+        tile_whole_image: Also run the whole image, to find objects that are larger than a tile.
+        tta: Views of each image that are averaged: `flip`, `scales`, or factors, as `"flip,0.75"` or `["flip", 0.75]`.
+        mask_layers: Number of layers of the mask decoders, which makes it faster; None for all.
+        colors: Colors of overlays: `standard`, those of the data set or of COCO, or `safe` for color-blind people.
         verbose: Whether a download shows its progress on stderr. Otherwise messages go to the logger `panformer`.
-        settings: Settings of inference and of the size of the input, as `inference={"score_threshold": 0.3}` or
-            `data={"short_side": 640}`. Other settings belong to the weights.
+        settings: Other settings of inference, as `inference={"top_k": 50}`.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it cannot be used.
         RecipeError: A setting does not exist or has an invalid value.
-        PanformerError: The device is not available or does not support the precision, or a download fails.
+        PanformerError: An argument is out of range, the device is not available or does not support the precision, the
+            model has no such category or does not support an option, or a download fails.
 
     >>> import panformer
     >>> model = panformer.load("runs/colors", device="cpu")
@@ -86,11 +112,11 @@ def load(
     panformer_cli.errors.CheckpointError: checkpoint R50: no such file; did you mean r50? ...
     """
     given = None if checkpoint is None else Path(checkpoint)
-    overrides = overrides_of(settings)
-    _check_overrides(overrides)
-    choice = precision_of(precision)
+    choice, changes = precision_of(precision), changes_of(threshold, overlap, max_size, settings)
+    inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
+    output = output_of(classes, min_area, colors)
     found = find_checkpoint(given, reporter_of(verbose), DEFAULT_WEIGHTS)
-    return _load(LoadOptions(found, device, choice, overrides))
+    return _load(LoadOptions(found, device, choice, changes, inference, output))
 
 
 class Model:
@@ -105,8 +131,17 @@ class Model:
     {1: 'red', 2: 'green', 5: 'sky'}
     """
 
-    def __init__(self, predictor: Predictor, options: LoadOptions, name: str) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        keep: SegmentSelection,
+        categories: CategoryTable,
+        options: LoadOptions,
+        name: str,
+    ) -> None:
         self._predictor = predictor
+        self._keep = keep
+        self._categories = categories
         self._options = options
         self._name = name
 
@@ -161,7 +196,7 @@ class Model:
         2
         """
         check_color(color)
-        _check_batch_size(batch_size)
+        check_range("batch_size", batch_size, 1)
         if is_one_image(source):
             return next(self._results(iter([read_or_error(source, "the image", color)]), 1))
         if isinstance(source, Mapping) or not isinstance(source, Iterable):
@@ -201,7 +236,7 @@ class Model:
         >>> [result.source for result in model.stream("*.png")]
         ['street.png']
         """
-        _check_batch_size(batch_size)
+        check_range("batch_size", batch_size, 1)
         given = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
         images = find_named([fspath(item) for item in given])
         return self._results(without_errors(images) if skip_bad_images else images, batch_size)
@@ -221,12 +256,12 @@ class Model:
         with explained_out_of_memory():
             found = dict(self._predictor.stream(enumerate(named.image for named in batch), len(batch)))
             for number, (image, source) in enumerate(batch):
-                yield Result.of(image, found.pop(number).panoptic, self.categories, source)
+                yield Result.of(image, self._keep(found.pop(number).panoptic), self.categories, source)
 
     @property
     def categories(self) -> CategoryTable:
-        """The category table of the model."""
-        return self._predictor.categories
+        """The category table of the model, with the colors of overlays."""
+        return self._categories
 
     @property
     def names(self) -> dict[int, str]:
@@ -257,39 +292,14 @@ class Model:
 
 
 def _load(options: LoadOptions) -> Model:
-    checkpoint = read_checkpoint(options.checkpoint)
-    if options.overrides:
-        where = f"the recipe of {options.checkpoint}"
-        checkpoint = replace(checkpoint, recipe=override_recipe(checkpoint.recipe, options.overrides, where))
+    checkpoint = options.changes.applied_to(read_checkpoint(options.checkpoint))
+    categories = options.output.colored(checkpoint.categories)
+    keep = options.output.selection(categories)
     process = Process.single(options.device)
     with explained_out_of_memory():
-        predictor = Predictor.of(checkpoint, process, options.precision)
+        predictor = predictor_of(checkpoint, process, options.precision, options.inference)
     absolute = replace(options, checkpoint=options.checkpoint.absolute())
-    return Model(predictor, absolute, str(options.checkpoint))
-
-
-def precision_of(name: str) -> PrecisionChoice:
-    """Return the engine's precision for an argument `precision`. Raises PanformerError if there is none."""
-    known = get_args(PrecisionChoice)
-    if name != "auto" and name not in known:
-        raise PanformerError(f"precision is {name!r}; expected auto, {', '.join(known)}")
-    return DEFAULT_PRECISION if name == "auto" else name  # type: ignore[return-value]  # checked above
-
-
-def _check_overrides(overrides: Iterable[str]) -> None:
-    """Raise RecipeError for an override of something that the weights were trained with."""
-    for override in overrides:
-        key = override.partition("=")[0]
-        if not key.startswith("inference.") and key not in INPUT_SETTINGS:
-            raise RecipeError(
-                f"{key} cannot be set when a model is loaded; expected device, precision, verbose, settings of "
-                f"inference such as inference={{'score_threshold': 0.3}}, or {' and '.join(INPUT_SETTINGS)}"
-            )
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise PanformerError(f"batch_size is {batch_size}; expected 1 or more")
+    return Model(predictor, keep, categories, absolute, str(options.checkpoint))
 
 
 def _next_batch(images: Iterator[NamedImage | DataError], size: int) -> tuple[list[NamedImage], DataError | None]:

@@ -163,7 +163,7 @@ class Result:
         >>> overlay.shape, overlay.dtype.name
         ((48, 64, 3), 'uint8')
         """
-        options = DrawOptions(opacity, contours, labels, scores)
+        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores)
         return draw_panoptic(self.image, self.panoptic, self.categories, options)
 
     def show(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.api.model import Model, load
-from panformer_cli.api.overrides import overrides_of
+from panformer_cli.api.options import overrides_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import click
 
+from panformer_cli.cli.other_names import command_of
 from panformer_cli.cli.verbosity_options import with_verbosity
 
 # Name and one-line help of every command, so that `panformer --help` imports none of them. The command `a-b` is the
@@ -32,14 +33,19 @@ class SuggestingGroup(click.Group):
         """Parse as click does; without arguments, show the help on stdout."""
         return super().parse_args(ctx, args or ["--help"])
 
+    def suggestion(self, word: str) -> str | None:
+        """Return the command that a word certainly means; None for the closest name."""
+        del word
+        return None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve as click does; suggest the closest name for an unknown command."""
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
-            close = get_close_matches(args[0], names, n=1)
-            advice = f"Did you mean {close[0]!r}?" if close else f"Expected one of {', '.join(names)}."
+            found = self.suggestion(args[0]) or next(iter(get_close_matches(args[0], names, n=1)), None)
+            advice = f"Did you mean {found!r}?" if found else f"Expected one of {', '.join(names)}."
             raise click.UsageError(f"No such command {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -55,6 +61,10 @@ class OrderedGroup(SuggestingGroup):
 
 class LazyGroup(SuggestingGroup):
     """The commands of `COMMANDS`, each imported when it is used."""
+
+    def suggestion(self, word: str) -> str | None:
+        """Return the command that other tools call `word`."""
+        return command_of(word)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of a typical workflow."""

@@ -43,6 +43,10 @@ def program() -> None:
     """Panoptic segmentation with Panoptic SegFormer.
 
     Start with `panformer demo`. Run `panformer COMMAND --help` for the options of a command.
+
+    \b
+    panformer predict photos --out predictions
+    panformer doctor
     """
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from panformer_cli.submission.forms import FormName
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 FORMS: tuple[FormName, ...] = ("coco", "cityscapes", "ade20k", "mapillary")
 
 

@@ -1,4 +1,4 @@
-"""What the options of other tools are called here: the answer to `panformer predict --conf 0.5`.
+"""What the commands and options of other tools are called here: the answer to `panformer predict --conf 0.5`.
 
 The names are those of Ultralytics YOLO, detectron2, MMDetection and Hugging Face's example scripts. A test checks that
 every option and setting in an answer exists.
@@ -26,7 +26,7 @@ PREDICT = {
         "overlap-mask-area-threshold"
     ),
     "images, folders and patterns are given without an option": (
-        "source input inputs image images img imgs img-path image-path image-dir dir folder path file files data video"
+        "source input inputs image img imgs img-path image-path image-dir dir folder path file files data video"
     ),
     _OUT: (
         "output outputs output-dir output-path out-dir outdir out-file outfile save-dir save-path project name dest "
@@ -42,9 +42,12 @@ PREDICT = {
     "masks are --save masks (one per segment), semantic or instances": (
         "save-mask save-masks mask retina-masks save-seg"
     ),
-    "outputs are chosen with --save; without overlay none is drawn": (
-        "nosave no-save no-save-vis save-img show view-img"
+    "outputs are chosen with --save; without overlay none is drawn": "nosave no-save no-save-vis save-img",
+    "a page to look at is --gallery; results are also written to --out": (
+        "show view-img show-img visualize vis html report"
     ),
+    "tiles overlap by --tile-overlap PIXELS": "overlap-ratio overlap-height-ratio overlap-width-ratio stride",
+    "the colors are --colors": "palette colormap cmap color",
     "the longest side of the images that the network receives is --max-size": (
         "imgsz img-size image-size imgs-size input-size size resolution resize max-side max-side-len long-side "
         "max-image-size max-resolution"
@@ -108,12 +111,33 @@ EVALUATE = {
     ),
 }
 
+COMMANDS = {
+    "predict": "detect infer inference segment seg track run",
+    "evaluate": "val validate validation test eval score metrics",
+    "train": "fit finetune fine-tune",
+    "visualize": "view show plot draw vis",
+    "prepare-data": "convert data dataset datasets",
+    "weights": "models model checkpoints download hub zoo",
+    "recipes": "config configs cfg",
+    "doctor": "checks check env info version collect-env",
+}
+"""What the commands of other tools are called here."""
+
 _ANSWERS: Mapping[str, Mapping[str, str]] = {
     "panformer predict": PREDICT,
     "panformer train": TRAIN,
     "panformer evaluate": EVALUATE,
     "panformer evaluate checkpoint": EVALUATE,
 }
+
+
+def command_of(word: str) -> str | None:
+    """Return the name of a command that other tools call `word`; None if there is none.
+
+    >>> command_of("val")
+    'evaluate'
+    """
+    return next((name for name, words in COMMANDS.items() if word.lower() in words.split()), None)
 
 
 def answers(command: str) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from panformer_cli.cli.options import Compute
 if TYPE_CHECKING:
     from panformer_cli.engine.training.replay.replay import Replay, ReplayedLoss
 
-_ALLOWED = {"replay", "device", "sampling"}
+_ALLOWED = {"replay", "device", "sampling", "quiet", "verbose", "log_file"}
 
 
 def replay_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import click
 
 from panformer_cli.cli.duration import Duration
 from panformer_cli.cli.launching import launch_options
-from panformer_cli.cli.options import Compute, compute_options
+from panformer_cli.cli.options import Compute, compute_options, json_option
 from panformer_cli.cli.replay import replay_option
 from panformer_cli.errors import INTERRUPTED, PanformerError
 from panformer_cli.wording import counted
@@ -138,6 +139,7 @@ def check_recipe(
     metavar="KEY=VALUE",
     help="Override a setting, such as train.lr=1e-4; can be repeated.",
 )
+@json_option
 def train(
     recipe: str | None,
     compute: Compute,
@@ -150,6 +152,7 @@ def train(
     fit_memory: float | None,
     time_limit: int | None,
     overrides: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Train a model from a recipe.
 
@@ -166,7 +169,7 @@ def train(
     --set changes single settings of it.
     """
     if dry_run:
-        return _try(recipe, overrides, compute, resume)
+        return _try(recipe, overrides, compute, resume, as_json)
     from panformer_cli.engine.trackers.names import check_installed
 
     check_installed(trackers)
@@ -180,10 +183,13 @@ def train(
             start.options, trackers=trackers, profile=profile, time_limit=time_limit, fit_memory=fit_memory
         )
         result = run_training(start.recipe, options, process, reporter)
+        if as_json:
+            click.echo(json.dumps(_as_json(result), indent=2))
+        elif result.ended:
+            click.echo(f"Best checkpoint: {result.run.checkpoint}")
         if not result.ended:
             reporter.message(_stopped(result, compute))
             return INTERRUPTED
-        click.echo(f"Best checkpoint: {result.run.checkpoint}")
         reporter.message(f"Next: {shlex.join(['panformer', 'evaluate', str(result.run.path)])}")
         return 0
 
@@ -208,7 +214,19 @@ def _stopped(result: RunResult, compute: Compute) -> str:
     return f"Stopped; step {result.saved_step} of {result.total_steps} is saved; resume with: {command}"
 
 
-def _try(recipe: str | None, overrides: tuple[str, ...], compute: Compute, resume: bool | str) -> int:
+def _as_json(result: RunResult) -> dict[str, Any]:
+    """Return the outcome of a run; metrics.jsonl in its folder has the losses and metrics."""
+    checkpoint = result.run.checkpoint
+    return {
+        "run": str(result.run.path),
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "ended": result.ended,
+        "saved_step": result.saved_step,
+        "total_steps": result.total_steps,
+    }
+
+
+def _try(recipe: str | None, overrides: tuple[str, ...], compute: Compute, resume: bool | str, as_json: bool) -> int:
     """Make a dry run and print what it found."""
     if recipe is None or resume:
         raise click.UsageError("--dry-run needs a recipe, and cannot be used with --resume.")
@@ -216,7 +234,8 @@ def _try(recipe: str | None, overrides: tuple[str, ...], compute: Compute, resum
     from panformer_cli.recipe_io import load_recipe
 
     with compute.joined() as (process, reporter):
-        click.echo(_described(dry_run(load_recipe(recipe, overrides), process, reporter)))
+        found = dry_run(load_recipe(recipe, overrides), process, reporter)
+        click.echo(json.dumps(asdict(found), indent=2) if as_json else _described(found))
     return 0
 
 

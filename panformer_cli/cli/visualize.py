@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.cli.options import colors_option
+from panformer_cli.cli.options import colors_option, json_option
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--out", "-o", type=FOLDER, default="viz", show_default=True, help="Folder for index.html and overlays/.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Draw at most N images.")
 @colors_option
+@json_option
 @click.option("--no-labels", is_flag=True, help="Do not draw the class names.")
 def visualize(
     data: Path | None,
@@ -45,6 +47,7 @@ def visualize(
     limit: int | None,
     palette: Palette,
     no_labels: bool,
+    as_json: bool,
 ) -> None:
     """Draw ground truth, predictions, or both side by side, and training curves.
 
@@ -63,7 +66,12 @@ def visualize(
 
     options = DrawOptions(labels=not no_labels)
     request = VisualizeRequest(out, data, split, predictions, images, run, limit, options, palette)
-    if checkpoint := checkpoint_of(request):
+    checkpoint = checkpoint_of(request)
+    if checkpoint and not as_json:
         click.echo(f"Checkpoint: {checkpoint}")
     result = draw(request, RichReporter())
+    if as_json:
+        overlays = [str(path) for path in result.overlays]
+        click.echo(json.dumps({"page": str(result.page), "overlays": overlays, "checkpoint": checkpoint}, indent=2))
+        return
     click.echo(f"{counted(len(result.overlays), 'image')} drawn; open {result.page} in a browser")

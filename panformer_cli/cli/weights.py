@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from panformer_cli.cli.groups import OrderedGroup
+from panformer_cli.cli.options import announcer, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +106,8 @@ def download_weights(names: tuple[str, ...], as_json: bool) -> None:
     metavar="ANNOTATION.json",
     help="Panoptic JSON with the categories of the model. [default: COCO]",
 )
-def import_file(file: Path, out: Path, recipe: str | None, categories: Path | None) -> None:
+@json_option
+def import_file(file: Path, out: Path, recipe: str | None, categories: Path | None, as_json: bool) -> None:
     """Convert official weights to a panformer checkpoint.
 
     FILE is a .pth file of the reference implementation or the name of published weights. DIR gets model.safetensors and
@@ -125,7 +127,7 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     published = published_at(source)  # r50 and r50_1x have the same shapes; only their names differ
     name = published.name if recipe is None and published else recipe
     written = import_weights(source, out, name, categories, reporter)
-    click.echo(f"Checkpoint: {written}")
+    _print_checkpoint(written, as_json)
 
 
 @weights.command("average")
@@ -139,7 +141,8 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     metavar="K",
     help="Average the K checkpoints with the highest PQ of one run, whose folder is CHECKPOINT.",
 )
-def average(checkpoints: tuple[Path, ...], out: Path, best: int | None) -> None:
+@json_option
+def average(checkpoints: tuple[Path, ...], out: Path, best: int | None, as_json: bool) -> None:
     """Average the weights of two or more checkpoints of one model.
 
     The mean of the best checkpoints of a run is often a little better than each of them. Running statistics are
@@ -162,8 +165,13 @@ def average(checkpoints: tuple[Path, ...], out: Path, best: int | None) -> None:
     else:
         chosen = best_checkpoints(RunFolder(checkpoints[0]), best)
         paths = [path for path, _ in chosen]
-        click.echo(f"Best of the run: {', '.join(f'{path.name} (PQ {pq:.1f})' for path, pq in chosen)}")
-    click.echo(f"Checkpoint: {average_checkpoints(paths, out)}")
+        announce = announcer(as_json, reporter)
+        announce(f"Best of the run: {', '.join(f'{path.name} (PQ {pq:.1f})' for path, pq in chosen)}")
+    _print_checkpoint(average_checkpoints(paths, out), as_json)
+
+
+def _print_checkpoint(path: Path, as_json: bool) -> None:
+    click.echo(json.dumps({"checkpoint": str(path)}) if as_json else f"Checkpoint: {path}")
 
 
 def _as_json(row: PublishedWeights) -> dict[str, str | float | bool | None]:

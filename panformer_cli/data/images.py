@@ -145,6 +145,7 @@ def has_more_frames(file: Path | bytes) -> bool:
 
 def _check_pixels(name: str, data: bytes) -> None:
     """Raise DataError for an image with more than `most_pixels`, without decoding it."""
+    most_pixels()  # its error is a ValueError, as some of Pillow's are
     try:
         with quiet_open(data):
             pass

@@ -121,7 +121,8 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         found = process.on_first(lambda: _begin(request, saving, stack, reporter))
         results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
         if found is None:
-            return PredictResult(results.json, [], None if saving.json else panoptic_json([], [], results.categories))
+            unsaved = None if saving.json else panoptic_json([], [], results.categories)
+            return PredictResult(results.json, [], unsaved, request.output.page_in(request.out))
         predictor = predictor_of(checkpoint, process, request.precision, request.inference)
         for note in predictor.notes():
             reporter.message(note)
@@ -140,7 +141,7 @@ def _with_gallery(result: PredictResult, request: PredictRequest, categories: Ca
     if not request.output.gallery:
         return result
     has_overlays = "overlay" in request.output.save
-    page = write_gallery_page(request.out, result.content, categories, request.checkpoint.name, has_overlays)
+    page = write_gallery_page(request.out, result.rows(), categories, request.checkpoint.name, has_overlays)
     return replace(result, gallery=page)
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from panformer_cli.pages.base import Bar, Cell, Label, Table, write_page
+from panformer_cli.pages.gallery.images import GalleryImage
+from panformer_cli.pages.gallery.page import ImageData
+from panformer_cli.wording import counted
 
 MAX_IMAGE_SIZES = 20
 """Number of image sizes on the page; the most frequent ones are shown."""
@@ -25,11 +28,22 @@ def write_summary(path: Path, name: str, summaries: Mapping[str, Mapping[str, An
     Raises:
         PanformerError: The file cannot be written.
     """
-    splits = [
-        (split, content, _categories(content["categories"]), [*_distributions(content), *_void_values(content)])
-        for split, content in summaries.items()
-    ]
-    write_page(path, "summary.html", name, splits=splits)
+    splits: list[Any] = []
+    images: list[GalleryImage] = []
+    for split, content in summaries.items():
+        samples = [_sample(row) for row in content.get("samples", [])]
+        tables = [*_distributions(content), *_void_values(content)]
+        splits.append((split, content, _categories(content["categories"]), tables, (len(images), len(samples))))
+        images += samples
+    write_page(path, "summary.html", name, splits=splits, data=ImageData(images), hidden_layers=())
+
+
+def _sample(row: Mapping[str, Any]) -> GalleryImage:
+    """Return a sample image; of those in summaries of earlier versions there is only a drawing."""
+    if "viewer" in row:
+        return GalleryImage.from_json(row["viewer"])
+    height, width = row["size"]
+    return GalleryImage(row["file_name"], counted(row["segments"], "segment"), row["path"], (height, width))
 
 
 def _distributions(content: Mapping[str, Any]) -> list[Table]:

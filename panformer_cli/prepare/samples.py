@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def draw_samples(
 ) -> list[dict[str, Any]]:
     """Draw images to `OUT/summary_images/<split>/<number>.jpg`; return what the page shows of them, as JSON.
 
+    The files of the page's viewer are in `OUT/summary_images/images`.
+
     An image that cannot be decoded is left out, because only training needs its pixels.
 
     Args:
@@ -41,7 +44,10 @@ def draw_samples(
     Raises:
         PanformerError: A drawing cannot be written.
     """
-    from panformer_cli.visualization.drawing import draw_panoptic, save_image  # most processes draw nothing
+    # Most processes draw nothing.
+    from panformer_cli.pages.gallery.images import write_image
+    from panformer_cli.pages.gallery.layers import ShownMap
+    from panformer_cli.visualization.drawing import draw_panoptic, save_image
 
     samples = []
     for number, (name, load) in enumerate(images, 1):
@@ -53,7 +59,10 @@ def draw_samples(
         path = f"{FOLDER}/{split}/{number}.jpg"
         save_image(out / path, drawing)
         size = [int(side) for side in drawing.shape[:2]]
-        samples.append({"file_name": name, "path": path, "segments": len(panoptic.segments), "size": size})
+        maps = [ShownMap.of("Annotation", panoptic, categories)]
+        shown = write_image(out / FOLDER, f"{split}/{number}", name, image, maps).below(FOLDER)
+        row = {"file_name": name, "path": path, "segments": len(panoptic.segments), "size": size}
+        samples.append(row | {"viewer": replace(shown, drawing=path).to_json()})
     return samples
 
 

@@ -72,7 +72,13 @@ def shade(color: npt.ArrayLike, number: int) -> Colors:
 
     Lightness and hue follow a low-discrepancy sequence, so that instances with near numbers are easy to tell apart.
     """
-    base = np.asarray(color, np.uint8)
+    red, green, blue = np.asarray(color, np.uint8).tolist()
+    return _shade((red, green, blue), number)
+
+
+@lru_cache(maxsize=4096)
+def _shade(color: tuple[int, int, int], number: int) -> Colors:
+    base = np.array(color, np.uint8)
     if number == 0:
         return base
     lightness, a, b = rgb_to_oklab(base[None])[0]

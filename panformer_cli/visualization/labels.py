@@ -1,8 +1,16 @@
-"""Labels on segments: finding the best position, and drawing."""
+"""Labels on segments: finding the best position, and drawing.
+
+A label is inside its own segment with all pixels of its box, so labels never overlap.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,72 +19,157 @@ from scipy import ndimage
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.visualization.oklab import Colors
-from panformer_cli.visualization.text_rendering import text_coverage
+from panformer_cli.visualization.text_rendering import Coverage, text_coverage, text_size
 
 Mask = npt.NDArray[np.uint8]
+IndexMap = npt.NDArray[np.uint16]
+"""(H, W) uint16, see `drawing`."""
+
+SMALLEST_FONT = 9
+"""Font size in pixels below which text is hard to read."""
 
 _SEARCH_SIDE = 640
-"""Approximate longer side, in pixels, of the downscaled map in which positions are searched."""
+"""Approximate longer side, in cells, of the downscaled map in which positions are searched."""
 
-_INSIDE = 0.6
-"""Minimum fraction of a label's box that is on its own segment."""
+_FONT_SHARES = (1.0, 0.8, 0.65, 0.5)
+"""Font sizes to try, as shares of the usual one."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label in an image.
+
+    Attributes:
+        position: Position of its segment.
+        corner: Row and column of the top-left pixel of its box.
+        letters: (H, W) uint8 coverage of its box by text, 0..255.
+    """
+
+    position: int
+    corner: tuple[int, int]
+    letters: Coverage
+
+
+class _Layout(NamedTuple):
+    """Lines of text in a font size, with margins at the sides."""
+
+    lines: Sequence[str]
+    font: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the box, pixels."""
+        sizes = [text_size(line, self.font) for line in self.lines]
+        return sum(height for height, _ in sizes), max(width for _, width in sizes) + 2 * (self.font // 3)
+
+    def letters(self) -> Coverage:
+        """Return the coverage of the box by text, (H, W) uint8; lines are centered."""
+        rows = [text_coverage(line, self.font) for line in self.lines]
+        canvas = np.zeros(self.shape, np.uint8)
+        for row, view in zip(rows, np.split(canvas, len(rows)), strict=True):
+            start = (canvas.shape[1] - row.shape[1]) // 2
+            view[:, start : start + row.shape[1]] = row
+        return canvas
 
 
 def font_size(height: int, width: int) -> int:
     """Return the font size in pixels for an image: readable in a small one, proportional in a large one."""
-    return max(9, round(4 + max(height, width) / 62))
+    return max(SMALLEST_FONT, round(4 + max(height, width) / 62))
 
 
-def draw_labels(image: ImageArray, index: npt.NDArray[np.uint16], texts: Sequence[str], colors: Colors) -> None:
-    """Write `texts[i]` on the pixels where `index` is i + 1, in place.
-
-    Labels are placed well inside their segments. A label that does not fit, or that overlaps the label of a larger
-    segment, is left out.
+def draw_labels(image: ImageArray, index: IndexMap, texts: Sequence[Sequence[str]], colors: Colors) -> None:
+    """Write the labels of `place_labels` into an image, in place.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         index: (H, W), see `drawing`.
-        texts: One text per segment.
+        texts: The texts of each segment, see `place_labels`.
         colors: (N, 3) colors of the segments; the boxes behind the text are dark shades of them.
     """
+    for label in place_labels(index, texts):
+        _stamp(image, label, colors[label.position])
+
+
+def place_labels(index: IndexMap, texts: Sequence[Sequence[str]]) -> Iterator[Label]:
+    """Yield a label for the segment where `index` is i + 1, for every segment in which one fits.
+
+    The label is the first of `texts[i]` that fits in one line or two, in the usual font size or a smaller one. Where
+    there is room, it is well inside the segment and near the middle of it.
+    """
     size = font_size(*index.shape)
+    gap = max(1, size // 10)
     step = max(1, max(index.shape) // _SEARCH_SIDE)
-    small = np.ascontiguousarray(index[::step, ::step])
-    taken = np.zeros(small.shape, np.uint8)
-    regions = ndimage.find_objects(small, max_label=len(texts))
-    areas = np.bincount(small.ravel(), minlength=len(texts) + 1)[1:]
-    for i in np.argsort(-areas, kind="stable"):
-        if regions[i] is None:
+    cells = _uniform_cells(index, step)
+    for i, region in enumerate(ndimage.find_objects(cells, max_label=len(texts))):
+        if region is None:
             continue
-        letters = text_coverage(texts[i], size)
-        letters = np.pad(letters, ((0, 0), (size // 3, size // 3)))
-        height, width = -(-letters.shape[0] // step), -(-letters.shape[1] // step)
-        corner = _best_corner(small, taken, int(i) + 1, regions[i], (height, width))
-        if corner is not None:
-            taken[corner[0] : corner[0] + height, corner[1] : corner[1] + width] = 1
-            _stamp(image, letters, (corner[0] * step, corner[1] * step), colors[i])
+        mask = (cells[region] == i + 1).astype(np.uint8)
+        for layout in _layouts(texts[i], size):
+            height, width = (-(-(side + 2 * gap) // step) for side in layout.shape)
+            corner = _best_corner(mask, (height, width))
+            if corner is not None:
+                y, x = (step * (side.start + own) + gap for side, own in zip(region, corner, strict=True))
+                yield Label(i, (y, x), layout.letters())
+                break
 
 
-def _best_corner(
-    small: npt.NDArray[np.uint16], taken: Mask, i: int, region: tuple[slice, slice], box: tuple[int, int]
-) -> tuple[int, int] | None:
-    """Return the best top-left corner for a box (height, width) on segment `i`; None if the box does not fit."""
-    rows, columns = (
-        slice(max(0, side.start - length), side.stop + length) for side, length in zip(region, box, strict=True)
-    )
-    mask = (small[rows, columns] == i).astype(np.uint8)
+def _uniform_cells(index: IndexMap, step: int) -> IndexMap:
+    """Return the value of every cell of step x step pixels, 0 for a cell with several values."""
+    if step == 1:
+        return np.ascontiguousarray(index)
+    height, width = (side // step * step for side in index.shape)
+    index = index[:height, :width]
+    lowest, highest = (_reduced(extreme, index, step) for extreme in (np.minimum, np.maximum))
+    return np.where(lowest == highest, lowest, np.uint16(0))
+
+
+def _reduced(extreme: np.ufunc, index: IndexMap, step: int) -> IndexMap:
+    """Return the minimum or maximum of every cell of step x step pixels."""
+    rows: IndexMap = reduce(extreme, (index[first::step] for first in range(step)))
+    return np.ascontiguousarray(reduce(extreme, (rows[:, first::step] for first in range(step))))
+
+
+def _layouts(texts: Sequence[str], size: int) -> Iterator[_Layout]:
+    """Yield the forms of a label, the best first: every text in one line and in two, in each font size."""
+    fonts = dict.fromkeys(max(SMALLEST_FONT, round(share * size)) for share in _FONT_SHARES)
+    for text, font in itertools.product(texts, fonts):
+        yield _Layout((text,), font)
+        if (lines := _in_two_lines(text)) is not None:
+            yield _Layout(lines, font)
+
+
+def _in_two_lines(text: str) -> tuple[str, str] | None:
+    """Return the two most equal lines of a text; None if it has no space or hyphen.
+
+    >>> _in_two_lines("sky-other-merged 80%")
+    ('sky-other-', 'merged 80%')
+    """
+    breaks = [match.end() for match in re.finditer(r"(?<=\S)[ -](?=\S)", text)]
+    if not breaks:
+        return None
+    middle = min(breaks, key=lambda end: abs(2 * end - len(text)))
+    return text[:middle].rstrip(), text[middle:]
+
+
+def _best_corner(mask: Mask, box: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the best top-left corner of a box (height, width) inside the mask; None if the box does not fit.
+
+    The best box has the most room around it, up to its own height, and is near the middle of the mask.
+    """
     if mask.shape[0] < box[0] or mask.shape[1] < box[1]:
         return None
-    inside = _box_sums(mask, box) / (box[0] * box[1])
-    free = (inside >= _INSIDE) & (_box_sums(taken[rows, columns], box) == 0)
-    if not free.any():
+    fits = (_box_sums(mask, box) == box[0] * box[1]).astype(np.uint8)
+    if not fits.any():
         return None
-    # Zeros around the mask make the image edge a border.
-    depth = cv2.distanceTransform(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)
-    at_center = depth[1 + box[0] // 2 :, 1 + box[1] // 2 :][: inside.shape[0], : inside.shape[1]]
-    best = np.where(free, (1 + at_center) * inside**2, 0).argmax()
-    y, x = np.unravel_index(best, inside.shape)
-    return rows.start + int(y), columns.start + int(x)
+    room = cv2.distanceTransform(cv2.copyMakeBorder(fits, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 3)
+    room = np.minimum(room[1:-1, 1:-1], box[0])
+    rows, columns = (np.arange(n, dtype=np.float32) for n in fits.shape)
+    moments = cv2.moments(fits, binaryImage=True)
+    y, x = moments["m01"] / moments["m00"], moments["m10"] / moments["m00"]
+    away = np.hypot((rows - y)[:, None], columns - x) * (0.2 * box[0] / max(mask.shape))
+    best = np.where(fits, room - away, -np.inf).argmax()
+    row, column = np.unravel_index(best, fits.shape)
+    return int(row), int(column)
 
 
 def _box_sums(mask: Mask, box: tuple[int, int]) -> npt.NDArray[np.int32]:
@@ -87,12 +180,12 @@ def _box_sums(mask: Mask, box: tuple[int, int]) -> npt.NDArray[np.int32]:
     )
 
 
-def _stamp(image: ImageArray, letters: Mask, corner: tuple[int, int], color: npt.NDArray[np.uint8]) -> None:
-    """Draw white text on a dark, translucent, rounded box; the box is moved inside the image."""
-    y, x = (min(start, full - own) for start, full, own in zip(corner, image.shape[:2], letters.shape, strict=True))
-    view = image[y : y + letters.shape[0], x : x + letters.shape[1]]
-    box = 0.72 * _round_box(*letters.shape)[:, :, None]
-    ink = letters[:, :, None] / np.float32(255)
+def _stamp(image: ImageArray, label: Label, color: npt.NDArray[np.uint8]) -> None:
+    """Draw white text on a dark, translucent, rounded box."""
+    (y, x), (height, width) = label.corner, label.letters.shape
+    view = image[y : y + height, x : x + width]
+    box = 0.72 * _round_box(height, width)[:, :, None]
+    ink = label.letters[:, :, None] / np.float32(255)
     ground = (1 - box) * view + box * (0.22 * color.astype(np.float32))
     view[:] = np.round((1 - ink) * ground + ink * 255)
 

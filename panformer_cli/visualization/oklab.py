@@ -20,6 +20,8 @@ _CONES_TO_LAB = np.array(
     [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
      [0.0259040371, 0.7827717662, -0.8086757660]]
 )  # fmt: skip
+_LAB_TO_CONES = np.linalg.inv(_CONES_TO_LAB)
+_CONES_TO_RGB = np.linalg.inv(_RGB_TO_CONES)
 
 
 def rgb_to_linear(colors: Colors) -> Floats:
@@ -66,5 +68,4 @@ def in_srgb(lch: Floats) -> npt.NDArray[np.bool_]:
 def _lch_to_linear(lch: Floats) -> Floats:
     lightness, chroma, hue = lch.T
     lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
-    cones = lab @ np.linalg.inv(_CONES_TO_LAB).T
-    return np.asarray(cones**3 @ np.linalg.inv(_RGB_TO_CONES).T)
+    return np.asarray((lab @ _LAB_TO_CONES.T) ** 3 @ _CONES_TO_RGB.T)

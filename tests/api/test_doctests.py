@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "panformer_cli" / "api").glob("[!_]*.py"))
 
-WITH_EXAMPLES = {"arrays", "model", "overrides", "preparation", "result"}
+WITH_EXAMPLES = {"arrays", "model", "options", "preparation", "result"}
 
 
 @pytest.mark.parametrize("name", MODULES)

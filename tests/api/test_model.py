@@ -231,7 +231,7 @@ def test_inputs_are_not_changed_and_results_are_independent(model: Model) -> Non
 
 
 def test_a_model_and_its_results_can_be_pickled(run: Path) -> None:
-    model = load(run, device="cpu", inference={"min_score": 0.3})
+    model = load(run, device="cpu", inference={"min_score": 0.3}, min_area=100)
     copy: Model = pickle.loads(pickle.dumps(model))
     assert same(copy(noise(4)), model(noise(4)))
     assert (copy.checkpoint, copy.device, copy.precision) == (model.checkpoint, "cpu", "fp32")
@@ -255,9 +255,12 @@ def test_a_real_model_is_the_same_in_threads_batches_and_other_processes(tmp_pat
             assert np.array_equal(found.segment_ids, alone.segment_ids)
             scores = [[segment.score for segment in result.segments] for result in (found, alone)]
             assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    tiled = load(path, device="cpu", tile=64, tile_overlap=16, tta=["flip"], mask_layers=1)
     with ThreadPoolExecutor(4) as threads:
+        alone = tiled(noise(5, 100, 90))
+        assert all(same(found, alone) for found in threads.map(tiled, [noise(5, 100, 90)] * 4))
         assert all(threads.map(lambda number: same(model(images[number % 4]), expected[number % 4]), range(16)))
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # each process imports PyTorch
         for ids, alone in zip(pool.starmap(ids_of, [(model, image) for image in images]), expected, strict=True):
             assert np.array_equal(ids, alone.segment_ids)
 
@@ -275,9 +278,23 @@ def test_settings_of_inference_can_be_set(run: Path) -> None:
     assert len(model(street())) == 2
     assert len(strict(street())) == 0
     assert not strict(street()).segment_ids.any()
-    dotted: dict[str, Any] = {"data.short_side": 32, "data.long_side": 32}
-    small = load(run, device="cpu", **dotted)
+    assert len(load(run, device="cpu", threshold=0.8)(street())) == 1
+    small = load(run, device="cpu", max_size=32)
     assert small(street()).size == (HEIGHT, WIDTH)
+    assert len(small(street())) == 2
+
+
+def test_the_colors_of_overlays_can_be_chosen(run: Path) -> None:
+    standard, safe = (load(run, device="cpu", colors=name) for name in ("standard", "safe"))
+    assert (standard(street()).plot() != safe(street()).plot()).any()
+    assert standard.names == safe.names
+
+
+def test_segments_can_be_selected(run: Path) -> None:
+    for arguments in ({"classes": "sky"}, {"classes": ["SKY"]}, {"classes": [5]}, {"min_area": 1000}):
+        result = load(run, device="cpu", **arguments)(street())
+        assert [segment.name for segment in result.segments] == ["sky"]
+        assert (result.segment_ids > 0).sum() == result.segments[0].area
 
 
 @pytest.mark.parametrize(
@@ -289,7 +306,16 @@ def test_settings_of_inference_can_be_set(run: Path) -> None:
         ({"device": "tpu"}, PanformerError, "device is 'tpu', which is not available here"),
         ({"inference": {"min_scor": 1}}, RecipeError, "inference.min_scor.*did you mean"),
         ({"train": {"lr": 1}}, RecipeError, "train.lr cannot be set when a model is loaded"),
-        ({"devise": "cpu"}, RecipeError, "devise cannot be set when a model is loaded; expected device"),
+        ({"devise": "cpu"}, RecipeError, "devise cannot be set when a model is loaded; expected an argument of `load`"),
+        ({"threshold": 1.5}, PanformerError, "threshold is 1.5; expected 0 to 1"),
+        ({"max_size": 8}, PanformerError, "max_size is 8; expected 32 or more"),
+        ({"min_area": -1}, PanformerError, "min_area is -1; expected 0 or more"),
+        ({"mask_layers": 0}, PanformerError, "mask_layers is 0; expected 1 or more"),
+        ({"classes": "rde"}, PanformerError, "no category 'rde' .did you mean red"),
+        ({"colors": "blue"}, PanformerError, "colors is 'blue'; expected standard or safe"),
+        ({"tile_overlap": 8}, PanformerError, "tile-overlap needs --tile"),
+        ({"tta": "flop"}, PanformerError, "tta is 'flop'"),
+        ({"tile": 512}, PanformerError, "the model family color does not predict scored masks"),
         ({"inference": {"min_score": object()}}, RecipeError, "min_score is a object: expected a number"),
     ],
 )

@@ -18,8 +18,13 @@ from pycocotools.coco import COCO
 
 from panformer_cli.api.model import Model
 from panformer_cli.api.result import Result
+from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.outputs.options import OutputOptions
+from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.errors import PanformerError
+from panformer_cli.reporting import SilentReporter
 from tests.color_family import street
+from tests.helpers import files_of
 
 
 @pytest.fixture
@@ -131,6 +136,19 @@ def test_files_are_those_of_predict(result: Result, tmp_path: Path) -> None:
     assert np.array_equal(red + 256 * green + 65536 * blue, result.segment_ids)
     assert np.array_equal(np.asarray(Image.open(out / "masks/street/1-red.png")) > 0, RED)
     assert json.loads((out / "segments/street.json").read_text())["image"]["file_name"] == result.source
+
+
+def test_the_files_have_the_bytes_that_the_command_writes(result: Result, run: Path, tmp_path: Path) -> None:
+    outputs = ("overlay", "panoptic", "instances", "semantic", "masks", "cutouts", "polygons")
+    assert result.source is not None
+    request = PredictRequest(
+        [result.source], run / "model.safetensors", tmp_path / "command", output=OutputOptions(outputs)
+    )
+    predict(request, Process.single("cpu"), SilentReporter())
+    result.save(tmp_path / "python", outputs)
+    written = files_of(tmp_path / "python")
+    assert written == {name: data for name, data in files_of(tmp_path / "command").items() if name in written}
+    assert len(written) == 9
 
 
 def stems(folder: Path) -> list[str]:

@@ -13,10 +13,12 @@ import pytest
 
 import panformer
 from panformer_cli.api.evaluation import Evaluation, evaluate
+from panformer_cli.api.model import load
 from panformer_cli.api.preparation import CONVERTED, IN_PLACE, prepare
 from panformer_cli.api.training import train
 from panformer_cli.cli.evaluate.checkpoint import checkpoint as evaluate_command
 from panformer_cli.cli.main import program
+from panformer_cli.cli.predict import predict as predict_command
 from panformer_cli.cli.train import TRACKERS
 from panformer_cli.cli.train import train as train_command
 from panformer_cli.engine.trackers.names import TRACKERS as KNOWN_TRACKERS
@@ -74,6 +76,10 @@ def test_the_defaults_are_those_of_the_commands() -> None:
     command = defaults_of(train_command)
     for name in ("out", "resume", "init_from", "fit_memory", "time_limit", "profile"):
         assert (python[name] or None) == (command[name] or None), name
+    python = {name: item.default for name, item in inspect.signature(load).parameters.items()}
+    command = defaults_of(predict_command)
+    assert python["min_area"] == command["min_area"]
+    assert not any(python[name] for name in ("threshold", "overlap", "max_size", "classes"))
     assert TRACKERS == KNOWN_TRACKERS
 
 

@@ -13,6 +13,7 @@ import pytest
 from panformer_cli.cli import loading
 from panformer_cli.cli.loading import TorchAnnouncer, announce_model
 from panformer_cli.verbosity import configure, restored
+from tests.cli.test_every_command import all_commands
 from tests.conftest import REPOSITORY
 
 
@@ -94,10 +95,7 @@ def test_a_quiet_command_prints_no_line(waiting: None, capsys: pytest.CaptureFix
 
 
 def test_every_command_in_the_table_exists() -> None:
-    from panformer_cli.cli.main import program
-    from tests.cli.test_verbosity_options import commands
-
-    known = {name.split()[-1]: {p.name for p in command.params} for name, command in commands(program)}
+    known = {name.split()[-1]: {p.name for p in command.params} for name, command in all_commands()}
     for name, parameters in loading._MODELS.items():
         assert set(parameters) <= known[name]
 

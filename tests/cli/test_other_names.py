@@ -10,6 +10,7 @@ import pytest
 
 from panformer_cli.cli.evaluate.checkpoint import checkpoint
 from panformer_cli.cli.main import program
+from panformer_cli.cli.other_names import COMMANDS as OTHERS
 from panformer_cli.cli.other_names import answer_to, answers
 from panformer_cli.engine.outputs.registry import NAMES
 from panformer_cli.recipe_io import _settings
@@ -89,6 +90,20 @@ def test_every_command_with_a_folder_of_results_has_the_short_name() -> None:
     with_out = [names for names in options if "--out" in names]
     assert len(with_out) > 15
     assert [names for names in with_out if "-o" not in names] == []
+
+
+@pytest.mark.parametrize(("word", "command"), [("val", "evaluate"), ("Detect", "predict"), ("checks", "doctor")])
+def test_a_command_of_another_tool_is_answered(word: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(word) == 2
+    error = f"No such command '{word}'. Did you mean '{command}'? See `panformer --help`."
+    assert capsys.readouterr().err == f"Error: {error}\n"
+
+
+def test_commands_of_other_tools_are_those_of_the_program() -> None:
+    names = program.list_commands(click.Context(program))
+    assert OTHERS.keys() <= set(names)
+    words = [word for words in OTHERS.values() for word in words.split()]
+    assert len(set(words)) == len(words) and not set(words) & set(names)
 
 
 def test_only_known_names_are_answered() -> None:

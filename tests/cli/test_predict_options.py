@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,44 @@ def test_the_help_names_all_outputs() -> None:
     assert isinstance(save, click.Option) and save.help is not None
     assert save.default == ",".join(USUAL)
     assert save.help.removesuffix(".").rpartition("some of ")[2] == ", ".join(NAMES)
+
+
+def test_inputs_reach_the_engine(
+    requests: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard input is read once, and the images are those that were found before the checkpoint."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a.jpg\n")))
+    Path("list.json").write_text('{"images": [{"id": 5, "file_name": "a.jpg"}]}')
+    Path("elsewhere").mkdir()
+    Path("elsewhere/a.jpg").touch()
+    options = ["--checkpoint", "model.safetensors", "-o", "out", "--resume"]
+    assert run("predict", "-", "list.json", "--images", "elsewhere", *options) == 2
+    assert "not run in this test" in capsys.readouterr().err
+    (request,) = requests
+    assert request.resume
+    assert [str(image) for image in request.find().images] == ["a.jpg", "elsewhere/a.jpg"]
+    assert run("predict", "list.json", *options) == 2
+    assert [image.id for image in requests[1].find().images] == [5]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["-"], "the input - reads standard input, which is empty; pipe an image or a list"),
+        (["ftp://host/a.jpg"], "addresses of the kind ftp:// cannot be read"),
+        (["list.txt"], "list.txt has 1 name, and none of them exists"),
+        (["a.jpg", "--images", "no"], "Directory 'no' does not exist"),
+    ],
+)
+def test_inputs_that_are_refused(
+    requests: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    Path("list.txt").write_text("no.jpg\n")
+    assert run("predict", *given, "--out", "out") == 2
+    assert message in capsys.readouterr().err
+    assert not requests and not Path("out").exists()

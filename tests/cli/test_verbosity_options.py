@@ -5,41 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
 
 from panformer_cli.cli.groups import LazyGroup
-from panformer_cli.cli.main import program
 from panformer_cli.cli.verbosity_options import with_verbosity
 from panformer_cli.console import RichReporter, print_table
 from panformer_cli.errors import PanformerError
 from panformer_cli.verbosity import current
 from tests.helpers import run
 from tests.test_log_file import lines_of
-
-OPTIONS = {"quiet", "verbose", "log_file"}
-
-
-def commands(command: click.Command, name: str = "panformer") -> Iterator[tuple[str, click.Command]]:
-    """Yield all commands that are not groups, with the words that call them."""
-    if not isinstance(command, click.Group):
-        yield name, command
-        return
-    context = click.Context(command)
-    for inner in command.list_commands(context):
-        found = command.get_command(context, inner)
-        assert found is not None
-        yield from commands(found, f"{name} {inner}")
-
-
-def test_every_command_has_the_options_once() -> None:
-    for name, command in commands(program):
-        names = [parameter.name for parameter in command.params]
-        assert [names.count(option) for option in OPTIONS] == [1, 1, 1], name
-    assert len(list(commands(program))) > 30
 
 
 @pytest.fixture
@@ -68,6 +46,7 @@ def work() -> None:
     click.echo("the result")
 
 
+@pytest.mark.filterwarnings("ignore:outdated")
 def test_quiet_leaves_warnings_and_results(
     command: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

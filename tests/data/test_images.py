@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,51 @@ def test_without_libgl_the_error_names_the_package_to_install(monkeypatch: pytes
     with pytest.raises(PanformerError, match="opencv-python-headless") as caught:
         importlib.import_module("panformer_cli.data.opencv")
     assert "\n" not in str(caught.value)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG that declares a size; its pixels are missing."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(png_of(20_000, 20_000))
+    monkeypatch.setattr(images, "decode", None)
+    with pytest.raises(
+        DataError,
+        match=r"a\.png declares 20000 x 20000 pixels, expected at most 268435456 in total; restore the file, or set "
+        r"the environment variable PANFORMER_MAX_PIXELS=400000000 to read it$",
+    ):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.slow
+def test_a_large_image_is_read(tmp_path: Path) -> None:
+    """Pillow itself warns about 108 million pixels and refuses 179 million."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.new("1", (12_000, 16_000), 1).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (16_000, 12_000, 3) and image[-1, -1].tolist() == [255] * 3
+    assert limit == Image.MAX_IMAGE_PIXELS, "other code may rely on it"
+
+
+def test_the_limit_of_pixels_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in ("png", "jpg", "tif", "gif"):
+        noise_image().save(tmp_path / f"a.{suffix}")
+        monkeypatch.setenv("PANFORMER_MAX_PIXELS", str(24 * 32))
+        assert read_image(tmp_path / f"a.{suffix}").shape == (24, 32, 3)
+        monkeypatch.setenv("PANFORMER_MAX_PIXELS", str(24 * 32 - 1))
+        with pytest.raises(DataError, match=rf"a\.{suffix} declares 32 x 24 pixels, expected at most 767 in total"):
+            read_image(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("value", ["", "many", "-1", "0", "1e9", "1073741825"])
+def test_an_invalid_limit_of_pixels_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    noise_image().save(tmp_path / "a.png")
+    monkeypatch.setenv("PANFORMER_MAX_PIXELS", value)
+    with pytest.raises(PanformerError, match=rf"PANFORMER_MAX_PIXELS is '{value}'; expected .* 1 to 1073741824"):
+        read_image(tmp_path / "a.png")

@@ -44,7 +44,7 @@ every_page = pytest.mark.parametrize(
     [
         ("gallery", ["base.css", "charts.css", "gallery.css", "tables.js", *GALLERY_SCRIPTS]),
         ("report", ["base.css", "gallery.css", "report.css", "tables.js", *GALLERY_SCRIPTS]),
-        ("summary", ["base.css", "enlarge.css", "summary.css", "tables.js", "enlarge.js"]),
+        ("summary", ["base.css", "gallery.css", "summary.css", "tables.js", *GALLERY_SCRIPTS]),
     ],
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -41,7 +42,10 @@ def test_image_urls_point_to_the_file(tmp_path: Path, name: str) -> None:
 def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
     page = html_of(tmp_path, GalleryPage("title"))
     assert page.lines() == ["title", "title"] and not page.all("section") and not page.all("dialog")
-    assert len(html_of(tmp_path, gallery_page()).all("section")) == 3
+    everything = html_of(tmp_path, gallery_page())
+    assert len(everything.all("section")) == 1 and len(everything.all("details")) == 2, "numbers are closed at first"
+    numbers = html_of(tmp_path, replace(gallery_page(), images=()))
+    assert len(numbers.all("section")) == 2 and not numbers.all("details"), "without images they are open"
 
 
 def test_the_legend_of_a_chart_has_the_last_values(tmp_path: Path) -> None:

@@ -49,12 +49,12 @@ def panoptic(scores: tuple[float, ...] = (0.95, 0.4, 0.7)) -> PanopticMap:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of four images, the last of which is smaller and has only a stuff segment."""
+    """A page of four images, whose files have their names; the last is smaller and has only a stuff segment."""
     folder = tmp_path_factory.mktemp("gallery")
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     images = [
-        write_image(folder, str(number), name, pixels, [ShownMap.of("Prediction", panoptic(), TABLE)])
-        for number, name in enumerate(NAMES[:3])
+        write_image(folder, f"deep/{name}", name, pixels, [ShownMap.of("Prediction", panoptic(), TABLE)])
+        for name in NAMES[:3]
     ]
     one = PanopticMap(np.full((40, 30), 1, np.int32), (Segment(1, 3, 1200, (0, 0, 1, 1), score=0.5),))
     maps = [ShownMap.of("Prediction", one, TABLE)]
@@ -283,18 +283,18 @@ def test_contrast_and_width(browser: Browser, page: Path, size: tuple[int, int],
 
 
 def test_a_missing_file_is_named(browser: Browser, page: Path) -> None:
-    missing = page.parent / "images" / "layers" / "2.js"
+    missing = page.parent / "images" / "layers" / "3.js"
     content = missing.read_bytes()
     missing.unlink()
     try:
         browser.open(page, WIDE)
-        browser.click("[data-image='2']")
+        browser.click("[data-image='3']")
         wait_for(browser, "document.querySelector('.status').textContent")
         text = browser.run("document.querySelector('.status').textContent")
-        assert text.startswith("images/layers/2.js cannot be loaded")
+        assert text.startswith("images/layers/3.js cannot be loaded")
     finally:
         missing.write_bytes(content)
-    assert all("2.js" in problem or "ERR_FILE_NOT_FOUND" in problem for problem in browser.problems)
+    assert all("3.js" in problem or "ERR_FILE_NOT_FOUND" in problem for problem in browser.problems)
     browser.problems.clear()
 
 

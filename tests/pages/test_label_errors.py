@@ -86,6 +86,9 @@ def test_a_button_shows_one_kind_and_arrow_keys_skip_the_others(browser: Browser
     browser.click("figure a")
     browser.press("ArrowRight")
     assert browser.run("document.querySelector('dialog div').textContent") == "3. Wrong class: a.jpg  (2 of 2)"
+    size = "(box => [box.width, box.height])(document.querySelector('dialog img').getBoundingClientRect())"
+    width, height = browser.run(size)
+    assert width <= 2 * 90 and height <= 2 * 30, "at most twice its size"
     browser.click("dialog img")
     browser.click("[data-kind='']")
     assert len(browser.run(shown)) == 3

@@ -9,9 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
+from panformer_cli.data.categories import Category, CategoryTable
+from panformer_cli.data.structures import PanopticMap, Segment
+from panformer_cli.pages.gallery.images import write_image
+from panformer_cli.pages.gallery.layers import ShownMap
 from panformer_cli.pages.gallery.page import write_gallery
 from panformer_cli.pages.summary import write_summary
 from tests.browser import Browser
+from tests.pages.gallery_actions import cards, low_contrast, open_card, point_at
 from tests.pages.samples import gallery_page, split_summary
 
 pytestmark = pytest.mark.slow  # a browser takes seconds to start
@@ -33,19 +38,31 @@ def test_colors_and_curves_are_drawn(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_samples_fit_a_phone_and_use_a_wide_page(browser: Browser, tmp_path: Path) -> None:
-    samples = []
+    """The second split is of an earlier version, which wrote only drawings."""
+    table = CategoryTable([Category(0, "cat", True), Category(1, "sky", False)])
+    panoptic = PanopticMap(np.full((300, 400), 1, np.int32), (Segment(1, 0, 120_000, (0, 0, 400, 300)),))
+    new, old = [], []
     for number in range(12):
-        cv2.imwrite(str(tmp_path / f"{number}.jpg"), np.full((300, 400, 3), 90, np.uint8))
-        samples.append({"file_name": f"{number}.jpg", "path": f"{number}.jpg", "segments": 2, "size": [300, 400]})
-    write_summary(tmp_path / "summary.html", "data", {"train": {**split_summary("cat"), "samples": samples}})
-    columns = "new Set([...document.querySelectorAll('figure')].map(f => f.getBoundingClientRect().left)).size"
-    for width, expected in ((390, 2), (1800, 6)):
+        pixels, shown = np.full((300, 400, 3), 90, np.uint8), [ShownMap.of("Annotation", panoptic, table)]
+        viewer = write_image(tmp_path, str(number), f"{number}.jpg", pixels, shown).to_json()
+        row = {"file_name": f"{number}.jpg", "path": f"images/large/{number}.jpg", "segments": 1, "size": [300, 400]}
+        new.append({**row, "viewer": viewer})
+        old.append(row)
+    splits = {"train": {**split_summary("cat"), "samples": new}, "val": {**split_summary("cat"), "samples": old}}
+    write_summary(tmp_path / "summary.html", "data", splits)
+    columns = "new Set([...document.querySelectorAll('.cards-grid li')].map(f => f.getBoundingClientRect().left)).size"
+    for width, expected in ((390, 2), (1800, 7)):
         browser.open(tmp_path / "summary.html", (width, 900))
         assert browser.run(columns) == expected
         assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run("document.querySelector('.gallery').getBoundingClientRect().width") > 1700
-    browser.click("figure:nth-child(2) a")
-    assert browser.run("document.querySelector('dialog div').textContent") == "1.jpg  (2 of 12)"
+        assert low_contrast(browser) == []
+    assert browser.run("document.querySelector('.cards-grid').getBoundingClientRect().width") > 1700
+    open_card(browser, 1)
+    assert browser.run("document.getElementById('viewer-place').textContent") == "2 of 12"
+    assert point_at(browser, 200, 150) == "cat, 120,000 pixels"
+    browser.press("Escape")
+    assert cards(browser) == 2 * [f"{number}.jpg" for number in range(12)]
+    assert browser.run("[...document.querySelectorAll('[data-image]')].filter(card => card.disabled).length") == 12
 
 
 def test_the_summary_can_be_sorted_and_follows_the_dark_mode(browser: Browser, tmp_path: Path) -> None:

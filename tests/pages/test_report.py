@@ -146,6 +146,7 @@ def test_metrics_have_confidence_intervals() -> None:
         "predictions": "panoptic.json",
         "photos": "/data/coco/images",
         "precision": "fp32",
+        "settings": {"checkpoint": ["/home/me/run/best.safetensors", 7, 8]},
         "panoptic": {"all": group, "things": group, "stuff": group, "per_class": {}},
         "intervals": {"all": {"pq": [39.0, 41.26]}},
         "bbox": {"AP": 33.3, "APs": None},

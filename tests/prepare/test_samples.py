@@ -17,6 +17,7 @@ from panformer_cli.prepare.masks.mask_folder import open_mask_folder
 from panformer_cli.reporting import SilentReporter
 from tests.data.coco.coco_files import write_coco
 from tests.pages.html import Html
+from tests.pages.layer_files import decoded, sides_of
 
 
 def masks(root: Path, images: int, size: tuple[int, int] = (20, 30)) -> Path:
@@ -40,15 +41,24 @@ def samples(root: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
     return summary.samples
 
 
+def data_of(out: Path) -> Any:
+    return json.loads(Html.of_file(out / "summary.html").raw["application/json"])
+
+
 def test_twelve_images_are_drawn_evenly_spread(tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = samples(masks(tmp_path / "in", 36), out)
     assert [sample["file_name"] for sample in found] == [f"{number:03d}.png" for number in range(0, 36, 3)]
     assert [sample["segments"] for sample in found] == [1] * 12
-    page = Html.of_file(out / "summary.html")
-    shown = [image["src"] for image in page.all("img") if image.get("src")]
-    assert shown == [sample["path"] for sample in found] == [f"summary_images/train/{k}.jpg" for k in range(1, 13)]
-    for path in shown:
+    shown = data_of(out)["images"]
+    assert [image["drawing"] for image in shown] == [f"summary_images/train/{k}.jpg" for k in range(1, 13)]
+    assert [sample["path"] for sample in found] == [image["drawing"] for image in shown]
+    for image in shown:
+        assert image["name"] in {sample["file_name"] for sample in found} and image["detail"] == "1 segment"
+        assert all((out / image[kind]).is_file() for kind in ("small", "large", "layers"))
+        [side] = sides_of(out / image["layers"])
+        assert np.array_equal(decoded(side["map"], (20, 30))[0], np.where(np.arange(30) < 15, 1, 0))
+    for path in (image["drawing"] for image in shown):
         pixels = np.asarray(Image.open(out / str(path)).convert("RGB")).astype(int)
         assert pixels.shape == (20, 30, 3)
         # Void keeps the gray of the image, dimmed; the car has the color of its class.
@@ -102,5 +112,4 @@ def test_names_are_escaped(tmp_path: Path, name: str) -> None:
     (root / "images/000.png").rename(root / "images" / name)
     (root / "masks/000.png").rename(root / "masks" / name)
     samples(root, tmp_path / "out")
-    page = Html.of_file(tmp_path / "out" / "summary.html")
-    assert name in page.text and page.all("img")[0]["alt"] == name
+    assert [image["name"] for image in data_of(tmp_path / "out")["images"]] == [name]

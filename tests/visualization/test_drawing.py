@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from panformer_cli.data.categories import Category, CategoryTable
 from panformer_cli.data.structures import ImageArray, PanopticMap, Segment
 from panformer_cli.errors import PanformerError
-from panformer_cli.visualization import labels, text_rendering
+from panformer_cli.visualization import text_rendering
 from panformer_cli.visualization.drawing import (
     DrawOptions,
     category_colors,
@@ -135,25 +135,6 @@ def test_scores_make_labels_longer_and_are_optional() -> None:
     without = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False))
     with_score = draw_panoptic(image, panoptic, TABLE, DrawOptions(contours=False, scores=True))
     assert (with_score != plain).sum() > 1.3 * (without != plain).sum()
-
-
-def test_labels_do_not_overlap_and_stay_in_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    small = rng.integers(1, 21, (6, 8))
-    ids = np.kron(small, np.ones((101, 98))).astype(np.int32)
-    panoptic = PanopticMap(ids, tuple(Segment(i, 1, 1, (0, 0, 1, 1)) for i in range(1, 21)))
-    stamps = np.zeros(ids.shape, int)
-    stamp = labels._stamp
-
-    def counted(image: ImageArray, letters: labels.Mask, corner: tuple[int, int], color: labels.Mask) -> None:
-        height, width = letters.shape
-        assert corner[0] >= 0 and corner[1] >= 0 and corner[0] + height <= 606 and corner[1] + width <= 784
-        stamps[corner[0] : corner[0] + height, corner[1] : corner[1] + width] += 1
-        stamp(image, letters, corner, color)
-
-    monkeypatch.setattr(labels, "_stamp", counted)
-    draw_panoptic(noise(*ids.shape), panoptic, TABLE)
-    assert stamps.max() == 1 and stamps.sum() > 5 * 15 * 40
 
 
 def test_a_label_that_does_not_fit_is_left_out() -> None:

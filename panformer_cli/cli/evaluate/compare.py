@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from panformer_cli.cli.evaluate.options import PATH, json_option, seed_option
+from panformer_cli.cli.evaluate.options import PATH, seed_option
 from panformer_cli.cli.evaluate.routing import Subcommand
-from panformer_cli.cli.options import announcer
+from panformer_cli.cli.options import announcer, json_option
 from panformer_cli.cli.tables import print_comparison
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 METRICS: tuple[MetricName, ...] = ("panoptic", "boundary", "semantic", "bbox", "segm")
 PATH = click.Path(path_type=Path)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 bootstrap_option = click.option(
     "--bootstrap",
     type=click.IntRange(min=0),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from panformer_cli.cli.evaluate.options import PATH, json_option
+from panformer_cli.cli.evaluate.options import PATH
+from panformer_cli.cli.options import json_option
 from panformer_cli.cli.tables import print_causes, print_label_errors, print_metrics
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from panformer_cli.cli.evaluate.options import PATH, ModelOptions, json_option, model_options, seed_option
+from panformer_cli.cli.evaluate.options import PATH, ModelOptions, model_options, seed_option
 from panformer_cli.cli.evaluate.routing import Subcommand
+from panformer_cli.cli.options import json_option
 from panformer_cli.cli.tables import print_robustness
 
 

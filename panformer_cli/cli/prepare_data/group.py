@@ -21,6 +21,10 @@ def prepare_data() -> None:
     """Convert, check and reshape data sets.
 
     docs/data.md shows the folder layout of each source format.
+
+    \b
+    panformer prepare-data auto --root photos --out data/mine
+    panformer prepare-data verify data/mine
     """
 
 

@@ -109,15 +109,23 @@ def _joined(things: Sequence[TileThing], grid: Grid) -> Piece:
     return Piece(things[0].piece.label, score, region)
 
 
-def enlarged(piece: Piece, size: tuple[int, int], new_size: tuple[int, int]) -> Piece:
-    """Return a thing of an image after the image is resized from `size` to `new_size`, (height, width)."""
+def resized(piece: Piece, size: tuple[int, int], new_size: tuple[int, int]) -> Piece | None:
+    """Return a thing of an image after the image is resized from `size` to `new_size`; None if no pixel remains.
+
+    Args:
+        piece: the thing.
+        size: height and width of its image.
+        new_size: height and width of the resized image.
+    """
     rows, columns = (new / old for new, old in zip(new_size, size, strict=True))
     box = piece.region.box
     top, bottom = round(box.top * rows), round(box.bottom * rows)
     left, right = round(box.left * columns), round(box.right * columns)
+    if top == bottom or left == right:
+        return None
     mask = cv2.resize(piece.region.mask().astype(np.float32), (right - left, bottom - top))
     region = Region.of(np.asarray(mask) > 0.5, top, left)
-    return piece if region is None else Piece(piece.label, piece.score, region)
+    return None if region is None else Piece(piece.label, piece.score, region)
 
 
 def with_large_things(things: Sequence[Piece], large: Sequence[Piece]) -> list[Piece]:

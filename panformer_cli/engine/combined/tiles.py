@@ -19,9 +19,9 @@ from panformer_cli.engine.combined.pieces import Piece
 from panformer_cli.engine.combined.stuff import TileStuff, blend_stuff
 from panformer_cli.engine.combined.things import (
     TileThing,
-    enlarged,
     join_things,
     moved,
+    resized,
     things_of,
     with_large_things,
 )
@@ -146,8 +146,8 @@ class TiledPredictor(Predictor):
         size = (image.shape[0], image.shape[1])
         small = self._predictor.input_size(size)
         prediction = _checked(self._predictor(resize_image(image, *small)))
-        things = (enlarged(piece, small, size) for piece in things_of(prediction))
-        return [piece for piece in things if max(piece.region.box.shape) > self.tile]
+        things = (resized(piece, small, size) for piece in things_of(prediction))
+        return [piece for piece in things if piece is not None and max(piece.region.box.shape) > self.tile]
 
 
 def _checked(prediction: Prediction) -> MaskPrediction:

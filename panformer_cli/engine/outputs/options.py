@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panformer_cli.engine.outputs.names import USUAL
+from panformer_cli.engine.outputs.names import GALLERY, USUAL
+from panformer_cli.pages.replacing import PAGE
 
 if TYPE_CHECKING:
     from panformer_cli.data.categories import CategoryTable
@@ -31,6 +33,10 @@ class OutputOptions:
     min_area: int = 0
     palette: Palette = "standard"
     gallery: bool = False
+
+    def page_in(self, out: Path) -> Path | None:
+        """Return the path of the gallery's page in a folder of results; None without a gallery."""
+        return out / GALLERY / PAGE if self.gallery else None
 
     @property
     def saving(self) -> Saving:

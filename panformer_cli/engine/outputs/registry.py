@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,20 @@ class SegmentedImage:
     inference: Mapping[str, Any] = field(default_factory=dict)
 
 
+class ResultFile(NamedTuple):
+    """A file of the results of an image.
+
+    Attributes:
+        name: Its path in `OUT`, with `/`.
+        content: Its content.
+        waits_for_disk: Whether it is flushed to disk before the image counts as finished, as in `files.atomic_write`.
+    """
+
+    name: str
+    content: bytes
+    waits_for_disk: bool = True
+
+
 @dataclass(frozen=True)
 class ImageOutput:
     """An output with one file for each image, `OUT/<folder>/<name><suffix>`.
@@ -61,14 +75,14 @@ class ImageOutput:
     suffix: str
     encode: Callable[[SegmentedImage], bytes]
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
-        """Yield the paths of an image's files, relative to `OUT`, and their contents.
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """Yield the files of an image.
 
         Args:
             segmented: The image.
             name: Name of its results, a relative path with any suffix.
         """
-        yield self.path(name), self.encode(segmented)
+        yield ResultFile(self.path(name), self.encode(segmented))
 
     def path(self, name: str) -> str:
         """Return the path of an image's file, relative to `OUT`."""
@@ -97,11 +111,12 @@ class SegmentOutput:
     suffix: str
     encode: Callable[[SegmentedImage, Segment], bytes]
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
-        """As `ImageOutput.files`."""
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
+        """As `ImageOutput.files`. They are small and many, so flushing each one would take longer than writing it."""
         for segment in segmented.panoptic.segments:
             part = segment_name(segment, segmented.categories)
-            yield f"{self.path(name)}/{part}{self.suffix}", self.encode(segmented, segment)
+            path = f"{self.path(name)}/{part}{self.suffix}"
+            yield ResultFile(path, self.encode(segmented, segment), waits_for_disk=False)
 
     def path(self, name: str) -> str:
         """Return the path of the folder with an image's files, relative to `OUT`."""
@@ -124,11 +139,11 @@ class GalleryOutput:
     name: str = "gallery"
     folder: str = GALLERY
 
-    def files(self, segmented: SegmentedImage, name: str) -> Iterator[tuple[str, bytes]]:
+    def files(self, segmented: SegmentedImage, name: str) -> Iterator[ResultFile]:
         """As `ImageOutput.files`."""
         shown = ShownMap.of("Prediction", segmented.panoptic, segmented.categories)
         for path, content in image_files(gallery_key(name), segmented.image, [shown]):
-            yield f"{self.folder}/{path}", content
+            yield ResultFile(f"{self.folder}/{path}", content, waits_for_disk=False)
 
     def in_the_way(self, out: Path, name: str) -> Iterator[Path]:
         """As `ImageOutput.in_the_way`."""
@@ -214,6 +229,7 @@ class Saving:
             if name not in NAMES:
                 close = get_close_matches(name, NAMES, n=1)
                 guess = f"did you mean {close[0]}? " if close else ""
+                guess = "the gallery is --gallery; " if name == GalleryOutput.name else guess
                 raise PanformerError(f"--save has no output {name!r}; {guess}expected some of {', '.join(NAMES)}")
         if not chosen:
             raise PanformerError(f"--save names no output; expected some of {', '.join(NAMES)}")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.outputs.names import result_path
-from panformer_cli.engine.outputs.registry import Saving, SegmentedImage
+from panformer_cli.engine.outputs.registry import ResultFile, Saving, SegmentedImage
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.storage.files import atomic_write, writing
 
@@ -54,14 +54,14 @@ class OutputWriter:
 
 
 @contextmanager
-def written_together(out: Path, files: Iterable[tuple[str, bytes]], staging: Path) -> Iterator[list[str]]:
+def written_together(out: Path, files: Iterable[ResultFile], staging: Path) -> Iterator[list[str]]:
     """Write files to temporary paths, yield their names, and move them into `out` after the block.
 
     If anything fails, in the block too, none of the files is in `out`.
 
     Args:
         out: Folder of the results.
-        files: Their paths in it, with `/`, and their contents.
+        files: The files.
         staging: Path with which the names of the temporary files begin.
 
     Raises:
@@ -71,11 +71,11 @@ def written_together(out: Path, files: Iterable[tuple[str, bytes]], staging: Pat
     staged: dict[str, Path] = {}
     moved: list[Path] = []
     try:
-        for name, content in files:
+        for file in files:
             temporary = staging.with_name(f"{staging.name}-{len(staged)}.tmp")
-            with writing(result_path(out, name, "the list of images")):
-                staged[name] = temporary
-                _write(temporary, content)
+            with writing(result_path(out, file.name, "the list of images")):
+                staged[file.name] = temporary
+                _write(temporary, file)
         yield list(staged)
         for name, temporary in staged.items():
             path = result_path(out, name, "the list of images")
@@ -93,12 +93,13 @@ def written_together(out: Path, files: Iterable[tuple[str, bytes]], staging: Pat
                 temporary.unlink()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, file: ResultFile) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as opened:
+        opened.write(file.content)
+        if file.waits_for_disk:
+            opened.flush()
+            os.fsync(opened.fileno())
 
 
 def _move(temporary: Path, path: Path) -> None:

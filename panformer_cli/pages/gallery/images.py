@@ -7,7 +7,7 @@ opened from disk can neither fetch files nor read the pixels of images.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,24 @@ class GalleryImage:
     size: tuple[int, int] = (1, 1)
     segments: Sequence[FoundSegment] = ()
     drawing: str = ""
+
+    def below(self, folder: str) -> GalleryImage:
+        """Return the image for a page in the folder that contains `folder`, in which its files are."""
+        small, large, layers = (f"{folder}/{path}" if path else "" for path in (self.small, self.large, self.layers))
+        return replace(self, small=small, large=large, layers=layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON that `from_json` reads."""
+        segments = [{"name": row.name, "color": list(row.color), "score": row.score} for row in self.segments]
+        sizes = {"small_size": list(self.small_size), "size": list(self.size)}
+        return {**vars(self), **sizes, "segments": segments}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> GalleryImage:
+        """Return the image that `to_json` wrote."""
+        segments = [FoundSegment(row["name"], tuple(row["color"]), row["score"]) for row in content["segments"]]
+        sizes = {key: tuple(content[key]) for key in ("small_size", "size")}
+        return cls(**{**content, **sizes, "segments": segments})
 
 
 def write_image(

@@ -16,7 +16,8 @@ from panformer_cli.wording import interval_text
 MAX_CONFUSIONS = 40
 """Number of class pairs per table, the most frequent first; analysis.json has all of them."""
 
-_SHOWN_ELSEWHERE = {"categories", "panoptic", "intervals", "analysis"}
+_NOT_TABLES = {"categories", "panoptic", "intervals", "analysis", "settings"}
+"""Metrics that are shown elsewhere, and the settings, from which an interrupted evaluation resumes."""
 _PATHS = {"checkpoint", "annotation", "predictions"}
 _FOLDERS = {"photos", "truth_pngs", "predicted_pngs"}
 _ORDER = ("causes", "sizes", "confusion", "per_class", "worst_images", "calibration")
@@ -105,7 +106,7 @@ def _all_metrics(metrics: Json) -> list[Table]:
     tables += tables_of("PQ by size", {size: shown(groups["all"]) for size, groups in sizes.items()})
     for key, value in metrics.items():
         is_empty = key == "disagreements" and not value["images"]
-        if key not in _SHOWN_ELSEWHERE and not is_empty and not isinstance(value, (str, int, float)):
+        if key not in _NOT_TABLES and not is_empty and not isinstance(value, (str, int, float)):
             tables += tables_of(_LABELS.get(key, title_of(key)), _shown(value))
     return tables
 

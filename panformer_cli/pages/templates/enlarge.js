@@ -6,6 +6,9 @@ function show(i) {
   shown = (i + links.length) % links.length;
   const image = dialog.querySelector("img");
   image.src = links[shown].href;
+  const small = links[shown].querySelector("img"); // has its size as attributes; larger than twice it would be blurred
+  image.style.maxWidth = 2 * small.getAttribute("width") + "px";
+  image.style.maxHeight = "min(calc(100% - 34px), " + 2 * small.getAttribute("height") + "px)";
   image.alt = links[shown].querySelector("img").alt;
   dialog.querySelector("div").textContent = image.alt + "  (" + (shown + 1) + " of " + links.length + ")";
   if (!dialog.open) dialog.showModal();

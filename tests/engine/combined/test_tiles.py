@@ -13,9 +13,10 @@ import torch
 from panformer_cli.data.images import read_image
 from panformer_cli.data.structures import PanopticMap
 from panformer_cli.data.transforms import prepare_image
-from panformer_cli.engine.combined.grid import Axis, Grid
+from panformer_cli.engine.combined.grid import Axis, Grid, Rectangle
 from panformer_cli.engine.combined.options import InferenceOptions
 from panformer_cli.engine.combined.pieces import Piece, Region
+from panformer_cli.engine.combined.things import resized, with_large_things
 from panformer_cli.engine.combined.tiles import TiledPrediction, TiledPredictor
 from panformer_cli.models.candidates import MaskPrediction
 from tests.engine.combined.stub import CAT, DOG, SEA, SKY, Painted, named, paint, stub_predictor
@@ -223,6 +224,39 @@ def test_the_whole_image_does_not_replace_what_tiles_find() -> None:
     with_it, without = tiled(image, options), tiled(image)
     assert (with_it.ids == without.ids).all()
     assert named(with_it) == [("cat", 120 * 160 - 900, (20, 20, 160, 120)), ("dog", 900, (60, 60, 30, 30))]
+
+
+def test_things_are_resized_with_their_image() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[10:20, 30:50] = True
+    large = resized(piece_of(mask), (40, 60), (80, 120))
+    assert large is not None
+    assert large.region.box == Rectangle(20, 60, 40, 100)
+    assert large.region.area == 20 * 40
+    mask[:] = False
+    mask[10:20, 32] = True
+    assert resized(piece_of(mask), (40, 60), (12, 18)) is None, "a line of one pixel vanishes"
+
+
+def piece_of(mask: np.ndarray) -> Piece:
+    region = Region.of(mask)
+    assert region is not None
+    return Piece(CAT, 0.9, region)
+
+
+def test_a_large_thing_replaces_its_parts_and_nothing_else() -> None:
+    def piece(label: int, top: int, left: int, bottom: int, right: int) -> Piece:
+        region = Region.of(np.ones((bottom - top, right - left), bool), top, left)
+        assert region is not None
+        return Piece(label, 0.5, region)
+
+    large = piece(CAT, 0, 0, 100, 100)
+    parts, outside = [piece(CAT, 0, 0, 100, 40), piece(CAT, 0, 60, 100, 110)], piece(CAT, 0, 90, 100, 200)
+    other = piece(DOG, 10, 10, 90, 90)
+    assert with_large_things([*parts, outside, other], [large]) == [outside, other, large]
+    found = piece(CAT, 0, 0, 100, 51)
+    assert with_large_things([found, other], [large]) == [found, other]
+    assert with_large_things([], [large]) == [large]
 
 
 # Instances and memory

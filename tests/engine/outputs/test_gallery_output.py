@@ -41,7 +41,10 @@ def write(out: Path, *names: str, save: tuple[str, ...] = ("overlay", "json"), g
         for index, name in enumerate(names):
             writer.write(index, segmented(index, name), name)
     content = writer.results.finish() or json.loads((out / "panoptic.json").read_text())
-    return write_gallery_page(out, content, CATEGORIES, "best", "overlay" in save) if gallery else out
+    if not gallery:
+        return out
+    rows = zip(content["images"], content["annotations"], strict=True)
+    return write_gallery_page(out, rows, CATEGORIES, "best", "overlay" in save)
 
 
 def data_of(page: Path) -> Any:

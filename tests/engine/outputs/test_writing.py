@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,10 +17,11 @@ from pycocotools import mask as coco_mask
 
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.data.result_folders import is_result, is_result_folder
+from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.outputs.file_list import listed_files
 from panformer_cli.engine.outputs.names import SUFFIXES, USUAL, usable_name
-from panformer_cli.engine.outputs.registry import NAMES, OUTPUTS, Saving
+from panformer_cli.engine.outputs.registry import NAMES, OUTPUTS, ResultFile, Saving, SegmentedImage
 from panformer_cli.engine.outputs.writing import written_together
 from panformer_cli.engine.results import PanopticResults
 from panformer_cli.errors import DataError, PanformerError, WriteError
@@ -124,6 +126,32 @@ def test_no_file_of_an_image_appears_if_one_cannot_be_moved(tmp_path: Path) -> N
     assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
 
 
+def test_an_image_that_a_format_cannot_have_is_reported(tmp_path: Path) -> None:
+    writer = begin(tmp_path, ["a.jpg"], USUAL)
+    wide = SegmentedImage(
+        np.zeros((1, 65501, 3), np.uint8), PanopticMap(np.zeros((1, 65501), np.int32), ()), CATEGORIES, 0, "a"
+    )
+    with pytest.raises(DataError, match=r"cannot write the overlay of a: 65501x1 pixels exceed the limit of \.jpg"):
+        writer.write(0, wide, "a.jpg")
+    writer.results.finish()
+    assert files(tmp_path) == {"panoptic.json"}
+
+
+def test_files_are_copied_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of an output may be a link to another disk, to which files cannot be renamed."""
+    replace = os.replace
+
+    def refuses(source: Any, target: Any) -> None:
+        if ".parts" in str(source) and ".parts" not in str(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuses)
+    write(tmp_path, "a.jpg")
+    assert files(tmp_path) == expected("a") | {"panoptic.json", LIST}
+    assert np.array_equal(read_panoptic_png(tmp_path / "panoptic/a.png"), segmented().panoptic.ids)
+
+
 def test_a_process_killed_between_two_files_leaves_nothing_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +212,7 @@ def test_results_do_not_leave_the_folder(tmp_path: Path) -> None:
     for name in ("../b", "masks/../../b", "/b", "masks"):
         with (
             pytest.raises(DataError, match="outside|not the path of a result"),
-            written_together(out, [(name, b"")], tmp_path / ".0"),
+            written_together(out, [ResultFile(name, b"")], tmp_path / ".0"),
         ):
             pass
     assert files(other) == set() and not (tmp_path / "b").exists()
@@ -275,6 +303,7 @@ def test_the_suffixes_and_folders_of_outputs() -> None:
     [
         (["mask"], r"--save has no output 'mask'; did you mean masks\? expected some of overlay, panoptic, json, segm"),
         (["overlay", "txt"], r"--save has no output 'txt'; expected some of "),
+        (["gallery"], r"--save has no output 'gallery'; the gallery is --gallery; expected some of "),
         ([], "--save names no output"),
     ],
 )

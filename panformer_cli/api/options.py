@@ -1,0 +1,119 @@
+"""Keyword arguments as the engine's options: the same as options of the command line, and `--set`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions, parse_views
+from panformer_cli.engine.inference_changes import InferenceChanges
+from panformer_cli.engine.outputs.options import OutputOptions
+from panformer_cli.engine.precision import PrecisionChoice
+from panformer_cli.errors import PanformerError, RecipeError
+from panformer_cli.visualization.colors import Palette
+
+DEFAULT_PRECISION: PrecisionChoice = "fp32"
+"""The precision of the commands if none is chosen."""
+
+SMALLEST_SIZE = 32
+"""The least `max_size`, as of the option `--max-size`."""
+
+
+def overrides_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return settings as overrides for `recipe_io.override_recipe`.
+
+    Args:
+        settings: Values by dotted key, such as `{"train.lr": 1e-4}`, or whole sections, such as
+            `{"train": {"lr": 1e-4}}`. Values are numbers, text, booleans, None, lists and tuples; paths are text.
+
+    Raises:
+        RecipeError: A value is something else.
+
+    >>> overrides_of({"train": {"lr": 1e-4, "drop_epochs": [8]}, "data.root": "data/scenes"})
+    ('train.lr=0.0001', 'train.drop_epochs=[8]', 'data.root=data/scenes')
+    """
+    overrides: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            overrides += overrides_of({f"{key}.{inner}": item for inner, item in value.items()})
+        else:
+            overrides.append(f"{key}={_text(key, value)}")
+    return tuple(overrides)
+
+
+def _text(key: str, value: Any) -> str:
+    """Return a value as YAML, of which JSON is a part; text as it is, since text settings are used verbatim."""
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{key} is a {type(value).__name__}: expected a number, text, True, False, None or a list of them"
+        ) from error
+
+
+def precision_of(name: str) -> PrecisionChoice:
+    """Return the engine's precision for an argument `precision`. Raises PanformerError if there is none."""
+    known: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
+    choice = DEFAULT_PRECISION if name == "auto" else next((other for other in known if other == name), None)
+    if choice is None:
+        raise PanformerError(f"precision is {name!r}; expected auto, {', '.join(known)}")
+    return choice
+
+
+def changes_of(
+    threshold: float | None, overlap: float | None, max_size: int | None, settings: Mapping[str, Any]
+) -> InferenceChanges:
+    """Return the settings that differ from those of the checkpoint.
+
+    Raises:
+        PanformerError: A value is out of range, or a setting is not of the section `inference`.
+    """
+    check_range("threshold", threshold, 0, 1)
+    check_range("overlap", overlap, 0, 1)
+    check_range("max_size", max_size, SMALLEST_SIZE)
+    overrides = overrides_of(settings)
+    if other := [override.partition("=")[0] for override in overrides if not override.startswith("inference.")]:
+        raise RecipeError(
+            f"{other[0]} cannot be set when a model is loaded; expected an argument of `load`, or a setting of the "
+            "section inference such as inference={'top_k': 50}"
+        )
+    return InferenceChanges(threshold, overlap, max_size, overrides)
+
+
+def inference_of(
+    tile: int | None,
+    tile_overlap: int | None,
+    tile_whole_image: bool,
+    tta: str | Sequence[str | float] | None,
+    mask_layers: int | None,
+) -> InferenceOptions:
+    """Return tiles, views and layers. Raises PanformerError if one is out of range, or they contradict each other."""
+    check_range("mask_layers", mask_layers, 1)
+    views = DEFAULT.views
+    if tta is not None:
+        views = parse_views(tta if isinstance(tta, str) else ",".join(map(str, tta)))
+    return InferenceOptions(tile, tile_overlap, tile_whole_image, views, mask_layers)
+
+
+def output_of(classes: str | int | Sequence[str | int], min_area: int, colors: str) -> OutputOptions:
+    """Return which segments are kept, and their colors. Raises PanformerError if a value is invalid."""
+    check_range("min_area", min_area, 0)
+    palettes: tuple[Palette, ...] = get_args(Palette)
+    palette = next((name for name in palettes if name == colors), None)
+    if palette is None:
+        raise PanformerError(f"colors is {colors!r}; expected {' or '.join(palettes)}")
+    named = [classes] if isinstance(classes, (str, int)) else classes
+    return OutputOptions(classes=tuple(map(str, named)), min_area=min_area, palette=palette)
+
+
+def check_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
+    """Raise PanformerError if an argument is out of its range; None is allowed."""
+    if value is None or (value >= least and (most is None or value <= most)):
+        return
+    expected = f"{least} or more" if most is None else f"{least} to {most}"
+    raise PanformerError(f"{name} is {value}; expected {expected}")
