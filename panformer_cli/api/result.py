@@ -72,6 +72,7 @@ class Result:
         segments: The segments, in ascending id. Every object is one, and all stuff of one class is one.
         source: The path or URL as it was passed; None for arrays, tensors and images in memory.
         categories: The category table of the model.
+        frame: Number of the frame in its video, from 0, for results of `Model.track`; None for images.
 
     >>> import panformer
     >>> result = panformer.load("runs/colors", device="cpu")("street.png")
@@ -90,6 +91,7 @@ class Result:
     segments: tuple[Segment, ...]
     source: str | None
     categories: CategoryTable
+    frame: int | None = None
     _shades: tuple[int, ...] | None = field(default=None, repr=False)
 
     @classmethod
@@ -99,6 +101,7 @@ class Result:
         panoptic: PanopticMap,
         categories: CategoryTable,
         source: str | None,
+        frame: int | None = None,
         shades: tuple[int, ...] | None = None,
     ) -> Result:
         """Return the result for a panoptic map; the arrays are not copied.
@@ -108,6 +111,7 @@ class Result:
             panoptic: Its segmentation.
             categories: The category table.
             source: The path or URL as it was passed; None for an image in memory.
+            frame: Number of the frame in its video; None for an image.
             shades: The shade of each segment in overlays, for a frame of a tracked video; None to count from 0.
         """
         rows = ((segment, categories.by_id(segment.category_id)) for segment in panoptic.segments)
@@ -124,7 +128,7 @@ class Result:
             )
             for segment, category in rows
         )
-        return cls(image, panoptic.ids, segments, source, categories, shades)
+        return cls(image, panoptic.ids, segments, source, categories, frame, shades)
 
     @property
     def things(self) -> tuple[Segment, ...]:
@@ -221,8 +225,8 @@ class Result:
                 - `masks` and `cutouts`: `<name>/<segment id>-<category>.png`,
                 - `polygons`: `polygons/<name>.geojson`.
             name: Name of the files without suffix; their earlier version is replaced. None for the name of the source,
-                or `image` for an image in memory, followed by a number if another image has files of this name. Saving
-                the same source again replaces its files if `segments` is among them.
+                or `image` for an image in memory, with the number of a frame. If another image has files of this name,
+                a number follows. Saving the same source again replaces its files if `segments` is among them.
 
         Returns:
             The paths of the files.

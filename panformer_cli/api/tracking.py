@@ -55,4 +55,4 @@ def tracked(results: Iterator[Result], categories: CategoryTable, stride: int, m
                 shade_of[segment.id] = tracks[segment.category_id]
                 tracks[segment.category_id] += 1
         shades = tuple(shade_of[segment.id] for segment in panoptic.segments)
-        yield Result.of(result.image, panoptic, result.categories, result.source, shades)
+        yield Result.of(result.image, panoptic, result.categories, result.source, index * stride, shades)

@@ -203,6 +203,7 @@ def test_the_image_at_an_address_is_segmented(model: Model, photo: Path, server:
         model("ftp://127.0.0.1/street.png")
 
 
+@pytest.mark.slow
 def test_threads_get_the_results_of_their_own_images(model: Model) -> None:
     images = [noise(1), noise(2, 64, 48)]
     expected = [model(image) for image in images]

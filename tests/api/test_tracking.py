@@ -64,6 +64,15 @@ def test_an_object_that_was_hidden_keeps_its_id_within_the_memory(model: Model) 
         assert {segment.name: segment.id for segment in last.segments} == {"red": expected, "sky": 2}
 
 
+def test_every_frame_has_files_of_its_own(model: Model, clip: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        for result in model.track(clip, stride=2):
+            result.save(tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir())
+    assert names == ["clip-000000.jpg", "clip-000002.jpg", "clip-000004.jpg"]
+    assert [result.frame for result in model.track(clip, stride=2)] == [0, 2, 4]
+
+
 def test_every_video_has_ids_of_its_own(model: Model) -> None:
     for _ in range(2):
         assert [segment.id for segment in next(model.track(moving())).segments] == [1, 2]
