@@ -68,8 +68,9 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
     # Segments continue beyond the image, so that their outlines along its edge are not visible.
     margin = math.ceil(width / step) + 2
     passes = max(3, round(3 * width / step))
+    first = [min(step // 2, side - 1) for side in index.shape]  # a side may be shorter than a cell
     cells = cv2.copyMakeBorder(
-        np.ascontiguousarray(index[step // 2 :: step, step // 2 :: step]),
+        np.ascontiguousarray(index[first[0] :: step, first[1] :: step]),
         *(margin,) * 4,
         borderType=cv2.BORDER_REPLICATE,
     )
@@ -84,7 +85,8 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
         if not contours:
             continue
         corner = np.array([side.start - margin for side in region[::-1]], np.float32)
-        yield position, [(curve + corner) * step + step // 2 for curve in _smoothed(contours, passes)]
+        start = np.array(first[::-1], np.float32)
+        yield position, [(curve + corner) * step + start for curve in _smoothed(contours, passes)]
 
 
 def _smoothed(contours: Sequence[npt.NDArray[Any]], passes: int) -> list[Curve]:

@@ -100,6 +100,8 @@ def place_labels(index: IndexMap, texts: Sequence[Sequence[str]]) -> Iterator[La
     gap = max(1, size // 10)
     step = max(1, max(index.shape) // _SEARCH_SIDE)
     cells = _uniform_cells(index, step)
+    if not cells.size:
+        return  # a side is shorter than a cell, and text is higher than one
     for i, region in enumerate(ndimage.find_objects(cells, max_label=len(texts))):
         if region is None:
             continue
