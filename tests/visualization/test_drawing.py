@@ -88,6 +88,13 @@ def test_ids_without_a_segment_are_void() -> None:
     assert colorize(panoptic, TABLE).any(axis=2).sum() == 3 * 4
 
 
+def test_ids_can_be_any_integers() -> None:
+    panoptic, new_ids = quarters(30, 44), {0: 2**30 + 1, 5: -7, 16_000_000: 2**30, 2: 2**24}
+    ids = np.vectorize(new_ids.get)(panoptic.ids).astype(np.int32)
+    segments = tuple(replace(segment, id=new_ids[segment.id]) for segment in panoptic.segments)
+    np.testing.assert_array_equal(colorize(PanopticMap(ids, segments), TABLE), colorize(panoptic, TABLE))
+
+
 def test_pixels_are_blended_with_the_color_of_their_segment() -> None:
     image, panoptic = noise(40, 60), quarters(40, 60)
     drawn = draw_panoptic(image, panoptic, TABLE, PLAIN).astype(int)
