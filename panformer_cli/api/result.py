@@ -90,10 +90,26 @@ class Result:
     segments: tuple[Segment, ...]
     source: str | None
     categories: CategoryTable
+    _shades: tuple[int, ...] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, source: str | None) -> Result:
-        """Return the result for a panoptic map; the arrays are not copied."""
+    def of(
+        cls,
+        image: ImageArray,
+        panoptic: PanopticMap,
+        categories: CategoryTable,
+        source: str | None,
+        shades: tuple[int, ...] | None = None,
+    ) -> Result:
+        """Return the result for a panoptic map; the arrays are not copied.
+
+        Args:
+            image: The image.
+            panoptic: Its segmentation.
+            categories: The category table.
+            source: The path or URL as it was passed; None for an image in memory.
+            shades: The shade of each segment in overlays, for a frame of a tracked video; None to count from 0.
+        """
         rows = ((segment, categories.by_id(segment.category_id)) for segment in panoptic.segments)
         segments = tuple(
             Segment(
@@ -108,7 +124,7 @@ class Result:
             )
             for segment, category in rows
         )
-        return cls(image, panoptic.ids, segments, source, categories)
+        return cls(image, panoptic.ids, segments, source, categories, shades)
 
     @property
     def things(self) -> tuple[Segment, ...]:
@@ -171,8 +187,10 @@ class Result:
         >>> overlay.shape, overlay.dtype.name
         ((48, 64, 3), 'uint8')
         """
-        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores)
-        return draw_panoptic(self.image, self.panoptic, with_colors(self.categories, palette=colors)[0], options)
+        is_tracked = self._shades is not None
+        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores, ids=is_tracked)
+        categories = with_colors(self.categories, palette=colors)[0]
+        return draw_panoptic(self.image, self.panoptic, categories, options, self._shades)
 
     def show(self) -> None:
         """Show the overlay: in a notebook below the cell, else in the program for images of the desktop.

@@ -65,12 +65,12 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
     Curves are suited for lines of `width` pixels: those are outside of the image along its edge.
     """
     step = -(-max(index.shape) // _SIDE)
+    top, left = (min(step // 2, side - 1) for side in index.shape)
     # Segments continue beyond the image, so that their outlines along its edge are not visible.
     margin = math.ceil(width / step) + 2
     passes = max(3, round(3 * width / step))
-    first = [min(step // 2, side - 1) for side in index.shape]  # a side may be shorter than a cell
     cells = cv2.copyMakeBorder(
-        np.ascontiguousarray(index[first[0] :: step, first[1] :: step]),
+        np.ascontiguousarray(index[top::step, left::step]),
         *(margin,) * 4,
         borderType=cv2.BORDER_REPLICATE,
     )
@@ -85,8 +85,7 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
         if not contours:
             continue
         corner = np.array([side.start - margin for side in region[::-1]], np.float32)
-        start = np.array(first[::-1], np.float32)
-        yield position, [(curve + corner) * step + start for curve in _smoothed(contours, passes)]
+        yield position, [(curve + corner) * step + (left, top) for curve in _smoothed(contours, passes)]
 
 
 def _smoothed(contours: Sequence[npt.NDArray[Any]], passes: int) -> list[Curve]:

@@ -181,7 +181,7 @@ def test_a_second_video_has_ids_from_1_and_the_first_results_stay(model: ColorMo
     together = run(out, a, b)
     assert [video.frames for video in together.videos] == [4, 6]
     assert tracks(content_of(out, "b")) == tracks(content_of(tmp_path / "alone", "b"))
-    run(out, a, save=("json",))  # only the results of this video are replaced
+    run(out, a, save=("json",))  # without the overlay of the first call; only the results of this video are replaced
     assert names_in(out / "videos") == ["a.json", "b.json", str(together.videos[1].overlay)]
 
 
@@ -260,6 +260,41 @@ def test_a_file_of_the_user_is_not_replaced(model: ColorModel, tmp_path: Path, n
     with pytest.raises(PanformerError, match="is not a result of panformer and would be replaced"):
         run(tmp_path / "out", clip(tmp_path / "a.mp4", 2))
     assert mine.read_text() == "{}"
+
+
+def test_nothing_of_the_user_is_deleted(model: ColorModel, tmp_path: Path) -> None:
+    """Only the video that the earlier JSON names is replaced, and never an input."""
+    path, out = clip(tmp_path / "a.mp4", 2), tmp_path / "out"
+    first = run(out, path, save=EVERYTHING).videos[0]
+    (out / "videos/a/notes.txt").write_text("mine")
+    run(out, path)
+    assert names_in(out / "videos") == sorted(["a.json", "a/notes.txt", str(first.overlay)])
+    with pytest.raises(PanformerError, match="where results are replaced"):
+        run(out, out / "videos" / str(first.overlay))
+    (out / "videos/a.avi").write_text("mine")
+    with pytest.raises(PanformerError, match=r"a\.avi is not a result of panformer"):
+        run(out, path)
+
+
+def test_results_never_lead_out_of_the_folder(model: ColorModel, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/videos").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="through a symbolic link"):
+        run(tmp_path / "out", clip(tmp_path / "a.mp4", 2))
+    assert names_in(tmp_path / "elsewhere") == []
+
+
+def test_drawing_in_threads_changes_nothing(model: ColorModel, tmp_path: Path) -> None:
+    """Beside a GPU, threads draw the frames, and they are written in order."""
+    path, outs = clip(tmp_path / "a.mp4", 12), (tmp_path / "cpu", tmp_path / "gpu")
+    for out in outs:
+        model.device = torch.device(out.name.replace("gpu", "cuda"))
+        run(out, path)
+    first, second = (content_of(out) for out in outs)
+    assert tracks(first) == tracks(second)
+    videos = [list(VideoFile(out / "videos" / first["video"]["overlay"]).frames()) for out in outs]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(*videos, strict=True))
 
 
 def test_other_outputs_are_refused(model: ColorModel, tmp_path: Path) -> None:
