@@ -20,6 +20,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
 from panformer_cli.data.structures import Segment as PlainSegment
 from panformer_cli.engine.outputs import views
+from panformer_cli.visualization.colors import Palette, with_colors
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, encoded_image
 from panformer_cli.wording import counted
 
@@ -89,10 +90,26 @@ class Result:
     segments: tuple[Segment, ...]
     source: str | None
     categories: CategoryTable
+    _shades: tuple[int, ...] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, source: str | None) -> Result:
-        """Return the result for a panoptic map; the arrays are not copied."""
+    def of(
+        cls,
+        image: ImageArray,
+        panoptic: PanopticMap,
+        categories: CategoryTable,
+        source: str | None,
+        shades: tuple[int, ...] | None = None,
+    ) -> Result:
+        """Return the result for a panoptic map; the arrays are not copied.
+
+        Args:
+            image: The image.
+            panoptic: Its segmentation.
+            categories: The category table.
+            source: The path or URL as it was passed; None for an image in memory.
+            shades: The shade of each segment in overlays, for a frame of a tracked video; None to count from 0.
+        """
         rows = ((segment, categories.by_id(segment.category_id)) for segment in panoptic.segments)
         segments = tuple(
             Segment(
@@ -107,7 +124,7 @@ class Result:
             )
             for segment, category in rows
         )
-        return cls(image, panoptic.ids, segments, source, categories)
+        return cls(image, panoptic.ids, segments, source, categories, shades)
 
     @property
     def things(self) -> tuple[Segment, ...]:
@@ -148,7 +165,13 @@ class Result:
         return PanopticMap(self.segment_ids, tuple(map(_plain, self.segments)))
 
     def plot(
-        self, *, opacity: float = 0.5, contours: bool = True, labels: bool = True, scores: bool = True
+        self,
+        *,
+        opacity: float = 0.5,
+        contours: bool = True,
+        labels: bool = True,
+        scores: bool = True,
+        colors: Palette = "standard",
     ) -> ImageArray:
         """Return the image with colored, outlined and labeled segments, as a new array, (H, W, 3) uint8 RGB.
 
@@ -157,14 +180,17 @@ class Result:
             contours: Whether to outline segments.
             labels: Whether to write class names.
             scores: Whether to write scores after the names.
+            colors: `standard`, or `safe` for colors that differ with red-green color blindness, too.
 
         >>> import panformer
         >>> overlay = panformer.load("runs/colors", device="cpu")("street.png").plot(labels=False)
         >>> overlay.shape, overlay.dtype.name
         ((48, 64, 3), 'uint8')
         """
-        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores)
-        return draw_panoptic(self.image, self.panoptic, self.categories, options)
+        is_tracked = self._shades is not None
+        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores, ids=is_tracked)
+        categories = with_colors(self.categories, palette=colors)[0]
+        return draw_panoptic(self.image, self.panoptic, categories, options, self._shades)
 
     def show(self) -> None:
         """Show the overlay: in a notebook below the cell, else in the program for images of the desktop.

@@ -21,6 +21,9 @@ Curve = npt.NDArray[np.float32]
 _SIDE = 3200
 """Longer side, in cells, above which outlines are found in a downscaled map."""
 
+_FEWEST_POINTS = 4
+"""Specks with fewer pixels along their edge have no outline; noise has hundreds of thousands of them."""
+
 _SHIFT = 4
 """Bits of the fraction of a pixel in OpenCV's coordinates."""
 
@@ -62,11 +65,12 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
     Curves are suited for lines of `width` pixels: those are outside of the image along its edge.
     """
     step = -(-max(index.shape) // _SIDE)
+    top, left = (min(step // 2, side - 1) for side in index.shape)
     # Segments continue beyond the image, so that their outlines along its edge are not visible.
     margin = math.ceil(width / step) + 2
     passes = max(3, round(3 * width / step))
     cells = cv2.copyMakeBorder(
-        np.ascontiguousarray(index[step // 2 :: step, step // 2 :: step]),
+        np.ascontiguousarray(index[top::step, left::step]),
         *(margin,) * 4,
         borderType=cv2.BORDER_REPLICATE,
     )
@@ -77,8 +81,11 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
         region = regions[position - 1]
         mask = (cells[region] == position).astype(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        contours = [contour for contour in contours if len(contour) >= _FEWEST_POINTS]
+        if not contours:
+            continue
         corner = np.array([side.start - margin for side in region[::-1]], np.float32)
-        yield position, [(curve + corner) * step + step // 2 for curve in _smoothed(contours, passes)]
+        yield position, [(curve + corner) * step + (left, top) for curve in _smoothed(contours, passes)]
 
 
 def _smoothed(contours: Sequence[npt.NDArray[Any]], passes: int) -> list[Curve]:

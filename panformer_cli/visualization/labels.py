@@ -99,6 +99,8 @@ def place_labels(index: IndexMap, texts: Sequence[Sequence[str]]) -> Iterator[La
     size = font_size(*index.shape)
     gap = max(1, size // 10)
     step = max(1, max(index.shape) // _SEARCH_SIDE)
+    if min(index.shape) < step:  # too thin for any text
+        return
     cells = _uniform_cells(index, step)
     for i, region in enumerate(ndimage.find_objects(cells, max_label=len(texts))):
         if region is None:

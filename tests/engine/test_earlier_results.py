@@ -221,10 +221,10 @@ def test_metrics_are_not_mixed_with_other_predictions(trained: RunFolder, scenes
 def test_a_page_replaces_the_earlier_one_and_its_images(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "viz"
     visualize(VisualizeRequest(out, scenes, "train"), SilentReporter())
-    assert len(files(out)) == 2 + 8, "the page, the list of its images, and the images"
+    assert len(files(out)) == 2 + 4 * 8, "the page, the list of its files, and four files for each image"
     (out / "overlays" / "mine.jpg").write_text("mine")
     visualize(VisualizeRequest(out, scenes, "val", limit=2), SilentReporter())
-    assert len(files(out)) == 2 + 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
+    assert len(files(out)) == 2 + 4 * 2 + 1 and (out / "overlays" / "mine.jpg").is_file()
     assert not [path for path in out.iterdir() if path.name.endswith(".tmp")]
 
 
@@ -265,7 +265,7 @@ def test_images_of_a_page_are_not_predicted(scenes: Path, tmp_path: Path, monkey
     for given in (str(photos), "photos"):
         found = find_images([given], tmp_path / "out")
         assert [image.name for image in found.images] == ["a.png", "images/b.png", "overlays/mine.png"]
-        assert "4 results of an earlier call" in found.notes[0]
+        assert "16 results of an earlier call" in found.notes[0]
 
 
 def is_refused(out: Path, scenes: Path, message: str) -> bool:
@@ -319,8 +319,8 @@ def test_the_list_of_images_cannot_lead_out_of_the_folder(scenes: Path, tmp_path
     for content in ({"images": ["../kept.jpg", str(kept), 5]}, {"images": 5}, [5]):
         visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
         (out / ".panformer_page.json").write_text(json.dumps(content))
-        for path in (out / "overlays").iterdir():
-            path.unlink()
+        for folder in ("overlays", "images"):
+            shutil.rmtree(out / folder)
         visualize(VisualizeRequest(out, scenes, "val"), SilentReporter())
         assert kept.is_file()
 

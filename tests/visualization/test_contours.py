@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.structures import ImageArray
-from panformer_cli.visualization.contours import draw_contours, line_width
+from panformer_cli.visualization.contours import draw_contours, line_width, outlines
 from panformer_cli.visualization.labels import IndexMap
 from tests.visualization.maps import mosaic, single_pixels
 
@@ -83,8 +83,11 @@ def test_lines_grow_with_the_image(height: int, width: int) -> None:
 
 
 def test_many_segments_of_single_pixels() -> None:
-    index = single_pixels(60, 80, 200, 0)
-    assert outlined(index).any()
+    # Specks of up to three pixels have no outline, except along the edge, beyond which they continue.
+    index = single_pixels(60, 80, 3000, 0)
+    assert not outlined(index)[5:-5, 5:-5].any()
+    index[20:22, 30:32] = 7
+    assert outlined(index)[18:24, 28:34].any()
 
 
 def test_outlines_are_near_edges_only() -> None:
@@ -96,3 +99,12 @@ def test_outlines_are_near_edges_only() -> None:
     y, x = np.nonzero(edge)
     nearest = [np.hypot(y - row, x - column).min() for row, column in zip(rows[::7], columns[::7], strict=True)]
     assert max(nearest) < 4
+
+
+@pytest.mark.parametrize("shape", [(1, 65501), (65501, 1), (3, 9000)])
+def test_an_image_of_a_few_rows_has_outlines(shape: tuple[int, int]) -> None:
+    index = np.zeros(shape, np.uint16)
+    index[: -(-shape[0] // 2), : -(-shape[1] // 2)] = 1
+    ((position, curves),) = outlines(index, 1, line_width(*shape))
+    assert position == 1
+    assert len(curves) == 1
