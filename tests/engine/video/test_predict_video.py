@@ -178,6 +178,7 @@ def test_a_portrait_video_stays_upright(model: ColorModel, tmp_path: Path) -> No
     assert box[0] > 24 > box[1] + box[3] - 12  # at the top right, see `test_reading`
 
 
+@pytest.mark.slow
 def test_a_second_video_has_ids_from_1_and_the_first_results_stay(model: ColorModel, tmp_path: Path) -> None:
     a, b, out = clip(tmp_path / "a.mp4", 4), clip(tmp_path / "b.mp4", 6), tmp_path / "out"
     run(tmp_path / "alone", b)
@@ -197,6 +198,7 @@ def test_equal_names_do_not_collide(model: ColorModel, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_truncated_video_and_a_broken_one_are_reported(model: ColorModel, tmp_path: Path) -> None:
     short, broken = clip(tmp_path / "a.webm", 30, noise=True), tmp_path / "b.mp4"
     truncate(short, 0.6)
