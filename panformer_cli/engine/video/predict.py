@@ -147,9 +147,9 @@ def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) 
                 reporter.warn(problem)
             results.append((index, summary, problem))
             if stop and summary and not summary.complete:
+                frames = counted(summary.frames, "frame")
                 raise KeyboardInterrupt(
-                    f"Stopped; the first {counted(summary.frames, 'frame')} of {summary.source} are in "
-                    f"{paths[index].base.parent}"
+                    f"Stopped after {frames} of {summary.source}; results: {paths[index].base.parent}"
                 )
             if stop:
                 break
@@ -218,7 +218,7 @@ class _Job:
                     raise KeyboardInterrupt(f"Stopped before the first frame of {video.name}")
             summary = self._summary(video, rows.frames, seconds, writer, paths.json.name)
             rows.finish(folder / paths.json.name, asdict(summary))
-        return summary, video.problem()
+        return summary, video.problem() if summary.complete else None
 
     def _write(self, video: Video, rows: VideoJson, writer: VideoWriter | None) -> float:
         """Predict all frames and write them; return the time stamp of the last one, in seconds."""
