@@ -1,12 +1,13 @@
 """Measure what tiles, test-time augmentation and fewer mask layers cost and gain, on held-out generated scenes.
 
     python benchmarks/inference_options.py runs/tiny/best.safetensors "--tta flip" "--mask-layers 2"
-    python benchmarks/inference_options.py runs/tiny/best.safetensors --size 256x256 --side 256 "--tile 192"
+    python benchmarks/inference_options.py runs/tiny/best.safetensors "--tile 96 --tile-overlap 32 --side 96"
 
 The checkpoint is of the recipe `tiny`, trained on generated scenes (`panformer demo` makes one). Every argument after
-it is a set of options of `panformer predict`. All sets segment the same scenes, which were not used in training. The
-table has their PQ, the difference from the plain command with its 95 % interval (paired bootstrap over images), and the
-median CPU time per image. The exit code is 1 if a set with tiles is more than a point of PQ below whole images.
+it is a set of options of `panformer predict`, and can also have `--side N`, the sides of the network's input. All sets
+segment the same scenes, which were not used in training. The table has their PQ, the difference from the plain command
+with its 95 % interval (paired bootstrap over images), and the median CPU time per image. The exit code is 1 if a set
+with tiles is more than a point of PQ below whole images.
 """
 
 from __future__ import annotations
@@ -62,27 +63,28 @@ class Subject:
     seconds: list[float] = field(default_factory=list)
 
 
-def options_of(words: str) -> InferenceOptions:
-    """Return options from a text such as `--tta flip --mask-layers 2`."""
+def options_of(words: str) -> tuple[InferenceOptions, int | None]:
+    """Return options from a text such as `--tta flip --mask-layers 2`, and the sides of the input if they are given."""
     parser = argparse.ArgumentParser(prog="OPTIONS", add_help=False)
     parser.add_argument("--tile", type=int)
     parser.add_argument("--tile-overlap", type=int)
     parser.add_argument("--tile-whole-image", action="store_true")
     parser.add_argument("--tta", type=parse_views, dest="views")
     parser.add_argument("--mask-layers", type=int)
+    parser.add_argument("--side", type=int)
     given = {name: value for name, value in vars(parser.parse_args(shlex.split(words))).items() if value is not None}
-    return InferenceOptions(**given)
+    side = given.pop("side", None)
+    return InferenceOptions(**given), side
 
 
-def subject_of(checkpoint: Path, words: str, side: int | None, resamples: int) -> Subject:
+def subject_of(checkpoint: Path, words: str, resamples: int) -> Subject:
     """Return a model with these options; each has its own copy, since mask layers are removed in place."""
     read = read_checkpoint(checkpoint)
     model = load_model(read)
     model.optimize_for_inference()
-    recipe = read.recipe
+    recipe, (options, side) = read.recipe, options_of(words)
     if side is not None:
-        recipe = replace(recipe, data=replace(recipe.data, short_side=side, long_side=2 * side))
-    options = options_of(words)
+        recipe = replace(recipe, data=replace(recipe.data, short_side=side, long_side=side))
     predictor = with_options(Predictor(model, recipe, torch.device("cpu")), options)
     return Subject(words or "plain", options, predictor, Evaluator(read.categories, ("panoptic",), resamples))
 
@@ -118,16 +120,12 @@ def main() -> int:
     parser.add_argument("options", nargs="+", metavar="OPTIONS", help='options of predict, such as "--tta flip"')
     parser.add_argument("--scenes", type=int, default=200, metavar="N", help="held-out scenes [200]")
     parser.add_argument("--size", default="128x128", metavar="HxW", help="size of the scenes [128x128]")
-    parser.add_argument("--side", type=int, metavar="N", help="short side of the network's input [that of the recipe]")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the intervals [1000]")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     arguments = parser.parse_args()
     try:
         size = parse_size(arguments.size)
-        subjects = [
-            subject_of(arguments.checkpoint, words, arguments.side, arguments.bootstrap)
-            for words in ["", *arguments.options]
-        ]
+        subjects = [subject_of(arguments.checkpoint, words, arguments.bootstrap) for words in ["", *arguments.options]]
     except PanformerError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

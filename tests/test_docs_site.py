@@ -26,6 +26,7 @@ from PIL import Image
 import panformer
 from panformer_cli.cli.main import program
 from panformer_cli.data.coco.coco_panoptic import CocoPanoptic
+from panformer_cli.data.opencv import cv2
 from panformer_cli.data.scenes.generator import write_scenes
 from panformer_cli.data.scenes.options import SceneOptions
 from panformer_cli.engine.distributed.slurm import Job
@@ -206,8 +207,12 @@ def test_the_examples_of_the_python_page_run(
     for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
         shutil.copy(scenes / "images/val/000000.jpg", name)
     _write_labels(Path("labels"))
+    clip = cv2.VideoWriter("clip.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 64))
+    for _ in range(2):
+        clip.write(np.zeros((64, 64, 3), np.uint8))
+    clip.release()
     capsys.readouterr()
-    one, several, stages = code_blocks("python.md", "python")
+    one, several, video, stages = code_blocks("python.md", "python")
     page: dict[str, Any] = {}
     exec(compile(one, "python.md", "exec"), page)
     lines = capsys.readouterr().out.splitlines()
@@ -217,6 +222,8 @@ def test_the_examples_of_the_python_page_run(
     exec(compile(several, "python.md", "exec"), page)
     found = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in found] == ["photos/a.jpg", "photos/b.jpg"]
+    exec(compile(video, "python.md", "exec"), page)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1"]
     exec(compile(stages, "python.md", "exec"), page)
     written = json.loads((page["run"].folder / "evaluation/metrics.json").read_text())["panoptic"]
     assert capsys.readouterr().out.startswith(f"PQ {written['all']['pq']:.1f}, things ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from panformer_cli.api.arrays import ColorOrder, image_of, is_array
 from panformer_cli.api.reporters import LOGGER
 from panformer_cli.data.images import decode_image
 from panformer_cli.data.structures import ImageArray
+from panformer_cli.engine.inputs import archives, image_info, lists
 from panformer_cli.engine.inputs.find import find_images
 from panformer_cli.engine.inputs.input_image import InputImage, LocalFile
+from panformer_cli.engine.inputs.videos import is_video
 from panformer_cli.engine.inputs.web import is_address, web_image
 from panformer_cli.errors import DataError
 
@@ -26,6 +29,9 @@ ImageLike: TypeAlias = (
 """One image: a path or URL as text or `Path`; the content of an image file, as bytes or as a binary file; an image of
 Pillow, an array or a tensor."""
 
+
+SEVERAL = (archives.SUFFIX, image_info.SUFFIX, lists.SUFFIX)
+"""Suffixes of files that contain or list images."""
 
 NO_RESULTS = Path(os.devnull)
 """Where no input can be: results are not written while images are found."""
@@ -127,6 +133,9 @@ def _content(value: Any, name: str) -> bytes:
 def _read_file(source: str) -> ImageArray:
     if is_address(source):
         return decode_image(web_image(source).read_bytes(), source)
-    if Path(source).is_dir():
-        raise DataError(f"{source} is a folder; iterate over its images with `model.stream({source!r})`")
+    path = Path(source)
+    if path.is_dir() or path.suffix.lower() in SEVERAL or (glob.has_magic(source) and not path.exists()):
+        raise DataError(f"{source} can have several images; iterate over them with `model.stream({source!r})`")
+    if is_video(path.name):
+        raise DataError(f"{source} is a video; iterate over its frames with `model.track({source!r})`")
     return decode_image(LocalFile(source).read_bytes(), source)

@@ -14,6 +14,7 @@ from panformer_cli.api.inputs import ImageLike, NamedImage, find_named, is_one_i
 from panformer_cli.api.options import changes_of, check_range, inference_of, output_of, precision_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
+from panformer_cli.api.tracking import frames_of, tracked
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.combined.choose import predictor_of
@@ -25,6 +26,7 @@ from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import find_checkpoint
+from panformer_cli.engine.video.options import MEMORY
 from panformer_cli.errors import DataError
 
 DEFAULT_WEIGHTS = "r50"
@@ -240,6 +242,49 @@ class Model:
         given = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
         images = find_named([fspath(item) for item in given])
         return self._results(without_errors(images) if skip_bad_images else images, batch_size)
+
+    def track(
+        self,
+        video: str | PathLike[str] | int | Iterable[ImageLike],
+        *,
+        stride: int = 1,
+        memory: int = MEMORY,
+        batch_size: int = 1,
+        color: ColorOrder = "rgb",
+    ) -> Iterator[Result]:
+        """Segment a video, one batch of frames at a time. Segment ids are tracks: they stay with an object.
+
+        Args:
+            video: The path of a video, the number of a camera, or the frames in order, as for a call.
+            stride: Every how many-th frame is segmented, 1 or more.
+            memory: Largest number of frames of the video for which an object can be hidden and keep its id.
+            batch_size: As for a call.
+            color: As for a call; for frames that are passed.
+
+        Returns:
+            An iterator of results, one for each segmented frame. Ids count from 1 in every call. In overlays, an object
+            keeps its color, and its name is followed by its id.
+
+        Raises:
+            DataError: The video or the camera cannot be used; raised at once. A frame has another size.
+
+        >>> import panformer
+        >>> model = panformer.load("runs/colors", device="cpu")
+        >>> for result in model.track(["street.png", "street.png"]):
+        ...     print([(segment.id, segment.name) for segment in result.segments])
+        [(1, 'red'), (2, 'sky')]
+        [(1, 'red'), (2, 'sky')]
+        """
+        for name, value, least in (("stride", stride, 1), ("memory", memory, 0), ("batch_size", batch_size, 1)):
+            check_range(name, value, least)
+        check_color(color)
+        images: Iterator[NamedImage | DataError]
+        if isinstance(video, (str, PathLike, int)):
+            images = frames_of(video, stride)
+        else:
+            frames = islice(video, 0, None, stride)
+            images = (read_or_error(item, f"frame {index * stride}", color) for index, item in enumerate(frames))
+        return tracked(self._results(images, batch_size), self.categories, stride, memory)
 
     def _results(self, images: Iterator[NamedImage | DataError], batch_size: int) -> Iterator[Result]:
         """Yield the results in the order of the images; an error is raised in the place of its result."""

@@ -89,7 +89,8 @@ def prepare(
 ) -> Prepared:
     """Convert a data set to COCO's panoptic format, or check one that has it. Interrupted calls resume.
 
-    With several workers, call it below `if __name__ == "__main__":` on systems that start processes anew.
+    With several workers, call it below `if __name__ == "__main__":` on macOS and Windows, where new processes import
+    the script again.
 
     Args:
         root: Folder of the data set; not for `scenes`.

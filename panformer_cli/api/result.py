@@ -20,6 +20,7 @@ from panformer_cli.data.categories import CategoryTable
 from panformer_cli.data.structures import IdMap, ImageArray, PanopticMap
 from panformer_cli.data.structures import Segment as PlainSegment
 from panformer_cli.engine.outputs import views
+from panformer_cli.visualization.colors import Palette, with_colors
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic, encoded_image
 from panformer_cli.wording import counted
 
@@ -71,6 +72,7 @@ class Result:
         segments: The segments, in ascending id. Every object is one, and all stuff of one class is one.
         source: The path or URL as it was passed; None for arrays, tensors and images in memory.
         categories: The category table of the model.
+        frame: Number of the frame in its video, from 0, for results of `Model.track`; None for images.
 
     >>> import panformer
     >>> result = panformer.load("runs/colors", device="cpu")("street.png")
@@ -89,10 +91,29 @@ class Result:
     segments: tuple[Segment, ...]
     source: str | None
     categories: CategoryTable
+    frame: int | None = None
+    _shades: tuple[int, ...] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, image: ImageArray, panoptic: PanopticMap, categories: CategoryTable, source: str | None) -> Result:
-        """Return the result for a panoptic map; the arrays are not copied."""
+    def of(
+        cls,
+        image: ImageArray,
+        panoptic: PanopticMap,
+        categories: CategoryTable,
+        source: str | None,
+        frame: int | None = None,
+        shades: tuple[int, ...] | None = None,
+    ) -> Result:
+        """Return the result for a panoptic map; the arrays are not copied.
+
+        Args:
+            image: The image.
+            panoptic: Its segmentation.
+            categories: The category table.
+            source: The path or URL as it was passed; None for an image in memory.
+            frame: Number of the frame in its video; None for an image.
+            shades: The shade of each segment in overlays, for a frame of a tracked video; None to count from 0.
+        """
         rows = ((segment, categories.by_id(segment.category_id)) for segment in panoptic.segments)
         segments = tuple(
             Segment(
@@ -107,7 +128,7 @@ class Result:
             )
             for segment, category in rows
         )
-        return cls(image, panoptic.ids, segments, source, categories)
+        return cls(image, panoptic.ids, segments, source, categories, frame, shades)
 
     @property
     def things(self) -> tuple[Segment, ...]:
@@ -148,7 +169,13 @@ class Result:
         return PanopticMap(self.segment_ids, tuple(map(_plain, self.segments)))
 
     def plot(
-        self, *, opacity: float = 0.5, contours: bool = True, labels: bool = True, scores: bool = True
+        self,
+        *,
+        opacity: float = 0.5,
+        contours: bool = True,
+        labels: bool = True,
+        scores: bool = True,
+        colors: Palette = "standard",
     ) -> ImageArray:
         """Return the image with colored, outlined and labeled segments, as a new array, (H, W, 3) uint8 RGB.
 
@@ -157,14 +184,17 @@ class Result:
             contours: Whether to outline segments.
             labels: Whether to write class names.
             scores: Whether to write scores after the names.
+            colors: `standard`, or `safe` for colors that differ with red-green color blindness, too.
 
         >>> import panformer
         >>> overlay = panformer.load("runs/colors", device="cpu")("street.png").plot(labels=False)
         >>> overlay.shape, overlay.dtype.name
         ((48, 64, 3), 'uint8')
         """
-        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores)
-        return draw_panoptic(self.image, self.panoptic, self.categories, options)
+        is_tracked = self._shades is not None
+        options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores, ids=is_tracked)
+        categories = with_colors(self.categories, palette=colors)[0]
+        return draw_panoptic(self.image, self.panoptic, categories, options, self._shades)
 
     def show(self) -> None:
         """Show the overlay: in a notebook below the cell, else in the program for images of the desktop.
@@ -195,8 +225,8 @@ class Result:
                 - `masks` and `cutouts`: `<name>/<segment id>-<category>.png`,
                 - `polygons`: `polygons/<name>.geojson`.
             name: Name of the files without suffix; their earlier version is replaced. None for the name of the source,
-                or `image` for an image in memory, followed by a number if another image has files of this name. Saving
-                the same source again replaces its files if `segments` is among them.
+                or `image` for an image in memory, with the number of a frame. If another image has files of this name,
+                a number follows. Saving the same source again replaces its files if `segments` is among them.
 
         Returns:
             The paths of the files.

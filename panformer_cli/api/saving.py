@@ -32,9 +32,11 @@ def save(result: Result, folder: Path, outputs: Sequence[str], name: str | None)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(folder):  # another process or thread must not choose the same name
-        chosen = _free_name(saving, folder, result.source) if name is None else _usable(name)
+        chosen = _free_name(saving, folder, result) if name is None else _usable(name)
         stale = set(saving.in_the_way(folder, [chosen]))
-        segmented = SegmentedImage(result.image, result.panoptic, result.categories, chosen, result.source or chosen)
+        segmented = SegmentedImage(
+            result.image, result.panoptic, result.categories, chosen, _described(result) or chosen
+        )
         files = (file for output in saving.outputs for file in output.files(segmented, chosen))
         staging = folder / f".{os.getpid()}-{threading.get_ident()}"
         with written_together(folder, files, staging) as names:
@@ -61,9 +63,18 @@ def _usable(name: str) -> str:
     return f"{usable_name(Path(f'{name}.png')).with_suffix('').as_posix()}.png"
 
 
-def _free_name(saving: Saving, folder: Path, source: str | None) -> str:
-    """Return the name of the source, with a number if it is that of another image's files in the folder."""
-    stem = _stem(source)
+def _described(result: Result) -> str | None:
+    """Return what the image is, by which its earlier files are recognized; None for an image in memory."""
+    if result.source is None or result.frame is None:
+        return result.source
+    return f"{result.source}, frame {result.frame}"
+
+
+def _free_name(saving: Saving, folder: Path, result: Result) -> str:
+    """Return the name of the image, with a number if it is that of another image's files in the folder."""
+    source, stem = _described(result), _stem(result.source)
+    if result.frame is not None:
+        stem = f"{stem}-{result.frame:06d}"
 
     def numbered(number: int) -> str:
         return _usable(stem if number == 1 else f"{stem}_{number}")

@@ -23,8 +23,8 @@ def doctor(as_json: bool) -> int:
     """Examine this installation; a bug report needs the output.
 
     Lists versions, devices, the kernels that deformable attention uses, optional packages, and the folders that are
-    written. Runs a tiny model on the default device and compares it with the plain computation. Whatever is missing or
-    broken is listed with the command that fixes it. The exit code is 1 if something that panformer needs fails.
+    written. Runs a tiny model on the default device and compares it with the plain computation. Each problem is
+    listed with the command that fixes it. The exit code is 1 if something that panformer needs fails.
 
     \b
     panformer doctor

@@ -70,7 +70,7 @@ def _configure(context: click.Context, parameter: click.Parameter, value: Any) -
 
 
 def _announced(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a command's function that first says what is loaded, and logs how it was called."""
+    """Return a command's function that first prints what is loaded, and logs how it was called."""
 
     @functools.wraps(callback)
     def announced(*arguments: Any, **options: Any) -> Any:

@@ -59,6 +59,22 @@ _PLURALS = {
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "__macosx", "@eadir"})
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_UNSUPPORTED = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"#?RADIANCE": "Radiance HDR",
+    b"#?RGBE": "Radiance HDR",
+    b"v/1\x01": "OpenEXR",
+    b"PF\n": "PFM",
+    b"Pf\n": "PFM",
+    b"FUJIFILMCCD-RAW": "Camera raw",
+    b"II*\0\x10\0\0\0CR": "Camera raw",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+}
+"""Formats that no reader knows, or whose values OpenCV cuts off or reads from a preview; by their first bytes."""
+_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
+
 _BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 338, 339
 _FORMAT_NAMES = {1: "integer", 2: "signed integer", 3: "float"}
 
@@ -156,11 +172,34 @@ def is_tiff(data: bytes) -> bool:
     return data.startswith(_TIFF_STARTS)
 
 
+def unsupported_format(data: bytes) -> str:
+    """Return the name of a known format that is not supported, such as `JPEG XL`; empty for all others."""
+    if name := next((name for start, name in _UNSUPPORTED.items() if data.startswith(start)), ""):
+        return name
+    if data[4:12] == b"ftypcrx ":
+        return "Camera raw"
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    return "SVG" if data.lstrip().startswith(b"<?xml") and b"<svg" in data[:1000] else ""
+
+
+def unsupported(name: str) -> str:
+    """Return that a format is not supported, and what to do."""
+    return f"{name} is not supported; convert the image to JPEG or PNG"
+
+
+def is_camera_raw(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Return whether a TIFF with these tags is a camera raw file (DNG, NEF, ARW), whose first page is a preview."""
+    return _DNG_VERSION in tags or (_SUB_IFDS in tags and bool(_first(tags, _SUBFILE_TYPE, 0) & 1))
+
+
 def tiff_problem(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     """Return why a TIFF with these tags is not supported, such as `32-bit float ...`, and what to do; empty if it is.
 
     The values of such images have no known range, and OpenCV reads signed integers as something else.
     """
+    if is_camera_raw(tags):
+        return unsupported("Camera raw")
     bits, kind = _first(tags, _BITS, 1), _first(tags, _SAMPLE_FORMAT, 1)
     if bits <= 16 and kind in (1, 4):  # 4: undefined, which readers take as unsigned
         return ""

@@ -25,6 +25,8 @@ from panformer_cli.data.image_formats import (
     register_heic,
     tiff_problem,
     tiff_tags,
+    unsupported,
+    unsupported_format,
 )
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.quiet import no_warnings
@@ -122,6 +124,8 @@ def why_unsupported(data: bytes) -> str:
     """Return why an image cannot be read although it is whole, and what to do; empty if it can."""
     if is_heic(data) and not has_heic():
         return HEIC_ADVICE
+    if name := unsupported_format(data):
+        return unsupported(name)
     return tiff_problem(tiff_tags(data)) if is_tiff(data) else ""
 
 

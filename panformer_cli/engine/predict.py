@@ -194,6 +194,7 @@ def _settings(request: PredictRequest, found: InputImages) -> dict[str, Any]:
         "precision": request.precision,
         "inputs": [len(found.images), digest.hexdigest()],
         **asdict(request.output),
+        "save": sorted(request.output.save),
         **asdict(request.changes),
         **request.inference.to_settings(),
     }

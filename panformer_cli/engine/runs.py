@@ -250,7 +250,7 @@ def find_checkpoint(
     path, weights, reason = _chosen(given, default)
     if announce is not None:
         announce(f"Checkpoint: {path}{f' ({reason})' if reason else ''}")
-    _LOG.debug("Checkpoint %s %s", path.absolute(), reason)
+    _LOG.debug("Checkpoint %s", path.absolute())
     return path if weights is None else fetch_published(weights, reporter)
 
 

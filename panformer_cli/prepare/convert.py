@@ -63,7 +63,7 @@ from panformer_cli.storage.files import (
     writing,
 )
 from panformer_cli.storage.result_log import Line, ResultLog, stored_settings
-from panformer_cli.wording import with_first
+from panformer_cli.wording import counted, with_first
 
 MAX_PIXELS = 2**28
 """Larger images are not converted: the panoptic map alone would take gigabytes."""
@@ -255,9 +255,10 @@ def _finish_split(conversion: _Conversion, reporter: Reporter) -> SplitSummary:
         log.remove()
     unlisted = _remove_temporary_files(folders) - summary.images
     if unlisted > 0:
+        files = f"{counted(unlisted, 'file')} not listed in {folders.annotation.name}"
         reporter.warn(
-            f"{folders.images} contains {unlisted} files that {folders.annotation.name} does not list, possibly from "
-            "an earlier version of the source; delete them if they are not needed"
+            f"{folders.images} contains {files}, possibly from an earlier version of the source; delete what is not "
+            "needed"
         )
     report_summary(summary, reporter)
     return summary

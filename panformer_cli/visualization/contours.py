@@ -21,6 +21,9 @@ Curve = npt.NDArray[np.float32]
 _SIDE = 3200
 """Longer side, in cells, above which outlines are found in a downscaled map."""
 
+_FEWEST_POINTS = 4
+"""Specks with fewer pixels along their edge have no outline; noise has hundreds of thousands of them."""
+
 _SHIFT = 4
 """Bits of the fraction of a pixel in OpenCV's coordinates."""
 
@@ -78,6 +81,9 @@ def outlines(index: IndexMap, count: int, width: float) -> Iterator[tuple[int, l
         region = regions[position - 1]
         mask = (cells[region] == position).astype(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        contours = [contour for contour in contours if len(contour) >= _FEWEST_POINTS]
+        if not contours:
+            continue
         corner = np.array([side.start - margin for side in region[::-1]], np.float32)
         yield position, [(curve + corner) * step + (left, top) for curve in _smoothed(contours, passes)]
 

@@ -242,7 +242,8 @@ def _index_map(panoptic: PanopticMap) -> IndexMap:
     ids = np.array([0] + [segment.id for segment in panoptic.segments])
     index = np.empty(panoptic.ids.shape, np.uint16)
     largest = max(int(panoptic.ids.max(initial=0)), int(ids.max()))
-    if largest < 1 << 24:  # as in COCO's PNGs
+    smallest = min(int(panoptic.ids.min(initial=0)), int(ids.min()))
+    if smallest >= 0 and largest < 1 << 24:  # as in COCO's PNGs
         table = np.zeros(largest + 1, np.uint16)
         table[ids] = np.arange(len(ids))
         for rows in _strips(index.shape):

@@ -154,7 +154,10 @@ def test_an_image_that_cannot_be_read_is_reported_at_its_place(model: Model, tmp
         ([[1, 2]], "image 0 is a list; expected a path"),
         (np.stack([noise(0)] * 2), r"shape \(2, 48, 64, 3\).*list\(batch\)"),
         ("missing.jpg", "missing.jpg"),
-        (".", r"\. is a folder; iterate over its images with `model.stream"),
+        (".", r"\. can have several images; iterate over them with `model.stream\('\.'\)`"),
+        ("photos.zip", r"photos.zip can have several images; iterate over them with `model.stream"),
+        ("photos/*.jpg", r"photos/\*.jpg can have several images; iterate over them with `model.stream"),
+        ("clip.mp4", r"clip.mp4 is a video; iterate over its frames with `model.track\('clip.mp4'\)`"),
     ],
 )
 def test_what_is_no_image_is_named(model: Model, given: Any, message: str) -> None:
@@ -200,6 +203,7 @@ def test_the_image_at_an_address_is_segmented(model: Model, photo: Path, server:
         model("ftp://127.0.0.1/street.png")
 
 
+@pytest.mark.slow
 def test_threads_get_the_results_of_their_own_images(model: Model) -> None:
     images = [noise(1), noise(2, 64, 48)]
     expected = [model(image) for image in images]

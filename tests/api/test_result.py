@@ -23,6 +23,7 @@ from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.predict import PredictRequest, predict
 from panformer_cli.errors import PanformerError
 from panformer_cli.reporting import SilentReporter
+from panformer_cli.visualization.colors import with_colors
 from tests.color_family import street
 from tests.helpers import files_of
 
@@ -88,6 +89,15 @@ def test_a_plot_is_a_new_picture_of_the_same_size(result: Result) -> None:
     assert np.array_equal(plain, result.image)
     image = Image.open(io.BytesIO(result._repr_png_()))
     assert np.array_equal(np.asarray(image), overlay)
+
+
+def test_a_plot_in_safe_colors(result: Result) -> None:
+    safe = result.plot(opacity=1.0, contours=False, labels=False, colors="safe")
+    (table,) = with_colors(result.categories, palette="safe")
+    colors = {segment.id: table.by_id(segment.category_id).color for segment in result.segments}
+    for number, color in colors.items():
+        assert (safe[result.segment_ids == number] == color).all()
+    assert (safe != result.plot(opacity=1.0, contours=False, labels=False)).any()
 
 
 def test_crops_are_transparent_around_the_segment(result: Result) -> None:

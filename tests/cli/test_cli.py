@@ -137,7 +137,8 @@ def test_the_installed_program_prints_no_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "panformer_cli", "train", str(tmp_path / "mine.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
     assert (done.returncode, done.stdout) == (2, "")
-    heading, *problems = done.stderr.splitlines()
+    loading, heading, *problems = done.stderr.splitlines()
+    assert loading == f"Loading {tmp_path / 'mine.yaml'} ..."
     assert heading == f"Error: {tmp_path / 'mine.yaml'} has 2 problems:"
     assert sorted(problems) == [
         "  train.lr is 'fast': expected a number",

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps, TiffImagePlugin, features
 
 from panformer_cli.data import image_formats
 from panformer_cli.data.image_formats import is_clutter, readable_suffixes, why_left_out
@@ -233,3 +233,41 @@ def test_files_of_operating_systems_are_clutter(name: str) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "_a.jpg", ".a.jpg", "Thumbs.jpg"])
 def test_other_files_are_not_clutter(name: str) -> None:
     assert not is_clutter(name)
+
+
+RAW = {50706: b"\1\4\0\0"}
+PREVIEW = {254: 1, 330: 8}
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xff\x0a\x00\x00", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\n<?xml version='1.0'?>\n<svg/>", "SVG"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "Camera raw"),
+        (b"PF\n5 4\n-1\n" + bytes(240), "PFM"),
+        (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n\x80\x80\x80\x81", "Radiance HDR"),
+    ],
+)
+def test_formats_that_are_not_supported_are_named(tmp_path: Path, data: bytes, name: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.jpg: {name} is not supported; convert the image to JPEG or PNG$"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(("tags", "is_raw"), [(RAW, True), (PREVIEW, True), ({254: 1}, False), ({330: 8}, False)])
+def test_the_preview_of_a_camera_raw_file_is_not_used(tmp_path: Path, tags: dict[int, Any], is_raw: bool) -> None:
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info[tag] = value
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.tif", tiffinfo=info)
+    if is_raw:
+        for read in (read_image, read_header):
+            with pytest.raises(DataError, match=r"a\.tif: Camera raw is not supported"):
+                read(tmp_path / "a.tif")
+    else:
+        assert read_image(tmp_path / "a.tif").shape == (6, 8, 3)

@@ -128,6 +128,10 @@ def test_failures_are_listed_and_retried(trained: RunFolder, photos: Path, tmp_p
         "id": 2,
     }
     assert "cannot be decoded" in failure["problem"]
+    (out / "overlays" / "2.jpg").write_text("mine")
+    with pytest.raises(PanformerError, match=r"overlays/2\.jpg is not a result of panformer and would be replaced"):
+        run(request(trained, photos, out, resume=True))
+    (out / "overlays" / "2.jpg").unlink()
     (photos / "2.png").write_bytes(whole)
     result = run(request(trained, photos, out, resume=True), reporter := _Totals())
     assert (reporter.totals, result.failures) == ([1], [])

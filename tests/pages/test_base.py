@@ -80,7 +80,9 @@ def test_every_text_is_escaped(tmp_path: Path, kind: str, assets: list[str]) -> 
     write(kind, plain)
     write(kind, nasty, NASTY)
     pages = [Html.of_file(path) for path in (plain, nasty)]
-    assert [tag for tag, _ in pages[0].elements] == [tag for tag, _ in pages[1].elements]
+    # Examples of queries, in `code`, have only simple names.
+    tags = [[tag for tag, _ in page.elements if tag != "code"] for page in pages]
+    assert tags[0] == tags[1]
     assert not [name for _, attributes in pages[1].elements for name in attributes if name.startswith("on")]
     assert pages[1].text.count(NASTY) >= 4
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from panformer_cli.pages.gallery.images import FoundSegment, GalleryImage
-from panformer_cli.pages.gallery.page import GalleryPage, write_gallery
+from panformer_cli.pages.gallery.page import GalleryPage, ImageData, write_gallery
 from tests.pages.html import NASTY, Html
 from tests.pages.samples import gallery_page
 
@@ -96,3 +96,17 @@ def test_layers_can_be_hidden_at_first(tmp_path: Path) -> None:
     page = html_of(tmp_path, GalleryPage("x", images=[GalleryImage("a", "")], hidden_layers=("labels", "errors")))
     shown = {box["data-layer"]: "checked" in box for box in page.all("input") if "data-layer" in box}
     assert [layer for layer, checked in shown.items() if not checked] == ["labels", "errors"] and len(shown) == 8
+
+
+@pytest.mark.parametrize(
+    ("names", "score", "examples"),
+    [
+        (["sky", "cat"], 0.5, ["sky and cat", "sky and not cat", "sky > 0.5"]),
+        (["sky", "cat"], None, ["sky and cat", "sky and not cat"]),
+        (["salt and pepper", "traffic light", "<b>"], None, ["traffic light"]),
+        ([], None, []),
+    ],
+)
+def test_examples_of_queries_are_of_these_images(names: list[str], score: float | None, examples: list[str]) -> None:
+    segments = [FoundSegment(name, RED, score) for name in names]
+    assert ImageData([GalleryImage("a", "", segments=segments)]).examples == examples

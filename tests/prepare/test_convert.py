@@ -420,7 +420,7 @@ def test_images_not_listed_in_the_json_are_reported(root: Path) -> None:
     convert(Columns(root), root.parent / "out", (), ConvertOptions(), reporter)
     assert (
         len(reporter.warnings) == 1
-        and "images/train contains 1 files that panoptic_train.json does not list" in reporter.warnings[0]
+        and "images/train contains 1 file not listed in panoptic_train.json" in reporter.warnings[0]
     )
 
 

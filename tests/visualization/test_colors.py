@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 from typing import get_args
 
 import cv2
@@ -14,6 +16,7 @@ from panformer_cli.visualization.color_vision import ColorVision, simulated
 from panformer_cli.visualization.colors import Palette, category_colors, shade, with_colors
 from panformer_cli.visualization.oklab import rgb_to_oklab
 
+ROOT = Path(__file__).parents[2]
 VISIONS: tuple[ColorVision, ...] = get_args(ColorVision)
 TABLE = CategoryTable([Category(1, "person", True), Category(7, "cat", True), Category(9, "sky", False)])
 
@@ -159,8 +162,18 @@ def oklab_distance(colors: npt.NDArray[np.uint8]) -> float:
     return float((np.linalg.norm(lab[:, None] - lab[None], axis=2) + 9 * np.eye(len(lab))).min())
 
 
-# In OKLab; about 0.02 is just noticeable. docs/colors.md promises these.
-@pytest.mark.parametrize(("count", "at_least"), [(8, 0.16), (12, 0.135), (20, 0.08), (40, 0.05), (133, 0.025)])
+def promised() -> list[tuple[int, float]]:
+    """Return the numbers of categories and smallest distances in the documentation."""
+    rows = re.findall(r"^\| (\d+) \| (0\.\d+) \|$", (ROOT / "docs" / "predict.md").read_text(), re.MULTILINE)
+    return [(int(count), float(distance)) for count, distance in rows]
+
+
+def test_the_documentation_promises_distances() -> None:
+    assert [count for count, _ in promised()] == [8, 12, 20, 40, 133]
+    assert all(distance > 0.02 for _, distance in promised())
+
+
+@pytest.mark.parametrize(("count", "at_least"), promised())
 def test_safe_colors_differ_in_simulated_dichromacy(count: int, at_least: float) -> None:
     (table,) = with_colors(table_of(count), palette="safe")
     colors = np.concatenate([category_colors(table), np.zeros((1, 3), np.uint8)])

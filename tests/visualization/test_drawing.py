@@ -88,6 +88,13 @@ def test_ids_without_a_segment_are_void() -> None:
     assert colorize(panoptic, TABLE).any(axis=2).sum() == 3 * 4
 
 
+def test_ids_can_be_any_integers() -> None:
+    panoptic, new_ids = quarters(30, 44), {0: 2**30 + 1, 5: -7, 16_000_000: 2**30, 2: 2**24}
+    ids = np.vectorize(new_ids.get)(panoptic.ids).astype(np.int32)
+    segments = tuple(replace(segment, id=new_ids[segment.id]) for segment in panoptic.segments)
+    np.testing.assert_array_equal(colorize(PanopticMap(ids, segments), TABLE), colorize(panoptic, TABLE))
+
+
 def test_pixels_are_blended_with_the_color_of_their_segment() -> None:
     image, panoptic = noise(40, 60), quarters(40, 60)
     drawn = draw_panoptic(image, panoptic, TABLE, PLAIN).astype(int)
@@ -159,12 +166,16 @@ def test_overlays_have_the_size_of_the_image(height: int, width: int, count: int
     np.testing.assert_array_equal(image, before)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (1, 50), (50, 1), (1, 1), (700, 3), (128, 128)])
+@pytest.mark.parametrize(
+    "shape", [(8, 8), (1, 50), (50, 1), (1, 1), (700, 3), (128, 128), (1, 65501), (30_000, 2), (5, 9000)]
+)
 def test_tiny_and_thin_images(shape: tuple[int, int]) -> None:
     ids = np.ones(shape, np.int32)
-    panoptic = PanopticMap(ids, (Segment(1, 9, ids.size, (0, 0, shape[1], shape[0])),))
-    drawn = draw_panoptic(noise(*shape), panoptic, TABLE)
-    assert drawn.shape == (*shape, 3)
+    ids[shape[0] // 2 :, shape[1] // 2 :] = 4
+    segments = (Segment(1, 9, 0, (0, 0, 0, 0)), Segment(4, 1, 0, (0, 0, 0, 0)))
+    for listed in ((), segments[:1], segments):
+        drawn = draw_panoptic(noise(*shape), PanopticMap(ids, listed), TABLE)
+        assert drawn.shape == (*shape, 3)
 
 
 def test_a_map_without_segments_is_dimmed() -> None:

@@ -48,7 +48,9 @@ def joined(options: ProcessOptions) -> Iterator[Process]:
     check_sampling(options.sampling, device.type)
     rank = f"rank {worker.rank} of {worker.world_size}" if worker else "a single process"
     threads = torch.get_num_threads()
-    _LOG.debug("%s on %s, %d threads, PyTorch %s", rank, device, threads, torch.__version__)
+    _LOG.debug(
+        "%s on %s, %d threads, PyTorch %s, sampling %s", rank, device, threads, torch.__version__, options.sampling
+    )
     if worker is None:
         with explained_out_of_memory():
             yield Process(0, 1, device, sampling=options.sampling)

@@ -22,6 +22,6 @@ _EXAMINATIONS = (
 
 
 def examine() -> Iterator[Finding]:
-    """Yield what is found, as soon as it is known. Nothing is raised, whatever is broken."""
+    """Yield what is found, as soon as it is known. Broken packages raise no errors here."""
     for section, name, examination in _EXAMINATIONS:
         yield from examined(section, name, examination)

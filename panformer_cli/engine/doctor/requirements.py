@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[3]
+SOURCE = Path(__file__).absolute().parents[3]
 """The folder that has setup.cfg, if panformer runs from its source code."""
 
 _FOR_DEVELOPERS = {"dev", "docs", "test", "test-weights"}

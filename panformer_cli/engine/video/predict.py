@@ -23,15 +23,15 @@ from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import behind
 from panformer_cli.engine.video.inputs import InputVideo
-from panformer_cli.engine.video.options import JSON, OVERLAY, PANOPTIC, USUAL, VideoOptions, check_outputs
+from panformer_cli.engine.video.options import OVERLAY, PANOPTIC, USUAL, VideoOptions, check_outputs
 from panformer_cli.engine.video.reading import Frame, Video, open_video
 from panformer_cli.engine.video.results import FOLDER, VideoJson, VideoPaths, check_is_free, replaced_together
 from panformer_cli.engine.video.tracking import Tracker
 from panformer_cli.engine.video.writing import Pace, VideoWriter, find_format
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
-from panformer_cli.storage.files import writing
+from panformer_cli.storage.files import resolve_links, writing
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
 from panformer_cli.wording import counted
 
@@ -87,7 +87,7 @@ class VideoSummary:
         in_browsers: Whether browsers play it.
         rate: Its frames per second, constant.
         overlay_frames: Number of its frames: with a variable rate, frames are repeated or left out to keep the time.
-        json: File name of the JSON; None if it was not written.
+        json: File name of the JSON, which is always written.
     """
 
     source: str
@@ -105,7 +105,7 @@ class VideoSummary:
     in_browsers: bool | None
     rate: float
     overlay_frames: int
-    json: str | None
+    json: str
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) 
                 reporter.warn(problem)
             results.append((index, summary, problem))
             if stop and summary and not summary.complete:
+                frames = counted(summary.frames, "frame")
                 raise KeyboardInterrupt(
-                    f"Stopped; the first {counted(summary.frames, 'frame')} of {summary.source} are in "
-                    f"{paths[index].base.parent}"
+                    f"Stopped after {frames} of {summary.source}; results: {paths[index].base.parent}"
                 )
             if stop:
                 break
@@ -162,8 +162,14 @@ def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) 
 
 def _begin(request: VideoRequest, paths: Sequence[VideoPaths], stack: ExitStack, reporter: Reporter) -> None:
     """Check and lock the folder of results."""
-    for path in paths:
-        check_is_free(path)
+    results = resolve_links(request.out / FOLDER)
+    for video, path in zip(request.videos, paths, strict=True):
+        if isinstance(video.source, Path) and resolve_links(video.source).is_relative_to(results):
+            raise PanformerError(
+                f"{video.source} is in {request.out / FOLDER}, where results are replaced; choose another folder with "
+                "--out"
+            )
+        check_is_free(request.out, path)
     with writing(request.out):
         request.out.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(request.out, "written", "a second prediction", reporter))
@@ -210,10 +216,9 @@ class _Job:
                 seconds = self._write(video, rows, writer)
                 if self._stop and not rows.frames:
                     raise KeyboardInterrupt(f"Stopped before the first frame of {video.name}")
-            name = paths.json.name if JSON in save else None
-            summary = self._summary(video, rows.frames, seconds, writer, name)
-            rows.finish(folder / name if name else None, asdict(summary))
-        return summary, video.problem()
+            summary = self._summary(video, rows.frames, seconds, writer, paths.json.name)
+            rows.finish(folder / paths.json.name, asdict(summary))
+        return summary, video.problem() if summary.complete else None
 
     def _write(self, video: Video, rows: VideoJson, writer: VideoWriter | None) -> float:
         """Predict all frames and write them; return the time stamp of the last one, in seconds."""
@@ -268,7 +273,7 @@ class _Job:
         return self._reporter.progress("Predicting", -(-video.promised // self._request.options.stride))
 
     def _summary(
-        self, video: Video, frames: int, seconds: float, writer: VideoWriter | None, json_name: str | None
+        self, video: Video, frames: int, seconds: float, writer: VideoWriter | None, json_name: str
     ) -> VideoSummary:
         height, width = video.size
         return VideoSummary(

@@ -19,7 +19,7 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.video.reading import Frame
 from panformer_cli.engine.video.writing import FORMATS
 from panformer_cli.errors import PanformerError
-from panformer_cli.storage.files import temporary_path, writing
+from panformer_cli.storage.files import name_inside, temporary_path, writing
 
 FOLDER = "videos"
 """The folder in `OUT`."""
@@ -103,38 +103,38 @@ class VideoJson:
                 self._files[key].write(json.dumps(row) + "\n")
         self.frames += 1
 
-    def finish(self, path: Path | None, video: dict[str, Any]) -> None:
+    def finish(self, path: Path, video: dict[str, Any]) -> None:
         """Write the JSON with all rows, and delete the temporary files.
 
         Args:
-            path: The JSON; None to write none.
+            path: The JSON.
             video: Describes the video as a whole.
 
         Raises:
             WriteError: The disk is full.
         """
         parts = {key: self._folder / f"{key}.jsonl" for key in _ROWS}
-        if path is not None:
-            with writing(path), path.open("w", encoding="utf-8") as file:
-                file.write(_START + json.dumps(video))
-                for key, part in parts.items():
-                    file.write(f', "{key}": [')
-                    with part.open(encoding="utf-8") as rows:
-                        file.writelines(f"{',' if number else ''}\n{row.rstrip()}" for number, row in enumerate(rows))
-                    file.write("]")
-                file.write(f', "categories": {json.dumps(self._categories.to_coco())}}}\n')
-                file.flush()
-                os.fsync(file.fileno())
+        with writing(path), path.open("w", encoding="utf-8") as file:
+            file.write(_START + json.dumps(video))
+            for key, part in parts.items():
+                file.write(f', "{key}": [')
+                with part.open(encoding="utf-8") as rows:
+                    file.writelines(f"{',' if number else ''}\n{row.rstrip()}" for number, row in enumerate(rows))
+                file.write("]")
+            file.write(f', "categories": {json.dumps(self._categories.to_coco())}}}\n')
+            file.flush()
+            os.fsync(file.fileno())
         for part in parts.values():
             part.unlink()
 
 
-def check_is_free(paths: VideoPaths) -> None:
-    """Raise a PanformerError if a file or folder is in the way that is not a result of an earlier call."""
-    if _is_ours(paths.json):
-        return
-    for path in [*paths.files, paths.pngs]:
-        if os.path.lexists(path):
+def check_is_free(out: Path, paths: VideoPaths) -> None:
+    """Raise a PanformerError if results would lead out of `out`, or replace what is no result of an earlier call."""
+    for path in (paths.json, paths.pngs / "000000.png"):
+        name_inside(out, path.relative_to(out).as_posix(), "the list of videos")
+    earlier = _earlier(paths)
+    for path in [*paths.files, *([] if earlier else [paths.pngs])]:
+        if path not in earlier and os.path.lexists(path):
             raise PanformerError(
                 f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
                 "move it"
@@ -171,7 +171,7 @@ def replaced_together(paths: VideoPaths) -> Iterator[Path]:
 
 def _remove(paths: VideoPaths) -> None:
     """Delete the results of an earlier call; other files in the folder of PNGs are kept."""
-    for path in paths.files:
+    for path in _earlier(paths):
         path.unlink(missing_ok=True)
     if paths.pngs.is_dir():
         for png in paths.pngs.iterdir():
@@ -181,12 +181,14 @@ def _remove(paths: VideoPaths) -> None:
             paths.pngs.rmdir()
 
 
-def _is_ours(path: Path) -> bool:
-    """Return whether a file is the JSON of a video that panformer wrote, by its first key."""
+def _earlier(paths: VideoPaths) -> list[Path]:
+    """Return the files of an earlier call besides the PNGs: the JSON, by its first key, and the video that it names."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with paths.json.open(encoding="utf-8") as file:
             first = file.readline(_HEAD)
         video, _ = json.JSONDecoder().raw_decode(first.removeprefix(_START))
     except (OSError, ValueError):
-        return False
-    return first.startswith(_START) and isinstance(video, dict) and "tracks" in video
+        return []
+    if not (first.startswith(_START) and isinstance(video, dict) and "tracks" in video):
+        return []
+    return [path for path in paths.files if path.name in (paths.json.name, video.get("overlay"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from panformer_cli.pages.gallery.images import FoundSegment, GalleryImage
 
 _SCORES = 1000
 """Scores in the data of a page are whole thousandths, and -1 for none: the data of 5000 images stays below 2 MB."""
+
+_IS_SIMPLE = re.compile(r"(?!.*\b(and|or|not)\b)[\w -]{1,24}")
+"""Names that the search understands without quotes, and that are not long."""
 
 
 class ImageData:
@@ -32,6 +36,14 @@ class ImageData:
         """Name, color and number of segments of every category in the images, the most frequent first."""
         found = (_category(segment) for image in self.images for segment in image.segments)
         return [(name, color, count) for (name, color), count in Counter(found).most_common()]
+
+    @property
+    def examples(self) -> list[str]:
+        """Queries that find something in these images, as far as there are categories and scores."""
+        names = [name for name, _, _ in self.categories if _IS_SIMPLE.fullmatch(name)][:2]
+        has_scores = any(segment.score is not None for image in self.images for segment in image.segments)
+        pairs = [" and ".join(names), " and not ".join(names)] if len(names) == 2 else names
+        return [*pairs, *(f"{name} > 0.5" for name in names[:1] if has_scores)]
 
     def to_json(self) -> dict[str, Any]:
         """Return names of categories, and images; the segments of an image are `[category, score, ...]`."""

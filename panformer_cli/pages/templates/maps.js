@@ -77,28 +77,31 @@ function boxesOf(map, width, count) {
   return boxes;
 }
 
-// Return the boundaries between pixels of different groups as a path in pixels of the image. `groupOf[index]` is the
+// Return the boundaries between pixels of different groups as a path in pixels of the image. `groups[index]` is the
 // group of a segment. Steps of the pixel grid become diagonals, so that the line looks smooth at any size.
-function boundaries(map, [height, width], groupOf, box = [0, 0, width, height]) {
-  const path = new Path2D(), vertical = new Float64Array(width + 1).fill(-1);
+function boundaries(map, [height, width], groups, box = [0, 0, width, height]) {
+  const path = new Path2D(), vertical = new Float64Array(width + 1).fill(-1), groupOf = Uint16Array.from(groups);
   const line = (x1, y1, x2, y2) => { path.moveTo(x1, y1); path.lineTo(x2, y2); };
-  const group = (x, y) => groupOf[map[Math.min(Math.max(y, 0), height - 1) * width + Math.min(Math.max(x, 0), width - 1)]];
   for (let y = box[1]; y <= box[3]; y++) {
+    // The pixels around a corner are a b above and c d below it; outside of the image they are repeated.
+    const above = Math.max(y - 1, 0) * width, below = Math.min(y, height - 1) * width, before = Math.max(box[0] - 1, 0);
+    let a = groupOf[map[above + before]], c = groupOf[map[below + before]];
     let horizontal = -1; // where the current straight line started, here and in `vertical`
     for (let x = box[0]; x <= box[2]; x++) {
-      const a = group(x - 1, y - 1), b = group(x, y - 1), c = group(x - 1, y), d = group(x, y);
+      const column = x < width ? x : width - 1, b = groupOf[map[above + column]], d = groupOf[map[below + column]];
       const up = a !== b, down = c !== d, left = a !== c, right = b !== d, edges = up + down + left + right;
       const isRow = edges === 2 && left && right, isColumn = edges === 2 && up && down;
       if (isRow && horizontal < 0) horizontal = x;
       if (!isRow && horizontal >= 0) { line(horizontal - 0.5, y, x - 0.5, y); horizontal = -1; }
       if (isColumn && vertical[x] < 0) vertical[x] = y;
       if (!isColumn && vertical[x] >= 0) { line(x, vertical[x] - 0.5, x, y - 0.5); vertical[x] = -1; }
-      if (edges === 0 || isRow || isColumn) continue;
-      if (edges === 2) line(x + (right - left) / 2, y, x, y + (down - up) / 2);
-      else {
+      if (edges === 2 && !isRow && !isColumn) line(x + (right - left) / 2, y, x, y + (down - up) / 2);
+      else if (edges > 2) {
         if (up || down) line(x, y - up / 2, x, y + down / 2);
         if (left || right) line(x - left / 2, y, x + right / 2, y);
       }
+      a = b;
+      c = d;
     }
     if (horizontal >= 0) line(horizontal - 0.5, y, box[2] + 0.5, y);
   }

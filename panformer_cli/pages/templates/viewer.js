@@ -194,8 +194,9 @@ function strokeTwice(context, path, inner, outer, pixel) {
 function drawLines(pane, number) {
   const { context, pixel } = atScreenSize(pane.parts.lines, pane);
   if (!isOn("contours")) return;
-  const groups = shownIndices(pane, number).map((isShown, index) => (isShown ? index : 0));
-  strokeTwice(context, boundaries(pane.side.map, pane.image.size, groups), "rgb(255 255 255 / 85%)", "rgb(0 0 0 / 35%)", pixel);
+  const groups = shownIndices(pane, number).map((isShown, index) => (isShown ? index : 0)), key = groups.join();
+  if (pane.drawn !== key) Object.assign(pane, { drawn: key, path: boundaries(pane.side.map, pane.image.size, groups) });
+  strokeTwice(context, pane.path, "rgb(255 255 255 / 85%)", "rgb(0 0 0 / 35%)", pixel);
 }
 
 // Darken everything but the isolated segment, and outline the segment under the pointer.

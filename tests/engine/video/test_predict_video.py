@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inference_changes import InferenceChanges
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.video import predict as module
+from panformer_cli.engine.video import reading
 from panformer_cli.engine.video.inputs import InputVideo, split_inputs
 from panformer_cli.engine.video.options import VideoOptions
 from panformer_cli.engine.video.predict import VideoRequest, VideoResults, predict_videos
@@ -30,6 +32,7 @@ from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.reporting import SilentReporter
 from tests.engine.small import ALONE, StopAfter, small_checkpoint, small_scenes
 from tests.engine.video.clips import clip, numbered_frame, set_times, truncate, turn
+from tests.engine.video.test_reading import FakeCapture
 
 CORNER, BAR, GROUND = 3, 5, 9
 TABLE = CategoryTable([Category(CORNER, "corner", True), Category(BAR, "bar", True), Category(GROUND, "ground", False)])
@@ -175,13 +178,14 @@ def test_a_portrait_video_stays_upright(model: ColorModel, tmp_path: Path) -> No
     assert box[0] > 24 > box[1] + box[3] - 12  # at the top right, see `test_reading`
 
 
+@pytest.mark.slow
 def test_a_second_video_has_ids_from_1_and_the_first_results_stay(model: ColorModel, tmp_path: Path) -> None:
     a, b, out = clip(tmp_path / "a.mp4", 4), clip(tmp_path / "b.mp4", 6), tmp_path / "out"
     run(tmp_path / "alone", b)
     together = run(out, a, b)
     assert [video.frames for video in together.videos] == [4, 6]
     assert tracks(content_of(out, "b")) == tracks(content_of(tmp_path / "alone", "b"))
-    run(out, a, save=("json",))  # only the results of this video are replaced
+    run(out, a, save=("json",))  # without the overlay of the first call; only the results of this video are replaced
     assert names_in(out / "videos") == ["a.json", "b.json", str(together.videos[1].overlay)]
 
 
@@ -194,6 +198,7 @@ def test_equal_names_do_not_collide(model: ColorModel, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_truncated_video_and_a_broken_one_are_reported(model: ColorModel, tmp_path: Path) -> None:
     short, broken = clip(tmp_path / "a.webm", 30, noise=True), tmp_path / "b.mp4"
     truncate(short, 0.6)
@@ -212,10 +217,12 @@ class StopAtFrame(SilentReporter):
 
     def __init__(self, frames: int) -> None:
         self.left = frames
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def progress(self, what: str, total: int, done: int = 0) -> Any:
-        from contextlib import nullcontext
-
         return nullcontext(self)
 
     def advance(self, steps: int = 1, status: str = "") -> None:
@@ -226,12 +233,40 @@ class StopAtFrame(SilentReporter):
 
 def test_ctrl_c_leaves_a_shorter_video(model: ColorModel, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt, match="Stopped; the first 3 frames of .*a.mp4 are in"):
-        run(out, clip(tmp_path / "a.mp4", 10), clip(tmp_path / "b.mp4", 10), reporter=StopAtFrame(3))
+    reporter = StopAtFrame(3)
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after 3 frames of .*a\.mp4; results: .*videos"):
+        run(out, clip(tmp_path / "a.mp4", 10), clip(tmp_path / "b.mp4", 10), reporter=reporter)
+    assert reporter.warnings == []  # the other frames are not damaged
     video = content_of(out)["video"]
     assert (video["frames"], video["complete"]) == (3, False)
     assert len(list(VideoFile(out / "videos" / video["overlay"]).frames())) == 3
     assert names_in(out / "videos") == ["a.json", video["overlay"]]
+
+
+def test_a_camera_ends_with_ctrl_c(model: ColorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [numbered_frame(number)[..., ::-1].copy() for number in range(9)]
+    monkeypatch.setattr(reading, "_opened", lambda source: nullcontext(FakeCapture(images)))
+    monkeypatch.chdir(tmp_path)
+    reporter = StopAfter()
+    results = run(tmp_path / "out", 0, reporter=reporter)
+    assert reporter.messages == ["Reading camera 0; press Ctrl-C to stop"]
+    monkeypatch.setattr(VideoJson, "add", stop_at(3, VideoJson.add))
+    stopped = run(tmp_path / "out", 0)
+    assert [(video.frames, video.complete) for video in (*results.videos, *stopped.videos)] == [(9, True), (3, True)]
+    assert content_of(tmp_path / "out", "camera_0")["video"]["source"] == "camera 0"
+
+
+def stop_at(frame: int, add: Callable[..., None]) -> Callable[..., None]:
+    """Return `add` that sends SIGINT after some calls."""
+    calls = []
+
+    def adding(*arguments: Any) -> None:
+        add(*arguments)
+        calls.append(1)
+        if len(calls) == frame:
+            signal.raise_signal(signal.SIGINT)
+
+    return adding
 
 
 def test_an_error_leaves_nothing(model: ColorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +295,41 @@ def test_a_file_of_the_user_is_not_replaced(model: ColorModel, tmp_path: Path, n
     with pytest.raises(PanformerError, match="is not a result of panformer and would be replaced"):
         run(tmp_path / "out", clip(tmp_path / "a.mp4", 2))
     assert mine.read_text() == "{}"
+
+
+def test_nothing_of_the_user_is_deleted(model: ColorModel, tmp_path: Path) -> None:
+    """Only the video that the earlier JSON names is replaced, and never an input."""
+    path, out = clip(tmp_path / "a.mp4", 2), tmp_path / "out"
+    first = run(out, path, save=EVERYTHING).videos[0]
+    (out / "videos/a/notes.txt").write_text("mine")
+    run(out, path)
+    assert names_in(out / "videos") == sorted(["a.json", "a/notes.txt", str(first.overlay)])
+    with pytest.raises(PanformerError, match="where results are replaced"):
+        run(out, out / "videos" / str(first.overlay))
+    (out / "videos/a.avi").write_text("mine")
+    with pytest.raises(PanformerError, match=r"a\.avi is not a result of panformer"):
+        run(out, path)
+
+
+def test_results_never_lead_out_of_the_folder(model: ColorModel, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/videos").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="through a symbolic link"):
+        run(tmp_path / "out", clip(tmp_path / "a.mp4", 2))
+    assert names_in(tmp_path / "elsewhere") == []
+
+
+def test_drawing_in_threads_changes_nothing(model: ColorModel, tmp_path: Path) -> None:
+    """Beside a GPU, threads draw the frames, and they are written in order."""
+    path, outs = clip(tmp_path / "a.mp4", 12), (tmp_path / "cpu", tmp_path / "gpu")
+    for out in outs:
+        model.device = torch.device(out.name.replace("gpu", "cuda"))
+        run(out, path)
+    first, second = (content_of(out) for out in outs)
+    assert tracks(first) == tracks(second)
+    videos = [list(VideoFile(out / "videos" / first["video"]["overlay"]).frames()) for out in outs]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(*videos, strict=True))
 
 
 def test_other_outputs_are_refused(model: ColorModel, tmp_path: Path) -> None:
