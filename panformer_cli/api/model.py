@@ -203,8 +203,8 @@ class Model:
             return next(self._results(iter([read_or_error(source, "the image", color)]), 1))
         if isinstance(source, Mapping) or not isinstance(source, Iterable):
             raise DataError(
-                f"a {type(source).__name__} cannot be segmented; expected an image (a path, URL, array, tensor or "
-                "image of Pillow), a list of images or a generator of images"
+                f"an object of type {type(source).__name__} cannot be segmented; expected an image (a path, URL, "
+                "array, tensor or image of Pillow), a list of images or a generator of images"
             )
         images = (read_or_error(item, f"image {number}", color) for number, item in enumerate(source))
         results = self._results(images, batch_size)

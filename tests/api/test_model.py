@@ -148,9 +148,9 @@ def test_an_image_that_cannot_be_read_is_reported_at_its_place(model: Model, tmp
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "a NoneType cannot be segmented"),
-        (3, "a int cannot be segmented"),
-        ({"image": noise(0)}, "a dict cannot be segmented"),
+        (None, "an object of type NoneType cannot be segmented"),
+        (3, "an object of type int cannot be segmented"),
+        ({"image": noise(0)}, "an object of type dict cannot be segmented"),
         ([[1, 2]], "image 0 is a list; expected a path"),
         (np.stack([noise(0)] * 2), r"shape \(2, 48, 64, 3\).*list\(batch\)"),
         ("missing.jpg", "missing.jpg"),
