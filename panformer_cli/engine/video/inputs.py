@@ -9,7 +9,9 @@ from pathlib import Path
 
 from panformer_cli.engine.inputs.names import distinct_names
 from panformer_cli.engine.inputs.videos import is_video
+from panformer_cli.engine.inputs.web import is_address
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import check_can_exist
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ def split_inputs(inputs: Sequence[str]) -> tuple[list[InputVideo], list[str]]:
 
 def _sources(given: str) -> list[Path | int]:
     """Return the videos that an input stands for; none if it stands for images."""
+    if is_address(given):
+        return []
+    check_can_exist(given)
     path = Path(given)
     if given.isascii() and given.isdecimal() and not path.exists():
         return [int(given)]
-    if "://" in given or not is_video(given) or path.is_dir():
+    if not is_video(given) or path.is_dir():
         return []
     if path.exists() or glob.escape(given) == given:
         return [path]  # one that is missing is reported when it is opened
