@@ -351,6 +351,13 @@ def test_which_inputs_are_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         split_inputs(["x*.avi"])
 
 
+@pytest.mark.parametrize("suffix", ["webm", "mp4", "AVI", "json"])
+def test_results_of_a_video_are_no_folder_of_another_one(suffix: str) -> None:
+    """The video of a.mov can be a.webm, and so the frames of a.webm.mov need another folder."""
+    videos, _ = split_inputs(["a.mov", f"a.{suffix}.mov", f"a_{suffix}.mov", "a.b.mov"])
+    assert [video.name for video in videos] == ["a", f"a_{suffix}", f"a_{suffix}_2", "a.b"]
+
+
 @pytest.mark.slow
 def test_batches_change_nothing_and_frames_are_read_as_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Incomplete batches count, and only the frames of a batch are in memory, with a real model."""
