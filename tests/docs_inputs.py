@@ -136,6 +136,22 @@ def photos(folder: Path) -> None:
     label_photos(folder, 8, sky=True)
 
 
+def few_photos(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (64, 48), (90, 120, 60 * number)).save(folder / f"photo{number}.jpg")
+
+
+def zip_of_photos(path: Path) -> None:
+    few_photos(path.with_name("zipped"))
+    shutil.make_archive(str(path.with_suffix("")), "zip", path.with_name("zipped"))
+
+
+def list_of_photos(path: Path) -> None:
+    few_photos(path.with_name("listed"))
+    path.write_text("".join(f"{photo}\n" for photo in path.with_name("listed").iterdir()))
+
+
 def cvat(root: Path) -> None:
     boxes = {"sky": (0, 0, 40, 8), "road": (0, 20, 40, 30), "car": (5, 10, 15, 20)}
     shapes = [cvat_files.polygon(label, *box) for label, box in boxes.items()]
@@ -313,6 +329,9 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "mine.yaml": recipe_of_the_page,
     "panoptic_val2017.json": panoptic_json,
     "photos": photos,
+    "more": few_photos,
+    "archive.zip": zip_of_photos,
+    "list.txt": list_of_photos,
     "predictions.json": predictions,
     "pvt_v2_b5_22k.pth": lambda path: torch.save(timm.create_model(BACKBONE).state_dict(), path),
     "recipes": lambda path: path.symlink_to(REPOSITORY / "recipes"),
