@@ -22,6 +22,7 @@ from panformer_cli.engine.inputs.input_image import InputImage, LocalFile
 from panformer_cli.engine.inputs.videos import is_video
 from panformer_cli.engine.inputs.web import is_address, web_image
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import check_can_exist
 
 ImageLike: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any] | torch.Tensor
@@ -133,6 +134,7 @@ def _content(value: Any, name: str) -> bytes:
 def _read_file(source: str) -> ImageArray:
     if is_address(source):
         return decode_image(web_image(source).read_bytes(), source)
+    check_can_exist(source)
     path = Path(source)
     if path.is_dir() or path.suffix.lower() in SEVERAL or (glob.has_magic(source) and not path.exists()):
         raise DataError(f"{source} can have several images; iterate over them with `model.stream({source!r})`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,9 @@ def _free_name(saving: Saving, folder: Path, result: Result) -> str:
         taken = next(saving.in_the_way(folder, [numbered(number)]), None) is not None
         return taken and (source is None or _source_of(folder, numbered(number)) != source)
 
-    return numbered(_first_free(is_taken))
+    if source is None:
+        return numbered(_first_free(is_taken))
+    return numbered(next(number for number in count(1) if not is_taken(number)))  # its own may be among taken ones
 
 
 def _stem(source: str | None) -> str:
@@ -93,7 +96,7 @@ def _stem(source: str | None) -> str:
 
 
 def _first_free(is_taken: Callable[[int], bool]) -> int:
-    """Return a free number after which none is taken, if they are taken in order; fast for thousands of frames."""
+    """Return a free number after which none is taken, if they are taken in order; fast for thousands of images."""
     high = 1
     while is_taken(high):
         high *= 2

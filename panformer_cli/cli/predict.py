@@ -180,11 +180,9 @@ def _print_all(result: PredictResult | None, videos: VideoResults | None, what: 
 
 def _print(result: PredictResult, what: str, out: Path) -> None:
     """Print one line per image, and a summary with the folder of `what`, overlays or results."""
-    count = 0
     for image, annotation in result.rows():
-        count += 1
         names = Counter(segment["category_name"] for segment in annotation["segments_info"])
         listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in names.most_common())
         click.echo(f"{image['file_name']}: {listed or 'no segments'}")
     where = out / "overlays" if what == "overlays" else out
-    click.echo(f"{counted(count, 'image')} segmented, {len(result.failures)} failed; {what}: {where}")
+    click.echo(f"{counted(result.images, 'image')} segmented, {len(result.failures)} failed; {what}: {where}")

@@ -24,7 +24,7 @@ from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.engine.inputs.input_image import InputImage
 from panformer_cli.engine.outputs.file_list import write_list
 from panformer_cli.engine.outputs.gallery import write_gallery_page
-from panformer_cli.engine.outputs.names import GALLERY
+from panformer_cli.engine.outputs.names import GALLERY, JSON
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.registry import Saving
 from panformer_cli.engine.outputs.writing import OutputWriter
@@ -83,12 +83,14 @@ class PredictResult:
     Attributes:
         json: `OUT/panoptic.json`, which exists unless it was left out of the outputs.
         failures: One message for each image that could not be segmented.
+        images: Number of images that have results.
         unsaved: The content of the JSON if it was left out.
         gallery: The page of the gallery, if there is one.
     """
 
     json: Path
     failures: list[str]
+    images: int
     unsaved: dict[str, Any] | None = None
     gallery: Path | None = None
 
@@ -121,8 +123,7 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         found = process.on_first(lambda: _begin(request, saving, stack, reporter))
         results = PanopticResults(request.out, checkpoint.categories, process, has_json=saving.json)
         if found is None:
-            unsaved = None if saving.json else panoptic_json([], [], results.categories)
-            return PredictResult(results.json, [], unsaved, request.output.page_in(request.out))
+            return _complete_result(request, results)
         predictor = predictor_of(checkpoint, process, request.precision, request.inference)
         for note in predictor.notes():
             reporter.message(note)
@@ -132,8 +133,16 @@ def predict(request: PredictRequest, process: Process, reporter: Reporter) -> Pr
         failures = predict_images(found, predictor, writer, keep, request.batch_size, reporter)
         unsaved = results.merge()
         process.on_first(lambda: _finish(results, len(found.images), failures, reporter))
-        result = PredictResult(results.json, [failure["problem"] for failure in failures.values()], unsaved)
+        problems = [failure["problem"] for failure in failures.values()]
+        result = PredictResult(results.json, problems, len(found.images) - len(problems), unsaved)
         return process.on_first(lambda: _with_gallery(result, request, categories))
+
+
+def _complete_result(request: PredictRequest, results: PanopticResults) -> PredictResult:
+    """Return the result of a prediction that was complete. Without its JSON, the segments are unknown."""
+    images = parse_json((request.out / MANIFEST).read_bytes())["images"]
+    unsaved = None if results.has_json else panoptic_json([], [], results.categories)
+    return PredictResult(results.json, [], images, unsaved, request.output.page_in(request.out))
 
 
 def _with_gallery(result: PredictResult, request: PredictRequest, categories: CategoryTable) -> PredictResult:
@@ -162,7 +171,8 @@ def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: 
     stack.enter_context(claimed(out, "written", "a second prediction", reporter))
     settings = _settings(request, found)
     if request.resume and _is_complete(out, settings):
-        reporter.message(f"The prediction in {out} is already complete; showing its results")
+        shown = "showing its results" if saving.json else f"its segments are not shown, since {JSON} was not saved"
+        reporter.message(f"The prediction in {out} is already complete; {shown}")
         return None
     if request.output.gallery:
         check_page(out / GALLERY)

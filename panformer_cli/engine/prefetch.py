@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 Item = TypeVar("Item")
@@ -25,7 +26,7 @@ def ahead(items: Iterable[Item], count: int = IMAGES_AHEAD) -> Iterator[Item]:
     """
     end = object()
     iterator = iter(items)
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    with _threads(1, "ahead") as pool:
         waiting: deque[Future[object]] = deque(pool.submit(next, iterator, end) for _ in range(count))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, iterator, end))
@@ -37,7 +38,7 @@ def behind(items: Iterable[Item], work: Callable[[Item], Result], workers: int =
 
     At most `2 * workers` items are unfinished. If `work` raises, the exception is raised instead of the result.
     """
-    with ThreadPoolExecutor(workers, "behind") as pool:
+    with _threads(workers, "behind") as pool:
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -45,3 +46,13 @@ def behind(items: Iterable[Item], work: Callable[[Item], Result], workers: int =
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads; at the end, what they have begun is finished. After an error or Ctrl-C, nothing else is begun."""
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -31,6 +31,9 @@ _LEADS_OUT = re.compile(r"[. ]*|.*[/\0].*|.:.*", re.DOTALL)
 _PIECE = 1 << 20
 """Bytes hashed at a time."""
 
+_SHOWN = 60
+"""Characters of an impossible name that are shown."""
+
 _KEPT = 50
 """Characters of a name kept in the temporary name: up to four bytes each, and a name has at most 255 bytes."""
 
@@ -81,6 +84,24 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # the name is too long
         return False
+
+
+def check_can_exist(name: str | os.PathLike[str]) -> None:
+    """Raise DataError if no file can have this name: it is too long, or it contains a zero byte.
+
+    A user's text can be anything; pathlib raises OSError or ValueError for such a name, even to ask whether it exists.
+    """
+    reason = ""
+    try:
+        os.lstat(name)
+    except ValueError:
+        reason = "it contains a zero byte"
+    except OSError as error:
+        reason = "it is too long" if error.errno == errno.ENAMETOOLONG else ""
+    if reason:
+        text = os.fspath(name)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise DataError(f"{shown!r} cannot be the name of a file: {reason}; expected a path, a pattern or an address")
 
 
 def missing(path: Path, what: str) -> DataError:

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,16 @@ def test_equal_names_of_different_images_never_collide(model: Model, tmp_path: P
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     model(tmp_path / "y/1.png").save(out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_one_of_many_equal_names_is_saved_again(model: Model, tmp_path: Path) -> None:
+    result = model(street())
+    for _ in range(2):
+        for number in range(9):
+            replace(result, source=f"{number}/a.jpg").save(tmp_path, "segments")
+    files = (tmp_path / "segments").iterdir()
+    sources = {path.stem: json.loads(path.read_text())["image"]["file_name"] for path in files}
+    assert sources == {f"a_{number + 1}" if number else "a": f"{number}/a.jpg" for number in range(9)}
 
 
 def test_images_in_memory_are_numbered(model: Model, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.distributed.runtime import Process
+from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.predict import PredictRequest, PredictResult, predict
 from panformer_cli.engine.runs import RunFolder
 from panformer_cli.errors import PanformerError
@@ -93,6 +94,18 @@ def test_an_interrupted_prediction_resumes(
     again = run(request(trained, photos, out, resume=True), reporter := _Totals())
     assert (again.content, reporter.totals) == (result.content, [])
     assert reporter.messages == [f"The prediction in {out} is already complete; showing its results"]
+    assert (again.images, result.images) == (5, 5)
+
+
+@pytest.mark.slow
+def test_a_complete_prediction_without_json_counts_its_images(trained: RunFolder, photos: Path, tmp_path: Path) -> None:
+    out, output = tmp_path / "out", OutputOptions(("semantic",))
+    assert run(request(trained, photos, out, output=output)).images == 5
+    again = run(request(trained, photos, out, output=output, resume=True), reporter := _Totals())
+    assert (again.images, again.content["images"], reporter.totals) == (5, [], [])
+    assert reporter.messages == [
+        f"The prediction in {out} is already complete; its segments are not shown, since json was not saved"
+    ]
 
 
 @pytest.mark.slow

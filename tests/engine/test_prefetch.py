@@ -83,3 +83,26 @@ def test_errors_are_raised_in_order() -> None:
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_after_the_end_nothing_is_begun() -> None:
+    """Ctrl-C must not wait until all queued addresses have been read."""
+    begun: list[int] = []
+    full, gate = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            if number == 4:
+                full.set()
+            yield number
+
+    def work(number: int) -> int:
+        begun.append(number)
+        assert (full if number == 0 else gate).wait(10)
+        return number
+
+    found = behind(items(), work, 2)
+    assert next(found) == 0
+    threading.Timer(0.1, gate.set).start()
+    found.close()  # type: ignore[attr-defined]  # a generator
+    assert sorted(begun) == [0, 1, 2], "the first one, and two that were running"

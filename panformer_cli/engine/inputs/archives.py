@@ -24,11 +24,14 @@ _MOST_TOTAL, _MOST_RATIO = 2**31, 200
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Methods whose decompression can be limited."""
+_LONGEST_NAME = 1000
+"""Characters of an entry's name, with folders; file systems allow about 4000 bytes."""
 _PIECE = 2**20  # bytes
 
 # Reasons to leave an entry out.
 _LINK = "link in an archive"
 _LEADS_OUT = "with a name that leads out of the archive"
+_TOO_LONG = "with a name that is too long"
 _ENCRYPTED = "encrypted (needs a password)"
 _METHOD = "in an unsupported compression (unpack the archive)"
 _TOO_LARGE = f"larger than {megabytes(MOST_BYTES)} MB"
@@ -113,6 +116,7 @@ def _problem(entry: zipfile.ZipInfo) -> str:
     problems = {
         _LINK: is_link_or_device(entry),
         _LEADS_OUT: leads_out(entry.filename),
+        _TOO_LONG: len(entry.filename) > _LONGEST_NAME,
         HIDDEN: any(part.startswith(".") for part in name.parts),
     }
     if problem := next((reason for reason, applies in problems.items() if applies), "") or why_left_out(name):

@@ -21,7 +21,7 @@ from panformer_cli.engine.inputs.names import distinct_names
 from panformer_cli.engine.inputs.videos import is_video
 from panformer_cli.engine.inputs.web import is_address, web_image
 from panformer_cli.errors import DataError
-from panformer_cli.storage.files import leads_out, resolve_links
+from panformer_cli.storage.files import check_can_exist, leads_out, resolve_links
 from panformer_cli.wording import counted, listing
 
 _SEPARATORS = re.compile(r"[:\\]")
@@ -125,6 +125,7 @@ class _Finder:
         return [*notes, self._unreadable_folders()] if self._folders.unreadable else notes
 
     def _add_path(self, path: Path, name: str) -> None:
+        check_can_exist(path)
         if path.is_dir():
             if not self._add_local(self._folders.files_below(path)):
                 suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -198,11 +199,13 @@ class _Finder:
             path = folder / name
             if path.suffix.lower() in (lists.SUFFIX, image_info.SUFFIX):
                 raise DataError(f"{where} names {name}; expected images, not another list; give it to predict instead")
+            check_can_exist(path)
             exists = path.exists()
+            own = path.name if leads_out(name) else Path(name).as_posix()
             if exists or _WILDCARDS.search(name):
-                self._add_path(path, path.name if leads_out(name) else Path(name).as_posix())
-            else:
-                self._keep(LocalFile(str(path)), path.name)
+                self._add_path(path, own)
+            else:  # with the name that it has when it is there again, for --resume
+                self._keep(LocalFile(str(path)), own)
             any_exists = any_exists or exists or bool(_WILDCARDS.search(name))
         if not any_exists:
             raise DataError(

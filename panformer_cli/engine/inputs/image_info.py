@@ -10,6 +10,7 @@ from panformer_cli.data.coco.panoptic_json import read_image_ids
 from panformer_cli.data.layout import image_folders, predicted_image
 from panformer_cli.engine.inputs.ids import ImageId
 from panformer_cli.errors import DataError
+from panformer_cli.storage.files import check_can_exist
 
 SUFFIX = ".json"
 _KINDS = ("panoptic_", "instances_", "image_info_", "captions_", "stuff_", "person_keypoints_")
@@ -45,6 +46,7 @@ def images_of(json: Path, images: Path | None) -> Iterator[ListedImage]:
     exists = False
     for name, image_id in rows:
         path = predicted_image(folder, name, str(json))
+        check_can_exist(path)
         exists = exists or path.is_file()
         yield ListedImage(path, name, image_id)
     if not exists:

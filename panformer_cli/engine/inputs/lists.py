@@ -66,13 +66,15 @@ def read_standard_input() -> StandardInput | list[str]:
     stream = sys.stdin
     if stream is None or stream.isatty():
         raise DataError(f"the input - reads standard input, which is a terminal; {advice}")
-    data = stream.buffer.read()
+    data = stream.buffer.read(MOST_BYTES + 1)  # what feeds it may have no end
     if not data:
         raise DataError(f"the input - reads standard input, which is empty; {advice}")
+    if len(data) > MOST_BYTES:
+        raise DataError(
+            f"standard input has more than {megabytes(MOST_BYTES)} MB; give the image, or the list of names, as a file"
+        )
     if is_text(data):
         return _names(data, "standard input")
-    if len(data) > MOST_BYTES:
-        raise DataError(f"standard input has more than {megabytes(MOST_BYTES)} MB; give the image as a file")
     return StandardInput(data)
 
 

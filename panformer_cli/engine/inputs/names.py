@@ -10,7 +10,7 @@ from posixpath import splitext
 
 from panformer_cli.engine.outputs.names import usable_name
 
-_USABLE = re.compile(r"(?:[\w -]+/)*[\w -]{1,50}\.\w+")
+_USABLE = re.compile(r"(?:[\w -]{1,50}/)*[\w -]{1,50}\.\w+")
 """Most names, which `usable_name` does not change; it takes longer than everything else for a million names."""
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from panformer_cli.engine.inputs.input_image import MOST_BYTES
+from panformer_cli.errors import DataError
 from panformer_cli.storage.web import FetchLimits, checked_address, fetch
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://", re.ASCII)
 _LONGEST = 100
 """Characters of a name that are kept: file systems allow 255 bytes."""
+_LONGEST_PATH = 2000
+"""Characters of the path in an address; file systems allow about 4000 bytes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ def is_address(given: str) -> bool:
 
 
 def web_image(given: str) -> WebImage:
-    """Return the image at an address; errors as `storage.web.checked_address`."""
-    checked_address(given)
+    """Return the image at an address.
+
+    Raises:
+        DataError: As `storage.web.checked_address`, or its path is too long.
+    """
+    path = urlsplit(checked_address(given)).path
+    if len(path) > _LONGEST_PATH:
+        raise DataError(
+            f"the address {given[:_LONGEST]}... has a path of {len(path)} characters, expected at most "
+            f"{_LONGEST_PATH}; download the file first"
+        )
     return WebImage(given)

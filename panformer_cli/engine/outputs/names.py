@@ -52,9 +52,13 @@ def usable_name(name: Path) -> Path:
         stem = _RESULT_SUFFIX.sub(r"_\1", stem)
     if _DOTS.fullmatch(stem):
         stem = "_"
-    if len(encoded := stem.encode(errors="surrogateescape")) > _LONGEST_STEM:
-        stem = encoded[:_LONGEST_STEM].decode(errors="ignore")
-    return Path(*(_RESULT_SUFFIX.sub(r"_\1", folder) for folder in folders), stem + suffix)
+    return Path(*(_cut(_RESULT_SUFFIX.sub(r"_\1", folder)) for folder in folders), _cut(stem) + suffix)
+
+
+def _cut(name: str) -> str:
+    """Return the beginning of a name if it is too long for a file system."""
+    encoded = name.encode(errors="surrogateescape")
+    return name if len(encoded) <= _LONGEST_STEM else encoded[:_LONGEST_STEM].decode(errors="ignore")
 
 
 def segment_name(segment: Segment, categories: CategoryTable) -> str:

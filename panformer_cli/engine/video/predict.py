@@ -25,7 +25,14 @@ from panformer_cli.engine.prefetch import behind
 from panformer_cli.engine.video.inputs import InputVideo
 from panformer_cli.engine.video.options import OVERLAY, PANOPTIC, USUAL, VideoOptions, check_outputs
 from panformer_cli.engine.video.reading import Frame, Video, open_video
-from panformer_cli.engine.video.results import FOLDER, VideoJson, VideoPaths, check_is_free, replaced_together
+from panformer_cli.engine.video.results import (
+    FOLDER,
+    VideoJson,
+    VideoPaths,
+    check_is_free,
+    remove_abandoned,
+    replaced_together,
+)
 from panformer_cli.engine.video.tracking import Tracker
 from panformer_cli.engine.video.writing import Pace, VideoWriter, find_format
 from panformer_cli.errors import DataError, PanformerError
@@ -173,6 +180,8 @@ def _begin(request: VideoRequest, paths: Sequence[VideoPaths], stack: ExitStack,
     with writing(request.out):
         request.out.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(request.out, "written", "a second prediction", reporter))
+    for path in paths:
+        remove_abandoned(path)
 
 
 class _Job:

@@ -21,7 +21,7 @@ import numpy as np
 from panformer_cli.data.opencv import cv2
 from panformer_cli.data.structures import ImageArray
 from panformer_cli.errors import DataError
-from panformer_cli.storage.files import missing
+from panformer_cli.storage.files import check_can_exist, missing
 from panformer_cli.wording import counted
 
 USUAL_RATE = 25.0
@@ -32,6 +32,8 @@ PROBED = 40
 """First frames whose time stamps are compared with the rate of the container."""
 ATTEMPTS = (10, 1_000_000)
 """Least and most failed reads in a row after which a video is at its end; a corrupt packet is one failed read."""
+LAST_CAMERA = 99
+"""Larger numbers mean other things to OpenCV: 200 is the first camera of another of its backends."""
 NEGLIGIBLE = 0.02
 """Share of the promised frames that may be missing: many containers only estimate their number."""
 
@@ -92,6 +94,7 @@ class VideoFile(Video):
         self._gap = (0.0, 0.0)  # the longest time without a frame: start and end
         self._last = 0.0
         self._other_size: tuple[int, int] | None = None
+        check_can_exist(path)
         if not path.is_file():
             raise missing(path, "video")
         with _opened(str(path.absolute())) as capture:  # not a relative path: FFmpeg reads `a:b` as a protocol
@@ -154,6 +157,8 @@ class Camera(Video):
 
     def __init__(self, number: int) -> None:
         self.name = f"camera {number}"
+        if not 0 <= number <= LAST_CAMERA:
+            raise DataError(f"there is no {self.name}; expected a number from 0, the first camera, to {LAST_CAMERA}")
         self._number = number
         with _opened(number) as capture:
             if not capture.grab():

@@ -19,7 +19,7 @@ from panformer_cli.data.structures import PanopticMap
 from panformer_cli.engine.video.reading import Frame
 from panformer_cli.engine.video.writing import FORMATS
 from panformer_cli.errors import PanformerError
-from panformer_cli.storage.files import name_inside, temporary_path, writing
+from panformer_cli.storage.files import name_inside, temporary_path, temporary_paths, writing
 
 FOLDER = "videos"
 """The folder in `OUT`."""
@@ -28,6 +28,7 @@ _START = '{"video": '
 """How the JSON begins; the first line has the whole object."""
 _HEAD = 10_000
 """Maximum number of characters of it that are read."""
+_TEMPORARY = re.compile(r"\.[0-9]+\.tmp$")
 _PNG = re.compile(r"[0-9]{6,}\.png")
 
 
@@ -139,6 +140,13 @@ def check_is_free(out: Path, paths: VideoPaths) -> None:
                 f"{path} is not a result of panformer and would be replaced; choose another folder with --out, or "
                 "move it"
             )
+
+
+def remove_abandoned(paths: VideoPaths) -> None:
+    """Delete the temporary folders of killed processes; no process may be writing these results."""
+    for folder in temporary_paths(paths.base):
+        if _TEMPORARY.search(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panformer_cli.engine.inputs import archives
+from panformer_cli.engine.inputs import archives, lists
 from panformer_cli.engine.inputs.find import InputImages, find_images
 from panformer_cli.errors import DataError
 from tests.storage.file_server import FileServer, serving
@@ -179,6 +179,50 @@ def test_lists_that_are_refused(tmp_path: Path, content: bytes, message: str) ->
         find(tmp_path / "list.txt")
 
 
+def test_a_missing_image_of_a_list_has_the_name_that_it_has_later(tmp_path: Path) -> None:
+    """Otherwise a prediction could not be resumed when the image is there again."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(encoded())
+    (tmp_path / "list.txt").write_text("sub/a.png\nsub/b.png\n", encoding="utf-8")
+    before = list(find(tmp_path / "list.txt").images)
+    (tmp_path / "sub" / "b.png").write_bytes(encoded())
+    assert list(find(tmp_path / "list.txt").images) == before
+    assert [image.name for image in before] == ["sub/a.png", "sub/b.png"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 5000, "a\0b.png"])
+def test_impossible_names_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="cannot be the name of a file: it"):
+        find(name)
+    rows = [{"id": 1, "file_name": "x" * 300}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": rows}), encoding="utf-8")
+    (tmp_path / "a.txt").write_text("word " * 100, encoding="utf-8")
+    for file in ("a.json", "a.txt"):
+        with pytest.raises(DataError, match="cannot be the name of a file: it is too long"):
+            find(tmp_path / file)
+    with pytest.raises(DataError, match=r"has a path of 6001 characters, expected at most 2000"):
+        find(f"http://host/{'a/' * 3000}")
+
+
+def test_long_names_in_an_archive(tmp_path: Path) -> None:
+    """A name in an archive can be longer than a file system allows."""
+    found = find(archive(tmp_path / "a.zip", "d" * 300 + "/a.png", "e" * 300 + ".png", "f/" * 2000 + "b.png"))
+    assert [len(part) for image in found.images for part in Path(image.name).parts] == [235, 5, 239]
+    assert found.notes == ["1 file left out: 1 with a name that is too long"]
+
+
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_name_in_an_archive_that_is_not_unicode(tmp_path: Path, position: int) -> None:
+    """In the list of the archive, at its end, or in front of the entry."""
+    path = archive(tmp_path / "a.zip", "é.png")
+    parts = path.read_bytes().split("é.png".encode())
+    names = ["é.png".encode()] * 2
+    names[position] = b"\xff\xff.png"
+    path.write_bytes(parts[0] + names[0] + parts[1] + names[1] + parts[2])
+    with pytest.raises(DataError, match="is corrupt"):
+        find(path).images[0].read()
+
+
 @pytest.mark.parametrize("suffix", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM"])
 def test_an_image_on_standard_input(monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     piped(monkeypatch, encoded(200, suffix))
@@ -208,6 +252,12 @@ def test_standard_input_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     piped(monkeypatch, encoded())
     with pytest.raises(DataError, match="- is given twice"):
         find("-", "-")
+    monkeypatch.setattr(lists, "MOST_BYTES", 99)
+    for data in (b"name.png\n" * 12, b"\xff" * 150):
+        piped(monkeypatch, data)
+        with pytest.raises(DataError, match=r"standard input has more than .* MB; give the image, or the list"):
+            find("-")
+        assert sys.stdin.buffer.read(), "it is not read to its end, which may never come"
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     with pytest.raises(DataError, match="standard input, which is a terminal"):
         find("-")

@@ -123,6 +123,15 @@ def test_the_results_of_a_video(model: ColorModel, tmp_path: Path) -> None:
     assert tracks(content) == [{"corner": 1, "bar": 2, "ground": 3}] * 8
 
 
+def test_what_a_killed_process_left_is_deleted(model: ColorModel, tmp_path: Path) -> None:
+    videos = tmp_path / "out" / "videos"
+    for name in (".a.4000000.tmp/a.webm", ".a.mine.tmp/b.png", ".other.4000000.tmp/c.webm"):
+        (videos / name).parent.mkdir(parents=True)
+        (videos / name).touch()
+    run(tmp_path / "out", clip(tmp_path / "a.mp4", 2), save=("json",))
+    assert names_in(videos) == [".a.mine.tmp/b.png", ".other.4000000.tmp/c.webm", "a.json"]
+
+
 def test_pngs_records_and_colors_agree(model: ColorModel, tmp_path: Path) -> None:
     """In every frame, the mask of a track is the segment with its id, class and area, in one color of the video."""
     out = tmp_path / "out"
@@ -349,6 +358,13 @@ def test_which_inputs_are_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert others == ["7", "c.jpg", "http://host/a.mp4"]
     with pytest.raises(DataError, match=r"no video matches x\*\.avi"):
         split_inputs(["x*.avi"])
+
+
+@pytest.mark.parametrize("suffix", ["webm", "mp4", "AVI", "json"])
+def test_results_of_a_video_are_no_folder_of_another_one(suffix: str) -> None:
+    """The video of a.mov can be a.webm, and so the frames of a.webm.mov need another folder."""
+    videos, _ = split_inputs(["a.mov", f"a.{suffix}.mov", f"a_{suffix}.mov", "a.b.mov"])
+    assert [video.name for video in videos] == ["a", f"a_{suffix}", f"a_{suffix}_2", "a.b"]
 
 
 @pytest.mark.slow

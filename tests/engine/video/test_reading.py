@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from panformer_cli.data.opencv import cv2
+from panformer_cli.engine.video.inputs import split_inputs
 from panformer_cli.engine.video.reading import Camera, VideoFile, open_video, usable_rate
 from panformer_cli.errors import DataError
 from tests.engine.video.clips import clip, damage, numbered_frame, set_times, truncate, turn
@@ -167,6 +168,20 @@ def test_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture([]))
     with pytest.raises(DataError, match="camera 3 gives no image"):
         open_video(3)
+
+
+@pytest.mark.parametrize("number", [-1, 100, 139, 10**12])
+def test_numbers_that_are_no_camera(number: int) -> None:
+    """OpenCV takes some of them for other sources, and ends with an error of its own for others."""
+    with pytest.raises(DataError, match=f"there is no camera {number}; expected a number from 0"):
+        open_video(number)
+
+
+def test_a_name_that_no_video_can_have() -> None:
+    with pytest.raises(DataError, match="cannot be the name of a file: it is too long"):
+        open_video(Path("x" * 300 + ".mp4"))
+    with pytest.raises(DataError, match="cannot be the name of a file: it is too long"):
+        split_inputs(["1" * 300])
 
 
 def test_a_frame_of_another_size_ends_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
