@@ -27,7 +27,7 @@ from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.runs import find_checkpoint
 from panformer_cli.engine.video.options import MEMORY
-from panformer_cli.errors import DataError
+from panformer_cli.errors import DataError, PanformerError
 
 DEFAULT_WEIGHTS = "r50"
 """Published weights that are loaded if no checkpoint is named and there is no run, as by `panformer predict`."""
@@ -62,7 +62,7 @@ def load(
     threshold: float | None = None,
     overlap: float | None = None,
     max_size: int | None = None,
-    classes: str | int | Sequence[str | int] = (),
+    classes: str | int | Sequence[str | int] | None = None,
     min_area: int = 0,
     tile: int | None = None,
     tile_overlap: int | None = None,
@@ -87,7 +87,7 @@ def load(
             checkpoint.
         max_size: Maximum length in pixels of the long side of the image that the network receives, 32 or more: faster,
             less accurate. Results have the size of the image.
-        classes: Keep only segments of these categories, names or ids; empty for all. The rest becomes void.
+        classes: Keep only segments of these categories, names or ids; None for all. The rest becomes void.
         min_area: Keep only segments of at least this number of pixels.
         tile: Run large images in tiles with sides of this number of pixels, and join the results.
         tile_overlap: Pixels that adjacent tiles share; None for an eighth of the tile.
@@ -240,6 +240,8 @@ class Model:
         """
         check_range("batch_size", batch_size, 1)
         given = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
+        if not isinstance(given, Sequence) or not all(isinstance(item, (str, PathLike)) for item in given):
+            raise PanformerError("stream takes names of files, folders and other inputs; call the model with images")
         images = find_named([fspath(item) for item in given])
         return self._results(without_errors(images) if skip_bad_images else images, batch_size)
 

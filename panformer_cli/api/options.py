@@ -95,24 +95,30 @@ def inference_of(
     """Return tiles, views and layers. Raises PanformerError if one is out of range, or they contradict each other."""
     check_range("mask_layers", mask_layers, 1)
     views = DEFAULT.views
+    if isinstance(tta, bool):
+        raise PanformerError(f"tta is {tta}; expected views such as 'flip', 'scales' or 'flip,scales'")
     if tta is not None:
         views = parse_views(tta if isinstance(tta, str) else ",".join(map(str, tta)))
     return InferenceOptions(tile, tile_overlap, tile_whole_image, views, mask_layers)
 
 
-def output_of(classes: str | int | Sequence[str | int], min_area: int, colors: str) -> OutputOptions:
+def output_of(classes: str | int | Sequence[str | int] | None, min_area: int, colors: str) -> OutputOptions:
     """Return which segments are kept, and their colors. Raises PanformerError if a value is invalid."""
     check_range("min_area", min_area, 0)
     palettes: tuple[Palette, ...] = get_args(Palette)
     palette = next((name for name in palettes if name == colors), None)
     if palette is None:
         raise PanformerError(f"colors is {colors!r}; expected {' or '.join(palettes)}")
-    named = [classes] if isinstance(classes, (str, int)) else classes
+    if classes is not None and not isinstance(classes, int) and not len(classes):
+        raise PanformerError("classes is empty, so no segment would be kept; expected names or ids, or None for all")
+    named = [] if classes is None else [classes] if isinstance(classes, (str, int)) else classes
     return OutputOptions(classes=tuple(map(str, named)), min_area=min_area, palette=palette)
 
 
 def check_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
     """Raise PanformerError if an argument is out of its range; None is allowed."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise PanformerError(f"{name} is {value!r}; expected a number")
     if value is None or (value >= least and (most is None or value <= most)):
         return
     expected = f"{least} or more" if most is None else f"{least} to {most}"

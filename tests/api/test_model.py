@@ -192,6 +192,11 @@ def test_a_folder_and_a_pattern_are_streamed(model: Model, tmp_path: Path, caplo
             model.stream(given)
 
 
+def test_a_stream_of_arrays_is_refused(model: Model) -> None:
+    with pytest.raises(PanformerError, match="call the model with images"):
+        model.stream([street()])  # type: ignore[list-item]
+
+
 def test_the_image_at_an_address_is_segmented(model: Model, photo: Path, server: FileServer) -> None:
     server.content = photo.read_bytes()
     url = f"{server.url}/street.png?size=large"
@@ -312,6 +317,9 @@ def test_segments_can_be_selected(run: Path) -> None:
         ({"train": {"lr": 1}}, RecipeError, "train.lr cannot be set when a model is loaded"),
         ({"devise": "cpu"}, RecipeError, "devise cannot be set when a model is loaded; expected an argument of `load`"),
         ({"threshold": 1.5}, PanformerError, "threshold is 1.5; expected 0 to 1"),
+        ({"threshold": "0.5"}, PanformerError, "threshold is '0.5'; expected a number"),
+        ({"tta": True}, PanformerError, "tta is True; expected views such as 'flip'"),
+        ({"classes": []}, PanformerError, "classes is empty, so no segment would be kept"),
         ({"max_size": 8}, PanformerError, "max_size is 8; expected 32 or more"),
         ({"min_area": -1}, PanformerError, "min_area is -1; expected 0 or more"),
         ({"mask_layers": 0}, PanformerError, "mask_layers is 0; expected 1 or more"),

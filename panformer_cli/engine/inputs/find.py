@@ -61,6 +61,8 @@ def find_images(
     Raises:
         DataError: An input does not exist or has no images, or `ids_from` is corrupt or does not list an image.
     """
+    if any(not given.strip() for given in inputs):
+        raise DataError("an input is empty; expected images, folders or patterns; is a variable of the shell not set?")
     finder = _Finder(resolve_links(out), images)
     for given in inputs:
         finder.add(given)
