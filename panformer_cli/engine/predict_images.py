@@ -161,7 +161,7 @@ class _Share:
     def read(self, indices: Iterable[int], ahead: bool) -> Iterator[tuple[Loaded, ImageArray]]:
         """Yield the readable images for `Predictor.map`. With `ahead`, threads wait for the next ones."""
         images = ((index, self._images[index]) for index in indices)
-        for loaded in behind(images, load, WEB_READERS) if ahead else map(load, images):
+        for loaded in load_all(images, ahead):
             if loaded.pixels is None:
                 self.report(loaded, loaded.problem)
                 continue
@@ -192,8 +192,13 @@ def failure_of(image: InputImage, problem: DataError) -> Failure:
     return {"input": str(image), "file_name": image.file_name, "id": image.id, "problem": str(problem)}
 
 
-def load(image: tuple[int, InputImage]) -> Loaded:
-    """Return an image, given with its position, after reading it."""
+def load_all(images: Iterable[tuple[int, InputImage]], ahead: bool) -> Iterator[Loaded]:
+    """Read images, given with their positions, in order. With `ahead`, threads wait for the next ones."""
+    return behind(images, _load, WEB_READERS) if ahead else map(_load, images)
+
+
+def _load(image: tuple[int, InputImage]) -> Loaded:
+    """Read an image."""
     index, source = image
     try:
         return Loaded(index, source, *source.read_first())

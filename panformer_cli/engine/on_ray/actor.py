@@ -22,7 +22,7 @@ from panformer_cli.engine.distributed.runtime import Process, ProcessOptions, de
 from panformer_cli.engine.on_ray.blocks import Block
 from panformer_cli.engine.on_ray.table import Row, columns_of, failed_row, finished_rows, row_of, write_rows
 from panformer_cli.engine.predict import PredictRequest
-from panformer_cli.engine.predict_images import Failure, Loaded, failure_of, load, segmented_image
+from panformer_cli.engine.predict_images import Failure, Loaded, failure_of, load_all, segmented_image
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
 from panformer_cli.models.layers.sampling import SamplingName
@@ -38,6 +38,7 @@ class Job:
         files: Folder of the Parquet files.
         device: `cpu` or `cuda`; Ray shows an actor only its own GPU.
         threads: CPU threads of an actor.
+        has_addresses: Whether some images are on the web or in an object store, so that reading is mostly waiting.
         sampling: Implementation of the sampling step of deformable attention.
     """
 
@@ -46,6 +47,7 @@ class Job:
     files: Path
     device: str
     threads: int
+    has_addresses: bool = False
     sampling: SamplingName = "auto"
 
 
@@ -97,6 +99,7 @@ class _BlockPredictor:
         with explained_out_of_memory():
             self._predictor = predictor_of(checkpoint, process, request.precision, request.inference)
         self._files = job.files
+        self._has_addresses = job.has_addresses
         self._batch_size = request.batch_size
         self._selection = request.output.selection(checkpoint.categories)
         self._categories = request.output.colored(checkpoint.categories)
@@ -124,10 +127,8 @@ class _BlockPredictor:
         self, block: Block, rows: dict[int, Row], failures: dict[int, Failure]
     ) -> Iterator[tuple[Loaded, ImageArray]]:
         """Yield the readable images of a block that have no row yet."""
-        for index, source in enumerate(block.images):
-            if index in rows:
-                continue
-            image = load((index, source))
+        waiting = [(index, source) for index, source in enumerate(block.images) if index not in rows]
+        for image in load_all(waiting, self._has_addresses):
             if image.pixels is None:
                 assert image.problem is not None, "an image without pixels has a problem"
                 self._keep(image, image.problem, rows, failures)

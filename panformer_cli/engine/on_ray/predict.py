@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,19 +86,28 @@ def predict_on_ray(
             ray = stack.enter_context(connected())
             actors = _actors(ray, options, len(waiting))
             reporter.message(f"Predicting with {counted(actors.count, 'actor')} of a Ray cluster, on {actors.device}")
-            job = Job(_for_actors(request), str(Path.cwd()), files, actors.device, actors.cpus, sampling)
-            with reporter.progress("Predicting", sum(len(block.images) for block in waiting)) as progress:
-                for report in _reports(ray, waiting, job, actors):
-                    _check(report, files)
-                    reports.append(report)
-                    for failure in report["failures"]:
-                        reporter.warn(failure["problem"])
-                    progress.advance(report["images"], status=report["block"])
-        reports.sort(key=lambda report: str(report["block"]))
+            shared = _for_actors(request), str(Path.cwd()), files, actors.device, actors.cpus
+            job = Job(*shared, found.has_addresses, sampling)
+            reports = _collected(_reports(ray, waiting, job, actors), waiting, files, reporter)
         failures = [failure for report in reports for failure in report["failures"]]
         remove_unfinished(files)
         _write_manifest(request.out, settings, len(found.images), failures)
     return RayResult(request.out / FOLDER, len(found.images), failures, len({report["actor"] for report in reports}))
+
+
+def _collected(
+    reports: Iterable[dict[str, Any]], blocks: Sequence[Block], files: Path, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Return the reports in the order of the blocks, and show the progress; errors as `_check`."""
+    found = {}
+    with reporter.progress("Predicting", sum(len(block.images) for block in blocks)) as progress:
+        for report in reports:
+            _check(report, files)
+            found[report["block"]] = report
+            for failure in report["failures"]:
+                reporter.warn(failure["problem"])
+            progress.advance(report["images"], status=report["block"])
+    return [found[block.name] for block in blocks]
 
 
 def _settings(request: PredictRequest, found: InputImages, options: RayOptions) -> dict[str, Any]:
