@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,7 @@ def _reports(ray: Any, blocks: Sequence[Block], job: Job, actors: Actors) -> Ite
     Raises:
         PanformerError: Ray gives up, for example because machines are lost again and again.
     """
-    from ray import data
-    from ray.exceptions import RayError
-
+    data = import_module("ray.data")
     data.DataContext.get_current().enable_progress_bars = False
     rows = data.from_items([block.to_row() for block in blocks], override_num_blocks=len(blocks))
     reports = rows.map_batches(
@@ -195,7 +194,7 @@ def _reports(ray: Any, blocks: Sequence[Block], job: Job, actors: Actors) -> Ite
     try:
         for row in reports.iter_rows():
             yield json.loads(row["report"])
-    except RayError as error:
+    except ray.exceptions.RayError as error:
         last = str(error).strip().splitlines()[-1]
         raise PanformerError(
             f"Ray ended the prediction ({last}); finished files are kept: run the command again with --resume"

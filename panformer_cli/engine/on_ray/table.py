@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,34 +38,29 @@ def failed_row(image: InputImage, problem: str, device: str) -> Row:
 
 def write_rows(path: Path, rows: Sequence[Row], outputs: Sequence[ImageOutput]) -> None:
     """Write the file of a block atomically; errors as `files.atomic_write`."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.Table.from_pylist(list(rows), _schema(outputs))
+    table = import_module("pyarrow").Table.from_pylist(list(rows), _schema(outputs))
     with atomic_write(path) as temporary:
-        parquet.write_table(table, temporary)
+        import_module("pyarrow.parquet").write_table(table, temporary)
 
 
 def finished_rows(path: Path) -> dict[str, Row]:
     """Return the rows without an error by `name`; none if the file is missing or corrupt."""
-    from pyarrow import ArrowException, parquet
-
-    try:
-        rows: list[Row] = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException):
-        return {}
+    rows: list[Row] = [] if (table := _read(path)) is None else table.to_pylist()
     return {row["name"]: row for row in rows if row["error"] is None}
 
 
 def is_finished(path: Path) -> bool:
     """Return whether the file of a block exists and has no error."""
-    from pyarrow import ArrowException, parquet
+    table = _read(path, ["error"])
+    return table is not None and table.column("error").null_count == len(table)
 
+
+def _read(path: Path, columns: list[str] | None = None) -> Any:
+    """Return a table of the columns, None for all; None if the file is missing or corrupt."""
     try:
-        column = parquet.read_table(path, columns=["error"]).column("error")
-    except (OSError, ArrowException):
-        return False
-    return bool(column.null_count == len(column))
+        return import_module("pyarrow.parquet").read_table(path, columns=columns)
+    except (OSError, import_module("pyarrow").ArrowException):
+        return None
 
 
 def _names(image: InputImage) -> Row:
@@ -83,8 +79,7 @@ def _value(outputs: Sequence[ImageOutput], name: str, data: bytes) -> bytes | st
 
 def _schema(outputs: Sequence[ImageOutput]) -> Any:
     """Return the Arrow schema: text and bytes only."""
-    import pyarrow as pa
-
+    pa = import_module("pyarrow")
     encoded = [(output.name, pa.string() if output.suffix in _TEXT else pa.large_binary()) for output in outputs]
     names = [(name, pa.string()) for name in ("image", "id", "name", "input")]
     return pa.schema([*names, *encoded, ("error", pa.string()), ("device", pa.string())])
