@@ -87,7 +87,6 @@ def connected() -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's developers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # warnings about what Ray Data does itself
     ray = import_module("ray")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield ray
         return

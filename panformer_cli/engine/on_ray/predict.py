@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -191,6 +192,7 @@ def _reports(ray: Any, blocks: Sequence[Block], job: Job, actors: Actors) -> Ite
         num_cpus=actors.cpus,
         num_gpus=actors.gpus,
     )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and progress; the import sets its own level
     try:
         for row in reports.iter_rows():
             yield json.loads(row["report"])

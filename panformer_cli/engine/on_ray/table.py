@@ -27,8 +27,8 @@ def row_of(image: InputImage, segmented: SegmentedImage, outputs: Sequence[Image
     Raises:
         DataError: An output cannot represent the segmentation.
     """
-    encoded = {output.name: output.encode(segmented) for output in outputs}
-    return {**_names(image), **{name: _value(outputs, name, data) for name, data in encoded.items()}, "device": device}
+    columns = {output.name: _value(output, output.encode(segmented)) for output in outputs}
+    return {**_names(image), **columns, "device": device}
 
 
 def failed_row(image: InputImage, problem: str, device: str) -> Row:
@@ -72,8 +72,7 @@ def _text(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _value(outputs: Sequence[ImageOutput], name: str, data: bytes) -> bytes | str:
-    output = next(output for output in outputs if output.name == name)
+def _value(output: ImageOutput, data: bytes) -> bytes | str:
     return data.decode() if output.suffix in _TEXT else data
 
 

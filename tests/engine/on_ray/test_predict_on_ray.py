@@ -114,6 +114,23 @@ def test_an_actor_that_cannot_start_reports_why(checkpoint: Path, photos: Path, 
     assert "cannot use the folder" in report["fatal"]
 
 
+def test_results_of_others_are_kept(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    """They are reported before a cluster is started."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'panformer[ray]'")
+    out = tmp_path / "out"
+    request = request_of(checkpoint, photos, out)
+    other = out / FOLDER / "part-00000000-0123456789ab.parquet"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"other")
+    with pytest.raises(PanformerError, match="which describes them, is missing"):
+        predict_on_ray(request, RayOptions(), SilentReporter())
+    assert other.read_bytes() == b"other"
+    (out / "panoptic").mkdir()
+    (out / "panoptic.json").write_text("{}")
+    with pytest.raises(PanformerError, match="has results of a prediction without --engine ray"):
+        predict_on_ray(request, RayOptions(), SilentReporter())
+
+
 @pytest.fixture
 def cluster() -> Iterator[None]:
     """A cluster of this machine with two CPUs."""
