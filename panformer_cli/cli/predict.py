@@ -20,6 +20,7 @@ from panformer_cli.cli.options import (
     write_submission,
 )
 from panformer_cli.cli.other_names import answer_to
+from panformer_cli.cli.predict_on_ray import check_ray, ray_options, ray_output, run_on_ray
 from panformer_cli.cli.predict_options import inference_options, output_options, video_options
 from panformer_cli.cli.predict_videos import print_videos, video_output, videos_json
 from panformer_cli.wording import counted
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from panformer_cli.engine.combined.options import InferenceOptions
     from panformer_cli.engine.inference_changes import InferenceChanges
     from panformer_cli.engine.inputs.find import InputImages
+    from panformer_cli.engine.on_ray.options import RayOptions
     from panformer_cli.engine.outputs.options import OutputOptions
     from panformer_cli.engine.precision import PrecisionChoice
     from panformer_cli.engine.predict import PredictResult
@@ -74,6 +76,7 @@ def _check_inputs(ctx: click.Context, parameter: click.Parameter, inputs: tuple[
 @inference_options
 @network_options
 @video_options
+@ray_options
 @submission_options
 @speed_options
 @compute_options
@@ -89,6 +92,7 @@ def predict(
     changes: InferenceChanges,
     inference: InferenceOptions,
     video: VideoOptions,
+    ray: RayOptions | None,
     submission: Submission | None,
     batch_size: int,
     precision: PrecisionChoice,
@@ -116,9 +120,10 @@ def predict(
     panformer predict photos --out predictions --gallery
     panformer predict photos --out people --save cutouts,segments --classes person --threshold 0.5
     panformer predict clip.mp4 --out viz --stride 2
+    panformer predict s3://bucket/photos --out /shared/results --checkpoint swinl --engine ray
     panformer predict images/test-dev2017 --out predictions --submission panoptic_test-dev2017_mine_results.zip
     """
-    if submission and not {"panoptic", "json"} <= set(output.save):
+    if ray is None and submission and not {"panoptic", "json"} <= set(output.save):
         raise click.UsageError("--submission packs the outputs panoptic and json: add them to --save.")
     from panformer_cli.engine.inputs.find import find_images
     from panformer_cli.engine.predict import PredictRequest
@@ -133,6 +138,10 @@ def predict(
             "--resume, --submission and --gallery are for images: predict videos with a call of their own."
         )
 
+    if ray is not None:
+        check_ray(compute, bool(videos or submission or output.gallery))
+        output = ray_output(output)
+
     def find() -> tuple[InputImages | None, Path]:
         output.saving  # noqa: B018 (reports unknown outputs)
         # Invalid inputs are reported before weights are downloaded.
@@ -145,6 +154,8 @@ def predict(
         result, video_results = None, None
         if found is not None:
             request = PredictRequest(found, *common, output=output, changes=changes, resume=resume, inference=inference)
+            if ray is not None:
+                return run_on_ray(request, ray, compute, as_json)
             result = run_prediction(request, process, reporter)
         if videos:
             from panformer_cli.engine.video.predict import VideoRequest, predict_videos

@@ -169,7 +169,7 @@ def _begin(request: PredictRequest, saving: Saving, stack: ExitStack, reporter: 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(out, "written", "a second prediction", reporter))
-    settings = _settings(request, found)
+    settings = settings_of(request, found)
     if request.resume and _is_complete(out, settings):
         shown = "showing its results" if saving.json else f"its segments are not shown, since {JSON} was not saved"
         reporter.message(f"The prediction in {out} is already complete; {shown}")
@@ -194,7 +194,7 @@ def _check_not_overwritten(images: Iterable[InputImage], out: Path, names: Seque
             raise PanformerError(f"{image} is in --out {out}, whose results are replaced; choose another folder")
 
 
-def _settings(request: PredictRequest, found: InputImages) -> dict[str, Any]:
+def settings_of(request: PredictRequest, found: InputImages) -> dict[str, Any]:
     """Return the settings that the results depend on."""
     digest = hashlib.sha256()
     for image in found.images:
@@ -224,12 +224,17 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
         return False
     if PanopticResults.is_begun(out):
         return False
+    check_same_settings(out, stored, settings)
+    return True
+
+
+def check_same_settings(out: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise PanformerError if the folder to resume has predictions with other settings."""
     if other := differing(stored, settings):
         raise PanformerError(
             f"{out} has predictions with different settings ({other}); --resume needs the same settings; omit it to "
             "start over"
         )
-    return True
 
 
 def _finish(results: PanopticResults, images: int, failures: dict[int, Failure], reporter: Reporter) -> None:

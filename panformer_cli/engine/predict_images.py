@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TypedDict
 
-from panformer_cli.data.structures import ImageArray
+from panformer_cli.data.categories import CategoryTable
+from panformer_cli.data.structures import ImageArray, PanopticMap
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inputs.find import InputImages
 from panformer_cli.engine.inputs.ids import ImageId
@@ -100,14 +101,35 @@ class _Several:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """An image that was read, or the problem if it could not be."""
+class Loaded:
+    """An image that was read, or the problem if it could not be.
+
+    Attributes:
+        index: Position of the image among those to predict.
+        source: The input.
+        pixels: (H, W, 3) uint8 RGB; None if it could not be read.
+        has_more: Whether its file has several pages or frames.
+        problem: Why it could not be read.
+    """
 
     index: int
     source: InputImage
     pixels: ImageArray | None = None
     has_more: bool = False
     problem: DataError | None = None
+
+
+def segmented_image(
+    image: Loaded, panoptic: PanopticMap, predictor: Predictor, categories: CategoryTable
+) -> SegmentedImage:
+    """Return a readable image with the segments that are kept, as outputs receive it.
+
+    `categories` has the colors of the drawings.
+    """
+    source, pixels = image.source, image.pixels
+    assert pixels is not None, "only readable images are predicted"
+    described = predictor.described((pixels.shape[0], pixels.shape[1]))
+    return SegmentedImage(pixels, panoptic, categories, source.id, source.file_name, described)
 
 
 class _Share:
@@ -136,10 +158,10 @@ class _Share:
         self.failures: dict[int, Failure] = {}
         self.several = _Several()
 
-    def read(self, indices: Iterable[int], ahead: bool) -> Iterator[tuple[_Loaded, ImageArray]]:
+    def read(self, indices: Iterable[int], ahead: bool) -> Iterator[tuple[Loaded, ImageArray]]:
         """Yield the readable images for `Predictor.map`. With `ahead`, threads wait for the next ones."""
         images = ((index, self._images[index]) for index in indices)
-        for loaded in behind(images, _load, WEB_READERS) if ahead else map(_load, images):
+        for loaded in load_all(images, ahead):
             if loaded.pixels is None:
                 self.report(loaded, loaded.problem)
                 continue
@@ -147,42 +169,38 @@ class _Share:
                 self.several.add(loaded.source.file_name)
             yield loaded, loaded.pixels
 
-    def write(self, image: _Loaded, prediction: Prediction) -> tuple[_Loaded, DataError | None]:
+    def write(self, image: Loaded, prediction: Prediction) -> tuple[Loaded, DataError | None]:
         """Write the results of an image; return it and the error, if there was one."""
-        source, panoptic = image.source, self._selection(prediction.panoptic)
-        assert image.pixels is not None, "only readable images are predicted"
-        segmented = SegmentedImage(
-            image.pixels,
-            panoptic,
-            self._writer.categories,
-            source.id,
-            source.file_name,
-            self._predictor.described((image.pixels.shape[0], image.pixels.shape[1])),
-        )
+        panoptic = self._selection(prediction.panoptic)
+        segmented = segmented_image(image, panoptic, self._predictor, self._writer.categories)
         try:
-            self._writer.write(image.index, segmented, source.name)
+            self._writer.write(image.index, segmented, image.source.name)
         except DataError as error:
             return image, error
         return image, None
 
-    def report(self, image: _Loaded, problem: DataError | None) -> None:
+    def report(self, image: Loaded, problem: DataError | None) -> None:
         """Report an image that is done or failed."""
         if problem is not None:
-            source = image.source
-            self.failures[image.index] = {
-                "input": str(source),
-                "file_name": source.file_name,
-                "id": source.id,
-                "problem": str(problem),
-            }
+            self.failures[image.index] = failure_of(image.source, problem)
             self._reporter.warn(str(problem))
         self._progress.advance(status=image.source.file_name)
 
 
-def _load(image: tuple[int, InputImage]) -> _Loaded:
+def failure_of(image: InputImage, problem: DataError) -> Failure:
+    """Return an image that could not be segmented, with the message."""
+    return {"input": str(image), "file_name": image.file_name, "id": image.id, "problem": str(problem)}
+
+
+def load_all(images: Iterable[tuple[int, InputImage]], ahead: bool) -> Iterator[Loaded]:
+    """Read images, given with their positions, in order. With `ahead`, threads wait for the next ones."""
+    return behind(images, _load, WEB_READERS) if ahead else map(_load, images)
+
+
+def _load(image: tuple[int, InputImage]) -> Loaded:
     """Read an image."""
     index, source = image
     try:
-        return _Loaded(index, source, *source.read_first())
+        return Loaded(index, source, *source.read_first())
     except DataError as error:
-        return _Loaded(index, source, problem=error)
+        return Loaded(index, source, problem=error)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from panformer_cli.data.disk_list import DiskList, LazySequence
 from panformer_cli.data.image_formats import counted_reason, is_clutter
 from panformer_cli.data.images import IMAGE_SUFFIXES
-from panformer_cli.engine.inputs import archives, image_info, lists
+from panformer_cli.engine.inputs import archives, cloud, image_info, lists, tables
 from panformer_cli.engine.inputs.folders import Folders, LocalImage
 from panformer_cli.engine.inputs.ids import ImageId, ids_of
 from panformer_cli.engine.inputs.input_image import ImageSource, InputImage, LocalFile
@@ -148,6 +148,7 @@ class _Finder:
             archives.SUFFIX: self._add_archive,
             lists.SUFFIX: self._add_list,
             image_info.SUFFIX: self._add_json,
+            tables.SUFFIX: self._add_table,
         }
         if is_clutter(path.name):  # from a pattern that the shell expanded
             return
@@ -173,6 +174,17 @@ class _Finder:
     def _add_json(self, path: Path) -> None:
         for image in image_info.images_of(path, self._images):
             self.found.append(_Found(LocalFile(str(image.path)), image.name, image.id))
+
+    def _add_table(self, path: Path) -> None:
+        rows = tables.read_table(str(path))
+        if names := [row for row in rows if isinstance(row, str)]:
+            self._add_names(names, path.parent, str(path))
+        self._keep_rows(rows)
+
+    def _keep_rows(self, rows: Iterable[tables.TableImage | str]) -> None:
+        for row in rows:
+            if isinstance(row, tables.TableImage):
+                self._keep(row, row.name)
 
     def _add_list(self, path: Path) -> None:
         self._add_names(lists.read_list(path), path.parent, str(path))
@@ -225,7 +237,28 @@ class _Finder:
                 self._keep(LocalFile(path), name)
         return len(self.found) > before
 
+    def _add_cloud(self, uri: str) -> None:
+        """Add the images of an address in an object store: an image, a folder, or a Parquet file."""
+        before, self.has_addresses = len(self.found), True
+        if uri.lower().endswith(tables.SUFFIX):
+            rows = tables.read_table(uri)
+            folder = uri.rpartition("/")[0]
+            for name in (row for row in rows if isinstance(row, str)):
+                self._add_address(name if is_address(name) else f"{folder}/{name}")
+            self._keep_rows(rows)
+        else:
+            for image, name, problem in cloud.images_at(uri):
+                if problem:
+                    self.left_out[problem] += 1
+                else:
+                    self._keep(image, name)
+        if len(self.found) == before:
+            raise DataError(f"{uri} has no images{self._only()}; expected image files in it")
+
     def _add_address(self, url: str) -> None:
+        if cloud.is_cloud(url):
+            self._add_cloud(url)
+            return
         image, self.has_addresses = web_image(url), True
         self._keep(image, image.name)
 
