@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Set before anything imports torch, and inherited by the programs that tests start.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+# pytest's debugger imports readline, which sets the variable where there is no terminal, and workers inherit it.
+os.environ.pop("COLUMNS", None)
 
 
 def use_checkout() -> None:

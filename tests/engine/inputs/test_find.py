@@ -218,3 +218,9 @@ def test_many_equal_names_are_numbered_in_one_pass() -> None:
     names = list(distinct_names(["a_3.png", *["a.png"] * 20_000, "A.jpg"]))
     assert names[:4] == ["a_3.png", "a.png", "a_2.png", "a_4.png"]
     assert names[-2:] == ["a_20001.png", "A_20002.jpg"] and len(set(names)) == 20_002
+
+
+@pytest.mark.parametrize("given", ["", "  "])
+def test_an_empty_input_is_refused(tmp_path: Path, given: str) -> None:
+    with pytest.raises(DataError, match=r"an input is empty; .* variable of the shell"):
+        find_images([given], tmp_path / "out")
