@@ -46,10 +46,11 @@ def image_of(value: Any, where: str = "the image", color: ColorOrder = "rgb") ->
     Raises:
         DataError: Another dtype, such as floats in 0..1, or another shape.
 
-    >>> image_of(np.full((2, 3), 7, np.uint8)).shape
-    (2, 3, 3)
-    >>> image_of(np.uint8([[[1, 2, 3]]]), color="bgr").tolist()
-    [[[3, 2, 1]]]
+    Examples:
+        >>> image_of(np.full((2, 3), 7, np.uint8)).shape
+        (2, 3, 3)
+        >>> image_of(np.uint8([[[1, 2, 3]]]), color="bgr").tolist()
+        [[[3, 2, 1]]]
     """
     check_color(color)
     if isinstance(value, Image.Image):

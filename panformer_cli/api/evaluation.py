@@ -102,7 +102,7 @@ def evaluate(
         out: Folder for the results; None for `evaluation` next to the checkpoint.
         metrics: Some of `panoptic`, `boundary`, `semantic`, `bbox` and `segm`. PQ is always computed.
         bootstrap: Resamples for the 95 % confidence intervals; 0 computes none.
-        batch_size: Maximum number of equally sized images per forward pass. It does not change the results.
+        batch_size: Maximum number of equally sized images per forward pass. It changes results by rounding at most.
         precision: As for `load`.
         device: As for `load`.
         tile: As for `load`.

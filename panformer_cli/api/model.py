@@ -104,14 +104,15 @@ def load(
         PanformerError: An argument is out of range, the device is not available or does not support the precision, the
             model has no such category or does not support an option, or a download fails.
 
-    >>> import panformer
-    >>> model = panformer.load("runs/colors", device="cpu")
-    >>> model
-    Model(runs/colors/model.safetensors, 3 categories, cpu, fp32)
-    >>> panformer.load("R50")
-    Traceback (most recent call last):
-        ...
-    panformer_cli.errors.CheckpointError: checkpoint R50: no such file; did you mean r50? ...
+    Examples:
+        >>> import panformer
+        >>> model = panformer.load("runs/colors", device="cpu")
+        >>> model
+        Model(runs/colors/model.safetensors, 3 categories, cpu, fp32)
+        >>> panformer.load("R50")
+        Traceback (most recent call last):
+            ...
+        panformer_cli.errors.CheckpointError: checkpoint R50: no such file; did you mean r50? ...
     """
     given = None if checkpoint is None else Path(checkpoint)
     choice, changes = precision_of(precision), changes_of(threshold, overlap, max_size, settings)
@@ -127,10 +128,11 @@ class Model:
     Threads can share a model: a call keeps nothing in it. A model can be pickled; the copy is loaded from the same
     file.
 
-    >>> import panformer
-    >>> model = panformer.load("runs/colors", device="cpu")
-    >>> model.names
-    {1: 'red', 2: 'green', 5: 'sky'}
+    Examples:
+        >>> import panformer
+        >>> model = panformer.load("runs/colors", device="cpu")
+        >>> model.names
+        {1: 'red', 2: 'green', 5: 'sky'}
     """
 
     def __init__(
@@ -174,8 +176,8 @@ class Model:
                 - an image of Pillow, whose EXIF orientation is applied,
                 - a uint8 array, (H, W, 3), (H, W, 4), whose alpha is ignored, or (H, W), with any strides,
                 - a uint8 tensor on any device, (3, H, W).
-            batch_size: Images per forward pass, 1 or more. It does not change the results: only images that have the
-                same size after resizing share a pass.
+            batch_size: Images per forward pass, 1 or more. Results change by rounding at most: only images that have
+                the same size after resizing share a pass.
             color: Order of the channels of arrays and tensors: `rgb`, or `bgr` for frames of OpenCV.
 
         Returns:
@@ -187,15 +189,16 @@ class Model:
             DataError: An image cannot be read, or is not uint8. An iterator raises it in place of the result.
             PanformerError: Memory ran out.
 
-        >>> import panformer
-        >>> model = panformer.load("runs/colors", device="cpu")
-        >>> model("street.png").source
-        'street.png'
-        >>> [result.size for result in model(["street.png", "street.png"])]
-        [(48, 64), (48, 64)]
-        >>> for result in model(path for path in ["street.png"]):
-        ...     print(len(result))
-        2
+        Examples:
+            >>> import panformer
+            >>> model = panformer.load("runs/colors", device="cpu")
+            >>> model("street.png").source
+            'street.png'
+            >>> [result.size for result in model(["street.png", "street.png"])]
+            [(48, 64), (48, 64)]
+            >>> for result in model(path for path in ["street.png"]):
+            ...     print(len(result))
+            2
         """
         check_color(color)
         check_range("batch_size", batch_size, 1)
@@ -233,10 +236,11 @@ class Model:
             DataError: An input does not exist or has no images; raised at once. An iterator raises it in place of the
                 result of an image that cannot be read.
 
-        >>> import panformer
-        >>> model = panformer.load("runs/colors", device="cpu")
-        >>> [result.source for result in model.stream("*.png")]
-        ['street.png']
+        Examples:
+            >>> import panformer
+            >>> model = panformer.load("runs/colors", device="cpu")
+            >>> [result.source for result in model.stream("*.png")]
+            ['street.png']
         """
         check_range("batch_size", batch_size, 1)
         given = [inputs] if isinstance(inputs, (str, PathLike)) else inputs
@@ -270,12 +274,13 @@ class Model:
         Raises:
             DataError: The video or the camera cannot be used; raised at once. A frame has another size.
 
-        >>> import panformer
-        >>> model = panformer.load("runs/colors", device="cpu")
-        >>> for result in model.track(["street.png", "street.png"]):
-        ...     print([(segment.id, segment.name) for segment in result.segments])
-        [(1, 'red'), (2, 'sky')]
-        [(1, 'red'), (2, 'sky')]
+        Examples:
+            >>> import panformer
+            >>> model = panformer.load("runs/colors", device="cpu")
+            >>> for result in model.track(["street.png", "street.png"]):
+            ...     print([(segment.id, segment.name) for segment in result.segments])
+            [(1, 'red'), (2, 'sky')]
+            [(1, 'red'), (2, 'sky')]
         """
         for name, value, least in (("stride", stride, 1), ("memory", memory, 0), ("batch_size", batch_size, 1)):
             check_range(name, value, least)

@@ -30,8 +30,9 @@ def overrides_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         RecipeError: A value is something else.
 
-    >>> overrides_of({"train": {"lr": 1e-4, "drop_epochs": [8]}, "data.root": "data/scenes"})
-    ('train.lr=0.0001', 'train.drop_epochs=[8]', 'data.root=data/scenes')
+    Examples:
+        >>> overrides_of({"train": {"lr": 1e-4, "drop_epochs": [8]}, "data.root": "data/scenes"})
+        ('train.lr=0.0001', 'train.drop_epochs=[8]', 'data.root=data/scenes')
     """
     overrides: list[str] = []
     for key, value in settings.items():

@@ -110,10 +110,11 @@ def prepare(
         DataError: The data set cannot be used, is not recognized, or has several forms.
         PanformerError: There is no such form or option, or a folder cannot be written.
 
-    >>> import panformer
-    >>> prepared = panformer.prepare(out="scenes", form="scenes", train_images=2, val_images=1, verbose=False)
-    >>> sorted(path.name for path in prepared.folder.iterdir())
-    ['annotations', 'images', 'scenes.json']
+    Examples:
+        >>> import panformer
+        >>> prepared = panformer.prepare(out="scenes", form="scenes", train_images=2, val_images=1, verbose=False)
+        >>> sorted(path.name for path in prepared.folder.iterdir())
+        ['annotations', 'images', 'scenes.json']
     """
     reporter = reporter_of(verbose)
     if form == SCENES:

@@ -74,16 +74,17 @@ class Result:
         categories: The category table of the model.
         frame: Number of the frame in its video, from 0, for results of `Model.track`; None for images.
 
-    >>> import panformer
-    >>> result = panformer.load("runs/colors", device="cpu")("street.png")
-    >>> result
-    Result(street.png, 64 x 48 pixels, 2 segments: red, sky)
-    >>> result.segment_ids.shape, result.segment_ids.dtype.name
-    ((48, 64), 'int32')
-    >>> [(segment.name, segment.area, segment.box) for segment in result.segments]
-    [('red', 768, (16, 24, 48, 48)), ('sky', 2304, (0, 0, 64, 48))]
-    >>> int(result.segments[0].mask.sum())
-    768
+    Examples:
+        >>> import panformer
+        >>> result = panformer.load("runs/colors", device="cpu")("street.png")
+        >>> result
+        Result(street.png, 64 x 48 pixels, 2 segments: red, sky)
+        >>> result.segment_ids.shape, result.segment_ids.dtype.name
+        ((48, 64), 'int32')
+        >>> [(segment.name, segment.area, segment.box) for segment in result.segments]
+        [('red', 768, (16, 24, 48, 48)), ('sky', 2304, (0, 0, 64, 48))]
+        >>> int(result.segments[0].mask.sum())
+        768
     """
 
     image: ImageArray
@@ -186,10 +187,11 @@ class Result:
             scores: Whether to write scores after the names.
             colors: `standard`, or `safe` for colors that differ with red-green color blindness, too.
 
-        >>> import panformer
-        >>> overlay = panformer.load("runs/colors", device="cpu")("street.png").plot(labels=False)
-        >>> overlay.shape, overlay.dtype.name
-        ((48, 64, 3), 'uint8')
+        Examples:
+            >>> import panformer
+            >>> overlay = panformer.load("runs/colors", device="cpu")("street.png").plot(labels=False)
+            >>> overlay.shape, overlay.dtype.name
+            ((48, 64, 3), 'uint8')
         """
         is_tracked = self._shades is not None
         options = DrawOptions(opacity=opacity, contours=contours, labels=labels, scores=scores, ids=is_tracked)
@@ -234,21 +236,23 @@ class Result:
         Raises:
             PanformerError: There is no such output, or a file cannot be written.
 
-        >>> import panformer
-        >>> paths = panformer.load("runs/colors", device="cpu")("street.png").save("out")
-        >>> [path.as_posix() for path in paths]
-        ['out/overlays/street.jpg', 'out/panoptic/street.png', 'out/segments/street.json']
+        Examples:
+            >>> import panformer
+            >>> paths = panformer.load("runs/colors", device="cpu")("street.png").save("out")
+            >>> [path.as_posix() for path in paths]
+            ['out/overlays/street.jpg', 'out/panoptic/street.png', 'out/segments/street.json']
         """
         return save(self, Path(folder), outputs, name)
 
     def semantic(self) -> views.Map16:
         """Return the category id of every pixel, (H, W) uint16; 65535 is void.
 
-        >>> import panformer
-        >>> model = panformer.load("runs/colors", device="cpu")
-        >>> semantic = model("street.png").semantic()
-        >>> [model.names[number] for number in sorted(set(semantic.ravel().tolist()))]
-        ['red', 'sky']
+        Examples:
+            >>> import panformer
+            >>> model = panformer.load("runs/colors", device="cpu")
+            >>> semantic = model("street.png").semantic()
+            >>> [model.names[number] for number in sorted(set(semantic.ravel().tolist()))]
+            ['red', 'sky']
         """
         return views.semantic_map(self.panoptic, self.categories)
 
@@ -266,9 +270,11 @@ class Result:
             In the order of `segments` or `things`, each (h, w, 4) uint8 RGBA. Alpha is 255 on exactly the pixels of the
             segment and 0 elsewhere; transparent pixels are black.
 
-        >>> import panformer
-        >>> [crop.shape for crop in panformer.load("runs/colors", device="cpu")("street.png").crops(things_only=True)]
-        [(24, 32, 4)]
+        Examples:
+            >>> import panformer
+            >>> result = panformer.load("runs/colors", device="cpu")("street.png")
+            >>> [crop.shape for crop in result.crops(things_only=True)]
+            [(24, 32, 4)]
         """
         chosen = self.things if things_only else self.segments
         panoptic = self.panoptic
@@ -285,10 +291,11 @@ class Result:
             `isthing`, `score`, `area` in pixels, `bbox` (x, y, width, height in pixels), `iscrowd` (0) and
             `segmentation` (compressed run lengths). `pycocotools.coco.COCO.loadRes` reads such a list.
 
-        >>> import panformer
-        >>> rows = panformer.load("runs/colors", device="cpu")("street.png").to_coco(image_id=7)
-        >>> rows[0]["image_id"], rows[0]["category_name"], rows[0]["bbox"], rows[0]["segmentation"]["size"]
-        (7, 'red', [16, 24, 32, 24], [48, 64])
+        Examples:
+            >>> import panformer
+            >>> rows = panformer.load("runs/colors", device="cpu")("street.png").to_coco(image_id=7)
+            >>> rows[0]["image_id"], rows[0]["category_name"], rows[0]["bbox"], rows[0]["segmentation"]["size"]
+            (7, 'red', [16, 24, 32, 24], [48, 64])
         """
         record = views.image_record(image_id, self.source or "", self.panoptic, self.categories)
         return [{**row, "image_id": image_id} for row in record["segments"]]

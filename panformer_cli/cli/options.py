@@ -225,7 +225,7 @@ def speed_options(function: Callable[..., Any]) -> Callable[..., Any]:
         default=1,
         show_default=True,
         metavar="N",
-        help="Maximum number of equally sized images per forward pass; does not change the results.",
+        help="Maximum number of equally sized images per forward pass; changes results by rounding at most.",
     )
     @click.option(
         "--precision",

@@ -130,6 +130,7 @@ def predict(
     from panformer_cli.engine.predict import predict as run_prediction
     from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.engine.video.inputs import split_inputs
+    from panformer_cli.engine.video.options import VideoOptions
 
     videos, others = split_inputs(inputs)
     of_video = video_output(output) if videos else output
@@ -138,6 +139,8 @@ def predict(
             "--resume, --submission and --gallery are for images: predict videos with a call of their own."
         )
 
+    if not videos and video != VideoOptions():
+        raise click.UsageError("--stride and --track-memory are for videos and cameras: no input is one.")
     if ray is not None:
         check_ray(compute, bool(videos or submission or output.gallery))
         output = ray_output(output)

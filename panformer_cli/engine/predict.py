@@ -48,7 +48,7 @@ class PredictRequest:
         inputs: The images, or the inputs in which `find_images` finds them.
         checkpoint: The checkpoint file.
         out: Folder of the results.
-        batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
+        batch_size: Images per forward pass, 1 or more; changes results by rounding at most: all have one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
         ids_from: JSON with the ids of the images, see `find_images`; used if `inputs` are not images yet.
         output: What is written.

@@ -64,3 +64,9 @@ def test_the_help_says_that_audio_is_left_out(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["predict", "--help"])
     assert "without audio" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("option", ["--stride", "--track-memory"])
+def test_options_of_videos_need_a_video(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict", str(tmp_path), "--out", str(tmp_path / "out"), option, "2") == 2
+    assert "--stride and --track-memory are for videos and cameras: no input is one." in capsys.readouterr().err

@@ -67,8 +67,14 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise PanformerError(
-            f"--device is {name!r}, which is not available here; expected auto, cpu, cuda or mps"
+            f"--device is {name!r}, which is not available here; expected one of {', '.join(_available_devices())}"
         ) from error
+
+
+def _available_devices() -> list[str]:
+    """Return the names that `--device` can have on this machine."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["auto", "cpu", *(["cuda", *gpus] if gpus else []), *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def device_of(options: ProcessOptions, local_rank: int | None = None) -> torch.device:

@@ -58,7 +58,7 @@ class EvaluateRequest(MetricsRequest):
         out: Folder of predictions and results.
         data_root: Folder of the data set; None for the one in the checkpoint's recipe.
         split: Split to evaluate; None for the validation split of the checkpoint's recipe.
-        batch_size: Images per forward pass, 1 or more. It does not change the results: a batch has images of one size.
+        batch_size: Images per forward pass, 1 or more; changes results by rounding at most: all have one size.
         precision: Precision of the network. Anything but fp32 changes the results slightly.
         resume: Resume the interrupted evaluation in `out`; if it is complete, return its results.
         inference: Tiles, views and mask layers.

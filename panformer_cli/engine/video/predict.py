@@ -55,7 +55,7 @@ class VideoRequest:
         videos: The videos.
         checkpoint: The checkpoint file.
         out: Folder of the results, which are in `OUT/videos`.
-        batch_size: Frames per forward pass, 1 or more. It does not change the results.
+        batch_size: Frames per forward pass, 1 or more. It changes results by rounding at most.
         precision: Precision of the network.
         output: What is written, some of `options.OUTPUTS`, and of which segments.
         changes: Settings that differ from those of the checkpoint.

@@ -40,6 +40,7 @@ async function showImage(position) {
   try {
     sides = await loadSides(image);
   } catch (error) {
+    if (gallery.images[view.images[view.position]] !== image) return;
     viewer.querySelector(".panes").replaceChildren();
     return say(error.message + "; was the folder of the page copied without it?");
   }

@@ -28,7 +28,7 @@ from panformer_cli.errors import PanformerError
         ({"gpus": 1000}, r"--gpus is 1000, but torch finds (no|\d+) GPUs on this machine; (use|omit)"),
         (
             {"device": "cuda:1000"},
-            "--device is 'cuda:1000', which is not available here; expected auto, cpu, cuda or m",
+            "--device is 'cuda:1000', which is not available here; expected one of auto, cpu",
         ),
         ({"device": "gpu"}, "--device is 'gpu', which is not available here"),
         ({"device": ""}, "--device is '', which is not available here"),
