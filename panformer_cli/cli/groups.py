@@ -62,6 +62,14 @@ class OrderedGroup(SuggestingGroup):
 class LazyGroup(SuggestingGroup):
     """The commands of `COMMANDS`, each imported when it is used."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; refuse an empty argument, as a path it would be the current folder."""
+        if "" in args and not ctx.resilient_parsing:
+            before = args[max(args.index("") - 1, 0)]
+            after = f" after {before}" if before else ""
+            raise click.UsageError(f"An argument{after} is empty; is a variable of the shell not set?", ctx)
+        return super().parse_args(ctx, args)
+
     def suggestion(self, word: str) -> str | None:
         """Return the command that other tools call `word`."""
         return command_of(word)

@@ -131,3 +131,16 @@ def test_train_visualize_and_average_as_json(
     both = [str(run_folder / "best.safetensors"), str(run_folder / "last.safetensors")]
     averaged = printed(capsys, "weights", "average", *both, "--out", str(tmp_path / "mean.safetensors"))
     assert averaged == {"checkpoint": str(tmp_path / "mean.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "photos", "--out", ""], "An argument after --out is empty"),
+        (["predict", ""], "An argument after predict is empty"),
+        ([""], "An argument is empty"),
+    ],
+)
+def test_an_empty_argument_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    assert f"{message}; is a variable of the shell not set?" in capsys.readouterr().err
