@@ -108,6 +108,9 @@ NOT_RUN = {
     "python3 -m venv .venv": INSTALLS,
     "pip install 'panformer[tensorboard]'": INSTALLS,
     "panformer predict https://host/a.jpg --out results --checkpoint r50": "reads an image from a server",
+    "panformer predict s3://bucket/photos --out /shared/results --checkpoint r50 --engine ray": "reads an object store",
+    "panformer predict photos/ --out /shared/results --checkpoint r50 --engine ray --actors 8 --actor-cpus 4 "
+    "--actor-gpus 0.5 --resume": "needs a cluster with 32 CPUs and 4 GPUs",
     IMAGENET_WEIGHTS: "downloads ImageNet weights from the Hugging Face Hub",
 }
 """Lines that do not run, with the reason."""
