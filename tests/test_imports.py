@@ -221,6 +221,7 @@ def test_only_wrappers_import_wrapped_packages() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_kernels_are_imported_when_they_are_used() -> None:
     kernels = {f"panformer_cli/{module}".replace("/", ".") for module in KERNELS}
     assert [

@@ -63,6 +63,7 @@ def test_an_evaluation_of_other_weights_is_not_used(run: RunFolder) -> None:
     assert evaluation_of(run.path / "evaluation") == run.path / "evaluation"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_keeps_its_evaluation(run: RunFolder, tmp_path: Path) -> None:
     moved = RunFolder(Path(shutil.move(run.path, tmp_path / "elsewhere")))
     for given in (moved.path, moved.best):

@@ -238,6 +238,7 @@ def test_data_sets_with_only_things_or_only_stuff_train_and_predict(things: int,
     assert {segment.category_id for segment in panoptic.segments} <= ({10} if things else set()) | {3, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "thing_layer", "stuff_layer", "class_layer"), [
     (1, 0, 0, 0), (2, 1, 1, 1), (3, 2, 2, 1), (7, 2, 2, 1),
 ])  # fmt: skip
