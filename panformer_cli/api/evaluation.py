@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
-from panformer_cli.api.options import check_range, inference_of, precision_of
+from panformer_cli.api.options import check_range, checkpoint_of, inference_of, precision_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
@@ -124,7 +124,7 @@ def evaluate(
     check_range("bootstrap", bootstrap, 0)
     inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
     choice, reporter, process = precision_of(precision), reporter_of(verbose), Process.single(device)
-    found = find_checkpoint(None if checkpoint is None else Path(checkpoint), reporter)
+    found = find_checkpoint(checkpoint_of(checkpoint), reporter)
     request = EvaluateRequest(
         checkpoint=found,
         out=results_folder(found) if out is None else Path(out),

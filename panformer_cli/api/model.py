@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from panformer_cli.api.arrays import ColorOrder, check_color
 from panformer_cli.api.inputs import ImageLike, NamedImage, find_named, is_one_image, read_or_error, without_errors
-from panformer_cli.api.options import changes_of, check_range, inference_of, output_of, precision_of
+from panformer_cli.api.options import changes_of, check_range, checkpoint_of, inference_of, output_of, precision_of
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
 from panformer_cli.api.tracking import frames_of, tracked
@@ -114,7 +114,7 @@ def load(
             ...
         panformer_cli.errors.CheckpointError: checkpoint R50: no such file; did you mean r50? ...
     """
-    given = None if checkpoint is None else Path(checkpoint)
+    given = checkpoint_of(checkpoint)
     choice, changes = precision_of(precision), changes_of(threshold, overlap, max_size, settings)
     inference = inference_of(tile, tile_overlap, tile_whole_image, tta, mask_layers)
     output = output_of(classes, min_area, colors)

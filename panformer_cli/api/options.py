@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, get_args
 
 from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions, parse_views
@@ -55,6 +57,18 @@ def _text(key: str, value: Any) -> str:
         raise RecipeError(
             f"{key} is a {type(value).__name__}: expected a number, text, True, False, None or a list of them"
         ) from error
+
+
+def checkpoint_of(given: str | PathLike[str] | None) -> Path | None:
+    """Return an argument `checkpoint` as a path; None for the newest run. Raises PanformerError if it is no path."""
+    if given is None:
+        return None
+    if not isinstance(given, (str, PathLike)):
+        raise PanformerError(
+            f"checkpoint is an object of type {type(given).__name__}; expected a file, the folder of a run, or the "
+            "name of published weights"
+        )
+    return Path(given)
 
 
 def precision_of(name: str) -> PrecisionChoice:

@@ -317,6 +317,7 @@ def test_segments_can_be_selected(run: Path) -> None:
         ({"train": {"lr": 1}}, RecipeError, "train.lr cannot be set when a model is loaded"),
         ({"devise": "cpu"}, RecipeError, "devise cannot be set when a model is loaded; expected an argument of `load`"),
         ({"threshold": 1.5}, PanformerError, "threshold is 1.5; expected 0 to 1"),
+        ({"checkpoint": object()}, PanformerError, "checkpoint is an object of type object; expected a file"),
         ({"threshold": "0.5"}, PanformerError, "threshold is '0.5'; expected a number"),
         ({"tta": True}, PanformerError, "tta is True; expected views such as 'flip'"),
         ({"classes": []}, PanformerError, "classes is empty, so no segment would be kept"),
