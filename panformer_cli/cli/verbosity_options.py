@@ -32,30 +32,14 @@ def with_verbosity(command: click.Command) -> click.Command:
 
 
 def _options() -> list[click.Parameter]:
+    option = functools.partial(click.Option, is_eager=True, expose_value=False, callback=_configure)
     return [
-        click.Option(
-            ["-q", "--quiet"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_configure,
-            help="Print only errors, warnings and the results.",
-        ),
-        click.Option(
-            ["-v", "--verbose"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_configure,
-            help="Also print timings, resolved paths and warnings of libraries.",
-        ),
-        click.Option(
+        option(["-q", "--quiet"], is_flag=True, help="Print only errors, warnings and the results."),
+        option(["-v", "--verbose"], is_flag=True, help="Also print timings, resolved paths and warnings of libraries."),
+        option(
             ["--log-file"],
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            is_eager=True,
-            expose_value=False,
-            callback=_configure,
             help="Append everything that --verbose prints to a file, with times.",
         ),
     ]

@@ -213,24 +213,24 @@ class _HttpsConnection(HTTPSConnection):
         self._watch(self.sock)
 
 
-class _Http(urllib.request.HTTPHandler):
-    """Opens connections that report their sockets."""
+class _Watching:
+    """A handler whose connections report their sockets."""
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
         self._watch = watch
+
+
+class _Http(_Watching, urllib.request.HTTPHandler):
+    """Opens connections of http."""
 
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
         connect: Any = partial(_HttpConnection, self._watch)
         return self.do_open(connect, req)
 
 
-class _Https(urllib.request.HTTPSHandler):
-    """Opens connections that report their sockets."""
-
-    def __init__(self, watch: _Watch) -> None:
-        super().__init__()
-        self._watch = watch
+class _Https(_Watching, urllib.request.HTTPSHandler):
+    """Opens connections of https."""
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
         connect: Any = partial(_HttpsConnection, self._watch)
