@@ -14,7 +14,7 @@ from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_image
 from panformer_cli.data.scenes.generator import SceneOptions, generate_scene
 from panformer_cli.data.scenes.options import LARGEST_SIDE
-from panformer_cli.data.transforms import LEAST_SIDE, resized_size
+from panformer_cli.data.transforms import LEAST_SIDE
 from panformer_cli.engine.benchmarking.meters import device_name, matrix_shape
 from panformer_cli.engine.benchmarking.passes import (
     WARM_UP,
@@ -205,7 +205,7 @@ def _measure(
         request=request,
         weights=subject.weights,
         parameters=parameters,
-        input_size=resized_size(height, width, data.short_side, data.long_side),
+        input_size=predictor.input_size((height, width)),
         picture_size=(height, width),
         segments=passes.whole[-1].segments / request.batch,
         stages=stages,
