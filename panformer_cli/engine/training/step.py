@@ -136,9 +136,10 @@ class OptimizerStep:
         Raises:
             SharedOutOfMemoryError: There are several processes, and memory ran out in a forward pass of any of them.
         """
+        self._random = random_state(self._process.device)
         self._parallel.train()
         set_learning_rate(self.optimizer, factor)
-        counts, scale, self._random = self.count(batches), self._scale(), random_state(self._process.device)
+        counts, scale = self.count(batches), self._scale()
         losses = StepLosses([], math.nan)
         try:
             with self._statistics_restored_on_error():
