@@ -41,7 +41,7 @@ from panformer_cli.engine.training.watching.profile import StepProfile
 from panformer_cli.engine.training.watching.train_log import TrainLog
 from panformer_cli.errors import NonFiniteError, PanformerError, WriteError
 from panformer_cli.models.base import PanopticModel
-from panformer_cli.models.build import build_model
+from panformer_cli.models.build import build_model, fetch_backbone_weights
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_differences
 from panformer_cli.reporting import Progress, Reporter
@@ -121,6 +121,8 @@ class Trainer:
     def _built_model(self, pretrained: bool) -> PanopticModel:
         """Return the model on its device, the same on all ranks, with the parts as the settings want them."""
         recipe, process = self.recipe, self.process
+        if pretrained:
+            process.first_then_others(lambda: fetch_backbone_weights(recipe.model, self.reporter))
         torch.manual_seed(recipe.train.seed)
         model: PanopticModel = build_model(
             recipe.model, recipe.inference, self.categories, pretrained, process.sampling
