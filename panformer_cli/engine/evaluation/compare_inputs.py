@@ -57,7 +57,7 @@ def evaluation_of(given: Path) -> Path:
     folder = results_folder(checkpoint)
     if not (folder / METRICS).is_file():
         raise DataError(f"{given} has no evaluation in {folder}; evaluate it first: panformer evaluate {given}")
-    if not _is_evaluation_of(checkpoint, folder):
+    if not is_evaluation_of(checkpoint, folder):
         raise DataError(
             f"{folder} has the evaluation of other weights than {checkpoint}; evaluate it first: panformer evaluate "
             f"{given}; to keep both evaluations, add --out DIR and compare DIR"
@@ -84,7 +84,7 @@ def checkpoint_of(given: Path) -> Path | None:
     return given if given.suffix in (".safetensors", ".pth") else None
 
 
-def _is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
+def is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
     """Return whether size and time of the checkpoint are those that the evaluation recorded; a run may be moved."""
     try:
         _, *stamp = parse_json((folder / METRICS).read_bytes())["settings"]["checkpoint"]
