@@ -226,7 +226,7 @@ def _bar_class(name: str, reporter: Reporter) -> type:
     """Return a class like tqdm, whose bar is shown by the reporter."""
     from tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *arguments: Any, total: int | None = None, initial: int = 0, **options: Any) -> None:
             super().__init__(*arguments, total=total, initial=initial, **{**options, "disable": True})
             self._shown = ExitStack()
