@@ -254,6 +254,15 @@ def find_checkpoint(
     return path if weights is None else fetch_published(weights, reporter)
 
 
+def published_weights_of(given: Path) -> PublishedWeights | None:
+    """Return the published weights that `find_checkpoint` would return for an argument; None for other checkpoints.
+
+    Raises:
+        CheckpointError: There is no such file and no such weights.
+    """
+    return _chosen(given, None)[1]
+
+
 def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWeights | None, str]:
     """Return the path of a checkpoint, the published weights that it is, and why it was chosen."""
     if given is None:

@@ -32,6 +32,8 @@ class Family(Protocol):
         model_settings: class of the recipe's section `model`.
         inference_settings: class of the recipe's section `inference`.
         published: weights that can be downloaded, in the order of `panformer weights list`.
+        trainable: whether its models can be trained. Otherwise the family is inference only: nothing calls `forward`,
+            `parameter_groups` or `class_rows` of its models.
     """
 
     @property
@@ -42,6 +44,9 @@ class Family(Protocol):
 
     @property
     def published(self) -> tuple[PublishedWeights, ...]: ...
+
+    @property
+    def trainable(self) -> bool: ...
 
     def build(self, model: Any, inference: Any, categories: CategoryTable, sampling: SamplingName) -> PanopticModel:
         """Return a newly initialized model. Its backbone is random too.

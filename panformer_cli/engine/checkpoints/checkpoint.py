@@ -268,6 +268,22 @@ def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[st
     model.load_state_dict(weights, strict=False)  # official files may lack BatchNorm's counters
 
 
+def check_family(expected: Recipe, actual: Recipe, what: str) -> None:
+    """Raise CheckpointError if weights are of another model family than a recipe.
+
+    Args:
+        expected: The recipe.
+        actual: The recipe of the weights.
+        what: The weights, for the message.
+    """
+    own, other = expected.model.family, actual.model.family
+    if own != other:
+        raise CheckpointError(
+            f"{what} has a model of the family {other}, but the recipe {expected.name} is of the family {own}; give a "
+            "checkpoint of the same family"
+        )
+
+
 def check_backbone(expected: str, checkpoint: Checkpoint) -> None:
     """Raise CheckpointError if the checkpoint's backbone is not the expected one."""
     actual = checkpoint.recipe.model.backbone

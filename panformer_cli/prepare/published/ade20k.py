@@ -15,7 +15,7 @@ from panformer_cli.data.structures import IdMap, ImageArray
 from panformer_cli.errors import DataError
 from panformer_cli.prepare.left_out import AnnotationLog
 from panformer_cli.prepare.pixel_values import distinct_values, read_channels, read_values
-from panformer_cli.prepare.published.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
+from panformer_cli.data.ade20k_classes import CATEGORIES, INSTANCE_CLASSES
 from panformer_cli.prepare.source import (
     LabeledMap,
     SourceImage,
