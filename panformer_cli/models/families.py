@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.models.official import OfficialFormat
     from panformer_cli.models.published import PublishedWeights
+    from panformer_cli.models.saved_model import SavedModel
 
 DEFAULT_FAMILY = PANOPTIC_SEGFORMER
 """Family of recipes and checkpoints that do not name one."""
@@ -89,3 +90,28 @@ FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
 def published_weights() -> Mapping[str, PublishedWeights]:
     """Return all weights that can be downloaded, by name."""
     return {weights.name: weights for family in FAMILIES.values() for weights in family.published}
+
+
+def check_saved_config(folder: Path) -> None:
+    """Check, from the config.json of a folder alone, that its model is supported.
+
+    Raises:
+        CheckpointError: The file is missing or corrupt, or its model is not supported.
+    """
+    from panformer_cli.models.hugging_face.folder import check_config
+
+    check_config(folder)
+
+
+def read_saved_model(folder: Path, categories: CategoryTable | None, label_map: Mapping[str, int] | None) -> SavedModel:
+    """Return what a folder that transformers wrote says about its model; see `hugging_face.folder.read_folder`."""
+    from panformer_cli.models.hugging_face.folder import read_folder
+
+    return read_folder(folder, categories, label_map)
+
+
+def load_saved_model(saved: Any) -> PanopticModel:
+    """Return the model that `read_saved_model` described, with its weights; see `hugging_face.loading.load`."""
+    from panformer_cli.models.hugging_face.loading import load
+
+    return load(saved)

@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from panformer_cli.errors import CheckpointError
+from panformer_cli.models.families import check_saved_config
 from panformer_cli.reporting import Reporter
-from panformer_cli.storage.hub import HubReference, open_snapshot
-from panformer_cli.storage.model_folder import CONFIG, INDEX, PROCESSOR, read_config, shard_names, weight_names
+from panformer_cli.storage.hub import MODELS, SNAPSHOTS, HubReference, open_snapshot
+from panformer_cli.storage.model_folder import CONFIG, INDEX, PROCESSOR, WEIGHTS, shard_names, weight_names
 from panformer_cli.wording import short
 
 PREFIX = "hf:"
@@ -26,6 +27,26 @@ _LOOKS_LIKE_A_PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 def is_reference(given: Path) -> bool:
     """Return whether a checkpoint is given as `hf:...`."""
     return str(given).startswith(PREFIX)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Return whether a folder has a model as saved by transformers, and not one of panformer."""
+    if not (path / CONFIG).is_file():
+        return False
+    if not (path / WEIGHTS).is_file():
+        return not any((path / name).is_file() for name in ("best.safetensors", "last.safetensors"))
+    from panformer_cli.engine.checkpoints.checkpoint import is_own_checkpoint  # imports torch
+
+    try:
+        return not is_own_checkpoint(path / WEIGHTS)
+    except CheckpointError:
+        return True  # what is wrong is reported when it is read
+
+
+def hub_name(path: Path) -> str | None:
+    """Return `OWNER--NAME` for a folder in the cache of the Hub; None for others."""
+    repository = path.parent.parent.name
+    return repository.removeprefix(MODELS) if repository.startswith(MODELS) and path.parent.name == SNAPSHOTS else None
 
 
 def find_model_folder(given: Path, reporter: Reporter) -> Path:
@@ -52,10 +73,20 @@ def find_model_folder(given: Path, reporter: Reporter) -> Path:
     try:
         reference = HubReference.parse(text)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"checkpoint {short(str(given))}: there is no such folder, and {error}"
-        ) from error
+        raise CheckpointError(f"checkpoint {short(str(given))}: there is no such folder, and {error}") from error
     return _from_hub(reference, reporter)
+
+
+def shown_name(path: Path) -> str:
+    """Return a checkpoint as a person names it: `hf:OWNER/NAME` for a folder in the cache of the Hub, else its path."""
+    name = hub_name(path)
+    return str(path) if name is None else f"{PREFIX}{name.replace('--', '/', 1)}"
+
+
+def recipe_name(folder: Path) -> str:
+    """Return a name for the recipe of a model: that of its repository or folder, which may contain anything."""
+    name = hub_name(folder) or folder.resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-") or "transformers"
 
 
 def check_installed() -> None:
@@ -80,11 +111,11 @@ def _from_hub(reference: HubReference, reporter: Reporter) -> Path:
     if CONFIG not in snapshot.names:
         raise snapshot.missing(CONFIG)
     snapshot.fetch(CONFIG, reporter)
-    check_config(snapshot.folder)
+    check_saved_config(snapshot.folder)
     if PROCESSOR in snapshot.names:
         snapshot.fetch(PROCESSOR, reporter)
-    if snapshot.offline and not snapshot.names & {"model.safetensors", INDEX}:
-        raise snapshot.missing("model.safetensors")
+    if snapshot.offline and not snapshot.names & {WEIGHTS, INDEX}:
+        raise snapshot.missing(WEIGHTS)
     (weights,) = weight_names(snapshot.names, f"the repository {reference}")
     path = snapshot.fetch(weights, reporter)
     if weights == INDEX:
