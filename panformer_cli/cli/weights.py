@@ -122,9 +122,10 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.import_official import import_weights
     from panformer_cli.engine.checkpoints.published import published_at
-    from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.runs import check_can_be_changed, find_checkpoint
 
     reporter = RichReporter()
+    check_can_be_changed(file)
     source = find_checkpoint(file, reporter)
     published = published_at(source)  # r50 and r50_1x have the same shapes; only their names differ
     name = published.name if recipe is None and published else recipe
@@ -157,11 +158,13 @@ def average(checkpoints: tuple[Path, ...], out: Path, best: int | None, as_json:
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.average import average_checkpoints
     from panformer_cli.engine.checkpoints.kept_checkpoints import best_checkpoints
-    from panformer_cli.engine.runs import RunFolder, find_checkpoint
+    from panformer_cli.engine.runs import RunFolder, check_can_be_changed, find_checkpoint
 
     if best is not None and (len(checkpoints) > 1 or not checkpoints[0].is_dir()):
         raise click.UsageError("--best chooses the checkpoints of one run; expected its folder as CHECKPOINT.")
     reporter = RichReporter()
+    for path in checkpoints:
+        check_can_be_changed(path)
     if best is None:
         paths = [find_checkpoint(path, reporter) for path in checkpoints]
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.models.official import OfficialFormat
     from panformer_cli.models.published import PublishedWeights
+    from panformer_cli.models.saved_model import SavedModel
 
 DEFAULT_FAMILY = PANOPTIC_SEGFORMER
 """Family of recipes and checkpoints that do not name one."""
@@ -32,6 +33,8 @@ class Family(Protocol):
         model_settings: class of the recipe's section `model`.
         inference_settings: class of the recipe's section `inference`.
         published: weights that can be downloaded, in the order of `panformer weights list`.
+        trainable: whether its models can be trained. Otherwise the family is inference only: nothing calls `forward`,
+            `parameter_groups` or `class_rows` of its models.
     """
 
     @property
@@ -42,6 +45,9 @@ class Family(Protocol):
 
     @property
     def published(self) -> tuple[PublishedWeights, ...]: ...
+
+    @property
+    def trainable(self) -> bool: ...
 
     def build(self, model: Any, inference: Any, categories: CategoryTable, sampling: SamplingName) -> PanopticModel:
         """Return a newly initialized model. Its backbone is random too.
@@ -84,3 +90,28 @@ FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
 def published_weights() -> Mapping[str, PublishedWeights]:
     """Return all weights that can be downloaded, by name."""
     return {weights.name: weights for family in FAMILIES.values() for weights in family.published}
+
+
+def check_saved_config(folder: Path) -> None:
+    """Check, from the config.json of a folder alone, that its model is supported.
+
+    Raises:
+        CheckpointError: The file is missing or corrupt, or its model is not supported.
+    """
+    from panformer_cli.models.hugging_face.folder import check_config
+
+    check_config(folder)
+
+
+def read_saved_model(folder: Path, categories: CategoryTable | None, label_map: Mapping[str, int] | None) -> SavedModel:
+    """Return what a folder that transformers wrote says about its model; see `hugging_face.folder.read_folder`."""
+    from panformer_cli.models.hugging_face.folder import read_folder
+
+    return read_folder(folder, categories, label_map)
+
+
+def load_saved_model(saved: Any) -> PanopticModel:
+    """Return the model that `read_saved_model` described, with its weights; see `hugging_face.loading.load`."""
+    from panformer_cli.models.hugging_face.loading import load
+
+    return load(saved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,64 +18,6 @@ INDEX = "model.safetensors.index.json"
 """Lists the shards of weights in several files."""
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt")
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A folder whose files were checked.
-
-    Attributes:
-        path: The folder.
-        config: The content of config.json.
-        weights: Names of the files with the weights.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    weights: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> ModelFolder:
-        """Return a folder after checking that all its files are complete; tensors are not read.
-
-        Raises:
-            CheckpointError: A file is missing or corrupt, or the weights are a pickle.
-        """
-        from panformer_cli.storage.tensor_files import check_whole  # imports torch
-
-        config = read_config(path)
-        weights = weight_names({file.name for file in path.iterdir()}, str(path))
-        if INDEX in weights:
-            weights = (INDEX, *shard_names(path / INDEX))
-        for name in weights[weights[0] == INDEX :]:
-            file = path / name
-            if not file.is_file():
-                raise CheckpointError(
-                    f"{path / INDEX} lists {name}, which is missing; expected all shards in the folder; copy or "
-                    "download the model again"
-                )
-            check_whole(file)
-        return cls(path, config, weights)
-
-    @property
-    def files(self) -> list[Path]:
-        """All files that the model depends on."""
-        names = (CONFIG, PROCESSOR, *self.weights)
-        return [self.path / name for name in names if (self.path / name).is_file()]
-
-
-def is_model_folder(path: Path) -> bool:
-    """Return whether a folder has a config.json."""
-    return (path / CONFIG).is_file()
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the content of config.json in a folder.
-
-    Raises:
-        CheckpointError: The file is missing, or not a JSON object.
-    """
-    return _read_json(path / CONFIG, "a model as saved by transformers")
 
 
 def weight_names(names: Collection[str], where: str) -> tuple[str, ...]:
