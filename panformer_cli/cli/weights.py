@@ -226,6 +226,7 @@ def push_weights(
             "--dry-run and --out DIR, the folder for its files, need each other: use both or neither."
         )
     from panformer_cli.console import RichReporter
+    from panformer_cli.engine.checkpoints.hub_models import PREFIX
     from panformer_cli.engine.publishing.push import PushRequest, push, write_folder
     from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.storage.hub_upload import Destination
@@ -239,7 +240,7 @@ def push_weights(
         return
     shows_bars = sys.stderr.isatty() and not current().quiet
     address = push(request, Destination(repository, private, yes, shows_bars), reporter)
-    reference = f"hub:{repository}"
+    reference = f"{PREFIX}{repository}"
     click.echo(json.dumps({"commit": address, "checkpoint": reference}) if as_json else f"Published: {address}")
     if not as_json:
         hint(f"Use it as {reference}, such as: panformer predict photos --out predictions --checkpoint {reference}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
+from panformer_cli.engine.checkpoints.hub_models import find_hub_model, is_hub_reference
 from panformer_cli.engine.checkpoints.model_folders import find_model_folder, is_model_folder, is_reference
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.evaluation.compare import (
@@ -81,6 +82,8 @@ def checkpoint_of(given: Path) -> Path | None:
     """Return the checkpoint that the user means; None if it is not one, but may be a result folder."""
     if is_reference(given):
         return find_model_folder(given, SilentReporter())
+    if is_hub_reference(given):
+        return find_hub_model(given, SilentReporter())
     if given.is_dir():
         if (given / METRICS).is_file():
             return None
