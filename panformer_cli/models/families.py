@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from panformer_cli.models.hugging_face.family import HuggingFaceFamily
+from panformer_cli.models.hugging_face.settings import FAMILY as HUGGING_FACE
 from panformer_cli.models.panoptic_segformer.family import PanopticSegFormerFamily
 from panformer_cli.models.panoptic_segformer.settings import FAMILY as PANOPTIC_SEGFORMER
 from panformer_cli.settings import InferenceSettings, ModelSettings
@@ -84,7 +86,10 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
+FAMILIES: dict[str, Family] = {
+    PANOPTIC_SEGFORMER: PanopticSegFormerFamily(),
+    HUGGING_FACE: HuggingFaceFamily(),
+}
 
 
 def published_weights() -> Mapping[str, PublishedWeights]:
