@@ -1,6 +1,6 @@
 """A folder that transformers saved a network to: what its files say, without reading tensors.
 
-`read_folder` gives the settings and the categories of the model, and `loading.load` the model with its weights.
+`read_folder` gives the settings and the categories of the model, and `load` the model with its weights.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import CheckpointError, RecipeError
@@ -21,6 +21,9 @@ from panformer_cli.settings import DataSettings
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import read_header
 from panformer_cli.wording import listing, short
+
+if TYPE_CHECKING:
+    from panformer_cli.models.hugging_face.model import HuggingFaceModel
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -50,6 +53,12 @@ class HuggingFaceFolder:
     data: DataSettings
     categories: CategoryTable
     notes: tuple[str, ...]
+
+    def load(self) -> HuggingFaceModel:
+        """Return the model with its weights; see `loading.load`."""
+        from panformer_cli.models.hugging_face.loading import load  # imports torch
+
+        return load(self)
 
 
 def read_folder(
