@@ -31,7 +31,11 @@ def save_tiny(folder: Path, architecture: str = "eomt", names: Mapping[int, str]
         network = (_eomt if architecture == "eomt" else _mask2former)(transformers, dict(names), changes)
     with torch.no_grad():
         network.class_predictor.weight.normal_().mul_(4)
-        last = network.mask_head.fc3 if architecture == "eomt" else network.model.pixel_level_module.decoder.mask_projection
+        last = (
+            network.mask_head.fc3
+            if architecture == "eomt"
+            else network.model.pixel_level_module.decoder.mask_projection
+        )
         last.weight.mul_(50)
     transformers.utils.logging.disable_progress_bar()
     network.save_pretrained(folder)
