@@ -40,6 +40,11 @@ MODEL_ORDER = (
     "panoptic_segformer/settings",
     "panoptic_segformer/(postprocessing|merge_cache)",
     "panoptic_segformer/(model|random_weights|build|official|family)",
+    "hugging_face/(architectures|settings|query_masks)",
+    "hugging_face/(preprocessor|input_image|labels|merging|detr_merging|instances|transformers_merging)",
+    "hugging_face/(prediction|threshold_cache)",
+    "hugging_face/model",
+    "hugging_face/(folder|loading|family)",
     "(families|build)",
 )
 """Order inside `models`, as regular expressions of paths: layers do not import settings, networks do not import losses,

@@ -152,7 +152,7 @@ def print_tuning(content: dict[str, Any]) -> None:
     from panformer_cli.console import print_table
     from panformer_cli.engine.evaluation.compare import few_images_note
 
-    names = list(content["before"])
+    names = [name for name, value in content["before"].items() if isinstance(value, (int, float))]
     rows = [(side, *(f"{content[side][name]:g}" for name in names)) for side in ("before", "after")]
     print_table("Thresholds", ("", *(name.replace("_", " ") for name in names)), rows)
     searched, held_out = content["searched"], content["held_out"]

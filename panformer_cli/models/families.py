@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from panformer_cli.models.hugging_face.family import HuggingFaceFamily
+from panformer_cli.models.hugging_face.settings import FAMILY as HUGGING_FACE
 from panformer_cli.models.panoptic_segformer.family import PanopticSegFormerFamily
 from panformer_cli.models.panoptic_segformer.settings import FAMILY as PANOPTIC_SEGFORMER
 from panformer_cli.settings import InferenceSettings, ModelSettings
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
     from panformer_cli.data.categories import CategoryTable
     from panformer_cli.data.structures import Sample
     from panformer_cli.models.base import PanopticModel, TuningCache
+    from panformer_cli.models.hugging_face.folder import HuggingFaceFolder
     from panformer_cli.models.layers.sampling import SamplingName
     from panformer_cli.models.official import OfficialFormat
     from panformer_cli.models.published import PublishedWeights
-    from panformer_cli.models.saved_model import SavedModel
 
 DEFAULT_FAMILY = PANOPTIC_SEGFORMER
 """Family of recipes and checkpoints that do not name one."""
@@ -84,7 +86,10 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
+FAMILIES: dict[str, Family] = {
+    PANOPTIC_SEGFORMER: PanopticSegFormerFamily(),
+    HUGGING_FACE: HuggingFaceFamily(),
+}
 
 
 def published_weights() -> Mapping[str, PublishedWeights]:
@@ -92,26 +97,31 @@ def published_weights() -> Mapping[str, PublishedWeights]:
     return {weights.name: weights for family in FAMILIES.values() for weights in family.published}
 
 
-def check_saved_config(folder: Path) -> None:
-    """Check, from the config.json of a folder alone, that its model is supported.
+def read_saved_folder(
+    folder: Path, categories: CategoryTable | None = None, label_map: Mapping[str, int] | None = None
+) -> HuggingFaceFolder:
+    """Return the model in a folder that Hugging Face's transformers saved; its `load` gives the model with weights.
+
+    Args:
+        folder: with `config.json`, safetensors, and possibly `preprocessor_config.json`.
+        categories: category table of the data set that the results are for; None for that of the checkpoint.
+        label_map: category id by label (as text) or name, which decides instead of names.
 
     Raises:
-        CheckpointError: The file is missing or corrupt, or its model is not supported.
+        CheckpointError: a file is missing, corrupt or of a model that is not supported.
+        DataError: the labels do not match the categories, or the label map is wrong.
     """
-    from panformer_cli.models.hugging_face.folder import check_config
-
-    check_config(folder)
-
-
-def read_saved_model(folder: Path, categories: CategoryTable | None, label_map: Mapping[str, int] | None) -> SavedModel:
-    """Return what a folder that transformers wrote says about its model; see `hugging_face.folder.read_folder`."""
     from panformer_cli.models.hugging_face.folder import read_folder
 
     return read_folder(folder, categories, label_map)
 
 
-def load_saved_model(saved: Any) -> PanopticModel:
-    """Return the model that `read_saved_model` described, with its weights; see `hugging_face.loading.load`."""
-    from panformer_cli.models.hugging_face.loading import load
+def check_saved_config(folder: Path) -> None:
+    """Check, from the config.json of a folder alone, that its model is supported.
 
-    return load(saved)
+    Raises:
+        CheckpointError: the file is missing or corrupt, or its model is not supported.
+    """
+    from panformer_cli.models.hugging_face.folder import check_config
+
+    check_config(folder)

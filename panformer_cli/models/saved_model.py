@@ -1,4 +1,4 @@
-"""Models that another library saved in a folder, as the engine sees them; `families.py` reads and loads them."""
+"""Models that another library saved in a folder, as the engine sees them; `families.py` reads them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from panformer_cli.settings import DataSettings, InferenceSettings, ModelSetting
 
 if TYPE_CHECKING:
     from panformer_cli.data.categories import CategoryTable
+    from panformer_cli.models.base import PanopticModel
 
 
 class SavedModel(Protocol):
@@ -40,3 +41,10 @@ class SavedModel(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+    def load(self) -> PanopticModel:
+        """Return the model with its weights, float32, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: the weights are corrupt, incomplete or do not fit the configuration.
+        """

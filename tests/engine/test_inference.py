@@ -221,7 +221,8 @@ def test_the_model_decides_its_input(predictor: Predictor, monkeypatch: pytest.M
     monkeypatch.setattr(predictor.model, "postprocess", lambda output, number, size, settings: size)
     images = [noise((40, 64), 1), noise((80, 20), 2), noise((40, 64), 3)]
     assert predictor.input_size((40, 64)) == (20, 32)
-    assert predictor.predict_all(images) == [(40, 64), (80, 20), (40, 64)]
+    found: list[Any] = [*predictor.predict_all(images)]
+    assert found == [(40, 64), (80, 20), (40, 64)]
     assert [len(batch) for batch, _ in seen] == [2, 1]
     batch, padding_mask = seen[0]
     assert torch.equal(batch[1, :, :20, :32], torch.from_numpy(images[2][::2, ::2]).permute(2, 0, 1).float())

@@ -73,7 +73,9 @@ class ModelOptions:
         from panformer_cli.engine.runs import find_checkpoint, results_folder
 
         announce, own = announcer(as_json, reporter), self.saved_model
-        changes = InferenceChanges().with_saved_model(own.short_side, own.long_side, own.label_map)
+        changes = InferenceChanges().with_saved_model(
+            own.short_side, own.long_side, own.label_map, hf_post_processing=own.hf_post_processing
+        )
         found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter, announce=announce))
         return EvaluateRequest(
             checkpoint=found,

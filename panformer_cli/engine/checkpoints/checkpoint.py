@@ -25,7 +25,7 @@ from panformer_cli.engine.checkpoints.official import describe_official
 from panformer_cli.errors import CheckpointError, PanformerError
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
-from panformer_cli.models.families import load_saved_model, read_saved_model
+from panformer_cli.models.families import read_saved_folder
 from panformer_cli.models.layers.sampling import SamplingName
 from panformer_cli.models.official import OfficialFormat
 from panformer_cli.models.saved_model import SavedModel
@@ -261,7 +261,7 @@ def folder_checkpoint(
         CheckpointError: The folder is incomplete or corrupt, or its model is not supported.
         DataError: No label matches a category, or the label map has an unknown label or category.
     """
-    saved = read_saved_model(path, categories, label_map)
+    saved = read_saved_folder(path, categories, label_map)
     recipe = Recipe(name=recipe_name(path), model=saved.model, data=saved.data, inference=saved.inference)
     progress = TrainProgress()
     return Checkpoint(path, recipe, saved.categories, progress, False, "transformers", saved=saved, notes=saved.notes)
@@ -271,7 +271,7 @@ def load_model(checkpoint: Checkpoint, sampling: SamplingName = "auto") -> Panop
     """Return the checkpoint's model with its weights, in evaluation mode, on the CPU."""
     recipe = checkpoint.recipe
     if checkpoint.saved is not None:
-        return load_saved_model(checkpoint.saved)
+        return checkpoint.saved.load()
     model = build_model(recipe.model, recipe.inference, checkpoint.categories, pretrained=False, sampling=sampling)
     load_weights(model, checkpoint)
     return model.eval()

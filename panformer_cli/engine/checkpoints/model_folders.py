@@ -14,7 +14,7 @@ from panformer_cli.errors import CheckpointError
 from panformer_cli.models.families import check_saved_config
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.hub import MODELS, SNAPSHOTS, HubReference, open_snapshot
-from panformer_cli.storage.model_folder import CONFIG, INDEX, PROCESSOR, WEIGHTS, shard_names, weight_names
+from panformer_cli.storage.model_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, main_weights, shard_names
 from panformer_cli.wording import short
 
 PREFIX = "hf:"
@@ -118,13 +118,13 @@ def _from_hub(reference: HubReference, reporter: Reporter) -> Path:
         raise snapshot.missing(CONFIG)
     snapshot.fetch(CONFIG, reporter)
     check_saved_config(snapshot.folder)
-    if PROCESSOR in snapshot.names:
-        snapshot.fetch(PROCESSOR, reporter)
+    if PREPROCESSOR in snapshot.names:
+        snapshot.fetch(PREPROCESSOR, reporter)
     if snapshot.offline and not snapshot.names & {WEIGHTS, INDEX}:
         raise snapshot.missing(WEIGHTS)
-    (weights,) = weight_names(snapshot.names, f"the repository {reference}")
-    path = snapshot.fetch(weights, reporter)
+    weights = main_weights(snapshot.names, f"repository {reference}")
+    snapshot.fetch(weights, reporter)
     if weights == INDEX:
-        for name in shard_names(path):
+        for name in shard_names(snapshot.folder):
             snapshot.fetch(name, reporter)
     return snapshot.folder

@@ -14,6 +14,9 @@ Rounding = Literal["shortest edge", "shortest edge of DETR", "square"]
 
 ArchitectureName = Literal["maskformer", "mask2former", "oneformer", "eomt", "eomt_dinov3", "detr"]
 
+DETECTRON2_SIDES = {"": (800, 1333), "ADE20K": (640, 2560), "Cityscapes": (1024, 2048)}
+ONEFORMER_SIDES = {**DETECTRON2_SIDES, "ADE20K": (512, 2048)}
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -28,8 +31,9 @@ class Architecture:
         rounding: how the resized sides are computed.
         multiple: the input is padded on the right and at the bottom to a multiple of this.
         score_threshold: class score above which a query is kept.
+        rule: how masks become segments and instances: `merging.py` and `instances.best_pairs`, or DETR's own.
         paints_outside: whether a segment also gets pixels at which its mask is below one half.
-        instances: number of instances per image.
+        instances: number of instances per image, by the common rule.
         sides: short and long side of the input by data set, in pixels; "" is for any other data set.
     """
 
@@ -41,13 +45,11 @@ class Architecture:
     rounding: Rounding = "shortest edge"
     multiple: int = 1
     score_threshold: float = 0.8
+    rule: Literal["common", "detr"] = "common"
     paints_outside: bool = False
     instances: int = 100
     sides: Mapping[str, tuple[int, int]] = field(default_factory=lambda: DETECTRON2_SIDES)
 
-
-DETECTRON2_SIDES = {"": (800, 1333), "ADE20K": (640, 2560), "Cityscapes": (1024, 2048)}
-ONEFORMER_SIDES = {**DETECTRON2_SIDES, "ADE20K": (512, 2048)}
 
 _PIXEL_DECODER_STAGES = {
     "backbone": "model.pixel_level_module.encoder",
@@ -91,6 +93,7 @@ ARCHITECTURES: dict[ArchitectureName, Architecture] = {
         stages={"backbone": "detr.model.backbone", "encoder": "detr.model.encoder", "decoder": "detr.model.decoder"},
         rounding="shortest edge of DETR",
         score_threshold=0.85,
+        rule="detr",
         sides={"": (800, 1333)},
     ),
 }
