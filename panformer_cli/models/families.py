@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from panformer_cli.models.knet.family import KNetFamily
+from panformer_cli.models.knet.settings import FAMILY as KNET
 from panformer_cli.models.panoptic_segformer.family import PanopticSegFormerFamily
 from panformer_cli.models.panoptic_segformer.settings import FAMILY as PANOPTIC_SEGFORMER
 from panformer_cli.settings import InferenceSettings, ModelSettings
@@ -83,7 +85,7 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily()}
+FAMILIES: dict[str, Family] = {PANOPTIC_SEGFORMER: PanopticSegFormerFamily(), KNET: KNetFamily()}
 
 
 def published_weights() -> Mapping[str, PublishedWeights]:
