@@ -118,7 +118,10 @@ def test_every_command_that_runs_a_model(
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("train", "tiny", "--set", "data.root=DATA", "--init-from", "hf:MODEL"), "can be run (predict, evaluate, benchmark), but not trained"),
+        (
+            ("train", "tiny", "--set", "data.root=DATA", "--init-from", "hf:MODEL"),
+            "can be run (predict, evaluate, benchmark), but not trained",
+        ),
         (("weights", "import", "hf:a/b", "--out", "out"), "but not trained, imported or averaged"),
         (("weights", "average", "hf:MODEL", "MODEL", "--out", "out"), "but not trained, imported or averaged"),
         (("evaluate", "tune", "hf:MODEL", "--save"), "but not trained, imported or averaged"),
