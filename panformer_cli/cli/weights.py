@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def weights() -> None:
     """List, download, import, average or publish weights.
 
-    Published weights are those of the authors of Panoptic SegFormer. Their names can be used anywhere a checkpoint is
-    expected; the file is downloaded on first use.
+    Published weights are those of the authors of Panoptic SegFormer and of K-Net. Their names can be used anywhere a
+    checkpoint is expected; the file is downloaded on first use.
 
     \b
     panformer weights list
@@ -122,9 +122,10 @@ def import_file(file: Path, out: Path, recipe: str | None, categories: Path | No
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.import_official import import_weights
     from panformer_cli.engine.checkpoints.published import published_at
-    from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.runs import check_can_be_changed, find_checkpoint
 
     reporter = RichReporter()
+    check_can_be_changed(file)
     source = find_checkpoint(file, reporter)
     published = published_at(source)  # r50 and r50_1x have the same shapes; only their names differ
     name = published.name if recipe is None and published else recipe
@@ -157,11 +158,13 @@ def average(checkpoints: tuple[Path, ...], out: Path, best: int | None, as_json:
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.average import average_checkpoints
     from panformer_cli.engine.checkpoints.kept_checkpoints import best_checkpoints
-    from panformer_cli.engine.runs import RunFolder, find_checkpoint
+    from panformer_cli.engine.runs import RunFolder, check_can_be_changed, find_checkpoint
 
     if best is not None and (len(checkpoints) > 1 or not checkpoints[0].is_dir()):
         raise click.UsageError("--best chooses the checkpoints of one run; expected its folder as CHECKPOINT.")
     reporter = RichReporter()
+    for path in checkpoints:
+        check_can_be_changed(path)
     if best is None:
         paths = [find_checkpoint(path, reporter) for path in checkpoints]
     else:
@@ -223,6 +226,7 @@ def push_weights(
             "--dry-run and --out DIR, the folder for its files, need each other: use both or neither."
         )
     from panformer_cli.console import RichReporter
+    from panformer_cli.engine.checkpoints.hub_models import PREFIX
     from panformer_cli.engine.publishing.push import PushRequest, push, write_folder
     from panformer_cli.engine.runs import find_checkpoint
     from panformer_cli.storage.hub_upload import Destination
@@ -236,7 +240,7 @@ def push_weights(
         return
     shows_bars = sys.stderr.isatty() and not current().quiet
     address = push(request, Destination(repository, private, yes, shows_bars), reporter)
-    reference = f"hub:{repository}"
+    reference = f"{PREFIX}{repository}"
     click.echo(json.dumps({"commit": address, "checkpoint": reference}) if as_json else f"Published: {address}")
     if not as_json:
         hint(f"Use it as {reference}, such as: panformer predict photos --out predictions --checkpoint {reference}")

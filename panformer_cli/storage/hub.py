@@ -24,6 +24,10 @@ from panformer_cli.wording import short
 
 CONVERTER = "SFconvertbot"
 """Account of the Hub that converts pickles to safetensors, and proposes them in pull requests."""
+MODELS = "models--"
+"""Start of the names of the folders of models in the cache."""
+SNAPSHOTS = "snapshots"
+"""Their folder with a folder for each commit."""
 
 _MAIN = "main"
 _NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -146,12 +150,12 @@ def open_snapshot(reference: HubReference, extra: str, reporter: Reporter) -> Hu
         DownloadError: The Hub cannot be reached, and the cache has no copy.
     """
     hub = import_hub(extra)
-    cache = Path(hub.constants.HF_HUB_CACHE) / f"models--{reference.repository.replace('/', '--')}"
+    cache = Path(hub.constants.HF_HUB_CACHE) / f"{MODELS}{reference.repository.replace('/', '--')}"
     try:
         with _explained(reference):
             info = hub.HfApi().model_info(reference.repository, revision=reference.revision, timeout=_WAIT)
     except HubUnreachableError as error:
-        folder = cache / "snapshots" / _cached_commit(cache, reference.revision)
+        folder = cache / SNAPSHOTS / _cached_commit(cache, reference.revision)
         if not folder.is_dir():
             raise _without_copy(reference, str(error), folder, "its files") from error
         reporter.message(f"{error}; using the copy of {reference} in {folder}")
@@ -165,7 +169,7 @@ def open_snapshot(reference: HubReference, extra: str, reporter: Reporter) -> Hu
         )
     _report_author(hub, reference, reporter)
     _remember(cache, reference.revision, commit)
-    return HubSnapshot(reference, cache / "snapshots" / commit, frozenset(file.rfilename for file in info.siblings))
+    return HubSnapshot(reference, cache / SNAPSHOTS / commit, frozenset(file.rfilename for file in info.siblings))
 
 
 def import_hub(extra: str) -> Any:
@@ -226,7 +230,7 @@ def _bar_class(name: str, reporter: Reporter) -> type:
     """Return a class like tqdm, whose bar is shown by the reporter."""
     from tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *arguments: Any, total: int | None = None, initial: int = 0, **options: Any) -> None:
             super().__init__(*arguments, total=total, initial=initial, **{**options, "disable": True})
             self._shown = ExitStack()
@@ -286,9 +290,10 @@ def _explained(reference: HubReference) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the name of an error, and its text if it is short."""
+    """Return the name of an error, and its text if it is short and has no header of a request, such as the token's."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if 0 < len(text) <= _LONGEST else type(error).__name__
+    shown = 0 < len(text) <= _LONGEST and "header" not in text.lower() and "bearer" not in text.lower()
+    return f"{type(error).__name__}: {text}" if shown else type(error).__name__
 
 
 def _without_copy(reference: HubReference, reason: str, folder: Path, what: str) -> DownloadError:

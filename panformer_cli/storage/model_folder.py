@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +11,7 @@ from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.wording import listing, short
 
 CONFIG = "config.json"
-PROCESSOR = "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 """Describes the preparation of images; a folder may lack it."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -21,66 +20,25 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 
 
-@dataclass(frozen=True)
-class ModelFolder:
-    """A folder whose files were checked.
-
-    Attributes:
-        path: The folder.
-        config: The content of config.json.
-        weights: Names of the files with the weights.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    weights: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> ModelFolder:
-        """Return a folder after checking that all its files are complete; tensors are not read.
-
-        Raises:
-            CheckpointError: A file is missing or corrupt, or the weights are a pickle.
-        """
-        from panformer_cli.storage.tensor_files import check_whole  # imports torch
-
-        config = read_config(path)
-        weights = weight_names({file.name for file in path.iterdir()}, str(path))
-        if INDEX in weights:
-            weights = (INDEX, *shard_names(path / INDEX))
-        for name in weights[weights[0] == INDEX :]:
-            file = path / name
-            if not file.is_file():
-                raise CheckpointError(
-                    f"{path / INDEX} lists {name}, which is missing; expected all shards in the folder; copy or "
-                    "download the model again"
-                )
-            check_whole(file)
-        return cls(path, config, weights)
-
-    @property
-    def files(self) -> list[Path]:
-        """All files that the model depends on."""
-        names = (CONFIG, PROCESSOR, *self.weights)
-        return [self.path / name for name in names if (self.path / name).is_file()]
-
-
-def is_model_folder(path: Path) -> bool:
-    """Return whether a folder has a config.json."""
-    return (path / CONFIG).is_file()
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the content of config.json in a folder.
+def weight_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the safetensors files of a folder, which exist.
 
     Raises:
-        CheckpointError: The file is missing, or not a JSON object.
+        CheckpointError: There are none, or one of them is missing.
     """
-    return _read_json(path / CONFIG, "a model as saved by transformers")
+    if main_weights({file.name for file in folder.iterdir()}, f"checkpoint {folder}") == WEIGHTS:
+        return (WEIGHTS,)
+    names = shard_names(folder)
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise CheckpointError(
+            f"checkpoint {folder}: {INDEX} lists {listing(missing, 3)}, which is not in the folder; copy or download "
+            "all files again"
+        )
+    return names
 
 
-def weight_names(names: Collection[str], where: str) -> tuple[str, ...]:
-    """Return the files with the weights among the files of a folder or repository: WEIGHTS or INDEX.
+def main_weights(names: Collection[str], where: str) -> str:
+    """Return WEIGHTS or INDEX, whichever is among the files of a folder or repository.
 
     Args:
         names: Names of all files.
@@ -89,47 +47,52 @@ def weight_names(names: Collection[str], where: str) -> tuple[str, ...]:
     Raises:
         CheckpointError: There is neither.
     """
-    found = next((name for name in (WEIGHTS, INDEX) if name in names), None)
-    if found is not None:
-        return (found,)
-    pickles = sorted(name for name in names if name.endswith(_PICKLES))
-    if pickles:
+    if found := next((name for name in (WEIGHTS, INDEX) if name in names), None):
+        return found
+    if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
         raise CheckpointError(
-            f"{where} has its weights only as {listing(pickles, 3)}, a pickle, which can run code; panformer loads "
-            "safetensors only; look for a conversion among the pull requests of the repository on the Hugging Face "
-            "Hub, and give it as hf:OWNER/NAME@refs/pr/N"
+            f"{where}: it has its weights only as {listing(pickles, 3)}, a pickle, which can run code; panformer loads "
+            "safetensors only; look for a conversion among the pull requests on the Hugging Face Hub, and give it as "
+            "hf:OWNER/NAME@refs/pr/N"
         )
-    raise CheckpointError(f"{where} has no weights; expected {WEIGHTS}, or {INDEX} and the files that it lists")
+    raise CheckpointError(f"{where}: it has no weights; expected {WEIGHTS}, or {INDEX} and the files that it lists")
 
 
-def shard_names(index: Path) -> tuple[str, ...]:
-    """Return the files that an INDEX lists, sorted.
+def shard_names(folder: Path) -> tuple[str, ...]:
+    """Return the files that the INDEX of a folder lists, sorted. They may be missing.
 
     Raises:
         CheckpointError: The index is corrupt, or names a file outside its folder.
     """
-    content = _read_json(index, "the list of the shards")
-    weights = content.get("weight_map")
+    weights = read_json(folder, INDEX).get("weight_map")
     if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
-        raise CheckpointError(
-            f"{index}: expected an object weight_map with a file for each tensor; download the model again"
-        )
+        raise CheckpointError(f"{folder / INDEX}: it has no weight_map with the file of each tensor; download it again")
     for name in sorted(set(weights.values())):
         if PurePosixPath(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{index} lists {short(name)}; expected names of safetensors files in the same folder; get the model "
-                "from another source"
+                f"{folder / INDEX} lists {short(name)}; expected names of safetensors files in the same folder; get "
+                "the model from another source"
             )
     return tuple(sorted(set(weights.values())))
 
 
-def _read_json(path: Path, what: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Return the content of a JSON file in a folder, an object.
+
+    Raises:
+        CheckpointError: The folder or the file is missing, or the file is corrupt.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint {folder}: no such folder; expected a folder that transformers saved")
+    path = folder / name
     try:
         content = parse_json(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); expected {what}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON, or is truncated: {error}; expected {what}") from error
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"checkpoint {folder}: it has no {name}; expected a folder that transformers saved"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not valid JSON, or truncated ({error}); download it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; expected {what}")
+        raise CheckpointError(f"{path}: it contains {short(content)}; expected an object")
     return content

@@ -24,6 +24,7 @@ from panformer_cli.engine.benchmarking.passes import (
 )
 from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.checkpoints.checkpoint import load_model, read_checkpoint
+from panformer_cli.engine.checkpoints.model_folders import is_reference
 from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.environment import environment
 from panformer_cli.engine.inference import Predictor
@@ -169,7 +170,7 @@ class _Subject:
 
 def _subject(request: BenchmarkRequest, reporter: Reporter) -> _Subject:
     path = Path(request.model)
-    is_name = request.model in built_in_recipes() or not (path.suffix or path.exists())
+    is_name = request.model in built_in_recipes() or not (path.suffix or path.exists() or is_reference(path))
     if is_name or path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(request.model)
         return _Subject(random_model(recipe, COCO, request.sampling), recipe, "random")

@@ -6,16 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
-
 from panformer_cli import __version__
 from panformer_cli.data.categories import CategoryTable
+from panformer_cli.engine.checkpoints.hub_models import LIBRARY, PREFIX
 from panformer_cli.engine.publishing.evaluation import EvaluationSummary, Score
 from panformer_cli.engine.publishing.publication import DataFile, Publication
 from panformer_cli.recipe_io import recipe_differences, recipe_from_dict
+from panformer_cli.storage import plain_yaml
 from panformer_cli.wording import counted, interval_text
-
-LIBRARY = "panformer"
 
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|&~$]")
 _ROLES = {
@@ -27,7 +25,7 @@ _ROLES = {
 
 def model_card(publication: Publication) -> str:
     """Return the content of README.md."""
-    front = yaml.safe_dump(_front_matter(publication), sort_keys=False, allow_unicode=True, width=1000)
+    front = plain_yaml.write_standard(_front_matter(publication))
     sections = [f"# {publication.name}", _introduction(publication), *_use(publication), *_metrics(publication)]
     sections += [*_training(publication), *_categories(publication.checkpoint.categories), *_versions(publication)]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
@@ -79,7 +77,7 @@ def _introduction(publication: Publication) -> str:
 
 
 def _use(publication: Publication) -> list[str]:
-    reference = f"hub:{publication.repository}"
+    reference = f"{PREFIX}{publication.repository}"
     command = (
         "pip install 'panformer[hub]'\n"
         f"panformer predict photos/ --out predictions --checkpoint {reference}\n"
@@ -117,7 +115,7 @@ def _training(publication: Publication) -> list[str]:
     recipe, progress = publication.checkpoint.recipe, publication.checkpoint.progress
     defaults = recipe_from_dict({"model": {"family": recipe.model.family}}, "the defaults")
     changed = {key: new for key, (_, new) in recipe_differences(defaults, recipe).items()}
-    settings = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True, width=1000)
+    settings = plain_yaml.write_standard(changed)
     weights = " The weights are the moving average of training." if recipe.train.ema_decay else ""
     text = f"Recipe {escaped(recipe.name)}, {counted(progress.step, 'optimizer step')}.{weights}"
     listed = "These settings differ from the defaults of panformer; `config.json` has all of them."

@@ -9,7 +9,15 @@ from typing import Any
 
 from panformer_cli.engine.checkpoints.checkpoint import check_family
 from panformer_cli.engine.checkpoints.run_checkpoints import checkpoint_to_resume
-from panformer_cli.engine.runs import RUNS, RunFolder, find_checkpoint, published_weights_of, run_to_resume, runs_of
+from panformer_cli.engine.runs import (
+    RUNS,
+    RunFolder,
+    check_can_be_changed,
+    find_checkpoint,
+    published_weights_of,
+    run_to_resume,
+    runs_of,
+)
 from panformer_cli.engine.training.memory.plan import MemoryPlan
 from panformer_cli.engine.training.train import TrainOptions, with_absolute_root
 from panformer_cli.errors import PanformerError, RecipeError
@@ -111,6 +119,7 @@ def _requested(request: StartRequest) -> Recipe:
 def _new(recipe: Recipe, request: StartRequest, out: Path | None, reporter: Reporter) -> Start:
     weights = None
     if request.init_from is not None:
+        check_can_be_changed(request.init_from)
         if published := published_weights_of(request.init_from):  # before they are downloaded
             check_family(recipe, load_recipe(published.name), f"--init-from: {published.name}")
         weights = find_checkpoint(request.init_from, reporter)

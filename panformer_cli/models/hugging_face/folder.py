@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.errors import CheckpointError, RecipeError
@@ -18,15 +18,13 @@ from panformer_cli.models.hugging_face.labels import LabelNames, match_labels
 from panformer_cli.models.hugging_face.preprocessor import Preprocessing, preprocessing_of
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings, QueryMergingSettings
 from panformer_cli.settings import DataSettings
-from panformer_cli.storage.plain_json import parse as parse_json
+from panformer_cli.storage.model_folder import CONFIG, PREPROCESSOR, read_json, weight_names
 from panformer_cli.storage.tensor_files import read_header
 from panformer_cli.wording import listing, short
 
-CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
+if TYPE_CHECKING:
+    from panformer_cli.models.hugging_face.model import HuggingFaceModel
+
 USUAL_SQUARE = 640
 """Side of EoMT's input in pixels if the config does not have it."""
 
@@ -51,6 +49,12 @@ class HuggingFaceFolder:
     categories: CategoryTable
     notes: tuple[str, ...]
 
+    def load(self) -> HuggingFaceModel:
+        """Return the model with its weights; see `loading.load`."""
+        from panformer_cli.models.hugging_face.loading import load  # imports torch
+
+        return load(self)
+
 
 def read_folder(
     folder: Path, categories: CategoryTable | None = None, label_map: Mapping[str, int] | None = None
@@ -66,7 +70,7 @@ def read_folder(
         CheckpointError: a file is missing, corrupt or of a model that is not supported.
         DataError: the labels do not match the categories, or the label map is wrong.
     """
-    config = _json_object(folder / CONFIG, folder)
+    config = read_json(folder, CONFIG)
     name = _architecture(config, folder)
     weight_files(folder)
     preprocessing = _preprocessing(folder)
@@ -90,6 +94,15 @@ def read_folder(
     )
 
 
+def check_config(folder: Path) -> None:
+    """Check, from config.json alone, that the model of a folder is supported.
+
+    Raises:
+        CheckpointError: the file is missing or corrupt, or its model is not supported.
+    """
+    _architecture(read_json(folder, CONFIG), folder)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a folder.
 
@@ -97,21 +110,7 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: there are none, one of them is missing or corrupt, or they contain only differences to the
             weights of another model.
     """
-    if (folder / WEIGHTS).is_file():
-        files = [folder / WEIGHTS]
-    elif (folder / INDEX).is_file():
-        weight_map = _json_object(folder / INDEX, folder).get("weight_map")
-        if not isinstance(weight_map, Mapping) or not weight_map:
-            raise CheckpointError(f"{folder / INDEX}: it has no weight_map; download it again")
-        names = sorted({str(name) for name in weight_map.values()})
-        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"checkpoint {folder}: {INDEX} lists {listing(missing, 3)}, which is not in the folder"
-            )
-        files = [folder / name for name in names]
-    else:
-        raise CheckpointError(f"checkpoint {folder}: {_no_weights(folder)}")
+    files = [folder / name for name in weight_names(folder)]
     tensors = [name for file in files for name in read_header(file)[1]]
     if tensors and all(name.startswith("network.") for name in tensors):
         raise CheckpointError(
@@ -121,38 +120,13 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _no_weights(folder: Path) -> str:
-    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-    if pickles:
-        return (
-            f"it has only {listing(pickles, 3)}, and panformer loads no pickles of transformers; use a repository or "
-            f"revision with {WEIGHTS}, such as a conversion under refs/pr/"
-        )
-    return f"it has no {WEIGHTS} and no {INDEX}; expected a folder that transformers saved"
-
-
-def _json_object(path: Path, folder: Path) -> dict[str, Any]:
-    """Return the content of a JSON file, an object."""
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {folder}: no such folder; expected a folder that transformers saved")
-    try:
-        content = parse_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"checkpoint {folder}: it has no {path.name}; expected a folder that transformers saved"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: it contains {short(content)}; expected an object")
-    return content
-
-
 def _architecture(config: Mapping[str, Any], folder: Path) -> ArchitectureName:
     name = config.get("model_type")
     if name not in ARCHITECTURES:
+        code = "; the code that it names (auto_map) is never run" if "auto_map" in config else ""
         raise CheckpointError(
-            f"{folder / CONFIG}: the model type is {short(name)}; expected one of {', '.join(ARCHITECTURES)}"
+            f"{folder / CONFIG}: the model type is {short(name)}, which is not supported{code}; expected one of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     backbone = config.get("backbone_config")
     if isinstance(backbone, Mapping) and backbone.get("model_type") == "dinat" and find_spec("natten") is None:
@@ -178,7 +152,7 @@ def _label_names(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 def _preprocessing(folder: Path) -> Preprocessing:
     path = folder / PREPROCESSOR
-    return preprocessing_of(_json_object(path, folder), path) if path.is_file() else Preprocessing()
+    return preprocessing_of(read_json(folder, PREPROCESSOR), path) if path.is_file() else Preprocessing()
 
 
 def _data_settings(

@@ -112,7 +112,7 @@ def test_no_recipe_keeps_a_folder() -> None:
     paths = [
         getattr(section, field)
         for section in (getattr(recipe, of.name) for of in fields(recipe) if of.name not in ("name", "published_pq"))
-        for field, marks in _marks(type(section)).items()
+        for field, marks in _marks(section.__class__).items()
         if any(isinstance(mark, PathText) for mark in marks)
     ]
     assert paths == ["a.pth", ""]  # a new setting with a path must be in `without_folders`, too
