@@ -107,12 +107,23 @@ class Failure:
 
 @dataclass
 class HubServer:
-    """The repositories, uploaded objects, requests and failures; `url` is the value of HF_ENDPOINT."""
+    """The Hub; `url` is the value of HF_ENDPOINT.
+
+    Attributes:
+        storage_url: address of the server with large files.
+        repositories: by name.
+        objects: content of large files, by their SHA-256.
+        located: the file that a client was sent to an object for, by the same.
+        requests: all that were received.
+        failures: of requests to come; each happens once.
+        lock: held while a failure is chosen.
+    """
 
     url: str = ""
     storage_url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
+    located: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -136,9 +147,14 @@ class HubServer:
         return repository.commits[repository.refs.get(revision, revision)]
 
     def fetched(self) -> list[str]:
-        """Return the files whose content was requested, in order: "user/model/main/config.json"."""
-        paths = [request.path for request in self.requests if request.server == "hub" and request.method == "GET"]
-        return [path[1:].replace("/resolve/", "/") for path in paths if "/resolve/" in path]
+        """Return the files whose content was requested, each once, in order: "user/model/main/config.json"."""
+        files = []
+        for request in self.requests:
+            if request.method == "GET" and request.server == "storage":
+                files.append(self.located[request.path.rpartition("/")[2]])
+            elif request.method == "GET" and "/resolve/" in request.path and not is_large(request.path):
+                files.append(request.path[1:].replace("/resolve/", "/"))
+        return list(dict.fromkeys(files))
 
     def failure_of(self, method: str, path: str) -> Failure | None:
         """Return the next failure of such a request, which is used up."""
@@ -467,7 +483,7 @@ def resolve(handler: Handler, name: str, revision: str, path: str, body: bytes) 
     if not is_large(path):
         return handler.send_range(content, headers | {"ETag": f'"{git_hash(content)}"'})
     oid = sha256(content)
-    handler.hub.objects[oid] = content
+    handler.hub.objects[oid], handler.hub.located[oid] = content, f"{name}/{revision}/{path}"
     linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
     location = {"Location": f"{handler.hub.storage_url}/objects/{oid}"}
     return handler.send(b"", 302, headers | linked | location)

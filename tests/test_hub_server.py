@@ -27,7 +27,8 @@ def test_files_of_a_revision_are_served(hub: HubServer) -> None:
     assert fetch("config.json", first) == FILES["config.json"]
     assert fetch("model.safetensors", first) == FILES["model.safetensors"]
     assert fetch("config.json", "refs/pr/3") == b"[]"
-    assert hub.fetched()[:2] == ["user/model/main/config.json", f"user/model/{first}/config.json"]
+    asked = ["main/config.json", f"{first}/config.json", f"{first}/model.safetensors", "refs/pr/3/config.json"]
+    assert hub.fetched() == [f"user/model/{name}" for name in asked]
     assert huggingface_hub.HfApi().get_discussion_details("user/model", 3).author == "somebody"
     info = huggingface_hub.HfApi().model_info("user/model", revision=first)
     assert (info.sha, {file.rfilename for file in info.siblings}) == (first, set(FILES))

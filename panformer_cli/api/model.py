@@ -93,7 +93,8 @@ def load(
         checkpoint: The path of a checkpoint, the folder of a run, or the name of published weights such as `r50`, which
             are downloaded once. An official `.pth` can be used, too; a file that needs more than tensors is refused, so
             loading never runs code. `hf:OWNER/NAME[@REVISION]` is a model that transformers saved on the Hugging Face
-            Hub, `hf:FOLDER` in a folder. None for the newest run in `./runs`, else `r50`.
+            Hub, `hf:FOLDER` in a folder; `hub:USER/NAME[@REVISION]` is a model that `panformer weights push` published
+            there. None for the newest run in `./runs`, else `r50`.
         device: `auto` (the GPU if there is one, else the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
         precision: `fp32`, `bf16`, `fp16`, `fast` (the fastest that the device supports) or `auto`, which is the
             commands' default, fp32. Anything but fp32 changes the results slightly.

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from panformer_cli.engine.checkpoints.hub_models import find_hub_model, is_hub_reference
 from panformer_cli.engine.checkpoints.model_folders import find_model_folder, hub_name, is_model_folder, is_reference
 from panformer_cli.engine.checkpoints.published import PUBLISHED, fetch_published, published_at
 from panformer_cli.engine.claimed_folder import LOCK
@@ -240,7 +241,8 @@ def find_checkpoint(
 
     Args:
         given: A file, the folder of a run, the name of published weights, the folder of a model as saved by
-            transformers, `hf:FOLDER` or `hf:OWNER/NAME[@REVISION]`, or None for the newest run.
+            transformers, `hf:FOLDER`, `hf:OWNER/NAME[@REVISION]`, a model of panformer on the Hub as
+            `hub:USER/NAME[@REVISION]`, or None for the newest run.
         reporter: Shows the download of published weights.
         default: Published weights to use if `given` is None and there is no run.
         announce: Called with `Checkpoint: PATH`, and why this one if the user named none, before anything else.
@@ -249,10 +251,11 @@ def find_checkpoint(
         CheckpointError: There is no such file and no such weights, or `given` is None and there is no run.
         DownloadError: The weights cannot be downloaded.
     """
-    if given is not None and is_reference(given):
-        if announce is not None:
-            announce(f"Checkpoint: {given}")
-        return find_model_folder(given, reporter)
+    for is_meant, find in ((is_reference, find_model_folder), (is_hub_reference, find_hub_model)):
+        if given is not None and is_meant(given):
+            if announce is not None:
+                announce(f"Checkpoint: {given}")
+            return find(given, reporter)
     path, weights, reason = _chosen(given, default)
     if announce is not None:
         announce(f"Checkpoint: {path}{f' ({reason})' if reason else ''}")
@@ -275,7 +278,7 @@ def published_weights_of(given: Path) -> PublishedWeights | None:
     Raises:
         CheckpointError: There is no such file and no such weights.
     """
-    return _chosen(given, None)[1]
+    return None if is_hub_reference(given) else _chosen(given, None)[1]
 
 
 def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWeights | None, str]:
@@ -300,7 +303,7 @@ def _chosen(given: Path | None, default: str | None) -> tuple[Path, PublishedWei
 def results_folder(checkpoint: Path) -> Path:
     """Return the default folder for an evaluation: beside the checkpoint or in its folder, but not in a cache."""
     weights = published_at(checkpoint)
-    name = weights.name if weights else hub_name(checkpoint)
+    name = weights.name if weights else hub_name(checkpoint) or hub_name(checkpoint.parent)
     if name is not None:
         return Path("evaluation", name)
     return (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "evaluation"

@@ -292,9 +292,10 @@ def _explained(reference: HubReference) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the name of an error, and its text if it is short."""
+    """Return the name of an error, and its text if it is short and has no header of a request, such as the token's."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if 0 < len(text) <= _LONGEST else type(error).__name__
+    shown = 0 < len(text) <= _LONGEST and "header" not in text.lower() and "bearer" not in text.lower()
+    return f"{type(error).__name__}: {text}" if shown else type(error).__name__
 
 
 def _without_copy(reference: HubReference, reason: str, folder: Path, what: str) -> DownloadError:

@@ -71,7 +71,7 @@ def test_only_files_that_are_asked_for_are_downloaded_once_and_of_one_commit(hub
     assert config.parent == weights.parent == snapshot.folder
     assert snapshot.folder.name == commit
     snapshot.fetch("config.json", Messages())
-    assert hub.fetched() == [f"user/model/{commit}/config.json"]
+    assert hub.fetched() == [f"user/model/{commit}/{name}" for name in ("config.json", "model.safetensors")]
     assert [request.method for request in hub.requests if request.server == "storage"] == ["GET"]
 
 

@@ -33,7 +33,7 @@ from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
 from panformer_cli.storage.plain_json import parse as parse_json
 from panformer_cli.storage.tensor_files import kind_of, read_header, read_state, write_tensors
-from panformer_cli.wording import listing
+from panformer_cli.wording import counted, listing
 
 _LOG = logging.getLogger(__name__)
 
@@ -323,6 +323,18 @@ def fill_model(model: PanopticModel, checkpoint: Checkpoint, weights: Mapping[st
             "that it was trained with"
         )
     model.load_state_dict(weights, strict=False)  # official files may lack BatchNorm's counters
+
+
+def check_finite(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if a model with the weights of the checkpoint has NaN or infinity in a tensor."""
+    state, official = model.state_dict(), checkpoint.official
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if bad:
+        first = official.official_name(bad[0], state) if official else bad[0]
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in {counted(len(bad), 'tensor')}; "
+            f"the first is {first}; the file is corrupt, or its training diverged; use another checkpoint"
+        )
 
 
 def check_family(expected: Recipe, actual: Recipe, what: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from panformer_cli.data.category_files import read_categories
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.engine.checkpoints.checkpoint import (
-    Checkpoint,
+    check_finite,
     is_own_checkpoint,
     load_model,
     official_checkpoint,
@@ -16,12 +16,10 @@ from panformer_cli.engine.checkpoints.checkpoint import (
 )
 from panformer_cli.engine.runs import IMPORTED, RunFolder
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.models.base import PanopticModel
 from panformer_cli.recipe_io import recipe_to_yaml
 from panformer_cli.reporting import Reporter
 from panformer_cli.storage.files import atomic_write
 from panformer_cli.storage.tensor_files import check_whole
-from panformer_cli.wording import counted
 
 
 def import_weights(
@@ -51,7 +49,7 @@ def import_weights(
     if checkpoint.categories != COCO:
         checkpoint.recipe = replace(checkpoint.recipe, published_pq=None)
     model = load_model(checkpoint)
-    _check_finite(model, checkpoint)
+    check_finite(model, checkpoint)
     save_checkpoint(out / IMPORTED, model, checkpoint.recipe, checkpoint.categories, checkpoint.progress)
     with atomic_write(RunFolder(out).recipe) as temporary:
         temporary.write_text(recipe_to_yaml(checkpoint.recipe), encoding="utf-8")
@@ -70,17 +68,4 @@ def _check_out(out: Path) -> None:
     if found and not {IMPORTED} <= found <= {IMPORTED, RunFolder(out).recipe.name}:
         raise PanformerError(
             f"--out {out} has other files than an earlier import; expected a new or empty folder; choose another folder"
-        )
-
-
-def _check_finite(model: PanopticModel, checkpoint: Checkpoint) -> None:
-    assert checkpoint.official is not None
-    state = model.state_dict()
-    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if bad:
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path} has non-finite values (NaN or infinity) in "
-            f"{counted(len(bad), 'tensor')}; the first is {checkpoint.official.official_name(bad[0], state)}; the "
-            "file is corrupt, or its training diverged; use "
-            "another checkpoint"
         )

@@ -9,6 +9,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from panformer_cli.engine.checkpoints import hub_models
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.families import check_saved_config
 from panformer_cli.reporting import Reporter
@@ -79,9 +80,14 @@ def find_model_folder(given: Path, reporter: Reporter) -> Path:
 
 
 def shown_name(path: Path) -> str:
-    """Return a checkpoint as a person names it: `hf:OWNER/NAME` for a folder in the cache of the Hub, else its path."""
-    name = hub_name(path)
-    return str(path) if name is None else f"{PREFIX}{name.replace('--', '/', 1)}"
+    """Return a checkpoint as a person names it; its path, or for one in the cache of the Hub what it was loaded as.
+
+    That is `hf:OWNER/NAME` for the folder of a model that transformers saved, `hub:OWNER/NAME` for a file.
+    """
+    for prefix, folder in ((PREFIX, path), (hub_models.PREFIX, path.parent)):
+        if name := hub_name(folder):
+            return f"{prefix}{name.replace('--', '/', 1)}"
+    return str(path)
 
 
 def recipe_name(folder: Path) -> str:

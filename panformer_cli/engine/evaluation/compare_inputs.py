@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from panformer_cli.data.coco.panoptic_pairs import PanopticPairs
+from panformer_cli.engine.checkpoints.hub_models import find_hub_model, is_hub_reference
 from panformer_cli.engine.checkpoints.model_folders import find_model_folder, is_model_folder, is_reference
 from panformer_cli.engine.checkpoints.published import PUBLISHED
 from panformer_cli.engine.evaluation.compare import (
@@ -59,7 +60,7 @@ def evaluation_of(given: Path) -> Path:
     folder = results_folder(checkpoint)
     if not (folder / METRICS).is_file():
         raise DataError(f"{given} has no evaluation in {folder}; evaluate it first: panformer evaluate {given}")
-    if not _is_evaluation_of(checkpoint, folder):
+    if not is_evaluation_of(checkpoint, folder):
         raise DataError(
             f"{folder} has the evaluation of other weights than {checkpoint}; evaluate it first: panformer evaluate "
             f"{given}; to keep both evaluations, add --out DIR and compare DIR"
@@ -81,6 +82,8 @@ def checkpoint_of(given: Path) -> Path | None:
     """Return the checkpoint that the user means; None if it is not one, but may be a result folder."""
     if is_reference(given):
         return find_model_folder(given, SilentReporter())
+    if is_hub_reference(given):
+        return find_hub_model(given, SilentReporter())
     if given.is_dir():
         if (given / METRICS).is_file():
             return None
@@ -90,7 +93,7 @@ def checkpoint_of(given: Path) -> Path | None:
     return given if given.suffix in (".safetensors", ".pth") else None
 
 
-def _is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
+def is_evaluation_of(checkpoint: Path, folder: Path) -> bool:
     """Return whether size and time of the checkpoint are those that the evaluation recorded; a run may be moved."""
     try:
         _, *stamp = parse_json((folder / METRICS).read_bytes())["settings"]["checkpoint"]
