@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     with hub_server.serving() as running:
         hub_server.connect(monkeypatch, running.url, tmp_path_factory.mktemp("hub"))
         yield running
+        import_module("huggingface_hub").close_session()  # ends the server's threads, one for each connection
 
 
 @pytest.fixture(scope="module")

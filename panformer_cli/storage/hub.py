@@ -231,6 +231,8 @@ def _bar_class(name: str, reporter: Reporter) -> type:
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread for each bar
+
         def __init__(self, *arguments: Any, total: int | None = None, initial: int = 0, **options: Any) -> None:
             super().__init__(*arguments, total=total, initial=initial, **{**options, "disable": True})
             self._shown = ExitStack()

@@ -93,8 +93,10 @@ def test_every_command_that_runs_a_model(
     assert "already complete" in capfd.readouterr().err
 
     run_command("evaluate", "hf:model", *on, "--out", "half", "--short-side", "32")
+    capfd.readouterr()
     run_command("evaluate", "compare", "hf:model", "half", "--bootstrap", "5", "--json")
-    assert json.loads(capfd.readouterr().out.rpartition("Checkpoint A: model")[2] or "{}") is not None
+    compared = json.loads(capfd.readouterr().out)
+    assert [compared[side]["name"] for side in "ab"] == ["hf:model", "half"]
     run_command("evaluate", "tune", "hf:model", *on)
     assert json.loads(Path("model/tuning/tune.json").read_text())["searched"]["images"] == 2
     run_command("evaluate", "robustness", "hf:model", *on, "--corruptions", "fog", "--severity", "1", "--out", "fog")

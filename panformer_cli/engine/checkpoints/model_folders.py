@@ -64,6 +64,7 @@ def find_model_folder(given: Path, reporter: Reporter) -> Path:
     text = given.as_posix().removeprefix(PREFIX)
     folder = Path(text).expanduser()
     if text and folder.is_dir():
+        check_saved_config(folder)
         return folder
     if text and (folder.is_file() or _LOOKS_LIKE_A_PATH.match(text)):
         found = "is a file" if folder.is_file() else "does not exist"
