@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def weights() -> None:
     """List, download, import or average weights.
 
-    Published weights are those of the authors of Panoptic SegFormer. Their names can be used anywhere a checkpoint is
-    expected; the file is downloaded on first use.
+    Published weights are those of the authors of Panoptic SegFormer and of K-Net. Their names can be used anywhere a
+    checkpoint is expected; the file is downloaded on first use.
 
     \b
     panformer weights list

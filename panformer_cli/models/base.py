@@ -259,6 +259,27 @@ class PanopticModel(nn.Module, ABC):
             self.backbone.to(memory_format=torch.channels_last)
 
 
+class InferenceOnlyModel(PanopticModel):
+    """A model of a family that cannot be trained (`Family.trainable` is False)."""
+
+    def forward(self, batch: Batch, counts: LossCounts) -> dict[str, Tensor]:
+        """Raise PanformerError; see `PanopticModel.forward`."""
+        del batch, counts
+        raise PanformerError(INFERENCE_ONLY)
+
+    def parameter_groups(self, settings: TrainSettings) -> list[ParameterGroup]:
+        """Raise PanformerError; see `PanopticModel.parameter_groups`."""
+        del settings
+        raise PanformerError(INFERENCE_ONLY)
+
+    def class_rows(self) -> dict[str, range]:
+        """Raise PanformerError; see `PanopticModel.class_rows`."""
+        raise PanformerError(INFERENCE_ONLY)
+
+
+INFERENCE_ONLY = "models of this family are inference only: they have no losses; train a model of another family"
+
+
 class InferenceModule(nn.Module):
     """A module whose forward pass takes and returns only tensors, for exporters to trace.
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from panformer_cli.models.hugging_face.family import HuggingFaceFamily
 from panformer_cli.models.hugging_face.settings import FAMILY as HUGGING_FACE
+from panformer_cli.models.knet.family import KNetFamily
+from panformer_cli.models.knet.settings import FAMILY as KNET
 from panformer_cli.models.panoptic_segformer.family import PanopticSegFormerFamily
 from panformer_cli.models.panoptic_segformer.settings import FAMILY as PANOPTIC_SEGFORMER
 from panformer_cli.settings import InferenceSettings, ModelSettings
@@ -88,6 +90,7 @@ class Family(Protocol):
 
 FAMILIES: dict[str, Family] = {
     PANOPTIC_SEGFORMER: PanopticSegFormerFamily(),
+    KNET: KNetFamily(),
     HUGGING_FACE: HuggingFaceFamily(),
 }
 
