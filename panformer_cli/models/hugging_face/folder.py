@@ -163,13 +163,13 @@ def _data_settings(
     if architecture.rounding == "square":
         side = config.get("image_size", USUAL_SQUARE)
         if type(side) is not int:
-            raise CheckpointError(f"{folder / CONFIG}: image_size is {short(side)}; expected a side in pixels")
+            raise CheckpointError(f"{folder / CONFIG}: image_size is {short(side)}; expected a number of pixels")
         sides = (side, side)
     else:
         sides = preprocessing.sides or architecture.sides.get(data_set, architecture.sides[""])
     try:
         return DataSettings(short_side=sides[0], long_side=sides[1])
-    except (RecipeError, TypeError) as error:
+    except RecipeError as error:
         raise CheckpointError(f"checkpoint {folder}: the sides of its input cannot be used ({error})") from error
 
 
