@@ -47,6 +47,7 @@ class TrainingStep:
         torch.manual_seed(0)
         self.recipe, self.device, self.counts = recipe, device, LossCounts(things, STUFF)
         model = build_model(recipe.model, recipe.inference, COCO, pretrained=False)
+        model.freeze(recipe.train.freeze)
         self.model: PanopticModel = model.to(device).train()
         self.optimizer = build_optimizer(self.model, recipe.train)
         self.batch = random_batch(size, batch, things).to(device)
@@ -176,9 +177,9 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str], least_repeat: i
     return arguments
 
 
-def step_of(arguments: argparse.Namespace, things: int) -> TrainingStep:
-    """Return the model, optimizer and batch that the options describe."""
-    overrides = [f"train.precision={arguments.precision}", "model.backbone_weights=none"]
+def step_of(arguments: argparse.Namespace, things: int, settings: Sequence[str] = ()) -> TrainingStep:
+    """Return the model, optimizer and batch that the options describe; `settings` as for `--set`."""
+    overrides = [f"train.precision={arguments.precision}", "model.backbone_weights=none", *settings]
     recipe = load_recipe(arguments.recipe, overrides)
     device = device_of(ProcessOptions(device=arguments.device))  # keeps freed memory, like training
     return TrainingStep(recipe, arguments.size, arguments.batch, device, things)

@@ -12,6 +12,7 @@ import torch
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.patterns import scene_categories
+from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.models.backbones.known import has_batch_norm
 from panformer_cli.models.backbones.normalization import differs_from_ours, pretrained_statistics
 from panformer_cli.models.build import build_model
@@ -192,6 +193,20 @@ def test_convnext_recipes_differ_from_r50_in_the_backbone_and_its_learning_rates
     assert replace(other.model, backbone="resnet50", frozen_stages=2, drop_path=0.0) == r50.model
     assert replace(other.train, layer_decay=1.0) == r50.train
     assert other.data == r50.data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *DINOV3])
+def test_the_stem_of_a_convnext_has_the_learning_rate_that_the_recipe_states(name: str) -> None:
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe.model, recipe.inference, COCO, pretrained=False)
+    rates = [group["lr"] for group in build_optimizer(model, recipe.train).param_groups]
+    stated = re.search(r"# (\d+) layers: the stem has ([\d.]+) of", built_in_recipes()[name].read_text())
+    assert stated is not None
+    slow = recipe.train.lr * recipe.train.slow_lr_factor
+    assert len(rates) == int(stated[1]) + 2  # and the encoder and decoders at two rates
+    assert f"{min(rates) / slow:.2f}" == stated[2]
 
 
 @every_recipe
