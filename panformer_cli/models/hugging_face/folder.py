@@ -163,7 +163,7 @@ def _data_settings(
     if architecture.rounding == "square":
         side = config.get("image_size", USUAL_SQUARE)
         if type(side) is not int:
-            raise CheckpointError(f"{folder / CONFIG}: image_size is {short(side)}; expected a number of pixels")
+            raise CheckpointError(f"{folder / CONFIG}: image_size is {short(side)}; expected a side in pixels")
         sides = (side, side)
     else:
         sides = preprocessing.sides or architecture.sides.get(data_set, architecture.sides[""])
