@@ -65,14 +65,17 @@ def test_every_command_runs_k_net(
     predictions = json.loads((results / "panoptic.json").read_text())
     assert len(predictions["annotations"]) == 3
     assert any(row["segments_info"] for row in predictions["annotations"])
-    run_command("evaluate", "predictions", results, "--data", data, "--split", "val", "--out", tmp_path / "again")
+    truth = data / "annotations" / "panoptic_val.json"
+    run_command(
+        "evaluate", "predictions", results / "panoptic.json", "--annotations", truth, "--out", tmp_path / "again"
+    )
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["panoptic"]["all"]["pq"] == pytest.approx(metrics["panoptic"]["all"]["pq"])
     run_command("visualize", "--predictions", results / "panoptic.json", "--images", images, "--out", tmp_path / "page")
     assert (tmp_path / "page" / "index.html").is_file()
 
     compared = tmp_path / "comparison"
-    run_command("evaluate", "compare", tmp_path / "evaluation", tmp_path / "again", "--out", compared)
+    run_command("evaluate", "compare", tmp_path / "evaluation", tmp_path / "again", "--report", compared)
     capsys.readouterr()
     recipe = checkpoint.with_name("recipe.yaml")
     run_command("benchmark", recipe, "--size", "64x64", "--repeat", "1", "--device", "cpu", "--json")
