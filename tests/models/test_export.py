@@ -70,11 +70,17 @@ def test_an_exported_model_takes_other_sizes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["pvt_v2_b0", "timm/convnext_atto"])
-def test_an_exported_backbone_takes_other_sizes(backbone: str) -> None:
-    """Without encoder and decoders, which take most of the time. Images are padded to a multiple of 32 for ConvNeXt."""
+@pytest.mark.parametrize(
+    ("backbone", "blocks"), [("pvt_v2_b0", 1), ("timm/convnext_atto", 1), ("timm/tf_efficientnet_lite0", 9)]
+)
+def test_an_exported_backbone_takes_other_sizes(backbone: str, blocks: int) -> None:
+    """Without encoder and decoders, which take most of the time.
+
+    Images are padded to a multiple of 32 for ConvNeXt. The convolutions of `tf_efficientnet_lite0` pad their input by
+    what its size needs.
+    """
     model = small_model(backbone=backbone).eval()
-    shorten_stages(model.backbone, 1)
+    shorten_stages(model.backbone, blocks)
     scramble(model)
     levels = nn.Sequential(model.backbone, model.neck)
     with torch.no_grad():
