@@ -15,6 +15,7 @@ from panformer_cli.api.options import changes_of, check_range, checkpoint_of, in
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
 from panformer_cli.api.tracking import frames_of, tracked
+from panformer_cli.api.wording import python_errors
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.combined.choose import predictor_of
@@ -54,6 +55,7 @@ class LoadOptions:
     output: OutputOptions
 
 
+@python_errors
 def load(
     checkpoint: str | PathLike[str] | None = None,
     *,
@@ -99,7 +101,7 @@ def load(
         settings: Other settings of inference, as `inference={"top_k": 50}`.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it cannot be used.
+        CheckpointError: The checkpoint does not exist or cannot be used.
         RecipeError: A setting does not exist or has an invalid value.
         PanformerError: An argument is out of range, the device is not available or does not support the precision, the
             model has no such category or does not support an option, or a download fails.
