@@ -165,7 +165,7 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     assert "it has no weights; expected model.safetensors" in message()
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "only pytorch_model.bin, and panformer loads no pickles" in message()
+    assert "it has its weights only as pytorch_model.bin" in message()
     write(tmp_path, ["a"], ("network.a", "network.b"))
     assert "original EoMT repository" in message()
     (tmp_path / "config.json").write_text('{"model_type": ')
