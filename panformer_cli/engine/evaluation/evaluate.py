@@ -147,8 +147,7 @@ def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) 
 
 def finds_no_things(metrics: dict[str, Any]) -> bool:
     """Return whether an evaluation has no predicted thing, but things in its ground truth."""
-    things = {row["id"] for row in metrics["categories"] if row["isthing"]}
-    rows = [row for number, row in metrics["panoptic"]["per_class"].items() if int(number) in things]
+    rows = [row for row in metrics["panoptic"]["per_class"].values() if row["is_thing"]]
     return any(row["fn"] for row in rows) and not any(row["tp"] or row["fp"] for row in rows)
 
 
