@@ -30,7 +30,7 @@ class ModelSettings(Section):
     section = "model"
 
     family: str = ""
-    """Model family: `panoptic_segformer`, the only one so far."""
+    """Model family: `panoptic_segformer`, or `knet`, which is for inference only."""
     backbone: str = "resnet50"
     """Backbone with feature maps at strides 8, 16 and 32: `resnet18`, `resnet50`, `resnet101`, `pvt_v2_b0`,
     `pvt_v2_b2`, `pvt_v2_b5`, `swin_tiny`, `swin_large`, or `timm/<model>` for any other suitable timm model."""

@@ -16,9 +16,10 @@ from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.models.backbones.known import has_batch_norm
 from panformer_cli.models.backbones.normalization import differs_from_ours, pretrained_statistics
 from panformer_cli.models.build import build_model
+from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
+from panformer_cli.models.knet.settings import KNetSettings, WinnerSettings
 from panformer_cli.models.panoptic_segformer.settings import MergingSettings, PanopticSegFormerSettings
-from panformer_cli.recipe import Recipe
-from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_to_dict
+from panformer_cli.recipe_io import built_in_recipes, load_recipe, recipe_from_dict, recipe_to_dict
 from panformer_cli.settings import DataSettings, TrainSettings
 from panformer_cli.storage import plain_yaml
 from tests.conftest import REPOSITORY
@@ -31,6 +32,10 @@ PUBLISHED = {
     "pvtv2b2": 52.5,
     "pvtv2b5": 55.6,
     "swinl": 55.8,
+    "knet_r50_1x": 44.3,
+    "knet_r50": 47.1,
+    "knet_r101": 48.4,
+    "knet_swinl": 54.6,
 }
 SMALL = ("tiny", "coco_mini")
 DINOV3 = tuple(f"convnext_{size}_dinov3" for size in ("tiny", "small", "base", "large"))
@@ -56,7 +61,8 @@ def test_the_header_describes_command_data_hardware_and_results(path: Path) -> N
     assert re.match(rf"# {path.stem}: \S.*\.\n", header)
     for entry in ("command", "data", "hardware", "published"):
         assert re.search(rf"^# {entry}: +\S", header, re.MULTILINE), entry
-    assert f"panformer train {path.stem} " in header
+    is_trained = FAMILIES[load_recipe(str(path)).model.family].trainable
+    assert (f"panformer train {path.stem} " if is_trained else f" --checkpoint {path.stem} ") in header
     if path.stem in PUBLISHED:
         assert f"PQ {PUBLISHED[path.stem]} on COCO val2017" in header
         assert "not measured" in header
@@ -66,7 +72,8 @@ def test_the_header_describes_command_data_hardware_and_results(path: Path) -> N
 
 @every_recipe
 def test_a_recipe_contains_only_differences_from_the_defaults(path: Path) -> None:
-    defaults = recipe_to_dict(Recipe())
+    defaults = recipe_to_dict(recipe_from_dict({"model": {"family": load_recipe(str(path)).model.family}}, "defaults"))
+    defaults["model"]["family"] = DEFAULT_FAMILY
     for key, value in plain_yaml.parse(path.read_text()).items():
         stated = value.items() if isinstance(value, dict) else [(None, value)]
         same = [name for name, item in stated if item == (defaults[key][name] if name else defaults[key])]
@@ -143,6 +150,32 @@ def test_differences_of_the_other_recipes_from_r50(
     assert other.data == r50.data
     expected = replace(r50.train, epochs=12, drop_epochs=(8,)) if name == "r50_1x" else r50.train
     assert other.train == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("knet_r50_1x", "resnet50"),
+        ("knet_r50", "resnet50"),
+        ("knet_r101", "resnet101"),
+        ("knet_swinl", "swin_large"),
+    ],
+)
+def test_the_recipes_of_k_net(name: str, backbone: str) -> None:
+    """The settings in docs/knet.md."""
+    recipe, r50 = load_recipe(name), load_recipe("r50")
+    assert recipe.model == KNetSettings(
+        family="knet",
+        backbone=backbone,
+        frozen_stages=0 if backbone == "swin_large" else 2,
+        embed_dim=256,
+        heads=8,
+        feedforward_dim=2048,
+        stages=3,
+        thing_kernels=100,
+    )
+    assert recipe.inference == WinnerSettings(score_threshold=0.3, won_threshold=0.6)
+    assert (recipe.data.short_side, recipe.data.long_side) == (r50.data.short_side, r50.data.long_side)
 
 
 @pytest.mark.parametrize("name", SMALL)

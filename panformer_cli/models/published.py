@@ -35,10 +35,10 @@ class PublishedWeights:
         folder: URL of the folder that contains it.
         backbone: display name of the backbone.
         pq: published PQ on COCO val2017, in percent.
-        pq_things: published PQ of things.
-        pq_stuff: published PQ of stuff.
+        pq_things: published PQ of things; None if it is not published.
+        pq_stuff: published PQ of stuff; None if it is not published.
         size: expected size in bytes; None if it is not published.
-        sha256: expected SHA-256 as hexadecimal digits; None if it is not published.
+        sha256: expected SHA-256 as hexadecimal digits, or the first digits of it; None if it is not published.
         robustness: published PQ on corrupted images.
     """
 
@@ -47,8 +47,8 @@ class PublishedWeights:
     folder: str
     backbone: str
     pq: float
-    pq_things: float
-    pq_stuff: float
+    pq_things: float | None = None
+    pq_stuff: float | None = None
     size: int | None = None
     sha256: str | None = None
     robustness: PublishedRobustness | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, read_checkpoint
+from panformer_cli.engine.checkpoints.checkpoint import Checkpoint, check_backbone, check_family, read_checkpoint
 from panformer_cli.engine.checkpoints.run_checkpoints import check_same_model, checkpoint_to_resume
 from panformer_cli.engine.claimed_run import new_run, resumed_run
 from panformer_cli.engine.distributed.runtime import Process
@@ -117,6 +117,7 @@ def _train(
         limit = TimeLimit(options.time_limit, spent=seconds_since_launch())
     checkpoint = read_checkpoint(origin) if origin is not None else None
     if checkpoint is not None and not options.resume:
+        check_family(recipe, checkpoint.recipe, f"--init-from: {checkpoint.path}")
         check_backbone(recipe.model.backbone, checkpoint)
     if options.fit_memory is not None and not options.resume:
         recipe = fit_memory(recipe, options.fit_memory, process, reporter)
