@@ -328,7 +328,7 @@ def test_segments_can_be_selected(run: Path) -> None:
         ({"tile_overlap": 8}, PanformerError, "^tile_overlap needs tile N, the side of a tile"),
         ({"classes": "rde"}, PanformerError, "no category 'rde' .did you mean red"),
         ({"colors": "blue"}, PanformerError, "colors is 'blue'; expected standard or safe"),
-        ({"tile_overlap": 8}, PanformerError, "tile-overlap needs --tile"),
+        ({"tile_overlap": 8}, PanformerError, "tile_overlap needs tile"),
         ({"tta": "flop"}, PanformerError, "tta is 'flop'"),
         ({"tile": 512}, PanformerError, "the model family color does not predict scored masks"),
         ({"inference": {"min_score": object()}}, RecipeError, "min_score is a object: expected a number"),
