@@ -53,7 +53,8 @@ def benchmark(model: str, size: str, as_json: bool, **options: Any) -> None:
     """Measure the speed and memory of a model from image file to results, stage by stage.
 
     A RECIPE, a name or a YAML file, gets random weights; nothing is downloaded. r50 always means the recipe: to
-    benchmark published weights, give their file. A CHECKPOINT is a file or a run folder.
+    benchmark published weights, give their file. A CHECKPOINT is a file, a run folder, or a model that transformers
+    saved, hf:OWNER/NAME or hf:FOLDER.
 
     A newly initialized model detects nothing. Therefore, the last layers of random weights are scaled until about as
     many candidates pass the score threshold as in a photo. Their masks are noise, and most are discarded; the number of

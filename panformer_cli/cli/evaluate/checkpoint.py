@@ -53,7 +53,8 @@ def checkpoint(
 ) -> None:
     """Evaluate a checkpoint; this is the default command.
 
-    CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
+    CHECKPOINT is a file, a run folder, the name of published weights, or a model that transformers saved, hf:OWNER/NAME
+    or hf:FOLDER. [default: the newest run in ./runs]
 
     Prints PQ, SQ and RQ overall, for things, for stuff, by class and by size, and where PQ was lost. Writes these
     results, and the predictions as panoptic PNGs and JSON in COCO format.

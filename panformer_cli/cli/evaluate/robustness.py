@@ -49,7 +49,8 @@ def robustness(
 ) -> None:
     """Evaluate a checkpoint on corrupted images.
 
-    CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
+    CHECKPOINT is a file, a run folder, the name of published weights, or a model that transformers saved, hf:OWNER/NAME
+    or hf:FOLDER. [default: the newest run in ./runs]
 
     Prints PQ under blur, noise, weather and digital corruptions (docs/robustness.md). If interrupted, rerun the same
     command to resume. `panformer evaluate CHECKPOINT --corruptions all` is equivalent.

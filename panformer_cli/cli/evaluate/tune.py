@@ -27,7 +27,8 @@ from panformer_cli.cli.tables import print_tuning
 def tune(out: Path | None, save: bool, as_json: bool, model: ModelOptions) -> None:
     """Tune the merging thresholds of a checkpoint.
 
-    CHECKPOINT is a file, a run folder or the name of published weights. [default: the newest run in ./runs]
+    CHECKPOINT is a file, a run folder, the name of published weights, or a model that transformers saved, hf:OWNER/NAME
+    or hf:FOLDER. [default: the newest run in ./runs]
 
     The model runs once over the split. A random half of the images is used to search for the best thresholds of score,
     thing overlap and stuff overlap, the other half to measure the gain with a confidence interval. --save writes
