@@ -110,6 +110,7 @@ def _config(family: str, size: tuple[int, int]) -> dict[str, Any]:
     """Return transformers' default config of a family with ResNet-50, where it can have that, and 133 classes."""
     import transformers as hf
 
+    hf.logging.set_verbosity_error()  # it warns of ResNet-50, which MaskFormer and Mask2Former were published with
     backbone = {"backbone_config": hf.ResNetConfig.from_dict({"out_features": [f"stage{n}" for n in range(1, 5)]})}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "maskformer": (hf.MaskFormerConfig, backbone),

@@ -8,7 +8,9 @@ import random
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -27,17 +29,17 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 os.environ.pop("COLUMNS", None)
 
 
-def use_checkout() -> None:
-    """Let `import panformer` find this checkout: only an installation maps the name to its folder."""
-    folder = REPOSITORY / "panformer_cli" / "python"
-    spec = spec_from_file_location("panformer", folder / "__init__.py", submodule_search_locations=[str(folder)])
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["panformer"] = module
-    spec.loader.exec_module(module)
+class Checkout(MetaPathFinder):
+    """Lets `import panformer` find this checkout: only an installation maps the name to its folder."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        if fullname != "panformer":
+            return None
+        folder = REPOSITORY / "panformer_cli" / "python"
+        return spec_from_file_location(fullname, folder / "__init__.py", submodule_search_locations=[str(folder)])
 
 
-use_checkout()
+sys.meta_path.insert(0, Checkout())  # imports it when a test does, which takes seconds
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_a_cut_download_resumes_and_the_storage_gets_no_token(hub: HubServer, mo
     hub.add("user/private", FILES, private=True)
     hub.failures.append(Failure("GET", "/objects/", cut=1000))
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100)  # it resumes after a whole chunk
+    with suppress(Exception):  # huggingface_hub 1 resumes when it is called again
+        fetch("model.safetensors", name="user/private")
     assert fetch("model.safetensors", name="user/private") == FILES["model.safetensors"]
     assert [request.headers.get("range") for request in hub.requests if request.server == "storage"][1] == "bytes=1000-"
     assert all((request.token == TOKEN) == (request.server == "hub") for request in hub.requests)

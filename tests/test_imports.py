@@ -44,7 +44,7 @@ MODEL_ORDER = (
     "hugging_face/(architectures|settings|query_masks)",
     "hugging_face/(preprocessor|input_image|labels|merging|detr_merging|instances|transformers_merging)",
     "hugging_face/(prediction|threshold_cache)",
-    "hugging_face/model",
+    "hugging_face/(model|random_weights)",
     "hugging_face/(folder|loading|family)",
     "(families|build)",
 )

@@ -228,10 +228,11 @@ def push_weights(
     from panformer_cli.console import RichReporter
     from panformer_cli.engine.checkpoints.hub_models import PREFIX
     from panformer_cli.engine.publishing.push import PushRequest, push, write_folder
-    from panformer_cli.engine.runs import find_checkpoint
+    from panformer_cli.engine.runs import check_can_be_changed, find_checkpoint
     from panformer_cli.storage.hub_upload import Destination
 
     reporter = RichReporter()
+    check_can_be_changed(checkpoint)
     path = find_checkpoint(checkpoint, reporter, announce=announcer(as_json, reporter))
     request = PushRequest(path, repository, license_name, data_name, evaluation)
     if out is not None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from panformer_cli.models.families import FAMILIES
 from tests.color_family import FAMILY, ColorFamily, color_checkpoint
@@ -161,9 +162,17 @@ def test_a_dry_run_replaces_nothing(work: Path, capsys: pytest.CaptureFixture[st
     assert files_of(work / "dry") == {"mine.txt": b"mine"}
 
 
-def test_only_checkpoints_of_panformer_are_published(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
-
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("run.pth", "run.pth is not a checkpoint of panformer; convert it first, if its license"),
+        ("hf:facebook/model", "hf:facebook/model: models that transformers saved can be run"),
+    ],
+)
+def test_only_checkpoints_of_panformer_are_published(
+    given: str, problem: str, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save({"a": torch.ones(1)}, work / "run.pth")
-    assert run("weights", "push", "run.pth", "--repo", "user/model", "--license", "mit", "--dry-run", "--out", "x") == 2
-    assert "run.pth is not a checkpoint of panformer; convert it first, if its license" in capsys.readouterr().err
+    assert run("weights", "push", given, "--repo", "user/model", "--license", "mit", "--dry-run", "--out", "x") == 2
+    assert problem in capsys.readouterr().err
+    assert not (work / "x").exists()

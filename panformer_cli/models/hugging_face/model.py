@@ -133,6 +133,12 @@ class HuggingFaceModel(PanopticModel):
             return {"transformer": self.network}
         return {name: self.network.get_submodule(path) for name, path in self.architecture.stages.items()}
 
+    def spread_scores(self, image: Tensor, settings: QueryMergingSettings) -> None:
+        """Rescale the class head; see `PanopticModel.spread_scores`."""
+        from panformer_cli.models.hugging_face.random_weights import spread_scores  # imports this module
+
+        spread_scores(self, image, settings)
+
     def parts(self) -> dict[str, list[nn.Module]]:
         """Return nothing: the parts matter in training only."""
         return {}

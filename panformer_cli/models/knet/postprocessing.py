@@ -186,7 +186,7 @@ def scored_masks(output: KNetOutput, image: int, size: tuple[int, int], num_thin
     thing_kernels = kernels - (classes - num_things)
     things = probabilities[:thing_kernels, :num_things]
     stuff = np.diagonal(probabilities[thing_kernels:, num_things:])
-    inside = ~output.padding_mask[image]
+    inside = ~output.padding_mask[image].cpu()
     return ScoredMasks(
         scores=np.concatenate([things.max(axis=1), stuff]),
         labels=np.concatenate([things.argmax(axis=1), np.arange(num_things, classes)]),

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from panformer_cli.data.coco.coco_categories import COCO
+from panformer_cli.engine.benchmarking.random_model import random_model
 from panformer_cli.engine.combined.choose import with_options
 from panformer_cli.engine.combined.options import InferenceOptions, View
 from panformer_cli.engine.inference import Predictor
@@ -23,6 +24,7 @@ from panformer_cli.errors import CheckpointError, PanformerError, RecipeError
 from panformer_cli.models.families import FAMILIES, read_saved_folder
 from panformer_cli.models.hugging_face.architectures import ARCHITECTURES, ArchitectureName
 from panformer_cli.models.hugging_face.folder import HuggingFaceFolder
+from panformer_cli.models.hugging_face.prediction import QueryPrediction
 from panformer_cli.models.hugging_face.settings import HuggingFaceSettings, QueryMergingSettings
 from panformer_cli.recipe import Recipe
 from panformer_cli.recipe_io import recipe_from_dict, recipe_to_dict
@@ -156,6 +158,21 @@ def test_a_network_is_built_with_random_weights(save: Save) -> None:
         family.build(replace(eomt.model, labels=(1, 2)), eomt.inference, COCO, "auto")
     with pytest.raises(RecipeError, match="model.labels has 12"):
         family.build(replace(eomt.model, labels=(12,) * 133), eomt.inference, COCO, "auto")
+
+
+@pytest.mark.parametrize("name", ["mask2former", "eomt", "oneformer", "detr"])
+def test_random_weights_keep_queries(name: ArchitectureName, tmp_path: Path) -> None:
+    """`benchmark` would otherwise time a merging that has nothing to do."""
+    tiny_network(name, num_labels=133).config.save_pretrained(tmp_path)
+    settings = HuggingFaceSettings(architecture=name, config=str(tmp_path / "config.json"))
+    if name == "detr":
+        settings = replace(settings, labels=(-1,) * 250)
+    recipe = Recipe(model=settings, inference=QueryMergingSettings())
+    model = random_model(recipe, COCO)
+    predictor = Predictor(model, replace(recipe, data=replace(recipe.data, short_side=128)), torch.device("cpu"))
+    prediction = predictor(noise(128, 128))
+    assert isinstance(prediction, QueryPrediction)
+    assert len(prediction.masks.kept(0.8).queries) >= 10
 
 
 def test_options_that_the_family_does_not_have(save: Save) -> None:
