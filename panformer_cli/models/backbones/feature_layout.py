@@ -83,6 +83,7 @@ def _layout(model: str) -> FeatureLayout:
 
 @cache
 def _layout_of_architecture(architecture: str) -> FeatureLayout:
+    other_sizes = ""  # of its maps, for an image that is not padded
     for options in OPTIONS:
         try:
             with torch.device("meta"):
@@ -93,11 +94,15 @@ def _layout_of_architecture(architecture: str) -> FeatureLayout:
             raise _Unsuitable("cannot be used by timm as a feature extractor") from error
         positions = _positions(body.feature_info.reduction())
         for multiple in MULTIPLES:
-            channels_last = _probe(body, positions, multiple)
+            try:
+                channels_last = _probe(body, positions, multiple)
+            except _Unsuitable as error:
+                other_sizes = other_sizes or str(error)
+                continue
             if channels_last is not None:
                 indices = tuple(body.feature_info.out_indices[position] for position in positions)
                 return FeatureLayout(indices, channels_last, multiple, options)
-    raise _Unsuitable("does not accept images of any height and width")
+    raise _Unsuitable(other_sizes or "does not accept images of any height and width")
 
 
 def _positions(strides: list[int]) -> list[int]:
@@ -109,7 +114,11 @@ def _positions(strides: list[int]) -> list[int]:
 
 
 def _probe(body: Any, positions: list[int], multiple: int) -> bool | None:
-    """Return whether channels come last; None if images padded to this multiple give no maps of the right sizes."""
+    """Return whether channels come last; None if the model fails on images that are padded to this multiple.
+
+    Raises:
+        _Unsuitable: The maps do not have the sizes of the image divided by the strides.
+    """
     height, width = (math.ceil(side / multiple) * multiple for side in PROBE_SIZE)
     try:
         features = body(torch.zeros(1, 3, height, width, device="meta"))
@@ -122,7 +131,12 @@ def _probe(body: Any, positions: list[int], multiple: int) -> bool | None:
         return False
     if shapes == [(*size, channels[position]) for position, size in zip(positions, sizes, strict=True)]:
         return True
-    return None
+    found = ", ".join("x".join(map(str, shape)) for shape in shapes)
+    expected = ", ".join(f"{rows}x{columns}" for rows, columns in sizes)
+    raise _Unsuitable(
+        f"has feature maps of the shapes {found} for an image of {height}x{width} pixels, but the sizes {expected} "
+        f"are needed at strides {', '.join(map(str, STRIDES))}"
+    )
 
 
 def _advice(model: str) -> str:

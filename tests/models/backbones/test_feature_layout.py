@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 
 from panformer_cli.cli.main import main
 from panformer_cli.errors import PanformerError
+from panformer_cli.models.backbones.build import build_backbone
 from panformer_cli.models.backbones.feature_layout import EXAMPLES, FeatureLayout, check_backbone_name, feature_layout
 
 
@@ -31,6 +33,9 @@ def refusal(name: str) -> str:
         ("timm/levit_128s", "has feature maps at strides 16, 32, 64, but 8, 16, 32 are needed; "),
         ("timm/botnet26t_256", "does not accept images of any height and width; "),
         ("timm/coat_tiny", "does not accept images of any height and width; "),
+        ("timm/inception_v3", "but the sizes 10x19, 5x10, 3x5 are needed at strides 8, 16, 32; "),
+        ("timm/convmixer_768_32", "has feature maps at strides 7, 7, 7, but 8, 16, 32 are needed; "),
+        ("timm/crossvit_tiny_240", "has feature maps at strides 12, 17, but 8, 16, 32 are needed; "),
     ],
 )
 def test_an_unsuitable_model(name: str, reason: str) -> None:
@@ -80,6 +85,33 @@ def test_the_examples_of_the_error_can_be_used(example: str) -> None:
 def test_published_names_need_no_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(timm, "create_model")
     check_backbone_name(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dpn48b",
+        "efficientvit_b0",
+        "hgnetv2_b0",
+        "legacy_seresnet18",
+        "mobilevit_xxs",
+        "nf_resnet26",
+        "repvit_m0_9",
+        "resnest14d",
+        "skresnet18",
+        "tf_mixnet_s",
+    ],
+)
+def test_models_of_many_families_give_maps_and_train_all_their_weights(name: str) -> None:
+    """On the meta device. A weight without a gradient would block distributed training."""
+    with torch.device("meta"):
+        backbone = build_backbone(f"timm/{name}", 0.0, None, False).train()
+        features = backbone(torch.empty(2, 3, 75, 150))
+    sizes = [(channels, *size) for channels, size in zip(backbone.channels, [(10, 19), (5, 10), (3, 5)], strict=True)]
+    assert [tuple(feature.shape[1:]) for feature in features] == sizes
+    torch.stack([feature.square().mean() for feature in features]).sum().backward()
+    assert [key for key, parameter in backbone.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.slow
