@@ -526,7 +526,10 @@ def test_the_folder_of_another_run(folder: Path, capsys: pytest.CaptureFixture[s
         ([*VISUALIZE, "--out", "file/new"], ["file/new", "Not a directory"]),
         ([*VISUALIZE, "--out", "file"], ["'file'", "is a file"]),
         (["prepare-data", "scenes", "--out", "file"], ["cannot write scenes to file: Not a directory"]),
-        (["predict", "none.jpg", *PREDICT[2:]], ["no such image, folder or pattern: none.jpg; give image files"]),
+        (
+            ["predict", "none.jpg", *PREDICT[2:]],
+            ["no such image, video, folder or pattern: none.jpg; give image files"],
+        ),
         (["predict", "x" * 300, *PREDICT[2:]], ["cannot be the name of a file: it is too long; expected a path"]),
         (["predict", "empty", *PREDICT[2:]], ["the folder empty has no images; expected files with the suffixes ."]),
         (["visualize", "--run", "empty"], ["empty/metrics.jsonl cannot be read: No such file"]),

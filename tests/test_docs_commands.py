@@ -108,6 +108,7 @@ NOT_RUN = {
     "pip install opencv-python-headless": INSTALLS,
     "python3 -m venv .venv": INSTALLS,
     "pip install 'panformer[tensorboard]'": INSTALLS,
+    "pip install 'panformer[hf]'": INSTALLS,
     "panformer predict https://host/a.jpg --out results --checkpoint r50": "reads an image from a server",
     "panformer predict s3://bucket/photos --out /shared/results --checkpoint r50 --engine ray": "reads an object store",
     "panformer predict photos/ --out /shared/results --checkpoint r50 --engine ray --actors 8 --actor-cpus 4 "

@@ -34,7 +34,7 @@ OUTPUT_MODULES: dict[str, tuple[str, ...]] = {
 MODEL_ORDER = (
     "layers",
     "backbones",
-    "(base|candidates|official|published)",
+    "(base|candidates|official|published|saved_model)",
     "panoptic_segformer/(neck|encoder|location_decoder|mask_decoder|query_selection|output)"
     "|knet/(pyramid|fusion|initial_kernels|kernel_update|output)",
     "panoptic_segformer/(matcher|criterion)",

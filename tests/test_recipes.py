@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.scenes.patterns import scene_categories
+from panformer_cli.engine.training.optimizer import build_optimizer
 from panformer_cli.models.backbones.known import has_batch_norm
+from panformer_cli.models.backbones.normalization import differs_from_ours, pretrained_statistics
 from panformer_cli.models.build import build_model
 from panformer_cli.models.families import DEFAULT_FAMILY, FAMILIES
 from panformer_cli.models.knet.settings import KNetSettings, WinnerSettings
@@ -34,7 +37,9 @@ PUBLISHED = {
     "knet_r101": 48.4,
     "knet_swinl": 54.6,
 }
-OURS = ("tiny", "coco_mini")
+SMALL = ("tiny", "coco_mini")
+DINOV3 = tuple(f"convnext_{size}_dinov3" for size in ("tiny", "small", "base", "large"))
+OURS = (*SMALL, "convnext_tiny", "convnext_base", *DINOV3, "efficientnet_lite0")
 
 every_recipe = pytest.mark.parametrize("path", built_in_recipes().values(), ids=str)
 
@@ -173,11 +178,45 @@ def test_the_recipes_of_k_net(name: str, backbone: str) -> None:
     assert (recipe.data.short_side, recipe.data.long_side) == (r50.data.short_side, r50.data.long_side)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", SMALL)
 def test_small_recipes_need_no_download_and_freeze_nothing(name: str) -> None:
     model = load_recipe(name).model
     assert (model.backbone_weights, model.frozen_stages) == ("none", 0)
     assert model.frozen_batch_norm == (has_batch_norm(model.backbone) is False)
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *DINOV3])
+def test_convnext_recipes_differ_from_r50_in_the_backbone_and_its_learning_rates(name: str) -> None:
+    r50, other = load_recipe("r50"), load_recipe(name)
+    size, tag = name.split("_")[1], "dinov3_lvd1689m" if name in DINOV3 else "fb_in22k"
+    assert other.model.backbone == f"timm/convnext_{size}.{tag}"
+    assert replace(other.model, backbone="resnet50", frozen_stages=2, drop_path=0.0) == r50.model
+    assert replace(other.train, layer_decay=1.0) == r50.train
+    assert other.data == r50.data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", *DINOV3])
+def test_the_stem_of_a_convnext_has_the_learning_rate_that_the_recipe_states(name: str) -> None:
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe.model, recipe.inference, COCO, pretrained=False)
+    rates = [group["lr"] for group in build_optimizer(model, recipe.train).param_groups]
+    stated = re.search(r"# (\d+) layers: the stem has ([\d.]+) of", built_in_recipes()[name].read_text())
+    assert stated is not None
+    slow = recipe.train.lr * recipe.train.slow_lr_factor
+    assert len(rates) == int(stated[1]) + 2  # and the encoder and decoders at two rates
+    assert f"{min(rates) / slow:.2f}" == stated[2]
+
+
+@every_recipe
+def test_backbones_of_timm_have_pretrained_weights_for_the_usual_normalization(path: Path) -> None:
+    backbone = load_recipe(str(path)).model.backbone
+    if backbone.startswith("timm/"):
+        assert not differs_from_ours(pretrained_statistics(backbone))
+        config = timm.get_pretrained_cfg(backbone.removeprefix("timm/"))
+        assert config is not None
+        assert ("license:" in path.read_text()) == (config.license != "apache-2.0")
 
 
 @every_recipe

@@ -48,7 +48,7 @@ def list_weights(as_json: bool) -> None:
     """
     from panformer_cli.console import print_table
     from panformer_cli.engine.checkpoints.published import PUBLISHED
-    from panformer_cli.models.published import weights_folder
+    from panformer_cli.storage.files import weights_folder
 
     if as_json:
         click.echo(json.dumps([_as_json(row) for row in PUBLISHED.values()], indent=2))

@@ -19,7 +19,7 @@ def read_categories(path: Path) -> CategoryTable:
     Raises:
         DataError: The file is missing or corrupt, or a category is invalid.
     """
-    content = _read_json(path, "a COCO panoptic JSON")
+    content = _read_json(path, "a panoptic JSON")
     return CategoryTable.from_coco(content.get("categories") if isinstance(content, dict) else content, str(path))
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from panformer_cli.storage.files import cache_folder
+from panformer_cli.storage.files import weights_folder
 from panformer_cli.storage.plain_json import parse as parse_json
 
 
@@ -102,8 +102,3 @@ class WeightsRecord:
     sha256: str
     first_seen: str
     mtime_ns: int
-
-
-def weights_folder() -> Path:
-    """Return the cache for weights: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
-    return cache_folder() / "weights"

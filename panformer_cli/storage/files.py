@@ -211,6 +211,11 @@ def cache_folder() -> Path:
     return Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
 
 
+def weights_folder() -> Path:
+    """Return the cache for weights: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
+    return cache_folder() / "weights"
+
+
 def write_json(path: Path, content: Any, waits_for_disk: bool = True) -> None:
     """Write `content` as JSON, atomically; `waits_for_disk` and errors as `atomic_write`."""
     write_text(path, json.dumps(content), waits_for_disk)

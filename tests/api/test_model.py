@@ -188,7 +188,7 @@ def test_a_folder_and_a_pattern_are_streamed(model: Model, tmp_path: Path, caplo
         ("WARNING", True)
     ]
     for given in (tmp_path / "nothing", str(tmp_path / "*.gif")):
-        with pytest.raises(DataError, match="no such image, folder or pattern"):
+        with pytest.raises(DataError, match="no such image, video, folder or pattern"):
             model.stream(given)
 
 

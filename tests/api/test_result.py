@@ -28,19 +28,6 @@ from panformer_cli.visualization.colors import with_colors
 from tests.color_family import street
 from tests.helpers import files_of
 
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "street.png"
-    Image.fromarray(street()).save(path)
-    return path
-
-
-@pytest.fixture
-def result(model: Model, photo: Path) -> Result:
-    return model(photo)
-
-
 RED = np.zeros((48, 64), bool)
 RED[24:48, 16:48] = True
 """The pixels of the red rectangle in `street`."""

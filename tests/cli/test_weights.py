@@ -209,7 +209,7 @@ def test_missing_inputs_are_reported_before_weights_are_downloaded(
     server: FileServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("predict", "fotos", "--out", "viz") == 2
-    assert capsys.readouterr().err.startswith("Error: no such image, folder or pattern: fotos")
+    assert capsys.readouterr().err.startswith("Error: no such image, video, folder or pattern: fotos")
     assert server.paths == []
 
 

@@ -63,7 +63,7 @@ def test_relative_and_absolute_redirects_are_followed(server: FileServer) -> Non
         ([serve(length=10**12)], "more than 1 MB"),
         ([serve(cut=3)], "the connection was lost after 3 of 7 bytes"),
         ([status(200)], "an empty file"),
-        ([status(200, Content_Type="text/html")], "a web page instead of an image"),
+        ([status(200, Content_Type="text/html")], "a web page instead of a file"),
         ([body(b"\r\n", b"\0" * 2000, forever=True)], "more than 1 MB"),
     ],
 )

@@ -47,7 +47,8 @@ def predict(
     segment id of every pixel, encoded as in COCO) and DIR/panoptic.json (all segments); --save chooses other outputs.
     Images that cannot be read are reported and skipped, and the exit code is 1.
 
-    INPUT can also be a video file or the number of a camera, 0 for the first one. Writes DIR/videos/<name>.webm or with
+    INPUT can also be a video file or the number of a camera, 0 for the first one; videos in folders, archives and lists
+    are segmented, too. Writes DIR/videos/<name>.webm or with
     another suffix, without audio, and DIR/videos/<name>.json, in which segments have a track_id that stays with an
     object. Ctrl-C keeps the frames so far.
 

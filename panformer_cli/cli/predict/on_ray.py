@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,9 @@ if TYPE_CHECKING:
     from panformer_cli.engine.on_ray.options import RayOptions
     from panformer_cli.engine.on_ray.predict import RayResult
     from panformer_cli.engine.outputs.options import OutputOptions
-    from panformer_cli.engine.video.inputs import InputVideo
 
 
-def check_ray(options: PredictOptions, videos: Sequence[InputVideo]) -> None:
+def check_ray(options: PredictOptions) -> None:
     """Check what can be checked before the images are listed.
 
     Raises:
@@ -32,7 +30,7 @@ def check_ray(options: PredictOptions, videos: Sequence[InputVideo]) -> None:
     """
     from panformer_cli.engine.on_ray.cluster import check_installed
 
-    if videos or options.results.submission or options.results.output.gallery:
+    if options.results.submission or options.results.output.gallery:
         raise click.UsageError("--engine ray predicts images, without --gallery and --submission: leave them out.")
     if options.compute.gpus is not None or options.compute.cpu_processes is not None:
         raise click.UsageError("--gpus and --cpu-processes do not apply to --engine ray: use --actors.")

@@ -66,11 +66,6 @@ class ResultOptions:
     resume: bool
     as_json: bool
 
-    @property
-    def only_of_images(self) -> bool:
-        """Whether an option is given that is not supported for videos."""
-        return self.resume or self.submission is not None or self.output.gallery
-
 
 @dataclass(frozen=True)
 class ModelOptions:

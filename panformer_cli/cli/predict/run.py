@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,74 +11,68 @@ import click
 from panformer_cli.cli.options import announcer, write_submission
 from panformer_cli.cli.predict.images import check_images, image_request, print_images
 from panformer_cli.cli.predict.on_ray import check_ray, run_on_ray
-from panformer_cli.cli.predict.videos import check_videos, print_videos, video_request, videos_json
+from panformer_cli.cli.predict.videos import check_videos, only_images, print_videos, video_request, videos_json
 
 if TYPE_CHECKING:
     from panformer_cli.cli.predict.options import PredictOptions
     from panformer_cli.engine.distributed.runtime import Process
-    from panformer_cli.engine.inputs.find import InputImages
+    from panformer_cli.engine.inputs.find import FoundInputs
     from panformer_cli.engine.predict import PredictResult
-    from panformer_cli.engine.video.inputs import InputVideo
     from panformer_cli.engine.video.predict import VideoResults
     from panformer_cli.reporting import Reporter
 
 
 def run(options: PredictOptions) -> int:
     """Predict all inputs, print the results, and return the exit code: 1 if some inputs failed."""
-    from panformer_cli.engine.video.inputs import split_inputs
-
-    videos, others = split_inputs(options.inputs.given)
-    _check(options, videos)
+    # Before a checkpoint is looked for, which may be downloaded.
+    if options.ray is not None:
+        check_ray(options)
+    else:
+        check_images(options)
     with options.compute.joined() as (process, reporter):
-        images, checkpoint = process.on_first(lambda: _find(options, others, reporter))
-        if options.ray is not None and images is not None:
-            return run_on_ray(options, options.ray, images, checkpoint)
-        results = _predict(options, images, videos, checkpoint, process, reporter)
+        found, checkpoint = process.on_first(lambda: _find(options, reporter))
+        if options.ray is not None:
+            return run_on_ray(options, options.ray, found.images, checkpoint)
+        results = _predict(options, found, checkpoint, process, reporter)
         if process.is_first:
             _show(options, *results, reporter)
     return 1 if any(part is not None and part.failures for part in results) else 0
 
 
-def _check(options: PredictOptions, videos: Sequence[InputVideo]) -> None:
-    """Check the options before a checkpoint is looked for, which may be downloaded."""
-    if options.ray is not None:
-        check_ray(options, videos)
-        return
-    check_videos(options, videos)
-    check_images(options)
-
-
-def _find(options: PredictOptions, inputs: Sequence[str], reporter: Reporter) -> tuple[InputImages | None, Path]:
-    """Return the images of the inputs, if there are any, and the checkpoint."""
-    from panformer_cli.engine.inputs.find import find_images
+def _find(options: PredictOptions, reporter: Reporter) -> tuple[FoundInputs, Path]:
+    """Return the images and videos of the inputs, and the checkpoint."""
+    from panformer_cli.engine.inputs.find import find_inputs
     from panformer_cli.engine.runs import find_checkpoint
 
     # Invalid inputs are reported before weights are downloaded.
-    given, out = options.inputs, options.results.out
-    images = find_images(inputs, out, given.ids_from, given.images) if inputs else None
+    inputs = options.inputs
+    found = find_inputs(inputs.given, options.results.out, inputs.ids_from, inputs.images, only_images(options))
+    check_videos(options, found.videos)
     announce = announcer(options.results.as_json, reporter)
-    return images, find_checkpoint(options.model.checkpoint, reporter, "r50", announce)
+    return found, find_checkpoint(options.model.checkpoint, reporter, "r50", announce)
 
 
 def _predict(
     options: PredictOptions,
-    images: InputImages | None,
-    videos: Sequence[InputVideo],
+    found: FoundInputs,
     checkpoint: Path,
     process: Process,
     reporter: Reporter,
 ) -> tuple[PredictResult | None, VideoResults | None]:
     """Return the results of the images and of the videos; None for those that there are none of."""
-    of_images, of_videos = None, None
-    if images is not None:
+    images, videos = None, None
+    if found.images.images:
         from panformer_cli.engine.predict import predict
 
-        of_images = predict(image_request(options, images, checkpoint), process, reporter)
-    if videos:
+        images = predict(image_request(options, found.images, checkpoint), process, reporter)
+    else:
+        for note in found.images.notes:
+            reporter.message(note)
+    if found.videos:
         from panformer_cli.engine.video.predict import predict_videos
 
-        of_videos = predict_videos(video_request(options, videos, checkpoint), process, reporter)
-    return of_images, of_videos
+        videos = predict_videos(video_request(options, found.videos, checkpoint), process, reporter)
+    return images, videos
 
 
 def _show(

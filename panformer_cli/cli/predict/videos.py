@@ -10,37 +10,47 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from panformer_cli.cli.predict.options import is_default
+from panformer_cli.errors import PanformerError
 from panformer_cli.wording import counted
 
 if TYPE_CHECKING:
     from panformer_cli.cli.predict.options import PredictOptions
-    from panformer_cli.engine.outputs.options import OutputOptions
-    from panformer_cli.engine.video.inputs import InputVideo
+    from panformer_cli.engine.inputs.video_sources import InputVideo
     from panformer_cli.engine.video.predict import VideoRequest, VideoResults, VideoSummary
 
 
-def check_videos(options: PredictOptions, videos: Sequence[InputVideo]) -> None:
-    """Check the options of videos before a checkpoint is looked for.
+def only_images(options: PredictOptions) -> str | None:
+    """Return why a call cannot predict videos; None if it can."""
+    from panformer_cli.engine.video.options import OUTPUTS
 
-    Raises:
-        UsageError: An option needs an image, or a video.
-        PanformerError: `--save` has an output that does not exist for videos.
-    """
+    results = options.results
+    given = {
+        "--engine ray": options.ray is not None,
+        "--resume": results.resume,
+        "--submission": results.submission is not None,
+        "--gallery": results.output.gallery,
+    }
+    if name := next((name for name, is_given in given.items() if is_given), None):
+        return f"{name} is for images"
+    if others := [name for name in results.output.save if name not in OUTPUTS]:
+        return f"--save {','.join(others)} is for images: of a video, only {', '.join(OUTPUTS)} can be written"
+    return None
+
+
+def check_videos(options: PredictOptions, videos: Sequence[InputVideo]) -> None:
+    """Raise a PanformerError if an option of videos is given, and there is no video."""
     from panformer_cli.engine.video.options import VideoOptions
 
-    if videos and options.results.only_of_images:
-        raise click.UsageError(
-            "--resume, --submission and --gallery are for images: predict videos with a call of their own."
-        )
-    if videos:
-        _video_output(options.results.output)
-    elif options.video != VideoOptions():
-        raise click.UsageError("--stride and --track-memory are for videos and cameras: no input is one.")
+    if not videos and options.video != VideoOptions():
+        raise PanformerError("--stride and --track-memory are for videos and cameras: no input is one")
 
 
 def video_request(options: PredictOptions, videos: Sequence[InputVideo], checkpoint: Path) -> VideoRequest:
-    """Return the prediction of videos; errors as `check_videos`."""
+    """Return the prediction of videos. Panoptic PNGs of all frames are written only if the user asks for them."""
+    from panformer_cli.engine.video.options import USUAL
     from panformer_cli.engine.video.predict import VideoRequest
+
+    output = options.results.output
 
     return VideoRequest(
         videos,
@@ -48,21 +58,11 @@ def video_request(options: PredictOptions, videos: Sequence[InputVideo], checkpo
         options.results.out,
         options.model.speed.batch_size,
         options.model.speed.precision,
-        _video_output(options.results.output),
+        replace(output, save=USUAL) if is_default("save") else output,
         options.model.changes,
         options.video,
         options.model.inference,
     )
-
-
-def _video_output(output: OutputOptions) -> OutputOptions:
-    """Return what is written of a video. Panoptic PNGs of all frames are written only if the user asks for them."""
-    from panformer_cli.engine.video.options import USUAL, check_outputs
-
-    if is_default("save"):
-        return replace(output, save=USUAL)
-    check_outputs(output.save)
-    return output
 
 
 def videos_json(results: VideoResults) -> list[dict[str, Any]]:

@@ -423,14 +423,19 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Load what `optimizer_state` returned into the optimizer."""
+    """Load what `optimizer_state` returned into the optimizer.
+
+    Parameters that it does not train, such as those of a part that is frozen from now on, get no state.
+    """
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         of, _, key = name.rpartition(".")
         by_parameter.setdefault(of, {})[key] = value
     for name, parameter in model.named_parameters():
         own = by_parameter.get(name, {})
-        optimizer.state[parameter] |= {key: value.to(parameter.device) for key, value in own.items()}
+        if own and parameter in trained:
+            optimizer.state[parameter] |= {key: value.to(parameter.device) for key, value in own.items()}
 
 
 def read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from panformer_cli.data.image_formats import HIDDEN, LINK, RESULT, SPECIAL, is_clutter, why_left_out
 from panformer_cli.data.images import IMAGE_SUFFIXES
-from panformer_cli.data.result_folders import IMAGE_FOLDERS, is_result_folder
+from panformer_cli.data.result_folders import IMAGE_FOLDERS, VIDEO_FOLDER, is_result_folder, is_result_video
+from panformer_cli.engine.inputs.videos import is_searched_video
 from panformer_cli.pages.replacing import is_below_page, is_image_of_page
 from panformer_cli.storage.files import resolve_links
 
@@ -23,7 +24,7 @@ class LocalImage(NamedTuple):
     Attributes:
         path: The file. A text, since creating a path takes longer than everything else for a million files.
         name: Its name relative to the folder; for a pattern, without folders.
-        problem: Why it is left out; "" for an image.
+        problem: Why it is left out; "" for an image or a video.
     """
 
     path: str
@@ -113,7 +114,7 @@ class Folders:
     def _results(self, base: Path) -> tuple[Path, ...]:
         """Return the folders whose files are skipped in an input: `out` or, if the input is in it, those of images."""
         if resolve_links(base).is_relative_to(self._out):
-            return tuple(self._out / folder for folder in IMAGE_FOLDERS)
+            return tuple(self._out / folder for folder in (*IMAGE_FOLDERS, VIDEO_FOLDER))
         return (self._out,)
 
     def _checked(
@@ -125,6 +126,9 @@ class Folders:
             return
         if not problem and (facts.has_results or (facts.is_below_page and is_image_of_page(Path(path).absolute()))):
             problem = RESULT
+        if not problem and is_searched_video(name):
+            yield LocalImage(path, name, RESULT if is_result_video(Path(path)) else "")
+            return
         if not problem and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122 (a text)
             problem = why_left_out(Path(name))
         yield LocalImage(path, name, problem)

@@ -13,6 +13,8 @@ from panformer_cli.engine.inputs.ids import ImageId
 
 MOST_BYTES = 2**29
 """Largest image file that is read from the web, from an archive or from standard input. Files have no limit."""
+MOST_VIDEO_BYTES = 2**32
+"""Largest video that is copied from the web or from an archive."""
 
 
 class ImageSource(Protocol):

@@ -17,11 +17,11 @@ from panformer_cli.engine.distributed.runtime import Process
 from panformer_cli.engine.distributed.signals import StopRequest, stop_on_signals
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.engine.inference_changes import InferenceChanges
+from panformer_cli.engine.inputs.video_sources import InputVideo, LocalVideo
 from panformer_cli.engine.outputs.options import OutputOptions
 from panformer_cli.engine.outputs.selection import SegmentSelection
 from panformer_cli.engine.precision import PrecisionChoice
 from panformer_cli.engine.prefetch import behind
-from panformer_cli.engine.video.inputs import InputVideo
 from panformer_cli.engine.video.options import OVERLAY, PANOPTIC, USUAL, VideoOptions, check_outputs
 from panformer_cli.engine.video.reading import Frame, Video, open_video
 from panformer_cli.engine.video.results import (
@@ -170,7 +170,7 @@ def _begin(request: VideoRequest, paths: Sequence[VideoPaths], stack: ExitStack,
     """Check and lock the folder of results."""
     results = resolve_links(request.out / FOLDER)
     for video, path in zip(request.videos, paths, strict=True):
-        if isinstance(video.source, Path) and resolve_links(video.source).is_relative_to(results):
+        if isinstance(video.source, LocalVideo) and resolve_links(video.source.path).is_relative_to(results):
             raise PanformerError(
                 f"{video.source} is in {request.out / FOLDER}, where results are replaced; choose another folder with "
                 "--out"
@@ -212,9 +212,9 @@ class _Job:
             PanformerError: A file cannot be written.
             KeyboardInterrupt: It was stopped before the first frame.
         """
-        video = open_video(given.source)
         save = self._request.output.save
-        with replaced_together(paths) as folder:
+        with replaced_together(paths) as folder, given.source.opened(folder) as source:
+            video = open_video(source, str(given.source))
             writer, rate = None, max(video.rate / self._request.options.stride, 1.0)
             if OVERLAY in save:
                 form = find_format(folder, video.size, rate)

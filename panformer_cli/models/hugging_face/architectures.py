@@ -1,6 +1,6 @@
 """The supported architectures of transformers, and how the original project of each one treats an image.
 
-The numbers are those of the original repositories (docs/hugging_face.md), not those of transformers' processors.
+The numbers are those of the original repositories (docs/hugging_face_rules.md), not those of transformers' processors.
 """
 
 from __future__ import annotations

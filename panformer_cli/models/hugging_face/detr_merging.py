@@ -1,7 +1,7 @@
 """DETR's merging of masks: every pixel goes to the kept query with the highest mask logit, and none is void.
 
-The rule is that of the original project (docs/hugging_face.md). It merges the masks of one stuff class, but only in the
-first round. In the next rounds such a query is among those that are dropped, since its area is 0.
+The rule is that of the original project (docs/hugging_face_rules.md). It merges the masks of one stuff class, but only
+in the first round. In the next rounds such a query is among those that are dropped, since its area is 0.
 """
 
 from __future__ import annotations

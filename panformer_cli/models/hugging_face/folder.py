@@ -169,7 +169,7 @@ def _data_settings(
         sides = preprocessing.sides or architecture.sides.get(data_set, architecture.sides[""])
     try:
         return DataSettings(short_side=sides[0], long_side=sides[1])
-    except (RecipeError, TypeError) as error:
+    except RecipeError as error:
         raise CheckpointError(f"checkpoint {folder}: the sides of its input cannot be used ({error})") from error
 
 

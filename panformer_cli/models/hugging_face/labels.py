@@ -24,7 +24,9 @@ KNOWN = {
     "ADE20K": (ade20k_classes.CATEGORIES,),
     "Cityscapes": (cityscapes_labels.CATEGORIES,),
 }
-"""Category tables by data set. Cityscapes' labels are in the order of its train ids, so they are found by name."""
+"""Category tables by data set. Models for them have labels in the order of the ids."""
+UNLIKE = 50
+"""One of so many names may be unlike that of the known category."""
 DETR_LABELS = 250
 """Number of labels of the published DETR models. They are COCO's category ids."""
 DETR_LAST_THING = 90
@@ -117,8 +119,8 @@ def _own_labels(labels: LabelNames) -> Labels:
         return Labels(COCO, tuple(category.id for category in COCO.categories), data_set="COCO")
     for data_set, tables in KNOWN.items():
         for table in tables:
-            numbers = _ids_by_name(names, table)
-            if len(names) == len(table) and NO_CATEGORY not in numbers and len(set(numbers)) == len(names):
+            numbers = _ids_of_known(names, table)
+            if numbers:
                 only_things = "it was trained on things only, so no stuff is predicted"
                 notes = (f"{labels.where}: {only_things}",) if table is COCO_THINGS else ()
                 return Labels(table, numbers, (), data_set, notes)
@@ -139,8 +141,8 @@ def _named(labels: LabelNames) -> Labels:
 
 
 def _matched(labels: LabelNames, own: Labels, table: CategoryTable) -> Labels:
-    """Return the labels with categories of `table`: by COCO's ids, or else by name."""
-    if own.data_set == "COCO" and table.has_labels_of(COCO):
+    """Return the labels with categories of `table`: by the ids of a known data set, or else by name."""
+    if own.data_set and table.has_labels_of(own.categories):
         return replace(own, categories=table)
     names = [
         own.categories.by_id(number).name if own.data_set and number != NO_CATEGORY else "" if own.data_set else name
@@ -216,6 +218,23 @@ def _notes(labels: LabelNames, own: Labels, found: Labels) -> Iterable[str]:
         )
 
 
+def _ids_of_known(names: Sequence[str], table: CategoryTable) -> tuple[int, ...]:
+    """Return the category ids if the names are those of a table; () for any other names.
+
+    Names in the order of the ids only need a synonym in common, since lists of ADE20K's classes differ. A few may have
+    none, if they name no other category.
+    """
+    if len(names) != len(table):
+        return ()
+    rows = sorted(table.categories, key=lambda category: category.id)
+    own, others = [_synonyms(name) for name in names], [_synonyms(row.name) for row in rows]
+    unlike = [one for one, other in zip(own, others, strict=True) if not one & other]
+    if len(unlike) <= len(names) // UNLIKE and not set().union(*unlike) & set().union(*others):
+        return tuple(row.id for row in rows)
+    numbers = _ids_by_name(names, table)
+    return numbers if NO_CATEGORY not in numbers and len(set(numbers)) == len(names) else ()
+
+
 def _ids_by_name(names: Sequence[str], table: CategoryTable) -> tuple[int, ...]:
     """Return the category id of each name, or `NO_CATEGORY`. Whole names count before first parts."""
     lookups = [_lookup(table, of_table) for of_table in (_normalized, _first_part)]
@@ -244,6 +263,11 @@ def _normalized(name: str) -> str:
     ('traffic light', 'wall brick')
     """
     return " ".join(re.split(r"[\s_-]+", name.casefold())).strip()
+
+
+def _synonyms(name: str) -> set[str]:
+    """Return the synonyms in a name, for comparison."""
+    return {_normalized(part) for part in re.split("[,;]", name)} - {""}
 
 
 def _first_part(name: str) -> str:

@@ -47,14 +47,14 @@ def load(folder: HuggingFaceFolder) -> HuggingFaceModel:
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # `_check_loaded` reports them
                 output_loading_info=True,
             )
         except Exception as error:  # transformers raises many types
             raise CheckpointError(
-                f"checkpoint {folder.path}: config.json and the weights do not belong together, or a file is "
-                f"incomplete ({_first_line(error)}); download the folder again"
+                f"checkpoint {folder.path}: transformers cannot load it ({_first_line(error)}); download it again"
             ) from error
-    _check_loaded(network, found, folder.path)
+    _check_loaded(found, folder.path)
     return model_of(network, folder.model, folder.categories)
 
 
@@ -124,8 +124,16 @@ def _default_config(architecture: ArchitectureName, number: int) -> Any:
     return network_class.config_class(num_labels=number)
 
 
-def _check_loaded(network: nn.Module, found: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError if weights were not in the file, and log tensors that the network does not have."""
+def _check_loaded(found: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError if weights are missing or of another shape, and log tensors that the network lacks."""
+    shapes = sorted((name, list(stored), list(own)) for name, stored, own in found["mismatched_keys"])
+    shapes = [row for row in shapes if not row[0].startswith(IGNORED)]
+    if shapes:
+        name, stored, own = shapes[0]
+        raise CheckpointError(
+            f"checkpoint {path}: config.json and the weights do not belong together: {name} has the shape {stored}, "
+            f"expected {own}; download the folder again"
+        )
     missing = sorted(name for name in found["missing_keys"] if not name.endswith(OPTIONAL))
     if missing:
         raise CheckpointError(
@@ -140,7 +148,6 @@ def _check_loaded(network: nn.Module, found: Mapping[str, Any], path: Path) -> N
             counted(len(unexpected), "tensor"),
             listing(unexpected, 3),
         )
-    del network
 
 
 def _transformers() -> Any:

@@ -1,7 +1,7 @@
 """Merging of masks in MaskFormer, Mask2Former, OneFormer and EoMT: every pixel goes to one query.
 
-The rule is that of the original projects (docs/hugging_face.md). Only one mask at a time has the size of the image,
-so memory does not grow with the number of queries.
+The rule is that of the original projects (docs/hugging_face_rules.md). Only one mask at a time has the size of the
+image, so memory does not grow with the number of queries.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ PostProcessing = Literal["original", "transformers", "transformers_defaults"]
 
 @dataclass(frozen=True)
 class HuggingFaceSettings(ModelSettings):
-    """A network of transformers. They come from the folder of a checkpoint (docs/hugging_face.md)."""
+    """A network of transformers. They come from the folder of a checkpoint (docs/hugging_face_rules.md)."""
 
     family: str = FAMILY
     """Model family: `hugging_face`."""
@@ -49,7 +49,7 @@ class HuggingFaceSettings(ModelSettings):
 
 @dataclass(frozen=True)
 class QueryMergingSettings(InferenceSettings):
-    """Thresholds of the original projects' merging (docs/hugging_face.md)."""
+    """Thresholds of the original projects' merging (docs/hugging_face_rules.md)."""
 
     score_threshold: Fraction = 0.8
     """Class score above which a query is kept. The originals use 0.85 for DETR and 0.8 for the others."""

@@ -22,9 +22,9 @@ from panformer_cli.engine.checkpoints.published import (
     published_at,
 )
 from panformer_cli.errors import CheckpointError, PanformerError
-from panformer_cli.models.published import weights_folder
 from panformer_cli.recipe_io import built_in_recipes
 from panformer_cli.storage.download import DownloadError
+from panformer_cli.storage.files import weights_folder
 from panformer_cli.storage.partial_file import PartialFile
 from tests.conftest import REPOSITORY
 from tests.engine.small import StopAfter

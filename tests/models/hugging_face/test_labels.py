@@ -98,6 +98,17 @@ def test_other_known_data_sets(table: CategoryTable, data_set: str) -> None:
     assert labels.notes == ()
 
 
+def test_the_longer_names_of_ade20k_are_recognized_by_order() -> None:
+    """The list of the scene parsing challenge has other first synonyms, such as `windowpane, window`."""
+    rows = sorted(ade20k_classes.CATEGORIES.categories, key=lambda category: category.id)
+    names = [f"some {row.name.split(',')[0]}, {row.name.split(',')[-1]}" for row in rows]
+    names[109] = "swimming pool, natatorium"  # the other list has only "pool"
+    for table in (None, ade20k_classes.CATEGORIES):
+        assert matched(names, table).category_ids == tuple(row.id for row in rows)
+    assert matched([*names[1:], names[0]]).data_set == "", "in any other order they are not guessed"
+    assert matched([names[1], names[0], *names[2:]]).data_set == ""
+
+
 def test_names_are_compared_without_case_and_separators() -> None:
     labels = matched(["Dog; hound", "sky-BLUE", "lamp", "CAT, kitten", "dog"], PETS)
     assert labels.category_ids == (3, 20, -1, 7, 3)
