@@ -11,6 +11,7 @@ from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import COCO_SIZED
+from tests.models.knet.small import small_knet
 from tests.models.panoptic_segformer.small import images_of, no_padding, scramble, small_model
 
 TRACED = (2, 96, 128)
@@ -109,3 +110,13 @@ def test_the_inference_module_shares_the_weights_and_returns_what_infer_returns(
     with torch.no_grad():
         for ours, expected in zip(module(*inputs(*TRACED)), model.infer(*inputs(*TRACED)), strict=True):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.slow
+def test_an_exported_k_net_takes_other_sizes() -> None:
+    """Images are padded to multiples of 32 inside the program."""
+    model = small_knet(stages=1)
+    shorten_stages(model.backbone, 1)
+    program = exported(model)
+    for size in (TRACED, (3, 75, 101)):
+        assert_equal_to_eager(model, program, size)

@@ -60,7 +60,7 @@ class InitialKernels(nn.Module):
         stuff_masks = F.conv2d(semantic, stuff, self.classes.bias[self.num_things :])
         with in_float32(features):
             things = self.things.weight.flatten(1) + gathered(thing_masks, features)
-            kernels = torch.cat([things, stuff.flatten(1).expand(len(things), -1, -1)], dim=1)
+            kernels = torch.cat([things, stuff.flatten(1).expand(things.shape[0], -1, -1)], dim=1)
         return Kernels(kernels, torch.cat([thing_masks, stuff_masks], dim=1)), features
 
 

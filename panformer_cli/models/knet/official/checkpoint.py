@@ -26,6 +26,8 @@ STEMS = {"layer": "backbone.conv1.weight", "stages.": "backbone.patch_embed.proj
 
 INSTANCE_CLASSES = 80
 """Classes of the instance segmentation models: COCO's things."""
+PANOPTIC_CLASSES = 133
+"""Classes of the published models; assumed if a file lacks all tensors of classes, which loading then lists."""
 
 VARIANTS: dict[tuple[str, int, tuple[int, ...]], str] = {
     ("layer", 64, (3, 4, 6, 3)): "resnet50",
@@ -65,12 +67,7 @@ class OfficialKNet:
                 f"checkpoint {path} is a K-Net with deformable convolutions in its backbone ({offset}), which "
                 "panformer does not support; use one without, such as knet_r101"
             )
-        classes = next(_class_counts(state), None)
-        if classes is None:
-            raise CheckpointError(
-                f"checkpoint {path} is a K-Net without class weights, such as roi_head.mask_head.0.fc_cls.weight; use "
-                "a complete file, such as an official checkpoint"
-            )
+        classes = next(_class_counts(state), PANOPTIC_CLASSES)
         if classes == INSTANCE_CLASSES:
             raise CheckpointError(
                 f"checkpoint {path} is a K-Net for instance segmentation: it has {classes} classes, COCO's things, and "
