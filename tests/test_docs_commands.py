@@ -112,7 +112,6 @@ NOT_RUN = {
     "panformer predict s3://bucket/photos --out /shared/results --checkpoint r50 --engine ray": "reads an object store",
     "panformer predict photos/ --out /shared/results --checkpoint r50 --engine ray --actors 8 --actor-cpus 4 "
     "--actor-gpus 0.5 --resume": "needs a cluster with 32 CPUs and 4 GPUs",
-    "pip install 'panformer[hf]'": INSTALLS,
     "pip install 'panformer[hub]'": INSTALLS,
     "panformer weights push runs/a --repo USER/NAME --license apache-2.0 --data-name 'Street scenes'": "uploads to the "
     "Hugging Face Hub; tests/cli/test_weights_push.py uploads to a stand-in",
