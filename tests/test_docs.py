@@ -193,3 +193,13 @@ def test_referenced_sections_of_the_model_page_exist() -> None:
     references = {str(path): model_sections(text) for path, text in texts.items()}
     assert len(set().union(*references.values())) > 10
     assert {path: names - titles for path, names in references.items() if names - titles} == {}
+
+
+def test_referenced_sections_of_the_page_of_k_net_exist() -> None:
+    titles = set(re.findall(r"^#+ (.*)$", (REPOSITORY / "docs" / "knet.md").read_text(encoding="utf-8"), flags=re.M))
+    files = [*(REPOSITORY / "panformer_cli").rglob("*.py"), *(REPOSITORY / "tests").rglob("*.py")]
+    named = {
+        name for path in files for name in re.findall(r'docs/knet\.md, "([^"]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(named) >= 6
+    assert named - titles == set()

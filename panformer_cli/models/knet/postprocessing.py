@@ -186,11 +186,11 @@ def scored_masks(output: KNetOutput, image: int, size: tuple[int, int], num_thin
     thing_kernels = kernels - (classes - num_things)
     things = probabilities[:thing_kernels, :num_things]
     stuff = np.diagonal(probabilities[thing_kernels:, num_things:])
-    inside = ~output.padding_mask[image].cpu()
+    below, beside = (mask.cpu().numpy() for mask in (output.padding_mask[image, :, 0], output.padding_mask[image, 0]))
     return ScoredMasks(
         scores=np.concatenate([things.max(axis=1), stuff]),
         labels=np.concatenate([things.argmax(axis=1), np.arange(num_things, classes)]),
         logits=output.masks[image],
-        resized=(int(inside[:, 0].sum()), int(inside[0].sum())),
+        resized=(int((~below).sum()), int((~beside).sum())),
         size=size,
     )
