@@ -239,6 +239,8 @@ def test_another_family_has_its_own_settings() -> None:
     for recipe in (load(text), by_overrides, recipe_from_dict(recipe_to_dict(expected), "memory")):
         assert recipe == expected
     assert load(text, "model.family=panoptic_segformer", "model.family=grid") == expected
+    without = recipe_from_dict({"name": "mine", "model": {"family": "grid"}}, "memory")
+    assert without.inference == CellSettings()
 
 
 @pytest.mark.usefixtures("grid")

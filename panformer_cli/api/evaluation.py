@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from panformer_cli.api.options import check_range, checkpoint_of, inference_of, precision_of, with_saved_model
 from panformer_cli.api.reporters import reporter_of
+from panformer_cli.api.wording import python_errors
 from panformer_cli.engine.distributed.runtime import Process, explained_out_of_memory
 from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
 from panformer_cli.engine.evaluation.evaluate import evaluate as run_evaluation
@@ -75,6 +76,7 @@ class Evaluation:
         return f"Evaluation({self.images} images, PQ {self.pq:.1f}, SQ {self.sq:.1f}, RQ {self.rq:.1f}, {self.folder})"
 
 
+@python_errors
 def evaluate(
     checkpoint: str | PathLike[str] | None = None,
     *,

@@ -23,6 +23,7 @@ from panformer_cli.api.options import (
 from panformer_cli.api.reporters import reporter_of
 from panformer_cli.api.result import Result
 from panformer_cli.api.tracking import frames_of, tracked
+from panformer_cli.api.wording import python_errors
 from panformer_cli.data.categories import CategoryTable
 from panformer_cli.engine.checkpoints.model_folders import shown_name
 from panformer_cli.engine.combined.choose import predictor_of
@@ -63,6 +64,7 @@ class LoadOptions:
     output: OutputOptions
 
 
+@python_errors
 def load(
     checkpoint: str | PathLike[str] | None = None,
     *,
@@ -122,7 +124,7 @@ def load(
         settings: Other settings of inference, as `inference={"top_k": 50}`.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it cannot be used.
+        CheckpointError: The checkpoint does not exist or cannot be used.
         RecipeError: A setting does not exist or has an invalid value.
         PanformerError: An argument is out of range, the device is not available or does not support the precision, the
             model has no such category or does not support an option, or a download fails.

@@ -72,6 +72,14 @@ class Predictor:
         """Return the prediction for an image, (H, W, 3) uint8 RGB."""
         return next(self._predictions([image]))
 
+    def at_input_size(self, image: ImageArray) -> Prediction:
+        """Return the prediction for an image with a map of the size of the network's input, which takes less memory.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+        """
+        return next(self._predictions([image], self.input_size(image.shape[:2])))
+
     def predict_all(self, images: Sequence[ImageArray]) -> list[Prediction]:
         """Return the predictions in the order of `images`; images with the same input size form a batch.
 
@@ -148,14 +156,15 @@ class Predictor:
         """Return what the images of a batch must have in common."""
         return self.input_size(image.shape[:2])
 
-    def _predictions(self, images: Sequence[ImageArray]) -> Iterator[Prediction]:
+    def _predictions(self, images: Sequence[ImageArray], size: tuple[int, int] | None = None) -> Iterator[Prediction]:
         """Yield predictions one at a time: masks are upsampled from stride 8 to full size for only one image at a time.
 
         images: 1 or more, with the same input size.
+        size: Height and width of the maps; None for those of each image.
         """
         output = self.infer(*self.prepare(images))
         for number, image in enumerate(images):
-            yield self.postprocess(output, number, (image.shape[0], image.shape[1]))
+            yield self.postprocess(output, number, size or (image.shape[0], image.shape[1]))
 
     def prepare(self, images: Sequence[ImageArray]) -> tuple[Tensor, Tensor]:
         """Return the arguments of `infer` on the device: (B, 3, H, W) float, and (B, H, W) bool, True on padding.

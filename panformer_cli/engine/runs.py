@@ -199,7 +199,7 @@ def run_to_resume(name: str, out: Path | None) -> RunFolder:
     """Return the run in `out`, or the newest run of the recipe `name` that has a checkpoint to resume from.
 
     Raises:
-        PanformerError: There is no such run.
+        PanformerError: The run does not exist.
     """
     if out is not None:
         run = RunFolder(out)
@@ -248,7 +248,7 @@ def find_checkpoint(
         announce: Called with `Checkpoint: PATH`, and why this one if the user named none, before anything else.
 
     Raises:
-        CheckpointError: There is no such file and no such weights, or `given` is None and there is no run.
+        CheckpointError: `given` is neither a file nor the name of weights, or it is None and there is no run.
         DownloadError: The weights cannot be downloaded.
     """
     for is_meant, find in ((is_reference, find_model_folder), (is_hub_reference, find_hub_model)):

@@ -20,6 +20,7 @@ from typing import Any
 
 from panformer_cli.errors import DataError, PanformerError, WriteError
 from panformer_cli.reporting import Reporter, SilentReporter, megabyte_bar
+from panformer_cli.wording import shown
 
 _WINDOWS_LINK_LOOP = 1921
 """ERROR_CANT_RESOLVE_FILENAME, which Python does not translate to ELOOP."""
@@ -69,13 +70,25 @@ def atomic_write(path: Path, waits_for_disk: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
+_SPACE, _RIGHTS = "free some space or choose another folder", "check its permissions or choose another folder"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+}
+"""What to do after an error of the operating system."""
+
+
 @contextmanager
-def writing(path: Path, advice: str = "free some space or choose another folder") -> Iterator[None]:
-    """Turn an OSError into a WriteError that names `path` and ends with `advice`."""
+def writing(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError into a WriteError that names `path` and ends with `advice`, or with that for the error."""
     try:
         yield
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        usual = _ADVICE.get(error.errno or 0, "choose another folder")
+        raise WriteError(f"cannot write {path}: {error.strerror or error}; {advice or usual}") from error
 
 
 def is_file(path: Path) -> bool:
@@ -116,12 +129,12 @@ def missing(path: Path, what: str) -> DataError:
     spellings = [unicodedata.normalize(form, case) for case in cases for form in ("NFC", "NFD")]
     found = next((other for other in spellings if is_file(path.with_name(other))), None) if name else None
     if found is None:
-        return DataError(f"the {what} {path} is missing; check the path, or restore the file")
+        return DataError(f"the {what} {shown(path)} is missing; check the path, or restore the file")
     is_form = unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", name)
     how = "only in its Unicode form (composed or decomposed accents)" if is_form else "in upper and lower case"
     return DataError(
-        f"the {what} {path} is missing, but there is {found}, whose name differs {how}; expected the same name; rename "
-        "one of them"
+        f"the {what} {shown(path)} is missing, but there is {found}, whose name differs {how}; expected the same name; "
+        "rename one of them"
     )
 
 

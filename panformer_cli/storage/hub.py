@@ -180,6 +180,7 @@ def import_hub(extra: str) -> Any:
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports every retry; an error says it all
     try:
+        import_module("huggingface_hub.constants")  # the package finds its functions by itself, but not this module
         return import_module("huggingface_hub")
     except ImportError as error:
         raise CheckpointError(

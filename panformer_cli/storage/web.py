@@ -182,7 +182,8 @@ def _redirected(url: str, response: HTTPResponse) -> str:
 def _watched(deadline: float) -> Iterator[_Watch]:
     """Yield a function that is called with each socket; at the deadline, the sockets are shut down.
 
-    A timeout of a socket does not stop a server that sends a byte now and then.
+    A timeout of a socket does not stop a server that sends a byte now and then. Copies of the sockets are kept, since
+    TLS detaches the originals.
     """
     sockets: list[socket.socket] = []
 
@@ -195,33 +196,24 @@ def _watched(deadline: float) -> Iterator[_Watch]:
     timer.daemon = True
     timer.start()
     try:
-        yield sockets.append
+        yield lambda opened: sockets.append(opened.dup())
     finally:
         timer.cancel()
+        for copy in sockets:
+            copy.close()
 
 
-class _HttpConnection(HTTPConnection):
-    """A connection that reports its socket."""
+def _connection(kind: type[HTTPConnection], watch: _Watch, host: str, **options: Any) -> HTTPConnection:
+    """Return a connection that reports its socket before a byte is sent, for example to a proxy."""
+    connection = kind(host, **options)
 
-    def __init__(self, watch: _Watch, host: str, **options: Any) -> None:
-        super().__init__(host, **options)
-        self._watch = watch
+    def created(*arguments: Any) -> socket.socket:
+        opened = socket.create_connection(*arguments)
+        watch(opened)
+        return opened
 
-    def connect(self) -> None:
-        super().connect()
-        self._watch(self.sock)
-
-
-class _HttpsConnection(HTTPSConnection):
-    """A connection that reports its socket."""
-
-    def __init__(self, watch: _Watch, host: str, **options: Any) -> None:
-        super().__init__(host, **options)
-        self._watch = watch
-
-    def connect(self) -> None:
-        super().connect()
-        self._watch(self.sock)
+    vars(connection)["_create_connection"] = created  # `connect` only returns after the tunnel of a proxy
+    return connection
 
 
 class _Watching:
@@ -236,7 +228,7 @@ class _Http(_Watching, urllib.request.HTTPHandler):
     """Opens connections of http."""
 
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        connect: Any = partial(_HttpConnection, self._watch)
+        connect: Any = partial(_connection, HTTPConnection, self._watch)
         return self.do_open(connect, req)
 
 
@@ -244,7 +236,7 @@ class _Https(_Watching, urllib.request.HTTPSHandler):
     """Opens connections of https."""
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-        connect: Any = partial(_HttpsConnection, self._watch)
+        connect: Any = partial(_connection, HTTPSConnection, self._watch)
         return self.do_open(connect, req)
 
 

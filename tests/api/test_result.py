@@ -233,6 +233,13 @@ def test_show_uses_the_desktop_or_says_what_to_do(result: Result, monkeypatch: p
         return True
 
     monkeypatch.setattr(ImageShow, "show", show)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(PanformerError, match="no program was found that shows images"):
+        result.show()
+    assert not shown, "xdg-open would print errors"
+    monkeypatch.setenv("DISPLAY", ":0")
     result.show()
     assert shown == [((64, 48), result.source)]
     monkeypatch.setattr(ImageShow, "show", lambda image, title: False)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,11 @@ from PIL import Image
 import panformer
 from panformer_cli.data.coco.panoptic_png import read_panoptic_png
 from panformer_cli.errors import PanformerError
+from tests.conftest import REPOSITORY
 from tests.engine.small import categories_of, run_command, small_scenes
-from tests.helpers import made_once, run
+from tests.helpers import files_of, made_once, run
+from tests.hub_server import HubServer
+from tests.hub_server import environment as hub_environment
 from tests.saved_models import save_tiny
 
 CPU = ("--device", "cpu")
@@ -114,6 +120,32 @@ def test_every_command_that_runs_a_model(
     assert {row["category_id"] for part in saved["annotations"] for row in part["segments_info"]} <= {1}
     run_command("visualize", "--predictions", "out/panoptic.json", "--images", images, "--out", "page")
     assert Path("page/index.html").is_file()
+
+
+@pytest.mark.slow
+def test_several_processes_download_once_and_predict_the_same(tmp_path: Path, coco: Path, hub: HubServer) -> None:
+    hub.add("user/model", files_of(coco / "mask2former"))
+    (tmp_path / "cache").mkdir()
+    program = (
+        sys.executable,
+        "-m",
+        "panformer_cli",
+        "predict",
+        coco / "images",
+        "--checkpoint",
+        "hf:user/model",
+        *SMALL,
+    )
+    environment = {**os.environ, **hub_environment(hub.url, tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    command = (*program, "--out", tmp_path / "two", "--cpu-processes", "2")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("Loading hf:user/model ...\n")
+    assert "Checkpoint: hf:user/model\n" in done.stdout
+    assert [request.method for request in hub.requests if request.server == "storage"] == ["GET"]
+    run_command("predict", coco / "images", "--out", tmp_path / "one", "--checkpoint", f"hf:{coco}/mask2former", *SMALL)
+    two, one = (json.loads((tmp_path / name / "panoptic.json").read_text()) for name in ("two", "one"))
+    assert two["annotations"] == one["annotations"]
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ class ModelOptions:
             reporter: Receives the progress of the download.
 
         Raises:
-            CheckpointError: There is no such checkpoint.
+            CheckpointError: The checkpoint does not exist.
             PanformerError: The download fails.
         """
         from panformer_cli.engine.evaluation.evaluate import EvaluateRequest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, shown
 
 if TYPE_CHECKING:
     from panformer_cli.cli.predict.options import PredictOptions
@@ -54,7 +54,7 @@ def print_images(result: PredictResult, output: OutputOptions, out: Path) -> Non
     for image, annotation in result.rows():
         names = Counter(segment["category_name"] for segment in annotation["segments_info"])
         listed = ", ".join(name if count == 1 else f"{count} {name}" for name, count in names.most_common())
-        click.echo(f"{image['file_name']}: {listed or 'no segments'}")
+        click.echo(f"{shown(image['file_name'])}: {listed or 'no segments'}")
     where = f"overlays: {out / 'overlays'}" if "overlay" in output.save else f"results: {out}"
     click.echo(f"{counted(result.images, 'image')} segmented, {len(result.failures)} failed; {where}")
     if result.gallery:

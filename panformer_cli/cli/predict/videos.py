@@ -11,7 +11,7 @@ import click
 
 from panformer_cli.cli.predict.options import is_default
 from panformer_cli.errors import PanformerError
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, shown
 
 if TYPE_CHECKING:
     from panformer_cli.cli.predict.options import PredictOptions
@@ -74,7 +74,7 @@ def print_videos(results: VideoResults, folder: Path) -> None:
     """Print the result of each video, and a summary."""
     for video in results.videos:
         counts = f"{counted(video.frames, 'frame')}, {counted(video.tracks, 'track')}"
-        click.echo(f"{video.source}: {counts}{f'; {_overlay(video)}' if video.overlay else ''}")
+        click.echo(f"{shown(video.source)}: {counts}{f'; {_overlay(video)}' if video.overlay else ''}")
     problems = counted(len(results.failures), "problem")
     click.echo(f"{counted(len(results.videos), 'video')} segmented, {problems}; results: {folder}")
 

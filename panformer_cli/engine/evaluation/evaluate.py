@@ -114,6 +114,11 @@ def evaluate(request: EvaluateRequest, process: Process, reporter: Reporter) -> 
     if metrics is None:
         metrics = _evaluate(request, checkpoint, dataset, process, reporter)
     report_ground_truth(metrics, reporter)
+    if checkpoint.saved is not None and finds_no_things(metrics):
+        reporter.warn(
+            f"{checkpoint.path} predicted no thing in {counted(metrics['images'], 'image')}, though the data has "
+            "things; it may have been trained for semantic segmentation"
+        )
     return metrics
 
 
@@ -138,6 +143,12 @@ def _begin(request: EvaluateRequest, dataset: CocoPanoptic, reporter: Reporter) 
     check_are_results(request.out, METRICS, ANALYSIS, RECORDS)
     PanopticResults.begin(request.out, _settings(request, dataset), request.resume)
     return None
+
+
+def finds_no_things(metrics: dict[str, Any]) -> bool:
+    """Return whether an evaluation has no predicted thing, but things in its ground truth."""
+    rows = [row for row in metrics["panoptic"]["per_class"].values() if row["is_thing"]]
+    return any(row["fn"] for row in rows) and not any(row["tp"] or row["fp"] for row in rows)
 
 
 def read_metrics(out: Path) -> dict[str, Any]:

@@ -28,12 +28,11 @@ from panformer_cli.engine.inputs.video_sources import (
 )
 from panformer_cli.engine.inputs.videos import is_searched_video, is_video
 from panformer_cli.engine.inputs.web import is_address, web_image
+from panformer_cli.engine.outputs.names import is_portable
 from panformer_cli.errors import DataError
 from panformer_cli.storage.files import check_can_exist, leads_out, resolve_links
 from panformer_cli.wording import counted, listing
 
-_SEPARATORS = re.compile(r"[:\\]")
-"""Characters that other systems take for those between drives and folders."""
 _WILDCARDS = re.compile(r"[*?[]")
 
 
@@ -97,12 +96,14 @@ def find_inputs(
     finder = _Finder(resolve_links(out), images, only_images)
     for given in inputs:
         finder.add(given)
+    if images is not None and not finder.has_json:
+        raise DataError("--images is the folder of the images that a COCO JSON lists: no input is one; omit it")
     found = _without_repeats(finder.found)
     if not found and not finder.videos:
         raise DataError(
             f"{listing(inputs)}: no images, only files of the operating system; give image files or folders"
         )
-    ids, note = _ids_of(found, ids_from) if found else ((), "")
+    ids, note = _ids_of(found, ids_from, finder.has_addresses) if found else ((), "")
     notes = [*finder.notes(), *([note] if note else [])]
     image_list = InputImages(DiskList(_named(found, ids)), notes, finder.has_addresses)
     return FoundInputs(image_list, named_videos(finder.videos.values()))
@@ -134,6 +135,7 @@ class _Finder:
         videos: The videos with their names relative to their inputs, by their identity.
         left_out: Number of other files by the reason why they are left out.
         has_addresses: Whether some of the images are on the web.
+        has_json: Whether an input is a COCO JSON.
     """
 
     def __init__(self, out: Path, images: Path | None, only_images: str | None) -> None:
@@ -141,6 +143,7 @@ class _Finder:
         self.videos: dict[str, tuple[VideoSource, str]] = {}
         self.left_out: Counter[str] = Counter()
         self.has_addresses = False
+        self.has_json = False
         self._folders = Folders(out)
         self._images = images
         self._only_images = only_images
@@ -164,7 +167,8 @@ class _Finder:
         notes = [f"{counted(total, 'file')} left out: {self._reasons()}"] if total else []
         return [*notes, self._unreadable_folders()] if self._folders.unreadable else notes
 
-    def _add_path(self, path: Path, name: str) -> None:
+    def _add_path(self, path: Path, name: str, folder: Path | None = None) -> None:
+        """Add a folder, a file with its name, or a pattern, with names relative to the folder of a list, if any."""
         check_can_exist(path)
         if path.is_dir():
             if not self._add_local(self._folders.files_below(path)):
@@ -174,7 +178,7 @@ class _Finder:
                 )
         elif path.is_file():
             self._add_file(path, name)
-        elif not self._add_local(self._folders.matches(str(path))):
+        elif not self._add_local(self._folders.matches(str(path), folder)):
             raise DataError(
                 f"no such image, video, folder or pattern: {path}{self._only()}; give image files, folders or patterns "
                 "such as 'photos/*.jpg'"
@@ -224,6 +228,7 @@ class _Finder:
             raise DataError(f"the archive {path} has no images{self._only()}; expected image files in it")
 
     def _add_json(self, path: Path) -> None:
+        self.has_json = True
         for image in image_info.images_of(path, self._images):
             self.found.append(_Found(LocalFile(str(image.path)), image.name, image.id))
 
@@ -269,7 +274,7 @@ class _Finder:
             exists = path.exists()
             own = path.name if leads_out(name) else Path(name).as_posix()
             if exists or _WILDCARDS.search(name):
-                self._add_path(path, own)
+                self._add_path(path, own, None if leads_out(name) else folder)
             else:  # with the name that it has when it is there again, for --resume
                 self._add_named(path, own)
             any_exists = any_exists or exists or bool(_WILDCARDS.search(name))
@@ -363,7 +368,7 @@ def _without_repeats(found: DiskList[_Found]) -> DiskList[_Found]:
     return DiskList(image for position, image in enumerate(found) if position not in repeats)
 
 
-def _ids_of(found: DiskList[_Found], ids_from: Path | None) -> tuple[Iterable[ImageId], str]:
+def _ids_of(found: DiskList[_Found], ids_from: Path | None, has_addresses: bool) -> tuple[Iterable[ImageId], str]:
     """Return the ids of the images, and a note as `ids.ids_of`. Those in COCO JSONs are used if all have one."""
     if ids_from is None:
         known: set[ImageId] = set()
@@ -373,7 +378,7 @@ def _ids_of(found: DiskList[_Found], ids_from: Path | None) -> tuple[Iterable[Im
             known.add(image.id)
         else:
             return (image.id for image in found if image.id is not None), ""
-    return ids_of(_Paths(found), ids_from)
+    return ids_of(_Paths(found), ids_from, are_files=not has_addresses)
 
 
 class _Paths(LazySequence[Path]):
@@ -401,5 +406,5 @@ def _named(found: DiskList[_Found], ids: Iterable[ImageId]) -> Iterator[InputIma
     del known
     names = distinct_names(image.name for image in found)
     for image, image_id, name in zip(found, ids, names, strict=True):
-        is_own = image.name not in repeated and not _SEPARATORS.search(image.name)
+        is_own = image.name not in repeated and is_portable(image.name)
         yield InputImage(image.source, image_id, name, image.name if is_own else name)

@@ -23,7 +23,7 @@ class LocalImage(NamedTuple):
 
     Attributes:
         path: The file. A text, since creating a path takes longer than everything else for a million files.
-        name: Its name relative to the folder; for a pattern, without folders.
+        name: Its name relative to the folder; for a pattern, without folders, or relative to that of the list.
         problem: Why it is left out; "" for an image or a video.
     """
 
@@ -83,12 +83,14 @@ class Folders:
             is_hidden = name.startswith(".") or "/." in name
             yield from self._checked(results, parent, path, name, entry.problem or (HIDDEN if is_hidden else ""))
 
-    def matches(self, pattern: str) -> Iterator[LocalImage]:
-        """Yield the files that match a pattern, sorted."""
+    def matches(self, pattern: str, folder: Path | None = None) -> Iterator[LocalImage]:
+        """Yield the files that match a pattern, sorted, with names relative to a folder, that of a list, if any."""
         results = self._results(fixed_part(Path(pattern)))
         for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (absolute patterns)
             parent, name = os.path.split(match)
             if os.path.isfile(match) and not is_clutter(name):  # noqa: PTH113 (a text)
+                if folder is not None and Path(match).is_relative_to(folder):
+                    name = Path(match).relative_to(folder).as_posix()
                 yield from self._checked(results, parent, match, name, "")
 
     def _entries(self, folder: str) -> Iterator[_Entry]:

@@ -33,13 +33,13 @@ from panformer_cli.engine.video.results import (
     replaced_together,
 )
 from panformer_cli.engine.video.tracking import Tracker
-from panformer_cli.engine.video.writing import Pace, VideoWriter, find_format
+from panformer_cli.engine.video.writing import LEAST_RATE, LONGEST_STILL, Pace, VideoWriter, find_format
 from panformer_cli.errors import DataError, PanformerError
 from panformer_cli.models.base import Prediction
 from panformer_cli.reporting import Progress, Reporter, SilentReporter
 from panformer_cli.storage.files import resolve_links, writing
 from panformer_cli.visualization.drawing import DrawOptions, draw_panoptic
-from panformer_cli.wording import counted
+from panformer_cli.wording import counted, shown
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -215,7 +215,7 @@ class _Job:
         save = self._request.output.save
         with replaced_together(paths) as folder, given.source.opened(folder) as source:
             video = open_video(source, str(given.source))
-            writer, rate = None, max(video.rate / self._request.options.stride, 1.0)
+            writer, rate = None, max(video.rate / self._request.options.stride, LEAST_RATE)
             if OVERLAY in save:
                 form = find_format(folder, video.size, rate)
                 writer = VideoWriter(folder / paths.overlay(form.suffix).name, form, video.size, rate)
@@ -232,7 +232,7 @@ class _Job:
         """Predict all frames and write them; return the time stamp of the last one, in seconds."""
         predicted = self._predictor.map(self._frames(video), _with_frame, self._request.batch_size)
         drawn = self._beside(self._tracked(predicted), self._draw)
-        pace, seconds = Pace(writer) if writer else None, 0.0
+        pace, seconds = Pace(writer, self._request.options.stride / video.rate) if writer else None, 0.0
         with self._progress(video) as progress:
             for frame, panoptic, overlay in drawn:
                 rows.add(frame, panoptic)
@@ -242,6 +242,11 @@ class _Job:
                 progress.advance(status=f"{seconds:.1f} s")
         if pace is not None:
             pace.end()
+            if pace.cut >= 1:
+                self._reporter.warn(
+                    f"{shown(video.name)}: its time stamps have gaps of more than {LONGEST_STILL:g} s; the video with "
+                    f"colors is {pace.cut:.0f} s shorter"
+                )
         return seconds
 
     def _frames(self, video: Video) -> Iterator[tuple[Frame, ImageArray]]:

@@ -154,7 +154,7 @@ class Camera(Video):
     """A camera by its number, see `Video`. Time stamps count from the first frame.
 
     Raises:
-        DataError: There is no such camera, or it gives no image.
+        DataError: The camera does not exist or gives no image.
     """
 
     is_live = True

@@ -151,7 +151,12 @@ def _is_png(path: Path) -> bool:
 
 
 def remove_abandoned(paths: VideoPaths) -> None:
-    """Delete the temporary folders of killed processes; no process may be writing these results."""
+    """Delete what killed processes left behind; no process may be writing these results.
+
+    A process that was killed while it moved the files, the JSON last, has moved some of them.
+    """
+    if not os.path.lexists(paths.json) and _earlier(paths):
+        _remove(paths)
     for folder in temporary_paths(paths.base):
         if _TEMPORARY.search(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,7 +203,14 @@ def _remove(paths: VideoPaths) -> None:
 
 
 def _earlier(paths: VideoPaths) -> list[Path]:
-    """Return the files of an earlier call besides the PNGs: the JSON, by its first key, and the video that it names."""
-    if (video := described_video(paths.json)) is None:
-        return []
-    return [path for path in paths.files if path.name in (paths.json.name, video.get("overlay"))]
+    """Return the files of an earlier call besides the PNGs: the JSON, by its first key, and the video that it names.
+
+    The JSON of a process that was killed can still be in its temporary folder.
+    """
+    own = (
+        [paths.json]
+        if os.path.lexists(paths.json)
+        else [folder / paths.json.name for folder in temporary_paths(paths.base)]
+    )
+    names = {video.get("overlay") for path in own if (video := described_video(path)) is not None}
+    return [path for path in paths.files if path.name in {paths.json.name, *names}] if names else []

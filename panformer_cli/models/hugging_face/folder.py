@@ -124,6 +124,11 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> ArchitectureName:
     name = config.get("model_type")
     if name not in ARCHITECTURES:
         code = "; the code that it names (auto_map) is never run" if "auto_map" in config else ""
+        if name is None and config.get("library_name") == "panformer":
+            raise CheckpointError(
+                f"{folder / CONFIG}: this is a model of panformer, not of transformers; give it as hub:USER/NAME, or "
+                "its model.safetensors"
+            )
         raise CheckpointError(
             f"{folder / CONFIG}: the model type is {short(name)}, which is not supported{code}; expected one of "
             f"{', '.join(ARCHITECTURES)}"

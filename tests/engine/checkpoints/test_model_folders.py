@@ -111,6 +111,10 @@ def test_shards_are_downloaded_and_loaded(saved: Path, folder: Path, hub: HubSer
         ),
         ({CONFIG: b'{"model_type": "eomt"}'}, "repository user/model: it has no weights"),
         (
+            {CONFIG: b'{"library_name": "panformer"}', WEIGHTS: b""},
+            "a model of panformer, not of transformers",
+        ),
+        (
             {CONFIG: b'{"model_type": "eomt"}', INDEX: b'{"weight_map": {"a": "../b.safetensors"}}'},
             "lists '../b.safetensors'; expected names of safetensors files in the same folder",
         ),

@@ -133,6 +133,22 @@ def test_what_a_killed_process_left_is_deleted(model: ColorModel, tmp_path: Path
     assert names_in(videos) == [".a.mine.tmp/b.png", ".other.4000000.tmp/c.webm", "a.json"]
 
 
+def test_a_process_that_was_killed_between_its_renames_is_no_obstacle(model: ColorModel, tmp_path: Path) -> None:
+    """The video and some PNGs are in place, and the JSON is still in the temporary folder."""
+    out, path = tmp_path / "out", clip(tmp_path / "a.mp4", 2)
+    run(out, path, save=EVERYTHING)
+    expected = names_in(out / "videos")
+    abandoned = out / "videos/.a.4000000.tmp"
+    abandoned.mkdir()
+    (out / "videos/a.json").rename(abandoned / "a.json")
+    run(out, path, save=EVERYTHING)
+    assert names_in(out / "videos") == expected
+    abandoned.mkdir()
+    (out / "videos/a.json").rename(abandoned / "a.json")
+    run(out, path, save=("json",))
+    assert names_in(out / "videos") == ["a.json"]
+
+
 def test_pngs_records_and_colors_agree(model: ColorModel, tmp_path: Path) -> None:
     """In every frame, the mask of a track is the segment with its id, class and area, in one color of the video."""
     out = tmp_path / "out"

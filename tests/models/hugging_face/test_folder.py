@@ -120,7 +120,7 @@ def test_shards(tmp_path: Path) -> None:
         read_saved_folder(tmp_path)
     shutil.copy(tmp_path / "model-1.safetensors", tmp_path.parent / "outside.safetensors")
     index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
-    with pytest.raises(CheckpointError, match="not in the folder"):
+    with pytest.raises(CheckpointError, match="expected names of safetensors files in the same folder"):
         read_saved_folder(tmp_path)
     index.write_text("{}")
     with pytest.raises(CheckpointError, match="no weight_map"):
@@ -130,7 +130,10 @@ def test_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "videomt"}, "the model type is 'videomt'; expected one of maskformer, mask2former, oneformer"),
+        (
+            {"model_type": "videomt"},
+            "'videomt', which is not supported; expected one of maskformer, mask2former, oneformer",
+        ),
         ({"model_type": None}, "the model type is None"),
         ({"id2label": ["a", "b"]}, "id2label is"),
         ({"id2label": {"1": "a", "2": "b"}}, "id2label has the labels '1', '2'"),
@@ -160,9 +163,9 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(whole[:-2])
     assert "corrupt or truncated" in message()
     (tmp_path / "model.safetensors").unlink()
-    assert "it has no model.safetensors" in message()
+    assert "it has no weights; expected model.safetensors" in message()
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "only pytorch_model.bin, and panformer loads no pickles" in message()
+    assert "it has its weights only as pytorch_model.bin" in message()
     write(tmp_path, ["a"], ("network.a", "network.b"))
     assert "original EoMT repository" in message()
     (tmp_path / "config.json").write_text('{"model_type": ')
