@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from panformer_cli.data.coco.coco_categories import COCO
 from panformer_cli.data.images import read_image
 from panformer_cli.engine.inference import Predictor
 from panformer_cli.models.hugging_face.architectures import ARCHITECTURES
@@ -36,6 +37,7 @@ LOGITS = 1e-4
 """Limit of logits: largest difference / largest value."""
 PIXELS = {"ties": 0.0, "": 0.002}
 """Limit of the share of pixels that differ, by case; pixels of `ties` do not depend on rounding."""
+COCO_LABELS = [category.id for category in COCO.categories]
 MAP_PIXELS = 0.01
 """The same for the maps of whole models."""
 
@@ -154,6 +156,7 @@ def test_a_model_gives_the_recorded_map(model_case: tuple[Path, str], folders: P
         assert listed(segments) == recorded(about[rows])
         share = float((ids != arrays[f"{name}/{ids_name}"]).mean())
         fidelity.measure("tiny models, panoptic map: share of differing pixels", name, share, MAP_PIXELS)
+    check_categories(prediction, about["segments"])
     check_instances(prediction.masks, name, about)
 
 
@@ -170,6 +173,18 @@ def predictor_of(notes: dict[str, Any], name: Any, folder: Path) -> Predictor:
         data = replace(data, short_side=notes["short"], long_side=notes["longest"])
     recipe = Recipe(model=saved.model, inference=saved.inference, data=data)
     return Predictor(saved.load(), recipe, torch.device("cpu"))
+
+
+def check_categories(prediction: QueryPrediction, rows: list[dict[str, int]]) -> None:
+    """Compare the map with COCO's categories; labels of DETR that are no category become void."""
+    labels = COCO_LABELS if len(prediction.rules.category_ids) == len(COCO) else list(range(250))
+    known = [(row["id"], labels[row["label"]]) for row in rows if labels[row["label"]] in COCO]
+    panoptic = prediction.panoptic
+    assert [(segment.id, segment.category_id) for segment in panoptic.segments] == known
+    assert set(np.unique(panoptic.ids)) - {0} == {number for number, _ in known}
+    by_id = {row["id"]: row["area"] for row in rows}
+    assert all(abs(s.area - by_id[s.id]) <= MAP_PIXELS * panoptic.ids.size for s in panoptic.segments)
+    assert all(segment.score is not None and 0.8 < segment.score <= 1 for segment in panoptic.segments)
 
 
 def check_instances(masks: QueryMasks, name: Any, about: dict[str, Any]) -> None:
