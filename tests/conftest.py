@@ -7,11 +7,15 @@ import os
 import random
 import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
 
+from tests import hub_server
 from tests.browser import Browser, browsing, find_browser
 from tests.storage.file_server import CLOSED, FileServer, serving
 
@@ -25,17 +29,17 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 os.environ.pop("COLUMNS", None)
 
 
-def use_checkout() -> None:
-    """Let `import panformer` find this checkout: only an installation maps the name to its folder."""
-    folder = REPOSITORY / "panformer_cli" / "python"
-    spec = spec_from_file_location("panformer", folder / "__init__.py", submodule_search_locations=[str(folder)])
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["panformer"] = module
-    spec.loader.exec_module(module)
+class Checkout(MetaPathFinder):
+    """Lets `import panformer` find this checkout: only an installation maps the name to its folder."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        if fullname != "panformer":
+            return None
+        folder = REPOSITORY / "panformer_cli" / "python"
+        return spec_from_file_location(fullname, folder / "__init__.py", submodule_search_locations=[str(folder)])
 
 
-use_checkout()
+sys.meta_path.insert(0, Checkout())  # imports it when a test does, which takes seconds
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +66,16 @@ def server() -> Iterator[FileServer]:
     """A web server with a file of 5000 random bytes."""
     with serving(random.Random(0).randbytes(5000)) as files:
         yield files
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hub_server.HubServer]:
+    """A stand-in for the Hugging Face Hub, which huggingface_hub uses, with an empty cache and without a token."""
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (pip install 'panformer[hub]')")
+    with hub_server.serving() as running:
+        hub_server.connect(monkeypatch, running.url, tmp_path_factory.mktemp("hub"))
+        yield running
+        import_module("huggingface_hub").close_session()  # ends the server's threads, one for each connection
 
 
 @pytest.fixture(scope="module")

@@ -32,18 +32,17 @@ from panformer_cli.recipe_io import load_recipe
 from tests.cli import prepare_folders
 from tests.conftest import REPOSITORY
 from tests.data.coco.coco_files import write_coco
-from tests.engine.small import ALONE, SMALL
+from tests.engine.small import ALONE, BACKBONE, SMALL
 from tests.engine.video.clips import clip
 from tests.helpers import run
 from tests.prepare.annotation_tools import test_cvat as cvat_files
 from tests.release_files import save_as_mmcv, stub_state
+from tests.saved_models import save_tiny
 
-BACKBONE = "pvt_v2_b0"
-"""The smallest backbone that accepts the settings of all recipes."""
 OVERRIDES = (
     *SMALL,
-    f"model.backbone={BACKBONE}",
     "model.backbone_weights=none",
+    "model.drop_path=0",  # this backbone has none
     "model.frozen_stages=0",
     "model.frozen_batch_norm=true",
     "data.crop_probability=0",
@@ -293,6 +292,13 @@ def corrected(path: Path) -> None:
     shutil.copytree("data/mine", path)
 
 
+def saved_by_transformers(path: Path) -> None:
+    """Write a tiny model with COCO's labels to a folder, which has priority over a repository of the same name."""
+    folder = Path(str(path).removeprefix("hf:"))
+    if not folder.exists():
+        save_tiny(folder)
+
+
 def text(content: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(content)
 
@@ -324,6 +330,8 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "data/scenes": train_val,
     "fewer.yaml": text("car: vehicle\n"),
     "good.txt": first_image,
+    "hf:facebook/mask2former-swin-tiny-coco-panoptic": saved_by_transformers,
+    "hf:my_model": saved_by_transformers,
     "label_errors.json": label_errors,
     "mine.pth": save_random,
     "mine.yaml": recipe_of_the_page,
@@ -333,7 +341,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "archive.zip": zip_of_photos,
     "list.txt": list_of_photos,
     "predictions.json": predictions,
-    "pvt_v2_b5_22k.pth": lambda path: torch.save(timm.create_model(BACKBONE).state_dict(), path),
+    "pvt_v2_b5_22k.pth": lambda path: torch.save(timm.create_model(BACKBONE.removeprefix("timm/")).state_dict(), path),
     "recipes": lambda path: path.symlink_to(REPOSITORY / "recipes"),
     "runs/a": evaluated_run,
     "runs/b": evaluated_run,

@@ -180,24 +180,39 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def file_stamp(path: Path) -> list[str | int]:
-    """Return path, size and modification time of a file, by which a replaced file is noticed."""
-    status = path.stat()
-    return [str(resolve_links(path)), status.st_size, status.st_mtime_ns]
+    """Return path, size and modification time of a file, by which a replaced file is noticed.
+
+    Of the folder of a model they are the total size of its files, and the time of the newest one.
+    """
+    statuses = [file.stat() for file in content_files(path)]
+    sizes, times = [status.st_size for status in statuses], [status.st_mtime_ns for status in statuses]
+    return [str(resolve_links(path)), sum(sizes), max(times, default=0)]
+
+
+def content_files(path: Path) -> list[Path]:
+    """Return a file; or, of the folder of a model, its files with settings and weights, sorted by name."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors") and file.is_file())
 
 
 def sha256_of(path: Path, reporter: Reporter | None = None) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits.
+    """Return the SHA-256 of a file, or of the names and content of a model's folder, as 64 hexadecimal digits.
 
     Args:
-        path: the file.
+        path: the file or the folder.
         reporter: shows a progress bar; None for no bar.
     """
-    digest = hashlib.sha256()
-    total = path.stat().st_size
-    with path.open("rb") as file, megabyte_bar("Check, MB", total, 0, reporter or SilentReporter()) as bar:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            bar.advance(len(piece))
+    digest, files = hashlib.sha256(), content_files(path)
+    total = sum(file.stat().st_size for file in files)
+    with megabyte_bar("Check, MB", total, 0, reporter or SilentReporter()) as bar:
+        for name in files:
+            if name != path:
+                digest.update(f"{name.name}\0{name.stat().st_size}\0".encode())
+            with name.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
+                    bar.advance(len(piece))
     return digest.hexdigest()
 
 
@@ -207,6 +222,11 @@ def cache_folder() -> Path:
 
     home = os.environ.get("PANFORMER_HOME")
     return Path(home).expanduser().absolute() if home else user_cache_path("panformer", appauthor=False)
+
+
+def weights_folder() -> Path:
+    """Return the cache for weights: `weights` in PANFORMER_HOME, or in the user's cache folder for panformer."""
+    return cache_folder() / "weights"
 
 
 def write_json(path: Path, content: Any, waits_for_disk: bool = True) -> None:

@@ -9,8 +9,11 @@ from torch.export import Dim, ExportedProgram
 
 from panformer_cli.models.base import PanopticModel
 from panformer_cli.models.build import build_model
+from panformer_cli.models.layers.deformable_attention import DeformableAttention
+from panformer_cli.models.layers.sampling.portable import gather_sampling
 from panformer_cli.recipe_io import load_recipe
 from tests.golden.release import COCO_SIZED
+from tests.models.knet.small import small_knet
 from tests.models.panoptic_segformer.small import images_of, no_padding, scramble, small_model
 
 TRACED = (2, 96, 128)
@@ -58,22 +61,18 @@ def shorten_stages(backbone: nn.Module, blocks: int) -> None:
 
 
 @pytest.mark.slow
-def test_an_exported_model_takes_other_sizes() -> None:
-    """Swin pads its maps to whole windows; the portable form of sampling is in the test of the published model."""
-    model = small_model(backbone="swin_tiny", sampling="gather", location_layers=1, stuff_mask_layers=1).eval()
-    shorten_stages(model.backbone, 2)
-    scramble(model)
-    program = exported(model)
-    for size in (TRACED, *OTHERS):
-        assert_equal_to_eager(model, program, size)
+@pytest.mark.parametrize(
+    ("backbone", "blocks"),
+    [("pvt_v2_b0", 1), ("swin_tiny", 2), ("timm/convnext_atto", 1), ("timm/tf_efficientnet_lite0", 9)],
+)
+def test_an_exported_backbone_takes_other_sizes(backbone: str, blocks: int) -> None:
+    """Without encoder and decoders, which take most of the time.
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["pvt_v2_b0", "timm/convnext_atto"])
-def test_an_exported_backbone_takes_other_sizes(backbone: str) -> None:
-    """Without encoder and decoders, which take most of the time. Images are padded to a multiple of 32 for ConvNeXt."""
+    Swin pads its maps to whole windows, of which every second block shifts them; for ConvNeXt, images are padded to a
+    multiple of 32. The convolutions of `tf_efficientnet_lite0` pad their input by what its size needs.
+    """
     model = small_model(backbone=backbone).eval()
-    shorten_stages(model.backbone, 1)
+    shorten_stages(model.backbone, blocks)
     scramble(model)
     levels = nn.Sequential(model.backbone, model.neck)
     with torch.no_grad():
@@ -87,17 +86,22 @@ def test_an_exported_backbone_takes_other_sizes(backbone: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_published_model_can_be_exported() -> None:
-    """Two layers of each kind, since further layers are traced like the second."""
+def test_the_published_model_can_be_exported_and_takes_other_sizes() -> None:
+    """Two layers of each kind, since further layers are traced like the second. One of the two samples with "gather",
+    the other with "portable"."""
     recipe = load_recipe(
         "r50", [f"model.{part}_layers=2" for part in ("encoder", "location", "thing_mask", "stuff_mask")]
     )
     torch.manual_seed(0)
     model = build_model(recipe.model, recipe.inference, COCO_SIZED, pretrained=False, sampling="portable").eval()
+    attentions = [module for module in model.modules() if isinstance(module, DeformableAttention)]
+    assert len(attentions) == 4
+    for attention in attentions[::2]:
+        attention.sampling = gather_sampling
     shorten_stages(model.get_submodule("backbone"), 3)
     scramble(model.get_submodule("location_decoder"))
     program = exported(model)
-    for size in OTHERS:
+    for size in (TRACED, *OTHERS):
         assert_equal_to_eager(model, program, size)
 
 
@@ -109,3 +113,13 @@ def test_the_inference_module_shares_the_weights_and_returns_what_infer_returns(
     with torch.no_grad():
         for ours, expected in zip(module(*inputs(*TRACED)), model.infer(*inputs(*TRACED)), strict=True):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.slow
+def test_an_exported_k_net_takes_other_sizes() -> None:
+    """Images are padded to multiples of 32 inside the program."""
+    model = small_knet(stages=1)
+    shorten_stages(model.backbone, 1)
+    program = exported(model)
+    for size in (TRACED, (3, 75, 101)):
+        assert_equal_to_eager(model, program, size)

@@ -11,6 +11,7 @@ import click
 
 from panformer_cli.cli.option_group import option_group
 from panformer_cli.cli.options import Compute, Speed, announcer, compute_options, speed_options
+from panformer_cli.cli.saved_model_options import SavedModelOptions, saved_model_options
 
 if TYPE_CHECKING:
     from panformer_cli.engine.distributed.runtime import Process
@@ -43,6 +44,7 @@ class ModelOptions:
         data: Data set folder; None for the one used for training.
         split: Split of the data set; None for the validation split used for training.
         speed: Batch size and precision.
+        saved_model: Sides of the input, and what is for models that transformers saved.
         compute: Devices and processes.
     """
 
@@ -50,6 +52,7 @@ class ModelOptions:
     data: Path | None
     split: str | None
     speed: Speed
+    saved_model: SavedModelOptions
     compute: Compute
 
     def request(self, out: Path | None, as_json: bool, process: Process, reporter: Reporter) -> EvaluateRequest:
@@ -66,9 +69,13 @@ class ModelOptions:
             PanformerError: The download fails.
         """
         from panformer_cli.engine.evaluation.evaluate import EvaluateRequest
+        from panformer_cli.engine.inference_changes import InferenceChanges
         from panformer_cli.engine.runs import find_checkpoint, results_folder
 
-        announce = announcer(as_json, reporter)
+        announce, own = announcer(as_json, reporter), self.saved_model
+        changes = InferenceChanges().with_saved_model(
+            own.short_side, own.long_side, own.label_map, hf_post_processing=own.hf_post_processing
+        )
         found = process.on_first(lambda: find_checkpoint(self.checkpoint, reporter, announce=announce))
         return EvaluateRequest(
             checkpoint=found,
@@ -77,6 +84,7 @@ class ModelOptions:
             split=self.split,
             batch_size=self.speed.batch_size,
             precision=self.speed.precision,
+            changes=changes,
         )
 
 
@@ -88,13 +96,19 @@ class ModelOptions:
         "--split", metavar="S", help="Split, such as val2017. [default: the validation split, as in training]"
     ),
     speed_options,
+    saved_model_options,
     compute_options,
 )
 def model_options(
-    checkpoint: Path | None, data: Path | None, split: str | None, speed: Speed, compute: Compute
+    checkpoint: Path | None,
+    data: Path | None,
+    split: str | None,
+    speed: Speed,
+    saved_model: SavedModelOptions,
+    compute: Compute,
 ) -> ModelOptions:
     """Add CHECKPOINT and the options for running it; the command receives `model`."""
-    return ModelOptions(checkpoint, data, split, speed, compute)
+    return ModelOptions(checkpoint, data, split, speed, saved_model, compute)
 
 
 def metrics_option(offered: tuple[MetricName, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

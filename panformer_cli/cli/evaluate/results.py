@@ -12,7 +12,7 @@ import click
 from panformer_cli.cli.evaluate.options import PATH
 from panformer_cli.cli.option_group import option_group
 from panformer_cli.cli.options import json_option
-from panformer_cli.cli.tables import print_causes, print_label_errors, print_metrics
+from panformer_cli.cli.tables import print_both_mergings, print_causes, print_label_errors, print_metrics
 
 if TYPE_CHECKING:
     from panformer_cli.reporting import Reporter
@@ -83,7 +83,13 @@ def output_options(
     return Outputs(report, cross_check, as_json, limit)
 
 
-def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, reporter: Reporter) -> None:
+def show_results(
+    metrics: dict[str, Any],
+    folder: Path,
+    outputs: Outputs,
+    reporter: Reporter,
+    of_transformers: dict[str, Any] | None = None,
+) -> None:
     """Cross-check, report and print the results of an evaluation, as chosen in `outputs`.
 
     Args:
@@ -91,6 +97,7 @@ def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, report
         folder: Folder of the evaluation.
         outputs: What to do.
         reporter: Receives messages and progress.
+        of_transformers: The metrics with the merging of transformers; None if they were not requested.
 
     Raises:
         PanformerError: panopticapi computes a different PQ, or a page cannot be written.
@@ -106,8 +113,11 @@ def show_results(metrics: dict[str, Any], folder: Path, outputs: Outputs, report
     page = report_evaluation(folder, outputs.report, reporter) if outputs.report else None
     suspects = report_label_errors(folder, outputs.label_errors, reporter) if outputs.label_errors else None
     if outputs.as_json:
-        click.echo(json.dumps(metrics, indent=2))
+        others = {} if of_transformers is None else {"hf_post_processing": of_transformers}
+        click.echo(json.dumps({**metrics, **others}, indent=2))
         return
+    if of_transformers is not None:
+        print_both_mergings(metrics, of_transformers)
     print_metrics(metrics)
     print_causes(json.loads((folder / ANALYSIS).read_text(encoding="utf-8")))
     if suspects:

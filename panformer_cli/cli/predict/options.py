@@ -20,6 +20,7 @@ from panformer_cli.cli.options import (
     submission_options,
 )
 from panformer_cli.cli.other_names import answer_to
+from panformer_cli.cli.saved_model_options import SavedModelOptions, categories_option, saved_model_options
 
 if TYPE_CHECKING:
     from panformer_cli.engine.combined.options import InferenceOptions
@@ -223,14 +224,27 @@ def result_options(
         metavar="KEY=VALUE",
         help="Override an inference setting, such as inference.top_k=50; can be repeated.",
     ),
+    saved_model_options,
+    categories_option,
 )
 def setting_options(
-    threshold: float | None, overlap: float | None, max_size: int | None, overrides: tuple[str, ...]
+    threshold: float | None,
+    overlap: float | None,
+    max_size: int | None,
+    overrides: tuple[str, ...],
+    saved_model: SavedModelOptions,
+    categories: Path | None,
 ) -> InferenceChanges:
     """Add what changes the checkpoint's settings; the command receives `changes`."""
     from panformer_cli.engine.inference_changes import InferenceChanges
 
-    return InferenceChanges(threshold, overlap, max_size, overrides)
+    return InferenceChanges(threshold, overlap, max_size, overrides).with_saved_model(
+        saved_model.short_side,
+        saved_model.long_side,
+        saved_model.label_map,
+        categories,
+        saved_model.hf_post_processing,
+    )
 
 
 @option_group(
@@ -239,7 +253,8 @@ def setting_options(
         "--checkpoint",
         type=click.Path(path_type=Path),
         metavar="C",
-        help="File, run folder or name of published weights. [default: the newest run, else r50]",
+        help="File, run folder, name of published weights, or hf:OWNER/NAME[@REVISION] or hf:FOLDER for a model that "
+        "transformers saved. [default: the newest run, else r50]",
     ),
     setting_options,
     network_options,

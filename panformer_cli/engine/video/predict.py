@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from panformer_cli.data.structures import ImageArray, PanopticMap
-from panformer_cli.engine.checkpoints.checkpoint import read_checkpoint
 from panformer_cli.engine.claimed_folder import claimed
 from panformer_cli.engine.combined.choose import predictor_of
 from panformer_cli.engine.combined.options import DEFAULT, InferenceOptions
@@ -134,7 +133,7 @@ def predict_videos(request: VideoRequest, process: Process, reporter: Reporter) 
         KeyboardInterrupt: A video was stopped; its files have the frames before.
     """
     check_outputs(request.output.save)
-    checkpoint = request.changes.applied_to(read_checkpoint(request.checkpoint))
+    checkpoint = request.changes.read(request.checkpoint, reporter)
     selection = request.output.selection(checkpoint.categories)
     paths = [VideoPaths(request.out / FOLDER / video.name) for video in request.videos]
     results: list[tuple[int, VideoSummary | None, str | None]] = []

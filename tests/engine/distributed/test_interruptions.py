@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,9 +77,12 @@ def test_a_run_saves_after_a_signal_to_all_and_ends_completely_when_its_launcher
             os.kill(pid, number)
     _, err = first.communicate(timeout=SECONDS)
     assert first.returncode == 130, err
-    assert err.count("Stopped; step") == 1
     saved = read_checkpoint(run.last).progress.step
     assert saved >= 1
+    assert err.count("Stopped; step") == 1
+    command = f"panformer train --resume {run.path} --cpu-processes 2"
+    assert re.fullmatch(rf"Stopped; step {saved} of \d+ is saved; resume with: {command}", err.splitlines()[-1])
+    assert "Traceback" not in err
 
     second = start(*words, "--cpu-processes", 2)
     rows = len(run.metrics.read_text().splitlines())

@@ -24,6 +24,7 @@ from panformer_cli.models.layers.sampling import triton as ours
 from panformer_cli.models.layers.sampling.operator import check_shapes
 from panformer_cli.models.layers.sampling.portable import grid_sampling
 from tests.conftest import REPOSITORY
+from tests.helpers import made_once
 from tests.test_imports import imported_at_load, parse
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton")
@@ -129,15 +130,18 @@ def interpret(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
+def interpreted(request: pytest.FixtureRequest) -> dict[str, list[Tensor]]:
     """Return the outcomes in the interpreter, by name of the case."""
-    file = tmp_path_factory.mktemp("interpreted") / "outcomes.pt"
+    outcomes: dict[str, list[Tensor]] = torch.load(made_once(request, "interpreted.pt", in_interpreter))
+    return outcomes
+
+
+def in_interpreter(file: Path) -> None:
+    """Run `interpret` in a process with triton's interpreter."""
     command = [sys.executable, "-W", "ignore", "-m", __name__, str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    outcomes: dict[str, list[Tensor]] = torch.load(file, weights_only=True)
-    return outcomes
 
 
 @needs_triton
