@@ -74,6 +74,7 @@ _SPACE, _RIGHTS = "free some space or choose another folder", "check its permiss
 _ADVICE = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
+    errno.EFBIG: _SPACE,
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EROFS: _RIGHTS,
