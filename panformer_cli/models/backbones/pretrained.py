@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import timm
 from torch import Tensor
 
 from panformer_cli.errors import CheckpointError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.known import BACKBONES, TIMM
 from panformer_cli.models.backbones.reference_names import BUFFERS, Renaming, backbone_pairs, is_swin_state
+from panformer_cli.models.backbones.timm_import import timm
 from panformer_cli.storage.tensor_files import read_state
 from panformer_cli.wording import counted, listing
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from panformer_cli.errors import PanformerError
 from panformer_cli.models.backbones.backbone import Backbone
 from panformer_cli.models.backbones.feature_layout import FeatureLayout
 from panformer_cli.models.backbones.padding import ceil_div, pad_or_crop
+from panformer_cli.models.backbones.timm_import import timm
 
 
 class TimmBackbone(Backbone):
@@ -67,6 +66,6 @@ def _features(name: str, architecture: str, layout: FeatureLayout, drop_path: fl
         if "drop_path_rate" not in str(error):
             raise
         raise PanformerError(obstacle) from error
-    if drop_path and not any(isinstance(module, DropPath) for module in body.modules()):
+    if drop_path and not any(isinstance(module, timm.layers.DropPath) for module in body.modules()):
         raise PanformerError(obstacle)
     return body
